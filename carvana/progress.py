@@ -1,0 +1,64 @@
+"""How long work tells what it does, without knowing who listens.
+
+Library code takes a Reporter and calls it; the terminal display lives in ``carvana.cli``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Reporter(Protocol):
+    """What a listener must understand. All methods may be called from one thread only."""
+
+    def info(self, message: str) -> None:
+        """Something worth a line."""
+
+    def warn(self, message: str) -> None:
+        """Something that the user should know and may want to mend."""
+
+    def start(self, task: str, total: int | None) -> None:
+        """A task of ``total`` steps begins (None: nobody knows how many)."""
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        """``steps`` more are done; ``values`` are the numbers to show beside the bar."""
+
+    def finish(self, task: str, **values: float) -> None:
+        """The task is over; ``values`` are its last numbers."""
+
+
+class LogReporter:
+    """The default for library users: messages go to the ``carvana`` logger, progress to nobody."""
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger("carvana")
+
+    def info(self, message: str) -> None:
+        self._log.info(message)
+
+    def warn(self, message: str) -> None:
+        self._log.warning(message)
+
+    def start(self, task: str, total: int | None) -> None:
+        self._log.debug("%s: %s steps", task, total)
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        pass
+
+    def finish(self, task: str, **values: float) -> None:
+        self._log.debug("%s: done %s", task, values)
+
+
+def track(items: Iterable[T], reporter: Reporter, task: str, total: int | None = None) -> Iterator[T]:
+    """Iterate over ``items`` and report each one as a step of ``task``."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    reporter.start(task, total)
+    for item in items:
+        yield item
+        reporter.advance(task)
+    reporter.finish(task)
