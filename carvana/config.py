@@ -1,0 +1,224 @@
+"""Recipes: what ``fit`` is told, as frozen pydantic models whose defaults are the recipe ``default``.
+
+A recipe is a YAML file with these keys; ``carvana fit --print-config`` prints the whole of one. Unknown keys are
+errors, since a misspelt setting that silently does nothing costs a training.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from carvana.errors import ConfigError, did_you_mean
+
+
+def _both_sides(value: Any) -> Any:
+    """Let ``size: 512`` stand for 512 x 512."""
+    return (value, value) if isinstance(value, int) else value
+
+
+Side = Annotated[int, Field(ge=8, le=16384)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_both_sides)]
+
+
+class Section(BaseModel):
+    """What all parts of a recipe share: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """``model``: the network beyond its name."""
+
+    classes: int = Field(1, ge=1, le=1, description="Channels of the output; fit trains one, object against background.")
+    encoder_weights: str = Field(
+        "auto",
+        description="imagenet | none | FILE | auto: pretrained if cached or the hub answers within 3 s, else random.",
+    )
+    options: dict[str, Any] = Field({}, description="Passed to the architecture's constructor.")
+
+
+class DataConfig(Section):
+    """``data``: the photos, and what the network gets to see of them."""
+
+    root: Path | None = Field(None, description="The data folder; none means the drawn demo cars.")
+    images: Path | None = Field(None, description="Folder of photos, if the data folder is laid out otherwise.")
+    masks: Path | None = Field(None, description="Folder of masks, if the data folder is laid out otherwise.")
+    group: str | None = Field(None, description="Regular expression that finds the car's name in a photo's file name.")
+    size: Size = Field((128, 128), description="[height, width] that the network is trained at.")
+    mode: Literal["resize", "crop"] = Field(
+        "resize", description="Shrink whole photos to the size, or cut pieces of that size that look for the boundary."
+    )
+    target: Literal["coverage", "nearest"] = Field(
+        "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
+    )
+    augment: str = Field("seed", description="seed (flip, rotation) | studio (also scale, colour, light, blur) | none.")
+    workers: int | Literal["auto"] = Field("auto", description="Processes that read photos; auto: one a core, at most 8.")
+
+
+class SplitConfig(Section):
+    """``split``: which photos train and which validate."""
+
+    by: Literal["group", "image"] = Field("group", description="By car, or by photo, which flatters the result.")
+    val: float = Field(0.2, gt=0, description="Held out for validation: a share below 1, or a number of cars (photos).")
+    seed: int = Field(0, ge=0, description="Which cars are drawn.")
+    file: Path | None = Field(None, description="A split.csv, or a data folder of its own for validation.")
+
+
+class TrainConfig(Section):
+    """``train``: how long and by what rule."""
+
+    epochs: int = Field(4, ge=1, description="Passes over the training photos.")
+    minutes: float | None = Field(None, gt=0, description="A budget of training time instead of epochs.")
+    batch_size: int = Field(8, ge=1, description="Photos of a step, on each device.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step.")
+    loss: str = Field("bce + dice", description="Names of losses, summed, each with a weight if wanted: bce + 0.5*dice.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9.")
+    lr: float = Field(1e-3, gt=0, description="The highest learning rate.")
+    encoder_lr: float | None = Field(None, gt=0, description="Another one for the encoder.")
+    freeze_encoder: bool = Field(False, description="Leave the encoder as it is.")
+    weight_decay: float = Field(1e-2, ge=0, description="Applied to kernels, not to biases and normalisation.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the training in which the rate rises from zero.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="How the rate falls after the warm-up.")
+    clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of a moving average of the weights; it is what is kept.")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="Arithmetic of the network.")
+    compile: bool = Field(False, description="Compile the network with torch.compile.")
+    seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
+    patience: int | None = Field(None, ge=1, description="Stop after this many epochs without a better Dice.")
+
+
+class FitConfig(Section):
+    """A whole recipe.
+
+    >>> FitConfig(arch="unet/resnet34", data={"size": 256}).data.size
+    (256, 256)
+    """
+
+    arch: str = Field("unet-ref", description="A name that `carvana archs` lists.")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_are_mappings(cls, values: Any) -> Any:
+        # A key with nothing below it is read as None; it means that the section keeps its defaults.
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
+
+    def replace(self, changes: Mapping[str, Any]) -> Self:
+        """A copy in which dotted keys have new values: ``replace({"train.epochs": 8})``."""
+        values = self.model_dump()
+        for key, value in changes.items():
+            _put(values, key, value)
+        return type(self)(**values)
+
+    def to_yaml(self) -> str:
+        """The whole recipe as YAML that reads back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)
+
+
+def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[str, Any] | None = None) -> FitConfig:
+    """Read a recipe and change some of its keys.
+
+    Args:
+        source: The name of a shipped recipe, a YAML file, or None for ``default``.
+        changes: Dotted keys and their new values, ``{"train.epochs": 8}``; they win over the file.
+
+    Raises:
+        ConfigError: there is no such recipe, or a key or value in it is wrong; the message names it.
+    """
+    path = find_config(source or "default")
+    values = _read_yaml(path)
+    for key, value in (changes or {}).items():
+        _put(values, key, value)
+    return make_config(values, str(source or "default"))
+
+
+def make_config(values: Mapping[str, Any], origin: str = "recipe") -> FitConfig:
+    """Validate plain values; every mistake becomes part of one line that begins with ``origin``."""
+    try:
+        return FitConfig(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: " + "; ".join(_explain(detail) for detail in error.errors())) from error
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` words, the values as YAML.
+
+    >>> parse_settings(["train.epochs=8", "data.size=[512, 768]"])
+    {'train.epochs': 8, 'data.size': [512, 768]}
+    """
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {setting!r}: expected key=value, as in --set train.epochs=8")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting!r}: {value!r} is no YAML value") from error
+    return changes
+
+
+def find_config(source: str | os.PathLike[str]) -> Path:
+    """The file of a recipe: a shipped name, or a path."""
+    shipped = configs()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    path = Path(source)
+    if path.is_file():
+        return path
+    raise ConfigError(f"recipe {str(source)!r}: no file and no shipped recipe{did_you_mean(str(source), shipped)}")
+
+
+def configs() -> dict[str, Path]:
+    """The shipped recipes by name. A wheel carries them inside the package, an editable install beside it."""
+    here = Path(__file__).parent
+    folder = next((f for f in (here / "configs", here.parent / "configs") if f.is_dir()), here)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, as `carvana fit --print-config` shows")
+    return values
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        inner = values.get(section)
+        values[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        values = inner
+    values[key] = value
+
+
+def _explain(detail: Any) -> str:
+    where = [str(part) for part in detail["loc"]]
+    key = ".".join(where)
+    if detail["type"] == "extra_forbidden":
+        fields = _section(where[:-1]).model_fields
+        return f"{key}: unknown key{did_you_mean(where[-1], fields) or f'; expected {chr(44).join(fields)}'}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _section(where: Sequence[str]) -> type[BaseModel]:
+    model: type[BaseModel] = FitConfig
+    for name in where:
+        annotation = model.model_fields[name].annotation
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
+    return model

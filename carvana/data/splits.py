@@ -1,0 +1,143 @@
+"""Which photos train and which validate.
+
+A split by car never shows the network another view of a car that it is tested on; by photo, validation reads too
+high by more than good architectures differ. The same samples and seed give the same split, on any machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from carvana.data.images import read_mask
+from carvana.data.samples import Sample
+from carvana.devices import cpu_count
+from carvana.errors import DataError
+from carvana.files import write_text
+
+MASKS_A_GROUP = 4
+"""How many masks of a car are read for its foreground share: enough to tell a lorry from a roadster."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two disjoint lists of samples."""
+
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+
+    def shared_groups(self) -> set[str]:
+        """The cars that stand on both sides: none, unless the split is by photo or the user's own."""
+        return {sample.group for sample in self.train} & {sample.group for sample in self.val}
+
+
+def split_samples(
+    samples: Sequence[Sample], *, by: Literal["group", "image"] = "group", val: float = 0.2, seed: int = 0
+) -> Split:
+    """Hold some samples out for validation.
+
+    By group, the cars are sorted by the share of the photo that they cover, cut into as many layers as cars are
+    wanted, and one car is drawn from each layer: validation then holds small and large cars as training does.
+
+    Args:
+        samples: What to split.
+        by: "group" keeps all photos of a car together; "image" draws single photos.
+        val: The share (below 1) or the number (1 and more) of cars, or photos, to hold out.
+        seed: Which ones are drawn.
+
+    Raises:
+        DataError: nothing would be left on one side.
+    """
+    ordered = sorted(samples, key=lambda sample: (sample.group, sample.name))
+    members: dict[str, list[Sample]] = {}
+    for sample in ordered:
+        members.setdefault(sample.group if by == "group" else str(sample.image), []).append(sample)
+    what = "cars" if by == "group" else "photos"
+    count = _count(val, len(members), what)
+    rng = np.random.default_rng(seed)
+    names = np.array(list(members))
+    if by == "group":
+        shares = _foreground_shares(members)
+        names = names[np.argsort([shares[name] for name in names], kind="stable")]
+        held_out = {str(rng.choice(layer)) for layer in np.array_split(names, count)}
+    else:
+        held_out = set(rng.permutation(names)[:count].tolist())
+    return _divide(ordered, lambda s: (s.group if by == "group" else str(s.image)) in held_out)
+
+
+def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split:
+    """Divide samples as a ``split.csv`` says: columns image (a file name) and subset (train or val).
+
+    Raises:
+        DataError: the file cannot be used, names a photo that is not there, or leaves one side empty.
+    """
+    subsets = _read_subsets(Path(path))
+    absent = sorted(subsets.keys() - {sample.name for sample in samples})
+    if absent:
+        raise DataError(f"{path}: {len(absent)} of its photos are not in the data folder (the first: {absent[0]})")
+    chosen = [sample for sample in samples if sample.name in subsets]
+    split = _divide(chosen, lambda sample: subsets[sample.name] == "val")
+    if not split.train or not split.val:
+        raise DataError(f"{path}: leaves no photo for {'training' if not split.train else 'validation'}")
+    return split
+
+
+def write_split(path: str | os.PathLike[str], split: Split) -> None:
+    """Write ``split.csv``: image, group, subset."""
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["image", "group", "subset"])
+    for subset, samples in (("train", split.train), ("val", split.val)):
+        rows.writerows([sample.name, sample.group, subset] for sample in samples)
+    write_text(path, table.getvalue())
+
+
+def _count(val: float, available: int, what: str) -> int:
+    if val >= 1 and val != int(val):
+        raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
+    count = int(val) if val >= 1 else max(1, round(val * available))
+    if count >= available:
+        raise DataError(
+            f"split.val = {val:g} holds out {count} of {available} {what} and leaves none for training; "
+            "take a smaller one, or name a validation folder with split.file"
+        )
+    return count
+
+
+def _divide(samples: Sequence[Sample], is_val: Callable[[Sample], bool]) -> Split:
+    return Split(
+        tuple(sample for sample in samples if not is_val(sample)), tuple(sample for sample in samples if is_val(sample))
+    )
+
+
+def _foreground_shares(members: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
+    def share(group: str) -> float:
+        chosen = members[group]
+        step = max(1, len(chosen) // MASKS_A_GROUP)
+        masks = [sample.mask for sample in chosen[::step] if sample.mask is not None]
+        return float(np.mean([read_mask(mask).mean() for mask in masks])) if masks else 0.0
+
+    with ThreadPoolExecutor(cpu_count()) as pool:  # decoders release the interpreter's lock
+        return dict(zip(members, pool.map(share, members), strict=True))
+
+
+def _read_subsets(path: Path) -> dict[str, str]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a split: {error}") from error
+    if not rows or not {"image", "subset"} <= rows[0].keys():
+        raise DataError(f"{path}: expected a CSV file with the columns image, group, subset")
+    wrong = [row["subset"] for row in rows if row["subset"] not in ("train", "val")]
+    if wrong:
+        raise DataError(f"{path}: subset {wrong[0]!r} is unknown; expected train or val")
+    return {Path(row["image"]).name: row["subset"] for row in rows}

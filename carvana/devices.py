@@ -1,0 +1,112 @@
+"""Which device and which precision: decided here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal, cast
+
+from carvana.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The torch device that "auto", "cpu", "cuda" or "cuda:N" stands for.
+
+    "auto" is the GPU where there is one; under torchrun each process takes the one of its LOCAL_RANK.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda{did_you_mean(name, ['auto', 'cpu', 'cuda'])}")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: no CUDA GPU is usable here; take --device cpu")
+    number = int(index or os.environ.get("LOCAL_RANK", 0))
+    if number >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
+    return torch.device("cuda", number)
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """What the arithmetic of the network is done in.
+
+    "auto" takes bf16 where the processor computes in it, else fp16 on a GPU (training then scales its losses), else
+    fp32. What is asked for by name is granted, except fp16 on a CPU, which has neither speed nor range.
+
+    Raises:
+        ConfigError: no such precision, or not on this device.
+    """
+    choices = ["auto", "bf16", "fp16", "fp32"]
+    if name not in choices:
+        raise ConfigError(f"precision {name!r} is unknown; expected {', '.join(choices)}{did_you_mean(name, choices)}")
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("precision 'fp16' needs a GPU; on a CPU take bf16, fp32 or auto")
+    if name != "auto":
+        return cast("Precision", name)
+    if _computes_in_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """A context in which networks compute in ``precision`` on ``device``."""
+    import torch
+
+    if precision == "fp32":
+        return nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def cpu_count() -> int:
+    """The processor cores that this process may use, which containers make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: torch.device) -> str:
+    """The hardware in words, for records: "2 cores, x86_64 (AMX)" or "NVIDIA H200"."""
+    import platform
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_count()} cores of {_cpu_model() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        # Compute capability 8.0 (Ampere) brought bf16 tensor cores; older GPUs only emulate it.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # oneDNN accepts bf16 on any AVX-512 processor, but is faster than fp32 only where instructions exist for it.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
+
+
+def _has_bf16_instructions() -> bool:
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith("model name")]
+    except OSError:
+        return ""
+    return lines[0].partition(":")[2].strip() if lines else ""

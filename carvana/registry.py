@@ -1,0 +1,311 @@
+"""The names that a user may write, and what stands behind them, without importing any of it.
+
+A catalog maps names to targets such as ``"package.module:attribute"``; a target is imported when it is loaded, so that
+listing every architecture costs milliseconds. ``registry`` is the one instance; the first look-up loads the plugins,
+and what this library brings itself is the first of them (``carvana.plugins``).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from carvana.errors import CarvanaError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from carvana.plugins import Plugin
+
+Target = str | Callable[..., Any]
+"""A ``"module:attribute"`` string, imported when it is needed, or the object itself."""
+
+NamesFunction = Callable[[str, str], Iterable[str]]
+"""``names(family, pattern)``: the names in ``family`` ("unet/*") that may match ``pattern``.
+
+A returned name may itself hold wildcards: it is then a rule, shown as it stands ("unet/tu-*"), and every name that fits
+it is known. The function may raise UnknownNameError where it can tell why one name cannot be.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One name and what stands behind it.
+
+    Attributes:
+        name: What the user writes; a family as registered ends with ``/*``.
+        target: Where the object is.
+        summary: One line for listings.
+        source: The distribution that registered it, ``"script"`` for the user's own code.
+        version: The version of that distribution, empty for ``"script"``.
+        family: The family that a concrete name belongs to, such as ``"unet/*"``; None for a name of its own.
+        names: What lists the names of a family; None where any name with the prefix is right.
+    """
+
+    name: str
+    target: Target
+    summary: str = ""
+    source: str = "script"
+    version: str = ""
+    family: str | None = None
+    names: str | NamesFunction | None = None
+
+    def load(self) -> Any:
+        """Import the target and return it.
+
+        Raises:
+            CarvanaError: the module cannot be imported or lacks the attribute.
+        """
+        return _resolve(self.target, f"'{self.name}' (from {self.source})")
+
+
+class Catalog:
+    """The names of one kind, such as architectures.
+
+    >>> shapes = Catalog("shape")
+    >>> shapes.register("circle", "math:tau", summary="a full turn")
+    >>> round(shapes.load("circle"), 2)
+    6.28
+    >>> shapes.load("cirle")
+    Traceback (most recent call last):
+    ...
+    carvana.errors.UnknownNameError: no shape is named 'cirle'; did you mean 'circle'?
+    """
+
+    def __init__(self, kind: str, before_use: Callable[[], None] = lambda: None) -> None:
+        self.kind = kind
+        self._before_use = before_use
+        self._entries: dict[str, Entry] = {}
+        self._source = ("script", "")
+
+    def register(
+        self,
+        name: str,
+        target: Target,
+        *,
+        summary: str = "",
+        names: str | NamesFunction | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Add ``name``; a name that ends with ``/*`` is a family of names.
+
+        Args:
+            name: What users will write. No spaces; wildcards only as the ``/*`` of a family.
+            target: ``"module:attribute"`` or the object itself. The factory of a family is called with the whole
+                concrete name first.
+            summary: One line for listings.
+            names: For a family, the function that lists its names (see ``NamesFunction``), or where it is.
+            replace: Take the place of an entry of the same name.
+
+        Raises:
+            CarvanaError: the name is taken, or not a name, or the target is not of the form above.
+        """
+        self._before_use()
+        _check_name(name)
+        _check_target(target)
+        if names is not None:
+            _check_target(names)
+        taken = self._entries.get(name)
+        if taken and not replace:
+            owner = f"{taken.source} {taken.version}".rstrip()
+            raise CarvanaError(
+                f"the {self.kind} '{name}' is already registered by {owner}: choose another name, or pass replace=True"
+            )
+        source, version = self._source
+        self._entries[name] = Entry(
+            name=name, target=target, summary=summary, source=source, version=version, names=names
+        )
+
+    def registered(self) -> list[Entry]:
+        """The entries as they were registered, a family as one, in natural order."""
+        self._before_use()
+        return sorted(self._entries.values(), key=lambda entry: _natural(entry.name))
+
+    def entry(self, name: str) -> Entry:
+        """The entry that a concrete name stands for, of its own or of a family.
+
+        Raises:
+            UnknownNameError: there is none; the message holds the nearest names.
+        """
+        self._before_use()
+        exact = self._entries.get(name)
+        if exact and not _is_rule(name):
+            return exact
+        for family in self._families_of(name):
+            if not _is_rule(name) and any(known == name or _fits(name, known) for known in self._members(family, name)):
+                return replace(family, name=name, family=family.name)
+        raise UnknownNameError(self._why_unknown(name))
+
+    def load(self, name: str) -> Any:
+        """Import what ``name`` stands for and return it.
+
+        Raises:
+            UnknownNameError: no such name.
+            CarvanaError: its module cannot be imported.
+        """
+        return self.entry(name).load()
+
+    def entries(self, pattern: str | None = None) -> list[Entry]:
+        """The entries whose name matches ``pattern`` (shell wildcards; all by default), families written out.
+
+        Natural order: resnet18 comes before resnet101.
+        """
+        self._before_use()
+        wanted = pattern or "*"
+        found: dict[str, Entry] = {}
+        for entry in self._entries.values():
+            if not entry.name.endswith("/*"):
+                found[entry.name] = entry
+                continue
+            for name in self._members(entry, wanted):
+                found.setdefault(name, replace(entry, name=name, family=entry.name))
+        matching = [name for name in found if fnmatch.fnmatchcase(name, wanted)]
+        return [found[name] for name in sorted(matching, key=_natural)]
+
+    def names(self, pattern: str | None = None) -> list[str]:
+        """The names that match ``pattern``; see ``entries``."""
+        return [entry.name for entry in self.entries(pattern)]
+
+    def __contains__(self, name: str) -> bool:
+        try:
+            self.entry(name)
+        except UnknownNameError:
+            return False
+        return True
+
+    def _families_of(self, name: str) -> list[Entry]:
+        families = [entry for entry in self._entries.values() if _fits(name, entry.name)]
+        return sorted(families, key=lambda entry: -len(entry.name))
+
+    def _members(self, family: Entry, pattern: str) -> Iterable[str]:
+        if family.names is None:
+            return [family.name]
+        return list(_resolve(family.names, f"the names of '{family.name}' (from {family.source})")(family.name, pattern))
+
+    def _why_unknown(self, name: str) -> str:
+        prefix = name.rstrip("/*")
+        family = self._entries.get(f"{prefix}/*")
+        if family:
+            example = next((known for known in self.names(family.name) if not _is_rule(known)), None)
+            example = example or next(iter(self.names(family.name)), family.name)
+            return f"'{name}' is a family of {self.kind}s and needs a second half, such as '{example}'"
+        choices = self.names()
+        hint = did_you_mean(name, choices)
+        if not hint:
+            listing = ", ".join(entry.name for entry in self.registered())
+            hint = f"; there are {listing}" if choices else "; none are registered"
+        return f"no {self.kind} is named '{name}'{hint}"
+
+
+class Registry:
+    """The catalogs, and the plugins that filled them.
+
+    Args:
+        loader: Called once, before the first look-up, to register what there is; what it returns is ``plugins``.
+    """
+
+    def __init__(self, loader: Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
+        self.archs = Catalog("architecture", self._load)
+        self.losses = Catalog("loss", self._load)
+        self.augments = Catalog("augmentation", self._load)
+        self.layouts = Catalog("data layout", self._load)
+        self._loader = loader
+        self._plugins: tuple[Plugin, ...] = ()
+        self._lock = threading.RLock()
+
+    @property
+    def catalogs(self) -> dict[str, Catalog]:
+        """The catalogs by the name of their attribute."""
+        return {"archs": self.archs, "losses": self.losses, "augments": self.augments, "layouts": self.layouts}
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """What was loaded, the broken ones included."""
+        self._load()
+        return self._plugins
+
+    @contextmanager
+    def registering(self, source: str, version: str = "") -> Iterator[dict[str, tuple[str, ...]]]:
+        """What is registered in this block is marked with its source; an error undoes all of it.
+
+        Yields a mapping that holds, once the block has ended well, the new names by catalog.
+        """
+        added: dict[str, tuple[str, ...]] = {}
+        before = {key: dict(catalog._entries) for key, catalog in self.catalogs.items()}
+        sources = {key: catalog._source for key, catalog in self.catalogs.items()}
+        for catalog in self.catalogs.values():
+            catalog._source = (source, version)
+        try:
+            yield added
+        except BaseException:
+            for key, catalog in self.catalogs.items():
+                catalog._entries = before[key]
+            raise
+        finally:
+            for key, catalog in self.catalogs.items():
+                catalog._source = sources[key]
+        for key, catalog in self.catalogs.items():
+            new = tuple(name for name, entry in catalog._entries.items() if before[key].get(name) is not entry)
+            if new:
+                added[key] = new
+
+    def _load(self) -> None:
+        if self._loader is None:
+            return
+        with self._lock:  # another thread waits for the whole of it; a plugin that looks something up gets what is there
+            loader, self._loader = self._loader, None
+            if loader is not None:
+                self._plugins = tuple(loader(self))
+
+
+def _load_plugins(registry: Registry) -> Sequence[Plugin]:
+    from carvana.plugins import load_plugins  # not above: plugins.py stands on this module
+
+    return load_plugins(registry)
+
+
+registry = Registry(_load_plugins)
+
+
+def _check_name(name: str) -> None:
+    stem = name.removesuffix("/*")
+    if not re.fullmatch(r"[^\s*?\[\],=]+", stem):
+        raise CarvanaError(
+            f"'{name}' cannot be a name: use letters, digits and - _ . /, and wildcards only as the '/*' of a family"
+        )
+
+
+def _check_target(target: Target) -> None:
+    if callable(target) or (isinstance(target, str) and re.fullmatch(r"[\w.]+:[\w.]+", target)):
+        return
+    raise CarvanaError(f"a target must be 'module:attribute' or a callable, got {target!r}")
+
+
+def _resolve(target: Target, what: str) -> Any:
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise CarvanaError(f"{what} cannot be loaded from '{target}': {type(error).__name__}: {error}") from error
+    return found
+
+
+def _is_rule(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _fits(name: str, rule: str) -> bool:
+    return rule.endswith("*") and len(name) >= len(rule) and name.startswith(rule[:-1])
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]

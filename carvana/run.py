@@ -1,0 +1,123 @@
+"""A run: the folder that ``fit`` writes, as paths and records. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from carvana.config import FitConfig, load_config
+from carvana.errors import RunError
+from carvana.files import append_json_line, read_json_lines, write_json, write_text
+
+FORMAT_VERSION = 1
+
+
+class Run:
+    """The paths of a run folder, and its records.
+
+    Attributes:
+        path: The folder itself.
+        config_path: ``config.yaml``, the resolved recipe.
+        split_path: ``split.csv``: image, group, subset.
+        model_path: ``model/``, the best network so far.
+        metrics_path: ``metrics.jsonl``, a line an epoch.
+        evaluation_path: ``evaluation.json``, the numbers at full size.
+        record_path: ``run.json``: versions, hardware, initial weights, times.
+        masks_path: ``masks/``, the validation photos' masks.
+        pictures_path: ``pictures/``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.split_path = self.path / "split.csv"
+        self.model_path = self.path / "model"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.evaluation_path = self.path / "evaluation.json"
+        self.record_path = self.path / "run.json"
+        self.masks_path = self.path / "masks"
+        self.pictures_path = self.path / "pictures"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
+        """Make a new run folder; without a path, ``runs/<architecture>`` or the next free number behind it.
+
+        Raises:
+            RunError: the folder exists and is not empty. A run is never overwritten.
+        """
+        run = cls(path if path is not None else _free_folder(Path("runs"), arch.replace("/", "-")))
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise RunError(f"{run.path}: exists already and is never overwritten; name another folder with --out")
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """An existing run.
+
+        Raises:
+            RunError: the folder is missing or no run.
+        """
+        run = cls(path)
+        if not run.config_path.is_file():
+            raise RunError(f"{run.path}: no run (it holds no config.yaml); expected a folder that `carvana fit` wrote")
+        return run
+
+    def write_config(self, config: FitConfig) -> None:
+        """Keep the resolved recipe."""
+        write_text(self.config_path, config.to_yaml())
+
+    def read_config(self) -> FitConfig:
+        """The recipe that the run was fitted with."""
+        return load_config(self.config_path)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Keep versions, hardware and times."""
+        write_json(self.record_path, {"format_version": FORMAT_VERSION, **record})
+
+    def read_record(self) -> dict[str, Any]:
+        """What :meth:`write_record` kept; empty if nothing was."""
+        return _read_json(self.record_path) if self.record_path.is_file() else {}
+
+    def add_metrics(self, record: dict[str, Any]) -> None:
+        """Add an epoch's numbers."""
+        append_json_line(self.metrics_path, record)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The numbers of all epochs so far."""
+        return list(read_json_lines(self.metrics_path)) if self.metrics_path.is_file() else []
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Keep the numbers at full size."""
+        write_json(self.evaluation_path, evaluation)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The numbers at full size; a RunError if the fit did not come that far."""
+        if not self.evaluation_path.is_file():
+            raise RunError(f"{self.path}: no evaluation.json; `carvana evaluate {self.path}` makes one")
+        return _read_json(self.evaluation_path)
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    return next(path for path in _numbered(parent / name) if not path.exists())
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: no readable JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: expected a JSON object")
+    return value
