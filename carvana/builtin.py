@@ -1,4 +1,4 @@
-"""What this library brings itself, registered through the same door as any plugin. Strings only: nothing is imported."""
+"""What this library brings itself, registered through the same door as any plugin: strings, nothing imported."""
 
 from __future__ import annotations
 

@@ -184,7 +184,9 @@ class Catalog:
     def _members(self, family: Entry, pattern: str) -> Iterable[str]:
         if family.names is None:
             return [family.name]
-        return list(_resolve(family.names, f"the names of '{family.name}' (from {family.source})")(family.name, pattern))
+        return list(
+            _resolve(family.names, f"the names of '{family.name}' (from {family.source})")(family.name, pattern)
+        )
 
     def _why_unknown(self, name: str) -> str:
         prefix = name.rstrip("/*")
@@ -256,7 +258,9 @@ class Registry:
     def _load(self) -> None:
         if self._loader is None:
             return
-        with self._lock:  # another thread waits for the whole of it; a plugin that looks something up gets what is there
+        with (
+            self._lock
+        ):  # another thread waits for the whole of it; a plugin that looks something up gets what is there
             loader, self._loader = self._loader, None
             if loader is not None:
                 self._plugins = tuple(loader(self))
