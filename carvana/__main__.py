@@ -1,0 +1,5 @@
+"""``python -m carvana`` is the command ``carvana``."""
+
+from carvana.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""The command ``carvana``: which commands there are, and how all of them end."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from carvana.cli import archs, data, evaluate, fit, predict
+from carvana.errors import CarvanaError
+
+
+class Commands(TyperGroup):
+    """Ends every command alike: 0 done, 1 failed with one line, 2 wrong usage, 130 interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command and turn what the user can mend into one line."""
+        try:
+            return super().invoke(ctx)
+        except CarvanaError as error:
+            self._fail(ctx, str(error))
+        except BrokenPipeError:
+            # The reader of our output has gone; nothing is wrong. Keep the interpreter from complaining at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(0)
+        except OSError as error:
+            self._fail(ctx, f"{error.filename or 'system'}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            typer.echo("interrupted; what was done so far is kept", err=True)
+            ctx.exit(130)
+
+    def _fail(self, ctx: Any, message: str) -> None:
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
+        ctx.exit(1)
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="carvana",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("fit")(fit.fit)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("archs")(archs.archs)
+app.add_typer(data.app, name="data")
+
+
+@app.callback()
+def carvana(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=lambda v: _version(v))
+    ] = False,
+) -> None:
+    """Turn photos into masks at full size: fit a network, evaluate it, predict with it."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from carvana import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

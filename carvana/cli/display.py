@@ -1,0 +1,124 @@
+"""How progress looks: a live line in a terminal, plain lines elsewhere. Everything goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from carvana.progress import Reporter
+
+PLAIN_EVERY = 30.0
+"""Seconds between two plain lines about one task."""
+
+
+def make_reporter() -> Reporter:
+    """The reporter that fits what stderr is connected to."""
+    return LiveReporter() if sys.stderr.isatty() else PlainReporter()
+
+
+class LiveReporter:
+    """Bars that move, with the numbers of the moment beside them and messages above them."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._tasks: dict[str, TaskID] = {}
+        self._progress: Progress | None = None
+
+    def info(self, message: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(message, markup=False)
+
+    def warn(self, message: str) -> None:
+        """Print a line that stands out."""
+        self.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def start(self, task: str, total: int | None) -> None:
+        """Show a bar."""
+        if self._progress is None:
+            self._progress = _bars(self.console)
+            self._progress.start()
+        self._tasks[task] = self._progress.add_task(task, total=total, numbers="")
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        """Move a bar."""
+        if self._progress is not None and task in self._tasks:
+            changes = {"numbers": describe(values)} if values else {}
+            self._progress.update(self._tasks[task], advance=steps, **changes)
+
+    def finish(self, task: str, **values: float) -> None:
+        """Take a bar away; the last one takes the display with it."""
+        if self._progress is None or task not in self._tasks:
+            return
+        self._progress.remove_task(self._tasks.pop(task))
+        if not self._tasks:
+            self._progress.stop()
+            self._progress = None
+
+
+class PlainReporter:
+    """Lines for log files: messages at once, progress twice a minute."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int | None] = {}
+        self._told: dict[str, float] = {}
+
+    def info(self, message: str) -> None:
+        """Print a line."""
+        print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        """Print a line that says it is a warning."""
+        self.info(f"warning: {message}")
+
+    def start(self, task: str, total: int | None) -> None:
+        """Begin to count."""
+        self._done[task], self._total[task], self._told[task] = 0, total, time.monotonic()
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        """Count, and print when it is time."""
+        if task not in self._done:
+            return
+        self._done[task] += steps
+        if time.monotonic() - self._told[task] >= PLAIN_EVERY:
+            self._told[task] = time.monotonic()
+            total = self._total[task]
+            share = f"{self._done[task]}/{total}" if total else str(self._done[task])
+            self.info(f"{task}: {share} {describe(values)}".rstrip())
+
+    def finish(self, task: str, **values: float) -> None:
+        """Stop counting."""
+        self._done.pop(task, None)
+
+
+def describe(values: dict[str, float]) -> str:
+    """The numbers beside a bar, in words.
+
+    >>> describe({"epoch": 2, "loss": 0.12345, "images_per_s": 3.61, "data_wait": 0.021})
+    'epoch 2 · loss 0.1235 · 3.6 images/s · 2% waiting for data'
+    """
+    return " · ".join(_describe(name, value) for name, value in values.items())
+
+
+def _describe(name: str, value: float) -> str:
+    if name == "images_per_s":
+        return f"{value:.1f} images/s"
+    if name == "data_wait":
+        return f"{value:.0%} waiting for data"
+    label = name.replace("_", " ")
+    return f"{label} {value}" if isinstance(value, int) else f"{label} {value:.4f}"
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,53 @@
+"""``carvana fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from carvana.run import Run
+
+
+def fit(
+    arch: Annotated[str | None, typer.Option(help="The architecture, as `carvana archs` lists them.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data folder. Without one, demo cars are drawn.")] = None,
+    config: Annotated[str | None, typer.Option(help="A recipe: a shipped name or a YAML file.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set train.epochs=8")
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from the weights of this run or model folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/ARCH.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and end.")] = False,
+) -> None:
+    """Train a network on labelled photos and leave a run: model, masks, pictures, numbers."""
+    from carvana.config import load_config, parse_settings
+
+    changes: dict[str, Any] = parse_settings(settings or [])
+    if arch is not None:
+        changes["arch"] = arch
+    if data is not None:
+        changes["data.root"] = str(data)
+    recipe = load_config(config, changes)
+    if print_config:
+        typer.echo(recipe.to_yaml(), nl=False)
+        return
+
+    from carvana.cli.display import make_reporter
+    from carvana.training.fit import fit as run_fit
+
+    run = run_fit(recipe, out=out, init=init, device=device, reporter=make_reporter())
+    print_result(run)
+
+
+def print_result(run: Run) -> None:
+    """What came out and where it lies."""
+    from carvana.cli.tables import evaluation_table, show
+
+    show(evaluation_table(run.read_evaluation(), title=str(run.path)))
+    typer.echo(f"model     {run.model_path}")
+    typer.echo(f"masks     {run.masks_path}")
+    typer.echo(f"pictures  {run.pictures_path}")

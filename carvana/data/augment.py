@@ -1,0 +1,111 @@
+"""Augmentation: what a training photo may turn into.
+
+An augmentation is any callable with albumentations' convention, ``augment(image=..., mask=...)`` giving a mapping
+with the same two keys: image uint8 (H, W, 3), mask float32 (H, W), the share of each pixel that the object covers.
+The recipes here keep that share intact: albumentations moves masks by nearest neighbour unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from carvana.registry import registry
+
+if TYPE_CHECKING:
+    import albumentations
+
+Augment = Callable[..., Mapping[str, Any]]
+
+
+def make_augment(name: str) -> Augment | None:
+    """The augmentation of a registered name; None for "none".
+
+    Raises:
+        UnknownNameError: no recipe has this name.
+    """
+    augment: Augment | None = registry.augments.load(name)()
+    return augment
+
+
+def seed() -> Augment:
+    """What the seed project did: flips, and rotations of up to 8 degrees either way."""
+    a = _albumentations()
+    return _compose([a.HorizontalFlip(p=0.5), a.Rotate(limit=(-8, 8), border_mode=cv2.BORDER_REPLICATE, p=1.0)])
+
+
+def studio() -> Augment:
+    """What may differ between two visits to a photo studio: framing, perspective, colour, light, focus, noise."""
+    a = _albumentations()
+    edge = cv2.BORDER_REPLICATE
+    return _compose(
+        [
+            a.HorizontalFlip(p=0.5),
+            a.Affine(
+                scale=(0.8, 1.2),
+                translate_percent={"x": (-0.08, 0.08), "y": (-0.08, 0.08)},
+                rotate=(-8, 8),
+                shear={"x": (-4, 4), "y": (-2, 2)},
+                keep_ratio=True,
+                border_mode=edge,
+                p=0.9,
+            ),
+            a.Perspective(scale=(0.02, 0.05), border_mode=edge, p=0.2),
+            a.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=25, val_shift_limit=15, p=0.4),
+            a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
+            a.RandomGamma(gamma_limit=(75, 130), p=0.3),
+            a.OneOf([a.GaussianBlur(sigma_limit=(0.3, 1.2), p=1.0), a.MotionBlur(blur_limit=(3, 5), p=1.0)], p=0.1),
+            a.ImageCompression(quality_range=(55, 95), p=0.2),
+            a.GaussNoise(std_range=(0.005, 0.03), p=0.2),
+        ]
+    )
+
+
+def none() -> None:
+    """No augmentation."""
+
+
+def apply(
+    augment: Augment, image: np.ndarray, mask: np.ndarray, key: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run an augmentation so that its result depends on ``key`` (seed, epoch, index) and nothing else.
+
+    albumentations' own random state is set where there is one; any other callable finds the global generators of
+    ``random`` and ``numpy.random`` seeded, and they are put back afterwards.
+    """
+    generator = np.random.default_rng(key)
+    python = random.Random(int(generator.integers(1 << 62)))  # noqa: S311 - augmentation, no secret
+    if hasattr(augment, "set_random_state"):
+        augment.set_random_state(generator, python)
+        result = augment(image=image, mask=mask)
+    else:
+        result = _with_global_seed(augment, image, mask, int(generator.integers(1 << 32)))
+    return result["image"], np.clip(result["mask"], 0.0, 1.0)
+
+
+def _with_global_seed(augment: Augment, image: np.ndarray, mask: np.ndarray, value: int) -> Mapping[str, Any]:
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 - what foreign code draws from
+    random.seed(value)
+    np.random.seed(value)  # noqa: NPY002
+    try:
+        return augment(image=image, mask=mask)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+
+
+def _albumentations() -> Any:
+    # It asks the network for a newer version of itself on import otherwise.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations
+
+
+def _compose(steps: list[Any]) -> albumentations.Compose:
+    return _albumentations().Compose(steps, mask_interpolation=cv2.INTER_LINEAR)

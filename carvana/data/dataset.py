@@ -1,0 +1,172 @@
+"""Samples as tensors: a photo and the coverage of its mask at the training size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from carvana.data import augment as augmentation
+from carvana.data.images import read_image, read_mask, resize_image, shrink_mask
+from carvana.data.samples import Sample
+from carvana.errors import ConfigError, DataError
+
+Key = int | tuple[int, int]
+"""An index, or (epoch, index)."""
+
+NEAR_BOUNDARY = 0.8
+"""Share of the crops that hold a piece of the boundary: away from it there is little to learn."""
+
+
+class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Photos and masks, read, brought to one size and augmented.
+
+    ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (3, h, w), and the coverage, float32
+    (1, h, w) in [0, 1]: the share of each pixel that the object covers. What an item becomes depends on the seed, the
+    epoch and the index alone, however many processes read.
+
+    Args:
+        samples: Labelled photos, as :func:`carvana.find_samples` gives them.
+        size: (height, width) of what the network sees.
+        mode: "resize" shrinks whole photos; "crop" cuts pieces of that size out of them at native resolution, most of
+            them where a boundary runs.
+        target: "coverage", or "nearest" as the seed had it.
+        augment: A registered name, or a callable with albumentations' convention, or None.
+        seed: Where all randomness begins.
+
+    Raises:
+        ConfigError: an option is unknown.
+        DataError: on access, if a file cannot be used.
+
+    Example:
+        >>> data = SegmentationDataset(find_samples("photos"), size=(512, 768))  # doctest: +SKIP
+        >>> image, coverage = data[0]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: tuple[int, int] = (128, 128),
+        *,
+        mode: Literal["resize", "crop"] = "resize",
+        target: Literal["coverage", "nearest"] = "coverage",
+        augment: str | augmentation.Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        if mode not in ("resize", "crop"):
+            raise ConfigError(f"mode {mode!r} is unknown; expected resize or crop")
+        if target not in ("coverage", "nearest"):
+            raise ConfigError(f"target {target!r} is unknown; expected coverage or nearest")
+        self.samples = list(samples)
+        self.size = size
+        self.mode = mode
+        self.target = target
+        self.augment = augmentation.make_augment(augment) if isinstance(augment, str) else augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample = self.samples[index]
+        if self.mode == "resize":
+            image, mask = self._shrunken(sample)
+        else:
+            image, mask = self._cropped(sample, np.random.default_rng((self.seed, epoch, index, 1)))
+        coverage = mask.astype(np.float32) / np.float32(255)
+        if self.augment is not None:
+            image, coverage = augmentation.apply(self.augment, image, coverage, (self.seed, epoch, index))
+        return _to_tensors(image, coverage, sample)
+
+    def _shrunken(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image = resize_image(read_image(sample.image, at_least=self.size), self.size)
+        return image, shrink_mask(_read_mask(sample), self.size, target=self.target)
+
+    def _cropped(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image, mask = read_image(sample.image), _read_mask(sample)
+        if image.shape[:2] != mask.shape:
+            raise DataError(_differ(sample, image.shape[:2], mask.shape))
+        image, mask = (_padded(array, self.size) for array in (image, mask))
+        top, left = _crop_corner(mask, self.size, rng)
+        window = np.s_[top : top + self.size[0], left : left + self.size[1]]
+        return image[window], mask[window] * np.uint8(255)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) in an order that depends on the seed and the epoch alone.
+
+    Handing the epoch to the data set with every index lets worker processes live through all epochs.
+    """
+
+    def __init__(self, length: int, *, seed: int, shuffle: bool = True) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration stands for."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        for index in order.tolist():
+            yield self.epoch, index
+
+
+def _read_mask(sample: Sample) -> NDArray[np.uint8]:
+    if sample.mask is None:
+        raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
+    return read_mask(sample.mask)
+
+
+def _differ(sample: Sample, photo: Sequence[int], mask: Sequence[int]) -> str:
+    return (
+        f"{sample.mask}: the mask is {mask[1]} x {mask[0]}, its photo {photo[1]} x {photo[0]}; "
+        "they must be of one size"
+    )
+
+
+def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Repeat the edge of a photo that is smaller than the crop."""
+    down, right = (max(0, wanted - have) for wanted, have in zip(size, array.shape[:2], strict=True))
+    if not down and not right:
+        return array
+    return cv2.copyMakeBorder(array, 0, down, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def _crop_corner(mask: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """The top left corner of a crop: anywhere, or so that a random boundary pixel lies anywhere in it."""
+    limits = np.array(mask.shape) - size
+    anywhere = rng.integers(0, limits + 1)
+    if rng.random() >= NEAR_BOUNDARY:
+        return int(anywhere[0]), int(anywhere[1])
+    edge = np.flatnonzero(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+    if not edge.size:
+        return int(anywhere[0]), int(anywhere[1])
+    pixel = np.array(np.unravel_index(rng.choice(edge), mask.shape))
+    top, left = np.clip(pixel - rng.integers(0, size), 0, limits)
+    return int(top), int(left)
+
+
+def _to_tensors(
+    image: NDArray[np.uint8], coverage: NDArray[np.float32], sample: Sample
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if image.dtype != np.uint8 or image.shape[:2] != coverage.shape:
+        raise DataError(
+            f"{sample.image}: augmentation gave an image {image.dtype} {image.shape} and a mask {coverage.shape}; "
+            "expected uint8 (H, W, 3) and (H, W)"
+        )
+    channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+    return channels_first, torch.from_numpy(np.ascontiguousarray(coverage, dtype=np.float32))[None]

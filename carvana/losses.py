@@ -1,0 +1,127 @@
+"""Losses by name: each compares logits with coverage targets, photo by photo, and is least where they agree.
+
+A loss is a callable ``loss(logits, targets)``: both (N, classes, H, W), targets float in [0, 1]; the result is a scalar
+to minimise. Region losses (dice, jaccard, tversky) are computed per photo and averaged, as the competition's metric
+is; smp's sum over the whole batch. They also hold for soft targets: the usual product p * t is largest at p = 1 for
+any t > 0, so the overlap is written with |p - t| (Wang et al., Dice Semimetric Losses, MICCAI 2023), which is the
+usual loss on hard targets and least at p = t on soft ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from carvana.errors import ConfigError
+from carvana.registry import registry
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+SMOOTH = 1.0
+"""Pixels added to both sides of a ratio, so that a photo without the object has a gradient too."""
+
+_TERM = re.compile(r"\s*(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?(?P<name>[A-Za-z][\w-]*)\s*")
+
+
+def make_loss(expression: str) -> Loss:
+    """Build a loss from registered names: ``dice``, ``bce + dice``, ``bce + 0.5*lovasz``.
+
+    Raises:
+        ConfigError: the expression is no sum of names.
+        UnknownNameError: a name is not registered.
+    """
+    terms: list[tuple[float, Loss]] = []
+    for part in expression.split("+"):
+        match = _TERM.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"loss {expression!r}: {part.strip()!r} is no loss; expected a sum such as bce + 0.5*dice")
+        terms.append((float(match["weight"] or 1.0), registry.losses.load(match["name"])()))
+    if len(terms) == 1 and terms[0][0] == 1.0:
+        return terms[0][1]
+    return _WeightedSum(terms)
+
+
+def bce() -> Loss:
+    """Binary cross-entropy, smp's; its targets may be soft."""
+    return smp.losses.SoftBCEWithLogitsLoss(ignore_index=None)  # type: ignore[no-any-return]
+
+
+def dice() -> Loss:
+    """One minus the Dice coefficient of each photo."""
+    return Tversky(alpha=0.5, beta=0.5)
+
+
+def jaccard() -> Loss:
+    """One minus the intersection over union of each photo."""
+    return Tversky(alpha=1.0, beta=1.0)
+
+
+def tversky() -> Loss:
+    """Tversky's index with missed pixels weighing 0.7 and false ones 0.3 (Salehi et al., MLMI 2017)."""
+    return Tversky(alpha=0.3, beta=0.7)
+
+
+def focal() -> Loss:
+    """Focal loss with gamma 2 (Lin et al., ICCV 2017), smp's: a growing function of bce, so soft targets are fine."""
+    return smp.losses.FocalLoss("binary", gamma=2.0)  # type: ignore[no-any-return]
+
+
+def lovasz() -> Loss:
+    """Lovasz hinge per photo (Berman et al., CVPR 2018), smp's. It knows hard labels alone: coverage above half is 1."""
+    hinge = smp.losses.LovaszLoss("binary", per_image=True)
+    return lambda logits, targets: hinge(logits, (targets > 0.5).to(logits.dtype))
+
+
+def boundary_bce() -> Loss:
+    """Binary cross-entropy that weighs pixels near a boundary up to 6 times (Wei et al., F3Net, AAAI 2020).
+
+    The weight is 1 + 5 |mean of the surroundings - target|, the surroundings being a square of 9% of the picture.
+    """
+    return _boundary_bce
+
+
+class Tversky(nn.Module):
+    """One minus Tversky's index of each photo and class, averaged: TP / (TP + alpha FP + beta FN), for soft targets.
+
+    With a = sum p, b = sum t and d = sum |p - t|, the parts are TP = (a + b - d) / 2, FP = a - TP, FN = b - TP.
+    """
+
+    def __init__(self, *, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.beta = beta
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of logits and targets, both (N, classes, H, W)."""
+        probabilities = logits.float().sigmoid().flatten(2)
+        targets = targets.float().flatten(2)
+        predicted, true = probabilities.sum(2), targets.sum(2)
+        overlap = (predicted + true - (probabilities - targets).abs().sum(2)) / 2
+        wrong = self.alpha * (predicted - overlap) + self.beta * (true - overlap)
+        return (1 - (overlap + SMOOTH) / (overlap + wrong + SMOOTH)).mean()
+
+
+class _WeightedSum(nn.Module):
+    def __init__(self, terms: list[tuple[float, Loss]]) -> None:
+        super().__init__()
+        self.terms = terms
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        total = logits.new_zeros(())
+        for weight, loss in self.terms:
+            total = total + weight * loss(logits, targets)
+        return total
+
+
+def _boundary_bce(logits: Tensor, targets: Tensor) -> Tensor:
+    side = max(3, round(0.09 * min(targets.shape[2:]))) | 1
+    around = F.avg_pool2d(targets, side, stride=1, padding=side // 2, count_include_pad=False)
+    weights = 1 + 5 * (around - targets).abs()
+    pixelwise = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    per_photo = (weights * pixelwise).sum((2, 3)) / weights.sum((2, 3))
+    return per_photo.mean()

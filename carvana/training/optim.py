@@ -1,0 +1,118 @@
+"""What moves the weights: the optimizer's groups, the learning rate over time, and BatchNorm's statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from carvana.archs.segmenter import Segmenter
+from carvana.config import TrainConfig
+from carvana.errors import ConfigError
+
+
+def make_optimizer(model: Segmenter, settings: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum, over up to four groups: encoder or rest, decayed or not.
+
+    Biases and normalisation weights (one dimension) are not decayed. Each group keeps its highest learning rate under
+    ``base_lr``, from which :func:`set_learning_rate` starts.
+    """
+    groups = _groups(model, settings)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
+
+
+def freeze_encoder(model: Segmenter) -> None:
+    """Leave the encoder's parameters, and with them its BatchNorm statistics, as they are.
+
+    Raises:
+        ConfigError: the architecture does not say which part is its encoder.
+    """
+    parameters = model.encoder_parameters()
+    if not parameters:
+        raise ConfigError(f"train.freeze_encoder: {model.spec.arch!r} has no encoder of its own; set it to false")
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+def set_learning_rate(optimizer: Any, factor: float) -> float:
+    """Set every group to ``factor`` times its highest rate; the last group's (the decoder's) is returned, for records."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return float(optimizer.param_groups[-1]["lr"])
+
+
+def rate_factor(progress: float, *, warmup: float, schedule: str) -> float:
+    """The learning rate, as a share of the highest, when ``progress`` of the training (0 to 1) is behind.
+
+    It rises linearly during the share ``warmup``; "cosine" then falls to zero (Loshchilov and Hutter, SGDR, ICLR 2017).
+
+    >>> [round(rate_factor(p, warmup=0.1, schedule="cosine"), 3) for p in (0.05, 0.1, 0.55, 1.0)]
+    [0.5, 1.0, 0.5, 0.0]
+    """
+    if progress < warmup:
+        return progress / warmup
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+def train_mode(model: nn.Module) -> None:
+    """Switch to training, but leave BatchNorm layers with frozen weights as they are in evaluation."""
+    model.train()
+    for module in _batch_norms(model):
+        if module.weight is not None and not module.weight.requires_grad:
+            module.eval()
+
+
+@torch.no_grad()
+def refresh_statistics(model: nn.Module, batches: Iterable[Tensor], context: Any) -> None:
+    """Compute BatchNorm's means and variances anew, as the plain average over some batches.
+
+    Running averages lag behind weights that move fast: with Keras's momentum of 0.99, 200 steps into a training they
+    still give a Dice of 0 (Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, call the remedy precise BN).
+
+    Args:
+        model: What to refresh; it is left in evaluation mode.
+        batches: Images as the network was trained on them.
+        context: Called for each batch, gives the context of its arithmetic (autocast).
+    """
+    model.eval()
+    layers = [m for m in _batch_norms(model) if m.track_running_stats and (m.weight is None or m.weight.requires_grad)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative average
+        layer.train()
+    for batch in batches if layers else ():
+        with context():
+            model(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+
+
+def _groups(model: Segmenter, settings: TrainConfig) -> list[dict[str, Any]]:
+    encoder = {id(parameter) for parameter in model.encoder_parameters()}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        in_encoder = id(parameter) in encoder
+        decayed = parameter.ndim > 1
+        rate = settings.encoder_lr if in_encoder and settings.encoder_lr is not None else settings.lr
+        decay = settings.weight_decay if decayed else 0.0
+        fresh = {"params": [], "lr": rate, "base_lr": rate, "weight_decay": decay}
+        groups.setdefault((in_encoder, decayed), fresh)["params"].append(parameter)
+    if not groups:
+        raise ConfigError(f"{model.spec.arch!r}: no parameter is left to train")
+    return [groups[key] for key in sorted(groups, reverse=True)]
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]

@@ -1,0 +1,381 @@
+"""The loop: epochs of steps, a validation after each, the best network kept.
+
+One loop for every architecture, on Accelerate, which brings devices, processes, mixed precision and the scaling of
+fp16 losses. Each thing that one may want to change is a method of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
+from carvana.config import TrainConfig
+from carvana.data.dataset import EpochSampler, SegmentationDataset
+from carvana.devices import cpu_count, resolve_device, resolve_precision
+from carvana.errors import CarvanaError, ConfigError
+from carvana.losses import Loss, make_loss
+from carvana.progress import LogReporter, Reporter
+from carvana.run import Run
+from carvana.training.callbacks import Callback
+from carvana.training.optim import (
+    freeze_encoder,
+    make_optimizer,
+    rate_factor,
+    refresh_statistics,
+    set_learning_rate,
+    train_mode,
+)
+
+STATISTICS_IMAGES = 64
+"""Photos that BatchNorm's statistics are computed over before each evaluation."""
+
+
+class NonFiniteLossError(CarvanaError):
+    """The loss became infinite or not a number; the best network so far is still in the run."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Averages over the validation photos, at the training size."""
+
+    loss: float
+    dice: float
+    accuracy: float
+
+
+class Trainer:
+    """Trains a network on a data set and keeps the best state of it.
+
+    Args:
+        model: A Segmenter, or any nn.Module that turns normalised images (N, 3, H, W) into logits (N, 1, H, W), with H
+            and W multiples of 32.
+        train: Photos to learn from.
+        val: Photos to choose the best epoch by; without them the last epoch is kept.
+        settings: How long and by what rule; keyword arguments (``loss="dice"``, ``epochs=10``) change single ones.
+        out: A new run folder; without one, nothing is written and the network is left in its best state.
+        device: auto, cpu, cuda or cuda:N.
+        workers: Processes that read, or "auto".
+        callbacks: Listeners.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError: settings contradict each other, the network or this machine.
+        RunError: ``out`` exists already.
+
+    Example:
+        >>> trainer = Trainer(model, train=data, val=held_out, loss="bce + dice", out="runs/mine")  # doctest: +SKIP
+        >>> trainer.fit()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        train: SegmentationDataset,
+        val: SegmentationDataset | None = None,
+        settings: TrainConfig | None = None,
+        out: str | os.PathLike[str] | Run | None = None,
+        device: str = "auto",
+        workers: int | str = "auto",
+        callbacks: Sequence[Callback] = (),
+        reporter: Reporter | None = None,
+        **changes: Any,
+    ) -> None:
+        self.settings = TrainConfig(**{**(settings or TrainConfig()).model_dump(), **changes})
+        self.reporter = reporter or LogReporter()
+        self.callbacks = list(callbacks)
+        self.model = _as_segmenter(model, train)
+        self.loss: Loss = make_loss(self.settings.loss)
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(self.settings.precision, self.device)
+        self.accelerator = self._make_accelerator()
+        self.run = out if isinstance(out, Run) or out is None else Run.create(out, arch=self.model.spec.arch)
+        if self.settings.freeze_encoder:
+            freeze_encoder(self.model)
+        readers = _worker_count(workers)
+        self.train_loader = self.accelerator.prepare(self._loader(train, readers, shuffle=True))
+        self.val_loader = self.accelerator.prepare(self._loader(val, readers, shuffle=False)) if val is not None else None
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
+        self.wrapped = self.accelerator.prepare(self._compiled(self.model))
+        self.average = self._moving_average()
+        self.best_dice = -math.inf
+        self.step = 0
+        self.seconds = 0.0
+        self._recent: deque[Tensor] = deque(maxlen=max(1, math.ceil(STATISTICS_IMAGES / self.settings.batch_size)))
+
+    @property
+    def kept(self) -> Segmenter:
+        """The network that is evaluated and saved: the moving average where there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def fit(self) -> Segmenter:
+        """Train to the end of the budget; returns the best network, in evaluation mode.
+
+        Raises:
+            NonFiniteLossError: the training diverged.
+        """
+        epochs_since_best = 0
+        self.reporter.start("training", self._total_steps())
+        try:
+            for epoch in range(self._epochs()):
+                train_record = self.train_epoch(epoch)
+                validation = self.validate()
+                better = validation is None or validation.dice > self.best_dice
+                self._record(epoch, train_record, validation)
+                if better:
+                    self._keep_best(validation)
+                epochs_since_best = 0 if better else epochs_since_best + 1
+                if self._budget_spent() or epochs_since_best == self.settings.patience:
+                    break
+        finally:
+            self.reporter.finish("training")
+            for callback in self.callbacks:
+                callback.on_fit_end()
+        return self._restore_best()
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training photos; returns the epoch's numbers."""
+        train_mode(self.model)
+        self.train_loader.set_epoch(epoch)
+        pending: Tensor | None = None
+        total, batches, images, waited = 0.0, 0, 0, 0.0
+        began = time.perf_counter()
+        rate = 0.0
+        for (batch, targets), wait in _timed(self.train_loader):
+            rate = set_learning_rate(self.optimizer, self._rate_factor(began))
+            # The value of a step is looked at after the next one is under way: asking at once would hold up a GPU.
+            previous, pending = pending, self.train_step(batch, targets)
+            self._recent.append(batch)
+            waited += wait
+            batches += 1
+            images += len(batch) * self.accelerator.num_processes
+            if previous is not None:
+                total += self._finite(previous, epoch)
+            elapsed = time.perf_counter() - began
+            self.reporter.advance(
+                "training",
+                epoch=epoch + 1,
+                loss=total / max(1, batches - 1),
+                images_per_s=images / elapsed,
+                data_wait=waited / elapsed,
+            )
+            if self._budget_spent(began):
+                break
+        if pending is not None:
+            total += self._finite(pending, epoch)
+        elapsed = time.perf_counter() - began
+        self.seconds += elapsed
+        return {
+            "train_loss": total / batches,
+            "lr": rate,
+            "images_per_s": images / elapsed,
+            "data_wait": waited / elapsed,
+        }
+
+    def train_step(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Forward, backward, and a step of the optimizer where accumulation is complete; returns the loss."""
+        with self.accelerator.accumulate(self.wrapped):
+            logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
+            loss = self.loss(logits.float(), targets)
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self._before_step()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.accelerator.sync_gradients:
+                self.step += 1
+                if self.average is not None:
+                    self.average.update_parameters(self.model)
+        return loss.detach()
+
+    @torch.no_grad()
+    def validate(self) -> Validation | None:
+        """Loss, mean Dice per photo and pixel accuracy over the validation photos, at the training size."""
+        refresh_statistics(self.kept, list(self._recent), self.accelerator.autocast)
+        self._share_statistics()
+        if self.val_loader is None:
+            return None
+        sums = []
+        for images, targets in self.val_loader:
+            with self.accelerator.autocast():
+                logits = self.kept(images.contiguous(memory_format=torch.channels_last)).float()
+            batch = torch.stack([self._loss_of_each(logits, targets), *_agreement(logits, targets)], dim=1)
+            sums.append(self.accelerator.gather_for_metrics(batch))
+        loss, dice, accuracy = torch.cat(sums).double().mean(0).tolist()
+        return Validation(loss, dice, accuracy)
+
+    def _make_accelerator(self) -> Accelerator:
+        # Accelerate keeps its settings for the whole process and refuses another precision later; a second training
+        # in one process is nothing unusual, so its memory is cleared, except for a group of processes under way.
+        several = PartialState._shared_state.get("distributed_type") not in (None, "NO") and PartialState().num_processes > 1
+        AcceleratorState._reset_state(reset_partial_state=not several)
+        return Accelerator(
+            cpu=self.device.type == "cpu",
+            mixed_precision={"fp32": "no"}.get(self.precision, self.precision),
+            gradient_accumulation_steps=self.settings.accumulate,
+        )
+
+    def _loader(self, data: SegmentationDataset, workers: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
+        if not len(data):
+            raise ConfigError("a data set is empty; expected at least one photo")
+        sampler = EpochSampler(len(data), seed=self.settings.seed, shuffle=shuffle)
+        return DataLoader(
+            data,
+            batch_size=self.settings.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_quiet_worker,
+            # A last batch of one photo has no variance for BatchNorm to divide by.
+            drop_last=shuffle and 0 < len(data) % self.settings.batch_size < 2 < len(data),
+        )
+
+    def _compiled(self, model: Segmenter) -> nn.Module:
+        return torch.compile(model) if self.settings.compile else model  # type: ignore[return-value]
+
+    def _moving_average(self) -> AveragedModel | None:
+        decay = self.settings.ema
+        if decay is None:
+            return None
+        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def _steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train_loader) / self.settings.accumulate)
+
+    def _total_steps(self) -> int | None:
+        return None if self.settings.minutes is not None else len(self.train_loader) * self.settings.epochs
+
+    def _epochs(self) -> int:
+        return 1_000_000 if self.settings.minutes is not None else self.settings.epochs
+
+    def _rate_factor(self, began: float) -> float:
+        settings = self.settings
+        if settings.minutes is not None:
+            progress = (self.seconds + time.perf_counter() - began) / (60 * settings.minutes)
+        else:
+            progress = (self.step + 1) / (self._steps_per_epoch() * settings.epochs)
+        return rate_factor(progress, warmup=settings.warmup, schedule=settings.schedule)
+
+    def _budget_spent(self, began: float | None = None) -> bool:
+        running = time.perf_counter() - began if began is not None else 0.0
+        return self.settings.minutes is not None and self.seconds + running >= 60 * self.settings.minutes
+
+    def _before_step(self) -> None:
+        if self.settings.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+
+    def _finite(self, loss: Tensor, epoch: int) -> float:
+        value = float(loss)
+        if math.isfinite(value):
+            return value
+        kept = f"; the best network so far is in {self.run.model_path}" if self.run and self.best_dice > -math.inf else ""
+        raise NonFiniteLossError(
+            f"the loss became {value} in epoch {epoch + 1}, step {self.step}: "
+            f"lower train.lr (now {self.settings.lr:g}) or take train.precision fp32{kept}"
+        )
+
+    def _loss_of_each(self, logits: Tensor, targets: Tensor) -> Tensor:
+        pairs = zip(logits.split(1), targets.split(1), strict=True)
+        return torch.stack([self.loss(one, target) for one, target in pairs])
+
+    def _share_statistics(self) -> None:
+        """Average the statistics that each process computed over its own photos."""
+        if self.accelerator.num_processes > 1:
+            for name, buffer in self.kept.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    buffer.copy_(self.accelerator.reduce(buffer, reduction="mean"))
+
+    def _record(self, epoch: int, numbers: dict[str, float], validation: Validation | None) -> None:
+        record: dict[str, Any] = {"epoch": epoch + 1, "step": self.step, **numbers}
+        if validation is not None:
+            record |= {"val_loss": validation.loss, "val_dice": validation.dice, "val_accuracy": validation.accuracy}
+        record["seconds"] = self.seconds
+        if not self.accelerator.is_main_process:
+            return
+        if self.run is not None:
+            self.run.add_metrics(record)
+        for callback in self.callbacks:
+            callback.on_epoch_end(record)
+        words = [f"epoch {epoch + 1}", f"loss {numbers['train_loss']:.4f}"]
+        if validation is not None:
+            words += [f"val Dice {validation.dice:.5f}", f"accuracy {validation.accuracy:.5f}"]
+        speed = f"{numbers['images_per_s']:.1f} images/s, {numbers['data_wait']:.0%} waiting for data"
+        self.reporter.info(", ".join([*words, speed]))
+
+    def _keep_best(self, validation: Validation | None) -> None:
+        self.best_dice = validation.dice if validation is not None else self.best_dice
+        if not self.accelerator.is_main_process:
+            return
+        if self.run is not None:
+            self.kept.save_pretrained(self.run.model_path)
+        else:
+            self._best_state = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
+
+    def _restore_best(self) -> Segmenter:
+        self.accelerator.wait_for_everyone()
+        kept = self.kept
+        if self.run is not None:
+            state = Segmenter.from_pretrained(self.run.model_path, network=kept.network).state_dict()
+        else:
+            state = self._best_state
+        kept.load_state_dict(state)
+        return kept.eval()
+
+
+def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
+    size = train.size if train.mode == "resize" else None
+    if not isinstance(model, Segmenter):
+        # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
+        model = Segmenter(model, ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32))
+    return model.with_spec(trained_size=size)
+
+
+def _worker_count(workers: int | str) -> int:
+    if workers == "auto":
+        return min(8, cpu_count())
+    if not isinstance(workers, int) or workers < 0:
+        raise ConfigError(f"workers = {workers!r}: expected a number of processes, or auto")
+    return workers
+
+
+def _quiet_worker(_: int) -> None:
+    # Readers are many already; threads of their own would only get in one another's way.
+    cv2.setNumThreads(0)
+
+
+def _timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
+    """Each batch with the seconds that it was waited for."""
+    iterator = iter(batches)
+    while True:
+        began = time.perf_counter()
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        yield batch, time.perf_counter() - began
+
+
+def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Dice and pixel accuracy of each photo, both sides cut at one half."""
+    predicted, true = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
+    both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
+    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
+    return dice, (predicted == true).float().mean(1)
