@@ -1,1 +1,1 @@
-"""TODO"""
+"""From a photo of any size to its mask: one by one, or whole folders with reading, network and writing overlapped."""

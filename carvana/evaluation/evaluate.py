@@ -1,0 +1,259 @@
+"""A model on labelled photos, at their full size, in one pass."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.images import read_image, read_mask, write_mask
+from carvana.data.samples import Sample
+from carvana.errors import DataError
+from carvana.inference.predictor import Prediction, Predictor, Prepared
+from carvana.inference.stream import ordered_map, run_batches
+from carvana.metrics import (
+    PhotoCounts,
+    best_threshold,
+    bootstrap_interval,
+    cross_fitted_thresholds,
+    threshold_counts,
+    threshold_index,
+)
+from carvana.progress import LogReporter, Reporter, track
+
+
+@dataclass(frozen=True)
+class PhotoScore:
+    """One photo's scores, at ``threshold``, which was chosen without its group."""
+
+    image: str
+    group: str
+    view: str
+    dice: float
+    dice_at_half: float
+    iou: float
+    pixel_accuracy: float
+    boundary_dice: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model's masks are.
+
+    Attributes:
+        photos: each photo's scores, in the order given.
+        dice: the mean of Dice per photo at full size, thresholds chosen on other groups: the honest number.
+        dice_ci95: its interval, by bootstrap over groups; None for a single group.
+        dice_at_half: mean Dice at the threshold 0.5.
+        dice_as_predicted: mean Dice of the masks that the predictor makes, at its own threshold.
+        iou: mean intersection over union per photo, thresholds chosen on other groups; likewise those below.
+        pixel_accuracy: the mean share of pixels that are right.
+        boundary_dice: mean Dice within 7 pixels of the true boundary.
+        threshold: the best one on all these photos: what to store with the model.
+        scale: (height, width) at which the network saw the photos, or "native".
+        seconds: what it took, reading and counting included.
+    """
+
+    photos: tuple[PhotoScore, ...]
+    dice: float
+    dice_ci95: tuple[float, float] | None
+    dice_at_half: float
+    dice_as_predicted: float
+    iou: float
+    pixel_accuracy: float
+    boundary_dice: float
+    threshold: float
+    scale: str | tuple[int, int]
+    seconds: float
+
+    @property
+    def groups(self) -> int:
+        """How many groups (cars) the photos show."""
+        return len({photo.group for photo in self.photos})
+
+    def to_json(self) -> dict[str, Any]:
+        """What evaluation.json holds; the bounds of an interval that one group cannot give are null."""
+        return {
+            "images": len(self.photos),
+            "groups": self.groups,
+            "dice": self.dice,
+            "dice_ci95": list(self.dice_ci95 or (None, None)),
+            "dice_at_half": self.dice_at_half,
+            "dice_as_predicted": self.dice_as_predicted,
+            "iou": self.iou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "boundary_dice": self.boundary_dice,
+            "threshold": self.threshold,
+            "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
+            "seconds": self.seconds,
+            "per_image": [asdict(photo) for photo in self.photos],
+        }
+
+
+def evaluate(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    *,
+    masks_dir: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Compare a model's masks with the true ones, at each photo's full size.
+
+    Each photo passes through the network once; its counts at all thresholds are kept, so the threshold can be chosen
+    afterwards. Each photo is scored at a threshold chosen on other groups (cars), for one chosen on itself would
+    flatter the model; the threshold to store is chosen on all.
+
+    Args:
+        predictor: the model, and the scale at which it sees photos. Its threshold plays no part.
+        samples: photos with masks.
+        masks_dir: where to write the masks at the chosen threshold, ``<stem>_mask.png``; None writes none.
+        workers: threads that read, and as many that count; None for one per core.
+        reporter: told of the progress.
+
+    Raises:
+        DataError: no photos, one that cannot be read or has no mask, or a mask of another size than its photo.
+    """
+    reporter = reporter or LogReporter()
+    if not samples:
+        raise DataError("no labelled photos to evaluate on; name a data folder that holds some")
+    started = time.perf_counter()
+    with _Shelf.opened(masks_dir) as shelf:
+        counts = _count(predictor, samples, shelf, workers, reporter)
+        threshold = best_threshold(counts)
+        if shelf is not None:
+            shelf.write_masks(samples, threshold, workers, reporter)
+    return _summed_up(predictor, samples, counts, threshold, time.perf_counter() - started)
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    sample: Sample
+    mask: NDArray[np.uint8]
+
+
+def _read(predictor: Predictor, sample: Sample) -> tuple[_Labelled, Prepared]:
+    if sample.mask is None:
+        raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
+    image, mask = read_image(sample.image), read_mask(sample.mask)
+    if image.shape[:2] != mask.shape:
+        height, width = image.shape[:2]
+        raise DataError(
+            f"{sample.mask}: {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {sample.image} has "
+            f"{width} x {height}; a mask must have its photo's size"
+        )
+    return _Labelled(sample, mask), predictor.prepare(image)
+
+
+def _count(
+    predictor: Predictor, samples: Sequence[Sample], shelf: _Shelf | None, workers: int | None, reporter: Reporter
+) -> list[PhotoCounts]:
+    def finish(job: tuple[_Labelled, Prediction | None]) -> PhotoCounts:
+        labelled, prediction = job
+        assert prediction is not None
+        graded = prediction.levels
+        if shelf is not None:
+            shelf.put(labelled.sample, graded)
+        return threshold_counts(graded, labelled.mask)
+
+    read = ordered_map(lambda sample: _read(predictor, sample), samples, workers=workers)
+    counted = ordered_map(finish, run_batches(predictor, read), workers=workers)
+    return list(track(counted, reporter, "evaluating", len(samples)))
+
+
+def _summed_up(
+    predictor: Predictor, samples: Sequence[Sample], counts: Sequence[PhotoCounts], threshold: float, seconds: float
+) -> Evaluation:
+    groups = [sample.group for sample in samples]
+    chosen = cross_fitted_thresholds(counts, groups)
+    photos = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
+    own = threshold_index(predictor.threshold)
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(photo, name) for photo in photos]))
+
+    return Evaluation(
+        photos=photos,
+        dice=mean("dice"),
+        dice_ci95=bootstrap_interval([photo.dice for photo in photos], groups),
+        dice_at_half=mean("dice_at_half"),
+        dice_as_predicted=float(np.mean([count.whole.dice[own] for count in counts])),
+        iou=mean("iou"),
+        pixel_accuracy=mean("pixel_accuracy"),
+        boundary_dice=mean("boundary_dice"),
+        threshold=threshold,
+        scale=predictor.size or "native",
+        seconds=seconds,
+    )
+
+
+def _score(sample: Sample, counts: PhotoCounts, threshold: float) -> PhotoScore:
+    place = threshold_index(threshold)
+    whole, band = counts.whole[place], counts.band[place]
+    return PhotoScore(
+        image=sample.name,
+        group=sample.group,
+        view=sample.view,
+        dice=float(whole.dice),
+        dice_at_half=float(counts.whole.dice[threshold_index(0.5)]),
+        iou=float(whole.iou),
+        pixel_accuracy=float(whole.accuracy),
+        boundary_dice=float(band.dice),
+        threshold=threshold,
+    )
+
+
+class _Shelf:
+    """Where predictions wait for their threshold, which is known only after the last photo.
+
+    They wait on disk, 8 bits a pixel and packed, so that the memory does not grow with the number of photos; 8 bits
+    hold the mask of every threshold of the grid exactly.
+    """
+
+    def __init__(self, masks_dir: Path, waiting: Path) -> None:
+        self._masks_dir = masks_dir
+        self._waiting = waiting
+
+    @classmethod
+    @contextmanager
+    def opened(cls, masks_dir: str | os.PathLike[str] | None) -> Iterator[_Shelf | None]:
+        """A shelf for the length of a block, or none where no masks are wanted."""
+        if masks_dir is None:
+            yield None
+            return
+        folder = Path(masks_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".waiting-", dir=folder) as waiting:
+            yield cls(folder, Path(waiting))
+
+    def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
+        """Keep one photo's levels. Safe in any thread."""
+        header = np.array(graded.shape, np.int64).tobytes()
+        self._place(sample).write_bytes(header + zlib.compress(graded.data, 1))
+
+    def write_masks(self, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter) -> None:
+        """Write all masks at a threshold of the grid."""
+        least = threshold_index(threshold) + 1  # the level of what is just above the threshold
+
+        def write(sample: Sample) -> None:
+            data = self._place(sample).read_bytes()
+            shape = np.frombuffer(data[:16], np.int64)
+            graded = np.frombuffer(zlib.decompress(data[16:]), np.uint8).reshape(shape)
+            write_mask(self._masks_dir / f"{sample.image.stem}_mask.png", graded >= least)
+
+        written = ordered_map(write, samples, workers=workers)
+        for _ in track(written, reporter, "writing masks", len(samples)):
+            pass
+
+    def _place(self, sample: Sample) -> Path:
+        return self._waiting / sample.name

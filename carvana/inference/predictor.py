@@ -1,0 +1,220 @@
+"""A photo of any size to probabilities, or a mask, of that size."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carvana.archs.segmenter import Segmenter
+from carvana.data.images import read_image, resize_image
+from carvana.devices import autocast, resolve_device, resolve_precision
+from carvana.errors import ConfigError, DataError, ModelError
+from carvana.files import digest
+from carvana.inference.scale import Scale, network_size
+from carvana.metrics import levels
+
+Photo = str | os.PathLike[str] | NDArray[np.uint8]
+"""A path, or uint8 (H, W, 3) RGB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A photo as the network will see it, uint8 (h, w, 3), and the size (H, W) that its mask must have."""
+
+    image: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says of one photo.
+
+    It holds the network's own small map; the maps at the photo's size are made when they are asked for.
+
+    Attributes:
+        network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw.
+        size: (H, W) of the photo.
+        threshold: above which a probability means foreground.
+    """
+
+    network_probabilities: NDArray[np.float32]
+    size: tuple[int, int]
+    threshold: float
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """float32 (H, W) in [0, 1]: the network's map, enlarged bilinearly.
+
+        Enlarging before the threshold keeps the boundary's place to a fraction of a network's pixel.
+        """
+        return _resize(self.network_probabilities, self.size)
+
+    @property
+    def levels(self) -> NDArray[np.uint8]:
+        """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
+
+        It holds for each t that is a multiple of 1/256: see :func:`carvana.metrics.levels`.
+        """
+        return levels(self.probabilities)
+
+    @cached_property
+    def mask(self) -> NDArray[np.uint8]:
+        """uint8 (H, W), 1 where the probability is above the threshold, else 0."""
+        return (self.probabilities > self.threshold).view(np.uint8)
+
+
+class Predictor:
+    """A network, the scale at which it sees photos, and the threshold that makes masks of its probabilities.
+
+    Args:
+        model: moved to the device and set to evaluation mode, in place.
+        scale: how large the network sees photos: ``"trained"`` as in its training, ``"native"`` the photo's own size,
+            ``"HEIGHTxWIDTH"`` or (height, width).
+        threshold: in [0, 1]; None takes the model's own.
+        device: auto, cpu or cuda.
+        precision: auto, fp32, bf16 or fp16.
+
+    Raises:
+        ConfigError: an argument is none of the above.
+        ModelError: the model is no Segmenter of one class.
+
+    Example:
+        >>> predictor = Predictor.from_pretrained("runs/unet-ref")  # doctest: +SKIP
+        >>> predictor.predict("car.jpg").mask.shape  # doctest: +SKIP
+        (1280, 1918)
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        *,
+        scale: Scale = "trained",
+        threshold: float | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        if not isinstance(model, Segmenter):
+            raise ModelError(
+                f"a {type(model).__name__} does not tell how to prepare photos for it; "
+                "wrap it: Segmenter(network, ModelSpec(...))"
+            )
+        if model.spec.classes != 1:
+            raise ModelError(f"{model.spec.arch} has {model.spec.classes} classes; masks are made from one")
+        self.size = network_size(scale, model.spec.trained_size)
+        self.threshold = _checked_threshold(model.spec.threshold if threshold is None else threshold)
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
+        """Load the model of a run, a model folder or a hub repository; ``settings`` are the constructor's."""
+        return cls(Segmenter.from_pretrained(path), **settings)
+
+    def predict(self, photo: Photo) -> Prediction:
+        """Predict one photo. A path and the pixels of the same photo give the same prediction, bit for bit.
+
+        Raises:
+            DataError: the file cannot be read, or the array is no photo.
+        """
+        return self.run([self.prepare(photo)])[0]
+
+    def predict_batch(self, photos: Iterable[Photo]) -> list[Prediction]:
+        """Predict some photos of any sizes, in their order. For more than fit the memory: ``predict_folder``."""
+        prepared = [self.prepare(photo) for photo in photos]
+        return [prediction for batch in self.batches(prepared) for prediction in self.run(batch)]
+
+    def prepare(self, photo: Photo) -> Prepared:
+        """Read a photo and bring it to the network's size, by area. Safe in any thread."""
+        image = _checked_image(photo) if isinstance(photo, np.ndarray) else read_image(photo)
+        height, width = image.shape[:2]
+        return Prepared(resize_image(image, self.size or (height, width)), (height, width))
+
+    def batches(self, prepared: Sequence[Prepared]) -> list[list[Prepared]]:
+        """Cut a row of photos into batches that :meth:`run` takes: of one size, and of no more pixels than is quick."""
+        parts: list[list[Prepared]] = []
+        for photo in prepared:
+            if parts and self.joins(photo, parts[-1]):
+                parts[-1].append(photo)
+            else:
+                parts.append([photo])
+        return parts
+
+    def joins(self, photo: Prepared, batch: Sequence[Prepared]) -> bool:
+        """Whether one more photo may go with a batch."""
+        pixels = photo.image.shape[0] * photo.image.shape[1]
+        return batch[0].image.shape == photo.image.shape and (len(batch) + 1) * pixels <= self._batch_pixels
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Prepared]) -> list[Prediction]:
+        """Send prepared photos of one size through the network together.
+
+        Raises:
+            ModelError: the network gives something that is no number.
+        """
+        images = torch.from_numpy(np.stack([photo.image for photo in batch])).to(self.device)
+        with autocast(self.device, self.precision):
+            logits = self.model(images.permute(0, 3, 1, 2))  # the memory stays as it is: this is channels_last
+        probabilities = logits.float().sigmoid()[:, 0].cpu().numpy()
+        if not math.isfinite(float(probabilities.sum())):
+            raise ModelError(
+                f"{self.model.spec.arch} gives NaN in {self.precision}; its training may have diverged, "
+                "or numbers overflow: try --precision fp32"
+            )
+        return [
+            Prediction(small, photo.size, self.threshold) for small, photo in zip(probabilities, batch, strict=True)
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a mask besides the weights and the photo, as JSON-able values."""
+        return {"scale": self.size or "native", "threshold": self.threshold, "precision": self.precision}
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """What the weights are known by in manifests: a digest of every tensor, its name, and what the model is."""
+        spec = self.model.spec.model_dump(mode="json", include={"arch", "options", "mean", "std"})
+        hasher = hashlib.blake2b(digest(spec).encode(), digest_size=16)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            values = tensor.detach().cpu().contiguous()
+            hasher.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
+            hasher.update(values.flatten().view(torch.uint8).numpy())
+        return hasher.hexdigest()
+
+    @property
+    def _batch_pixels(self) -> int:
+        # A CPU gains nothing from larger batches; a GPU needs them to fill up.
+        return 2**17 if self.device.type == "cpu" else 2**21
+
+
+def _resize(probabilities: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    height, width = size
+    if probabilities.shape == (height, width):
+        return probabilities
+    shrinks = probabilities.shape[0] >= height and probabilities.shape[1] >= width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: NDArray[np.float32] = cv2.resize(probabilities, (width, height), interpolation=how)
+    return resized
+
+
+def _checked_threshold(threshold: float) -> float:
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold {threshold} is outside 0 to 1; leave it out to take the model's own")
+    return float(threshold)
+
+
+def _checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(
+            f"an array of {image.dtype} {image.shape} is no photo; expected uint8 of shape (height, width, 3), RGB"
+        )
+    return image

@@ -1,0 +1,72 @@
+"""Work that overlaps: threads read ahead and finish behind, while the network computes in between.
+
+Each station is a generator that pulls from the one before it, so nothing runs further ahead than its few places allow,
+and memory does not grow with the number of photos. Threads suffice: decoding, OpenCV and the network release the GIL.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from carvana.devices import cpu_count
+from carvana.inference.predictor import Prediction, Predictor, Prepared
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None) -> Iterator[R]:
+    """Apply ``function`` in threads and give the results in order, keeping two items per thread in flight.
+
+    An exception comes out at its item's turn. When the caller stops early, what waits is dropped and what runs is
+    waited for.
+
+    Args:
+        function: called in other threads.
+        items: pulled in the caller's thread.
+        workers: threads; None for one per core, from 2 to 8.
+    """
+    workers = workers or min(max(cpu_count(), 2), 8)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_batches(
+    predictor: Predictor, jobs: Iterable[tuple[T, Prepared | None]]
+) -> Iterator[tuple[T, Prediction | None]]:
+    """Send the prepared photos of a stream of jobs through the network in batches, keeping the order.
+
+    A job without a photo (unreadable, or done already) passes through.
+    """
+    waiting: list[tuple[T, Prepared | None]] = []
+    batch: list[Prepared] = []
+    for job in jobs:
+        prepared = job[1]
+        full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
+        if full or not batch:
+            yield from _flush(predictor, waiting, batch)
+            waiting, batch = [], []
+        if prepared is not None:
+            batch.append(prepared)
+        waiting.append(job)
+    yield from _flush(predictor, waiting, batch)
+
+
+def _flush(
+    predictor: Predictor, waiting: list[tuple[T, Prepared | None]], batch: list[Prepared]
+) -> Iterator[tuple[T, Prediction | None]]:
+    predictions = iter(predictor.run(batch) if batch else ())
+    for job, prepared in waiting:
+        yield job, next(predictions) if prepared is not None else None
