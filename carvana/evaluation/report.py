@@ -1,0 +1,87 @@
+"""What is left in a run folder at the end of a fit: numbers, threshold, masks and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.archs.segmenter import Segmenter
+from carvana.data.images import read_image, read_mask
+from carvana.data.samples import Sample
+from carvana.evaluation.evaluate import Evaluation, evaluate
+from carvana.evaluation.pictures import contact_sheet, curves, worst_photos
+from carvana.inference.overlay import overlay
+from carvana.inference.predictor import Predictor
+from carvana.progress import LogReporter, Reporter
+from carvana.run import Run
+
+_ON_CARD = ("images", "groups", "dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
+
+
+def evaluate_run(
+    run: Run,
+    model: Segmenter,
+    samples: Sequence[Sample],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Evaluate a run's model on its validation photos at full size, and keep all that comes of it.
+
+    Written are ``evaluation.json``, the model with its threshold, ``masks/`` and ``pictures/`` (``worst.png``,
+    ``masks.png``, ``curves.png``).
+
+    Args:
+        run: the folder.
+        model: its best network; the threshold that is best on these photos is set in its spec.
+        samples: the validation photos.
+        device: auto, cpu or cuda.
+        precision: auto, fp32, bf16 or fp16.
+        workers: threads that read, and as many that count.
+        reporter: told of the progress.
+
+    Raises:
+        DataError: a photo cannot be read, or has no mask of its size.
+    """
+    predictor = Predictor(model, device=device, precision=precision)
+    evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
+    model.with_spec(threshold=evaluation.threshold)
+    numbers = evaluation.to_json()
+    interval = {"dice_ci95": numbers["dice_ci95"]} if evaluation.dice_ci95 else {}
+    model.save_pretrained(run.model_path, metrics={name: numbers[name] for name in _ON_CARD} | interval)
+    run.write_evaluation(numbers)
+    draw_pictures(run, evaluation, samples, reporter=reporter)
+    return evaluation
+
+
+def draw_pictures(
+    run: Run, evaluation: Evaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
+) -> None:
+    """Draw the run's pictures from its records and its masks; they must be there."""
+    reporter = reporter or LogReporter()
+
+    def mask_of(sample: Sample) -> NDArray[np.uint8]:
+        return read_mask(run.masks_path / f"{sample.image.stem}_mask.png")
+
+    worst_photos(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
+    shown = _spread(samples)
+    contact_sheet(
+        [overlay(read_image(sample.image), mask_of(sample)) for sample in shown],
+        [sample.image.stem for sample in shown],
+        path=run.pictures_path / "masks.png",
+        title="Masks of validation photos",
+    )
+    records = run.read_metrics()
+    if records:
+        curves(records, run.pictures_path / "curves.png")
+    reporter.info(f"pictures of the worst photos, of masks and of the training: {run.pictures_path}")
+
+
+def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
+    """Some samples from all over the list, so that many cars and views are shown."""
+    places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
+    return [samples[place] for place in places]
