@@ -1,0 +1,85 @@
+"""From a name to a network: the registry's factory is called with what it takes, and its answer is made uniform."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from carvana.archs.spec import ModelSpec, Network
+from carvana.errors import ConfigError, ModelError, did_you_mean
+from carvana.registry import registry
+
+RESERVED = ("name", "classes", "encoder_weights")
+
+
+def build_network(
+    name: str,
+    *,
+    classes: int = 1,
+    encoder_weights: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Network, ModelSpec]:
+    """Call the factory of ``name``; see ``carvana.create_model`` for the arguments and the errors."""
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise ConfigError(f"classes must be a whole number of at least 1, got {classes!r}")
+    entry = registry.archs.entry(name)
+    factory = entry.load()
+    arguments = dict(options or {})
+    _check_options(name, factory, arguments)
+    weights = _plain(encoder_weights)
+    if "encoder_weights" in inspect.signature(factory).parameters:
+        arguments["encoder_weights"] = weights
+    elif weights not in (None, "auto"):
+        raise ConfigError(f"'{name}' has no encoder that could start from '{weights}': leave encoder_weights at none")
+    built = factory(name, classes=classes, **arguments) if entry.family else factory(classes=classes, **arguments)
+    network = Network(built) if isinstance(built, nn.Module) else built
+    if not isinstance(network, Network):
+        raise ModelError(
+            f"the factory of '{name}' (from {entry.source}) must return a Network or an nn.Module,"
+            f" got {type(built).__name__}"
+        )
+    spec = {
+        "arch": name,
+        "options": dict(options or {}),
+        "classes": classes,
+        "stride": network.stride,
+        "min_size": network.min_size,
+        "mean": network.mean,
+        "std": network.std,
+        "init": network.init,
+        "package": entry.source,
+    }
+    return network, ModelSpec.from_json(spec)
+
+
+def unknown_option(option: str, name: str, known: list[str]) -> ConfigError:
+    """The error that refuses an option and lists those that there are."""
+    listing = f"it takes {', '.join(known)}" if known else "it takes none"
+    return ConfigError(f"'{name}' has no option '{option}'{did_you_mean(option, known)}; {listing}")
+
+
+def _plain(encoder_weights: str | Path | None) -> str | None:
+    if encoder_weights is None or (isinstance(encoder_weights, str) and encoder_weights.lower() == "none"):
+        return None
+    if not isinstance(encoder_weights, str | Path) or not str(encoder_weights):
+        raise ConfigError(f"encoder_weights must be imagenet, none, auto or a file, got {encoder_weights!r}")
+    return str(encoder_weights)
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse an option that the factory's signature does not know; a factory that takes any checks them itself."""
+    for option in options:
+        if option in RESERVED:
+            raise ConfigError(f"'{option}' is no option of '{name}': it has its own argument, beside the options")
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    takes = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [parameter.name for parameter in parameters if parameter.name not in RESERVED and parameter.kind in takes]
+    for option in options:
+        if option not in known:
+            raise unknown_option(option, name, known)

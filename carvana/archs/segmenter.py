@@ -1,0 +1,214 @@
+"""The one thing that all architectures stand behind: photos of any size in, logits of that size out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from carvana.archs import storage
+from carvana.archs.build import build_network
+from carvana.archs.spec import ModelSpec
+from carvana.errors import ModelError
+
+
+class Segmenter(nn.Module):
+    """A network and the ModelSpec that tells how to feed it: an ``nn.Module`` like any other.
+
+    Args:
+        network: Normalised float images (N, 3, H, W), H and W multiples of ``spec.stride`` and at least
+            ``spec.min_size``, to logits (N, ``spec.classes``, H, W).
+        spec: The record that travels with the weights.
+        encoder: The part of ``network`` that a smaller learning rate or freezing is for.
+
+    >>> model = Segmenter(nn.Conv2d(3, 1, 1), ModelSpec(arch="mine", stride=8))
+    >>> model(torch.zeros(1, 3, 5, 13, dtype=torch.uint8)).shape
+    torch.Size([1, 1, 5, 13])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, *, encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self._encoder = _path_of(encoder, network)
+        # Not in the state: they are the spec's, and the weights alone must load into the bare network.
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
+        self._set_spec(spec)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The record that travels with the weights."""
+        return self._spec
+
+    def with_spec(self, **changes: Any) -> Self:
+        """Change values of the spec in place and return this model.
+
+        Raises:
+            ModelError: a value is unknown or out of its range.
+
+        >>> Segmenter(nn.Conv2d(3, 1, 1), ModelSpec(arch="mine")).with_spec(threshold=0.4).spec.threshold
+        0.4
+        """
+        self._set_spec(self._spec.changed(**changes))
+        return self
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the encoder; empty if the architecture does not tell which part that is."""
+        return [] if self._encoder is None else list(self.network.get_submodule(self._encoder).parameters())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map photos to logits.
+
+        Args:
+            images: (N, 3, H, W), RGB, uint8 or float in [0, 1], any H and W.
+
+        Returns:
+            Logits (N, classes, H, W), of the network's precision.
+
+        Raises:
+            ValueError: the tensor is not of that form.
+        """
+        _check_images(images)
+        height, width = images.shape[-2:]
+        logits = self.network(self._pad(self._normalise(images)))
+        return self._crop(logits, height, width)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, metrics: Mapping[str, Any] | None = None) -> None:
+        """Write ``model.safetensors``, ``config.json`` and a model card into ``folder``, each atomically.
+
+        Args:
+            folder: Made if it is missing; files of these names in it are replaced.
+            metrics: Numbers to show on the card, by name.
+        """
+        storage.save(folder, self.network, self._spec, metrics=metrics)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        network: nn.Module | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Read a model, in evaluation mode, from a model folder, a run folder or a repository of the Hugging Face hub.
+
+        Nothing is unpickled, and a local folder is read without the network.
+
+        Args:
+            source: The folder, or a repository such as ``"name/model"``.
+            network: Your own module to load the weights into, for an architecture that is not in the registry.
+            revision: Branch, tag or commit of the repository.
+
+        Raises:
+            ModelError: files are missing or foreign, weights do not fit exactly or are not finite, or the architecture
+                is not installed.
+        """
+        folder = storage.locate(source, revision)
+        spec = storage.read_spec(folder)
+        encoder = None
+        if network is None:
+            storage.check_installed(folder, spec)
+            built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options)
+            network, encoder = built.module, built.encoder
+        storage.load_weights(folder, network)
+        return cls(network, spec, encoder=encoder).eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model and its card to the Hugging Face hub, making the repository if need be.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ModelError: the hub refuses or does not answer.
+        """
+        return storage.push(repo_id, self.network, self._spec, private=private, token=token)
+
+    def _set_spec(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self.mean.copy_(torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.std.copy_(torch.tensor(spec.std).view(1, 3, 1, 1))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        pixels = images.to(self.mean.dtype)
+        if images.dtype == torch.uint8:
+            pixels = pixels / 255
+        return (pixels - self.mean) / self.std
+
+    def _pad(self, images: Tensor) -> Tensor:
+        for axis in (2, 3):
+            size = images.shape[axis]
+            padded = padded_size(size, self._spec.stride, self._spec.min_size)
+            if (
+                torch.compiler.is_exporting() or padded != size
+            ):  # an exported graph holds for all sizes: no branch there
+                images = images.index_select(axis, _reflection(size, padded, images.device))
+        return images
+
+    def _crop(self, logits: Tensor, height: int, width: int) -> Tensor:
+        if not torch.compiler.is_compiling():
+            _check_logits(logits, self._spec, height, width)
+        if torch.compiler.is_exporting():  # a slice would fix in the graph whether there was anything to cut off
+            rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
+            return logits.index_select(2, rows).index_select(3, columns)
+        return logits[..., :height, :width]
+
+
+def padded_size(size: int, stride: int, min_size: int) -> int:
+    """The number of rows, or columns, that a network sees of a picture that has ``size`` of them.
+
+    >>> padded_size(1918, 32, 64), padded_size(5, 32, 64)
+    (1920, 64)
+    """
+    return -(-max(size, min_size) // stride) * stride
+
+
+def _reflection(size: int, padded: int, device: torch.device) -> Tensor:
+    """Indices 0, 1, .., size - 1, size - 2, .., that bounce off both ends as often as it takes to reach ``padded``.
+
+    Rows and columns are added behind the last ones only, so that a network's grid begins at the photo's corner.
+    """
+    last = size - 1
+    phase = torch.arange(padded, device=device) % max(2 * last, 1)
+    return last - (phase - last).abs()
+
+
+def _check_images(images: Tensor) -> None:
+    expected = "images must be a tensor (N, 3, H, W) of uint8, or of float in [0, 1]"
+    if not isinstance(images, Tensor):
+        raise ModelError(f"{expected}, got {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        hint = "; this looks like (N, H, W, 3): permute it" if images.ndim == 4 and images.shape[-1] == 3 else ""
+        hint = "; add the first axis with images[None]" if images.ndim == 3 else hint
+        raise ModelError(f"{expected}, got shape {tuple(images.shape)}{hint}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ModelError(f"{expected}, got {images.dtype}")
+    if 0 in images.shape[-2:]:
+        raise ModelError(f"{expected}, got an empty picture of shape {tuple(images.shape)}")
+
+
+def _check_logits(logits: Tensor, spec: ModelSpec, height: int, width: int) -> None:
+    size = [padded_size(side, spec.stride, spec.min_size) for side in (height, width)]
+    expected = [spec.classes, *size]
+    found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found[1:] != expected:
+        raise ModelError(
+            f"the network of '{spec.arch}' must return logits (N, {', '.join(str(side) for side in expected)})"
+            f" for images of height and width {size}, got {found}"
+        )
+
+
+def _path_of(module: nn.Module | None, network: nn.Module) -> str | None:
+    """The dotted name of a part, which unlike the part itself survives copying the whole."""
+    if module is None:
+        return None
+    for path, part in network.named_modules():
+        if part is module:
+            return str(path)
+    raise ModelError("the encoder must be a part of the network")

@@ -1,0 +1,157 @@
+"""A model on disk: ``model.safetensors``, ``config.json`` and a card. Read strictly, written atomically, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from carvana.archs.card import model_card
+from carvana.archs.spec import ModelSpec
+from carvana.errors import ModelError
+from carvana.files import atomic_path, write_json, write_text
+from carvana.registry import registry
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save(
+    folder: str | os.PathLike[str], network: nn.Module, spec: ModelSpec, *, metrics: Mapping[str, Any] | None = None
+) -> None:
+    """Write the three files; weights first, so that a new configuration never stands beside old weights."""
+    folder = Path(folder)
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(_own_memory(network.state_dict()), temporary, metadata={"format": "pt"})
+    write_json(folder / CONFIG, spec.to_json())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    write_text(folder / "README.md", model_card(spec, parameters, metrics or {}))
+
+
+def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The model folder that ``source`` means: itself, the ``model/`` inside a run, or a download from the hub."""
+    folder = Path(source)
+    if folder.is_dir():
+        inner = folder / "model"
+        return inner if not (folder / CONFIG).exists() and (inner / CONFIG).exists() else folder
+    if folder.exists():
+        raise ModelError(f"'{folder}' is a file: give the model folder or the run folder")
+    name = os.fspath(source)
+    could_be_repository = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
+    if not could_be_repository or folder.parent.is_dir():
+        raise ModelError(f"there is no model folder '{name}'")
+    return _download(name, revision)
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The record in ``config.json``."""
+    path = folder / CONFIG
+    for needed in (path, folder / WEIGHTS):
+        if not needed.is_file():
+            raise ModelError(f"'{folder}' is no model folder: {needed.name} is missing")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"'{path}' is not JSON: {error}") from None
+    if isinstance(values, dict) and "arch" not in values:
+        raise ModelError(f"'{path}' was not written by carvana: it names no 'arch'")
+    try:
+        return ModelSpec.from_json(values)
+    except ModelError as error:
+        raise ModelError(f"'{path}': {error}") from None
+
+
+def check_installed(folder: Path, spec: ModelSpec) -> None:
+    """Tell which package is missing, where the registry does not know the architecture."""
+    if spec.arch in registry.archs:
+        return
+    if spec.package == "script":
+        remedy = "register it first with carvana.register_arch, or pass your own module as network="
+    else:
+        remedy = f"install the package that brings it: pip install {spec.package}"
+    raise ModelError(f"'{folder}' holds the architecture '{spec.arch}', which is not registered here: {remedy}")
+
+
+def load_weights(folder: Path, network: nn.Module) -> None:
+    """Fill ``network`` from ``model.safetensors``, exactly: every tensor, no other, each of its shape and finite."""
+    path = folder / WEIGHTS
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"'{path}' is not a readable safetensors file: {error}") from None
+    difference = first_difference(network.state_dict(), found)
+    if difference:
+        raise ModelError(f"'{path}' does not fit the architecture: {difference}")
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"'{path}' is damaged: '{name}' holds values that are not finite")
+    network.load_state_dict(found)
+
+
+def first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """What keeps two sets of weights from being the same in names and shapes, in half a line; None if nothing does."""
+    missing = [name for name in expected if name not in found]
+    if missing:
+        return f"{len(missing)} of {len(expected)} tensors are missing, the first is '{missing[0]}'"
+    unexpected = [name for name in found if name not in expected]
+    if unexpected:
+        return f"{len(unexpected)} tensors are unknown to it, the first is '{unexpected[0]}'"
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            return f"'{name}' has shape {tuple(found[name].shape)} and should have {tuple(tensor.shape)}"
+        if found[name].is_floating_point() != tensor.is_floating_point():
+            return f"'{name}' is {found[name].dtype} and should be {tensor.dtype}"
+    return None
+
+
+def push(repo_id: str, network: nn.Module, spec: ModelSpec, *, private: bool, token: str | None) -> str:
+    """Upload the folder that ``save`` writes."""
+    from huggingface_hub import HfApi  # half a second that nobody pays who only reads folders
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder, network, spec)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {spec.arch}")
+        except Exception as error:  # the client raises its own, its transport's and plain OSErrors
+            raise ModelError(f"'{repo_id}' could not be pushed to the hub: {_first_line(error)}") from error
+    return str(commit)
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download  # see push
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[CONFIG, WEIGHTS], etag_timeout=5))
+    except Exception as error:  # see push
+        raise ModelError(
+            f"there is no folder '{repo_id}' here, and the hub did not give a repository of that name:"
+            f" {_first_line(error)}"
+        ) from error
+
+
+def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, none of which shares memory: the format has no ties, and reading fills both ends of one."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in seen or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
