@@ -1,1 +1,18 @@
-"""TODO"""
+"""Drawn studio cars: photos with exact masks for trying everything out where no photos are at hand.
+
+A car is a parametric body in three dimensions (sedan, coupe, hatch, SUV, van or pickup), seen by a perspective camera while
+it turns on its table, 16 views 22.5 degrees apart. Its glass is seen through and belongs to it, as in the competition's
+masks; so do mirrors, wheels and antenna. Its shadow and reflection do not.
+
+No real picture is part of this. Matched roughly to the real photos are: the camera's distance, height, focal length and
+vanishing point (fitted to the mean box of the masks in each view); the car's share of the picture; the brightness of car and
+studio; how frequent colours and kinds of cars are; the room itself (white round wall with large grey lettering, grey foot,
+turntable); and the quality of the JPEG files.
+"""
+
+from __future__ import annotations
+
+from carvana.data.demo.photo import VIEWS, draw_photo
+from carvana.data.demo.write import car_id, write_demo
+
+__all__ = ["VIEWS", "car_id", "draw_photo", "write_demo"]
