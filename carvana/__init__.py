@@ -1,1 +1,91 @@
-"""From a photo to a full-size mask."""
+"""From a photo to a full-size mask: networks, data, training, prediction and evaluation behind one interface.
+
+Nothing heavy is imported before it is used: ``import carvana`` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from carvana import testing
+    from carvana.archs.factory import create_model
+    from carvana.archs.segmenter import Segmenter
+    from carvana.archs.spec import ModelSpec
+    from carvana.config import FitConfig, load_config
+    from carvana.data.dataset import SegmentationDataset
+    from carvana.data.samples import Sample, find_samples
+    from carvana.data.splits import split_samples
+    from carvana.errors import CarvanaError
+    from carvana.evaluation.evaluate import evaluate
+    from carvana.inference.predictor import Predictor
+    from carvana.run import Run
+    from carvana.training.fit import fit
+    from carvana.training.trainer import Trainer
+
+_HOMES = {
+    "CarvanaError": "carvana.errors",
+    "FitConfig": "carvana.config",
+    "ModelSpec": "carvana.archs.spec",
+    "Predictor": "carvana.inference.predictor",
+    "Run": "carvana.run",
+    "Sample": "carvana.data.samples",
+    "Segmenter": "carvana.archs.segmenter",
+    "SegmentationDataset": "carvana.data.dataset",
+    "Trainer": "carvana.training.trainer",
+    "create_model": "carvana.archs.factory",
+    "evaluate": "carvana.evaluation.evaluate",
+    "find_samples": "carvana.data.samples",
+    "fit": "carvana.training.fit",
+    "load_config": "carvana.config",
+    "split_samples": "carvana.data.splits",
+}
+
+__all__ = [
+    "CarvanaError",
+    "FitConfig",
+    "ModelSpec",
+    "Predictor",
+    "Run",
+    "Sample",
+    "SegmentationDataset",
+    "Segmenter",
+    "Trainer",
+    "create_model",
+    "evaluate",
+    "find_samples",
+    "fit",
+    "load_config",
+    "register_arch",
+    "split_samples",
+    "testing",
+]
+
+
+def register_arch(name: str, target: Any, *, summary: str = "", replace: bool = False) -> None:
+    """Add an architecture: a ``"module:factory"`` string, or the factory itself.
+
+    Raises:
+        CarvanaError: the name is taken and ``replace`` is not set.
+
+    Example:
+        >>> carvana.register_arch("mine", "my_package.net:build")  # doctest: +SKIP
+    """
+    from carvana.registry import registry
+
+    registry.archs.register(name, target, summary=summary, replace=replace)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in ("testing", "data"):
+        return importlib.import_module(f"carvana.{name}")
+    raise AttributeError(f"module 'carvana' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

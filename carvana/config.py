@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from carvana.errors import ConfigError, did_you_mean
+
+S = TypeVar("S", bound=BaseModel)
 
 
 def _both_sides(value: Any) -> Any:
@@ -143,10 +145,15 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
 
 def make_config(values: Mapping[str, Any], origin: str = "recipe") -> FitConfig:
     """Validate plain values; every mistake becomes part of one line that begins with ``origin``."""
+    return make_section(FitConfig, values, origin)
+
+
+def make_section(section: type[S], values: Mapping[str, Any], origin: str) -> S:
+    """Validate the values of one section of a recipe."""
     try:
-        return FitConfig(**values)
+        return section(**values)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(_explain(detail) for detail in error.errors())) from error
+        raise ConfigError(f"{origin}: " + "; ".join(_explain(section, detail) for detail in error.errors())) from error
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -206,18 +213,17 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[key] = value
 
 
-def _explain(detail: Any) -> str:
+def _explain(root: type[BaseModel], detail: Any) -> str:
     where = [str(part) for part in detail["loc"]]
     key = ".".join(where)
     if detail["type"] == "extra_forbidden":
-        fields = _section(where[:-1]).model_fields
+        fields = _section(root, where[:-1]).model_fields
         return f"{key}: unknown key{did_you_mean(where[-1], fields) or f'; expected {chr(44).join(fields)}'}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _section(where: Sequence[str]) -> type[BaseModel]:
-    model: type[BaseModel] = FitConfig
+def _section(model: type[BaseModel], where: Sequence[str]) -> type[BaseModel]:
     for name in where:
         annotation = model.model_fields[name].annotation
         model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model

@@ -1,10 +1,10 @@
 """Losses by name: each compares logits with coverage targets, photo by photo, and is least where they agree.
 
 A loss is a callable ``loss(logits, targets)``: both (N, classes, H, W), targets float in [0, 1]; the result is a scalar
-to minimise. Region losses (dice, jaccard, tversky) are computed per photo and averaged, as the competition's metric
-is; smp's sum over the whole batch. They also hold for soft targets: the usual product p * t is largest at p = 1 for
-any t > 0, so the overlap is written with |p - t| (Wang et al., Dice Semimetric Losses, MICCAI 2023), which is the
-usual loss on hard targets and least at p = t on soft ones.
+to minimise. Region losses (dice, jaccard, tversky) are smp's, but computed per photo and averaged, as the
+competition's metric is, where smp sums over the whole batch. They hold for soft targets: the usual product p * t is
+largest at p = 1 for any t > 0, so smp writes the overlap with |p - t| (Wang et al., Dice Semimetric Losses, MICCAI
+2023), which is the usual loss on hard targets and least at p = t on soft ones.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
+from segmentation_models_pytorch.losses._functional import soft_tversky_score
 from torch import Tensor, nn
 
 from carvana.errors import ConfigError
@@ -86,10 +87,7 @@ def boundary_bce() -> Loss:
 
 
 class Tversky(nn.Module):
-    """One minus Tversky's index of each photo and class, averaged: TP / (TP + alpha FP + beta FN), for soft targets.
-
-    With a = sum p, b = sum t and d = sum |p - t|, the parts are TP = (a + b - d) / 2, FP = a - TP, FN = b - TP.
-    """
+    """One minus Tversky's index, TP / (TP + alpha FP + beta FN), of each photo and class, averaged."""
 
     def __init__(self, *, alpha: float, beta: float) -> None:
         super().__init__()
@@ -99,11 +97,10 @@ class Tversky(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of logits and targets, both (N, classes, H, W)."""
         probabilities = logits.float().sigmoid().flatten(2)
-        targets = targets.float().flatten(2)
-        predicted, true = probabilities.sum(2), targets.sum(2)
-        overlap = (predicted + true - (probabilities - targets).abs().sum(2)) / 2
-        wrong = self.alpha * (predicted - overlap) + self.beta * (true - overlap)
-        return (1 - (overlap + SMOOTH) / (overlap + wrong + SMOOTH)).mean()
+        scores: Tensor = soft_tversky_score(
+            probabilities, targets.float().flatten(2), self.alpha, self.beta, smooth=SMOOTH, dims=2
+        )
+        return (1 - scores).mean()
 
 
 class _WeightedSum(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -73,6 +74,11 @@ class Run:
     def read_config(self) -> FitConfig:
         """The recipe that the run was fitted with."""
         return load_config(self.config_path)
+
+    def read_groups(self, subset: str) -> set[str]:
+        """The cars of one side of the split, "train" or "val"."""
+        with open(self.split_path, newline="", encoding="utf-8") as file:
+            return {row["group"] for row in csv.DictReader(file) if row["subset"] == subset}
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Keep versions, hardware and times."""

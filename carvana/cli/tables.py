@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+from carvana.files import write_json
 
 
 def show(table: Table) -> None:
@@ -39,3 +42,11 @@ def evaluation_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
 
 def _number(value: float) -> str:
     return f"{value:.5f}"
+
+
+def write_json_result(target: str, value: Any) -> None:
+    """Write JSON to a file, or to stdout where the target is ``-``."""
+    if target == "-":
+        print(json.dumps(value, indent=2, allow_nan=False))
+    else:
+        write_json(target, value)

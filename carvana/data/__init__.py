@@ -1,1 +1,1 @@
-"""TODO"""
+"""Photos and masks: reading, finding, splitting, augmenting, drawing."""

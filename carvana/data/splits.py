@@ -23,7 +23,7 @@ from carvana.devices import cpu_count
 from carvana.errors import DataError
 from carvana.files import write_text
 
-MASKS_A_GROUP = 4
+MASKS_A_GROUP = 2
 """How many masks of a car are read for its foreground share: enough to tell a lorry from a roadster."""
 
 

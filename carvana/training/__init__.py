@@ -1,1 +1,1 @@
-"""TODO"""
+"""From a recipe to a finished run."""

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
-from carvana.config import TrainConfig
+from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.devices import cpu_count, resolve_device, resolve_precision
 from carvana.errors import CarvanaError, ConfigError
@@ -96,7 +96,7 @@ class Trainer:
         reporter: Reporter | None = None,
         **changes: Any,
     ) -> None:
-        self.settings = TrainConfig(**{**(settings or TrainConfig()).model_dump(), **changes})
+        self.settings = make_section(TrainConfig, {**(settings or TrainConfig()).model_dump(), **changes}, "train")
         self.reporter = reporter or LogReporter()
         self.callbacks = list(callbacks)
         self.model = _as_segmenter(model, train)
@@ -117,6 +117,7 @@ class Trainer:
         self.best_dice = -math.inf
         self.step = 0
         self.seconds = 0.0
+        self._best_state: dict[str, Tensor] = {}
         self._recent: deque[Tensor] = deque(maxlen=max(1, math.ceil(STATISTICS_IMAGES / self.settings.batch_size)))
 
     @property
@@ -206,15 +207,20 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> Validation | None:
-        """Loss, mean Dice per photo and pixel accuracy over the validation photos, at the training size."""
+        """Refresh BatchNorm's statistics, then measure the kept network on the validation photos."""
         refresh_statistics(self.kept, list(self._recent), self.accelerator.autocast)
         self._share_statistics()
-        if self.val_loader is None:
-            return None
+        return self.validate_only(self.kept) if self.val_loader is not None else None
+
+    @torch.no_grad()
+    def validate_only(self, model: nn.Module) -> Validation:
+        """The numbers of a network as it stands."""
+        assert self.val_loader is not None
+        model.eval()
         sums = []
-        for images, targets in self.val_loader:
+        for (images, targets), _ in _timed(self.val_loader):
             with self.accelerator.autocast():
-                logits = self.kept(images.contiguous(memory_format=torch.channels_last)).float()
+                logits = model(images.contiguous(memory_format=torch.channels_last)).float()
             batch = torch.stack([self._loss_of_each(logits, targets), *_agreement(logits, targets)], dim=1)
             sums.append(self.accelerator.gather_for_metrics(batch))
         loss, dice, accuracy = torch.cat(sums).double().mean(0).tolist()
@@ -331,13 +337,11 @@ class Trainer:
 
     def _restore_best(self) -> Segmenter:
         self.accelerator.wait_for_everyone()
-        kept = self.kept
         if self.run is not None:
-            state = Segmenter.from_pretrained(self.run.model_path, network=kept.network).state_dict()
+            Segmenter.from_pretrained(self.run.model_path, network=self.kept.network)
         else:
-            state = self._best_state
-        kept.load_state_dict(state)
-        return kept.eval()
+            self.kept.load_state_dict(self._best_state)
+        return self.kept.eval()
 
 
 def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
@@ -370,7 +374,14 @@ def _timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
             batch = next(iterator)
         except StopIteration:
             return
+        except CarvanaError as error:
+            # A reader's error comes with that process's traceback around it; the last line is the message.
+            raise type(error)(str(error).strip().splitlines()[-1].removeprefix(_full_name(error))) from None
         yield batch, time.perf_counter() - began
+
+
+def _full_name(error: Exception) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}: "
 
 
 def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

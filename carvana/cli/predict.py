@@ -1,0 +1,37 @@
+"""``carvana predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or a model folder.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Photos, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    save: Annotated[str, typer.Option(help="What to write, with commas: mask, prob, cutout, overlay.")] = "mask",
+    scale: Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")] = "trained",
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
+    ] = 300_000_000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Write masks of photos at their own size; a second call does what the first left undone."""
+    from carvana.cli.display import make_reporter
+    from carvana.inference.predictor import Predictor
+    from carvana.inference.writing import collect_photos, predict_folder
+
+    reporter = make_reporter()
+    found = collect_photos(photos, out=out)
+    predictor = Predictor.from_pretrained(run, scale=scale, device=device, max_pixels=max_pixels)
+    kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
+    summary = predict_folder(predictor, found, out=out, save=kinds, reporter=reporter)
+    done = f"{summary.written} written to {out}"
+    kept = f", {summary.skipped} there already" if summary.skipped else ""
+    failed = f", {len(summary.failed)} could not be read" if summary.failed else ""
+    typer.echo(done + kept + failed)
+    if summary.failed:
+        raise typer.Exit(1)

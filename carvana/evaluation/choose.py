@@ -1,0 +1,77 @@
+"""Which photos a run is evaluated on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from carvana.data.samples import Sample, find_samples
+from carvana.data.splits import Split, read_split
+from carvana.errors import DataError
+from carvana.progress import LogReporter, Reporter
+from carvana.run import Run
+
+Subset = Literal["val", "train", "all"]
+
+
+def choose_samples(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    split: Subset | None = None,
+    reporter: Reporter | None = None,
+) -> list[Sample]:
+    """The photos to evaluate a run, or a model folder, on.
+
+    Args:
+        run: A run; a model folder serves if ``data`` is given.
+        data: Another data folder: all of it counts, and it is told if it shows cars that the run was trained on.
+        split: Part of the run's own photos: val (the default), train or all.
+
+    Raises:
+        DataError: the photos are gone, or none of them is in this part.
+        RunError: without ``data``, ``run`` must be a run.
+    """
+    reporter = reporter or LogReporter()
+    if data is not None and not _is_own(run, data):
+        if split not in (None, "all"):
+            raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
+        samples = find_samples(data, group=_group_pattern(run))
+        _tell_known_cars(run, samples, reporter)
+        return samples
+    found = read_run_split(Run.open(run))
+    parts = {"val": found.val, "train": found.train, "all": found.train + found.val}
+    return list(parts[split or "val"])
+
+
+def read_run_split(run: Run) -> Split:
+    """The photos of a run, as it divided them."""
+    config = run.read_config()
+    if config.data.root is None:
+        raise DataError(f"{run.config_path}: names no data folder; give one with --data")
+    data = config.data
+    samples = find_samples(data.root, images=data.images, masks=data.masks, group=data.group)
+    if config.split.file is not None and config.split.file.is_dir():
+        samples += find_samples(config.split.file, group=data.group)
+    return read_split(run.split_path, samples)
+
+
+def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
+    path = Run(run).config_path
+    own = Run(run).read_config().data.root if path.is_file() else None
+    return own is not None and own.resolve() == Path(data).resolve()
+
+
+def _group_pattern(run: str | os.PathLike[str]) -> str | None:
+    return Run(run).read_config().data.group if Run(run).config_path.is_file() else None
+
+
+def _tell_known_cars(run: str | os.PathLike[str], samples: list[Sample], reporter: Reporter) -> None:
+    if not Run(run).split_path.is_file():
+        return
+    known = sorted({sample.group for sample in samples} & Run(run).read_groups("train"))
+    if known:
+        reporter.warn(
+            f"{len(known)} cars of this data were trained on (the first: {known[0]}): the numbers read too high"
+        )

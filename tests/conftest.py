@@ -1,0 +1,26 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Each of pytest's processes gets its share of the machine, and no test reaches for a hub.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five demo cars from four angles, 240 x 160: Carvana's layout in a second."""
+    from carvana.data.demo import write_demo
+
+    return write_demo(tmp_path_factory.mktemp("data") / "tiny", cars=5, views=4, size=(160, 240), workers=1)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from carvana.data.dataset import EpochSampler, SegmentationDataset
+from carvana.data.images import read_image, read_mask, write_image, write_mask
+from carvana.data.samples import Sample, find_samples
+from carvana.errors import ConfigError, DataError
+
+
+def test_an_item_is_an_image_and_the_coverage_of_its_mask(tiny_data: Path) -> None:
+    samples = find_samples(tiny_data)
+    image, coverage = SegmentationDataset(samples, size=(40, 60))[3]
+    assert image.dtype == torch.uint8
+    assert tuple(image.shape) == (3, 40, 60)
+    mask = read_mask(samples[3].mask).astype(float)
+    assert np.abs(coverage[0].numpy() - mask.reshape(40, 4, 60, 4).mean(axis=(1, 3))).max() <= 0.51 / 255
+    whole = read_image(samples[3].image).astype(float).reshape(40, 4, 60, 4, 3).mean(axis=(1, 3))
+    assert np.abs(image.permute(1, 2, 0).numpy() - whole).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["resize", "crop"])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_items_do_not_depend_on_the_workers(tiny_data: Path, mode: str, workers: int) -> None:
+    data = SegmentationDataset(find_samples(tiny_data), size=(32, 48), mode=mode, augment="studio", seed=7)
+    sampler = EpochSampler(len(data), seed=7)
+    sampler.set_epoch(2)
+    expected = [data[key] for key in sampler]
+    loader = DataLoader(data, batch_size=3, sampler=sampler, num_workers=workers)
+    for number, (images, masks) in enumerate(loader):
+        for place in range(len(images)):
+            assert torch.equal(images[place], expected[3 * number + place][0])
+            assert torch.equal(masks[place], expected[3 * number + place][1])
+
+
+def test_epochs_differ_in_order_and_in_augmentation(tiny_data: Path) -> None:
+    data = SegmentationDataset(find_samples(tiny_data), size=(32, 48), augment="studio")
+    assert not torch.equal(data[0, 5][0], data[1, 5][0])
+    sampler = EpochSampler(50, seed=0)
+    first = [index for _, index in sampler]
+    sampler.set_epoch(1)
+    assert sorted(first) == list(range(50))
+    assert first != [index for _, index in sampler]
+
+
+def test_most_crops_hold_a_boundary_and_come_at_native_size(tmp_path: Path, rng: np.random.Generator) -> None:
+    mask = np.zeros((400, 600), np.uint8)
+    mask[180:200, 280:300] = 1
+    write_image(tmp_path / "a.png", rng.integers(0, 256, (400, 600, 3), dtype=np.uint8))
+    write_mask(tmp_path / "m.png", mask)
+    data = SegmentationDataset([Sample(tmp_path / "a.png", tmp_path / "m.png", "a")], size=(64, 64), mode="crop")
+    photo = read_image(tmp_path / "a.png")
+    held = []
+    for epoch in range(60):
+        image, coverage = data[epoch, 0]
+        held.append(bool(0 < float(coverage.mean()) < 1))
+        top = image.permute(1, 2, 0).numpy()[0]
+        assert any((photo[y, x : x + 64] == top).all() for y, x in np.argwhere((photo == top[0]).all(axis=2)))
+    assert sum(held) > 40  # by chance it would be 3
+
+
+def test_a_photo_smaller_than_the_crop_is_padded(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.full((20, 30, 3), 9, np.uint8))
+    write_mask(tmp_path / "m.png", np.ones((20, 30), np.uint8))
+    data = SegmentationDataset([Sample(tmp_path / "a.png", tmp_path / "m.png", "a")], size=(64, 48), mode="crop")
+    image, coverage = data[0]
+    assert tuple(image.shape) == (3, 64, 48)
+    assert float(coverage.min()) == 1
+
+
+def test_mistakes_are_told(tmp_path: Path, tiny_data: Path) -> None:
+    samples = find_samples(tiny_data)
+    with pytest.raises(ConfigError, match="tiles"):
+        SegmentationDataset(samples, mode="tiles")
+    with pytest.raises(ConfigError, match="soft"):
+        SegmentationDataset(samples, target="soft")
+    with pytest.raises(DataError, match="no mask"):
+        SegmentationDataset([Sample(samples[0].image, None, "a")])[0]
+    write_mask(tmp_path / "m.png", np.ones((20, 30), np.uint8))
+    with pytest.raises(DataError, match="30 x 20"):
+        SegmentationDataset([Sample(samples[0].image, tmp_path / "m.png", "a")], size=(16, 16), mode="crop")[0]
+    with pytest.raises(DataError, match="augmentation"):
+        SegmentationDataset(samples, augment=lambda *, image, mask: {"image": image[:8], "mask": mask})[0]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from carvana.data.samples import find_photos, find_samples
+from carvana.errors import ConfigError, DataError
+
+
+def make(root: Path, images: str, masks: str, names: list[str], mask_suffix: str) -> Path:
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    for folder in (images, masks):
+        (root / folder).mkdir(parents=True)
+    for name in names:
+        cv2.imwrite(str(root / images / f"{name}.jpg"), pixels)
+        cv2.imwrite(str(root / masks / f"{name}{mask_suffix}.png"), pixels)
+    return root
+
+
+def test_carvanas_layout_gives_cars_and_views(tmp_path: Path) -> None:
+    make(tmp_path, "train", "train_masks", ["0123456789ab_02", "0123456789ab_01"], "_mask")
+    samples = find_samples(tmp_path)
+    assert [(s.name, s.group, s.view) for s in samples] == [
+        ("0123456789ab_01.jpg", "0123456789ab", "01"),
+        ("0123456789ab_02.jpg", "0123456789ab", "02"),
+    ]
+    assert samples[0].mask == tmp_path / "train_masks" / "0123456789ab_01_mask.png"
+
+
+def test_images_and_masks_are_found_and_each_photo_is_a_group_of_its_own(tmp_path: Path) -> None:
+    make(tmp_path, "images", "masks", ["holiday_01", "holiday_02"], "")
+    assert [s.group for s in find_samples(tmp_path)] == ["holiday_01", "holiday_02"]
+
+
+def test_folders_of_other_names_are_named_by_the_user(tmp_path: Path) -> None:
+    make(tmp_path, "a", "b", ["x"], "")
+    assert find_samples(tmp_path, images="a", masks="b")[0].name == "x.jpg"
+    with pytest.raises(ConfigError, match="together"):
+        find_samples(tmp_path, images="a")
+    with pytest.raises(DataError, match=r"data\.images"):
+        find_samples(tmp_path)
+
+
+def test_a_pattern_names_the_car(tmp_path: Path) -> None:
+    make(tmp_path, "images", "masks", ["red-front", "red-back", "blue-front"], "_mask")
+    samples = find_samples(tmp_path, group=r"(?P<group>\w+)-(?P<view>\w+)")
+    assert {(s.group, s.view) for s in samples} == {("red", "front"), ("red", "back"), ("blue", "front")}
+    assert {s.group for s in find_samples(tmp_path, group=r"(\w+)-")} == {"red", "blue"}
+
+
+@pytest.mark.parametrize(("pattern", "word"), [("(", "regular expression"), ("red", "group"), ("(x)y", "does not match")])
+def test_a_pattern_that_cannot_serve_is_told(tmp_path: Path, pattern: str, word: str) -> None:
+    make(tmp_path, "images", "masks", ["red-front"], "")
+    with pytest.raises(ConfigError, match=word):
+        find_samples(tmp_path, group=pattern)
+
+
+def test_photos_without_masks_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "images", "masks", ["a", "b", "c"], "")
+    (tmp_path / "masks" / "b.png").unlink()
+    (tmp_path / "masks" / "c.png").unlink()
+    with pytest.raises(DataError, match=r"2 of 3 photos have no mask .*b\.jpg"):
+        find_samples(tmp_path)
+
+
+def test_hidden_files_and_other_files_are_no_photos(tmp_path: Path) -> None:
+    for name in ("a.JPG", ".part-b.jpg", "notes.txt", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_photos(tmp_path)] == ["a.JPG", "b.png"]
+
+
+def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(DataError, match=str(folder)):
+            find_photos(folder)
+        with pytest.raises(DataError, match=str(folder)):
+            find_samples(folder)

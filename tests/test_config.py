@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from carvana.config import FitConfig, configs, load_config, make_config, parse_settings
+from carvana.errors import ConfigError
+
+
+def test_the_recipe_default_is_what_fitconfig_is_without_arguments() -> None:
+    assert load_config() == load_config("default") == FitConfig()
+
+
+def test_every_shipped_recipe_is_valid_and_begins_with_a_line_about_itself() -> None:
+    assert {"default", "seed-128"} <= configs().keys()
+    for name, path in configs().items():
+        load_config(name)
+        assert path.read_text().startswith(f"# {name}: ")
+
+
+def test_a_recipe_survives_being_written_and_read(tmp_path: Path) -> None:
+    recipe = FitConfig(arch="unet/resnet34", data={"size": (96, 64), "root": "photos"}, train={"minutes": 2.5})
+    (tmp_path / "a.yaml").write_text(recipe.to_yaml())
+    assert load_config(tmp_path / "a.yaml") == recipe
+
+
+def test_every_key_has_a_help_text() -> None:
+    for section in ("model", "data", "split", "train"):
+        for name, field in type(getattr(FitConfig(), section)).model_fields.items():
+            assert field.description, f"{section}.{name}"
+
+
+def test_changes_win_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("arch: segnet\ntrain: {epochs: 2, lr: 0.1}\n")
+    recipe = load_config(tmp_path / "a.yaml", {"train.epochs": 9, "arch": "unet-ref"})
+    assert (recipe.arch, recipe.train.epochs, recipe.train.lr) == ("unet-ref", 9, 0.1)
+
+
+def test_settings_are_yaml_values() -> None:
+    words = ["train.ema=0.99", "data.size=[64, 96]", "model.options.decoder_channels=[8, 4]", "data.augment=none"]
+    assert parse_settings(words) == {
+        "train.ema": 0.99,
+        "data.size": [64, 96],
+        "model.options.decoder_channels": [8, 4],
+        "data.augment": "none",
+    }
+
+
+@pytest.mark.parametrize("word", ["train.epochs", "=3", "a=[1", ""])
+def test_settings_that_are_no_key_and_value_are_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        parse_settings([word])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"train": {"epoch": 3}}, ["train.epoch", "'epochs'"]),
+        ({"trian": {}}, ["trian", "'train'"]),
+        ({"data": {"size": "big"}}, ["data.size", "big"]),
+        ({"data": {"size": [0, 4]}}, ["data.size.0", "0"]),
+        ({"train": {"lr": -1}}, ["train.lr", "-1"]),
+        ({"train": {"lr": float("nan")}}, ["train.lr", "nan"]),
+        ({"split": {"val": 0}}, ["split.val"]),
+        ({"model": {"classes": 2}}, ["model.classes", "2"]),
+        ({"train": 3}, ["train", "3"]),
+    ],
+)
+def test_a_mistake_names_key_and_value_in_one_line(values: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(values, "mine.yaml")
+    message = str(caught.value)
+    assert message.startswith("mine.yaml: ")
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "!!python/object/apply:os.getcwd []"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_an_unknown_recipe_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="'default'"):
+        load_config("defualt")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        FitConfig().train.epochs = 9  # type: ignore[misc]
+
+
+def test_print_config_is_yaml_with_every_section() -> None:
+    assert set(yaml.safe_load(FitConfig().to_yaml())) == {"arch", "model", "data", "split", "train"}

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from carvana.files import append_json_line, atomic_path, digest, file_digest, read_json_lines, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_written_file_may_be_read_by_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    write_json(tmp_path / "a" / "b" / "c.json", {"d": 1})
+    assert json.loads((tmp_path / "a" / "b" / "c.json").read_text()) == {"d": 1}
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_line_cut_by_a_kill_costs_that_line_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    append_json_line(log, {"n": 1})
+    with log.open("a") as file:
+        file.write('{"n": 2, "lo')
+    append_json_line(log, {"n": 3})
+    assert [record["n"] for record in read_json_lines(log)] == [1, 3]
+
+
+def test_digests_tell_contents_apart(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"1")
+    (tmp_path / "c").write_bytes(b"2")
+    assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b") != file_digest(tmp_path / "c")
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import carvana
+from carvana.config import FitConfig
+from carvana.errors import CarvanaError, DataError, ModelError, RunError
+from carvana.run import Run
+
+TINY = {
+    "arch": "unet-ref",
+    "model": {"options": {"width": 4}},
+    "data": {"size": [32, 48], "workers": 0},
+    "split": {"val": 2},
+    "train": {"epochs": 2, "batch_size": 4, "lr": 3e-3, "precision": "fp32"},
+}
+
+
+class Lines:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.infos.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def start(self, task: str, total: int | None) -> None: ...
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None: ...
+
+    def finish(self, task: str, **values: float) -> None: ...
+
+
+def recipe(data: Path, **changes: Any) -> FitConfig:
+    return FitConfig(**TINY).replace({"data.root": str(data), **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return carvana.fit(recipe(tiny_data), out=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_run_holds_all_that_was_promised(run: Run, tiny_data: Path) -> None:
+    assert run.read_config() == recipe(tiny_data)
+    names = {path.name for path in run.path.iterdir()}
+    assert names >= {"config.yaml", "split.csv", "model", "metrics.jsonl", "evaluation.json", "masks", "pictures", "run.json"}
+    assert len(run.read_metrics()) == 2
+    assert {path.name for path in run.pictures_path.iterdir()} >= {"worst.png", "curves.png"}
+    assert len(list(run.masks_path.glob("*_mask.png"))) == 8
+    assert run.read_record()["init"] == "random"
+
+
+def test_the_evaluation_is_at_full_size_and_about_the_kept_weights(run: Run, tiny_data: Path) -> None:
+    numbers = run.read_evaluation()
+    assert numbers["images"] == 8
+    assert numbers["groups"] == 2
+    predictor = carvana.Predictor.from_pretrained(run.path, precision="fp32")
+    assert predictor.threshold == pytest.approx(numbers["threshold"])
+    scores = []
+    for sample in carvana.find_samples(tiny_data):
+        if sample.group in run.read_groups("val"):
+            mask = predictor.predict(sample.image).mask > 0
+            true = carvana.data.images.read_mask(sample.mask) > 0
+            scores.append(2 * (mask & true).sum() / (mask.sum() + true.sum()))
+            written = carvana.data.images.read_mask(run.masks_path / f"{sample.image.stem}_mask.png") > 0
+            assert (written == mask).mean() > 0.999
+    again = carvana.evaluate(predictor, [s for s in carvana.find_samples(tiny_data) if s.group in run.read_groups("val")])
+    assert again.dice_as_predicted == pytest.approx(sum(scores) / 8, abs=1e-3)
+    assert again.dice == pytest.approx(numbers["dice"], abs=1e-9)
+
+
+def test_fit_twice_gives_the_same_weights(run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    again = carvana.fit(recipe(tiny_data), out=tmp_path / "again")
+    first, second = (carvana.Segmenter.from_pretrained(r.path).state_dict() for r in (run, again))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_init_starts_from_another_run(run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_data, train__epochs=1, train__lr=1e-12, train__warmup=0.0)
+    continued = carvana.fit(config, out=tmp_path / "more", init=run.path)
+    first, second = (carvana.Segmenter.from_pretrained(r.path) for r in (run, continued))
+    for (name, value), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(value, other, atol=1e-6, rtol=0, msg=name)
+    assert second.spec.init == "run:run"
+    with pytest.raises(ModelError, match="architecture must be the same"):
+        carvana.fit(recipe(tiny_data, model__options={"width": 6}), out=tmp_path / "other", init=run.path)
+
+
+def test_an_existing_run_stays_as_it_is(run: Run, tiny_data: Path) -> None:
+    before = run.metrics_path.read_bytes()
+    with pytest.raises(RunError, match="--out"):
+        carvana.fit(recipe(tiny_data), out=run.path)
+    assert run.metrics_path.read_bytes() == before
+
+
+def test_a_split_by_photo_is_told_to_leak(tiny_data: Path, tmp_path: Path) -> None:
+    lines = Lines()
+    carvana.fit(recipe(tiny_data, split__by="image", split__val=6, train__epochs=1), out=tmp_path / "r", reporter=lines)
+    assert any("both sides" in line for line in lines.warnings)
+
+
+def test_a_split_of_the_users_own(run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_data, split__file=str(run.split_path), split__seed=5, train__epochs=1)
+    assert carvana.fit(config, out=tmp_path / "r").split_path.read_text() == run.split_path.read_text()
+
+
+def test_crops_train_at_native_size(tiny_data: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_data, data__mode="crop", data__size=[64, 64], data__augment="studio", train__epochs=1)
+    made = carvana.fit(config, out=tmp_path / "crops")
+    assert carvana.Segmenter.from_pretrained(made.path).spec.trained_size is None
+    assert json.loads(made.evaluation_path.read_text())["scale"] == "native"
+
+
+def test_smp_networks_train_with_a_frozen_encoder(tiny_data: Path, tmp_path: Path) -> None:
+    config = recipe(
+        tiny_data, arch="unet/resnet18", model__options={"decoder_channels": [16, 8, 8, 4, 4]},
+        model__encoder_weights="none", train__freeze_encoder=True, train__ema=0.9, train__epochs=1,
+        data__size=[64, 64],
+    )  # fmt: skip
+    assert carvana.fit(config, out=tmp_path / "smp").read_evaluation()["images"] == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"arch": "unet-erf"}, "unet-ref"),
+        ({"train__loss": "bcd"}, "bce"),
+        ({"data__augment": "studoi"}, "studio"),
+        ({"split__val": 5}, "split.val"),
+        ({"data__root": "nowhere"}, "nowhere"),
+        ({"model__options": {"widht": 3}}, "width"),
+    ],
+)
+def test_a_mistake_is_told_before_a_run_folder_is_made(
+    tiny_data: Path, tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(CarvanaError, match=word):
+        carvana.fit(recipe(tiny_data, **changes), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_photo_is_named(tiny_data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    victim = sorted((broken / "train").iterdir())[3]
+    victim.write_bytes(victim.read_bytes()[:500])
+    for workers in (0, 1):
+        with pytest.raises(DataError) as caught:
+            carvana.fit(recipe(broken, data__workers=workers), out=tmp_path / f"run{workers}")
+        assert str(caught.value).startswith(str(victim))
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from carvana.archs.factory import create_model
+from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
+from carvana.config import TrainConfig
+from carvana.errors import ConfigError
+from carvana.training.optim import freeze_encoder, make_optimizer, rate_factor, refresh_statistics, train_mode
+
+
+@pytest.fixture
+def encoder_model() -> Segmenter:
+    return create_model("unet/resnet18", decoder_channels=[16, 8, 8, 4, 4])
+
+
+def test_every_trainable_parameter_is_in_one_group_with_its_own_rate(encoder_model: Segmenter) -> None:
+    settings = TrainConfig(lr=0.1, encoder_lr=0.01, weight_decay=0.3)
+    groups = make_optimizer(encoder_model, settings).param_groups
+    seen = [id(p) for group in groups for p in group["params"]]
+    assert sorted(seen) == sorted(id(p) for p in encoder_model.parameters() if p.requires_grad)
+    encoder = {id(p) for p in encoder_model.encoder_parameters()}
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["base_lr"] == (0.01 if id(parameter) in encoder else 0.1)
+            assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0)
+
+
+def test_sgd_is_nesterovs() -> None:
+    optimizer = make_optimizer(create_model("unet-ref", width=2), TrainConfig(optimizer="sgd"))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["nesterov"]
+
+
+def test_a_frozen_encoder_keeps_weights_and_statistics(encoder_model: Segmenter) -> None:
+    freeze_encoder(encoder_model)
+    encoder = encoder_model.network.get_submodule("encoder")
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    optimizer = make_optimizer(encoder_model, TrainConfig(lr=0.1))
+    train_mode(encoder_model)
+    images = torch.rand(2, 3, 64, 64)
+    encoder_model(images).square().mean().backward()
+    optimizer.step()
+    refresh_statistics(encoder_model, [images], nullcontext)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_an_architecture_without_encoder_cannot_freeze_it() -> None:
+    model = Segmenter(nn.Conv2d(3, 1, 1), ModelSpec(arch="mine"))
+    with pytest.raises(ConfigError, match="freeze_encoder"):
+        freeze_encoder(model)
+
+
+def test_the_rate_rises_then_follows_its_schedule() -> None:
+    rates = [rate_factor(i / 100, warmup=0.1, schedule="cosine") for i in range(101)]
+    assert rates[:11] == pytest.approx([i / 10 for i in range(11)])
+    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert rates[-1] == pytest.approx(0)
+    assert rate_factor(0.9, warmup=0.1, schedule="constant") == 1
+    assert rate_factor(0.0, warmup=0.0, schedule="cosine") == 1
+
+
+def test_refreshed_statistics_are_the_average_of_the_batches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.rand(4, 3, 8, 8, generator=generator) * (i + 1) for i in range(3)]
+    layer = nn.BatchNorm2d(3, momentum=0.01)
+    layer(torch.rand(4, 3, 8, 8) * 50)  # a past that must not count
+    refresh_statistics(layer, batches, nullcontext)
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    variances = torch.stack([batch.var((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(layer.running_mean, means)
+    torch.testing.assert_close(layer.running_var, variances)
+    assert layer.momentum == 0.01
+    assert not layer.training

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from carvana.archs.factory import create_model
+from carvana.archs.segmenter import Segmenter
+from carvana.data.dataset import SegmentationDataset
+from carvana.data.samples import find_samples
+from carvana.data.splits import split_samples
+from carvana.errors import CarvanaError, ConfigError, RunError
+from carvana.training.callbacks import TensorBoard
+from carvana.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def sides(tiny_data: Path) -> tuple[SegmentationDataset, SegmentationDataset]:
+    split = split_samples(find_samples(tiny_data), val=1)
+    train = SegmentationDataset(split.train, (32, 48), augment="seed")
+    return train, SegmentationDataset(split.val, (32, 48))
+
+
+def small(seed: int = 0) -> Segmenter:
+    torch.manual_seed(seed)
+    return create_model("unet-ref", width=8)
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.records: list[Mapping[str, Any]] = []
+        self.ended = False
+
+    def on_epoch_end(self, record: Mapping[str, Any]) -> None:
+        self.records.append(record)
+
+    def on_fit_end(self) -> None:
+        self.ended = True
+
+
+def test_a_training_learns_and_leaves_its_best_network(tmp_path: Path, sides: Any) -> None:
+    listener = Listener()
+    trainer = Trainer(
+        small(), train=sides[0], val=sides[1], out=tmp_path / "run", epochs=12, batch_size=4, lr=3e-3,
+        precision="fp32", workers=0, callbacks=[listener],
+    )  # fmt: skip
+    best = trainer.fit()
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, 13))
+    assert records == listener.records
+    assert listener.ended
+    assert records[-1]["train_loss"] < records[0]["train_loss"] / 1.5
+    assert max(record["val_dice"] for record in records) > 0.7  # everything foreground gives about 0.35
+
+    saved = Segmenter.from_pretrained(tmp_path / "run" / "model")
+    assert saved.spec.trained_size == (32, 48)
+    best_record = max(records, key=lambda record: record["val_dice"])
+    assert trainer.validate_only(saved).dice == pytest.approx(best_record["val_dice"], abs=1e-6)
+    assert all(torch.equal(value, best.state_dict()[name]) for name, value in saved.state_dict().items())
+
+
+def test_the_first_epochs_number_means_something_despite_keras_momentum(sides: Any) -> None:
+    """With running averages of momentum 0.99, five steps would leave evaluation at its first statistics."""
+    trainer = Trainer(small(), train=sides[0], val=sides[1], epochs=1, batch_size=4, workers=0, precision="fp32")
+    trainer.train_epoch(0)
+    lagging = trainer.validate_only(trainer.model)
+    refreshed = trainer.validate()
+    assert refreshed is not None
+    assert refreshed.loss < lagging.loss
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_reads(sides: Any) -> None:
+    states = []
+    for workers in (0, 2):
+        trainer = Trainer(small(), train=sides[0], val=sides[1], epochs=2, batch_size=4, workers=workers, ema=0.9)
+        states.append(trainer.fit().state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_accumulated_batches_give_the_gradients_of_a_large_one(sides: Any) -> None:
+    """BatchNorm sees batches, so the network of this test has none."""
+    plain = SegmentationDataset(sides[0].samples, (32, 48))
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.layers(images)
+
+    weights = []
+    for batch_size, accumulate in ((8, 1), (4, 2)):
+        trainer = Trainer(
+            Plain(), train=plain, epochs=2, batch_size=batch_size, accumulate=accumulate, loss="bce",
+            optimizer="sgd", precision="fp32", workers=0, clip=None,
+        )  # fmt: skip
+        weights.append(trainer.fit().state_dict())
+        assert trainer.step == 2 * (len(plain) // 8)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_the_moving_average_is_what_is_kept(sides: Any) -> None:
+    trainer = Trainer(small(), train=sides[0], epochs=1, batch_size=4, workers=0, ema=0.5, precision="fp32")
+    expected: dict[str, torch.Tensor] = {}
+    step = trainer.train_step
+
+    def recording(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = step(images, targets)
+        for name, value in trainer.model.named_parameters():
+            last = expected.get(name)
+            expected[name] = value.detach().clone() if last is None else last * 0.5 + value.detach() * 0.5
+        return loss
+
+    trainer.train_step = recording  # type: ignore[method-assign]
+    kept = trainer.fit()
+    for name, value in kept.named_parameters():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_network_of_ones_own_trains_and_reads_back(tmp_path: Path, sides: Any) -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 1, 3, padding=1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.layer(images)
+
+    trained = Trainer(Mine(), train=sides[0], val=sides[1], out=tmp_path / "run", epochs=1, workers=0).fit()
+    again = Segmenter.from_pretrained(tmp_path / "run", network=Mine())
+    assert torch.equal(again.network.layer.weight, trained.network.layer.weight)
+
+
+def test_two_trainings_of_different_precision_in_one_process(sides: Any) -> None:
+    for precision in ("bf16", "fp32"):
+        trainer = Trainer(small(), train=sides[0], epochs=1, batch_size=8, workers=0, precision=precision)
+        trainer.fit()
+        assert trainer.accelerator.mixed_precision == {"fp32": "no", "bf16": "bf16"}[precision]
+
+
+def test_minutes_are_a_budget(sides: Any) -> None:
+    listener = Listener()
+    trainer = Trainer(
+        small(), train=sides[0], val=sides[1], minutes=0.03, epochs=1, batch_size=4, workers=0, callbacks=[listener]
+    )
+    trainer.fit()
+    assert 1.8 <= trainer.seconds < 10
+    assert len(listener.records) > 1
+    assert listener.records[-1]["lr"] < 1e-4
+
+
+def test_patience_ends_a_training_that_gets_no_better(sides: Any) -> None:
+    listener = Listener()
+    trainer = Trainer(
+        small(), train=sides[0], val=sides[1], epochs=50, lr=1e-12, warmup=0, patience=2, workers=0, callbacks=[listener]
+    )
+    trainer.fit()
+    assert len(listener.records) < 10
+
+
+def test_a_diverging_training_says_so_and_keeps_the_best(tmp_path: Path, sides: Any) -> None:
+    trainer = Trainer(
+        small(), train=sides[0], val=sides[1], out=tmp_path / "run", epochs=9, loss="bce", workers=0, precision="fp32"
+    )
+    calls = iter(range(10**6))
+    loss = trainer.loss
+    trainer.loss = lambda logits, targets: loss(logits, targets) * (float("nan") if next(calls) > 12 else 1.0)
+    with pytest.raises(CarvanaError, match=r"nan.*train\.lr.*model"):
+        trainer.fit()
+    Segmenter.from_pretrained(tmp_path / "run")
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path: Path, sides: Any) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="--out"):
+        Trainer(small(), train=sides[0], out=tmp_path, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"workers": -1}, "workers"),
+        ({"workers": "many"}, "workers"),
+        ({"epoch": 3}, "epochs"),
+        ({"lr": 0}, "lr"),
+        ({"device": "gpu"}, "device"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(sides: Any, changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        Trainer(small(), train=sides[0], **{"workers": 0, **changes})
+
+
+def test_tensorboard_gets_every_number(tmp_path: Path, sides: Any) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Trainer(
+        small(), train=sides[0], val=sides[1], epochs=2, workers=0, callbacks=[TensorBoard(tmp_path / "tb")]
+    ).fit()
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert len(events.Scalars("val_dice")) == 2
