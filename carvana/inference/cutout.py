@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from carvana.errors import DataError
 
 FloatImage = NDArray[np.float32]
+Window = tuple[slice, slice]
 
 EDGE_WIDTH = 2.5
 """Pixels over which a cut-out's edge goes from opaque to clear."""
@@ -80,31 +83,78 @@ def sharpen(probabilities: FloatImage, threshold: float, softness: float) -> Flo
     """
     below = max(min(softness / 2, threshold), 1e-6)
     above = max(min(softness / 2, 1 - threshold), 1e-6)
-    points = np.array([0, threshold - below, threshold, threshold + above, 1], np.float32)
-    distance = probabilities - points[2]
-    opacity = np.where(distance < 0, distance / np.float32(2 * below), distance / np.float32(2 * above)) + 0.5
-    result: FloatImage = np.clip(opacity, 0, 1).astype(np.float32)
-    return result
+    distance = probabilities - np.float32(threshold)
+    opacity = distance * np.float32(0.5 / below)
+    if above != below:  # two slopes that meet at the threshold: the lower line where the left one is steeper
+        lower_or_upper = np.minimum if below < above else np.maximum
+        lower_or_upper(opacity, distance * np.float32(0.5 / above), out=opacity)
+    opacity += np.float32(0.5)
+    return np.clip(opacity, 0, 1, out=opacity)
 
 
 def _foreground(image: NDArray[np.uint8], alpha: FloatImage) -> NDArray[np.uint8]:
-    """Estimate the object's colour at each pixel: roughly from afar, then refined from close by."""
-    pixels = image.astype(np.float32)
-    foreground, background = _fuse(pixels, pixels, pixels, alpha, _WIDE)
-    foreground, _ = _fuse(pixels, foreground, background, alpha, _NARROW)
+    """Estimate the object's colour: the pixel's own where it is opaque, fused from around it along the edge."""
     reach = cv2.dilate(alpha, np.ones((_NARROW, _NARROW), np.uint8)) > 0
-    return np.where(reach[..., None], np.rint(foreground), 0).astype(np.uint8)
+    colours = np.zeros_like(image)
+    cv2.copyTo(image, (alpha == 1).view(np.uint8), colours)
+    foreground, background = _means_from_afar(image, alpha)
+    for core, window in _edge_windows(reach & (alpha < 1)):
+        pixels, weight = image[window].astype(np.float32), alpha[window][..., None]
+        rough = _explain(pixels, weight, foreground[window], background[window])
+        near = _means(rough, background[window], weight, _NARROW)
+        fused = np.rint(_explain(pixels, weight, *near)).astype(np.uint8)
+        inside = tuple(slice(c.start - w.start, c.stop - w.start) for c, w in zip(core, window, strict=True))
+        np.copyto(colours[core], fused[inside], where=(reach[core] & (alpha[core] < 1))[..., None])
+    return colours
 
 
-def _fuse(
-    image: FloatImage, foreground: FloatImage, background: FloatImage, alpha: FloatImage, side: int
+def _means_from_afar(image: NDArray[np.uint8], alpha: FloatImage) -> tuple[FloatImage, FloatImage]:
+    """The mean colours of object and background within a wide box; so smooth that a quarter of the size holds them."""
+    height, width = alpha.shape
+    small = (max(1, width // 4), max(1, height // 4))
+    pixels = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype(np.float32)
+    share = cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)[..., None]
+    foreground, background = _means(pixels, pixels, share, _WIDE // 4 | 1)
+    return _enlarged(foreground, alpha.shape), _enlarged(background, alpha.shape)
+
+
+def _means(
+    foreground: FloatImage, background: FloatImage, weight: FloatImage, side: int
 ) -> tuple[FloatImage, FloatImage]:
-    """One pass: the neighbourhood's mean colours, corrected by what they leave unexplained of the pixel itself."""
-    weight = alpha[..., None]
-    mean_foreground = _blur(foreground * weight, side) / (_blur(alpha, side)[..., None] + 1e-5)
-    mean_background = _blur(background * (1 - weight), side) / (_blur(1 - alpha, side)[..., None] + 1e-5)
-    unexplained = image - weight * mean_foreground - (1 - weight) * mean_background
-    return np.clip(mean_foreground + weight * unexplained, 0, 255), mean_background
+    return (
+        _blur(foreground * weight, side) / (_blur(weight, side)[..., None] + 1e-5),
+        _blur(background * (1 - weight), side) / (_blur(1 - weight, side)[..., None] + 1e-5),
+    )
+
+
+def _explain(pixels: FloatImage, weight: FloatImage, foreground: FloatImage, background: FloatImage) -> FloatImage:
+    """The mean colour, corrected by what the two means leave unexplained of the pixel itself."""
+    unexplained = pixels - weight * foreground - (1 - weight) * background
+    colours: FloatImage = np.clip(foreground + weight * unexplained, 0, 255)
+    return colours
+
+
+def _edge_windows(wanted: NDArray[np.bool_], side: int = 96) -> Iterator[tuple[Window, Window]]:
+    """Squares that hold a wanted pixel, and each with the margin that the narrow pass looks at."""
+    height, width = wanted.shape
+    margin = _NARROW // 2
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            bottom, right = min(top + side, height), min(left + side, width)
+            if wanted[top:bottom, left:right].any():
+                core = slice(top, bottom), slice(left, right)
+                yield (
+                    core,
+                    (
+                        slice(max(0, top - margin), min(bottom + margin, height)),
+                        slice(max(0, left - margin), min(right + margin, width)),
+                    ),
+                )
+
+
+def _enlarged(values: FloatImage, size: tuple[int, ...]) -> FloatImage:
+    enlarged: FloatImage = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return enlarged
 
 
 def _blur(values: FloatImage, side: int) -> FloatImage:

@@ -89,9 +89,10 @@ class Predictor:
         ModelError: the model is no Segmenter of one class.
 
     Example:
-        >>> predictor = Predictor.from_pretrained("runs/unet-ref")  # doctest: +SKIP
-        >>> predictor.predict("car.jpg").mask.shape  # doctest: +SKIP
-        (1280, 1918)
+        >>> from carvana.archs.spec import ModelSpec
+        >>> model = Segmenter(torch.nn.Conv2d(3, 1, 1), ModelSpec(arch="mine", trained_size=(8, 8)))
+        >>> Predictor(model).predict(np.zeros((30, 40, 3), np.uint8)).mask.shape
+        (30, 40)
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[in
     if scale == "trained":
         return trained_size
     if isinstance(scale, str):
-        match = re.fullmatch(r"\s*(\d+)\s*[x×]\s*(\d+)\s*", scale)  # noqa: RUF001 - a times sign is what it looks like
+        match = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*", scale)
         size: tuple[int, ...] = tuple(int(number) for number in match.groups()) if match else ()
     else:
         size = tuple(scale)

@@ -21,8 +21,8 @@ R = TypeVar("R")
 def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None) -> Iterator[R]:
     """Apply ``function`` in threads and give the results in order, keeping two items per thread in flight.
 
-    An exception comes out at its item's turn. When the caller stops early, what waits is dropped and what runs is
-    waited for.
+    An exception comes out at its item's turn. When the caller stops early, what waits is dropped; when ``items`` fail,
+    or Ctrl-C comes in between, all that was pulled before is finished first.
 
     Args:
         function: called in other threads.
@@ -39,8 +39,11 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int 
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except GeneratorExit:
+        pool.shutdown(cancel_futures=True)
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown()
 
 
 def run_batches(

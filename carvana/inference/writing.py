@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,7 @@ def predict_folder(
         if prediction is not None:
             for kind, name in job.files.items():
                 _KINDS[kind].write(folder / name, prediction, job.image)
+            manifest.add(job)
         return job
 
     summary = Summary()
@@ -103,7 +105,7 @@ def predict_folder(
     try:
         predicted = run_batches(predictor, ordered_map(read, photos, workers=workers))
         for job in ordered_map(write, predicted, workers=workers):
-            _enter(job, summary, manifest, reporter)
+            _enter(job, summary, reporter)
             reporter.advance(task)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to: {error.strerror or error}; what was done is kept") from error
@@ -115,7 +117,7 @@ def predict_folder(
 def collect_photos(
     sources: Iterable[str | os.PathLike[str]], *, out: str | os.PathLike[str] | None = None
 ) -> list[Path]:
-    """The photos that files and folders stand for: files as they are given, a folder's images sorted by name.
+    """The photos that files and folders stand for, each once: files as given, a folder's images sorted by name.
 
     Args:
         sources: files and folders. A file that is not there is kept: predicting tells that it cannot be read.
@@ -134,7 +136,7 @@ def collect_photos(
             photos.extend(find_photos(source))
     if not photos:
         raise DataError("no photos; name image files or folders of them")
-    return photos
+    return list(dict.fromkeys(photos))
 
 
 @dataclass
@@ -189,6 +191,7 @@ class _Manifest:
     def __init__(self, folder: Path, predictor: Predictor) -> None:
         self._folder = folder
         self._path = folder / MANIFEST
+        self._lock = threading.Lock()
         self._weights = predictor.weights_digest
         self._settings = digest(predictor.settings())
         self._origins = dict(self._read()) if self._path.is_file() else {}
@@ -199,6 +202,7 @@ class _Manifest:
         return all(self._origins.get(name) == origin and (self._folder / name).is_file() for name in job.files.values())
 
     def add(self, job: _Job) -> None:
+        """Vouch for a job's files, which must be in place. Safe in any thread."""
         line = {
             "photo": job.photo.name,
             "files": list(job.files.values()),
@@ -206,7 +210,8 @@ class _Manifest:
             "weights_digest": self._weights,
             "settings_digest": self._settings,
         }
-        append_json_line(self._path, line)
+        with self._lock:
+            append_json_line(self._path, line)
 
     def _read(self) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
         for line in read_json_lines(self._path):
@@ -216,9 +221,8 @@ class _Manifest:
                     yield name, origin
 
 
-def _enter(job: _Job, summary: Summary, manifest: _Manifest, reporter: Reporter) -> None:
+def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
     if job.state == "written":
-        manifest.add(job)
         summary.written += 1
     elif job.state == "skipped":
         summary.skipped += 1

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
+from carvana.data.images import write_image
+from carvana.errors import ConfigError, DataError
+from carvana.inference.predictor import Prediction, Predictor, Prepared
+from carvana.inference.writing import MANIFEST, Summary, collect_photos, predict_folder
+
+
+class Brightness(nn.Module):
+    """Says of each pixel how bright it is, as a probability."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.logit(images.mean(dim=1, keepdim=True) * self.gain, eps=1e-6)
+
+
+def predictor(gain: float = 1.0, **settings: object) -> Predictor:
+    spec = ModelSpec(arch="test", mean=(0, 0, 0), std=(1, 1, 1), trained_size=(16, 24))
+    return Predictor(Segmenter(Brightness(gain), spec), precision="fp32", **settings)  # type: ignore[arg-type]
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (40, 60)) -> Path:
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+    blurred = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 6), None, 0, 255, cv2.NORM_MINMAX)
+    write_image(path, blurred.astype(np.uint8))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "photos"
+    return [draw(folder / f"car_{number}.png", number, (40 + number, 60)) for number in range(5)]
+
+
+class Listener:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.steps = 0
+
+    def info(self, message: str) -> None: ...
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def start(self, task: str, total: int | None) -> None: ...
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        self.steps += steps
+
+    def finish(self, task: str, **values: float) -> None: ...
+
+
+def summary(result: Summary) -> tuple[int, int, int]:
+    return result.written, result.skipped, len(result.failed)
+
+
+def test_masks_are_bilevel_files_of_the_photo_s_size(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert summary(predict_folder(predictor(), photos, out=out)) == (5, 0, 0)
+    assert sorted(path.name for path in out.iterdir()) == [*(f"car_{n}_mask.png" for n in range(5)), MANIFEST]
+    for photo in photos:
+        with Image.open(out / f"{photo.stem}_mask.png") as picture:
+            assert picture.mode == "1"
+            np.testing.assert_array_equal(np.asarray(picture), predictor().predict(photo).mask.astype(bool))
+
+
+def test_everything_that_was_asked_for_is_written(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos[:1], out=out, save=["mask", "prob", "cutout", "overlay"])
+    expected = predictor().predict(photos[0])
+    with Image.open(out / "car_0_prob.png") as picture:
+        assert picture.mode == "L"
+        np.testing.assert_array_equal(np.asarray(picture) >= 128, expected.mask.astype(bool))
+        np.testing.assert_allclose(np.asarray(picture) / 256, expected.probabilities, atol=1 / 256)
+    with Image.open(out / "car_0_cutout.png") as picture:
+        assert (picture.mode, picture.size) == ("RGBA", (60, 40))
+        np.testing.assert_array_equal(np.asarray(picture)[..., 3] > 127, expected.mask.astype(bool))
+    with Image.open(out / "car_0_overlay.jpg") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (60, 40))
+
+
+def test_an_unreadable_photo_is_told_and_the_others_are_done(photos: list[Path], tmp_path: Path) -> None:
+    photos[2].write_bytes(b"not an image")
+    cut = tmp_path / "photos" / "cut.jpg"
+    draw(cut, 9)
+    cut.write_bytes(cut.read_bytes()[:200])
+    given = [*photos, cut, tmp_path / "nowhere.jpg"]
+    listener = Listener()
+    result = predict_folder(predictor(), given, out=tmp_path / "out", reporter=listener)
+    assert summary(result) == (4, 0, 3)
+    assert [path for path, _ in result.failed] == [photos[2], cut, given[-1]]
+    for path, message in result.failed:
+        assert str(path) in message
+        assert "\n" not in message
+    assert listener.warnings == [message for _, message in result.failed]
+    assert listener.steps == 7
+
+
+def test_what_is_done_is_not_done_again(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos[:3], out=out)
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    assert summary(predict_folder(predictor(), photos, out=out)) == (2, 3, 0)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_other_weights_settings_or_bytes_make_it_undone(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos, out=out)
+    draw(photos[0], seed=77)
+    assert summary(predict_folder(predictor(), photos, out=out)) == (1, 4, 0)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(out / "car_0_mask.png")), predictor().predict(photos[0]).mask.astype(bool)
+    )
+    assert summary(predict_folder(predictor(threshold=0.25), photos, out=out)) == (5, 0, 0)
+    assert summary(predict_folder(predictor(scale="native"), photos, out=out)) == (5, 0, 0)
+    assert summary(predict_folder(predictor(gain=0.9), photos, out=out)) == (5, 0, 0)
+    assert summary(predict_folder(predictor(gain=0.9), photos, out=out)) == (0, 5, 0)
+
+
+def test_a_deleted_output_and_a_further_kind_are_made(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos, out=out)
+    (out / "car_3_mask.png").unlink()
+    assert summary(predict_folder(predictor(), photos, out=out)) == (1, 4, 0)
+    assert summary(predict_folder(predictor(), photos, out=out, save=["prob"])) == (5, 0, 0)
+    assert summary(predict_folder(predictor(), photos, out=out, save=["mask", "prob"])) == (0, 5, 0)
+
+
+def test_a_mask_that_no_manifest_vouches_for_is_made_again(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos, out=out)
+    lines = (out / MANIFEST).read_bytes().splitlines(keepends=True)
+    (out / MANIFEST).write_bytes(b"".join(lines[:-1]) + lines[-1][:40])  # killed within the last line
+    assert summary(predict_folder(predictor(), photos, out=out)) == (1, 4, 0)
+    assert summary(predict_folder(predictor(), photos, out=out)) == (0, 5, 0)
+
+
+class Interrupted(Predictor):
+    """Stops like Ctrl-C at its third batch."""
+
+    calls = 0
+
+    def joins(self, photo: Prepared, batch: object) -> bool:
+        return False
+
+    def run(self, batch: object) -> list[Prediction]:
+        self.calls += 1
+        if self.calls == 3:
+            raise KeyboardInterrupt
+        return super().run(batch)  # type: ignore[arg-type]
+
+
+def test_an_interrupted_run_keeps_what_was_done_and_goes_on(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(Interrupted(predictor().model, precision="fp32"), photos, out=out, workers=1)
+    vouched = {name for line in (out / MANIFEST).read_text().splitlines() for name in json.loads(line)["files"]}
+    assert vouched == {path.name for path in out.iterdir()} - {MANIFEST}
+    assert vouched == {"car_0_mask.png", "car_1_mask.png"}
+    result = predict_folder(predictor(), photos, out=out)
+    assert summary(result) == (5 - len(vouched), len(vouched), 0)
+    assert len(list(out.glob("*_mask.png"))) == 5
+
+
+def test_photos_that_would_write_the_same_files_are_refused(photos: list[Path], tmp_path: Path) -> None:
+    other = draw(tmp_path / "others" / "car_0.jpg", 1)
+    with pytest.raises(DataError, match=r"car_0\.jpg.*car_0\.png.*two folders"):
+        predict_folder(predictor(), [*photos, other], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_output_is_refused_with_the_nearest(photos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'masks'.*did you mean 'mask'"):
+        predict_folder(predictor(), photos, out=tmp_path, save=["masks"])
+    with pytest.raises(ConfigError, match="nothing to save"):
+        predict_folder(predictor(), photos, out=tmp_path, save=[])
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(photos: list[Path], tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(DataError, match="cannot be written to") as error:
+        predict_folder(predictor(), photos, out=blocked / "out")
+    assert "\n" not in str(error.value)
+
+
+def test_photos_are_collected_in_order_and_once(photos: list[Path], tmp_path: Path) -> None:
+    folder = photos[0].parent
+    (folder / "notes.txt").write_text("no photo")
+    assert collect_photos([folder]) == photos
+    assert collect_photos([photos[3], folder]) == [photos[3], *photos[:3], photos[4]]
+
+
+def test_sources_without_a_photo_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no photo in this folder"):
+        collect_photos([tmp_path / "empty"])
+    with pytest.raises(DataError, match="no photos"):
+        collect_photos([])
+
+
+def test_outputs_may_not_go_among_the_photos_of_a_folder(photos: list[Path]) -> None:
+    folder = photos[0].parent
+    with pytest.raises(DataError, match="share this folder"):
+        collect_photos([folder], out=folder)
+    assert collect_photos([photos[0]], out=folder) == [photos[0]]
