@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import read_image, read_mask, write_mask
+from carvana.data.images import read_image, read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
+from carvana.evaluation.shelf import Shelf
 from carvana.inference.predictor import Prediction, Predictor, Prepared
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.metrics import (
@@ -128,7 +125,7 @@ def evaluate(
     if not samples:
         raise DataError("no labelled photos to evaluate on; name a data folder that holds some")
     started = time.perf_counter()
-    with _Shelf.opened(masks_dir) as shelf:
+    with Shelf.opened(masks_dir, samples) as shelf:
         counts = _count(predictor, samples, shelf, workers, reporter)
         threshold = best_threshold(counts)
         if shelf is not None:
@@ -156,7 +153,7 @@ def _read(predictor: Predictor, sample: Sample) -> tuple[_Labelled, Prepared]:
 
 
 def _count(
-    predictor: Predictor, samples: Sequence[Sample], shelf: _Shelf | None, workers: int | None, reporter: Reporter
+    predictor: Predictor, samples: Sequence[Sample], shelf: Shelf | None, workers: int | None, reporter: Reporter
 ) -> list[PhotoCounts]:
     def finish(job: tuple[_Labelled, Prediction | None]) -> PhotoCounts:
         labelled, prediction = job
@@ -211,49 +208,3 @@ def _score(sample: Sample, counts: PhotoCounts, threshold: float) -> PhotoScore:
         boundary_dice=float(band.dice),
         threshold=threshold,
     )
-
-
-class _Shelf:
-    """Where predictions wait for their threshold, which is known only after the last photo.
-
-    They wait on disk, 8 bits a pixel and packed, so that the memory does not grow with the number of photos; 8 bits
-    hold the mask of every threshold of the grid exactly.
-    """
-
-    def __init__(self, masks_dir: Path, waiting: Path) -> None:
-        self._masks_dir = masks_dir
-        self._waiting = waiting
-
-    @classmethod
-    @contextmanager
-    def opened(cls, masks_dir: str | os.PathLike[str] | None) -> Iterator[_Shelf | None]:
-        """A shelf for the length of a block, or none where no masks are wanted."""
-        if masks_dir is None:
-            yield None
-            return
-        folder = Path(masks_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".waiting-", dir=folder) as waiting:
-            yield cls(folder, Path(waiting))
-
-    def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
-        """Keep one photo's levels. Safe in any thread."""
-        header = np.array(graded.shape, np.int64).tobytes()
-        self._place(sample).write_bytes(header + zlib.compress(graded.data, 1))
-
-    def write_masks(self, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter) -> None:
-        """Write all masks at a threshold of the grid."""
-        least = threshold_index(threshold) + 1  # the level of what is just above the threshold
-
-        def write(sample: Sample) -> None:
-            data = self._place(sample).read_bytes()
-            shape = np.frombuffer(data[:16], np.int64)
-            graded = np.frombuffer(zlib.decompress(data[16:]), np.uint8).reshape(shape)
-            write_mask(self._masks_dir / f"{sample.image.stem}_mask.png", graded >= least)
-
-        written = ordered_map(write, samples, workers=workers)
-        for _ in track(written, reporter, "writing masks", len(samples)):
-            pass
-
-    def _place(self, sample: Sample) -> Path:
-        return self._waiting / sample.name

@@ -187,9 +187,9 @@ def _log_scale_where_positive(axes: Axes, records: Sequence[Mapping[str, Any]], 
 
 def _as_error_scale(axes: Axes) -> None:
     """Distances from 1 on a log scale, labelled as what they belong to: 0.9, 0.99 and 0.999 lie equally far apart."""
+    errors = [error for line in axes.get_lines() for error in np.asarray(line.get_ydata())] or [0.1]
+    axes.set_ylim(1.3 * max(errors), min(errors) / 1.5)  # with room above for the best value's label
     axes.set_yscale("log")
-    axes.invert_yaxis()
-    axes.margins(y=0.15)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{1 - error:.6g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -12,6 +12,7 @@ from carvana.data.images import read_image, read_mask
 from carvana.data.samples import Sample
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.pictures import contact_sheet, curves, worst_photos
+from carvana.evaluation.shelf import mask_path
 from carvana.inference.overlay import overlay
 from carvana.inference.predictor import Predictor
 from carvana.progress import LogReporter, Reporter
@@ -65,7 +66,7 @@ def draw_pictures(
     reporter = reporter or LogReporter()
 
     def mask_of(sample: Sample) -> NDArray[np.uint8]:
-        return read_mask(run.masks_path / f"{sample.image.stem}_mask.png")
+        return read_mask(mask_path(run.masks_path, sample))
 
     worst_photos(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
     shown = _spread(samples)

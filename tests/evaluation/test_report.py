@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
+from carvana.data.images import read_mask, write_image, write_mask
+from carvana.data.samples import Sample
+from carvana.evaluation.report import evaluate_run
+from carvana.inference.predictor import Predictor
+from carvana.run import Run
+
+
+class Brightness(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.logit(images.mean(dim=1, keepdim=True) * self.gain, eps=1e-6)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Grey squares, brighter than 0.3 and darker than 0.5, on black: one half is too high a threshold."""
+    found = []
+    for number in range(4):
+        mask = np.zeros((40, 60), np.uint8)
+        mask[10 : 20 + number, 10:40] = 1
+        sample = Sample(tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png", f"car {number // 2}")
+        write_image(sample.image, np.repeat(mask[..., None] * np.uint8(100), 3, axis=2))
+        write_mask(tmp_path / f"{number}_mask.png", mask)
+        found.append(sample)
+    return found
+
+
+def test_a_run_keeps_numbers_threshold_masks_and_pictures(tmp_path: Path, samples: list[Sample]) -> None:
+    run = Run.create(tmp_path / "run", arch="test")
+    for epoch in (1, 2):
+        run.add_metrics({"epoch": epoch, "train_loss": 0.5 / epoch, "val_dice": 0.9, "lr": 0.001, "images_per_s": 5.0})
+    model = Segmenter(Brightness(), ModelSpec(arch="test", mean=(0, 0, 0), std=(1, 1, 1)))
+    evaluation = evaluate_run(run, model, samples, precision="fp32")
+
+    assert evaluation.dice == 1.0
+    assert evaluation.dice_at_half == 0.0
+    assert run.read_evaluation() == evaluation.to_json()
+    assert {path.name for path in run.pictures_path.iterdir()} == {"worst.png", "masks.png", "curves.png"}
+    again = Predictor(Segmenter.from_pretrained(run.model_path, network=Brightness()), precision="fp32")
+    assert again.threshold == evaluation.threshold < 100 / 255
+    for sample in samples:
+        mask = read_mask(run.masks_path / f"{sample.image.stem}_mask.png")
+        np.testing.assert_array_equal(mask, read_mask(sample.mask))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(mask, again.predict(sample.image).mask)
+    assert "1.00000" in (run.model_path / "README.md").read_text()
