@@ -119,17 +119,21 @@ def evaluate(
         reporter: told of the progress.
 
     Raises:
-        DataError: no photos, one that cannot be read or has no mask, or a mask of another size than its photo.
+        DataError: no photos, one that cannot be read or has no mask, a mask of another size than its photo, or
+            ``masks_dir`` cannot be written to.
     """
     reporter = reporter or LogReporter()
     if not samples:
         raise DataError("no labelled photos to evaluate on; name a data folder that holds some")
     started = time.perf_counter()
-    with Shelf.opened(masks_dir, samples) as shelf:
-        counts = _count(predictor, samples, shelf, workers, reporter)
-        threshold = best_threshold(counts)
-        if shelf is not None:
-            shelf.write_masks(samples, threshold, workers, reporter)
+    try:
+        with Shelf.opened(masks_dir, samples) as shelf:
+            counts = _count(predictor, samples, shelf, workers, reporter)
+            threshold = best_threshold(counts)
+            if shelf is not None:
+                shelf.write_masks(samples, threshold, workers, reporter)
+    except OSError as error:  # photos that cannot be read are a DataError already
+        raise DataError(f"{masks_dir}: cannot be written to: {error.strerror or error}") from error
     return _summed_up(predictor, samples, counts, threshold, time.perf_counter() - started)
 
 

@@ -159,6 +159,11 @@ def test_masks_of_two_photos_never_share_a_file(samples: list[Sample], tmp_path:
         evaluate(predictor(), [*samples, namesake], masks_dir=tmp_path / "out")
 
 
+def test_a_folder_for_masks_that_cannot_be_made_is_one_line(samples: list[Sample]) -> None:
+    with pytest.raises(DataError, match="cannot be written to"):
+        evaluate(predictor(), samples, masks_dir=samples[0].image / "masks")
+
+
 def test_nothing_to_evaluate_on_is_an_error() -> None:
     with pytest.raises(DataError, match="no labelled photos"):
         evaluate(predictor(), [])
