@@ -112,7 +112,7 @@ def evaluate(
     flatter the model; the threshold to store is chosen on all.
 
     Args:
-        predictor: the model, and the scale at which it sees photos. Its threshold plays no part.
+        predictor: the model, and the scale at which it sees photos. Its threshold decides ``dice_as_predicted`` alone.
         samples: photos with masks.
         masks_dir: where to write the masks at the chosen threshold, ``<stem>_mask.png``; None writes none.
         workers: threads that read, and as many that count; None for one per core.
