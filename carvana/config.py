@@ -37,7 +37,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """``model``: the network beyond its name."""
 
-    classes: int = Field(1, ge=1, le=1, description="Channels of the output; fit trains one, object against background.")
+    classes: int = Field(1, ge=1, le=1, description="Output channels; fit trains one, object against background.")
     encoder_weights: str = Field(
         "auto",
         description="imagenet | none | FILE | auto: pretrained if cached or the hub answers within 3 s, else random.",
@@ -60,7 +60,7 @@ class DataConfig(Section):
         "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
     )
     augment: str = Field("seed", description="seed (flip, rotation) | studio (also scale, colour, light, blur) | none.")
-    workers: int | Literal["auto"] = Field("auto", description="Processes that read photos; auto: one a core, at most 8.")
+    workers: int | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
 
 
 class SplitConfig(Section):
@@ -79,7 +79,7 @@ class TrainConfig(Section):
     minutes: float | None = Field(None, gt=0, description="A budget of training time instead of epochs.")
     batch_size: int = Field(8, ge=1, description="Photos of a step, on each device.")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step.")
-    loss: str = Field("bce + dice", description="Names of losses, summed, each with a weight if wanted: bce + 0.5*dice.")
+    loss: str = Field("bce + dice", description="Names of losses, summed, with weights if wanted: bce + 0.5*dice.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9.")
     lr: float = Field(1e-3, gt=0, description="The highest learning rate.")
     encoder_lr: float | None = Field(None, gt=0, description="Another one for the encoder.")
@@ -88,7 +88,9 @@ class TrainConfig(Section):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the training in which the rate rises from zero.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="How the rate falls after the warm-up.")
     clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    ema: float | None = Field(None, gt=0, lt=1, description="Decay of a moving average of the weights; it is what is kept.")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Decay of a moving average of the weights, which is then kept."
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="Arithmetic of the network.")
     compile: bool = Field(False, description="Compile the network with torch.compile.")
     seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")

@@ -30,10 +30,11 @@ def resolve_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     kind, _, index = name.partition(":")
     if kind != "cuda" or (index and not index.isdecimal()):
-        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda{did_you_mean(name, ['auto', 'cpu', 'cuda'])}")
+        hint = did_you_mean(name, ["auto", "cpu", "cuda"])
+        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda{hint}")
     if not torch.cuda.is_available():
         raise ConfigError(f"device {name!r}: no CUDA GPU is usable here; take --device cpu")
-    number = int(index or os.environ.get("LOCAL_RANK", 0))
+    number = int(index or os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return torch.device("cuda", number)

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable
 
 import segmentation_models_pytorch as smp
-import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from segmentation_models_pytorch.losses._functional import soft_tversky_score
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ def make_loss(expression: str) -> Loss:
     for part in expression.split("+"):
         match = _TERM.fullmatch(part)
         if match is None:
-            raise ConfigError(f"loss {expression!r}: {part.strip()!r} is no loss; expected a sum such as bce + 0.5*dice")
+            raise ConfigError(f"loss {expression!r}: {part.strip()!r} is none; expected a sum such as bce + 0.5*dice")
         terms.append((float(match["weight"] or 1.0), registry.losses.load(match["name"])()))
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]
@@ -73,7 +72,7 @@ def focal() -> Loss:
 
 
 def lovasz() -> Loss:
-    """Lovasz hinge per photo (Berman et al., CVPR 2018), smp's. It knows hard labels alone: coverage above half is 1."""
+    """Lovasz hinge per photo (Berman et al., CVPR 2018), smp's, on hard labels: a coverage above half counts as 1."""
     hinge = smp.losses.LovaszLoss("binary", per_image=True)
     return lambda logits, targets: hinge(logits, (targets > 0.5).to(logits.dtype))
 

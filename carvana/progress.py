@@ -6,7 +6,7 @@ Library code takes a Reporter and calls it; the terminal display lives in ``carv
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -38,24 +38,28 @@ class LogReporter:
         self._log = logging.getLogger("carvana")
 
     def info(self, message: str) -> None:
+        """Log it."""
         self._log.info(message)
 
     def warn(self, message: str) -> None:
+        """Log it as a warning."""
         self._log.warning(message)
 
     def start(self, task: str, total: int | None) -> None:
+        """Log it for those who debug."""
         self._log.debug("%s: %s steps", task, total)
 
     def advance(self, task: str, steps: int = 1, **values: float) -> None:
-        pass
+        """Nothing: a line for each step would drown the rest."""
 
     def finish(self, task: str, **values: float) -> None:
+        """Log it for those who debug."""
         self._log.debug("%s: done %s", task, values)
 
 
 def track(items: Iterable[T], reporter: Reporter, task: str, total: int | None = None) -> Iterator[T]:
     """Iterate over ``items`` and report each one as a step of ``task``."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     reporter.start(task, total)
     for item in items:

@@ -50,21 +50,21 @@ app.command("archs")(archs.archs)
 app.add_typer(data.app, name="data")
 
 
-@app.callback()
-def carvana(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=lambda v: _version(v))
-    ] = False,
-) -> None:
-    """Turn photos into masks at full size: fit a network, evaluate it, predict with it."""
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from carvana import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def carvana(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Turn photos into masks at full size: fit a network, evaluate it, predict with it."""
 
 
 def main() -> None:

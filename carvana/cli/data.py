@@ -17,7 +17,7 @@ def data() -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to draw: train/ and train_masks/ are made here.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train/ and train_masks/ are made.")],
     cars: Annotated[int, typer.Option(min=1, help="How many cars, each from 16 angles.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Other cars for another number.")] = 0,
 ) -> None:

@@ -45,8 +45,10 @@ class LiveReporter:
     def advance(self, task: str, steps: int = 1, **values: float) -> None:
         """Move a bar."""
         if self._progress is not None and task in self._tasks:
-            changes = {"numbers": describe(values)} if values else {}
-            self._progress.update(self._tasks[task], advance=steps, **changes)
+            bar = self._tasks[task]
+            self._progress.advance(bar, steps)
+            if values:
+                self._progress.update(bar, numbers=describe(values))
 
     def finish(self, task: str, **values: float) -> None:
         """Take a bar away; the last one takes the display with it."""

@@ -10,15 +10,12 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
 from carvana.registry import registry
-
-if TYPE_CHECKING:
-    import albumentations
 
 Augment = Callable[..., Mapping[str, Any]]
 
@@ -93,7 +90,8 @@ def _with_global_seed(augment: Augment, image: np.ndarray, mask: np.ndarray, val
     random.seed(value)
     np.random.seed(value)  # noqa: NPY002
     try:
-        return augment(image=image, mask=mask)
+        result: Mapping[str, Any] = augment(image=image, mask=mask)
+        return result
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
@@ -107,5 +105,6 @@ def _albumentations() -> Any:
     return albumentations
 
 
-def _compose(steps: list[Any]) -> albumentations.Compose:
-    return _albumentations().Compose(steps, mask_interpolation=cv2.INTER_LINEAR)
+def _compose(steps: list[Any]) -> Augment:
+    composed: Augment = _albumentations().Compose(steps, mask_interpolation=cv2.INTER_LINEAR)
+    return composed

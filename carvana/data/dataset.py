@@ -133,8 +133,7 @@ def _read_mask(sample: Sample) -> NDArray[np.uint8]:
 
 def _differ(sample: Sample, photo: Sequence[int], mask: Sequence[int]) -> str:
     return (
-        f"{sample.mask}: the mask is {mask[1]} x {mask[0]}, its photo {photo[1]} x {photo[0]}; "
-        "they must be of one size"
+        f"{sample.mask}: the mask is {mask[1]} x {mask[0]}, its photo {photo[1]} x {photo[0]}; they must be of one size"
     )
 
 
@@ -143,12 +142,13 @@ def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     down, right = (max(0, wanted - have) for wanted, have in zip(size, array.shape[:2], strict=True))
     if not down and not right:
         return array
-    return cv2.copyMakeBorder(array, 0, down, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+    padded: NDArray[np.uint8] = cv2.copyMakeBorder(array, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    return padded
 
 
 def _crop_corner(mask: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
     """The top left corner of a crop: anywhere, or so that a random boundary pixel lies anywhere in it."""
-    limits = np.array(mask.shape) - size
+    limits = np.array(mask.shape) - np.array(size)
     anywhere = rng.integers(0, limits + 1)
     if rng.random() >= NEAR_BOUNDARY:
         return int(anywhere[0]), int(anywhere[1])

@@ -87,7 +87,7 @@ def write_image(path: str | os.PathLike[str], pixels: UInt8, *, quality: int = 9
     """Write uint8 pixels, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, atomically; the suffix names the format."""
     suffix = Path(path).suffix.lower()
     if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)  # type: ignore[assignment]
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in {".jpg", ".jpeg"} else []
     write_bytes(path, _encode(suffix, pixels, options))
 
@@ -111,7 +111,8 @@ def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage")
     if mask.shape == (height, width):
         return mask * np.uint8(255)
     if target == "nearest":
-        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) * np.uint8(255)  # type: ignore[return-value]
+        nearest: UInt8 = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return nearest * np.uint8(255)
     return resize_image(mask * np.uint8(255), size)
 
 
@@ -121,7 +122,9 @@ def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
     if image.shape[:2] == (height, width):
         return image
     shrinks = image.shape[0] >= height and image.shape[1] >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[return-value]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: UInt8 = cv2.resize(image, (width, height), interpolation=how)
+    return resized
 
 
 def _bytes(source: Source) -> bytes:
@@ -240,7 +243,8 @@ def _mask_values(picture: Image.Image) -> UInt8:
         picture = picture.convert("RGBA")
         black = Image.new("RGBA", picture.size, "black")
         picture = Image.alpha_composite(black, picture)
-    return np.asarray(picture.convert("RGB")).max(axis=2)
+    brightest: UInt8 = np.asarray(picture.convert("RGB")).max(axis=2)
+    return brightest
 
 
 def _palette_values(picture: Image.Image) -> UInt8:
@@ -254,7 +258,8 @@ def _palette_values(picture: Image.Image) -> UInt8:
         return indices
     if brightness[0] == 0 and brightness[1] > 127 and indices.max(initial=0) <= 1:
         return indices  # Carvana's own files: no look-up needed
-    return cv2.LUT(indices, brightness)  # type: ignore[return-value]
+    values: UInt8 = cv2.LUT(indices, brightness)
+    return values
 
 
 def _eight_bit(values: NDArray[np.generic]) -> UInt8:
@@ -269,4 +274,4 @@ def _encode(suffix: str, pixels: NDArray[np.uint8], options: list[int]) -> bytes
     done, buffer = cv2.imencode(suffix, pixels, options)
     if not done:
         raise DataError(f"{suffix}: no format that images can be written in; expected .png or .jpg")
-    return buffer.tobytes()
+    return bytes(buffer)

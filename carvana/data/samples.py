@@ -70,7 +70,8 @@ def find_samples(
     if missing:
         raise DataError(
             f"{image_folder}: {len(missing)} of {len(photos)} photos have no mask in {mask_folder} "
-            f"(the first: {missing[0]}; expected {Path(missing[0]).stem}_mask.gif or .png); add them or move the photos away"
+            f"(the first: {missing[0]}; expected {Path(missing[0]).stem}_mask.gif or .png); "
+            "add them or move the photos away"
         )
     return [Sample(photo, by_stem[photo.stem], *_group_and_view(photo.stem, pattern)) for photo in photos]
 

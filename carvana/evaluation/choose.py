@@ -28,6 +28,7 @@ def choose_samples(
         run: A run; a model folder serves if ``data`` is given.
         data: Another data folder: all of it counts, and it is told if it shows cars that the run was trained on.
         split: Part of the run's own photos: val (the default), train or all.
+        reporter: Told if the data shows cars that the run knows.
 
     Raises:
         DataError: the photos are gone, or none of them is in this part.
@@ -48,9 +49,9 @@ def choose_samples(
 def read_run_split(run: Run) -> Split:
     """The photos of a run, as it divided them."""
     config = run.read_config()
-    if config.data.root is None:
-        raise DataError(f"{run.config_path}: names no data folder; give one with --data")
     data = config.data
+    if data.root is None:
+        raise DataError(f"{run.config_path}: names no data folder; give one with --data")
     samples = find_samples(data.root, images=data.images, masks=data.masks, group=data.group)
     if config.split.file is not None and config.split.file.is_dir():
         samples += find_samples(config.split.file, group=data.group)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from carvana.archs.segmenter import Segmenter
-from carvana.data.images import read_image, resize_image
+from carvana.data.images import MAX_PIXELS, read_image, resize_image
 from carvana.devices import autocast, resolve_device, resolve_precision
 from carvana.errors import ConfigError, DataError, ModelError
 from carvana.files import digest
@@ -83,6 +83,7 @@ class Predictor:
         threshold: in [0, 1]; None takes the model's own.
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16 or fp16.
+        max_pixels: files that hold more pixels are refused before they are decoded.
 
     Raises:
         ConfigError: an argument is none of the above.
@@ -103,6 +104,7 @@ class Predictor:
         threshold: float | None = None,
         device: str = "auto",
         precision: str = "auto",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if not isinstance(model, Segmenter):
             raise ModelError(
@@ -113,6 +115,7 @@ class Predictor:
             raise ModelError(f"{model.spec.arch} has {model.spec.classes} classes; masks are made from one")
         self.size = network_size(scale, model.spec.trained_size)
         self.threshold = _checked_threshold(model.spec.threshold if threshold is None else threshold)
+        self.max_pixels = max_pixels
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -135,9 +138,13 @@ class Predictor:
         prepared = [self.prepare(photo) for photo in photos]
         return [prediction for batch in self.batches(prepared) for prediction in self.run(batch)]
 
+    def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+        """Read a photo at its full size, within ``max_pixels``."""
+        return read_image(path, max_pixels=self.max_pixels)
+
     def prepare(self, photo: Photo) -> Prepared:
         """Read a photo and bring it to the network's size, by area. Safe in any thread."""
-        image = _checked_image(photo) if isinstance(photo, np.ndarray) else read_image(photo)
+        image = _checked_image(photo) if isinstance(photo, np.ndarray) else self.read(photo)
         height, width = image.shape[:2]
         return Prepared(resize_image(image, self.size or (height, width)), (height, width))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import read_image, write_image, write_mask
+from carvana.data.images import write_image, write_mask
 from carvana.data.samples import find_photos
 from carvana.errors import ConfigError, DataError, did_you_mean
 from carvana.files import append_json_line, digest, file_digest, read_json_lines
@@ -83,7 +83,7 @@ def predict_folder(
             if manifest.shows(job):
                 job.state = "skipped"
                 return job, None
-            image = read_image(photo)
+            image = predictor.read(photo)
         except (OSError, DataError) as error:
             job.state = "failed"
             job.message = str(error) if isinstance(error, DataError) else f"{photo}: {error.strerror or error}"

@@ -41,7 +41,7 @@ def freeze_encoder(model: Segmenter) -> None:
 
 
 def set_learning_rate(optimizer: Any, factor: float) -> float:
-    """Set every group to ``factor`` times its highest rate; the last group's (the decoder's) is returned, for records."""
+    """Set every group to ``factor`` times its highest rate; returns that of the last group, the decoder's."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return float(optimizer.param_groups[-1]["lr"])
@@ -50,7 +50,7 @@ def set_learning_rate(optimizer: Any, factor: float) -> float:
 def rate_factor(progress: float, *, warmup: float, schedule: str) -> float:
     """The learning rate, as a share of the highest, when ``progress`` of the training (0 to 1) is behind.
 
-    It rises linearly during the share ``warmup``; "cosine" then falls to zero (Loshchilov and Hutter, SGDR, ICLR 2017).
+    It rises linearly during the share ``warmup``; "cosine" then falls to zero (Loshchilov, Hutter: SGDR, ICLR 2017).
 
     >>> [round(rate_factor(p, warmup=0.1, schedule="cosine"), 3) for p in (0.05, 0.1, 0.55, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
@@ -66,7 +66,7 @@ def train_mode(model: nn.Module) -> None:
     """Switch to training, but leave BatchNorm layers with frozen weights as they are in evaluation."""
     model.train()
     for module in _batch_norms(model):
-        if module.weight is not None and not module.weight.requires_grad:
+        if _is_frozen(module):
             module.eval()
 
 
@@ -83,7 +83,7 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor], context: Any
         context: Called for each batch, gives the context of its arithmetic (autocast).
     """
     model.eval()
-    layers = [m for m in _batch_norms(model) if m.track_running_stats and (m.weight is None or m.weight.requires_grad)]
+    layers = [layer for layer in _batch_norms(model) if layer.track_running_stats and not _is_frozen(layer)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -112,6 +112,10 @@ def _groups(model: Segmenter, settings: TrainConfig) -> list[dict[str, Any]]:
     if not groups:
         raise ConfigError(f"{model.spec.arch!r}: no parameter is left to train")
     return [groups[key] for key in sorted(groups, reverse=True)]
+
+
+def _is_frozen(layer: _BatchNorm) -> bool:
+    return layer.weight is not None and not layer.weight.requires_grad
 
 
 def _batch_norms(model: nn.Module) -> list[_BatchNorm]:

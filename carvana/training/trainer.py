@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import torch
@@ -109,7 +109,9 @@ class Trainer:
             freeze_encoder(self.model)
         readers = _worker_count(workers)
         self.train_loader = self.accelerator.prepare(self._loader(train, readers, shuffle=True))
-        self.val_loader = self.accelerator.prepare(self._loader(val, readers, shuffle=False)) if val is not None else None
+        self.val_loader = None
+        if val is not None:
+            self.val_loader = self.accelerator.prepare(self._loader(val, readers, shuffle=False))
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         self.wrapped = self.accelerator.prepare(self._compiled(self.model))
@@ -123,7 +125,7 @@ class Trainer:
     @property
     def kept(self) -> Segmenter:
         """The network that is evaluated and saved: the moving average where there is one."""
-        return self.average.module if self.average is not None else self.model
+        return cast("Segmenter", self.average.module) if self.average is not None else self.model
 
     def fit(self) -> Segmenter:
         """Train to the end of the budget; returns the best network, in evaluation mode.
@@ -229,7 +231,7 @@ class Trainer:
     def _make_accelerator(self) -> Accelerator:
         # Accelerate keeps its settings for the whole process and refuses another precision later; a second training
         # in one process is nothing unusual, so its memory is cleared, except for a group of processes under way.
-        several = PartialState._shared_state.get("distributed_type") not in (None, "NO") and PartialState().num_processes > 1
+        several = bool(PartialState._shared_state) and PartialState().num_processes > 1
         AcceleratorState._reset_state(reset_partial_state=not several)
         return Accelerator(
             cpu=self.device.type == "cpu",
@@ -261,7 +263,7 @@ class Trainer:
         decay = self.settings.ema
         if decay is None:
             return None
-        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
     def _steps_per_epoch(self) -> int:
         return math.ceil(len(self.train_loader) / self.settings.accumulate)
@@ -292,15 +294,15 @@ class Trainer:
         value = float(loss)
         if math.isfinite(value):
             return value
-        kept = f"; the best network so far is in {self.run.model_path}" if self.run and self.best_dice > -math.inf else ""
+        saved = self.run is not None and self.best_dice > -math.inf
+        kept = f"; the best network so far is in {self.run.model_path}" if self.run and saved else ""
         raise NonFiniteLossError(
             f"the loss became {value} in epoch {epoch + 1}, step {self.step}: "
             f"lower train.lr (now {self.settings.lr:g}) or take train.precision fp32{kept}"
         )
 
     def _loss_of_each(self, logits: Tensor, targets: Tensor) -> Tensor:
-        pairs = zip(logits.split(1), targets.split(1), strict=True)
-        return torch.stack([self.loss(one, target) for one, target in pairs])
+        return torch.stack([self.loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
 
     def _share_statistics(self) -> None:
         """Average the statistics that each process computed over its own photos."""

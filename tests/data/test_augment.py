@@ -78,7 +78,7 @@ def test_flips_and_rotations_are_drawn_independently(pair: tuple[np.ndarray, np.
 
 def test_a_plain_callable_is_seeded_too_and_leaves_the_generators_alone(pair: tuple[np.ndarray, np.ndarray]) -> None:
     def noisy(*, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        shift = random.randint(0, 9) + np.random.randint(0, 9)
+        shift = random.randint(0, 9) + np.random.randint(0, 9)  # noqa: NPY002
         return {"image": np.roll(image, shift, axis=1), "mask": np.roll(mask, shift, axis=1)}
 
     random.seed(5)

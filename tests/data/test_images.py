@@ -135,12 +135,12 @@ def test_a_cut_file_is_refused_and_named(tmp_path, photo: np.ndarray, kind: str)
     path = tmp_path / "cut.bin"
     for share in (0.1, 0.5, 0.9):
         path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(DataError, match="cut.bin"):
+        with pytest.raises(DataError, match=r"cut\.bin"):
             read_image(path)
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(DataError, match="absent.jpg"):
+    with pytest.raises(DataError, match=r"absent\.jpg"):
         read_image(tmp_path / "absent.jpg")
 
 

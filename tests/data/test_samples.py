@@ -51,7 +51,9 @@ def test_a_pattern_names_the_car(tmp_path: Path) -> None:
     assert {s.group for s in find_samples(tmp_path, group=r"(\w+)-")} == {"red", "blue"}
 
 
-@pytest.mark.parametrize(("pattern", "word"), [("(", "regular expression"), ("red", "group"), ("(x)y", "does not match")])
+@pytest.mark.parametrize(
+    ("pattern", "word"), [("(", "regular expression"), ("red", "group"), ("(x)y", "does not match")]
+)
 def test_a_pattern_that_cannot_serve_is_told(tmp_path: Path, pattern: str, word: str) -> None:
     make(tmp_path, "images", "masks", ["red-front"], "")
     with pytest.raises(ConfigError, match=word):

@@ -53,7 +53,16 @@ def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_holds_all_that_was_promised(run: Run, tiny_data: Path) -> None:
     assert run.read_config() == recipe(tiny_data)
     names = {path.name for path in run.path.iterdir()}
-    assert names >= {"config.yaml", "split.csv", "model", "metrics.jsonl", "evaluation.json", "masks", "pictures", "run.json"}
+    assert names >= {
+        "config.yaml",
+        "split.csv",
+        "model",
+        "metrics.jsonl",
+        "evaluation.json",
+        "masks",
+        "pictures",
+        "run.json",
+    }
     assert len(run.read_metrics()) == 2
     assert {path.name for path in run.pictures_path.iterdir()} >= {"worst.png", "curves.png"}
     assert len(list(run.masks_path.glob("*_mask.png"))) == 8
@@ -74,7 +83,9 @@ def test_the_evaluation_is_at_full_size_and_about_the_kept_weights(run: Run, tin
             scores.append(2 * (mask & true).sum() / (mask.sum() + true.sum()))
             written = carvana.data.images.read_mask(run.masks_path / f"{sample.image.stem}_mask.png") > 0
             assert (written == mask).mean() > 0.999
-    again = carvana.evaluate(predictor, [s for s in carvana.find_samples(tiny_data) if s.group in run.read_groups("val")])
+    again = carvana.evaluate(
+        predictor, [s for s in carvana.find_samples(tiny_data) if s.group in run.read_groups("val")]
+    )
     assert again.dice_as_predicted == pytest.approx(sum(scores) / 8, abs=1e-3)
     assert again.dice == pytest.approx(numbers["dice"], abs=1e-9)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_an_architecture_without_encoder_cannot_freeze_it() -> None:
 def test_the_rate_rises_then_follows_its_schedule() -> None:
     rates = [rate_factor(i / 100, warmup=0.1, schedule="cosine") for i in range(101)]
     assert rates[:11] == pytest.approx([i / 10 for i in range(11)])
-    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0)
     assert rate_factor(0.9, warmup=0.1, schedule="constant") == 1
     assert rate_factor(0.0, warmup=0.0, schedule="cosine") == 1

@@ -160,7 +160,15 @@ def test_minutes_are_a_budget(sides: Any) -> None:
 def test_patience_ends_a_training_that_gets_no_better(sides: Any) -> None:
     listener = Listener()
     trainer = Trainer(
-        small(), train=sides[0], val=sides[1], epochs=50, lr=1e-12, warmup=0, patience=2, workers=0, callbacks=[listener]
+        small(),
+        train=sides[0],
+        val=sides[1],
+        epochs=50,
+        lr=1e-12,
+        warmup=0,
+        patience=2,
+        workers=0,
+        callbacks=[listener],
     )
     trainer.fit()
     assert len(listener.records) < 10
@@ -203,9 +211,7 @@ def test_tensorboard_gets_every_number(tmp_path: Path, sides: Any) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    Trainer(
-        small(), train=sides[0], val=sides[1], epochs=2, workers=0, callbacks=[TensorBoard(tmp_path / "tb")]
-    ).fit()
+    Trainer(small(), train=sides[0], val=sides[1], epochs=2, workers=0, callbacks=[TensorBoard(tmp_path / "tb")]).fit()
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
     assert len(events.Scalars("val_dice")) == 2

@@ -60,6 +60,7 @@ def paint_car(car: Car, scene: Scene, box: tuple[int, int, int, int]) -> Canvas:
         if _is_far(part, eye):
             _paint(sheet, part.quads, part.paint, scene)
     _paint_cabin(sheet, car, scene)
+    _decals(sheet, car.glass_decals, scene)
     for part in car.parts:
         if not _is_far(part, eye):
             _paint(sheet, part.quads, part.paint, scene)
@@ -77,6 +78,7 @@ def _paint_lower(sheet: Canvas, car: Car, scene: Scene) -> None:
         paint_wheel(sheet, car, scene, axle, left=left)
     shell = sheet.like()
     _paint(shell, car.lower, car.body, scene)
+    shell.soften(_soft(scene))
     _decals(shell, car.lower_decals, scene)
     if car.bed:
         _paint_bed(shell, car, scene)
@@ -85,6 +87,11 @@ def _paint_lower(sheet: Canvas, car: Car, scene: Scene) -> None:
         shell.erase(scene.pixels(seen.corners))
         shell.erase(scene.pixels(_below(seen, car.shape.sill)))
     sheet.lay(shell)
+
+
+def _soft(scene: Scene) -> int:
+    """How far, in sub-pixels, neighbouring faces are blended: about the width of one."""
+    return 2 * round(6.0 * scene.camera.focal / 1986.0) + 1
 
 
 def _below(hole: Quads, sill: float) -> Floats:
@@ -100,6 +107,7 @@ def _paint_cabin(sheet: Canvas, car: Car, scene: Scene) -> None:
         _glaze(sheet, car.panes, scene, near=True)
     shell = sheet.like()
     _paint(shell, car.cabin, car.body, scene)
+    shell.soften(_soft(scene))
     _decals(shell, car.cabin_decals, scene)
     for pane in car.panes:
         seen = pane.quads.where(pane.quads.facing(eye))

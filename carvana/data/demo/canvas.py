@@ -82,6 +82,18 @@ class Canvas:
         cv2.copyTo(self.pixels[part], stencil[part], before[part])
         self.pixels = before
 
+    def soften(self, width: int) -> None:
+        """Blend neighbouring faces into a smooth shade over ``width`` sub-pixels; what is covered stays as it is."""
+        x, y, across, down = cv2.boundingRect(cv2.extractChannel(self.pixels, 3))
+        if not across or not down:
+            return
+        part = self.pixels[y : y + down, x : x + across]
+        alpha = cv2.extractChannel(part, 3)
+        mean = cv2.blur(part, (width, width), borderType=cv2.BORDER_CONSTANT)
+        weight = cv2.extractChannel(mean, 3)
+        smooth = cv2.divide(mean, cv2.merge([weight] * 4), scale=255)
+        cv2.copyTo(smooth, alpha, part)
+
     def coverage(self) -> Pixels:
         """The share of each photo pixel that anything covers, 0 to 255, (y1 - y0, x1 - x0)."""
         drawn = cv2.threshold(cv2.extractChannel(self.pixels, 3), 0, 255, cv2.THRESH_BINARY)[1]

@@ -7,14 +7,24 @@ from functools import lru_cache
 
 import numpy as np
 
-from carvana.data.demo.details import BLACK, CHROME, Decal, Pane, arches, cabin_decals, lower_decals, windows
+from carvana.data.demo.details import (
+    BLACK,
+    CHROME,
+    Decal,
+    Pane,
+    arches,
+    cabin_decals,
+    glass_decals,
+    lower_decals,
+    windows,
+)
 from carvana.data.demo.light import RGB, Paint
 from carvana.data.demo.shape import Shape, draw_shape
 from carvana.data.demo.surface import Floats, Quads, box, bulge, grid_quads, join
 
 # How often cars of a colour stand in such a studio, the colour in white light, and how much of a metal it is.
 _COLOURS: tuple[tuple[float, RGB, float], ...] = (
-    (0.20, (0.055, 0.055, 0.060), 0.0),
+    (0.20, (0.028, 0.028, 0.031), 0.0),
     (0.17, (0.87, 0.87, 0.86), 0.0),
     (0.17, (0.74, 0.75, 0.76), 0.25),
     (0.16, (0.42, 0.43, 0.44), 0.25),
@@ -60,6 +70,7 @@ class Car:
     cabin: Quads
     lower_decals: tuple[Decal, ...]
     cabin_decals: tuple[Decal, ...]
+    glass_decals: tuple[Decal, ...]
     panes: tuple[Pane, ...]
     holes: tuple[tuple[float, bool, Quads], ...]
     wheels: Wheels
@@ -88,8 +99,9 @@ def build_car(car: int, seed: int) -> Car:
         cabin=shape.cabin.quads(),
         lower_decals=tuple(lower_decals(shape, rng, body)),
         cabin_decals=tuple(cabin_decals(shape, rng, frame, roof)),
+        glass_decals=tuple(glass_decals(shape, rng)),
         panes=tuple(windows(shape, tint=(front, rear))),
-        holes=tuple(arches(shape, rng.uniform(0.035, 0.06))),
+        holes=tuple(arches(shape, rng.uniform(0.035, 0.085))),
         wheels=_wheels(rng),
         parts=tuple(_parts(shape, rng, body)),
         interior=tuple(_interior(shape, rng)),
@@ -103,7 +115,7 @@ def _body_paint(rng: np.random.Generator) -> Paint:
     _, colour, metal = _COLOURS[rng.choice(len(_COLOURS), p=chances / chances.sum())]
     tone = np.clip(np.array(colour) * rng.normal(1, 0.10) + rng.normal(0, 0.012, 3), 0.03, 0.90)
     r, g, b = (float(value) for value in tone)
-    return Paint((r, g, b), float(rng.uniform(0.035, 0.06)), metal)
+    return Paint((r, g, b), float(rng.uniform(0.035, 0.085)), metal)
 
 
 def _wheels(rng: np.random.Generator) -> Wheels:
@@ -128,9 +140,9 @@ def _parts(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Part]:
     for side in (1, -1):
         foot = shape.width / 2 * 0.90
         z = float(shape.lower.shoulder(np.array(x))) + 0.10
-        stalk = box(np.array([x, side * (foot + 0.05), z - 0.055]), (0.07, 0.18, 0.05))
-        shell = bulge(np.array([x, side * (foot + 0.17), z]), (0.13, 0.22 * big**0.5, 0.145 * big), 3.2)
-        glass = bulge(np.array([x - 0.045, side * (foot + 0.17), z]), (0.05, 0.19 * big**0.5, 0.115 * big), 4.0)
+        stalk = box(np.array([x, side * (foot + 0.04), z - 0.055]), (0.07, 0.16, 0.045))
+        shell = bulge(np.array([x, side * (foot + 0.15), z]), (0.12, 0.21 * big**0.5, 0.130 * big), 3.2)
+        glass = bulge(np.array([x - 0.045, side * (foot + 0.15), z]), (0.05, 0.18 * big**0.5, 0.105 * big), 4.0)
         parts += [Part(stalk, BLACK, side), Part(glass, Paint((0.35, 0.37, 0.40), 0.5), side), Part(shell, cap, side)]
     cabin, top = shape.cabin, 1.0
     if shape.kind in ("suv", "van") and rng.random() < 0.7:
@@ -146,7 +158,7 @@ def _parts(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Part]:
         z = float(cabin.roof(np.array(x0))) + 0.01
         parts.append(
             Part(
-                bulge(np.array([x0 - 0.03, 0, z + 0.015]), (0.26, shape.roof_width * shape.width * 0.88, 0.05), 4.0),
+                bulge(np.array([x0 + 0.01, 0, z + 0.02]), (0.24, shape.roof_width * shape.width * 0.86, 0.05), 4.0),
                 body,
                 0,
                 True,
@@ -155,9 +167,9 @@ def _parts(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Part]:
     if shape.kind in ("sedan", "coupe") and rng.random() < 0.3:
         x0 = -shape.length / 2 + 0.22
         z = float(shape.lower.shoulder(np.array(x0)))
-        parts.append(Part(bulge(np.array([x0, 0, z + 0.085]), (0.20, shape.width * 0.74, 0.035), 4.0), body, 0, True))
+        parts.append(Part(bulge(np.array([x0, 0, z + 0.065]), (0.20, shape.width * 0.74, 0.035), 4.0), body, 0, True))
         parts += [
-            Part(box(np.array([x0, side * shape.width * 0.27, z + 0.055]), (0.1, 0.03, 0.09)), body, 0, True)
+            Part(box(np.array([x0, side * shape.width * 0.27, z + 0.04]), (0.1, 0.03, 0.06)), body, 0, True)
             for side in (1, -1)
         ]
     if rng.random() < 0.35:

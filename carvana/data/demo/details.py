@@ -13,9 +13,8 @@ from carvana.data.demo.surface import Floats, Quads, grid_quads
 
 BLACK = Paint((0.07, 0.07, 0.075), 0.03)
 PLASTIC = Paint((0.16, 0.16, 0.17), 0.02)
-SEAM = Paint((0.05, 0.05, 0.055), 0.0)
 CHROME = Paint((0.80, 0.81, 0.82), 0.55, 0.6)
-LENS = Paint((0.74, 0.76, 0.78), 0.25)
+LENS = Paint((0.56, 0.58, 0.61), 0.25)
 RED = Paint((0.62, 0.04, 0.06), 0.10)
 AMBER = Paint((0.90, 0.42, 0.08), 0.10)
 WHITE = Paint((0.93, 0.94, 0.96), 0.02)
@@ -55,14 +54,20 @@ def rounded(rows: Floats, corner: float) -> Floats:
     return drawn
 
 
+def _dense_ends(low: float, high: float, count: int) -> Floats:
+    """Rows from low to high, closer together towards both ends, where corners are round."""
+    rows: Floats = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, count))) / 2
+    return rows
+
+
 def windows(shape: Shape, grow: float = 0.0, tint: tuple[float, float] = (0.7, 0.7)) -> list[Pane]:
     """All panes; ``grow`` widens them by metres for the frame round the glass; ``tint`` is how clear front and rear are."""
     cabin, front, rear = shape.cabin, tint[0], tint[1]
     tall = shape.height - shape.cowl
     up = grow / tall
     panes = []
-    rows = np.linspace(0.075 - up, 0.80 + up * 0.6, 12)
-    shrink = rounded(rows, 0.22) * 0.10
+    rows = _dense_ends(0.075 - up, 0.80 + up * 0.6, 16)
+    shrink = rounded(rows, 0.20) * 0.07
     ahead, behind, _ = cabin.ends(rows)
     middle, half = (ahead + behind) / 2, (ahead - behind) / 2
     pillar = _pillar(shape)
@@ -97,11 +102,11 @@ def windows(shape: Shape, grow: float = 0.0, tint: tuple[float, float] = (0.7, 0
                 )
             )
     wide = grow / (shape.width / 2)
-    rows = np.linspace(0.03 - up, 0.87 + up * 0.5, 14)
+    rows = _dense_ends(0.03 - up, 0.87 + up * 0.5, 16)
     edge = 0.80 + wide - rounded(rows, 0.12) * 0.05
     panes.append(Pane(strip(lambda y, s: cabin.end(y, s, True), rows, -edge, edge, 16), 0.5 * front + 0.4))
     boxy = shape.kind in ("suv", "van", "pickup", "hatch")
-    rows = np.linspace((0.14 if boxy else 0.08) - up, (0.80 if boxy else 0.87) + up * 0.5, 14)
+    rows = _dense_ends((0.14 if boxy else 0.08) - up, (0.80 if boxy else 0.87) + up * 0.5, 16)
     edge = (0.76 if boxy else 0.80) + wide - rounded(rows, 0.25) * 0.08
     panes.append(Pane(strip(lambda y, s: cabin.end(y, s, False), rows, -edge, edge, 16), rear))
     return panes
@@ -121,9 +126,16 @@ def arches(shape: Shape, gap: float) -> list[tuple[float, bool, Quads]]:
     return holes
 
 
+def seam_of(body: Paint) -> Paint:
+    """The gap between two panels: the body's colour, deep in shade."""
+    r, g, b = (0.03 + 0.32 * value for value in body.colour)
+    return Paint((r, g, b), 0.0)
+
+
 def lower_decals(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Decal]:
     """Everything drawn on the lower body, in the order of painting."""
     low, decals = shape.lower, []
+    seam = seam_of(body)
     around = np.linspace(-np.pi, np.pi, 97)
     rugged = shape.kind in ("suv", "pickup") and rng.random() < 0.6
     skirt = rng.uniform(0.14, 0.24) if rugged else rng.uniform(0.0, 0.07)
@@ -133,15 +145,15 @@ def lower_decals(shape: Shape, rng: np.random.Generator, body: Paint) -> list[De
     if rugged:
         for axle, left, _ in arches(shape, 0.0):
             decals.append(Decal(_ring(shape, axle, left, shape.wheel + 0.03, shape.wheel + 0.115), PLASTIC))
-    decals += _flank(shape, rng, body)
+    decals += _flank(shape, rng, body, seam)
     decals += _nose(shape, rng)
-    decals += _rear(shape, rng)
+    decals += _rear(shape, rng, seam)
     if shape.kind != "pickup":
-        decals += _lid(shape)
+        decals += _lid(shape, seam)
     return decals
 
 
-def _flank(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Decal]:
+def _flank(shape: Shape, rng: np.random.Generator, body: Paint, seam: Paint) -> list[Decal]:
     low = shape.lower
     thick = 0.0035
     doors = [shape.screen_foot - 0.06, _pillar(shape)]
@@ -156,20 +168,20 @@ def _flank(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Decal]:
         rows = np.linspace(0.075, 0.99, 16)
         for i, x in enumerate(doors):
             slant = np.where(rows > 0.6, 0, (0.6 - rows) * (0.10 if i != 1 else 0.02))
-            decals.append(Decal(strip(across, rows, x - thick + slant, x + thick + slant, 1), SEAM))
+            decals.append(Decal(strip(across, rows, x - thick + slant, x + thick + slant, 1), seam))
         ends = np.linspace(doors[-1] + 0.05, doors[0] + 0.05, 30)
-        decals.append(Decal(strip(flank, ends, 0.072, 0.085, 1), SEAM))
+        decals.append(Decal(strip(flank, ends, 0.072, 0.085, 1), seam))
         if moulding:
             ends = np.linspace(doors[-1] + 0.08, doors[0] - 0.05, 30)
             decals.append(Decal(strip(flank, ends, 0.33, 0.365, 1), CHROME if rng.random() < 0.5 else BLACK))
         for x in doors[1:] if len(doors) > 2 else doors[1:2]:
             grip = np.linspace(x + 0.06, x + 0.25, 6)
-            decals.append(Decal(strip(flank, grip, 0.745, 0.76, 1), SEAM))
+            decals.append(Decal(strip(flank, grip, 0.745, 0.76, 1), seam))
             decals.append(Decal(strip(flank, grip, 0.758, 0.80, 2), bright))
         cap = shape.rear_axle - 0.05
         if left:
             height = float(low.flank(np.array(cap), np.array(0.80), left)[2])
-            decals.append(Decal(_ring(shape, cap, left, 0.075, 0.080, height, full=True), SEAM))
+            decals.append(Decal(_ring(shape, cap, left, 0.075, 0.079, height, full=True), seam))
         lamp = np.linspace(0.50, 0.56, 2)
         spot = shape.front_axle + shape.wheel + 0.16
         decals.append(Decal(strip(across, lamp, spot, spot + 0.09, 2), AMBER))
@@ -215,7 +227,9 @@ def _nose(shape: Shape, rng: np.random.Generator) -> list[Decal]:
         )
         for spot in (0.3, 0.68):
             y = inner + (corner - inner) * spot
-            decals.append(Decal(strip(lamp, np.linspace(0.28, 0.74, 4), y - 0.035, y + 0.035, 3), CHROME))
+            tall_rows = 0.5 + 0.24 * np.cos(np.linspace(np.pi, 0, 8))
+            round_half = 0.001 + 0.036 * np.sin(np.linspace(0, np.pi, 8))
+            decals.append(Decal(strip(lamp, tall_rows, y - round_half, y + round_half, 3), CHROME))
         decals.append(Decal(strip(lamp, np.linspace(0.15, 0.45, 3), corner - 0.05, corner - 0.02, 2), AMBER))
         fog = lambda y, v, sign=sign: front(sign * y, v)  # noqa: E731
         decals.append(Decal(strip(fog, np.linspace(0.14, 0.30, 4), 0.60, 0.74, 4), BLACK))
@@ -223,17 +237,17 @@ def _nose(shape: Shape, rng: np.random.Generator) -> list[Decal]:
     badge = (low + high) / 2
     decals.append(Decal(strip(front, np.linspace(badge - 0.05, badge + 0.05, 4), -0.05, 0.05, 4), CHROME))
     if rng.random() < 0.75:
-        decals += _plate(front, rng.uniform(0.24, 0.32), shape, rng)
+        decals += _plate(front, rng.uniform(0.24, 0.32), shape, rng, shape.nose)
     return decals
 
 
-def _rear(shape: Shape, rng: np.random.Generator) -> list[Decal]:
+def _rear(shape: Shape, rng: np.random.Generator, seam: Paint) -> list[Decal]:
     back = lambda y, v: shape.lower.end(y, v, False)  # noqa: E731
     power = shape.rear_power
-    corner = (1 - 0.945**power) ** (1 / power)
-    decals = [Decal(strip(back, np.array([0.455, 0.47]), -0.90, 0.90, 24), SEAM)]
+    corner = (1 - rng.uniform(0.87, 0.91) ** power) ** (1 / power)
+    decals = [Decal(strip(back, np.array([0.455, 0.47]), -0.90, 0.90, 24), seam)]
     tall_lamp = shape.kind in ("suv", "van", "pickup", "hatch")
-    inner = rng.uniform(0.70, 0.78) if tall_lamp else rng.uniform(0.46, 0.62)
+    inner = rng.uniform(0.60, 0.70) if tall_lamp else rng.uniform(0.42, 0.60)
     rows = np.linspace(0.56 if tall_lamp else 0.64, 0.97 if tall_lamp else 0.91, 7)
     shut = rounded(rows, 0.4) * 0.04
     for sign in (-1.0, 1.0):
@@ -244,9 +258,9 @@ def _rear(shape: Shape, rng: np.random.Generator) -> list[Decal]:
         decals.append(Decal(strip(lamp, np.array([0.30, 0.34]), 0.62, 0.80, 3), RED))
         if rng.random() < 0.6:
             decals.append(Decal(strip(lamp, np.linspace(0.03, 0.10, 3), 0.52, 0.64, 3), CHROME))
-    seam = np.linspace(0.47, 0.99, 10)
+    gap = np.linspace(0.47, 0.99, 10)
     for y in (-inner + 0.02, inner - 0.02):
-        decals.append(Decal(strip(back, seam, y - 0.004, y + 0.004, 1), SEAM))
+        decals.append(Decal(strip(back, gap, y - 0.004, y + 0.004, 1), seam))
     if rng.random() < 0.5:
         decals.append(Decal(strip(back, np.array([0.80, 0.84]), -0.30, 0.30, 8), CHROME))
     decals.append(Decal(strip(back, np.array([0.86, 0.93]), -0.05, 0.05, 4), CHROME))
@@ -255,12 +269,12 @@ def _rear(shape: Shape, rng: np.random.Generator) -> list[Decal]:
         decals.append(
             Decal(strip(back, np.linspace(0.02, 0.24, 5), -0.93, 0.93, 24), CHROME if rng.random() < 0.6 else PLASTIC)
         )
-    decals += _plate(back, 0.60 if rng.random() < 0.75 else 0.22, shape, rng)
+    decals += _plate(back, 0.60 if rng.random() < 0.75 else 0.22, shape, rng, shape.tail)
     return decals
 
 
-def _plate(surface: Surface, v: float, shape: Shape, rng: np.random.Generator) -> list[Decal]:
-    tall = 0.155 / (shape.nose - shape.sill)
+def _plate(surface: Surface, v: float, shape: Shape, rng: np.random.Generator, top: float) -> list[Decal]:
+    tall = 0.14 / (top - shape.sill)
     half = 0.155 / (shape.width / 2)
     blue = Paint((0.20, 0.55, 0.85), 0.02)
     plate = [Decal(strip(surface, np.linspace(v - 0.015, v + tall + 0.015, 3), -half - 0.01, half + 0.01, 4), PLASTIC)]
@@ -269,23 +283,23 @@ def _plate(surface: Surface, v: float, shape: Shape, rng: np.random.Generator) -
     for y in np.linspace(-half * 0.75, half * 0.55, 6):
         if rng.random() < 0.85:
             plate.append(
-                Decal(strip(surface, np.array([v + 0.45 * tall, v + 0.68 * tall]), y, y + half * 0.09, 1), SEAM)
+                Decal(strip(surface, np.array([v + 0.45 * tall, v + 0.68 * tall]), y, y + half * 0.09, 1), BLACK)
             )
     return plate
 
 
-def _lid(shape: Shape) -> list[Decal]:
+def _lid(shape: Shape, seam: Paint) -> list[Decal]:
     low = shape.lower
     front = shape.length / 2 - 0.40
     decals = []
     for left in (True, False):
         edge = lambda c, x, left=left: low.flank(x, 2 - c, left)  # noqa: E731
-        decals.append(Decal(strip(edge, np.linspace(shape.screen_foot, front, 24), 0.905, 0.915, 1), SEAM))
+        decals.append(Decal(strip(edge, np.linspace(shape.screen_foot, front, 24), 0.905, 0.915, 1), seam))
         nose = lambda x, c, left=left: low.flank(x, 2 - c, left)  # noqa: E731
-        decals.append(Decal(strip(nose, np.linspace(0, 0.905, 12), front - 0.006, front + 0.002, 1), SEAM))
+        decals.append(Decal(strip(nose, np.linspace(0, 0.905, 12), front - 0.006, front + 0.002, 1), seam))
         if shape.kind in ("sedan", "coupe"):
             rear = np.linspace(-shape.length / 2 + 0.22, shape.cabin_rear, 12)
-            decals.append(Decal(strip(edge, rear, 0.84, 0.848, 1), SEAM))
+            decals.append(Decal(strip(edge, rear, 0.84, 0.848, 1), seam))
     return decals
 
 
@@ -300,7 +314,7 @@ def _ring(
 
 
 def _pillar(shape: Shape) -> float:
-    """x of the pillar behind the front door."""
+    """X of the pillar behind the front door."""
     if shape.kind == "coupe":
         return shape.rear_axle + 0.78
     return (
@@ -335,4 +349,22 @@ def cabin_decals(shape: Shape, rng: np.random.Generator, frame: Paint, roof: Pai
     decals += [Decal(pane.quads, frame) for pane in frames[:-2]] + [Decal(pane.quads, BLACK) for pane in frames[-2:]]
     if rng.random() < 0.5:
         decals.append(Decal(strip(lambda y, s: cabin.end(y, s, False), np.array([0.885, 0.91]), -0.12, 0.12, 4), RED))
+    return decals
+
+
+def glass_decals(shape: Shape, rng: np.random.Generator) -> list[Decal]:
+    """What lies on the glass: wipers, a sticker."""
+    screen = lambda y, s: shape.cabin.end(y, s, True)  # noqa: E731
+    back = lambda y, s: shape.cabin.end(y, s, False)  # noqa: E731
+    decals = []
+    for foot, tip in ((0.02, 0.52), (-0.62, -0.10)):
+        along = np.linspace(0, 1, 9)[:, None]
+        y, s = foot + (tip - foot) * along, 0.05 + 0.07 * along * (1.4 - along)
+        blade = screen(np.broadcast_to(y, (9, 2)), s + np.array([-0.010, 0.012]))
+        decals.append(Decal(grid_quads(blade), BLACK))
+    if rng.random() < 0.7:
+        y = rng.uniform(0.5, 0.62)
+        decals.append(Decal(strip(screen, np.array([0.15, 0.24]), y, y + 0.09, 2), WHITE))
+    if shape.kind in ("suv", "van", "hatch") and rng.random() < 0.7:
+        decals.append(Decal(strip(back, np.array([0.175, 0.20]), -0.42, 0.03, 8), BLACK))
     return decals

@@ -16,7 +16,8 @@ RGB = tuple[float, float, float]
 @dataclass(frozen=True)
 class Paint:
     """A material: colour as it looks in white light (sRGB, 0 to 1), mirroring when looked at squarely, and how far
-    the mirrored light takes the colour of the material (1 for metal)."""
+    the mirrored light takes the colour of the material (1 for metal).
+    """
 
     colour: RGB
     gloss: float = 0.04
@@ -46,7 +47,7 @@ def shade(quads: Quads, paint: Paint, pose: Pose, eye: Floats, lamps: Lamps) -> 
     tint = 1 + paint.metal * (base - 1)
     open_sky = np.clip((centres[:, 2] - 0.05) / 0.7, 0.0, 1.0)[:, None]
     diffuse = base * irradiance(normals, lamps)[:, None] * (0.62 + 0.38 * open_sky)
-    gleam = room(mirrored, centres[:, 2], lamps) * fresnel * np.where(paint.metal > 0, tint, 1.0)
+    gleam = room(mirrored, centres[:, 2], lamps) * fresnel * (0.3 + 0.7 * open_sky) * np.where(paint.metal > 0, tint, 1.0)
     return display(diffuse * (1 - 0.3 * paint.metal) + gleam)
 
 
@@ -70,10 +71,10 @@ def room(directions: Floats, height: Floats, lamps: Lamps) -> Floats:
     over = np.cos(lamps.strips * np.pi * directions[:, 0] / np.maximum(up, 0.3)) * np.cos(
         1.3 * directions[:, 1] / np.maximum(up, 0.3)
     )
-    lamp = 0.55 + 0.75 * lamps.strength * _step(over, 0.15, 0.45)
+    lamp = 0.55 + 0.75 * lamps.strength * _step(over, -0.3, 0.7)
     above = wall * (1 - ceiling) + lamp * ceiling
     under = (
-        0.40 - 0.26 * _step(-up, 0.35, 0.9) + 0.05 * np.cos(azimuth - lamps.azimuth)
+        0.50 - 0.36 * _step(-up, 0.35, 0.9) + 0.05 * np.cos(azimuth - lamps.azimuth)
     )  # steep rays end in the car's own shadow
     below = under[:, None] * np.array(lamps.floor) / 0.73
     seen: Floats = below * (1 - white[:, None]) + (above * white)[:, None]
@@ -89,6 +90,7 @@ def linear(colour: Floats) -> Floats:
 def display(light: Floats) -> NDArray[np.uint8]:
     """Amounts of light as display values 0 to 255, with a camera's soft shoulder near white."""
     value = np.power(np.clip(light, 0, None), 1 / 2.2)
+    value = value - 0.06 * np.sin(2 * np.pi * np.clip(value, 0, 1))  # a camera's contrast
     value = np.where(value > 0.85, 0.85 + 0.15 * np.tanh((value - 0.85) / 0.15), value)
     return (value * 255 + 0.5).astype(np.uint8)
 

@@ -48,7 +48,7 @@ def draw_photo(
     body = build_car(car, seed)
     box = car_box(body, scene, size)
     sheet = paint_car(body, scene, box)
-    photo = paint_studio(studio, scene.camera, scene.pose, body.shape, size)
+    photo = paint_studio(studio, scene.camera, scene.pose, body.shape, 255 * np.array(body.body.colour), size)
     sheet.over(photo)
     mask = np.zeros(size, np.uint8)
     mask[box[1] : box[3], box[0] : box[2]] = sheet.coverage() >= 128
@@ -74,7 +74,7 @@ def _scene(car: int, view: int, seed: int, size: tuple[int, int], studio: Studio
 
 def _grain(photo: NDArray[np.uint8], shot: np.random.Generator, session: np.random.Generator) -> NDArray[np.uint8]:
     """Exposure and the sensor's noise."""
-    gain = float(np.clip(session.normal(1.0, 0.025) + shot.normal(0, 0.006), 0.9, 1.08))
+    gain = float(np.clip(session.normal(1.0, 0.035) + shot.normal(0, 0.006), 0.9, 1.08))
     lift, sink = _noise()
     height, width = photo.shape[:2]
     top, side = int(shot.integers(64)), int(shot.integers(64))
@@ -92,7 +92,7 @@ def _noise() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Grain that brightens and grain that darkens, display values; each photo takes a part of it."""
     rng = np.random.default_rng(20170725)
     noise = rng.standard_normal((FULL[0] + 64, FULL[1] + 64, 3), np.float32)
-    noise = 1.5 * noise + 0.7 * noise.mean(axis=2, keepdims=True)
+    noise = 1.0 * noise + 0.6 * noise.mean(axis=2, keepdims=True)
     whole = np.rint(noise)
     return np.maximum(whole, 0).astype(np.uint8), np.maximum(-whole, 0).astype(np.uint8)
 

@@ -104,15 +104,16 @@ def draw_shape(rng: np.random.Generator) -> Shape:
         cabin_rear=float(cabin_rear),
         roof_width=float(rng.uniform(0.76, 0.82) if kind not in ("van", "pickup") else rng.uniform(0.82, 0.87)),
         rake=float(rng.uniform(0.7, 1.25) * (0.55 if kind in ("pickup", "suv") else 1.0)),
-        front_power=float(rng.uniform(3.4, 4.8) + (1.2 if kind == "pickup" else 0.0)),
-        rear_power=float(rng.uniform(4.4, 6.0) + (1.5 if kind in ("pickup", "van") else 0.0)),
+        front_power=float(rng.uniform(3.8, 5.2) + (1.2 if kind == "pickup" else 0.0)),
+        rear_power=float(rng.uniform(4.8, 6.4) + (1.5 if kind in ("pickup", "van") else 0.0)),
         roof_fall=float(rng.uniform(0.02, 0.06) * (1.8 if kind in ("coupe", "sedan") else 1.0)),
     )
 
 
 class Lower:
     """The body below the windows: ``point(theta, v)``, theta round the car from the nose, v from the sill (0) to the
-    shoulder (1) and on over hood and deck to the middle line (2)."""
+    shoulder (1) and on over hood and deck to the middle line (2).
+    """
 
     _STEPS = np.linspace(0, 1, 201)
 
@@ -240,7 +241,8 @@ class Lower:
 
 class Cabin:
     """Pillars, windows and roof: ``point(phi, s)``, phi round the cabin, s from the belt (0) to the roof's edge (1) and on
-    to the roof's middle line (2)."""
+    to the roof's middle line (2).
+    """
 
     _STEPS = np.linspace(0, 1, 101)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +18,8 @@ _COARSE = 8
 _SHIFT = 4
 
 # Strokes of a plain alphabet in a box one high: points (x, y from the foot), curves cut into short lines.
-_ARC = [(0.5 + 0.5 * float(np.cos(t)), 0.5 + 0.5 * float(np.sin(t))) for t in np.linspace(0.72, 5.56, 18)]
+_ARC = [(0.5 + 0.5 * float(np.cos(t)), 0.5 + 0.5 * float(np.sin(t))) for t in np.linspace(0.72, 5.56, 40)]
+_BOWL = [(0.0, 0.44), *((0.38 + 0.28 * float(np.sin(t)), 0.72 - 0.28 * float(np.cos(t))) for t in np.linspace(0, np.pi, 24)), (0.0, 1.0)]
 _GLYPHS: dict[str, list[list[tuple[float, float]]]] = {
     "A": [[(0, 0), (0.42, 1), (0.84, 0)], [(0.62, 0.33), (0.72, 0.33)]],
     "C": [_ARC],
@@ -26,11 +28,8 @@ _GLYPHS: dict[str, list[list[tuple[float, float]]]] = {
     "L": [[(0, 1), (0, 0), (0.55, 0)]],
     "M": [[(0, 0), (0, 1), (0.45, 0.3), (0.9, 1), (0.9, 0)]],
     "N": [[(0, 0), (0, 1), (0.75, 0), (0.75, 1)]],
-    "O": [[(0.5 + 0.5 * float(np.cos(t)), 0.5 + 0.5 * float(np.sin(t))) for t in np.linspace(0, 6.2832, 25)]],
-    "R": [
-        [(0, 0), (0, 1), (0.4, 1), (0.62, 0.9), (0.68, 0.74), (0.62, 0.56), (0.4, 0.46), (0, 0.46)],
-        [(0.35, 0.46), (0.72, 0)],
-    ],
+    "O": [[(0.5 + 0.5 * float(np.cos(t)), 0.5 + 0.5 * float(np.sin(t))) for t in np.linspace(0, 2 * np.pi, 49)]],
+    "R": [[(0, 0), (0, 1)], _BOWL, [(0.30, 0.46), (0.72, 0)]],
     "T": [[(0, 1), (0.75, 1)], [(0.375, 1), (0.375, 0)]],
     "V": [[(0, 1), (0.42, 0), (0.84, 1)]],
     "Z": [[(0, 1), (0.7, 1), (0, 0), (0.7, 0)]],
@@ -65,12 +64,12 @@ class Studio:
 def draw_studio(rng: np.random.Generator) -> Studio:
     """A studio at random, its measures near those of the competition's photos."""
     warm = rng.normal(0, 1.3)
-    tone = rng.normal(0, 4.0)
+    tone = rng.normal(0, 8.0)
     table = rng.uniform(-1, 1)
     return Studio(
         wall=_tone(247 + 0.3 * tone, warm * 0.5),
-        foot=_tone(188 + tone, warm - 2.5),
-        table=_tone(186 + tone + 5 * table, warm + 3 + 4 * table),
+        foot=_tone(182 + tone, warm - 2.5),
+        table=_tone(181 + tone + 5 * table, warm + 3 + 4 * table),
         letters=_tone(float(rng.uniform(80, 112)), 0.4 * warm),
         word="".join(rng.choice(list("AAACCRRVVNNNEHLMOTZ"), size=int(rng.integers(6, 9)))),
         bold_from=int(rng.integers(2, 6)),
@@ -81,7 +80,7 @@ def draw_studio(rng: np.random.Generator) -> Studio:
         reflection=float(rng.uniform(0.02, 0.14)),
         shadow=float(rng.uniform(0.45, 0.75)),
         light_azimuth=float(rng.uniform(-np.pi, np.pi)),
-        fall_off=float(rng.uniform(0.04, 0.16)),
+        fall_off=float(rng.uniform(0.04, 0.22)),
         kerb=bool(rng.random() < 0.12),
         panel=bool(rng.random() < 0.6),
         corners=bool(rng.random() < 0.2),
@@ -90,10 +89,11 @@ def draw_studio(rng: np.random.Generator) -> Studio:
     )
 
 
-def paint_studio(studio: Studio, camera: Camera, pose: Pose, shape: Shape, size: tuple[int, int]) -> Pixels:
-    """The room without the car but with its shadow, (height, width, 3) RGB."""
+def paint_studio(studio: Studio, camera: Camera, pose: Pose, shape: Shape, body: Floats, size: tuple[int, int]) -> Pixels:
+    """The room without the car but with its shadow and what its ``body`` colour, 0 to 255, leaves on the floor: (height, width, 3) RGB."""
     flat = _surfaces(studio, camera, pose, size)
     light = _light(studio, camera, size) * _shadow(studio, camera, pose, shape, size)[..., None]
+    light *= _reflection(studio, camera, pose, shape, body, size)
     coarse = np.clip(light * 200, 0, 255).astype(np.uint8)
     smooth = cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     lit: Pixels = cv2.multiply(flat, smooth, scale=1 / 200)
@@ -185,17 +185,33 @@ def _word(photo: Pixels, studio: Studio, camera: Camera) -> None:
     widths = [max(x for stroke in _GLYPHS[letter] for x, _ in stroke) * tall for letter in studio.word]
     at = -(sum(widths) + gap * (len(widths) - 1)) / 2
     for index, (letter, wide) in enumerate(zip(studio.word, widths, strict=True)):
-        thick = tall * (0.115 if index < studio.bold_from else 0.215) / 2
+        thick = tall * (0.10 if index < studio.bold_from else 0.20)
         for stroke in _GLYPHS[letter]:
-            for start, end in zip(stroke[:-1], stroke[1:], strict=True):
-                a, b = np.array(start) * tall, np.array(end) * tall
-                along = (b - a) / max(float(np.hypot(*(b - a))), 1e-9)
-                across = np.array([-along[1], along[0]]) * thick
-                a, b = a - along * thick * 0.4, b + along * thick * 0.4
-                flat = np.concatenate([np.linspace(a + across, b + across, 4), np.linspace(b - across, a - across, 4)])
-                z = studio.foot_height + 0.03 + np.clip(flat[:, 1], 0.0, tall)
-                _fill(photo, camera.project(_on_wall(studio, at + flat[:, 0], z)), studio.letters)
+            for outline in _ribbons(np.array(stroke) * tall, thick, tall):
+                place = _on_wall(studio, at + outline[:, 0], studio.foot_height + 0.03 + outline[:, 1])
+                _fill(photo, camera.project(place), studio.letters)
         at += wide + gap
+
+
+def _ribbons(stroke: Floats, thick: float, tall: float) -> list[Floats]:
+    """Outlines (K, 2) of a stroke: one for a curve, one for each straight piece else, cut level at foot and top."""
+    if len(stroke) > 12:
+        along = np.gradient(stroke, axis=0)
+        if np.allclose(stroke[0], stroke[-1]):
+            along[0] = along[-1] = along[0] + along[-1]
+        inward = np.stack([-along[:, 1], along[:, 0]], axis=-1) / np.hypot(along[:, :1], along[:, 1:])
+        return [np.concatenate([stroke, (stroke + thick * inward)[::-1]])]
+    outlines = []
+    for a, b in itertools.pairwise(stroke):
+        run, rise = np.abs(b - a)
+        if rise < 0.2 * run:
+            inset = np.array([0.0, np.clip(a[1], thick / 2, tall - thick / 2) - a[1]])
+            side, ends = np.array([0.0, thick / 2]), np.array([np.sign(b[0] - a[0]) * thick / 2, 0.0])
+            a, b = a + inset - ends, b + inset + ends
+        else:  # a slanted stroke keeps level ends, as sans-serif letters have them
+            side = np.array([thick / 2 * np.hypot(run, rise) / rise, 0.0])
+        outlines.append(np.concatenate([np.linspace(a + side, b + side, 4), np.linspace(b - side, a - side, 4)]))
+    return outlines
 
 
 def _kerb(photo: Pixels, studio: Studio, scale: float) -> None:
@@ -226,7 +242,7 @@ def _light(studio: Studio, camera: Camera, size: tuple[int, int]) -> Floats:
         below > 0
     )
     light += 0.10 * np.clip((below - 0.75) / 0.25, 0, 1) * (np.sin(studio.light_azimuth))
-    light -= 0.05 * across**2 * below
+    light -= (0.05 + 0.5 * studio.fall_off) * across**2 * below
     rng = np.random.default_rng(studio.stains)
     stains = cv2.resize(rng.normal(0, 1, (12, 18)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     fine = cv2.resize(rng.normal(0, 1, (48, 40)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -275,6 +291,23 @@ def _shadow(studio: Studio, camera: Camera, pose: Pose, shape: Shape, size: tupl
     horizon = int(camera.centre[1] / _COARSE) + 2
     seen[: max(horizon, 0)] = 0
     return 1 - seen.astype(np.float64)
+
+
+def _reflection(
+    studio: Studio, camera: Camera, pose: Pose, shape: Shape, body: Floats, size: tuple[int, int]
+) -> Floats:
+    """How the car's mirror image in the floor tints it, (height / 8, width / 8, 3), 1 where there is none."""
+    out = np.zeros((-(-size[0] // _COARSE), -(-size[1] // _COARSE)), np.float32)
+    theta = np.linspace(0, 2 * np.pi, 33)
+    grid = shape.lower.point(theta[None, :], np.array([0.0, 0.35, 0.7, 1.0])[:, None]) * np.array([1.0, 1.0, -1.0])
+    spots = np.rint(camera.project(pose.to_studio(grid)) / _COARSE * 16).astype(np.int32)
+    strength = (0.5, 1.0, 0.6)  # the nearer the floor, the clearer; the sill itself is dark
+    for row in (2, 1, 0):
+        for k in range(32):
+            corners = np.array([spots[row, k], spots[row, k + 1], spots[row + 1, k + 1], spots[row + 1, k]])
+            cv2.fillConvexPoly(out, corners, strength[row], cv2.LINE_8, 4)
+    share = studio.reflection * cv2.GaussianBlur(out, (0, 0), max(2.5 * camera.focal / 1986.0, 0.3))[..., None]
+    return 1 - share * (1 - body / np.array(studio.table))
 
 
 def _on_wall(studio: Studio, along: Floats, z: Floats) -> Floats:

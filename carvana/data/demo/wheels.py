@@ -66,7 +66,7 @@ def paint_wheel(sheet: Canvas, car: Car, scene: Scene, axle: float, *, left: boo
         sheet.polygon(scene.pixels(circle(rim * 0.13, 0.020)), metal(0.45))
 
 
-def _metal(scene: Scene, paint: Paint, side: float):  # noqa: ANN202
+def _metal(scene: Scene, paint: Paint, side: float):
     face = Quads(np.zeros((1, 4, 3)) + np.array([0, side * 0.9, 0.35]), np.array([[0.0, side, 0.0]]))
     base = shade(face, paint, scene.pose, scene.eye, scene.lamps)[0].astype(float)
     return lambda strength: tuple((base * min(float(strength), 1.1)).clip(0, 255).tolist())

@@ -1,0 +1,86 @@
+"""``carvana archs``: the architectures that there are, without importing any."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from carvana.archs.names import DPT_EXAMPLE
+from carvana.errors import UnknownNameError, did_you_mean
+from carvana.registry import Entry, registry
+
+_WILDCARDS = "*?["
+
+
+def archs(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Names to list, with wildcards: 'unet/*', '*mobilenet*', 'unet/tu-convnext*'.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout: name, summary, source, version.")] = False,
+) -> None:
+    """List the architectures: all in short, or the names that match a pattern."""
+    if json:
+        _print_json(registry.archs.entries() if pattern is None else matching(pattern))
+    elif pattern is None:
+        _print_overview()
+    else:
+        for entry in matching(pattern):
+            print(entry.name)
+
+
+def matching(pattern: str) -> list[Entry]:
+    """The entries that a user means: by wildcards, or else by name, by family, or by a part of the name.
+
+    Raises:
+        UnknownNameError: there are none.
+    """
+    attempts = [pattern]
+    if not any(sign in pattern for sign in _WILDCARDS):
+        attempts += [f"{pattern}/*", f"*{pattern}*"]
+    for attempt in attempts:
+        found = registry.archs.entries(attempt)
+        if found:
+            return found
+    raise UnknownNameError(f"no architecture matches '{pattern}'{did_you_mean(pattern, registry.archs.names())}")
+
+
+def _print_json(entries: list[Entry]) -> None:
+    import json
+
+    records = [
+        {"name": entry.name, "summary": entry.summary, "source": entry.source, "version": entry.version}
+        for entry in entries
+    ]
+    print(json.dumps(records, indent=2))
+
+
+def _print_overview() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("architecture", "encoders", "for example", "what it is", box=box.SIMPLE, pad_edge=False)
+    for entry in registry.archs.registered():
+        encoders, example = _encoders(entry)
+        table.add_row(entry.name, encoders, example, entry.summary)
+    console = Console()
+    console.print(table)
+    console.print("carvana archs 'unet/*' lists a family; 'unet/tu-*' timm's encoders; --json all.", highlight=False)
+    broken = [plugin.name for plugin in registry.plugins if plugin.error]
+    if broken:
+        console.print(f"Broken plugins, left out: {', '.join(broken)} (see carvana plugins).", highlight=False)
+
+
+def _encoders(entry: Entry) -> tuple[str, str]:
+    """How many encoders a family has, and one whole name of it."""
+    if not entry.name.endswith("/*"):
+        return "", entry.name
+    names = registry.archs.names(entry.name)
+    rules = [name for name in names if any(sign in name for sign in _WILDCARDS)]
+    own = [name for name in names if name not in rules]
+    prefix = entry.name.removesuffix("*")
+    usual = prefix + "resnet34"
+    example = usual if usual in own else DPT_EXAMPLE if DPT_EXAMPLE.startswith(prefix) else next(iter(own), entry.name)
+    count = [str(len(own))] * bool(own) + ["timm's"] * bool(rules)
+    return " + ".join(count), example

@@ -1,0 +1,213 @@
+"""The commands, as a user types them: real processes where what matters is the process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import carvana
+from carvana.cli.app import app
+from carvana.data.images import read_image, read_mask
+from carvana.data.samples import find_samples
+
+TINY = [
+    "--set",
+    "model.options.width=4",
+    "--set",
+    "data.size=[32, 48]",
+    "--set",
+    "train.epochs=1",
+    "--set",
+    "data.workers=0",
+]
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = call("fit", "--arch", "unet-ref", "--data", tiny_data, "--out", out, *TINY)
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+def test_fit_prints_the_result_and_where_it_lies(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    result = call("fit", "--arch", "unet-ref", "--data", tiny_data, "--out", tmp_path / "r", *TINY)
+    numbers = json.loads((tmp_path / "r" / "evaluation.json").read_text())
+    assert f"{numbers['dice']:.5f}" in result.stdout
+    assert str(tmp_path / "r" / "pictures") in result.stdout
+    assert "epoch 1" in result.stderr
+    assert "epoch 1" not in result.stdout
+
+
+def test_print_config_shows_what_would_be_used_and_trains_nothing(tmp_path: Path) -> None:
+    result = call("fit", "--arch", "segnet", "--set", "train.lr=0.5", "--out", tmp_path / "r", "--print-config")
+    assert "arch: segnet" in result.stdout
+    assert "lr: 0.5" in result.stdout
+    assert not (tmp_path / "r").exists()
+
+
+def test_evaluate_gives_the_numbers_of_the_fit_again(run: Path) -> None:
+    result = call("evaluate", run, "--json", "-")
+    assert result.exit_code == 0
+    numbers, stored = json.loads(result.stdout), json.loads((run / "evaluation.json").read_text())
+    wanted = {
+        "images", "groups", "dice", "dice_ci95", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice",
+        "threshold", "per_image",
+    }  # fmt: skip
+    assert wanted <= numbers.keys()
+    assert {"image", "group", "dice"} <= numbers["per_image"][0].keys()
+    for key in wanted - {"per_image"}:
+        assert numbers[key] == pytest.approx(stored[key], abs=1e-9), key
+
+
+def test_evaluate_on_parts_and_on_other_data(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    counts = {}
+    for part in ("val", "train", "all"):
+        call("evaluate", run, "--split", part, "--json", tmp_path / "n.json")
+        counts[part] = json.loads((tmp_path / "n.json").read_text())["images"]
+    assert counts["val"] + counts["train"] == counts["all"] == 20
+
+    shutil.copytree(tiny_data, tmp_path / "copy")
+    other = call("evaluate", run, "--data", tmp_path / "copy", "--json", "-")
+    assert json.loads(other.stdout)["images"] == 20
+    assert "trained on" in other.stderr
+    model_folder = call("evaluate", run / "model", "--data", tiny_data, "--json", "-")
+    assert json.loads(model_folder.stdout)["images"] == 20
+
+
+def test_predict_writes_masks_of_the_photos_size_and_does_not_do_it_twice(
+    run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    first = call("predict", run, tiny_data / "train", "--out", out)
+    assert first.exit_code == 0
+    assert "20 written" in first.stdout
+    sample = find_samples(tiny_data)[0]
+    mask = read_mask(out / f"{sample.image.stem}_mask.png")
+    assert mask.shape == (160, 240)
+    assert (mask == carvana.Predictor.from_pretrained(run).predict(sample.image).mask).all()
+    second = call("predict", run, tiny_data / "train", "--out", out)
+    assert "0 written" in second.stdout
+    assert "20 there already" in second.stdout
+
+
+def test_predict_saves_what_is_asked_for(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    photo = find_samples(tiny_data)[0].image
+    assert call("predict", run, photo, "--out", tmp_path, "--save", "prob,cutout,overlay").exit_code == 0
+    assert {path.name.removeprefix(photo.stem) for path in tmp_path.glob("*_*.???")} == {
+        "_prob.png", "_cutout.png", "_overlay.jpg",
+    }  # fmt: skip
+    assert read_image(tmp_path / f"{photo.stem}_overlay.jpg").shape == (160, 240, 3)
+
+
+def test_predict_goes_on_past_a_broken_photo_and_ends_with_1(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    photos = Path(shutil.copytree(tiny_data / "train", tmp_path / "photos"))
+    victim = sorted(photos.iterdir())[2]
+    victim.write_bytes(b"no photo")
+    result = call("predict", run, photos, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert victim.name in result.stderr
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 19
+
+
+def test_max_pixels_refuses_large_photos(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    photo = find_samples(tiny_data)[0].image
+    result = call("predict", run, photo, "--out", tmp_path, "--max-pixels", "1000")
+    assert result.exit_code == 1
+    assert "--max-pixels" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["fit", "--arch", "unet-erf"], "unet-ref"),
+        (["fit", "--set", "train.epoch=3"], "epochs"),
+        (["fit", "--set", "nonsense"], "key=value"),
+        (["fit", "--config", "defualt"], "default"),
+        (["fit", "--data", "nowhere"], "nowhere"),
+        (["fit", "--device", "tpu", "--data", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["predict", "nowhere", "photo.jpg", "--out", "out"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*words)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["fit", "--nonsense"], ["predict"], ["evaluate"], ["nonsense"], ["data", "demo"]])
+def test_wrong_usage_is_exit_2(words: list[str]) -> None:
+    assert call(*words).exit_code == 2
+
+
+def test_data_demo_draws_a_folder_that_fit_takes(tmp_path: Path) -> None:
+    result = call("data", "demo", tmp_path / "cars", "--cars", 1)
+    assert result.exit_code == 0
+    samples = find_samples(tmp_path / "cars")
+    assert len(samples) == 16
+    assert read_image(samples[0].image).shape == (1280, 1918, 3)
+
+
+def test_help_and_archs_do_not_import_torch() -> None:
+    program = (
+        "import sys; from carvana.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'segmentation_models_pytorch', 'albumentations', 'cv2'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    for words in (["--help"], ["archs"], ["archs", "unet/*"], ["archs", "--json"], ["--version"], ["fit", "--help"]):
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_python_m_carvana_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "carvana", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == carvana.__version__
+
+
+def test_an_interrupt_is_130_and_keeps_the_best_model(tiny_data: Path, tmp_path: Path) -> None:
+    import signal
+    import time
+
+    out = tmp_path / "run"
+    words = [
+        "fit",
+        "--arch",
+        "unet-ref",
+        "--data",
+        str(tiny_data),
+        "--out",
+        str(out),
+        *TINY,
+        "--set",
+        "train.epochs=100000",
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "carvana", *words], stderr=subprocess.PIPE, text=True)
+    while not (out / "model" / "model.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    carvana.Segmenter.from_pretrained(out)

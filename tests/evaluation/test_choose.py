@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from carvana.config import FitConfig
+from carvana.data.samples import find_samples
+from carvana.data.splits import Split, split_samples, write_split
+from carvana.errors import DataError, RunError
+from carvana.evaluation.choose import choose_samples
+from carvana.run import Run
+
+
+@pytest.fixture
+def run(tiny_data: Path, tmp_path: Path) -> Run:
+    """A run as fit leaves it, but for the network, which nothing here looks at."""
+    made = Run.create(tmp_path / "run", arch="a")
+    made.write_config(FitConfig(data={"root": tiny_data}))
+    write_split(made.split_path, split_samples(find_samples(tiny_data), val=1))
+    return made
+
+
+def test_the_runs_own_validation_photos_are_the_default(run: Run, tiny_data: Path) -> None:
+    split = split_samples(find_samples(tiny_data), val=1)
+    assert choose_samples(run.path) == list(split.val)
+    assert choose_samples(run.path, split="train") == list(split.train)
+    assert len(choose_samples(run.path, split="all")) == 20
+    assert choose_samples(run.path, data=tiny_data) == list(split.val)
+
+
+def test_other_data_counts_whole(run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
+    assert len(choose_samples(run.path, data=other)) == 20
+    assert len(choose_samples(tmp_path, data=other)) == 20  # what is no run has trained on nothing
+    with pytest.raises(DataError, match="--split val"):
+        choose_samples(run.path, data=other, split="val")
+
+
+def test_a_validation_folder_of_its_own(tiny_data: Path, tmp_path: Path) -> None:
+    val = Path(shutil.copytree(tiny_data, tmp_path / "val"))
+    for folder in ("train", "train_masks"):
+        for path in (val / folder).iterdir():
+            path.rename(path.with_name("f" * 12 + path.name[12:]) if path.name.startswith(_first(tiny_data)) else path)
+    held_out = [s for s in find_samples(val) if s.group == "f" * 12]
+    made = Run.create(tmp_path / "run", arch="a")
+    made.write_config(FitConfig(data={"root": tiny_data}, split={"file": val}))
+    write_split(made.split_path, Split(tuple(find_samples(tiny_data)), tuple(held_out)))
+    assert choose_samples(made.path) == held_out
+
+
+def test_without_data_it_must_be_a_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"config\.yaml"):
+        choose_samples(tmp_path)
+
+
+def _first(data: Path) -> str:
+    return find_samples(data)[0].group
