@@ -110,6 +110,26 @@ _POOLED = ("vgg", "densenet", "inception", "xception")  # they shrink by pooling
 _DILATING = ("deeplabv3", "deeplabv3plus", "pan")
 
 
+# Of timm's modules: plain transformers that dpt takes; others with features of one scale, for no decoder here; and
+# those that take photos of one size only. The rest gives features of several scales, for all decoders but dpt.
+_PLAIN_VIT = (
+    "deit",
+    "eva",
+    "naflexvit",
+    "qwen3_vit",
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_sam",
+    "vitamin",
+)
+_ONE_SCALE = (
+    "beit", "cait", "convit", "convmixer", "crossvit", "csatv2", "deepseek_vit", "efficientvim", "efficientvit_msra",
+    "gemma4_vit", "levit", "mlp_mixer", "pit", "sequencer", "shvit", "tnt", "visformer",
+    "vision_transformer_relpos", "volo", "xcit",
+)  # fmt: skip
+_ONE_SIZE = ("coat", "efficientformer", "efficientformer_v2", "gcvit", "hiera", "nest")
+
+
 def names(family: str, pattern: str) -> Iterable[str]:
     """The names of one decoder's family that may match ``pattern``, for ``Catalog``.
 
@@ -186,4 +206,8 @@ def normalisation(encoder: str, weights: str = "imagenet") -> tuple[Triple, Trip
 def _timm_names(decoder: str) -> list[str]:
     import timm  # two seconds, and torch: only for a listing of timm's names
 
-    return sorted(timm.list_models())
+    models = {module: timm.list_models(module=module) for module in timm.list_modules()}
+    if decoder == "dpt":
+        return [name for module in _PLAIN_VIT for name in models.get(module, ()) if "patch14" not in name]
+    excluded = {*_PLAIN_VIT, *_ONE_SCALE, *_ONE_SIZE}
+    return [name for module, names in models.items() if module not in excluded for name in names]

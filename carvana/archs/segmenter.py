@@ -76,8 +76,10 @@ class Segmenter(nn.Module):
         """
         _check_images(images)
         height, width = images.shape[-2:]
-        logits = self.network(self._pad(self._normalise(images)))
-        return self._crop(logits, height, width)
+        padded = self._pad(self._normalise(images))
+        if self.training and not torch.compiler.is_compiling() and len(images) == 1:
+            return self._crop(self._train_on_one(padded), height, width)
+        return self._crop(self.network(padded), height, width)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, metrics: Mapping[str, Any] | None = None) -> None:
         """Write ``model.safetensors``, ``config.json`` and a model card into ``folder``, each atomically.
@@ -150,6 +152,17 @@ class Segmenter(nn.Module):
             ):  # an exported graph holds for all sizes: no branch there
                 images = images.index_select(axis, _reflection(size, padded, images.device))
         return images
+
+    def _train_on_one(self, images: Tensor) -> Any:
+        try:
+            return self.network(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ModelError(
+                f"'{self._spec.arch}' cannot train on one photo at a time: its BatchNorm would see one value a channel;"
+                " take batches of at least 2"
+            ) from None
 
     def _crop(self, logits: Tensor, height: int, width: int) -> Tensor:
         if not torch.compiler.is_compiling():

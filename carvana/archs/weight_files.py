@@ -1,0 +1,109 @@
+"""A file of encoder weights, from wherever it comes, matched to an encoder's tensors: by name, or in order."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from carvana.errors import ModelError
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of a ``.safetensors`` file, or of a ``.pth`` file as far as plain tensors go.
+
+    Raises:
+        ModelError: there is no such file, it is of another kind, or it holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"there is no file of weights '{path}'")
+    if path.suffix not in _SUFFIXES:
+        raise ModelError(f"'{path}' must end with {' or '.join(_SUFFIXES)}")
+    try:
+        if path.suffix == ".safetensors":
+            return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelError(f"'{path}' cannot be read as weights: {str(error).strip().splitlines()[0]}") from None
+    return _tensors(content, path)
+
+
+def match_weights(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: Set[str] = frozenset()
+) -> dict[str, Tensor]:
+    """The tensors of a file under the names that a network expects.
+
+    By name where every expected one is there with its shape (others, such as a classifier, are left out), else in order
+    where both have equally many and all shapes agree; counters of batches are left out of it.
+
+    Args:
+        found: The tensors of the file.
+        expected: The tensors of the network.
+        optional: Expected names that may be missing from the file, such as those of the classifier.
+
+    Raises:
+        ModelError: neither works; the message names the first difference.
+
+    >>> weights = match_weights({"a": torch.ones(2), "b": torch.ones(3)}, {"x": torch.zeros(2), "y": torch.zeros(3)})
+    >>> sorted(weights)
+    ['x', 'y']
+    """
+    found = {name.removeprefix("module."): tensor for name, tensor in found.items() if not _is_counter(name)}
+    expected = {name: tensor for name, tensor in expected.items() if not _is_counter(name)}
+    needed = {name: tensor for name, tensor in expected.items() if name not in optional}
+    if all(name in found and found[name].shape == tensor.shape for name, tensor in needed.items()):
+        return {name: found[name] for name, tensor in expected.items() if name in found and _fits(found[name], tensor)}
+    for names in (list(expected), list(needed)):
+        tensors = list(found.values())
+        if len(names) == len(tensors) and all(
+            _fits(tensor, expected[name]) for name, tensor in zip(names, tensors, strict=True)
+        ):
+            return dict(zip(names, tensors, strict=True))
+    raise ModelError(_difference(found, needed))
+
+
+def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> str:
+    shared = [name for name in needed if name in found]
+    if 2 * len(shared) >= len(needed):  # meant by name
+        for name, tensor in needed.items():
+            if name not in found:
+                return f"'{name}' is missing from it"
+            if found[name].shape != tensor.shape:
+                return f"'{name}' has shape {tuple(found[name].shape)} and should have {tuple(tensor.shape)}"
+    for position, (name, other) in enumerate(zip(needed, found, strict=False), start=1):
+        if found[other].shape != needed[name].shape:
+            return (
+                f"neither names nor order agree: tensor {position} is '{other}' {tuple(found[other].shape)},"
+                f" where '{name}' {tuple(needed[name].shape)} belongs"
+            )
+    return f"neither names nor order agree: it holds {len(found)} tensors and the encoder has {len(needed)}"
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise ModelError(f"'{path}' holds no named tensors")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if len(tensors) != len(content):
+        raise ModelError(f"'{path}' holds other things than tensors: save the model's state_dict alone")
+    return tensors
+
+
+def _fits(tensor: Tensor, expected: Tensor) -> bool:
+    return tensor.shape == expected.shape
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
