@@ -1,36 +1,17 @@
-"""Paint one car on a sheet: what lies behind first, then the lower body, the cabin and the glass, what sticks out last."""
+"""Paint one car on a sheet: what lies behind first, then lower body, cabin and glass, what sticks out last."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from carvana.data.demo.camera import Camera, Pose
 from carvana.data.demo.canvas import Canvas
 from carvana.data.demo.car import Car, Part
-from carvana.data.demo.details import BLACK, Decal, Pane
-from carvana.data.demo.light import Lamps, Paint, shade
+from carvana.data.demo.details import BLACK, Decal
+from carvana.data.demo.glass import Pane
+from carvana.data.demo.light import Paint, shade
+from carvana.data.demo.scene import Scene
 from carvana.data.demo.surface import Floats, Quads
 from carvana.data.demo.wheels import paint_wheel
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Who looks at what in which light."""
-
-    camera: Camera
-    pose: Pose
-    lamps: Lamps
-
-    @property
-    def eye(self) -> Floats:
-        """The camera's place in the car's frame, (3,)."""
-        return self.pose.to_car(self.camera.eye)
-
-    def pixels(self, points: Floats) -> Floats:
-        """Points of the car's frame (..., 3) in the photo (..., 2)."""
-        return self.camera.project(self.pose.to_studio(points))
 
 
 def car_box(car: Car, scene: Scene, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -97,7 +78,8 @@ def _soft(scene: Scene) -> int:
 def _below(hole: Quads, sill: float) -> Floats:
     """The lowest faces of a wheel arch moved down: the body's edge must not cross the hole."""
     lowest = hole.corners[hole.centres[:, 2] < sill + 0.10]
-    return lowest - np.array([0.0, 0.0, 0.05])
+    moved: Floats = lowest - np.array([0.0, 0.0, 0.05])
+    return moved
 
 
 def _paint_cabin(sheet: Canvas, car: Car, scene: Scene) -> None:

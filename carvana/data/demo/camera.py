@@ -78,7 +78,7 @@ class Pose:
 
 
 def view_angle(view: int) -> float:
-    """How far the table has turned, in radians, at ``view`` 1 to 16: 1 shows the front, 5 the car facing left, 9 the rear.
+    """How far the table has turned, in radians, at ``view`` 1 (front) to 16; 5 shows the car facing left, 9 its rear.
 
     >>> round(view_angle(5) / np.pi, 3)
     -0.5

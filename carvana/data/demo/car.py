@@ -1,4 +1,4 @@
-"""One car, complete: its shape, paint, glass, wheels and what sticks out of the body. Everything follows from (seed, car)."""
+"""One car, complete: shape, paint, glass, wheels and what sticks out of the body, all of it from (seed, car)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from carvana.data.demo.details import (
-    BLACK,
-    CHROME,
-    Decal,
-    Pane,
-    arches,
-    cabin_decals,
-    glass_decals,
-    lower_decals,
-    windows,
-)
+from carvana.data.demo.details import BLACK, CHROME, Decal, arches, lower_decals
+from carvana.data.demo.glass import Pane, cabin_decals, glass_decals, windows
 from carvana.data.demo.light import RGB, Paint
 from carvana.data.demo.shape import Shape, draw_shape
 from carvana.data.demo.surface import Floats, Quads, box, bulge, grid_quads, join
@@ -52,7 +43,7 @@ class Wheels:
 
 @dataclass(frozen=True)
 class Part:
-    """A solid thing fixed to the body at ``side`` -1 (right), 0 or 1 (left); ``behind`` belongs to the car's rear end."""
+    """A solid thing fixed to the body at ``side`` -1 (right), 0 or 1 (left), or ``behind`` at the rear end."""
 
     quads: Quads
     paint: Paint
@@ -155,7 +146,7 @@ def _parts(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Part]:
             parts.append(Part(_tube(middle, 0.02), rail, side))
     if shape.kind in ("suv", "hatch", "van") and rng.random() < 0.75:
         x0 = shape.roof_rear
-        z = float(cabin.roof(np.array(x0))) + 0.01
+        z = cabin.crest(x0) + 0.01
         parts.append(
             Part(
                 bulge(np.array([x0 + 0.01, 0, z + 0.02]), (0.24, shape.roof_width * shape.width * 0.86, 0.05), 4.0),
@@ -173,7 +164,7 @@ def _parts(shape: Shape, rng: np.random.Generator, body: Paint) -> list[Part]:
             for side in (1, -1)
         ]
     if rng.random() < 0.35:
-        fin = np.array([shape.roof_rear + 0.22, 0.0, float(cabin.roof(np.array(shape.roof_rear + 0.22))) + 0.085])
+        fin = np.array([shape.roof_rear + 0.22, 0.0, cabin.crest(shape.roof_rear + 0.22) + 0.03])
         parts.append(Part(bulge(fin, (0.20, 0.045, 0.08), 2.2), body if rng.random() < 0.5 else BLACK))
     return parts
 
@@ -186,7 +177,7 @@ def _mast(shape: Shape, rng: np.random.Generator) -> tuple[Floats, float] | None
         tip = foot + np.array([-0.12, 0.0, rng.uniform(0.6, 0.8)])
     else:
         x = shape.roof_rear + 0.18 if rng.random() < 0.7 else shape.roof_front - 0.1
-        foot = np.array([x, 0.0, float(shape.cabin.roof(np.array(x))) + 0.06])
+        foot = np.array([x, 0.0, shape.cabin.crest(x) - 0.005])
         tip = foot + np.array([-rng.uniform(0.1, 0.35), 0.0, rng.uniform(0.15, 0.42)])
     return np.stack([foot, tip]), float(rng.uniform(0.007, 0.011))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +21,7 @@ AMBER = Paint((0.90, 0.42, 0.08), 0.10)
 WHITE = Paint((0.93, 0.94, 0.96), 0.02)
 
 Surface = Callable[[Floats, Floats], Floats]
+"""A place (..., 3) for the position along a row and the row, both (...,)."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,6 @@ class Decal:
     paint: Paint
 
 
-@dataclass(frozen=True)
-class Pane:
-    """A window: its faces and the share of light that passes."""
-
-    quads: Quads
-    clear: float
-
-
 def strip(surface: Surface, rows: Floats, left: Floats | float, right: Floats | float, columns: int = 6) -> Quads:
     """Faces on ``surface(a, b)``: along each row b (M,) from a = left (M,) to a = right (M,)."""
     share = np.linspace(0, 1, columns + 1)
@@ -46,70 +40,31 @@ def strip(surface: Surface, rows: Floats, left: Floats | float, right: Floats | 
     return grid_quads(surface(along, np.broadcast_to(rows[:, None], along.shape)))
 
 
+def swapped(surface: Surface) -> Surface:
+    """The same surface with rows and columns exchanged."""
+    return lambda a, b: surface(b, a)
+
+
+def deck(flank: Surface) -> Surface:
+    """The top that goes on from a flank, as a function of the share of the half width (0 in the middle) and x."""
+    return lambda share, x: flank(x, 2 - share)
+
+
+def _mirrored(surface: Surface, sign: float) -> Surface:
+    return lambda y, v: surface(sign * y, v)
+
+
+def _slanted(surface: Surface, inner: float, low: float, tall: float, slope: float) -> Surface:
+    """A lamp's own frame: rows 0 to 1 over ``tall`` above ``low``, rising by ``slope`` outward of y = ``inner``."""
+    return lambda y, t: surface(y, low + t * tall + slope * (y - inner))
+
+
 def rounded(rows: Floats, corner: float) -> Floats:
     """How far the ends of each row draw in where a pane's corners are round, 0 to 1."""
     span = (rows[-1] - rows[0]) * corner
     near = np.clip(1 - np.minimum(rows - rows[0], rows[-1] - rows) / span, 0, 1)
     drawn: Floats = 1 - np.sqrt(1 - near**2)
     return drawn
-
-
-def _dense_ends(low: float, high: float, count: int) -> Floats:
-    """Rows from low to high, closer together towards both ends, where corners are round."""
-    rows: Floats = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, count))) / 2
-    return rows
-
-
-def windows(shape: Shape, grow: float = 0.0, tint: tuple[float, float] = (0.7, 0.7)) -> list[Pane]:
-    """All panes; ``grow`` widens them by metres for the frame round the glass; ``tint`` is how clear front and rear are."""
-    cabin, front, rear = shape.cabin, tint[0], tint[1]
-    tall = shape.height - shape.cowl
-    up = grow / tall
-    panes = []
-    rows = _dense_ends(0.075 - up, 0.80 + up * 0.6, 16)
-    shrink = rounded(rows, 0.20) * 0.07
-    ahead, behind, _ = cabin.ends(rows)
-    middle, half = (ahead + behind) / 2, (ahead - behind) / 2
-    pillar = _pillar(shape)
-    first = (pillar + 0.045 - grow, middle + 0.845 * half + grow)
-    reach = {"sedan": 0.68, "coupe": 0.58, "hatch": 0.74, "suv": 0.84, "van": 0.86, "pickup": 0.86}[shape.kind]
-    last = middle - reach * half - grow
-    spans = [(*first, front)]
-    second = pillar - 0.045 + grow
-    if shape.kind in ("suv", "van"):
-        cut = shape.rear_axle + (0.12 if shape.kind == "suv" else 0.25)
-        spans += [
-            (np.maximum(last, cut + 0.04 - grow), second, rear),
-            (last, np.minimum(second, cut - 0.04 + grow), rear),
-        ]
-    else:
-        spans += [(last, second, rear)]
-    for low, high, clear in spans:
-        low, high = np.broadcast_to(low, rows.shape), np.broadcast_to(high, rows.shape)
-        if (high - low).mean() < 0.12:
-            continue
-        for left in (True, False):
-            panes.append(
-                Pane(
-                    strip(
-                        lambda x, s, left=left: cabin.side(x, s, left),
-                        rows,
-                        low + shrink,
-                        np.maximum(high - shrink, low + shrink + 0.01),
-                        8,
-                    ),
-                    clear,
-                )
-            )
-    wide = grow / (shape.width / 2)
-    rows = _dense_ends(0.03 - up, 0.87 + up * 0.5, 16)
-    edge = 0.80 + wide - rounded(rows, 0.12) * 0.05
-    panes.append(Pane(strip(lambda y, s: cabin.end(y, s, True), rows, -edge, edge, 16), 0.5 * front + 0.4))
-    boxy = shape.kind in ("suv", "van", "pickup", "hatch")
-    rows = _dense_ends((0.14 if boxy else 0.08) - up, (0.80 if boxy else 0.87) + up * 0.5, 16)
-    edge = (0.76 if boxy else 0.80) + wide - rounded(rows, 0.25) * 0.08
-    panes.append(Pane(strip(lambda y, s: cabin.end(y, s, False), rows, -edge, edge, 16), rear))
-    return panes
 
 
 def arches(shape: Shape, gap: float) -> list[tuple[float, bool, Quads]]:
@@ -121,7 +76,7 @@ def arches(shape: Shape, gap: float) -> list[tuple[float, bool, Quads]]:
         rows = shape.wheel + radius * np.sin(np.linspace(np.arcsin((low - shape.wheel) / radius), np.pi / 2, 20))
         chord = np.sqrt(np.maximum(radius**2 - (rows - shape.wheel) ** 2, 1e-6))
         for left in (True, False):
-            quads = strip(lambda x, z, left=left: shape.lower.side(x, z, left), rows, axle - chord, axle + chord, 14)
+            quads = strip(partial(shape.lower.side, left=left), rows, axle - chord, axle + chord, 14)
             holes.append((axle, left, quads))
     return holes
 
@@ -156,15 +111,15 @@ def lower_decals(shape: Shape, rng: np.random.Generator, body: Paint) -> list[De
 def _flank(shape: Shape, rng: np.random.Generator, body: Paint, seam: Paint) -> list[Decal]:
     low = shape.lower
     thick = 0.0035
-    doors = [shape.screen_foot - 0.06, _pillar(shape)]
+    doors = [shape.screen_foot - 0.06, door_pillar(shape)]
     if shape.kind not in ("coupe",):
         doors.append(max(shape.rear_axle + shape.wheel + 0.10, shape.cabin_rear + 0.08))
     bright = CHROME if rng.random() < 0.5 else body
     moulding = rng.random() < 0.35
     decals = []
     for left in (True, False):
-        flank = lambda v, x, left=left: low.flank(x, v, left)  # noqa: E731
-        across = lambda x, v, left=left: low.flank(x, v, left)  # noqa: E731
+        across = partial(low.flank, left=left)
+        flank = swapped(across)
         rows = np.linspace(0.075, 0.99, 16)
         for i, x in enumerate(doors):
             slant = np.where(rows > 0.6, 0, (0.6 - rows) * (0.10 if i != 1 else 0.02))
@@ -195,7 +150,7 @@ def _flank(shape: Shape, rng: np.random.Generator, body: Paint, seam: Paint) -> 
 
 
 def _nose(shape: Shape, rng: np.random.Generator) -> list[Decal]:
-    front = lambda y, v: shape.lower.end(y, v, True)  # noqa: E731
+    front = partial(shape.lower.end, front=True)
     power = shape.front_power
     corner = (1 - 0.91**power) ** (1 / power)
     decals = []
@@ -207,19 +162,15 @@ def _nose(shape: Shape, rng: np.random.Generator) -> list[Decal]:
     decals.append(Decal(strip(front, rows, -taper, taper, 12), BLACK))
     bars = int(rng.integers(2, 6))
     for v in np.linspace(low, high, bars + 2)[1:-1]:
-        decals.append(
-            Decal(
-                strip(front, np.array([v - 0.012, v + 0.012]), -wide * 0.88, wide * 0.88, 12),
-                frame if rng.random() < 0.8 else PLASTIC,
-            )
-        )
+        bar = strip(front, np.array([v - 0.012, v + 0.012]), -wide * 0.88, wide * 0.88, 12)
+        decals += [Decal(bar, frame if rng.random() < 0.8 else PLASTIC)]
     rows = np.linspace(0.10, rng.uniform(0.20, 0.30), 5)
     decals.append(Decal(strip(front, rows, -0.52 + (rows - 0.1) * 0.6, 0.52 - (rows - 0.1) * 0.6, 12), BLACK))
     inner = rng.uniform(0.46, 0.54)
     slant, tall = rng.uniform(0.0, 0.14), rng.uniform(0.16, 0.30)
     rows = np.linspace(0, 1, 7)
     for sign in (-1.0, 1.0):
-        lamp = lambda y, t, sign=sign: front(sign * y, 0.62 + t * tall + slant * (y - inner) / (corner - inner))  # noqa: E731
+        lamp = _slanted(_mirrored(front, sign), inner, 0.62, tall, slant / (corner - inner))
         shut = rounded(rows, 0.5) * 0.05
         decals.append(Decal(strip(lamp, rows, inner + shut, corner - shut, 8), BLACK))
         decals.append(
@@ -231,7 +182,7 @@ def _nose(shape: Shape, rng: np.random.Generator) -> list[Decal]:
             round_half = 0.001 + 0.036 * np.sin(np.linspace(0, np.pi, 8))
             decals.append(Decal(strip(lamp, tall_rows, y - round_half, y + round_half, 3), CHROME))
         decals.append(Decal(strip(lamp, np.linspace(0.15, 0.45, 3), corner - 0.05, corner - 0.02, 2), AMBER))
-        fog = lambda y, v, sign=sign: front(sign * y, v)  # noqa: E731
+        fog = _mirrored(front, sign)
         decals.append(Decal(strip(fog, np.linspace(0.14, 0.30, 4), 0.60, 0.74, 4), BLACK))
         decals.append(Decal(strip(fog, np.linspace(0.18, 0.26, 3), 0.64, 0.70, 3), LENS))
     badge = (low + high) / 2
@@ -242,16 +193,16 @@ def _nose(shape: Shape, rng: np.random.Generator) -> list[Decal]:
 
 
 def _rear(shape: Shape, rng: np.random.Generator, seam: Paint) -> list[Decal]:
-    back = lambda y, v: shape.lower.end(y, v, False)  # noqa: E731
+    back = partial(shape.lower.end, front=False)
     power = shape.rear_power
     corner = (1 - rng.uniform(0.87, 0.91) ** power) ** (1 / power)
     decals = [Decal(strip(back, np.array([0.455, 0.47]), -0.90, 0.90, 24), seam)]
     tall_lamp = shape.kind in ("suv", "van", "pickup", "hatch")
-    inner = rng.uniform(0.60, 0.70) if tall_lamp else rng.uniform(0.42, 0.60)
-    rows = np.linspace(0.56 if tall_lamp else 0.64, 0.97 if tall_lamp else 0.91, 7)
+    inner = rng.uniform(0.64, 0.74) if tall_lamp else rng.uniform(0.50, 0.64)
+    rows = np.linspace(0.60 if tall_lamp else 0.68, rng.uniform(0.88, 0.97), 7)
     shut = rounded(rows, 0.4) * 0.04
     for sign in (-1.0, 1.0):
-        lamp = lambda y, v, sign=sign: back(sign * y, v)  # noqa: E731
+        lamp = _mirrored(back, sign)
         decals.append(Decal(strip(lamp, rows, inner + shut, corner - shut, 8), RED))
         part = rows[2:4]
         decals.append(Decal(strip(lamp, part, inner + 0.02, corner - 0.06, 6), LENS))
@@ -260,7 +211,7 @@ def _rear(shape: Shape, rng: np.random.Generator, seam: Paint) -> list[Decal]:
             decals.append(Decal(strip(lamp, np.linspace(0.03, 0.10, 3), 0.52, 0.64, 3), CHROME))
     gap = np.linspace(0.47, 0.99, 10)
     for y in (-inner + 0.02, inner - 0.02):
-        decals.append(Decal(strip(back, gap, y - 0.004, y + 0.004, 1), seam))
+        decals += [Decal(strip(back, gap, y - 0.004, y + 0.004, 1), seam)]
     if rng.random() < 0.5:
         decals.append(Decal(strip(back, np.array([0.80, 0.84]), -0.30, 0.30, 8), CHROME))
     decals.append(Decal(strip(back, np.array([0.86, 0.93]), -0.05, 0.05, 4), CHROME))
@@ -282,9 +233,7 @@ def _plate(surface: Surface, v: float, shape: Shape, rng: np.random.Generator, t
     plate.append(Decal(strip(surface, np.array([v, v + 0.2 * tall]), -half, half, 4), blue))
     for y in np.linspace(-half * 0.75, half * 0.55, 6):
         if rng.random() < 0.85:
-            plate.append(
-                Decal(strip(surface, np.array([v + 0.45 * tall, v + 0.68 * tall]), y, y + half * 0.09, 1), BLACK)
-            )
+            plate += [Decal(strip(surface, np.array([v + 0.45 * tall, v + 0.68 * tall]), y, y + half * 0.09, 1), BLACK)]
     return plate
 
 
@@ -293,9 +242,9 @@ def _lid(shape: Shape, seam: Paint) -> list[Decal]:
     front = shape.length / 2 - 0.40
     decals = []
     for left in (True, False):
-        edge = lambda c, x, left=left: low.flank(x, 2 - c, left)  # noqa: E731
+        edge = deck(partial(low.flank, left=left))
         decals.append(Decal(strip(edge, np.linspace(shape.screen_foot, front, 24), 0.905, 0.915, 1), seam))
-        nose = lambda x, c, left=left: low.flank(x, 2 - c, left)  # noqa: E731
+        nose = swapped(edge)
         decals.append(Decal(strip(nose, np.linspace(0, 0.905, 12), front - 0.006, front + 0.002, 1), seam))
         if shape.kind in ("sedan", "coupe"):
             rear = np.linspace(-shape.length / 2 + 0.22, shape.cabin_rear, 12)
@@ -313,7 +262,7 @@ def _ring(
     return grid_quads(shape.lower.side(x + radii * np.cos(turn), middle + radii * np.sin(turn), left))
 
 
-def _pillar(shape: Shape) -> float:
+def door_pillar(shape: Shape) -> float:
     """X of the pillar behind the front door."""
     if shape.kind == "coupe":
         return shape.rear_axle + 0.78
@@ -322,49 +271,3 @@ def _pillar(shape: Shape) -> float:
         if shape.kind != "pickup"
         else (shape.screen_foot + shape.cabin_rear) / 2 - 0.12
     )
-
-
-def cabin_decals(shape: Shape, rng: np.random.Generator, frame: Paint, roof: Paint | None) -> list[Decal]:
-    """What is drawn on the cabin before the panes are cut out: another roof colour, sunroof, pillars and frames."""
-    cabin, decals = shape.cabin, []
-    if roof is not None:
-        around = np.linspace(-np.pi, np.pi, 81)
-        decals.append(Decal(grid_quads(cabin.point(around[None, :], np.linspace(0.88, 2, 14)[:, None])), roof))
-    if rng.random() < 0.4:
-        rows = np.linspace(shape.roof_front - 0.30, shape.roof_front - rng.uniform(0.8, 1.2), 8)
-        for left in (True, False):
-            decals.append(
-                Decal(
-                    strip(lambda c, x, left=left: cabin.side(x, 2 - c, left), rows, 0.0, 0.66, 6),
-                    Paint((0.06, 0.07, 0.08), 0.08),
-                )
-            )
-    pillar = _pillar(shape)
-    dark = BLACK if rng.random() < 0.75 else None
-    for left in (True, False):
-        if dark is not None:
-            side = lambda x, s, left=left: cabin.side(x, s, left)  # noqa: E731
-            decals.append(Decal(strip(side, np.linspace(0.05, 0.815, 8), pillar - 0.06, pillar + 0.06, 3), dark))
-    frames = windows(shape, grow=0.018)
-    decals += [Decal(pane.quads, frame) for pane in frames[:-2]] + [Decal(pane.quads, BLACK) for pane in frames[-2:]]
-    if rng.random() < 0.5:
-        decals.append(Decal(strip(lambda y, s: cabin.end(y, s, False), np.array([0.885, 0.91]), -0.12, 0.12, 4), RED))
-    return decals
-
-
-def glass_decals(shape: Shape, rng: np.random.Generator) -> list[Decal]:
-    """What lies on the glass: wipers, a sticker."""
-    screen = lambda y, s: shape.cabin.end(y, s, True)  # noqa: E731
-    back = lambda y, s: shape.cabin.end(y, s, False)  # noqa: E731
-    decals = []
-    for foot, tip in ((0.02, 0.52), (-0.62, -0.10)):
-        along = np.linspace(0, 1, 9)[:, None]
-        y, s = foot + (tip - foot) * along, 0.05 + 0.07 * along * (1.4 - along)
-        blade = screen(np.broadcast_to(y, (9, 2)), s + np.array([-0.010, 0.012]))
-        decals.append(Decal(grid_quads(blade), BLACK))
-    if rng.random() < 0.7:
-        y = rng.uniform(0.5, 0.62)
-        decals.append(Decal(strip(screen, np.array([0.15, 0.24]), y, y + 0.09, 2), WHITE))
-    if shape.kind in ("suv", "van", "hatch") and rng.random() < 0.7:
-        decals.append(Decal(strip(back, np.array([0.175, 0.20]), -0.42, 0.03, 8), BLACK))
-    return decals

@@ -26,7 +26,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class Lamps:
-    """The lamps over the table: azimuth of the brightest side, number of light strips, their strength and the floor's tint."""
+    """The lamps: azimuth of the brightest side, number of strips overhead, their strength; and the floor's tint."""
 
     azimuth: float = 0.0
     strips: float = 3.0
@@ -43,16 +43,19 @@ def shade(quads: Quads, paint: Paint, pose: Pose, eye: Floats, lamps: Lamps) -> 
     cosine = np.abs(np.einsum("fk,fk->f", normals, to_eye))
     mirrored = 2 * np.einsum("fk,fk->f", normals, to_eye)[:, None] * normals - to_eye
     base = linear(np.array(paint.colour))
-    fresnel = (paint.gloss + (1 - paint.gloss) * (1 - cosine) ** 5)[:, None]
+    polish = min(12 * paint.gloss, 1.0) * (1 - paint.gloss)  # rough materials do not shine at grazing angles either
+    fresnel = (paint.gloss + polish * (1 - cosine) ** 5)[:, None]
     tint = 1 + paint.metal * (base - 1)
     open_sky = np.clip((centres[:, 2] - 0.05) / 0.7, 0.0, 1.0)[:, None]
     diffuse = base * irradiance(normals, lamps)[:, None] * (0.62 + 0.38 * open_sky)
-    gleam = room(mirrored, centres[:, 2], lamps) * fresnel * (0.3 + 0.7 * open_sky) * np.where(paint.metal > 0, tint, 1.0)
+    gleam = (
+        room(mirrored, centres[:, 2], lamps) * fresnel * (0.3 + 0.7 * open_sky) * np.where(paint.metal > 0, tint, 1.0)
+    )
     return display(diffuse * (1 - 0.3 * paint.metal) + gleam)
 
 
 def irradiance(normals: Floats, lamps: Lamps) -> Floats:
-    """Light that falls on faces with these normals (F, 3) in the studio: most from above, some back from walls and floor."""
+    """Light that falls on faces with these normals (F, 3): most from above, some back from walls and floor."""
     up = normals[:, 2]
     side = normals[:, 0] * np.cos(lamps.azimuth) + normals[:, 1] * np.sin(lamps.azimuth)
     lit: Floats = 0.80 + 0.34 * up + 0.06 * up * np.abs(up) + 0.12 * side

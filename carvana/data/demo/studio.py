@@ -1,8 +1,7 @@
-"""The empty studio: a round white wall with lettering over a grey foot, the turntable, shadow and reflection on its floor."""
+"""The empty studio: a round white wall with lettering over a grey foot, and the turntable."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import cv2
@@ -10,30 +9,12 @@ import numpy as np
 
 from carvana.data.demo.camera import Camera, Pose
 from carvana.data.demo.canvas import Pixels
+from carvana.data.demo.floor import lamplight, reflection, shadow
+from carvana.data.demo.lettering import letter_outlines, letter_width
 from carvana.data.demo.shape import Shape
 from carvana.data.demo.surface import Floats
 
-_COARSE = 8
-"""Light and stains vary slowly: they are computed on every eighth pixel."""
 _SHIFT = 4
-
-# Strokes of a plain alphabet in a box one high: points (x, y from the foot), curves cut into short lines.
-_ARC = [(0.5 + 0.5 * float(np.cos(t)), 0.5 + 0.5 * float(np.sin(t))) for t in np.linspace(0.72, 5.56, 40)]
-_BOWL = [(0.0, 0.44), *((0.38 + 0.28 * float(np.sin(t)), 0.72 - 0.28 * float(np.cos(t))) for t in np.linspace(0, np.pi, 24)), (0.0, 1.0)]
-_GLYPHS: dict[str, list[list[tuple[float, float]]]] = {
-    "A": [[(0, 0), (0.42, 1), (0.84, 0)], [(0.62, 0.33), (0.72, 0.33)]],
-    "C": [_ARC],
-    "E": [[(0.6, 0), (0, 0), (0, 1), (0.6, 1)], [(0, 0.5), (0.5, 0.5)]],
-    "H": [[(0, 0), (0, 1)], [(0.7, 0), (0.7, 1)], [(0, 0.5), (0.7, 0.5)]],
-    "L": [[(0, 1), (0, 0), (0.55, 0)]],
-    "M": [[(0, 0), (0, 1), (0.45, 0.3), (0.9, 1), (0.9, 0)]],
-    "N": [[(0, 0), (0, 1), (0.75, 0), (0.75, 1)]],
-    "O": [[(0.5 + 0.5 * float(np.cos(t)), 0.5 + 0.5 * float(np.sin(t))) for t in np.linspace(0, 2 * np.pi, 49)]],
-    "R": [[(0, 0), (0, 1)], _BOWL, [(0.30, 0.46), (0.72, 0)]],
-    "T": [[(0, 1), (0.75, 1)], [(0.375, 1), (0.375, 0)]],
-    "V": [[(0, 1), (0.42, 0), (0.84, 1)]],
-    "Z": [[(0, 1), (0.7, 1), (0, 0), (0.7, 0)]],
-}
 
 
 @dataclass(frozen=True)
@@ -89,11 +70,16 @@ def draw_studio(rng: np.random.Generator) -> Studio:
     )
 
 
-def paint_studio(studio: Studio, camera: Camera, pose: Pose, shape: Shape, body: Floats, size: tuple[int, int]) -> Pixels:
-    """The room without the car but with its shadow and what its ``body`` colour, 0 to 255, leaves on the floor: (height, width, 3) RGB."""
+def paint_studio(
+    studio: Studio, camera: Camera, pose: Pose, shape: Shape, body: Floats, size: tuple[int, int]
+) -> Pixels:
+    """The room without the car but with its shadow and its reflection, (height, width, 3) RGB.
+
+    ``body`` is the car's colour, (3,), 0 to 255.
+    """
     flat = _surfaces(studio, camera, pose, size)
-    light = _light(studio, camera, size) * _shadow(studio, camera, pose, shape, size)[..., None]
-    light *= _reflection(studio, camera, pose, shape, body, size)
+    light = lamplight(studio, camera, size) * shadow(studio, camera, pose, shape, size)[..., None]
+    light *= reflection(studio, camera, pose, shape, body, size)
     coarse = np.clip(light * 200, 0, 255).astype(np.uint8)
     smooth = cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     lit: Pixels = cv2.multiply(flat, smooth, scale=1 / 200)
@@ -163,12 +149,12 @@ def _wall(photo: Pixels, studio: Studio, camera: Camera, scale: float) -> None:
     if studio.panel:
         low, high, half = studio.foot_height - 0.6, studio.foot_height + studio.letter_height + 0.28, 1.95
         u = np.array([-half, -half, half, half])
-        frame = camera.project(_on_wall(studio, u - 0.5, np.array([low, high, high, low])))
-        _lines(photo, [frame], 1.0 * scale + 0.4, _dim(studio.wall, 0.80))
+        edges = camera.project(_on_wall(studio, u - 0.5, np.array([low, high, high, low])))
+        _lines(photo, [edges], 1.0 * scale + 0.4, _dim(studio.wall, 0.80))
     if studio.lamps:
-        for u in (-4.0, -1.2, 1.6, 4.4):
+        for left in (-4.0, -1.2, 1.6, 4.4):
             box = _on_wall(
-                studio, np.array([u, u + 1.3, u + 1.3, u]), studio.foot_height + np.array([2.0, 2.0, 2.5, 2.5])
+                studio, left + np.array([0.0, 1.3, 1.3, 0.0]), studio.foot_height + np.array([2.0, 2.0, 2.5, 2.5])
             )
             _fill(photo, camera.project(box), (255.0, 255.0, 254.0))
             _lines(
@@ -182,36 +168,13 @@ def _wall(photo: Pixels, studio: Studio, camera: Camera, scale: float) -> None:
 def _word(photo: Pixels, studio: Studio, camera: Camera) -> None:
     """Lettering along the wall: thin strokes first, bold ones later."""
     tall, gap = studio.letter_height, 0.42 * studio.letter_height
-    widths = [max(x for stroke in _GLYPHS[letter] for x, _ in stroke) * tall for letter in studio.word]
+    widths = [letter_width(letter) * tall for letter in studio.word]
     at = -(sum(widths) + gap * (len(widths) - 1)) / 2
     for index, (letter, wide) in enumerate(zip(studio.word, widths, strict=True)):
-        thick = tall * (0.10 if index < studio.bold_from else 0.20)
-        for stroke in _GLYPHS[letter]:
-            for outline in _ribbons(np.array(stroke) * tall, thick, tall):
-                place = _on_wall(studio, at + outline[:, 0], studio.foot_height + 0.03 + outline[:, 1])
-                _fill(photo, camera.project(place), studio.letters)
+        for outline in letter_outlines(letter, tall, tall * (0.10 if index < studio.bold_from else 0.20)):
+            place = _on_wall(studio, at + outline[:, 0], studio.foot_height + 0.03 + outline[:, 1])
+            _fill(photo, camera.project(place), studio.letters)
         at += wide + gap
-
-
-def _ribbons(stroke: Floats, thick: float, tall: float) -> list[Floats]:
-    """Outlines (K, 2) of a stroke: one for a curve, one for each straight piece else, cut level at foot and top."""
-    if len(stroke) > 12:
-        along = np.gradient(stroke, axis=0)
-        if np.allclose(stroke[0], stroke[-1]):
-            along[0] = along[-1] = along[0] + along[-1]
-        inward = np.stack([-along[:, 1], along[:, 0]], axis=-1) / np.hypot(along[:, :1], along[:, 1:])
-        return [np.concatenate([stroke, (stroke + thick * inward)[::-1]])]
-    outlines = []
-    for a, b in itertools.pairwise(stroke):
-        run, rise = np.abs(b - a)
-        if rise < 0.2 * run:
-            inset = np.array([0.0, np.clip(a[1], thick / 2, tall - thick / 2) - a[1]])
-            side, ends = np.array([0.0, thick / 2]), np.array([np.sign(b[0] - a[0]) * thick / 2, 0.0])
-            a, b = a + inset - ends, b + inset + ends
-        else:  # a slanted stroke keeps level ends, as sans-serif letters have them
-            side = np.array([thick / 2 * np.hypot(run, rise) / rise, 0.0])
-        outlines.append(np.concatenate([np.linspace(a + side, b + side, 4), np.linspace(b - side, a - side, 4)]))
-    return outlines
 
 
 def _kerb(photo: Pixels, studio: Studio, scale: float) -> None:
@@ -224,90 +187,6 @@ def _kerb(photo: Pixels, studio: Studio, scale: float) -> None:
     _fill(photo, np.concatenate([upper, [[width + 10, height + 10], [-10, height + 10]]]), _dim(studio.foot, 1.12))
     _fill(photo, np.concatenate([upper, lower[::-1]]), (146.0, 112.0, 96.0))
     _lines(photo, [upper], 2 * scale + 0.5, (236.0, 234.0, 230.0))
-
-
-def _light(studio: Studio, camera: Camera, size: tuple[int, int]) -> Floats:
-    """How strongly each place is lit, (height / 8, width / 8, 3), about 1."""
-    height, width = -(-size[0] // _COARSE), -(-size[1] // _COARSE)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    across, down = x / width * 2 - 1, y / height
-    border = (
-        camera.centre[1] + camera.focal * (camera.height - studio.foot_height) / (camera.distance + studio.radius)
-    ) / size[0]
-    light = 1.0 + 0.02 * np.cos(studio.light_azimuth) * across
-    above = np.clip((border - down) / max(border, 0.05), 0, 1)
-    below = np.clip((down - border) / (1 - border), 0, 1)
-    light -= studio.fall_off * (0.25 * above + 0.75 * above * across**2)
-    light += 0.07 * np.sin(np.pi * np.clip(below * 1.15, 0, 1)) - 0.05 * np.exp(-(((below - 0.04) / 0.05) ** 2)) * (
-        below > 0
-    )
-    light += 0.10 * np.clip((below - 0.75) / 0.25, 0, 1) * (np.sin(studio.light_azimuth))
-    light -= (0.05 + 0.5 * studio.fall_off) * across**2 * below
-    rng = np.random.default_rng(studio.stains)
-    stains = cv2.resize(rng.normal(0, 1, (12, 18)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    fine = cv2.resize(rng.normal(0, 1, (48, 40)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    light += (0.008 * stains + 0.005 * fine) * (0.3 + 0.7 * (below > 0.05))
-    tint = 0.004 * cv2.resize(
-        rng.normal(0, 1, (5, 7)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    )
-    return np.stack([light + tint, light, light - tint], axis=-1).astype(np.float64)
-
-
-def _shadow(studio: Studio, camera: Camera, pose: Pose, shape: Shape, size: tuple[int, int]) -> Floats:
-    """What the car leaves of the light on the floor, (height / 8, width / 8), 1 far from it."""
-    dots, span = 48, 7.0  # per metre; metres of floor around the middle
-    edge = int(dots * span)
-    floor = np.zeros((edge, edge), np.float32)
-    to_floor = np.array([[dots, 0, edge / 2], [0, dots, edge / 2], [0, 0, 1.0]])
-    s, half = shape, shape.width / 2
-    plan = s.lower.point(np.linspace(0, 2 * np.pi, 64), np.array(0.1))
-    plan[:, 2] = 0
-
-    def fill(points: Floats, value: float) -> None:
-        spots = pose.to_studio(points)[:, :2] @ to_floor[:2, :2].T + to_floor[:2, 2]
-        cv2.fillPoly(floor, [np.rint(spots * 16).astype(np.int32)], value, cv2.LINE_AA, 4)
-
-    fill(plan, 1.0)
-    wide = cv2.GaussianBlur(floor, (0, 0), 0.34 * dots)
-    near = cv2.GaussianBlur(floor, (0, 0), 0.11 * dots)
-    floor[:] = 0
-    for axle in (s.front_axle, s.rear_axle):
-        for side in (1, -1):
-            fill(
-                np.array(
-                    [
-                        [axle + dx, side * (half - 0.02 + dy), 0]
-                        for dx, dy in ((-0.19, 0.02), (0.19, 0.02), (0.19, -0.26), (-0.19, -0.26))
-                    ]
-                ),
-                1.0,
-            )
-    touch = cv2.GaussianBlur(floor, (0, 0), 0.05 * dots)
-    dark = 1 - (1 - 0.45 * studio.shadow * wide) * (1 - 0.85 * studio.shadow * near**1.3) * (1 - 0.6 * touch)
-    coarse = np.diag([1 / _COARSE, 1 / _COARSE, 1.0])
-    warp = coarse @ camera.floor_homography() @ np.linalg.inv(to_floor)
-    out = (-(-size[1] // _COARSE), -(-size[0] // _COARSE))
-    seen = cv2.warpPerspective(dark, warp, out, flags=cv2.INTER_LINEAR)
-    horizon = int(camera.centre[1] / _COARSE) + 2
-    seen[: max(horizon, 0)] = 0
-    return 1 - seen.astype(np.float64)
-
-
-def _reflection(
-    studio: Studio, camera: Camera, pose: Pose, shape: Shape, body: Floats, size: tuple[int, int]
-) -> Floats:
-    """How the car's mirror image in the floor tints it, (height / 8, width / 8, 3), 1 where there is none."""
-    out = np.zeros((-(-size[0] // _COARSE), -(-size[1] // _COARSE)), np.float32)
-    theta = np.linspace(0, 2 * np.pi, 33)
-    grid = shape.lower.point(theta[None, :], np.array([0.0, 0.35, 0.7, 1.0])[:, None]) * np.array([1.0, 1.0, -1.0])
-    spots = np.rint(camera.project(pose.to_studio(grid)) / _COARSE * 16).astype(np.int32)
-    strength = (0.5, 1.0, 0.6)  # the nearer the floor, the clearer; the sill itself is dark
-    for row in (2, 1, 0):
-        for k in range(32):
-            corners = np.array([spots[row, k], spots[row, k + 1], spots[row + 1, k + 1], spots[row + 1, k]])
-            cv2.fillConvexPoly(out, corners, strength[row], cv2.LINE_8, 4)
-    share = studio.reflection * cv2.GaussianBlur(out, (0, 0), max(2.5 * camera.focal / 1986.0, 0.3))[..., None]
-    return 1 - share * (1 - body / np.array(studio.table))
 
 
 def _on_wall(studio: Studio, along: Floats, z: Floats) -> Floats:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 from carvana.data.demo.canvas import Canvas
-from carvana.data.demo.light import Paint, shade
+from carvana.data.demo.car import Car
+from carvana.data.demo.light import RGB, Paint, shade
+from carvana.data.demo.scene import Scene
 from carvana.data.demo.surface import Floats, Quads
-
-if TYPE_CHECKING:
-    from carvana.data.demo.body import Scene
-    from carvana.data.demo.car import Car
 
 _TURN = np.linspace(0, 2 * np.pi, 57)[:-1]
 
@@ -61,15 +59,16 @@ def paint_wheel(sheet: Canvas, car: Car, scene: Scene, axle: float, *, left: boo
             ):
                 spoke = _spoke(axle, outside, side, radius, rim, turn, wide)
                 sheet.polygon(scene.pixels(spoke + np.array([0, -side * 0.02, 0])), metal(0.40))
-                sheet.polygon(scene.pixels(spoke), metal(0.80 + 0.20 * np.sin(turn)))
+                sheet.polygon(scene.pixels(spoke), metal(0.80 + 0.20 * float(np.sin(turn))))
         sheet.polygon(scene.pixels(circle(rim * 0.22, 0.025)), metal(0.85))
         sheet.polygon(scene.pixels(circle(rim * 0.13, 0.020)), metal(0.45))
 
 
-def _metal(scene: Scene, paint: Paint, side: float):
+def _metal(scene: Scene, paint: Paint, side: float) -> Callable[[float], RGB]:
+    """The rim's colour in this view, for a strength of 0 (black) to 1."""
     face = Quads(np.zeros((1, 4, 3)) + np.array([0, side * 0.9, 0.35]), np.array([[0.0, side, 0.0]]))
-    base = shade(face, paint, scene.pose, scene.eye, scene.lamps)[0].astype(float)
-    return lambda strength: tuple((base * min(float(strength), 1.1)).clip(0, 255).tolist())
+    red, green, blue = (float(value) for value in shade(face, paint, scene.pose, scene.eye, scene.lamps)[0])
+    return lambda strength: (red * strength, green * strength, blue * strength)
 
 
 def _disc(axle: float, y: float, height: float, radius: float, turn: Floats) -> Floats:

@@ -128,7 +128,7 @@ def _refuse_strangers(root: Path, photos: list[_Photo], manifest: dict[str, obje
             for entry in sorted((root / folder).iterdir()):
                 if entry not in ours and not entry.name.startswith("."):
                     raise DataError(
-                        f"{entry} is not part of the demo asked for: choose an empty folder, or ask for at least what is there"
+                        f"{entry} is not part of the demo asked for: take an empty folder, or ask for all that is there"
                     )
 
 
@@ -141,10 +141,7 @@ def _is_whole(photo: _Photo) -> bool:
         except CarvanaError:
             raise DataError(f"{path} cannot be read as a demo picture: remove it or choose another folder") from None
         if found != photo.size:
-            height, width = found
-            raise DataError(
-                f"{path} is {height}x{width}, not {photo.size[0]}x{photo.size[1]}: it is of another demo, choose another folder"
-            )
+            raise DataError(f"{path} is of another demo ({_by(found)}, not {_by(photo.size)}): choose another folder")
     return len(there) == 2
 
 
@@ -192,6 +189,10 @@ def _write_gif(path: Path, mask: NDArray[np.uint8]) -> None:
     picture.putpalette([0, 0, 0, 255, 255, 255])
     with atomic_path(path) as temporary:
         picture.save(temporary, format="GIF", optimize=False)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _cores() -> int:
