@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from carvana.data.demo.body import car_box, paint_car
 from carvana.data.demo.camera import FULL, Camera, Pose, view_angle
-from carvana.data.demo.car import build_car
+from carvana.data.demo.car import Car, build_car
 from carvana.data.demo.light import Lamps
 from carvana.data.demo.scene import Scene
 from carvana.data.demo.studio import Studio, draw_studio, paint_studio
@@ -42,18 +43,44 @@ def draw_photo(
     >>> photo.shape, mask.shape, int(mask.max())
     ((64, 96, 3), (64, 96), 1)
     """
+    drawing = compose(car, view, seed, size)
+    sheet = paint_car(drawing.car, drawing.scene, drawing.box)
+    photo = drawing.empty_studio()
+    sheet.over(photo)
+    x0, y0, x1, y1 = drawing.box
+    mask = np.zeros(size, np.uint8)
+    mask[y0:y1, x0:x1] = sheet.coverage() >= 128
+    return _grain(photo, drawing.exposure, np.random.default_rng([seed, car, view, 3])), mask
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All that decides one photo but its grain."""
+
+    car: Car
+    studio: Studio
+    scene: Scene
+    size: tuple[int, int]
+    exposure: float
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The part (x0, y0, x1, y1) of the photo that can hold the car."""
+        return car_box(self.car, self.scene, self.size)
+
+    def empty_studio(self) -> NDArray[np.uint8]:
+        """The room with the car's shadow, without the car: (height, width, 3) RGB."""
+        body = 255 * np.array(self.car.body.colour)
+        return paint_studio(self.studio, self.scene.camera, self.scene.pose, self.car.shape, body, self.size)
+
+
+def compose(car: int, view: int, seed: int, size: tuple[int, int]) -> Drawing:
+    """Decide what ``draw_photo`` with the same arguments draws; it raises the same errors."""
     _check(car, view, seed, size)
     rng = np.random.default_rng([seed, car, 2])
     studio = draw_studio(rng)
     scene = _scene(car, view, seed, size, studio, rng)
-    body = build_car(car, seed)
-    box = car_box(body, scene, size)
-    sheet = paint_car(body, scene, box)
-    photo = paint_studio(studio, scene.camera, scene.pose, body.shape, 255 * np.array(body.body.colour), size)
-    sheet.over(photo)
-    mask = np.zeros(size, np.uint8)
-    mask[box[1] : box[3], box[0] : box[2]] = sheet.coverage() >= 128
-    return _grain(photo, np.random.default_rng([seed, car, view, 3]), rng), mask
+    return Drawing(build_car(car, seed), studio, scene, size, float(np.clip(rng.normal(1.0, 0.035), 0.9, 1.08)))
 
 
 def _scene(car: int, view: int, seed: int, size: tuple[int, int], studio: Studio, rng: np.random.Generator) -> Scene:
@@ -73,9 +100,9 @@ def _scene(car: int, view: int, seed: int, size: tuple[int, int], studio: Studio
     return Scene(camera, pose, lamps)
 
 
-def _grain(photo: NDArray[np.uint8], shot: np.random.Generator, session: np.random.Generator) -> NDArray[np.uint8]:
+def _grain(photo: NDArray[np.uint8], exposure: float, shot: np.random.Generator) -> NDArray[np.uint8]:
     """Exposure and the sensor's noise."""
-    gain = float(np.clip(session.normal(1.0, 0.035) + shot.normal(0, 0.006), 0.9, 1.08))
+    gain = exposure + float(shot.normal(0, 0.006))
     lift, sink = _noise()
     height, width = photo.shape[:2]
     top, side = int(shot.integers(64)), int(shot.integers(64))
