@@ -60,7 +60,8 @@ def _check_sizes(model: Segmenter, size: tuple[int, int]) -> None:
             model, tuple(logits.shape) == (1, spec.classes, height, width), f"{height}x{width} gives {logits.shape}"
         )
         _expect(model, bool(logits.isfinite().all()), f"{height}x{width} gives logits that are not finite")
-        _expect(model, torch.equal(logits, _run(model, images / 255)), "floats in [0, 1] give other logits than bytes")
+    same = torch.equal(logits, _run(model, images / 255))
+    _expect(model, same, "floats in [0, 1] give other logits than bytes of the same photo")
 
 
 def _check_classes(name: str, options: dict[str, Any], photos: Tensor) -> None:

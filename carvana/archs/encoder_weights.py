@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -102,7 +101,8 @@ def file_for_timm(path: Path, model: str) -> dict[str, Tensor]:
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     state = whole.state_dict()
     optional = {name for name in state if name.startswith(tuple(f"{head}." for head in heads))} if heads else set()
-    return _matched(path, state, optional, model)
+    rest = {name: torch.zeros(state[name].shape) for name in optional}  # timm reads strictly; they are dropped later
+    return rest | _matched(path, state, optional, model)
 
 
 def load_file_into(path: Path, encoder: nn.Module, name: str) -> None:
@@ -179,8 +179,3 @@ def _answers(address: str) -> bool:
     thread.start()
     thread.join(PATIENCE)
     return answered.is_set()
-
-
-def describe(error: Any) -> str:
-    """The first line of somebody else's error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,6 +21,7 @@ from carvana.archs import encoder_weights as weights
 from carvana.archs.build import unknown_option
 from carvana.archs.names import check
 from carvana.archs.spec import Network
+from carvana.archs.weight_files import first_line
 from carvana.errors import ModelError, UnknownNameError, did_you_mean
 
 _DECODERS: dict[str, type[nn.Module]] = {
@@ -146,7 +147,7 @@ def _size_arguments(decoder: str, encoder: str) -> list[dict[str, Any]]:
 
 
 def _why_not_built(name: str, decoder: str, errors: list[Exception], options: dict[str, Any]) -> str:
-    reason = weights.describe(errors[-1])
+    reason = first_line(errors[-1])
     if "downsampling pattern" in reason:
         reason = f"{decoder} needs features of several scales, which this encoder does not give; dpt takes plain ViTs"
     given = {option: value for option, value in options.items() if option != "classes"}
@@ -174,9 +175,7 @@ def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
             error = _try(module, (min_size, min_size + stride)) or _try(module, (min_size + 2 * stride, min_size))
             if error is None:
                 return stride, min_size
-    raise ModelError(
-        f"'{name}' cannot be used: it does not take photos of any size ({weights.describe(error)})"
-    ) from error
+    raise ModelError(f"'{name}' cannot be used: it does not take photos of any size ({first_line(error)})") from error
 
 
 def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from carvana.archs.card import model_card
 from carvana.archs.spec import ModelSpec
+from carvana.archs.weight_files import first_line
 from carvana.errors import ModelError
 from carvana.files import atomic_path, write_json, write_text
 from carvana.registry import registry
@@ -124,7 +125,7 @@ def push(repo_id: str, network: nn.Module, spec: ModelSpec, *, private: bool, to
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {spec.arch}")
         except Exception as error:  # the client raises its own, its transport's and plain OSErrors
-            raise ModelError(f"'{repo_id}' could not be pushed to the hub: {_first_line(error)}") from error
+            raise ModelError(f"'{repo_id}' could not be pushed to the hub: {first_line(error)}") from error
     return str(commit)
 
 
@@ -136,7 +137,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
     except Exception as error:  # see push
         raise ModelError(
             f"there is no folder '{repo_id}' here, and the hub did not give a repository of that name:"
-            f" {_first_line(error)}"
+            f" {first_line(error)}"
         ) from error
 
 
@@ -151,7 +152,3 @@ def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(tensor.untyped_storage().data_ptr())
         tensors[name] = tensor
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

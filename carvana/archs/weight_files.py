@@ -34,7 +34,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(f"'{path}' cannot be read as weights: {str(error).strip().splitlines()[0]}") from None
+        raise ModelError(f"'{path}' cannot be read as weights: {first_line(error)}") from None
     return _tensors(content, path)
 
 
@@ -70,6 +70,11 @@ def match_weights(
         ):
             return dict(zip(names, tensors, strict=True))
     raise ModelError(_difference(found, needed))
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of somebody else's error, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from carvana.archs.spec import Network
+from carvana.registry import registry
+from carvana.testing import check_arch
+
+
+class Good(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, classes, 1)
+        self.idle = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.first(images)).relu())
+
+
+class Detached(Good):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.first(images)).relu().detach())
+
+
+class Silenced(Good):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.first(images)).relu()) * 1 + 0 * self.first(images).mean() + self.extra()
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.useless = nn.Parameter(torch.ones(()))
+
+    def extra(self) -> torch.Tensor:
+        return 0 * self.useless
+
+
+class Shrinking(Good):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images)[..., 1:, :]
+
+
+class OneClass(Good):
+    def __init__(self, classes: int) -> None:
+        super().__init__(1)
+
+
+class Random(Good):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(super().forward(images), 0.5, training=True)
+
+
+class Gossiping(Good):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images - images.mean(dim=0, keepdim=True))
+
+
+class Forgetful(Good):
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.register_buffer("secret", torch.rand(1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) + self.secret
+
+
+class Overflowing(Good):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) / 0
+
+
+class Loose(Good):
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+
+def check(kind: Callable[[int], nn.Module]) -> None:
+    registry.archs.register("under-test", lambda *, classes: kind(classes), replace=True)
+    check_arch("under-test", size=(21, 30))
+
+
+def test_a_sound_architecture_passes():
+    check(Good)
+    check(Loose)  # reading is strict whatever the module's own loading is
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (Detached, "'first.weight' is trainable and no gradient ever reaches it|'network.first.weight' is trainable"),
+        (Silenced, "no gradient reaches 1 trainable parameters, such as 'network.useless'"),
+        (Shrinking, "must return logits"),
+        (OneClass, "must return logits|classes=3 gives 1"),
+        (Random, "other logits than bytes|evaluation is random"),
+        (Gossiping, "depend on the other photos|batch of one and of two"),
+        (Forgetful, "saved and read back gives other logits"),
+        (Overflowing, "not finite"),
+    ],
+)
+def test_each_broken_promise_is_found(kind: Callable[[int], nn.Module], line: str):
+    with pytest.raises((AssertionError, ValueError), match=line) as caught:
+        check(kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_outside_of_the_network_is_found():
+    stray = nn.Conv2d(3, 3, 1)
+    registry.archs.register("under-test", lambda *, classes: Network(Good(classes), encoder=stray), replace=True)
+    with pytest.raises(ValueError, match="must be a part of the network"):
+        check_arch("under-test")
+
+
+def test_a_stride_that_is_too_small_is_found():
+    class Pooling(Good):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            pooled = nn.functional.max_pool2d(super().forward(images), 4)
+            return nn.functional.interpolate(pooled, scale_factor=4)
+
+    registry.archs.register(
+        "under-test", lambda *, classes: Network(Pooling(classes), stride=2, min_size=4), replace=True
+    )
+    with pytest.raises(ValueError, match="must return logits"):
+        check_arch("under-test")
+    registry.archs.register(
+        "under-test", lambda *, classes: Network(Pooling(classes), stride=4, min_size=4), replace=True
+    )
+    check_arch("under-test")
