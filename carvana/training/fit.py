@@ -15,10 +15,11 @@ from carvana.archs.segmenter import Segmenter
 from carvana.config import FitConfig
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo import write_demo
-from carvana.data.samples import Sample, find_samples
+from carvana.data.samples import find_samples
 from carvana.data.splits import Split, read_split, split_samples, write_split
 from carvana.devices import describe, resolve_device
-from carvana.errors import ConfigError, DataError, ModelError
+from carvana.errors import ConfigError, ModelError
+from carvana.evaluation.report import evaluate_run
 from carvana.losses import make_loss
 from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
@@ -79,7 +80,7 @@ def fit(
     best = trainer.fit()
     record |= {"precision": trainer.precision, "fit_seconds": trainer.seconds}
     if trainer.accelerator.is_main_process:
-        finish(run, best, split.val, device=device, precision=trainer.precision, reporter=reporter)
+        evaluate_run(run, best, split.val, device=device, precision=trainer.precision, reporter=reporter)
         run.write_record(record | {"seconds": time.time() - began})
     return run
 
@@ -151,17 +152,6 @@ def datasets(config: FitConfig, split: Split) -> tuple[SegmentationDataset, Segm
     )
     val = SegmentationDataset(split.val, data.size, mode=data.mode, target=data.target, seed=config.train.seed)
     return train, val
-
-
-def finish(
-    run: Run, model: Segmenter, samples: tuple[Sample, ...], *, device: str, precision: str, reporter: Reporter
-) -> None:
-    """Evaluate at full size, choose the threshold, write masks and pictures, and store what was found."""
-    from carvana.evaluation.report import evaluate_run
-
-    if not samples:
-        raise DataError("no validation photo; take a larger split.val")
-    evaluate_run(run, model, samples, device=device, precision=precision, reporter=reporter)
 
 
 def _record(model: Segmenter, device: str) -> dict[str, Any]:

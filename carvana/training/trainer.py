@@ -10,28 +10,26 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, cast
 
-import cv2
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig, make_section
-from carvana.data.dataset import EpochSampler, SegmentationDataset
-from carvana.devices import cpu_count, resolve_device, resolve_precision
-from carvana.errors import CarvanaError, ConfigError
+from carvana.data.dataset import SegmentationDataset
+from carvana.devices import resolve_device, resolve_precision
+from carvana.errors import CarvanaError
 from carvana.losses import Loss, make_loss
 from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
 from carvana.training.callbacks import Callback
+from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.optim import (
     freeze_encoder,
     make_optimizer,
@@ -40,6 +38,7 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
+from carvana.training.validation import Validation, validate
 
 STATISTICS_IMAGES = 64
 """Photos that BatchNorm's statistics are computed over before each evaluation."""
@@ -47,15 +46,6 @@ STATISTICS_IMAGES = 64
 
 class NonFiniteLossError(CarvanaError):
     """The loss became infinite or not a number; the best network so far is still in the run."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Averages over the validation photos, at the training size."""
-
-    loss: float
-    dice: float
-    accuracy: float
 
 
 class Trainer:
@@ -107,11 +97,9 @@ class Trainer:
         self.run = out if isinstance(out, Run) or out is None else Run.create(out, arch=self.model.spec.arch)
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
-        readers = _worker_count(workers)
-        self.train_loader = self.accelerator.prepare(self._loader(train, readers, shuffle=True))
-        self.val_loader = None
-        if val is not None:
-            self.val_loader = self.accelerator.prepare(self._loader(val, readers, shuffle=False))
+        readers = worker_count(workers)
+        self.train_loader = self._loader(train, readers, shuffle=True)
+        self.val_loader = self._loader(val, readers, shuffle=False) if val is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         self.wrapped = self.accelerator.prepare(self._compiled(self.model))
@@ -160,7 +148,7 @@ class Trainer:
         total, batches, images, waited = 0.0, 0, 0, 0.0
         began = time.perf_counter()
         rate = 0.0
-        for (batch, targets), wait in _timed(self.train_loader):
+        for (batch, targets), wait in timed(self.train_loader):
             rate = set_learning_rate(self.optimizer, self._rate_factor(began))
             # The value of a step is looked at after the next one is under way: asking at once would hold up a GPU.
             previous, pending = pending, self.train_step(batch, targets)
@@ -212,21 +200,11 @@ class Trainer:
         """Refresh BatchNorm's statistics, then measure the kept network on the validation photos."""
         refresh_statistics(self.kept, list(self._recent), self.accelerator.autocast)
         self._share_statistics()
-        return self.validate_only(self.kept) if self.val_loader is not None else None
+        return self.measure(self.kept) if self.val_loader is not None else None
 
-    @torch.no_grad()
-    def validate_only(self, model: nn.Module) -> Validation:
-        """The numbers of a network as it stands."""
-        assert self.val_loader is not None
-        model.eval()
-        sums = []
-        for (images, targets), _ in _timed(self.val_loader):
-            with self.accelerator.autocast():
-                logits = model(images.contiguous(memory_format=torch.channels_last)).float()
-            batch = torch.stack([self._loss_of_each(logits, targets), *_agreement(logits, targets)], dim=1)
-            sums.append(self.accelerator.gather_for_metrics(batch))
-        loss, dice, accuracy = torch.cat(sums).double().mean(0).tolist()
-        return Validation(loss, dice, accuracy)
+    def measure(self, model: nn.Module) -> Validation:
+        """The numbers of a network as it stands, on the validation photos."""
+        return validate(model, self.val_loader, loss=self.loss, accelerator=self.accelerator)
 
     def _make_accelerator(self) -> Accelerator:
         # Accelerate keeps its settings for the whole process and refuses another precision later; a second training
@@ -239,22 +217,16 @@ class Trainer:
             gradient_accumulation_steps=self.settings.accumulate,
         )
 
-    def _loader(self, data: SegmentationDataset, workers: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
-        if not len(data):
-            raise ConfigError("a data set is empty; expected at least one photo")
-        sampler = EpochSampler(len(data), seed=self.settings.seed, shuffle=shuffle)
-        return DataLoader(
+    def _loader(self, data: SegmentationDataset, workers: int, *, shuffle: bool) -> Any:
+        loader = make_loader(
             data,
             batch_size=self.settings.batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=4 if workers else None,
+            seed=self.settings.seed,
+            shuffle=shuffle,
+            workers=workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_quiet_worker,
-            # A last batch of one photo has no variance for BatchNorm to divide by.
-            drop_last=shuffle and 0 < len(data) % self.settings.batch_size < 2 < len(data),
         )
+        return self.accelerator.prepare(loader)
 
     def _compiled(self, model: Segmenter) -> nn.Module:
         return torch.compile(model) if self.settings.compile else model  # type: ignore[return-value]
@@ -300,9 +272,6 @@ class Trainer:
             f"the loss became {value} in epoch {epoch + 1}, step {self.step}: "
             f"lower train.lr (now {self.settings.lr:g}) or take train.precision fp32{kept}"
         )
-
-    def _loss_of_each(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return torch.stack([self.loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
 
     def _share_statistics(self) -> None:
         """Average the statistics that each process computed over its own photos."""
@@ -352,43 +321,3 @@ def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
         # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
         model = Segmenter(model, ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32))
     return model.with_spec(trained_size=size)
-
-
-def _worker_count(workers: int | str) -> int:
-    if workers == "auto":
-        return min(8, cpu_count())
-    if not isinstance(workers, int) or workers < 0:
-        raise ConfigError(f"workers = {workers!r}: expected a number of processes, or auto")
-    return workers
-
-
-def _quiet_worker(_: int) -> None:
-    # Readers are many already; threads of their own would only get in one another's way.
-    cv2.setNumThreads(0)
-
-
-def _timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
-    """Each batch with the seconds that it was waited for."""
-    iterator = iter(batches)
-    while True:
-        began = time.perf_counter()
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except CarvanaError as error:
-            # A reader's error comes with that process's traceback around it; the last line is the message.
-            raise type(error)(str(error).strip().splitlines()[-1].removeprefix(_full_name(error))) from None
-        yield batch, time.perf_counter() - began
-
-
-def _full_name(error: Exception) -> str:
-    return f"{type(error).__module__}.{type(error).__qualname__}: "
-
-
-def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Dice and pixel accuracy of each photo, both sides cut at one half."""
-    predicted, true = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
-    both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
-    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
-    return dice, (predicted == true).float().mean(1)

@@ -60,7 +60,7 @@ def test_a_training_learns_and_leaves_its_best_network(tmp_path: Path, sides: An
     saved = Segmenter.from_pretrained(tmp_path / "run" / "model")
     assert saved.spec.trained_size == (32, 48)
     best_record = max(records, key=lambda record: record["val_dice"])
-    assert trainer.validate_only(saved).dice == pytest.approx(best_record["val_dice"], abs=1e-6)
+    assert trainer.measure(saved).dice == pytest.approx(best_record["val_dice"], abs=1e-6)
     assert all(torch.equal(value, best.state_dict()[name]) for name, value in saved.state_dict().items())
 
 
@@ -68,7 +68,7 @@ def test_the_first_epochs_number_means_something_despite_keras_momentum(sides: A
     """With running averages of momentum 0.99, five steps would leave evaluation at its first statistics."""
     trainer = Trainer(small(), train=sides[0], val=sides[1], epochs=1, batch_size=4, workers=0, precision="fp32")
     trainer.train_epoch(0)
-    lagging = trainer.validate_only(trainer.model)
+    lagging = trainer.measure(trainer.model)
     refreshed = trainer.validate()
     assert refreshed is not None
     assert refreshed.loss < lagging.loss
