@@ -104,14 +104,15 @@ def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage")
     Args:
         mask: uint8 (H, W) of 0/1.
         size: (height, width).
-        target: "coverage" averages over the area of each new pixel; "nearest" takes one old pixel for each new one,
-            which gives 0 or 255 alone and caps what any network can reach (docs/explanation.md).
+        target: "coverage" averages over the area of each new pixel; "nearest" takes the old pixel at the corner of
+            each new one, as OpenCV's INTER_NEAREST does and the seed's notebook did: 0 or 255 alone, and half a pixel
+            beside its place, which caps what any network can reach (docs/explanation.md).
     """
     height, width = size
     if mask.shape == (height, width):
         return mask * np.uint8(255)
     if target == "nearest":
-        nearest: UInt8 = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        nearest: UInt8 = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
         return nearest * np.uint8(255)
     return resize_image(mask * np.uint8(255), size)
 
