@@ -121,9 +121,9 @@ class Catalog:
         )
 
     def registered(self) -> list[Entry]:
-        """The entries as they were registered, a family as one, in natural order."""
+        """The entries in the order in which they were registered, a family as one."""
         self._before_use()
-        return sorted(self._entries.values(), key=lambda entry: _natural(entry.name))
+        return list(self._entries.values())
 
     def entry(self, name: str) -> Entry:
         """The entry that a concrete name stands for, of its own or of a family.

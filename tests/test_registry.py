@@ -105,8 +105,8 @@ def test_a_name_of_its_own_wins_over_a_family(catalog: Catalog):
         ("net/", "needs a second half, such as 'net/resnet18'"),
         ("net/*", "needs a second half, such as 'net/resnet18'"),
         ("open", "needs a second half"),
-        ("zzzzzz", "there are net/\\*, open/\\*, plain"),
-        ("", "there are net/\\*"),
+        ("zzzzzz", "there are plain, net/\\*, open/\\*"),
+        ("", "there are plain"),
         ("net/tu-*", "no architecture is named"),
     ],
 )

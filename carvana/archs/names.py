@@ -7,6 +7,7 @@ tests/archs/test_names.py compares the table with the installed smp. timm's enco
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Iterable
 
 from carvana.errors import UnknownNameError, did_you_mean
@@ -151,7 +152,7 @@ def names(family: str, pattern: str) -> Iterable[str]:
         return [pattern]
     own = [f"{decoder}/{name}" for name in ENCODERS if not refusal(decoder, name)]
     if "tu-" in pattern:
-        return own + [f"{decoder}/tu-{name}" for name in _timm_names(decoder)]
+        return own + [f"{decoder}/tu-{name}" for name in _timm_names(decoder == "dpt")]
     return [*own, f"{decoder}/tu-*"]
 
 
@@ -203,11 +204,11 @@ def normalisation(encoder: str, weights: str = "imagenet") -> tuple[Triple, Trip
     return IMAGENET_MEAN, IMAGENET_STD
 
 
-def _timm_names(decoder: str) -> list[str]:
+@functools.cache
+def _timm_names(is_dpt: bool) -> list[str]:
     import timm  # two seconds, and torch: only for a listing of timm's names
 
-    models = {module: timm.list_models(module=module) for module in timm.list_modules()}
-    if decoder == "dpt":
-        return [name for module in _PLAIN_VIT for name in models.get(module, ()) if "patch14" not in name]
-    excluded = {*_PLAIN_VIT, *_ONE_SCALE, *_ONE_SIZE}
-    return [name for module, names in models.items() if module not in excluded for name in names]
+    if is_dpt:
+        return [name for name in timm.list_models(module=list(_PLAIN_VIT)) if "patch14" not in name]
+    others = [*_PLAIN_VIT, *_ONE_SCALE, *_ONE_SIZE]
+    return [name for name in timm.list_models() if not timm.models.is_model_in_modules(name, others)]
