@@ -72,7 +72,7 @@ def _paint_lower(sheet: Canvas, car: Car, scene: Scene) -> None:
 
 def _soft(scene: Scene) -> int:
     """How far, in sub-pixels, neighbouring faces are blended: about the width of one."""
-    return 2 * round(6.0 * scene.camera.focal / 1986.0) + 1
+    return 2 * round(9.0 * scene.camera.focal / 1986.0) + 1
 
 
 def _below(hole: Quads, sill: float) -> Floats:

@@ -12,7 +12,7 @@ from carvana.data.demo.light import Paint
 from carvana.data.demo.shape import Shape
 from carvana.data.demo.surface import Floats, Quads, grid_quads
 
-BLACK = Paint((0.07, 0.07, 0.075), 0.03)
+BLACK = Paint((0.05, 0.05, 0.055), 0.02)
 PLASTIC = Paint((0.16, 0.16, 0.17), 0.02)
 CHROME = Paint((0.80, 0.81, 0.82), 0.55, 0.6)
 LENS = Paint((0.56, 0.58, 0.61), 0.25)

@@ -135,7 +135,7 @@ class Lower:
     def quads(self) -> Quads:
         """The whole surface, finely cut: small faces need no interpolation of their shade."""
         theta = _even_angles(lambda t: self.point(t, np.array(0.5)), 168)
-        v = np.concatenate([np.linspace(0, 0.86, 22), np.linspace(0.88, 1, 9), np.linspace(1.06, 2, 12)])
+        v = np.concatenate([np.linspace(0, 0.86, 26), np.linspace(0.88, 1, 11), np.linspace(1.04, 2, 22)])
         return grid_quads(self.point(theta[None, :], v[:, None]))
 
     def _reach(self, front: NDArray[np.bool_], v: Floats) -> tuple[Floats, Floats]:
@@ -218,7 +218,7 @@ class Cabin:
     def quads(self) -> Quads:
         """The whole surface, finely cut."""
         phi = _even_angles(lambda t: self.point(t, np.array(0.5)), 120)
-        s = np.concatenate([np.linspace(0, 0.8, 11), np.linspace(0.84, 1, 8), np.linspace(1.07, 2, 12)])
+        s = np.concatenate([np.linspace(0, 0.8, 11), np.linspace(0.84, 1, 8), np.linspace(1.06, 2, 15)])
         return grid_quads(self.point(phi[None, :], s[:, None]))
 
     def _power(self, s: Floats) -> Floats:

@@ -32,15 +32,15 @@ def paint_wheel(sheet: Canvas, car: Car, scene: Scene, axle: float, *, left: boo
         )
     )
     hull = cv2.convexHull(rims.astype(np.float32))[:, 0]
-    sheet.polygon(hull.astype(np.float64), (24.0, 24.0, 25.0))
+    sheet.polygon(hull.astype(np.float64), (17.0, 17.0, 18.0))
     eye = scene.eye
     if (eye[1] - outside) * side <= 0:
-        sheet.polygon(scene.pixels(circle(radius * 0.85, tyre)), (15.0, 15.0, 15.0))
+        sheet.polygon(scene.pixels(circle(radius * 0.85, tyre)), (11.0, 11.0, 11.0))
         return
-    sheet.polygon(scene.pixels(circle(radius * 0.97, 0.0)), (38.0, 38.0, 39.0))
+    sheet.polygon(scene.pixels(circle(radius * 0.97, 0.0)), (29.0, 29.0, 30.0))
     rim = radius * look.rim
     metal = _metal(scene, look.paint, side)
-    sheet.polygon(scene.pixels(circle(rim * 1.07, 0.0)), (26.0, 26.0, 27.0))
+    sheet.polygon(scene.pixels(circle(rim * 1.07, 0.0)), (20.0, 20.0, 21.0))
     sheet.polygon(scene.pixels(circle(rim, 0.0)), metal(0.95))
     lip = scene.pixels(circle(rim * 0.94, 0.006))
     with sheet.clip_to([lip[None]]):

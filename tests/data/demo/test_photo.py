@@ -82,7 +82,7 @@ def test_mask_is_the_silhouette_that_brute_force_finds(car, view):
         ]
         wheels.append(cv2.convexHull(pinhole(np.concatenate(rims)).astype(np.float32))[:, 0])
 
-    rows, columns = np.mgrid[2 : SMALL[0] : 5, 2 : SMALL[1] : 5]
+    rows, columns = np.mgrid[1 : SMALL[0] : 3, 1 : SMALL[1] : 3]
     samples = np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(float)
     inside = np.zeros(len(samples), bool)
     for start in range(0, len(quads), 200):
@@ -92,7 +92,7 @@ def test_mask_is_the_silhouette_that_brute_force_finds(car, view):
     drawn = mask[rows.ravel(), columns.ravel()].astype(bool)
     box = np.ones((3, 3), np.uint8)
     edge = (cv2.dilate(mask, box) != cv2.erode(mask, box))[rows.ravel(), columns.ravel()]
-    thin = 0 if body.mast is None else 4  # the antenna has no face here
+    thin = 0 if body.mast is None else 6  # the antenna has no face here
     assert edge.mean() < 0.06
     assert (inside != drawn)[~edge].sum() <= thin
     assert (inside != drawn).sum() <= 0.004 * len(samples) + thin
@@ -176,7 +176,7 @@ def test_a_car_keeps_its_colour_and_another_seed_gives_another_car():
 
 def test_foreground_share_lies_where_that_of_real_photos_does():
     """Over 1,016 real masks: mean 0.21, 5th and 95th percentile 0.14 and 0.31, all between 0.08 and 0.41."""
-    shares = np.array([draw_photo(car, 1 + (5 * car) % 16, size=(80, 120))[1].mean() for car in range(48)])
+    shares = np.array([draw_photo(car, 1 + (5 * car) % 16, size=(80, 120))[1].mean() for car in range(24)])
     assert 0.18 < shares.mean() < 0.24
     assert shares.min() > 0.08
     assert shares.max() < 0.41
@@ -194,7 +194,7 @@ def test_impossible_photos_are_refused_in_one_line(car, view, size, told):
 
 
 def test_single_pixels_colour_does_not_tell_car_from_studio():
-    """A 32x32x32 colour histogram's posterior, fitted on some cars, must fail on others (the real photos': Dice 0.64)."""
+    """A 32x32x32 colour histogram's posterior, fitted on some cars, must fail on others (real photos: 0.64)."""
 
     def pairs(cars):
         for car in cars:
@@ -206,14 +206,14 @@ def test_single_pixels_colour_does_not_tell_car_from_studio():
         return (red * 32 + green) * 32 + blue
 
     counts = np.zeros((2, 32**3))
-    for photo, mask in pairs(range(16)):
+    for photo, mask in pairs(range(12)):
         for value in (0, 1):
             counts[value] += np.bincount(cells(photo)[mask == value], minlength=32**3)
     posterior = (counts[1] + 0.2) / (counts.sum(axis=0) + 1)
     thresholds = np.linspace(0.05, 0.95, 19)
     scores = [
         [_dice(posterior[cells(photo)] > threshold, mask == 1) for threshold in thresholds]
-        for photo, mask in pairs(range(16, 26))
+        for photo, mask in pairs(range(12, 20))
     ]
     best = np.mean(scores, axis=0).max()
     assert 0.3 < best < 0.90
