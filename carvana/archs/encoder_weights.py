@@ -63,8 +63,7 @@ def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | 
         reason = _why_not(encoder, smp_repository) if published else "none are published"
         if reason is None:
             return Source(usual, mean, std, published=usual)
-        logging.getLogger("carvana").warning("%s starts from random weights: %s", encoder, reason)
-        return Source(f"auto: random ({reason})", mean, std)
+        return fallen_back(Source(usual, mean, std), encoder, reason)
     if wanted in published:
         reason = _why_not(encoder, smp_repository)
         if reason:
@@ -80,6 +79,14 @@ def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | 
         f"there are no weights '{wanted}' for {encoder}{did_you_mean(wanted, choices)};"
         f" there are {', '.join(choices)}, or a file (.safetensors, .pth)"
     )
+
+
+def fallen_back(source: Source, encoder: str, reason: str) -> Source:
+    """What ``auto`` becomes where nothing can be had, with a warning that says why."""
+    reason = " ".join(reason.split())
+    reason = reason if len(reason) <= 160 else reason[:157] + "..."
+    logging.getLogger("carvana").warning("%s starts from random weights: %s", encoder, reason)
+    return Source(f"auto: random ({reason})", source.mean, source.std)
 
 
 def published_names(encoder: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -66,7 +67,16 @@ def build(name: str, *, classes: int = 1, encoder_weights: str | None = None, **
         if option not in known:
             raise unknown_option(option, name, known)
     source = weights.resolve(encoder, encoder_weights, _repository(encoder, encoder_weights))
-    module = _construct(name, decoder, encoder, source, {"classes": classes, **options})
+    arguments = {"classes": classes, **options}
+    try:
+        module = _construct(name, decoder, encoder, source, arguments)
+    except ModelError as error:
+        if encoder_weights != "auto" or not source.published:
+            raise
+        module = _construct(name, decoder, encoder, replace(source, published=None), arguments)
+        source = weights.fallen_back(
+            source, encoder, str(error.__cause__ or error)
+        )  # the hub answers and does not give
     stride, min_size = _find_sizes(name, decoder, module)
     _drop_unused(module, stride, min_size)
     return Network(

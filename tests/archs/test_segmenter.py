@@ -140,6 +140,13 @@ def test_one_exported_graph_serves_every_size(model: Segmenter):
         torch.testing.assert_close(program(images), model(images))
 
 
+def test_it_compiles_into_one_graph(model: Segmenter):
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="eager")
+    for size in ((40, 64), (33, 50)):
+        images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        torch.testing.assert_close(compiled(images), model(images))
+
+
 def test_the_encoder_is_known_by_its_parameters_and_copies_keep_their_own(model: Segmenter):
     down = list(model.network.down.parameters())
     assert [id(p) for p in model.encoder_parameters()] == [id(p) for p in down]

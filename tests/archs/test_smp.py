@@ -112,9 +112,15 @@ def test_what_cannot_be_built_is_one_clear_line(name: str, options: dict, line: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("how", ["name", "order", "headless"])
 @pytest.mark.parametrize(
-    ("model", "decoder"), [("tf_efficientnet_lite0", "unet"), ("resnet18", "fpn"), ("vit_tiny_patch16_224", "dpt")]
+    ("model", "decoder", "how"),
+    [
+        ("tf_efficientnet_lite0", "unet", "name"),
+        ("tf_efficientnet_lite0", "unet", "order"),
+        ("resnet18", "fpn", "headless"),
+        ("vit_tiny_patch16_224", "dpt", "order"),
+        ("vit_tiny_patch16_224", "dpt", "headless"),
+    ],
 )
 def test_a_file_of_timms_weights_becomes_the_encoder(tmp_path: Path, model: str, decoder: str, how: str):
     torch.manual_seed(3)
@@ -209,19 +215,34 @@ def test_auto_does_not_wait_for_a_hub_that_hangs(no_hub: None, monkeypatch: pyte
     assert init == "auto: random (the hub did not answer within 0.3 s)"
 
 
-def test_auto_knows_an_answering_hub_even_if_it_refuses(no_hub: None):
+@pytest.mark.parametrize("name", ["pspnet/resnet18", "pspnet/tu-resnet18"])
+def test_auto_starts_at_random_where_a_hub_answers_and_gives_nothing(
+    no_hub: None, monkeypatch: pytest.MonkeyPatch, name: str
+):
     class Refusing(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self.send_response(403)
             self.end_headers()
+
+        do_GET = do_HEAD
 
         def log_message(self, *_: object) -> None:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(encoder_weights.constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(encoder_weights.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     try:
-        assert encoder_weights._answers(f"http://127.0.0.1:{server.server_port}")
+        init = create_model(name, encoder_weights="auto").spec.init
+        assert init.startswith("auto: random (")
+        assert "did not answer" not in init
+        with pytest.raises(ModelError, match="cannot be built") as caught:
+            create_model(name, encoder_weights="imagenet")
+        assert "\n" not in str(caught.value)
     finally:
         server.shutdown()
         server.server_close()
