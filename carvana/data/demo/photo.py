@@ -89,8 +89,8 @@ def _scene(car: int, view: int, seed: int, size: tuple[int, int], studio: Studio
     zoom = scale * rng.normal(1.0, 0.02)
     shake = np.random.default_rng([seed, car, view, 4])
     centre = (
-        size[1] / 2 + scale * (rng.normal(-20, 18) + shake.normal(0, 3)),
-        size[0] / 2 + scale * (rng.normal(-350, 62) + shake.normal(0, 3)),
+        size[1] / 2 + scale * (rng.normal(-20, 28) + shake.normal(0, 3)),
+        size[0] / 2 + scale * (rng.normal(-342, 76) + shake.normal(0, 3)),
     )
     camera = Camera(6.77 + rng.normal(0, 0.12), 1.80 + rng.normal(0, 0.06), 1986.0 * zoom, centre)
     angle = view_angle(view) + rng.normal(0, 0.03) + shake.normal(0, 0.008)
