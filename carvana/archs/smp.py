@@ -7,6 +7,7 @@ and names that cannot be, where the encoder's weights come from, and parameters 
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,7 +240,13 @@ def _children(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of smp and timm, which are about names and arguments that no user of ours wrote."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without what smp and timm say of names, arguments and left-out classifiers that no user of ours wrote."""
+    log = logging.getLogger("timm")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -122,7 +122,9 @@ def test_what_cannot_be_built_is_one_clear_line(name: str, options: dict, line: 
         ("vit_tiny_patch16_224", "dpt", "headless"),
     ],
 )
-def test_a_file_of_timms_weights_becomes_the_encoder(tmp_path: Path, model: str, decoder: str, how: str):
+def test_a_file_of_timms_weights_becomes_the_encoder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str, decoder: str, how: str
+):
     torch.manual_seed(3)
     whole = timm.create_model(model).eval()
     state = whole.state_dict()
@@ -134,6 +136,7 @@ def test_a_file_of_timms_weights_becomes_the_encoder(tmp_path: Path, model: str,
     save_file(state, path)
     built = create_model(f"{decoder}/tu-{model}", encoder_weights=path)
     assert built.spec.init == "file:weights.safetensors"
+    assert not caplog.records
     photos = torch.rand(1, 3, 224, 224)
     encoder = built.eval().network.encoder
     with torch.no_grad():
