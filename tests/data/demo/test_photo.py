@@ -92,7 +92,7 @@ def test_mask_is_the_silhouette_that_brute_force_finds(car, view):
     drawn = mask[rows.ravel(), columns.ravel()].astype(bool)
     box = np.ones((3, 3), np.uint8)
     edge = (cv2.dilate(mask, box) != cv2.erode(mask, box))[rows.ravel(), columns.ravel()]
-    thin = 0 if body.mast is None else 6  # the antenna has no face here
+    thin = 2 if body.mast is None else 8  # gaps under a pixel close; the antenna has no face here
     assert edge.mean() < 0.06
     assert (inside != drawn)[~edge].sum() <= thin
     assert (inside != drawn).sum() <= 0.004 * len(samples) + thin
