@@ -28,7 +28,7 @@ def test_without_a_terminal_there_are_plain_lines(
 def test_in_a_terminal_the_bar_shows_numbers_and_goes_away() -> None:
     reporter = LiveReporter()
     screen = io.StringIO()
-    reporter.console = Console(file=screen, force_terminal=True, width=120, legacy_windows=False)
+    reporter.console = Console(file=screen, force_terminal=True, width=120, highlight=False)
     reporter.start("training", 4)
     reporter.advance("training", 1, loss=0.25, images_per_s=8.0, data_wait=0.5)
     reporter.info("epoch 1 [not markup]")
