@@ -23,7 +23,7 @@ from carvana.errors import ModelError
 _ATTEMPTS = 4
 
 
-def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tuple[int, int] = (70, 101)) -> None:
+def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tuple[int, int] = (45, 61)) -> None:
     """Check that an architecture does what the rest of the library relies on.
 
     Logits have the size of the photos, whatever that is; gradients reach every trainable parameter; evaluation gives

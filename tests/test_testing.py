@@ -79,6 +79,11 @@ class Loose(Good):
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
 
+@pytest.fixture(autouse=True)
+def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.archs, "_entries", {entry.name: entry for entry in registry.archs.registered()})
+
+
 def check(kind: Callable[[int], nn.Module]) -> None:
     registry.archs.register("under-test", lambda *, classes: kind(classes), replace=True)
     check_arch("under-test", size=(21, 30))

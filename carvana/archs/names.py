@@ -25,6 +25,9 @@ DECODERS = (
     "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
 )  # fmt: skip
 
+DILATING = ("deeplabv3", "deeplabv3plus", "pan")
+"""The decoders that replace an encoder's last strides by dilation."""
+
 ENCODERS: dict[str, tuple[str, ...]] = {
     "resnet18": ("imagenet", "ssl", "swsl"),
     "resnet34": ("imagenet",),
@@ -108,7 +111,6 @@ ENCODERS: dict[str, tuple[str, ...]] = {
 DPT_EXAMPLE = "dpt/tu-vit_tiny_patch16_224"
 
 _POOLED = ("vgg", "densenet", "inception", "xception")  # they shrink by pooling, which cannot be dilated
-_DILATING = ("deeplabv3", "deeplabv3plus", "pan")
 
 
 # Of timm's modules: plain transformers that dpt takes; others with features of one scale, for no decoder here; and
@@ -186,7 +188,7 @@ def refusal(decoder: str, encoder: str) -> str | None:
         return f"dpt takes only timm's plain vision transformers, such as '{DPT_EXAMPLE}'"
     if decoder in ("unetplusplus", "linknet") and encoder.startswith("mit_b"):
         return f"{decoder} needs features at half size, which mit_b* encoders lack; take unet, or another encoder"
-    if decoder in _DILATING and encoder.startswith(_POOLED):
+    if decoder in DILATING and encoder.startswith(_POOLED):
         return f"{decoder} dilates its encoder, which {encoder} does not allow; take fpn, or another encoder"
     return None
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from carvana.archs import encoder_weights as weights
 from carvana.archs.build import unknown_option
-from carvana.archs.names import check
+from carvana.archs.names import DILATING, check
 from carvana.archs.spec import Network
 from carvana.archs.weight_files import first_line
 from carvana.errors import ModelError, UnknownNameError, did_you_mean
@@ -138,7 +138,7 @@ def _construct(name: str, decoder: str, encoder: str, source: weights.Source, op
         except Exception as error:  # smp and timm raise whatever their layers raise
             errors.append(error)
     else:
-        raise ModelError(_why_not_built(name, decoder, errors, options)) from errors[-1]
+        raise ModelError(_why_not_built(name, decoder, errors[-1], options)) from errors[-1]
     if source.file and not encoder.startswith("tu-"):
         weights.load_file_into(source.file, module.get_submodule("encoder"), encoder)
     for part in module.modules():  # timm keeps a copy of the weights that it was handed
@@ -157,10 +157,12 @@ def _size_arguments(decoder: str, encoder: str) -> list[dict[str, Any]]:
     return [{}]
 
 
-def _why_not_built(name: str, decoder: str, errors: list[Exception], options: dict[str, Any]) -> str:
-    reason = first_line(errors[-1])
+def _why_not_built(name: str, decoder: str, error: Exception, options: dict[str, Any]) -> str:
+    reason = first_line(error)
     if "downsampling pattern" in reason:
         reason = f"{decoder} needs features of several scales, which this encoder does not give; dpt takes plain ViTs"
+    elif decoder in DILATING and (isinstance(error, AssertionError) or "'output_stride'" in reason):
+        reason = f"{decoder} dilates its encoder, which this one does not allow; take fpn, or another encoder"
     given = {option: value for option, value in options.items() if option != "classes"}
     return f"'{name}' cannot be built{f' with {given}' if given else ''}: {reason}"
 

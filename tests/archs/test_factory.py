@@ -36,7 +36,8 @@ def member(name: str, *, classes: int, encoder_weights: str | None = None) -> Ne
 
 
 @pytest.fixture(autouse=True)
-def _registered() -> None:
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.archs, "_entries", {entry.name: entry for entry in registry.archs.registered()})
     registry.archs.register("tiny-bare", bare, replace=True)
     registry.archs.register("tiny-told", told, replace=True)
     registry.archs.register("tiny/*", member, names=lambda family, pattern: ["tiny/d1", "tiny/d2"], replace=True)

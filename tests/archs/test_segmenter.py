@@ -226,9 +226,10 @@ def test_a_missing_plugin_is_named(tmp_path: Path):
         Segmenter.from_pretrained(tmp_path)
 
 
-def test_the_package_of_a_registered_architecture_travels_with_it():
+def test_the_package_of_a_registered_architecture_travels_with_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry.archs, "_entries", {entry.name: entry for entry in registry.archs.registered()})
     assert create_model("unet-ref", width=2).spec.package == "carvana"
-    registry.archs.register("script-net", lambda *, classes: nn.Conv2d(3, classes, 1), replace=True)
+    registry.archs.register("script-net", lambda *, classes: nn.Conv2d(3, classes, 1))
     assert create_model("script-net").spec.package == "script"
 
 
