@@ -72,6 +72,8 @@ class Trainer:
         >>> trainer.fit()  # doctest: +SKIP
     """
 
+    compile_backend = "inductor"
+
     def __init__(
         self,
         model: nn.Module,
@@ -101,9 +103,9 @@ class Trainer:
         self.train_loader = self._loader(train, readers, shuffle=True)
         self.val_loader = self._loader(val, readers, shuffle=False) if val is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = self._moving_average()
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         self.wrapped = self.accelerator.prepare(self._compiled(self.model))
-        self.average = self._moving_average()
         self.best_dice = -math.inf
         self.step = 0
         self.seconds = 0.0
@@ -162,7 +164,8 @@ class Trainer:
             self.reporter.advance(
                 "training",
                 epoch=epoch + 1,
-                loss=total / max(1, batches - 1),
+                **({"loss": total / (batches - 1)} if batches > 1 else {}),
+                **({"best_dice": self.best_dice} if self.best_dice > -math.inf else {}),
                 images_per_s=images / elapsed,
                 data_wait=waited / elapsed,
             )
@@ -228,8 +231,10 @@ class Trainer:
         )
         return self.accelerator.prepare(loader)
 
-    def _compiled(self, model: Segmenter) -> nn.Module:
-        return torch.compile(model) if self.settings.compile else model  # type: ignore[return-value]
+    def _compiled(self, model: Segmenter) -> Segmenter:
+        if self.settings.compile:
+            model.compile(backend=self.compile_backend)  # in place: torch.compile would rename the weights
+        return model
 
     def _moving_average(self) -> AveragedModel | None:
         decay = self.settings.ema
@@ -308,6 +313,8 @@ class Trainer:
 
     def _restore_best(self) -> Segmenter:
         self.accelerator.wait_for_everyone()
+        # Accelerate has put its own precision around forward; whoever uses the network next chooses another.
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         if self.run is not None:
             Segmenter.from_pretrained(self.run.model_path, network=self.kept.network)
         else:

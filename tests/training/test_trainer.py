@@ -146,6 +146,31 @@ def test_two_trainings_of_different_precision_in_one_process(sides: Any) -> None
         assert trainer.accelerator.mixed_precision == {"fp32": "no", "bf16": "bf16"}[precision]
 
 
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_returned_network_computes_in_full_precision_again(tmp_path: Path, sides: Any, ema: float | None) -> None:
+    best = Trainer(
+        small(), train=sides[0], val=sides[1], out=tmp_path / "run", epochs=1, workers=0, precision="bf16", ema=ema
+    ).fit()
+    images = torch.stack([sides[1][index][0] for index in range(4)])
+    with torch.no_grad():
+        logits = best(images)
+        again = Segmenter.from_pretrained(tmp_path / "run").to(memory_format=torch.channels_last)(images)
+    assert torch.equal(logits, again)
+
+
+def test_a_compiled_training_gives_the_same_numbers(sides: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dynamo's own backend: inductor needs a C++ compiler, which a machine may lack."""
+    monkeypatch.setattr(Trainer, "compile_backend", "eager")
+    states = []
+    for compiled in (False, True):
+        trainer = Trainer(
+            small(), train=sides[0], epochs=1, batch_size=8, workers=0, precision="fp32", compile=compiled
+        )
+        states.append(trainer.fit().state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], atol=1e-5, rtol=1e-4)
+
+
 def test_minutes_are_a_budget(sides: Any) -> None:
     listener = Listener()
     trainer = Trainer(
