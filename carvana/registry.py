@@ -31,6 +31,8 @@ A returned name may itself hold wildcards: it is then a rule, shown as it stands
 it is known. The function may raise UnknownNameError where it can tell why one name cannot be.
 """
 
+_SCRIPT = ("script", "")  # the source, and its version, of what no plugin registers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -80,7 +82,7 @@ class Catalog:
         self.kind = kind
         self._before_use = before_use
         self._entries: dict[str, Entry] = {}
-        self._source = ("script", "")
+        self._source = _SCRIPT
 
     def register(
         self,
@@ -216,6 +218,7 @@ class Registry:
         self.augments = Catalog("augmentation", self._load)
         self.layouts = Catalog("data layout", self._load)
         self._loader = loader
+        self._ready = loader is None
         self._plugins: tuple[Plugin, ...] = ()
         self._lock = threading.RLock()
 
@@ -236,6 +239,7 @@ class Registry:
 
         Yields a mapping that holds, once the block has ended well, the new names by catalog.
         """
+        self._load()  # what is undone must not be what a first look-up within the block loads
         added: dict[str, tuple[str, ...]] = {}
         before = {key: dict(catalog._entries) for key, catalog in self.catalogs.items()}
         sources = {key: catalog._source for key, catalog in self.catalogs.items()}
@@ -256,14 +260,19 @@ class Registry:
                 added[key] = new
 
     def _load(self) -> None:
-        if self._loader is None:
+        if self._ready:  # set after the last name is in, so that no thread sees half of them
             return
-        with (
-            self._lock
-        ):  # another thread waits for the whole of it; a plugin that looks something up gets what is there
+        with self._lock:  # others wait; a plugin that looks something up while it loads gets what is there
+            if self._loader is None:
+                return
             loader, self._loader = self._loader, None
-            if loader is not None:
-                self._plugins = tuple(loader(self))
+            try:
+                with self.registering(*_SCRIPT):
+                    self._plugins = tuple(loader(self))
+            except BaseException:  # an interrupt: the next look-up begins anew
+                self._loader = loader
+                raise
+            self._ready = True
 
 
 def _load_plugins(registry: Registry) -> Sequence[Plugin]:

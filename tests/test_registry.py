@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -150,23 +152,56 @@ def test_what_a_source_registers_carries_its_name_and_version():
     assert registry.archs.entry("b/x").source == "good"
 
 
-def test_the_loader_runs_once_and_may_look_names_up():
+def test_threads_that_come_while_the_registry_loads_see_all_of_it():
     calls = []
 
     def loader(registry: Registry) -> list:
-        calls.append(registry.losses.names())
+        calls.append(registry.losses.names())  # a plugin may look up what is there
         registry.losses.register("a", "math:pi")
+        time.sleep(0.2)
+        registry.losses.register("b", "math:e")
         return []
 
     registry = Registry(loader)
     assert not calls
-    threads = [threading.Thread(target=registry.losses.entry, args=("a",)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert registry.losses.names() == ["a"]
+    together = threading.Barrier(4)
+
+    def look_up(_: int) -> list[str]:
+        together.wait()
+        return registry.losses.names()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(look_up, range(4)))
+    assert found == [["a", "b"]] * 4
     assert calls == [[]]
+
+
+def test_a_load_that_was_interrupted_is_begun_anew():
+    calls = []
+
+    def loader(registry: Registry) -> list:
+        registry.losses.register("a", "math:pi")
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        registry.losses.register("b", "math:e")
+        return []
+
+    registry = Registry(loader)
+    with pytest.raises(KeyboardInterrupt):
+        registry.losses.names()
+    assert registry.losses.names() == ["a", "b"]
+
+
+def test_an_error_undoes_nothing_that_was_loaded_meanwhile():
+    def loader(registry: Registry) -> list:
+        registry.losses.register("built-in", "math:pi")
+        return []
+
+    registry = Registry(loader)
+    with pytest.raises(CarvanaError), registry.registering("bad", "1"):
+        registry.losses.register("built-in", "math:e")
+    assert registry.losses.names() == ["built-in"]
 
 
 def test_a_script_cannot_take_a_built_in_name_unseen():
