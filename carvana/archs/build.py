@@ -13,7 +13,7 @@ from carvana.archs.spec import ModelSpec, Network
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.registry import registry
 
-RESERVED = ("name", "classes", "encoder_weights")
+RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
 
 
 def build_network(
@@ -22,8 +22,13 @@ def build_network(
     classes: int = 1,
     encoder_weights: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    known_sizes: tuple[int, int] | None = None,
 ) -> tuple[Network, ModelSpec]:
-    """Call the factory of ``name``; see ``carvana.create_model`` for the arguments and the errors."""
+    """Call the factory of ``name``; see ``carvana.create_model`` for the arguments and the errors.
+
+    A saved model tells its stride and smallest size as ``known_sizes``: a factory with an argument of this name, which
+    would find them by trying, need not.
+    """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ConfigError(f"classes must be a whole number of at least 1, got {classes!r}")
     entry = registry.archs.entry(name)
@@ -31,7 +36,10 @@ def build_network(
     arguments = dict(options or {})
     _check_options(name, factory, arguments)
     weights = _plain(encoder_weights)
-    if "encoder_weights" in inspect.signature(factory).parameters:
+    takes = inspect.signature(factory).parameters
+    if "known_sizes" in takes:
+        arguments["known_sizes"] = known_sizes
+    if "encoder_weights" in takes:
         arguments["encoder_weights"] = weights
     elif weights not in (None, "auto"):
         raise ConfigError(f"'{name}' has no encoder that could start from '{weights}': leave encoder_weights at none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import urllib.error
@@ -63,7 +62,7 @@ def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | 
         reason = _why_not(encoder, smp_repository) if published else "none are published"
         if reason is None:
             return Source(usual, mean, std, published=usual)
-        return fallen_back(Source(usual, mean, std), encoder, reason)
+        return fallen_back(Source(usual, mean, std), reason)
     if wanted in published:
         reason = _why_not(encoder, smp_repository)
         if reason:
@@ -81,11 +80,10 @@ def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | 
     )
 
 
-def fallen_back(source: Source, encoder: str, reason: str) -> Source:
-    """What ``auto`` becomes where nothing can be had, with a warning that says why."""
+def fallen_back(source: Source, reason: str) -> Source:
+    """What ``auto`` becomes where nothing can be had: random, on the record with the reason."""
     reason = " ".join(reason.split())
     reason = reason if len(reason) <= 160 else reason[:157] + "..."
-    logging.getLogger("carvana").warning("%s starts from random weights: %s", encoder, reason)
     return Source(f"auto: random ({reason})", source.mean, source.std)
 
 
@@ -179,9 +177,8 @@ def _answers(address: str) -> bool:
         except urllib.error.HTTPError:
             answered.set()  # it refuses this request, so it is there
         except (OSError, ValueError):
-            failed.set()
+            return
 
-    failed = threading.Event()
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)

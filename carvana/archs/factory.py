@@ -8,6 +8,7 @@ from typing import Any
 
 from carvana.archs.build import build_network
 from carvana.archs.segmenter import Segmenter
+from carvana.progress import LogReporter, Reporter
 
 
 def create_model(
@@ -16,6 +17,7 @@ def create_model(
     classes: int = 1,
     encoder_weights: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
     **more_options: Any,
 ) -> Segmenter:
     """Build an architecture of the registry, ready to train.
@@ -27,7 +29,8 @@ def create_model(
             name that smp publishes, ``"auto"`` (pretrained if cached or if the hub answers within 3 s, else random with
             a warning), or a file (.safetensors, .pth). What happened is in ``spec.init``.
         options: Passed on to the architecture's factory; plain JSON values, since they travel with the weights.
-        more_options: The same, as keywords; they win over ``options``.
+        reporter: Warned where ``"auto"`` had to start from random weights; by default the log is.
+        more_options: The same as ``options``, as keywords; they win over them.
 
     Raises:
         UnknownNameError: no such architecture.
@@ -41,4 +44,7 @@ def create_model(
     network, spec = build_network(
         name, classes=classes, encoder_weights=encoder_weights, options={**(options or {}), **more_options}
     )
+    if spec.init.startswith("auto: random "):
+        reason = spec.init.removeprefix("auto: random ")
+        (reporter or LogReporter()).warn(f"{name} starts from random weights {reason}")
     return Segmenter(network.module, spec, encoder=network.encoder)

@@ -116,7 +116,8 @@ class Segmenter(nn.Module):
         encoder = None
         if network is None:
             storage.check_installed(folder, spec)
-            built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options)
+            sizes = (spec.stride, spec.min_size)
+            built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options, known_sizes=sizes)
             network, encoder = built.module, built.encoder
         storage.load_weights(folder, network)
         return cls(network, spec, encoder=encoder).eval()

@@ -45,13 +45,21 @@ _DECODERS: dict[str, type[nn.Module]] = {
 _RESERVED = ("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 
 
-def build(name: str, *, classes: int = 1, encoder_weights: str | None = None, **options: Any) -> Network:
+def build(
+    name: str,
+    *,
+    classes: int = 1,
+    encoder_weights: str | None = None,
+    known_sizes: tuple[int, int] | None = None,
+    **options: Any,
+) -> Network:
     """Make ``<decoder>/<encoder>``.
 
     Args:
         name: Such as ``"unet/resnet34"`` or ``"deeplabv3plus/tu-convnext_tiny"``.
         classes: Channels of the logits.
         encoder_weights: None, a name that is published for the encoder, "auto", or a file.
+        known_sizes: Stride and smallest size, where a saved model tells them; None tries them out.
         options: What the decoder's class in smp takes, such as ``decoder_channels``.
 
     Raises:
@@ -75,10 +83,8 @@ def build(name: str, *, classes: int = 1, encoder_weights: str | None = None, **
         if encoder_weights != "auto" or not source.published:
             raise
         module = _construct(name, decoder, encoder, replace(source, published=None), arguments)
-        source = weights.fallen_back(
-            source, encoder, str(error.__cause__ or error)
-        )  # the hub answers and does not give
-    stride, min_size = _find_sizes(name, decoder, module)
+        source = weights.fallen_back(source, str(error.__cause__ or error))  # the hub answers and does not give
+    stride, min_size = known_sizes or _find_sizes(name, decoder, module)
     _drop_unused(module, stride, min_size)
     return Network(
         module,

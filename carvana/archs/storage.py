@@ -72,14 +72,18 @@ def read_spec(folder: Path) -> ModelSpec:
 
 
 def check_installed(folder: Path, spec: ModelSpec) -> None:
-    """Tell which package is missing, where the registry does not know the architecture."""
+    """Tell which package is missing, or whose module, where the registry does not know the architecture."""
     if spec.arch in registry.archs:
         return
     if spec.package == "script":
-        remedy = "register it first with carvana.register_arch, or pass your own module as network="
-    else:
-        remedy = f"install the package that brings it: pip install {spec.package}"
-    raise ModelError(f"'{folder}' holds the architecture '{spec.arch}', which is not registered here: {remedy}")
+        raise ModelError(
+            f"'{folder}' holds the weights of a network of somebody's own, '{spec.arch}': pass that nn.Module,"
+            " Segmenter.from_pretrained(folder, network=...), or register its factory with carvana.register_arch"
+        )
+    raise ModelError(
+        f"'{folder}' holds the architecture '{spec.arch}', which is not registered here: install the package that"
+        f" brings it: pip install {spec.package}"
+    )
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:

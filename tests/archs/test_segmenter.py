@@ -211,8 +211,12 @@ def test_tied_and_sliced_tensors_are_saved_and_stay_tied(tmp_path: Path):
 def test_your_own_module_is_read_back_with_network(tmp_path: Path):
     model = Segmenter(nn.Conv2d(3, 1, 3, padding=1), ModelSpec(arch="my-net", stride=4, package="script"))
     model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"'my-net', which is not registered here: register it first .* network="):
+    with pytest.raises(ModelError, match=r"'my-net': pass that nn\.Module, .*network=") as caught:
         Segmenter.from_pretrained(tmp_path)
+    assert "pip install" not in str(caught.value)
+    card = (tmp_path / "README.md").read_text()
+    assert "network=your_module" in card
+    assert "pip install" not in card
     twin = Segmenter.from_pretrained(tmp_path, network=nn.Conv2d(3, 1, 3, padding=1))
     assert twin.spec.stride == 4
     with pytest.raises(ModelError, match=r"'weight' has shape \(1, 3, 3, 3\) and should have \(1, 3, 1, 1\)"):

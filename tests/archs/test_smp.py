@@ -4,6 +4,7 @@ import logging
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -16,6 +17,7 @@ from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.smp import option_names
 from carvana.errors import CarvanaError, ConfigError, ModelError, UnknownNameError
+from carvana.progress import LogReporter
 
 
 @pytest.fixture
@@ -51,6 +53,23 @@ def test_the_network_is_smps_own():
 def test_stride_and_smallest_size_are_found(name: str, stride: int, min_size: int):
     spec = create_model(name).spec
     assert (spec.stride, spec.min_size) == (stride, min_size)
+
+
+@pytest.mark.parametrize("name", ["pspnet/resnet18", "pan/resnet18", "dpt/tu-vit_tiny_patch16_224"])
+def test_a_saved_model_is_built_alike_without_trying_sizes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    model = create_model(name)
+    model.save_pretrained(tmp_path)
+    tried = []
+    monkeypatch.setattr("carvana.archs.smp._try", lambda module, size: tried.append(size))
+    twin = Segmenter.from_pretrained(tmp_path)
+    assert not tried
+    assert twin.spec == model.spec
+    assert list(twin.state_dict()) == list(model.state_dict())
+    assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in model.parameters()]
+    create_model("fpn/resnet18")
+    assert tried
 
 
 def test_what_never_learns_is_not_counted():
@@ -202,7 +221,7 @@ def test_auto_starts_at_random_with_a_warning_where_no_hub_answers(
     with caplog.at_level(logging.WARNING, "carvana"):
         model = create_model(name, encoder_weights="auto")
     assert model.spec.init == "auto: random (the hub did not answer within 3 s)"
-    assert "starts from random weights" in caplog.text
+    assert caplog.messages == [f"{name} starts from random weights (the hub did not answer within 3 s)"]
     with pytest.raises(ModelError, match="the hub did not answer within 3 s; use auto, none or a file"):
         create_model(name, encoder_weights="imagenet")
 
@@ -275,3 +294,17 @@ def test_cached_weights_are_used_without_a_hub(tmp_path: Path, monkeypatch: pyte
         assert torch.equal(model.network.encoder.conv1.weight, state["conv1.weight"])
     other = create_model("pspnet/resnet34", encoder_weights="auto")
     assert other.spec.init == "auto: random (HF_HUB_OFFLINE is set and they are not cached)"
+
+
+def test_who_listens_is_warned_instead_of_the_log(no_hub: None, caplog: pytest.LogCaptureFixture):
+    class Listener(LogReporter):
+        heard: ClassVar[list[str]] = []
+
+        def warn(self, message: str) -> None:
+            self.heard.append(message)
+
+    create_model("unet/resnet18", encoder_weights="auto", reporter=Listener())
+    create_model("unet/resnet18", encoder_weights="none", reporter=Listener())
+    assert len(Listener.heard) == 1
+    assert "random weights" in Listener.heard[0]
+    assert not caplog.messages
