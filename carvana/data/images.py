@@ -2,23 +2,30 @@
 
 A photo is a uint8 array (H, W, 3), RGB, upright; a mask is a uint8 array (H, W) of 0 and 1. Whatever bytes stand on
 disk (JPEG, PNG, GIF, TIFF, WebP, BMP; grey, palette, alpha, CMYK, 16 bit, turned by EXIF), that is what comes out.
+All of it may be called from many threads at once.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
+from carvana.data.pillow_limit import pillow_limit
+from carvana.data.pixels import mask_values, object_of, to_rgb, turn
 from carvana.errors import DataError
-from carvana.files import write_bytes
+from carvana.files import atomic_path, write_bytes
 
 Source = str | os.PathLike[str] | bytes
 UInt8 = NDArray[np.uint8]
@@ -26,10 +33,13 @@ UInt8 = NDArray[np.uint8]
 MAX_PIXELS = 300_000_000
 """Photos with more pixels than this are refused unless the caller allows more: a small file can claim any size."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".webp", ".bmp", ".ppm"})
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
+)
 """What a folder is searched for, in lower case."""
 
 _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
+_START = 1 << 16  # bytes of a file that hold the header of nearly every JPEG
 
 
 def read_image(source: Source, *, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
@@ -49,53 +59,71 @@ def read_image(source: Source, *, at_least: tuple[int, int] | None = None, max_p
         DataError: the file is missing, damaged, too large or no image.
     """
     data = _bytes(source)
-    if data[:2] == b"\xff\xd8":
+    if _is_jpeg(data):
         height, width, space, _ = _jpeg_header(data, source)
         _check_pixels(height, width, max_pixels, source)
         if space != "CMYK":
             return _read_jpeg(data, source, at_least)
     with _open(data, source, max_pixels) as picture:
-        return _to_rgb(_upright(picture))
+        return turn(to_rgb(picture), _orientation(picture))
 
 
 def read_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> UInt8:
     """Read a mask: uint8 (H, W), 1 where the object is.
 
     Black is background. Files of 0/1, of 0/255, bilevel and palette files are all understood: where no value exceeds
-    1, 1 is the object, else everything of at least half brightness (the brightest channel counts).
+    1, 1 is the object, else everything of more than half brightness (the brightest channel counts).
 
     Raises:
-        DataError: the file is missing, damaged, too large or no image.
+        DataError: the file is missing, damaged, too large or no image, or its values tell no object from background:
+            none exceeds 1, yet none is bright either, as in files of 0/100 or of numbers of classes.
     """
     data = _bytes(source)
     with _open(data, source, max_pixels) as picture:
-        values = _mask_values(_upright(picture))
-    if values.max(initial=0) <= 1:
-        return values
-    return (values > 127).view(np.uint8)
+        values = turn(mask_values(picture), _orientation(picture))
+    return object_of(values, _name(source))
 
 
-def image_size(source: Source) -> tuple[int, int]:
-    """The (height, width) of an upright image file, from its header alone."""
-    with _header(_bytes(source), source, MAX_PIXELS) as picture:
-        width, height = picture.size
-        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
-    return (width, height) if turned else (height, width)
+def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """The (height, width) of an upright image file, from its header alone: a file of any size takes a fraction of a ms.
+
+    Raises:
+        DataError: the file is missing, no image, or holds more than ``max_pixels``.
+    """
+    with _stream(source) as file:
+        start = file.read(_START)
+        if _is_jpeg(start):
+            height, width, orientation = _jpeg_size(start, file, source)
+        else:
+            height, width, orientation = _pillow_size(file, source, max_pixels)
+    _check_pixels(height, width, max_pixels, source)
+    return (width, height) if orientation >= 5 else (height, width)
 
 
 def write_image(path: str | os.PathLike[str], pixels: UInt8, *, quality: int = 92) -> None:
-    """Write uint8 pixels, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, atomically; the suffix names the format."""
-    suffix = Path(path).suffix.lower()
+    """Write uint8 pixels, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, atomically; the suffix names the format.
+
+    Raises:
+        DataError: no format goes by this suffix, or it cannot hold so many rows or columns.
+    """
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in {".jpg", ".jpeg"} else []
-    write_bytes(path, _encode(suffix, pixels, options))
+    jpeg = Path(path).suffix.lower() in {".jpg", ".jpeg"}
+    _write(path, pixels, [cv2.IMWRITE_JPEG_QUALITY, quality] if jpeg else [])
 
 
 def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
     """Write a mask (H, W), nonzero where the object is, as a 1-bit PNG (black and white), atomically."""
     white = (mask != 0).view(np.uint8) * np.uint8(255)
-    write_bytes(path, _encode(".png", white, [cv2.IMWRITE_PNG_BILEVEL, 1]))
+    _write(path, white, [cv2.IMWRITE_PNG_BILEVEL, 1], suffix=".png")
+
+
+def write_palette_mask(path: str | os.PathLike[str], mask: UInt8) -> None:
+    """Write a mask of 0/1 (H, W) as the competition's are: a GIF of indices 0 and 1, shown black and white."""
+    picture = Image.fromarray(mask)
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="GIF", optimize=False)
 
 
 def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage") -> UInt8:
@@ -129,10 +157,18 @@ def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
 
 
 def _bytes(source: Source) -> bytes:
+    with _stream(source) as file:
+        return file.read()
+
+
+@contextmanager
+def _stream(source: Source) -> Iterator[BinaryIO]:
     if isinstance(source, bytes):
-        return source
+        yield io.BytesIO(source)
+        return
     try:
-        return Path(source).read_bytes()
+        with open(source, "rb") as file:
+            yield file
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
 
@@ -143,10 +179,17 @@ def _name(source: Source) -> str:
 
 def _check_pixels(height: int, width: int, limit: int, source: Source) -> None:
     if height * width > limit:
-        raise DataError(
-            f"{_name(source)}: {width} x {height} pixels are more than the limit of {limit:,}; "
-            "allow more with --max-pixels if the photo is meant"
-        )
+        raise _too_large(f"{width} x {height} pixels are", limit, source)
+
+
+def _too_large(what: str, limit: int, source: Source) -> DataError:
+    return DataError(
+        f"{_name(source)}: {what} more than the limit of {limit:,} pixels (max_pixels; --max-pixels of carvana predict)"
+    )
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data[:2] == b"\xff\xd8"
 
 
 def _jpeg_header(data: bytes, source: Source) -> tuple[int, int, str, str]:
@@ -154,6 +197,16 @@ def _jpeg_header(data: bytes, source: Source) -> tuple[int, int, str, str]:
         return simplejpeg.decode_jpeg_header(data)  # type: ignore[no-any-return]
     except ValueError as error:
         raise DataError(f"{_name(source)}: damaged or cut JPEG ({error}); replace the file or leave it out") from error
+
+
+def _jpeg_size(start: bytes, file: BinaryIO, source: Source) -> tuple[int, int, int]:
+    """The height, the width and the orientation; the rest of the file is read only if its start does not tell."""
+    try:
+        header = _jpeg_header(start, source)
+    except DataError:
+        start += file.read()
+        header = _jpeg_header(start, source)
+    return header[0], header[1], _jpeg_orientation(start)
 
 
 def _read_jpeg(data: bytes, source: Source, at_least: tuple[int, int] | None) -> UInt8:
@@ -166,113 +219,86 @@ def _read_jpeg(data: bytes, source: Source, at_least: tuple[int, int] | None) ->
         image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError as error:
         raise DataError(f"{_name(source)}: damaged or cut JPEG ({error}); replace the file or leave it out") from error
-    return _turn(image, orientation)
+    return turn(image, orientation)
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    if data.find(b"Exif\x00\x00", 0, 1 << 16) < 0:
+    # Both segments that may tell stand before the pixels and hold at most 64 KB each; most files have neither.
+    if data.find(b"Exif\x00\x00", 0, 2 * _START) < 0 and data.find(b"tiff:Orientation", 0, 2 * _START) < 0:
         return 1
-    with Image.open(io.BytesIO(data)) as picture:
-        return int(picture.getexif().get(_ORIENTATION, 1))
-
-
-def _turn(image: UInt8, orientation: int) -> UInt8:
-    """Undo an EXIF orientation (1 to 8, the same turns as Pillow's exif_transpose)."""
-    turned = {
-        2: lambda: image[:, ::-1],
-        3: lambda: image[::-1, ::-1],
-        4: lambda: image[::-1],
-        5: lambda: image.transpose(1, 0, 2),
-        6: lambda: image[::-1].transpose(1, 0, 2),
-        7: lambda: image[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda: image[:, ::-1].transpose(1, 0, 2),
-    }.get(orientation, lambda: image)()
-    return np.ascontiguousarray(turned)
-
-
-def _header(data: bytes, source: Source, limit: int) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on; our own limit, checked below, is the one that counts.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{_name(source)}: {error}") from error
-    except (OSError, ValueError, SyntaxError) as error:
+        with Image.open(io.BytesIO(data)) as picture:
+            return _orientation(picture)
+    except Exception:  # libjpeg-turbo has read the header: what Pillow finds wrong with it does not matter
+        return 1
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is damaged or says something else."""
+    try:
+        # Not the method that PNG files have of their own: it decodes all pixels to see whether EXIF stands behind them.
+        orientation = int(Image.Image.getexif(picture).get(_ORIENTATION, 1))
+    except Exception:  # Pillow's parser raises nearly anything on damaged bytes, and the pixels are sound
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
+    try:
+        with pillow_limit(limit):
+            picture = Image.open(file)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large("it holds", limit, source) from error
+    except Exception as error:  # as below
         raise DataError(f"{_name(source)}: no image; expected JPEG, PNG, GIF, TIFF, WebP or BMP") from error
     _check_pixels(picture.height, picture.width, limit, source)
     return picture
 
 
 def _open(data: bytes, source: Source, limit: int) -> Image.Image:
-    picture = _header(data, source, limit)
+    picture = _header(io.BytesIO(data), source, limit)
     try:
-        picture.load()
+        with pillow_limit(limit):
+            picture.load()
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise DataError(f"{_name(source)}: damaged or cut ({error}); replace the file or leave it out") from error
     return picture
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    if picture.getexif().get(_ORIENTATION, 1) == 1:
-        return picture
-    return ImageOps.exif_transpose(picture)
+def _pillow_size(file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int]:
+    """The height and the width as they are stored, and the orientation."""
+    with _header(file, source, limit) as picture:
+        width, height = picture.size
+        if isinstance(picture, TiffImageFile):  # whose size is turned already in some versions of Pillow
+            width, height = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]
+        if isinstance(picture, PngImageFile) and _png_tells_late(file):
+            with suppress(Exception):  # a size is asked for: pixels that are damaged do not matter
+                picture.load()
+        return height, width, _orientation(picture)
 
 
-def _to_rgb(picture: Image.Image) -> UInt8:
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        grey = _eight_bit(np.asarray(picture))
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return np.array(picture.convert("RGB"))
+def _png_tells_late(file: BinaryIO) -> bool:
+    """Whether a PNG has EXIF or text behind its pixels, found by going from chunk to chunk."""
+    place, behind = file.tell(), False
+    file.seek(8)
+    try:
+        while len(head := file.read(8)) == 8:
+            behind |= head[4:] == b"IDAT"
+            if behind and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
-def _mask_values(picture: Image.Image) -> UInt8:
-    if picture.mode == "P":
-        return _palette_values(picture)
-    if picture.mode == "1":
-        return np.asarray(picture).view(np.uint8)
-    if picture.mode == "L":
-        return np.array(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        return values.astype(np.uint8) if values.max(initial=0) <= 1 else _eight_bit(values)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        black = Image.new("RGBA", picture.size, "black")
-        picture = Image.alpha_composite(black, picture)
-    brightest: UInt8 = np.asarray(picture.convert("RGB")).max(axis=2)
-    return brightest
-
-
-def _palette_values(picture: Image.Image) -> UInt8:
-    """Indices looked up in the palette's brightest channel; the bare indices where the palette tells nothing apart."""
-    indices = np.array(picture)
-    palette = np.zeros(768, np.uint8)
-    colours = picture.getpalette() or []
-    palette[: len(colours)] = colours
-    brightness = palette.reshape(256, 3).max(axis=1)
-    if len(np.unique(brightness[: indices.max(initial=0) + 1])) == 1:
-        return indices
-    if brightness[0] == 0 and brightness[1] > 127 and indices.max(initial=0) <= 1:
-        return indices  # Carvana's own files: no look-up needed
-    values: UInt8 = cv2.LUT(indices, brightness)
-    return values
-
-
-def _eight_bit(values: NDArray[np.generic]) -> UInt8:
-    """16-bit values (0..65535) to 8 bits; what stays under 256 already is kept."""
-    wide = np.clip(values, 0, 65535)
-    if wide.max(initial=0) > 255:
-        wide = wide / 257
-    return np.asarray(wide + 0.5).astype(np.uint8)
-
-
-def _encode(suffix: str, pixels: NDArray[np.uint8], options: list[int]) -> bytes:
-    done, buffer = cv2.imencode(suffix, pixels, options)
+def _write(path: str | os.PathLike[str], pixels: UInt8, options: list[int], *, suffix: str | None = None) -> None:
+    suffix = suffix or Path(path).suffix.lower()
+    try:
+        done, buffer = cv2.imencode(suffix, pixels, options)
+    except cv2.error:
+        done = False
     if not done:
-        raise DataError(f"{suffix}: no format that images can be written in; expected .png or .jpg")
-    return bytes(buffer)
+        height, width = pixels.shape[:2]
+        raise DataError(f"{path}: no file for {width} x {height} pixels ends in {suffix!r}; expected .png or .jpg")
+    write_bytes(path, bytes(buffer))
