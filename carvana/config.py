@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from carvana.errors import ConfigError, did_you_mean
 
@@ -25,6 +25,8 @@ def _both_sides(value: Any) -> Any:
 
 
 Side = Annotated[int, Field(ge=8, le=16384)]
+Workers = Annotated[int, Field(ge=0)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_both_sides)]
 
 
@@ -48,9 +50,9 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """``data``: the photos, and what the network gets to see of them."""
 
-    root: Path | None = Field(None, description="The data folder; none means the drawn demo cars.")
-    images: Path | None = Field(None, description="Folder of photos, if the data folder is laid out otherwise.")
-    masks: Path | None = Field(None, description="Folder of masks, if the data folder is laid out otherwise.")
+    root: Folder | None = Field(None, description="The data folder; none means the drawn demo cars.")
+    images: Folder | None = Field(None, description="Folder of photos, if the data folder is laid out otherwise.")
+    masks: Folder | None = Field(None, description="Folder of masks, if the data folder is laid out otherwise.")
     group: str | None = Field(None, description="Regular expression that finds the car's name in a photo's file name.")
     size: Size = Field((128, 128), description="[height, width] that the network is trained at.")
     mode: Literal["resize", "crop"] = Field(
@@ -60,7 +62,7 @@ class DataConfig(Section):
         "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
     )
     augment: str = Field("seed", description="seed (flip, rotation) | studio (also scale, colour, light, blur) | none.")
-    workers: int | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
+    workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
 
 
 class SplitConfig(Section):
@@ -69,7 +71,7 @@ class SplitConfig(Section):
     by: Literal["group", "image"] = Field("group", description="By car, or by photo, which flatters the result.")
     val: float = Field(0.2, gt=0, description="Held out for validation: a share below 1, or a number of cars (photos).")
     seed: int = Field(0, ge=0, description="Which cars are drawn.")
-    file: Path | None = Field(None, description="A split.csv, or a data folder of its own for validation.")
+    file: Folder | None = Field(None, description="A split.csv, or a data folder of its own for validation.")
 
 
 class TrainConfig(Section):
@@ -116,6 +118,12 @@ class FitConfig(Section):
         # A key with nothing below it is read as None; it means that the section keeps its defaults.
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(FitConfig, error)) from error
+
     def replace(self, changes: Mapping[str, Any]) -> Self:
         """A copy in which dotted keys have new values: ``replace({"train.epochs": 8})``."""
         values = self.model_dump()
@@ -154,8 +162,10 @@ def make_section(section: type[S], values: Mapping[str, Any], origin: str) -> S:
     """Validate the values of one section of a recipe."""
     try:
         return section(**values)
+    except ConfigError as error:  # FitConfig explains itself
+        raise ConfigError(f"{origin}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(_explain(section, detail) for detail in error.errors())) from error
+        raise ConfigError(f"{origin}: {_explain(section, error)}") from error
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -215,18 +225,29 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[key] = value
 
 
-def _explain(root: type[BaseModel], detail: Any) -> str:
+def _explain(root: type[BaseModel], error: ValidationError) -> str:
+    """All mistakes in one line; what a key of several types could have been stands together."""
+    mistakes: dict[str, list[str]] = {}
+    for detail in error.errors():
+        key, message = _explain_one(root, detail)
+        mistakes.setdefault(key, []).append(message)
+    return "; ".join(f"{key}: {' or '.join(dict.fromkeys(messages))}" for key, messages in mistakes.items())
+
+
+def _explain_one(root: type[BaseModel], detail: Any) -> tuple[str, str]:
     where = [str(part) for part in detail["loc"]]
-    key = ".".join(where)
     if detail["type"] == "extra_forbidden":
         fields = _section(root, where[:-1]).model_fields
-        return f"{key}: unknown key{did_you_mean(where[-1], fields) or f'; expected {chr(44).join(fields)}'}"
+        hint = did_you_mean(where[-1], fields) or f"; expected {', '.join(fields)}"
+        return ".".join(where), f"unknown key{hint}"
+    # pydantic adds the type that it tried to the place: data.workers.int
+    known = [part for part in where if part in _section(root, where[: where.index(part)]).model_fields]
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{'.'.join(known)} = {detail['input']!r}", f"{message[0].lower()}{message[1:]}"
 
 
 def _section(model: type[BaseModel], where: Sequence[str]) -> type[BaseModel]:
     for name in where:
-        annotation = model.model_fields[name].annotation
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
         model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
     return model

@@ -43,8 +43,8 @@ class Run:
         self.pictures_path = self.path / "pictures"
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
-        """Make a new run folder; without a path, ``runs/<architecture>`` or the next free number behind it.
+    def choose(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
+        """A run that is not there yet; without a path, ``runs/<architecture>`` or the next free number behind it.
 
         Raises:
             RunError: the folder exists and is not empty. A run is never overwritten.
@@ -52,8 +52,18 @@ class Run:
         run = cls(path if path is not None else _free_folder(Path("runs"), arch.replace("/", "-")))
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise RunError(f"{run.path}: exists already and is never overwritten; name another folder with --out")
-        run.path.mkdir(parents=True, exist_ok=True)
         return run
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
+        """Choose a run and make its folder; see :meth:`choose`."""
+        run = cls.choose(path, arch=arch)
+        run.make()
+        return run
+
+    def make(self) -> None:
+        """Make the folder."""
+        self.path.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -78,7 +88,7 @@ class Run:
     def read_groups(self, subset: str) -> set[str]:
         """The cars of one side of the split, "train" or "val"."""
         with open(self.split_path, newline="", encoding="utf-8") as file:
-            return {row["group"] for row in csv.DictReader(file) if row["subset"] == subset}
+            return {row.get("group", "") for row in csv.DictReader(file) if row.get("subset") == subset}
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Keep versions, hardware and times."""

@@ -11,6 +11,8 @@ import pytest
 # Each of pytest's processes gets its share of the machine, and no test reaches for a hub.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Bits are compared, and networks are small: the CPU does it all. tests/test_gpu.py starts processes that see the GPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture

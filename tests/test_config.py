@@ -60,7 +60,7 @@ def test_settings_that_are_no_key_and_value_are_refused(word: str) -> None:
         ({"train": {"epoch": 3}}, ["train.epoch", "'epochs'"]),
         ({"trian": {}}, ["trian", "'train'"]),
         ({"data": {"size": "big"}}, ["data.size", "big"]),
-        ({"data": {"size": [0, 4]}}, ["data.size.0", "0"]),
+        ({"data": {"size": [0, 400]}}, ["data.size", "0"]),
         ({"train": {"lr": -1}}, ["train.lr", "-1"]),
         ({"train": {"lr": float("nan")}}, ["train.lr", "nan"]),
         ({"split": {"val": 0}}, ["split.val"]),
@@ -75,6 +75,22 @@ def test_a_mistake_names_key_and_value_in_one_line(values: dict[str, object], wo
     assert message.startswith("mine.yaml: ")
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_a_key_of_two_types_is_explained_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config({"data": {"workers": "x"}})
+    assert str(caught.value).count("data.workers") == 1
+    assert "auto" in str(caught.value)
+
+
+def test_the_library_gets_one_line_too() -> None:
+    with pytest.raises(ConfigError, match=r"train\.epoch: unknown key; did you mean 'epochs'"):
+        FitConfig(train={"epoch": 3})
+
+
+def test_a_tilde_is_the_home_folder() -> None:
+    assert FitConfig(data={"root": "~/photos"}).data.root == Path.home() / "photos"
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "!!python/object/apply:os.getcwd []"])

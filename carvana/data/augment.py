@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 
+from carvana.errors import ConfigError
 from carvana.registry import registry
 
 Augment = Callable[..., Mapping[str, Any]]
@@ -67,6 +68,20 @@ def none() -> None:
     """No augmentation."""
 
 
+def check_keeps_coverage(augment: Augment | None) -> None:
+    """Refuse albumentations that move masks by nearest neighbour, their default: a share would become a step.
+
+    Raises:
+        ConfigError: a transform does.
+    """
+    for transform in _flattened(augment):
+        if getattr(transform, "mask_interpolation", None) == cv2.INTER_NEAREST:
+            raise ConfigError(
+                f"augment: {type(transform).__name__} moves masks by nearest neighbour, which destroys coverage; "
+                "pass mask_interpolation=cv2.INTER_LINEAR to Compose, or take target='nearest'"
+            )
+
+
 def apply(
     augment: Augment, image: np.ndarray, mask: np.ndarray, key: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +98,12 @@ def apply(
     else:
         result = _with_global_seed(augment, image, mask, int(generator.integers(1 << 32)))
     return result["image"], np.clip(result["mask"], 0.0, 1.0)
+
+
+def _flattened(augment: object) -> Iterator[object]:
+    yield augment
+    for part in getattr(augment, "transforms", ()):
+        yield from _flattened(part)
 
 
 def _with_global_seed(augment: Augment, image: np.ndarray, mask: np.ndarray, value: int) -> Mapping[str, Any]:

@@ -40,7 +40,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: Where all randomness begins.
 
     Raises:
-        ConfigError: an option is unknown.
+        ConfigError: an option is unknown, or the augmentation would destroy coverage.
         DataError: on access, if a file cannot be used.
 
     Example:
@@ -67,6 +67,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.mode = mode
         self.target = target
         self.augment = augmentation.make_augment(augment) if isinstance(augment, str) else augment
+        if target == "coverage":
+            augmentation.check_keeps_coverage(self.augment)
         self.seed = seed
 
     def __len__(self) -> int:
@@ -82,7 +84,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         coverage = mask.astype(np.float32) / np.float32(255)
         if self.augment is not None:
             image, coverage = augmentation.apply(self.augment, image, coverage, (self.seed, epoch, index))
-        return _to_tensors(image, coverage, sample)
+        return self._to_tensors(image, coverage, sample)
 
     def _shrunken(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         image = resize_image(read_image(sample.image, at_least=self.size), self.size)
@@ -96,6 +98,17 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         top, left = _crop_corner(mask, self.size, rng)
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
         return image[window], mask[window] * np.uint8(255)
+
+    def _to_tensors(
+        self, image: NDArray[np.uint8], coverage: NDArray[np.float32], sample: Sample
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if image.dtype != np.uint8 or image.shape != (*self.size, 3) or coverage.shape != tuple(self.size):
+            raise DataError(
+                f"{sample.image}: augmentation gave an image {image.dtype} {image.shape} and a mask {coverage.shape}; "
+                f"expected uint8 {(*self.size, 3)} and {tuple(self.size)}"
+            )
+        channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+        return channels_first, torch.from_numpy(np.ascontiguousarray(coverage, dtype=np.float32))[None]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -121,8 +134,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        # Accelerate counts the passes over every loader; validation must see the same crops each time.
+        epoch = self.epoch if self.shuffle else 0
         for index in order.tolist():
-            yield self.epoch, index
+            yield epoch, index
 
 
 def _read_mask(sample: Sample) -> NDArray[np.uint8]:
@@ -158,15 +173,3 @@ def _crop_corner(mask: NDArray[np.uint8], size: tuple[int, int], rng: np.random.
     pixel = np.array(np.unravel_index(rng.choice(edge), mask.shape))
     top, left = np.clip(pixel - rng.integers(0, size), 0, limits)
     return int(top), int(left)
-
-
-def _to_tensors(
-    image: NDArray[np.uint8], coverage: NDArray[np.float32], sample: Sample
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if image.dtype != np.uint8 or image.shape[:2] != coverage.shape:
-        raise DataError(
-            f"{sample.image}: augmentation gave an image {image.dtype} {image.shape} and a mask {coverage.shape}; "
-            "expected uint8 (H, W, 3) and (H, W)"
-        )
-    channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
-    return channels_first, torch.from_numpy(np.ascontiguousarray(coverage, dtype=np.float32))[None]

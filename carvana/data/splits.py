@@ -17,10 +17,11 @@ from typing import Literal
 
 import numpy as np
 
+from carvana.config import DataConfig, SplitConfig
 from carvana.data.images import read_mask
-from carvana.data.samples import Sample
+from carvana.data.samples import Sample, find_samples
 from carvana.devices import cpu_count
-from carvana.errors import DataError
+from carvana.errors import ConfigError, DataError
 from carvana.files import write_text
 
 MASKS_A_GROUP = 2
@@ -37,6 +38,33 @@ class Split:
     def shared_groups(self) -> set[str]:
         """The cars that stand on both sides: none, unless the split is by photo or the user's own."""
         return {sample.group for sample in self.train} & {sample.group for sample in self.val}
+
+
+def make_split(data: DataConfig, split: SplitConfig) -> Split:
+    """Find the photos of a recipe and divide them as it says.
+
+    Raises:
+        ConfigError: no data folder is named.
+        DataError: the photos cannot be found or divided.
+    """
+    samples = _find(data, data.root)
+    if split.file is None:
+        return split_samples(samples, by=split.by, val=split.val, seed=split.seed)
+    return recall_split(data, split, split.file)
+
+
+def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]) -> Split:
+    """Divide the photos of a recipe as a written ``split.csv`` says.
+
+    A validation folder of its own (``split.file``) needs no file: its photos validate, all others train.
+
+    Raises:
+        ConfigError, DataError: as for :func:`make_split`.
+    """
+    samples = _find(data, data.root)
+    if split.file is not None and split.file.is_dir():
+        return Split(tuple(samples), tuple(_find(data, split.file)))
+    return read_split(written, samples)
 
 
 def split_samples(
@@ -100,6 +128,12 @@ def write_split(path: str | os.PathLike[str], split: Split) -> None:
     write_text(path, table.getvalue())
 
 
+def _find(data: DataConfig, root: Path | None) -> list[Sample]:
+    if root is None:
+        raise ConfigError("data.root: no data folder is named; give one with --data")
+    return find_samples(root, images=data.images, masks=data.masks, group=data.group)
+
+
 def _count(val: float, available: int, what: str) -> int:
     if val >= 1 and val != int(val):
         raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
@@ -137,7 +171,12 @@ def _read_subsets(path: Path) -> dict[str, str]:
         raise DataError(f"{path}: cannot be read as a split: {error}") from error
     if not rows or not {"image", "subset"} <= rows[0].keys():
         raise DataError(f"{path}: expected a CSV file with the columns image, group, subset")
-    wrong = [row["subset"] for row in rows if row["subset"] not in ("train", "val")]
-    if wrong:
-        raise DataError(f"{path}: subset {wrong[0]!r} is unknown; expected train or val")
-    return {Path(row["image"]).name: row["subset"] for row in rows}
+    subsets: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        name, subset = Path(row["image"] or "").name, row["subset"]
+        if subset not in ("train", "val") or not name:
+            raise DataError(f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train or val")
+        if name in subsets:
+            raise DataError(f"{path}, line {number}: {name} stands there twice; leave one of the lines out")
+        subsets[name] = subset
+    return subsets

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from carvana.data.samples import Sample, find_samples
-from carvana.data.splits import Split, read_split
+from carvana.data.splits import Split, recall_split
 from carvana.errors import DataError
 from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
@@ -49,13 +49,7 @@ def choose_samples(
 def read_run_split(run: Run) -> Split:
     """The photos of a run, as it divided them."""
     config = run.read_config()
-    data = config.data
-    if data.root is None:
-        raise DataError(f"{run.config_path}: names no data folder; give one with --data")
-    samples = find_samples(data.root, images=data.images, masks=data.masks, group=data.group)
-    if config.split.file is not None and config.split.file.is_dir():
-        samples += find_samples(config.split.file, group=data.group)
-    return read_split(run.split_path, samples)
+    return recall_split(config.data, config.split, run.split_path)
 
 
 def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:

@@ -22,9 +22,8 @@ class TensorBoard:
     """Writes every number of every epoch as a TensorBoard scalar."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
+        self._folder = str(folder)
+        self._writer: Any = None
 
     @staticmethod
     def available() -> bool:
@@ -33,10 +32,15 @@ class TensorBoard:
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
         """Write the epoch's numbers."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self._folder)
         for name, value in record.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, record["step"])
 
     def on_fit_end(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

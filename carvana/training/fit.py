@@ -13,12 +13,13 @@ import torch
 from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 from carvana.config import FitConfig
+from carvana.data.augment import make_augment
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.demo import write_demo
-from carvana.data.samples import find_samples
-from carvana.data.splits import Split, read_split, split_samples, write_split
-from carvana.devices import describe, resolve_device
-from carvana.errors import ConfigError, ModelError
+from carvana.data.demo.write import VERSION, write_demo
+from carvana.data.pairs import check_sizes
+from carvana.data.splits import Split, make_split, write_split
+from carvana.devices import describe, resolve_device, resolve_precision
+from carvana.errors import ModelError
 from carvana.evaluation.report import evaluate_run
 from carvana.losses import make_loss
 from carvana.progress import LogReporter, Reporter
@@ -58,31 +59,44 @@ def fit(
     """
     began = time.time()
     reporter = reporter or LogReporter()
-    make_loss(config.train.loss)  # a misspelt name should not cost the reading of all masks
+    run = Run.choose(out, arch=config.arch)
+    check(config, device=device)
     torch.manual_seed(config.train.seed)
     model = build_model(config, init=init, reporter=reporter)
     config = with_data(config, reporter=reporter)
-    split = make_split(config, reporter=reporter)
+    split = make_split(config.data, config.split)
+    _tell_leak(split, reporter)
+    check_sizes([*split.train, *split.val])
     train, val = datasets(config, split)
-
-    run = Run.create(out, arch=config.arch)
-    run.write_config(config)
-    write_split(run.split_path, split)
-    record = _record(model, device)
-    run.write_record(record)
-    reporter.info(f"training {config.arch} ({model.spec.init} weights) on {len(train)} photos, {len(val)} to validate")
-
     listeners = [*callbacks, *([TensorBoard(run.path / "tensorboard")] if TensorBoard.available() else [])]
     trainer = Trainer(
         model, train=train, val=val, settings=config.train, out=run, device=device,
         workers=config.data.workers, callbacks=listeners, reporter=reporter,
     )  # fmt: skip
+
+    run.write_config(config)
+    write_split(run.split_path, split)
+    record = _record(trainer)
+    run.write_record(record)
+    reporter.info(f"training {config.arch} ({model.spec.init} weights) on {len(train)} photos, {len(val)} to validate")
     best = trainer.fit()
-    record |= {"precision": trainer.precision, "fit_seconds": trainer.seconds}
-    if trainer.accelerator.is_main_process:
-        evaluate_run(run, best, split.val, device=device, precision=trainer.precision, reporter=reporter)
-        run.write_record(record | {"seconds": time.time() - began})
+    trainer.close()
+    record["fit_seconds"] = trainer.budget.seconds
+    run.write_record(record)
+    evaluate_run(run, best, split.val, device=device, precision=trainer.precision, reporter=reporter)
+    run.write_record(record | {"seconds": time.time() - began})
     return run
+
+
+def check(config: FitConfig, *, device: str = "auto") -> None:
+    """Find the mistakes of a recipe that need no data and no network.
+
+    Raises:
+        ConfigError, UnknownNameError: a name or a setting that cannot be used here.
+    """
+    make_loss(config.train.loss)
+    make_augment(config.data.augment)
+    resolve_precision(config.train.precision, resolve_device(device))
 
 
 def build_model(
@@ -97,51 +111,27 @@ def build_model(
         if reporter is not None and model.spec.init.startswith("auto: random"):
             reporter.warn(f"{config.arch}: {model.spec.init.removeprefix('auto: ')}")
         return model
-    other = Segmenter.from_pretrained(init)
-    if (other.spec.arch, other.spec.options) != (model.spec.arch, model.spec.options):
-        raise ModelError(
-            f"--init {os.fspath(init)}: holds {other.spec.arch!r} with options {other.spec.options}, "
-            f"not {model.spec.arch!r} with {model.spec.options}; the architecture must be the same"
-        )
-    model.load_state_dict(other.state_dict())
-    return model.with_spec(init=f"run:{Path(init).name}")
+    return _with_weights(model, init)
 
 
 def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
-    """The recipe with a data folder: its own, or that of the demo cars, which are drawn if need be."""
-    if config.data.root is not None:
-        return config
-    root = demo_folder()
-    reporter.info(f"no --data given: drawing {DEMO_CARS} demo cars into {root} (kept for the next time)")
-    write_demo(root, cars=DEMO_CARS, reporter=reporter)
-    return config.replace({"data.root": str(root)})
+    """The recipe with a data folder, its own or that of the demo cars, and with paths that hold from anywhere."""
+    if config.data.root is None:
+        root = demo_folder()
+        reporter.info(f"no --data given: drawing {DEMO_CARS} demo cars into {root} (kept for the next time)")
+        write_demo(root, cars=DEMO_CARS, reporter=reporter)
+    else:
+        root = config.data.root
+    changes = {"data.root": str(root.resolve())}
+    if config.split.file is not None:
+        changes["split.file"] = str(config.split.file.resolve())
+    return config.replace(changes)
 
 
 def demo_folder() -> Path:
     """Where the demo cars of this user are kept."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "carvana" / f"demo-{DEMO_CARS}-cars"
-
-
-def make_split(config: FitConfig, *, reporter: Reporter) -> Split:
-    """Find the photos of a recipe and divide them as it says."""
-    data, split = config.data, config.split
-    if data.root is None:
-        raise ConfigError("data.root: no data folder is named")
-    samples = find_samples(data.root, images=data.images, masks=data.masks, group=data.group)
-    if split.file is not None and split.file.is_dir():
-        found = Split(tuple(samples), tuple(find_samples(split.file, group=data.group)))
-    elif split.file is not None:
-        found = read_split(split.file, samples)
-    else:
-        found = split_samples(samples, by=split.by, val=split.val, seed=split.seed)
-    leaking = found.shared_groups()
-    if leaking:
-        reporter.warn(
-            f"{len(leaking)} cars are on both sides of the split: validation reads too high; "
-            "take split.by=group unless this is meant"
-        )
-    return found
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "carvana" / f"demo-v{VERSION}-{DEMO_CARS}-cars"
 
 
 def datasets(config: FitConfig, split: Split) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -154,15 +144,42 @@ def datasets(config: FitConfig, split: Split) -> tuple[SegmentationDataset, Segm
     return train, val
 
 
-def _record(model: Segmenter, device: str) -> dict[str, Any]:
+def _with_weights(model: Segmenter, init: str | os.PathLike[str]) -> Segmenter:
+    other = Segmenter.from_pretrained(init)
+    if other.spec.arch != model.spec.arch:
+        raise ModelError(f"--init {os.fspath(init)}: holds {other.spec.arch!r}, not {model.spec.arch!r}")
+    try:
+        model.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ModelError(
+            f"--init {os.fspath(init)}: its weights were made with options {other.spec.options} and do not fit "
+            f"{model.spec.options}; give the same with --set model.options"
+        ) from error
+    path = Path(init)
+    name = path.parent.name if path.name == "model" else path.name
+    # What the weights were trained to see goes with them.
+    return model.with_spec(init=f"run:{name}", mean=other.spec.mean, std=other.spec.std)
+
+
+def _tell_leak(split: Split, reporter: Reporter) -> None:
+    leaking = split.shared_groups()
+    if leaking:
+        reporter.warn(
+            f"{len(leaking)} cars are on both sides of the split: validation reads too high; "
+            "take split.by=group unless this is meant"
+        )
+
+
+def _record(trainer: Trainer) -> dict[str, Any]:
     from carvana import __version__
 
     return {
         "carvana": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": describe(resolve_device(device)),
+        "machine": describe(trainer.device),
         "threads": torch.get_num_threads(),
-        "init": model.spec.init,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": trainer.precision,
+        "init": trainer.model.spec.init,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
     }

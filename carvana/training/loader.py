@@ -14,6 +14,9 @@ from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.devices import cpu_count
 from carvana.errors import CarvanaError, ConfigError
 
+AHEAD_BYTES = 512 * 2**20
+"""What all readers together may hold ready, in shared memory."""
+
 
 def make_loader(
     data: SegmentationDataset, *, batch_size: int, seed: int, shuffle: bool, workers: int, pin_memory: bool
@@ -35,7 +38,7 @@ def make_loader(
         sampler=EpochSampler(len(data), seed=seed, shuffle=shuffle),
         num_workers=workers,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=_ahead(data.size, batch_size, workers) if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_quiet_worker,
         drop_last=shuffle and single,
@@ -67,7 +70,20 @@ def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
         except CarvanaError as error:
             # torch puts the worker's traceback around the message; its last line is what was said.
             raise type(error)(str(error).strip().splitlines()[-1].removeprefix(_full_name(error))) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CarvanaError(
+                "a reading process was killed, for want of memory or of room in /dev/shm: "
+                "take fewer with data.workers, or smaller train.batch_size"
+            ) from error
         yield batch, time.perf_counter() - began
+
+
+def _ahead(size: tuple[int, int], batch_size: int, workers: int) -> int:
+    """Batches that each process reads ahead: four, or fewer where all of them would take more than AHEAD_BYTES."""
+    batch = batch_size * size[0] * size[1] * 7  # three bytes of image and four of coverage a pixel
+    return max(1, min(4, AHEAD_BYTES // (batch * workers)))
 
 
 def _quiet_worker(_: int) -> None:

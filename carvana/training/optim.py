@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 from carvana.archs.segmenter import Segmenter
 from carvana.config import TrainConfig
@@ -21,6 +22,8 @@ def make_optimizer(model: Segmenter, settings: TrainConfig) -> torch.optim.Optim
     Biases and normalisation weights (one dimension) are not decayed. Each group keeps its highest learning rate under
     ``base_lr``, from which :func:`set_learning_rate` starts.
     """
+    if settings.encoder_lr is not None:
+        check_encoder(model, "encoder_lr")
     groups = _groups(model, settings)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
@@ -33,11 +36,30 @@ def freeze_encoder(model: Segmenter) -> None:
     Raises:
         ConfigError: the architecture does not say which part is its encoder.
     """
-    parameters = model.encoder_parameters()
-    if not parameters:
-        raise ConfigError(f"train.freeze_encoder: {model.spec.arch!r} has no encoder of its own; set it to false")
-    for parameter in parameters:
+    check_encoder(model, "freeze_encoder")
+    for parameter in model.encoder_parameters():
         parameter.requires_grad_(False)
+
+
+def check_encoder(model: Segmenter, key: str) -> None:
+    """Refuse a setting about the encoder for a network that has none of its own."""
+    if not model.encoder_parameters():
+        raise ConfigError(f"train.{key}: {model.spec.arch!r} has no encoder of its own; leave the key out")
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights, which forgets its first steps quickly.
+
+    The decay of step n is at most (1 + n) / (10 + n): with 0.999 from the start, a training of a few hundred steps
+    would keep mostly its random beginning.
+    """
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        steps = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return AveragedModel(model, multi_avg_fn=update)
 
 
 def set_learning_rate(optimizer: Any, factor: float) -> float:

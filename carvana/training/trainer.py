@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
 from carvana.devices import resolve_device, resolve_precision
-from carvana.errors import CarvanaError
+from carvana.errors import CarvanaError, ConfigError
 from carvana.losses import Loss, make_loss
 from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
+from carvana.training.budget import Budget
 from carvana.training.callbacks import Callback
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.optim import (
     freeze_encoder,
+    make_average,
     make_optimizer,
-    rate_factor,
     refresh_statistics,
     set_learning_rate,
     train_mode,
@@ -96,21 +97,27 @@ class Trainer:
         self.device = resolve_device(device)
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.accelerator = self._make_accelerator()
-        self.run = out if isinstance(out, Run) or out is None else Run.create(out, arch=self.model.spec.arch)
+        self.run = out if isinstance(out, Run) or out is None else Run.choose(out, arch=self.model.spec.arch)
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
         readers = worker_count(workers)
         self.train_loader = self._loader(train, readers, shuffle=True)
         self.val_loader = self._loader(val, readers, shuffle=False) if val is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = self._moving_average()
+        self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         self.wrapped = self.accelerator.prepare(self._compiled(self.model))
         self.best_dice = -math.inf
-        self.step = 0
-        self.seconds = 0.0
+        self.budget = Budget(self.settings, len(self.train_loader))
         self._best_state: dict[str, Tensor] = {}
         self._recent: deque[Tensor] = deque(maxlen=max(1, math.ceil(STATISTICS_IMAGES / self.settings.batch_size)))
+        if self.run is not None:
+            self.run.make()  # last, so that no mistake above leaves an empty folder
+
+    def close(self) -> None:
+        """End the reading processes; the networks stay."""
+        self.train_loader = self.val_loader = None
+        self.accelerator.free_memory()
 
     @property
     def kept(self) -> Segmenter:
@@ -124,9 +131,9 @@ class Trainer:
             NonFiniteLossError: the training diverged.
         """
         epochs_since_best = 0
-        self.reporter.start("training", self._total_steps())
+        self.reporter.start("training", self.budget.length)
         try:
-            for epoch in range(self._epochs()):
+            for epoch in self.budget.epochs():
                 train_record = self.train_epoch(epoch)
                 validation = self.validate()
                 better = validation is None or validation.dice > self.best_dice
@@ -134,9 +141,10 @@ class Trainer:
                 if better:
                     self._keep_best(validation)
                 epochs_since_best = 0 if better else epochs_since_best + 1
-                if self._budget_spent() or epochs_since_best == self.settings.patience:
+                if self.budget.spent or epochs_since_best == self.settings.patience:
                     break
         finally:
+            self._unwrap()
             self.reporter.finish("training")
             for callback in self.callbacks:
                 callback.on_fit_end()
@@ -147,34 +155,25 @@ class Trainer:
         train_mode(self.model)
         self.train_loader.set_epoch(epoch)
         pending: Tensor | None = None
-        total, batches, images, waited = 0.0, 0, 0, 0.0
-        began = time.perf_counter()
-        rate = 0.0
+        total, rate, batches, images, waited = 0.0, 0.0, 0, 0, 0.0
+        before = self.budget.seconds
+        self.budget.start()
         for (batch, targets), wait in timed(self.train_loader):
-            rate = set_learning_rate(self.optimizer, self._rate_factor(began))
+            rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
             # The value of a step is looked at after the next one is under way: asking at once would hold up a GPU.
             previous, pending = pending, self.train_step(batch, targets)
             self._recent.append(batch)
-            waited += wait
-            batches += 1
-            images += len(batch) * self.accelerator.num_processes
-            if previous is not None:
-                total += self._finite(previous, epoch)
-            elapsed = time.perf_counter() - began
-            self.reporter.advance(
-                "training",
-                epoch=epoch + 1,
-                **({"loss": total / (batches - 1)} if batches > 1 else {}),
-                **({"best_dice": self.best_dice} if self.best_dice > -math.inf else {}),
-                images_per_s=images / elapsed,
-                data_wait=waited / elapsed,
-            )
-            if self._budget_spent(began):
+            total += self._finite(previous, epoch) if previous is not None else 0.0
+            waited, batches, images = waited + wait, batches + 1, images + len(batch)
+            elapsed = self.budget.seconds - before
+            speed = {"images_per_s": images / elapsed, "data_wait": waited / elapsed}
+            shown = {"loss": total / (batches - 1)} if batches > 1 else {}
+            self.reporter.advance("training", self.budget.advance(), epoch=epoch + 1, **shown, **self._best(), **speed)
+            if self.budget.spent:
                 break
-        if pending is not None:
-            total += self._finite(pending, epoch)
-        elapsed = time.perf_counter() - began
-        self.seconds += elapsed
+        total += self._finite(pending, epoch) if pending is not None else 0.0
+        self.budget.stop()
+        elapsed = self.budget.seconds - before
         return {
             "train_loss": total / batches,
             "lr": rate,
@@ -184,7 +183,7 @@ class Trainer:
 
     def train_step(self, images: Tensor, targets: Tensor) -> Tensor:
         """Forward, backward, and a step of the optimizer where accumulation is complete; returns the loss."""
-        with self.accelerator.accumulate(self.wrapped):
+        with self.accelerator.accumulate(self.wrapped), _explained():
             logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
             loss = self.loss(logits.float(), targets)
             self.accelerator.backward(loss)
@@ -193,7 +192,7 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.accelerator.sync_gradients:
-                self.step += 1
+                self.budget.step += 1
                 if self.average is not None:
                     self.average.update_parameters(self.model)
         return loss.detach()
@@ -202,7 +201,6 @@ class Trainer:
     def validate(self) -> Validation | None:
         """Refresh BatchNorm's statistics, then measure the kept network on the validation photos."""
         refresh_statistics(self.kept, list(self._recent), self.accelerator.autocast)
-        self._share_statistics()
         return self.measure(self.kept) if self.val_loader is not None else None
 
     def measure(self, model: nn.Module) -> Validation:
@@ -211,14 +209,20 @@ class Trainer:
 
     def _make_accelerator(self) -> Accelerator:
         # Accelerate keeps its settings for the whole process and refuses another precision later; a second training
-        # in one process is nothing unusual, so its memory is cleared, except for a group of processes under way.
-        several = bool(PartialState._shared_state) and PartialState().num_processes > 1
-        AcceleratorState._reset_state(reset_partial_state=not several)
-        return Accelerator(
+        # in one process is nothing unusual, so its memory is cleared.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        accelerator = Accelerator(
             cpu=self.device.type == "cpu",
             mixed_precision={"fp32": "no"}.get(self.precision, self.precision),
             gradient_accumulation_steps=self.settings.accumulate,
+            # Batches come in pinned memory: the copy to the GPU need not wait for the step before.
+            dataloader_config=DataLoaderConfiguration(non_blocking=self.device.type == "cuda"),
         )
+        if accelerator.num_processes > 1:
+            raise ConfigError("this version trains in one process: start carvana without torchrun or accelerate launch")
+        return accelerator
 
     def _loader(self, data: SegmentationDataset, workers: int, *, shuffle: bool) -> Any:
         loader = make_loader(
@@ -236,62 +240,30 @@ class Trainer:
             model.compile(backend=self.compile_backend)  # in place: torch.compile would rename the weights
         return model
 
-    def _moving_average(self) -> AveragedModel | None:
-        decay = self.settings.ema
-        if decay is None:
-            return None
-        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-
-    def _steps_per_epoch(self) -> int:
-        return math.ceil(len(self.train_loader) / self.settings.accumulate)
-
-    def _total_steps(self) -> int | None:
-        return None if self.settings.minutes is not None else len(self.train_loader) * self.settings.epochs
-
-    def _epochs(self) -> int:
-        return 1_000_000 if self.settings.minutes is not None else self.settings.epochs
-
-    def _rate_factor(self, began: float) -> float:
-        settings = self.settings
-        if settings.minutes is not None:
-            progress = (self.seconds + time.perf_counter() - began) / (60 * settings.minutes)
-        else:
-            progress = (self.step + 1) / (self._steps_per_epoch() * settings.epochs)
-        return rate_factor(progress, warmup=settings.warmup, schedule=settings.schedule)
-
-    def _budget_spent(self, began: float | None = None) -> bool:
-        running = time.perf_counter() - began if began is not None else 0.0
-        return self.settings.minutes is not None and self.seconds + running >= 60 * self.settings.minutes
+    def _best(self) -> dict[str, float]:
+        return {"best_dice": self.best_dice} if self.best_dice > -math.inf else {}
 
     def _before_step(self) -> None:
         if self.settings.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
 
-    def _finite(self, loss: Tensor, epoch: int) -> float:
+    def _finite(self, loss: Tensor | float, epoch: int) -> float:
         value = float(loss)
         if math.isfinite(value):
             return value
         saved = self.run is not None and self.best_dice > -math.inf
         kept = f"; the best network so far is in {self.run.model_path}" if self.run and saved else ""
         raise NonFiniteLossError(
-            f"the loss became {value} in epoch {epoch + 1}, step {self.step}: "
+            f"the loss became {value} in epoch {epoch + 1}, step {self.budget.step}: "
             f"lower train.lr (now {self.settings.lr:g}) or take train.precision fp32{kept}"
         )
 
-    def _share_statistics(self) -> None:
-        """Average the statistics that each process computed over its own photos."""
-        if self.accelerator.num_processes > 1:
-            for name, buffer in self.kept.named_buffers():
-                if name.endswith(("running_mean", "running_var")):
-                    buffer.copy_(self.accelerator.reduce(buffer, reduction="mean"))
-
     def _record(self, epoch: int, numbers: dict[str, float], validation: Validation | None) -> None:
-        record: dict[str, Any] = {"epoch": epoch + 1, "step": self.step, **numbers}
+        record: dict[str, Any] = {"epoch": epoch + 1, "step": self.budget.step, **numbers}
         if validation is not None:
+            self._finite(validation.loss, epoch)
             record |= {"val_loss": validation.loss, "val_dice": validation.dice, "val_accuracy": validation.accuracy}
-        record["seconds"] = self.seconds
-        if not self.accelerator.is_main_process:
-            return
+        record["seconds"] = self.budget.seconds
         if self.run is not None:
             self.run.add_metrics(record)
         for callback in self.callbacks:
@@ -304,17 +276,18 @@ class Trainer:
 
     def _keep_best(self, validation: Validation | None) -> None:
         self.best_dice = validation.dice if validation is not None else self.best_dice
-        if not self.accelerator.is_main_process:
-            return
         if self.run is not None:
             self.kept.save_pretrained(self.run.model_path)
         else:
             self._best_state = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
 
+    def _unwrap(self) -> None:
+        """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            self.model.__dict__.pop(name, None)
+        self.model._compiled_call_impl = None
+
     def _restore_best(self) -> Segmenter:
-        self.accelerator.wait_for_everyone()
-        # Accelerate has put its own precision around forward; whoever uses the network next chooses another.
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         if self.run is not None:
             Segmenter.from_pretrained(self.run.model_path, network=self.kept.network)
         else:
@@ -326,5 +299,25 @@ def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
     size = train.size if train.mode == "resize" else None
     if not isinstance(model, Segmenter):
         # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
-        model = Segmenter(model, ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32))
+        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
+        model = Segmenter(model, spec)
     return model.with_spec(trained_size=size)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say in a line what the user can do about a lack of memory or of a compiler."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+            raise CarvanaError(
+                "out of memory in a training step: lower train.batch_size (train.accumulate makes up for it), "
+                "or data.size"
+            ) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).strip().splitlines()[0]
+            raise CarvanaError(
+                f"train.compile: the network cannot be compiled here ({reason}); set it to false"
+            ) from error
+        raise

@@ -135,7 +135,7 @@ def test_max_pixels_refuses_large_photos(run: Path, tiny_data: Path, tmp_path: P
         (["fit", "--set", "nonsense"], "key=value"),
         (["fit", "--config", "defualt"], "default"),
         (["fit", "--data", "nowhere"], "nowhere"),
-        (["fit", "--device", "tpu", "--data", "nowhere"], "nowhere"),
+        (["fit", "--device", "tpu"], "tpu"),
         (["evaluate", "nowhere"], "nowhere"),
         (["predict", "nowhere", "photo.jpg", "--out", "out"], "nowhere"),
     ],

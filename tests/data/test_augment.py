@@ -94,3 +94,17 @@ def test_none_is_no_augmentation_and_a_wrong_name_gets_the_nearest() -> None:
     assert make_augment("none") is None
     with pytest.raises(UnknownNameError, match="studio"):
         make_augment("studoi")
+
+
+def test_albumentations_that_would_destroy_coverage_are_refused() -> None:
+    import albumentations as A
+    import cv2
+
+    from carvana.data.dataset import SegmentationDataset
+    from carvana.errors import ConfigError
+
+    steps = [A.OneOf([A.Rotate(limit=5), A.HorizontalFlip()])]
+    with pytest.raises(ConfigError, match="mask_interpolation"):
+        SegmentationDataset([], augment=A.Compose(steps))
+    SegmentationDataset([], augment=A.Compose(steps), target="nearest")
+    SegmentationDataset([], augment=A.Compose([A.Rotate(limit=5)], mask_interpolation=cv2.INTER_LINEAR))

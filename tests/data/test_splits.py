@@ -73,6 +73,8 @@ def test_a_written_split_reads_back(tmp_path: Path, samples: list[Sample]) -> No
         ("", "columns"),
         ("image,group\na,b\n", "columns"),
         ("image,group,subset\n00_1.jpg,00,test\n", "test"),
+        ("image,group,subset\n00_1.jpg,00,val\n00_1.jpg,00,train\n", "twice"),
+        ("image,group,subset\n00_1.jpg\n", "line 2"),
         ("image,group,subset\nabsent.jpg,00,val\n", "absent.jpg"),
         ("image,group,subset\n00_1.jpg,00,val\n", "training"),
     ],

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import carvana
 from carvana.config import FitConfig
+from carvana.data.demo import write_demo
+from carvana.data.images import write_mask
 from carvana.errors import CarvanaError, DataError, ModelError, RunError
+from carvana.evaluation.choose import choose_samples
 from carvana.run import Run
 
 TINY = {
@@ -103,8 +108,11 @@ def test_init_starts_from_another_run(run: Run, tiny_data: Path, tmp_path: Path)
     for (name, value), other in zip(first.named_parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(value, other, atol=1e-6, rtol=0, msg=name)
     assert second.spec.init == "run:run"
-    with pytest.raises(ModelError, match="architecture must be the same"):
+    with pytest.raises(ModelError, match=r"do not fit .*'width': 6"):
         carvana.fit(recipe(tiny_data, model__options={"width": 6}), out=tmp_path / "other", init=run.path)
+    other = recipe(tiny_data, arch="unet/resnet18", model__options={})
+    with pytest.raises(ModelError, match="'unet-ref', not 'unet/resnet18'"):
+        carvana.fit(other, out=tmp_path / "other", init=run.path / "model")
 
 
 def test_an_existing_run_stays_as_it_is(run: Run, tiny_data: Path) -> None:
@@ -123,6 +131,47 @@ def test_a_split_by_photo_is_told_to_leak(tiny_data: Path, tmp_path: Path) -> No
 def test_a_split_of_the_users_own(run: Run, tiny_data: Path, tmp_path: Path) -> None:
     config = recipe(tiny_data, split__file=str(run.split_path), split__seed=5, train__epochs=1)
     assert carvana.fit(config, out=tmp_path / "r").split_path.read_text() == run.split_path.read_text()
+
+
+def test_a_folder_of_its_own_validates_even_with_the_same_names(tiny_data: Path, tmp_path: Path) -> None:
+    other = write_demo(tmp_path / "val", cars=1, views=4, seed=0, size=(160, 240), workers=1)
+    config = recipe(tiny_data, split__file=str(other), train__epochs=1)
+    lines = Lines()
+    made = carvana.fit(config, out=tmp_path / "r", reporter=lines)
+    assert made.read_evaluation()["images"] == 4
+    assert any("both sides" in line for line in lines.warnings)  # the same car, drawn by the same seed
+    assert [s.image.parent for s in choose_samples(made.path)] == [other / "train"] * 4
+    assert len(choose_samples(made.path, split="train")) == 20
+
+
+def test_a_run_can_be_evaluated_from_anywhere(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_data.parent)
+    made = carvana.fit(recipe(Path(tiny_data.name), train__epochs=1), out=tmp_path / "r")
+    monkeypatch.chdir(tmp_path)
+    assert len(choose_samples(made.path)) == 8
+
+
+def test_masks_of_another_size_are_told_before_training(tiny_data: Path, tmp_path: Path) -> None:
+    wrong = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    victim = sorted((wrong / "train_masks").iterdir())[7]
+    victim.unlink()
+    write_mask(victim.with_suffix(".png"), np.ones((8, 8), np.uint8))
+    with pytest.raises(DataError, match=victim.stem):
+        carvana.fit(recipe(wrong), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_automatic_weights_are_recorded(tiny_data: Path, tmp_path: Path) -> None:
+    """No hub is asked in tests, and none is cached: auto starts at random and says so."""
+    config = recipe(
+        tiny_data, arch="unet/resnet18", model__options={}, model__encoder_weights="auto", train__epochs=1,
+        data__size=[32, 32],
+    )  # fmt: skip
+    lines = Lines()
+    made = carvana.fit(config, out=tmp_path / "r", reporter=lines)
+    assert made.read_record()["init"].startswith("auto: random (")
+    assert "auto: random" in (made.model_path / "README.md").read_text()
+    assert any("random" in line for line in lines.warnings)
 
 
 def test_crops_train_at_native_size(tiny_data: Path, tmp_path: Path) -> None:
@@ -150,19 +199,20 @@ def test_smp_networks_train_with_a_frozen_encoder(tiny_data: Path, tmp_path: Pat
         ({"split__val": 5}, "split.val"),
         ({"data__root": "nowhere"}, "nowhere"),
         ({"model__options": {"widht": 3}}, "width"),
+        ({"device": "tpu"}, "tpu"),
+        ({"train__precision": "fp16"}, "fp16"),
     ],
 )
 def test_a_mistake_is_told_before_a_run_folder_is_made(
     tiny_data: Path, tmp_path: Path, changes: dict[str, Any], word: str
 ) -> None:
+    device = changes.pop("device", "cpu")
     with pytest.raises(CarvanaError, match=word):
-        carvana.fit(recipe(tiny_data, **changes), out=tmp_path / "run")
+        carvana.fit(recipe(tiny_data, **changes), out=tmp_path / "run", device=device)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_broken_photo_is_named(tiny_data: Path, tmp_path: Path) -> None:
-    import shutil
-
     broken = Path(shutil.copytree(tiny_data, tmp_path / "data"))
     victim = sorted((broken / "train").iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:500])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from carvana.data.dataset import SegmentationDataset
 from carvana.data.samples import find_samples
 from carvana.data.splits import split_samples
 from carvana.errors import CarvanaError, ConfigError, RunError
+from carvana.training.budget import Budget
 from carvana.training.callbacks import TensorBoard
 from carvana.training.trainer import Trainer
 
@@ -102,21 +104,23 @@ def test_accumulated_batches_give_the_gradients_of_a_large_one(sides: Any) -> No
             optimizer="sgd", precision="fp32", workers=0, clip=None,
         )  # fmt: skip
         weights.append(trainer.fit().state_dict())
-        assert trainer.step == 2 * (len(plain) // 8)
+        assert trainer.budget.step == 2 * (len(plain) // 8)
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], atol=1e-6, rtol=1e-4)
 
 
 def test_the_moving_average_is_what_is_kept(sides: Any) -> None:
-    trainer = Trainer(small(), train=sides[0], epochs=1, batch_size=4, workers=0, ema=0.5, precision="fp32")
+    trainer = Trainer(small(), train=sides[0], epochs=4, batch_size=4, workers=0, ema=0.6, precision="fp32")
     expected: dict[str, torch.Tensor] = {}
     step = trainer.train_step
 
     def recording(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = step(images, targets)
+        done = trainer.budget.step - 1
+        decay = min(0.6, (1 + done) / (10 + done))
         for name, value in trainer.model.named_parameters():
             last = expected.get(name)
-            expected[name] = value.detach().clone() if last is None else last * 0.5 + value.detach() * 0.5
+            expected[name] = value.detach().clone() if last is None else last * decay + value.detach() * (1 - decay)
         return loss
 
     trainer.train_step = recording  # type: ignore[method-assign]
@@ -137,6 +141,54 @@ def test_a_network_of_ones_own_trains_and_reads_back(tmp_path: Path, sides: Any)
     trained = Trainer(Mine(), train=sides[0], val=sides[1], out=tmp_path / "run", epochs=1, workers=0).fit()
     again = Segmenter.from_pretrained(tmp_path / "run", network=Mine())
     assert torch.equal(again.network.layer.weight, trained.network.layer.weight)
+
+
+def test_a_network_trained_twice_gets_the_precision_of_each(sides: Any) -> None:
+    model, seen = small(), []
+    model.network.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
+    for precision in ("bf16", "fp32", "bf16"):
+        seen.clear()
+        Trainer(model, train=sides[0], epochs=1, batch_size=8, workers=0, precision=precision).train_epoch(0)
+        assert set(seen) == {torch.float32 if precision == "fp32" else torch.bfloat16}
+        seen.clear()
+        Trainer(model, train=sides[0], epochs=1, batch_size=8, workers=0, precision=precision).fit()
+        assert set(seen) == {torch.float32 if precision == "fp32" else torch.bfloat16}
+
+
+def test_clipping_bounds_a_step(sides: Any) -> None:
+    moved = []
+    for clip in (None, 1e-4):
+        model = small()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        Trainer(
+            model, train=sides[0], epochs=1, batch_size=16, workers=0, precision="fp32", optimizer="sgd",
+            lr=1.0, weight_decay=0.0, clip=clip, schedule="constant", warmup=0.0,
+        ).fit()  # fmt: skip
+        pairs = zip(before, model.parameters(), strict=True)
+        moved.append(math.sqrt(sum((old - new).square().sum().item() for old, new in pairs)))
+    assert moved[1] < 3e-4 < moved[0]  # one step of rate 1; Nesterov's momentum adds 0.9
+
+
+def test_a_single_step_moves_the_weights(sides: Any) -> None:
+    model = small()
+    first = next(model.parameters()).detach().clone()
+    Trainer(model, train=sides[0], epochs=1, batch_size=16, workers=0, precision="fp32").fit()
+    assert not torch.equal(first, next(model.parameters()))
+
+
+def test_validation_sees_the_same_crops_each_time(tiny_data: Path) -> None:
+    samples = find_samples(tiny_data)
+    crops = SegmentationDataset(samples, (32, 32), mode="crop")
+    trainer = Trainer(small(), train=crops, val=crops, epochs=1, workers=0, precision="fp32")
+    assert trainer.measure(trainer.model) == trainer.measure(trainer.model)
+
+
+def test_the_rate_falls_along_its_schedule(sides: Any) -> None:
+    listener = Listener()
+    Trainer(
+        small(), train=sides[0], epochs=3, batch_size=4, workers=0, lr=0.01, schedule="constant", callbacks=[listener]
+    ).fit()
+    assert [record["lr"] for record in listener.records] == [0.01, 0.01, 0.01]
 
 
 def test_two_trainings_of_different_precision_in_one_process(sides: Any) -> None:
@@ -171,14 +223,14 @@ def test_a_compiled_training_gives_the_same_numbers(sides: Any, monkeypatch: pyt
         torch.testing.assert_close(value, states[1][name], atol=1e-5, rtol=1e-4)
 
 
-def test_minutes_are_a_budget(sides: Any) -> None:
+def test_minutes_end_a_training_in_the_middle_of_an_epoch(sides: Any) -> None:
     listener = Listener()
-    trainer = Trainer(
-        small(), train=sides[0], val=sides[1], minutes=0.03, epochs=1, batch_size=4, workers=0, callbacks=[listener]
-    )
+    trainer = Trainer(small(), train=sides[0], val=sides[1], minutes=1.0, batch_size=4, workers=0, callbacks=[listener])
+    ticks = iter(range(10**6))
+    trainer.budget = Budget(trainer.settings, len(trainer.train_loader), clock=lambda: float(next(ticks)))
     trainer.fit()
-    assert 1.8 <= trainer.seconds < 10
-    assert len(listener.records) > 1
+    assert 60 <= trainer.budget.seconds < 90  # every look at this clock costs a second, a step has several
+    assert trainer.budget.step % len(trainer.train_loader) != 0
     assert listener.records[-1]["lr"] < 1e-4
 
 
@@ -227,13 +279,21 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path, sides: Any) -> Non
         ({"device": "gpu"}, "device"),
     ],
 )
-def test_settings_that_cannot_be_are_told(sides: Any, changes: dict[str, Any], word: str) -> None:
+def test_settings_that_cannot_be_are_told_and_leave_no_folder(
+    tmp_path: Path, sides: Any, changes: dict[str, Any], word: str
+) -> None:
     with pytest.raises(ConfigError, match=word):
-        Trainer(small(), train=sides[0], **{"workers": 0, **changes})
+        Trainer(small(), train=sides[0], out=tmp_path / "run", **{"workers": 0, **changes})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [{"encoder_lr": 0.1}, {"freeze_encoder": True}])
+def test_settings_about_an_encoder_need_one(sides: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no encoder of its own"):
+        Trainer(nn.Conv2d(3, 1, 1), train=sides[0], workers=0, **changes)
 
 
 def test_tensorboard_gets_every_number(tmp_path: Path, sides: Any) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     Trainer(small(), train=sides[0], val=sides[1], epochs=2, workers=0, callbacks=[TensorBoard(tmp_path / "tb")]).fit()

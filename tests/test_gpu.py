@@ -1,0 +1,49 @@
+"""The main job on a GPU, in processes that see it: the other tests compute on the CPU wherever they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/driver/nvidia/version").exists(), reason="needs a GPU")
+
+
+def carvana(*words: object) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    command = [sys.executable, "-m", "carvana", *map(str, words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.precision=auto"],
+        ["train.precision=fp16", "train.ema=0.9", "train.clip=0.5", "train.accumulate=2"],
+        ["train.precision=fp32", "train.ema=0.5"],
+    ],
+)
+def test_fit_evaluate_and_predict(tiny_data: Path, tmp_path: Path, settings: list[str]) -> None:
+    tiny = ["model.options.width=8", "data.size=[32, 48]", "train.epochs=4", "train.batch_size=4", "train.lr=0.003"]
+    words = [word for setting in [*tiny, *settings] for word in ("--set", setting)]
+    run = tmp_path / "run"
+    carvana("fit", "--arch", "unet-ref", "--data", tiny_data, "--device", "cuda", "--out", run, *words)
+    stored = json.loads((run / "evaluation.json").read_text())
+    again = json.loads(carvana("evaluate", run, "--device", "cuda", "--json", "-"))
+    on_cpu = json.loads(carvana("evaluate", run, "--device", "cpu", "--json", "-"))
+    assert again["dice"] == pytest.approx(stored["dice"], abs=1e-4)
+    assert on_cpu["dice"] == pytest.approx(stored["dice"], abs=5e-3)
+    carvana("predict", run, tiny_data / "train", "--device", "cuda", "--out", tmp_path / "masks")
+    assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 20
+
+
+def test_a_frozen_encoder_on_the_gpu(tiny_data: Path, tmp_path: Path) -> None:
+    settings = ["train.freeze_encoder=true", "data.size=[64, 64]", "train.epochs=1", "model.encoder_weights=none"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    carvana("fit", "--arch", "unet/resnet18", "--data", tiny_data, "--out", tmp_path / "run", *words)
