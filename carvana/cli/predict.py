@@ -21,8 +21,9 @@ def predict(
 ) -> None:
     """Write masks of photos at their own size; a second call does what the first left undone."""
     from carvana.cli.display import make_reporter
+    from carvana.inference.photos import collect_photos
     from carvana.inference.predictor import Predictor
-    from carvana.inference.writing import collect_photos, predict_folder
+    from carvana.inference.writing import predict_folder
 
     reporter = make_reporter()
     found = collect_photos(photos, out=out)

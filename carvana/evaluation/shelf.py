@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from carvana.data.images import write_mask
 from carvana.data.samples import Sample
-from carvana.errors import DataError
+from carvana.inference.photos import refuse_equal_stems
 from carvana.inference.stream import ordered_map
 from carvana.metrics import threshold_index
 from carvana.progress import Reporter, track
@@ -47,7 +47,7 @@ class Shelf:
         if masks_dir is None:
             yield None
             return
-        _refuse_equal_names(samples)
+        refuse_equal_stems([sample.image for sample in samples])
         folder = Path(masks_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".waiting-", dir=folder) as waiting:
@@ -73,11 +73,3 @@ class Shelf:
 
     def _place(self, sample: Sample) -> Path:
         return self._waiting / sample.image.stem
-
-
-def _refuse_equal_names(samples: Sequence[Sample]) -> None:
-    seen: dict[str, Path] = {}
-    for sample in samples:
-        other = seen.setdefault(sample.image.stem, sample.image)
-        if other is not sample.image:
-            raise DataError(f"{sample.image} and {other} would both write {sample.image.stem}_mask.png; rename one")

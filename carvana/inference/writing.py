@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.images import write_image, write_mask
-from carvana.data.samples import find_photos
 from carvana.errors import ConfigError, DataError, did_you_mean
-from carvana.files import append_json_line, digest, file_digest, read_json_lines
+from carvana.files import file_digest
 from carvana.inference.cutout import cutout, edge_softness
+from carvana.inference.manifest import Manifest
 from carvana.inference.overlay import overlay
+from carvana.inference.photos import distinct, refuse_equal_stems
 from carvana.inference.predictor import Prediction, Predictor, Prepared
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.progress import LogReporter, Reporter
-
-MANIFEST = "manifest.jsonl"
 
 Image = NDArray[np.uint8]
 
@@ -54,11 +51,12 @@ def predict_folder(
     """Predict photos and write what was asked for beside one another into a folder, at each photo's own size.
 
     A photo whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
-    weights and settings; so a run that was interrupted goes on where it stopped.
+    weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another photo are never
+    overwritten.
 
     Args:
         predictor: what makes the masks.
-        photos: image files, no two with the same stem: see :func:`collect_photos`.
+        photos: image files, no two with the same stem: see :func:`carvana.inference.photos.collect_photos`.
         out: a folder, made if it is not there.
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
@@ -67,20 +65,26 @@ def predict_folder(
 
     Raises:
         ConfigError: ``save`` names something else.
-        DataError: two photos have the same stem, or ``out`` cannot be written to.
+        DataError: two photos have the same stem, ``out`` holds outputs of another photo of that stem, or it cannot be
+            written to.
     """
     reporter = reporter or LogReporter()
-    photos = list(photos)
     outputs = _outputs(save)
-    _refuse_equal_stems(photos)
+    photos = distinct(list(photos))
+    refuse_equal_stems(photos)
     folder = Path(out)
-    manifest = _Manifest(folder, predictor)
+    manifest = Manifest(folder, predictor)
+
+    def files_of(photo: Path) -> dict[str, str]:
+        return {kind: photo.stem + _KINDS[kind].suffix for kind in outputs}
+
+    manifest.refuse_overwriting({photo: list(files_of(photo).values()) for photo in photos})
 
     def read(photo: Path) -> tuple[_Job, Prepared | None]:
-        job = _Job(photo, {kind: photo.stem + _KINDS[kind].suffix for kind in outputs})
+        job = _Job(photo, files_of(photo))
         try:
             job.digest = file_digest(photo)
-            if manifest.shows(job):
+            if manifest.shows(job.digest, job.files.values()):
                 job.state = "skipped"
                 return job, None
             image = predictor.read(photo)
@@ -96,7 +100,7 @@ def predict_folder(
         if prediction is not None:
             for kind, name in job.files.items():
                 _KINDS[kind].write(folder / name, prediction, job.image)
-            manifest.add(job)
+            manifest.add(job.photo, job.digest, list(job.files.values()))
         return job
 
     summary = Summary()
@@ -112,31 +116,6 @@ def predict_folder(
     finally:
         reporter.finish(task)
     return summary
-
-
-def collect_photos(
-    sources: Iterable[str | os.PathLike[str]], *, out: str | os.PathLike[str] | None = None
-) -> list[Path]:
-    """The photos that files and folders stand for, each once: files as given, a folder's images sorted by name.
-
-    Args:
-        sources: files and folders. A file that is not there is kept: predicting tells that it cannot be read.
-        out: where outputs will go, which may be none of the folders, or the next run would take masks for photos.
-
-    Raises:
-        DataError: nothing is given, a folder holds no image, or is ``out`` itself.
-    """
-    photos: list[Path] = []
-    for source in map(Path, sources):
-        if not source.is_dir():
-            photos.append(source)
-        elif out is not None and source.resolve() == Path(out).resolve():
-            raise DataError(f"{source}: photos and outputs would share this folder; name another one with --out")
-        else:
-            photos.extend(find_photos(source))
-    if not photos:
-        raise DataError("no photos; name image files or folders of them")
-    return list(dict.fromkeys(photos))
 
 
 @dataclass
@@ -185,42 +164,6 @@ _KINDS = {
 }
 
 
-class _Manifest:
-    """The log of what was written from what: one line per photo, added after its files are in place."""
-
-    def __init__(self, folder: Path, predictor: Predictor) -> None:
-        self._folder = folder
-        self._path = folder / MANIFEST
-        self._lock = threading.Lock()
-        self._weights = predictor.weights_digest
-        self._settings = digest(predictor.settings())
-        self._origins = dict(self._read()) if self._path.is_file() else {}
-
-    def shows(self, job: _Job) -> bool:
-        """Whether all files of a job are there and come from its photo, these weights and these settings."""
-        origin = (job.digest, self._weights, self._settings)
-        return all(self._origins.get(name) == origin and (self._folder / name).is_file() for name in job.files.values())
-
-    def add(self, job: _Job) -> None:
-        """Vouch for a job's files, which must be in place. Safe in any thread."""
-        line = {
-            "photo": job.photo.name,
-            "files": list(job.files.values()),
-            "photo_digest": job.digest,
-            "weights_digest": self._weights,
-            "settings_digest": self._settings,
-        }
-        with self._lock:
-            append_json_line(self._path, line)
-
-    def _read(self) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
-        for line in read_json_lines(self._path):
-            if isinstance(line, dict):
-                origin = (line.get("photo_digest"), line.get("weights_digest"), line.get("settings_digest"))
-                for name in line.get("files", ()):
-                    yield name, origin
-
-
 def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
     if job.state == "written":
         summary.written += 1
@@ -238,12 +181,3 @@ def _outputs(save: Sequence[str]) -> list[str]:
         if kind not in _KINDS:
             raise ConfigError(f"cannot save {kind!r}; expected some of {', '.join(_KINDS)}{did_you_mean(kind, _KINDS)}")
     return list(dict.fromkeys(save))
-
-
-def _refuse_equal_stems(photos: Sequence[Path]) -> None:
-    """Outputs are named by stem, and none may overwrite another's."""
-    seen: dict[str, Path] = {}
-    for photo in photos:
-        other = seen.setdefault(photo.stem, photo)
-        if other is not photo:
-            raise DataError(f"{photo} and {other} would write the same files; predict them into two folders")

@@ -14,8 +14,9 @@ from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.data.images import write_image
 from carvana.errors import ConfigError, DataError
+from carvana.inference.manifest import MANIFEST
 from carvana.inference.predictor import Prediction, Predictor, Prepared
-from carvana.inference.writing import MANIFEST, Summary, collect_photos, predict_folder
+from carvana.inference.writing import Summary, predict_folder
 
 
 class Brightness(nn.Module):
@@ -151,6 +152,48 @@ def test_a_mask_that_no_manifest_vouches_for_is_made_again(photos: list[Path], t
     assert summary(predict_folder(predictor(), photos, out=out)) == (0, 5, 0)
 
 
+def test_a_file_that_another_run_replaced_and_did_not_vouch_for_is_made_again(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    predict_folder(predictor(), photos, out=out)
+    predict_folder(predictor(gain=0.6), photos[:2], out=other)
+    for photo in photos[:2]:  # as that run leaves it that is killed between a file and its line
+        (other / f"{photo.stem}_mask.png").replace(out / f"{photo.stem}_mask.png")
+    assert summary(predict_folder(predictor(), photos, out=out)) == (2, 3, 0)
+    for photo in photos:
+        mask = np.asarray(Image.open(out / f"{photo.stem}_mask.png"))
+        np.testing.assert_array_equal(mask, predictor().predict(photo).mask.astype(bool))
+
+
+def test_another_folder_s_photos_of_equal_names_do_not_overwrite(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos, out=out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    others = [draw(tmp_path / "others" / photo.name, 50 + number) for number, photo in enumerate(photos)]
+    with pytest.raises(DataError, match=r"others.car_0\.png: would overwrite .*photos.car_0\.png.*--out") as error:
+        predict_folder(predictor(gain=0.9), others, out=out)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert summary(predict_folder(predictor(), others, out=out, save=["prob"])) == (5, 0, 0)  # in nobody's way
+
+
+def test_the_same_photos_may_move_or_be_edited(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos, out=out)
+    moved = photos[0].parent.rename(tmp_path / "moved")
+    assert summary(predict_folder(predictor(), sorted(moved.iterdir()), out=out)) == (0, 5, 0)
+    assert summary(predict_folder(predictor(gain=0.9), sorted(moved.iterdir()), out=out)) == (5, 0, 0)
+    draw(moved / "car_0.png", seed=78)
+    assert summary(predict_folder(predictor(gain=0.9), sorted(moved.iterdir()), out=out)) == (1, 4, 0)
+
+
+def test_a_photo_spelt_in_two_ways_is_one(photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "side").mkdir()
+    twice = [photos[0], tmp_path / "side" / ".." / "photos" / "car_0.png"]
+    assert summary(predict_folder(predictor(), twice, out=tmp_path / "out")) == (1, 0, 0)
+
+
 class Interrupted(Predictor):
     """Stops like Ctrl-C at its third batch."""
 
@@ -198,25 +241,3 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(photos: list[Path], tmp_
     with pytest.raises(DataError, match="cannot be written to") as error:
         predict_folder(predictor(), photos, out=blocked / "out")
     assert "\n" not in str(error.value)
-
-
-def test_photos_are_collected_in_order_and_once(photos: list[Path], tmp_path: Path) -> None:
-    folder = photos[0].parent
-    (folder / "notes.txt").write_text("no photo")
-    assert collect_photos([folder]) == photos
-    assert collect_photos([photos[3], folder]) == [photos[3], *photos[:3], photos[4]]
-
-
-def test_sources_without_a_photo_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no photo in this folder"):
-        collect_photos([tmp_path / "empty"])
-    with pytest.raises(DataError, match="no photos"):
-        collect_photos([])
-
-
-def test_outputs_may_not_go_among_the_photos_of_a_folder(photos: list[Path]) -> None:
-    folder = photos[0].parent
-    with pytest.raises(DataError, match="share this folder"):
-        collect_photos([folder], out=folder)
-    assert collect_photos([photos[0]], out=folder) == [photos[0]]

@@ -1,0 +1,65 @@
+"""Which photos are meant by files and folders, each once, and none that would write over another's outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from carvana.data.samples import find_photos
+from carvana.errors import DataError
+
+
+def collect_photos(
+    sources: Iterable[str | os.PathLike[str]], *, out: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """The photos that files and folders stand for, each once: files as given, a folder's images sorted by name.
+
+    Args:
+        sources: files and folders. A file that is not there is kept: predicting tells that it cannot be read.
+        out: where outputs will go, which may be none of the folders, or the next run would take masks for photos.
+
+    Raises:
+        DataError: nothing is given, a folder holds no image, or is ``out`` itself.
+    """
+    photos: list[Path] = []
+    for source in map(Path, sources):
+        if not source.is_dir():
+            photos.append(source)
+        elif out is not None and source.resolve() == Path(out).resolve():
+            raise DataError(f"{source}: photos and outputs would share this folder; name another one with --out")
+        else:
+            photos.extend(find_photos(source))
+    if not photos:
+        raise DataError("no photos; name image files or folders of them")
+    return distinct(photos)
+
+
+def distinct(photos: Sequence[Path]) -> list[Path]:
+    """Each photo once, as it is spelt first: ``a/../x.jpg`` is ``x.jpg``."""
+    found: dict[Path, Path] = {}
+    for photo, place in zip(photos, places(photos), strict=True):
+        found.setdefault(place, photo)
+    return list(found.values())
+
+
+def places(photos: Sequence[Path]) -> list[Path]:
+    """The absolute paths by which photos are the same or not. A link keeps its own name: outputs are named by it."""
+    folders = {folder: folder.resolve() for folder in {photo.parent for photo in photos}}
+    return [folders[photo.parent] / photo.name for photo in photos]
+
+
+def refuse_equal_stems(photos: Sequence[Path]) -> None:
+    """Outputs are named by the photo's stem, and none may overwrite another's.
+
+    Raises:
+        DataError: two photos share a stem.
+    """
+    seen: dict[str, Path] = {}
+    for photo in distinct(photos):
+        other = seen.setdefault(photo.stem, photo)
+        if other is not photo:
+            raise DataError(
+                f"{photo} and {other} would both write {photo.stem}_mask.png, or its like; rename one of them, "
+                "or let them write into two folders"
+            )
