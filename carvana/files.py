@@ -1,6 +1,8 @@
 """The one way this library writes a file: beside its place under another name, synced, then renamed.
 
-A reader sees the old file or the new one and never half of either, whenever the writer is killed.
+A reader sees the old file or the new one and never half of either, whenever the writer is killed. The same holds when
+the power fails, but the newest files may then be missing: their bytes are on disk before they get their names, while
+the folder is left to the operating system, since syncing it as well doubles the time that a small file takes.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,22 +19,22 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``; rename it to ``path`` when the block ends well.
+    """Give the path of a new, empty file in the folder of ``path``; rename it to ``path`` when the block ends well.
 
-    The temporary name keeps the suffix, since many writers choose their format by it.
+    The temporary name keeps the suffix, since many writers choose their format by it. The file's mode is what the
+    process's umask leaves of 0666. Threads and processes may write at once, even the same file: the last one wins.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix=final.suffix, dir=final.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = final.parent / f".part-{secrets.token_hex(8)}{final.suffix}"
+    # Not mkstemp, which grants the owner alone: opening it for all leaves the mode to the kernel and the umask.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         _sync(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp grants the owner alone
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
@@ -92,9 +94,3 @@ def _sync(path: Path) -> None:
 
 def _ends_with_newline(descriptor: int) -> bool:
     return os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1) == b"\n"
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
