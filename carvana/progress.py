@@ -28,7 +28,7 @@ class Reporter(Protocol):
         """``steps`` more are done; ``values`` are the numbers to show beside the bar."""
 
     def finish(self, task: str, **values: float) -> None:
-        """The task is over; ``values`` are its last numbers."""
+        """The task is over, done or given up; ``values`` are its last numbers."""
 
 
 class LogReporter:
@@ -58,11 +58,13 @@ class LogReporter:
 
 
 def track(items: Iterable[T], reporter: Reporter, task: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over ``items`` and report each one as a step of ``task``."""
+    """Iterate over ``items`` and report each one as a step of ``task``, which is finished however the loop ends."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     reporter.start(task, total)
-    for item in items:
-        yield item
-        reporter.advance(task)
-    reporter.finish(task)
+    try:
+        for item in items:
+            yield item
+            reporter.advance(task)
+    finally:
+        reporter.finish(task)

@@ -49,6 +49,17 @@ def test_threads_that_write_at_once_leave_the_umask_alone_and_their_files_closed
     assert len(list(tmp_path.iterdir())) == 400
 
 
+def test_writing_never_sets_the_umask_which_belongs_to_all_threads(tmp_path: Path) -> None:
+    called: list[object] = []
+    sys.setprofile(lambda frame, event, argument: called.append(argument) if event == "c_call" else None)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        sys.setprofile(None)
+    assert os.fsync in called
+    assert os.umask not in called
+
+
 def test_folders_are_made(tmp_path: Path) -> None:
     write_json(tmp_path / "a" / "b" / "c.json", {"d": 1})
     assert json.loads((tmp_path / "a" / "b" / "c.json").read_text()) == {"d": 1}
