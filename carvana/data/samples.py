@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def find_samples(
 
     Args:
         root: The data folder: ``train/`` + ``train_masks/``, ``images/`` + ``masks/``, or anything else if ``images``
-            and ``masks`` name its folders.
+            and ``masks`` name its folders. ``~`` is understood in all three.
         images: The folder of photos, absolute or relative to ``root``.
         masks: The folder of masks. A mask belongs to the photo of the same stem, with or without ``_mask``.
         group: A regular expression that is matched against each photo's stem; its group ``group`` (or else its first
@@ -55,17 +55,19 @@ def find_samples(
             other photo is a group of its own.
 
     Raises:
-        DataError: there is no such folder, no photo, or a photo without a mask.
-        ConfigError: ``group`` is no regular expression, or does not match a name.
+        DataError: there is no such folder, no photo, a photo without a mask, or two photos or masks of one stem.
+        ConfigError: ``group`` is no regular expression, does not match a name, or finds no car in it.
 
     Example:
         >>> find_samples("photos")  # doctest: +SKIP
         [Sample(image=PosixPath('photos/train/00087a6bd4dc_01.jpg'), ...]
     """
-    image_folder, mask_folder = _folders(Path(root), images, masks)
+    image_folder, mask_folder = _folders(_path(root), images, masks)
     pattern = _pattern(group)
     photos = find_photos(image_folder)
-    by_stem = {path.stem.removesuffix("_mask"): path for path in _files(mask_folder)}
+    stems = {photo.stem for photo in photos}
+    _by_stem(photos, stems, suffix="")
+    by_stem = _by_stem(_files(mask_folder), stems, suffix="_mask")
     missing = [photo.name for photo in photos if photo.stem not in by_stem]
     if missing:
         raise DataError(
@@ -107,7 +109,7 @@ def _folders(
     if (images is None) != (masks is None):
         raise ConfigError("data.images and data.masks go together: name both folders, or neither")
     if images is not None and masks is not None:
-        return root / images, root / masks
+        return root / _path(images), root / _path(masks)
     for name in registry.layouts.names():
         found: tuple[Path, Path] | None = registry.layouts.load(name)(root)
         if found is not None:
@@ -116,6 +118,30 @@ def _folders(
         f"{root}: holds neither train/ and train_masks/ nor images/ and masks/; "
         "name its folders with --set data.images=... --set data.masks=..."
     )
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` replaced, which no shell does for paths in a recipe."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user: the name is reported with the folder that is missing
+        return Path(path)
+
+
+def _by_stem(files: Iterable[Path], stems: Set[str], *, suffix: str) -> dict[str, Path]:
+    """The files that belong to ``stems``, by stem; two that belong to the same one are refused."""
+    found: dict[str, Path] = {}
+    for path in sorted(files):
+        stem = path.stem.removesuffix(suffix)
+        if stem not in stems:
+            continue
+        if stem in found:
+            raise DataError(
+                f"{path.parent}: {found[stem].name} and {path.name} both stand for the photo {stem!r}; "
+                "rename one of them or move it away"
+            )
+        found[stem] = path
+    return found
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -148,4 +174,9 @@ def _group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, st
             return stem, ""
         raise ConfigError(f"data.group: {pattern.pattern!r} does not match the photo {stem!r}")
     names = match.groupdict()
-    return names.get("group") or match.group(1), names.get("view") or ""
+    car = names["group"] if "group" in names else match.group(1)
+    if not car:
+        raise ConfigError(
+            f"data.group: {match.re.pattern!r} finds no car in the photo {stem!r}; its group is empty there"
+        )
+    return car, names.get("view") or ""

@@ -68,6 +68,50 @@ def test_photos_without_masks_are_counted_and_the_first_is_named(tmp_path: Path)
         find_samples(tmp_path)
 
 
+def test_two_photos_of_one_stem_are_refused_and_both_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "images", "masks", ["a", "b"], "")
+    (tmp_path / "images" / "b.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images: b\.jpg and b\.png both stand for the photo 'b'"):
+        find_samples(tmp_path)
+
+
+@pytest.mark.parametrize("second", ["b.png", "b_mask.gif"])
+def test_two_masks_of_one_photo_are_refused_and_both_are_named(tmp_path: Path, second: str) -> None:
+    make(tmp_path, "images", "masks", ["a", "b"], "_mask")
+    (tmp_path / "masks" / second).write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"masks: (?=.*b_mask\.png)(?=.*b\.png|.*b_mask\.gif).* both stand for the photo 'b'"
+    ):
+        find_samples(tmp_path)
+
+
+def test_masks_that_belong_to_no_photo_do_not_matter(tmp_path: Path) -> None:
+    make(tmp_path, "images", "masks", ["a"], "")
+    for name in ("z.png", "z_mask.png"):
+        (tmp_path / "masks" / name).write_bytes(b"")
+    assert [sample.name for sample in find_samples(tmp_path)] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("pattern", [r"(red)?.*", r"(?P<group>red)?-?(?P<view>\w+)", r"(r?e?d?)b?.*"])
+def test_a_pattern_that_finds_no_car_in_a_name_is_told(tmp_path: Path, pattern: str) -> None:
+    make(tmp_path, "images", "masks", ["blue-front", "red-front"], "")
+    with pytest.raises(ConfigError, match=r"finds no car in the photo 'blue-front'"):
+        find_samples(tmp_path, group=pattern)
+
+
+def test_the_users_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "cars", "images", "masks", ["a"], "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for found in (
+        find_samples("~/cars"),
+        find_samples(tmp_path, images="~/cars/images", masks=Path("~/cars/masks")),
+    ):
+        assert found[0].image == tmp_path / "cars" / "images" / "a.jpg"
+        assert found[0].mask == tmp_path / "cars" / "masks" / "a.png"
+    with pytest.raises(DataError, match="~nobody-of-that-name"):
+        find_samples("~nobody-of-that-name/cars")
+
+
 def test_hidden_files_and_other_files_are_no_photos(tmp_path: Path) -> None:
     for name in ("a.JPG", ".part-b.jpg", "notes.txt", "b.png"):
         (tmp_path / name).write_bytes(b"")
