@@ -150,15 +150,26 @@ def boundary_band(target: ArrayLike, width: int = BOUNDARY_WIDTH) -> NDArray[np.
     return band
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PhotoCounts:
-    """What one photo contributes at every threshold of the grid: the arrays in both fields are (255,).
+    """What one photo contributes at every threshold of the grid, in 4 KB: photos may be many.
 
-    ``band`` counts near the true boundary only, or over the whole photo where the truth has no boundary.
+    Attributes:
+        histograms: (4, 256), pixels at each level: the object's and the background's of the whole photo, then the
+            object's and the background's near the true boundary.
     """
 
-    whole: Confusion
-    band: Confusion
+    histograms: NDArray[np.int32] | NDArray[np.int64]
+
+    @property
+    def whole(self) -> Confusion:
+        """The counts over the whole photo, each field (255,)."""
+        return _at_every_threshold(*self.histograms[:2])
+
+    @property
+    def band(self) -> Confusion:
+        """Those near the true boundary, or over the whole photo where the truth has no boundary."""
+        return _at_every_threshold(*self.histograms[2:])
 
 
 def threshold_counts(
@@ -180,13 +191,13 @@ def threshold_counts(
     """
     graded, true = levels(probabilities), _binary(target)
     _same_shape(graded, true)
-    whole = _at_every_threshold(graded, true)
+    whole = _histograms(graded, true)
     if true.all() or not true.any():
-        return PhotoCounts(whole, whole)
+        return _compact(*whole, *whole)
     window = _surroundings(true, width)
     graded, true = np.ascontiguousarray(graded[window]), np.ascontiguousarray(true[window])
     band = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, _disk(width))
-    return PhotoCounts(whole, _at_every_threshold(graded, true, band))
+    return _compact(*whole, *_histograms(graded, true, band))
 
 
 def levels(probabilities: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -224,7 +235,7 @@ def best_threshold(counts: Sequence[PhotoCounts]) -> float:
     """
     if not counts:
         raise DataError("no photos to choose a threshold on; give at least one with a mask")
-    return float(THRESHOLDS[_summit(np.mean([photo.whole.dice for photo in counts], axis=0))])
+    return float(THRESHOLDS[_summit(_mean_dice(counts))])
 
 
 def cross_fitted_thresholds(
@@ -238,7 +249,6 @@ def cross_fitted_thresholds(
     Returns:
         (N,) in (0, 1).
     """
-    dice_of_photos = np.array([photo.whole.dice for photo in counts])
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2:
         return np.full(len(counts), 0.5)
@@ -246,9 +256,13 @@ def cross_fitted_thresholds(
     fold_of_group = np.empty(len(names), dtype=np.intp)
     fold_of_group[order] = np.arange(len(names)) % folds
     fold = fold_of_group[members]
+    sums = np.zeros((folds, len(THRESHOLDS)))
+    for photo, part in zip(counts, fold, strict=True):
+        sums[part] += photo.whole.dice
     chosen = np.empty(len(counts))
     for part in np.unique(fold):
-        chosen[fold == part] = THRESHOLDS[_summit(dice_of_photos[fold != part].mean(axis=0))]
+        others = np.delete(sums, part, axis=0).sum(axis=0) / np.count_nonzero(fold != part)
+        chosen[fold == part] = THRESHOLDS[_summit(others)]
     return chosen
 
 
@@ -317,20 +331,31 @@ def _disk(radius: int) -> NDArray[np.uint8]:
     return (reach[:, None] ** 2 + reach**2 <= radius**2).astype(np.uint8)
 
 
-def _at_every_threshold(
+def _histograms(
     graded: NDArray[np.uint8], true: NDArray[np.uint8], within: NDArray[np.uint8] | None = None
-) -> Confusion:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The levels of the object's pixels and of the background's."""
     inside, outside = true, true ^ np.uint8(1)
     if within is not None:
         inside, outside = cv2.bitwise_and(inside, within), cv2.bitwise_and(outside, within)
-    foreground, background = _histogram(graded, inside), _histogram(graded, outside)
-    below_foreground, below_background = np.cumsum(foreground)[:-1], np.cumsum(background)[:-1]
+    return _histogram(graded, inside), _histogram(graded, outside)
+
+
+def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.integer]) -> Confusion:
+    below_foreground, below_background = (
+        np.cumsum(histogram, dtype=np.int64)[:-1] for histogram in (foreground, background)
+    )
     return Confusion(
-        true_positives=foreground.sum() - below_foreground,
-        false_positives=background.sum() - below_background,
+        true_positives=foreground.sum(dtype=np.int64) - below_foreground,
+        false_positives=background.sum(dtype=np.int64) - below_background,
         false_negatives=below_foreground,
         true_negatives=below_background,
     )
+
+
+def _compact(*histograms: NDArray[np.int64]) -> PhotoCounts:
+    stacked = np.stack(histograms)
+    return PhotoCounts(stacked.astype(np.int32) if stacked.max() < 2**31 else stacked)
 
 
 def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -344,6 +369,14 @@ def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np
         part[0] = cv2.countNonZero(mask[rows]) - cv2.countNonZero(doubtful)
         total += part
     return total
+
+
+def _mean_dice(counts: Sequence[PhotoCounts]) -> NDArray[np.float64]:
+    """The mean Dice per photo at every threshold, (255,); one photo's curve at a time."""
+    total = np.zeros(len(THRESHOLDS))
+    for photo in counts:
+        total += photo.whole.dice
+    return total / len(counts)
 
 
 def _summit(curve: NDArray[np.float64]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -171,6 +173,14 @@ def test_counts_are_the_same_from_levels_and_from_probabilities() -> None:
     ours, theirs = threshold_counts(probabilities, target), threshold_counts(levels(probabilities), target)
     np.testing.assert_array_equal(ours.whole.dice, theirs.whole.dice)
     np.testing.assert_array_equal(ours.band.iou, theirs.band.iou)
+
+
+def test_counts_of_a_photo_are_small_whatever_its_size() -> None:
+    rng = np.random.default_rng(0)
+    target = blob(rng, 300, 400)
+    counts = [threshold_counts(soft(rng, target), target) for _ in range(2)]
+    assert len(pickle.dumps(counts)) < 2 * 4096 + 1024
+    assert int(counts[0].whole[0].true_positives) + int(counts[0].whole[0].false_negatives) == target.sum()
 
 
 def test_counts_of_a_photo_without_a_car() -> None:
