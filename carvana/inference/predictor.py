@@ -20,6 +20,7 @@ from carvana.data.images import MAX_PIXELS, read_image, resize_image
 from carvana.devices import autocast, resolve_device, resolve_precision
 from carvana.errors import ConfigError, DataError, ModelError
 from carvana.files import digest
+from carvana.inference.precision import precision_of
 from carvana.inference.scale import Scale, network_size
 from carvana.metrics import levels
 
@@ -122,7 +123,14 @@ class Predictor:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """Load the model of a run, a model folder or a hub repository; ``settings`` are the constructor's."""
+        """Load the model of a run, a model folder or a hub repository.
+
+        Args:
+            path: the folder, or the repository's name.
+            settings: the constructor's. Without a precision, that of the run counts: see
+                :func:`carvana.inference.precision.precision_of`.
+        """
+        settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 
     def predict(self, photo: Photo) -> Prediction:
@@ -168,20 +176,34 @@ class Predictor:
         """Send prepared photos of one size through the network together.
 
         Raises:
-            ModelError: the network gives something that is no number.
+            ModelError: the network gives something that is no number, or the memory is too small for it.
         """
-        images = torch.from_numpy(np.stack([photo.image for photo in batch])).to(self.device)
-        with autocast(self.device, self.precision):
-            logits = self.model(images.permute(0, 3, 1, 2))  # the memory stays as it is: this is channels_last
-        probabilities = logits.float().sigmoid()[:, 0].cpu().numpy()
-        if not math.isfinite(float(probabilities.sum())):
+        try:
+            probabilities = self._probabilities(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            height, width = batch[0].image.shape[:2]
             raise ModelError(
-                f"{self.model.spec.arch} gives NaN in {self.precision}; its training may have diverged, "
-                "or numbers overflow: try --precision fp32"
+                f"{self.model.spec.arch} does not fit the memory with {len(batch)} x {height}x{width} pixels (height x "
+                f"width) to see at once; take a smaller scale, such as --scale {height // 2}x{width // 2}"
+            ) from error
+        if not math.isfinite(float(probabilities.sum())):
+            overflow = "; or its numbers overflow: train with train.precision=fp32" if self.precision != "fp32" else ""
+            raise ModelError(
+                f"{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a lower "
+                f"train.lr helps){overflow}"
             )
         return [
             Prediction(small, photo.size, self.threshold) for small, photo in zip(probabilities, batch, strict=True)
         ]
+
+    def _probabilities(self, batch: Sequence[Prepared]) -> NDArray[np.float32]:
+        images = torch.from_numpy(np.stack([photo.image for photo in batch])).to(self.device)
+        with autocast(self.device, self.precision):
+            logits = self.model(images.permute(0, 3, 1, 2))  # the memory stays as it is: this is channels_last
+        probabilities: NDArray[np.float32] = logits.float().sigmoid()[:, 0].cpu().numpy()
+        return probabilities
 
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the photo, as JSON-able values."""
@@ -202,6 +224,13 @@ class Predictor:
     def _batch_pixels(self) -> int:
         # A CPU gains nothing from larger batches; a GPU needs them to fill up.
         return 2**17 if self.device.type == "cpu" else 2**21
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # A CPU's allocator raises a bare RuntimeError: the first words are those of Linux and macOS, then those of Windows.
+    return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
 
 
 def _resize(probabilities: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -9,6 +9,9 @@ from carvana.errors import ConfigError, did_you_mean
 Scale = str | tuple[int, int]
 """``"trained"``, ``"native"``, ``"HEIGHTxWIDTH"`` or (height, width)."""
 
+SMALLEST, LARGEST = 8, 16384
+"""Bounds of either side, in pixels: those of a recipe's data.size."""
+
 
 def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[int, int] | None:
     """Decide to which size photos are brought before the network sees them.
@@ -18,7 +21,7 @@ def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[in
         trained_size: (height, width) of the network's training, None if it saw photos at their own size.
 
     Returns:
-        (height, width), or None for each photo's own size.
+        (height, width), each from 8 to 16384, or None for each photo's own size.
 
     Raises:
         ConfigError: the scale is none of these.
@@ -31,11 +34,14 @@ def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[in
     if scale == "trained":
         return trained_size
     if isinstance(scale, str):
-        match = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*", scale)
+        match = re.fullmatch(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*", scale)
         size: tuple[int, ...] = tuple(int(number) for number in match.groups()) if match else ()
     else:
         size = tuple(scale)
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2 or min(size) < SMALLEST or max(size) > LARGEST:
         hint = did_you_mean(scale, ["trained", "native"]) if isinstance(scale, str) else ""
-        raise ConfigError(f"scale {scale!r} is unknown; expected trained, native or HEIGHTxWIDTH such as 640x960{hint}")
+        raise ConfigError(
+            f"scale {scale!r} cannot be used; expected trained, native or HEIGHTxWIDTH such as 640x960, each side "
+            f"{SMALLEST} to {LARGEST} pixels{hint}"
+        )
     return size[0], size[1]

@@ -162,8 +162,45 @@ def test_a_missing_file_is_named() -> None:
 def test_a_network_that_gives_nan_says_so_instead_of_an_empty_mask() -> None:
     model = segmenter()
     nn.init.constant_(model.network.gain, float("nan"))
-    with pytest.raises(ModelError, match="gives NaN"):
-        Predictor(model).predict(photo())
+    with pytest.raises(ModelError, match=r"gives NaN in bf16: .*train\.precision=fp32"):
+        Predictor(model, precision="bf16").predict(photo())
+    with pytest.raises(ModelError, match=r"gives NaN in fp32: .*a lower train\.lr") as error:
+        Predictor(model, precision="fp32").predict(photo())
+    assert "precision=" not in str(error.value)
+
+
+class Greedy(nn.Module):
+    """Wants a million terabytes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.empty(2**60, dtype=torch.uint8, device=images.device)
+
+
+class Broken(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise self.error
+
+
+def test_a_network_that_does_not_fit_the_memory_is_one_line_with_its_size() -> None:
+    with pytest.raises(ModelError, match=r"1 x 640x960 pixels .*--scale 320x480$") as error:
+        Predictor(segmenter(Greedy()), scale="640x960").predict(photo())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "mended"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_only_a_want_of_memory_is_mended_by_a_smaller_scale(error: Exception, mended: bool) -> None:
+    network = Broken()
+    network.error = error  # type: ignore[assignment]
+    with pytest.raises(ModelError if mended else RuntimeError, match="--scale" if mended else "cannot be multiplied"):
+        Predictor(segmenter(network)).predict(photo())
 
 
 def test_what_cannot_make_one_mask_is_refused() -> None:

@@ -1,0 +1,36 @@
+"""In which precision a run's masks and numbers come out again as its training left them."""
+
+from __future__ import annotations
+
+import os
+
+from carvana.devices import describe, resolve_device
+from carvana.run import Run
+
+
+def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
+    """The precision to use a run in, as ``carvana.devices`` names it.
+
+    On the machine that trained it a run keeps its precision, and fp32 everywhere: it may have been chosen because the
+    network's numbers overflow in less. Another machine takes what it is quick in.
+
+    Args:
+        path: a run; of all else nothing is known, and it is "auto".
+        device: auto, cpu or cuda.
+
+    Raises:
+        ConfigError: there is no such device here.
+        RunError: the run's records cannot be read.
+
+    >>> precision_of("no such run")
+    'auto'
+    """
+    run = Run(path)
+    if not run.config_path.is_file():
+        return "auto"
+    record = run.read_record()
+    # A fit that was interrupted has not recorded what "auto" was; it is the same again on the same machine.
+    precision = str(record.get("precision") or run.read_config().train.precision)
+    if precision == "fp32" or record.get("machine") == describe(resolve_device(device)):
+        return precision
+    return "auto"
