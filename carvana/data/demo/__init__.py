@@ -13,6 +13,6 @@ the room itself (a round white wall with large grey lettering, a grey foot, a tu
 from __future__ import annotations
 
 from carvana.data.demo.photo import VIEWS, draw_photo
-from carvana.data.demo.write import car_id, write_demo
+from carvana.data.demo.write import VERSION, car_id, write_demo
 
-__all__ = ["VIEWS", "car_id", "draw_photo", "write_demo"]
+__all__ = ["VERSION", "VIEWS", "car_id", "draw_photo", "write_demo"]

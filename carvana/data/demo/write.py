@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from carvana.data.demo.camera import FULL
 from carvana.data.demo.photo import VIEWS, draw_photo
-from carvana.data.images import image_size, write_image
+from carvana.data.demo.workers import run_chunks
+from carvana.data.images import image_size, write_image, write_palette_mask
+from carvana.devices import cpu_count
 from carvana.errors import CarvanaError, DataError
-from carvana.files import atomic_path, digest, write_json
+from carvana.files import digest, write_json
 from carvana.progress import LogReporter, Reporter
 
 VERSION = 1
-"""Raised when equal parameters begin to give other pictures."""
+"""Raised when equal parameters begin to give other pictures; part of the name of folders that keep a demo."""
 _QUALITY = 90
 _TASK = "drawing demo cars"
 _CHUNK = 4  # views a process draws in one go: it builds their car once
@@ -102,10 +97,13 @@ def write_demo(
     missing = [photo for photo in photos if not _is_whole(photo)]
     if missing:
         reporter.start(_TASK, len(photos))
-        reporter.advance(_TASK, len(photos) - len(missing))
-        for steps in _draw_all(missing, workers or _cores()):
-            reporter.advance(_TASK, steps)
-        reporter.finish(_TASK)
+        try:
+            reporter.advance(_TASK, len(photos) - len(missing))
+            with closing(run_chunks(_draw_one, _chunks(missing), workers=workers or cpu_count())) as drawn:
+                for steps in drawn:
+                    reporter.advance(_TASK, steps)
+        finally:
+            reporter.finish(_TASK)
     if missing or not (root / "demo.json").exists() or json.loads((root / "demo.json").read_text()) != manifest:
         write_json(root / "demo.json", manifest)
     return root
@@ -145,55 +143,20 @@ def _is_whole(photo: _Photo) -> bool:
     return len(there) == 2
 
 
-def _draw_all(photos: list[_Photo], workers: int) -> Iterator[int]:
-    """Draw and write, and yield how many were done, again and again."""
+def _chunks(photos: list[_Photo]) -> list[list[_Photo]]:
     by_car: dict[int, list[_Photo]] = {}
     for photo in photos:
         by_car.setdefault(photo.car, []).append(photo)
-    chunks = [group[k : k + _CHUNK] for group in by_car.values() for k in range(0, len(group), _CHUNK)]
-    workers = min(workers, len(chunks))
-    if workers == 1:
-        for chunk in chunks:
-            for photo in chunk:
-                _draw_one(photo)
-                yield 1
-        return
-    # A process forked from one that has run torch or OpenCV threads may hang: start afresh.
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    )
-    try:
-        for done in as_completed([pool.submit(_draw_chunk, chunk) for chunk in chunks]):
-            yield done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _draw_chunk(chunk: list[_Photo]) -> int:
-    for photo in chunk:
-        _draw_one(photo)
-    return len(chunk)
+    return [group[k : k + _CHUNK] for group in by_car.values() for k in range(0, len(group), _CHUNK)]
 
 
 def _draw_one(photo: _Photo) -> None:
     image, mask = draw_photo(photo.car, photo.view, seed=photo.seed, size=photo.size)
     if not photo.mask.exists():
-        _write_gif(photo.mask, mask)
+        write_palette_mask(photo.mask, mask)
     if not photo.image.exists():
         write_image(photo.image, image, quality=_QUALITY)
 
 
-def _write_gif(path: Path, mask: NDArray[np.uint8]) -> None:
-    """A GIF whose palette indices are the mask's 0 and 1, shown black and white, as the competition's are."""
-    picture = Image.fromarray(mask)
-    picture.putpalette([0, 0, 0, 255, 255, 255])
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="GIF", optimize=False)
-
-
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
