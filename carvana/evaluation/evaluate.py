@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import read_image, read_mask
+from carvana.data.images import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.shelf import Shelf
@@ -146,7 +146,7 @@ class _Labelled:
 def _read(predictor: Predictor, sample: Sample) -> tuple[_Labelled, Prepared]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
-    image, mask = read_image(sample.image), read_mask(sample.mask)
+    image, mask = predictor.read(sample.image), read_mask(sample.mask, max_pixels=predictor.max_pixels)
     if image.shape[:2] != mask.shape:
         height, width = image.shape[:2]
         raise DataError(

@@ -8,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.archs.segmenter import Segmenter
+from carvana.archs.storage import WEIGHTS
 from carvana.data.images import read_image, read_mask
 from carvana.data.samples import Sample
+from carvana.errors import RunError
+from carvana.evaluation.choose import choose_samples
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.pictures import contact_sheet, curves, worst_photos
 from carvana.evaluation.shelf import mask_path
+from carvana.files import file_digest
 from carvana.inference.overlay import overlay
 from carvana.inference.predictor import Predictor
 from carvana.progress import LogReporter, Reporter
@@ -50,13 +54,45 @@ def evaluate_run(
     """
     predictor = Predictor(model, device=device, precision=precision)
     evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
+    _keep(run, model, samples, evaluation, reporter)
+    return evaluation
+
+
+def finish_run(
+    run: Run, *, device: str = "auto", workers: int | None = None, reporter: Reporter | None = None
+) -> Evaluation:
+    """Do for a fit that was interrupted what its end would have done with the best network so far.
+
+    Args:
+        run: a run without ``evaluation.json``; what is written is told at :func:`evaluate_run`.
+        device: auto, cpu or cuda.
+        workers: threads that read, and as many that count.
+        reporter: told of the progress.
+
+    Raises:
+        RunError: the fit is under way and has found a better network meanwhile, which must not be overwritten.
+        DataError, ModelError: the photos or the network are not there.
+    """
+    weights = run.model_path / WEIGHTS
+    before = file_digest(weights) if weights.is_file() else None
+    samples = choose_samples(run.path, reporter=reporter)
+    predictor = Predictor.from_pretrained(run.path, device=device)
+    evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
+    if file_digest(weights) != before:
+        raise RunError(f"{run.path}: its network changed meanwhile: the fit goes on, and evaluates it at its end")
+    _keep(run, predictor.model, samples, evaluation, reporter)
+    return evaluation
+
+
+def _keep(
+    run: Run, model: Segmenter, samples: Sequence[Sample], evaluation: Evaluation, reporter: Reporter | None
+) -> None:
     model.with_spec(threshold=evaluation.threshold)
     numbers = evaluation.to_json()
     interval = {"dice_ci95": numbers["dice_ci95"]} if evaluation.dice_ci95 else {}
     model.save_pretrained(run.model_path, metrics={name: numbers[name] for name in _ON_CARD} | interval)
     run.write_evaluation(numbers)
     draw_pictures(run, evaluation, samples, reporter=reporter)
-    return evaluation
 
 
 def draw_pictures(

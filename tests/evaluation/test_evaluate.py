@@ -145,6 +145,12 @@ def test_a_photo_without_a_mask_is_named(samples: list[Sample]) -> None:
         evaluate(predictor(), [*samples, lonely])
 
 
+def test_photos_larger_than_the_predictor_takes_are_refused(samples: list[Sample]) -> None:
+    with pytest.raises(DataError, match=r"a_01\.png"):
+        evaluate(predictor(max_pixels=1000), samples)
+    assert len(evaluate(predictor(max_pixels=72 * 96), samples).photos) == 12
+
+
 def test_a_mask_of_another_size_is_named_with_both_sizes(samples: list[Sample]) -> None:
     write_mask(samples[3].mask, np.ones((70, 96), np.uint8))  # type: ignore[arg-type]
     with pytest.raises(DataError, match=rf"{samples[3].mask.name}: 96 x 70 .*96 x 72") as error:  # type: ignore[union-attr]

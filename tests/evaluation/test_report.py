@@ -7,12 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
+from carvana.config import FitConfig
 from carvana.data.images import read_mask, write_image, write_mask
-from carvana.data.samples import Sample
-from carvana.evaluation.report import evaluate_run
+from carvana.data.samples import Sample, find_samples
+from carvana.data.splits import Split, write_split
+from carvana.errors import RunError
+from carvana.evaluation.report import evaluate_run, finish_run
 from carvana.inference.predictor import Predictor
+from carvana.progress import LogReporter
 from carvana.run import Run
 
 
@@ -57,3 +62,27 @@ def test_a_run_keeps_numbers_threshold_masks_and_pictures(tmp_path: Path, sample
         np.testing.assert_array_equal(mask, read_mask(sample.mask))  # type: ignore[arg-type]
         np.testing.assert_array_equal(mask, again.predict(sample.image).mask)
     assert "1.00000" in (run.model_path / "README.md").read_text()
+
+
+def test_a_fit_that_goes_on_keeps_its_better_network(tmp_path: Path, tiny_data: Path) -> None:
+    run = Run.create(tmp_path / "run", arch="unet-ref")
+    run.write_config(FitConfig().replace({"arch": "unet-ref", "data.root": str(tiny_data)}))
+    found = find_samples(tiny_data)
+    write_split(run.split_path, Split(tuple(found[4:]), tuple(found[:4])))
+    torch.manual_seed(0)
+    model = create_model("unet-ref", width=2).with_spec(trained_size=(16, 16))
+    model.save_pretrained(run.model_path)
+
+    class Training(LogReporter):
+        """Saves a better network when the evaluation is half through."""
+
+        def advance(self, task: str, steps: int = 1, **values: float) -> None:
+            nn.init.constant_(model.network.head.bias, 0.5)
+            model.save_pretrained(run.model_path)
+
+    with pytest.raises(RunError, match="network changed meanwhile"):
+        finish_run(run, device="cpu", reporter=Training())
+    assert not run.evaluation_path.exists()
+    assert Segmenter.from_pretrained(run.path).network.head.bias.item() == 0.5
+    finish_run(run, device="cpu")
+    assert run.read_evaluation()["images"] == 4
