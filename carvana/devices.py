@@ -72,7 +72,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def cpu_count() -> int:
-    """The processor cores that this process may use, which containers make fewer than the machine has."""
+    """The processor cores that this process may run on, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

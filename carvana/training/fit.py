@@ -105,11 +105,13 @@ def build_model(
     """The network of a recipe, with its first weights."""
     weights = "none" if init is not None else config.model.encoder_weights
     model = create_model(
-        config.arch, classes=config.model.classes, encoder_weights=weights, options=config.model.options
+        config.arch,
+        classes=config.model.classes,
+        encoder_weights=weights,
+        options=config.model.options,
+        reporter=reporter,
     )
     if init is None:
-        if reporter is not None and model.spec.init.startswith("auto: random"):
-            reporter.warn(f"{config.arch}: {model.spec.init.removeprefix('auto: ')}")
         return model
     return _with_weights(model, init)
 
