@@ -56,14 +56,24 @@ def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-@pytest.mark.parametrize("moment", ["processes start", "they draw"])
+def started(writer: subprocess.Popen[str]) -> bool:
+    return len(members(writer.pid)) == 4  # this one, two workers, Python's tracker of resources
+
+
+def importing(writer: subprocess.Popen[str]) -> bool:
+    maps = [Path(f"/proc/{process}/maps").read_text() for process in members(writer.pid) if process != writer.pid]
+    return len(maps) == 3 and any("_multiarray_umath" in loaded for loaded in maps)
+
+
+def drawing(writer: subprocess.Popen[str]) -> bool:
+    return len(list(Path(f"/proc/{writer.pid}/cwd").glob("demo/train/[!.]*"))) >= 3
+
+
+@pytest.mark.parametrize("moment", [started, importing, drawing])
 def test_ctrl_c_ends_all_processes_without_a_word_from_the_workers(
-    writer: subprocess.Popen[str], moment: str, tmp_path: Path
+    writer: subprocess.Popen[str], moment: Callable[[subprocess.Popen[str]], bool], tmp_path: Path
 ) -> None:
-    if moment == "they draw":
-        wait_until(lambda: len(list(tmp_path.glob("demo/train/[!.]*"))) >= 3)
-    else:
-        wait_until(lambda: len(members(writer.pid)) == 4)  # this one, two workers, Python's tracker of resources
+    wait_until(lambda: moment(writer))
     os.killpg(writer.pid, signal.SIGINT)
     told = writer.communicate(timeout=30)[1]
     assert writer.returncode == -signal.SIGINT
@@ -78,8 +88,8 @@ def test_ctrl_c_ends_all_processes_without_a_word_from_the_workers(
             picture.load()
 
 
-def test_workers_do_not_outlive_a_parent_that_is_killed(writer: subprocess.Popen[str], tmp_path: Path) -> None:
-    wait_until(lambda: len(list(tmp_path.glob("demo/train/[!.]*"))) >= 3)
+def test_workers_do_not_outlive_a_parent_that_is_killed(writer: subprocess.Popen[str]) -> None:
+    wait_until(lambda: drawing(writer))
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     wait_until(lambda: not members(writer.pid))
