@@ -17,15 +17,9 @@ from carvana.errors import DataError
 from carvana.evaluation.shelf import Shelf
 from carvana.inference.predictor import Prediction, Predictor, Prepared
 from carvana.inference.stream import ordered_map, run_batches
-from carvana.metrics import (
-    PhotoCounts,
-    best_threshold,
-    bootstrap_interval,
-    cross_fitted_thresholds,
-    threshold_counts,
-    threshold_index,
-)
+from carvana.metrics import bootstrap_interval
 from carvana.progress import LogReporter, Reporter, track
+from carvana.thresholds import PhotoCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
 
 
 @dataclass(frozen=True)

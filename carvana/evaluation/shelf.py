@@ -16,8 +16,8 @@ from carvana.data.images import write_mask
 from carvana.data.samples import Sample
 from carvana.inference.photos import refuse_equal_stems
 from carvana.inference.stream import ordered_map
-from carvana.metrics import threshold_index
 from carvana.progress import Reporter, track
+from carvana.thresholds import threshold_index
 
 
 def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
@@ -54,7 +54,7 @@ class Shelf:
             yield cls(folder, Path(waiting))
 
     def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
-        """Keep one photo's levels (H, W): see :func:`carvana.metrics.levels`. Safe in any thread."""
+        """Keep one photo's levels (H, W): see :func:`carvana.thresholds.levels`. Safe in any thread."""
         shape = np.array(graded.shape, np.int64).tobytes()
         self._place(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
 

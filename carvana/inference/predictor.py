@@ -22,7 +22,7 @@ from carvana.errors import ConfigError, DataError, ModelError
 from carvana.files import digest
 from carvana.inference.precision import precision_of
 from carvana.inference.scale import Scale, network_size
-from carvana.metrics import levels
+from carvana.thresholds import levels
 
 Photo = str | os.PathLike[str] | NDArray[np.uint8]
 """A path, or uint8 (H, W, 3) RGB."""
@@ -64,7 +64,7 @@ class Prediction:
     def levels(self) -> NDArray[np.uint8]:
         """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
 
-        It holds for each t that is a multiple of 1/256: see :func:`carvana.metrics.levels`.
+        It holds for each t that is a multiple of 1/256: see :func:`carvana.thresholds.levels`.
         """
         return levels(self.probabilities)
 

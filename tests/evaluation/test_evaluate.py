@@ -17,7 +17,8 @@ from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.inference.predictor import Predictor
-from carvana.metrics import THRESHOLDS, boundary_dice, dice, iou, pixel_accuracy
+from carvana.metrics import boundary_dice, dice, iou, pixel_accuracy
+from carvana.thresholds import THRESHOLDS
 
 
 class Brightness(nn.Module):

@@ -13,7 +13,8 @@ from carvana.archs.spec import ModelSpec
 from carvana.data.images import write_image
 from carvana.errors import ConfigError, DataError, ModelError
 from carvana.inference.predictor import Predictor
-from carvana.metrics import THRESHOLDS, dice
+from carvana.metrics import dice
+from carvana.thresholds import THRESHOLDS
 
 
 class Brightness(nn.Module):

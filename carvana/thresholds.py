@@ -1,0 +1,194 @@
+"""How good the masks of a photo's probabilities are at every threshold at once, and which threshold to take.
+
+Thresholds lie on a grid of 1/256. A probability's *level* is the number of grid thresholds below it, so a histogram of
+levels knows the mask ``probability > threshold`` of every grid threshold exactly, 0.5 included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from carvana.errors import DataError
+from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, surroundings
+
+THRESHOLDS: NDArray[np.float64] = np.arange(1, 256) / 256
+"""The grid: 1/256, 2/256, ..., 255/256."""
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoCounts:
+    """What one photo contributes at every threshold of the grid, in 4 KB: photos may be many.
+
+    Attributes:
+        histograms: (4, 256), pixels at each level: the object's and the background's of the whole photo, then the
+            object's and the background's near the true boundary.
+    """
+
+    histograms: NDArray[np.int32] | NDArray[np.int64]
+
+    @property
+    def whole(self) -> Confusion:
+        """The counts over the whole photo, each field (255,)."""
+        return _at_every_threshold(*self.histograms[:2])
+
+    @property
+    def band(self) -> Confusion:
+        """Those near the true boundary, or over the whole photo where the truth has no boundary."""
+        return _at_every_threshold(*self.histograms[2:])
+
+
+def threshold_counts(
+    probabilities: NDArray[np.floating] | NDArray[np.uint8], target: ArrayLike, *, width: int = BOUNDARY_WIDTH
+) -> PhotoCounts:
+    """Compare one photo's probabilities with its true mask at all thresholds in one pass.
+
+    Args:
+        probabilities: (H, W), floats in [0, 1], or the levels that :func:`levels` makes of them.
+        target: the true mask (H, W).
+        width: of the boundary band on either side, in pixels.
+
+    Raises:
+        DataError: the shapes differ.
+
+    >>> counts = threshold_counts(np.array([[0.9, 0.6, 0.2]]), [[1, 0, 0]])
+    >>> float(counts.whole.dice[threshold_index(0.5)]), float(counts.whole.dice[threshold_index(0.75)])
+    (0.6666666666666666, 1.0)
+    """
+    graded, true = levels(probabilities), as_binary(target)
+    check_same_shape(graded, true)
+    whole = _histograms(graded, true)
+    if true.all() or not true.any():
+        return _compact(*whole, *whole)
+    window = surroundings(true, width)
+    graded, true = np.ascontiguousarray(graded[window]), np.ascontiguousarray(true[window])
+    band = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, disk(width))
+    return _compact(*whole, *_histograms(graded, true, band))
+
+
+def levels(probabilities: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Count the grid thresholds below each probability: 8 bits that keep ``probability > threshold`` exact on the grid.
+
+    Args:
+        probabilities: float32 in [0, 1]; or uint8, taken to be levels already and handed back.
+
+    >>> levels(np.array([0.0, 0.5, 0.50001, 1.0]))
+    array([  0, 127, 128, 255], dtype=uint8)
+    """
+    if probabilities.dtype == np.uint8:
+        return probabilities  # type: ignore[return-value]
+    # A hair less than 256: truncation then gives ceil(256 p) - 1, exactly, for every float32 p in (0, 1].
+    scaled = np.multiply(probabilities, np.float32(256 * (1 - 2**-24)), dtype=np.float32)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)  # interpolation leaves [0, 1] by a rounding at times
+
+
+def threshold_index(threshold: float) -> int:
+    """The place on the grid that is nearest to ``threshold``.
+
+    >>> float(THRESHOLDS[threshold_index(0.5)])
+    0.5
+    """
+    return int(np.clip(round(threshold * 256), 1, 255)) - 1
+
+
+def best_threshold(counts: Sequence[PhotoCounts]) -> float:
+    """The threshold of the grid with the highest mean Dice per photo.
+
+    Where many do equally well, it is the middle of that plateau, and of several plateaus the one nearest 0.5.
+
+    Raises:
+        DataError: there are no photos.
+    """
+    if not counts:
+        raise DataError("no photos to choose a threshold on; give at least one with a mask")
+    return float(THRESHOLDS[_summit(_mean_dice(counts))])
+
+
+def cross_fitted_thresholds(
+    counts: Sequence[PhotoCounts], groups: Sequence[str], *, folds: int = 5, seed: int = 0
+) -> NDArray[np.float64]:
+    """For each photo the threshold that is best on other groups (cars), so that the choice cannot flatter its score.
+
+    The groups are dealt out to ``folds`` parts, and each part's threshold is chosen on the others (cross-fitting:
+    Chernozhukov et al. 2018, https://doi.org/10.1111/ectj.12097). One group leaves nothing to choose on: 0.5 for all.
+
+    Returns:
+        (N,) in (0, 1).
+    """
+    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        return np.full(len(counts), 0.5)
+    order = np.random.default_rng(seed).permutation(len(names))
+    fold_of_group = np.empty(len(names), dtype=np.intp)
+    fold_of_group[order] = np.arange(len(names)) % folds
+    fold = fold_of_group[members]
+    sums = np.zeros((folds, len(THRESHOLDS)))
+    for photo, part in zip(counts, fold, strict=True):
+        sums[part] += photo.whole.dice
+    chosen = np.empty(len(counts))
+    for part in np.unique(fold):
+        others = np.delete(sums, part, axis=0).sum(axis=0) / np.count_nonzero(fold != part)
+        chosen[fold == part] = THRESHOLDS[_summit(others)]
+    return chosen
+
+
+def _histograms(
+    graded: NDArray[np.uint8], true: NDArray[np.uint8], within: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The levels of the object's pixels and of the background's."""
+    inside, outside = true, true ^ np.uint8(1)
+    if within is not None:
+        inside, outside = cv2.bitwise_and(inside, within), cv2.bitwise_and(outside, within)
+    return _histogram(graded, inside), _histogram(graded, outside)
+
+
+def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.integer]) -> Confusion:
+    below_foreground, below_background = (
+        np.cumsum(histogram, dtype=np.int64)[:-1] for histogram in (foreground, background)
+    )
+    return Confusion(
+        true_positives=foreground.sum(dtype=np.int64) - below_foreground,
+        false_positives=background.sum(dtype=np.int64) - below_background,
+        false_negatives=below_foreground,
+        true_negatives=below_background,
+    )
+
+
+def _compact(*histograms: NDArray[np.int64]) -> PhotoCounts:
+    stacked = np.stack(histograms)
+    return PhotoCounts(stacked.astype(np.int32) if stacked.max() < 2**31 else stacked)
+
+
+def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    total = np.zeros(256, dtype=np.int64)
+    step = max(1, 2**23 // max(1, graded.shape[1]))  # OpenCV counts in float32, which is exact up to 2**24
+    for start in range(0, graded.shape[0], step):
+        rows = slice(start, start + step)
+        # Most pixels are level 0, and adding to one place again and again is slow: those are counted apart.
+        doubtful = cv2.bitwise_and(mask[rows], (graded[rows] > 0).view(np.uint8))
+        part = cv2.calcHist([graded[rows]], [0], doubtful, [256], [0, 256]).ravel().astype(np.int64)
+        part[0] = cv2.countNonZero(mask[rows]) - cv2.countNonZero(doubtful)
+        total += part
+    return total
+
+
+def _mean_dice(counts: Sequence[PhotoCounts]) -> NDArray[np.float64]:
+    """The mean Dice per photo at every threshold, (255,); one photo's curve at a time."""
+    total = np.zeros(len(THRESHOLDS))
+    for photo in counts:
+        total += photo.whole.dice
+    return total / len(counts)
+
+
+def _summit(curve: NDArray[np.float64]) -> int:
+    """Where a curve over the grid is highest: the middle of a plateau, of several the one nearest 0.5."""
+    high = np.flatnonzero(curve >= curve.max() - 1e-12)
+    plateaus = np.split(high, np.flatnonzero(np.diff(high) > 1) + 1)
+    centre = threshold_index(0.5)
+    middles = [(plateau[0] + plateau[-1]) / 2 for plateau in plateaus]
+    middle = min(middles, key=lambda place: abs(place - centre))
+    return int(np.ceil(middle) if middle < centre else np.floor(middle))
