@@ -1,4 +1,4 @@
-"""Metrics against smp.metrics, against brute-force definitions and against arithmetic done by hand."""
+"""Counts at all thresholds, and the choice among them, against brute force and arithmetic done by hand."""
 
 from __future__ import annotations
 
