@@ -17,10 +17,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from carvana.entry import Plugin
 from carvana.errors import CarvanaError
 from carvana.registry import Registry, registry
 
@@ -29,25 +29,6 @@ if TYPE_CHECKING:
 
 GROUP = "carvana.plugins"
 VARIABLE = "CARVANA_PLUGINS"
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One plugin, loaded or broken.
-
-    Attributes:
-        name: The name of its entry point.
-        package: The distribution that brings it.
-        version: The version of that distribution.
-        adds: The names that it registered, by catalog (``{"archs": ("segnet",)}``); empty if broken.
-        error: Why it is broken, in one line; None if it is not.
-    """
-
-    name: str
-    package: str
-    version: str
-    adds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    error: str | None = None
 
 
 def plugins() -> list[Plugin]:

@@ -8,61 +8,17 @@ and what this library brings itself is the first of them (``carvana.plugins``).
 from __future__ import annotations
 
 import fnmatch
-import importlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
+from carvana.entry import Entry, NamesFunction, Plugin, Target, check_target, resolve
 from carvana.errors import CarvanaError, UnknownNameError, did_you_mean
 
-if TYPE_CHECKING:
-    from carvana.plugins import Plugin
-
-Target = str | Callable[..., Any]
-"""A ``"module:attribute"`` string, imported when it is needed, or the object itself."""
-
-NamesFunction = Callable[[str, str], Iterable[str]]
-"""``names(family, pattern)``: the names in ``family`` ("unet/*") that may match ``pattern``.
-
-A returned name may itself hold wildcards: it is then a rule, shown as it stands ("unet/tu-*"), and every name that fits
-it is known. The function may raise UnknownNameError where it can tell why one name cannot be.
-"""
-
 _SCRIPT = ("script", "")  # the source, and its version, of what no plugin registers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One name and what stands behind it.
-
-    Attributes:
-        name: What the user writes; a family as registered ends with ``/*``.
-        target: Where the object is.
-        summary: One line for listings.
-        source: The distribution that registered it, ``"script"`` for the user's own code.
-        version: The version of that distribution, empty for ``"script"``.
-        family: The family that a concrete name belongs to, such as ``"unet/*"``; None for a name of its own.
-        names: What lists the names of a family; None where any name with the prefix is right.
-    """
-
-    name: str
-    target: Target
-    summary: str = ""
-    source: str = "script"
-    version: str = ""
-    family: str | None = None
-    names: str | NamesFunction | None = None
-
-    def load(self) -> Any:
-        """Import the target and return it.
-
-        Raises:
-            CarvanaError: the module cannot be imported or lacks the attribute.
-        """
-        return _resolve(self.target, f"'{self.name}' (from {self.source})")
 
 
 class Catalog:
@@ -108,9 +64,9 @@ class Catalog:
         """
         self._before_use()
         _check_name(name)
-        _check_target(target)
+        check_target(target)
         if names is not None:
-            _check_target(names)
+            check_target(names)
         taken = self._entries.get(name)
         if taken and not replace:
             owner = f"{taken.source} {taken.version}".rstrip()
@@ -186,9 +142,7 @@ class Catalog:
     def _members(self, family: Entry, pattern: str) -> Iterable[str]:
         if family.names is None:
             return [family.name]
-        return list(
-            _resolve(family.names, f"the names of '{family.name}' (from {family.source})")(family.name, pattern)
-        )
+        return list(resolve(family.names, f"the names of '{family.name}' (from {family.source})")(family.name, pattern))
 
     def _why_unknown(self, name: str) -> str:
         prefix = name.rstrip("/*")
@@ -209,10 +163,11 @@ class Registry:
     """The catalogs, and the plugins that filled them.
 
     Args:
-        loader: Called once, before the first look-up, to register what there is; what it returns is ``plugins``.
+        loader: A function, or where it is (``"module:function"``). It is called once, before the first look-up, to
+            register what there is; what it returns is ``plugins``.
     """
 
-    def __init__(self, loader: Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
+    def __init__(self, loader: str | Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
         self.archs = Catalog("architecture", self._load)
         self.losses = Catalog("loss", self._load)
         self.augments = Catalog("augmentation", self._load)
@@ -268,20 +223,14 @@ class Registry:
             loader, self._loader = self._loader, None
             try:
                 with self.registering(*_SCRIPT):
-                    self._plugins = tuple(loader(self))
+                    self._plugins = tuple(resolve(loader, "the loader of plugins")(self))
             except BaseException:  # an interrupt: the next look-up begins anew
                 self._loader = loader
                 raise
             self._ready = True
 
 
-def _load_plugins(registry: Registry) -> Sequence[Plugin]:
-    from carvana.plugins import load_plugins  # not above: plugins.py stands on this module
-
-    return load_plugins(registry)
-
-
-registry = Registry(_load_plugins)
+registry = Registry("carvana.plugins:load_plugins")  # a string, since plugins.py stands on this module
 
 
 def _check_name(name: str) -> None:
@@ -290,25 +239,6 @@ def _check_name(name: str) -> None:
         raise CarvanaError(
             f"'{name}' cannot be a name: use letters, digits and - _ . /, and wildcards only as the '/*' of a family"
         )
-
-
-def _check_target(target: Target) -> None:
-    if callable(target) or (isinstance(target, str) and re.fullmatch(r"[\w.]+:[\w.]+", target)):
-        return
-    raise CarvanaError(f"a target must be 'module:attribute' or a callable, got {target!r}")
-
-
-def _resolve(target: Target, what: str) -> Any:
-    if not isinstance(target, str):
-        return target
-    module, _, attribute = target.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise CarvanaError(f"{what} cannot be loaded from '{target}': {type(error).__name__}: {error}") from error
-    return found
 
 
 def _is_rule(name: str) -> bool:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from carvana.archs.names import DPT_EXAMPLE
+from carvana.entry import Entry
 from carvana.errors import UnknownNameError, did_you_mean
-from carvana.registry import Entry, registry
+from carvana.registry import registry
 
 _WILDCARDS = "*?["
 

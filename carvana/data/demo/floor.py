@@ -5,17 +5,13 @@ All of it varies slowly, so it is computed on every eighth pixel and multiplied 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
 from carvana.data.demo.camera import Camera, Pose
 from carvana.data.demo.shape import Shape
+from carvana.data.demo.studio import Studio
 from carvana.data.demo.surface import Floats
-
-if TYPE_CHECKING:
-    from carvana.data.demo.studio import Studio
 
 _COARSE = 8
 

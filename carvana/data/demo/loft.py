@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.demo.measures import Measures
 from carvana.data.demo.surface import Floats, Quads, grid_quads, smooth_curve
-
-if TYPE_CHECKING:
-    from carvana.data.demo.shape import Shape
 
 
 class Lower:
@@ -23,7 +20,7 @@ class Lower:
 
     _STEPS = np.linspace(0, 1, 201)
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Measures) -> None:
         self.shape = shape
         v, rake = self._STEPS, shape.rake
         self._rise = smooth_curve(v, [(0, 0), (0.12, 0.05), (0.5, 0.5), (0.8, 0.84), (0.93, 0.965), (1, 1)])
@@ -154,8 +151,9 @@ class Cabin:
 
     _STEPS = np.linspace(0, 1, 101)
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Measures, lower: Lower) -> None:
         self.shape = shape
+        self.lower = lower
         s = self._STEPS
         self._rise = smooth_curve(s, [(0, 0), (0.5, 0.49), (0.85, 0.86), (0.95, 0.96), (1, 1)])
         self._in = smooth_curve(s, [(0, 0), (0.5, 0.42), (0.85, 0.78), (0.94, 0.90), (1, 1.1)])
@@ -191,7 +189,7 @@ class Cabin:
         cos, sin = np.cos(phi), np.sin(phi)
         x = (front + rear) / 2 + (front - rear) / 2 * np.sign(cos) * np.abs(cos) ** (2 / power)
         y = half * np.sign(sin) * np.abs(sin) ** (2 / power)
-        belt = c.lower.shoulder(x) - 0.01
+        belt = self.lower.shoulder(x) - 0.01
         z = belt + (self.roof(x) - belt) * np.interp(low, self._STEPS, self._rise)
         across = 2.0 - np.maximum(s, 1.0)
         crown = 0.065 * _ease(1.02 * (c.roof_front - x) / 0.6) * _ease((x - c.roof_rear) / 0.6)

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.demo.backdrop import paint_studio
 from carvana.data.demo.body import car_box, paint_car
 from carvana.data.demo.camera import FULL, Camera, Pose, view_angle
 from carvana.data.demo.car import Car, build_car
 from carvana.data.demo.light import Lamps
 from carvana.data.demo.scene import Scene
-from carvana.data.demo.studio import Studio, draw_studio, paint_studio
+from carvana.data.demo.studio import Studio, draw_studio
 from carvana.errors import DataError
 
 VIEWS = 16

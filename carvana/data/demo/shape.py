@@ -5,12 +5,12 @@ The car's frame: x forward, y to the car's left, z up, metres, the origin on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from carvana.data.demo.loft import Cabin, Lower
+from carvana.data.demo.measures import Measures
 
 KINDS = {"sedan": 0.30, "suv": 0.30, "hatch": 0.12, "coupe": 0.10, "pickup": 0.10, "van": 0.08}
 """The kinds of car and how often each is drawn."""
@@ -36,30 +36,8 @@ _LAYOUT: dict[str, tuple[float, float, float, float, float, float | None]] = {
 }
 
 
-@dataclass(frozen=True)
-class Shape:
-    """One car's measures, metres; x positions in the car's frame."""
-
-    kind: str
-    length: float
-    width: float
-    height: float
-    nose: float
-    cowl: float
-    tail: float
-    sill: float
-    wheel: float
-    front_axle: float
-    rear_axle: float
-    screen_foot: float
-    roof_front: float
-    roof_rear: float
-    cabin_rear: float
-    roof_width: float
-    rake: float
-    front_power: float
-    rear_power: float
-    roof_fall: float
+class Shape(Measures):
+    """One car's measures and the surfaces that they make."""
 
     @cached_property
     def lower(self) -> Lower:
@@ -69,7 +47,7 @@ class Shape:
     @cached_property
     def cabin(self) -> Cabin:
         """The surface of pillars, windows and roof."""
-        return Cabin(self)
+        return Cabin(self, self.lower)
 
 
 def draw_shape(rng: np.random.Generator) -> Shape:
