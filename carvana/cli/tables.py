@@ -40,8 +40,8 @@ def evaluation_table(
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    photos = f"mean of {evaluation['images']} photos of {evaluation['groups']} cars, at full size"
-    table.add_row("Dice", _number(evaluation["dice"]), photos)
+    photos = f"mean of {evaluation['images']} photos at full size (cars: {evaluation['groups']})"
+    table.add_row("Dice", _number(evaluation["dice"]), f"{photos}, thresholds from other cars")
     low, high = evaluation["dice_ci95"]
     interval = "" if low is None else f"{low:.5f} .. {high:.5f}"
     table.add_row("95% interval", interval, "bootstrap over cars" if interval else "needs two cars")
