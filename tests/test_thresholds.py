@@ -7,6 +7,7 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+from reference import blob, brute_force_band
 
 from carvana.errors import DataError
 from carvana.metrics import boundary_dice, confusion, dice
@@ -21,30 +22,10 @@ from carvana.thresholds import (
 )
 
 
-def blob(rng: np.random.Generator, height: int = 60, width: int = 83) -> np.ndarray:
-    """A mask of random smooth shapes that touch the picture's edge at times."""
-    noise = cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), 5)
-    return (noise > 0.05).astype(np.uint8)
-
-
 def soft(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     """Probabilities that agree with the mask more or less."""
     noisy = mask + rng.normal(0, 0.3, mask.shape).astype(np.float32)
     return np.clip(cv2.GaussianBlur(noisy.astype(np.float32), (0, 0), 2), 0, 1)
-
-
-def brute_force_band(mask: np.ndarray, width: int) -> np.ndarray:
-    """For each pixel the distance to every pixel of the other class, written as the definition says it."""
-    rows, columns = np.indices(mask.shape)
-    places = np.stack([rows.ravel(), columns.ravel()], axis=1)
-    flat = mask.ravel() != 0
-    band = np.zeros(flat.shape, dtype=bool)
-    for side in (True, False):
-        others = places[flat != side]
-        if len(others):
-            squared = ((places[flat == side][:, None] - others[None]) ** 2).sum(axis=2).min(axis=1)
-            band[flat == side] = squared <= width**2
-    return band.reshape(mask.shape)
 
 
 def test_levels_keep_every_grid_threshold_exact() -> None:

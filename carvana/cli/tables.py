@@ -41,7 +41,8 @@ def evaluation_table(
     table.add_column(justify="right")
     table.add_column(style="dim")
     photos = f"mean of {evaluation['images']} photos at full size (cars: {evaluation['groups']})"
-    table.add_row("Dice", _number(evaluation["dice"]), f"{photos}, thresholds from other cars")
+    chosen = "thresholds from other cars" if evaluation["groups"] > 1 else "threshold 0.5"
+    table.add_row("Dice", _number(evaluation["dice"]), f"{photos}, {chosen}")
     low, high = evaluation["dice_ci95"]
     interval = "" if low is None else f"{low:.5f} .. {high:.5f}"
     table.add_row("95% interval", interval, "bootstrap over cars" if interval else "needs two cars")
