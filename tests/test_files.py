@@ -2,13 +2,23 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from carvana.files import append_json_line, atomic_path, digest, file_digest, read_json_lines, write_json, write_text
+from carvana.files import (
+    append_json_line,
+    atomic_path,
+    digest,
+    file_digest,
+    lock,
+    read_json_lines,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -86,3 +96,18 @@ def test_digests_tell_contents_apart(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"2")
     assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b") != file_digest(tmp_path / "c")
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+
+
+def test_a_lock_is_held_by_one_process_at_a_time_and_ends_with_a_killed_holder(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lock"
+    hold = "import sys, time; from carvana.files import lock\nwith lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: lock(path).__enter__())
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        holder.kill()
+        waiting.result(timeout=30)
+    holder.wait()
