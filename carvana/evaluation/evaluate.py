@@ -15,7 +15,8 @@ from carvana.data.images import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.shelf import Shelf
-from carvana.inference.predictor import Prediction, Predictor, Prepared
+from carvana.inference.base import BasePredictor, P
+from carvana.inference.prediction import Prediction
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.metrics import bootstrap_interval
 from carvana.progress import LogReporter, Reporter, track
@@ -92,7 +93,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: BasePredictor[Any],
     samples: Sequence[Sample],
     *,
     masks_dir: str | os.PathLike[str] | None = None,
@@ -137,7 +138,7 @@ class _Labelled:
     mask: NDArray[np.uint8]
 
 
-def _read(predictor: Predictor, sample: Sample) -> tuple[_Labelled, Prepared]:
+def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
     image, mask = predictor.read(sample.image), read_mask(sample.mask, max_pixels=predictor.max_pixels)
@@ -151,7 +152,11 @@ def _read(predictor: Predictor, sample: Sample) -> tuple[_Labelled, Prepared]:
 
 
 def _count(
-    predictor: Predictor, samples: Sequence[Sample], shelf: Shelf | None, workers: int | None, reporter: Reporter
+    predictor: BasePredictor[Any],
+    samples: Sequence[Sample],
+    shelf: Shelf | None,
+    workers: int | None,
+    reporter: Reporter,
 ) -> list[PhotoCounts]:
     def finish(job: tuple[_Labelled, Prediction | None]) -> PhotoCounts:
         labelled, prediction = job
@@ -167,7 +172,11 @@ def _count(
 
 
 def _summed_up(
-    predictor: Predictor, samples: Sequence[Sample], counts: Sequence[PhotoCounts], threshold: float, seconds: float
+    predictor: BasePredictor[Any],
+    samples: Sequence[Sample],
+    counts: Sequence[PhotoCounts],
+    threshold: float,
+    seconds: float,
 ) -> Evaluation:
     groups = [sample.group for sample in samples]
     chosen = cross_fitted_thresholds(counts, groups)
@@ -187,7 +196,7 @@ def _summed_up(
         pixel_accuracy=mean("pixel_accuracy"),
         boundary_dice=mean("boundary_dice"),
         threshold=threshold,
-        scale=predictor.size or "native",
+        scale=predictor.scale,
         seconds=seconds,
     )
 

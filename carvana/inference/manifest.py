@@ -10,8 +10,8 @@ from typing import Any
 
 from carvana.errors import DataError
 from carvana.files import append_json_line, digest, file_digest, read_json_lines
+from carvana.inference.base import BasePredictor
 from carvana.inference.photos import places
-from carvana.inference.predictor import Predictor
 
 MANIFEST = "manifest.jsonl"
 
@@ -38,7 +38,7 @@ class Manifest:
         predictor: whose outputs they are to be.
     """
 
-    def __init__(self, folder: Path, predictor: Predictor) -> None:
+    def __init__(self, folder: Path, predictor: BasePredictor[Any]) -> None:
         self._folder = folder
         self._path = folder / MANIFEST
         self._lock = threading.Lock()

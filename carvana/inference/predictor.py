@@ -5,27 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from carvana.archs.segmenter import Segmenter
-from carvana.data.images import MAX_PIXELS, read_image, resize_image
+from carvana.data.images import MAX_PIXELS, resize_image
 from carvana.devices import autocast, resolve_device, resolve_precision
-from carvana.errors import ConfigError, DataError, ModelError
+from carvana.errors import ModelError
 from carvana.files import digest
+from carvana.inference.base import BasePredictor, Photo, checked_threshold
 from carvana.inference.precision import precision_of
+from carvana.inference.prediction import Prediction
 from carvana.inference.scale import Scale, network_size
-from carvana.thresholds import levels
-
-Photo = str | os.PathLike[str] | NDArray[np.uint8]
-"""A path, or uint8 (H, W, 3) RGB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,45 +33,7 @@ class Prepared:
     size: tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the network says of one photo.
-
-    It holds the network's own small map; the maps at the photo's size are made when they are asked for.
-
-    Attributes:
-        network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw.
-        size: (H, W) of the photo.
-        threshold: above which a probability means foreground.
-    """
-
-    network_probabilities: NDArray[np.float32]
-    size: tuple[int, int]
-    threshold: float
-
-    @cached_property
-    def probabilities(self) -> NDArray[np.float32]:
-        """float32 (H, W) in [0, 1]: the network's map, enlarged bilinearly.
-
-        Enlarging before the threshold keeps the boundary's place to a fraction of a network's pixel.
-        """
-        return _resize(self.network_probabilities, self.size)
-
-    @property
-    def levels(self) -> NDArray[np.uint8]:
-        """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
-
-        It holds for each t that is a multiple of 1/256: see :func:`carvana.thresholds.levels`.
-        """
-        return levels(self.probabilities)
-
-    @cached_property
-    def mask(self) -> NDArray[np.uint8]:
-        """uint8 (H, W), 1 where the probability is above the threshold, else 0."""
-        return (self.probabilities > self.threshold).view(np.uint8)
-
-
-class Predictor:
+class Predictor(BasePredictor[Prepared]):
     """A network, the scale at which it sees photos, and the threshold that makes masks of its probabilities.
 
     Args:
@@ -115,7 +74,7 @@ class Predictor:
         if model.spec.classes != 1:
             raise ModelError(f"{model.spec.arch} has {model.spec.classes} classes; masks are made from one")
         self.size = network_size(scale, model.spec.trained_size)
-        self.threshold = _checked_threshold(model.spec.threshold if threshold is None else threshold)
+        self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
         self.max_pixels = max_pixels
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
@@ -133,38 +92,11 @@ class Predictor:
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 
-    def predict(self, photo: Photo) -> Prediction:
-        """Predict one photo. A path and the pixels of the same photo give the same prediction, bit for bit.
-
-        Raises:
-            DataError: the file cannot be read, or the array is no photo.
-        """
-        return self.run([self.prepare(photo)])[0]
-
-    def predict_batch(self, photos: Iterable[Photo]) -> list[Prediction]:
-        """Predict some photos of any sizes, in their order. For more than fit the memory: ``predict_folder``."""
-        prepared = [self.prepare(photo) for photo in photos]
-        return [prediction for batch in self.batches(prepared) for prediction in self.run(batch)]
-
-    def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-        """Read a photo at its full size, within ``max_pixels``."""
-        return read_image(path, max_pixels=self.max_pixels)
-
     def prepare(self, photo: Photo) -> Prepared:
         """Read a photo and bring it to the network's size, by area. Safe in any thread."""
-        image = _checked_image(photo) if isinstance(photo, np.ndarray) else self.read(photo)
+        image = self.pixels(photo)
         height, width = image.shape[:2]
         return Prepared(resize_image(image, self.size or (height, width)), (height, width))
-
-    def batches(self, prepared: Sequence[Prepared]) -> list[list[Prepared]]:
-        """Cut a row of photos into batches that :meth:`run` takes: of one size, and of no more pixels than is quick."""
-        parts: list[list[Prepared]] = []
-        for photo in prepared:
-            if parts and self.joins(photo, parts[-1]):
-                parts[-1].append(photo)
-            else:
-                parts.append([photo])
-        return parts
 
     def joins(self, photo: Prepared, batch: Sequence[Prepared]) -> bool:
         """Whether one more photo may go with a batch."""
@@ -205,9 +137,14 @@ class Predictor:
         probabilities: NDArray[np.float32] = logits.float().sigmoid()[:, 0].cpu().numpy()
         return probabilities
 
+    @property
+    def scale(self) -> str | tuple[int, int]:
+        """(height, width) at which the network sees photos, or "native" for their own size."""
+        return self.size or "native"
+
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the photo, as JSON-able values."""
-        return {"scale": self.size or "native", "threshold": self.threshold, "precision": self.precision}
+        return {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
 
     @cached_property
     def weights_digest(self) -> str:
@@ -231,27 +168,3 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     # A CPU's allocator raises a bare RuntimeError: the first words are those of Linux and macOS, then those of Windows.
     return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
-
-
-def _resize(probabilities: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    height, width = size
-    if probabilities.shape == (height, width):
-        return probabilities
-    shrinks = probabilities.shape[0] >= height and probabilities.shape[1] >= width
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: NDArray[np.float32] = cv2.resize(probabilities, (width, height), interpolation=how)
-    return resized
-
-
-def _checked_threshold(threshold: float) -> float:
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"threshold {threshold} is outside 0 to 1; leave it out to take the model's own")
-    return float(threshold)
-
-
-def _checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(
-            f"an array of {image.dtype} {image.shape} is no photo; expected uint8 of shape (height, width, 3), RGB"
-        )
-    return image

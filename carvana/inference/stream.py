@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from carvana.devices import cpu_count
-from carvana.inference.predictor import Prediction, Predictor, Prepared
+from carvana.inference.base import BasePredictor, P
+from carvana.inference.prediction import Prediction
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,14 +48,14 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int 
 
 
 def run_batches(
-    predictor: Predictor, jobs: Iterable[tuple[T, Prepared | None]]
+    predictor: BasePredictor[P], jobs: Iterable[tuple[T, P | None]]
 ) -> Iterator[tuple[T, Prediction | None]]:
     """Send the prepared photos of a stream of jobs through the network in batches, keeping the order.
 
     A job without a photo (unreadable, or done already) passes through.
     """
-    waiting: list[tuple[T, Prepared | None]] = []
-    batch: list[Prepared] = []
+    waiting: list[tuple[T, P | None]] = []
+    batch: list[P] = []
     for job in jobs:
         prepared = job[1]
         full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
@@ -68,7 +69,7 @@ def run_batches(
 
 
 def _flush(
-    predictor: Predictor, waiting: list[tuple[T, Prepared | None]], batch: list[Prepared]
+    predictor: BasePredictor[P], waiting: list[tuple[T, P | None]], batch: list[P]
 ) -> Iterator[tuple[T, Prediction | None]]:
     predictions = iter(predictor.run(batch) if batch else ())
     for job, prepared in waiting:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from carvana.data.images import write_image, write_mask
 from carvana.errors import ConfigError, DataError, did_you_mean
 from carvana.files import file_digest
+from carvana.inference.base import BasePredictor, P
 from carvana.inference.cutout import cutout, edge_softness
 from carvana.inference.manifest import Manifest
 from carvana.inference.overlay import overlay
 from carvana.inference.photos import distinct, refuse_equal_stems
-from carvana.inference.predictor import Prediction, Predictor, Prepared
+from carvana.inference.prediction import Prediction
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.progress import LogReporter, Reporter
 
@@ -40,7 +41,7 @@ class Summary:
 
 
 def predict_folder(
-    predictor: Predictor,
+    predictor: BasePredictor[P],
     photos: Iterable[Path],
     *,
     out: str | os.PathLike[str],
@@ -80,7 +81,7 @@ def predict_folder(
 
     manifest.refuse_overwriting({photo: list(files_of(photo).values()) for photo in photos})
 
-    def read(photo: Path) -> tuple[_Job, Prepared | None]:
+    def read(photo: Path) -> tuple[_Job, P | None]:
         job = _Job(photo, files_of(photo))
         try:
             job.digest = file_digest(photo)

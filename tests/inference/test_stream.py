@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from carvana.inference.predictor import Prediction, Prepared
+from carvana.inference.prediction import Prediction
+from carvana.inference.predictor import Prepared
 from carvana.inference.stream import ordered_map, run_batches
 
 

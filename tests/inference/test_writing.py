@@ -15,7 +15,8 @@ from carvana.archs.spec import ModelSpec
 from carvana.data.images import write_image
 from carvana.errors import ConfigError, DataError
 from carvana.inference.manifest import MANIFEST
-from carvana.inference.predictor import Prediction, Predictor, Prepared
+from carvana.inference.prediction import Prediction
+from carvana.inference.predictor import Predictor, Prepared
 from carvana.inference.writing import Summary, predict_folder
 
 
