@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
-from carvana.data.images import read_image, read_mask, resize_image, shrink_mask
+from carvana.data.images import read_image, read_mask
 from carvana.data.samples import Sample
+from carvana.data.shrink import mask_of, read_shrunken
 from carvana.errors import ConfigError, DataError
 
 Key = int | tuple[int, int]
@@ -78,7 +79,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
         if self.mode == "resize":
-            image, mask = self._shrunken(sample)
+            image, mask = read_shrunken(sample, self.size, target=self.target)
         else:
             image, mask = self._cropped(sample, np.random.default_rng((self.seed, epoch, index, 1)))
         coverage = mask.astype(np.float32) / np.float32(255)
@@ -86,12 +87,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, coverage = augmentation.apply(self.augment, image, coverage, (self.seed, epoch, index))
         return self._to_tensors(image, coverage, sample)
 
-    def _shrunken(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = resize_image(read_image(sample.image, at_least=self.size), self.size)
-        return image, shrink_mask(_read_mask(sample), self.size, target=self.target)
-
     def _cropped(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image, mask = read_image(sample.image), _read_mask(sample)
+        image, mask = read_image(sample.image), read_mask(mask_of(sample))
         if image.shape[:2] != mask.shape:
             raise DataError(_differ(sample, image.shape[:2], mask.shape))
         image, mask = (_padded(array, self.size) for array in (image, mask))
@@ -138,12 +135,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch = self.epoch if self.shuffle else 0
         for index in order.tolist():
             yield epoch, index
-
-
-def _read_mask(sample: Sample) -> NDArray[np.uint8]:
-    if sample.mask is None:
-        raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
-    return read_mask(sample.mask)
 
 
 def _differ(sample: Sample, photo: Sequence[int], mask: Sequence[int]) -> str:
