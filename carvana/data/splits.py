@@ -47,7 +47,7 @@ def make_split(data: DataConfig, split: SplitConfig) -> Split:
         ConfigError: no data folder is named.
         DataError: the photos cannot be found or divided.
     """
-    samples = _find(data, data.root)
+    samples = recipe_samples(data, data.root)
     if split.file is None:
         return split_samples(samples, by=split.by, val=split.val, seed=split.seed)
     return recall_split(data, split, split.file)
@@ -61,10 +61,17 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
     Raises:
         ConfigError, DataError: as for :func:`make_split`.
     """
-    samples = _find(data, data.root)
+    samples = recipe_samples(data, data.root)
     if split.file is not None and split.file.is_dir():
-        return Split(tuple(samples), tuple(_find(data, split.file)))
+        return Split(tuple(samples), tuple(recipe_samples(data, split.file)))
     return read_split(written, samples)
+
+
+def recipe_samples(data: DataConfig, root: Path | None) -> list[Sample]:
+    """The photos of a data folder, found as a recipe says; a ConfigError if no folder is named."""
+    if root is None:
+        raise ConfigError("data.root: no data folder is named; give one with --data")
+    return find_samples(root, images=data.images, masks=data.masks, group=data.group)
 
 
 def split_samples(
@@ -84,10 +91,8 @@ def split_samples(
     Raises:
         DataError: nothing would be left on one side.
     """
-    ordered = sorted(samples, key=lambda sample: (sample.group, sample.name))
-    members: dict[str, list[Sample]] = {}
-    for sample in ordered:
-        members.setdefault(sample.group if by == "group" else str(sample.image), []).append(sample)
+    unit = _unit(by)
+    ordered, members = _gathered(samples, unit)
     what = "cars" if by == "group" else "photos"
     count = _count(val, len(members), what)
     rng = np.random.default_rng(seed)
@@ -98,7 +103,53 @@ def split_samples(
         held_out = {str(rng.choice(layer)) for layer in np.array_split(names, count)}
     else:
         held_out = set(rng.permutation(names)[:count].tolist())
-    return _divide(ordered, lambda s: (s.group if by == "group" else str(s.image)) in held_out)
+    return _divide(ordered, lambda sample: unit(sample) in held_out)
+
+
+def split_folds(
+    samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by: Literal["group", "image"] = "group"
+) -> list[Split]:
+    """Deal the samples out, so that each one validates exactly once.
+
+    By group, the cars are sorted by the share of the photo that they cover, and dealt out in layers of as many cars as
+    there are folds: every fold gets one of each layer, small and large cars as there are. The folds' numbers of cars
+    (or photos) differ by one at the most.
+
+    Args:
+        samples: What to split.
+        folds: How many, at least 2.
+        seed: Which car of a layer goes to which fold.
+        by: "group" keeps all photos of a car together; "image" deals out single photos.
+
+    Returns:
+        For each fold what trains and what validates.
+
+    Raises:
+        ConfigError: fewer than two folds.
+        DataError: there are fewer cars (photos) than folds.
+    """
+    what = "cars" if by == "group" else "photos"
+    if folds < 2:
+        raise ConfigError(f"{folds} folds: expected at least 2, each trained on the {what} of the others")
+    unit = _unit(by)
+    ordered, members = _gathered(samples, unit)
+    if len(members) < folds:
+        raise DataError(f"{folds} folds need as many {what}, and there are {len(members)}; take fewer folds")
+    rng = np.random.default_rng(seed)
+    names = np.array(list(members))
+    if by == "group":
+        shares = _foreground_shares(members)
+        names = names[np.argsort([shares[name] for name in names], kind="stable")]
+    else:
+        names = rng.permutation(names)
+    layers = -(-len(names) // folds)
+    dealt = np.concatenate([rng.permutation(folds) for _ in range(layers)])[: len(names)]
+    fold_of = dict(zip(names.tolist(), dealt.tolist(), strict=True))
+
+    def fold_split(fold: int) -> Split:
+        return _divide(ordered, lambda sample: fold_of[unit(sample)] == fold)
+
+    return [fold_split(fold) for fold in range(folds)]
 
 
 def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split:
@@ -128,10 +179,18 @@ def write_split(path: str | os.PathLike[str], split: Split) -> None:
     write_text(path, table.getvalue())
 
 
-def _find(data: DataConfig, root: Path | None) -> list[Sample]:
-    if root is None:
-        raise ConfigError("data.root: no data folder is named; give one with --data")
-    return find_samples(root, images=data.images, masks=data.masks, group=data.group)
+def _unit(by: Literal["group", "image"]) -> Callable[[Sample], str]:
+    """What goes to one side as a whole: a car, or a photo."""
+    return (lambda sample: sample.group) if by == "group" else (lambda sample: str(sample.image))
+
+
+def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[list[Sample], dict[str, list[Sample]]]:
+    """The samples in an order of their own, and those of each unit."""
+    ordered = sorted(samples, key=lambda sample: (sample.group, sample.name))
+    members: dict[str, list[Sample]] = {}
+    for sample in ordered:
+        members.setdefault(unit(sample), []).append(sample)
+    return ordered, members
 
 
 def _count(val: float, available: int, what: str) -> int:

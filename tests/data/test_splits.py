@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from carvana.data.samples import Sample
-from carvana.data.splits import Split, read_split, split_samples, write_split
-from carvana.errors import DataError
+from carvana.data.splits import Split, read_split, split_folds, split_samples, write_split
+from carvana.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,46 @@ def test_by_image_splits_cars_and_says_so(samples: list[Sample]) -> None:
     split = split_samples(samples, by="image", val=20)
     assert len(split.val) == 20
     assert split.shared_groups()
+
+
+@pytest.mark.parametrize("folds", [2, 5, 7, 40])
+def test_each_car_validates_in_one_fold_and_trains_in_all_others(samples: list[Sample], folds: int) -> None:
+    splits = split_folds(samples, folds=folds)
+    assert len(splits) == folds
+    assert sorted((s for split in splits for s in split.val), key=lambda s: s.name) == samples
+    for split in splits:
+        assert not split.shared_groups()
+        assert sorted(split.train + split.val, key=lambda s: s.name) == samples
+    sizes = [len(groups(split.val)) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_same_seed_gives_the_same_folds_whatever_the_order(samples: list[Sample]) -> None:
+    assert split_folds(samples[::-1], folds=5, seed=3) == split_folds(samples, folds=5, seed=3)
+    assert split_folds(samples, folds=5, seed=3) != split_folds(samples, folds=5, seed=4)
+
+
+def test_every_fold_holds_small_and_large_cars(samples: list[Sample]) -> None:
+    """Cars are numbered by size, and each fold has one of the five smallest, one of the next five, and so on."""
+    for seed in range(10):
+        splits = split_folds(samples, folds=5, seed=seed)
+        for split in splits:
+            assert sorted(int(group) // 5 for group in groups(split.val)) == list(range(8))
+    assert len({frozenset(groups(split_folds(samples, folds=5, seed=seed)[0].val)) for seed in range(10)}) == 10
+
+
+def test_folds_by_photo_deal_out_photos(samples: list[Sample]) -> None:
+    splits = split_folds(samples, folds=6, by="image")
+    assert sorted(len(split.val) for split in splits) == [13, 13, 13, 13, 14, 14]
+    assert sorted((s for split in splits for s in split.val), key=lambda s: s.name) == samples
+    assert all(split.shared_groups() for split in splits)
+
+
+def test_folds_that_cannot_be_are_refused(samples: list[Sample]) -> None:
+    with pytest.raises(DataError, match="41 folds need as many cars, and there are 40"):
+        split_folds(samples, folds=41)
+    with pytest.raises(ConfigError, match="1 folds: expected at least 2"):
+        split_folds(samples, folds=1)
 
 
 @pytest.mark.parametrize("val", [40, 0.99999, 2.5])
