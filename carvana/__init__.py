@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from carvana.data.splits import split_samples
     from carvana.errors import CarvanaError
     from carvana.evaluation.evaluate import evaluate
+    from carvana.inference.ensemble import Ensemble
     from carvana.inference.predictor import Predictor
     from carvana.run import Run
     from carvana.training.fit import fit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CarvanaError": "carvana.errors",
+    "Ensemble": "carvana.inference.ensemble",
     "FitConfig": "carvana.config",
     "ModelSpec": "carvana.archs.spec",
     "Predictor": "carvana.inference.predictor",
@@ -46,6 +48,7 @@ _HOMES = {
 
 __all__ = [
     "CarvanaError",
+    "Ensemble",
     "FitConfig",
     "ModelSpec",
     "Predictor",

@@ -9,9 +9,13 @@ import typer
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or a model folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a model folder, or folds.")],
     photos: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Photos, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="RUN", help="Average with this one, each at its own scale; may be repeated."),
+    ] = None,
     save: Annotated[str, typer.Option(help="What to write, with commas: mask, prob, cutout, overlay.")] = "mask",
     scale: Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")] = "trained",
     max_pixels: Annotated[
@@ -21,13 +25,16 @@ def predict(
 ) -> None:
     """Write masks of photos at their own size; a second call does what the first left undone."""
     from carvana.cli.display import make_reporter
+    from carvana.inference.ensemble import Ensemble, load_predictor
     from carvana.inference.photos import collect_photos
-    from carvana.inference.predictor import Predictor
     from carvana.inference.writing import predict_folder
 
     reporter = make_reporter()
     found = collect_photos(photos, out=out)
-    predictor = Predictor.from_pretrained(run, scale=scale, device=device, max_pixels=max_pixels)
+    predictor = load_predictor([run, *(others or [])], scale=scale, device=device, max_pixels=max_pixels)
+    if isinstance(predictor, Ensemble):
+        count, threshold = len(predictor.members), predictor.threshold
+        reporter.info(f"the mean of {count} networks, cut at {threshold:.3f}, the mean of their thresholds")
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     summary = predict_folder(predictor, found, out=out, save=kinds, reporter=reporter)
     done = f"{summary.written} written to {out}"

@@ -19,6 +19,7 @@ from carvana.data.images import MAX_PIXELS, resize_image
 from carvana.devices import autocast, resolve_device, resolve_precision
 from carvana.errors import ModelError
 from carvana.files import digest
+from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, Photo, checked_threshold
 from carvana.inference.precision import precision_of
 from carvana.inference.prediction import Prediction
@@ -88,7 +89,12 @@ class Predictor(BasePredictor[Prepared]):
             path: the folder, or the repository's name.
             settings: the constructor's. Without a precision, that of the run counts: see
                 :func:`carvana.inference.precision.precision_of`.
+
+        Raises:
+            ModelError: there is no model, or several: a folder of folds is an :class:`Ensemble`.
         """
+        if Folds(path).exists:
+            raise ModelError(f"{os.fspath(path)}: holds folds; carvana.Ensemble.from_pretrained averages all of them")
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 

@@ -1,0 +1,149 @@
+"""Folds: the folder that ``fit --folds`` writes, as paths and records. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from carvana.config import FitConfig, make_config
+from carvana.errors import RunError
+from carvana.files import write_json
+from carvana.run import Run
+
+FORMAT_VERSION = 1
+
+
+class Folds:
+    """The paths of a folder of folds, and its records. Each fold is a run of its own.
+
+    Attributes:
+        path: The folder itself.
+        record_path: ``folds.json``: how many folds, the recipe that all of them share, where the weights come from.
+        table_path: ``folds.csv``: image, group, and the fold that validates it, from 1.
+        splits_path: ``splits/``, a ``split.csv`` for each fold.
+        evaluation_path: ``evaluation.json``, the numbers of all photos together, each by the network that was not
+            trained on its car.
+        masks_path: ``masks/``, those networks' masks of all photos.
+        pictures_path: ``pictures/``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.record_path = self.path / "folds.json"
+        self.table_path = self.path / "folds.csv"
+        self.splits_path = self.path / "splits"
+        pooled = Run(self.path)  # what concerns all photos lies where a run has what concerns its own
+        self.evaluation_path = pooled.evaluation_path
+        self.masks_path = pooled.masks_path
+        self.pictures_path = pooled.pictures_path
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str] | None, config: FitConfig, *, folds: int, init: str | None = None
+    ) -> Self:
+        """Begin a folder that is not there yet; without a path, ``runs/<architecture>-folds`` or the next free number.
+
+        Args:
+            path: The folder.
+            config: The recipe that all folds share.
+            folds: How many.
+            init: Where all folds take their first weights from.
+
+        Raises:
+            RunError: the folder exists and is not empty.
+        """
+        made = cls(Run.choose(path, arch=f"{config.arch}-folds").path)
+        recipe = config.model_dump(mode="json")
+        record = {"format_version": FORMAT_VERSION, "folds": folds, "init": init, "recipe": recipe}
+        write_json(made.record_path, record)
+        return made
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """An existing folder of folds.
+
+        Raises:
+            RunError: the folder is missing or holds no folds.
+        """
+        folds = cls(path)
+        if not folds.exists:
+            raise RunError(
+                f"{folds.path}: no folds (it holds no folds.json); expected a folder that `carvana fit --folds` wrote"
+            )
+        return folds
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is a folder of folds, finished or not."""
+        return self.record_path.is_file()
+
+    @property
+    def count(self) -> int:
+        """How many folds there are."""
+        return int(self._record()["folds"])
+
+    @property
+    def init(self) -> str | None:
+        """Where all folds take their first weights from."""
+        init = self._record().get("init")
+        return None if init is None else str(init)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The run of each fold, ``fold-1`` first, fitted or not."""
+        return [Run(self.path / f"fold-{number}") for number in range(1, self.count + 1)]
+
+    def finished_runs(self) -> list[Run]:
+        """The run of each fold.
+
+        Raises:
+            RunError: one is not fitted to its end.
+        """
+        runs = self.runs
+        for run in runs:
+            if not run.evaluation_path.is_file():
+                raise RunError(
+                    f"{self.path}: {run.path.name} is not finished; `carvana fit --resume {self.path}` goes on"
+                )
+        return runs
+
+    def split_path(self, number: int) -> Path:
+        """The ``split.csv`` of a fold, counted from 1."""
+        return self.splits_path / f"fold-{number}.csv"
+
+    def read_config(self) -> FitConfig:
+        """The recipe that all folds share."""
+        return make_config(self._record()["recipe"], str(self.record_path))
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Keep the numbers of all photos."""
+        write_json(self.evaluation_path, evaluation)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The numbers of all photos; a RunError if the folds did not come that far."""
+        if not self.evaluation_path.is_file():
+            raise RunError(f"{self.path}: no evaluation.json; `carvana fit --resume {self.path}` goes on and makes one")
+        return _read_json(self.evaluation_path)
+
+    def _record(self) -> dict[str, Any]:
+        record = _read_json(self.record_path)
+        version = record.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise RunError(
+                f"{self.record_path}: format {version!r}, this carvana reads up to {FORMAT_VERSION}: upgrade carvana"
+            )
+        if not isinstance(record.get("folds"), int) or not isinstance(record.get("recipe"), dict):
+            raise RunError(f"{self.record_path}: expected a number of folds and a recipe in it")
+        return record
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: no readable JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: expected a JSON object")
+    return value

@@ -1,0 +1,133 @@
+"""Several networks as one: their probabilities averaged, each network at its own scale."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from carvana.errors import ModelError
+from carvana.files import digest
+from carvana.folds import Folds
+from carvana.inference.base import BasePredictor, Photo, checked_threshold
+from carvana.inference.prediction import Prediction, average
+from carvana.inference.predictor import Predictor, Prepared
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+class Ensemble(BasePredictor[tuple[Prepared, ...]]):
+    """Networks whose probabilities are averaged, every one counting the same.
+
+    Each network sees a photo at its own scale; the mean is taken at the photo's size, or before the enlarging where
+    that gives the same. Averaged probabilities err less than those of the single networks (Hansen and Salamon 1990,
+    Neural network ensembles, https://doi.org/10.1109/34.58871), at the cost of all of them.
+
+    Args:
+        members: the networks, at least one.
+        threshold: in [0, 1]; None takes the mean of the members' own.
+
+    Raises:
+        ModelError: there are no members.
+        ConfigError: the threshold is outside 0 to 1.
+
+    Example:
+        >>> both = Ensemble.from_pretrained(["runs/unet-ref", "runs/fpn-resnet34"])  # doctest: +SKIP
+        >>> both.predict("car.jpg").mask.shape  # doctest: +SKIP
+        (1280, 1918)
+    """
+
+    def __init__(self, members: Sequence[Predictor], *, threshold: float | None = None) -> None:
+        if not members:
+            raise ModelError("an ensemble needs at least one network; name some runs or model folders")
+        self.members = tuple(members)
+        mean = float(np.mean([member.threshold for member in members]))
+        self.threshold = checked_threshold(mean if threshold is None else threshold)
+        self.max_pixels = min(member.max_pixels for member in members)
+
+    @classmethod
+    def from_pretrained(cls, paths: Paths, *, threshold: float | None = None, **settings: Any) -> Self:
+        """Load the models of runs, model folders or hub repositories.
+
+        Args:
+            paths: one or several; a folder of folds stands for the runs of all its folds.
+            threshold: in [0, 1]; None takes the mean of the members' own.
+            settings: each member's: see :class:`Predictor`. Without a precision, each takes that of its run.
+
+        Raises:
+            ModelError: nothing is named, or a model cannot be loaded.
+            RunError: a fold is not fitted to its end.
+        """
+        return cls([Predictor.from_pretrained(path, **settings) for path in member_paths(paths)], threshold=threshold)
+
+    @property
+    def scale(self) -> str | tuple[int, int]:
+        """What all members see photos at; where they differ, all their scales in words: "128x128 + native"."""
+        scales = list(dict.fromkeys(member.scale for member in self.members))
+        if len(scales) == 1:
+            return scales[0]
+        return " + ".join(scale if isinstance(scale, str) else f"{scale[0]}x{scale[1]}" for scale in scales)
+
+    @property
+    def weights_digest(self) -> str:
+        """What the weights of all members are known by in manifests."""
+        return digest([member.weights_digest for member in self.members])
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a mask besides the weights and the photo, as JSON-able values."""
+        return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
+
+    def prepare(self, photo: Photo) -> tuple[Prepared, ...]:
+        """Read a photo and bring it to each network's size, once for each different one. Safe in any thread."""
+        image = self.pixels(photo)
+        by_scale = {member.scale: member for member in self.members}
+        prepared = {scale: member.prepare(image) for scale, member in by_scale.items()}
+        return tuple(prepared[member.scale] for member in self.members)
+
+    def joins(self, photo: tuple[Prepared, ...], batch: Sequence[tuple[Prepared, ...]]) -> bool:
+        """Whether one more photo may go with a batch, for every member."""
+        columns = zip(self.members, photo, zip(*batch, strict=True), strict=True)
+        return all(member.joins(own, others) for member, own, others in columns)
+
+    def run(self, batch: Sequence[tuple[Prepared, ...]]) -> list[Prediction]:
+        """Send prepared photos through every network, and average.
+
+        Raises:
+            ModelError: a network gives something that is no number, or the memory is too small for it.
+        """
+        said = [member.run(photos) for member, photos in zip(self.members, zip(*batch, strict=True), strict=True)]
+        return [average(of_one_photo, self.threshold) for of_one_photo in zip(*said, strict=True)]
+
+
+def load_predictor(paths: Paths, **settings: Any) -> BasePredictor[Any]:
+    """The predictor of one run or model folder, or the ensemble of several; a folder of folds counts as several.
+
+    Args:
+        paths: what to load.
+        settings: see :meth:`Ensemble.from_pretrained`.
+
+    Raises:
+        ModelError, RunError: as there.
+    """
+    found = member_paths(paths)
+    if len(found) == 1:
+        return Predictor.from_pretrained(found[0], **settings)
+    return Ensemble.from_pretrained(found, **settings)
+
+
+def member_paths(paths: Paths) -> list[str | os.PathLike[str]]:
+    """The runs and model folders that some paths stand for: a folder of folds is all its runs.
+
+    Raises:
+        RunError: a fold is not fitted to its end.
+
+    >>> member_paths(["runs/one", "runs/two"])
+    ['runs/one', 'runs/two']
+    """
+    found: list[str | os.PathLike[str]] = []
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        folds = Folds(path)
+        found.extend([run.path for run in folds.finished_runs()] if folds.exists else [path])
+    return found
