@@ -63,6 +63,9 @@ class DataConfig(Section):
     )
     augment: str = Field("seed", description="seed (flip, rotation) | studio (also scale, colour, light, blur) | none.")
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
+    cache_gb: float = Field(
+        10, ge=0, description="Gigabytes of disk for photos kept at the training size, of all runs together; 0: none."
+    )
 
 
 class SplitConfig(Section):

@@ -1,0 +1,105 @@
+"""Photos at the training size, read from memory-mapped packs instead of being decoded again."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.cache_pack import DamagedPackError, Pack
+
+Target = Literal["coverage", "nearest"]
+
+_SOUND, _LOST = 1, 2  # what is known of a record; 0: it was not read yet
+
+
+class SampleCache:
+    """The cached photos of a list of samples, found by their index; made by ``build_caches``.
+
+    It may be shared by forked processes and sent to others, which open the packs anew. The first reading of each
+    record checks its checksum. What is damaged or gone is read from the photo's own files from then on, a warning
+    names the pack, and the pack is taken away, so that the next run builds it again.
+
+    Args:
+        packs: Open packs.
+        pack: int32 (n,), for each sample the place of its pack among ``packs``; -1 where it is not cached.
+        place: int32 (n,), the place of its record in the pack.
+        size: (height, width) of the photos.
+        target: How masks were shrunk.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        pack: NDArray[np.int32],
+        place: NDArray[np.int32],
+        *,
+        size: tuple[int, int],
+        target: Target,
+    ) -> None:
+        self.size = size
+        self.target = target
+        self._packs = packs
+        self._pack = pack
+        self._place = place
+        self._known = _shared(len(pack))
+        self._told: set[Path] = set()
+
+    def __len__(self) -> int:
+        return len(self._pack)
+
+    @property
+    def held(self) -> int:
+        """How many of the samples are in the cache; the others are read from their files."""
+        return int((self._pack >= 0).sum())
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """The image, uint8 (h, w, 3), and 255 times the coverage, uint8 (h, w), both read-only; None if not cached."""
+        number = self._pack[index]
+        if number < 0 or self._known[index] == _LOST:
+            return None
+        pack, place = self._packs[number], self._place[index]
+        try:
+            record = pack.read(place)
+            if self._known[index] != _SOUND:
+                pack.check(place)
+                self._known[index] = _SOUND
+        except (DamagedPackError, OSError) as error:
+            self._known[index] = _LOST
+            self._tell(pack, error)
+            return None
+        height, width = self.size
+        end = 3 * height * width
+        return record[:end].reshape(height, width, 3), record[end:].reshape(height, width)
+
+    def part(self, start: int, stop: int) -> SampleCache:
+        """The cache of ``samples[start:stop]``, on the same packs."""
+        rows = slice(start, stop)
+        return SampleCache(self._packs, self._pack[rows], self._place[rows], size=self.size, target=self.target)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._known = _shared(len(self))
+
+    def _tell(self, pack: Pack, error: Exception) -> None:
+        if pack.path in self._told:
+            return
+        self._told.add(pack.path)
+        gone = isinstance(error, FileNotFoundError)
+        what = "taken away by another process" if gone else "damaged, and taken away"
+        logging.getLogger("carvana").warning("%s: %s; its photos are read from their files", pack.path, what)
+        if not gone:
+            pack.discard()
+
+
+def _shared(length: int) -> NDArray[np.uint8]:
+    """Zeros in memory that forked processes share, so that a record is checked once for all of them."""
+    return np.frombuffer(mmap.mmap(-1, max(1, length)), np.uint8, length)
