@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 from carvana.config import FitConfig
 from carvana.data.augment import make_augment
+from carvana.data.cache import SampleCache
+from carvana.data.cache_build import build_caches
+from carvana.data.cache_home import cache_home
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.pairs import check_sizes
@@ -67,7 +71,7 @@ def fit(
     split = make_split(config.data, config.split)
     _tell_leak(split, reporter)
     check_sizes([*split.train, *split.val])
-    train, val = datasets(config, split)
+    train, val = datasets(config, split, reporter=reporter)
     listeners = [*callbacks, *([TensorBoard(run.path / "tensorboard")] if TensorBoard.available() else [])]
     trainer = Trainer(
         model, train=train, val=val, settings=config.train, out=run, device=device,
@@ -132,17 +136,24 @@ def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
 
 def demo_folder() -> Path:
     """Where the demo cars of this user are kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "carvana" / f"demo-v{VERSION}-{DEMO_CARS}-cars"
+    return cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
 
 
-def datasets(config: FitConfig, split: Split) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training photos as the recipe augments them, the validation photos as they are."""
+def datasets(
+    config: FitConfig, split: Split, *, reporter: Reporter | None = None
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The training photos as the recipe augments them, the validation photos as they are; both cached on disk."""
     data = config.data
-    train = SegmentationDataset(
-        split.train, data.size, mode=data.mode, target=data.target, augment=data.augment, seed=config.train.seed
+    parts = split.train, split.val
+    caches: Sequence[SampleCache | None] = (None, None)
+    if data.mode == "resize":  # what is cut out of a photo is of no one size
+        caches = build_caches(parts, data.size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
+    train, val = (
+        SegmentationDataset(
+            part, data.size, mode=data.mode, target=data.target, augment=augment, seed=config.train.seed, cache=cache
+        )
+        for part, cache, augment in zip(parts, caches, (data.augment, None), strict=True)
     )
-    val = SegmentationDataset(split.val, data.size, mode=data.mode, target=data.target, seed=config.train.seed)
     return train, val
 
 
