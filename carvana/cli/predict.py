@@ -17,6 +17,19 @@ def predict(
         typer.Option("--with", metavar="RUN", help="Average with this one, each at its own scale; may be repeated."),
     ] = None,
     save: Annotated[str, typer.Option(help="What to write, with commas: mask, prob, cutout, overlay.")] = "mask",
+    clean: Annotated[
+        bool,
+        typer.Option(
+            "--clean",
+            help="Take away parts below 1/20 of the largest one, fill holes below 1/10,000 of it; not in prob.",
+        ),
+    ] = False,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOUR|FILE", help="Lay cut-outs onto a colour (a name of CSS, #rrggbb) or a picture, as JPEG."
+        ),
+    ] = None,
     scale: Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")] = "trained",
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
@@ -25,18 +38,24 @@ def predict(
 ) -> None:
     """Write masks of photos at their own size; a second call does what the first left undone."""
     from carvana.cli.display import make_reporter
+    from carvana.inference.background import parse_background
+    from carvana.inference.clean import Cleaning
     from carvana.inference.ensemble import Ensemble, load_predictor
     from carvana.inference.photos import collect_photos
     from carvana.inference.writing import predict_folder
 
     reporter = make_reporter()
+    behind = None if background is None else parse_background(background)
     found = collect_photos(photos, out=out)
     predictor = load_predictor([run, *(others or [])], scale=scale, device=device, max_pixels=max_pixels)
     if isinstance(predictor, Ensemble):
         count, threshold = len(predictor.members), predictor.threshold
         reporter.info(f"the mean of {count} networks, cut at {threshold:.3f}, the mean of their thresholds")
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
-    summary = predict_folder(predictor, found, out=out, save=kinds, reporter=reporter)
+    cleaning = Cleaning() if clean else None
+    summary = predict_folder(
+        predictor, found, out=out, save=kinds, cleaning=cleaning, background=behind, reporter=reporter
+    )
     done = f"{summary.written} written to {out}"
     kept = f", {summary.skipped} there already" if summary.skipped else ""
     failed = f", {len(summary.failed)} could not be read" if summary.failed else ""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.errors import DataError
+from carvana.inference.clean import follow
 
 FloatImage = NDArray[np.float32]
 Window = tuple[slice, slice]
@@ -20,7 +21,12 @@ _WIDE, _NARROW = 91, 7  # sides of the boxes of the two passes, in pixels
 
 
 def cutout(
-    image: NDArray[np.uint8], probabilities: FloatImage, threshold: float = 0.5, *, softness: float = 1.0
+    image: NDArray[np.uint8],
+    probabilities: FloatImage,
+    threshold: float = 0.5,
+    *,
+    softness: float = 1.0,
+    cleaned: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Cut the object out of a photo.
 
@@ -35,6 +41,8 @@ def cutout(
         threshold: the probability of half opacity.
         softness: how far probabilities may lie apart, around the threshold, for opacity to go from 0 to 1; at most 1.
             See :func:`edge_softness`.
+        cleaned: uint8 (H, W) of 0 and 1, what became of the mask when it was cleaned. The opacity then follows it:
+            see :func:`carvana.inference.clean.follow`.
 
     Returns:
         uint8 (H, W, 4), RGBA, not premultiplied. The colour runs on for some pixels under full transparency, so that
@@ -53,6 +61,8 @@ def cutout(
     rows = slice(max(0, top - _WIDE), top + height + _WIDE)
     columns = slice(max(0, left - _WIDE), left + width + _WIDE)
     near, alpha = image[rows, columns], opacity[rows, columns]
+    if cleaned is not None:
+        alpha = follow(alpha, cleaned[rows, columns])
     result[rows, columns, :3] = _foreground(near, alpha)
     result[rows, columns, 3] = np.rint(255 * alpha)
     return result

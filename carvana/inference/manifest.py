@@ -36,14 +36,15 @@ class Manifest:
     Args:
         folder: where the outputs go.
         predictor: whose outputs they are to be.
+        finish: what is done to them afterwards, as JSON-able values; it counts with the predictor's settings.
     """
 
-    def __init__(self, folder: Path, predictor: BasePredictor[Any]) -> None:
+    def __init__(self, folder: Path, predictor: BasePredictor[Any], *, finish: Mapping[str, Any] | None = None) -> None:
         self._folder = folder
         self._path = folder / MANIFEST
         self._lock = threading.Lock()
         self._weights = predictor.weights_digest
-        self._settings = digest(predictor.settings())
+        self._settings = digest({**predictor.settings(), **(finish or {})})
         self._outputs = dict(self._read()) if self._path.is_file() else {}
 
     def refuse_overwriting(self, files: Mapping[Path, Iterable[str]]) -> None:

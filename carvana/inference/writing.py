@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import write_image, write_mask
-from carvana.errors import ConfigError, DataError, did_you_mean
+from carvana.errors import DataError
 from carvana.files import file_digest
+from carvana.inference.background import Background
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.cutout import cutout, edge_softness
+from carvana.inference.clean import Cleaning
 from carvana.inference.manifest import Manifest
-from carvana.inference.overlay import overlay
+from carvana.inference.outputs import Outputs
 from carvana.inference.photos import distinct, refuse_equal_stems
 from carvana.inference.prediction import Prediction
 from carvana.inference.stream import ordered_map, run_batches
@@ -46,6 +46,8 @@ def predict_folder(
     *,
     out: str | os.PathLike[str],
     save: Sequence[str] = ("mask",),
+    cleaning: Cleaning | None = None,
+    background: Background | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Summary:
@@ -61,28 +63,26 @@ def predict_folder(
         out: a folder, made if it is not there.
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
+        cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
+        background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
         workers: threads that read, and as many that write; None for one per core.
         reporter: told of each photo, and of those that cannot be read.
 
     Raises:
-        ConfigError: ``save`` names something else.
+        ConfigError: ``save`` names something else, or no cut-out though there is a background.
         DataError: two photos have the same stem, ``out`` holds outputs of another photo of that stem, or it cannot be
             written to.
     """
     reporter = reporter or LogReporter()
-    outputs = _outputs(save)
+    outputs = Outputs.choose(save, cleaning=cleaning, background=background)
     photos = distinct(list(photos))
     refuse_equal_stems(photos)
     folder = Path(out)
-    manifest = Manifest(folder, predictor)
-
-    def files_of(photo: Path) -> dict[str, str]:
-        return {kind: photo.stem + _KINDS[kind].suffix for kind in outputs}
-
-    manifest.refuse_overwriting({photo: list(files_of(photo).values()) for photo in photos})
+    manifest = Manifest(folder, predictor, finish=outputs.settings())
+    manifest.refuse_overwriting({photo: list(outputs.names(photo.stem).values()) for photo in photos})
 
     def read(photo: Path) -> tuple[_Job, P | None]:
-        job = _Job(photo, files_of(photo))
+        job = _Job(photo, outputs.names(photo.stem))
         try:
             job.digest = file_digest(photo)
             if manifest.shows(job.digest, job.files.values()):
@@ -93,14 +93,13 @@ def predict_folder(
             job.state = "failed"
             job.message = str(error) if isinstance(error, DataError) else f"{photo}: {error.strerror or error}"
             return job, None
-        job.image = image if any(_KINDS[kind].needs_photo for kind in outputs) else None
+        job.image = image if outputs.need_photo else None
         return job, predictor.prepare(image)
 
     def write(result: tuple[_Job, Prediction | None]) -> _Job:
         job, prediction = result
         if prediction is not None:
-            for kind, name in job.files.items():
-                _KINDS[kind].write(folder / name, prediction, job.image)
+            outputs.write(folder, job.files, prediction, job.image)
             manifest.add(job.photo, job.digest, list(job.files.values()))
         return job
 
@@ -131,40 +130,6 @@ class _Job:
     image: Image | None = None
 
 
-@dataclass(frozen=True)
-class _Kind:
-    suffix: str
-    write: Callable[[Path, Prediction, Image | None], None]
-    needs_photo: bool = False
-
-
-def _write_mask(path: Path, prediction: Prediction, image: Image | None) -> None:
-    write_mask(path, prediction.mask)
-
-
-def _write_probabilities(path: Path, prediction: Prediction, image: Image | None) -> None:
-    write_image(path, prediction.levels)
-
-
-def _write_cutout(path: Path, prediction: Prediction, image: Image | None) -> None:
-    assert image is not None
-    softness = edge_softness(prediction.size, prediction.network_probabilities.shape)
-    write_image(path, cutout(image, prediction.probabilities, prediction.threshold, softness=softness))
-
-
-def _write_overlay(path: Path, prediction: Prediction, image: Image | None) -> None:
-    assert image is not None
-    write_image(path, overlay(image, prediction.mask))
-
-
-_KINDS = {
-    "mask": _Kind("_mask.png", _write_mask),
-    "prob": _Kind("_prob.png", _write_probabilities),
-    "cutout": _Kind("_cutout.png", _write_cutout, needs_photo=True),
-    "overlay": _Kind("_overlay.jpg", _write_overlay, needs_photo=True),
-}
-
-
 def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
     if job.state == "written":
         summary.written += 1
@@ -173,12 +138,3 @@ def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
     else:
         summary.failed.append((job.photo, job.message))
         reporter.warn(job.message)
-
-
-def _outputs(save: Sequence[str]) -> list[str]:
-    if not save:
-        raise ConfigError(f"nothing to save; expected some of {', '.join(_KINDS)}")
-    for kind in save:
-        if kind not in _KINDS:
-            raise ConfigError(f"cannot save {kind!r}; expected some of {', '.join(_KINDS)}{did_you_mean(kind, _KINDS)}")
-    return list(dict.fromkeys(save))

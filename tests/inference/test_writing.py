@@ -14,6 +14,8 @@ from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.data.images import write_image
 from carvana.errors import ConfigError, DataError
+from carvana.inference.background import Colour
+from carvana.inference.clean import Cleaning
 from carvana.inference.manifest import MANIFEST
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor, Prepared
@@ -242,3 +244,16 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(photos: list[Path], tmp_
     with pytest.raises(DataError, match="cannot be written to") as error:
         predict_folder(predictor(), photos, out=blocked / "out")
     assert "\n" not in str(error.value)
+
+
+def test_another_cleaning_or_background_makes_it_undone(photos: list[Path], tmp_path: Path) -> None:
+    def again(**options: object) -> tuple[int, int, int]:
+        result = predict_folder(predictor(), photos[:2], out=tmp_path / "out", save=["mask", "cutout"], **options)  # type: ignore[arg-type]
+        return summary(result)
+
+    red, blue = Colour((255, 0, 0)), Colour((0, 0, 255))
+    for options in ({}, {"cleaning": Cleaning()}, {"cleaning": Cleaning(parts=1)}, {"background": red}):
+        assert again(**options) == (2, 0, 0)
+        assert again(**options) == (0, 2, 0)
+    assert again(background=blue) == (2, 0, 0)
+    assert again() == (2, 0, 0)
