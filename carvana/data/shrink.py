@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import read_image, read_mask, resize_image, shrink_mask
+from carvana.data.images import read_coverage, read_image, resize_image
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 
@@ -24,7 +24,7 @@ def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tupl
         DataError: there is no mask, or a file cannot be used.
     """
     image = resize_image(read_image(sample.image, at_least=size), size)
-    return image, shrink_mask(read_mask(mask_of(sample)), size, target=target)
+    return image, read_coverage(mask_of(sample), size, target=target)
 
 
 def mask_of(sample: Sample) -> Path:
