@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from carvana.config import FitConfig, make_config
 from carvana.errors import RunError
-from carvana.files import write_json
+from carvana.files import write_json, write_text
 from carvana.run import Run
 
 FORMAT_VERSION = 1
@@ -112,6 +115,16 @@ class Folds:
     def split_path(self, number: int) -> Path:
         """The ``split.csv`` of a fold, counted from 1."""
         return self.splits_path / f"fold-{number}.csv"
+
+    def write_table(self, rows: Iterable[tuple[str, str, int]]) -> None:
+        """Write ``folds.csv``.
+
+        Args:
+            rows: each photo's file name, its car, and the number of the fold that validates it.
+        """
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([("image", "group", "fold"), *rows])
+        write_text(self.table_path, table.getvalue())
 
     def read_config(self) -> FitConfig:
         """The recipe that all folds share."""

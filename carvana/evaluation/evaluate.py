@@ -52,7 +52,7 @@ class Evaluation:
         pixel_accuracy: the mean share of pixels that are right.
         boundary_dice: mean Dice within 7 pixels of the true boundary.
         threshold: the best one on all these photos: what to store with the model.
-        scale: (height, width) at which the network saw the photos, or "native".
+        scale: (height, width) at which the network saw the photos, "native", or several of these in words.
         seconds: what it took, reading and counting included.
     """
 
@@ -121,15 +121,95 @@ def evaluate(
     if not samples:
         raise DataError("no labelled photos to evaluate on; name a data folder that holds some")
     started = time.perf_counter()
-    try:
-        with Shelf.opened(masks_dir, samples) as shelf:
-            counts = _count(predictor, samples, shelf, workers, reporter)
-            threshold = best_threshold(counts)
-            if shelf is not None:
-                shelf.write_masks(samples, threshold, workers, reporter)
-    except OSError as error:  # photos that cannot be read are a DataError already
-        raise DataError(f"{masks_dir}: cannot be written to: {error.strerror or error}") from error
-    return _summed_up(predictor, samples, counts, threshold, time.perf_counter() - started)
+    with Shelf.opened(masks_dir, samples) as shelf:
+        counts = count_photos(predictor, samples, shelf=shelf, workers=workers, reporter=reporter)
+        threshold = best_threshold(counts)
+        if shelf is not None:
+            shelf.write_masks(samples, threshold, workers, reporter)
+    return summarise(
+        samples,
+        counts,
+        threshold=threshold,
+        own_thresholds=[predictor.threshold] * len(samples),
+        scale=predictor.scale,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def count_photos(
+    predictor: BasePredictor[Any],
+    samples: Sequence[Sample],
+    *,
+    shelf: Shelf | None = None,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> list[PhotoCounts]:
+    """Predict photos and compare them with their true masks, at all thresholds at once.
+
+    Args:
+        predictor: the model.
+        samples: photos with masks.
+        shelf: where the predictions wait until a threshold is chosen; None keeps none.
+        workers: threads that read, and as many that count; None for one per core.
+        reporter: told of the progress.
+
+    Raises:
+        DataError: a photo cannot be read, has no mask, or one of another size.
+    """
+
+    def finish(job: tuple[_Labelled, Prediction | None]) -> PhotoCounts:
+        labelled, prediction = job
+        assert prediction is not None
+        graded = prediction.levels
+        if shelf is not None:
+            shelf.put(labelled.sample, graded)
+        return threshold_counts(graded, labelled.mask)
+
+    read = ordered_map(lambda sample: _read(predictor, sample), samples, workers=workers)
+    counted = ordered_map(finish, run_batches(predictor, read), workers=workers)
+    return list(track(counted, reporter or LogReporter(), "evaluating", len(samples)))
+
+
+def summarise(
+    samples: Sequence[Sample],
+    counts: Sequence[PhotoCounts],
+    *,
+    threshold: float,
+    own_thresholds: Sequence[float],
+    scale: str | tuple[int, int],
+    seconds: float,
+) -> Evaluation:
+    """Score photos at thresholds chosen on other groups, and take the means.
+
+    Args:
+        samples: the photos.
+        counts: what :func:`count_photos` says of each of them.
+        threshold: the one that is best on all of them.
+        own_thresholds: for each photo that of the model that predicted it.
+        scale: (height, width) at which the network saw the photos, or a word.
+        seconds: what it took.
+    """
+    groups = [sample.group for sample in samples]
+    chosen = cross_fitted_thresholds(counts, groups)
+    photos = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
+    predicted = [count.whole.dice[threshold_index(own)] for count, own in zip(counts, own_thresholds, strict=True)]
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(photo, name) for photo in photos]))
+
+    return Evaluation(
+        photos=photos,
+        dice=mean("dice"),
+        dice_ci95=bootstrap_interval([photo.dice for photo in photos], groups),
+        dice_at_half=mean("dice_at_half"),
+        dice_as_predicted=float(np.mean(predicted)),
+        iou=mean("iou"),
+        pixel_accuracy=mean("pixel_accuracy"),
+        boundary_dice=mean("boundary_dice"),
+        threshold=threshold,
+        scale=scale,
+        seconds=seconds,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,56 +229,6 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
             f"{width} x {height}; a mask must have its photo's size"
         )
     return _Labelled(sample, mask), predictor.prepare(image)
-
-
-def _count(
-    predictor: BasePredictor[Any],
-    samples: Sequence[Sample],
-    shelf: Shelf | None,
-    workers: int | None,
-    reporter: Reporter,
-) -> list[PhotoCounts]:
-    def finish(job: tuple[_Labelled, Prediction | None]) -> PhotoCounts:
-        labelled, prediction = job
-        assert prediction is not None
-        graded = prediction.levels
-        if shelf is not None:
-            shelf.put(labelled.sample, graded)
-        return threshold_counts(graded, labelled.mask)
-
-    read = ordered_map(lambda sample: _read(predictor, sample), samples, workers=workers)
-    counted = ordered_map(finish, run_batches(predictor, read), workers=workers)
-    return list(track(counted, reporter, "evaluating", len(samples)))
-
-
-def _summed_up(
-    predictor: BasePredictor[Any],
-    samples: Sequence[Sample],
-    counts: Sequence[PhotoCounts],
-    threshold: float,
-    seconds: float,
-) -> Evaluation:
-    groups = [sample.group for sample in samples]
-    chosen = cross_fitted_thresholds(counts, groups)
-    photos = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
-    own = threshold_index(predictor.threshold)
-
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(photo, name) for photo in photos]))
-
-    return Evaluation(
-        photos=photos,
-        dice=mean("dice"),
-        dice_ci95=bootstrap_interval([photo.dice for photo in photos], groups),
-        dice_at_half=mean("dice_at_half"),
-        dice_as_predicted=float(np.mean([count.whole.dice[own] for count in counts])),
-        iou=mean("iou"),
-        pixel_accuracy=mean("pixel_accuracy"),
-        boundary_dice=mean("boundary_dice"),
-        threshold=threshold,
-        scale=predictor.scale,
-        seconds=seconds,
-    )
 
 
 def _score(sample: Sample, counts: PhotoCounts, threshold: float) -> PhotoScore:

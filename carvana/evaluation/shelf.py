@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from carvana.data.images import write_mask
 from carvana.data.samples import Sample
+from carvana.errors import DataError
 from carvana.inference.photos import refuse_equal_stems
 from carvana.inference.stream import ordered_map
 from carvana.progress import Reporter, track
@@ -42,16 +43,19 @@ class Shelf:
         """A shelf for the length of a block, or none where no masks are wanted.
 
         Raises:
-            DataError: two photos would write the same mask.
+            DataError: two photos would write the same mask, or the folder cannot be written to.
         """
         if masks_dir is None:
             yield None
             return
         refuse_equal_stems([sample.image for sample in samples])
         folder = Path(masks_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".waiting-", dir=folder) as waiting:
-            yield cls(folder, Path(waiting))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".waiting-", dir=folder) as waiting:
+                yield cls(folder, Path(waiting))
+        except OSError as error:  # photos that cannot be read are a DataError already
+            raise DataError(f"{masks_dir}: cannot be written to: {error.strerror or error}") from error
 
     def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
         """Keep one photo's levels (H, W): see :func:`carvana.thresholds.levels`. Safe in any thread."""
