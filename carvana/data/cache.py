@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.cache_pack import DamagedPackError, Pack
+from carvana.data.cache_pack import DamagedPackError, Pack, discard
 
 Target = Literal["coverage", "nearest"]
 
@@ -97,7 +97,7 @@ class SampleCache:
         what = "taken away by another process" if gone else "damaged, and taken away"
         logging.getLogger("carvana").warning("%s: %s; its photos are read from their files", pack.path, what)
         if not gone:
-            pack.discard()
+            discard(pack.path)
 
 
 def _shared(length: int) -> NDArray[np.uint8]:

@@ -34,7 +34,16 @@ from numpy.typing import NDArray
 from carvana.data.cache import SampleCache, Target
 from carvana.data.cache_home import cache_home
 from carvana.data.cache_keys import KnownFiles, identify
-from carvana.data.cache_pack import SUFFIX, DamagedPackError, Pack, find_records, pack_bytes, record_bytes, write_pack
+from carvana.data.cache_pack import (
+    SUFFIX,
+    DamagedPackError,
+    Pack,
+    discard,
+    find_records,
+    pack_bytes,
+    record_bytes,
+    write_pack,
+)
 from carvana.data.cache_room import Room, held_bytes, make_room, sweep, touch
 from carvana.data.joined import JoinedSamples
 from carvana.data.samples import Sample
@@ -90,6 +99,7 @@ def build_caches(
         >>> data = carvana.SegmentationDataset(samples, size=(128, 128), cache=cache)  # doctest: +SKIP
     """
     reporter = reporter or LogReporter()
+    size = int(size[0]), int(size[1])
     samples = JoinedSamples(parts)
     if limit_gb > 0:
         builder = _Builder(samples, size, target, Path(folder or cache_home() / "samples"), reporter)
@@ -138,14 +148,14 @@ class _Builder:
 
     def _fill(self, limit: int, workers: int) -> None:
         sweep(self.folder)
-        if self.known.changed:
-            self.known.save()
         packs = self._open()
-        plan = _plan(self._missing(packs), self.size, workers=workers)
-        wanted = sum(pack_bytes(len(places), self.size) for places in plan)
+        index = self.known.bytes if self.known.changed else 0
+        wanted = index + self._bytes(_plan(self._missing(packs), self.size, workers=workers))
         room = make_room(self.folder, wanted, limit=limit, needed={pack.path for pack in packs})
+        if 0 < index <= room.bytes:
+            self.known.save()
         missing = self._missing([pack for pack in packs if pack.path.exists()])
-        plan = _plan(missing, self.size, workers=workers, room=room.bytes)
+        plan = _plan(missing, self.size, workers=workers, room=room.bytes - index)
         fitting = sum(map(len, plan))
         if fitting < len(missing):
             self._tell_bound(len(missing) - fitting, room, limit)
@@ -153,8 +163,7 @@ class _Builder:
             began = time.perf_counter()
             self._decode(plan, workers)
             height, width = self.size
-            megabytes = sum(pack_bytes(len(places), self.size) for places in plan) / 1e6
-            seconds = time.perf_counter() - began
+            seconds, megabytes = time.perf_counter() - began, self._bytes(plan) / 1e6
             self.reporter.info(
                 f"cached {fitting} photos at {height}x{width} in {seconds:.1f} s ({megabytes:.0f} MB in {self.folder})"
             )
@@ -207,18 +216,21 @@ class _Builder:
     def _open(self) -> list[Pack]:
         """The packs that hold any of the photos; those that are cut or damaged are removed."""
         packs = []
-        for path in sorted(self.shelf.glob(f"*{SUFFIX}")):
+        for path in sorted(self.shelf.glob(f"[!.]*{SUFFIX}")):
             try:
-                pack = Pack.open(path)
+                pack = Pack.open(path, size=self.size)
             except DamagedPackError:
                 self.reporter.warn(f"{path}: damaged, and taken away; its photos are read from their files again")
-                path.unlink(missing_ok=True)
-            except FileNotFoundError:
-                continue  # another process has just dropped it
+                discard(path)
+            except OSError:
+                continue  # another process has just dropped it, or it belongs to somebody else
             else:
                 if np.isin(pack.keys, self.keys).any():
                     packs.append(pack)
         return packs
+
+    def _bytes(self, plan: Sequence[NDArray[np.int64]]) -> int:
+        return sum(pack_bytes(len(places), self.size) for places in plan)
 
     def _tell_bound(self, left: int, room: Room, limit: int) -> None:
         bound = "half of the disk's free space" if room.disk_is_full else f"data.cache_gb = {limit / 1e9:g}"

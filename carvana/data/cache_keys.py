@@ -59,6 +59,11 @@ class KnownFiles:
         self._remember(unique, digests, newest=files[first, 3:].max(axis=1))
         return _pair_keys(digests[inverse].reshape(-1, 2)), files.reshape(-1, 10)
 
+    @property
+    def bytes(self) -> int:
+        """The size of the file that :meth:`save` writes."""
+        return 4 + self._entries.nbytes
+
     def save(self) -> None:
         """Write what was learnt, atomically.
 

@@ -7,6 +7,7 @@ a pack which is cut or damaged is noticed: the head when it is opened, a record 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -55,11 +56,11 @@ class Pack:
         self._records: UInt8 | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Pack:
+    def open(cls, path: Path, *, size: tuple[int, int]) -> Pack:
         """Read a pack's head and map its records.
 
         Raises:
-            DamagedPackError: it is cut or damaged.
+            DamagedPackError: it is cut or damaged, or holds photos of another size.
             OSError: it is gone, or cannot be read.
         """
         with open(path, "rb") as file:
@@ -67,12 +68,15 @@ class Pack:
             if len(head) < _HEAD.size:
                 raise DamagedPackError
             magic, height, width, count, checksum = _HEAD.unpack(head)
-            index = file.read(count * (KEY.itemsize + 4)) if magic == _MAGIC else b""
+            length = os.fstat(file.fileno()).st_size
+            if magic != _MAGIC or (height, width) != size or length != pack_bytes(count, size):
+                raise DamagedPackError
+            index = file.read(count * (KEY.itemsize + 4))
             if zlib.crc32(index, zlib.crc32(head[:-4])) != checksum:
                 raise DamagedPackError
         keys = np.frombuffer(index, KEY, count)
         sums = np.frombuffer(index, np.uint32, count, offset=keys.nbytes)
-        pack = cls(path, size=(height, width), keys=keys, sums=sums)
+        pack = cls(path, size=size, keys=keys, sums=sums)
         pack._records = pack._map()
         return pack
 
@@ -91,11 +95,6 @@ class Pack:
         """Make sure that a record holds the bytes that were written; a DamagedPackError if not."""
         if zlib.crc32(self.read(place)) != int(self.sums[place]):
             raise DamagedPackError
-
-    def discard(self) -> None:
-        """Take the file away, if that is allowed; what is mapped stays readable."""
-        with suppress(OSError):
-            self.path.unlink()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_records": None}
@@ -126,7 +125,7 @@ def write_pack(
     """
     sums = []
     with atomic_path(path) as temporary, open(temporary, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, pack_bytes(len(keys), size))  # a full disk is noticed before any work
+        _reserve(file.fileno(), pack_bytes(len(keys), size))
         file.seek(_records_start(len(keys)))
         for image, coverage in records:
             image, coverage = np.ascontiguousarray(image), np.ascontiguousarray(coverage)
@@ -139,6 +138,12 @@ def write_pack(
         head = _HEAD.pack(_MAGIC, *size, len(keys), 0)[:-4]
         file.seek(0)
         file.write(head + struct.pack("<I", zlib.crc32(index, zlib.crc32(head))) + index)
+
+
+def discard(path: Path) -> None:
+    """Take a pack away, if that is allowed; where it is mapped, it stays readable."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def find_records(keys: NDArray[np.bytes_], packs: Sequence[Pack]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -166,6 +171,15 @@ def record_bytes(size: tuple[int, int]) -> int:
 def pack_bytes(count: int, size: tuple[int, int]) -> int:
     """Bytes of a file that holds ``count`` photos."""
     return _records_start(count) + count * record_bytes(size)
+
+
+def _reserve(descriptor: int, length: int) -> None:
+    """Take the room of a whole file, so that a full disk is noticed before any work is done for it."""
+    try:
+        os.posix_fallocate(descriptor, 0, length)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot do it
+            raise
 
 
 def _records_start(count: int) -> int:

@@ -30,5 +30,8 @@ class JoinedSamples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
+        index += len(self) if index < 0 else 0
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         number = bisect.bisect_right(self._ends, index)
         return self._parts[number][index - self._ends[number]]

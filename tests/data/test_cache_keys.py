@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from caching import SIZE, Listener, flip_byte, make_photos, same_as_files
+
+from carvana.data import cache_keys
+from carvana.data.cache_build import build_caches
+from carvana.data.cache_keys import KnownFiles
+from carvana.data.samples import Sample
+
+
+@pytest.fixture
+def _sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are remembered though they were written a moment ago."""
+    monkeypatch.setattr(cache_keys, "_FRESH", 0)
+
+
+def read_again(path: Path, samples: list[Sample]) -> int:
+    told = Listener()
+    known = KnownFiles(path)
+    known.keys(samples, reporter=told)
+    if known.changed:
+        known.save()
+    assert told.open == 0
+    assert told.done == told.totals
+    return told.totals["reading photos"]
+
+
+def test_a_key_is_the_digest_of_the_digests_of_both_files(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path, 3)
+    keys, _ = KnownFiles(tmp_path / "files").keys(samples, reporter=Listener())
+    for key, sample in zip(keys, samples, strict=True):
+        parts = [hashlib.blake2b(path.read_bytes(), digest_size=16).digest() for path in (sample.image, sample.mask)]
+        expected = hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+        assert bytes(key).ljust(16, b"\0") == expected
+
+
+@pytest.mark.usefixtures("_sure")
+def test_known_files_are_not_read_again(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path / "photos", 5)
+    path = tmp_path / "files"
+    assert read_again(path, samples[:4]) == 8
+    assert read_again(path, samples[:4]) == 0
+    assert read_again(path, samples) == 2
+    (tmp_path / "link").symlink_to(samples[0].image)
+    assert read_again(path, [Sample(tmp_path / "link", samples[1].mask, "a")]) == 0
+    assert read_again(path, samples) == 0
+
+
+@pytest.mark.usefixtures("_sure")
+def test_a_changed_file_is_read_again_though_its_size_and_its_time_are_the_same(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path / "photos", 4)
+    folder = tmp_path / "cache"
+    build_caches([samples], SIZE, folder=folder)
+    flip_byte(samples[2].image, -5)  # keeps size and time
+    samples[0].image.replace(samples[1].image)  # another file under this name
+    samples = samples[1:]
+    told = Listener()
+    [cache] = build_caches([samples], SIZE, folder=folder, reporter=told)
+    assert same_as_files(cache, samples)
+    assert told.totals["caching"] == 2
+
+
+def test_a_file_that_may_still_change_unseen_is_not_remembered(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path / "photos", 1)
+    assert read_again(tmp_path / "files", samples) == 2
+    assert read_again(tmp_path / "files", samples) == 2
+
+
+@pytest.mark.usefixtures("_sure")
+def test_a_damaged_memory_is_forgotten(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path / "photos", 2)
+    path = tmp_path / "files"
+    for harm in (lambda: flip_byte(path, 30), lambda: os.truncate(path, 70), lambda: os.truncate(path, 0)):
+        read_again(path, samples)
+        harm()
+        assert read_again(path, samples) == 4
+    assert read_again(path, samples) == 0
+
+
+@pytest.mark.usefixtures("_sure")
+def test_the_memory_is_bounded_and_keeps_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_keys, "REMEMBERED", 6)
+    samples = make_photos(tmp_path / "photos", 5)
+    path = tmp_path / "files"
+    assert read_again(path, samples[:2]) == 4
+    assert read_again(path, samples[2:]) == 6
+    assert path.stat().st_size == 4 + 6 * 56
+    assert read_again(path, samples[2:]) == 0
+    assert read_again(path, samples[:2]) == 4
+
+
+def test_missing_files_have_no_key(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path, 3)
+    samples[0].image.unlink()
+    samples[1] = Sample(samples[1].image, None, "a")
+    keys, _ = KnownFiles(tmp_path / "files").keys(samples, reporter=Listener())
+    assert [bool(key) for key in keys] == [False, False, True]
