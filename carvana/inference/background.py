@@ -89,7 +89,7 @@ def parse_background(text: str) -> Background:
     except ConfigError as error:
         if path.suffix or path.exists():
             return Picture.read(path)
-        raise ConfigError(f"background: {error}; the path of a picture serves as well") from error
+        raise ConfigError(f"no picture lies at {text!r}, and {error}") from error
 
 
 def cover(image: Image, size: tuple[int, int]) -> Image:

@@ -1,0 +1,43 @@
+"""What can be wrong with a data folder: kinds of problems, and what to do about each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ADVICE = {
+    "unreadable": "replace the file, or move photo and mask away",
+    "no-mask": "add the mask, or move the photo away",
+    "no-photo": "add the photo, or move the mask away",
+    "same-stem": "keep one of the files",
+    "no-car": "make --group (data.group) match every photo's name",
+    "size-differs": "export photo and mask at one size",
+    "not-binary": "store two values alone: 0 and 255, or 0 and 1",
+    "frames": "store one picture a file: the first one counts",
+    "empty-mask": "draw the object, or leave the photo out if there should be one",
+    "full-mask": "make sure that the object really fills the photo",
+    "same-mask": "one of the photos may have another one's mask",
+    "duplicate": "keep one: it counts twice",
+    "near-duplicate": "give both photos one car's name, or keep one: a split may put them on both sides",
+}
+"""What to do, by kind of problem; the order is that of reports."""
+
+NOTES = {
+    "ignored": "not read: no image by its suffix, or a folder",
+    "mixed-sizes": "photos of one car differ in size",
+}
+"""What is odd, but wrong for nobody, by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, or odd, about one file.
+
+    Attributes:
+        kind: a key of :data:`ADVICE` or :data:`NOTES`.
+        file: its path.
+        message: what was found, without the path.
+    """
+
+    kind: str
+    file: str
+    message: str
