@@ -1,0 +1,155 @@
+"""Many samples in little memory: their names in a few long strings, objects only for those that are in use."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.samples import Sample
+
+
+class SampleTable(Sequence[Sample]):
+    """Samples, as a tuple of them would be, in about 100 bytes each instead of 1,500.
+
+    A training keeps its samples for hours, and every process that reads for it has them too: as objects they would be
+    copied into each of these processes, page by page, since whoever looks at an object counts its references. Here
+    they are arrays, which processes share. Indexing and iterating make new samples that are equal each time; slices
+    and :meth:`take` share the names with the table they are from. A table is equal to any list or tuple of the same
+    samples, ``+`` joins it with one, and it cannot be changed.
+
+    >>> table = SampleTable.of([Sample(Path("a/1.jpg"), Path("b/1.gif"), "car"), Sample(Path("a/2.jpg"), None, "car")])
+    >>> table[1].name, len(table[1:]), table[:1] + table[1:] == list(table)
+    ('2.jpg', 1, True)
+    """
+
+    __slots__ = ("_columns", "_rows")
+
+    def __init__(self, columns: _Columns, rows: NDArray[np.int64]) -> None:
+        self._columns = columns
+        self._rows = rows
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> SampleTable:
+        """A table of these samples; a table is handed back as it is."""
+        if isinstance(samples, SampleTable):
+            return samples
+        columns = _Columns.of(samples)
+        return cls(columns, np.arange(len(columns)))
+
+    def take(self, places: NDArray[np.integer] | Sequence[int]) -> SampleTable:
+        """The samples at these places, in this order."""
+        return SampleTable(self._columns, self._rows[np.asarray(places, np.intp)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> SampleTable: ...
+    def __getitem__(self, index: int | slice) -> Sample | SampleTable:
+        if isinstance(index, slice):
+            return SampleTable(self._columns, self._rows[index])
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"sample {place} of {len(self)}")
+        return self._columns.sample(int(self._rows[place]))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self._columns.sample, self._rows.tolist())
+
+    def __add__(self, other: Sequence[Sample]) -> SampleTable:
+        if isinstance(other, SampleTable) and other._columns is self._columns:
+            return SampleTable(self._columns, np.concatenate([self._rows, other._rows]))
+        return SampleTable.of([*self, *other])
+
+    def __radd__(self, other: Sequence[Sample]) -> SampleTable:
+        return SampleTable.of([*other, *self])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (SampleTable, list, tuple)):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:2])) + (", ..." if len(self) > 2 else "")
+        return f"SampleTable({len(self)} samples: {shown})" if len(self) else "SampleTable(no samples)"
+
+    def __getstate__(self) -> tuple[_Columns, NDArray[np.int64]]:
+        return self._columns, self._rows
+
+    def __setstate__(self, state: tuple[_Columns, NDArray[np.int64]]) -> None:
+        self._columns, self._rows = state
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Strings:
+    """Strings one after the other in one string, and where each begins, (N + 1,)."""
+
+    text: str
+    begins: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> _Strings:
+        lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+        return cls("".join(strings), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+
+    def __getitem__(self, place: int) -> str:
+        return self.text[self.begins[place] : self.begins[place + 1]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """What samples are made of. Few folders hold many files: each folder stands here once, under a number."""
+
+    folders: tuple[str, ...]
+    image_folders: NDArray[np.int32]
+    image_names: _Strings
+    mask_folders: NDArray[np.int32]  # -1: there is no mask
+    mask_names: _Strings
+    groups: _Strings
+    views: _Strings
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> _Columns:
+        numbers: dict[str, int] = {}
+        images, masks, groups, views = [], [], [], []
+        for sample in samples:
+            images.append(_split(sample.image, numbers))
+            masks.append((-1, "") if sample.mask is None else _split(sample.mask, numbers))
+            groups.append(sample.group)
+            views.append(sample.view)
+        return cls(tuple(numbers), *_columns(images), *_columns(masks), _Strings.of(groups), _Strings.of(views))
+
+    def __len__(self) -> int:
+        return len(self.image_folders)
+
+    def sample(self, row: int) -> Sample:
+        mask = self.mask_folders[row]
+        return Sample(
+            Path(self.folders[self.image_folders[row]], self.image_names[row]),
+            None if mask < 0 else Path(self.folders[mask], self.mask_names[row]),
+            self.groups[row],
+            self.views[row],
+        )
+
+
+def _split(path: Path, numbers: dict[str, int]) -> tuple[int, str]:
+    """The number of the folder, a new one if it was not met before, and the name."""
+    folder, name = os.path.split(os.fspath(path))
+    return numbers.setdefault(folder, len(numbers)), name
+
+
+def _columns(parts: Sequence[tuple[int, str]]) -> tuple[NDArray[np.int32], _Strings]:
+    numbers = np.fromiter((number for number, _ in parts), np.int32, len(parts))
+    return numbers, _Strings.of([name for _, name in parts])
