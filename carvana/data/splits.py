@@ -20,6 +20,7 @@ import numpy as np
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.images import read_mask
 from carvana.data.samples import Sample, find_samples
+from carvana.data.table import SampleTable
 from carvana.devices import cpu_count
 from carvana.errors import ConfigError, DataError
 from carvana.files import write_text
@@ -32,8 +33,8 @@ MASKS_A_GROUP = 2
 class Split:
     """Two disjoint lists of samples."""
 
-    train: tuple[Sample, ...]
-    val: tuple[Sample, ...]
+    train: SampleTable
+    val: SampleTable
 
     def shared_groups(self) -> set[str]:
         """The cars that stand on both sides: none, unless the split is by photo or the user's own."""
@@ -63,7 +64,7 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
     """
     samples = recipe_samples(data, data.root)
     if split.file is not None and split.file.is_dir():
-        return Split(tuple(samples), tuple(recipe_samples(data, split.file)))
+        return Split(SampleTable.of(samples), SampleTable.of(recipe_samples(data, split.file)))
     return read_split(written, samples)
 
 
@@ -147,8 +148,9 @@ def split_folds(
     fold_of = dict(zip(names.tolist(), dealt.tolist(), strict=True))
 
     def fold_split(fold: int) -> Split:
-        return _divide(ordered, lambda sample: fold_of[unit(sample)] == fold)
+        return _divide(table, lambda sample: fold_of[unit(sample)] == fold)
 
+    table = SampleTable.of(ordered)  # one for all folds
     return [fold_split(fold) for fold in range(folds)]
 
 
@@ -206,9 +208,9 @@ def _count(val: float, available: int, what: str) -> int:
 
 
 def _divide(samples: Sequence[Sample], is_val: Callable[[Sample], bool]) -> Split:
-    return Split(
-        tuple(sample for sample in samples if not is_val(sample)), tuple(sample for sample in samples if is_val(sample))
-    )
+    table = SampleTable.of(samples)
+    held_out = np.fromiter(map(is_val, samples), np.bool_, len(table))
+    return Split(table.take(np.flatnonzero(~held_out)), table.take(np.flatnonzero(held_out)))
 
 
 def _foreground_shares(members: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
