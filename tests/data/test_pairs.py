@@ -59,3 +59,13 @@ def test_files_that_cannot_be_read_are_counted_and_the_first_is_named(samples: l
 
 def test_a_photo_without_a_mask_is_passed_over(samples: list[Sample]) -> None:
     check_sizes([Sample(samples[0].image.with_name("absent.jpg"), None, "x"), *samples])
+
+
+def test_thousands_of_pairs_are_counted_as_a_few_are(samples: list[Sample]) -> None:
+    assert samples[2].mask is not None
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(samples[2].mask)
+    with pytest.raises(DataError, match=r"masks/c\.gif: .* 800 of 2400 masks"):
+        check_sizes(samples * 800)
+    samples[1].image.unlink()
+    with pytest.raises(DataError, match=r"images/b\.jpg.*\(800 of 4800 photos and masks cannot be read\)"):
+        check_sizes(samples * 800)
