@@ -16,6 +16,7 @@ from carvana.data.cache import SampleCache
 from carvana.data.images import read_image, read_mask
 from carvana.data.samples import Sample
 from carvana.data.shrink import mask_of, read_shrunken
+from carvana.data.table import SampleTable
 from carvana.errors import ConfigError, DataError
 
 Key = int | tuple[int, int]
@@ -67,7 +68,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ConfigError(f"mode {mode!r} is unknown; expected resize or crop")
         if target not in ("coverage", "nearest"):
             raise ConfigError(f"target {target!r} is unknown; expected coverage or nearest")
-        self.samples = list(samples)
+        self.samples: Sequence[Sample] = SampleTable.of(samples)  # arrays: what readers share stays shared
         self.size = size
         self.mode = mode
         self.target = target
