@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from carvana.inference.ensemble import Ensemble
     from carvana.inference.predictor import Predictor
     from carvana.run import Run
-    from carvana.training.fit import fit
+    from carvana.training.fit import fit, resume
     from carvana.training.trainer import Trainer
 
 _HOMES = {
@@ -42,6 +42,7 @@ _HOMES = {
     "evaluate": "carvana.evaluation.evaluate",
     "find_samples": "carvana.data.samples",
     "fit": "carvana.training.fit",
+    "resume": "carvana.training.fit",
     "load_config": "carvana.config",
     "split_samples": "carvana.data.splits",
 }
@@ -63,6 +64,7 @@ __all__ = [
     "fit",
     "load_config",
     "register_arch",
+    "resume",
     "split_samples",
     "testing",
 ]

@@ -76,6 +76,16 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def process_number() -> int:
+    """The number of this process among those that torchrun or accelerate launch started together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def processes_here() -> int:
+    """How many processes of one training run on this machine."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def describe(device: torch.device) -> str:
     """The hardware in words, for records: "2 cores, x86_64 (AMX)" or "NVIDIA H200"."""
     import platform

@@ -57,6 +57,25 @@ class LogReporter:
         self._log.debug("%s: done %s", task, values)
 
 
+class SilentReporter:
+    """Tells nobody: for the other processes of a training, whose first one speaks for all."""
+
+    def info(self, message: str) -> None:
+        """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """Nothing."""
+
+    def start(self, task: str, total: int | None) -> None:
+        """Nothing."""
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        """Nothing."""
+
+    def finish(self, task: str, **values: float) -> None:
+        """Nothing."""
+
+
 def track(items: Iterable[T], reporter: Reporter, task: str, total: int | None = None) -> Iterator[T]:
     """Iterate over ``items`` and report each one as a step of ``task``, which is finished however the loop ends."""
     if total is None and isinstance(items, Sized):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,9 @@ class Run:
         config_path: ``config.yaml``, the resolved recipe.
         split_path: ``split.csv``: image, group, subset.
         model_path: ``model/``, the best network so far.
-        metrics_path: ``metrics.jsonl``, a line an epoch.
+        state_path: ``state/``, the last state, from which an interrupted fit goes on.
+        metrics_path: ``metrics.jsonl``, a line an epoch: the same bytes whenever the same training is done.
+        times_path: ``times.jsonl``, likewise: speed, waiting and seconds, which are never the same.
         evaluation_path: ``evaluation.json``, the numbers at full size.
         record_path: ``run.json``: versions, hardware, initial weights, times.
         masks_path: ``masks/``, the validation photos' masks.
@@ -36,6 +38,8 @@ class Run:
         self.config_path = self.path / "config.yaml"
         self.split_path = self.path / "split.csv"
         self.model_path = self.path / "model"
+        self.state_path = self.path / "state"
+        self.times_path = self.path / "times.jsonl"
         self.metrics_path = self.path / "metrics.jsonl"
         self.evaluation_path = self.path / "evaluation.json"
         self.record_path = self.path / "run.json"
@@ -95,16 +99,39 @@ class Run:
         write_json(self.record_path, {"format_version": FORMAT_VERSION, **record})
 
     def read_record(self) -> dict[str, Any]:
-        """What :meth:`write_record` kept; empty if nothing was."""
-        return _read_json(self.record_path) if self.record_path.is_file() else {}
+        """What :meth:`write_record` kept; empty if nothing was.
 
-    def add_metrics(self, record: dict[str, Any]) -> None:
-        """Add an epoch's numbers."""
-        append_json_line(self.metrics_path, record)
+        Raises:
+            RunError: a later version of the library wrote it, or it is damaged.
+        """
+        record = _read_json(self.record_path) if self.record_path.is_file() else {}
+        version = record.get("format_version", FORMAT_VERSION)
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise RunError(
+                f"{self.record_path}: has format version {version!r}, this carvana reads up to {FORMAT_VERSION}; "
+                "upgrade carvana"
+            )
+        return record
+
+    def add_epoch(self, metrics: dict[str, Any], times: dict[str, Any]) -> None:
+        """Add an epoch's numbers to both logs."""
+        append_json_line(self.metrics_path, metrics)
+        append_json_line(self.times_path, times)
+
+    def write_epochs(self, metrics: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> None:
+        """Replace both logs: a training that goes on from an earlier epoch repeats those behind it."""
+        for path, records in ((self.metrics_path, metrics), (self.times_path, times)):
+            if records or path.exists():
+                write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The numbers of all epochs so far."""
-        return list(read_json_lines(self.metrics_path)) if self.metrics_path.is_file() else []
+        """The lines of metrics.jsonl: the numbers of all epochs so far."""
+        return _read_lines(self.metrics_path)
+
+    def read_epochs(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl and times.jsonl, joined by epoch."""
+        times = {record.get("epoch"): record for record in _read_lines(self.times_path)}
+        return [times.get(record.get("epoch"), {}) | record for record in self.read_metrics()]
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Keep the numbers at full size."""
@@ -115,6 +142,10 @@ class Run:
         if not self.evaluation_path.is_file():
             raise RunError(f"{self.path}: no evaluation.json; `carvana evaluate {self.path}` makes one")
         return _read_json(self.evaluation_path)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return list(read_json_lines(path)) if path.is_file() else []
 
 
 def _free_folder(parent: Path, name: str) -> Path:

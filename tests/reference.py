@@ -1,4 +1,4 @@
-"""Shapes to test on, and definitions written out, that several files of tests compare with."""
+"""Shapes to test on, definitions written out, and a listener, that several files of tests share."""
 
 from __future__ import annotations
 
@@ -24,3 +24,23 @@ def brute_force_band(mask: np.ndarray, width: int) -> np.ndarray:
             squared = ((places[flat == side][:, None] - others[None]) ** 2).sum(axis=2).min(axis=1)
             band[flat == side] = squared <= width**2
     return band.reshape(mask.shape)
+
+
+class Lines:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.infos.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def start(self, task: str, total: int | None) -> None: ...
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None: ...
+
+    def finish(self, task: str, **values: float) -> None: ...

@@ -33,13 +33,14 @@ def test_a_folder_with_anything_in_it_is_refused(tmp_path: Path) -> None:
 def test_records_read_back(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", arch="a")
     run.write_config(FitConfig(arch="fpn/resnet18"))
-    run.add_metrics({"epoch": 1, "val_dice": 0.5})
-    run.add_metrics({"epoch": 2, "val_dice": 0.75})
+    run.add_epoch({"epoch": 1, "val_dice": 0.5}, {"epoch": 1, "seconds": 3.0})
+    run.add_epoch({"epoch": 2, "val_dice": 0.75}, {"epoch": 2, "seconds": 6.0})
     run.write_record({"init": "random"})
     run.write_evaluation({"dice": 0.9})
     again = Run.open(tmp_path / "run")
     assert again.read_config().arch == "fpn/resnet18"
     assert [record["val_dice"] for record in again.read_metrics()] == [0.5, 0.75]
+    assert again.read_epochs()[1] == {"epoch": 2, "val_dice": 0.75, "seconds": 6.0}
     assert again.read_record() == {"format_version": 1, "init": "random"}
     assert again.read_evaluation() == {"dice": 0.9}
 

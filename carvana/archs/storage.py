@@ -32,7 +32,7 @@ def save(
     """Write the three files; weights first, so that a new configuration never stands beside old weights."""
     folder = Path(folder)
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(_own_memory(network.state_dict()), temporary, metadata={"format": "pt"})
+        save_file(own_memory(network.state_dict()), temporary, metadata={"format": "pt"})
     write_json(folder / CONFIG, spec.to_json())
     parameters = sum(parameter.numel() for parameter in network.parameters())
     write_text(folder / "README.md", model_card(spec, parameters, metrics or {}))
@@ -145,7 +145,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors, none of which shares memory: the format has no ties, and reading fills both ends of one."""
     seen: set[int] = set()
     tensors = {}

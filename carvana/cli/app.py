@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from carvana.cli import archs, data, evaluate, fit, predict
+from carvana.cli import archs, data, evaluate, fit, import_keras, predict
 from carvana.errors import CarvanaError
 
 
@@ -27,9 +27,9 @@ class Commands(TyperGroup):
             ctx.exit(0)
         except OSError as error:
             self._fail(ctx, f"{error.filename or 'system'}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            typer.echo("interrupted; what was done so far is kept", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt as stopped:
+            typer.echo(f"interrupted: {stopped}" if str(stopped) else "interrupted; what was done is kept", err=True)
+            ctx.exit(getattr(stopped, "exit_code", 130))
 
     def _fail(self, ctx: Any, message: str) -> None:
         typer.echo(f"error: {' '.join(message.split())}", err=True)
@@ -46,6 +46,7 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("import-keras")(import_keras.import_keras)
 app.command("archs")(archs.archs)
 app.add_typer(data.app, name="data")
 

@@ -20,10 +20,21 @@ def fit(
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Start from the weights of this run or model folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/ARCH.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with an interrupted run; --set train.epochs=N makes it longer."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and end.")] = False,
 ) -> None:
     """Train a network on labelled photos and leave a run: model, masks, pictures, numbers."""
+    if resume is not None:
+        given = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out}
+        print_result(
+            resumed(resume, settings or [], [name for name, value in given.items() if value is not None], device)
+        )
+        return
+
     from carvana.config import load_config, parse_settings
 
     changes: dict[str, Any] = parse_settings(settings or [])
@@ -41,6 +52,24 @@ def fit(
 
     run = run_fit(recipe, out=out, init=init, device=device, reporter=make_reporter())
     print_result(run)
+
+
+def resumed(path: Path, settings: list[str], given: list[str], device: str) -> Run:
+    """Go on with a run, whose own recipe counts: of all settings only the length can change."""
+    from carvana.cli.display import make_reporter
+    from carvana.config import parse_settings
+    from carvana.errors import ConfigError
+    from carvana.training.fit import resume
+
+    changes = parse_settings(settings)
+    refused = [*given, *(f"--set {key}" for key in changes if key not in ("train.epochs", "train.minutes"))]
+    if refused:
+        raise ConfigError(
+            f"--resume {path} with {', '.join(refused)}: the run's own recipe counts; only more epochs can be asked "
+            "for (--set train.epochs=N), other changes need a run of their own (--init)"
+        )
+    longer = {key.partition(".")[2]: value for key, value in changes.items()}
+    return resume(path, **longer, device=device, reporter=make_reporter())
 
 
 def print_result(run: Run) -> None:

@@ -164,7 +164,9 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     absent = sorted(subsets.keys() - {sample.name for sample in samples})
     if absent:
         raise DataError(f"{path}: {len(absent)} of its photos are not in the data folder (the first: {absent[0]})")
-    chosen = [sample for sample in samples if sample.name in subsets]
+    # In the file's order: a training that goes on must find each photo at its place.
+    by_name = {sample.name: sample for sample in samples}
+    chosen = [by_name[name] for name in subsets]
     split = _divide(chosen, lambda sample: subsets[sample.name] == "val")
     if not split.train or not split.val:
         raise DataError(f"{path}: leaves no photo for {'training' if not split.train else 'validation'}")
@@ -193,6 +195,24 @@ def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple
     for sample in ordered:
         members.setdefault(unit(sample), []).append(sample)
     return ordered, members
+
+
+def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
+    """Make sure that a split is the one that was written: the same photos in the same order.
+
+    Raises:
+        DataError: photos have come or gone since.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [(row["image"], row["subset"]) for row in csv.DictReader(file)]
+    sides = (("train", split.train), ("val", split.val))
+    found = [(sample.name, subset) for subset, samples in sides for sample in samples]
+    if rows != found:
+        differing = sorted(set(rows) ^ set(found)) or [rows[0]]
+        raise DataError(
+            f"{path}: the photos are not those that it names ({differing[0][0]} differs); bring them back as "
+            "they were, or begin another training with --init"
+        )
 
 
 def _count(val: float, available: int, what: str) -> int:

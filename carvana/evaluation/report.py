@@ -112,7 +112,7 @@ def draw_pictures(
         path=run.pictures_path / "masks.png",
         title="Masks of validation photos",
     )
-    records = run.read_metrics()
+    records = run.read_epochs()
     if records:
         curves(records, run.pictures_path / "curves.png")
     reporter.info(f"pictures of the worst photos, of masks and of the training: {run.pictures_path}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 
 from carvana.config import TrainConfig
 from carvana.training.optim import rate_factor
@@ -21,10 +20,12 @@ class Budget:
 
     Attributes:
         step: Steps of the optimizer so far.
+        seen: Training seconds as of the last batch, the same number in all processes: what decides is read from here.
     """
 
     def __init__(self, settings: TrainConfig, batches: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.step = 0
+        self.seen = 0.0
         self._settings = settings
         self._batches = batches
         self._clock = clock
@@ -32,9 +33,14 @@ class Budget:
         self._started: float | None = None
         self._told = 0
 
-    def epochs(self) -> Iterator[int]:
-        """The numbers of the epochs, from 0; without end where minutes are the limit."""
-        return iter(range(self._settings.epochs)) if self._settings.minutes is None else count()
+    def ends_with(self, epochs: int) -> bool:
+        """Whether the training is over when so many epochs are."""
+        return self.spent if self._settings.minutes is not None else epochs >= self._settings.epochs
+
+    def resume(self, *, step: int, seconds: float) -> None:
+        """Go on from an earlier process's count."""
+        self.step, self._before, self.seen = step, seconds, seconds
+        self._told = int(seconds)
 
     def start(self) -> None:
         """Let the clock run."""
@@ -52,13 +58,13 @@ class Budget:
     @property
     def spent(self) -> bool:
         """Whether the minutes are over."""
-        return self._settings.minutes is not None and self.seconds >= 60 * self._settings.minutes
+        return self._settings.minutes is not None and self.seen >= 60 * self._settings.minutes
 
     @property
     def rate_factor(self) -> float:
         """The next step's learning rate, as a share of the highest."""
         if self._settings.minutes is not None:
-            progress = self.seconds / (60 * self._settings.minutes)
+            progress = self.seen / (60 * self._settings.minutes)
         else:
             steps = math.ceil(self._batches / self._settings.accumulate) * self._settings.epochs
             # From one step's share to nearly one: a step at rate zero would be a step for nothing.
@@ -71,9 +77,13 @@ class Budget:
         minutes = self._settings.minutes
         return self._batches * self._settings.epochs if minutes is None else math.ceil(60 * minutes)
 
+    def done(self, epoch: int, batch: int) -> int:
+        """What such a bar shows at a place that a training goes on from."""
+        return epoch * self._batches + batch if self._settings.minutes is None else self._told
+
     def advance(self) -> int:
         """By how much the bar moves after a batch."""
         if self._settings.minutes is None:
             return 1
-        told, self._told = self._told, int(self.seconds)
+        told, self._told = self._told, int(self.seen)
         return self._told - told

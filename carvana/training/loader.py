@@ -2,64 +2,68 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from carvana.data.dataset import EpochSampler, SegmentationDataset
-from carvana.devices import cpu_count
+from carvana.data.dataset import SegmentationDataset
+from carvana.devices import cpu_count, processes_here
 from carvana.errors import CarvanaError, ConfigError
+from carvana.training.batches import EpochBatches
 
 AHEAD_BYTES = 512 * 2**20
 """What all readers together may hold ready, in shared memory."""
 
 
 def make_loader(
-    data: SegmentationDataset, *, batch_size: int, seed: int, shuffle: bool, workers: int, pin_memory: bool
+    data: SegmentationDataset, batches: EpochBatches, *, workers: int, pin_memory: bool
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)).
-
-    ``shuffle`` marks the training side: a new order each epoch, and no batch of a single photo.
+    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)), read by processes that live on.
 
     Raises:
         ConfigError: the data set is empty.
     """
     if not len(data):
         raise ConfigError("a data set is empty; expected at least one photo")
-    # A last batch of one photo has no variance for BatchNorm to divide by.
-    single = len(data) % batch_size == 1 and len(data) > batch_size
+    largest = max(batches.sizes)
     return DataLoader(
         data,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(data), seed=seed, shuffle=shuffle),
+        batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
-        prefetch_factor=_ahead(data.size, batch_size, workers) if workers else None,
+        prefetch_factor=_ahead(data.size, largest, workers) if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_quiet_worker,
-        drop_last=shuffle and single,
+        worker_init_fn=_begin_worker,
+        # One of its own: the loader draws a number at each start, which the network's generator must not notice.
+        generator=torch.Generator(),
     )
 
 
 def worker_count(workers: int | str) -> int:
-    """The number of processes that read; "auto" is one a core, at most 8.
+    """The number of processes that read; "auto" is one a core, at most 8, shared among the processes that train.
 
     Raises:
         ConfigError: neither a number nor "auto".
     """
     if workers == "auto":
-        return min(8, cpu_count())
+        return max(1, min(8, cpu_count() // processes_here()))
     if not isinstance(workers, int) or workers < 0:
         raise ConfigError(f"workers = {workers!r}: expected a number of processes, or auto")
     return workers
 
 
 def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
-    """Each batch with the seconds that it was waited for; a reader's error comes out as its one line."""
+    """Each batch with the seconds that it was waited for.
+
+    Raises:
+        CarvanaError: what a reader met, or that it was killed, as one line.
+    """
     iterator = iter(batches)
     while True:
         began = time.perf_counter()
@@ -86,9 +90,11 @@ def _ahead(size: tuple[int, int], batch_size: int, workers: int) -> int:
     return max(1, min(4, AHEAD_BYTES // (batch * workers)))
 
 
-def _quiet_worker(_: int) -> None:
+def _begin_worker(_: int) -> None:
     # Readers are many already; threads of their own would only get in one another's way.
     cv2.setNumThreads(0)
+    # The terminal sends Ctrl-C to readers as well, but the training finishes its step and still needs them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _full_name(error: Exception) -> str:

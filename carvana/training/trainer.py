@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, a validation after each, the best network kept.
+"""The loop: epochs of steps, a validation after each, the best network kept, and a state to go on from.
 
 One loop for every architecture, on Accelerate, which brings devices, processes, mixed precision and the scaling of
 fp16 losses. Each thing that one may want to change is a method of its own.
@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
-from carvana.devices import resolve_device, resolve_precision
-from carvana.errors import CarvanaError, ConfigError
+from carvana.devices import process_number, resolve_device, resolve_precision
+from carvana.errors import CarvanaError, RunError
 from carvana.losses import Loss, make_loss
-from carvana.progress import LogReporter, Reporter
+from carvana.progress import LogReporter, Reporter, SilentReporter
 from carvana.run import Run
+from carvana.training.batches import EpochBatches
 from carvana.training.budget import Budget
 from carvana.training.callbacks import Callback
+from carvana.training.checkpoint import Checkpoint
+from carvana.training.explain import explained
+from carvana.training.journal import Journal
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.optim import (
     freeze_encoder,
@@ -39,6 +42,10 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
+from carvana.training.processes import all_of, average_buffers, make_accelerator
+from carvana.training.pulse import Beat, Pulse, agree
+from carvana.training.state import Progress, has_state
+from carvana.training.stopping import StopSignals, TrainingInterrupted
 from carvana.training.validation import Validation, validate
 
 STATISTICS_IMAGES = 64
@@ -46,11 +53,14 @@ STATISTICS_IMAGES = 64
 
 
 class NonFiniteLossError(CarvanaError):
-    """The loss became infinite or not a number; the best network so far is still in the run."""
+    """The loss became infinite or not a number; the last good state and the best network are still in the run."""
 
 
 class Trainer:
     """Trains a network on a data set and keeps the best state of it.
+
+    Under torchrun or accelerate launch each process makes its own Trainer of the same arguments; they share the photos
+    of every batch out among them, and the first one writes.
 
     Args:
         model: A Segmenter, or any nn.Module that turns normalised images (N, 3, H, W) into logits (N, 1, H, W), with H
@@ -59,14 +69,16 @@ class Trainer:
         val: Photos to choose the best epoch by; without them the last epoch is kept.
         settings: How long and by what rule; keyword arguments (``loss="dice"``, ``epochs=10``) change single ones.
         out: A new run folder; without one, nothing is written and the network is left in its best state.
+        resume: Go on from the state in ``out``, an existing run, with the settings that it was begun with. More epochs
+            (or minutes) are the one thing that may differ.
         device: auto, cpu, cuda or cuda:N.
         workers: Processes that read, or "auto".
         callbacks: Listeners.
         reporter: Where progress goes.
 
     Raises:
-        ConfigError: settings contradict each other, the network or this machine.
-        RunError: ``out`` exists already.
+        ConfigError: settings contradict each other, the network or this machine, or those of the state.
+        RunError: ``out`` exists already, or with ``resume`` does not.
 
     Example:
         >>> trainer = Trainer(model, train=data, val=held_out, loss="bce + dice", out="runs/mine")  # doctest: +SKIP
@@ -83,6 +95,7 @@ class Trainer:
         val: SegmentationDataset | None = None,
         settings: TrainConfig | None = None,
         out: str | os.PathLike[str] | Run | None = None,
+        resume: bool = False,
         device: str = "auto",
         workers: int | str = "auto",
         callbacks: Sequence[Callback] = (),
@@ -90,108 +103,128 @@ class Trainer:
         **changes: Any,
     ) -> None:
         self.settings = make_section(TrainConfig, {**(settings or TrainConfig()).model_dump(), **changes}, "train")
-        self.reporter = reporter or LogReporter()
-        self.callbacks = list(callbacks)
         self.model = _as_segmenter(model, train)
+        self.train_data, self.val_data = train, val
         self.loss: Loss = make_loss(self.settings.loss)
         self.device = resolve_device(device)
         self.precision = resolve_precision(self.settings.precision, self.device)
-        self.accelerator = self._make_accelerator()
-        self.run = out if isinstance(out, Run) or out is None else Run.choose(out, arch=self.model.spec.arch)
+        self.main = process_number() == 0
+        self.reporter = (reporter or LogReporter()) if self.main else SilentReporter()
+        run = _choose_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
+        self.accelerator = make_accelerator(self.device, self.precision)
+        self.run: Run | None = all_of(self.accelerator, run)[0]
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
         readers = worker_count(workers)
-        self.train_loader = self._loader(train, readers, shuffle=True)
-        self.val_loader = self._loader(val, readers, shuffle=False) if val is not None else None
+        self.train_batches, self.train_loader = self._loader(train, readers, shuffle=True)
+        self.val_batches: EpochBatches | None = None
+        self.val_loader: Any = None
+        if val is not None:
+            self.val_batches, self.val_loader = self._loader(val, readers, shuffle=False)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
-        self.wrapped = self.accelerator.prepare(self._compiled(self.model))
-        self.best_dice = -math.inf
-        self.budget = Budget(self.settings, len(self.train_loader))
+        with explained():
+            self.wrapped = self.accelerator.prepare(self._compiled(self.model))
+        self.progress = Progress()
+        self.budget = Budget(self.settings, len(self.train_batches.sizes))
+        self.callbacks = list(callbacks) if self.main else []
+        self.journal = Journal(self.run if self.main else None, self.budget, self.callbacks, self.reporter)
+        self.pulse = Pulse(self.accelerator)
+        self.signals = StopSignals()
+        self.checkpoint = Checkpoint(
+            self.run.state_path if self.run else None, model=self.model, average=self.average,
+            optimizer=self.optimizer, accelerator=self.accelerator, settings=self.settings, precision=self.precision,
+        )  # fmt: skip
         self._best_state: dict[str, Tensor] = {}
-        self._recent: deque[Tensor] = deque(maxlen=max(1, math.ceil(STATISTICS_IMAGES / self.settings.batch_size)))
-        if self.run is not None:
+        self._recent: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
+        self._stop_wanted = self._save_wanted = False
+        if self.run is not None and self.main:
             self.run.make()  # last, so that no mistake above leaves an empty folder
+        if resume:
+            self._resume()
 
     def close(self) -> None:
-        """End the reading processes; the networks stay."""
+        """End the reading processes and the connection to other processes; the networks stay."""
         self.train_loader = self.val_loader = None
         self.accelerator.free_memory()
+        self.accelerator.end_training()
 
     @property
     def kept(self) -> Segmenter:
         """The network that is evaluated and saved: the moving average where there is one."""
         return cast("Segmenter", self.average.module) if self.average is not None else self.model
 
+    @property
+    def best_dice(self) -> float:
+        """The best validation's Dice so far, minus infinity before the first."""
+        return -math.inf if self.progress.best_dice is None else self.progress.best_dice
+
     def fit(self) -> Segmenter:
         """Train to the end of the budget; returns the best network, in evaluation mode.
 
+        The first Ctrl-C or SIGTERM lets the step end and saves the state; the second acts at once.
+
         Raises:
             NonFiniteLossError: the training diverged.
+            TrainingInterrupted: Ctrl-C or SIGTERM.
+            LostProcessError: another process of the training died.
         """
-        epochs_since_best = 0
-        self.reporter.start("training", self.budget.length)
+        self.journal.begin(self.progress)
         try:
-            for epoch in self.budget.epochs():
-                train_record = self.train_epoch(epoch)
-                validation = self.validate()
-                better = validation is None or validation.dice > self.best_dice
-                self._record(epoch, train_record, validation)
-                if better:
-                    self._keep_best(validation)
-                epochs_since_best = 0 if better else epochs_since_best + 1
-                if self.budget.spent or epochs_since_best == self.settings.patience:
-                    break
+            with self.signals:
+                while not self.progress.finished:
+                    self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
             self._unwrap()
-            self.reporter.finish("training")
-            for callback in self.callbacks:
-                callback.on_fit_end()
+            self.journal.end()
         return self._restore_best()
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training photos; returns the epoch's numbers."""
+        """The photos of an epoch, from the place where the training stands; returns the epoch's numbers."""
         train_mode(self.model)
-        self.train_loader.set_epoch(epoch)
-        pending: Tensor | None = None
-        total, rate, batches, images, waited = 0.0, 0.0, 0, 0, 0.0
-        before = self.budget.seconds
+        at = self.progress
+        if at.epoch != epoch:
+            at.begin_epoch(epoch, self.budget.seconds)
+        self.train_batches.set_place(epoch, at.batch)
         self.budget.start()
-        for (batch, targets), wait in timed(self.train_loader):
-            rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
-            # The value of a step is looked at after the next one is under way: asking at once would hold up a GPU.
-            previous, pending = pending, self.train_step(batch, targets)
-            self._recent.append(batch)
-            total += self._finite(previous, epoch) if previous is not None else 0.0
-            waited, batches, images = waited + wait, batches + 1, images + len(batch)
-            elapsed = self.budget.seconds - before
-            speed = {"images_per_s": images / elapsed, "data_wait": waited / elapsed}
-            shown = {"loss": total / (batches - 1)} if batches > 1 else {}
-            self.reporter.advance("training", self.budget.advance(), epoch=epoch + 1, **shown, **self._best(), **speed)
-            if self.budget.spent:
-                break
-        total += self._finite(pending, epoch) if pending is not None else 0.0
+        for (images, targets), wait in timed(self._read()):
+            at.rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
+            self._recent.append(images)
+            photos, weight, complete = self._place_in_step(at.batch)
+            loss = self.train_step(*self._to_device(images, targets), weight=weight, complete=complete)
+            self._tell(loss * photos)
+            at.batch, at.waited = at.batch + 1, at.waited + wait
+            self.journal.batch(at)
+            if complete:
+                self._between_steps()
+                if self.budget.spent:
+                    break
+        self._hear(self.pulse.rest())
         self.budget.stop()
-        elapsed = self.budget.seconds - before
-        return {
-            "train_loss": total / batches,
-            "lr": rate,
-            "images_per_s": images / elapsed,
-            "data_wait": waited / elapsed,
-        }
+        return self.journal.train_numbers(at)
 
-    def train_step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Forward, backward, and a step of the optimizer where accumulation is complete; returns the loss."""
-        with self.accelerator.accumulate(self.wrapped), _explained():
+    def train_step(self, images: Tensor, targets: Tensor, *, weight: float = 1.0, complete: bool = True) -> Tensor:
+        """Forward and backward, and a step of the optimizer.
+
+        Args:
+            images: uint8 (N, 3, h, w).
+            targets: Coverage, float (N, 1, h, w) in [0, 1].
+            weight: The share that this batch has in its step, times the number of processes.
+            complete: Whether this batch is the last of its step; until then gradients are added up.
+
+        Returns:
+            The loss, a scalar: the mean over these photos.
+        """
+        adding_up = nullcontext() if complete else self.accelerator.no_sync(self.wrapped)
+        with adding_up, explained():
             logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
             loss = self.loss(logits.float(), targets)
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients:
+            self.accelerator.backward(loss * weight)
+            if complete:
                 self._before_step()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.accelerator.sync_gradients:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
                 self.budget.step += 1
                 if self.average is not None:
                     self.average.update_parameters(self.model)
@@ -200,86 +233,145 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> Validation | None:
         """Refresh BatchNorm's statistics, then measure the kept network on the validation photos."""
-        refresh_statistics(self.kept, list(self._recent), self.accelerator.autocast)
+        refresh_statistics(self.kept, [batch.to(self.device) for batch in self._recent], self.accelerator.autocast)
+        average_buffers(self.accelerator, self.kept)
         return self.measure(self.kept) if self.val_loader is not None else None
 
     def measure(self, model: nn.Module) -> Validation:
         """The numbers of a network as it stands, on the validation photos."""
-        return validate(model, self.val_loader, loss=self.loss, accelerator=self.accelerator)
+        assert self.val_batches is not None
+        return validate(model, self.val_loader, self.val_batches, loss=self.loss, accelerator=self.accelerator)
 
-    def _make_accelerator(self) -> Accelerator:
-        # Accelerate keeps its settings for the whole process and refuses another precision later; a second training
-        # in one process is nothing unusual, so its memory is cleared.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        accelerator = Accelerator(
-            cpu=self.device.type == "cpu",
-            mixed_precision={"fp32": "no"}.get(self.precision, self.precision),
-            gradient_accumulation_steps=self.settings.accumulate,
-            # Batches come in pinned memory: the copy to the GPU need not wait for the step before.
-            dataloader_config=DataLoaderConfiguration(non_blocking=self.device.type == "cuda"),
-        )
-        if accelerator.num_processes > 1:
-            raise ConfigError("this version trains in one process: start carvana without torchrun or accelerate launch")
-        return accelerator
+    def end_epoch(self, numbers: dict[str, float], validation: Validation | None) -> None:
+        """Keep the network if it is the best so far, note the epoch's numbers, and save the state."""
+        at = self.progress
+        at.step, at.seconds = self.budget.step, self.budget.seconds
+        if validation is not None and not math.isfinite(validation.loss):
+            raise self._not_finite(validation.loss, "on the validation photos")
+        better = validation is None or validation.dice > self.best_dice
+        at.epochs_since_best = 0 if better else at.epochs_since_best + 1
+        at.finished = self.budget.ends_with(at.epoch + 1) or at.epochs_since_best == self.settings.patience
+        if better:
+            at.best_dice = None if validation is None else validation.dice
+            self._keep_best()
+        self.journal.epoch(at, numbers, validation)
+        at.begin_epoch(at.epoch + 1, at.seconds)
+        stop, save = agree(self.accelerator, stop=self.signals.received is not None, save=self.checkpoint.due)
+        if stop or save or at.finished:
+            self.checkpoint.save(at)
+        if stop:
+            raise self._interrupted()
 
-    def _loader(self, data: SegmentationDataset, workers: int, *, shuffle: bool) -> Any:
-        loader = make_loader(
-            data,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            shuffle=shuffle,
-            workers=workers,
-            pin_memory=self.device.type == "cuda",
-        )
-        return self.accelerator.prepare(loader)
+    def _loader(self, data: SegmentationDataset, readers: int, *, shuffle: bool) -> tuple[EpochBatches, Any]:
+        batches = EpochBatches(
+            len(data), self.settings.batch_size, seed=self.settings.seed, shuffle=shuffle,
+            process=self.accelerator.process_index, processes=self.accelerator.num_processes,
+        )  # fmt: skip
+        return batches, make_loader(data, batches, workers=readers, pin_memory=self.device.type == "cuda")
 
     def _compiled(self, model: Segmenter) -> Segmenter:
         if self.settings.compile:
             model.compile(backend=self.compile_backend)  # in place: torch.compile would rename the weights
         return model
 
-    def _best(self) -> dict[str, float]:
-        return {"best_dice": self.best_dice} if self.best_dice > -math.inf else {}
+    def _resume(self) -> None:
+        """Bring everything to where the state has it."""
+        at = self.checkpoint.restore(self.reporter)
+        if at is None:
+            self.reporter.info("no state was saved yet: the training begins anew")
+            at = Progress()
+        if self.run is not None and self.main:
+            self.run.write_epochs(at.metrics, at.times)
+        self.progress = at
+        self.budget.resume(step=at.step, seconds=at.seconds)
+        if at.finished:
+            at.finished = self.budget.ends_with(at.epoch) or at.epochs_since_best == self.settings.patience
+        for keys in self.train_batches.keys_before(at.epoch, at.batch, self._recent.maxlen or 0):
+            self._recent.append(default_collate([self.train_data[key][0] for key in keys]))
+
+    def _read(self) -> Iterator[Any]:
+        """The epoch's batches; where readers were ended together with the training, the training stops in order."""
+        try:
+            yield from self.train_loader
+        except RuntimeError as error:
+            if self.signals.received is None or "DataLoader worker" not in str(error):
+                raise
+            if self.accelerator.num_processes == 1 and self.progress.batch % self.settings.accumulate == 0:
+                self._save()
+            raise self._interrupted() from error
+
+    def _place_in_step(self, batch: int) -> tuple[int, float, bool]:
+        """Of a batch: this process's photos, their weight in the step, and whether it is the step's last."""
+        every = self.settings.accumulate
+        group = self.train_batches.sizes[batch - batch % every :][:every]
+        photos = self.train_batches.share(self.progress.epoch, batch)[1]
+        weight = photos * self.accelerator.num_processes / sum(group)
+        return photos, weight, batch % every == len(group) - 1
+
+    def _to_device(self, *tensors: Tensor) -> list[Tensor]:
+        # They come in pinned memory: the copy to the GPU need not wait for the step before.
+        return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
 
     def _before_step(self) -> None:
         if self.settings.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
 
-    def _finite(self, loss: Tensor | float, epoch: int) -> float:
-        value = float(loss)
-        if math.isfinite(value):
-            return value
-        saved = self.run is not None and self.best_dice > -math.inf
-        kept = f"; the best network so far is in {self.run.model_path}" if self.run and saved else ""
-        raise NonFiniteLossError(
-            f"the loss became {value} in epoch {epoch + 1}, step {self.budget.step}: "
-            f"lower train.lr (now {self.settings.lr:g}) or take train.precision fp32{kept}"
-        )
+    def _tell(self, loss: Tensor) -> None:
+        """Share the sum of a batch's losses, and hear of the batches that all processes are through with."""
+        stop = self.signals.received is not None
+        seconds = self.budget.seconds
+        self._hear(self.pulse.beat(self.progress.batch, loss, stop=stop, save=self.checkpoint.due, seconds=seconds))
 
-    def _record(self, epoch: int, numbers: dict[str, float], validation: Validation | None) -> None:
-        record: dict[str, Any] = {"epoch": epoch + 1, "step": self.budget.step, **numbers}
-        if validation is not None:
-            self._finite(validation.loss, epoch)
-            record |= {"val_loss": validation.loss, "val_dice": validation.dice, "val_accuracy": validation.accuracy}
-        record["seconds"] = self.budget.seconds
-        if self.run is not None:
-            self.run.add_metrics(record)
-        for callback in self.callbacks:
-            callback.on_epoch_end(record)
-        words = [f"epoch {epoch + 1}", f"loss {numbers['train_loss']:.4f}"]
-        if validation is not None:
-            words += [f"val Dice {validation.dice:.5f}", f"accuracy {validation.accuracy:.5f}"]
-        speed = f"{numbers['images_per_s']:.1f} images/s, {numbers['data_wait']:.0%} waiting for data"
-        self.reporter.info(", ".join([*words, speed]))
+    def _hear(self, beats: Sequence[Beat]) -> None:
+        at = self.progress
+        for beat in beats:
+            size = self.train_batches.sizes[beat.batch]
+            if not math.isfinite(beat.loss):
+                indices = self.train_batches.indices(at.epoch, beat.batch)
+                names = ", ".join(self.train_data.samples[int(index)].name for index in indices)
+                raise self._not_finite(beat.loss / size, f"at the photos {names}")
+            at.loss += beat.loss
+            at.photos += size
+            self.budget.seen = beat.seconds
+            self._stop_wanted |= beat.stop
+            self._save_wanted |= beat.save
 
-    def _keep_best(self, validation: Validation | None) -> None:
-        self.best_dice = validation.dice if validation is not None else self.best_dice
-        if self.run is not None:
-            self.kept.save_pretrained(self.run.model_path)
-        else:
+    def _between_steps(self) -> None:
+        """Save the state if it is time, and stop if that was asked for."""
+        if not (self._stop_wanted or self._save_wanted):
+            return
+        self._hear(self.pulse.rest())  # nothing that has gone wrong may be saved
+        self._save()
+        if self._stop_wanted:
+            raise self._interrupted()
+
+    def _save(self) -> None:
+        self._save_wanted = False
+        self.budget.stop()
+        self.progress.step, self.progress.seconds = self.budget.step, self.budget.seconds
+        self.checkpoint.save(self.progress)
+        self.budget.start()
+
+    def _interrupted(self) -> TrainingInterrupted:
+        kept = f"; continue with carvana fit --resume {self.run.path}" if self.run is not None else ""
+        number = self.signals.received or signal.SIGINT
+        return TrainingInterrupted(f"stopped after step {self.budget.step}{kept}", signal_number=number)
+
+    def _not_finite(self, loss: float, where: str) -> NonFiniteLossError:
+        kept = []
+        if self.run is not None and has_state(self.run.state_path):
+            kept.append(f"the last good state is in {self.run.state_path}")
+        if self.run is not None and self.progress.metrics:
+            kept.append(f"the best network so far in {self.run.model_path}")
+        advice = f"look at them, lower train.lr (now {self.settings.lr:g}) or take train.precision fp32"
+        place = f"in epoch {self.progress.epoch + 1}, step {self.budget.step}"
+        return NonFiniteLossError("; ".join([f"the loss became {loss} {place}, {where}: {advice}", *kept]))
+
+    def _keep_best(self) -> None:
+        if self.run is None:
             self._best_state = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
+        elif self.main:
+            self.kept.save_pretrained(self.run.model_path)
 
     def _unwrap(self) -> None:
         """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""
@@ -288,11 +380,20 @@ class Trainer:
         self.model._compiled_call_impl = None
 
     def _restore_best(self) -> Segmenter:
-        if self.run is not None:
-            Segmenter.from_pretrained(self.run.model_path, network=self.kept.network)
-        else:
+        if self.run is None:
             self.kept.load_state_dict(self._best_state)
+        elif self.main:
+            Segmenter.from_pretrained(self.run.model_path, network=self.kept.network)
         return self.kept.eval()
+
+
+def _choose_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: bool) -> Run | None:
+    if resume:
+        run = out if isinstance(out, Run) else Run(out or "")
+        if out is None or not run.path.is_dir():
+            raise RunError(f"{run.path}: no such run to go on with; expected a folder that a training began")
+        return run
+    return out if isinstance(out, Run) or out is None else Run.choose(out, arch=arch)
 
 
 def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
@@ -302,22 +403,3 @@ def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
         spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
         model = Segmenter(model, spec)
     return model.with_spec(trained_size=size)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say in a line what the user can do about a lack of memory or of a compiler."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
-            raise CarvanaError(
-                "out of memory in a training step: lower train.batch_size (train.accumulate makes up for it), "
-                "or data.size"
-            ) from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = str(error).strip().splitlines()[0]
-            raise CarvanaError(
-                f"train.compile: the network cannot be compiled here ({reason}); set it to false"
-            ) from error
-        raise

@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from carvana.losses import Loss
+from carvana.training.batches import EpochBatches
 from carvana.training.loader import timed
+from carvana.training.processes import add_up
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,23 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, batches: Any, *, loss: Loss, accelerator: Accelerator) -> Validation:
-    """Loss, mean Dice per photo and pixel accuracy of a network as it stands; it is left in evaluation mode."""
+def validate(
+    model: nn.Module, loader: Any, batches: EpochBatches, *, loss: Loss, accelerator: Accelerator
+) -> Validation:
+    """Loss, mean Dice per photo and pixel accuracy of a network as it stands; it is left in evaluation mode.
+
+    Several processes measure their shares and all get the same numbers.
+    """
     model.eval()
-    rows = []
-    for (images, targets), _ in timed(batches):
+    rows = torch.zeros(sum(batches.sizes), 3, dtype=torch.float64, device=accelerator.device)
+    for number, ((images, targets), _) in enumerate(timed(loader)):
+        images, targets = images.to(accelerator.device), targets.to(accelerator.device)
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
-        rows.append(accelerator.gather_for_metrics(torch.stack([losses, *_agreement(logits, targets)], dim=1)))
-    return Validation(*torch.cat(rows).double().mean(0).tolist())
+        indices, count = batches.share(0, number)
+        rows[indices[:count]] = torch.stack([losses, *_agreement(logits, targets)], dim=1)[:count].double()
+    return Validation(*add_up(accelerator, rows).mean(0).tolist())
 
 
 def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

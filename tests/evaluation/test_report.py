@@ -47,7 +47,8 @@ def samples(tmp_path: Path) -> list[Sample]:
 def test_a_run_keeps_numbers_threshold_masks_and_pictures(tmp_path: Path, samples: list[Sample]) -> None:
     run = Run.create(tmp_path / "run", arch="test")
     for epoch in (1, 2):
-        run.add_metrics({"epoch": epoch, "train_loss": 0.5 / epoch, "val_dice": 0.9, "lr": 0.001, "images_per_s": 5.0})
+        metrics = {"epoch": epoch, "train_loss": 0.5 / epoch, "val_dice": 0.9, "lr": 0.001}
+        run.add_epoch(metrics, {"epoch": epoch, "images_per_s": 5.0})
     model = Segmenter(Brightness(), ModelSpec(arch="test", mean=(0, 0, 0), std=(1, 1, 1)))
     evaluation = evaluate_run(run, model, samples, precision="fp32")
 

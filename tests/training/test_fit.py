@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference import Lines
 
 import carvana
 from carvana.config import FitConfig
@@ -24,26 +25,6 @@ TINY = {
     "split": {"val": 2},
     "train": {"epochs": 2, "batch_size": 4, "lr": 3e-3, "precision": "fp32"},
 }
-
-
-class Lines:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.infos: list[str] = []
-        self.warnings: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.infos.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def start(self, task: str, total: int | None) -> None: ...
-
-    def advance(self, task: str, steps: int = 1, **values: float) -> None: ...
-
-    def finish(self, task: str, **values: float) -> None: ...
 
 
 def recipe(data: Path, **changes: Any) -> FitConfig:

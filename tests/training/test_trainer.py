@@ -54,7 +54,10 @@ def test_a_training_learns_and_leaves_its_best_network(tmp_path: Path, sides: An
     best = trainer.fit()
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(1, 13))
-    assert records == listener.records
+    assert [
+        {name: told[name] for name in written} for told, written in zip(listener.records, records, strict=True)
+    ] == records
+    assert all(told["images_per_s"] > 0 for told in listener.records)
     assert listener.ended
     assert records[-1]["train_loss"] < records[0]["train_loss"] / 1.5
     assert max(record["val_dice"] for record in records) > 0.7  # everything foreground gives about 0.35
@@ -114,8 +117,8 @@ def test_the_moving_average_is_what_is_kept(sides: Any) -> None:
     expected: dict[str, torch.Tensor] = {}
     step = trainer.train_step
 
-    def recording(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        loss = step(images, targets)
+    def recording(images: torch.Tensor, targets: torch.Tensor, **place: Any) -> torch.Tensor:
+        loss = step(images, targets, **place)
         done = trainer.budget.step - 1
         decay = min(0.6, (1 + done) / (10 + done))
         for name, value in trainer.model.named_parameters():
@@ -227,10 +230,10 @@ def test_minutes_end_a_training_in_the_middle_of_an_epoch(sides: Any) -> None:
     listener = Listener()
     trainer = Trainer(small(), train=sides[0], val=sides[1], minutes=1.0, batch_size=4, workers=0, callbacks=[listener])
     ticks = iter(range(10**6))
-    trainer.budget = Budget(trainer.settings, len(trainer.train_loader), clock=lambda: float(next(ticks)))
+    trainer.budget = Budget(trainer.settings, len(trainer.train_batches.sizes), clock=lambda: float(next(ticks)))
     trainer.fit()
     assert 60 <= trainer.budget.seconds < 90  # every look at this clock costs a second, a step has several
-    assert trainer.budget.step % len(trainer.train_loader) != 0
+    assert trainer.budget.step % len(trainer.train_batches.sizes) != 0
     assert listener.records[-1]["lr"] < 1e-4
 
 

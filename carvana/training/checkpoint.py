@@ -1,0 +1,157 @@
+"""When the state of a training is written, what it is made of, and what must be as before to go on from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from carvana.archs.segmenter import Segmenter
+from carvana.config import TrainConfig
+from carvana.devices import describe
+from carvana.errors import ConfigError
+from carvana.progress import Reporter
+from carvana.training.generators import generator_states, restore_generators
+from carvana.training.processes import all_of
+from carvana.training.state import (
+    Progress,
+    TrainingState,
+    has_state,
+    optimizer_tensors,
+    read_state,
+    restore_optimizer,
+    write_state,
+)
+
+STATE_SHARE = 0.01
+"""The share of the time that writing states may take: a large network is saved less often than a small one."""
+
+LONGER = ("epochs", "minutes")
+"""The settings that may grow when a training goes on."""
+
+
+class Checkpoint:
+    """The parts of a training that make its state, and the folder that it is kept in.
+
+    Args:
+        folder: ``state/``, or None where nothing is kept.
+        model: The network in training.
+        average: Its moving average, if there is one.
+        optimizer: The one that Accelerate prepared.
+        accelerator: Its loss scaling, and the other processes.
+        settings: The training's.
+        precision: The arithmetic that ``auto`` came to.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        model: Segmenter,
+        average: AveragedModel | None,
+        optimizer: Any,
+        accelerator: Accelerator,
+        settings: TrainConfig,
+        precision: str,
+    ) -> None:
+        self._folder = folder
+        self._model = model
+        self._average = average
+        self._optimizer = optimizer
+        self._accelerator = accelerator
+        self._settings = settings
+        self._precision = precision
+        self._cost = 0.0
+        self._saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether enough time has gone by since the last state for another one; the first is due at once."""
+        return self._folder is not None and (time.monotonic() - self._saved_at) * STATE_SHARE >= self._cost
+
+    def save(self, progress: Progress) -> None:
+        """Write the state; all processes must call it at the same place, and the first one writes."""
+        began = time.monotonic()
+        generators = all_of(self._accelerator, generator_states(self._accelerator.device))
+        if self._folder is not None and self._accelerator.is_main_process:
+            scaler = self._accelerator.scaler
+            state = TrainingState(
+                progress, self._tensors(), {} if scaler is None else scaler.state_dict(), generators, self._origin()
+            )
+            write_state(self._folder, state)
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - began
+
+    def restore(self, reporter: Reporter) -> Progress | None:
+        """Bring all parts to where the state has them; None if nothing was saved yet.
+
+        Raises:
+            ConfigError: this training's settings are not those of the state.
+            RunError: the state cannot be read.
+        """
+        if self._folder is None or not has_state(self._folder):
+            return None
+        state = read_state(self._folder)
+        self._check(state.origin, reporter)
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        for name, tensor in state.tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        self._model.load_state_dict(parts["model"])
+        if self._average is not None:
+            self._average.load_state_dict(parts["average"])
+        restore_optimizer(self._model, self._optimizer.optimizer, parts["optimizer"])
+        if self._accelerator.scaler is not None and state.scaler:
+            self._accelerator.scaler.load_state_dict(state.scaler)
+        restore_generators(state.generators[self._accelerator.process_index], self._accelerator.device)
+        return state.progress
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self._model.state_dict(),
+            "average": {} if self._average is None else self._average.state_dict(),
+            "optimizer": optimizer_tensors(self._model, self._optimizer.optimizer),
+        }
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def _origin(self) -> dict[str, Any]:
+        from carvana import __version__
+
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "precision": self._precision,
+            "machine": describe(self._accelerator.device),
+            "carvana": __version__,
+            "processes": self._accelerator.num_processes,
+            "settings": self._settings.model_dump(mode="json"),
+            "spec": self._model.spec.to_json(),
+        }
+
+    def _check(self, before: Mapping[str, Any], reporter: Reporter) -> None:
+        now = self._origin()
+        if before["processes"] != now["processes"]:
+            raise ConfigError(
+                f"--resume: the training was begun with {before['processes']} processes and has "
+                f"{now['processes']} now; start as many as then, or begin another one with --init"
+            )
+        for key, value in now["settings"].items():
+            old = before["settings"].get(key, value)
+            longer = key in LONGER and old is not None and value is not None and value >= old
+            if value != old and not longer:
+                raise ConfigError(
+                    f"--resume: train.{key} = {value!r}, but the training was begun with {old!r}; "
+                    "only more epochs (or minutes) can be asked for, else begin another one with --init"
+                )
+        for key in ("torch", "threads", "precision", "machine"):
+            if before[key] != now[key]:
+                reporter.warn(
+                    f"the training was begun with {key} {before[key]} and goes on with {now[key]}: "
+                    "it will not be the same bit for bit"
+                )

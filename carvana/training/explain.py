@@ -1,0 +1,51 @@
+"""What torch says when a step fails, in a line that tells the user what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from carvana.errors import CarvanaError
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")
+
+
+class LostProcessError(CarvanaError):
+    """Another process of the same training ended or cannot be reached any more."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a lack of memory, of a compiler, or of another process into one line; other errors pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = _explanation(error)
+        if message is None:
+            raise
+        raise message from error
+
+
+def _explanation(error: RuntimeError) -> CarvanaError | None:
+    words = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in words or "can't allocate memory" in words:
+        return CarvanaError(
+            "out of memory in a training step: lower train.batch_size (train.accumulate makes up for it), or data.size"
+        )
+    reason = words.strip().splitlines()[0] if words.strip() else type(error).__name__
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return CarvanaError(f"train.compile: the network cannot be compiled here ({reason}); set it to false")
+    if _is_lost_process(error):
+        return LostProcessError(
+            "another process of this training died or cannot be reached: see what it printed, then continue with "
+            f"--resume ({reason})"
+        )
+    return None
+
+
+def _is_lost_process(error: RuntimeError) -> bool:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _LOST)

@@ -1,0 +1,180 @@
+"""A training as it stands, on disk: ``state/`` in a run, from which it goes on as if nothing had happened.
+
+``state.json`` is the record and names the file of tensors that belongs to it. The tensors are written first, under a
+name of their own, and the record is replaced last: whenever the writer is killed, the record that stands there and the
+tensors that it names are whole and of the same step. No pickle: safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from carvana.archs.storage import own_memory
+from carvana.errors import RunError
+from carvana.files import atomic_path, write_json
+
+FORMAT_VERSION = 1
+RECORD = "state.json"
+
+
+@dataclass
+class Progress:
+    """How far a training is: all that is not a tensor.
+
+    Attributes:
+        epoch: Epochs that are over.
+        batch: Batches of the present epoch that are over.
+        step: Steps of the optimizer.
+        seconds: Training time.
+        loss: The sum of the losses of the present epoch's photos.
+        photos: How many these are, all processes together.
+        waited: Seconds of the present epoch that were spent waiting for data.
+        rate: The learning rate of the last step.
+        began: Training time at which the present epoch began.
+        best_dice: The best validation so far; None before the first.
+        epochs_since_best: Epochs since then.
+        finished: Whether the training came to its end.
+        metrics: The lines of metrics.jsonl.
+        times: The lines of times.jsonl.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0
+    photos: int = 0
+    waited: float = 0.0
+    rate: float = 0.0
+    began: float = 0.0
+    best_dice: float | None = None
+    epochs_since_best: int = 0
+    finished: bool = False
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    times: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin_epoch(self, epoch: int, seconds: float) -> None:
+        """Stand at the beginning of an epoch, after so much training time."""
+        self.epoch, self.batch, self.loss, self.photos, self.waited, self.began = epoch, 0, 0.0, 0, 0.0, seconds
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What ``state/`` holds.
+
+    Attributes:
+        progress: How far the training is.
+        tensors: ``model/...``, ``average/...`` and ``optimizer/...``.
+        scaler: The state of fp16's loss scaling; empty without it.
+        generators: The random generators of each process.
+        origin: What bits depend on besides: torch, threads, device, precision, the settings, the network's record.
+    """
+
+    progress: Progress
+    tensors: dict[str, Tensor]
+    scaler: dict[str, Any]
+    generators: list[dict[str, Any]]
+    origin: dict[str, Any]
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Replace the state in a folder; the old one is whole until the new one is."""
+    name = f"tensors-{state.progress.step:08d}-{state.progress.epoch}.safetensors"
+    with atomic_path(folder / name) as temporary:
+        save_file(own_memory(state.tensors), temporary)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "tensors": name,
+        "progress": asdict(state.progress),
+        "scaler": state.scaler,
+        "generators": state.generators,
+        "origin": state.origin,
+    }
+    write_json(folder / RECORD, record)
+    for old in folder.glob("*.safetensors"):  # of earlier states, and what a killed writer left
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a training left a state here."""
+    return (folder / RECORD).is_file()
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Read what :func:`write_state` wrote, in this version of the library or an earlier one.
+
+    Raises:
+        RunError: the files are missing, damaged or of a later version.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format_version"]
+        if version > FORMAT_VERSION:
+            raise RunError(
+                f"{path}: has format version {version}, this carvana reads up to {FORMAT_VERSION}: upgrade it"
+            )
+        known = {entry.name for entry in fields(Progress)}
+        progress = Progress(**{key: value for key, value in record["progress"].items() if key in known})
+        tensors = load_file(folder / Path(record["tensors"]).name)
+        return TrainingState(progress, tensors, record["scaler"], record["generators"], record["origin"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What a state says of its training, without its tensors: see :class:`TrainingState`."""
+    origin: dict[str, Any] = _read_record(folder)["origin"]
+    return origin
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer keeps for each parameter, by the parameter's name."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, kept in optimizer.state.items()
+        for key, value in kept.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        parameter = parameters[name.rpartition("/")[0]]
+        # In the parameter's own layout of memory: fused optimizers go through both side by side.
+        kept = torch.empty_like(parameter) if value.shape == parameter.shape else value.new_empty(value.shape)
+        kept = kept.to(parameter.device, value.dtype)
+        optimizer.state[parameter][name.rpartition("/")[2]] = kept.copy_(value)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = record["format_version"], record["origin"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder, error) from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise RunError(
+            f"{path}: has format version {version!r}, this carvana reads up to {FORMAT_VERSION}; upgrade carvana"
+        )
+    return record
+
+
+def _unreadable(folder: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{folder / RECORD}: no readable state ({error!r}); begin another training with --init {folder.parent}"
+    )

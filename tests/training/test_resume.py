@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import Lines
+
+import carvana
+from carvana.config import FitConfig
+from carvana.errors import CarvanaError, ConfigError, DataError, RunError
+from carvana.run import Run
+from carvana.training.fit import resume
+from carvana.training.state import read_state
+from carvana.training.stopping import TrainingInterrupted
+from carvana.training.trainer import Trainer
+
+RECIPE = {
+    "arch": "unet-ref",
+    "model": {"options": {"width": 8}},
+    "data": {"size": [48, 64], "workers": 2, "augment": "studio"},
+    "split": {"val": 1},
+    "train": {"epochs": 6, "batch_size": 3, "accumulate": 2, "ema": 0.9, "lr": 3e-3},
+}
+
+
+def recipe(data: Path, **train: Any) -> FitConfig:
+    return FitConfig(**RECIPE).replace({"data.root": str(data), **{f"train.{k}": v for k, v in train.items()}})
+
+
+def model_files(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((run / "model").iterdir())}
+
+
+def copied(run: Run, folder: Path) -> Path:
+    return Path(shutil.copytree(run.path, folder / "copy"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return carvana.fit(recipe(tiny_data), out=tmp_path_factory.mktemp("runs") / "run", device="cpu")
+
+
+def interrupted(config: FitConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during a step."""
+    before, sent = Trainer.train_step, []
+
+    def train_step(self: Trainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.budget.step == step and not sent:
+            sent.append(step)
+            signal.raise_signal(signal.SIGINT)
+        return before(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", train_step)
+        with pytest.raises(
+            TrainingInterrupted, match=f"after step {step + 1}; continue with carvana fit --resume {out}"
+        ):
+            carvana.fit(config, out=out, device="cpu")
+
+
+def test_twenty_kills_at_random_times_change_no_byte(undisturbed: Run, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe(tiny_data).to_yaml())
+    script = Path(__file__).with_name("kill_often.py")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "recipe.yaml", out, "20", "0"],
+        capture_output=True, text=True, timeout=540, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 20
+    steps = [step for step, _ in found]
+    assert steps == sorted(steps)
+    assert len(set(steps)) >= 5  # the training got on between kills ...
+    assert sum(batch > 0 for _, batch in found) >= 3  # ... and was caught in the middle of epochs
+    assert model_files(out) == model_files(undisturbed.path)
+    assert (out / "metrics.jsonl").read_bytes() == undisturbed.metrics_path.read_bytes()
+    assert json.loads((out / "evaluation.json").read_text())["dice"] == undisturbed.read_evaluation()["dice"]
+
+
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(
+    undisturbed: Run, tiny_data: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps in the middle and at the end of epochs: an epoch has three."""
+    out = tmp_path / "run"
+    interrupted(recipe(tiny_data), out, step, monkeypatch)
+    state = read_state(out / "state")
+    assert state.progress.step == step + 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resume(out, device="cpu")
+    assert model_files(out) == model_files(undisturbed.path)
+    assert (out / "metrics.jsonl").read_bytes() == undisturbed.metrics_path.read_bytes()
+
+
+def test_a_second_ctrl_c_acts_at_once(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_step(*_: Any, **__: Any) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        carvana.fit(recipe(tiny_data), out=tmp_path / "run", device="cpu")
+    assert not isinstance(caught.value, TrainingInterrupted)
+
+
+def test_more_epochs_can_be_asked_for_and_less_cannot(undisturbed: Run, tiny_data: Path, tmp_path: Path) -> None:
+    out = Run(copied(undisturbed, tmp_path))
+    before = out.read_metrics()
+    with pytest.raises(ConfigError, match="not more than the run's 6"):
+        resume(out.path, epochs=3)
+    with pytest.raises(ConfigError, match=r"train\.minutes"):
+        resume(out.path, minutes=3)
+    resume(out.path, epochs=8, device="cpu")
+    after = out.read_metrics()
+    assert after[:6] == before
+    assert [record["epoch"] for record in after] == list(range(1, 9))
+    assert after[6]["lr"] > before[5]["lr"]  # the longer schedule
+    assert out.read_config().train.epochs == 8
+    assert out.read_evaluation()["images"] == 4
+
+
+def test_a_complete_run_is_left_as_it_is(undisturbed: Run, tmp_path: Path) -> None:
+    out = copied(undisturbed, tmp_path)
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    resume(out, device="cpu")
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_a_run_that_was_killed_while_it_was_evaluated_is_evaluated(undisturbed: Run, tmp_path: Path) -> None:
+    out = Run(copied(undisturbed, tmp_path))
+    out.evaluation_path.unlink()
+    resume(out.path, device="cpu")
+    assert out.read_evaluation()["per_image"] == undisturbed.read_evaluation()["per_image"]
+    assert model_files(out.path) == model_files(undisturbed.path)
+
+
+def test_a_run_that_was_killed_before_its_first_state_begins_anew(
+    undisturbed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise SystemExit
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", killed)
+        with pytest.raises(SystemExit):
+            carvana.fit(recipe(tiny_data), out=out, device="cpu")
+    assert not (out / "state").exists()
+    resume(out, device="cpu")
+    assert model_files(out) == model_files(undisturbed.path)
+
+
+def test_first_weights_of_another_run_are_remembered(
+    undisturbed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe(tiny_data, epochs=2)
+    whole = carvana.fit(config, out=tmp_path / "whole", init=undisturbed.path, device="cpu")
+
+    before = Trainer.train_epoch
+
+    def killed(self: Trainer, epoch: int) -> dict[str, float]:
+        if epoch:
+            raise SystemExit
+        return before(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", killed)
+        with pytest.raises(SystemExit):
+            carvana.fit(config, out=tmp_path / "cut", init=undisturbed.path, device="cpu")
+    resume(tmp_path / "cut", device="cpu")
+    assert model_files(tmp_path / "cut") == model_files(whole.path)
+    assert carvana.Segmenter.from_pretrained(tmp_path / "cut").spec.init == "run:run"
+
+
+def test_a_change_of_threads_is_told(undisturbed: Run, tmp_path: Path) -> None:
+    out = copied(undisturbed, tmp_path)
+    lines = Lines()
+    torch.set_num_threads(2)
+    try:
+        resume(out, epochs=7, device="cpu", reporter=lines)
+    finally:
+        torch.set_num_threads(1)
+    assert any("threads 1 and goes on with 2" in line for line in lines.warnings)
+
+
+def test_what_cannot_be_continued_is_told_in_a_line(undisturbed: Run, tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run"):
+        resume(tmp_path)
+    damaged = copied(undisturbed, tmp_path)
+    tensors = next((damaged / "state").glob("*.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"state\.json: no readable state.*--init"):
+        resume(damaged, epochs=7)
+    record = json.loads((damaged / "state" / "state.json").read_text())
+    (damaged / "state" / "state.json").write_text(json.dumps(record | {"format_version": 2}))
+    with pytest.raises(RunError, match=r"format version 2.*upgrade"):
+        resume(damaged, epochs=7)
+    rows = (damaged / "split.csv").read_text().splitlines()
+    (damaged / "split.csv").write_text("\n".join([rows[0], *rows[2:], rows[1].replace("train", "val")]) + "\n")
+    (damaged / "split.csv").write_text("\n".join([*rows, "gone.jpg,car,train"]) + "\n")
+    with pytest.raises(DataError, match=r"gone\.jpg"):
+        resume(damaged, epochs=7)
+
+
+def test_a_trainer_of_ones_own_goes_on_too(tiny_data: Path, tmp_path: Path) -> None:
+    samples = carvana.find_samples(tiny_data)
+    train = carvana.SegmentationDataset(samples[:12], (32, 48), augment="studio")
+    settings = {"batch_size": 3, "workers": 0, "optimizer": "sgd", "schedule": "constant", "warmup": 0, "device": "cpu"}
+
+    def trainer(epochs: int, out: str, **more: Any) -> Trainer:
+        torch.manual_seed(0)
+        model = carvana.create_model("unet-ref", width=4)
+        return Trainer(model, train=train, out=tmp_path / out, epochs=epochs, **settings, **more)
+
+    whole = trainer(3, "whole").fit().state_dict()
+    trainer(2, "part").fit()
+    with pytest.raises(ConfigError, match=r"train\.clip = 5\.0.*begun with 1\.0"):
+        trainer(3, "part", resume=True, clip=5.0)
+    with pytest.raises(RunError, match="nowhere"):
+        trainer(3, "nowhere", resume=True)
+    again = trainer(3, "part", resume=True).fit().state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_a_loss_that_is_not_finite_names_the_photos_and_the_last_good_state(tiny_data: Path, tmp_path: Path) -> None:
+    samples = carvana.find_samples(tiny_data)
+    data = carvana.SegmentationDataset(samples, (32, 48))
+    trainer = Trainer(
+        carvana.create_model("unet-ref", width=4), train=data, val=data, out=tmp_path / "run", epochs=3, batch_size=4,
+        workers=0, precision="fp32", device="cpu",
+    )  # fmt: skip
+    loss, bad = trainer.loss, int(trainer.train_batches.indices(1, 2)[0])
+    trainer.loss = lambda logits, targets: (
+        loss(logits, targets)
+        * (float("nan") if len(targets) == 4 and trainer.progress.epoch == 1 and trainer.progress.batch == 2 else 1.0)
+    )
+    with pytest.raises(CarvanaError, match="nan in epoch 2") as caught:
+        trainer.fit()
+    message = str(caught.value)
+    assert samples[bad].name in message
+    assert message.count(".jpg") == 4
+    assert str(tmp_path / "run" / "model") in message
+    carvana.Segmenter.from_pretrained(tmp_path / "run")
