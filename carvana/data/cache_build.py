@@ -14,7 +14,9 @@ be the same as without it.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import os
 import secrets
 import time
@@ -45,9 +47,9 @@ from carvana.data.cache_pack import (
     write_pack,
 )
 from carvana.data.cache_room import Room, held_bytes, make_room, sweep, touch
-from carvana.data.joined import JoinedSamples
 from carvana.data.samples import Sample
 from carvana.data.shrink import read_shrunken
+from carvana.data.table import SampleTable
 from carvana.devices import cpu_count
 from carvana.errors import DataError
 from carvana.files import digest, lock
@@ -100,7 +102,7 @@ def build_caches(
     """
     reporter = reporter or LogReporter()
     size = int(size[0]), int(size[1])
-    samples = JoinedSamples(parts)
+    samples = functools.reduce(operator.add, map(SampleTable.of, parts))
     if limit_gb > 0:
         builder = _Builder(samples, size, target, Path(folder or cache_home() / "samples"), reporter)
         packs = builder.build(int(limit_gb * 10**9), workers or cpu_count())
