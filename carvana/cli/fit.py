@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carvana.cli.find_lr import find_lr as test_rates
+from carvana.cli.folds import fit_folds, is_folds, resume_folds
+
 if TYPE_CHECKING:
     from carvana.run import Run
 
@@ -24,15 +27,22 @@ def fit(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with an interrupted run; --set train.epochs=N makes it longer."),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Fit N networks, each on the cars of the other folds; judge every photo."),
+    ] = None,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Test learning rates, suggest one, and end.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and end.")] = False,
 ) -> None:
     """Train a network on labelled photos and leave a run: model, masks, pictures, numbers."""
     if resume is not None:
-        given = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out}
-        print_result(
-            resumed(resume, settings or [], [name for name, value in given.items() if value is not None], device)
-        )
+        asked = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out, "--folds": folds}
+        given = [name for name, value in (asked | {"--find-lr": find_lr or None}).items() if value is not None]
+        if is_folds(resume):
+            resume_folds(resume, [*given, *(f"--set {setting}" for setting in settings or [])], device=device)
+        else:
+            print_result(resumed(resume, settings or [], given, device))
         return
 
     from carvana.config import load_config, parse_settings
@@ -45,6 +55,13 @@ def fit(
     recipe = load_config(config, changes)
     if print_config:
         typer.echo(recipe.to_yaml(), nl=False)
+        return
+
+    if find_lr:
+        test_rates(recipe, out=out, init=init, device=device)
+        return
+    if folds is not None:
+        fit_folds(recipe, folds=folds, out=out, init=init, device=device)
         return
 
     from carvana.cli.display import make_reporter
@@ -73,9 +90,12 @@ def resumed(path: Path, settings: list[str], given: list[str], device: str) -> R
 
 
 def print_result(run: Run) -> None:
-    """What came out and where it lies."""
+    """What came out and where it lies; of several processes that trained together, the first one tells."""
     from carvana.cli.tables import evaluation_table, show
+    from carvana.devices import process_number
 
+    if process_number():
+        return
     show(evaluation_table(run.read_evaluation(), title=str(run.path)))
     typer.echo(f"model     {run.model_path}")
     typer.echo(f"masks     {run.masks_path}")
