@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Make and look at data folders.")
+if TYPE_CHECKING:
+    from carvana.config import FitConfig
+
+app = typer.Typer(no_args_is_help=True, help="Make, check, look at and divide data folders.")
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/.")
+]
+Images = Annotated[str | None, typer.Option(help="Folder of photos, if DIR is laid out otherwise.")]
+Masks = Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")]
+GroupPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the car in a photo's name.")]
+
+
+class By(StrEnum):
+    """What a split keeps together."""
+
+    group = "group"
+    image = "image"
 
 
 @app.callback()
 def data() -> None:
-    """Make and look at data folders."""
+    """Make, check, look at and divide data folders."""
 
 
 @app.command()
@@ -27,3 +46,136 @@ def demo(
 
     write_demo(folder, cars=cars, seed=seed, reporter=make_reporter())
     typer.echo(str(folder))
+
+
+@app.command()
+def check(
+    folder: Folder,
+    images: Images = None,
+    masks: Masks = None,
+    group: GroupPattern = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write all of it as JSON; - is stdout.")] = None,
+) -> None:
+    """Read every file and report everything that is wrong, what is there, and how good training sizes can get.
+
+    Ends with 1 if anything is wrong.
+    """
+    from carvana.cli.data_tables import report_tables
+    from carvana.cli.display import make_reporter
+    from carvana.cli.tables import check_json_target, show, write_json_result
+    from carvana.data.check import check_data
+    from carvana.errors import DataError
+
+    check_json_target(json)
+    report = check_data(folder, images=images, masks=masks, group=group, reporter=make_reporter())
+    if json != "-":
+        show(report_tables(report, root=folder))
+    if json is not None:
+        write_json_result(json, report.to_json())
+    if report.problems:
+        files = len({problem.file for problem in report.problems})
+        count = len(report.problems)
+        raise DataError(
+            f"{folder}: {count} problem{'s' * (count > 1)} in {files} file{'s' * (files > 1)}; "
+            "mend the files or move them away, then check again"
+        )
+
+
+@app.command(name="show")
+def show_photos(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")],
+    size: Annotated[str, typer.Option(help="The training size: 128, or HEIGHTxWIDTH.")] = "128",
+    augment: Annotated[str, typer.Option(help="seed, studio or none.")] = "studio",
+    count: Annotated[int, typer.Option(min=1, max=100, help="How many photos.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Other photos, and other versions, for another number.")] = 0,
+    images: Images = None,
+    masks: Masks = None,
+    group: GroupPattern = None,
+) -> None:
+    """Draw photos with their outlines, the coverage that a network learns, and what augmentation makes of them."""
+    from carvana.data.show import show_samples
+    from carvana.data.splits import recipe_samples
+    from carvana.errors import ConfigError
+
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: expected a name that ends in .png")
+    seen = _size(size)
+    recipe = _recipe(folder, images, masks, group)
+    samples = recipe_samples(recipe.data, recipe.data.root)
+    show_samples(samples, out, size=seen, augment=augment, count=count, seed=seed)
+    typer.echo(str(out))
+
+
+@app.command()
+def split(
+    folder: Folder,
+    by: Annotated[By, typer.Option(help="Keep each car's photos together, or draw single photos.")] = By.group,
+    val: Annotated[float, typer.Option(help="Held out: a share below 1, or a number of cars (photos).")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Which ones are drawn.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write the split here; else it is only explained.")
+    ] = None,
+    images: Images = None,
+    masks: Masks = None,
+    group: GroupPattern = None,
+) -> None:
+    """Divide a folder into training and validation, explain the split, and write it for fit."""
+    from rich.text import Text
+
+    from carvana.cli.data_tables import split_table
+    from carvana.cli.display import make_reporter
+    from carvana.cli.tables import show
+    from carvana.data.split_report import describe_split
+    from carvana.data.splits import make_split, write_split
+    from carvana.errors import ConfigError
+
+    if out is not None and out.exists():
+        raise ConfigError(f"--out {out}: exists already and is never overwritten; name another file")
+    recipe = _recipe(folder, images, masks, group, split={"by": by.value, "val": val, "seed": seed})
+    made = make_split(recipe.data, recipe.split)
+    report = describe_split(made, reporter=make_reporter())
+    show(split_table(report, title=f"{folder}, by {'car' if by is By.group else 'photo'}, seed {seed}"))
+    show(Text(_explain(by, report.val.cars, len(report.shared))))
+    if out is not None:
+        write_split(out, made)
+        typer.echo(f"written: {out}")
+    typer.echo(f"to train with it: carvana fit --data {folder} {_settings(by, val, seed, out)}")
+
+
+def _recipe(
+    folder: Path, images: str | None, masks: str | None, group: str | None, *, split: dict[str, Any] | None = None
+) -> FitConfig:
+    from carvana.config import FitConfig
+
+    data = {"root": str(folder), "images": images, "masks": masks, "group": group}
+    return FitConfig(data=data, split=split or {})
+
+
+def _size(text: str) -> tuple[int, int]:
+    """``128`` or ``HEIGHTxWIDTH``."""
+    from carvana.errors import ConfigError
+
+    sides = text.split("x")
+    if len(sides) > 2 or not all(re.fullmatch(r"[0-9]{1,5}", side) and 8 <= int(side) <= 16384 for side in sides):
+        raise ConfigError(f"--size {text}: expected a number of pixels, 8 to 16384, or HEIGHTxWIDTH such as 512x768")
+    return int(sides[0]), int(sides[-1])
+
+
+def _settings(by: By, val: float, seed: int, out: Path | None) -> str:
+    if out is not None:
+        return f"--set split.file={out}"
+    return f"--set split.by={by.value} --set split.val={val:g} --set split.seed={seed}"
+
+
+def _explain(by: By, cars: int, shared: int) -> str:
+    if by is By.image:
+        return (
+            f"Photos were drawn one by one, so training sees other views of {shared} of the {cars} cars that it is "
+            "measured on, and the Dice will read too high. --by group keeps each car on one side.\n"
+        )
+    return (
+        "All photos of a car stand on one side: no car is measured that was trained on. The cars were sorted by the "
+        f"share of the photo that they cover and cut into {cars} layers, and one was drawn from each: both sides hold "
+        "small and large ones.\n"
+    )

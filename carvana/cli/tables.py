@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +17,8 @@ from carvana.errors import ConfigError
 from carvana.files import write_json
 
 
-def show(table: Table) -> None:
-    """Print a table to stdout, never folded where stdout is no terminal."""
+def show(table: RenderableType) -> None:
+    """Print a table, or what else rich can print, to stdout, never folded where stdout is no terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200

@@ -148,7 +148,8 @@ def _digest(pixels: NDArray[np.uint8], size: Size) -> bytes:
 
 
 def _unreadable(path: Path, data: bytes, error: DataError) -> Problem:
-    message = str(error).removeprefix(f"{name_of(data)}: ")
+    # Without the file, which the problem names, and without the advice, which its kind has.
+    message = str(error).removeprefix(f"{name_of(data)}: ").removesuffix("; replace the file or leave it out")
     # The file itself is sound where its values alone are the matter.
     return Problem("not-binary" if message.startswith("the mask holds") else "unreadable", str(path), message)
 

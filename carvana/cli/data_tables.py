@@ -1,0 +1,133 @@
+"""What the ``carvana data`` commands print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from carvana.data.check import Report
+from carvana.data.problems import ADVICE, NOTES, Problem
+from carvana.data.split_report import Side, SplitReport
+
+LISTED = 10
+"""Files that are named for each kind of problem; ``--json`` names all."""
+
+
+def report_tables(report: Report, *, root: Path) -> RenderableType:
+    """What was found in a data folder: its contents, the ceilings, everything that is wrong."""
+    parts: list[RenderableType] = [_contents(report, title=str(root))]
+    if report.ceilings:
+        parts.append(_ceilings(report))
+    if report.problems:
+        parts.append(_problems("What is wrong", report.problems, ADVICE, root, style="yellow"))
+    if report.notes:
+        parts.append(_problems("Notes", report.notes, NOTES, root, style="dim"))
+    if not report.problems:
+        parts.append(Text("  Nothing is wrong.\n", style="green"))
+    return Group(*parts)
+
+
+def split_table(report: SplitReport, *, title: str) -> Table:
+    """Both sides of a split, beside one another."""
+    table = _table(title, header=True)
+    for head, how in (("", "left"), ("training", "right"), ("validation", "right"), ("", "left")):
+        table.add_column(head, justify=how, style="bold" if not head and not table.columns else "")  # type: ignore[arg-type]
+    sides = report.train, report.val
+    table.add_row("photos", *(f"{side.photos:,}" for side in sides))
+    table.add_row("cars", *(f"{side.cars:,}" for side in sides), _shared(report))
+    if all(side.views for side in sides):
+        table.add_row("views", *(str(len(side.views)) for side in sides))
+        table.add_row("photos of a view", *(_ends(side.views.values()) for side in sides))
+    table.add_row(
+        "foreground", *(f"{side.foreground:.2%}" for side in sides), "mean share of a photo that the car covers"
+    )
+    table.add_row("", *(_range(side) for side in sides), "where the middle eight tenths of the photos lie")
+    return table
+
+
+def _contents(report: Report, *, title: str) -> Table:
+    table = _table(title)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    table.add_row("photos", f"{report.photos:,}", f"in {report.images}")
+    table.add_row("with a mask", f"{report.pairs:,}", f"in {report.masks}")
+    table.add_row("cars", f"{report.cars:,}", f"{_ends(report.photos_per_car)} photos each")
+    if report.views:
+        table.add_row("views", str(len(report.views)), f"{_ends(report.views.values())} photos of each")
+    sizes = sorted(report.sizes.items(), key=lambda entry: -entry[1])
+    for number, ((height, width), count) in enumerate(sizes[:5]):
+        table.add_row("size" if not number else "", f"{height} x {width}", f"height x width, {count:,} photos")
+    if len(sizes) > 5:
+        table.add_row("", f"{len(sizes) - 5:,} more", f"{sum(count for _, count in sizes[5:]):,} photos")
+    if report.foreground is not None:
+        (low_file, low), (high_file, high) = report.foreground.lowest, report.foreground.highest
+        ends = f"{low:.2%} ({Path(low_file).name}) to {high:.2%} ({Path(high_file).name})"
+        table.add_row("foreground", f"{report.foreground.mean:.2%}", f"mean of the masks; {ends}")
+    return table
+
+
+def _ceilings(report: Report) -> RenderableType:
+    every = "all masks" if report.ceiling_masks == report.pairs else f"{report.ceiling_masks:,} masks, evenly spread"
+    table = _table("", header=True)
+    table.title = None
+    table.add_column("trained at", justify="right", style="bold")
+    table.add_column("coverage", justify="right")
+    table.add_column("nearest", justify="right", style="dim")
+    for ceiling in report.ceilings:
+        height, width = ceiling.size
+        table.add_row(f"{height} x {width}", f"{ceiling.coverage:.5f}", f"{ceiling.nearest:.5f}")
+    # Not the table's own title, which would be folded to the table's width.
+    title = Text(f"The best Dice at full size that a perfect network could reach ({every})", style="table.title")
+    return Group(title, table)
+
+
+def _problems(
+    title: str, problems: Sequence[Problem], advice: dict[str, str], root: Path, *, style: str
+) -> RenderableType:
+    """By kind: how many, what to do about it, and below it the files."""
+    table = _table(title)
+    table.add_column(overflow="fold")
+    table.add_column()
+    for kind in advice:
+        found = [problem for problem in problems if problem.kind == kind]
+        if not found:
+            continue
+        table.add_row(Text(f"{kind}  {len(found):,}", style=f"bold {style}"), Text(advice[kind], style="bold"))
+        for problem in found[:LISTED]:
+            table.add_row(Text("  " + _short(problem.file, root)), Text(problem.message, style="dim"))
+        if len(found) > LISTED:
+            table.add_row(Text(f"  and {len(found) - LISTED:,} more"), Text("--json names all", style="dim"))
+        table.add_row()
+    return table
+
+
+def _short(file: str, root: Path) -> str:
+    path, folder = Path(file).absolute(), root.absolute()
+    return os.path.relpath(path, folder) if path.is_relative_to(folder) else file
+
+
+def _table(title: str, *, header: bool = False) -> Table:
+    # A Text: in a string, brackets of a path would be read as markup.
+    return Table(title=Text(title, style="table.title"), box=SIMPLE, show_header=header, title_justify="left")
+
+
+def _ends(counts: Iterable[int]) -> str:
+    low, high = min(counts := list(counts)), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _range(side: Side) -> str:
+    low, high = side.spread
+    return f"{low:.1%} .. {high:.1%}"
+
+
+def _shared(report: SplitReport) -> str:
+    count = len(report.shared)
+    return f"{count:,} stand on both sides" if count else "none stands on both sides"

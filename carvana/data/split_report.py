@@ -1,0 +1,84 @@
+"""A split in numbers: whether both sides show the same, and whether one has seen what the other is measured on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from carvana.data.images import read_mask
+from carvana.data.samples import Sample
+from carvana.data.splits import Split
+from carvana.devices import cpu_count
+from carvana.progress import LogReporter, Reporter, track
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a split.
+
+    Attributes:
+        photos: how many.
+        cars: how many.
+        views: how many photos there are of each view; empty where names tell none.
+        foreground: the mean share that the object covers, in [0, 1].
+        spread: the share below which a tenth of the photos lie, and the one above which a tenth lies.
+    """
+
+    photos: int
+    cars: int
+    views: dict[str, int]
+    foreground: float
+    spread: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Both sides, and the cars that stand on both, sorted."""
+
+    train: Side
+    val: Side
+    shared: tuple[str, ...]
+
+
+def describe_split(split: Split, *, workers: int | None = None, reporter: Reporter | None = None) -> SplitReport:
+    """Read all masks of a split and compare its sides.
+
+    Args:
+        split: what to describe.
+        workers: threads that read; None for one per core.
+        reporter: told of the progress.
+
+    Raises:
+        DataError: a mask cannot be read.
+    """
+    masks = [sample.mask for side in (split.train, split.val) for sample in side]
+    pool = ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="carvana")
+    try:
+        shares = list(track(pool.map(_share, masks), reporter or LogReporter(), "reading masks", len(masks)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    count = len(split.train)
+    return SplitReport(
+        _side(split.train, shares[:count]), _side(split.val, shares[count:]), tuple(sorted(split.shared_groups()))
+    )
+
+
+def _side(samples: Sequence[Sample], shares: Sequence[float]) -> Side:
+    low, high = np.quantile(shares, (0.1, 0.9))
+    views = Counter(sample.view for sample in samples if sample.view)
+    return Side(
+        photos=len(samples),
+        cars=len({sample.group for sample in samples}),
+        views=dict(sorted(views.items())),
+        foreground=float(np.mean(shares)),
+        spread=(float(low), float(high)),
+    )
+
+
+def _share(mask: Path | None) -> float:
+    return 0.0 if mask is None else float(read_mask(mask).mean())

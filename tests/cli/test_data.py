@@ -1,0 +1,172 @@
+"""``carvana data check | show | split``, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from carvana.cli.app import app
+from carvana.cli.data_tables import LISTED
+from carvana.data.samples import find_samples
+from carvana.data.splits import read_split
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, ["data", *map(str, words)], catch_exceptions=False)
+
+
+@pytest.fixture
+def folder(tiny_data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_data, tmp_path / "[data]"))
+
+
+def test_check_ends_with_0_and_shows_what_is_there(folder: Path) -> None:
+    result = call("check", folder)
+    assert result.exit_code == 0
+    assert "Nothing is wrong" in result.stdout
+    assert str(folder) in result.stdout
+    for words in (("cars", "5"), ("photos", "20"), ("160 x 240",), ("128 x 128", "0.9"), ("640 x 960",)):
+        assert any(all(word in line for word in words) for line in result.stdout.splitlines()), words
+    assert result.stderr == ""
+
+
+def test_check_shows_everything_that_is_wrong_and_ends_with_1(folder: Path) -> None:
+    samples = find_samples(folder)
+    samples[0].image.write_bytes(b"")
+    samples[1].image.write_bytes(samples[1].image.read_bytes()[:500])
+    assert samples[2].mask is not None
+    samples[2].mask.unlink()
+    result = call("check", folder)
+    assert result.exit_code == 1
+    for name in (samples[0].name, samples[1].name, samples[2].name):
+        assert f"train/{name}" in result.stdout
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert "3 problems in 3 files" in lines[0]
+    assert "Nothing is wrong" not in result.stdout
+
+
+def test_long_lists_are_cut_and_counted(folder: Path) -> None:
+    shutil.rmtree(folder / "train_masks")
+    (folder / "train_masks").mkdir()
+    result = call("check", folder)
+    assert result.stdout.count("has no mask") == LISTED
+    assert f"and {20 - LISTED} more" in result.stdout
+
+
+def test_json_to_stdout_is_json_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    find_samples(folder)[0].image.write_text("text")
+    result = call("check", folder, "--json", "-")
+    assert result.exit_code == 1
+    record = json.loads(result.stdout)
+    assert record["counts"] == {"unreadable": 1}
+    table = call("check", folder, "--json", tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == record
+    assert "unreadable" in table.stdout
+    refused = call("check", folder, "--json", tmp_path)
+    assert refused.exit_code == 1
+    assert "is a folder" in refused.stderr
+
+
+def test_folders_and_cars_are_named_as_in_a_recipe(folder: Path) -> None:
+    (folder / "train").rename(folder / "photos")
+    where = ["--images", "photos", "--masks", "train_masks"]
+    assert call("check", folder).exit_code == 1
+    by_view = [*where, "--group", r"\w+_(\d\d)"]
+    record = json.loads(call("check", folder, *by_view, "--json", "-").stdout)
+    assert (record["cars"], record["photos_per_car"]) == (len({s.view for s in samples_of(folder)}), [5, 5])
+    assert call("split", folder, *where).exit_code == 0
+    assert call("show", folder, *where, "--out", folder / "s.png", "--count", 1, "--augment", "none").exit_code == 0
+
+
+def samples_of(folder: Path) -> list:  # type: ignore[type-arg]
+    return find_samples(folder, images="photos", masks="train_masks")
+
+
+def test_show_writes_a_picture_and_says_where(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    result = call("show", folder, "--out", out, "--size", "32x48", "--count", 2, "--augment", "seed", "--seed", 4)
+    assert result.exit_code == 0
+    assert result.stdout.strip() == str(out)
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+        assert picture.size[0] > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--out", "sheet.jpg"], ".png"),
+        (["--out", "sheet.png", "--size", "12y"], "--size 12y"),
+        (["--out", "sheet.png", "--size", "4"], "8 to 16384"),
+        (["--out", "sheet.png", "--size", "64x64x3"], "HEIGHTxWIDTH"),
+        (["--out", "sheet.png", "--augment", "studo"], "studio"),
+    ],
+)
+def test_what_show_cannot_do_is_one_line(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call("show", tiny_data, *words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_split_explains_and_writes_what_fit_reads(tiny_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.csv"
+    result = call("split", tiny_data, "--val", 2, "--seed", 3, "--out", out)
+    assert result.exit_code == 0
+    assert "none stands on both sides" in result.stdout
+    assert f"--set split.file={out}" in result.stdout
+    split = read_split(out, find_samples(tiny_data))
+    assert (len(split.train), len(split.val)) == (12, 8)
+    with open(out, newline="") as file:
+        assert next(csv.reader(file)) == ["image", "group", "subset"]
+
+
+def test_a_split_by_photo_is_told_to_leak(tiny_data: Path) -> None:
+    result = call("split", tiny_data, "--by", "image")
+    assert result.exit_code == 0
+    assert "too high" in result.stdout
+    assert "on both sides" in result.stdout
+    assert "--set split.by=image --set split.val=0.2 --set split.seed=0" in result.stdout
+
+
+def test_a_split_is_not_overwritten(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("mine")
+    result = call("split", tiny_data, "--out", tmp_path / "split.csv")
+    assert result.exit_code == 1
+    assert "never overwritten" in result.stderr
+    assert (tmp_path / "split.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("val", "word"), [("0", "greater than 0"), ("99", "leaves none"), ("1.5", "whole number")])
+def test_what_cannot_be_held_out_is_told(tiny_data: Path, val: str, word: str) -> None:
+    result = call("split", tiny_data, "--val", val)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert word in result.stderr
+
+
+@pytest.mark.parametrize("words", [["check"], ["show"], ["split"], ["split", "x", "--by", "car"]])
+def test_wrong_usage_is_2(words: list[str]) -> None:
+    assert call(*words).exit_code == 2
+
+
+def test_check_and_split_import_no_network_library() -> None:
+    program = (
+        "import sys; import carvana.data.check, carvana.data.split_report, carvana.data.show, carvana.cli.data_tables\n"
+        "heavy = {'torch', 'timm', 'albumentations'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,116 @@
+"""``carvana predict --clean --background``, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner, Result
+
+from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
+from carvana.cli.app import app
+from carvana.data.images import read_image, read_mask, write_image
+from carvana.inference.base import BasePredictor
+from carvana.inference.clean import clean
+from carvana.inference.predictor import Predictor
+
+
+class Brightness(nn.Module):
+    """Says of each pixel how bright it is, as a probability."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.logit(images.mean(dim=1, keepdim=True), eps=1e-6)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    """A network whose masks are known, in place of one that is read from a folder."""
+    predictor = Predictor(Segmenter(Brightness(), ModelSpec(arch="test", mean=(0, 0, 0), std=(1, 1, 1))))
+
+    def load(paths: object, **settings: object) -> BasePredictor:  # type: ignore[type-arg]
+        return predictor
+
+    monkeypatch.setattr("carvana.inference.ensemble.load_predictor", load)
+    return predictor
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A bright block with a crumb beside it."""
+    pixels = np.full((300, 400, 3), 20, np.uint8)
+    pixels[80:240, 100:330] = (240, 230, 200)
+    pixels[10:14, 10:14] = 255
+    write_image(tmp_path / "photo.png", pixels)
+    return tmp_path / "photo.png"
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, ["predict", "run", *map(str, words)], catch_exceptions=False)
+
+
+def test_clean_takes_crumbs_out_of_masks(model: Predictor, photo: Path, tmp_path: Path) -> None:
+    for words, kept in (([], True), (["--clean"], False)):
+        result = call(photo, "--out", tmp_path / "out", *words)
+        assert result.exit_code == 0
+        assert "1 written" in result.stdout
+        mask = read_mask(tmp_path / "out" / "photo_mask.png")
+        assert mask[10:14, 10:14].all() == kept
+        assert mask[80:240, 100:330].all()
+        expected = model.predict(photo).mask
+        np.testing.assert_array_equal(mask, expected if kept else clean(expected))
+    assert "1 there already" in call(photo, "--out", tmp_path / "out", "--clean").stdout
+
+
+def test_cut_outs_are_laid_onto_a_colour_or_a_picture(model: Predictor, photo: Path, tmp_path: Path) -> None:
+    green = np.zeros((50, 50, 3), np.uint8)
+    green[..., 1] = 200
+    write_image(tmp_path / "green.png", green)
+    for background, colour in (("navy", (0, 0, 128)), (tmp_path / "green.png", (0, 200, 0))):
+        out = tmp_path / "out"
+        assert call(photo, "--out", out, "--save", "cutout", "--clean", "--background", background).exit_code == 0
+        cut = read_image(out / "photo_cutout.jpg")
+        np.testing.assert_allclose(cut[:40].reshape(-1, 3).mean(axis=0), colour, atol=8)
+        np.testing.assert_allclose(cut[110:210, 130:300].reshape(-1, 3).mean(axis=0), (240, 230, 200), atol=2)
+
+
+def test_without_a_background_cut_outs_stay_transparent(model: Predictor, photo: Path, tmp_path: Path) -> None:
+    assert call(photo, "--out", tmp_path / "out", "--save", "cutout").exit_code == 0
+    with Image.open(tmp_path / "out" / "photo_cutout.png") as picture:
+        assert picture.mode == "RGBA"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--background", "whit", "--save", "cutout"], "white"), (["--background", "white"], "add cutout to --save")],
+)
+def test_a_background_that_cannot_serve_is_one_line(
+    model: Predictor, photo: Path, tmp_path: Path, words: list[str], expected: str
+) -> None:
+    result = call(photo, "--out", tmp_path / "out", *words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_states_the_sizes() -> None:
+    from carvana.inference.clean import HOLES, PARTS
+
+    words = " ".join(CliRunner().invoke(app, ["predict", "--help"], terminal_width=300).stdout.split())
+    assert f"1/{round(1 / PARTS)}" in words
+    assert f"1/{round(1 / HOLES):,}" in words
+
+
+def test_the_manifest_tells_cleaned_files_apart(model: Predictor, photo: Path, tmp_path: Path) -> None:
+    settings = set()
+    for words in ([], ["--clean"]):
+        call(photo, "--out", tmp_path / "out", *words)
+        lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+        settings.add(json.loads(lines[-1])["settings_digest"])
+    assert len(settings) == 2
