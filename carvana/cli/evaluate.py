@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from carvana.progress import Reporter
 
 
 class Subset(StrEnum):
@@ -18,8 +23,12 @@ class Subset(StrEnum):
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run; with --data a model folder serves.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or folds; with --data a model folder serves.")],
     data: Annotated[Path | None, typer.Option(help="Other labelled photos: all of them count.")] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="RUN", help="Average with this one, as predict does; may be repeated."),
+    ] = None,
     split: Annotated[Subset | None, typer.Option(help="Part of the run's own photos; val if not given.")] = None,
     scale: Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")] = "trained",
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
@@ -27,11 +36,16 @@ def evaluate(
 ) -> None:
     """Measure a run's masks against the true ones, at full size; a run whose fit was interrupted is finished."""
     from carvana.cli.display import make_reporter
-    from carvana.cli.tables import check_json_target, evaluation_table, show, write_json_result
+    from carvana.cli.tables import check_json_target, evaluation_table
+    from carvana.folds import Folds
     from carvana.run import Run
 
     check_json_target(json)
     reporter = make_reporter()
+    if others or Folds(run).exists:
+        numbers, table = _evaluate_together([run, *(others or [])], data, split, scale, device, reporter)
+        _give(numbers, table, json)
+        return
     folder = Run(run)
     finishes = data is None and split in (None, Subset.val) and scale == "trained"
     if finishes and folder.config_path.is_file() and not folder.evaluation_path.exists():
@@ -50,6 +64,39 @@ def evaluate(
         numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
         note = f"best on these photos; the model's own, {predictor.threshold:.3f}, is what `carvana predict` takes"
         table = evaluation_table(numbers, title=str(run), threshold=note)
+    _give(numbers, table, json)
+
+
+def _evaluate_together(
+    runs: list[Path], data: Path | None, split: Subset | None, scale: str, device: str, reporter: Reporter
+) -> tuple[dict[str, Any], Table]:
+    """The mean of several networks on photos that none of them should know; or what a folder of folds holds already."""
+    from carvana.cli.tables import evaluation_table
+    from carvana.errors import ConfigError
+    from carvana.evaluation.choose import choose_for_all
+    from carvana.evaluation.evaluate import evaluate as run_evaluate
+    from carvana.folds import Folds
+    from carvana.inference.ensemble import load_predictor, member_paths
+
+    if data is None and len(runs) == 1 and split in (None, Subset.all) and scale == "trained":
+        numbers = Folds(runs[0]).read_evaluation()
+        title = f"{runs[0]}: each photo by the network that was not trained on it"
+        return numbers, evaluation_table(numbers, title=title, threshold="best on all photos")
+    if data is None or split not in (None, Subset.all):
+        raise ConfigError(
+            f"{' --with '.join(map(str, runs))}: of the runs' own photos each network has trained on some; "
+            "name labelled photos of other cars with --data, without --split"
+        )
+    predictor = load_predictor(runs, scale=scale, device=device)
+    samples = choose_for_all(member_paths(runs), data=data, reporter=reporter)
+    numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
+    note = f"best on these photos; `carvana predict` takes {predictor.threshold:.3f}, the mean of the networks'"
+    return numbers, evaluation_table(numbers, title=" with ".join(map(str, runs)), threshold=note)
+
+
+def _give(numbers: dict[str, Any], table: Table, json: str | None) -> None:
+    from carvana.cli.tables import show, write_json_result
+
     if json != "-":
         show(table)
     if json is not None:

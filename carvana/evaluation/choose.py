@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,12 +39,28 @@ def choose_samples(
     if data is not None and not _is_own(run, data):
         if split not in (None, "all"):
             raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
-        samples = find_samples(data, group=_group_pattern(run))
-        _tell_known_cars(run, samples, reporter)
-        return samples
+        return choose_for_all([run], data=data, reporter=reporter)
     found = read_run_split(Run.open(run))
     parts = {"val": found.val, "train": found.train, "all": found.train + found.val}
     return list(parts[split or "val"])
+
+
+def choose_for_all(
+    runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str], reporter: Reporter | None = None
+) -> list[Sample]:
+    """All photos of a data folder, to evaluate several networks on together.
+
+    Args:
+        runs: Runs or model folders; the first one says how cars are told apart.
+        data: The data folder.
+        reporter: Told if the data shows cars that one of the runs was trained on.
+
+    Raises:
+        DataError: the photos are not there.
+    """
+    samples = find_samples(data, group=_group_pattern(runs[0]))
+    _tell_known_cars(runs, samples, reporter or LogReporter())
+    return samples
 
 
 def read_run_split(run: Run) -> Split:
@@ -62,10 +79,11 @@ def _group_pattern(run: str | os.PathLike[str]) -> str | None:
     return Run(run).read_config().data.group if Run(run).config_path.is_file() else None
 
 
-def _tell_known_cars(run: str | os.PathLike[str], samples: list[Sample], reporter: Reporter) -> None:
-    if not Run(run).split_path.is_file():
-        return
-    known = sorted({sample.group for sample in samples} & Run(run).read_groups("train"))
+def _tell_known_cars(runs: Sequence[str | os.PathLike[str]], samples: list[Sample], reporter: Reporter) -> None:
+    trained_on: set[str] = set()
+    for run in map(Run, runs):
+        trained_on |= run.read_groups("train") if run.split_path.is_file() else set()
+    known = sorted({sample.group for sample in samples} & trained_on)
     if known:
         reporter.warn(
             f"{len(known)} cars of this data were trained on (the first: {known[0]}): the numbers read too high"

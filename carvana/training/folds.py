@@ -1,0 +1,168 @@
+"""Cross-validation: a run for each fold of cars, and the numbers of all photos by networks that never saw their car."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from carvana.config import FitConfig
+from carvana.data.pairs import check_sizes
+from carvana.data.splits import Split, recipe_samples, split_folds, write_split
+from carvana.errors import CarvanaError, ConfigError, RunError
+from carvana.evaluation.folds import evaluate_folds
+from carvana.folds import Folds
+from carvana.progress import LogReporter, Reporter
+from carvana.run import Run
+from carvana.training.callbacks import Callback
+from carvana.training.fit import check, fit, resume, with_data
+
+
+def fit_folds(
+    config: FitConfig,
+    *,
+    folds: int = 5,
+    out: str | os.PathLike[str] | None = None,
+    init: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    callbacks: tuple[Callback, ...] = (),
+    reporter: Reporter | None = None,
+) -> Folds:
+    """Train a network for each fold on the cars of the others, and evaluate all photos out of fold.
+
+    Every fold is a run of its own by the same recipe, seed and first weights; its split is given by file. Where ``out``
+    holds unfinished folds that were begun with the same arguments, they go on: finished ones are kept.
+
+    Args:
+        config: The recipe. ``split.by`` and ``split.seed`` say how photos are dealt out; ``split.val`` plays no part.
+        folds: How many, at least 2.
+        out: The folder; by default ``runs/<architecture>-folds`` with a free number.
+        init: A run or model folder to take all weights from before each training.
+        device: auto, cpu, cuda or cuda:N.
+        callbacks: Listeners of every training.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: one line that says what is wrong; each of them is a ValueError.
+
+    Example:
+        >>> folds = fit_folds(FitConfig(data={"root": "photos"}), folds=5)  # doctest: +SKIP
+        >>> folds.read_evaluation()["dice"]  # doctest: +SKIP
+        0.985
+    """
+    reporter = reporter or LogReporter()
+    _check_folds(config)
+    check(config, device=device)
+    config = with_data(config, reporter=reporter)
+    first_weights = None if init is None else _absolute(init)
+    if out is not None and Folds(out).exists:
+        _check_same(Folds(out), config, folds, first_weights)
+        return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
+    splits = _deal(config, folds)
+    made = Folds.create(out, config, folds=folds, init=first_weights)
+    try:
+        _write(made, splits)
+        return _fit_all(made, device=device, callbacks=callbacks, reporter=reporter)
+    except CarvanaError:
+        if not any(run.path.exists() for run in made.runs):  # a mistake that was found before the first training
+            shutil.rmtree(made.path, ignore_errors=True)
+        raise
+
+
+def resume_folds(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    callbacks: tuple[Callback, ...] = (),
+    reporter: Reporter | None = None,
+) -> Folds:
+    """Go on with folds that were interrupted, by their own recipe: finished folds are kept, an unfinished one resumed.
+
+    Args:
+        path: The folder of folds.
+        device: auto, cpu, cuda or cuda:N.
+        callbacks: Listeners of every training that is left to do.
+        reporter: Where progress goes.
+
+    Raises:
+        RunError: there are no folds, or a state cannot be read.
+        DataError: the photos are not there any more.
+    """
+    reporter = reporter or LogReporter()
+    made = Folds.open(path)
+    if made.evaluation_path.is_file():
+        reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")
+        return made
+    if not made.table_path.is_file():  # killed before the photos were dealt out
+        _write(made, _deal(made.read_config(), made.count))
+    return _fit_all(made, device=device, callbacks=callbacks, reporter=reporter)
+
+
+def _check_folds(config: FitConfig) -> None:
+    if config.split.file is not None:
+        raise ConfigError(
+            f"split.file = {str(config.split.file)!r}: folds deal out the photos themselves; leave it out, or fit "
+            "without --folds"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("folds are fitted in one process: start carvana without torchrun or accelerate launch")
+
+
+def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) -> None:
+    if made.evaluation_path.is_file():
+        raise RunError(f"{made.path}: exists already and is never overwritten; name another folder with --out")
+    if (made.read_config(), made.count, made.init) != (config, folds, init):
+        raise RunError(
+            f"{made.path}: holds folds that were begun with another recipe; `carvana fit --resume {made.path}` goes on "
+            "with that one, and --out names another folder"
+        )
+
+
+def _deal(config: FitConfig, folds: int) -> list[Split]:
+    samples = recipe_samples(config.data, config.data.root)
+    splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by)
+    check_sizes(samples)
+    return splits
+
+
+def _write(made: Folds, splits: list[Split]) -> None:
+    for number, split in enumerate(splits, start=1):
+        write_split(made.split_path(number), split)
+    rows = [(sample.name, sample.group, n) for n, split in enumerate(splits, start=1) for sample in split.val]
+    made.write_table(rows)  # the last: with it the photos are dealt out
+
+
+def _fit_all(made: Folds, *, device: str, callbacks: tuple[Callback, ...], reporter: Reporter) -> Folds:
+    config, init = made.read_config(), made.init
+    for number, run in enumerate(made.runs, start=1):
+        name = f"fold {number} of {made.count}"
+        if run.evaluation_path.is_file():
+            reporter.info(f"{name}: fitted already")
+        else:
+            reporter.info(f"{name}: {run.path}")
+            own = config.replace({"split.file": str(made.split_path(number).resolve())})
+            _fit_one(run, own, init, device=device, callbacks=callbacks, reporter=reporter)
+        reporter.info(f"{name}: Dice {run.read_evaluation()['dice']:.5f} at full size")
+    evaluate_folds(made, device=device, reporter=reporter)
+    return made
+
+
+def _fit_one(
+    run: Run,
+    config: FitConfig,
+    init: str | None,
+    *,
+    device: str,
+    callbacks: tuple[Callback, ...],
+    reporter: Reporter,
+) -> None:
+    if run.config_path.is_file():
+        resume(run.path, device=device, callbacks=callbacks, reporter=reporter)
+        return
+    shutil.rmtree(run.path, ignore_errors=True)  # it was killed before a recipe stood there: nothing was trained
+    fit(config, out=run.path, init=init, device=device, callbacks=callbacks, reporter=reporter)
+
+
+def _absolute(init: str | os.PathLike[str]) -> str:
+    """The folder as it is found from anywhere; what is no folder here may be a repository of the hub."""
+    return str(Path(init).resolve()) if Path(init).exists() else os.fspath(init)
