@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from carvana.data.images import read_image, read_mask, resize_image
 from carvana.data.samples import Sample
@@ -129,6 +129,36 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -
     speed.set_ylabel("images/s", color=_TRAIN)
     speed.set_ylim(bottom=0)
     speed.spines[["top"]].set_visible(False)
+    _save(figure, path)
+
+
+def rate_curve(
+    rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: Mapping[str, float], path: str | os.PathLike[str]
+) -> None:
+    """Draw a test of learning rates: the loss at each rate, and the rates that it speaks for.
+
+    Args:
+        rates: (N,), above 0.
+        losses: (N,), as they were measured.
+        smoothed: (N,), the same made smooth.
+        marks: rates to mark on the curve, by what they are.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(8, 4.8), dpi=_DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=_TRAIN, alpha=0.45, linewidth=1, label="loss of each step")
+    axes.plot(rates, smoothed, color=_VAL, linewidth=2, label="smoothed")
+    axes.set_xscale("log")
+    for (name, rate), colour in zip(marks.items(), (_SIDE, "#30b0c7"), strict=False):
+        axes.axvline(rate, color=colour, linewidth=1, linestyle="--")
+        height = float(np.interp(rate, np.asarray(rates), np.asarray(smoothed)))
+        axes.plot([rate], [height], color=colour, marker="o", markersize=6, linestyle="none", label=f"{name}: {rate:g}")
+    low, high = float(np.min(smoothed)), float(np.asarray(smoothed)[0])
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.35 * (high - low))  # the divergence would press all else flat
+    _finish(axes, "Learning rate test")
+    axes.xaxis.set_major_locator(LogLocator())
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
     _save(figure, path)
 
 

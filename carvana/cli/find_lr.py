@@ -1,0 +1,27 @@
+"""``carvana fit --find-lr``: learning rates tested, and one suggested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from carvana.config import FitConfig
+
+
+def find_lr(recipe: FitConfig, *, out: Path | None, init: Path | None, device: str) -> None:
+    """Test learning rates, draw the losses and print a suggestion."""
+    from carvana.cli.display import make_reporter
+    from carvana.run import Run
+    from carvana.training.find_lr import find_lr as run_test
+
+    folder = Run.choose(out, arch=f"{recipe.arch}-lr").path  # before the work: it may be taken
+    test = run_test(recipe, init=init, device=device, reporter=make_reporter())
+    picture = folder / "lr.png"
+    test.plot(picture)
+    typer.echo(f"suggestion  {test.suggestion:g}, where the loss falls most steeply")
+    typer.echo(f"cautious    {test.tenth_of_lowest:g}, a tenth of the rate where it is lowest")
+    typer.echo(f"plot        {picture}")
+    typer.echo(f"to use it   the same command with --set train.lr={test.suggestion:g} in place of --find-lr")

@@ -1,0 +1,189 @@
+"""The learning rate finder: a short training in which the rate rises, and the rate at which the loss fell fastest."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carvana.config import FitConfig
+from carvana.data.splits import make_split
+from carvana.errors import CarvanaError
+from carvana.evaluation.pictures import rate_curve
+from carvana.progress import LogReporter, Reporter
+from carvana.training.fit import build_model, check, datasets, with_data
+from carvana.training.loader import timed
+from carvana.training.optim import set_learning_rate, train_mode
+from carvana.training.trainer import Trainer
+
+LOWEST, HIGHEST = 1e-6, 1.0
+STEPS = 100
+DIVERGED = 4.0
+"""The test ends when the smoothed loss is this many times its best."""
+
+_RISE = 0.1  # of the whole descent: what is more than noise
+_WIDTH = 3.0  # steps: the standard deviation of the smoothing
+
+
+@dataclass(frozen=True, eq=False)
+class RateTest:
+    """What a learning rate test measured.
+
+    Attributes:
+        rates: (N,), rising by equal factors.
+        losses: (N,), of the batch that each rate's step was taken on.
+        smoothed: (N,), the losses averaged with those of the steps around them.
+    """
+
+    rates: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    smoothed: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Self:
+        """Smooth what was measured.
+
+        Raises:
+            CarvanaError: the loss fell at no rate.
+        """
+        smoothed = smooth(losses)
+        if len(losses) < 3 or int(np.argmin(smoothed)) == 0:
+            raise CarvanaError(
+                "the loss fell at no learning rate: look at the masks (`carvana data check`), at train.loss, or take "
+                "train.precision=fp32"
+            )
+        return cls(rates, losses, smoothed)
+
+    @property
+    def suggestion(self) -> float:
+        """The rate at which the smoothed loss falls most steeply over the rate's logarithm, to two digits."""
+        return _two_digits(self.rates[int(np.argmin(np.gradient(self.smoothed)[: self._lowest + 1]))])
+
+    @property
+    def tenth_of_lowest(self) -> float:
+        """A tenth of the rate at which the smoothed loss is lowest, another usual choice, to two digits."""
+        return _two_digits(self.rates[self._lowest] / 10)
+
+    @property
+    def _lowest(self) -> int:
+        """Where the loss is lowest before its first real rise: with BatchNorm it comes down again from such peaks."""
+        best = np.minimum.accumulate(self.smoothed)
+        risen = self.smoothed > best + _RISE * (self.smoothed[0] - best[-1])
+        end = int(np.argmax(risen)) if risen.any() else len(self.smoothed)
+        return int(np.argmin(self.smoothed[:end]))
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw losses over rates, with both suggestions, as a PNG."""
+        marks = {"steepest descent": self.suggestion, "a tenth of the lowest": self.tenth_of_lowest}
+        rate_curve(self.rates, self.losses, self.smoothed, marks, path)
+
+
+def find_lr(
+    config: FitConfig,
+    *,
+    init: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    steps: int = STEPS,
+    reporter: Reporter | None = None,
+) -> RateTest:
+    """Find a learning rate for a recipe: train some steps while the rate rises from 1e-6 to 1, and look at the loss.
+
+    The range test of Smith 2017 (Cyclical Learning Rates for Training Neural Networks, WACV,
+    https://doi.org/10.1109/WACV.2017.58), with rates that rise exponentially. Photos, augmentation, batch size,
+    optimizer and first weights are the recipe's; the test ends early when the loss diverges. Nothing is kept of it.
+
+    Args:
+        config: The recipe; of ``train.lr`` and ``train.encoder_lr`` the ratio counts.
+        init: A run or model folder to take all weights from.
+        device: auto, cpu or cuda.
+        steps: Steps of the optimizer.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError, DataError, ModelError: as for :func:`carvana.fit`.
+        CarvanaError: the loss fell at no rate.
+
+    Example:
+        >>> find_lr(FitConfig(data={"root": "photos"})).suggestion  # doctest: +SKIP
+        0.0021
+    """
+    reporter = reporter or LogReporter()
+    check(config, device=device)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, init=init, reporter=reporter)
+    config = with_data(config, reporter=reporter)
+    train, _ = datasets(config, make_split(config.data, config.split), reporter=reporter)
+    trainer = Trainer(
+        model, train=train, settings=config.train, device=device, workers=config.data.workers, reporter=reporter
+    )
+    rates = np.geomspace(LOWEST, HIGHEST, steps)
+    try:
+        losses = _losses(trainer, rates, reporter)
+    finally:
+        trainer.close()
+    return RateTest.of(rates[: len(losses)], np.array(losses))
+
+
+def smooth(values: NDArray[np.float64], width: float = _WIDTH) -> NDArray[np.float64]:
+    """Average values (N,) with those around them, Gaussian weights of ``width`` places: what it tells comes not late.
+
+    >>> smooth(np.array([1.0, 1.0, 1.0])).round(6).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    places = np.arange(len(values))
+    weights = np.exp(-0.5 * ((places[:, None] - places) / width) ** 2)
+    averaged: NDArray[np.float64] = weights @ values / weights.sum(axis=1)
+    return averaged
+
+
+def _losses(trainer: Trainer, rates: NDArray[np.float64], reporter: Reporter) -> list[float]:
+    """The loss at each rate, until it diverges."""
+    task, losses = "finding a learning rate", list[float]()
+    batches = _batches(trainer)
+    train_mode(trainer.model)
+    reporter.start(task, len(rates))
+    try:
+        for rate in rates.tolist():
+            set_learning_rate(trainer.optimizer, rate / trainer.settings.lr)
+            loss = _step(trainer, batches)
+            if not math.isfinite(loss):
+                break
+            losses.append(loss)
+            smoothed = smooth(np.array(losses))
+            reporter.advance(task, lr=rate, loss=float(smoothed[-1]))
+            if smoothed[-1] > DIVERGED * smoothed.min():
+                break
+    finally:
+        reporter.finish(task)
+    return losses
+
+
+def _step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+    """One step of the optimizer over as many batches as the recipe adds up; returns their mean loss."""
+    count = trainer.settings.accumulate
+    total = 0.0
+    for number in range(1, count + 1):
+        images, targets = (tensor.to(trainer.device) for tensor in next(batches))
+        total += float(trainer.train_step(images, targets, weight=1 / count, complete=number == count))
+    return total / count
+
+
+def _batches(trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training's batches, epoch after epoch, without end."""
+    epoch = 0
+    while True:
+        trainer.train_batches.set_place(epoch)
+        for batch, _ in timed(trainer.train_loader):
+            yield batch
+        epoch += 1
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.1e}")
