@@ -43,7 +43,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     """A bright block with a crumb beside it."""
-    pixels = np.full((300, 400, 3), 20, np.uint8)
+    pixels = np.zeros((300, 400, 3), np.uint8)
     pixels[80:240, 100:330] = (255, 255, 250)
     pixels[10:14, 10:14] = 255
     write_image(tmp_path / "photo.png", pixels)
@@ -75,7 +75,7 @@ def test_cut_outs_are_laid_onto_a_colour_or_a_picture(model: Predictor, photo: P
         out = tmp_path / "out"
         assert call(photo, "--out", out, "--save", "cutout", "--clean", "--background", background).exit_code == 0
         cut = read_image(out / "photo_cutout.jpg")
-        np.testing.assert_allclose(cut[:40].reshape(-1, 3).mean(axis=0), colour, atol=8)
+        np.testing.assert_allclose(cut[:40].reshape(-1, 3).mean(axis=0), colour, atol=2)
         np.testing.assert_allclose(cut[110:210, 130:300].reshape(-1, 3).mean(axis=0), (255, 255, 250), atol=2)
 
 
