@@ -25,6 +25,7 @@ def _both_sides(value: Any) -> Any:
 
 
 Side = Annotated[int, Field(ge=8, le=16384)]
+Batch = Annotated[int, Field(ge=1)]
 Workers = Annotated[int, Field(ge=0)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_both_sides)]
@@ -82,7 +83,9 @@ class TrainConfig(Section):
 
     epochs: int = Field(4, ge=1, description="Passes over the training photos.")
     minutes: float | None = Field(None, gt=0, description="A budget of training time instead of epochs.")
-    batch_size: int = Field(8, ge=1, description="Photos of a step, on each device.")
+    batch_size: Batch | Literal["auto"] = Field(
+        8, description="Photos of a step, on each device; auto: the largest that fits and leaves an epoch 16 steps."
+    )
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step.")
     loss: str = Field("bce + dice", description="Names of losses, summed, with weights if wanted: bce + 0.5*dice.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9.")

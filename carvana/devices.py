@@ -86,6 +86,15 @@ def processes_here() -> int:
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def free_memory() -> int:
+    """The bytes of memory that this process may still take: of the machine, or of its container if that has less."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    free = 1024 * int(lines["MemAvailable"].split()[0])
+    limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
+    return free if limit is None or used is None else min(free, limit - used)
+
+
 def describe(device: torch.device) -> str:
     """The hardware in words, for records: "2 cores, x86_64 (AMX)" or "NVIDIA H200"."""
     import platform
@@ -112,6 +121,15 @@ def _has_bf16_instructions() -> bool:
 
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _cgroup_bytes(name: str) -> int | None:
+    try:
+        with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+            text = file.read().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
 
 
 def _cpu_model() -> str:

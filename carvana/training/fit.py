@@ -76,6 +76,7 @@ def fit(
     _tell_leak(split, reporter)
     check_sizes([*split.train, *split.val])
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
+    config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:
         run.write_record(_record(trainer) | {"init_from": None if init is None else str(Path(init).absolute())})
         write_split(run.split_path, split)

@@ -27,6 +27,7 @@ from carvana.errors import CarvanaError, RunError
 from carvana.losses import Loss, make_loss
 from carvana.progress import LogReporter, Reporter, SilentReporter
 from carvana.run import Run
+from carvana.training.batch_size import largest_batch
 from carvana.training.batches import EpochBatches
 from carvana.training.budget import Budget
 from carvana.training.callbacks import Callback
@@ -115,13 +116,14 @@ class Trainer:
         self.run: Run | None = all_of(self.accelerator, run)[0]
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batch_size = self._batch_size()
         readers = worker_count(workers)
         self.train_batches, self.train_loader = self._loader(train, readers, shuffle=True)
         self.val_batches: EpochBatches | None = None
         self.val_loader: Any = None
         if val is not None:
             self.val_batches, self.val_loader = self._loader(val, readers, shuffle=False)
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         with explained():
@@ -264,10 +266,22 @@ class Trainer:
 
     def _loader(self, data: SegmentationDataset, readers: int, *, shuffle: bool) -> tuple[EpochBatches, Any]:
         batches = EpochBatches(
-            len(data), self.settings.batch_size, seed=self.settings.seed, shuffle=shuffle,
+            len(data), self.batch_size, seed=self.settings.seed, shuffle=shuffle,
             process=self.accelerator.process_index, processes=self.accelerator.num_processes,
         )  # fmt: skip
         return batches, make_loader(data, batches, workers=readers, pin_memory=self.device.type == "cuda")
+
+    def _batch_size(self) -> int:
+        if self.settings.batch_size != "auto":
+            return self.settings.batch_size
+        fits = largest_batch(
+            self.model, self.train_data.size, photos=len(self.train_data) // self.accelerator.num_processes,
+            loss=self.loss, device=self.device, precision=self.precision,
+        )  # fmt: skip
+        size: int = min(all_of(self.accelerator, fits))
+        self.reporter.info(f"train.batch_size auto: {size} photos a step")
+        self.settings = self.settings.model_copy(update={"batch_size": size})
+        return size
 
     def _compiled(self, model: Segmenter) -> Segmenter:
         if self.settings.compile:

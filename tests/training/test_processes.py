@@ -1,0 +1,128 @@
+"""Two real processes on gloo, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from carvana.config import FitConfig
+from carvana.run import Run
+
+SCRIPT = Path(__file__).with_name("together.py")
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def start(count: int, command: list[str]) -> list[subprocess.Popen[str]]:
+    """What torchrun does: as many processes, told who they are by their environment."""
+    port = str(free_port())
+    started = []
+    for rank in range(count):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **{k: str(v) for k, v in place.items()}}
+        if count == 1:
+            env = dict(os.environ)
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    return started
+
+
+def train(count: int, data: Path, out: Path, **settings: Any) -> list[dict[str, Any]]:
+    """Run together.py; returns the last weights of each process."""
+    for process in start(count, [str(SCRIPT), str(data), str(out), json.dumps(settings)]):
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    return [torch.load(f"{out}.last-{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_take_the_steps_of_one(tiny_data: Path, tmp_path: Path, accumulate: int) -> None:
+    settings = {"epochs": 2, "accumulate": accumulate, "ema": 0.8}
+    (one,) = train(1, tiny_data, tmp_path / "one", batch_size=4, **settings)
+    two = train(2, tiny_data, tmp_path / "two", batch_size=2, **settings)
+    for name, value in one.items():
+        assert torch.equal(two[0][name], two[1][name])
+        torch.testing.assert_close(value, two[0][name], atol=2e-6, rtol=1e-4, msg=name)
+
+    seen = [json.loads((tmp_path / f"two.seen-{rank}.json").read_text()) for rank in (0, 1)]
+    for epoch in ("0", "1"):
+        assert sorted(seen[0][epoch] + seen[1][epoch]) == list(range(13))
+    runs = [Run(tmp_path / name) for name in ("one", "two")]
+    alone, together = (run.read_metrics() for run in runs)
+    for first, second in zip(alone, together, strict=True):
+        assert first == pytest.approx(second, abs=1e-5)
+    names = [
+        {path.relative_to(run.path) for path in run.path.rglob("*") if "safetensors" not in path.name} for run in runs
+    ]
+    assert names[0] == names[1]
+
+
+def test_more_processes_than_photos_in_a_batch_still_see_each_once(tiny_data: Path, tmp_path: Path) -> None:
+    """Batches of one photo each: 13 photos are 7 batches of two processes, and one of them has a single photo."""
+    (one,) = train(1, tiny_data, tmp_path / "one", batch_size=2, epochs=1)
+    two = train(2, tiny_data, tmp_path / "two", batch_size=1, epochs=1)
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[0][name], atol=2e-6, rtol=1e-4, msg=name)
+
+
+def test_if_one_dies_the_other_says_so_and_the_training_can_go_on(tiny_data: Path, tmp_path: Path) -> None:
+    settings = {"batch_size": 2, "epochs": 3, "die_at": 5}
+    first, second = start(2, [str(SCRIPT), str(tiny_data), str(tmp_path / "run"), json.dumps(settings)])
+    assert second.wait(timeout=240) == -9
+    died = time.monotonic()
+    _, errors = first.communicate(timeout=60)
+    assert time.monotonic() - died < 60
+    assert first.returncode == 1
+    assert "process 0: another process of this training died" in errors
+    assert "--resume" in errors
+
+    whole = train(2, tiny_data, tmp_path / "whole", batch_size=2, epochs=3)
+    again = train(2, tiny_data, tmp_path / "run", batch_size=2, epochs=3, resume=True)
+    assert all(torch.equal(value, again[0][name]) for name, value in whole[0].items())
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_the_command_runs_under_the_launchers(tiny_data: Path, tmp_path: Path, launcher: str) -> None:
+    config = FitConfig(
+        arch="unet-ref",
+        model={"options": {"width": 4}},
+        data={"root": tiny_data, "size": 32, "augment": "studio", "workers": 1},
+        split={"val": 1},
+        train={"epochs": 2, "batch_size": 4},
+    )
+    (tmp_path / "recipe.yaml").write_text(config.to_yaml())
+    how = {
+        "torchrun": ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", "-m", "carvana"],
+        "accelerate": [
+            "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
+            "--dynamo_backend=no", f"--main_process_port={free_port()}", "-m", "carvana",
+        ],
+    }[launcher]  # fmt: skip
+    command = [sys.executable, "-m", *how, "fit", "--config", str(tmp_path / "recipe.yaml"), "--device", "cpu"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"ACCELERATE_CONFIG_FILE": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["unet-ref"]
+    run = Run.open(tmp_path / "runs" / "unet-ref")
+    assert run.read_evaluation()["images"] == 4
+    assert len(run.read_metrics()) == 2
+    assert done.stdout.count("masks  ") == 1
