@@ -112,9 +112,8 @@ def _mask(data: bytes, path: Path, problems: list[Problem], *, ceilings: bool) -
 def _unusual_mask(data: bytes, path: Path, problems: list[Problem]) -> NDArray[np.uint8]:
     """A mask as pixels, with a look at its values; only GIF files of one picture of two values are known without."""
     with open_picture(data, data, MAX_PIXELS) as picture:
-        frames = _frames(picture)
-        picture.seek(0)
         values = turn(mask_values(picture), orientation_of(picture))
+        frames = _frames(picture)  # last of all: it goes through the file, away from the first picture
     if frames > 1:
         problems.append(Problem("frames", str(path), f"holds {frames} pictures"))
     mask = object_of(values, name_of(data))
