@@ -116,6 +116,19 @@ def read_coverage(
     return shrink_mask(runs.mask(), size, target=target)
 
 
+def read_share(source: Source, *, max_pixels: int = MAX_PIXELS) -> float:
+    """The share of a photo that its mask covers, in [0, 1].
+
+    Raises:
+        DataError: as for :func:`read_mask`.
+    """
+    data = read_bytes(source)
+    runs = read_runs(data, max_pixels=max_pixels)
+    if runs is None:
+        runs = Runs.of(_mask_by_pillow(data, source, max_pixels))
+    return runs.area / (runs.size[0] * runs.size[1])
+
+
 def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """The (height, width) of an upright image file, from its header alone: a file of any size takes a fraction of a ms.
 

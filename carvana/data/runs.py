@@ -43,6 +43,13 @@ class Runs:
             changes = np.concatenate([[0], changes])
         return cls((mask.shape[0], mask.shape[1]), changes.astype(np.int64, copy=False))
 
+    @property
+    def area(self) -> int:
+        """How many pixels are 1."""
+        begins, ends = self.changes[::2], self.changes[1::2]
+        open_end = self.size[0] * self.size[1] if len(begins) > len(ends) else 0
+        return int(ends.sum() - begins.sum()) + open_end
+
     def mask(self) -> UInt8:
         """All pixels: uint8 (H, W) of 0/1."""
         values = (np.arange(len(self.changes) + 1) & 1).astype(np.uint8)

@@ -62,28 +62,38 @@ def find_samples(
         >>> find_samples("photos")  # doctest: +SKIP
         [Sample(image=PosixPath('photos/train/00087a6bd4dc_01.jpg'), ...]
     """
+    return list(each_sample(root, images=images, masks=masks, group=group))
+
+
+def each_sample(
+    root: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    group: str | None = None,
+) -> Iterator[Sample]:
+    """What :func:`find_samples` finds, one after the other: only names are held, for folders of very many photos."""
     image_folder, mask_folder = _folders(_path(root), images, masks)
     pattern = _pattern(group)
-    photos = find_photos(image_folder)
-    stems = {photo.stem for photo in photos}
-    _by_stem(photos, stems, suffix="")
-    by_stem = _by_stem(_files(mask_folder), stems, suffix="_mask")
-    missing = [photo.name for photo in photos if photo.stem not in by_stem]
+    photos = _photo_names(image_folder)
+    stems = set(map(_stem, photos))
+    _by_stem(image_folder, photos, stems, suffix="")
+    by_stem = _by_stem(mask_folder, _names(mask_folder), stems, suffix="_mask")
+    missing = [photo for photo in photos if _stem(photo) not in by_stem]
     if missing:
         raise DataError(
             f"{image_folder}: {len(missing)} of {len(photos)} photos have no mask in {mask_folder} "
-            f"(the first: {missing[0]}; expected {Path(missing[0]).stem}_mask.gif or .png); "
+            f"(the first: {missing[0]}; expected {_stem(missing[0])}_mask.gif or .png); "
             "add them or move the photos away"
         )
-    return [Sample(photo, by_stem[photo.stem], *_group_and_view(photo.stem, pattern)) for photo in photos]
+    for photo in photos:
+        stem = _stem(photo)
+        yield Sample(image_folder / photo, mask_folder / by_stem[stem], *_group_and_view(stem, pattern))
 
 
 def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files of a folder (not of its sub-folders), sorted by name; a DataError if there is none."""
-    photos = sorted(_files(Path(folder)))
-    if not photos:
-        raise DataError(f"{folder}: no photo in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
-    return photos
+    return [Path(folder, name) for name in _photo_names(Path(folder))]
 
 
 def carvana_layout(root: Path) -> tuple[Path, Path] | None:
@@ -128,29 +138,45 @@ def _path(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
-def _by_stem(files: Iterable[Path], stems: Set[str], *, suffix: str) -> dict[str, Path]:
-    """The files that belong to ``stems``, by stem; two that belong to the same one are refused."""
-    found: dict[str, Path] = {}
-    for path in sorted(files):
-        stem = path.stem.removesuffix(suffix)
+def _by_stem(folder: Path, names: Iterable[str], stems: Set[str], *, suffix: str) -> dict[str, str]:
+    """The names of files that belong to ``stems``, by stem; two that belong to the same one are refused."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        stem = _stem(name).removesuffix(suffix)
         if stem not in stems:
             continue
         if stem in found:
             raise DataError(
-                f"{path.parent}: {found[stem].name} and {path.name} both stand for the photo {stem!r}; "
+                f"{folder}: {found[stem]} and {name} both stand for the photo {stem!r}; "
                 "rename one of them or move it away"
             )
-        found[stem] = path
+        found[stem] = name
     return found
 
 
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122 - as below
+
+
+def _photo_names(folder: Path) -> list[str]:
+    names = sorted(_names(folder))
+    if not names:
+        raise DataError(f"{folder}: no photo in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
+    return names
+
+
 def _files(folder: Path) -> Iterator[Path]:
+    return (folder / name for name in _names(folder))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The names of all image files of a folder, in no order."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 hidden = entry.name.startswith(".")
                 if not hidden and os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122 - ten times faster
-                    yield Path(entry.path)
+                    yield entry.name
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
 

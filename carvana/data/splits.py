@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from typing import Literal
 import numpy as np
 
 from carvana.config import DataConfig, SplitConfig
-from carvana.data.images import read_mask
-from carvana.data.samples import Sample, find_samples
+from carvana.data.images import read_share
+from carvana.data.samples import Sample, each_sample
 from carvana.data.table import SampleTable
 from carvana.devices import cpu_count
 from carvana.errors import ConfigError, DataError
@@ -64,15 +65,15 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
     """
     samples = recipe_samples(data, data.root)
     if split.file is not None and split.file.is_dir():
-        return Split(SampleTable.of(samples), SampleTable.of(recipe_samples(data, split.file)))
+        return Split(samples, recipe_samples(data, split.file))
     return read_split(written, samples)
 
 
-def recipe_samples(data: DataConfig, root: Path | None) -> list[Sample]:
+def recipe_samples(data: DataConfig, root: Path | None) -> SampleTable:
     """The photos of a data folder, found as a recipe says; a ConfigError if no folder is named."""
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")
-    return find_samples(root, images=data.images, masks=data.masks, group=data.group)
+    return SampleTable.of(each_sample(root, images=data.images, masks=data.masks, group=data.group))
 
 
 def split_samples(
@@ -99,7 +100,7 @@ def split_samples(
     rng = np.random.default_rng(seed)
     names = np.array(list(members))
     if by == "group":
-        shares = _foreground_shares(members)
+        shares = _foreground_shares(ordered, members)
         names = names[np.argsort([shares[name] for name in names], kind="stable")]
         held_out = {str(rng.choice(layer)) for layer in np.array_split(names, count)}
     else:
@@ -139,7 +140,7 @@ def split_folds(
     rng = np.random.default_rng(seed)
     names = np.array(list(members))
     if by == "group":
-        shares = _foreground_shares(members)
+        shares = _foreground_shares(ordered, members)
         names = names[np.argsort([shares[name] for name in names], kind="stable")]
     else:
         names = rng.permutation(names)
@@ -148,9 +149,8 @@ def split_folds(
     fold_of = dict(zip(names.tolist(), dealt.tolist(), strict=True))
 
     def fold_split(fold: int) -> Split:
-        return _divide(table, lambda sample: fold_of[unit(sample)] == fold)
+        return _divide(ordered, lambda sample: fold_of[unit(sample)] == fold)
 
-    table = SampleTable.of(ordered)  # one for all folds
     return [fold_split(fold) for fold in range(folds)]
 
 
@@ -161,12 +161,12 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
         DataError: the file cannot be used, names a photo that is not there, or leaves one side empty.
     """
     subsets = _read_subsets(Path(path))
-    absent = sorted(subsets.keys() - {sample.name for sample in samples})
+    places = {sample.name: place for place, sample in enumerate(samples)}
+    absent = sorted(subsets.keys() - places.keys())
     if absent:
         raise DataError(f"{path}: {len(absent)} of its photos are not in the data folder (the first: {absent[0]})")
     # In the file's order: a training that goes on must find each photo at its place.
-    by_name = {sample.name: sample for sample in samples}
-    chosen = [by_name[name] for name in subsets]
+    chosen = SampleTable.of(samples).take([places[name] for name in subsets])
     split = _divide(chosen, lambda sample: subsets[sample.name] == "val")
     if not split.train or not split.val:
         raise DataError(f"{path}: leaves no photo for {'training' if not split.train else 'validation'}")
@@ -188,12 +188,14 @@ def _unit(by: Literal["group", "image"]) -> Callable[[Sample], str]:
     return (lambda sample: sample.group) if by == "group" else (lambda sample: str(sample.image))
 
 
-def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[list[Sample], dict[str, list[Sample]]]:
-    """The samples in an order of their own, and those of each unit."""
-    ordered = sorted(samples, key=lambda sample: (sample.group, sample.name))
-    members: dict[str, list[Sample]] = {}
-    for sample in ordered:
-        members.setdefault(unit(sample), []).append(sample)
+def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[SampleTable, dict[str, list[int]]]:
+    """The samples in an order of their own, and the places in it of those of each unit."""
+    table = SampleTable.of(samples)
+    keys = [(sample.group, sample.name) for sample in table]
+    ordered = table.take(sorted(range(len(keys)), key=keys.__getitem__))
+    members: dict[str, list[int]] = {}
+    for place, sample in enumerate(ordered):
+        members.setdefault(unit(sample), []).append(place)
     return ordered, members
 
 
@@ -227,37 +229,40 @@ def _count(val: float, available: int, what: str) -> int:
     return count
 
 
-def _divide(samples: Sequence[Sample], is_val: Callable[[Sample], bool]) -> Split:
-    table = SampleTable.of(samples)
-    held_out = np.fromiter(map(is_val, samples), np.bool_, len(table))
-    return Split(table.take(np.flatnonzero(~held_out)), table.take(np.flatnonzero(held_out)))
+def _divide(samples: SampleTable, is_val: Callable[[Sample], bool]) -> Split:
+    held_out = np.fromiter(map(is_val, samples), np.bool_, len(samples))
+    return Split(samples.take(np.flatnonzero(~held_out)), samples.take(np.flatnonzero(held_out)))
 
 
-def _foreground_shares(members: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
+def _foreground_shares(samples: SampleTable, members: Mapping[str, Sequence[int]]) -> dict[str, float]:
     def share(group: str) -> float:
-        chosen = members[group]
-        step = max(1, len(chosen) // MASKS_A_GROUP)
-        masks = [sample.mask for sample in chosen[::step] if sample.mask is not None]
-        return float(np.mean([read_mask(mask).mean() for mask in masks])) if masks else 0.0
+        places = members[group]
+        step = max(1, len(places) // MASKS_A_GROUP)
+        masks = [samples[place].mask for place in places[::step]]
+        shares = [read_share(mask) for mask in masks if mask is not None]
+        return float(np.mean(shares)) if shares else 0.0
 
     with ThreadPoolExecutor(cpu_count()) as pool:  # decoders release the interpreter's lock
         return dict(zip(members, pool.map(share, members), strict=True))
 
 
 def _read_subsets(path: Path) -> dict[str, str]:
+    subsets: dict[str, str] = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = csv.DictReader(file)
+            understood = {"image", "subset"} <= set(rows.fieldnames or ())
+            for number, row in enumerate(rows if understood else (), start=2):
+                name, subset = Path(row["image"] or "").name, row["subset"]
+                if subset not in ("train", "val") or not name:
+                    raise DataError(
+                        f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train or val"
+                    )
+                if name in subsets:
+                    raise DataError(f"{path}, line {number}: {name} stands there twice; leave one of the lines out")
+                subsets[name] = sys.intern(subset)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a split: {error}") from error
-    if not rows or not {"image", "subset"} <= rows[0].keys():
+    if not subsets:
         raise DataError(f"{path}: expected a CSV file with the columns image, group, subset")
-    subsets: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        name, subset = Path(row["image"] or "").name, row["subset"]
-        if subset not in ("train", "val") or not name:
-            raise DataError(f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train or val")
-        if name in subsets:
-            raise DataError(f"{path}, line {number}: {name} stands there twice; leave one of the lines out")
-        subsets[name] = subset
     return subsets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.samples import Sample
+
+_CODING = "utf-8", "surrogatepass"  # names of files may hold bytes that are no text
 
 
 class SampleTable(Sequence[Sample]):
@@ -92,20 +95,32 @@ class SampleTable(Sequence[Sample]):
         self._columns, self._rows = state
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Strings:
-    """Strings one after the other in one string, and where each begins, (N + 1,)."""
+    """Strings one after the other in one piece of memory, and where each begins, (N + 1,)."""
 
-    text: str
-    begins: NDArray[np.int64]
+    __slots__ = ("_begins", "_bytes")
 
-    @classmethod
-    def of(cls, strings: Sequence[str]) -> _Strings:
-        lengths = np.fromiter(map(len, strings), np.int64, len(strings))
-        return cls("".join(strings), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+    def __init__(self, octets: bytes, begins: NDArray[np.int64]) -> None:
+        self._bytes = octets
+        self._begins = begins
 
     def __getitem__(self, place: int) -> str:
-        return self.text[self.begins[place] : self.begins[place + 1]]
+        return self._bytes[self._begins[place] : self._begins[place + 1]].decode(*_CODING)
+
+
+class _Column:
+    """Strings that are being collected."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._begins = array("q", [0])
+
+    def append(self, string: str) -> None:
+        self._bytes += string.encode(*_CODING)
+        self._begins.append(len(self._bytes))
+
+    def finished(self) -> _Strings:
+        return _Strings(bytes(self._bytes), np.array(self._begins, np.int64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,22 +129,35 @@ class _Columns:
 
     folders: tuple[str, ...]
     image_folders: NDArray[np.int32]
-    image_names: _Strings
     mask_folders: NDArray[np.int32]  # -1: there is no mask
-    mask_names: _Strings
+    images: _Strings
+    masks: _Strings
     groups: _Strings
     views: _Strings
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> _Columns:
         numbers: dict[str, int] = {}
-        images, masks, groups, views = [], [], [], []
+        image_folders, mask_folders = array("i"), array("i")
+        images, masks, groups, views = _Column(), _Column(), _Column(), _Column()
         for sample in samples:
-            images.append(_split(sample.image, numbers))
-            masks.append((-1, "") if sample.mask is None else _split(sample.mask, numbers))
+            folder, name = os.path.split(sample.image)
+            image_folders.append(numbers.setdefault(folder, len(numbers)))
+            images.append(name)
+            folder, name = ("", "") if sample.mask is None else os.path.split(sample.mask)
+            mask_folders.append(-1 if sample.mask is None else numbers.setdefault(folder, len(numbers)))
+            masks.append(name)
             groups.append(sample.group)
             views.append(sample.view)
-        return cls(tuple(numbers), *_columns(images), *_columns(masks), _Strings.of(groups), _Strings.of(views))
+        return cls(
+            folders=tuple(numbers),
+            image_folders=np.array(image_folders, np.int32),
+            mask_folders=np.array(mask_folders, np.int32),
+            images=images.finished(),
+            masks=masks.finished(),
+            groups=groups.finished(),
+            views=views.finished(),
+        )
 
     def __len__(self) -> int:
         return len(self.image_folders)
@@ -137,19 +165,8 @@ class _Columns:
     def sample(self, row: int) -> Sample:
         mask = self.mask_folders[row]
         return Sample(
-            Path(self.folders[self.image_folders[row]], self.image_names[row]),
-            None if mask < 0 else Path(self.folders[mask], self.mask_names[row]),
+            Path(self.folders[self.image_folders[row]], self.images[row]),
+            None if mask < 0 else Path(self.folders[mask], self.masks[row]),
             self.groups[row],
             self.views[row],
         )
-
-
-def _split(path: Path, numbers: dict[str, int]) -> tuple[int, str]:
-    """The number of the folder, a new one if it was not met before, and the name."""
-    folder, name = os.path.split(os.fspath(path))
-    return numbers.setdefault(folder, len(numbers)), name
-
-
-def _columns(parts: Sequence[tuple[int, str]]) -> tuple[NDArray[np.int32], _Strings]:
-    numbers = np.fromiter((number for number, _ in parts), np.int32, len(parts))
-    return numbers, _Strings.of([name for _, name in parts])

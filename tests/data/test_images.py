@@ -17,6 +17,7 @@ from carvana.data.images import (
     read_coverage,
     read_image,
     read_mask,
+    read_share,
     resize_image,
     shrink_mask,
     write_image,
@@ -351,6 +352,13 @@ def test_a_mask_read_at_a_size_is_the_mask_brought_to_that_size(
         found = read_coverage(path, size, target=target)
         assert (found.dtype, found.shape) == (np.uint8, size)
         assert (found == shrink_mask(read_mask(path), size, target=target)).all()
+
+
+def test_the_share_of_a_mask_is_that_of_its_pixels(tmp_path, mask: np.ndarray) -> None:
+    write_palette_mask(tmp_path / "mask.gif", mask)
+    write_mask(tmp_path / "mask.png", mask)
+    for path in (tmp_path / "mask.gif", tmp_path / "mask.png"):
+        assert read_share(path) == mask.mean()
 
 
 def test_a_mask_read_at_a_size_is_refused_for_the_same_reasons(tmp_path, mask: np.ndarray) -> None:

@@ -44,6 +44,7 @@ def test_runs_and_pixels_are_the_same_mask(rng: np.random.Generator) -> None:
     for mask in masks(rng):
         runs = Runs.of(mask)
         assert (np.diff(runs.changes) > 0).all()
+        assert runs.area == mask.sum()
         made = runs.mask()
         assert (made.dtype, made.shape) == (np.uint8, mask.shape)
         assert (made == mask).all()
