@@ -52,7 +52,7 @@ def best_dice(mask: NDArray[np.uint8], size: tuple[int, int], *, target: str = "
 
     >>> stripes = np.tile(np.array([0, 1, 1, 1, 1, 0, 0, 0], np.uint8), (8, 1))
     >>> best_dice(stripes, (8, 8)), best_dice(stripes, (2, 2))
-    (1.0, 0.5)
+    (1.0, 0.75)
     """
     height, width = mask.shape
     small = shrink_mask(mask, size, target=target).astype(np.float32) / np.float32(255)
