@@ -58,20 +58,39 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 @contextmanager
-def lock(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a lock that one process of a machine holds at a time; others wait. It ends with its holder, however that dies.
+def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that one process of a machine holds at a time. It ends with its holder, however that dies.
 
     Args:
         path: A file to lock by, made if it is not there; it stays, empty.
+        wait: Wait until it is free.
+
+    Raises:
+        BlockingIOError: another holds it, and ``wait`` is false.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    _locks.add(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _locks:
+            _locks.remove(descriptor)
+            os.close(descriptor)
+
+
+_locks: set[int] = set()
+
+
+def _leave_locks() -> None:
+    """A forked process shares its parent's locks: it would hold them on for as long as it outlives a killed parent."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 def append_json_line(path: str | os.PathLike[str], value: Any) -> None:

@@ -6,12 +6,13 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from carvana.config import FitConfig, load_config
 from carvana.errors import RunError
-from carvana.files import append_json_line, read_json_lines, write_json, write_text
+from carvana.files import append_json_line, lock, read_json_lines, write_json, write_text
 
 FORMAT_VERSION = 1
 
@@ -68,6 +69,20 @@ class Run:
     def make(self) -> None:
         """Make the folder."""
         self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training in this run meanwhile.
+
+        Raises:
+            RunError: another one does.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.state_path / ".lock", wait=False))
+            except BlockingIOError as error:
+                raise RunError(f"{self.path}: another process is training in it; wait for it, or stop it") from error
+            yield
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:

@@ -100,10 +100,10 @@ def test_digests_tell_contents_apart(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_by_one_process_at_a_time_and_ends_with_a_killed_holder(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lock"
-    hold = "import sys, time; from carvana.files import lock\nwith lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    hold = "import sys, time; from carvana.files import lock\nwith lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
+    assert holder.stdout.readline() == "1\n"
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: lock(path).__enter__())
         with pytest.raises(TimeoutError):
@@ -111,3 +111,21 @@ def test_a_lock_is_held_by_one_process_at_a_time_and_ends_with_a_killed_holder(t
         holder.kill()
         waiting.result(timeout=30)
     holder.wait()
+
+
+def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    """As the readers of a training would, which live on for seconds when it is killed."""
+    path = tmp_path / "lock"
+    script = """
+import os, signal, sys, time
+from carvana.files import lock
+with lock(sys.argv[1]):
+    if not os.fork():
+        time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    with lock(path, wait=False):
+        pass
+    with lock(path), pytest.raises(BlockingIOError), lock(path, wait=False):
+        pass

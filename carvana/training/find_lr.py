@@ -18,9 +18,9 @@ from carvana.data.splits import make_split
 from carvana.errors import CarvanaError
 from carvana.evaluation.pictures import rate_curve
 from carvana.progress import LogReporter, Reporter
-from carvana.training.fit import build_model, check, datasets, with_data
 from carvana.training.loader import timed
 from carvana.training.optim import set_learning_rate, train_mode
+from carvana.training.recipe import build_model, check, datasets, with_data
 from carvana.training.trainer import Trainer
 
 LOWEST, HIGHEST = 1e-6, 1.0

@@ -5,36 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
-from carvana.data.augment import make_augment
-from carvana.data.cache import SampleCache
-from carvana.data.cache_build import build_caches
-from carvana.data.cache_home import cache_home
-from carvana.data.dataset import SegmentationDataset
-from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.pairs import check_sizes
 from carvana.data.splits import Split, check_unchanged, make_split, recall_split, write_split
-from carvana.devices import describe, process_number, resolve_device, resolve_precision
-from carvana.errors import ConfigError, ModelError
-from carvana.evaluation.report import evaluate_run
-from carvana.files import lock
-from carvana.losses import make_loss
+from carvana.devices import describe, process_number
+from carvana.errors import ConfigError
 from carvana.progress import LogReporter, Reporter, SilentReporter
 from carvana.run import Run
-from carvana.training.callbacks import Callback, TensorBoard
-from carvana.training.state import has_state, read_origin
+from carvana.training.callbacks import Callback, default_callbacks
+from carvana.training.recipe import build_model, check, datasets, lasting_path, with_data
+from carvana.training.state import has_state, peek_state
 from carvana.training.trainer import Trainer
-
-DEMO_CARS = 12
 
 
 def fit(
@@ -78,10 +65,10 @@ def fit(
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:
-        run.write_record(_record(trainer) | {"init_from": None if init is None else str(Path(init).absolute())})
+        run.write_record(_record(trainer) | {"init_from": lasting_path(init)})
         write_split(run.split_path, split)
         run.write_config(config)  # the last: what holds it can be resumed
-    return _train(trainer, config, split, began=began, device=device, reporter=reporter)
+    return _train(trainer, config, began=began, reporter=reporter)
 
 
 def resume(
@@ -133,7 +120,7 @@ def resume(
         reporter.info(f"{run.path}: its training and its evaluation are complete; more epochs can be asked for")
         trainer.close()
         return run
-    return _train(trainer, config, split, began=began, device=device, reporter=reporter)
+    return _train(trainer, config, began=began, reporter=reporter)
 
 
 def make_trainer(
@@ -149,96 +136,32 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of a recipe."""
     train, val = datasets(config, split, reporter=reporter)
+    first_step = None
+    if resume and has_state(run.state_path):
+        done = peek_state(run.state_path)[0].metrics
+        first_step = done[-1]["step"] + 1 if done else 0
+    listeners = [*callbacks, *(default_callbacks(run, first_step=first_step) if process_number() == 0 else [])]
     return Trainer(
         model, train=train, val=val, settings=config.train, out=run, resume=resume, device=device,
-        workers=config.data.workers, callbacks=[*callbacks, *_listeners(run)], reporter=reporter,
+        workers=config.data.workers, callbacks=listeners, reporter=reporter,
     )  # fmt: skip
 
 
-def check(config: FitConfig, *, device: str = "auto") -> None:
-    """Find the mistakes of a recipe that need no data and no network.
-
-    Raises:
-        ConfigError, UnknownNameError: a name or a setting that cannot be used here.
-    """
-    make_loss(config.train.loss)
-    make_augment(config.data.augment)
-    resolve_precision(config.train.precision, resolve_device(device))
-
-
-def build_model(
-    config: FitConfig, *, init: str | os.PathLike[str] | None = None, reporter: Reporter | None = None
-) -> Segmenter:
-    """The network of a recipe, with its first weights."""
-    weights = "none" if init is not None else config.model.encoder_weights
-    model = create_model(
-        config.arch,
-        classes=config.model.classes,
-        encoder_weights=weights,
-        options=config.model.options,
-        reporter=reporter,
-    )
-    if init is None:
-        return model
-    return _with_weights(model, init)
-
-
-def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
-    """The recipe with a data folder, its own or that of the demo cars, and with paths that hold from anywhere."""
-    if config.data.root is None:
-        root = demo_folder()
-        reporter.info(f"no --data given: drawing {DEMO_CARS} demo cars into {root} (kept for the next time)")
-        with lock(root.with_suffix(".lock")):  # one of the processes that train together draws for all
-            write_demo(root, cars=DEMO_CARS, reporter=reporter)
-    else:
-        root = config.data.root
-    changes = {"data.root": str(root.resolve())}
-    if config.split.file is not None:
-        changes["split.file"] = str(config.split.file.resolve())
-    return config.replace(changes)
-
-
-def demo_folder() -> Path:
-    """Where the demo cars of this user are kept."""
-    return cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
-
-
-def datasets(
-    config: FitConfig, split: Split, *, reporter: Reporter | None = None
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training photos as the recipe augments them, the validation photos as they are; both cached on disk."""
-    data = config.data
-    parts = split.train, split.val
-    caches: Sequence[SampleCache | None] = (None, None)
-    if data.mode == "resize":  # what is cut out of a photo is of no one size
-        caches = build_caches(parts, data.size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
-    train, val = (
-        SegmentationDataset(
-            part, data.size, mode=data.mode, target=data.target, augment=augment, seed=config.train.seed, cache=cache
-        )
-        for part, cache, augment in zip(parts, caches, (data.augment, None), strict=True)
-    )
-    return train, val
-
-
-def _train(trainer: Trainer, config: FitConfig, split: Split, *, began: float, device: str, reporter: Reporter) -> Run:
+def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Reporter) -> Run:
     """Train to the end, evaluate, and keep the times; other processes than the first are done after the training."""
-    run = trainer.run
+    run, weights = trainer.run, trainer.model.spec.init
     assert run is not None
-    weights = trainer.model.spec.init
-    reporter.info(f"training {config.arch} ({weights} weights) on {len(split.train)} photos, {len(split.val)} validate")
-    best = trainer.fit()
+    assert trainer.val_data is not None
+    photos = f"{len(trainer.train_data)} photos, {len(trainer.val_data)} to validate"
+    reporter.info(f"training {config.arch} ({weights} weights) on {photos}")
+    trainer.fit()
     trainer.close()
     if trainer.main:
         record = run.read_record() | _record(trainer) | {"fit_seconds": trainer.budget.seconds}
         run.write_record(record)
-        evaluate_run(run, best, split.val, device=device, precision=trainer.precision, reporter=reporter)
+        trainer.evaluate()
         run.write_record(record | {"seconds": record.get("seconds", 0.0) + time.time() - began})
     return run
-
-
-def _listeners(run: Run) -> list[Callback]:
-    return [TensorBoard(run.path / "tensorboard")] if TensorBoard.available() else []
 
 
 def _longer(config: FitConfig, *, epochs: int | None, minutes: float | None) -> FitConfig:
@@ -259,25 +182,8 @@ def _model_of(run: Run, config: FitConfig, *, reporter: Reporter) -> Segmenter:
     if not has_state(run.state_path):
         return build_model(config, init=run.read_record().get("init_from"), reporter=reporter)
     model = build_model(config.replace({"model.encoder_weights": "none"}))
-    spec = ModelSpec.from_json(read_origin(run.state_path)["spec"])
+    spec = ModelSpec.from_json(peek_state(run.state_path)[1]["spec"])
     return model.with_spec(init=spec.init, mean=spec.mean, std=spec.std)
-
-
-def _with_weights(model: Segmenter, init: str | os.PathLike[str]) -> Segmenter:
-    other = Segmenter.from_pretrained(init)
-    if other.spec.arch != model.spec.arch:
-        raise ModelError(f"--init {os.fspath(init)}: holds {other.spec.arch!r}, not {model.spec.arch!r}")
-    try:
-        model.load_state_dict(other.state_dict())
-    except RuntimeError as error:
-        raise ModelError(
-            f"--init {os.fspath(init)}: its weights were made with options {other.spec.options} and do not fit "
-            f"{model.spec.options}; give the same with --set model.options"
-        ) from error
-    path = Path(init)
-    name = path.parent.name if path.name == "model" else path.name
-    # What the weights were trained to see goes with them.
-    return model.with_spec(init=f"run:{name}", mean=other.spec.mean, std=other.spec.std)
 
 
 def _tell_leak(split: Split, reporter: Reporter) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 from carvana.config import FitConfig
 from carvana.data.pairs import check_sizes
@@ -15,7 +14,8 @@ from carvana.folds import Folds
 from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
 from carvana.training.callbacks import Callback
-from carvana.training.fit import check, fit, resume, with_data
+from carvana.training.fit import fit, resume
+from carvana.training.recipe import check, lasting_path, with_data
 
 
 def fit_folds(
@@ -54,7 +54,7 @@ def fit_folds(
     _check_folds(config)
     check(config, device=device)
     config = with_data(config, reporter=reporter)
-    first_weights = None if init is None else _absolute(init)
+    first_weights = lasting_path(init)
     if out is not None and Folds(out).exists:
         _check_same(Folds(out), config, folds, first_weights)
         return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
@@ -161,8 +161,3 @@ def _fit_one(
         return
     shutil.rmtree(run.path, ignore_errors=True)  # it was killed before a recipe stood there: nothing was trained
     fit(config, out=run.path, init=init, device=device, callbacks=callbacks, reporter=reporter)
-
-
-def _absolute(init: str | os.PathLike[str]) -> str:
-    """The folder as it is found from anywhere; what is no folder here may be a repository of the hub."""
-    return str(Path(init).resolve()) if Path(init).exists() else os.fspath(init)

@@ -8,7 +8,7 @@ from typing import Any
 from carvana.progress import Reporter
 from carvana.run import Run
 from carvana.training.budget import Budget
-from carvana.training.callbacks import Callback
+from carvana.training.callbacks import Callback, notify
 from carvana.training.state import Progress
 from carvana.training.validation import Validation
 
@@ -59,16 +59,14 @@ class Journal:
         at.times.append(times)
         if self._run is not None:
             self._run.add_epoch(metrics, times)
-        for callback in self._callbacks:
-            callback.on_epoch_end(metrics | times)
+        notify(self._callbacks, "on_epoch_end", metrics | times)
         words += [f"{speed['images_per_s']:.1f} images/s", f"{speed['data_wait']:.0%} waiting for data"]
         self._reporter.info(", ".join(words))
 
     def end(self) -> None:
         """The training is over, or failed."""
         self._reporter.finish("training")
-        for callback in self._callbacks:
-            callback.on_fit_end()
+        notify(self._callbacks, "on_fit_end")
 
     def _speed(self, at: Progress) -> dict[str, float]:
         elapsed = max(self._budget.seconds - at.began, 1e-9)

@@ -124,18 +124,23 @@ def read_state(folder: Path) -> TrainingState:
             raise RunError(
                 f"{path}: has format version {version}, this carvana reads up to {FORMAT_VERSION}: upgrade it"
             )
-        known = {entry.name for entry in fields(Progress)}
-        progress = Progress(**{key: value for key, value in record["progress"].items() if key in known})
         tensors = load_file(folder / Path(record["tensors"]).name)
-        return TrainingState(progress, tensors, record["scaler"], record["generators"], record["origin"])
+        return TrainingState(_progress_of(record), tensors, record["scaler"], record["generators"], record["origin"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
 
 
-def read_origin(folder: Path) -> dict[str, Any]:
-    """What a state says of its training, without its tensors: see :class:`TrainingState`."""
-    origin: dict[str, Any] = _read_record(folder)["origin"]
-    return origin
+def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
+    """How far a state is and where it comes from, without its tensors.
+
+    Raises:
+        RunError: as for :func:`read_state`.
+    """
+    record = _read_record(folder)
+    try:
+        return _progress_of(record), record["origin"]
+    except (KeyError, TypeError) as error:
+        raise _unreadable(folder, error) from error
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -172,6 +177,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{path}: has format version {version!r}, this carvana reads up to {FORMAT_VERSION}; upgrade carvana"
         )
     return record
+
+
+def _progress_of(record: dict[str, Any]) -> Progress:
+    known = {entry.name for entry in fields(Progress)}
+    return Progress(**{key: value for key, value in record["progress"].items() if key in known})
 
 
 def _unreadable(folder: Path, error: Exception) -> RunError:

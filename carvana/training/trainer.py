@@ -11,7 +11,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any, cast
 
 import torch
@@ -23,14 +23,18 @@ from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
 from carvana.devices import process_number, resolve_device, resolve_precision
-from carvana.errors import CarvanaError, RunError
+from carvana.errors import CarvanaError, ConfigError
+from carvana.evaluation.evaluate import Evaluation, evaluate
+from carvana.evaluation.report import evaluate_run
+from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.progress import LogReporter, Reporter, SilentReporter
 from carvana.run import Run
 from carvana.training.batch_size import largest_batch
 from carvana.training.batches import EpochBatches
+from carvana.training.best import Best, choose_run
 from carvana.training.budget import Budget
-from carvana.training.callbacks import Callback
+from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
 from carvana.training.explain import explained
 from carvana.training.journal import Journal
@@ -111,7 +115,7 @@ class Trainer:
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.main = process_number() == 0
         self.reporter = (reporter or LogReporter()) if self.main else SilentReporter()
-        run = _choose_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
+        run = choose_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
         self.accelerator = make_accelerator(self.device, self.precision)
         self.run: Run | None = all_of(self.accelerator, run)[0]
         if self.settings.freeze_encoder:
@@ -138,11 +142,13 @@ class Trainer:
             self.run.state_path if self.run else None, model=self.model, average=self.average,
             optimizer=self.optimizer, accelerator=self.accelerator, settings=self.settings, precision=self.precision,
         )  # fmt: skip
-        self._best_state: dict[str, Tensor] = {}
+        self.best = Best(self.run, writes=self.main)
         self._recent: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
         self._stop_wanted = self._save_wanted = False
+        self._held = ExitStack()
         if self.run is not None and self.main:
             self.run.make()  # last, so that no mistake above leaves an empty folder
+            self._held.enter_context(self.run.held())
         if resume:
             self._resume()
 
@@ -179,8 +185,9 @@ class Trainer:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
             self._unwrap()
+            self._held.close()
             self.journal.end()
-        return self._restore_best()
+        return self.best.restore(self.kept)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """The photos of an epoch, from the place where the training stands; returns the epoch's numbers."""
@@ -244,6 +251,25 @@ class Trainer:
         assert self.val_batches is not None
         return validate(model, self.val_loader, self.val_batches, loss=self.loss, accelerator=self.accelerator)
 
+    def evaluate(self) -> Evaluation:
+        """Measure the kept network on the validation photos at full size; a run keeps numbers, masks and pictures.
+
+        To be called after :meth:`fit`, in the first process.
+
+        Raises:
+            ConfigError: there are no validation photos.
+        """
+        if self.val_data is None:
+            raise ConfigError("there are no validation photos to evaluate on; give the trainer some as val")
+        how: dict[str, Any] = {"precision": self.precision, "reporter": self.reporter}
+        device = str(self.device)
+        if self.run is not None:
+            evaluation = evaluate_run(self.run, self.kept, self.val_data.samples, device=device, **how)
+        else:
+            evaluation = evaluate(Predictor(self.kept, device=device, precision=self.precision), self.val_data.samples)
+        notify(self.callbacks, "on_evaluation", evaluation.to_json())
+        return evaluation
+
     def end_epoch(self, numbers: dict[str, float], validation: Validation | None) -> None:
         """Keep the network if it is the best so far, note the epoch's numbers, and save the state."""
         at = self.progress
@@ -255,7 +281,7 @@ class Trainer:
         at.finished = self.budget.ends_with(at.epoch + 1) or at.epochs_since_best == self.settings.patience
         if better:
             at.best_dice = None if validation is None else validation.dice
-            self._keep_best()
+            self.best.keep(self.kept)
         self.journal.epoch(at, numbers, validation)
         at.begin_epoch(at.epoch + 1, at.seconds)
         stop, save = agree(self.accelerator, stop=self.signals.received is not None, save=self.checkpoint.due)
@@ -290,7 +316,11 @@ class Trainer:
 
     def _resume(self) -> None:
         """Bring everything to where the state has it."""
-        at = self.checkpoint.restore(self.reporter)
+        try:
+            at = self.checkpoint.restore(self.reporter)
+        except CarvanaError:
+            self._held.close()
+            raise
         if at is None:
             self.reporter.info("no state was saved yet: the training begins anew")
             at = Progress()
@@ -381,33 +411,11 @@ class Trainer:
         place = f"in epoch {self.progress.epoch + 1}, step {self.budget.step}"
         return NonFiniteLossError("; ".join([f"the loss became {loss} {place}, {where}: {advice}", *kept]))
 
-    def _keep_best(self) -> None:
-        if self.run is None:
-            self._best_state = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
-        elif self.main:
-            self.kept.save_pretrained(self.run.model_path)
-
     def _unwrap(self) -> None:
         """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             self.model.__dict__.pop(name, None)
         self.model._compiled_call_impl = None
-
-    def _restore_best(self) -> Segmenter:
-        if self.run is None:
-            self.kept.load_state_dict(self._best_state)
-        elif self.main:
-            Segmenter.from_pretrained(self.run.model_path, network=self.kept.network)
-        return self.kept.eval()
-
-
-def _choose_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: bool) -> Run | None:
-    if resume:
-        run = out if isinstance(out, Run) else Run(out or "")
-        if out is None or not run.path.is_dir():
-            raise RunError(f"{run.path}: no such run to go on with; expected a folder that a training began")
-        return run
-    return out if isinstance(out, Run) or out is None else Run.choose(out, arch=arch)
 
 
 def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:

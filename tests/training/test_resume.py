@@ -154,7 +154,7 @@ def test_a_run_that_was_killed_before_its_first_state_begins_anew(
         patch.setattr(Trainer, "fit", killed)
         with pytest.raises(SystemExit):
             carvana.fit(recipe(tiny_data), out=out, device="cpu")
-    assert not (out / "state").exists()
+    assert not (out / "state" / "state.json").exists()
     resume(out, device="cpu")
     assert model_files(out) == model_files(undisturbed.path)
 
@@ -250,3 +250,10 @@ def test_a_loss_that_is_not_finite_names_the_photos_and_the_last_good_state(tiny
     assert message.count(".jpg") == 4
     assert str(tmp_path / "run" / "model") in message
     carvana.Segmenter.from_pretrained(tmp_path / "run")
+
+
+def test_two_processes_do_not_train_in_one_run(undisturbed: Run, tmp_path: Path) -> None:
+    out = Run(copied(undisturbed, tmp_path))
+    with out.held(), pytest.raises(RunError, match="another process is training"):
+        resume(out.path, epochs=7, device="cpu")
+    resume(out.path, epochs=7, device="cpu")

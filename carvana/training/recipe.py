@@ -1,0 +1,115 @@
+"""What a recipe asks for, made: its data, its network with the first weights, its data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana.archs.factory import create_model
+from carvana.archs.segmenter import Segmenter
+from carvana.config import FitConfig
+from carvana.data.augment import make_augment
+from carvana.data.cache import SampleCache
+from carvana.data.cache_build import build_caches
+from carvana.data.cache_home import cache_home
+from carvana.data.dataset import SegmentationDataset
+from carvana.data.demo.write import VERSION, write_demo
+from carvana.data.splits import Split
+from carvana.devices import resolve_device, resolve_precision
+from carvana.errors import ModelError
+from carvana.files import lock
+from carvana.losses import make_loss
+from carvana.progress import Reporter
+
+DEMO_CARS = 12
+
+
+def check(config: FitConfig, *, device: str = "auto") -> None:
+    """Find the mistakes of a recipe that need no data and no network.
+
+    Raises:
+        ConfigError, UnknownNameError: a name or a setting that cannot be used here.
+    """
+    make_loss(config.train.loss)
+    make_augment(config.data.augment)
+    resolve_precision(config.train.precision, resolve_device(device))
+
+
+def build_model(
+    config: FitConfig, *, init: str | os.PathLike[str] | None = None, reporter: Reporter | None = None
+) -> Segmenter:
+    """The network of a recipe, with its first weights."""
+    weights = "none" if init is not None else config.model.encoder_weights
+    model = create_model(
+        config.arch,
+        classes=config.model.classes,
+        encoder_weights=weights,
+        options=config.model.options,
+        reporter=reporter,
+    )
+    if init is None:
+        return model
+    return _with_weights(model, init)
+
+
+def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
+    """The recipe with a data folder, its own or that of the demo cars, and with paths that hold from anywhere."""
+    if config.data.root is None:
+        root = demo_folder()
+        reporter.info(f"no --data given: drawing {DEMO_CARS} demo cars into {root} (kept for the next time)")
+        with lock(root.with_suffix(".lock")):  # one of the processes that train together draws for all
+            write_demo(root, cars=DEMO_CARS, reporter=reporter)
+    else:
+        root = config.data.root
+    changes = {"data.root": str(root.resolve())}
+    if config.split.file is not None:
+        changes["split.file"] = str(config.split.file.resolve())
+    return config.replace(changes)
+
+
+def demo_folder() -> Path:
+    """Where the demo cars of this user are kept."""
+    return cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
+
+
+def datasets(
+    config: FitConfig, split: Split, *, reporter: Reporter | None = None
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The training photos as the recipe augments them, the validation photos as they are; both cached on disk."""
+    data = config.data
+    parts = split.train, split.val
+    caches: Sequence[SampleCache | None] = (None, None)
+    if data.mode == "resize":  # what is cut out of a photo is of no one size
+        caches = build_caches(parts, data.size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
+    train, val = (
+        SegmentationDataset(
+            part, data.size, mode=data.mode, target=data.target, augment=augment, seed=config.train.seed, cache=cache
+        )
+        for part, cache, augment in zip(parts, caches, (data.augment, None), strict=True)
+    )
+    return train, val
+
+
+def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
+    """A folder as it is found from anywhere; what is no folder here may be a repository of the hub."""
+    if init is None:
+        return None
+    return str(Path(init).resolve()) if Path(init).exists() else os.fspath(init)
+
+
+def _with_weights(model: Segmenter, init: str | os.PathLike[str]) -> Segmenter:
+    other = Segmenter.from_pretrained(init)
+    if other.spec.arch != model.spec.arch:
+        raise ModelError(f"--init {os.fspath(init)}: holds {other.spec.arch!r}, not {model.spec.arch!r}")
+    try:
+        model.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ModelError(
+            f"--init {os.fspath(init)}: its weights were made with options {other.spec.options} and do not fit "
+            f"{model.spec.options}; give the same with --set model.options"
+        ) from error
+    path = Path(init)
+    name = path.parent.name if path.name == "model" else path.name
+    # What the weights were trained to see goes with them.
+    return model.with_spec(init=f"run:{name}", mean=other.spec.mean, std=other.spec.std)
