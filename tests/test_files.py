@@ -100,7 +100,7 @@ def test_digests_tell_contents_apart(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_by_one_process_at_a_time_and_ends_with_a_killed_holder(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lock"
-    hold = "import sys, time; from carvana.files import lock\nwith lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+    hold = "import sys, time\nfrom carvana.files import lock\nwith lock(sys.argv[1]): print(1, flush=True), time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "1\n"
