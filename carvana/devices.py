@@ -81,6 +81,11 @@ def process_number() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def process_count() -> int:
+    """How many processes were started together, on all machines."""
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
+
+
 def processes_here() -> int:
     """How many processes of one training run on this machine."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -20,7 +20,7 @@ from carvana.evaluation.pictures import rate_curve
 from carvana.progress import LogReporter, Reporter
 from carvana.training.loader import timed
 from carvana.training.optim import set_learning_rate, train_mode
-from carvana.training.recipe import build_model, check, datasets, with_data
+from carvana.training.recipe import build_model, check, check_alone, datasets, with_data
 from carvana.training.trainer import Trainer
 
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -115,6 +115,7 @@ def find_lr(
         0.0021
     """
     reporter = reporter or LogReporter()
+    check_alone("learning rates are tried")
     check(config, device=device)
     torch.manual_seed(config.train.seed)
     model = build_model(config, init=init, reporter=reporter)

@@ -15,7 +15,7 @@ from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
-from carvana.training.recipe import check, lasting_path, with_data
+from carvana.training.recipe import check, check_alone, lasting_path, with_data
 
 
 def fit_folds(
@@ -104,8 +104,7 @@ def _check_folds(config: FitConfig) -> None:
             f"split.file = {str(config.split.file)!r}: folds deal out the photos themselves; leave it out, or fit "
             "without --folds"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("folds are fitted in one process: start carvana without torchrun or accelerate launch")
+    check_alone("folds are fitted")
 
 
 def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) -> None:

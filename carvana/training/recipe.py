@@ -16,8 +16,8 @@ from carvana.data.cache_home import cache_home
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.splits import Split
-from carvana.devices import resolve_device, resolve_precision
-from carvana.errors import ModelError
+from carvana.devices import process_count, resolve_device, resolve_precision
+from carvana.errors import ConfigError, ModelError
 from carvana.files import lock
 from carvana.losses import make_loss
 from carvana.progress import Reporter
@@ -34,6 +34,16 @@ def check(config: FitConfig, *, device: str = "auto") -> None:
     make_loss(config.train.loss)
     make_augment(config.data.augment)
     resolve_precision(config.train.precision, resolve_device(device))
+
+
+def check_alone(what: str) -> None:
+    """Refuse work that is done in one process where torchrun or accelerate launch started several.
+
+    Raises:
+        ConfigError: there are others.
+    """
+    if process_count() > 1:
+        raise ConfigError(f"{what} in one process: start carvana without torchrun or accelerate launch")
 
 
 def build_model(

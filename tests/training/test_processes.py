@@ -51,39 +51,40 @@ def train(count: int, data: Path, out: Path, **settings: Any) -> list[dict[str, 
     return [torch.load(f"{out}.last-{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_take_the_steps_of_one(tiny_data: Path, tmp_path: Path, accumulate: int) -> None:
-    settings = {"epochs": 2, "accumulate": accumulate, "ema": 0.8}
-    (one,) = train(1, tiny_data, tmp_path / "one", batch_size=4, **settings)
-    two = train(2, tiny_data, tmp_path / "two", batch_size=2, **settings)
+SETTINGS = {"epochs": 2, "accumulate": 2, "ema": 0.8}
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Two processes, one photo each at a time: of 13 photos the last batch has one, and a process is left with none."""
+    out = tmp_path_factory.mktemp("runs") / "pair"
+    return out, train(2, tiny_data, out, batch_size=1, **SETTINGS)
+
+
+def test_two_processes_take_the_steps_of_one(tiny_data: Path, tmp_path: Path, pair: Any) -> None:
+    out, two = pair
+    (one,) = train(1, tiny_data, tmp_path / "one", batch_size=2, **SETTINGS)
     for name, value in one.items():
         assert torch.equal(two[0][name], two[1][name])
         torch.testing.assert_close(value, two[0][name], atol=2e-6, rtol=1e-4, msg=name)
+    first, second = (Run(path).read_metrics() for path in (tmp_path / "one", out))
+    for alone, together in zip(first, second, strict=True):
+        assert alone == pytest.approx(together, abs=1e-5)
 
-    seen = [json.loads((tmp_path / f"two.seen-{rank}.json").read_text()) for rank in (0, 1)]
+
+def test_each_photo_is_seen_once_an_epoch_and_one_run_is_written(pair: Any) -> None:
+    out, _ = pair
+    seen = [json.loads(out.with_name(f"pair.seen-{rank}.json").read_text()) for rank in (0, 1)]
     for epoch in ("0", "1"):
         assert sorted(seen[0][epoch] + seen[1][epoch]) == list(range(13))
-    runs = [Run(tmp_path / name) for name in ("one", "two")]
-    alone, together = (run.read_metrics() for run in runs)
-    for first, second in zip(alone, together, strict=True):
-        assert first == pytest.approx(second, abs=1e-5)
-    names = [
-        {path.relative_to(run.path) for path in run.path.rglob("*") if "safetensors" not in path.name} for run in runs
-    ]
-    assert names[0] == names[1]
+    assert {path.name for path in out.parent.iterdir() if path.is_dir()} == {"pair"}
+    assert {path.name for path in out.iterdir()} == {"metrics.jsonl", "times.jsonl", "model", "state"}
 
 
-def test_more_processes_than_photos_in_a_batch_still_see_each_once(tiny_data: Path, tmp_path: Path) -> None:
-    """Batches of one photo each: 13 photos are 7 batches of two processes, and one of them has a single photo."""
-    (one,) = train(1, tiny_data, tmp_path / "one", batch_size=2, epochs=1)
-    two = train(2, tiny_data, tmp_path / "two", batch_size=1, epochs=1)
-    for name, value in one.items():
-        torch.testing.assert_close(value, two[0][name], atol=2e-6, rtol=1e-4, msg=name)
-
-
-def test_if_one_dies_the_other_says_so_and_the_training_can_go_on(tiny_data: Path, tmp_path: Path) -> None:
-    settings = {"batch_size": 2, "epochs": 3, "die_at": 5}
-    first, second = start(2, [str(SCRIPT), str(tiny_data), str(tmp_path / "run"), json.dumps(settings)])
+def test_if_one_dies_the_other_says_so_and_the_training_can_go_on(tiny_data: Path, tmp_path: Path, pair: Any) -> None:
+    settings = {"batch_size": 1, **SETTINGS}
+    words = [str(SCRIPT), str(tiny_data), str(tmp_path / "run"), json.dumps(settings | {"die_at": 5})]
+    first, second = start(2, words)
     assert second.wait(timeout=240) == -9
     died = time.monotonic()
     _, errors = first.communicate(timeout=60)
@@ -92,10 +93,10 @@ def test_if_one_dies_the_other_says_so_and_the_training_can_go_on(tiny_data: Pat
     assert "process 0: another process of this training died" in errors
     assert "--resume" in errors
 
-    whole = train(2, tiny_data, tmp_path / "whole", batch_size=2, epochs=3)
-    again = train(2, tiny_data, tmp_path / "run", batch_size=2, epochs=3, resume=True)
+    out, whole = pair
+    again = train(2, tiny_data, tmp_path / "run", resume=True, **settings)
     assert all(torch.equal(value, again[0][name]) for name, value in whole[0].items())
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (out / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
