@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from carvana.inference.ensemble import Ensemble
     from carvana.inference.predictor import Predictor
     from carvana.run import Run
+    from carvana.training.callbacks import Callback, TensorBoard, Trackio
+    from carvana.training.find_lr import find_lr
     from carvana.training.fit import fit, resume
+    from carvana.training.folds import fit_folds
     from carvana.training.trainer import Trainer
 
 _HOMES = {
+    "Callback": "carvana.training.callbacks",
     "CarvanaError": "carvana.errors",
     "Ensemble": "carvana.inference.ensemble",
     "FitConfig": "carvana.config",
@@ -37,17 +41,22 @@ _HOMES = {
     "Sample": "carvana.data.samples",
     "Segmenter": "carvana.archs.segmenter",
     "SegmentationDataset": "carvana.data.dataset",
+    "TensorBoard": "carvana.training.callbacks",
+    "Trackio": "carvana.training.callbacks",
     "Trainer": "carvana.training.trainer",
     "create_model": "carvana.archs.factory",
     "evaluate": "carvana.evaluation.evaluate",
     "find_samples": "carvana.data.samples",
     "fit": "carvana.training.fit",
-    "resume": "carvana.training.fit",
+    "fit_folds": "carvana.training.folds",
+    "find_lr": "carvana.training.find_lr",
     "load_config": "carvana.config",
+    "resume": "carvana.training.fit",
     "split_samples": "carvana.data.splits",
 }
 
 __all__ = [
+    "Callback",
     "CarvanaError",
     "Ensemble",
     "FitConfig",
@@ -57,11 +66,15 @@ __all__ = [
     "Sample",
     "SegmentationDataset",
     "Segmenter",
+    "TensorBoard",
+    "Trackio",
     "Trainer",
     "create_model",
     "evaluate",
+    "find_lr",
     "find_samples",
     "fit",
+    "fit_folds",
     "load_config",
     "register_arch",
     "resume",

@@ -33,8 +33,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = final.parent / f".part-{secrets.token_hex(8)}{final.suffix}"
     # Not mkstemp, which grants the owner alone: opening it for all leaves the mode to the kernel and the umask.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors puts a file of its own there, which only the owner may read
         _sync(temporary)
         temporary.replace(final)
     finally:

@@ -14,8 +14,12 @@ import torch
 
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
-from carvana.errors import ModelError
+from carvana.data.images import write_image, write_mask
+from carvana.errors import ModelError, RunError
 from carvana.inference.predictor import Predictor
+from carvana.run import Run
+from carvana.training.fit import resume
+from carvana.training.state import read_state
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMAT_1 = FIXTURES / "format-1"
@@ -75,3 +79,58 @@ def test_a_model_of_a_later_format_asks_for_a_later_carvana_in_one_line(tmp_path
         Segmenter.from_pretrained(tmp_path / "model")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """The run of format 1, with photos of the names that it was trained on."""
+    run = Run(shutil.copytree(FORMAT_1 / "run", tmp_path / "run"))
+    rng = np.random.default_rng(0)
+    for row in run.split_path.read_text().splitlines()[1:]:
+        name = Path(row.split(",")[0])
+        mask = np.zeros((64, 96), np.uint8)
+        mask[16:48, 20 : 60 + rng.integers(20)] = 1
+        write_image(tmp_path / "photos" / "train" / name, np.repeat(mask[..., None] * np.uint8(200), 3, axis=2))
+        write_mask(tmp_path / "photos" / "train_masks" / f"{name.stem}_mask.png", mask)
+    recipe = run.config_path.read_text()
+    run.config_path.write_text(recipe.replace("root: photos", f"root: {tmp_path / 'photos'}"))
+    return run
+
+
+def test_the_records_of_a_run_of_format_1_are_read(run: Run) -> None:
+    assert run.read_config().train.ema == 0.9
+    assert run.read_groups("val") == {"080ad3cfea8e"}
+    assert [record["val_dice"] for record in run.read_metrics()] == [0.0]
+    assert run.read_epochs()[0]["images_per_s"] > 1
+    assert run.read_record()["format_version"] == 1
+    assert Segmenter.from_pretrained(run.path).spec.trained_size == (32, 32)
+
+
+def test_a_state_of_format_1_is_read_whole(run: Run) -> None:
+    state = read_state(run.state_path)
+    assert (state.progress.epoch, state.progress.batch, state.progress.step) == (1, 2, 4)
+    assert state.progress.loss == 5.678930759429932
+    parts = [name.split("/")[0] for name in state.tensors]
+    assert {part: parts.count(part) for part in set(parts)} == {
+        "model": 156,
+        "average": 157,
+        "optimizer": 270,
+    }  # 23 convolutions, 22 norms
+    assert state.origin["settings"]["epochs"] == 4
+
+
+def test_a_training_of_format_1_goes_on_to_its_end(run: Run) -> None:
+    resume(run.path, device="cpu")
+    records = run.read_metrics()
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert records[0] == json.loads((FORMAT_1 / "run" / "metrics.jsonl").read_text())
+    assert run.read_evaluation()["images"] == 2
+
+
+@pytest.mark.parametrize("name", ["run.json", "state/state.json"])
+def test_a_run_of_a_later_format_asks_for_a_later_carvana_in_one_line(run: Run, name: str) -> None:
+    path = run.path / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    with pytest.raises(RunError, match=r"format version 2, this carvana reads up to 1; upgrade carvana") as caught:
+        resume(run.path, device="cpu")
+    assert str(path) in str(caught.value)

@@ -15,25 +15,30 @@ def generator_states(device: torch.device) -> dict[str, Any]:
     legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - augmentations of a user's own may draw from it
     kind, keys, place, has_gauss, cached = legacy
     states: dict[str, Any] = {
-        "python": [version, list(words), gauss],
-        "numpy": [kind, keys.tolist(), place, has_gauss, cached],
-        "torch": bytes(torch.get_rng_state().tolist()).hex(),
+        "python": [version, _hex(np.array(words, np.uint32)), gauss],
+        "numpy": [kind, _hex(keys), place, has_gauss, cached],
+        "torch": _hex(torch.get_rng_state().numpy()),
     }
     if device.type == "cuda":
-        states["cuda"] = bytes(torch.cuda.get_rng_state(device).tolist()).hex()
+        states["cuda"] = _hex(torch.cuda.get_rng_state(device).numpy())
     return states
 
 
 def restore_generators(states: dict[str, Any], device: torch.device) -> None:
     """Undo :func:`generator_states`; the GPU's generator is left alone if the states are of a training without one."""
     version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
+    random.setstate((version, tuple(_array(words, np.uint32).tolist()), gauss))
     kind, keys, place, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, np.array(keys, np.uint32), place, has_gauss, cached))  # noqa: NPY002 - see above
-    torch.set_rng_state(_bytes(states["torch"]))
+    np.random.set_state((kind, _array(keys, np.uint32), place, has_gauss, cached))  # noqa: NPY002 - see above
+    torch.set_rng_state(torch.from_numpy(_array(states["torch"], np.uint8)))
     if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(_bytes(states["cuda"]), device)
+        torch.cuda.set_rng_state(torch.from_numpy(_array(states["cuda"], np.uint8)), device)
 
 
-def _bytes(hexadecimal: str) -> torch.Tensor:
-    return torch.tensor(list(bytes.fromhex(hexadecimal)), dtype=torch.uint8)
+def _hex(values: Any) -> str:
+    return values.astype(values.dtype.newbyteorder("<")).tobytes().hex()  # type: ignore[no-any-return]
+
+
+def _array(text: str, dtype: Any) -> Any:
+    little = np.dtype(dtype).newbyteorder("<")
+    return np.frombuffer(bytes.fromhex(text), little).astype(dtype)  # a copy, since torch wants to write
