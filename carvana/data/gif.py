@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from carvana.data.runs import Int64, Runs
 
-MOST_CHANGES = 1 << 17
-"""Masks with more changes than this are noise rather than outlines, and quicker as pixels."""
+MOST_CHANGES = 1 << 15
+"""Masks with more changes than this (a car's has 3,000) are noise rather than outlines, and quicker as pixels."""
 
 _TABLE = 4096  # codes that a table holds, and that are unpacked at a time
 _MOST_PARTS = 16  # clear codes, and tables' worths of codes: many of them are quicker one by one
