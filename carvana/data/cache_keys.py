@@ -139,7 +139,7 @@ def _pair_keys(digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
     keys = np.zeros(len(digests), KEY)
     complete = (digests != b"").all(axis=1)
     pairs = np.ascontiguousarray(digests[complete]).view(np.uint8).reshape(-1, 2 * KEY.itemsize)
-    keys[complete] = [hashlib.blake2b(pair, digest_size=KEY.itemsize).digest() for pair in pairs]
+    keys[complete] = [hashlib.blake2b(pair.data, digest_size=KEY.itemsize).digest() for pair in pairs]
     return keys
 
 

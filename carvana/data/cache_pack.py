@@ -93,7 +93,7 @@ class Pack:
 
     def check(self, place: int) -> None:
         """Make sure that a record holds the bytes that were written; a DamagedPackError if not."""
-        if zlib.crc32(self.read(place)) != int(self.sums[place]):
+        if zlib.crc32(self.read(place).data) != int(self.sums[place]):
             raise DamagedPackError
 
     def __getstate__(self) -> dict[str, object]:
@@ -130,9 +130,9 @@ def write_pack(
         for image, coverage in records:
             image, coverage = np.ascontiguousarray(image), np.ascontiguousarray(coverage)
             assert image.nbytes + coverage.nbytes == record_bytes(size)
-            sums.append(zlib.crc32(coverage, zlib.crc32(image)))
-            file.write(image)
-            file.write(coverage)
+            sums.append(zlib.crc32(coverage.data, zlib.crc32(image.data)))
+            file.write(image.data)
+            file.write(coverage.data)
         assert len(sums) == len(keys)
         index = keys.tobytes() + np.array(sums, np.uint32).tobytes()
         head = _HEAD.pack(_MAGIC, *size, len(keys), 0)[:-4]
