@@ -76,8 +76,13 @@ class Checkpoint:
         return self._folder is not None and (time.monotonic() - self._saved_at) * STATE_SHARE >= self._cost
 
     def save(self, progress: Progress) -> None:
-        """Write the state; all processes must call it at the same place, and the first one writes."""
+        """Write the state; all processes must call it at the same place, and the first one writes.
+
+        Weights that are not finite any more are not written: the last good state stays.
+        """
         began = time.monotonic()
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self._model.parameters()):
+            return
         generators = all_of(self._accelerator, generator_states(self._accelerator.device))
         if self._folder is not None and self._accelerator.is_main_process:
             scaler = self._accelerator.scaler

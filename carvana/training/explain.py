@@ -1,4 +1,4 @@
-"""What torch says when a step fails, in a line that tells the user what to do."""
+"""What goes wrong in a step, in a line that tells the user what to do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,33 @@ from contextlib import contextmanager
 
 import torch
 
+from carvana.config import TrainConfig
 from carvana.errors import CarvanaError
+from carvana.run import Run
+from carvana.training.state import Progress, has_state, peek_state
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")
 
 
 class LostProcessError(CarvanaError):
     """Another process of the same training ended or cannot be reached any more."""
+
+
+class NonFiniteLossError(CarvanaError):
+    """The loss became infinite or not a number; the last good state and the best network are still in the run."""
+
+
+def not_finite(loss: float, where: str, at: Progress, settings: TrainConfig, run: Run | None) -> NonFiniteLossError:
+    """What to say of a loss: where it arose, what to try, and what is kept."""
+    parts = [
+        f"the loss became {loss} in epoch {at.epoch + 1}, {where}: look at them, lower train.lr (now {settings.lr:g}) "
+        "or take train.precision fp32"
+    ]
+    if run is not None and has_state(run.state_path):
+        parts.append(f"the last good state, of step {peek_state(run.state_path)[0].step}, is in {run.state_path}")
+    if run is not None and at.metrics:
+        parts.append(f"the best network so far is in {run.model_path}")
+    return NonFiniteLossError("; ".join(parts))
 
 
 @contextmanager

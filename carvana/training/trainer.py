@@ -36,7 +36,7 @@ from carvana.training.best import Best, choose_run
 from carvana.training.budget import Budget
 from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
-from carvana.training.explain import explained
+from carvana.training.explain import explained, not_finite
 from carvana.training.journal import Journal
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.optim import (
@@ -49,16 +49,12 @@ from carvana.training.optim import (
 )
 from carvana.training.processes import all_of, average_buffers, make_accelerator
 from carvana.training.pulse import Beat, Pulse, agree
-from carvana.training.state import Progress, has_state
+from carvana.training.state import Progress
 from carvana.training.stopping import StopSignals, TrainingInterrupted
 from carvana.training.validation import Validation, validate
 
 STATISTICS_IMAGES = 64
 """Photos that BatchNorm's statistics are computed over before each evaluation."""
-
-
-class NonFiniteLossError(CarvanaError):
-    """The loss became infinite or not a number; the last good state and the best network are still in the run."""
 
 
 class Trainer:
@@ -275,7 +271,7 @@ class Trainer:
         at = self.progress
         at.step, at.seconds = self.budget.step, self.budget.seconds
         if validation is not None and not math.isfinite(validation.loss):
-            raise self._not_finite(validation.loss, "on the validation photos")
+            raise not_finite(validation.loss, "on the validation photos", at, self.settings, self.run)
         better = validation is None or validation.dice > self.best_dice
         at.epochs_since_best = 0 if better else at.epochs_since_best + 1
         at.finished = self.budget.ends_with(at.epoch + 1) or at.epochs_since_best == self.settings.patience
@@ -373,7 +369,7 @@ class Trainer:
             if not math.isfinite(beat.loss):
                 indices = self.train_batches.indices(at.epoch, beat.batch)
                 names = ", ".join(self.train_data.samples[int(index)].name for index in indices)
-                raise self._not_finite(beat.loss / size, f"at the photos {names}")
+                raise not_finite(beat.loss / size, f"at the photos {names}", at, self.settings, self.run)
             at.loss += beat.loss
             at.photos += size
             self.budget.seen = beat.seconds
@@ -400,16 +396,6 @@ class Trainer:
         kept = f"; continue with carvana fit --resume {self.run.path}" if self.run is not None else ""
         number = self.signals.received or signal.SIGINT
         return TrainingInterrupted(f"stopped after step {self.budget.step}{kept}", signal_number=number)
-
-    def _not_finite(self, loss: float, where: str) -> NonFiniteLossError:
-        kept = []
-        if self.run is not None and has_state(self.run.state_path):
-            kept.append(f"the last good state is in {self.run.state_path}")
-        if self.run is not None and self.progress.metrics:
-            kept.append(f"the best network so far in {self.run.model_path}")
-        advice = f"look at them, lower train.lr (now {self.settings.lr:g}) or take train.precision fp32"
-        place = f"in epoch {self.progress.epoch + 1}, step {self.budget.step}"
-        return NonFiniteLossError("; ".join([f"the loss became {loss} {place}, {where}: {advice}", *kept]))
 
     def _unwrap(self) -> None:
         """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""

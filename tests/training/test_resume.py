@@ -257,3 +257,22 @@ def test_two_processes_do_not_train_in_one_run(undisturbed: Run, tmp_path: Path)
     with out.held(), pytest.raises(RunError, match="another process is training"):
         resume(out.path, epochs=7, device="cpu")
     resume(out.path, epochs=7, device="cpu")
+
+
+def test_weights_that_went_wrong_do_not_replace_the_last_good_state(tiny_data: Path, tmp_path: Path) -> None:
+    """A gradient may overflow in a step whose loss was still finite."""
+    data = carvana.SegmentationDataset(carvana.find_samples(tiny_data), (32, 48))
+    model = carvana.create_model("unet-ref", width=4)
+    trainer = Trainer(model, train=data, out=tmp_path / "run", epochs=3, workers=0, precision="fp32", device="cpu")
+    step = trainer.train_step
+
+    def train_step(*args: Any, **place: Any) -> torch.Tensor:
+        loss = step(*args, **place)
+        if trainer.budget.step == 4:
+            next(model.parameters()).data.fill_(float("inf"))
+        return loss
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    with pytest.raises(CarvanaError, match=r"the last good state, of step [123], is in"):
+        trainer.fit()
+    assert all(bool(torch.isfinite(value).all()) for value in read_state(tmp_path / "run" / "state").tensors.values())
