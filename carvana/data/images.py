@@ -168,7 +168,7 @@ def write_palette_mask(path: str | os.PathLike[str], mask: UInt8) -> None:
     picture = Image.fromarray(mask)
     picture.putpalette([0, 0, 0, 255, 255, 255])
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="GIF", optimize=False)
+        picture.save(temporary, format="GIF", optimize=False, interlace=0)
 
 
 def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage") -> UInt8:

@@ -61,7 +61,7 @@ def fit(
     config = with_data(config, reporter=reporter)
     split = make_split(config.data, config.split)
     _tell_leak(split, reporter)
-    check_sizes([*split.train, *split.val])
+    check_sizes(split.train + split.val)
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:
@@ -108,7 +108,7 @@ def resume(
     check(config, device=device)
     split = recall_split(config.data, config.split, run.split_path)
     check_unchanged(run.split_path, split)
-    check_sizes([*split.train, *split.val])
+    check_sizes(split.train + split.val)
     torch.manual_seed(config.train.seed)
     model = _model_of(run, config, reporter=reporter)
     trainer = make_trainer(
