@@ -93,8 +93,10 @@ def _ahead(size: tuple[int, int], batch_size: int, workers: int) -> int:
 def _begin_worker(_: int) -> None:
     # Readers are many already; threads of their own would only get in one another's way.
     cv2.setNumThreads(0)
-    # The terminal sends Ctrl-C to readers as well, but the training finishes its step and still needs them.
+    # Ctrl-C and a cluster's SIGTERM reach readers as well, but the training finishes its step and still needs them. The
+    # second SIGTERM is meant: torch sends one to readers that do not end by themselves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _full_name(error: Exception) -> str:

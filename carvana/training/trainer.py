@@ -10,7 +10,7 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any, cast
 
@@ -193,7 +193,7 @@ class Trainer:
             at.begin_epoch(epoch, self.budget.seconds)
         self.train_batches.set_place(epoch, at.batch)
         self.budget.start()
-        for (images, targets), wait in timed(self._read()):
+        for (images, targets), wait in timed(self.train_loader):
             at.rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
             self._recent.append(images)
             photos, weight, complete = self._place_in_step(at.batch)
@@ -328,17 +328,6 @@ class Trainer:
             at.finished = self.budget.ends_with(at.epoch) or at.epochs_since_best == self.settings.patience
         for keys in self.train_batches.keys_before(at.epoch, at.batch, self._recent.maxlen or 0):
             self._recent.append(default_collate([self.train_data[key][0] for key in keys]))
-
-    def _read(self) -> Iterator[Any]:
-        """The epoch's batches; where readers were ended together with the training, the training stops in order."""
-        try:
-            yield from self.train_loader
-        except RuntimeError as error:
-            if self.signals.received is None or "DataLoader worker" not in str(error):
-                raise
-            if self.accelerator.num_processes == 1 and self.progress.batch % self.settings.accumulate == 0:
-                self._save()
-            raise self._interrupted() from error
 
     def _place_in_step(self, batch: int) -> tuple[int, float, bool]:
         """Of a batch: this process's photos, their weight in the step, and whether it is the step's last."""

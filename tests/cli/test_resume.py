@@ -1,0 +1,60 @@
+"""``carvana fit`` interrupted as a terminal and a cluster do it: the signal goes to the whole group of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from carvana.cli.app import app
+
+WORDS = ["--set", "model.options.width=4", "--set", "data.size=[32, 48]", "--set", "data.workers=2"]
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def interrupted(data: Path, out: Path, number: int) -> tuple[int, str]:
+    """Send a signal to all processes of a fit that is under way; returns its exit code and its last line."""
+    command = [sys.executable, "-m", "carvana", "fit", "--data", str(data), "--out", str(out), "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, *WORDS, "--set", "train.epochs=500"], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(tiny_data: Path, tmp_path: Path, number: int, code: int) -> None:
+    out = tmp_path / "run"
+    ended, line = interrupted(tiny_data, out, number)
+    assert ended == code
+    assert line.startswith("interrupted: stopped after step ")
+    assert line.endswith(f"continue with carvana fit --resume {out}")
+    saved = json.loads((out / "state" / "state.json").read_text())["progress"]
+    assert f"after step {saved['step']};" in line
+
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    for words, said in [
+        (["--arch", "unet/resnet18"], "--arch"),
+        (["--set", "train.lr=1"], "--set train.lr"),
+        (["--set", "train.epochs=1"], "not more than the run's 500"),
+        (["--data", tiny_data, "--config", "default"], "--data, --config"),
+    ]:
+        refused = call("fit", "--resume", out, *words)
+        assert refused.exit_code == 1
+        assert said in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    assert (out / "metrics.jsonl").read_text().splitlines() == lines
