@@ -78,17 +78,17 @@ def cpu_count() -> int:
 
 def process_number() -> int:
     """The number of this process among those that torchrun or accelerate launch started together, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK") or 0) if process_count() > 1 else 0
 
 
 def process_count() -> int:
     """How many processes were started together, on all machines."""
-    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def processes_here() -> int:
     """How many processes of one training run on this machine."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def free_memory() -> int:

@@ -31,8 +31,7 @@ def save(
 ) -> None:
     """Write the three files; weights first, so that a new configuration never stands beside old weights."""
     folder = Path(folder)
-    with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(own_memory(network.state_dict()), temporary, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, network.state_dict())
     write_json(folder / CONFIG, spec.to_json())
     parameters = sum(parameter.numel() for parameter in network.parameters())
     write_text(folder / "README.md", model_card(spec, parameters, metrics or {}))
@@ -145,7 +144,22 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        ModelError: the disk is full, or the folder cannot be written to.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            save_file(_own_memory(tensors), temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise ModelError(
+            f"'{path}' cannot be written ({error}): is the disk full? what was there before stays"
+        ) from error
+
+
+def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors, none of which shares memory: the format has no ties, and reading fills both ends of one."""
     seen: set[int] = set()
     tensors = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -68,6 +69,17 @@ def carvana(
     """Turn photos into masks at full size: fit a network, evaluate it, predict with it."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which clusters send before they take a machine away: it ends a command as Ctrl-C does."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _terminated(*_: object) -> None:
+    raise Terminated

@@ -38,7 +38,11 @@ def fit(
     """Train a network on labelled photos and leave a run: model, masks, pictures, numbers."""
     if resume is not None:
         asked = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out, "--folds": folds}
-        given = [name for name, value in (asked | {"--find-lr": find_lr or None}).items() if value is not None]
+        given = [
+            name
+            for name, value in (asked | {"--find-lr": find_lr or None, "--print-config": print_config or None}).items()
+            if value is not None
+        ]
         if is_folds(resume):
             resume_folds(resume, [*given, *(f"--set {setting}" for setting in settings or [])], device=device)
         else:

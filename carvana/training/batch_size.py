@@ -31,7 +31,7 @@ def largest_batch(
     Args:
         model: The network, on its device; it stays as it is.
         size: (height, width) of the photos in training.
-        photos: How many photos train, in all processes together.
+        photos: How many photos train, divided by the processes and by the batches of a step.
         loss: The training's loss.
         device: Where it trains.
         precision: The arithmetic.
@@ -108,5 +108,5 @@ class _Trial:
         return sum(size for _, size in kept.values())
 
     def _weights_bytes(self) -> int:
-        """Gradients, and the two moments of AdamW."""
-        return 3 * sum(parameter.nbytes for parameter in self._model.parameters())
+        """Gradients, the two moments of AdamW, and a moving average."""
+        return 4 * sum(parameter.nbytes for parameter in self._model.parameters())

@@ -51,4 +51,4 @@ def choose_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: b
         if out is None or not run.path.is_dir():
             raise RunError(f"{run.path}: no such run to go on with; expected a folder that a training began")
         return run
-    return out if isinstance(out, Run) or out is None else Run.choose(out, arch=arch)
+    return None if out is None else Run.choose(out.path if isinstance(out, Run) else out, arch=arch)

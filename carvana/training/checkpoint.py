@@ -15,9 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 from carvana.archs.segmenter import Segmenter
 from carvana.config import TrainConfig
 from carvana.devices import describe
-from carvana.errors import ConfigError
+from carvana.errors import CarvanaError, ConfigError
 from carvana.progress import Reporter
 from carvana.training.generators import generator_states, restore_generators
+from carvana.training.optim import is_finite
 from carvana.training.processes import all_of
 from carvana.training.state import (
     Progress,
@@ -26,6 +27,7 @@ from carvana.training.state import (
     optimizer_tensors,
     read_state,
     restore_optimizer,
+    unreadable,
     write_state,
 )
 
@@ -81,7 +83,7 @@ class Checkpoint:
         Weights that are not finite any more are not written: the last good state stays.
         """
         began = time.monotonic()
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self._model.parameters()):
+        if not is_finite(self._model):
             return
         generators = all_of(self._accelerator, generator_states(self._accelerator.device))
         if self._folder is not None and self._accelerator.is_main_process:
@@ -103,7 +105,18 @@ class Checkpoint:
         if self._folder is None or not has_state(self._folder):
             return None
         state = read_state(self._folder)
-        self._check(state.origin, reporter)
+        try:
+            self._check(state.origin, reporter)
+            self._apply(state)
+        except CarvanaError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise unreadable(self._folder, error) from error
+        if self._is_longer(state.origin):
+            state.progress.finished, state.progress.epochs_since_best = False, 0  # patience begins anew
+        return state.progress
+
+    def _apply(self, state: TrainingState) -> None:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
         for name, tensor in state.tensors.items():
             part, _, rest = name.partition("/")
@@ -115,7 +128,6 @@ class Checkpoint:
         if self._accelerator.scaler is not None and state.scaler:
             self._accelerator.scaler.load_state_dict(state.scaler)
         restore_generators(state.generators[self._accelerator.process_index], self._accelerator.device)
-        return state.progress
 
     def _tensors(self) -> dict[str, Tensor]:
         parts: dict[str, Mapping[str, Tensor]] = {
@@ -138,6 +150,10 @@ class Checkpoint:
             "settings": self._settings.model_dump(mode="json"),
             "spec": self._model.spec.to_json(),
         }
+
+    def _is_longer(self, before: Mapping[str, Any]) -> bool:
+        now = self._settings.model_dump(mode="json")
+        return any(now[key] != before["settings"][key] for key in LONGER)
 
     def _check(self, before: Mapping[str, Any], reporter: Reporter) -> None:
         now = self._origin()

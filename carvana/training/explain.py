@@ -26,8 +26,8 @@ class NonFiniteLossError(CarvanaError):
 def not_finite(loss: float, where: str, at: Progress, settings: TrainConfig, run: Run | None) -> NonFiniteLossError:
     """What to say of a loss: where it arose, what to try, and what is kept."""
     parts = [
-        f"the loss became {loss} in epoch {at.epoch + 1}, {where}: look at them, lower train.lr (now {settings.lr:g}) "
-        "or take train.precision fp32"
+        f"the loss became {loss} in epoch {at.epoch + 1}, {where}, or the weights in the step before: look at the "
+        f"photos, lower train.lr (now {settings.lr:g}) or take train.precision fp32"
     ]
     if run is not None and has_state(run.state_path):
         parts.append(f"the last good state, of step {peek_state(run.state_path)[0].step}, is in {run.state_path}")
@@ -38,7 +38,7 @@ def not_finite(loss: float, where: str, at: Progress, settings: TrainConfig, run
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn a lack of memory, of a compiler, or of another process into one line; other errors pass."""
+    """Turn a lack of memory, of a compiler, of a reader or of another process into one line; other errors pass."""
     try:
         yield
     except RuntimeError as error:
@@ -57,6 +57,11 @@ def _explanation(error: RuntimeError) -> CarvanaError | None:
     reason = words.strip().splitlines()[0] if words.strip() else type(error).__name__
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return CarvanaError(f"train.compile: the network cannot be compiled here ({reason}); set it to false")
+    if "DataLoader worker" in words:
+        return CarvanaError(
+            "a reading process was killed, for want of memory or of room in /dev/shm: take fewer with data.workers, or "
+            "smaller train.batch_size; --resume goes on"
+        )
     if _is_lost_process(error):
         return LostProcessError(
             "another process of this training died or cannot be reached: see what it printed, then continue with "

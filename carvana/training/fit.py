@@ -16,6 +16,7 @@ from carvana.data.pairs import check_sizes
 from carvana.data.splits import Split, check_unchanged, make_split, recall_split, write_split
 from carvana.devices import describe, process_number
 from carvana.errors import ConfigError
+from carvana.files import digest
 from carvana.progress import LogReporter, Reporter, SilentReporter
 from carvana.run import Run
 from carvana.training.callbacks import Callback, default_callbacks
@@ -65,7 +66,7 @@ def fit(
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:
-        run.write_record(_record(trainer) | {"init_from": lasting_path(init)})
+        run.write_record(_record(trainer) | {"init_from": lasting_path(init), "recipe": _recipe_digest(config)})
         write_split(run.split_path, split)
         run.write_config(config)  # the last: what holds it can be resumed
     return _train(trainer, config, began=began, reporter=reporter)
@@ -104,7 +105,13 @@ def resume(
     first = process_number() == 0
     reporter = (reporter or LogReporter()) if first else SilentReporter()
     run = Run.open(path)
-    config = _longer(run.read_config(), epochs=epochs, minutes=minutes)
+    config = run.read_config()
+    if run.read_record().get("recipe", _recipe_digest(config)) != _recipe_digest(config):
+        raise ConfigError(
+            f"{run.config_path}: was edited since the training began, and only more epochs can be asked for (--set "
+            "train.epochs=N); undo it, or begin another training with --init"
+        )
+    config = _longer(config, epochs=epochs, minutes=minutes)
     check(config, device=device)
     split = recall_split(config.data, config.split, run.split_path)
     check_unchanged(run.split_path, split)
@@ -116,6 +123,8 @@ def resume(
     )
     if first:
         run.write_config(config)
+    if first and not trainer.progress.finished:
+        run.evaluation_path.unlink(missing_ok=True)  # it is about a network that will not be the last
     if trainer.progress.finished and run.evaluation_path.exists():
         reporter.info(f"{run.path}: its training and its evaluation are complete; more epochs can be asked for")
         trainer.close()
@@ -154,14 +163,22 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     assert trainer.val_data is not None
     photos = f"{len(trainer.train_data)} photos, {len(trainer.val_data)} to validate"
     reporter.info(f"training {config.arch} ({weights} weights) on {photos}")
-    trainer.fit()
-    trainer.close()
+    try:
+        trainer.fit()
+    finally:
+        trainer.close()
     if trainer.main:
         record = run.read_record() | _record(trainer) | {"fit_seconds": trainer.budget.seconds}
         run.write_record(record)
         trainer.evaluate()
         run.write_record(record | {"seconds": record.get("seconds", 0.0) + time.time() - began})
     return run
+
+
+def _recipe_digest(config: FitConfig) -> str:
+    """What a recipe is known by: all of it but its length, and what changes nothing, such as where the photos lie."""
+    neutral = {"train.epochs": 1, "train.minutes": None, "data.root": None, "data.workers": 0, "data.cache_gb": 0}
+    return digest(config.replace(neutral).model_dump(mode="json"))
 
 
 def _longer(config: FitConfig, *, epochs: int | None, minutes: float | None) -> FitConfig:

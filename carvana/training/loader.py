@@ -62,25 +62,19 @@ def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
     """Each batch with the seconds that it was waited for.
 
     Raises:
-        CarvanaError: what a reader met, or that it was killed, as one line.
+        CarvanaError: what a reader met, as one line.
     """
-    iterator = iter(batches)
+    iterator: Iterator[Any] | None = None
     while True:
         began = time.perf_counter()
         try:
+            iterator = iterator or iter(batches)
             batch = next(iterator)
         except StopIteration:
             return
         except CarvanaError as error:
             # torch puts the worker's traceback around the message; its last line is what was said.
             raise type(error)(str(error).strip().splitlines()[-1].removeprefix(_full_name(error))) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise CarvanaError(
-                "a reading process was killed, for want of memory or of room in /dev/shm: "
-                "take fewer with data.workers, or smaller train.batch_size"
-            ) from error
         yield batch, time.perf_counter() - began
 
 

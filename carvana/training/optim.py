@@ -84,6 +84,11 @@ def rate_factor(progress: float, *, warmup: float, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
+def is_finite(model: nn.Module) -> bool:
+    """Whether all weights are numbers still."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
 def train_mode(model: nn.Module) -> None:
     """Switch to training, but leave BatchNorm layers with frozen weights as they are in evaluation."""
     model.train()

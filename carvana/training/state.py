@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from carvana.archs.storage import own_memory
+from carvana.archs.storage import write_tensors
 from carvana.errors import RunError
-from carvana.files import atomic_path, write_json
+from carvana.files import file_digest, write_json
 
 FORMAT_VERSION = 1
 RECORD = "state.json"
@@ -89,11 +90,11 @@ class TrainingState:
 def write_state(folder: Path, state: TrainingState) -> None:
     """Replace the state in a folder; the old one is whole until the new one is."""
     name = f"tensors-{state.progress.step:08d}-{state.progress.epoch}.safetensors"
-    with atomic_path(folder / name) as temporary:
-        save_file(own_memory(state.tensors), temporary)
+    write_tensors(folder / name, state.tensors)
     record = {
         "format_version": FORMAT_VERSION,
         "tensors": name,
+        "digest": file_digest(folder / name),
         "progress": asdict(state.progress),
         "scaler": state.scaler,
         "generators": state.generators,
@@ -124,10 +125,13 @@ def read_state(folder: Path) -> TrainingState:
             raise RunError(
                 f"{path}: has format version {version}, this carvana reads up to {FORMAT_VERSION}: upgrade it"
             )
-        tensors = load_file(folder / Path(record["tensors"]).name)
+        path = folder / Path(record["tensors"]).name
+        if file_digest(path) != record["digest"]:
+            raise ValueError(f"{path.name} is damaged")
+        tensors = load_file(path)
         return TrainingState(_progress_of(record), tensors, record["scaler"], record["generators"], record["origin"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
 
 
 def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
@@ -139,8 +143,16 @@ def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
     record = _read_record(folder)
     try:
         return _progress_of(record), record["origin"]
-    except (KeyError, TypeError) as error:
-        raise _unreadable(folder, error) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(folder: Path, error: Exception) -> RunError:
+    """What to say of a state that cannot be used."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return RunError(
+        f"{folder / RECORD}: no readable state ({reason}); begin another training with --init {folder.parent}"
+    )
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -169,9 +181,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = record["format_version"], record["origin"]
+        version = record["format_version"]
+        if any(key not in record["origin"] for key in ("settings", "processes", "spec")):
+            raise KeyError("origin")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RunError(
             f"{path}: has format version {version!r}, this carvana reads up to {FORMAT_VERSION}; upgrade carvana"
@@ -181,10 +195,5 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _progress_of(record: dict[str, Any]) -> Progress:
     known = {entry.name for entry in fields(Progress)}
-    return Progress(**{key: value for key, value in record["progress"].items() if key in known})
-
-
-def _unreadable(folder: Path, error: Exception) -> RunError:
-    return RunError(
-        f"{folder / RECORD}: no readable state ({error!r}); begin another training with --init {folder.parent}"
-    )
+    values = {key: value for key, value in record["progress"].items() if key in known}
+    return TypeAdapter(Progress).validate_python(values)

@@ -34,6 +34,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        self.received = None
         if threading.current_thread() is threading.main_thread():  # others are not allowed to listen
             for number in _HANDLED:
                 handler = signal.getsignal(number)

@@ -23,7 +23,7 @@ from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
 from carvana.devices import process_number, resolve_device, resolve_precision
-from carvana.errors import CarvanaError, ConfigError
+from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
@@ -41,6 +41,7 @@ from carvana.training.journal import Journal
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.optim import (
     freeze_encoder,
+    is_finite,
     make_average,
     make_optimizer,
     refresh_statistics,
@@ -141,6 +142,7 @@ class Trainer:
         self.best = Best(self.run, writes=self.main)
         self._recent: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
         self._stop_wanted = self._save_wanted = False
+        self._ended = False
         self._held = ExitStack()
         if self.run is not None and self.main:
             self.run.make()  # last, so that no mistake above leaves an empty folder
@@ -165,7 +167,7 @@ class Trainer:
         return -math.inf if self.progress.best_dice is None else self.progress.best_dice
 
     def fit(self) -> Segmenter:
-        """Train to the end of the budget; returns the best network, in evaluation mode.
+        """Train to the end of the budget; returns the best network, in evaluation mode (in the first process).
 
         The first Ctrl-C or SIGTERM lets the step end and saves the state; the second acts at once.
 
@@ -174,9 +176,12 @@ class Trainer:
             TrainingInterrupted: Ctrl-C or SIGTERM.
             LostProcessError: another process of the training died.
         """
+        if self._ended and not self.progress.finished:
+            raise RunError("this trainer was interrupted: make a new one, with resume=True if it has a run")
+        self._ended = True
         self.journal.begin(self.progress)
         try:
-            with self.signals:
+            with self.signals, explained():
                 while not self.progress.finished:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
@@ -272,6 +277,8 @@ class Trainer:
         at.step, at.seconds = self.budget.step, self.budget.seconds
         if validation is not None and not math.isfinite(validation.loss):
             raise not_finite(validation.loss, "on the validation photos", at, self.settings, self.run)
+        if not is_finite(self.kept):
+            raise not_finite(math.nan, "in its last step", at, self.settings, self.run)
         better = validation is None or validation.dice > self.best_dice
         at.epochs_since_best = 0 if better else at.epochs_since_best + 1
         at.finished = self.budget.ends_with(at.epoch + 1) or at.epochs_since_best == self.settings.patience
@@ -296,8 +303,9 @@ class Trainer:
     def _batch_size(self) -> int:
         if self.settings.batch_size != "auto":
             return self.settings.batch_size
+        together = self.accelerator.num_processes * self.settings.accumulate
         fits = largest_batch(
-            self.model, self.train_data.size, photos=len(self.train_data) // self.accelerator.num_processes,
+            self.model, self.train_data.size, photos=len(self.train_data) // together,
             loss=self.loss, device=self.device, precision=self.precision,
         )  # fmt: skip
         size: int = min(all_of(self.accelerator, fits))
@@ -318,14 +326,18 @@ class Trainer:
             self._held.close()
             raise
         if at is None:
+            if self.run is not None and self.run.metrics_path.exists():
+                self._held.close()
+                raise RunError(
+                    f"{self.run.path}: its state is gone ({self.run.state_path}), so it cannot go on; begin another "
+                    f"training with --init {self.run.path}"
+                )
             self.reporter.info("no state was saved yet: the training begins anew")
             at = Progress()
         if self.run is not None and self.main:
             self.run.write_epochs(at.metrics, at.times)
         self.progress = at
         self.budget.resume(step=at.step, seconds=at.seconds)
-        if at.finished:
-            at.finished = self.budget.ends_with(at.epoch) or at.epochs_since_best == self.settings.patience
         for keys in self.train_batches.keys_before(at.epoch, at.batch, self._recent.maxlen or 0):
             self._recent.append(default_collate([self.train_data[key][0] for key in keys]))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -250,6 +252,133 @@ def test_a_loss_that_is_not_finite_names_the_photos_and_the_last_good_state(tiny
     assert message.count(".jpg") == 4
     assert str(tmp_path / "run" / "model") in message
     carvana.Segmenter.from_pretrained(tmp_path / "run")
+
+
+def test_a_run_whose_state_was_deleted_keeps_its_network(undisturbed: Run, tmp_path: Path) -> None:
+    out = copied(undisturbed, tmp_path)
+    shutil.rmtree(out / "state")
+    with pytest.raises(RunError, match="its state is gone"):
+        resume(out, epochs=9, device="cpu")
+    assert model_files(out) == model_files(undisturbed.path)
+
+
+def test_a_longer_training_that_was_killed_in_its_evaluation_is_evaluated(
+    undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Run(copied(undisturbed, tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", lambda self: sys.exit(1))
+        with pytest.raises(SystemExit):
+            resume(out.path, epochs=7, device="cpu")
+    assert not out.evaluation_path.exists()
+    resume(out.path, device="cpu")
+    assert len(out.read_metrics()) == 7
+    assert out.read_evaluation()["images"] == 4
+
+
+def test_a_recipe_that_was_edited_is_refused(undisturbed: Run, tmp_path: Path) -> None:
+    out = Run(copied(undisturbed, tmp_path))
+    out.write_config(out.read_config().replace({"data.augment": "none"}))
+    with pytest.raises(ConfigError, match=r"config\.yaml: was edited"):
+        resume(out.path, epochs=7, device="cpu")
+    out.write_config(out.read_config().replace({"data.augment": "studio", "data.workers": 0}))
+    resume(out.path, device="cpu")
+
+
+def test_an_early_end_by_patience_can_be_extended(tiny_data: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_data, epochs=30, patience=1, lr=1e-12, ema=None)
+    run = carvana.fit(config, out=tmp_path / "run", device="cpu")
+    ended = len(run.read_metrics())
+    assert ended < 30
+    resume(run.path, epochs=31, device="cpu")
+    assert len(run.read_metrics()) > ended
+
+
+@pytest.mark.parametrize("damage", ["tensors", "generators", "origin", "metrics"])
+def test_damage_is_told_in_a_line(undisturbed: Run, tmp_path: Path, damage: str) -> None:
+    out = copied(undisturbed, tmp_path)
+    path = out / "state" / "state.json"
+    record = json.loads(path.read_text())
+    if damage == "tensors":
+        tensors = out / "state" / record["tensors"]
+        data = bytearray(tensors.read_bytes())
+        data[-100] ^= 1
+        tensors.write_bytes(data)
+    else:
+        record[damage] = []
+        record["progress"] |= {"metrics": None} if damage == "metrics" else {}
+        path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"state\.json: no readable state") as caught:
+        resume(out, epochs=9, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_leaves_the_state_before(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys, torch
+from pathlib import Path
+from carvana.errors import CarvanaError
+from carvana.training.state import Progress, TrainingState, read_state, write_state
+folder = Path(sys.argv[1])
+def state(step):
+    return TrainingState(Progress(step=step), {"model/a": torch.full((10000,), float(step))}, {}, [], {})
+write_state(folder, state(1))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_state(folder, state(2))
+except CarvanaError as error:
+    print(error)
+assert read_state(folder).progress.step == 1
+assert read_state(folder).tensors["model/a"][0] == 1
+assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".safetensors"]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "state"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is the disk full?" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_trainer_that_was_interrupted_is_not_used_again(tiny_data: Path, tmp_path: Path) -> None:
+    data = carvana.SegmentationDataset(carvana.find_samples(tiny_data), (32, 48))
+    model = carvana.create_model("unet-ref", width=4)
+    trainer = Trainer(model, train=data, out=tmp_path / "run", epochs=3, workers=0, device="cpu")
+    step, sent = trainer.train_step, []
+
+    def train_step(*args: Any, **place: Any) -> torch.Tensor:
+        if not sent:
+            sent.append(1)
+            signal.raise_signal(signal.SIGTERM)
+        return step(*args, **place)
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted) as caught:
+        trainer.fit()
+    assert caught.value.exit_code == 143
+    with pytest.raises(RunError, match="make a new one, with resume=True"):
+        trainer.fit()
+    with pytest.raises(RunError, match="never overwritten"):
+        Trainer(model, train=data, out=Run(tmp_path / "run"), workers=0, device="cpu")
+
+
+def test_a_reader_that_is_killed_is_told_in_a_line(tiny_data: Path, tmp_path: Path) -> None:
+    data = carvana.SegmentationDataset(carvana.find_samples(tiny_data), (32, 48))
+    trainer = Trainer(
+        carvana.create_model("unet-ref", width=4), train=data, out=tmp_path / "run", epochs=50, workers=1, device="cpu"
+    )
+    step = trainer.train_step
+
+    def train_step(*args: Any, **place: Any) -> torch.Tensor:
+        if trainer.budget.step == 4:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+        return step(*args, **place)
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    with pytest.raises(CarvanaError, match="a reading process was killed"):
+        trainer.fit()
 
 
 def test_two_processes_do_not_train_in_one_run(undisturbed: Run, tmp_path: Path) -> None:
