@@ -55,4 +55,4 @@ def register(registry: Registry) -> None:
     for name, summary in _AUGMENTS.items():
         registry.augments.register(name, f"carvana.data.augment:{name}", summary=summary)
     for name, summary in _LAYOUTS.items():
-        registry.layouts.register(name, f"carvana.data.samples:{name}_layout", summary=summary)
+        registry.layouts.register(name, f"carvana.data.layouts:{name}_layout", summary=summary)

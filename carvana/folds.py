@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Self
 from carvana.config import FitConfig, make_config
 from carvana.errors import RunError
 from carvana.files import write_json, write_text
-from carvana.run import Run
+from carvana.run import Run, read_record
 
 FORMAT_VERSION = 1
 
@@ -138,10 +137,10 @@ class Folds:
         """The numbers of all photos; a RunError if the folds did not come that far."""
         if not self.evaluation_path.is_file():
             raise RunError(f"{self.path}: no evaluation.json; `carvana fit --resume {self.path}` goes on and makes one")
-        return _read_json(self.evaluation_path)
+        return read_record(self.evaluation_path)
 
     def _record(self) -> dict[str, Any]:
-        record = _read_json(self.record_path)
+        record = read_record(self.record_path)
         version = record.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise RunError(
@@ -150,13 +149,3 @@ class Folds:
         if not isinstance(record.get("folds"), int) or not isinstance(record.get("recipe"), dict):
             raise RunError(f"{self.record_path}: expected a number of folds and a recipe in it")
         return record
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: no readable JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path}: expected a JSON object")
-    return value

@@ -119,7 +119,7 @@ class Run:
         Raises:
             RunError: a later version of the library wrote it, or it is damaged.
         """
-        record = _read_json(self.record_path) if self.record_path.is_file() else {}
+        record = read_record(self.record_path) if self.record_path.is_file() else {}
         version = record.get("format_version", FORMAT_VERSION)
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise RunError(
@@ -156,7 +156,7 @@ class Run:
         """The numbers at full size; a RunError if the fit did not come that far."""
         if not self.evaluation_path.is_file():
             raise RunError(f"{self.path}: no evaluation.json; `carvana evaluate {self.path}` makes one")
-        return _read_json(self.evaluation_path)
+        return read_record(self.evaluation_path)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -175,7 +175,12 @@ def _numbered(path: Path) -> Iterator[Path]:
         number += 1
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object of a run.
+
+    Raises:
+        RunError: it is damaged, or something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,7 +141,12 @@ def split(
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
-    typer.echo(f"to train with it: carvana fit --data {folder} {_settings(by, val, seed, out)}")
+    where = {"data.images": images, "data.masks": masks, "data.group": group}
+    how = {"split.file": out} if out else {"split.by": by.value, "split.val": f"{val:g}", "split.seed": seed}
+    settings = [
+        word for key, value in (where | how).items() if value is not None for word in ("--set", f"{key}={value}")
+    ]
+    typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', '--data', str(folder), *settings])}")
 
 
 def _recipe(
@@ -162,18 +168,14 @@ def _size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _settings(by: By, val: float, seed: int, out: Path | None) -> str:
-    if out is not None:
-        return f"--set split.file={out}"
-    return f"--set split.by={by.value} --set split.val={val:g} --set split.seed={seed}"
-
-
 def _explain(by: By, cars: int, shared: int) -> str:
     if by is By.image:
         return (
             f"Photos were drawn one by one, so training sees other views of {shared} of the {cars} cars that it is "
             "measured on, and the Dice will read too high. --by group keeps each car on one side.\n"
         )
+    if cars == 1:
+        return "All photos of a car stand on one side: no car is measured that was trained on.\n"
     return (
         "All photos of a car stand on one side: no car is measured that was trained on. The cars were sorted by the "
         f"share of the photo that they cover and cut into {cars} layers, and one was drawn from each: both sides hold "

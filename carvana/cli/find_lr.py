@@ -22,6 +22,7 @@ def find_lr(recipe: FitConfig, *, out: Path | None, init: Path | None, device: s
     picture = folder / "lr.png"
     test.plot(picture)
     typer.echo(f"suggestion  {test.suggestion:g}, where the loss falls most steeply")
-    typer.echo(f"cautious    {test.tenth_of_lowest:g}, a tenth of the rate where it is lowest")
+    typer.echo(f"also usual  {test.tenth_of_lowest:g}, a tenth of the rate where it is lowest")
     typer.echo(f"plot        {picture}")
-    typer.echo(f"to use it   the same command with --set train.lr={test.suggestion:g} in place of --find-lr")
+    elsewhere = " (and another --out)" if out is not None else ""
+    typer.echo(f"to use it   the same command with --set train.lr={test.suggestion:g} in place of --find-lr{elsewhere}")

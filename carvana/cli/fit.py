@@ -50,6 +50,7 @@ def fit(
         return
 
     from carvana.config import load_config, parse_settings
+    from carvana.errors import ConfigError
 
     changes: dict[str, Any] = parse_settings(settings or [])
     if arch is not None:
@@ -61,6 +62,10 @@ def fit(
         typer.echo(recipe.to_yaml(), nl=False)
         return
 
+    if find_lr and folds is not None:
+        raise ConfigError(
+            "--find-lr with --folds: they are two pieces of work; find the rate first, then fit the folds"
+        )
     if find_lr:
         test_rates(recipe, out=out, init=init, device=device)
         return

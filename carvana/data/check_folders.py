@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from carvana.data import samples as finding
 from carvana.data.images import SUFFIXES
+from carvana.data.layouts import expanded, find_folders, find_photos, group_and_view, group_pattern, image_names
 from carvana.data.problems import Problem
 from carvana.errors import ConfigError
 
@@ -54,10 +54,10 @@ def list_folders(
         DataError: there is no such folder, or no photo in it.
         ConfigError: ``group`` cannot serve at all.
     """
-    listing = Listing(*finding._folders(finding._path(root), images, masks))
-    pattern = finding._pattern(group)
-    photos = _by_stem(finding.find_photos(listing.images), listing.problems, suffix="")
-    own = _by_stem(finding._files(listing.masks), listing.problems, suffix="_mask")
+    listing = Listing(*find_folders(expanded(root), images, masks))
+    pattern = group_pattern(group)
+    photos = _by_stem(find_photos(listing.images), listing.problems, suffix="")
+    own = _by_stem((listing.masks / name for name in image_names(listing.masks)), listing.problems, suffix="_mask")
     for stem in sorted(photos.keys() | own.keys()):
         place = _place(stem, photos.get(stem), own.get(stem), pattern, listing.problems)
         listing.places.append(place)
@@ -85,7 +85,7 @@ def _place(
     stem: str, image: Path | None, mask: Path | None, pattern: re.Pattern[str] | None, problems: list[Problem]
 ) -> Place:
     try:
-        car, view = finding._group_and_view(stem, pattern)
+        car, view = group_and_view(stem, pattern)
     except ConfigError as error:
         car, view = stem, ""
         if image is not None:

@@ -90,6 +90,8 @@ def _palette_values(picture: Image.Image) -> UInt8:
     palette[: len(colours)] = colours
     brightness = palette.reshape(256, 3).max(axis=1)
     highest = int(indices.max(initial=0))
+    if highest == 0:
+        return np.full_like(indices, brightness[0] > 127)  # one colour everywhere: the object if it is bright
     if len(np.unique(brightness[: highest + 1])) == 1:
         return indices
     if brightness[0] == 0 and brightness[1] > 127 and highest <= 1:

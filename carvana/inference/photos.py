@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from carvana.data.samples import find_photos
+from carvana.data.layouts import find_photos
 from carvana.errors import DataError
 
 

@@ -16,6 +16,7 @@ from carvana.run import Run
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.recipe import check, check_alone, lasting_path, with_data
+from carvana.training.stopping import TrainingInterrupted
 
 
 def fit_folds(
@@ -140,7 +141,13 @@ def _fit_all(made: Folds, *, device: str, callbacks: tuple[Callback, ...], repor
         else:
             reporter.info(f"{name}: {run.path}")
             own = config.replace({"split.file": str(made.split_path(number).resolve())})
-            _fit_one(run, own, init, device=device, callbacks=callbacks, reporter=reporter)
+            try:
+                _fit_one(run, own, init, device=device, callbacks=callbacks, reporter=reporter)
+            except TrainingInterrupted as stopped:
+                raise TrainingInterrupted(
+                    f"stopped in {name}; continue with carvana fit --resume {made.path}",
+                    signal_number=stopped.exit_code - 128,
+                ) from stopped
         reporter.info(f"{name}: Dice {run.read_evaluation()['dice']:.5f} at full size")
     evaluate_folds(made, device=device, reporter=reporter)
     return made

@@ -17,6 +17,9 @@ from carvana.devices import cpu_count, processes_here
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.batches import EpochBatches
 
+STEP_SECONDS = 30
+"""How long a reader lives on after SIGTERM, for the step that is under way."""
+
 AHEAD_BYTES = 512 * 2**20
 """What all readers together may hold ready, in shared memory."""
 
@@ -43,6 +46,17 @@ def make_loader(
         # One of its own: the loader draws a number at each start, which the network's generator must not notice.
         generator=torch.Generator(),
     )
+
+
+def end_readers(loader: DataLoader[Any] | None) -> None:
+    """End the reading processes of a loader; it starts new ones if it is used again.
+
+    Left to itself torch ends them when nothing refers to them any more, and the traceback of an error does.
+    """
+    if loader is not None and loader._iterator is not None:
+        if loader.num_workers:
+            loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        loader._iterator = None
 
 
 def worker_count(workers: int | str) -> int:
@@ -87,10 +101,10 @@ def _ahead(size: tuple[int, int], batch_size: int, workers: int) -> int:
 def _begin_worker(_: int) -> None:
     # Readers are many already; threads of their own would only get in one another's way.
     cv2.setNumThreads(0)
-    # Ctrl-C and a cluster's SIGTERM reach readers as well, but the training finishes its step and still needs them. The
-    # second SIGTERM is meant: torch sends one to readers that do not end by themselves.
+    # Ctrl-C and a cluster's SIGTERM reach readers as well, but the training finishes its step and still needs them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STEP_SECONDS))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _full_name(error: Exception) -> str:

@@ -38,7 +38,7 @@ from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
 from carvana.training.explain import explained, not_finite
 from carvana.training.journal import Journal
-from carvana.training.loader import make_loader, timed, worker_count
+from carvana.training.loader import end_readers, make_loader, timed, worker_count
 from carvana.training.optim import (
     freeze_encoder,
     is_finite,
@@ -152,7 +152,7 @@ class Trainer:
 
     def close(self) -> None:
         """End the reading processes and the connection to other processes; the networks stay."""
-        self.train_loader = self.val_loader = None
+        self._end_readers()
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
@@ -185,6 +185,7 @@ class Trainer:
                 while not self.progress.finished:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
+            self._end_readers()
             self._unwrap()
             self._held.close()
             self.journal.end()
@@ -397,6 +398,10 @@ class Trainer:
         kept = f"; continue with carvana fit --resume {self.run.path}" if self.run is not None else ""
         number = self.signals.received or signal.SIGINT
         return TrainingInterrupted(f"stopped after step {self.budget.step}{kept}", signal_number=number)
+
+    def _end_readers(self) -> None:
+        for loader in (self.train_loader, self.val_loader):
+            end_readers(loader)
 
     def _unwrap(self) -> None:
         """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""

@@ -376,3 +376,11 @@ def test_a_mask_read_at_a_size_is_refused_for_the_same_reasons(tmp_path, mask: n
 def test_nearest_targets_are_hard(mask: np.ndarray) -> None:
     assert set(np.unique(shrink_mask(mask, (37, 41), target="nearest"))) == {0, 255}
     assert len(np.unique(shrink_mask(mask, (37, 41)))) > 2
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png"])
+@pytest.mark.parametrize("shade", [0, 255])
+def test_a_palette_mask_of_one_colour_is_all_object_or_none(tmp_path, suffix: str, shade: int) -> None:
+    picture = Image.fromarray(np.full((10, 20), shade, np.uint8)).convert("P", palette=Image.Palette.ADAPTIVE)
+    picture.save(tmp_path / f"mask.{suffix}")
+    assert (read_mask(tmp_path / f"mask.{suffix}") == (shade == 255)).all()

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from carvana.data.samples import find_photos, find_samples
+from carvana.data.layouts import find_photos
+from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
 
 

@@ -1,0 +1,130 @@
+"""Where photos and masks lie in a data folder, and what their names tell.
+
+Two layouts are known, and plugins may add more (registry.layouts): Carvana's own (``train/`` and ``train_masks/``,
+masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of the folder that returns the
+pair of (images folder, masks folder), or None where the folder is not laid out so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from carvana.data.images import SUFFIXES
+from carvana.errors import ConfigError, DataError
+from carvana.registry import registry
+
+CARVANA_NAME = re.compile(r"(?P<group>[0-9a-f]{12})_(?P<view>\d\d)")
+"""Carvana's file names: the car's id, then the number of the view, 01 to 16."""
+
+
+def carvana_layout(root: Path) -> tuple[Path, Path] | None:
+    """``train/`` and ``train_masks/``."""
+    return _pair(root, "train", "train_masks")
+
+
+def folders_layout(root: Path) -> tuple[Path, Path] | None:
+    """``images/`` and ``masks/``."""
+    return _pair(root, "images", "masks")
+
+
+def find_folders(
+    root: Path, images: str | os.PathLike[str] | None, masks: str | os.PathLike[str] | None
+) -> tuple[Path, Path]:
+    """The folders of photos and of masks: those that are named, or those of the layout that fits.
+
+    Raises:
+        DataError: there is no such folder, or it is laid out otherwise.
+        ConfigError: only one of the two is named.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected a folder with train/ and train_masks/ or images/ and masks/")
+    if (images is None) != (masks is None):
+        raise ConfigError("data.images and data.masks go together: name both folders, or neither")
+    if images is not None and masks is not None:
+        return root / expanded(images), root / expanded(masks)
+    for name in registry.layouts.names():
+        found: tuple[Path, Path] | None = registry.layouts.load(name)(root)
+        if found is not None:
+            return found
+    raise DataError(
+        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/; "
+        "name its folders: data.images and data.masks (--set data.images=... of fit, --images of carvana data)"
+    )
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` replaced, which no shell does for paths in a recipe."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user: the name is reported with the folder that is missing
+        return Path(path)
+
+
+def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
+    """All image files of a folder (not of its sub-folders), sorted by name; a DataError if there is none."""
+    return [Path(folder, name) for name in photo_names(Path(folder))]
+
+
+def photo_names(folder: Path) -> list[str]:
+    """The names of all photos of a folder, sorted; a DataError if there is none."""
+    names = sorted(image_names(folder))
+    if not names:
+        raise DataError(f"{folder}: no photo in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
+    return names
+
+
+def image_names(folder: Path) -> Iterator[str]:
+    """The names of all image files of a folder, in no order; those of its sub-folders do not count."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                image = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - ten times faster
+                if image and not entry.name.startswith(".") and not entry.is_dir():
+                    yield entry.name
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
+
+
+def group_pattern(group: str | None) -> re.Pattern[str] | None:
+    """The compiled ``data.group``; None where Carvana's own names are understood.
+
+    Raises:
+        ConfigError: it is no regular expression, or has no group.
+    """
+    if group is None:
+        return None
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise ConfigError(f"data.group: {group!r} is no regular expression ({error})") from error
+    if not pattern.groups:
+        raise ConfigError(f"data.group: {group!r} holds no group; put the part that names the car into ( )")
+    return pattern
+
+
+def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str]:
+    """The car and the view that a photo's stem tells.
+
+    Raises:
+        ConfigError: the pattern does not match, or finds no car.
+    """
+    match = pattern.match(stem) if pattern else CARVANA_NAME.fullmatch(stem)
+    if match is None:
+        if pattern is None:
+            return stem, ""
+        raise ConfigError(f"data.group: {pattern.pattern!r} does not match the photo {stem!r}")
+    names = match.groupdict()
+    car = names["group"] if "group" in names else match.group(1)
+    if not car:
+        raise ConfigError(
+            f"data.group: {match.re.pattern!r} finds no car in the photo {stem!r}; its group is empty there"
+        )
+    return car, names.get("view") or ""
+
+
+def _pair(root: Path, images: str, masks: str) -> tuple[Path, Path] | None:
+    pair = root / images, root / masks
+    return pair if all(folder.is_dir() for folder in pair) else None
