@@ -19,6 +19,16 @@ class LostProcessError(CarvanaError):
     """Another process of the same training ended or cannot be reached any more."""
 
 
+class ReaderKilledError(CarvanaError):
+    """A reading process ended before its time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a reading process was killed, for want of memory or of room in /dev/shm: take fewer with data.workers, or "
+            "smaller train.batch_size; --resume goes on"
+        )
+
+
 class NonFiniteLossError(CarvanaError):
     """The loss became infinite or not a number; the last good state and the best network are still in the run."""
 
@@ -58,10 +68,7 @@ def _explanation(error: RuntimeError) -> CarvanaError | None:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return CarvanaError(f"train.compile: the network cannot be compiled here ({reason}); set it to false")
     if "DataLoader worker" in words:
-        return CarvanaError(
-            "a reading process was killed, for want of memory or of room in /dev/shm: take fewer with data.workers, or "
-            "smaller train.batch_size; --resume goes on"
-        )
+        return ReaderKilledError()
     if _is_lost_process(error):
         return LostProcessError(
             "another process of this training died or cannot be reached: see what it printed, then continue with "

@@ -16,6 +16,7 @@ from carvana.data.dataset import SegmentationDataset
 from carvana.devices import cpu_count, processes_here
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.batches import EpochBatches
+from carvana.training.explain import ReaderKilledError
 
 STEP_SECONDS = 30
 """How long a reader lives on after SIGTERM, for the step that is under way."""
@@ -89,6 +90,8 @@ def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
         except CarvanaError as error:
             # torch puts the worker's traceback around the message; its last line is what was said.
             raise type(error)(str(error).strip().splitlines()[-1].removeprefix(_full_name(error))) from None
+        except (ConnectionError, EOFError) as error:  # it was sending a batch
+            raise ReaderKilledError from error
         yield batch, time.perf_counter() - began
 
 
