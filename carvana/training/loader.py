@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -56,7 +57,8 @@ def end_readers(loader: DataLoader[Any] | None) -> None:
     """
     if loader is not None and loader._iterator is not None:
         if loader.num_workers:
-            loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            with suppress(RuntimeError):  # torch tells of a killed reader once more; the others end
+                loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
         loader._iterator = None
 
 
