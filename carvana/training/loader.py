@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from carvana.data.dataset import SegmentationDataset
+from carvana.data.demo.workers import end_with_parent
 from carvana.devices import cpu_count, processes_here
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.batches import EpochBatches
@@ -110,6 +112,8 @@ def _begin_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STEP_SECONDS))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # torch's own watch does not see a training that was killed before the watch began.
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _full_name(error: Exception) -> str:

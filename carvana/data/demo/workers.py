@@ -71,11 +71,14 @@ def _begin(stopped: Event) -> None:
     _stopped = stopped
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A worker waits for work on a pipe that it holds open itself, so it would outlive a parent that is killed."""
+def end_with_parent() -> None:
+    """To be run in a thread of a worker, which it ends when the process that started it is gone.
+
+    A worker waits for work on a pipe that it holds open itself, so it would outlive a parent that is killed.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
