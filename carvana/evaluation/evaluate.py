@@ -166,7 +166,7 @@ def count_photos(
         return threshold_counts(graded, labelled.mask)
 
     read = ordered_map(lambda sample: _read(predictor, sample), samples, workers=workers)
-    counted = ordered_map(finish, run_batches(predictor, read), workers=workers)
+    counted = ordered_map(finish, run_batches(predictor, read, want="levels"), workers=workers)
     return list(track(counted, reporter or LogReporter(), "evaluating", len(samples)))
 
 

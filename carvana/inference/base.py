@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.images import read_image
-from carvana.errors import ConfigError, DataError
-from carvana.inference.prediction import Prediction
-
-Photo = str | os.PathLike[str] | NDArray[np.uint8]
-"""A path, or uint8 (H, W, 3) RGB."""
+from carvana.errors import ConfigError
+from carvana.inference.mixture import Mixture
+from carvana.inference.prediction import Prediction, Want
+from carvana.inference.prepared import Photo, checked_image
 
 P = TypeVar("P")
 """A photo made ready: a predictor's own form, which nobody else looks into."""
@@ -24,7 +23,7 @@ P = TypeVar("P")
 class BasePredictor(ABC, Generic[P]):
     """A photo of any size to probabilities, or a mask, of that size.
 
-    The work comes in two parts, so that threads can do the first while the network does the second:
+    The work comes in two parts, so that threads or processes can do the first while the network does the second:
     :meth:`prepare` makes a photo ready, :meth:`run` sends some of them through the network. :meth:`joins` says which
     may go together.
 
@@ -45,12 +44,34 @@ class BasePredictor(ABC, Generic[P]):
         return self.run([self.prepare(photo)])[0]
 
     def predict_batch(self, photos: Iterable[Photo]) -> list[Prediction]:
-        """Predict some photos of any sizes, in their order. For more than fit the memory: ``predict_folder``."""
+        """Predict some photos of any sizes, in their order. For more than fit the memory: :meth:`predict_many`."""
         prepared = [self.prepare(photo) for photo in photos]
         return [prediction for batch in self.batches(prepared) for prediction in self.run(batch)]
 
+    def predict_many(self, photos: Iterable[Photo], *, want: Want = "mask") -> Iterator[Prediction]:
+        """Predict a stream of photos, in their order: threads read ahead, and memory stays flat however many there are.
+
+        Args:
+            photos: any number, of any sizes.
+            want: what will be asked of the predictions: see :class:`carvana.inference.prediction.Prediction`. On a GPU
+                the rest stays there.
+
+        Raises:
+            DataError: a file cannot be read, or an array is no photo; it comes out at its photo's turn.
+
+        Example:
+            >>> for prediction in predictor.predict_many(Path("photos").glob("*.jpg")):  # doctest: +SKIP
+            ...     print(prediction.mask.mean())
+        """
+        from carvana.inference.stream import ordered_map, run_batches  # it knows this class
+
+        jobs = ((None, prepared) for prepared in ordered_map(self.prepare, photos))
+        for _, prediction in run_batches(self, jobs, want=want):
+            assert prediction is not None
+            yield prediction
+
     def batches(self, prepared: Sequence[P]) -> list[list[P]]:
-        """Cut a row of photos into batches that :meth:`run` takes: of one size, and of no more pixels than is quick."""
+        """Cut a row of photos into batches that :meth:`run` takes: such that go together, and no more than is quick."""
         parts: list[list[P]] = []
         for photo in prepared:
             if parts and self.joins(photo, parts[-1]):
@@ -63,9 +84,21 @@ class BasePredictor(ABC, Generic[P]):
         """Read a photo at its full size, within ``max_pixels``."""
         return read_image(path, max_pixels=self.max_pixels)
 
-    def pixels(self, photo: Photo) -> NDArray[np.uint8]:
-        """A photo's pixels, read if it is a path and checked if it is an array."""
-        return _checked_image(photo) if isinstance(photo, np.ndarray) else self.read(photo)
+    def prepare(self, photo: Photo) -> P:
+        """Read a photo and bring it to the network's size. Safe in any thread."""
+        return self.preparation(self.read(photo) if not isinstance(photo, np.ndarray) else checked_image(photo))
+
+    def run(self, batch: Sequence[P], *, want: Want = "probabilities") -> list[Prediction]:
+        """Send prepared photos that join one another through the network together.
+
+        Args:
+            batch: at least one, as :meth:`joins` allows.
+            want: what will be asked of the predictions.
+
+        Raises:
+            ModelError: the network gives something that is no number, or the memory is too small for it.
+        """
+        return [mixture.predict(self.threshold, want) for mixture in self.mix(batch)]
 
     @property
     @abstractmethod
@@ -81,17 +114,18 @@ class BasePredictor(ABC, Generic[P]):
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the photo, as JSON-able values."""
 
+    @property
     @abstractmethod
-    def prepare(self, photo: Photo) -> P:
-        """Read a photo and bring it to the network's size. Safe in any thread."""
+    def preparation(self) -> Callable[[NDArray[np.uint8]], P]:
+        """What brings a photo's pixels, uint8 (H, W, 3), to the network's size: light, and other processes take it."""
 
     @abstractmethod
     def joins(self, photo: P, batch: Sequence[P]) -> bool:
         """Whether one more photo may go with a batch."""
 
     @abstractmethod
-    def run(self, batch: Sequence[P]) -> list[Prediction]:
-        """Send prepared photos that join one another through the network together."""
+    def mix(self, batch: Sequence[P]) -> list[Mixture]:
+        """What the networks say of photos that join one another, still on their device; see :meth:`run`."""
 
 
 def checked_threshold(threshold: float) -> float:
@@ -103,11 +137,3 @@ def checked_threshold(threshold: float) -> float:
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold {threshold} is outside 0 to 1; leave it out to take the model's own")
     return float(threshold)
-
-
-def _checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(
-            f"an array of {image.dtype} {image.shape} is no photo; expected uint8 of shape (height, width, 3), RGB"
-        )
-    return image

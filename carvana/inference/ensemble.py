@@ -11,9 +11,10 @@ import numpy as np
 from carvana.errors import ModelError
 from carvana.files import digest
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, Photo, checked_threshold
-from carvana.inference.prediction import Prediction, average
-from carvana.inference.predictor import Predictor, Prepared
+from carvana.inference.base import BasePredictor, checked_threshold
+from carvana.inference.mixture import Mixture
+from carvana.inference.predictor import Predictor
+from carvana.inference.prepared import Preparations, Prepared
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -79,26 +80,24 @@ class Ensemble(BasePredictor[tuple[Prepared, ...]]):
         """All that decides a mask besides the weights and the photo, as JSON-able values."""
         return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
 
-    def prepare(self, photo: Photo) -> tuple[Prepared, ...]:
-        """Read a photo and bring it to each network's size, once for each different one. Safe in any thread."""
-        image = self.pixels(photo)
-        by_scale = {member.scale: member for member in self.members}
-        prepared = {scale: member.prepare(image) for scale, member in by_scale.items()}
-        return tuple(prepared[member.scale] for member in self.members)
+    @property
+    def preparation(self) -> Preparations:
+        """Brings a photo to each network's size, once for each different one."""
+        return Preparations(tuple(member.preparation for member in self.members))
 
     def joins(self, photo: tuple[Prepared, ...], batch: Sequence[tuple[Prepared, ...]]) -> bool:
         """Whether one more photo may go with a batch, for every member."""
         columns = zip(self.members, photo, zip(*batch, strict=True), strict=True)
         return all(member.joins(own, others) for member, own, others in columns)
 
-    def run(self, batch: Sequence[tuple[Prepared, ...]]) -> list[Prediction]:
+    def mix(self, batch: Sequence[tuple[Prepared, ...]]) -> list[Mixture]:
         """Send prepared photos through every network, and average.
 
         Raises:
             ModelError: a network gives something that is no number, or the memory is too small for it.
         """
-        said = [member.run(photos) for member, photos in zip(self.members, zip(*batch, strict=True), strict=True)]
-        return [average(of_one_photo, self.threshold) for of_one_photo in zip(*said, strict=True)]
+        said = [member.mix(photos) for member, photos in zip(self.members, zip(*batch, strict=True), strict=True)]
+        return [Mixture.mean(of_one_photo) for of_one_photo in zip(*said, strict=True)]
 
 
 def load_predictor(paths: Paths, **settings: Any) -> BasePredictor[Any]:

@@ -17,7 +17,7 @@ from carvana.inference.background import Background, compose
 from carvana.inference.clean import Cleaning, clean
 from carvana.inference.cutout import cutout, edge_softness
 from carvana.inference.overlay import overlay
-from carvana.inference.prediction import Prediction
+from carvana.inference.prediction import Prediction, Want
 
 Image = NDArray[np.uint8]
 
@@ -60,6 +60,11 @@ class Outputs:
     def need_photo(self) -> bool:
         """Whether the photo's pixels are needed again, once the network has seen them."""
         return not {"cutout", "overlay"}.isdisjoint(self.kinds)
+
+    @property
+    def want(self) -> Want:
+        """The most that is asked of a prediction."""
+        return "probabilities" if "cutout" in self.kinds else "levels" if "prob" in self.kinds else "mask"
 
     def names(self, stem: str) -> dict[str, str]:
         """The file's name for each kind, given the photo's stem."""

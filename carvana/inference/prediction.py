@@ -1,10 +1,10 @@
-"""What networks say of a photo: their own small map, and what is made of it at the photo's size."""
+"""What networks say of a photo, at the photo's size: probabilities, 8-bit levels, a mask."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from carvana.thresholds import levels
 
 FloatMap = NDArray[np.float32]
+
+Want = Literal["probabilities", "levels", "mask"]
+"""The most that will be asked of a prediction: a mask alone; levels and the mask; or probabilities and all of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,28 +78,24 @@ class MixedPrediction(Prediction):
         return mean
 
 
-def average(predictions: Sequence[Prediction], threshold: float) -> Prediction:
-    """The mean of several networks' probabilities of one photo, every network counting the same.
-
-    Those at one size are averaged there, which gives the mean at the photo's size as well, for enlarging is linear.
+class FinishedPrediction(Prediction):
+    """A prediction that was finished on the GPU: it holds what was wanted, and the rest never left the device.
 
     Args:
-        predictions: at least one, all of the same photo.
-        threshold: that of the mean.
-
-    >>> one, two = (Prediction(np.full((2, 2), p, np.float32), (4, 4), 0.5) for p in (0.25, 0.75))
-    >>> float(average([one, two], threshold=0.4).probabilities[0, 0])
-    0.5
+        mask: uint8 (H, W) of 0 and 1.
+        levels: uint8 (H, W); None where only the mask was wanted.
+        threshold: above which a probability meant foreground.
     """
-    by_size: dict[tuple[int, ...], list[FloatMap]] = {}
-    for prediction in predictions:
-        by_size.setdefault(prediction.network_probabilities.shape, []).append(prediction.network_probabilities)
-    maps = [_mean(by_size[size]) for size in by_size]
-    size = predictions[0].size
-    if len(maps) == 1:
-        return Prediction(maps[0], size, threshold)
-    weights = tuple(len(same) / len(predictions) for same in by_size.values())
-    return MixedPrediction(min(maps, key=lambda small: small.size), size, threshold, tuple(maps), weights)
+
+    def __init__(self, mask: NDArray[np.uint8], levels: NDArray[np.uint8] | None, threshold: float) -> None:
+        self.__dict__.update(mask=mask, _levels=levels, threshold=threshold, size=mask.shape)
+
+    @property
+    def levels(self) -> NDArray[np.uint8]:
+        """As for any prediction, if they were wanted."""
+        found: NDArray[np.uint8] | None = self.__dict__["_levels"]
+        assert found is not None, "only the mask was wanted"
+        return found
 
 
 def resize_map(probabilities: FloatMap, size: tuple[int, int]) -> FloatMap:
@@ -108,10 +107,3 @@ def resize_map(probabilities: FloatMap, size: tuple[int, int]) -> FloatMap:
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized: FloatMap = cv2.resize(probabilities, (width, height), interpolation=how)
     return resized
-
-
-def _mean(maps: Sequence[FloatMap]) -> FloatMap:
-    if len(maps) == 1:
-        return maps[0]
-    mean: FloatMap = np.mean(np.stack(maps), axis=0, dtype=np.float32)
-    return mean

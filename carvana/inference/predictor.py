@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from carvana.archs.segmenter import Segmenter
-from carvana.data.images import MAX_PIXELS, resize_image
+from carvana.data.images import MAX_PIXELS
 from carvana.devices import autocast, resolve_device, resolve_precision
 from carvana.errors import ModelError
 from carvana.files import digest
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, Photo, checked_threshold
+from carvana.inference.base import BasePredictor, checked_threshold
+from carvana.inference.mixture import Mixture
 from carvana.inference.precision import precision_of
-from carvana.inference.prediction import Prediction
+from carvana.inference.prepared import Preparation, Prepared
 from carvana.inference.scale import Scale, network_size
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A photo as the network will see it, uint8 (h, w, 3), and the size (H, W) that its mask must have."""
-
-    image: NDArray[np.uint8]
-    size: tuple[int, int]
 
 
 class Predictor(BasePredictor[Prepared]):
@@ -98,11 +89,10 @@ class Predictor(BasePredictor[Prepared]):
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 
-    def prepare(self, photo: Photo) -> Prepared:
-        """Read a photo and bring it to the network's size, by area. Safe in any thread."""
-        image = self.pixels(photo)
-        height, width = image.shape[:2]
-        return Prepared(resize_image(image, self.size or (height, width)), (height, width))
+    @property
+    def preparation(self) -> Preparation:
+        """Brings a photo to the network's size, by area."""
+        return Preparation(self.size)
 
     def joins(self, photo: Prepared, batch: Sequence[Prepared]) -> bool:
         """Whether one more photo may go with a batch."""
@@ -110,7 +100,7 @@ class Predictor(BasePredictor[Prepared]):
         return batch[0].image.shape == photo.image.shape and (len(batch) + 1) * pixels <= self._batch_pixels
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[Prepared]) -> list[Prediction]:
+    def mix(self, batch: Sequence[Prepared]) -> list[Mixture]:
         """Send prepared photos of one size through the network together.
 
         Raises:
@@ -126,21 +116,19 @@ class Predictor(BasePredictor[Prepared]):
                 f"{self.model.spec.arch} does not fit the memory with {len(batch)} x {height}x{width} pixels (height x "
                 f"width) to see at once; take a smaller scale, such as --scale {height // 2}x{width // 2}"
             ) from error
-        if not math.isfinite(float(probabilities.sum())):
+        if not bool(torch.isfinite(probabilities.sum())):
             overflow = "; or its numbers overflow: train with train.precision=fp32" if self.precision != "fp32" else ""
             raise ModelError(
                 f"{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a lower "
                 f"train.lr helps){overflow}"
             )
-        return [
-            Prediction(small, photo.size, self.threshold) for small, photo in zip(probabilities, batch, strict=True)
-        ]
+        return [Mixture.of(small, photo.size) for small, photo in zip(probabilities, batch, strict=True)]
 
-    def _probabilities(self, batch: Sequence[Prepared]) -> NDArray[np.float32]:
+    def _probabilities(self, batch: Sequence[Prepared]) -> Tensor:
         images = torch.from_numpy(np.stack([photo.image for photo in batch])).to(self.device)
         with autocast(self.device, self.precision):
             logits = self.model(images.permute(0, 3, 1, 2))  # the memory stays as it is: this is channels_last
-        probabilities: NDArray[np.float32] = logits.float().sigmoid()[:, 0].cpu().numpy()
+        probabilities: Tensor = logits.float().sigmoid()[:, 0]
         return probabilities
 
     @property

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from carvana.devices import cpu_count
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.prediction import Prediction
+from carvana.inference.prediction import Prediction, Want
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,11 +48,16 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int 
 
 
 def run_batches(
-    predictor: BasePredictor[P], jobs: Iterable[tuple[T, P | None]]
+    predictor: BasePredictor[P], jobs: Iterable[tuple[T, P | None]], *, want: Want = "probabilities"
 ) -> Iterator[tuple[T, Prediction | None]]:
     """Send the prepared photos of a stream of jobs through the network in batches, keeping the order.
 
     A job without a photo (unreadable, or done already) passes through.
+
+    Args:
+        predictor: what makes predictions.
+        jobs: each with its photo, made ready.
+        want: what will be asked of the predictions.
     """
     waiting: list[tuple[T, P | None]] = []
     batch: list[P] = []
@@ -60,17 +65,17 @@ def run_batches(
         prepared = job[1]
         full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
         if full or not batch:
-            yield from _flush(predictor, waiting, batch)
+            yield from _flush(predictor, waiting, batch, want)
             waiting, batch = [], []
         if prepared is not None:
             batch.append(prepared)
         waiting.append(job)
-    yield from _flush(predictor, waiting, batch)
+    yield from _flush(predictor, waiting, batch, want)
 
 
 def _flush(
-    predictor: BasePredictor[P], waiting: list[tuple[T, P | None]], batch: list[P]
+    predictor: BasePredictor[P], waiting: list[tuple[T, P | None]], batch: list[P], want: Want
 ) -> Iterator[tuple[T, Prediction | None]]:
-    predictions = iter(predictor.run(batch) if batch else ())
+    predictions = iter(predictor.run(batch, want=want) if batch else ())
     for job, prepared in waiting:
         yield job, next(predictions) if prepared is not None else None

@@ -107,7 +107,7 @@ def predict_folder(
     task = "predicting"
     reporter.start(task, len(photos))
     try:
-        predicted = run_batches(predictor, ordered_map(read, photos, workers=workers))
+        predicted = run_batches(predictor, ordered_map(read, photos, workers=workers), want=outputs.want)
         for job in ordered_map(write, predicted, workers=workers):
             _enter(job, summary, reporter)
             reporter.advance(task)

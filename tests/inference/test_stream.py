@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from carvana.inference.prediction import Prediction
-from carvana.inference.predictor import Prepared
+from carvana.inference.prepared import Prepared
 from carvana.inference.stream import ordered_map, run_batches
 
 
@@ -89,7 +89,7 @@ class Recorder:
     def joins(self, photo: Prepared, batch: list[Prepared]) -> bool:
         return photo.image.shape == batch[0].image.shape and len(batch) < 3
 
-    def run(self, batch: list[Prepared]) -> list[Prediction]:
+    def run(self, batch: list[Prepared], *, want: str) -> list[Prediction]:
         self.batches.append(len(batch))
         return [Prediction(photo.image[..., 0].astype(np.float32), photo.size, 0.5) for photo in batch]
 

@@ -18,7 +18,8 @@ from carvana.inference.background import Colour
 from carvana.inference.clean import Cleaning
 from carvana.inference.manifest import MANIFEST
 from carvana.inference.prediction import Prediction
-from carvana.inference.predictor import Predictor, Prepared
+from carvana.inference.predictor import Predictor
+from carvana.inference.prepared import Prepared
 from carvana.inference.writing import Summary, predict_folder
 
 
@@ -205,11 +206,11 @@ class Interrupted(Predictor):
     def joins(self, photo: Prepared, batch: object) -> bool:
         return False
 
-    def run(self, batch: object) -> list[Prediction]:
+    def run(self, batch: object, **settings: object) -> list[Prediction]:
         self.calls += 1
         if self.calls == 3:
             raise KeyboardInterrupt
-        return super().run(batch)  # type: ignore[arg-type]
+        return super().run(batch, **settings)  # type: ignore[arg-type]
 
 
 def test_an_interrupted_run_keeps_what_was_done_and_goes_on(photos: list[Path], tmp_path: Path) -> None:
