@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from carvana.evaluation.evaluate import evaluate
     from carvana.inference.ensemble import Ensemble
     from carvana.inference.predictor import Predictor
+    from carvana.inference.tiled import tiled
     from carvana.run import Run
     from carvana.training.callbacks import Callback, TensorBoard, Trackio
     from carvana.training.find_lr import find_lr
@@ -53,6 +54,7 @@ _HOMES = {
     "load_config": "carvana.config",
     "resume": "carvana.training.fit",
     "split_samples": "carvana.data.splits",
+    "tiled": "carvana.inference.tiled",
 }
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "resume",
     "split_samples",
     "testing",
+    "tiled",
 ]
 
 

@@ -151,7 +151,7 @@ class Segmenter(nn.Module):
             if (
                 torch.compiler.is_exporting() or padded != size
             ):  # an exported graph holds for all sizes: no branch there
-                images = images.index_select(axis, _reflection(size, padded, images.device))
+                images = images.index_select(axis, reflection(size, padded, images.device))
         return images
 
     def _train_on_one(self, images: Tensor) -> Any:
@@ -183,7 +183,7 @@ def padded_size(size: int, stride: int, min_size: int) -> int:
     return -(-max(size, min_size) // stride) * stride
 
 
-def _reflection(size: int, padded: int, device: torch.device) -> Tensor:
+def reflection(size: int, padded: int, device: torch.device) -> Tensor:
     """Indices 0, 1, .., size - 1, size - 2, .., that bounce off both ends as often as it takes to reach ``padded``.
 
     Rows and columns are added behind the last ones only, so that a network's grid begins at the photo's corner.

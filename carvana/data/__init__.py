@@ -1,1 +1,17 @@
-"""Photos and masks: reading, finding, splitting, augmenting, drawing."""
+"""Photos and masks: reading, finding, splitting, augmenting, drawing, run lengths."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from carvana.data import rle
+
+__all__ = ["rle"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"carvana.data.{name}")
+    raise AttributeError(f"module 'carvana.data' has no attribute {name!r}")

@@ -79,6 +79,15 @@ def finish_on_device(mixture: Mixture, threshold: float, want: Want) -> Finished
 def _resized(single: Tensor, size: tuple[int, int]) -> Tensor:
     if single.shape == size:
         return single
-    shrinks = single.shape[0] >= size[0] and single.shape[1] >= size[1]
-    how = {"mode": "area"} if shrinks else {"mode": "bilinear", "align_corners": False}
-    return functional.interpolate(single[None, None], size, **how)[0, 0]
+    if single.shape[0] >= size[0] and single.shape[1] >= size[1]:
+        rows, columns = (_shares(*sides, single.device) for sides in zip(single.shape, size, strict=True))
+        return rows @ single @ columns.T
+    return functional.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _shares(before: int, after: int, device: torch.device) -> Tensor:
+    """How much each of ``before`` pixels counts in each of ``after`` larger ones: (after, before), by area."""
+    borders = torch.arange(after + 1, device=device, dtype=torch.float64) * (before / after)
+    edges = torch.arange(before + 1, device=device, dtype=torch.float64)
+    ends = torch.minimum(borders[1:, None], edges[None, 1:]) - torch.maximum(borders[:-1, None], edges[None, :-1])
+    return (ends.clamp_(min=0) * (after / before)).float()

@@ -10,8 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from carvana.archs.folded import for_inference
 from carvana.archs.segmenter import Segmenter
 from carvana.data.images import MAX_PIXELS
 from carvana.devices import autocast, resolve_device, resolve_precision
@@ -19,23 +21,36 @@ from carvana.errors import ModelError
 from carvana.files import digest
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
+from carvana.inference.cover import Cover, Coverer
 from carvana.inference.mixture import Mixture
 from carvana.inference.precision import precision_of
 from carvana.inference.prepared import Preparation, Prepared
+from carvana.inference.reach import exact_halo
 from carvana.inference.scale import Scale, network_size
+from carvana.inference.tiling import Plan
+from carvana.progress import Reporter
 
 
 class Predictor(BasePredictor[Prepared]):
     """A network, the scale at which it sees photos, and the threshold that makes masks of its probabilities.
 
+    The weights are taken as they are at the first prediction; a network that learns on needs a new predictor.
+
     Args:
-        model: moved to the device and set to evaluation mode, in place.
+        model: moved to the device and set to evaluation mode, in place; or an exported one.
         scale: how large the network sees photos: ``"trained"`` as in its training, ``"native"`` the photo's own size,
             ``"HEIGHTxWIDTH"`` or (height, width).
+        mode: how that picture is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
+        tile: side of square tiles in pixels, or (height, width); None chooses the cheapest ones that fit the memory.
+        overlap: share of a tile's side that neighbours have in common, from 0 to 0.9; not for the exact join.
+        join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole picture gives, up to rounding.
+        tta: average with what the network says of the mirrored photo, at twice the time.
+        memory: what one pass of the network may take, in GB; None takes a share of what is free.
         threshold: in [0, 1]; None takes the model's own.
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16 or fp16.
         max_pixels: files that hold more pixels are refused before they are decoded.
+        reporter: told where memory runs short; by default the log is.
 
     Raises:
         ConfigError: an argument is none of the above.
@@ -53,10 +68,17 @@ class Predictor(BasePredictor[Prepared]):
         model: Segmenter,
         *,
         scale: Scale = "trained",
+        mode: str = "auto",
+        tile: int | tuple[int, int] | None = None,
+        overlap: float | None = None,
+        join: str = "blend",
+        tta: bool = False,
+        memory: float | None = None,
         threshold: float | None = None,
         device: str = "auto",
         precision: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        reporter: Reporter | None = None,
     ) -> None:
         if not isinstance(model, Segmenter):
             raise ModelError(
@@ -66,11 +88,24 @@ class Predictor(BasePredictor[Prepared]):
         if model.spec.classes != 1:
             raise ModelError(f"{model.spec.arch} has {model.spec.classes} classes; masks are made from one")
         self.size = network_size(scale, model.spec.trained_size)
+        self.tta = tta
         self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
         self.max_pixels = max_pixels
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self._coverer = Coverer(
+            self._logits,
+            Cover(mode, tile, overlap, join, memory),
+            name=model.spec.arch,
+            stride=model.spec.stride,
+            min_size=model.spec.min_size,
+            device=self.device,
+            # A CPU gains nothing from larger batches; a GPU needs them to fill up.
+            batch_pixels=2**17 if self.device.type == "cpu" else 2**21,
+            halo=self._halo,
+            reporter=reporter,
+        )
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
@@ -94,42 +129,60 @@ class Predictor(BasePredictor[Prepared]):
         """Brings a photo to the network's size, by area."""
         return Preparation(self.size)
 
+    def plan(self, size: tuple[int, int]) -> Plan:
+        """How the network covers a photo of (height, width): see :class:`carvana.inference.tiling.Plan`."""
+        return self._coverer.plan(self.size or size)
+
     def joins(self, photo: Prepared, batch: Sequence[Prepared]) -> bool:
         """Whether one more photo may go with a batch."""
-        pixels = photo.image.shape[0] * photo.image.shape[1]
-        return batch[0].image.shape == photo.image.shape and (len(batch) + 1) * pixels <= self._batch_pixels
+        return self._coverer.joins(_size(photo), [_size(other) for other in batch])
 
     @torch.inference_mode()
     def mix(self, batch: Sequence[Prepared]) -> list[Mixture]:
-        """Send prepared photos of one size through the network together.
+        """Send prepared photos through the network together.
 
         Raises:
-            ModelError: the network gives something that is no number, or the memory is too small for it.
+            ModelError: the network gives something that is no number, the memory is too small for it, or the exact join
+                cannot be had.
         """
-        try:
-            probabilities = self._probabilities(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            height, width = batch[0].image.shape[:2]
-            raise ModelError(
-                f"{self.model.spec.arch} does not fit the memory with {len(batch)} x {height}x{width} pixels (height x "
-                f"width) to see at once; take a smaller scale, such as --scale {height // 2}x{width // 2}"
-            ) from error
-        if not bool(torch.isfinite(probabilities.sum())):
-            overflow = "; or its numbers overflow: train with train.precision=fp32" if self.precision != "fp32" else ""
-            raise ModelError(
-                f"{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a lower "
-                f"train.lr helps){overflow}"
-            )
-        return [Mixture.of(small, photo.size) for small, photo in zip(probabilities, batch, strict=True)]
+        images = [self._on_device(photo.image) for photo in batch]
+        maps = self._probabilities(images)
+        if self.tta:
+            mirrored = self._probabilities([image.flip(-1) for image in images])
+            maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, mirrored, strict=True)]
+        for single in maps:
+            if not bool(torch.isfinite(single.sum())):
+                overflow = "" if self.precision == "fp32" else _OVERFLOW
+                raise ModelError(
+                    f"{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a lower "
+                    f"train.lr helps){overflow}"
+                )
+        return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
 
-    def _probabilities(self, batch: Sequence[Prepared]) -> Tensor:
-        images = torch.from_numpy(np.stack([photo.image for photo in batch])).to(self.device)
+    def _on_device(self, image: NDArray[np.uint8]) -> Tensor:
+        """A photo (3, h, w), in memory as it was: a row of pixels after another, which is torch's channels_last."""
+        tensor = torch.from_numpy(image)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.permute(2, 0, 1)
+
+    def _probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
+        return [logits[0].float().sigmoid_() for logits in self._coverer.logits(images)]
+
+    def _logits(self, images: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
-            logits = self.model(images.permute(0, 3, 1, 2))  # the memory stays as it is: this is channels_last
-        probabilities: Tensor = logits.float().sigmoid()[:, 0]
-        return probabilities
+            logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    @cached_property
+    def _network(self) -> Segmenter:
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return for_inference(self.model, dtypes[self.precision])
+
+    def _halo(self) -> int:
+        """Found in fp32: other arithmetic rounds differently for other sizes, whatever the network sees."""
+        spec = self.model.spec
+        return exact_halo(for_inference(self.model), stride=spec.stride, min_size=spec.min_size, device=self.device)
 
     @property
     def scale(self) -> str | tuple[int, int]:
@@ -138,7 +191,8 @@ class Predictor(BasePredictor[Prepared]):
 
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the photo, as JSON-able values."""
-        return {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
+        settings = {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
+        return settings | self._coverer.cover.settings() | ({"tta": True} if self.tta else {})
 
     @cached_property
     def weights_digest(self) -> str:
@@ -151,14 +205,9 @@ class Predictor(BasePredictor[Prepared]):
             hasher.update(values.flatten().view(torch.uint8).numpy())
         return hasher.hexdigest()
 
-    @property
-    def _batch_pixels(self) -> int:
-        # A CPU gains nothing from larger batches; a GPU needs them to fill up.
-        return 2**17 if self.device.type == "cpu" else 2**21
+
+_OVERFLOW = "; or its numbers overflow: train with train.precision=fp32"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # A CPU's allocator raises a bare RuntimeError: the first words are those of Linux and macOS, then those of Windows.
-    return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+def _size(photo: Prepared) -> tuple[int, int]:
+    return photo.image.shape[0], photo.image.shape[1]

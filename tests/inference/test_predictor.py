@@ -183,7 +183,7 @@ class Broken(nn.Module):
 
 
 def test_a_network_that_does_not_fit_the_memory_is_one_line_with_its_size() -> None:
-    with pytest.raises(ModelError, match=r"1 x 640x960 pixels .*--scale 320x480$") as error:
+    with pytest.raises(ModelError, match=r"photos of 640x960 pixels .*--scale 320x480$") as error:
         Predictor(segmenter(Greedy()), scale="640x960").predict(photo())
     assert "\n" not in str(error.value)
 

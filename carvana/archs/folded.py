@@ -1,0 +1,104 @@
+"""A network as inference wants it: BatchNorm folded into the convolutions before it, weights in the arithmetic's type.
+
+In evaluation BatchNorm is one multiplication and one addition a channel, which the convolution before it can do as well
+(Jacob et al. 2018, https://doi.org/10.1109/CVPR.2018.00286, section 3.2); the passes over memory that it takes are
+saved. Automatic mixed precision casts all weights anew for each batch; cast once, they give the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from carvana.archs.segmenter import Segmenter
+
+_CAST = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""Layers whose weights automatic mixed precision casts, each time they are used."""
+
+_TOLERANCE = 1e-3
+"""How far logits may move, as a share of the largest: folding rounds otherwise, which deep networks amplify."""
+
+
+def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segmenter:
+    """A copy of a model for inference alone; the model stays as it is, and later changes of it do not reach the copy.
+
+    Args:
+        model: on any device, in evaluation mode.
+        dtype: what convolutions are computed in; the copy must be used under autocast of the same type.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1))
+    >>> from carvana.archs.spec import ModelSpec
+    >>> for_inference(Segmenter(network, ModelSpec(arch="mine")).eval()).network[1]
+    Identity()
+    """
+    made = copy.deepcopy(model).eval().requires_grad_(False)
+    network = made.network
+    noise = torch.rand(1, 3, *_small(model), generator=torch.Generator().manual_seed(0)).to(model.mean.device)
+    with torch.no_grad():
+        pairs, before = _pairs(network, noise)
+        for convolution, norm in pairs:
+            _fold(network, convolution, norm)
+        after = network(noise) if pairs else before
+    if not _same(before, after):  # something that the pairs do not tell happens in between
+        made = copy.deepcopy(model).eval().requires_grad_(False)
+    if dtype != torch.float32:
+        for module in made.network.modules():
+            if isinstance(module, _CAST):
+                module.to(dtype)
+    return made.to(memory_format=torch.channels_last)
+
+
+def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+    """The names of convolutions whose output a BatchNorm takes as it is, and of these; and the network's output."""
+    names = {module: name for name, module in network.named_modules()}
+    calls: dict[nn.Module, int] = {}
+    outputs: dict[int, tuple[nn.Module, Any]] = {}  # the tensors are kept, so that no address is used twice
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if isinstance(module, nn.Conv2d):
+            outputs[id(output)] = (module, output)
+        elif id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][0], module))
+
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, kinds)]
+    try:
+        result: Tensor = network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    once = [(first, second) for first, second in pairs if calls[first] == calls[second] == 1]
+    return [(names[first], names[second]) for first, second in once if _foldable(second)], result
+
+
+def _foldable(norm: nn.Module) -> bool:
+    plain = type(norm) is nn.BatchNorm2d or hasattr(norm, "act")  # timm's norms end with an activation of their own
+    return plain and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+
+
+def _fold(network: nn.Module, convolution: str, norm: str) -> None:
+    first: Any = network.get_submodule(convolution)
+    old: Any = network.get_submodule(norm)
+    _replace(network, convolution, fuse_conv_bn_eval(first, old))
+    rest = [part for part in (getattr(old, "drop", None), getattr(old, "act", None)) if part is not None]
+    _replace(network, norm, nn.Sequential(*rest) if rest else nn.Identity())
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, key = name.rpartition(".")
+    setattr(network.get_submodule(parent), key, module)
+
+
+def _same(before: Any, after: Any) -> bool:
+    scale = float(before.abs().max())
+    return bool((before - after).abs().max() <= _TOLERANCE * max(scale, 1e-6))
+
+
+def _small(model: Segmenter) -> tuple[int, int]:
+    return model.spec.min_size, model.spec.min_size + model.spec.stride

@@ -1,0 +1,279 @@
+"""How pictures are covered: at one look or in tiles, by which plan, and what happens when memory runs short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from carvana.errors import ConfigError, ModelError, did_you_mean
+from carvana.inference.memory import budget_bytes, bytes_per_pixel
+from carvana.inference.tiled import Canvas, fill
+from carvana.inference.tiling import Join, Plan, Size, cheapest_plan, plan_tiles, plan_whole
+from carvana.progress import LogReporter, Reporter
+
+Mode = Literal["auto", "whole", "tiles"]
+
+MARGIN = 128
+"""Pixels that neighbours have in common where the tiles are chosen here: a quarter of the usual 512."""
+
+SMALL = 2**18
+"""A picture of so many pixels is never divided unless it is asked for: its memory is not worth measuring."""
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What is asked for.
+
+    Attributes:
+        mode: ``whole``, ``tiles``, or ``auto``: whole if it fits the memory, else the cheapest tiles that do.
+        tile: side of square tiles in pixels, or (height, width); None chooses those by which the network sees the
+            fewest pixels.
+        overlap: share of a tile's side that neighbours have in common, from 0 to 0.9, for the join ``blend``.
+        join: ``blend`` weighs tiles by a gaussian; ``exact`` gives what the whole picture gives, if it can.
+        memory: what one pass of the network may take on its device, in GB; None measures what is free.
+
+    Raises:
+        ConfigError: a value is unknown, out of its range, or does not go with another.
+    """
+
+    mode: str = "auto"
+    tile: int | Size | None = None
+    overlap: float | None = None
+    join: str = "blend"
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("mode", self.mode, Mode), ("join", self.join, Join)):
+            choices = get_args(known)
+            if value not in choices:
+                hint = did_you_mean(value, choices)
+                raise ConfigError(f"{name} {value!r} is unknown; expected {', '.join(choices)}{hint}")
+        if self.memory is not None and not self.memory > 0:
+            raise ConfigError(f"memory {self.memory}: expected GB above 0")
+        if self.mode == "whole" and (self.tile, self.overlap, self.join) != (None, None, "blend"):
+            raise ConfigError("mode whole takes no tile, overlap or join: the network sees the picture at one look")
+        # Whether these can be had is known before any picture is.
+        plan_tiles(
+            (2**14, 2**14), tile=self.tile or 512, overlap=self.overlap, halo=1 if self.join == "exact" else None
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What may decide a mask, as JSON-able values: those that are not the defaults."""
+        default = Cover()
+        return {name: value for name, value in vars(self).items() if value != getattr(default, name)}
+
+
+class Coverer:
+    """Sends pictures through a network as a :class:`Cover` asks.
+
+    When the device's memory runs out, batches are halved, then tiles; that is told once and kept.
+
+    Args:
+        network: uint8 images (N, 3, h, w) on the device to logits (N, K, h, w).
+        cover: what is asked for.
+        name: the network's, for messages.
+        stride: tiles stand on multiples of it.
+        min_size: the smallest height and width.
+        device: where the network runs.
+        batch_pixels: how many pixels make a batch that keeps the device busy.
+        halo: finds the halo of the exact join, or raises a ModelError that says why there is none.
+        reporter: told of tiles that memory demands.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        cover: Cover,
+        *,
+        name: str,
+        stride: int,
+        min_size: int,
+        device: torch.device,
+        batch_pixels: int,
+        halo: Callable[[], int],
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.cover = cover
+        self._network = network
+        self._name = name
+        self._stride, self._min_size = stride, min_size
+        self._device = device
+        self._batch_pixels = batch_pixels
+        self._find_halo = halo
+        self._reporter = reporter or LogReporter()
+        self._plans: dict[Size, Plan] = {}
+        self._halo: int | None = None
+        self._most: int | None = None
+        self._halvings = 0
+        self._last = torch.Size((1, 3, 0, 0))  # of the last batch that was tried
+        self._told: set[str] = set()
+
+    def plan(self, size: Size) -> Plan:
+        """How a picture of (height, width) is covered; found once for each size.
+
+        Raises:
+            ModelError: the exact join cannot be had, or no tile fits the memory.
+        """
+        if size not in self._plans:
+            if len(self._plans) > 4096:  # every photo of a folder may have a size of its own
+                self._plans.clear()
+            self._plans[size] = self._make_plan(size)
+        return self._plans[size]
+
+    def joins(self, size: Size, others: Sequence[Size]) -> bool:
+        """Whether one more picture may go with others: of tiles of the same size, and few enough in flight."""
+        plans = [self.plan(one) for one in (*others, size)]
+        pixels = sum(len(plan) * math.prod(plan.tile) for plan in plans)
+        # Pictures in tiles wait for one another, so that few batches are cut short.
+        most = self._batch_pixels * (1 if len(plans[-1]) == 1 else 4)
+        return plans[-1].tile == plans[0].tile and pixels <= most
+
+    def logits(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Send pictures, uint8 (3, h, w) on the device, through the network.
+
+        Returns:
+            For each one its logits (K, h, w), on the device.
+
+        Raises:
+            ModelError: the memory is too small for the smallest tile.
+        """
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        while True:
+            canvases = [Canvas(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)]
+            try:
+                fill(canvases, self._run, most=self._tiles_at_once)
+                return [canvas.output for canvas in canvases]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            del canvases  # and with them the outputs so far
+            self._take_less(max(sizes, key=math.prod))
+
+    def _run(self, tiles: Tensor) -> Tensor:
+        self._last = tiles.shape
+        return self._network(tiles)
+
+    def _make_plan(self, size: Size) -> Plan:
+        cover = self.cover
+        whole = plan_whole(size)
+        if cover.mode == "whole":
+            return whole
+        pixels = math.prod(self._padded(side) for side in size)
+        if cover.mode == "auto" and not self._halvings and (pixels <= SMALL or pixels <= self._most_pixels()):
+            return whole
+        halo = self._exact_halo() if cover.join == "exact" else None
+        if cover.tile is not None or cover.overlap is not None:
+            plan = self._asked_plan(size, halo)
+        else:
+            plan = self._cheapest_plan(size, pixels, MARGIN if halo is None else 2 * halo)
+        if cover.mode == "auto" and len(plan) > 1:
+            (height, width), tile = size, plan.tile
+            self._once(
+                "tiles",
+                self._reporter.info,
+                f"{self._name}: {height}x{width} pixels do not fit the memory at once; they go in {len(plan)} tiles of "
+                f"{tile[0]}x{tile[1]}",
+            )
+        return plan
+
+    def _asked_plan(self, size: Size, halo: int | None) -> Plan:
+        tile = self.cover.tile or 512
+        height, width = (tile, tile) if isinstance(tile, int) else tile
+        sides = max(height >> self._halvings, self._min_size), max(width >> self._halvings, self._min_size)
+        try:
+            return plan_tiles(size, tile=sides, overlap=self.cover.overlap, halo=halo, stride=self._stride)
+        except ConfigError:
+            if not self._halvings:
+                raise
+            raise self._too_large(size, f" in tiles with {halo} pixels around") from None
+
+    def _cheapest_plan(self, size: Size, pixels: int, margin: int) -> Plan:
+        most = pixels if pixels <= SMALL else min(pixels, self._most_pixels())
+        found = cheapest_plan(
+            size,
+            most_pixels=most >> self._halvings,
+            margin=margin,
+            join=self.cover.join,  # type: ignore[arg-type]
+            stride=self._stride,
+            min_size=self._min_size,
+            least_tiles=2,
+        )
+        if found is not None:
+            return found
+        if most == pixels and not self._halvings:  # too small to be divided
+            return plan_whole(size)
+        raise self._too_large(size, f" in tiles that have {margin} pixels in common")
+
+    def _take_less(self, size: Size) -> None:
+        """After memory ran out on pictures of up to this size: half the batch, or half the tile."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        count, _, height, width = self._last
+        if count > 1:
+            self._batch_pixels = count // 2 * height * width
+        elif self.cover.mode == "whole" or min(height, width) <= 2 * self._min_size:
+            raise self._too_large(size, f", {height}x{width} of them at once")
+        else:
+            self._halvings += 1
+            self._plans.clear()
+        tried = f"{count} x {height}x{width} pixels"
+        message = f"{self._name}: {tried} do not fit the memory; it goes on with less at once"
+        self._once("short", self._reporter.warn, message)
+
+    def _too_large(self, size: Size, how: str) -> ModelError:
+        height, width = size
+        tiles = " --mode tiles, or" if self.cover.mode == "whole" else ""
+        return ModelError(
+            f"{self._name} does not fit the memory with photos of {height}x{width} pixels (height x width){how}; "
+            f"take{tiles} a smaller scale, such as --scale {max(height // 2, 8)}x{max(width // 2, 8)}"
+        )
+
+    def _tiles_at_once(self, tile: Size) -> int:
+        pixels = self._batch_pixels if self._most is None else min(self._batch_pixels, self._most)
+        return max(1, pixels // math.prod(tile))
+
+    def _most_pixels(self) -> int:
+        """How many pixels the network may see at once, by what it takes for a few."""
+        if self._most is None:
+            side = self._padded(256)
+            try:
+                each = bytes_per_pixel(self._network, side, self._device)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._most = side**2 // 2
+            else:
+                self._most = int(budget_bytes(self._device, self.cover.memory) / each)
+        return self._most
+
+    def _exact_halo(self) -> int:
+        if self._halo is None:
+            try:
+                self._halo = self._find_halo()
+            except ModelError as error:
+                raise ModelError(
+                    f"{self._name} has no exact join: {error}; take --join blend, or --mode whole"
+                ) from None
+        return self._halo
+
+    def _padded(self, side: int) -> int:
+        return -(-max(side, self._min_size) // self._stride) * self._stride
+
+    def _once(self, what: str, say: Callable[[str], None], message: str) -> None:
+        """Say something that is said once for each ``what``."""
+        if what not in self._told:
+            self._told.add(what)
+            say(message)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # A CPU's allocator raises a bare RuntimeError: the first words are those of Linux and macOS, then those of Windows.
+    return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))

@@ -1,0 +1,145 @@
+"""Tiles through a network: cut out of pictures, sent in batches, joined into one output for each picture.
+
+Nothing here knows what the network is: any callable from pictures to maps of the same height and width will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from carvana.archs.segmenter import reflection
+from carvana.errors import ConfigError, ModelError
+from carvana.inference.tiling import Plan, Size, blend_weights, plan_tiles
+
+Network = Callable[[Tensor], Tensor]
+"""Pictures (N, C, h, w) to maps (N, K, h, w)."""
+
+
+def tiled(
+    network: Network,
+    images: Tensor,
+    *,
+    tile: int | Size = 512,
+    overlap: float | None = None,
+    halo: int | None = None,
+    stride: int = 1,
+    batch: int = 1,
+) -> Tensor:
+    """Apply a callable to large images in tiles, and join its outputs.
+
+    Args:
+        network: Any callable, such as an ``nn.Module`` of any library: (n, C, h, w) to (n, K, h, w) of the same height
+            and width.
+        images: (N, C, H, W), on any device, of any type that the callable takes.
+        tile: Side of the tiles in pixels, or (height, width). Images that are smaller are passed as they are.
+        overlap: Share of a tile's side, from 0 to 0.9, that neighbours have in common at the least; they are blended by
+            gaussian weights. 0.25 if neither this nor ``halo`` is given.
+        halo: Instead of ``overlap``: each pixel is taken from one tile, which sees at least so many pixels around it.
+            If that is the network's reach, the output is that for the whole image.
+        stride: Tiles begin and end at multiples of it, as the grid of networks that halve their input demands; the
+            images are reflected at the right and lower edge up to the next multiple.
+        batch: Tiles that go through the callable together, also of different images.
+
+    Returns:
+        (N, K, H, W), float32 for blended tiles, else of the callable's own type.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        ModelError: the callable gives maps of another height and width.
+
+    Example:
+        >>> double = tiled(lambda images: 2 * images, torch.rand(1, 3, 100, 150), tile=64, overlap=0.25)
+        >>> double.shape
+        torch.Size([1, 3, 100, 150])
+    """
+    if images.ndim != 4 or 0 in images.shape:
+        raise ConfigError(f"images of shape {tuple(images.shape)} cannot be tiled; expected (N, C, H, W)")
+    if batch < 1:
+        raise ConfigError(f"batch {batch}: at least 1 tile must go through the network at a time")
+    height, width = images.shape[-2:]
+    plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride)
+    canvases = [Canvas(image, plan) for image in images]
+    fill(canvases, network, most=lambda _: batch)
+    return torch.stack([canvas.output for canvas in canvases])
+
+
+class Canvas:
+    """A picture (C, H, W), its plan, and the output as far as it is known."""
+
+    def __init__(self, image: Tensor, plan: Plan) -> None:
+        self.plan = plan
+        self._image = image
+        self._joined: Tensor | None = None
+
+    @property
+    def output(self) -> Tensor:
+        """(K, H, W), once every tile is added."""
+        assert self._joined is not None
+        height, width = self.plan.size
+        return self._joined[..., :height, :width]
+
+    def crop(self, row: int, column: int) -> Tensor:
+        """What a tile sees, (C, h, w): reflected where the picture ends."""
+        cut = self._image
+        for axis, span in ((1, self.plan.rows[row]), (2, self.plan.columns[column])):
+            side = cut.shape[axis]
+            if span.stop <= side:
+                cut = cut.narrow(axis, span.start, span.length)
+            else:
+                cut = cut.index_select(axis, reflection(side, span.stop, cut.device)[span.start :])
+        return cut
+
+    def add(self, row: int, column: int, output: Tensor) -> None:
+        """Take what the network gave for a tile, (K, h, w)."""
+        if output.shape[1:] != self.plan.tile:
+            raise ModelError(
+                f"the network gives maps of {tuple(output.shape[1:])} for tiles of {self.plan.tile}, (height, width); "
+                "expected the same"
+            )
+        if len(self.plan) == 1:
+            self._joined = output
+            return
+        if self._joined is None:
+            make = torch.zeros if self.plan.join == "blend" else torch.empty
+            dtype = torch.float32 if self.plan.join == "blend" else output.dtype
+            self._joined = make((output.shape[0], *self.plan.padded), dtype=dtype, device=output.device)
+        rows, columns = self.plan.rows[row], self.plan.columns[column]
+        if self.plan.join == "blend":
+            place = self._joined[:, rows.seen, columns.seen]
+            place.addcmul_(output.float(), _weights(self.plan.tile, *self.plan.neighbours(row, column), output.device))
+        else:
+            self._joined[:, rows.taken, columns.taken] = output[:, rows.given, columns.given]
+
+
+def fill(canvases: Sequence[Canvas], network: Network, *, most: Callable[[Size], int]) -> None:
+    """Send the tiles of some pictures through the network, in batches of tiles of one size, and join them.
+
+    Args:
+        canvases: the pictures.
+        network: the callable.
+        most: how many tiles of a size (height, width) may go together.
+    """
+    for size, jobs in _by_size(canvases):
+        count = max(1, most(size))
+        for start in range(0, len(jobs), count):
+            part = jobs[start : start + count]
+            cuts = [canvas.crop(row, column) for canvas, row, column in part]
+            outputs = network(cuts[0][None] if len(cuts) == 1 else torch.stack(cuts))
+            for (canvas, row, column), output in zip(part, outputs, strict=True):
+                canvas.add(row, column, output)
+
+
+def _by_size(canvases: Sequence[Canvas]) -> Iterator[tuple[Size, list[tuple[Canvas, int, int]]]]:
+    jobs: dict[Size, list[tuple[Canvas, int, int]]] = {}
+    for canvas in canvases:
+        jobs.setdefault(canvas.plan.tile, []).extend((canvas, row, column) for row, column in canvas.plan.tiles())
+    yield from jobs.items()
+
+
+@lru_cache(maxsize=16)  # for a row of tiles in the middle of a picture it takes five at the most
+def _weights(tile: Size, rows: tuple[int, ...], columns: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.from_numpy(blend_weights(tile, rows, columns)).to(device)

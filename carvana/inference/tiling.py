@@ -1,0 +1,290 @@
+"""How a picture is covered with tiles: pure geometry, in pixels, without a network.
+
+Tiles stand on the grid of the network's stride and never reach past the padded picture. They overlap by a margin. Two
+ways join them: ``blend`` weighs each tile by a gaussian around its middle, ``exact`` takes every pixel from one tile
+alone, which must see a halo of the network's reach around what is taken from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.errors import ConfigError
+
+Join = Literal["blend", "exact"]
+Size = tuple[int, int]
+
+SIGMA = 0.125
+"""The gaussian's standard deviation as a share of a tile's side (Isensee et al. 2021, nnU-Net,
+https://doi.org/10.1038/s41592-020-01008-z); MONAI takes the same."""
+
+LEAST_WEIGHT = 1e-3
+"""No pixel of a tile weighs less, as in MONAI: what only a corner sees must still be divided by its weight."""
+
+_MOST_ALONG = 256  # tiles along one side that a search for the cheapest plan goes up to
+
+
+@dataclass(frozen=True)
+class Span:
+    """A tile along one side of the picture: it sees ``start`` to ``stop`` and gives ``first`` to ``last``."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        """What it sees, in pixels."""
+        return self.stop - self.start
+
+    @property
+    def seen(self) -> slice:
+        """The part of the picture that it sees."""
+        return slice(self.start, self.stop)
+
+    @property
+    def taken(self) -> slice:
+        """The part of the picture that is taken from it in an exact join."""
+        return slice(self.first, self.last)
+
+    @property
+    def given(self) -> slice:
+        """The same part, counted from its own beginning."""
+        return slice(self.first - self.start, self.last - self.start)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A picture covered with tiles: every row of tiles crossed with every column.
+
+    Attributes:
+        size: (height, width) of the picture.
+        padded: (height, width) that it is padded to, at its right and lower edge.
+        rows: the tiles along the height.
+        columns: those along the width.
+        join: how they become one picture.
+
+    >>> plan = plan_tiles((1280, 1918), tile=512, overlap=0.25, stride=32)
+    >>> len(plan), plan.padded, [span.start for span in plan.rows], round(plan.cost, 2)
+    (15, (1280, 1920), [0, 384, 768], 1.6)
+    """
+
+    size: Size
+    padded: Size
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+    join: Join
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """The place of each tile, (row, column), from the upper left to the lower right one."""
+        return ((row, column) for row in range(len(self.rows)) for column in range(len(self.columns)))
+
+    @property
+    def tile(self) -> Size:
+        """(height, width) of the tiles: all are alike."""
+        return self.rows[0].length, self.columns[0].length
+
+    @property
+    def cost(self) -> float:
+        """The pixels that the network sees, for each pixel of the picture."""
+        return len(self) * math.prod(self.tile) / math.prod(self.size)
+
+    def neighbours(self, row: int, column: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """How far those that a tile overlaps are from it, itself among them: all that its weights depend on."""
+        return _distances(self.rows, row), _distances(self.columns, column)
+
+
+def plan_whole(size: Size) -> Plan:
+    """One tile that is the picture as it stands: whoever looks at it pads for himself.
+
+    >>> plan_whole((1280, 1918)).cost
+    1.0
+    """
+    rows, columns = ((Span(0, side, 0, side),) for side in size)
+    return Plan(size, size, rows, columns, "blend")
+
+
+def plan_tiles(
+    size: Size, *, tile: int | Size, overlap: float | None = None, halo: int | None = None, stride: int = 1
+) -> Plan:
+    """Tiles of a given size, spread evenly.
+
+    Args:
+        size: (height, width) of the picture.
+        tile: the side of square tiles, or (height, width); rounded up to the stride, cut down to the padded picture.
+        overlap: the least share of a tile's side that neighbours have in common, in [0, 0.9]; tiles are blended. A
+            quarter if neither this nor ``halo`` is given.
+        halo: instead of ``overlap``: pixels around what is taken of a tile that it must see; tiles are joined exactly.
+        stride: tiles begin and end at multiples of it.
+
+    Raises:
+        ConfigError: an argument is out of its range, both ``overlap`` and ``halo`` are given, or the tile is too small
+            to hold its halo.
+
+    >>> plan_tiles((100, 100), tile=64, halo=8, stride=4).columns
+    (Span(start=0, stop=64, first=0, last=50), Span(start=36, stop=100, first=50, last=100))
+    """
+    sides = (tile, tile) if isinstance(tile, int) else tuple(tile)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ConfigError(f"tile {tile!r} cannot be used; expected pixels, such as 512, or (height, width)")
+    if overlap is not None and halo is not None:
+        raise ConfigError(
+            f"overlap {overlap} with the exact join: its tiles overlap by the network's reach; leave overlap out"
+        )
+    padded = _padded(size, stride)
+    height, width = (min(_up(side, stride), whole) for side, whole in zip(sides, padded, strict=True))
+    if halo is not None:
+        margins = (2 * _up(halo, stride),) * 2
+        for side, whole in ((height, padded[0]), (width, padded[1])):
+            if side < whole and side <= margins[0]:
+                raise ConfigError(
+                    f"tile {tile}: too small for the exact join, which needs {margins[0] // 2} pixels around what it "
+                    f"takes of each tile; take at least {margins[0] + stride}, or the join blend"
+                )
+        return _plan(size, padded, (height, width), margins, stride, "exact")
+    share = 0.25 if overlap is None else overlap
+    if not 0 <= share <= 0.9:
+        raise ConfigError(f"overlap {share} cannot be used; expected a share of a tile's side, from 0 to 0.9")
+    margins = (_margin(height, share, stride), _margin(width, share, stride))
+    return _plan(size, padded, (height, width), margins, stride, "blend")
+
+
+def cheapest_plan(
+    size: Size, *, most_pixels: int, margin: int, join: Join, stride: int = 1, min_size: int = 1, least_tiles: int = 1
+) -> Plan | None:
+    """The tiles by which the network sees the fewest pixels: strips of full height or width where these cost less.
+
+    Args:
+        size: (height, width) of the picture.
+        most_pixels: a tile may not hold more.
+        margin: pixels that neighbours must have in common; twice the halo for the exact join.
+        join: how tiles become one picture.
+        stride: tiles begin and end at multiples of it.
+        min_size: no side of a tile is smaller.
+        least_tiles: at least so many, where the picture can be divided.
+
+    Returns:
+        None if no tile is both small enough and larger than its margins.
+
+    >>> plan = cheapest_plan((1280, 1918), most_pixels=1_500_000, margin=128, join="blend", stride=32)
+    >>> plan.tile, len(plan), round(plan.cost, 2)
+    ((1280, 1024), 2, 1.07)
+    """
+    padded = _padded(size, stride)
+    margin = _up(margin, stride)
+    choices = [list(_sides(whole, margin, stride, min_size)) for whole in padded]
+    best: tuple[int, int, Size] | None = None
+    for height, rows in choices[0]:
+        for width, columns in choices[1]:
+            count = rows * columns
+            if height * width > most_pixels or count < least_tiles:
+                continue
+            seen = (count * height * width, count, (height, width))
+            if best is None or seen < best:
+                best = seen
+    return None if best is None else _plan(size, padded, best[2], (margin, margin), stride, join)
+
+
+def blend_weights(tile: Size, rows: Sequence[int], columns: Sequence[int]) -> NDArray[np.float32]:
+    """What each pixel of a tile counts in the whole; over all tiles of a plan they sum to 1.
+
+    It is the tile's gaussian divided by the sum of its own and its neighbours'. Most tiles of a picture have their
+    neighbours at the same distances, so few different ones are needed, and no sum over a whole picture.
+
+    Args:
+        tile: (height, width).
+        rows: how far down the tiles lie that overlap it, itself (0) among them: see :meth:`Plan.neighbours`.
+        columns: likewise, how far to the right.
+
+    Returns:
+        (height, width).
+
+    >>> blend_weights((1, 4), [0], [-2, 0]).round(2)
+    array([[0.02, 0.98, 1.  , 1.  ]], dtype=float32)
+    """
+    own = _gaussian(tile)
+    total = np.zeros(tile, np.float32)
+    for down in rows:
+        for right in columns:
+            (here, there), (along, beyond) = _common(down, tile[0]), _common(right, tile[1])
+            total[here, along] += own[there, beyond]
+    weights: NDArray[np.float32] = own / total
+    return weights
+
+
+def _sides(whole: int, margin: int, stride: int, min_size: int) -> Iterator[tuple[int, int]]:
+    """The smallest side that covers ``whole`` with one tile, with two, and so on, and how many it takes."""
+    yield whole, 1
+    last = whole
+    for count in range(2, _MOST_ALONG):
+        side = _up(-(-(whole + (count - 1) * margin) // count), stride)
+        if side <= margin or side < min_size:
+            return
+        if side < last:
+            last = side
+            yield side, _count(whole, side, margin)
+
+
+def _plan(size: Size, padded: Size, tile: Size, margins: Size, stride: int, join: Join) -> Plan:
+    rows, columns = (_spans(*sides, stride, join) for sides in zip(padded, tile, margins, strict=True))
+    return Plan(size, padded, rows, columns, join)
+
+
+def _spans(whole: int, side: int, margin: int, stride: int, join: Join) -> tuple[Span, ...]:
+    count = _count(whole, side, margin)
+    starts = [(whole - side) * index // max(count - 1, 1) // stride * stride for index in range(count)]
+    if join == "blend":
+        return tuple(Span(start, start + side, start, start + side) for start in starts)
+    # Each border lies in the middle of what both neighbours see, so that either sees at least its halo beyond.
+    borders = [0, *((start + before + side) // 2 for before, start in itertools.pairwise(starts)), whole]
+    return tuple(
+        Span(starts[index], starts[index] + side, borders[index], borders[index + 1]) for index in range(count)
+    )
+
+
+def _count(whole: int, side: int, margin: int) -> int:
+    """How many tiles it takes; the distance between two is a multiple of the stride, since all three are."""
+    return 1 if side >= whole else -(-(whole - margin) // (side - margin))
+
+
+def _margin(side: int, share: float, stride: int) -> int:
+    """The pixels that neighbours have in common: at least the share, and less than a tile."""
+    return min(_up(math.ceil(share * side - 1e-9), stride), side - stride)
+
+
+def _padded(size: Size, stride: int) -> Size:
+    if len(size) != 2 or min(size) < 1 or stride < 1:
+        raise ConfigError(f"a picture of {size} pixels (height, width) and the stride {stride} cannot be tiled")
+    return _up(size[0], stride), _up(size[1], stride)
+
+
+def _up(length: int, stride: int) -> int:
+    return -(-length // stride) * stride
+
+
+def _distances(spans: tuple[Span, ...], index: int) -> tuple[int, ...]:
+    own = spans[index]
+    return tuple(span.start - own.start for span in spans if abs(span.start - own.start) < own.length)
+
+
+def _common(shift: int, side: int) -> tuple[slice, slice]:
+    """Where a neighbour ``shift`` away lies on a tile, and which part of the neighbour that is."""
+    return slice(max(0, shift), min(side, side + shift)), slice(max(0, -shift), min(side, side - shift))
+
+
+@lru_cache(maxsize=16)
+def _gaussian(tile: Size) -> NDArray[np.float32]:
+    rows, columns = (np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (SIGMA * side)) ** 2) for side in tile)
+    return np.maximum(np.outer(rows, columns), LEAST_WEIGHT).astype(np.float32)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from carvana.inference.mixture import Mixture, finish_on_device
+from carvana.thresholds import THRESHOLDS
+
+
+def mixture(*sizes: tuple[int, int], photo: tuple[int, int] = (83, 121)) -> Mixture:
+    generator = torch.Generator().manual_seed(0)
+    return Mixture.mean([Mixture.of(torch.rand(*size, generator=generator), photo) for size in sizes])
+
+
+@pytest.mark.parametrize("sizes", [[(20, 30)], [(83, 121)], [(200, 300)], [(20, 30), (83, 121)], [(16, 16)] * 3])
+def test_a_device_finishes_predictions_as_opencv_does(sizes: list[tuple[int, int]]) -> None:
+    mixed = mixture(*sizes)
+    here, there = mixed.predict(0.37), finish_on_device(mixed, 0.37, "levels")
+    unsure = np.abs(here.probabilities - 0.37) < 1e-5
+    assert (here.mask == there.mask)[~unsure].all()
+    assert np.abs(here.levels.astype(int) - there.levels.astype(int)).max() <= 1
+    assert (here.levels != there.levels).mean() < 0.01
+    assert (there.size, there.threshold) == ((83, 121), 0.37)
+
+
+def test_levels_of_a_device_hold_the_mask_of_every_grid_threshold() -> None:
+    mixed = mixture((83, 121))
+    levels = finish_on_device(mixed, 0.5, "levels").levels
+    for threshold in THRESHOLDS[::17]:
+        np.testing.assert_array_equal(levels >= 256 * threshold, mixed.maps[0].numpy() > threshold)
+
+
+def test_what_was_not_wanted_is_not_there() -> None:
+    prediction = finish_on_device(mixture((20, 30)), 0.5, "mask")
+    assert prediction.mask.dtype == np.uint8
+    with pytest.raises(AssertionError, match="only the mask"):
+        _ = prediction.levels
+
+
+def test_every_network_counts_the_same_whatever_its_size() -> None:
+    one, two, three = (torch.full(size, value) for size, value in (((4, 4), 0.1), ((8, 8), 0.4), ((4, 4), 0.7)))
+    mixed = Mixture.mean([Mixture.of(each, (16, 16)) for each in (one, two, three)])
+    assert len(mixed.maps) == 2
+    np.testing.assert_allclose(mixed.predict(0.5).probabilities, 0.4, atol=1e-6)
+    nested = Mixture.mean([mixed, Mixture.of(torch.zeros(2, 2), (16, 16))])
+    np.testing.assert_allclose(nested.predict(0.5).probabilities, 0.2, atol=1e-6)
