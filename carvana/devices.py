@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, cast
 
 from carvana.errors import ConfigError, did_you_mean
@@ -98,6 +98,45 @@ def free_memory() -> int:
     free = 1024 * int(lines["MemAvailable"].split()[0])
     limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
     return free if limit is None or used is None else min(free, limit - used)
+
+
+class PeakMemory:
+    """The most memory that is taken within a block: ``with PeakMemory(device) as peak: ...``, then ``megabytes``.
+
+    On a GPU it is what this process's tensors take. On a CPU it is the whole process, with all libraries it has loaded.
+
+    Args:
+        device: where the work is done.
+
+    Attributes:
+        megabytes: of 10^6 bytes; set at the end of the block.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.megabytes = 0.0
+        self._device = device
+
+    def __enter__(self) -> PeakMemory:
+        """Forget earlier peaks."""
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+                file.write("5")  # the kernel's word for "the peak is what is taken now": proc_pid_clear_refs(5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Look at the peak."""
+        if self._device.type == "cuda":
+            import torch
+
+            self.megabytes = torch.cuda.max_memory_allocated(self._device) / 1e6
+        else:
+            with open("/proc/self/status", encoding="ascii") as file:
+                lines = dict(line.split(":", 1) for line in file)
+            self.megabytes = 1024 * int(lines["VmHWM"].split()[0]) / 1e6
 
 
 def describe(device: torch.device) -> str:

@@ -180,7 +180,8 @@ def padded_size(size: int, stride: int, min_size: int) -> int:
     >>> padded_size(1918, 32, 64), padded_size(5, 32, 64)
     (1920, 64)
     """
-    return -(-max(size, min_size) // stride) * stride
+    # ONNX rounds quotients towards zero, so an exported graph is right where none is negative.
+    return (max(size, min_size) + stride - 1) // stride * stride
 
 
 def reflection(size: int, padded: int, device: torch.device) -> Tensor:
@@ -189,7 +190,8 @@ def reflection(size: int, padded: int, device: torch.device) -> Tensor:
     Rows and columns are added behind the last ones only, so that a network's grid begins at the photo's corner.
     """
     last = size - 1
-    phase = torch.arange(padded, device=device) % max(2 * last, 1)
+    steps = torch.arange(padded, device=device)
+    phase = steps % torch.full_like(steps, max(2 * last, 1))  # by a tensor: ONNX takes no remainder by a symbol
     return last - (phase - last).abs()
 
 

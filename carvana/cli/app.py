@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from carvana.cli import archs, data, evaluate, fit, import_keras, predict
+from carvana.cli import archs, bench, data, evaluate, fit, import_keras, predict
 from carvana.errors import CarvanaError
 
 
@@ -48,6 +48,7 @@ app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("import-keras")(import_keras.import_keras)
+app.command("bench")(bench.bench)
 app.command("archs")(archs.archs)
 app.add_typer(data.app, name="data")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carvana.cli import options
+
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from carvana.progress import Reporter
 
 
 class Subset(StrEnum):
@@ -25,14 +25,17 @@ class Subset(StrEnum):
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or folds; with --data a model folder serves.")],
     data: Annotated[Path | None, typer.Option(help="Other labelled photos: all of them count.")] = None,
-    others: Annotated[
-        list[Path] | None,
-        typer.Option("--with", metavar="RUN", help="Average with this one, as predict does; may be repeated."),
-    ] = None,
+    others: options.OTHERS = None,
     split: Annotated[Subset | None, typer.Option(help="Part of the run's own photos; val if not given.")] = None,
-    scale: Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")] = "trained",
+    scale: options.SCALE = "trained",
+    mode: options.MODE = "auto",
+    tile: options.TILE = None,
+    overlap: options.OVERLAP = None,
+    join: options.JOIN = "blend",
+    tta: options.TTA = False,
+    memory: options.MEMORY = None,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: options.DEVICE = "auto",
 ) -> None:
     """Measure a run's masks against the true ones, at full size; a run whose fit was interrupted is finished."""
     from carvana.cli.display import make_reporter
@@ -42,12 +45,22 @@ def evaluate(
 
     check_json_target(json)
     reporter = make_reporter()
+    settings: dict[str, Any] = {
+        "mode": mode,
+        "tile": tile,
+        "overlap": overlap,
+        "join": join,
+        "tta": tta,
+        "memory": memory,
+    }
+    as_trained = scale == "trained" and settings == options.COVER
+    settings |= {"scale": scale, "device": device, "reporter": reporter}
     if others or Folds(run).exists:
-        numbers, table = _evaluate_together([run, *(others or [])], data, split, scale, device, reporter)
+        numbers, table = _evaluate_together([run, *(others or [])], data, split, settings, as_trained=as_trained)
         _give(numbers, table, json)
         return
     folder = Run(run)
-    finishes = data is None and split in (None, Subset.val) and scale == "trained"
+    finishes = data is None and split in (None, Subset.val) and as_trained
     if finishes and folder.config_path.is_file() and not folder.evaluation_path.exists():
         from carvana.evaluation.report import finish_run
 
@@ -59,7 +72,7 @@ def evaluate(
         from carvana.evaluation.evaluate import evaluate as run_evaluate
         from carvana.inference.predictor import Predictor
 
-        predictor = Predictor.from_pretrained(run, scale=scale, device=device)
+        predictor = Predictor.from_pretrained(run, **settings)
         samples = choose_samples(run, data=data, split=None if split is None else split.value, reporter=reporter)
         numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
         note = f"best on these photos; the model's own, {predictor.threshold:.3f}, is what `carvana predict` takes"
@@ -68,7 +81,7 @@ def evaluate(
 
 
 def _evaluate_together(
-    runs: list[Path], data: Path | None, split: Subset | None, scale: str, device: str, reporter: Reporter
+    runs: list[Path], data: Path | None, split: Subset | None, settings: dict[str, Any], *, as_trained: bool
 ) -> tuple[dict[str, Any], Table]:
     """The mean of several networks on photos that none of them should know; or what a folder of folds holds already."""
     from carvana.cli.tables import evaluation_table
@@ -78,7 +91,7 @@ def _evaluate_together(
     from carvana.folds import Folds
     from carvana.inference.ensemble import load_predictor, member_paths
 
-    if data is None and len(runs) == 1 and split in (None, Subset.all) and scale == "trained":
+    if data is None and len(runs) == 1 and split in (None, Subset.all) and as_trained:
         numbers = Folds(runs[0]).read_evaluation()
         title = f"{runs[0]}: each photo by the network that was not trained on it"
         return numbers, evaluation_table(numbers, title=title, threshold="best on all photos")
@@ -87,7 +100,7 @@ def _evaluate_together(
             f"{' --with '.join(map(str, runs))}: of the runs' own photos each network has trained on some; "
             "name labelled photos of other cars with --data, without --split"
         )
-    predictor = load_predictor(runs, scale=scale, device=device)
+    predictor, reporter = load_predictor(runs, **settings), settings["reporter"]
     samples = choose_for_all(member_paths(runs), data=data, reporter=reporter)
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
     note = f"best on these photos; `carvana predict` takes {predictor.threshold:.3f}, the mean of the networks'"

@@ -7,34 +7,31 @@ from typing import Annotated
 
 import typer
 
+from carvana.cli import options
+
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a model folder, or folds.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")],
     photos: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Photos, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
-    others: Annotated[
-        list[Path] | None,
-        typer.Option("--with", metavar="RUN", help="Average with this one, each at its own scale; may be repeated."),
-    ] = None,
+    others: options.OTHERS = None,
     save: Annotated[str, typer.Option(help="What to write, with commas: mask, prob, cutout, overlay.")] = "mask",
-    clean: Annotated[
-        bool,
-        typer.Option(
-            "--clean",
-            help="Take away parts below 1/20 of the largest one, fill holes below 1/10,000 of it; not in prob.",
-        ),
-    ] = False,
+    clean: options.CLEAN = False,
     background: Annotated[
         str | None,
         typer.Option(
             metavar="COLOUR|FILE", help="Lay cut-outs onto a colour (a name of CSS, #rrggbb) or a picture, as JPEG."
         ),
     ] = None,
-    scale: Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")] = "trained",
-    max_pixels: Annotated[
-        int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
-    ] = 300_000_000,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    scale: options.SCALE = "trained",
+    mode: options.MODE = "auto",
+    tile: options.TILE = None,
+    overlap: options.OVERLAP = None,
+    join: options.JOIN = "blend",
+    tta: options.TTA = False,
+    memory: options.MEMORY = None,
+    max_pixels: options.MAX_PIXELS = 300_000_000,
+    device: options.DEVICE = "auto",
 ) -> None:
     """Write masks of photos at their own size; a second call does what the first left undone."""
     from carvana.cli.display import make_reporter
@@ -47,7 +44,19 @@ def predict(
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
     found = collect_photos(photos, out=out)
-    predictor = load_predictor([run, *(others or [])], scale=scale, device=device, max_pixels=max_pixels)
+    predictor = load_predictor(
+        [run, *(others or [])],
+        scale=scale,
+        mode=mode,
+        tile=tile,
+        overlap=overlap,
+        join=join,
+        tta=tta,
+        memory=memory,
+        max_pixels=max_pixels,
+        device=device,
+        reporter=reporter,
+    )
     if isinstance(predictor, Ensemble):
         count, threshold = len(predictor.members), predictor.threshold
         reporter.info(f"the mean of {count} networks, cut at {threshold:.3f}, the mean of their thresholds")

@@ -61,7 +61,8 @@ def _peak_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def _peak_on_cpu(run: Callable[[], Any], _: torch.device) -> float:
-    with _Watch() as watch:
+    watch = _Watch()
+    with watch:
         run()
     return watch.peak
 
@@ -75,7 +76,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0.0
+        self.peak: float = 0.0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from carvana.errors import ModelError
 from carvana.files import digest
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
+from carvana.inference.clock import Clock
 from carvana.inference.cover import Cover, Coverer
 from carvana.inference.mixture import Mixture
 from carvana.inference.precision import precision_of
@@ -94,6 +96,7 @@ class Predictor(BasePredictor[Prepared]):
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self._clock: Clock | None = None
         self._coverer = Coverer(
             self._logits,
             Cover(mode, tile, overlap, join, memory),
@@ -170,9 +173,18 @@ class Predictor(BasePredictor[Prepared]):
         return [logits[0].float().sigmoid_() for logits in self._coverer.logits(images)]
 
     def _logits(self, images: Tensor) -> Tensor:
-        with autocast(self.device, self.precision):
+        with self._clock or nullcontext(), autocast(self.device, self.precision):
             logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
         return logits
+
+    @contextmanager
+    def timed(self) -> Iterator[Clock]:
+        """Add up the seconds that the network takes meanwhile; on a GPU each batch is then waited for."""
+        self._clock = Clock(self.device)
+        try:
+            yield self._clock
+        finally:
+            self._clock = None
 
     @cached_property
     def _network(self) -> Segmenter:

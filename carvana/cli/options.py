@@ -1,0 +1,46 @@
+"""Options that several commands share, word for word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OTHERS = Annotated[
+    list[Path] | None,
+    typer.Option("--with", metavar="RUN", help="Average with this one, each at its own scale; may be repeated."),
+]
+SCALE = Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")]
+MODE = Annotated[
+    str, typer.Option(help="How it covers them: whole, tiles, or auto: whole if it fits the memory, else tiles.")
+]
+TILE = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Side of the tiles in pixels; by default the cheapest that fit.")
+]
+OVERLAP = Annotated[
+    float | None,
+    typer.Option(metavar="F", help="Share of a tile that its neighbours see too, 0 to 0.9; 0.25 with --tile."),
+]
+JOIN = Annotated[
+    str, typer.Option(help="blend: tiles weighed by a gaussian; exact: what the whole photo gives, where that can be.")
+]
+TTA = Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, at twice the time.")]
+MEMORY = Annotated[
+    float | None,
+    typer.Option(metavar="GB", help="What one pass of the network may take; by default a share of what is free."),
+]
+MAX_PIXELS = Annotated[
+    int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
+]
+DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+CLEAN = Annotated[
+    bool,
+    typer.Option(
+        "--clean",
+        help="Take away parts below 1/20 of the largest one, fill holes below 1/10,000 of it; not in prob.",
+    ),
+]
+
+COVER = {"mode": "auto", "tile": None, "overlap": None, "join": "blend", "tta": False, "memory": None}
+"""The defaults of the options that say how photos are covered."""

@@ -1,0 +1,160 @@
+"""What a network costs: parameters, arithmetic, time, memory. Measured, with the machine's name beside it."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from carvana.data.images import write_image
+from carvana.devices import PeakMemory, describe
+from carvana.inference.predictor import Predictor
+from carvana.inference.writing import predict_folder
+from carvana.progress import SilentReporter
+
+FULL = (1280, 1918)
+"""(height, width) of the competition's photos."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one way of predicting costs, for one photo.
+
+    Attributes:
+        scale: (height, width) at which the network sees it, or "native".
+        mode: whole or tiles.
+        precision: of the arithmetic.
+        tiles: how many the network sees.
+        gflops: billions of floating-point operations, a multiplication and an addition being two; None if they cannot
+            be counted.
+        ms: from the array of pixels to the mask, one photo at a time, in milliseconds.
+        network_ms: the network's own part of it.
+        images_per_s: photos a second, many of them in batches.
+        outside: the share of those seconds that is spent outside the network.
+        files_per_s: likewise from files to files: reading, predicting and writing masks overlap.
+        peak_memory_mb: on a CPU the whole process, on a GPU what its tensors take; in MB of 10^6 bytes.
+    """
+
+    scale: tuple[int, int] | str
+    mode: str
+    precision: str
+    tiles: int
+    gflops: float | None
+    ms: float
+    network_ms: float
+    images_per_s: float
+    outside: float
+    files_per_s: float
+    peak_memory_mb: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, as ``carvana bench --json`` gives them."""
+        return asdict(self) | {"scale": self.scale if isinstance(self.scale, str) else list(self.scale)}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers training could change."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_gflops(model: nn.Module, size: tuple[int, int]) -> float | None:
+    """The floating-point operations of one forward pass, in billions, without computing it.
+
+    Args:
+        model: takes uint8 images (1, 3, H, W).
+        size: (height, width) of the image.
+
+    Returns:
+        None for a network whose operations cannot be counted without their values.
+
+    >>> from carvana.archs.factory import create_model
+    >>> round(count_gflops(create_model("unet-ref"), (128, 128)), 1)
+    32.7
+    """
+    try:
+        twin = copy.deepcopy(model).to("meta").eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            twin(torch.zeros(1, 3, *size, dtype=torch.uint8, device="meta"))
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None
+    return float(counter.get_total_flops()) / 1e9
+
+
+def measure_cost(predictor: Predictor, photo: NDArray[np.uint8], *, seconds: float = 5.0) -> Cost:
+    """Measure a predictor on one photo, again and again.
+
+    Args:
+        predictor: its mode should be ``whole`` or ``tiles``, so that it is known what is measured.
+        photo: uint8 (H, W, 3).
+        seconds: how long each of the three measurements goes on, at least; each takes two photos or more.
+    """
+    height, width = photo.shape[:2]
+    plan = predictor.plan((height, width))
+    with PeakMemory(predictor.device) as peak:
+        predictor.predict(photo).mask  # noqa: B018 - warms up
+        with predictor.timed() as clock:
+            single = _repeat(lambda: predictor.predict(photo).mask, seconds)
+        network_ms = 1000 * clock.seconds / len(single)
+        each = statistics.median(single)
+        count = max(2, min(64, int(seconds / each)))
+        with predictor.timed() as clock:
+            began = time.perf_counter()
+            for prediction in predictor.predict_many([photo] * count):
+                prediction.mask  # noqa: B018 - made when it is asked for
+            took = time.perf_counter() - began
+        outside = max(0.0, 1 - clock.seconds / took)
+        files = _files_per_s(predictor, photo, count)
+    single_tile = count_gflops(predictor.model, plan.tile)
+    return Cost(
+        scale=predictor.scale,
+        mode="whole" if len(plan) == 1 else "tiles",
+        precision=predictor.precision,
+        tiles=len(plan),
+        gflops=None if single_tile is None else single_tile * len(plan),
+        ms=1000 * each,
+        network_ms=network_ms,
+        images_per_s=count / took,
+        outside=outside,
+        files_per_s=files,
+        peak_memory_mb=peak.megabytes,
+    )
+
+
+def describe_machine(predictor: Predictor) -> str:
+    """The hardware and the software that numbers are from."""
+    threads = f", {torch.get_num_threads()} threads" if predictor.device.type == "cpu" else ""
+    return f"{describe(predictor.device)}, torch {torch.__version__}{threads}"
+
+
+def _repeat(action: Callable[[], Any], seconds: float) -> list[float]:
+    """The seconds that an action takes, each time: at least twice."""
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < seconds:
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _files_per_s(predictor: Predictor, photo: NDArray[np.uint8], count: int) -> float:
+    """Photos a second from JPEG files to PNG masks, all of them in the page cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        first = Path(folder) / "0000.jpg"
+        write_image(first, photo)
+        photos = [first, *(first.with_name(f"{number:04}.jpg") for number in range(1, count))]
+        for path in photos[1:]:
+            path.write_bytes(first.read_bytes())
+        began = time.perf_counter()
+        predict_folder(predictor, photos, out=Path(folder) / "masks", reporter=SilentReporter())
+        return count / (time.perf_counter() - began)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from typer.testing import CliRunner, Result
+
+from carvana.archs.factory import create_model
+from carvana.cli.app import app
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_networks_are_measured_whole_and_in_tiles(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("unet-ref", width=2).with_spec(trained_size=(32, 48))
+    model.save_pretrained(tmp_path / "model")
+    words = ["--size", "128x160", "--tile", 64, "--seconds", 0, "--device", "cpu"]
+    result = call("bench", tmp_path / "model", *words, "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["size"] == [128, 160]
+    assert "torch" in told["machine"]
+    precisions = len({row["precision"] for row in told["rows"]})
+    assert len(told["rows"]) == 3 * precisions  # at the trained size there is nothing to divide
+    ways = {(str(row["scale"]), row["mode"]) for row in told["rows"]}
+    assert ways == {("[32, 48]", "whole"), ("native", "whole"), ("native", "tiles")}
+    for row in told["rows"]:
+        assert row["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+        assert row["ms"] >= row["network_ms"] > 0
+        assert min(row["images_per_s"], row["files_per_s"], row["peak_memory_mb"], row["gflops"]) > 0
+
+    table = call("bench", tmp_path / "model", *words)
+    assert "native, 9 tiles" in table.stdout
+    assert "photo of 128x160" in table.stdout
+
+
+def test_an_unknown_network_is_one_line() -> None:
+    result = call("bench", "unet/resnet43", "--seconds", 0)
+    assert result.exit_code == 1
+    assert "did you mean" in result.stderr
