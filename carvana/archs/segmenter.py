@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from carvana.archs import storage
 from carvana.archs.build import build_network
+from carvana.archs.inputs import normalised, padded_size, reflected
 from carvana.archs.spec import ModelSpec
 from carvana.errors import ModelError
 
@@ -76,7 +77,8 @@ class Segmenter(nn.Module):
         """
         _check_images(images)
         height, width = images.shape[-2:]
-        padded = self._pad(self._normalise(images))
+        sides = (padded_size(side, self._spec.stride, self._spec.min_size) for side in (height, width))
+        padded = normalised(reflected(images, *sides), self.mean, self.std)
         if self.training and not torch.compiler.is_compiling() and len(images) == 1:
             return self._crop(self._train_on_one(padded), height, width)
         return self._crop(self.network(padded), height, width)
@@ -138,22 +140,6 @@ class Segmenter(nn.Module):
         self.mean.copy_(torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.std.copy_(torch.tensor(spec.std).view(1, 3, 1, 1))
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        pixels = images.to(self.mean.dtype)
-        if images.dtype == torch.uint8:
-            pixels = pixels / 255
-        return (pixels - self.mean) / self.std
-
-    def _pad(self, images: Tensor) -> Tensor:
-        for axis in (2, 3):
-            size = images.shape[axis]
-            padded = padded_size(size, self._spec.stride, self._spec.min_size)
-            if (
-                torch.compiler.is_exporting() or padded != size
-            ):  # an exported graph holds for all sizes: no branch there
-                images = images.index_select(axis, reflection(size, padded, images.device))
-        return images
-
     def _train_on_one(self, images: Tensor) -> Any:
         try:
             return self.network(images)
@@ -172,27 +158,6 @@ class Segmenter(nn.Module):
             rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
             return logits.index_select(2, rows).index_select(3, columns)
         return logits[..., :height, :width]
-
-
-def padded_size(size: int, stride: int, min_size: int) -> int:
-    """The number of rows, or columns, that a network sees of a picture that has ``size`` of them.
-
-    >>> padded_size(1918, 32, 64), padded_size(5, 32, 64)
-    (1920, 64)
-    """
-    # ONNX rounds quotients towards zero, so an exported graph is right where none is negative.
-    return (max(size, min_size) + stride - 1) // stride * stride
-
-
-def reflection(size: int, padded: int, device: torch.device) -> Tensor:
-    """Indices 0, 1, .., size - 1, size - 2, .., that bounce off both ends as often as it takes to reach ``padded``.
-
-    Rows and columns are added behind the last ones only, so that a network's grid begins at the photo's corner.
-    """
-    last = size - 1
-    steps = torch.arange(padded, device=device)
-    phase = steps % torch.full_like(steps, max(2 * last, 1))  # by a tensor: ONNX takes no remainder by a symbol
-    return last - (phase - last).abs()
 
 
 def _check_images(images: Tensor) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from carvana.archs.segmenter import reflection
+from carvana.archs.inputs import reflection
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.tiling import Plan, Size, blend_weights, plan_tiles
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter, padded_size
+from carvana.archs.inputs import padded_size
+from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.errors import ModelError
 from carvana.registry import registry
