@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,15 @@ os.register_at_fork(after_in_child=_leave_locks)
 
 
 def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
-    """Add one line of JSON to a log. A killed writer leaves at most one cut line, and the next one starts its own."""
+    """Add one line of JSON to a log. A killed writer leaves at most one cut line, and the next one starts its own.
+
+    Several processes may write to one log, on several machines if the file system they share knows locks.
+    """
     line = json.dumps(value, allow_nan=False) + "\n"
     with open(path, "a+b") as file:
+        with suppress(OSError):  # without locks a system still appends whole writes, as local ones all do
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)
         if file.tell() and not _ends_with_newline(file.fileno()):
             line = "\n" + line
         file.write(line.encode())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from carvana.cli import archs, bench, data, evaluate, fit, import_keras, predict
+from carvana.cli import archs, bench, data, evaluate, export, fit, import_keras, predict, submit
 from carvana.errors import CarvanaError
 
 
@@ -47,6 +47,8 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("submit")(submit.submit)
+app.command("export")(export.export)
 app.command("import-keras")(import_keras.import_keras)
 app.command("bench")(bench.bench)
 app.command("archs")(archs.archs)

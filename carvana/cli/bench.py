@@ -42,7 +42,7 @@ def bench(
     reporter = make_reporter()
     found = list(_predictors(networks, shape, device, tile, overlap))
     rows: list[dict[str, Any]] = []
-    costs: list[tuple[str, int, Cost]] = []
+    costs: list[tuple[str, int | None, Cost]] = []
     for name, predictor in track(found, reporter, "measuring"):
         cost = measure_cost(predictor, photo, seconds=seconds)
         parameters = count_parameters(predictor.model)
@@ -62,21 +62,26 @@ def _predictors(
     from carvana.archs.factory import create_model
     from carvana.archs.segmenter import Segmenter
     from carvana.devices import resolve_device, resolve_precision
+    from carvana.inference.exported import ExportedModel, is_exported
     from carvana.inference.predictor import Predictor
 
     quick = resolve_precision("auto", resolve_device(device))
     for name in names:
-        model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name)
+        model: Segmenter | ExportedModel
+        if is_exported(name):
+            model = ExportedModel.load(name, device=resolve_device(device))
+        else:
+            model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name)
         for scale in ("trained", "native") if model.spec.trained_size else ("native",):
             for mode in ("whole", "tiles"):
                 cover: dict[str, Any] = {"tile": tile, "overlap": overlap} if mode == "tiles" else {}
-                for precision in dict.fromkeys(("fp32", quick)):
+                for precision in dict.fromkeys(("fp32", "fp32" if is_exported(name) else quick)):
                     made = Predictor(model, scale=scale, mode=mode, device=device, precision=precision, **cover)
                     if mode == "whole" or len(made.plan(size)) > 1:
                         yield name, made
 
 
-def _table(costs: list[tuple[str, int, Cost]], title: str) -> Table:
+def _table(costs: list[tuple[str, int | None, Cost]], title: str) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
@@ -102,7 +107,7 @@ def _table(costs: list[tuple[str, int, Cost]], title: str) -> Table:
             name,
             f"{scale}, {cost.mode if cost.tiles == 1 else f'{cost.tiles} tiles'}",
             cost.precision,
-            f"{parameters:,}",
+            "" if parameters is None else f"{parameters:,}",
             "" if cost.gflops is None else f"{cost.gflops:,.1f}",
             f"{cost.ms:,.1f}",
             f"{cost.network_ms:,.1f}",

@@ -8,6 +8,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from carvana.devices import process_number
 from carvana.progress import Reporter
 
 PLAIN_EVERY = 30.0
@@ -15,8 +16,8 @@ PLAIN_EVERY = 30.0
 
 
 def make_reporter() -> Reporter:
-    """The reporter that fits what stderr is connected to."""
-    return LiveReporter() if sys.stderr.isatty() else PlainReporter()
+    """The reporter that fits what stderr is connected to; of several processes one alone moves in a terminal."""
+    return LiveReporter() if sys.stderr.isatty() and process_number() == 0 else PlainReporter()
 
 
 class LiveReporter:

@@ -1,11 +1,16 @@
-"""Options that several commands share, word for word."""
+"""Options that several commands share, word for word, and the networks that they ask for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from carvana.inference.base import BasePredictor
+    from carvana.progress import Reporter
 
 OTHERS = Annotated[
     list[Path] | None,
@@ -44,3 +49,16 @@ CLEAN = Annotated[
 
 COVER = {"mode": "auto", "tile": None, "overlap": None, "join": "blend", "tta": False, "memory": None}
 """The defaults of the options that say how photos are covered."""
+
+
+def load_networks(
+    run: Path, others: Sequence[Path] | None, *, reporter: Reporter, **settings: Any
+) -> BasePredictor[Any]:
+    """The network of a run, or the mean of several, which is told."""
+    from carvana.inference.ensemble import Ensemble, load_predictor
+
+    predictor = load_predictor([run, *(others or [])], reporter=reporter, **settings)
+    if isinstance(predictor, Ensemble):
+        count, threshold = len(predictor.members), predictor.threshold
+        reporter.info(f"the mean of {count} networks, cut at {threshold:.3f}, the mean of their thresholds")
+    return predictor

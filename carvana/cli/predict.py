@@ -37,15 +37,15 @@ def predict(
     from carvana.cli.display import make_reporter
     from carvana.inference.background import parse_background
     from carvana.inference.clean import Cleaning
-    from carvana.inference.ensemble import Ensemble, load_predictor
     from carvana.inference.photos import collect_photos
     from carvana.inference.writing import predict_folder
 
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
     found = collect_photos(photos, out=out)
-    predictor = load_predictor(
-        [run, *(others or [])],
+    predictor = options.load_networks(
+        run,
+        others,
         scale=scale,
         mode=mode,
         tile=tile,
@@ -57,9 +57,6 @@ def predict(
         device=device,
         reporter=reporter,
     )
-    if isinstance(predictor, Ensemble):
-        count, threshold = len(predictor.members), predictor.threshold
-        reporter.info(f"the mean of {count} networks, cut at {threshold:.3f}, the mean of their thresholds")
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     cleaning = Cleaning() if clean else None
     summary = predict_folder(

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carvana.data.images import write_image
 from carvana.devices import PeakMemory, describe
+from carvana.inference.exported import ExportedModel
 from carvana.inference.predictor import Predictor
 from carvana.inference.writing import predict_folder
 from carvana.progress import SilentReporter
@@ -63,12 +64,12 @@ class Cost:
         return asdict(self) | {"scale": self.scale if isinstance(self.scale, str) else list(self.scale)}
 
 
-def count_parameters(model: nn.Module) -> int:
-    """How many numbers training could change."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_parameters(model: nn.Module | ExportedModel) -> int | None:
+    """How many numbers training could change; None for an exported file, which does not tell them from others."""
+    return None if isinstance(model, ExportedModel) else sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_gflops(model: nn.Module, size: tuple[int, int]) -> float | None:
+def count_gflops(model: nn.Module | ExportedModel, size: tuple[int, int]) -> float | None:
     """The floating-point operations of one forward pass, in billions, without computing it.
 
     Args:
@@ -76,12 +77,14 @@ def count_gflops(model: nn.Module, size: tuple[int, int]) -> float | None:
         size: (height, width) of the image.
 
     Returns:
-        None for a network whose operations cannot be counted without their values.
+        None for an exported file, and for a network whose operations cannot be counted without their values.
 
     >>> from carvana.archs.factory import create_model
     >>> round(count_gflops(create_model("unet-ref"), (128, 128)), 1)
     32.7
     """
+    if isinstance(model, ExportedModel):
+        return None
     try:
         twin = copy.deepcopy(model).to("meta").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -80,6 +80,7 @@ def finish_run(
     evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
     if file_digest(weights) != before:
         raise RunError(f"{run.path}: its network changed meanwhile: the fit goes on, and evaluates it at its end")
+    assert isinstance(predictor.model, Segmenter)  # a run holds no exported one
     _keep(run, predictor.model, samples, evaluation, reporter)
     return evaluation
 

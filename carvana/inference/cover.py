@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from carvana.errors import ConfigError, ModelError, did_you_mean
-from carvana.inference.memory import budget_bytes, bytes_per_pixel
+from carvana.inference.memory import Peak, budget_bytes, bytes_per_pixel
 from carvana.inference.tiled import Canvas, fill
 from carvana.inference.tiling import Join, Plan, Size, cheapest_plan, plan_tiles, plan_whole
 from carvana.progress import LogReporter, Reporter
@@ -82,6 +82,7 @@ class Coverer:
         device: where the network runs.
         batch_pixels: how many pixels make a batch that keeps the device busy.
         halo: finds the halo of the exact join, or raises a ModelError that says why there is none.
+        peak: how to look at the memory that the network takes; by default at torch's tensors.
         reporter: told of tiles that memory demands.
     """
 
@@ -96,6 +97,7 @@ class Coverer:
         device: torch.device,
         batch_pixels: int,
         halo: Callable[[], int],
+        peak: Peak | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         self.cover = cover
@@ -105,6 +107,7 @@ class Coverer:
         self._device = device
         self._batch_pixels = batch_pixels
         self._find_halo = halo
+        self._peak = peak
         self._reporter = reporter or LogReporter()
         self._plans: dict[Size, Plan] = {}
         self._halo: int | None = None
@@ -242,7 +245,7 @@ class Coverer:
         if self._most is None:
             side = self._padded(256)
             try:
-                each = bytes_per_pixel(self._network, side, self._device)
+                each = bytes_per_pixel(self._network, side, self._device, peak=self._peak)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -63,3 +63,8 @@ def refuse_equal_stems(photos: Sequence[Path]) -> None:
                 f"{photo} and {other} would both write {photo.stem}_mask.png, or its like; rename one of them, "
                 "or let them write into two folders"
             )
+
+
+def unreadable(photo: Path, error: OSError | DataError) -> str:
+    """The line that says why a photo cannot be read."""
+    return str(error) if isinstance(error, DataError) else f"{photo}: {error.strerror or error}"

@@ -17,13 +17,15 @@ from torch import Tensor
 from carvana.archs.folded import for_inference
 from carvana.archs.segmenter import Segmenter
 from carvana.data.images import MAX_PIXELS
-from carvana.devices import autocast, resolve_device, resolve_precision
-from carvana.errors import ModelError
+from carvana.devices import Precision, autocast, resolve_device, resolve_precision
+from carvana.errors import ConfigError, ModelError
 from carvana.files import digest
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.clock import Clock
 from carvana.inference.cover import Cover, Coverer
+from carvana.inference.exported import ExportedModel, is_exported
+from carvana.inference.memory import peak_of_process
 from carvana.inference.mixture import Mixture
 from carvana.inference.precision import precision_of
 from carvana.inference.prepared import Preparation, Prepared
@@ -56,7 +58,7 @@ class Predictor(BasePredictor[Prepared]):
 
     Raises:
         ConfigError: an argument is none of the above.
-        ModelError: the model is no Segmenter of one class.
+        ModelError: the model is neither a Segmenter nor an exported one, or has several classes.
 
     Example:
         >>> from carvana.archs.spec import ModelSpec
@@ -67,7 +69,7 @@ class Predictor(BasePredictor[Prepared]):
 
     def __init__(
         self,
-        model: Segmenter,
+        model: Segmenter | ExportedModel,
         *,
         scale: Scale = "trained",
         mode: str = "auto",
@@ -82,7 +84,7 @@ class Predictor(BasePredictor[Prepared]):
         max_pixels: int = MAX_PIXELS,
         reporter: Reporter | None = None,
     ) -> None:
-        if not isinstance(model, Segmenter):
+        if not isinstance(model, Segmenter | ExportedModel):
             raise ModelError(
                 f"a {type(model).__name__} does not tell how to prepare photos for it; "
                 "wrap it: Segmenter(network, ModelSpec(...))"
@@ -93,9 +95,16 @@ class Predictor(BasePredictor[Prepared]):
         self.tta = tta
         self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
         self.max_pixels = max_pixels
-        self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        if isinstance(model, ExportedModel):
+            self.device = model.device
+            if precision not in ("auto", "fp32"):
+                raise ConfigError(f"precision {precision!r}: exported files compute in fp32; leave it out")
+            self.precision: Precision = "fp32"
+            self.model: Segmenter | ExportedModel = model
+        else:
+            self.device = resolve_device(device)
+            self.precision = resolve_precision(precision, self.device)
+            self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self._clock: Clock | None = None
         self._coverer = Coverer(
             self._logits,
@@ -107,15 +116,16 @@ class Predictor(BasePredictor[Prepared]):
             # A CPU gains nothing from larger batches; a GPU needs them to fill up.
             batch_pixels=2**17 if self.device.type == "cpu" else 2**21,
             halo=self._halo,
+            peak=peak_of_process if isinstance(model, ExportedModel) and self.device.type == "cpu" else None,
             reporter=reporter,
         )
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """Load the model of a run, a model folder or a hub repository.
+        """Load the model of a run, a model folder or a hub repository, or an exported file.
 
         Args:
-            path: the folder, or the repository's name.
+            path: the folder, the repository's name, or a file that ends in ``.onnx``.
             settings: the constructor's. Without a precision, that of the run counts: see
                 :func:`carvana.inference.precision.precision_of`.
 
@@ -124,6 +134,8 @@ class Predictor(BasePredictor[Prepared]):
         """
         if Folds(path).exists:
             raise ModelError(f"{os.fspath(path)}: holds folds; carvana.Ensemble.from_pretrained averages all of them")
+        if is_exported(path):
+            return cls(ExportedModel.load(path, device=resolve_device(settings.get("device", "auto"))), **settings)
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 
@@ -187,12 +199,16 @@ class Predictor(BasePredictor[Prepared]):
             self._clock = None
 
     @cached_property
-    def _network(self) -> Segmenter:
+    def _network(self) -> Segmenter | ExportedModel:
+        if isinstance(self.model, ExportedModel):
+            return self.model
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         return for_inference(self.model, dtypes[self.precision])
 
     def _halo(self) -> int:
         """Found in fp32: other arithmetic rounds differently for other sizes, whatever the network sees."""
+        if isinstance(self.model, ExportedModel):
+            return self.model.halo
         spec = self.model.spec
         return exact_halo(for_inference(self.model), stride=spec.stride, min_size=spec.min_size, device=self.device)
 
@@ -209,6 +225,8 @@ class Predictor(BasePredictor[Prepared]):
     @cached_property
     def weights_digest(self) -> str:
         """What the weights are known by in manifests: a digest of every tensor, its name, and what the model is."""
+        if isinstance(self.model, ExportedModel):
+            return self.model.weights_digest
         spec = self.model.spec.model_dump(mode="json", include={"arch", "options", "mean", "std"})
         hasher = hashlib.blake2b(digest(spec).encode(), digest_size=16)
         for name, tensor in sorted(self.model.state_dict().items()):

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from carvana.devices import cpu_count
-from carvana.inference.base import BasePredictor, P
 from carvana.inference.prediction import Prediction, Want
+
+if TYPE_CHECKING:
+    from carvana.inference.base import BasePredictor, P  # whose predict_many uses this module
 
 T = TypeVar("T")
 R = TypeVar("R")

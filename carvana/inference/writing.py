@@ -17,8 +17,9 @@ from carvana.inference.base import BasePredictor, P
 from carvana.inference.clean import Cleaning
 from carvana.inference.manifest import Manifest
 from carvana.inference.outputs import Outputs
-from carvana.inference.photos import distinct, refuse_equal_stems
+from carvana.inference.photos import distinct, refuse_equal_stems, unreadable
 from carvana.inference.prediction import Prediction
+from carvana.inference.shares import leave_together, own_share
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.progress import LogReporter, Reporter
 
@@ -55,11 +56,13 @@ def predict_folder(
 
     A photo whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
     weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another photo are never
-    overwritten.
+    overwritten. Processes that torchrun started, on one machine or on several that share ``out``, each do their share
+    of the photos, and each tells what became of its own.
 
     Args:
         predictor: what makes the masks.
-        photos: image files, no two with the same stem: see :func:`carvana.inference.photos.collect_photos`.
+        photos: image files, no two with the same stem: see :func:`carvana.inference.photos.collect_photos`; the same
+            in all processes.
         out: a folder, made if it is not there.
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
@@ -81,6 +84,8 @@ def predict_folder(
     manifest = Manifest(folder, predictor, finish=outputs.settings())
     manifest.refuse_overwriting({photo: list(outputs.names(photo.stem).values()) for photo in photos})
 
+    photos = own_share(photos)
+
     def read(photo: Path) -> tuple[_Job, P | None]:
         job = _Job(photo, outputs.names(photo.stem))
         try:
@@ -91,7 +96,7 @@ def predict_folder(
             image = predictor.read(photo)
         except (OSError, DataError) as error:
             job.state = "failed"
-            job.message = str(error) if isinstance(error, DataError) else f"{photo}: {error.strerror or error}"
+            job.message = unreadable(photo, error)
             return job, None
         job.image = image if outputs.need_photo else None
         return job, predictor.prepare(image)
@@ -115,6 +120,7 @@ def predict_folder(
         raise DataError(f"{folder}: cannot be written to: {error.strerror or error}; what was done is kept") from error
     finally:
         reporter.finish(task)
+    leave_together(failed=bool(summary.failed))
     return summary
 
 

@@ -8,25 +8,19 @@ from contextlib import contextmanager
 import torch
 
 from carvana.config import TrainConfig
+from carvana.data.reading import ReaderKilledError, tells_of_killed_reader
 from carvana.errors import CarvanaError
 from carvana.run import Run
 from carvana.training.state import Progress, has_state, peek_state
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")
 
+FEWER_READERS = "take fewer with data.workers, or smaller train.batch_size; --resume goes on"
+"""What to do in a training whose readers are killed."""
+
 
 class LostProcessError(CarvanaError):
     """Another process of the same training ended or cannot be reached any more."""
-
-
-class ReaderKilledError(CarvanaError):
-    """A reading process ended before its time."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "a reading process was killed, for want of memory or of room in /dev/shm: take fewer with data.workers, or "
-            "smaller train.batch_size; --resume goes on"
-        )
 
 
 class NonFiniteLossError(CarvanaError):
@@ -67,8 +61,8 @@ def _explanation(error: RuntimeError) -> CarvanaError | None:
     reason = words.strip().splitlines()[0] if words.strip() else type(error).__name__
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return CarvanaError(f"train.compile: the network cannot be compiled here ({reason}); set it to false")
-    if "DataLoader worker" in words:
-        return ReaderKilledError()
+    if tells_of_killed_reader(error):
+        return ReaderKilledError(FEWER_READERS)
     if _is_lost_process(error):
         return LostProcessError(
             "another process of this training died or cannot be reached: see what it printed, then continue with "

@@ -22,6 +22,7 @@ from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
+from carvana.data.reading import end_readers
 from carvana.devices import process_number, resolve_device, resolve_precision
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
@@ -38,7 +39,7 @@ from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
 from carvana.training.explain import explained, not_finite
 from carvana.training.journal import Journal
-from carvana.training.loader import end_readers, make_loader, timed, worker_count
+from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.optim import (
     freeze_encoder,
     is_finite,

@@ -1,0 +1,35 @@
+"""``carvana export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FORMATS = ("onnx",)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")],
+    to: Annotated[str, typer.Option(help="The format: onnx.")],
+    out: Annotated[Path, typer.Option(help="The file to write; its name ends in .onnx.")],
+) -> None:
+    """Write a model as one file that runs without torch, compared with it at three sizes."""
+    from carvana.errors import ConfigError, ModelError, did_you_mean
+    from carvana.folds import Folds
+
+    if to not in FORMATS:
+        raise ConfigError(f"--to {to!r} is unknown; expected {', '.join(FORMATS)}{did_you_mean(to, FORMATS)}")
+    if Folds(run).exists:
+        raise ModelError(f"{run}: holds folds, and a file holds one network; export one of them, such as {run}/fold-1")
+
+    from carvana.archs.segmenter import Segmenter
+    from carvana.cli.display import make_reporter
+    from carvana.inference.export import export_onnx
+
+    made = export_onnx(Segmenter.from_pretrained(run), out, reporter=make_reporter())
+    sizes = ", ".join(f"{check.shape[0]} x {check.shape[2]}x{check.shape[3]}" for check in made.checks)
+    typer.echo(f"file    {made.path}, {made.size / 1e6:.1f} MB")
+    typer.echo(f"checked within {made.difference:.1e} of PyTorch, with photos of {sizes} pixels")
+    typer.echo(f"next    carvana predict {made.path} PHOTOS --out masks")

@@ -1,0 +1,119 @@
+"""``carvana submit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carvana.cli import options
+
+
+def submit(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")
+    ] = None,
+    photos: Annotated[Path | None, typer.Argument(metavar="DIR", help="The folder of the photos.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The table to write; compressed if it ends in .gz.")] = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Check this table and write none; with --against.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The competition's sample: which photos, in which order.")
+    ] = None,
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Height and width of the photos that a checked table is about.")
+    ] = "1280x1918",
+    others: options.OTHERS = None,
+    clean: options.CLEAN = False,
+    scale: options.SCALE = "trained",
+    mode: options.MODE = "auto",
+    tile: options.TILE = None,
+    overlap: options.OVERLAP = None,
+    join: options.JOIN = "blend",
+    tta: options.TTA = False,
+    memory: options.MEMORY = None,
+    max_pixels: options.MAX_PIXELS = 300_000_000,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read photos; 0 reads in threads; by default one a core.")
+    ] = None,
+    device: options.DEVICE = "auto",
+) -> None:
+    """Write the masks of a folder as the competition's table, or check such a table; a second call goes on."""
+    if check is not None:
+        if run is not None or out is not None:
+            raise typer.BadParameter("--check reads a table and writes none: leave out RUN, DIR and --out")
+        if against is None:
+            raise typer.BadParameter("--check needs the competition's sample; name it with --against")
+        _check(check, against, size)
+        return
+    if run is None or photos is None or out is None:
+        raise typer.BadParameter("expected RUN, DIR and --out, or --check FILE --against SAMPLE")
+
+    from carvana.cli.display import make_reporter
+    from carvana.errors import DataError
+    from carvana.inference.clean import Cleaning
+    from carvana.inference.photos import collect_photos
+    from carvana.inference.submission import refuse_existing, write_submission
+    from carvana.inference.submission_file import read_names
+
+    reporter = make_reporter()
+    refuse_existing(out)
+    names = None if against is None else read_names(against)
+    found = collect_photos([photos])
+    predictor = options.load_networks(
+        run,
+        others,
+        scale=scale,
+        mode=mode,
+        tile=tile,
+        overlap=overlap,
+        join=join,
+        tta=tta,
+        memory=memory,
+        max_pixels=max_pixels,
+        device=device,
+        reporter=reporter,
+    )
+    done = write_submission(
+        predictor,
+        found,
+        out=out,
+        names=names,
+        cleaning=Cleaning() if clean else None,
+        workers=workers,
+        reporter=reporter,
+    )
+    if done.failed:
+        photo, _ = done.failed[0]
+        raise DataError(
+            f"{len(done.failed)} of {done.rows} photos could not be read, the first: {photo}; replace them and run "
+            "the same command again: the others are kept"
+        )
+    if done.complete:
+        typer.echo(f"{done.rows} rows in {out}, {done.written} of them made now")
+    else:
+        typer.echo(f"{done.written} rows made now; {out} is joined by the process that ends last")
+
+
+def _check(path: Path, against: Path, size: str) -> None:
+    from carvana.cli.display import make_reporter
+    from carvana.errors import DataError
+    from carvana.inference.scale import network_size
+    from carvana.inference.submission_check import SHOWN, check_submission
+
+    sides = network_size(size, None)
+    if sides is None:
+        raise typer.BadParameter(f"--size {size}: expected HEIGHTxWIDTH, such as 1280x1918")
+    report = check_submission(path, against, size=sides, reporter=make_reporter())
+    if report.ok:
+        typer.echo(f"{path}: {report.rows} rows, no problem")
+        return
+    for line in report.first:
+        typer.echo(line)
+    total = sum(report.counts.values())
+    if total > SHOWN:
+        typer.echo(f"... and {total - SHOWN} more")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.most_common())
+    raise DataError(f"{path}: {total} problems in {report.rows} rows: {kinds}")

@@ -1,0 +1,92 @@
+"""The competition's table of masks: a line of titles, then one line a photo, ``name,runs``; gzip or plain text."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from carvana.errors import DataError
+
+HEADER = b"img,rle_mask"
+
+_GZIP = b"\x1f\x8b"
+
+
+def make_row(name: str, runs: str) -> bytes:
+    r"""A photo's line, the line break included.
+
+    Raises:
+        DataError: the name holds a line break, which would be two lines.
+
+    >>> make_row("car_01.jpg", "2 5 8 1"), make_row("a,b.jpg", "")
+    (b'car_01.jpg,2 5 8 1\n', b'"a,b.jpg",\n')
+    """
+    if "\n" in name or "\r" in name:
+        raise DataError(f"the photo {name!r} has a line break in its name; rename it")
+    if "," in name or '"' in name:
+        name = '"' + name.replace('"', '""') + '"'
+    return os.fsencode(name) + b"," + runs.encode() + b"\n"
+
+
+def split_row(line: bytes) -> tuple[str, bytes] | None:
+    """Name and runs of a line without its break; None where it is no line of two columns.
+
+    >>> split_row(b"car_01.jpg,2 5 8 1"), split_row(b'"a,b.jpg",'), split_row(b"car_01.jpg"), split_row(b"a,b,1 1")
+    (('car_01.jpg', b'2 5 8 1'), ('a,b.jpg', b''), None, None)
+    """
+    quoted, comma, runs = line.rpartition(b",")
+    name = os.fsdecode(quoted)
+    if name.startswith('"') and name.endswith('"') and len(name) > 1:
+        name = name[1:-1].replace('""', '"')
+    elif "," in name:
+        return None
+    return (name, runs.strip(b'"')) if comma else None
+
+
+@contextmanager
+def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[bytes]]:
+    """The lines of a table, titles included, without their breaks; one at a time, so it may be of any size.
+
+    Raises:
+        DataError: it is not there, or its gzip is cut or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == _GZIP
+            file.seek(0)
+            yield _lines(gzip.GzipFile(fileobj=file) if packed else file)
+    except EOFError as error:
+        raise DataError(f"{path}: is cut short; make or copy it again") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: is damaged ({error}); make or copy it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; expected a table of masks") from error
+
+
+def read_names(path: str | os.PathLike[str]) -> list[str]:
+    """The photos that a table names, in its order.
+
+    Raises:
+        DataError: it cannot be read, names none, or names one twice.
+    """
+    names: dict[str, None] = {}
+    with open_table(path) as lines:
+        next(lines, None)
+        for number, line in enumerate(lines, start=2):
+            row = split_row(line)
+            if row is None:
+                raise DataError(f"{path}, line {number}: expected a name, a comma and runs, as in {HEADER.decode()}")
+            if row[0] in names:
+                raise DataError(f"{path}, line {number}: names {row[0]} a second time; expected each photo once")
+            names[row[0]] = None
+    if not names:
+        raise DataError(f"{path}: names no photo; expected a line of titles and a line for each photo")
+    return list(names)
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    for line in file:
+        yield line.rstrip(b"\r\n")

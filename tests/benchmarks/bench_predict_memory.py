@@ -1,0 +1,63 @@
+"""Peak memory of ``carvana predict`` on few and on many photos. By hand:
+
+    CARVANA_DATA=real python tests/benchmarks/bench_predict_memory.py
+
+20 photos and 200 (links to the same files), whole processes, three of each in turn: the largest resident set of each,
+as the operating system counts it. Within 5% is wanted. Without CARVANA_DATA demo cars are drawn.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from itertools import cycle
+from pathlib import Path
+
+import torch
+
+import carvana
+from carvana.data.demo import write_demo
+
+COUNTS = (20, 200)
+ROUNDS = 3
+
+
+def peak_megabytes(command: list[str]) -> float:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {status}")
+    return usage.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = os.environ.get("CARVANA_DATA") or write_demo(folder / "demo", cars=2)
+        photos = [sample.image.resolve() for sample in carvana.find_samples(data)]
+        torch.manual_seed(0)
+        for arch, size in (("unet-ref", (128, 128)), ("unet/resnet34", (640, 960))):
+            model = carvana.create_model(arch).with_spec(trained_size=size)
+            model.save_pretrained(folder / arch)
+            for count in COUNTS:
+                source = folder / f"{count}"
+                source.mkdir(exist_ok=True)
+                for number, photo in zip(range(count), cycle(photos), strict=False):
+                    if not (source / f"{number:04}.jpg").exists():
+                        (source / f"{number:04}.jpg").symlink_to(photo)
+            peaks: dict[int, list[float]] = {count: [] for count in COUNTS}
+            for turn in range(ROUNDS):
+                for count in COUNTS:
+                    out = folder / f"out-{arch.replace('/', '-')}-{count}-{turn}"
+                    words = ["predict", str(folder / arch), str(folder / f"{count}"), "--out", str(out)]
+                    peaks[count].append(peak_megabytes([sys.executable, "-m", "carvana", *words]))
+            few, many = (statistics.median(peaks[count]) for count in COUNTS)
+            told = f"{COUNTS[0]} photos {few:.0f} MB, {COUNTS[1]} photos {many:.0f} MB, ratio {many / few:.3f}"
+            print(f"{arch} at {size[0]}x{size[1]}: {told} (all: {peaks})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
