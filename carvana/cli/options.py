@@ -21,7 +21,8 @@ MODE = Annotated[
     str, typer.Option(help="How it covers them: whole, tiles, or auto: whole if it fits the memory, else tiles.")
 ]
 TILE = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Side of the tiles in pixels; by default the cheapest that fit.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Largest side of a tile in pixels; by default the cheapest tiles that fit."),
 ]
 OVERLAP = Annotated[
     float | None,

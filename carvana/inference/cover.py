@@ -31,7 +31,7 @@ class Cover:
 
     Attributes:
         mode: ``whole``, ``tiles``, or ``auto``: whole if it fits the memory, else the cheapest tiles that do.
-        tile: side of square tiles in pixels, or (height, width); None chooses those by which the network sees the
+        tile: largest side of tiles in pixels, or (height, width); None chooses those by which the network sees the
             fewest pixels.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9, for the join ``blend``.
         join: ``blend`` weighs tiles by a gaussian; ``exact`` gives what the whole picture gives, if it can.

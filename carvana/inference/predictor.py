@@ -45,7 +45,7 @@ class Predictor(BasePredictor[Prepared]):
         scale: how large the network sees photos: ``"trained"`` as in its training, ``"native"`` the photo's own size,
             ``"HEIGHTxWIDTH"`` or (height, width).
         mode: how that picture is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
-        tile: side of square tiles in pixels, or (height, width); None chooses the cheapest ones that fit the memory.
+        tile: largest side of tiles in pixels, or (height, width); None chooses the cheapest ones that fit the memory.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9; not for the exact join.
         join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole picture gives, up to rounding.
         tta: average with what the network says of the mirrored photo, at twice the time.

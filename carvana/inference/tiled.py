@@ -35,7 +35,7 @@ def tiled(
         network: Any callable, such as an ``nn.Module`` of any library: (n, C, h, w) to (n, K, h, w) of the same height
             and width.
         images: (N, C, H, W), on any device, of any type that the callable takes.
-        tile: Side of the tiles in pixels, or (height, width). Images that are smaller are passed as they are.
+        tile: Largest side of the tiles in pixels, or (height, width). Smaller images are passed as they are.
         overlap: Share of a tile's side, from 0 to 0.9, that neighbours have in common at the least; they are blended by
             gaussian weights. 0.25 if neither this nor ``halo`` is given.
         halo: Instead of ``overlap``: each pixel is taken from one tile, which sees at least so many pixels around it.

@@ -119,11 +119,11 @@ def plan_whole(size: Size) -> Plan:
 def plan_tiles(
     size: Size, *, tile: int | Size, overlap: float | None = None, halo: int | None = None, stride: int = 1
 ) -> Plan:
-    """Tiles of a given size, spread evenly.
+    """Tiles of up to a given size, spread evenly; no larger than so many of them need to be.
 
     Args:
         size: (height, width) of the picture.
-        tile: the side of square tiles, or (height, width); rounded up to the stride, cut down to the padded picture.
+        tile: the largest side of tiles, or (height, width); rounded up to the stride.
         overlap: the least share of a tile's side that neighbours have in common, in [0, 0.9]; tiles are blended. A
             quarter if neither this nor ``halo`` is given.
         halo: instead of ``overlap``: pixels around what is taken of a tile that it must see; tiles are joined exactly.
@@ -134,7 +134,7 @@ def plan_tiles(
             to hold its halo.
 
     >>> plan_tiles((100, 100), tile=64, halo=8, stride=4).columns
-    (Span(start=0, stop=64, first=0, last=50), Span(start=36, stop=100, first=50, last=100))
+    (Span(start=0, stop=60, first=0, last=50), Span(start=40, stop=100, first=50, last=100))
     """
     sides = (tile, tile) if isinstance(tile, int) else tuple(tile)
     if len(sides) != 2 or min(sides) < 1:
@@ -153,12 +153,12 @@ def plan_tiles(
                     f"tile {tile}: too small for the exact join, which needs {margins[0] // 2} pixels around what it "
                     f"takes of each tile; take at least {margins[0] + stride}, or the join blend"
                 )
-        return _plan(size, padded, (height, width), margins, stride, "exact")
+        return _plan(size, padded, _needed(padded, (height, width), margins, stride), margins, stride, "exact")
     share = 0.25 if overlap is None else overlap
     if not 0 <= share <= 0.9:
         raise ConfigError(f"overlap {share} cannot be used; expected a share of a tile's side, from 0 to 0.9")
     margins = (_margin(height, share, stride), _margin(width, share, stride))
-    return _plan(size, padded, (height, width), margins, stride, "blend")
+    return _plan(size, padded, _needed(padded, (height, width), margins, stride), margins, stride, "blend")
 
 
 def cheapest_plan(
@@ -229,12 +229,26 @@ def _sides(whole: int, margin: int, stride: int, min_size: int) -> Iterator[tupl
     yield whole, 1
     last = whole
     for count in range(2, _MOST_ALONG):
-        side = _up(-(-(whole + (count - 1) * margin) // count), stride)
+        side = _side(whole, count, margin, stride)
         if side <= margin or side < min_size:
             return
         if side < last:
             last = side
             yield side, _count(whole, side, margin)
+
+
+def _needed(padded: Size, tile: Size, margins: Size, stride: int) -> Size:
+    """The smallest tile of which no more are needed."""
+    height, width = (
+        min(side, _side(whole, _count(whole, side, margin), margin, stride))
+        for whole, side, margin in zip(padded, tile, margins, strict=True)
+    )
+    return height, width
+
+
+def _side(whole: int, count: int, margin: int, stride: int) -> int:
+    """The side with which so many tiles cover ``whole``."""
+    return _up(-(-(whole + (count - 1) * margin) // count), stride)
 
 
 def _plan(size: Size, padded: Size, tile: Size, margins: Size, stride: int, join: Join) -> Plan:

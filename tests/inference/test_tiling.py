@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -117,6 +118,16 @@ def test_strips_of_full_height_are_taken_where_they_cost_less_than_squares() -> 
     narrow = cheapest_plan((1280, 1918), most_pixels=10**7, margin=1088, join="exact", stride=32, least_tiles=2)
     assert narrow is not None
     assert (len(narrow), narrow.cost) == (2, pytest.approx(1.57, abs=0.01))
+
+
+def test_tiles_are_no_larger_than_so_many_of_them_need_to_be() -> None:
+    plan = plan_tiles((1280, 1918), tile=1024, halo=112, stride=16)
+    assert (len(plan.rows), len(plan.columns)) == (2, 3)
+    assert plan.tile == (752, 800)  # two cover 1280 where they have 224 in common, three 1920
+    assert plan.cost == pytest.approx(1.47, abs=0.01)
+    blended = plan_tiles((1000, 512), tile=512, overlap=0.25, stride=8)
+    assert blended.tile == (424, 512)
+    assert all(one.stop - other.start >= 128 for one, other in pairwise(blended.rows))
 
 
 def test_a_small_picture_is_one_tile() -> None:
