@@ -44,15 +44,14 @@ def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free() -> None:
 
 
 SCRIPT = """
-import resource, sys, torch
+import torch
 from carvana.archs.factory import create_model
-from carvana.inference.memory import bytes_per_pixel
+from carvana.inference.memory import bytes_per_pixel, peak_of_process
 model = create_model("unet/resnet18").eval()
 with torch.inference_mode():
     each = bytes_per_pixel(model, 256, torch.device("cpu"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model(torch.zeros(1, 3, 1280, 1920, dtype=torch.uint8))
-    print(each * 1280 * 1920, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    images = torch.zeros(1, 3, 1280, 1920, dtype=torch.uint8)
+    print(each * 1280 * 1920, peak_of_process(lambda: model(images), torch.device("cpu")))
 """
 
 
