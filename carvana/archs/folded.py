@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from carvana.archs.segmenter import Segmenter
@@ -26,6 +27,8 @@ _TOLERANCE = 1e-3
 def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segmenter:
     """A copy of a model for inference alone; the model stays as it is, and later changes of it do not reach the copy.
 
+    What cannot be folded stays as it is, and a model that cannot be copied is handed back itself.
+
     Args:
         model: on any device, in evaluation mode.
         dtype: what convolutions are computed in; the copy must be used under autocast of the same type.
@@ -35,21 +38,31 @@ def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segme
     >>> for_inference(Segmenter(network, ModelSpec(arch="mine")).eval()).network[1]
     Identity()
     """
-    made = copy.deepcopy(model).eval().requires_grad_(False)
-    network = made.network
-    noise = torch.rand(1, 3, *_small(model), generator=torch.Generator().manual_seed(0)).to(model.mean.device)
-    with torch.no_grad():
-        pairs, before = _pairs(network, noise)
-        for convolution, norm in pairs:
-            _fold(network, convolution, norm)
-        after = network(noise) if pairs else before
-    if not _same(before, after):  # something that the pairs do not tell happens in between
-        made = copy.deepcopy(model).eval().requires_grad_(False)
+    try:
+        plain = copy.deepcopy(model).eval().requires_grad_(False)
+    except RuntimeError:  # weights that are made of others keep their history, which torch does not copy; or no memory
+        return model
+    made = _folded(plain) or plain
     if dtype != torch.float32:
         for module in made.network.modules():
-            if isinstance(module, _CAST):
+            if isinstance(module, _CAST) and not module._forward_pre_hooks and not parametrize.is_parametrized(module):
                 module.to(dtype)
     return made.to(memory_format=torch.channels_last)
+
+
+def _folded(plain: Segmenter) -> Segmenter | None:
+    """A copy with its norms folded; None where something that the pairs do not tell happens in between."""
+    made = copy.deepcopy(plain)
+    noise = torch.rand(1, 3, *_small(plain), generator=torch.Generator().manual_seed(0)).to(plain.mean.device)
+    try:
+        with torch.no_grad():
+            pairs, before = _pairs(made.network, noise)
+            for convolution, norm in pairs:
+                _fold(made.network, convolution, norm)
+            after = made.network(noise) if pairs else before
+            return made if pairs and _same(before, after) else None
+    except Exception:  # networks of strangers raise anything; if one cannot be used at all, its first photo will tell
+        return None
 
 
 def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
@@ -63,7 +76,7 @@ def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], T
         calls[module] = calls.get(module, 0) + 1
         if isinstance(module, nn.Conv2d):
             outputs[id(output)] = (module, output)
-        elif id(inputs[0]) in outputs:
+        elif inputs and id(inputs[0]) in outputs:
             pairs.append((outputs[id(inputs[0])][0], module))
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
@@ -74,7 +87,13 @@ def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], T
         for hook in hooks:
             hook.remove()
     once = [(first, second) for first, second in pairs if calls[first] == calls[second] == 1]
-    return [(names[first], names[second]) for first, second in once if _foldable(second)], result
+    return [(names[first], names[second]) for first, second in once if _plain(first) and _foldable(second)], result
+
+
+def _plain(convolution: nn.Module) -> bool:
+    """Whether its weight is its own, not made of others before each use as by weight_norm or spectral_norm."""
+    made = parametrize.is_parametrized(convolution) or convolution._forward_pre_hooks
+    return type(convolution) is nn.Conv2d and not made
 
 
 def _foldable(norm: nn.Module) -> bool:

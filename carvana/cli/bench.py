@@ -32,23 +32,23 @@ def bench(
     from carvana.cli.tables import check_json_target, show, write_json_result
     from carvana.data.demo import draw_photo
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
-    from carvana.inference.scale import network_size
     from carvana.progress import track
 
     check_json_target(json)
-    shape = network_size(size, None)
-    assert shape is not None
+    shape = options.parse_size(size)
     photo, _ = draw_photo(0, 1, size=shape)
     reporter = make_reporter()
-    found = list(_predictors(networks, shape, device, tile, overlap))
+    found = _predictors(networks, shape, device, tile, overlap)
     rows: list[dict[str, Any]] = []
+    machine = ""
     costs: list[tuple[str, int | None, Cost]] = []
     for name, predictor in track(found, reporter, "measuring"):
         cost = measure_cost(predictor, photo, seconds=seconds)
         parameters = count_parameters(predictor.model)
         costs.append((name, parameters, cost))
         rows.append({"name": name, "parameters": parameters, **cost.to_json()})
-    machine = describe_machine(found[0][1])
+        machine = describe_machine(predictor)
+        del predictor  # its copy of the network would count with the next one's memory
     if json != "-":
         show(_table(costs, f"a photo of {shape[0]}x{shape[1]} (height x width) on {machine}"))
     if json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +48,21 @@ CLEAN = Annotated[
         help="Take away parts below 1/20 of the largest one, fill holes below 1/10,000 of it; not in prob.",
     ),
 ]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """The height and the width that an option ``--size`` names; wrong usage if it names none."""
+    match = re.fullmatch(r"\s*([1-9]\d{0,5})\s*x\s*([1-9]\d{0,5})\s*", text)
+    if match is None:
+        raise typer.BadParameter(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 1280x1918")
+    return int(match[1]), int(match[2])
+
+
+def given(context: typer.Context) -> set[str]:
+    """The names of the parameters that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
 
 COVER = {"mode": "auto", "tile": None, "overlap": None, "join": "blend", "tta": False, "memory": None}
 """The defaults of the options that say how photos are covered."""

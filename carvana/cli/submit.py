@@ -11,6 +11,7 @@ from carvana.cli import options
 
 
 def submit(
+    context: typer.Context,
     run: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")
     ] = None,
@@ -42,8 +43,8 @@ def submit(
 ) -> None:
     """Write the masks of a folder as the competition's table, or check such a table; a second call goes on."""
     if check is not None:
-        if run is not None or out is not None:
-            raise typer.BadParameter("--check reads a table and writes none: leave out RUN, DIR and --out")
+        if needless := sorted(options.given(context) - {"check", "against", "size"}):
+            raise typer.BadParameter(f"--check reads a table and writes none: leave out {', '.join(needless)}")
         if against is None:
             raise typer.BadParameter("--check needs the competition's sample; name it with --against")
         _check(check, against, size)
@@ -55,7 +56,7 @@ def submit(
     from carvana.errors import DataError
     from carvana.inference.clean import Cleaning
     from carvana.inference.photos import collect_photos
-    from carvana.inference.submission import refuse_existing, write_submission
+    from carvana.inference.submission import CHUNK, refuse_existing, write_submission
     from carvana.inference.submission_file import read_names
 
     reporter = make_reporter()
@@ -89,7 +90,7 @@ def submit(
         photo, _ = done.failed[0]
         raise DataError(
             f"{len(done.failed)} of {done.rows} photos could not be read, the first: {photo}; replace them and run "
-            "the same command again: the others are kept"
+            f"the same command again: what is done is kept, but for the chunks of {CHUNK} photos that they are in"
         )
     if done.complete:
         typer.echo(f"{done.rows} rows in {out}, {done.written} of them made now")
@@ -100,13 +101,9 @@ def submit(
 def _check(path: Path, against: Path, size: str) -> None:
     from carvana.cli.display import make_reporter
     from carvana.errors import DataError
-    from carvana.inference.scale import network_size
     from carvana.inference.submission_check import SHOWN, check_submission
 
-    sides = network_size(size, None)
-    if sides is None:
-        raise typer.BadParameter(f"--size {size}: expected HEIGHTxWIDTH, such as 1280x1918")
-    report = check_submission(path, against, size=sides, reporter=make_reporter())
+    report = check_submission(path, against, size=options.parse_size(size), reporter=make_reporter())
     if report.ok:
         typer.echo(f"{path}: {report.rows} rows, no problem")
         return

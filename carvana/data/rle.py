@@ -6,7 +6,7 @@ large enough and of the same width.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ def encode(mask: UInt8 | NDArray[np.bool_]) -> str:
     >>> encode(np.array([[0, 1, 1, 1], [1, 1, 0, 1]], np.uint8))
     '2 5 8 1'
     """
+    mask = cast("UInt8", np.asarray(mask))
     if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
         raise DataError(f"an array of {mask.dtype} {mask.shape} is no mask; expected uint8 (height, width) of 0 and 1")
     flat = mask.view(np.uint8)

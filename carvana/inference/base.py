@@ -14,7 +14,7 @@ from carvana.data.images import read_image
 from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture
 from carvana.inference.prediction import Prediction, Want
-from carvana.inference.prepared import Photo, checked_image
+from carvana.inference.prepared import Photo, bytes_of, checked_image
 
 P = TypeVar("P")
 """A photo made ready: a predictor's own form, which nobody else looks into."""
@@ -65,7 +65,9 @@ class BasePredictor(ABC, Generic[P]):
         """
         from carvana.inference.stream import ordered_map, run_batches  # it knows this class
 
-        jobs = ((None, prepared) for prepared in ordered_map(self.prepare, photos))
+        if isinstance(photos, str | os.PathLike):
+            raise ConfigError(f"{photos!r}: expected a row of photos; predict() takes a single one")
+        jobs = ((None, prepared) for prepared in ordered_map(self.prepare, photos, bytes_of=bytes_of))
         for _, prediction in run_batches(self, jobs, want=want):
             assert prediction is not None
             yield prediction

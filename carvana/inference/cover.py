@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from carvana.archs.inputs import padded_size
 from carvana.errors import ConfigError, ModelError, did_you_mean
-from carvana.inference.memory import Peak, budget_bytes, bytes_per_pixel
+from carvana.inference.memory import budget_bytes, is_out_of_memory
 from carvana.inference.tiled import Canvas, fill
 from carvana.inference.tiling import Join, Plan, Size, cheapest_plan, plan_tiles, plan_whole
 from carvana.progress import LogReporter, Reporter
@@ -22,7 +23,7 @@ MARGIN = 128
 """Pixels that neighbours have in common where the tiles are chosen here: a quarter of the usual 512."""
 
 SMALL = 2**18
-"""A picture of so many pixels is never divided unless it is asked for: its memory is not worth measuring."""
+"""A picture of so many pixels is taken to fit a memory that was not named: what it takes is not worth measuring."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,16 @@ class Cover:
             if value not in choices:
                 hint = did_you_mean(value, choices)
                 raise ConfigError(f"{name} {value!r} is unknown; expected {', '.join(choices)}{hint}")
-        if self.memory is not None and not self.memory > 0:
+        if self.memory is not None and not 0 < self.memory < math.inf:
             raise ConfigError(f"memory {self.memory}: expected GB above 0")
         if self.mode == "whole" and (self.tile, self.overlap, self.join) != (None, None, "blend"):
             raise ConfigError("mode whole takes no tile, overlap or join: the network sees the picture at one look")
         # Whether these can be had is known before any picture is.
         plan_tiles(
-            (2**14, 2**14), tile=self.tile or 512, overlap=self.overlap, halo=1 if self.join == "exact" else None
+            (2**14, 2**14),
+            tile=512 if self.tile is None else self.tile,
+            overlap=self.overlap,
+            halo=1 if self.join == "exact" else None,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -82,7 +86,7 @@ class Coverer:
         device: where the network runs.
         batch_pixels: how many pixels make a batch that keeps the device busy.
         halo: finds the halo of the exact join, or raises a ModelError that says why there is none.
-        peak: how to look at the memory that the network takes; by default at torch's tensors.
+        bytes_per_pixel: finds what the network takes at once for each pixel that it sees.
         reporter: told of tiles that memory demands.
     """
 
@@ -97,7 +101,7 @@ class Coverer:
         device: torch.device,
         batch_pixels: int,
         halo: Callable[[], int],
-        peak: Peak | None = None,
+        bytes_per_pixel: Callable[[], float],
         reporter: Reporter | None = None,
     ) -> None:
         self.cover = cover
@@ -107,12 +111,12 @@ class Coverer:
         self._device = device
         self._batch_pixels = batch_pixels
         self._find_halo = halo
-        self._peak = peak
+        self._bytes_per_pixel = bytes_per_pixel
         self._reporter = reporter or LogReporter()
         self._plans: dict[Size, Plan] = {}
         self._halo: int | None = None
-        self._most: int | None = None
-        self._halvings = 0
+        self._most: int | None = None  # pixels at once, as measured, or as was learned when memory ran short
+        self._ran_short = False
         self._last = torch.Size((1, 3, 0, 0))  # of the last batch that was tried
         self._told: set[str] = set()
 
@@ -131,7 +135,7 @@ class Coverer:
     def joins(self, size: Size, others: Sequence[Size]) -> bool:
         """Whether one more picture may go with others: of tiles of the same size, and few enough in flight."""
         plans = [self.plan(one) for one in (*others, size)]
-        pixels = sum(len(plan) * math.prod(plan.tile) for plan in plans)
+        pixels = sum(len(plan) * self._pixels(plan.tile) for plan in plans)
         # Pictures in tiles wait for one another, so that few batches are cut short.
         most = self._batch_pixels * (1 if len(plans[-1]) == 1 else 4)
         return plans[-1].tile == plans[0].tile and pixels <= most
@@ -162,12 +166,11 @@ class Coverer:
         return self._network(tiles)
 
     def _make_plan(self, size: Size) -> Plan:
-        cover = self.cover
-        whole = plan_whole(size)
+        cover, whole = self.cover, plan_whole(size)
         if cover.mode == "whole":
             return whole
-        pixels = math.prod(self._padded(side) for side in size)
-        if cover.mode == "auto" and not self._halvings and (pixels <= SMALL or pixels <= self._most_pixels()):
+        pixels = self._pixels(size)
+        if cover.mode == "auto" and self._fits(pixels):
             return whole
         halo = self._exact_halo() if cover.join == "exact" else None
         if cover.tile is not None or cover.overlap is not None:
@@ -185,21 +188,35 @@ class Coverer:
         return plan
 
     def _asked_plan(self, size: Size, halo: int | None) -> Plan:
-        tile = self.cover.tile or 512
-        height, width = (tile, tile) if isinstance(tile, int) else tile
-        sides = max(height >> self._halvings, self._min_size), max(width >> self._halvings, self._min_size)
+        """The tiles that are asked for, halved until they fit."""
+        tile = 512 if self.cover.tile is None else self.cover.tile
+        sides = (tile, tile) if isinstance(tile, int) else tile
         try:
-            return plan_tiles(size, tile=sides, overlap=self.cover.overlap, halo=halo, stride=self._stride)
+            while True:
+                plan = plan_tiles(
+                    size,
+                    tile=sides,
+                    overlap=self.cover.overlap,
+                    halo=halo,
+                    stride=self._stride,
+                    min_size=self._min_size,
+                )
+                if self._fits(self._pixels(plan.tile)):
+                    return plan
+                smaller = max(sides[0] // 2, self._min_size), max(sides[1] // 2, self._min_size)
+                if smaller == sides:
+                    break
+                sides = smaller
         except ConfigError:
-            if not self._halvings:
+            if sides in (tile, (tile, tile)):
                 raise
-            raise self._too_large(size, f" in tiles with {halo} pixels around") from None
+        raise self._too_large(size, " in tiles" + (f" with {halo} pixels around" if halo is not None else ""))
 
     def _cheapest_plan(self, size: Size, pixels: int, margin: int) -> Plan:
-        most = pixels if pixels <= SMALL else min(pixels, self._most_pixels())
+        most = pixels if self._fits(pixels) else self._most_pixels()
         found = cheapest_plan(
             size,
-            most_pixels=most >> self._halvings,
+            most_pixels=most,
             margin=margin,
             join=self.cover.join,  # type: ignore[arg-type]
             stride=self._stride,
@@ -208,7 +225,7 @@ class Coverer:
         )
         if found is not None:
             return found
-        if most == pixels and not self._halvings:  # too small to be divided
+        if most >= pixels:  # too small to be divided
             return plan_whole(size)
         raise self._too_large(size, f" in tiles that have {margin} pixels in common")
 
@@ -217,15 +234,15 @@ class Coverer:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         count, _, height, width = self._last
+        tried = self._pixels((height, width))
         if count > 1:
-            self._batch_pixels = count // 2 * height * width
-        elif self.cover.mode == "whole" or min(height, width) <= 2 * self._min_size:
+            self._batch_pixels = count // 2 * tried
+        elif self.cover.mode == "whole" or tried <= 1:
             raise self._too_large(size, f", {height}x{width} of them at once")
         else:
-            self._halvings += 1
+            self._most, self._ran_short = tried // 2, True
             self._plans.clear()
-        tried = f"{count} x {height}x{width} pixels"
-        message = f"{self._name}: {tried} do not fit the memory; it goes on with less at once"
+        message = f"{self._name}: {count} x {height}x{width} pixels do not fit the memory; it goes on with less at once"
         self._once("short", self._reporter.warn, message)
 
     def _too_large(self, size: Size, how: str) -> ModelError:
@@ -238,21 +255,22 @@ class Coverer:
 
     def _tiles_at_once(self, tile: Size) -> int:
         pixels = self._batch_pixels if self._most is None else min(self._batch_pixels, self._most)
-        return max(1, pixels // math.prod(tile))
+        return max(1, pixels // self._pixels(tile))
+
+    def _fits(self, pixels: int) -> bool:
+        """Whether the network may see so many pixels at once."""
+        named = self.cover.memory is not None or self._ran_short
+        return (pixels <= SMALL and not named) or pixels <= self._most_pixels()
 
     def _most_pixels(self) -> int:
         """How many pixels the network may see at once, by what it takes for a few."""
         if self._most is None:
-            side = self._padded(256)
-            try:
-                each = bytes_per_pixel(self._network, side, self._device, peak=self._peak)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._most = side**2 // 2
-            else:
-                self._most = int(budget_bytes(self._device, self.cover.memory) / each)
+            self._most = int(budget_bytes(self._device, self.cover.memory) / self._bytes_per_pixel())
         return self._most
+
+    def _pixels(self, size: Size) -> int:
+        """How many pixels the network sees of a picture: with those that it is padded by."""
+        return math.prod(padded_size(side, self._stride, self._min_size) for side in size)
 
     def _exact_halo(self) -> int:
         if self._halo is None:
@@ -264,19 +282,8 @@ class Coverer:
                 ) from None
         return self._halo
 
-    def _padded(self, side: int) -> int:
-        return -(-max(side, self._min_size) // self._stride) * self._stride
-
     def _once(self, what: str, say: Callable[[str], None], message: str) -> None:
         """Say something that is said once for each ``what``."""
         if what not in self._told:
             self._told.add(what)
             say(message)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a device has no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # A CPU's allocator raises a bare RuntimeError: the first words are those of Linux and macOS, then those of Windows.
-    return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))

@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from carvana.archs.folded import for_inference
+from carvana.archs.inputs import padded_size
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.weight_files import first_line
 from carvana.errors import ConfigError, ModelError
 from carvana.files import atomic_path
-from carvana.inference.exported import HALO, INPUT, METADATA, OUTPUT, ExportedModel, is_exported, needed
+from carvana.inference.exported import INPUT, METADATA, OUTPUT, TILING, ExportedModel, is_exported, needed
+from carvana.inference.memory import bytes_per_pixel
 from carvana.inference.pooling import pool_at_any_size
 from carvana.inference.reach import exact_halo
 from carvana.progress import LogReporter, Reporter
@@ -78,8 +80,8 @@ class Exported:
 def export_onnx(model: Segmenter, out: str | os.PathLike[str], *, reporter: Reporter | None = None) -> Exported:
     """Write a model as an ONNX file: ``images``, uint8 (N, 3, H, W), to ``logits``, float32 (N, classes, H, W).
 
-    N, H and W are free. The ModelSpec is in the metadata, as JSON under ``carvana``, and so is the halo of the exact
-    join, under ``carvana.halo``. The network is exported on the
+    N, H and W are free. The ModelSpec is in the metadata, as JSON under ``carvana``, and so is what tiles need to know,
+    under ``carvana.tiling``: the halo of the exact join, and the memory for a pixel. The network is exported on the
     CPU, in fp32 and evaluation mode, from a copy: the model stays as it is.
 
     Args:
@@ -190,21 +192,27 @@ def _onnx_bytes(network: Segmenter, program: ExportedProgram) -> bytes:
         f"threshold in the metadata '{METADATA}'."
     )
     proto.metadata_props.add(key=METADATA, value=json.dumps(network.spec.to_json()))
-    proto.metadata_props.add(key=HALO, value=json.dumps(_halo(network)))
+    proto.metadata_props.add(key=TILING, value=json.dumps(_tiling(network)))
     data: bytes = proto.SerializeToString()
     return data
 
 
-def _halo(network: Segmenter) -> dict[str, Any]:
-    """How far the network looks, for exact joins of tiles, or why there are none.
+def _tiling(network: Segmenter) -> dict[str, Any]:
+    """How far the network looks, or why no halo is enough, and what memory it takes.
 
-    It is found here, with torch: nothing promises that ONNX Runtime's kernels spread what is no number.
+    It is found here, with torch: nothing promises that ONNX Runtime's kernels spread what is no number, and its memory
+    is nobody's to look into.
     """
+    spec, folded = network.spec, for_inference(network)
+    with torch.inference_mode():
+        taken = bytes_per_pixel(folded, padded_size(256, spec.stride, spec.min_size), torch.device("cpu"))
     try:
-        spec = network.spec
-        return {"halo": exact_halo(for_inference(network), stride=spec.stride, min_size=spec.min_size)}
+        return {
+            "bytes_per_pixel": taken,
+            "halo": exact_halo(folded, stride=spec.stride, min_size=spec.min_size),
+        }
     except ModelError as error:
-        return {"none": str(error)}
+        return {"bytes_per_pixel": taken, "no_halo": str(error)}
 
 
 def _strip(graph: Any) -> None:

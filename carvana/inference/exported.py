@@ -20,8 +20,8 @@ from carvana.files import file_digest
 METADATA = "carvana"
 """The key of the ModelSpec, as JSON, in a file's metadata."""
 
-HALO = "carvana.halo"
-"""Likewise that of ``{"halo": pixels}``, or ``{"none": why}``: see :func:`carvana.inference.reach.exact_halo`."""
+TILING = "carvana.tiling"
+"""Likewise that of what tiles must know: bytes_per_pixel, and halo or no_halo, the reason why there is none."""
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -113,11 +113,28 @@ class ExportedModel:
         Raises:
             ModelError: there is none, or the file does not tell.
         """
-        text = self._session.get_modelmeta().custom_metadata_map.get(HALO, "{}")
-        found = json.loads(text)
-        if "halo" not in found:
-            raise ModelError(found.get("none", f"'{self.path}' does not tell how far the network looks"))
-        return int(found["halo"])
+        told = self._tiling
+        if "halo" not in told:
+            raise ModelError(told.get("no_halo", f"'{self.path}' does not tell how far the network looks"))
+        return int(told["halo"])
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """What the network takes at once for each pixel that it sees, as it was measured at the export.
+
+        Raises:
+            ModelError: the file does not tell.
+        """
+        if "bytes_per_pixel" not in self._tiling:
+            raise ModelError(
+                f"'{self.path}' does not tell what memory its network takes; take --mode whole, or export it anew"
+            )
+        return float(self._tiling["bytes_per_pixel"])
+
+    @cached_property
+    def _tiling(self) -> dict[str, Any]:
+        told = json.loads(self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
+        return told if isinstance(told, dict) else {}
 
     @cached_property
     def weights_digest(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from carvana.devices import PeakMemory, free_memory
+from carvana.devices import free_memory
 
 SHARE = 0.6
 """The share of the free memory that one pass of a network may take; photos, masks and other programs want some, too."""
@@ -36,13 +37,7 @@ def budget_bytes(device: torch.device, wanted_gb: float | None = None) -> float:
     return SHARE * free_memory()
 
 
-Peak = Callable[[Callable[[], Any], torch.device], float]
-"""Runs something on a device and says how many bytes it took at once beside what was there before."""
-
-
-def bytes_per_pixel(
-    network: Callable[[Tensor], Any], side: int, device: torch.device, *, peak: Peak | None = None
-) -> float:
+def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.device) -> float:
     """What the network takes at once for each pixel that it sees: its largest set of features alive at a time.
 
     Attention over all pixels grows faster, which a small picture does not show; there it says too little.
@@ -51,21 +46,27 @@ def bytes_per_pixel(
         network: uint8 images (1, 3, h, w) to logits.
         side: of the picture to try, in pixels; the network must take it, and some 256 are enough.
         device: where it runs.
-        peak: how to look; by default at torch's tensors.
+
+    Returns:
+        Bytes; infinite where even this picture does not fit.
     """
     images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
-    peak = peak or (_peak_on_gpu if device.type == "cuda" else _peak_on_cpu)
-    taken = peak(lambda: network(images), device)
+    peak = _peak_on_gpu if device.type == "cuda" else _peak_on_cpu
+    try:
+        taken = peak(lambda: network(images), device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
     return max(1.0, RESERVE * taken / side**2)
 
 
-def peak_of_process(run: Callable[[], Any], device: torch.device) -> float:
-    """For networks that torch does not run: what the whole process takes more than before."""
-    with PeakMemory(device) as before:
-        pass
-    with PeakMemory(device) as peak:
-        run()
-    return 1e6 * (peak.megabytes - before.megabytes)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # A CPU's allocator raises a bare RuntimeError: the first words are those of Linux and macOS, then those of Windows.
+    return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
 
 
 def _peak_on_gpu(run: Callable[[], Any], device: torch.device) -> float:

@@ -128,11 +128,23 @@ class Parts:
 
     def _refusal(self, known: Any) -> str:
         other = known if isinstance(known, dict) else {}
-        differing = [name for name in self._record if other.get(name) != self._record[name]] or ["format"]
+        differing = [
+            f"{name} ({', '.join(_differences(other[name], self._record[name]))})"
+            if isinstance(self._record[name], dict) and isinstance(other.get(name), dict)
+            else name
+            for name in self._record
+            if other.get(name) != self._record[name]
+        ]
         return (
-            f"{self.folder}: holds the beginning of a table with other {' and '.join(differing)}; go on with what it "
-            "was begun with, take another --out, or remove the folder"
+            f"{self.folder}: holds the beginning of a table with other {' and '.join(differing or ['format'])}; go on "
+            "with what it was begun with, take another --out, or remove the folder"
         )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            yield f"{name} was {before.get(name, 'not given')}, is {now.get(name, 'not given')}"
 
 
 def _packed(data: bytes) -> bytes:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.errors import ConfigError
 from carvana.thresholds import levels
 
 FloatMap = NDArray[np.float32]
@@ -90,12 +91,30 @@ class FinishedPrediction(Prediction):
     def __init__(self, mask: NDArray[np.uint8], levels: NDArray[np.uint8] | None, threshold: float) -> None:
         self.__dict__.update(mask=mask, _levels=levels, threshold=threshold, size=mask.shape)
 
+    def __repr__(self) -> str:
+        return f"FinishedPrediction(size={self.size}, threshold={self.threshold})"
+
+    @property
+    def network_probabilities(self) -> FloatMap:
+        """Not to be had."""
+        raise _not_wanted("probabilities")
+
+    @property
+    def probabilities(self) -> FloatMap:
+        """Not to be had."""
+        raise _not_wanted("probabilities")
+
     @property
     def levels(self) -> NDArray[np.uint8]:
         """As for any prediction, if they were wanted."""
         found: NDArray[np.uint8] | None = self.__dict__["_levels"]
-        assert found is not None, "only the mask was wanted"
+        if found is None:
+            raise _not_wanted("levels")
         return found
+
+
+def _not_wanted(what: Want) -> ConfigError:
+    return ConfigError(f"{what} never left the GPU, for less was wanted; ask for them with want={what!r}")
 
 
 def resize_map(probabilities: FloatMap, size: tuple[int, int]) -> FloatMap:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.archs.folded import for_inference
+from carvana.archs.inputs import padded_size
 from carvana.archs.segmenter import Segmenter
 from carvana.data.images import MAX_PIXELS
 from carvana.devices import Precision, autocast, resolve_device, resolve_precision
@@ -25,7 +26,7 @@ from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.clock import Clock
 from carvana.inference.cover import Cover, Coverer
 from carvana.inference.exported import ExportedModel, is_exported
-from carvana.inference.memory import peak_of_process
+from carvana.inference.memory import bytes_per_pixel
 from carvana.inference.mixture import Mixture
 from carvana.inference.precision import precision_of
 from carvana.inference.prepared import Preparation, Prepared
@@ -116,7 +117,7 @@ class Predictor(BasePredictor[Prepared]):
             # A CPU gains nothing from larger batches; a GPU needs them to fill up.
             batch_pixels=2**17 if self.device.type == "cpu" else 2**21,
             halo=self._halo,
-            peak=peak_of_process if isinstance(model, ExportedModel) and self.device.type == "cpu" else None,
+            bytes_per_pixel=self._bytes_per_pixel,
             reporter=reporter,
         )
 
@@ -204,6 +205,12 @@ class Predictor(BasePredictor[Prepared]):
             return self.model
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         return for_inference(self.model, dtypes[self.precision])
+
+    def _bytes_per_pixel(self) -> float:
+        if isinstance(self.model, ExportedModel):
+            return self.model.bytes_per_pixel
+        side = padded_size(256, self.model.spec.stride, self.model.spec.min_size)
+        return bytes_per_pixel(self._logits, side, self.device)
 
     def _halo(self) -> int:
         """Found in fp32: other arithmetic rounds differently for other sizes, whatever the network sees."""

@@ -67,3 +67,10 @@ def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
             f"an array of {image.dtype} {image.shape} is no photo; expected uint8 of shape (height, width, 3), RGB"
         )
     return image
+
+
+def bytes_of(prepared: Any) -> int:
+    """What a photo that was made ready takes, for one network or for several; 0 for whatever else takes its place."""
+    if isinstance(prepared, Prepared):
+        return prepared.image.nbytes
+    return sum(bytes_of(part) for part in prepared) if isinstance(prepared, tuple) else 0

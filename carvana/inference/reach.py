@@ -96,7 +96,7 @@ def _check(network: Callable[[Tensor], Tensor], grid: _Grid, halo: int, axis: in
     side = shape[5 - axis]
     sides = (tile, side) if axis == 2 else (side, tile)
     whole = network(images).float()
-    joined = tiled(network, images, tile=sides, halo=halo, stride=grid.stride).float()
+    joined = tiled(network, images, tile=sides, halo=halo, stride=grid.stride, min_size=grid.min_size).float()
     difference = float((whole - joined).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(whole.abs().max())):
         raise ModelError(f"tiles differ from the whole by {difference:.1e} though they see {halo} pixels around")

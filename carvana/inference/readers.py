@@ -25,7 +25,7 @@ from carvana.data.reading import (
 from carvana.errors import ConfigError, DataError
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.photos import unreadable
-from carvana.inference.prepared import Prepared
+from carvana.inference.prepared import Prepared, bytes_of
 from carvana.inference.stream import ordered_map
 
 FEWER_READERS = "take fewer with --workers; what was done is kept"
@@ -64,7 +64,7 @@ def read_prepared(
     reader = _Reader(predictor.preparation, predictor.max_pixels)
     workers = reader_count() if workers is None else workers
     if workers == 0 or len(photos) < _FEW:
-        yield from zip(photos, ordered_map(reader, photos), strict=True)
+        yield from zip(photos, ordered_map(reader, photos, bytes_of=bytes_of), strict=True)
         return
     each = max(1, _bytes_of_largest(reader, photos))
     workers = max(1, min(workers, len(photos), AHEAD_BYTES // each))
@@ -156,8 +156,4 @@ def _bytes_of_largest(reader: _Reader, photos: Sequence[Path]) -> int:
         if height * width > pixels:
             largest, pixels = photo, height * width
     prepared = reader(largest)
-    return 0 if isinstance(prepared, str) else _bytes(prepared)
-
-
-def _bytes(prepared: Any) -> int:
-    return prepared.image.nbytes if isinstance(prepared, Prepared) else sum(_bytes(part) for part in prepared)
+    return bytes_of(prepared)

@@ -21,7 +21,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None) -> Iterator[R]:
+AHEAD_BYTES = 2**30
+"""What the items in flight of one station may take together, as far as it is known."""
+
+
+def ordered_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int | None = None,
+    bytes_of: Callable[[R], int] | None = None,
+) -> Iterator[R]:
     """Apply ``function`` in threads and give the results in order, keeping two items per thread in flight.
 
     An exception comes out at its item's turn. When the caller stops early, what waits is dropped; when ``items`` fail,
@@ -31,17 +41,28 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int 
         function: called in other threads.
         items: pulled in the caller's thread.
         workers: threads; None for one per core, from 2 to 8.
+        bytes_of: what a result takes; fewer are in flight where as many of the largest so far exceed ``AHEAD_BYTES``.
     """
     workers = workers or min(max(cpu_count(), 2), 8)
+    most = 2 * workers if bytes_of is None else 1  # until the first result has told
+    largest = 1
+
+    def told(result: R) -> R:
+        nonlocal most, largest
+        if bytes_of is not None:
+            largest = max(largest, bytes_of(result))
+            most = max(1, min(2 * workers, AHEAD_BYTES // largest))
+        return result
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
+            while len(pending) > most:
+                yield told(pending.popleft().result())
         while pending:
-            yield pending.popleft().result()
+            yield told(pending.popleft().result())
     except GeneratorExit:
         pool.shutdown(cancel_futures=True)
         raise

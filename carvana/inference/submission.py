@@ -71,8 +71,9 @@ def write_submission(
     """Predict photos and write the runs of their masks into a table ``img,rle_mask``, a row for each photo.
 
     What is done lies in ``<out>.parts/`` until all is; called again after it was stopped or killed, this goes on there,
-    and the table is the same to the byte. Under torchrun, or with RANK and WORLD_SIZE in the environment, each process
-    does its share of the chunks, on any machine that has the photos and ``out`` at the same paths, and the one that
+    and the table is the same to the byte; where photos must be divided into tiles for want of memory, give the
+    predictor its memory, for what is free changes. Under torchrun, or with RANK and WORLD_SIZE in the environment, each
+    process does its share of the chunks, on any machine that has the photos and ``out`` at the same paths, and the one that
     finds all chunks there joins them. A photo that is edited between two runs keeps the row that it has.
 
     Args:
@@ -86,8 +87,8 @@ def write_submission(
         reporter: told of each photo, and of those that cannot be read.
 
     Returns:
-        What became of this process's share. If photos failed, the others are done and kept; once those are replaced,
-        another call finishes the table.
+        What became of this process's share. If photos failed, the other chunks are done and kept; once those photos
+        are replaced, another call makes their chunks and finishes the table.
 
     Raises:
         DataError: ``out`` exists, its parts are of another table, a photo is missing or of the same name as another, or

@@ -13,6 +13,7 @@ from carvana.errors import DataError
 HEADER = b"img,rle_mask"
 
 _GZIP = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
 
 
 def make_row(name: str, runs: str) -> bytes:
@@ -88,5 +89,12 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    for line in file:
-        yield line.rstrip(b"\r\n")
+    blank = 0
+    for number, line in enumerate(file):
+        bare = (line.removeprefix(_BOM) if number == 0 else line).rstrip(b"\r\n")
+        if not bare:  # of no consequence at the end, where spreadsheets leave some
+            blank += 1
+            continue
+        yield from [b""] * blank
+        blank = 0
+        yield bare

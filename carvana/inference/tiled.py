@@ -27,6 +27,7 @@ def tiled(
     overlap: float | None = None,
     halo: int | None = None,
     stride: int = 1,
+    min_size: int = 1,
     batch: int = 1,
 ) -> Tensor:
     """Apply a callable to large images in tiles, and join its outputs.
@@ -42,10 +43,11 @@ def tiled(
             If that is the network's reach, the output is that for the whole image.
         stride: Tiles begin and end at multiples of it, as the grid of networks that halve their input demands; the
             images are reflected at the right and lower edge up to the next multiple.
+        min_size: The smallest height and width that the callable takes; smaller images are reflected up to it.
         batch: Tiles that go through the callable together, also of different images.
 
     Returns:
-        (N, K, H, W), float32 for blended tiles, else of the callable's own type.
+        (N, K, H, W), float32 where several tiles were blended, else of the callable's own type.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -61,7 +63,7 @@ def tiled(
     if batch < 1:
         raise ConfigError(f"batch {batch}: at least 1 tile must go through the network at a time")
     height, width = images.shape[-2:]
-    plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride)
+    plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride, min_size=min_size)
     canvases = [Canvas(image, plan) for image in images]
     fill(canvases, network, most=lambda _: batch)
     return torch.stack([canvas.output for canvas in canvases])
@@ -101,7 +103,7 @@ class Canvas:
                 "expected the same"
             )
         if len(self.plan) == 1:
-            self._joined = output
+            self._joined = output.clone()  # the next picture's may come in the same memory
             return
         if self._joined is None:
             make = torch.zeros if self.plan.join == "blend" else torch.empty
@@ -128,7 +130,8 @@ def fill(canvases: Sequence[Canvas], network: Network, *, most: Callable[[Size],
         for start in range(0, len(jobs), count):
             part = jobs[start : start + count]
             cuts = [canvas.crop(row, column) for canvas, row, column in part]
-            outputs = network(cuts[0][None] if len(cuts) == 1 else torch.stack(cuts))
+            # Copied also where it is one: it is a part of the picture, which who works in place would change.
+            outputs = network(cuts[0].clone()[None] if len(cuts) == 1 else torch.stack(cuts))
             for (canvas, row, column), output in zip(part, outputs, strict=True):
                 canvas.add(row, column, output)
 

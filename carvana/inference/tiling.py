@@ -117,9 +117,15 @@ def plan_whole(size: Size) -> Plan:
 
 
 def plan_tiles(
-    size: Size, *, tile: int | Size, overlap: float | None = None, halo: int | None = None, stride: int = 1
+    size: Size,
+    *,
+    tile: int | Size,
+    overlap: float | None = None,
+    halo: int | None = None,
+    stride: int = 1,
+    min_size: int = 1,
 ) -> Plan:
-    """Tiles of up to a given size, spread evenly; no larger than so many of them need to be.
+    """Tiles of a given size, spread evenly; for the exact join no larger than so many of them need to be.
 
     Args:
         size: (height, width) of the picture.
@@ -128,6 +134,7 @@ def plan_tiles(
             quarter if neither this nor ``halo`` is given.
         halo: instead of ``overlap``: pixels around what is taken of a tile that it must see; tiles are joined exactly.
         stride: tiles begin and end at multiples of it.
+        min_size: no side of a tile, nor of the padded picture, is smaller.
 
     Raises:
         ConfigError: an argument is out of its range, both ``overlap`` and ``halo`` are given, or the tile is too small
@@ -136,15 +143,15 @@ def plan_tiles(
     >>> plan_tiles((100, 100), tile=64, halo=8, stride=4).columns
     (Span(start=0, stop=60, first=0, last=50), Span(start=40, stop=100, first=50, last=100))
     """
-    sides = (tile, tile) if isinstance(tile, int) else tuple(tile)
-    if len(sides) != 2 or min(sides) < 1:
+    sides = tuple(tile) if isinstance(tile, tuple | list) else (tile, tile)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ConfigError(f"tile {tile!r} cannot be used; expected pixels, such as 512, or (height, width)")
     if overlap is not None and halo is not None:
         raise ConfigError(
             f"overlap {overlap} with the exact join: its tiles overlap by the network's reach; leave overlap out"
         )
-    padded = _padded(size, stride)
-    height, width = (min(_up(side, stride), whole) for side, whole in zip(sides, padded, strict=True))
+    padded = _padded(size, stride, min_size)
+    height, width = (min(_up(max(side, min_size), stride), whole) for side, whole in zip(sides, padded, strict=True))
     if halo is not None:
         margins = (2 * _up(halo, stride),) * 2
         for side, whole in ((height, padded[0]), (width, padded[1])):
@@ -153,12 +160,14 @@ def plan_tiles(
                     f"tile {tile}: too small for the exact join, which needs {margins[0] // 2} pixels around what it "
                     f"takes of each tile; take at least {margins[0] + stride}, or the join blend"
                 )
-        return _plan(size, padded, _needed(padded, (height, width), margins, stride), margins, stride, "exact")
+        return _plan(
+            size, padded, _needed(padded, (height, width), margins, stride, min_size), margins, stride, "exact"
+        )
     share = 0.25 if overlap is None else overlap
     if not 0 <= share <= 0.9:
         raise ConfigError(f"overlap {share} cannot be used; expected a share of a tile's side, from 0 to 0.9")
     margins = (_margin(height, share, stride), _margin(width, share, stride))
-    return _plan(size, padded, _needed(padded, (height, width), margins, stride), margins, stride, "blend")
+    return _plan(size, padded, (height, width), margins, stride, "blend")
 
 
 def cheapest_plan(
@@ -172,7 +181,7 @@ def cheapest_plan(
         margin: pixels that neighbours must have in common; twice the halo for the exact join.
         join: how tiles become one picture.
         stride: tiles begin and end at multiples of it.
-        min_size: no side of a tile is smaller.
+        min_size: no side of a tile, nor of the padded picture, is smaller.
         least_tiles: at least so many, where the picture can be divided.
 
     Returns:
@@ -182,7 +191,7 @@ def cheapest_plan(
     >>> plan.tile, len(plan), round(plan.cost, 2)
     ((1280, 1024), 2, 1.07)
     """
-    padded = _padded(size, stride)
+    padded = _padded(size, stride, min_size)
     margin = _up(margin, stride)
     choices = [list(_sides(whole, margin, stride, min_size)) for whole in padded]
     best: tuple[int, int, Size] | None = None
@@ -237,10 +246,11 @@ def _sides(whole: int, margin: int, stride: int, min_size: int) -> Iterator[tupl
             yield side, _count(whole, side, margin)
 
 
-def _needed(padded: Size, tile: Size, margins: Size, stride: int) -> Size:
-    """The smallest tile of which no more are needed."""
+def _needed(padded: Size, tile: Size, margins: Size, stride: int, min_size: int) -> Size:
+    """The smallest tile of which no more are needed: what it sees beyond its halo is seen for nothing."""
+    least = _up(min_size, stride)
     height, width = (
-        min(side, _side(whole, _count(whole, side, margin), margin, stride))
+        min(side, max(least, _side(whole, _count(whole, side, margin), margin, stride)))
         for whole, side, margin in zip(padded, tile, margins, strict=True)
     )
     return height, width
@@ -278,10 +288,10 @@ def _margin(side: int, share: float, stride: int) -> int:
     return min(_up(math.ceil(share * side - 1e-9), stride), side - stride)
 
 
-def _padded(size: Size, stride: int) -> Size:
+def _padded(size: Size, stride: int, min_size: int) -> Size:
     if len(size) != 2 or min(size) < 1 or stride < 1:
         raise ConfigError(f"a picture of {size} pixels (height, width) and the stride {stride} cannot be tiled")
-    return _up(size[0], stride), _up(size[1], stride)
+    return _up(max(size[0], min_size), stride), _up(max(size[1], min_size), stride)
 
 
 def _up(length: int, stride: int) -> int:

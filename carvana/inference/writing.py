@@ -19,6 +19,7 @@ from carvana.inference.manifest import Manifest
 from carvana.inference.outputs import Outputs
 from carvana.inference.photos import distinct, refuse_equal_stems, unreadable
 from carvana.inference.prediction import Prediction
+from carvana.inference.prepared import bytes_of
 from carvana.inference.shares import leave_together, own_share
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.progress import LogReporter, Reporter
@@ -112,8 +113,8 @@ def predict_folder(
     task = "predicting"
     reporter.start(task, len(photos))
     try:
-        predicted = run_batches(predictor, ordered_map(read, photos, workers=workers), want=outputs.want)
-        for job in ordered_map(write, predicted, workers=workers):
+        reading = ordered_map(read, photos, workers=workers, bytes_of=_bytes_of)
+        for job in ordered_map(write, run_batches(predictor, reading, want=outputs.want), workers=workers):
             _enter(job, summary, reporter)
             reporter.advance(task)
     except OSError as error:
@@ -134,6 +135,11 @@ class _Job:
     state: str = "written"
     message: str = ""
     image: Image | None = None
+
+
+def _bytes_of(read: tuple[_Job, object]) -> int:
+    job, prepared = read
+    return bytes_of(prepared) + (0 if job.image is None else job.image.nbytes)
 
 
 def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:

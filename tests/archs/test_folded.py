@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,6 +91,33 @@ def test_what_cannot_be_folded_stays_as_it_is(kind: type[nn.Module]) -> None:
     images = torch.rand(1, 3, 20, 20)
     with torch.no_grad():
         torch.testing.assert_close(for_inference(model)(images), model(images))
+
+
+def normed(norm: Callable[[nn.Module], nn.Module]) -> Segmenter:
+    network = nn.Sequential(norm(nn.Conv2d(3, 4, 3, padding=1)), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    model = Segmenter(network, ModelSpec(arch="mine"))
+    model(torch.rand(2, 3, 8, 8)).sum().backward()  # leaves a history in weights that are made of others
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_weights_that_are_made_of_others_are_left_alone(
+    norm: Callable[[nn.Module], nn.Module], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model, images = normed(norm), torch.rand(1, 3, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        torch.testing.assert_close(for_inference(model, dtype)(images), model(images))
 
 
 def test_later_changes_do_not_reach_the_copy() -> None:

@@ -61,6 +61,7 @@ def coverer(module: nn.Module, *, batch_pixels: int, reporter: Listener, **cover
         device=torch.device("cpu"),
         batch_pixels=batch_pixels,
         halo=lambda: 8,
+        bytes_per_pixel=lambda: 100.0,
         reporter=reporter,
     )
 
@@ -132,6 +133,60 @@ def test_auto_goes_on_in_tiles_where_the_whole_does_not_fit_after_all() -> None:
     assert len(listener.warnings) == 1
 
 
+def test_what_is_learned_of_a_large_photo_leaves_small_ones_alone() -> None:
+    for settings in ({}, {"mode": "tiles"}):
+        made = predictor(Limited(300_000), reporter=Listener(), **settings)
+        made.predict(photo(1000, 1000))
+        for side in (200, 150, 100, 64, 9):
+            assert made.predict(photo(side, side)).mask.shape == (side, side)
+
+
+def test_a_narrow_photo_is_divided_along_its_length() -> None:
+    made = predictor(Limited(300_000), reporter=Listener())
+    assert made.predict(photo(20, 20_000)).mask.shape == (20, 20_000)
+    assert len(made.plan((20, 20_000)).columns) > 1
+
+
+@pytest.mark.parametrize("size", [(10, 700), (700, 13), (5, 900), (3, 3)])
+def test_exact_tiles_of_photos_below_the_smallest_size_are_exact_too(size: tuple[int, int]) -> None:
+    spec = {"stride": 16, "min_size": 32}
+    whole, tiles = (
+        carvana.Predictor(segmenter(**spec), scale="native", precision="fp32", **settings).predict(photo(*size))
+        for settings in ({"mode": "whole"}, {"mode": "tiles", "tile": 64, "join": "exact"})
+    )
+    np.testing.assert_allclose(tiles.probabilities, whole.probabilities, atol=1e-6)
+
+
+def test_tiles_are_never_smaller_than_the_network_takes() -> None:
+    kernel = nn.Conv2d(3, 1, 9, padding=4)
+    made = carvana.Predictor(
+        segmenter(kernel, stride=32, min_size=256),
+        scale="native",
+        precision="fp32",
+        mode="tiles",
+        tile=256,
+        join="exact",
+    )
+    whole = carvana.Predictor(
+        segmenter(kernel, stride=32, min_size=256), scale="native", precision="fp32", mode="whole"
+    )
+    assert made.plan((600, 700)).tile == (256, 256)
+    expected = whole.predict(photo(600, 700)).probabilities
+    np.testing.assert_allclose(made.predict(photo(600, 700)).probabilities, expected, atol=1e-6)
+
+
+def test_a_named_memory_counts_for_small_photos_as_well() -> None:
+    each = predictor()._bytes_per_pixel()
+    assert len(predictor(memory=each * 300**2 / 1e9).plan((500, 500))) > 1
+    assert len(predictor().plan((500, 500))) == 1
+
+
+def test_padding_counts_in_a_batch() -> None:
+    cover = coverer(network(), batch_pixels=4 * 16 * 16, reporter=Listener(), mode="whole")
+    assert cover.joins((4, 4), [(4, 4)] * 3)
+    assert not cover.joins((4, 4), [(4, 4)] * 4)
+
+
 def test_whole_is_never_divided() -> None:
     with pytest.raises(ModelError, match=r"300x420 pixels .*take --mode tiles, or a smaller scale.*150x210$"):
         predictor(Limited(1000), mode="whole").predict(photo())
@@ -179,6 +234,9 @@ def test_what_cannot_be_joined_exactly_says_why() -> None:
         ({"overlap": 0.25, "join": "exact"}, r"overlap 0\.25 with the exact join"),
         ({"overlap": 1.0}, "overlap 1.0 cannot be used"),
         ({"tile": -4}, "tile -4 cannot be used"),
+        ({"tile": 0}, "tile 0 cannot be used"),
+        ({"tile": 512.0}, r"tile 512\.0 cannot be used"),
+        ({"memory": float("inf")}, "memory inf: expected GB above 0"),
     ],
 )
 def test_wrong_settings_are_one_line(settings: dict[str, Any], message: str) -> None:

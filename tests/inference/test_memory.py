@@ -46,12 +46,17 @@ def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free() -> None:
 SCRIPT = """
 import torch
 from carvana.archs.factory import create_model
-from carvana.inference.memory import bytes_per_pixel, peak_of_process
+from carvana.devices import PeakMemory
+from carvana.inference.memory import bytes_per_pixel
 model = create_model("unet/resnet18").eval()
 with torch.inference_mode():
     each = bytes_per_pixel(model, 256, torch.device("cpu"))
     images = torch.zeros(1, 3, 1280, 1920, dtype=torch.uint8)
-    print(each * 1280 * 1920, peak_of_process(lambda: model(images), torch.device("cpu")))
+    with PeakMemory(torch.device("cpu")) as before:
+        pass
+    with PeakMemory(torch.device("cpu")) as peak:
+        model(images)
+    print(each * 1280 * 1920, 1e6 * (peak.megabytes - before.megabytes))
 """
 
 

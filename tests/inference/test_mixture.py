@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture, finish_on_device
 from carvana.thresholds import THRESHOLDS
 
@@ -34,8 +35,10 @@ def test_levels_of_a_device_hold_the_mask_of_every_grid_threshold() -> None:
 def test_what_was_not_wanted_is_not_there() -> None:
     prediction = finish_on_device(mixture((20, 30)), 0.5, "mask")
     assert prediction.mask.dtype == np.uint8
-    with pytest.raises(AssertionError, match="only the mask"):
-        _ = prediction.levels
+    for what in ("levels", "probabilities"):
+        with pytest.raises(ConfigError, match=f"want='{what}'"):
+            getattr(prediction, what)
+    assert "83" in repr(prediction)
 
 
 def test_every_network_counts_the_same_whatever_its_size() -> None:

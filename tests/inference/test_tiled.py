@@ -114,6 +114,19 @@ def test_a_halo_of_the_reach_gives_the_whole_and_a_smaller_one_does_not(
     assert float((whole - smaller).abs().max()) > 1e-8
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_callables_that_work_in_place_or_hand_out_one_buffer_are_fine(batch: int) -> None:
+    photos = images(2, 3, 90, 70)
+    before = photos.clone()
+    for tile in (32, 200):
+        joined = tiled(lambda tiles: tiles.sub_(0.5), photos, tile=tile, overlap=0.25, batch=batch)
+        torch.testing.assert_close(joined, before - 0.5)
+        assert torch.equal(photos, before)
+    buffer = torch.empty(batch, 3, 90, 70)
+    joined = tiled(lambda tiles: buffer[: len(tiles)].copy_(tiles), photos, tile=200, batch=batch)
+    assert torch.equal(joined, before)
+
+
 def test_wrong_arguments_are_one_line() -> None:
     photos = images(1, 3, 40, 40)
     with pytest.raises(ConfigError, match=r"shape \(3, 40, 40\).*\(N, C, H, W\)"):
