@@ -72,9 +72,10 @@ def write_submission(
 
     What is done lies in ``<out>.parts/`` until all is; called again after it was stopped or killed, this goes on there,
     and the table is the same to the byte; where photos must be divided into tiles for want of memory, give the
-    predictor its memory, for what is free changes. Under torchrun, or with RANK and WORLD_SIZE in the environment, each
-    process does its share of the chunks, on any machine that has the photos and ``out`` at the same paths, and the one that
-    finds all chunks there joins them. A photo that is edited between two runs keeps the row that it has.
+    predictor its memory, for what is free changes. A photo that is edited between two runs keeps the row that it has.
+
+    Under torchrun, or with RANK and WORLD_SIZE in the environment, each process does its share of the chunks, on any
+    machine that has the photos and ``out`` at the same paths, and the one that finds all chunks there joins them.
 
     Args:
         predictor: what makes the masks.
