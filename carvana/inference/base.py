@@ -15,6 +15,7 @@ from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture
 from carvana.inference.prediction import Prediction, Want
 from carvana.inference.prepared import Photo, bytes_of, checked_image
+from carvana.inference.stream import ordered_map, run_batches
 
 P = TypeVar("P")
 """A photo made ready: a predictor's own form, which nobody else looks into."""
@@ -63,8 +64,6 @@ class BasePredictor(ABC, Generic[P]):
             >>> for prediction in predictor.predict_many(Path("photos").glob("*.jpg")):  # doctest: +SKIP
             ...     print(prediction.mask.mean())
         """
-        from carvana.inference.stream import ordered_map, run_batches  # it knows this class
-
         if isinstance(photos, str | os.PathLike):
             raise ConfigError(f"{photos!r}: expected a row of photos; predict() takes a single one")
         jobs = ((None, prepared) for prepared in ordered_map(self.prepare, photos, bytes_of=bytes_of))

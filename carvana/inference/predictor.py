@@ -17,6 +17,7 @@ from torch import Tensor
 from carvana.archs.folded import for_inference
 from carvana.archs.inputs import padded_size
 from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
 from carvana.data.images import MAX_PIXELS
 from carvana.devices import Precision, autocast, resolve_device, resolve_precision
 from carvana.errors import ConfigError, ModelError
@@ -33,7 +34,7 @@ from carvana.inference.prepared import Preparation, Prepared
 from carvana.inference.reach import exact_halo
 from carvana.inference.scale import Scale, network_size
 from carvana.inference.tiling import Plan
-from carvana.progress import Reporter
+from carvana.progress import LogReporter, Reporter
 
 
 class Predictor(BasePredictor[Prepared]):
@@ -106,6 +107,7 @@ class Predictor(BasePredictor[Prepared]):
             self.device = resolve_device(device)
             self.precision = resolve_precision(precision, self.device)
             self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        _tell_of_scale(model.spec, self.size, reporter or LogReporter())
         self._clock: Clock | None = None
         self._coverer = Coverer(
             self._logits,
@@ -241,6 +243,16 @@ class Predictor(BasePredictor[Prepared]):
             hasher.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
             hasher.update(values.flatten().view(torch.uint8).numpy())
         return hasher.hexdigest()
+
+
+def _tell_of_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
+    """A network knows objects as large as it was trained on, and a whole photo at its own size holds larger ones."""
+    if size is None and spec.trained_size is not None:
+        height, width = spec.trained_size
+        reporter.warn(
+            f"{spec.arch} was trained on photos shrunk to {height}x{width}; at their own size they show objects larger "
+            "than any it knows, and masks suffer (data.mode=crop trains for that)"
+        )
 
 
 _OVERFLOW = "; or its numbers overflow: train with train.precision=fp32"

@@ -7,18 +7,27 @@ and memory does not grow with the number of photos. Threads suffice: decoding, O
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from carvana.devices import cpu_count
 from carvana.inference.prediction import Prediction, Want
 
-if TYPE_CHECKING:
-    from carvana.inference.base import BasePredictor, P  # whose predict_many uses this module
-
 T = TypeVar("T")
 R = TypeVar("R")
+P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
+
+
+class Runs(Protocol[P_contra]):
+    """What of a :class:`carvana.inference.base.BasePredictor` batches are made by."""
+
+    def joins(self, photo: P_contra, batch: Sequence[P_contra]) -> bool:
+        """Whether one more photo may go with a batch."""
+
+    def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
+        """Send photos that join one another through the network together."""
 
 
 AHEAD_BYTES = 2**30
@@ -71,7 +80,7 @@ def ordered_map(
 
 
 def run_batches(
-    predictor: BasePredictor[P], jobs: Iterable[tuple[T, P | None]], *, want: Want = "probabilities"
+    predictor: Runs[P], jobs: Iterable[tuple[T, P | None]], *, want: Want = "probabilities"
 ) -> Iterator[tuple[T, Prediction | None]]:
     """Send the prepared photos of a stream of jobs through the network in batches, keeping the order.
 
@@ -97,7 +106,7 @@ def run_batches(
 
 
 def _flush(
-    predictor: BasePredictor[P], waiting: list[tuple[T, P | None]], batch: list[P], want: Want
+    predictor: Runs[P], waiting: list[tuple[T, P | None]], batch: list[P], want: Want
 ) -> Iterator[tuple[T, Prediction | None]]:
     predictions = iter(predictor.run(batch, want=want) if batch else ())
     for job, prepared in waiting:

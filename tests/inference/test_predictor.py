@@ -66,6 +66,15 @@ def test_maps_have_the_photo_s_own_size(scale: str | tuple[int, int]) -> None:
     assert set(np.unique(prediction.mask)) <= {0, 1}
 
 
+def test_who_shows_a_network_larger_objects_than_it_knows_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    Predictor(segmenter(trained_size=(16, 24)), scale="native")
+    assert "trained on photos shrunk to 16x24" in caplog.text
+    caplog.clear()
+    Predictor(segmenter(), scale="native")  # trained on crops, or not at all
+    Predictor(segmenter(trained_size=(16, 24)), scale="32x48")
+    assert not caplog.text
+
+
 def test_at_native_scale_the_network_s_word_is_final() -> None:
     model = segmenter(small_network(), trained_size=(16, 16))
     prediction = Predictor(model, scale="native", precision="fp32").predict(photo())
