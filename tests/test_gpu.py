@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from carvana.data.images import read_mask
+
 pytestmark = pytest.mark.skipif(not Path("/proc/driver/nvidia/version").exists(), reason="needs a GPU")
 
 
@@ -47,3 +49,22 @@ def test_a_frozen_encoder_on_the_gpu(tiny_data: Path, tmp_path: Path) -> None:
     settings = ["train.freeze_encoder=true", "data.size=[64, 64]", "train.epochs=1", "model.encoder_weights=none"]
     words = [word for setting in settings for word in ("--set", setting)]
     carvana("fit", "--arch", "unet/resnet18", "--data", tiny_data, "--out", tmp_path / "run", *words)
+
+
+def test_tiles_and_submissions_on_the_gpu(tiny_data: Path, tmp_path: Path) -> None:
+    settings = ["model.options.width=8", "data.size=[32, 48]", "train.epochs=4", "train.batch_size=4"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    run = tmp_path / "run"
+    carvana("fit", "--arch", "unet-ref", "--data", tiny_data, "--device", "cuda", "--out", run, *words)
+    tiles = ["--scale", "160x480", "--mode", "tiles", "--tile", 256, "--join", "exact", "--tta"]
+    for device in ("cuda", "cpu"):
+        carvana("predict", run, tiny_data / "train", "--device", device, "--out", tmp_path / device, *tiles)
+        carvana("submit", run, tiny_data / "train", "--device", device, "--out", tmp_path / f"{device}.csv", *tiles)
+    for path in sorted((tmp_path / "cpu").glob("*_mask.png")):
+        assert (read_mask(path) == read_mask(tmp_path / "cuda" / path.name)).mean() > 0.99
+    names = [
+        [row.partition(",")[0] for row in (tmp_path / f"{device}.csv").read_text().splitlines()]
+        for device in ("cuda", "cpu")
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) == 21
