@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from carvana.data.demo.workers import end_with_parent
+from carvana.children import end_with_parent
 from carvana.devices import cpu_count, processes_here
 from carvana.errors import CarvanaError
 

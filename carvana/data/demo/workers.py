@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -13,6 +12,8 @@ from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 import cv2
+
+from carvana.children import end_with_parent
 
 T = TypeVar("T")
 
@@ -72,17 +73,6 @@ def _begin(stopped: Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """To be run in a thread of a worker, which it ends when the process that started it is gone.
-
-    A worker waits for work on a pipe that it holds open itself, so it would outlive a parent that is killed.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _run(function: Callable[[T], object], chunk: Sequence[T]) -> int:
