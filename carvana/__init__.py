@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from carvana.archs.factory import create_model
     from carvana.archs.segmenter import Segmenter
     from carvana.archs.spec import ModelSpec
+    from carvana.compare.comparison import compare
+    from carvana.compare.leaderboard import Leaderboard
     from carvana.config import FitConfig, load_config
     from carvana.data.dataset import SegmentationDataset
     from carvana.data.samples import Sample, find_samples
@@ -36,6 +38,7 @@ _HOMES = {
     "CarvanaError": "carvana.errors",
     "Ensemble": "carvana.inference.ensemble",
     "FitConfig": "carvana.config",
+    "Leaderboard": "carvana.compare.leaderboard",
     "ModelSpec": "carvana.archs.spec",
     "Predictor": "carvana.inference.predictor",
     "Run": "carvana.run",
@@ -62,6 +65,7 @@ __all__ = [
     "CarvanaError",
     "Ensemble",
     "FitConfig",
+    "Leaderboard",
     "ModelSpec",
     "Predictor",
     "Run",
@@ -71,6 +75,7 @@ __all__ = [
     "TensorBoard",
     "Trackio",
     "Trainer",
+    "compare",
     "create_model",
     "evaluate",
     "find_lr",
@@ -103,7 +108,7 @@ def register_arch(name: str, target: Any, *, summary: str = "", replace: bool = 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in ("testing", "data"):
+    if name in ("testing", "data", "compare"):
         return importlib.import_module(f"carvana.{name}")
     raise AttributeError(f"module 'carvana' has no attribute {name!r}")
 

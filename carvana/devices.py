@@ -40,6 +40,20 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", number)
 
 
+def devices_named(name: str) -> list[str]:
+    """The devices that work can be spread over: with "auto" or "cuda" all GPUs, where there are several.
+
+    Raises:
+        ConfigError: as for :func:`resolve_device`.
+    """
+    import torch
+
+    device = resolve_device(name)
+    if name in ("auto", "cuda") and device.type == "cuda":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [str(device)]
+
+
 def resolve_precision(name: str, device: torch.device) -> Precision:
     """What the arithmetic of the network is done in.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from carvana.cli import archs, bench, data, evaluate, export, fit, import_keras, predict, submit
+from carvana.cli import archs, bench, compare, data, evaluate, export, fit, import_keras, predict, submit
 from carvana.errors import CarvanaError
 
 
@@ -46,6 +46,7 @@ app = typer.Typer(
 )
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("submit")(submit.submit)
 app.command("export")(export.export)

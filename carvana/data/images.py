@@ -151,16 +151,25 @@ def write_image(path: str | os.PathLike[str], pixels: UInt8, *, quality: int = 9
     Raises:
         DataError: no format goes by this suffix, or it cannot hold so many rows or columns.
     """
+    write_bytes(path, encode_image(pixels, Path(path).suffix.lower(), quality=quality, name=path))
+
+
+def encode_image(pixels: UInt8, suffix: str, *, quality: int = 92, name: str | os.PathLike[str] = "picture") -> bytes:
+    """The bytes of an image file of such pixels; ``name`` begins the message if there can be none.
+
+    Raises:
+        DataError: as for :func:`write_image`.
+    """
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    jpeg = Path(path).suffix.lower() in {".jpg", ".jpeg"}
-    _write(path, pixels, [cv2.IMWRITE_JPEG_QUALITY, quality] if jpeg else [])
+    jpeg = suffix in {".jpg", ".jpeg"}
+    return _encode(pixels, suffix, [cv2.IMWRITE_JPEG_QUALITY, quality] if jpeg else [], name)
 
 
 def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
     """Write a mask (H, W), nonzero where the object is, as a 1-bit PNG (black and white), atomically."""
     white = (mask != 0).view(np.uint8) * np.uint8(255)
-    _write(path, white, [cv2.IMWRITE_PNG_BILEVEL, 1], suffix=".png")
+    write_bytes(path, _encode(white, ".png", [cv2.IMWRITE_PNG_BILEVEL, 1], path))
 
 
 def write_palette_mask(path: str | os.PathLike[str], mask: UInt8) -> None:
@@ -241,13 +250,12 @@ def _png_tells_late(file: BinaryIO) -> bool:
         file.seek(place)
 
 
-def _write(path: str | os.PathLike[str], pixels: UInt8, options: list[int], *, suffix: str | None = None) -> None:
-    suffix = suffix or Path(path).suffix.lower()
+def _encode(pixels: UInt8, suffix: str, options: list[int], name: str | os.PathLike[str]) -> bytes:
     try:
         done, buffer = cv2.imencode(suffix, pixels, options)
     except cv2.error:
         done = False
     if not done:
         height, width = pixels.shape[:2]
-        raise DataError(f"{path}: no file for {width} x {height} pixels ends in {suffix!r}; expected .png or .jpg")
-    write_bytes(path, bytes(buffer))
+        raise DataError(f"{name}: no file for {width} x {height} pixels ends in {suffix!r}; expected .png or .jpg")
+    return bytes(buffer)

@@ -1,0 +1,79 @@
+"""``carvana compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carvana.cli import options
+
+
+def compare(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|RUN]...", help="Architectures to fit (or LABEL=NAME), and finished runs."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small networks, half a minute each, on demo cars unless --data is given.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="The data folder. Without one, demo cars are drawn.")] = None,
+    config: Annotated[str | None, typer.Option(help="A recipe: a shipped name or a YAML file.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[NAME:]KEY=VALUE",
+            help="Change a key for all networks, or one below model for the network NAME alone.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Fit each network N times, with other seeds.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder; what is done in it is kept. By default runs/compare.")
+    ] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the rows as JSON; - is stdout.")] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="GB", help="What each network's process may take; over it, its row fails."),
+    ] = None,
+    device: options.DEVICE = "auto",
+) -> None:
+    """Fit networks under one recipe, judge all on the same photos at full size, and rank them with what they cost.
+
+    Each network has a process of its own. Run again, it continues with what is missing.
+    """
+    from carvana.cli.compare_display import make_watcher
+    from carvana.cli.leaderboard import show_leaderboard
+    from carvana.cli.tables import check_json_target, write_json_result
+    from carvana.compare.comparison import QUICK_RECIPE
+    from carvana.compare.comparison import compare as run_comparison
+    from carvana.compare.entries import is_own_setting
+    from carvana.config import load_config, parse_settings
+    from carvana.errors import ConfigError
+
+    if not names and not quick:
+        raise typer.BadParameter("name the networks to compare, or take --quick, which has some of its own")
+    if quick and config is not None:
+        raise ConfigError(
+            f"--quick with --config {config}: --quick is the recipe {QUICK_RECIPE}; leave one of them out"
+        )
+    check_json_target(json)
+    shared = [setting for setting in settings or [] if not is_own_setting(setting)]
+    own = [setting for setting in settings or [] if is_own_setting(setting)]
+    changes = parse_settings(shared)
+    if data is not None:
+        changes["data.root"] = str(data)
+    name = QUICK_RECIPE if quick else config
+    if "arch" in changes:
+        raise ConfigError("--set arch: the networks are the names themselves")
+    board = run_comparison(
+        names or (),
+        load_config(name, changes) if name or changes else None,
+        quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
+        recipe_name=name or "default", reporter=make_watcher(),
+    )  # fmt: skip
+    if json != "-":
+        show_leaderboard(board)
+    if json is not None:
+        write_json_result(json, board.to_json())

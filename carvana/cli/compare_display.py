@@ -1,0 +1,194 @@
+"""How a comparison looks while it goes on: all networks below one another, what fits now, its curve, the time left."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from carvana.cli.display import LiveReporter, PlainReporter, make_reporter
+from carvana.compare.records import Row
+from carvana.compare.report.columns import minutes
+from carvana.compare.watcher import FITTING, MEASURING, Watcher
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_CURVE = 12
+"""Epochs that a curve shows, the last ones."""
+
+
+def make_watcher() -> Watcher:
+    """The watcher that fits what stderr is connected to."""
+    reporter = make_reporter()
+    return LiveWatcher(reporter) if isinstance(reporter, LiveReporter) else Watcher(reporter)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve of block characters: errors on a log scale, so that late epochs still show what they gain.
+
+    Args:
+        values: Dice of each epoch, below 1.
+
+    >>> sparkline([0.9, 0.97, 0.99, 0.995])
+    '▁▄▆█'
+    """
+    heights = [-math.log10(max(1 - value, 1e-6)) for value in values[-_CURVE:]]
+    if not heights:
+        return ""
+    low, span = min(heights), max(heights) - min(heights)
+    return "".join(
+        _SPARKS[round((height - low) / span * (len(_SPARKS) - 1))] if span else _SPARKS[0] for height in heights
+    )
+
+
+@dataclass
+class _Line:
+    """What is shown of one network."""
+
+    name: str
+    status: str = "waiting"
+    stage: str | None = None
+    dice: str = ""
+    curve: list[float] = field(default_factory=list)
+    task: str = ""
+    done: int = 0
+    total: int | None = None
+    began: float = 0.0
+    before: int = 0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until its present task is done; None while nobody knows."""
+        moved = self.done - self.before
+        if not self.total or moved <= 0:
+            return None
+        return (time.monotonic() - self.began) / moved * max(0, self.total - self.done)
+
+
+class LiveWatcher(Watcher):
+    """A table that moves, on stderr; warnings stand above it."""
+
+    def __init__(self, reporter: LiveReporter | PlainReporter) -> None:
+        super().__init__(reporter)
+        self._console = reporter.console if isinstance(reporter, LiveReporter) else Console(file=sys.stderr)
+        self._lines: dict[str, _Line] = {}
+        self._live: Live | None = None
+        self._minutes: float | None = None
+        self._took: list[float] = []
+        self._fits_began: dict[str, float] = {}
+
+    def begin(self, rows: Sequence[Row], minutes: float | None) -> None:
+        """Show all networks."""
+        self._lines = {row.name: _Line(row.name) for row in rows}
+        self._minutes = minutes
+        for row in rows:
+            self._note(row)
+        self._live = Live(get_renderable=self.render, console=self._console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def stage(self, name: str, stage: str, seed: int | None = None) -> None:
+        """A network's process has begun."""
+        line = self._lines[name]
+        line.stage = stage
+        line.status = stage if seed is None else f"{stage}, seed {seed}"
+        line.task, line.total = "", None
+        if stage == FITTING:
+            line.curve = []
+            self._fits_began[name] = time.monotonic()
+
+    def epoch(self, name: str, record: Mapping[str, Any]) -> None:
+        """Its curve grows."""
+        if record.get("val_dice") is not None:
+            self._lines[name].curve.append(record["val_dice"])
+
+    def progress(self, name: str, kind: str, values: Sequence[Any]) -> None:
+        """Its bar moves."""
+        line = self._lines[name]
+        if kind == "start":
+            line.task, line.total, line.done, line.before = values[0], values[1], 0, 0
+            line.began = time.monotonic()
+        elif kind == "advance" and values[0] == line.task:
+            if line.done == 0 and time.monotonic() - line.began < 1 and values[1] > 1:
+                line.before = values[1]  # a training that goes on begins in the middle
+            line.done += values[1]
+
+    def message(self, name: str, kind: str, message: str) -> None:
+        """Warnings are printed; the rest can be seen."""
+        if kind == "warn":
+            self.reporter.warn(f"{name}: {message}")
+
+    def row(self, row: Row) -> None:
+        """Its result."""
+        if row.name in self._fits_began:
+            self._took.append(time.monotonic() - self._fits_began.pop(row.name))
+        self._note(row)
+
+    def close(self) -> None:
+        """Take the table away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def render(self) -> Table:
+        """The table of this moment."""
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=False)
+        for line in self._lines.values():
+            table.add_row(Text(line.name, style="bold"), *_cells(line))
+        table.add_row("")
+        table.add_row(Text(self._summary(), style="dim"))
+        return table
+
+    def _note(self, row: Row) -> None:
+        line = self._lines[row.name]
+        line.stage, line.status = None, row.status
+        if row.dice is not None:
+            line.status = "measured" if row.latency_ms is not None else "evaluated"
+            line.dice = f"{row.dice:.5f}"
+            curve = row.refits[0].curve if row.refits else ()
+            line.curve = [epoch["val_dice"] for epoch in curve if "val_dice" in epoch]
+
+    def _summary(self) -> str:
+        left = self._seconds_left()
+        done = sum(bool(line.dice) or line.status.startswith("failed") for line in self._lines.values())
+        words = f"{done} of {len(self._lines)} networks"
+        return words if left is None else f"{words}, about {minutes(left)} left for fits"
+
+    def _seconds_left(self) -> float | None:
+        waiting = sum(line.status == "waiting" for line in self._lines.values())
+        working = [line for line in self._lines.values() if line.stage == FITTING]
+        known = [line.left for line in working if line.task == "training"]
+        if not waiting and not working:
+            return None
+        typical = None
+        if self._took:
+            typical = sum(self._took) / len(self._took)
+        elif self._minutes is not None:
+            typical = 60 * self._minutes + 30
+        if waiting and typical is None:
+            return None
+        if None in known or (working and not known and typical is None):
+            return None
+        return sum(left for left in known if left is not None) + waiting * (typical or 0.0)
+
+
+def _cells(line: _Line) -> list[Any]:
+    curve = Text(f"{sparkline(line.curve)} {line.curve[-1]:.4f}" if line.curve else "", style="cyan")
+    if line.status.startswith("failed"):
+        return [Text(line.status, style="red"), "", ""]
+    if line.stage is None:
+        style = "green" if line.dice else "dim"
+        return [Text(f"Dice {line.dice}" if line.dice else line.status, style=style), curve, ""]
+    if line.stage == MEASURING or not line.total:
+        return [Text(line.status if not line.task else f"{line.status}: {line.task}", style="yellow"), curve, ""]
+    left = line.left
+    bar = ProgressBar(total=line.total, completed=line.done, width=20)
+    words = line.task + ("" if left is None else f", {minutes(left)} left")
+    return [bar, curve, Text(words, style="yellow")]

@@ -1,0 +1,178 @@
+"""Processes of their own for networks: what they say is heard, and what becomes of them is told.
+
+A network that crashes, is killed or finds no memory ends its process and nothing else. A process ends with the one
+that started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import carvana
+
+_TICK = 0.2
+"""Seconds between two looks at whether a process is still there."""
+
+GRACE = 60.0
+"""Seconds that a process has to save its training and end, once it is asked to."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work for a process.
+
+    Attributes:
+        name: Whose it is.
+        function: ``"module:function"``; it is called with a Reporter-like channel and ``arguments``.
+        arguments: By keyword; they can be pickled.
+        log: A file for all that the process prints.
+        archs: Architectures that a script registered: name to ``"module:function"``.
+        memory_gb: What the process may take, in GB of 10^9 bytes; None sets no limit.
+    """
+
+    name: str
+    function: str
+    arguments: dict[str, Any]
+    log: Path
+    archs: dict[str, str] = field(default_factory=dict)
+    memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """Something that a process said: a kind (``info``, ``advance``, ``epoch``, ...) and its values."""
+
+    job: Job
+    kind: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process ended; ``reason`` is None if its work is done."""
+
+    job: Job
+    reason: str | None
+
+
+def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> Generator[Said | Ended, None, None]:
+    """Do jobs, as many at once as there are devices, each in a process of its own.
+
+    The job's argument ``device`` is one of ``devices``. Whoever stops iterating, or is interrupted, has the processes
+    asked to save and end; a second interruption kills them.
+
+    Args:
+        jobs: What is to do, in this order.
+        devices: One for each process at a time, such as ``("cuda:0", "cuda:1")``.
+    """
+    waiting, free = list(jobs), list(devices)
+    working: dict[Connection, _Worker] = {}
+    try:
+        while waiting or working:
+            while waiting and free:
+                worker = _Worker(waiting.pop(0), free.pop(0))
+                working[worker.channel] = worker
+            for channel in wait(list(working), timeout=_TICK):
+                assert isinstance(channel, Connection)
+                yield from working[channel].heard()
+            for channel, worker in list(working.items()):
+                if worker.ended():
+                    yield from worker.heard()
+                    del working[channel]
+                    free.append(worker.device)
+                    yield Ended(worker.job, worker.reason())
+    finally:
+        _end(list(working.values()))
+
+
+class _Worker:
+    """A process at work on a job."""
+
+    def __init__(self, job: Job, device: str) -> None:
+        self.job, self.device = job, device
+        self.channel, theirs = Pipe()
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(job.log, "ab") as log:
+            # A session of its own: Ctrl-C in the terminal reaches us alone, and we ask it to end.
+            self.process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-P", "-m", "carvana.compare.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(),
+                pass_fds=[theirs.fileno()], start_new_session=True,
+            )  # fmt: skip
+        theirs.close()
+        self._outcome: tuple[str | None] | None = None
+        with suppress(OSError):  # it is gone already, of which we hear in a moment
+            self.channel.send((sys.path, job, device))
+
+    def heard(self) -> Iterator[Said]:
+        """What it has said since."""
+        try:
+            while self.channel.poll():
+                kind, *values = self.channel.recv()
+                if kind == "done":
+                    self._outcome = (None,)
+                elif kind == "failed":
+                    self._outcome = (values[0],)
+                else:
+                    yield Said(self.job, kind, tuple(values))
+        except (EOFError, OSError):  # it is gone, or about to be: waiting on it would return at once, again and again
+            time.sleep(_TICK / 10)
+
+    def ended(self) -> bool:
+        # Not by the end of the pipe: a reading process that outlives it for a moment holds that open.
+        return self.process.poll() is not None
+
+    def reason(self) -> str | None:
+        """Why its work is not done; None if it is."""
+        code = self.process.returncode
+        if self._outcome is not None and (code == 0 or self._outcome[0] is not None):
+            return self._outcome[0]
+        if code == -signal.SIGKILL:
+            return "its process was killed (SIGKILL), as systems do where memory runs out"
+        if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            return f"its process was asked to end ({_signal_name(-code)})"
+        if code < 0:
+            return f"its process crashed ({_signal_name(-code)})"
+        return f"its process ended with exit code {code}"
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, in which this very library is found, wherever it was imported from."""
+    home = str(Path(carvana.__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """Ask processes to save and end; kill those that do not."""
+    for worker in workers:
+        worker.process.terminate()
+    try:
+        until = time.monotonic() + GRACE
+        for worker in workers:
+            worker.process.wait(timeout=max(0.1, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                os.killpg(worker.process.pid, signal.SIGKILL)
+            worker.process.wait()
+            worker.channel.close()

@@ -1,0 +1,1 @@
+"""A leaderboard as files: Markdown, CSV, text and one self-contained page."""

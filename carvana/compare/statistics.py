@@ -1,0 +1,152 @@
+"""Which networks can be told apart: all pairs of a leaderboard tested at once, by sign flips of whole cars.
+
+The photos of a car hang together, so the unit is the car. For each pair of networks, D of a car is the sum over its
+photos of the difference of their Dice. The D of all cars add up to the very gap that ranks the two, so a car with more
+photos weighs more, as it does in the mean. If neither network is better, D of a car might as well have had the other
+sign: T = abs(sum of D) / sqrt(sum of D^2) is compared with what T becomes when the signs of cars are flipped. The root
+stays as it is, so a few very hard cars are as heavy in each flip as they are in T itself.
+
+Whoever looks at the best row of eight has looked at 28 pairs. So one flip goes through all pairs, and a pair's T is
+compared with the largest T of all: the chance that any two equal networks are told apart is then at most the level,
+however the pairs hang together and whichever network comes out best. Pairs that are told apart leave those among which
+the largest is sought (step-down), which finds more at the same level. Westfall and Young 1993; Romano and Wolf 2005,
+https://doi.org/10.1198/016214504000000539.
+
+The level is exact for any number of cars where D is as likely to be above as below 0 by as much, in all pairs at once;
+for other D of mean 0 it is approached as cars grow in number (Canay, Romano and Shaikh 2017,
+https://doi.org/10.3982/ECTA13081), slowly for a network that is better on most cars and fails on very few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from carvana.errors import DataError
+
+LEVEL = 0.05
+"""Two networks are told apart where the adjusted p is at most this."""
+
+_ROUNDING = 1e-10  # far above what adding floats in another order changes, far below what one pixel does
+_BLOCK = 2**18  # numbers worked on at a time: 2 MB, which stay in a processor's cache
+
+
+def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
+    """P-values of no difference between each two networks, adjusted for all pairs.
+
+    Exact where cars are so few that ``flips`` are enough for all patterns of signs; else at random.
+
+    Args:
+        scores: (K, N), the Dice of K networks on the same N photos.
+        groups: the N names of the photos' cars.
+        flips: how many patterns of signs to try at most.
+        seed: equal seeds give equal values.
+
+    Returns:
+        (K, K), symmetric, in (0, 1], 1 on the diagonal.
+
+    Raises:
+        DataError: the shapes do not fit, there is no photo, or a score is not a finite number.
+
+    Six cars on all of which the first network is better by as much: the pattern of signs that was found and its
+    mirror image are 2 of 64.
+
+    >>> pairwise_p([[0.9] * 6, [0.8] * 6], ["a", "b", "c", "d", "e", "f"])
+    array([[1.     , 0.03125],
+           [0.03125, 1.     ]])
+    """
+    values = _checked(scores, groups)
+    adjusted = np.ones((len(values), len(values)))
+    first, second = np.triu_indices(len(values), k=1)
+    if len(first):
+        p = _step_down(_differences(values, groups, first, second), flips, seed)
+        adjusted[first, second] = adjusted[second, first] = p
+    return adjusted
+
+
+def cars_needed(level: float = LEVEL) -> int:
+    """The least number of cars with which any two networks can be told apart.
+
+    With C cars there are 2^C patterns of signs; the one that was found and its mirror image always count.
+
+    Args:
+        level: in (0, 1].
+
+    >>> cars_needed()
+    6
+    """
+    return math.ceil(1 - math.log2(level))
+
+
+def _checked(scores: ArrayLike, groups: Sequence[str]) -> NDArray[np.float64]:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != len(groups) or not len(groups):
+        raise DataError(
+            f"scores of shape {values.shape} do not fit the cars of {len(groups)} photos; "
+            "expected (networks, photos) and at least one photo"
+        )
+    missing = np.argwhere(~np.isfinite(values))
+    if len(missing):
+        network, photo = missing[0].tolist()
+        raise DataError(
+            f"scores[{network}, {photo}] is {values[network, photo]}; "
+            "networks can be compared only where each has a finite score on every photo"
+        )
+    return values
+
+
+def _differences(
+    scores: NDArray[np.float64], groups: Sequence[str], first: NDArray[np.intp], second: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """D of each pair and car, (P, C), each pair's scaled to length 1 so that T is the size of a sum."""
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.stack([np.bincount(members, weights=network) for network in scores])
+    differences = sums[first] - sums[second]
+    # Networks that are equal but for rounding are equal: their rounding errors might all point one way.
+    differences[np.abs(differences) <= _ROUNDING * np.abs(scores).max()] = 0
+    lengths = np.linalg.norm(differences, axis=1, keepdims=True)
+    scaled: NDArray[np.float64] = differences / np.where(lengths > 0, lengths, 1)
+    return scaled
+
+
+def _step_down(differences: NDArray[np.float64], flips: int, seed: int) -> NDArray[np.float64]:
+    """The adjusted p of each pair, (P,), from its D of length 1, (P, C)."""
+    found = np.abs(differences.sum(axis=1))
+    order = np.argsort(found)  # so the pairs above a row are those that step-down leaves beside it
+    rows = differences[order]
+    reached = found[order, None] - _ROUNDING  # equal sums that were added up in another order are equal
+    counts, tried = np.zeros(len(rows), dtype=np.int64), 0
+    for signs in _signs(rows.shape[1], flips, seed, step=max(1, _BLOCK // max(rows.shape))):
+        flipped = np.abs(rows @ signs.T)
+        largest = np.maximum.accumulate(flipped, axis=0, out=flipped)
+        counts += np.count_nonzero(largest >= reached, axis=1)
+        tried += len(signs)
+    # A pair can be no surer than one with a larger T.
+    p = np.maximum.accumulate(counts[::-1] / tried)[::-1]
+    adjusted = np.empty_like(p)
+    adjusted[order] = p
+    return adjusted
+
+
+def _signs(cars: int, flips: int, seed: int, step: int) -> Iterator[NDArray[np.float64]]:
+    """Patterns of signs, (at most ``step``, C) at a time; the first of all is no flip, which is what was found.
+
+    All there are, if they are at most ``flips``; the last car's sign stays, as a pattern's mirror image gives the same
+    T. Else ``flips`` at random beside the first, with which p is valid for any number of them (Phipson and Smyth 2010,
+    https://doi.org/10.2202/1544-6115.1585).
+    """
+    generator = np.random.default_rng(seed)
+    patterns = 2 ** (cars - 1)
+    exact = patterns <= flips
+    total = patterns if exact else 1 + flips
+    for start in range(0, total, step):
+        numbers = np.arange(start, min(start + step, total))
+        if exact:
+            flipped = (numbers[:, None] >> np.arange(cars)) & 1 == 1
+        else:
+            flipped = generator.random((len(numbers), cars)) < 0.5
+            flipped[numbers == 0] = False
+        yield np.where(flipped, -1.0, 1.0)

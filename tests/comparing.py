@@ -1,0 +1,33 @@
+"""Comparisons of small networks, in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from carvana.config import FitConfig
+
+RECIPE = {
+    "model": {"options": {"width": 4}},
+    "data": {"size": [32, 48], "workers": 0},
+    "split": {"val": 2},
+    "train": {"epochs": 2, "batch_size": 4, "lr": 1e-2, "precision": "fp32"},
+}
+"""Under which unet-ref learns something of the tiny demo cars."""
+
+
+def recipe(data: Path, **changes: Any) -> FitConfig:
+    """RECIPE on a data folder; ``train__epochs=1`` changes a key."""
+    return FitConfig(**RECIPE).replace(
+        {"data.root": str(data), **{k.replace("__", "."): v for k, v in changes.items()}}
+    )
+
+
+def settings(recipe: FitConfig) -> list[str]:
+    """The same for a command line."""
+    keys = ("model.options", "data.size", "data.workers", "split.val")
+    train = ("epochs", "batch_size", "lr", "precision")
+    values = recipe.model_dump(mode="json")
+    found = {key: values[key.split(".")[0]][key.split(".")[1]] for key in keys}
+    found |= {f"train.{key}": values["train"][key] for key in train}
+    return [word for key, value in found.items() for word in ("--set", f"{key}={value}")]

@@ -1,0 +1,86 @@
+"""Leaderboards of networks whose true quality is known, to count how often a method of comparing them is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.compare.statistics import LEVEL
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """How the error 1 - Dice of networks of one recipe varies over cars and photos.
+
+    A car is hard for all networks alike, and harder for some than for others; what networks do not share is in
+    proportion to how hard the car is. Each effect is a scaled lognormal: most cars are easy, a few are very hard.
+
+    Attributes:
+        mean: of the error of a network without a gap.
+        car_sd: the standard deviation over cars of a car's mean error.
+        correlation: of two networks' mean errors of a car.
+        photo_sd: the standard deviation of a network's photos around their car's mean error.
+        tail: the sigma of the lognormals; 0 is the normal distribution, and at 1 their kurtosis is 114.
+        cars: how many.
+        photos: the least and the greatest number of a car's photos, all between as likely.
+    """
+
+    mean: float = 0.02
+    car_sd: float = 0.005
+    correlation: float = 0.8
+    photo_sd: float = 0.003
+    tail: float = 1.0
+    cars: int = 51
+    photos: tuple[int, int] = (4, 4)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the difference of two networks' Dice, where all cars have the same number of photos."""
+        shared, own = self._shared_sd, self.car_sd * math.sqrt(1 - self.correlation)
+        variance = (own**2 + self.photo_sd**2 / self.photos[1]) * (1 + (shared / self.mean) ** 2)
+        return math.sqrt(2 * variance / self.cars)
+
+    def draw(self, generator: np.random.Generator, gaps: Sequence[float]) -> tuple[NDArray[np.float64], list[str]]:
+        """Draw one leaderboard.
+
+        Args:
+            generator: of what is random.
+            gaps: how much Dice each of the K networks truly loses to the best one.
+
+        Returns:
+            scores (K, N) and the N names of cars.
+        """
+        counts = generator.integers(*self.photos, size=self.cars, endpoint=True)
+        members = np.repeat(np.arange(self.cars), counts)
+        hard = self._shared_sd * self._effect(generator, self.cars)
+        own = self.car_sd * math.sqrt(1 - self.correlation) * self._effect(generator, len(gaps), self.cars)
+        photo = self.photo_sd * self._effect(generator, len(gaps), len(members))
+        error = self.mean + hard[members] + (own[:, members] + photo) * (1 + hard / self.mean)[members]
+        return 1 - error - np.asarray(gaps)[:, None], [f"car-{member:03d}" for member in members]
+
+    @property
+    def _shared_sd(self) -> float:
+        return self.car_sd * math.sqrt(self.correlation)
+
+    def _effect(self, generator: np.random.Generator, *shape: int) -> NDArray[np.float64]:
+        """Independent numbers of mean 0 and variance 1."""
+        normal = generator.standard_normal(shape)
+        if not self.tail:
+            return normal
+        square = math.exp(self.tail**2)
+        return (np.exp(self.tail * normal) - math.sqrt(square)) / math.sqrt(square * (square - 1))
+
+
+def called_worse(scores: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows (K,) a leaderboard calls worse than its best one, by the p-values (K, K)."""
+    return p[scores.mean(axis=1).argmax()] <= LEVEL
+
+
+def wrong(scores: NDArray[np.float64], called: NDArray[np.bool_], gaps: Sequence[float]) -> bool:
+    """Whether some row is called worse than the best one although it is as good or better in truth."""
+    true = np.asarray(gaps)
+    return bool((called & (true <= true[scores.mean(axis=1).argmax()])).any())
