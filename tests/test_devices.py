@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from carvana.devices import autocast, cpu_count, describe, resolve_device, resolve_precision
+from carvana.devices import autocast, cpu_count, describe, devices_named, resolve_device, resolve_precision
 from carvana.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -53,3 +53,11 @@ def test_autocast_computes_in_the_precision() -> None:
 def test_the_machine_is_described() -> None:
     assert cpu_count() >= 1
     assert str(cpu_count()) in describe(CPU)
+
+
+def test_work_is_spread_over_all_gpus_unless_one_device_is_named() -> None:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    assert devices_named("cpu") == ["cpu"]
+    assert devices_named("auto") == ([f"cuda:{number}" for number in range(gpus)] or ["cpu"])
+    with pytest.raises(ConfigError, match="tpu"):
+        devices_named("tpu")

@@ -68,3 +68,14 @@ def test_tiles_and_submissions_on_the_gpu(tiny_data: Path, tmp_path: Path) -> No
     ]
     assert names[0] == names[1]
     assert len(names[0]) == 21
+
+
+def test_networks_are_compared_on_all_gpus_at_once(tiny_data: Path, tmp_path: Path) -> None:
+    settings = ["model.options.width=8", "data.size=[32, 48]", "split.val=2", "train.epochs=2", "train.batch_size=4"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    names = ["one=unet-ref", "two=unet-ref", "three=unet-ref"]
+    printed = carvana("compare", *names, "--data", tiny_data, "--out", tmp_path / "board", "--json", "-", *words)
+    board = json.loads(printed)
+    assert [row["status"] for row in board["rows"]] == ["ok"] * 3
+    assert len({row["dice"] for row in board["rows"]}) == 1  # one recipe, one seed, whichever GPU it was
+    assert all(row["latency_ms"] > 0 for row in board["rows"])

@@ -13,7 +13,7 @@ import torch
 import carvana
 from carvana.compare.crew import Ended, Job, Said, run_jobs
 from carvana.compare.entries import Entry, make_entries
-from carvana.compare.leaderboard import Leaderboard
+from carvana.compare.leaderboard import LEADERBOARD, Leaderboard
 from carvana.compare.plan import Plan, Trial, make_plan, write_plan
 from carvana.compare.ranking import Judged, rank, read_row, seen_at
 from carvana.compare.records import WAITING, Header, Row
@@ -91,20 +91,23 @@ def compare(
         out=out if out is not None else Path("runs") / ("compare-quick" if quick else "compare"),
         seeds=seeds, recipe_name=recipe_name or "default", device=device, reporter=watcher.reporter,
     )  # fmt: skip
+    archs = importable_archs(entry.arch for entry in entries if entry.run is None)
     with _held(plan.out):
         write_plan(plan)
-        return _Comparison(plan, device, memory_gb, watcher).run()
+        return _Comparison(plan, device, memory_gb, archs, watcher).run()
 
 
 class _Comparison:
     """A comparison under way: what has failed, and what is known of each network."""
 
-    def __init__(self, plan: Plan, device: str, memory_gb: float | None, watcher: Watcher) -> None:
+    def __init__(
+        self, plan: Plan, device: str, memory_gb: float | None, archs: dict[str, str], watcher: Watcher
+    ) -> None:
         self._plan = plan
         self._watcher = watcher
         self._memory_gb = memory_gb
         self._devices = devices_named(device)
-        self._archs = importable_archs(trial.config.arch for trial in plan.all_trials if trial.config is not None)
+        self._archs = archs
         self._failures: dict[Trial, str] = {}
         self._ceilings: dict[Any, float] = {}
         self._header = _header(plan, self._devices)
@@ -245,8 +248,15 @@ def _header(plan: Plan, devices: Sequence[str]) -> Header:
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
+    held = out / ".lock"
+    if (
+        out.exists()
+        and (not out.is_dir() or any(out.iterdir()))
+        and not (held.exists() or (out / LEADERBOARD).exists())
+    ):
+        raise RunError(f"{out}: exists already and is no comparison; name another folder with --out")
     try:
-        with lock(out / ".lock", wait=False):
+        with lock(held, wait=False):
             yield
     except BlockingIOError as error:
         raise RunError(f"{out}: another comparison is at work in it; wait for it, or name another folder") from error

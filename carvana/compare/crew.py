@@ -135,9 +135,9 @@ class _Worker:
 
     def reason(self) -> str | None:
         """Why its work is not done; None if it is."""
-        code = self.process.returncode
-        if self._outcome is not None and (code == 0 or self._outcome[0] is not None):
+        if self._outcome is not None:
             return self._outcome[0]
+        code = self.process.returncode
         if code == -signal.SIGKILL:
             return "its process was killed (SIGKILL), as systems do where memory runs out"
         if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -162,6 +162,8 @@ def _refit(trial: Trial, evaluation: Mapping[str, Any]) -> Refit:
         fit_seconds=record.get("fit_seconds"),
         epochs=epochs[-1]["epoch"] if epochs else None,
         steps=epochs[-1]["step"] if epochs else None,
+        version=record.get("carvana"),
+        machine=record.get("machine"),
         curve=tuple({key: epoch[key] for key in kept if epoch.get(key) is not None} for epoch in epochs),
     )
 

@@ -42,6 +42,8 @@ class Refit(Record):
         fit_seconds: training time alone.
         epochs: how many it had.
         steps: of the optimizer.
+        version: of carvana, which fitted it.
+        machine: on which it was fitted.
         curve: after each epoch: epoch, step, seconds of training, train_loss, val_dice at the training size.
     """
 
@@ -52,6 +54,8 @@ class Refit(Record):
     fit_seconds: float | None = None
     epochs: int | None = None
     steps: int | None = None
+    version: str | None = None
+    machine: str | None = None
     curve: tuple[Mapping[str, float], ...] = ()
 
 

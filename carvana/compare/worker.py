@@ -80,9 +80,11 @@ def main() -> None:
     except BaseException as error:
         traceback.print_exc()
         channel.say("failed", _reason(error, job))
-        sys.stderr.flush()
-        os._exit(1)  # whatever half-built network or thread there is must not hold up the end
-    channel.say("done")
+    else:
+        channel.say("done")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # whatever thread or library is still there must not hold up the end, or crash at it
 
 
 def _do(job: Job, device: str, channel: Channel) -> None:

@@ -283,3 +283,10 @@ def test_progress_is_told_in_lines(tiny_data: Path, tmp_path: Path, broken: None
     assert any(line.startswith("plain: epoch 1") for line in heard.lines)
     assert any(line.startswith("plain: Dice 0.") for line in heard.lines)
     assert "plain: measuring" in heard.lines
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(finished: Run, tiny_data: Path) -> None:
+    before = finished.split_path.read_bytes()
+    with pytest.raises(RunError, match=f"{finished.path}: exists already and is no comparison"):
+        carvana.compare(["unet-ref"], recipe(tiny_data), out=finished.path, device="cpu")
+    assert finished.split_path.read_bytes() == before

@@ -21,6 +21,7 @@ from carvana.compare.records import FAILED, Pair, Photo, Refit, Row
 from carvana.compare.report.charts import COSTS, LAYOUTS
 from carvana.compare.report.columns import COLUMNS, columns
 from carvana.compare.report.grids import view_errors
+from carvana.compare.report.facts import notes
 from carvana.compare.report.html import to_html, to_html_table
 from carvana.compare.report.markdown import escaped, to_markdown
 from carvana.compare.report.table import to_csv, to_text
@@ -274,3 +275,14 @@ def test_pairs_are_told_apart_where_p_is_small() -> None:
     assert 0 < apart < len(board.pairs)
     assert page.count('class="apart"') == page.count("<td>told apart</td>") == apart
     assert page.count('class="tied"') == len(board.pairs) - apart
+
+
+def test_a_network_that_was_fitted_elsewhere_is_told() -> None:
+    board = make_board()
+    row = board.ranked[1]
+    here = replace(row.refits[0], version=board.header.version, machine=board.header.machine)
+    there = replace(row.refits[0], version="0.0.9", machine="an abacus")
+    for refit, told in ((here, False), (there, True)):
+        rows = tuple(replace(each, refits=(refit,)) if each is row else each for each in board.rows)
+        words = " ".join(notes(replace(board, rows=rows)))
+        assert (f"{row.name} (carvana 0.0.9 on an abacus)" in words) == told

@@ -48,7 +48,26 @@ def notes(board: Leaderboard) -> tuple[str, ...]:
         lines.append("The spread is the best minus the worst Dice of the trainings with different seeds.")
     if any(row.latency_ms is not None for row in ranked):
         lines.append("Prediction (ms, photos/s, MB) was measured for each network alone, after all trainings.")
+    elsewhere = _fitted_elsewhere(board)
+    if elsewhere:
+        lines.append(f"Not fitted by this version on this machine: {'; '.join(elsewhere)}.")
     return tuple(lines)
+
+
+def _fitted_elsewhere(board: Leaderboard) -> list[str]:
+    """The networks whose trainings another version did, or another machine, with which."""
+    found = []
+    for row in board.ranked:
+        others = {
+            (refit.version, refit.machine)
+            for refit in row.refits
+            if refit.version not in (None, board.header.version)
+            or (refit.machine is not None and refit.machine not in board.header.machine)
+        }
+        words = ", ".join(f"carvana {version} on {machine}" for version, machine in sorted(others, key=str))
+        if words:
+            found.append(f"{row.name} ({words})")
+    return found
 
 
 def remarks(board: Leaderboard) -> tuple[Row, ...]:
