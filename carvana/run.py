@@ -104,10 +104,15 @@ class Run:
         """The recipe that the run was fitted with."""
         return load_config(self.config_path)
 
+    def read_split(self, subset: str) -> dict[str, str]:
+        """The photos of one side of the split, "train" or "val": file name to car."""
+        with open(self.split_path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("subset") == subset]
+        return {row.get("image") or "": row.get("group") or "" for row in rows}
+
     def read_groups(self, subset: str) -> set[str]:
         """The cars of one side of the split, "train" or "val"."""
-        with open(self.split_path, newline="", encoding="utf-8") as file:
-            return {row.get("group", "") for row in csv.DictReader(file) if row.get("subset") == subset}
+        return set(self.read_split(subset).values())
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Keep versions, hardware and times."""

@@ -50,7 +50,7 @@ def compare(
     from carvana.compare.comparison import compare as run_comparison
     from carvana.compare.entries import is_own_setting
     from carvana.config import load_config, parse_settings
-    from carvana.errors import ConfigError
+    from carvana.errors import CarvanaError, ConfigError
 
     if not names and not quick:
         raise typer.BadParameter("name the networks to compare, or take --quick, which has some of its own")
@@ -64,16 +64,18 @@ def compare(
     changes = parse_settings(shared)
     if data is not None:
         changes["data.root"] = str(data)
-    name = QUICK_RECIPE if quick else config
     if "arch" in changes:
         raise ConfigError("--set arch: the networks are the names themselves")
+    source = QUICK_RECIPE if quick else config
     board = run_comparison(
         names or (),
-        load_config(name, changes) if name or changes else None,
+        load_config(source, changes) if source or changes else None,
         quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
-        recipe_name=name or "default", reporter=make_watcher(),
+        recipe_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_watcher(),
     )  # fmt: skip
     if json != "-":
         show_leaderboard(board)
     if json is not None:
         write_json_result(json, board.to_json())
+    if not board.ranked:
+        raise CarvanaError(f"none of the networks could be compared; {board.rows[0].name} {board.rows[0].status}")

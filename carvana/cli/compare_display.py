@@ -49,6 +49,10 @@ def sparkline(values: Sequence[float]) -> str:
     )
 
 
+_AROUND = 30.0
+"""Seconds that a fit takes beside its training: starting, reading, evaluating."""
+
+
 @dataclass
 class _Line:
     """What is shown of one network."""
@@ -82,13 +86,15 @@ class LiveWatcher(Watcher):
         self._lines: dict[str, _Line] = {}
         self._live: Live | None = None
         self._minutes: float | None = None
+        self._devices = 1
+        self._waiting = 0  # fits that have not begun
         self._took: list[float] = []
         self._fits_began: dict[str, float] = {}
 
-    def begin(self, rows: Sequence[Row], minutes: float | None) -> None:
+    def begin(self, rows: Sequence[Row], *, fits: int, minutes: float | None, devices: int) -> None:
         """Show all networks."""
         self._lines = {row.name: _Line(row.name) for row in rows}
-        self._minutes = minutes
+        self._minutes, self._waiting, self._devices = minutes, fits, devices
         for row in rows:
             self._note(row)
         self._live = Live(get_renderable=self.render, console=self._console, refresh_per_second=4, transient=True)
@@ -102,6 +108,7 @@ class LiveWatcher(Watcher):
         line.task, line.total = "", None
         if stage == FITTING:
             line.curve = []
+            self._waiting -= 1
             self._fits_began[name] = time.monotonic()
 
     def epoch(self, name: str, record: Mapping[str, Any]) -> None:
@@ -162,21 +169,17 @@ class LiveWatcher(Watcher):
         return words if left is None else f"{words}, about {minutes(left)} left for fits"
 
     def _seconds_left(self) -> float | None:
-        waiting = sum(line.status == "waiting" for line in self._lines.values())
+        """How long the fits will still take, from those that are done, the budget, and the one under way."""
         working = [line for line in self._lines.values() if line.stage == FITTING]
-        known = [line.left for line in working if line.task == "training"]
-        if not waiting and not working:
-            return None
-        typical = None
         if self._took:
-            typical = sum(self._took) / len(self._took)
-        elif self._minutes is not None:
-            typical = 60 * self._minutes + 30
-        if waiting and typical is None:
+            typical: float | None = sum(self._took) / len(self._took)
+        else:
+            typical = None if self._minutes is None else 60 * self._minutes + _AROUND
+        lasting = [line.left if line.task == "training" else typical for line in working]
+        lasting += [typical] * self._waiting
+        if not lasting or None in lasting:
             return None
-        if None in known or (working and not known and typical is None):
-            return None
-        return sum(left for left in known if left is not None) + waiting * (typical or 0.0)
+        return sum(seconds for seconds in lasting if seconds is not None) / self._devices
 
 
 def _cells(line: _Line) -> list[Any]:

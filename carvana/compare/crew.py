@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import carvana
+from carvana.compare.scripts import Places
+from carvana.devices import cpu_count
 
 _TICK = 0.2
 """Seconds between two looks at whether a process is still there."""
@@ -28,7 +30,7 @@ GRACE = 60.0
 """Seconds that a process has to save its training and end, once it is asked to."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """A piece of work for a process.
 
@@ -37,7 +39,7 @@ class Job:
         function: ``"module:function"``; it is called with a Reporter-like channel and ``arguments``.
         arguments: By keyword; they can be pickled.
         log: A file for all that the process prints.
-        archs: Architectures that a script registered: name to ``"module:function"``.
+        places: What a script registered, to be registered there as well.
         memory_gb: What the process may take, in GB of 10^9 bytes; None sets no limit.
     """
 
@@ -45,7 +47,7 @@ class Job:
     function: str
     arguments: dict[str, Any]
     log: Path
-    archs: dict[str, str] = field(default_factory=dict)
+    places: Places = field(default_factory=dict)
     memory_gb: float | None = None
 
 
@@ -66,7 +68,9 @@ class Ended:
     reason: str | None
 
 
-def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> Generator[Said | Ended, None, None]:
+def run_jobs(
+    jobs: Sequence[Job], devices: Sequence[str], *, stopping: Callable[[], None] = lambda: None
+) -> Generator[Said | Ended, None, None]:
     """Do jobs, as many at once as there are devices, each in a process of its own.
 
     The job's argument ``device`` is one of ``devices``. Whoever stops iterating, or is interrupted, has the processes
@@ -74,14 +78,15 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> Generator[Said | En
 
     Args:
         jobs: What is to do, in this order.
-        devices: One for each process at a time, such as ``("cuda:0", "cuda:1")``.
+        devices: One for each process at a time, such as ``("cuda:0", "cuda:1")``; they share the processor's cores.
+        stopping: Called before processes are asked to end early.
     """
     waiting, free = list(jobs), list(devices)
     working: dict[Connection, _Worker] = {}
     try:
         while waiting or working:
             while waiting and free:
-                worker = _Worker(waiting.pop(0), free.pop(0))
+                worker = _Worker(waiting.pop(0), free.pop(0), sharing=len(devices))
                 working[worker.channel] = worker
             for channel in wait(list(working), timeout=_TICK):
                 assert isinstance(channel, Connection)
@@ -93,13 +98,14 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> Generator[Said | En
                     free.append(worker.device)
                     yield Ended(worker.job, worker.reason())
     finally:
-        _end(list(working.values()))
+        if working:
+            _end(list(working.values()), stopping)
 
 
 class _Worker:
     """A process at work on a job."""
 
-    def __init__(self, job: Job, device: str) -> None:
+    def __init__(self, job: Job, device: str, *, sharing: int) -> None:
         self.job, self.device = job, device
         self.channel, theirs = Pipe()
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +113,17 @@ class _Worker:
             # A session of its own: Ctrl-C in the terminal reaches us alone, and we ask it to end.
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-P", "-m", "carvana.compare.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(sharing),
                 pass_fds=[theirs.fileno()], start_new_session=True,
             )  # fmt: skip
         theirs.close()
         self._outcome: tuple[str | None] | None = None
-        with suppress(OSError):  # it is gone already, of which we hear in a moment
-            self.channel.send((sys.path, job, device))
+        try:
+            with suppress(OSError):  # it is gone already, of which we hear in a moment
+                self.channel.send((sys.path, job, device))
+        except BaseException:
+            self.process.kill()
+            raise
 
     def heard(self) -> Iterator[Said]:
         """What it has said since."""
@@ -138,19 +148,24 @@ class _Worker:
         if self._outcome is not None:
             return self._outcome[0]
         code = self.process.returncode
+        limit = f"; it may take {self.job.memory_gb:g} GB" if self.job.memory_gb is not None else ""
         if code == -signal.SIGKILL:
-            return "its process was killed (SIGKILL), as systems do where memory runs out"
+            return f"its process was killed (SIGKILL), as systems do where memory runs out{limit}"
         if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             return f"its process was asked to end ({_signal_name(-code)})"
         if code < 0:
-            return f"its process crashed ({_signal_name(-code)})"
-        return f"its process ended with exit code {code}"
+            return f"its process crashed ({_signal_name(-code)}){limit}"
+        return f"its process ended with exit code {code}{limit}"
 
 
-def _environment() -> dict[str, str]:
-    """That of this process, in which this very library is found, wherever it was imported from."""
+def _environment(sharing: int) -> dict[str, str]:
+    """That of this process, in which this very library is found, and a share of the cores where there are others."""
     home = str(Path(carvana.__file__).resolve().parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
+    if sharing > 1:
+        found["LOCAL_WORLD_SIZE"] = str(sharing)  # by which readers are shared out
+        found.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // sharing)))
+    return found
 
 
 def _signal_name(number: int) -> str:
@@ -160,11 +175,12 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _end(workers: Sequence[_Worker]) -> None:
+def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
     """Ask processes to save and end; kill those that do not."""
-    for worker in workers:
-        worker.process.terminate()
     try:
+        stopping()
+        for worker in workers:
+            worker.process.terminate()
         until = time.monotonic() + GRACE
         for worker in workers:
             worker.process.wait(timeout=max(0.1, until - time.monotonic()))

@@ -15,6 +15,9 @@ from carvana.folds import Folds
 from carvana.registry import registry
 from carvana.run import Run
 
+_SLUG_BYTES = 80
+"""What a name may take of a file's name, which systems bound at 255 bytes."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -27,8 +30,8 @@ class Entry:
         changes: Keys below ``model`` that hold for this network alone, ``{"model.encoder_weights": "lite0.pth"}``. All
             else is shared, so that networks are compared and not recipes.
 
-    >>> Entry("wide", arch="unet-ref", changes={"model.options": {"width": 96}}).slug
-    'wide'
+    >>> Entry("a wide one", arch="unet-ref", changes={"model.options": {"width": 96}}).slug
+    'a-wide-one'
     """
 
     name: str
@@ -37,6 +40,8 @@ class Entry:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if (self.run is None) == (not self.arch):
+            raise ConfigError(f"{self.name}: expected an architecture to fit or a finished run, one of the two")
         others = [key for key in self.changes if not key.startswith("model.")]
         if others:
             raise ConfigError(
@@ -47,28 +52,33 @@ class Entry:
     @property
     def slug(self) -> str:
         """Its name as part of a file's name."""
-        return re.sub(r"[^\w.+-]+", "-", self.name).strip("-.") or "network"
+        words = re.sub(r"[^\w.+-]+", "-", self.name).strip("-.") or "network"
+        return words.encode()[:_SLUG_BYTES].decode(errors="ignore")
 
 
-def make_entries(names: Sequence[str | os.PathLike[str] | Entry], settings: Sequence[str] = ()) -> list[Entry]:
+def make_entries(
+    names: str | os.PathLike[str] | Entry | Sequence[str | os.PathLike[str] | Entry], settings: Sequence[str] = ()
+) -> list[Entry]:
     """What some names stand for, with the settings that hold for single ones.
 
     Args:
-        names: Architectures as ``carvana archs`` lists them, ``LABEL=ARCHITECTURE`` to have one twice or under another
-            name, or the folders of finished runs. An architecture's name wins over a folder of the same name; write
-            ``./unet-ref`` for the folder.
+        names: Architectures as ``carvana archs`` lists them, the folders of finished runs, or ``LABEL=ONE`` of either
+            to have one under another name. As a string an architecture's name wins over a folder of the same name;
+            write ``./unet-ref`` for the folder.
         settings: ``NAME:model.key=value``, for the network of that name alone.
 
     Raises:
         UnknownNameError: a name is neither.
-        ConfigError: a name stands twice, or a setting cannot be used.
+        ConfigError: a name or a run stands twice, or a setting cannot be used.
         RunError: a folder is no finished run.
     """
-    entries = {entry.name: entry for entry in map(_entry, names)}
-    if len(entries) < len(names):
-        listed = [_entry(name).name for name in names]
-        twice = next(name for name in listed if listed.count(name) > 1)
-        raise ConfigError(f"{twice} is named twice; tell them apart by labels, such as other={twice}")
+    listed = [names] if isinstance(names, str | os.PathLike | Entry) else list(names)
+    found = list(map(_entry, listed))
+    entries = {entry.name: entry for entry in found}
+    if len(entries) < len(found):
+        twice = next(entry for entry in found if sum(entry.name == other.name for other in found) > 1)
+        raise ConfigError(f"{twice.name} is named twice; tell them apart by labels: other={twice.run or twice.arch}")
+    _refuse_same_run(found)
     for setting in settings:
         name, _, assignment = setting.partition(":")
         if name not in entries:
@@ -97,18 +107,18 @@ def _entry(name: str | os.PathLike[str] | Entry) -> Entry:
         else:
             registry.archs.entry(name.arch)
         return name
-    text = os.fspath(name)
-    label, equals, arch = text.partition("=")
-    if equals and not Path(text).exists():
-        if not label or not arch:
-            raise ConfigError(f"{text!r}: expected LABEL=ARCHITECTURE, such as wide=unet-ref")
-        registry.archs.entry(arch)
-        return Entry(label, arch)
-    if isinstance(name, str) and name in registry.archs:
-        return Entry(name, name)
-    if Path(text).exists():
+    text, there = os.fspath(name), Path(name).exists()
+    if text in registry.archs and (isinstance(name, str) or not there):
+        return Entry(text, text)
+    if there:
         _check_run(Path(text))
         return Entry(text, run=Path(text))
+    label, equals, rest = text.partition("=")
+    if equals:
+        if not label or not rest:
+            raise ConfigError(f"{text!r}: expected LABEL=ARCHITECTURE or LABEL=RUN, such as wide=unet-ref")
+        inner = _entry(rest)
+        return Entry(label, inner.arch, inner.run)
     try:
         registry.archs.entry(text)
     except UnknownNameError as error:
@@ -127,6 +137,15 @@ def _check_run(path: Path) -> None:
         )
     if not run.evaluation_path.is_file():
         raise RunError(f"{path}: is not finished; `carvana fit --resume {path}` goes on")
+
+
+def _refuse_same_run(entries: Sequence[Entry]) -> None:
+    runs: dict[Path, str] = {}
+    for entry in entries:
+        if entry.run is not None:
+            other = runs.setdefault(entry.run.resolve(), entry.name)
+            if other != entry.name:
+                raise ConfigError(f"{other} and {entry.name} are one run; name it once")
 
 
 def _tell_apart(entries: Sequence[Entry]) -> None:

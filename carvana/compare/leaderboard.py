@@ -33,7 +33,7 @@ class Leaderboard:
         pairs: each two networks compared, the largest gap first.
         photos: each photo's scores.
         path: the folder that holds it; None if it was made in memory.
-        samples: the photos themselves, from which pictures are made; they are not in the JSON.
+        samples: where the photos and their masks lie, of which pictures are made; without them there are none.
 
     Example:
         >>> board = carvana.compare(["unet-ref", "unet/resnet34"], quick=True)  # doctest: +SKIP
@@ -87,12 +87,14 @@ class Leaderboard:
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise RunError(f"{file}: format {version!r}, this carvana reads up to {FORMAT_VERSION}: upgrade carvana")
         try:
+            photos = tuple(map(Photo.from_json, values["photos"]))
             return cls(
                 header=Header.from_json(values["header"]),
                 rows=tuple(map(Row.from_json, values["rows"])),
                 pairs=tuple(map(Pair.from_json, values["pairs"])),
-                photos=tuple(map(Photo.from_json, values["photos"])),
+                photos=photos,
                 path=file.parent,
+                samples=tuple(_sample(photo) for photo in photos if photo.path and photo.mask),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{file}: no leaderboard ({type(error).__name__}: {error})") from error
@@ -123,3 +125,7 @@ class Leaderboard:
 
     def _repr_html_(self) -> str:
         return to_html_table(self)
+
+
+def _sample(photo: Photo) -> Sample:
+    return Sample(Path(photo.path), Path(photo.mask), photo.group, photo.view)

@@ -15,21 +15,24 @@ second call finds what is done, does what is missing, and fits anew, beside the 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from carvana.compare.entries import Entry
 from carvana.compare.leaks import refuse_known_cars
-from carvana.config import FitConfig, load_config
+from carvana.config import FitConfig, SplitConfig, load_config
 from carvana.data.content import content_digest
 from carvana.data.pairs import check_sizes
-from carvana.data.splits import Split, make_split, write_split
-from carvana.errors import ConfigError
+from carvana.data.splits import Split, make_split, tell_of_leak, write_split
+from carvana.errors import CarvanaError, ConfigError
 from carvana.evaluation.choose import read_run_split
 from carvana.files import digest, file_digest
 from carvana.progress import Reporter
+from carvana.registry import registry
 from carvana.run import Run
 from carvana.training.recipe import check, with_data
 
@@ -63,8 +66,13 @@ class Trial:
 
     @property
     def judged(self) -> bool:
-        """Whether it is fitted and evaluated."""
-        return self.result.evaluation_path.is_file()
+        """Whether it is fitted to its end and evaluated.
+
+        ``carvana evaluate`` judges an interrupted fit as well, but how long a fit took is noted at its end alone.
+        """
+        if not self.result.evaluation_path.is_file():
+            return False
+        return self.config is None or "fit_seconds" in self.run.read_record()
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Plan:
         split: Which photos train and which judge.
         split_digest: Of their names, cars and sides.
         content: Of their bytes.
-        seeds: Of the refits.
+        seeds: Of the refits; none if only finished runs are compared.
         trials: For each network its trials, in the order that they were named.
     """
 
@@ -100,7 +108,9 @@ class Plan:
 
     @property
     def budget(self) -> str:
-        """How long each network may train."""
+        """How long each network may train; nothing if none does."""
+        if not self.seeds:
+            return ""
         train = self.config.train
         count, unit = (train.epochs, "epoch") if train.minutes is None else (train.minutes, "minute")
         return f"{count:g} {unit}{'' if count == 1 else 's'}"
@@ -120,7 +130,8 @@ def make_plan(
 
     Args:
         entries: The networks.
-        config: The recipe; without one finished runs are compared on the validation photos of the first of them.
+        config: The recipe. Where it names no data folder, or there is none, and finished runs are compared, the
+            validation photos of the first of them judge.
         out: The folder of the comparison.
         seeds: How many times each network is fitted.
         recipe_name: What the recipe is called.
@@ -133,26 +144,26 @@ def make_plan(
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}: expected 1 or more fits of each network")
     runs = [Run(entry.run) for entry in entries if entry.run is not None]
-    if config is None and runs:
-        first = runs[0].read_config()
-        config = load_config().replace({"data": first.data.model_dump(), "split": first.split.model_dump()})
+    if runs and (config is None or config.data.root is None):
+        config = _on_photos_of(runs[0], config)
         split = read_run_split(runs[0])
+        reporter.info(f"the validation photos of {runs[0].path} judge, since no --data is given")
     else:
         config = with_data(config or load_config(), reporter=reporter)
         split = make_split(config.data, config.split)
     check(config, device=device)
     check_sizes(split.train + split.val)
-    _tell_of_split(config, split, reporter)
-    cars = {sample.group for sample in split.val}
+    tell_of_leak(split, reporter)
     for run in runs:
-        refuse_known_cars(run, cars, reporter=reporter)
+        refuse_known_cars(run, split.val, group=config.data.group, reporter=reporter)
     folder, recipe = Path(out), config
     if config.split.file is None or not config.split.file.is_dir():
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
     sides = (("train", split.train), ("val", split.val))
     split_digest = digest([[sample.name, sample.group, side] for side, samples in sides for sample in samples])
     content = content_digest(split.train + split.val, reporter=reporter)
-    numbers = tuple(config.train.seed + number for number in range(seeds))
+    fits = any(entry.run is None for entry in entries)
+    numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, folder, numbers, split_digest + content) for entry in entries}
     return Plan(folder, recipe, config, recipe_name, split, split_digest, content, numbers, trials)
 
@@ -162,37 +173,62 @@ def write_plan(plan: Plan) -> None:
     write_split(plan.out / "split.csv", plan.split)
 
 
+def _on_photos_of(run: Run, config: FitConfig | None) -> FitConfig:
+    """A recipe with the photos and the split of a finished run."""
+    if config is not None and config.split != SplitConfig():
+        raise ConfigError(
+            f"split: without a data folder the validation photos of {run.path} judge, as that run divided them; name "
+            "the folder with --data, too, to divide its photos anew"
+        )
+    theirs = run.read_config()
+    data = {f"data.{key}": getattr(theirs.data, key) for key in ("root", "images", "masks", "group")}
+    return (config or load_config()).replace({**data, "split": theirs.split.model_dump()})
+
+
 def _trials(entry: Entry, config: FitConfig, out: Path, seeds: Sequence[int], data: str) -> list[Trial]:
     if entry.run is not None:
         run = Run(entry.run)
-        key = f"{entry.slug}-{digest(file_digest(run.model_path / 'model.safetensors'), data)[:_DIGITS]}"
-        return [_trial(entry, None, run, Run(out / "judged" / key), out, key)]
+        model = [file_digest(run.model_path / name) for name in ("model.safetensors", "config.json")]
+        key = f"{entry.slug}-{digest(model, data)[:_DIGITS]}"
+        return [_trial(entry, None, run, Run(out / "judged" / key), out)]
     trials = []
     for seed in seeds:
         own = config.replace({"arch": entry.arch, "train.seed": seed, **entry.changes})
-        key = f"{entry.slug}-{_fit_digest(own, data)[:_DIGITS]}"
-        run = Run(out / "runs" / key)
-        trials.append(_trial(entry, own, run, run, out, key))
+        weights = Path(own.model.encoder_weights)
+        if weights.is_file():
+            own = own.replace({"model.encoder_weights": str(weights.resolve())})
+        run = _folder(out / "runs" / f"{entry.slug}-{_fit_digest(own, data)[:_DIGITS]}", own, data)
+        trials.append(_trial(entry, own, run, run, out))
     return trials
 
 
-def _trial(entry: Entry, config: FitConfig | None, run: Run, result: Run, out: Path, key: str) -> Trial:
+def _trial(entry: Entry, config: FitConfig | None, run: Run, result: Run, out: Path) -> Trial:
+    key = result.path.name
     return Trial(entry, config, run, result, cost=out / "costs" / f"{key}.json", log=out / "logs" / f"{key}.log")
 
 
+def _folder(path: Path, config: FitConfig, data: str) -> Run:
+    """The run of this recipe: its folder, or the next number where somebody made another training of that one."""
+    for number in itertools.count(1):
+        run = Run(path if number == 1 else path.with_name(f"{path.name}-{number}"))
+        if not run.config_path.exists():
+            return run
+        with suppress(CarvanaError):
+            found = run.read_config()
+            if config.train.batch_size == "auto":  # has become a number in the run
+                found = found.replace({"train.batch_size": "auto"})
+            if _fit_digest(found, data) == _fit_digest(config, data):
+                return run
+    raise AssertionError(path)
+
+
 def _fit_digest(config: FitConfig, data: str) -> str:
-    """All that decides what a fit gives; where the photos lie and how they are read does not."""
+    """All that decides what a fit gives; where photos and weights lie, and how they are read, does not."""
     values = config.model_dump(mode="json")
-    weights = Path(config.model.encoder_weights)
-    first = file_digest(weights) if weights.is_file() else ""
     shown = {key: values["data"][key] for key in ("size", "mode", "target", "augment")}
-    return digest({**values, "data": shown, "split": data}, first)
-
-
-def _tell_of_split(config: FitConfig, split: Split, reporter: Reporter) -> None:
-    leaking = len(split.shared_groups())
-    if leaking:
-        reporter.warn(
-            f"{leaking} cars are on both sides of the split: all numbers read too high; take split.by=group unless "
-            "this is meant"
-        )
+    weights = Path(config.model.encoder_weights)
+    if weights.is_file():
+        values["model"]["encoder_weights"] = file_digest(weights)
+    origin = registry.archs.entry(config.arch) if config.arch in registry.archs else None
+    plugin = [origin.source, origin.version] if origin is not None and origin.source != "carvana" else []
+    return digest({**values, "data": shown, "split": data}, plugin)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.compare.plan import Trial
 from carvana.compare.records import FAILED, OK, Pair, Photo, Refit, Row
 from carvana.compare.statistics import LEVEL, pairwise_p
 from carvana.config import FitConfig
 from carvana.data.samples import Sample
-from carvana.errors import DataError
+from carvana.errors import DataError, RunError
 from carvana.metrics import bootstrap_interval
-from carvana.run import Run
+from carvana.run import Run, read_record
+
+if TYPE_CHECKING:
+    from carvana.compare.plan import Trial
 
 WORST = 0.01
 """The share of the photos, the worst ones, whose mean Dice stands in a column of its own."""
@@ -38,14 +39,20 @@ class Judged:
 
 
 def read_row(
-    trials: Sequence[Trial], samples: Sequence[Sample], *, failures: Mapping[Trial, str], ceilings: Mapping[Any, float]
+    trials: Sequence[Trial],
+    samples: Sequence[Sample],
+    *,
+    failures: Mapping[Trial, str],
+    unmeasured: Mapping[Trial, str],
+    ceilings: Mapping[Any, float],
 ) -> Judged | Row:
     """What is known of a network: its scores if all its trials are judged, else a row that says how it stands.
 
     Args:
         trials: Its trials.
         samples: The photos that judge.
-        failures: Why trials failed.
+        failures: Why trials failed; one that did leaves its network without a score, however many others there are.
+        unmeasured: Why they could not be measured.
         ceilings: The best Dice possible, by :func:`seen_at`.
     """
     first = trials[0]
@@ -67,7 +74,7 @@ def read_row(
     size, _ = seen = seen_at(config)
     row = replace(
         row,
-        status=OK,
+        status=f"{FAILED}measuring: {unmeasured[first]}" if first in unmeasured else OK,
         dice=float(dice.mean()),
         dice_ci95=interval,
         dice_spread=max(means) - min(means) if len(means) > 1 else None,
@@ -126,7 +133,9 @@ def rank(
             sample.name,
             sample.group,
             sample.view,
-            {each.row.name: float(each.dice[place]) for each in ordered},
+            path=str(sample.image),
+            mask=str(sample.mask or ""),
+            dice={each.row.name: float(each.dice[place]) for each in ordered},
         )
         for place, sample in enumerate(samples)
     )
@@ -170,13 +179,15 @@ def _refit(trial: Trial, evaluation: Mapping[str, Any]) -> Refit:
 
 def _cost(path: Path) -> dict[str, Any]:
     """The columns of a file that :func:`carvana.compare.tasks.measure` wrote; none if there is none."""
-    if not path.is_file():
+    found = read_cost(path)
+    names = {"params": "params", "gflops": "gflops", "ms": "latency_ms"}
+    names |= {name: name for name in ("images_per_s", "peak_memory_mb")}
+    return {column: found.get(name) for name, column in names.items()}
+
+
+def read_cost(path: Path) -> dict[str, Any]:
+    """Such a file; empty if it is missing or damaged, since measuring again costs seconds."""
+    try:
+        return read_record(path)
+    except RunError:
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        "params": found["params"],
-        "gflops": found["gflops"],
-        "latency_ms": found["ms"],
-        "images_per_s": found["images_per_s"],
-        "peak_memory_mb": found["peak_memory_mb"],
-    }

@@ -42,9 +42,9 @@ class Refit(Record):
         fit_seconds: training time alone.
         epochs: how many it had.
         steps: of the optimizer.
+        curve: after each epoch: epoch, step, seconds of training, train_loss, val_dice at the training size.
         version: of carvana, which fitted it.
         machine: on which it was fitted.
-        curve: after each epoch: epoch, step, seconds of training, train_loss, val_dice at the training size.
     """
 
     run: str
@@ -54,9 +54,9 @@ class Refit(Record):
     fit_seconds: float | None = None
     epochs: int | None = None
     steps: int | None = None
+    curve: tuple[Mapping[str, float], ...] = ()
     version: str | None = None
     machine: str | None = None
-    curve: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Row(Record):
 
     Attributes:
         name: as it was asked for: an architecture, a label, or the path of a run.
-        status: "ok", "waiting", or "failed: " and the reason.
+        status: "ok", "waiting", or "failed: " and the reason; one that could be judged and not measured keeps its
+            scores and its rank.
         arch: the architecture.
         rank: from 1, by Dice.
         dice: the mean over photos of Dice at full size, thresholds chosen on other cars; with several seeds, of the
@@ -151,8 +152,8 @@ class Header(Record):
         split: a digest of which photo trains and which judges.
         content: a digest of the photos' and masks' bytes.
         recipe: all settings that the fits share, as nested keys.
-        recipe_name: the shipped name or the file that it came from.
-        budget: "4 epochs" or "8 minutes".
+        recipe_name: the shipped name or the file that it came from, and what was changed.
+        budget: "4 epochs" or "8 minutes"; empty if nothing was fitted.
         seeds: of the refits.
         scored: words for how photos are scored.
         version: of carvana.
@@ -205,12 +206,16 @@ class Photo(Record):
         group: the car.
         view: from where it is seen.
         dice: each network's score on it, by name; with several seeds the mean.
+        path: where it lies.
+        mask: where its true mask lies.
     """
 
     image: str
     group: str
     view: str
     dice: Mapping[str, float] = field(default_factory=dict)
+    path: str = ""
+    mask: str = ""
 
 
 def _tuples(value: Any) -> Any:

@@ -1,36 +1,63 @@
-"""Architectures that a script registered, and how other processes find them."""
+"""What a script registered, and how other processes find it."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from carvana.entry import Entry as Registered
-from carvana.errors import ConfigError
+from carvana.entry import resolve
+from carvana.errors import CarvanaError, ConfigError
 from carvana.registry import registry
 
+Places = Mapping[str, Mapping[str, str]]
+"""By catalog (``archs``, ``losses``, ...) the names that scripts registered, and their ``"module:attribute"``."""
 
-def importable_archs(names: Iterable[str]) -> dict[str, str]:
-    """Where other processes import those of some architectures from that no plugin brings: name to "module:attribute".
+
+def script_places(archs: Iterable[str]) -> Places:
+    """Where other processes import from what no plugin brings.
+
+    Args:
+        archs: The architectures that they will need.
 
     Raises:
-        ConfigError: one is a function that only this process has.
+        ConfigError: one of these is a function that only this process has.
     """
-    entries = {name: registry.archs.entry(name) for name in names}
-    return {name: _place(entry) for name, entry in entries.items() if entry.source == "script"}
+    for name in archs:
+        entry = registry.archs.entry(name) if name in registry.archs else None
+        if entry is not None and entry.source == "script" and _place(entry) is None:
+            where = getattr(entry.target, "__module__", "?"), getattr(entry.target, "__qualname__", entry.target)
+            raise ConfigError(
+                f"the architecture '{name}' is built by {'.'.join(map(str, where))}, which other processes cannot "
+                'import: put the function into a module of its own and register it as "module:function"'
+            )
+    return {
+        key: {
+            entry.name: place for entry in catalog.registered() if entry.source == "script" and (place := _place(entry))
+        }
+        for key, catalog in registry.catalogs.items()
+    }
 
 
-def _place(entry: Registered) -> str:
+def register_places(places: Places) -> None:
+    """In another process: register the same, unless a module does so itself as soon as it is imported."""
+    for key, targets in places.items():
+        for name, target in targets.items():
+            with suppress(CarvanaError):  # who needs it is told then
+                resolve(target, f"'{name}' (from a script)")
+            catalog = registry.catalogs[key]
+            if name not in {entry.name for entry in catalog.registered()}:
+                catalog.register(name, target)
+
+
+def _place(entry: Registered) -> str | None:
     target = entry.target
     if isinstance(target, str):
-        return target
+        return None if target.startswith("__main__:") else target
     module, name = getattr(target, "__module__", "?"), getattr(target, "__qualname__", "?")
-    if module != "__main__" and "<" not in name and _finds(module, name, target):
-        return f"{module}:{name}"
-    raise ConfigError(
-        f"the architecture '{entry.name}' is built by {module}.{name}, which other processes cannot import: put the "
-        'function into a module of its own and register it as "module:function"'
-    )
+    importable = module != "__main__" and "<" not in name and _finds(module, name, target)
+    return f"{module}:{name}" if importable else None
 
 
 def _finds(module: str, name: str, target: object) -> bool:

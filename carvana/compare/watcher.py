@@ -21,8 +21,15 @@ class Watcher:
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
 
-    def begin(self, rows: Sequence[Row], minutes: float | None) -> None:
-        """A comparison begins, with what is known of each network; ``minutes`` is the budget of a fit, if it is one."""
+    def begin(self, rows: Sequence[Row], *, fits: int, minutes: float | None, devices: int) -> None:
+        """A comparison begins.
+
+        Args:
+            rows: What is known of each network.
+            fits: How many trainings are still to do.
+            minutes: The budget of one, if it is told in minutes.
+            devices: How many are done at a time.
+        """
 
     def stage(self, name: str, stage: str, seed: int | None = None) -> None:
         """A network is fitted, evaluated or measured from now on."""

@@ -16,11 +16,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from carvana.compare.crew import Job
+from carvana.compare.scripts import register_places
 from carvana.entry import resolve
 from carvana.errors import CarvanaError
-from carvana.registry import registry
 
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "not enough memory")
+
+_LONGEST = 300
+"""Characters of a reason; the log has all of it."""
 
 _EVERY = 0.25
 """Seconds between two messages of how far a task has come."""
@@ -70,13 +73,12 @@ def main() -> None:
     path, job, device = connection.recv()
     sys.path[:] = path
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
-    if job.memory_gb is not None:
-        limit = int(1e9 * job.memory_gb)
-        # Data, not address space: CUDA's libraries alone map dozens of GB that they never touch.
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     channel = Channel(connection)
     try:
-        _do(job, device, channel)
+        if job.memory_gb is not None:
+            _limit_memory(int(1e9 * job.memory_gb))
+        register_places(job.places)
+        resolve(job.function, "the work of a comparison")(channel=channel, device=device, **job.arguments)
     except BaseException as error:
         traceback.print_exc()
         channel.say("failed", _reason(error, job))
@@ -87,15 +89,19 @@ def main() -> None:
     os._exit(0)  # whatever thread or library is still there must not hold up the end, or crash at it
 
 
-def _do(job: Job, device: str, channel: Channel) -> None:
-    for name, target in job.archs.items():
-        registry.archs.register(name, target, replace=True)
-    resolve(job.function, "the work of a comparison")(channel=channel, device=device, **job.arguments)
+def _limit_memory(limit: int) -> None:
+    """Data, not address space: CUDA's libraries alone map dozens of GB that they never touch."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _reason(error: BaseException, job: Job) -> str:
     """One line; a lack of memory tells of the limit, if the process has one."""
     words = " ".join(str(error).split())
+    words = words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
+    if "CUDA out of memory" in words:
+        return "out of memory on the GPU"
     if isinstance(error, MemoryError) or any(sign in words for sign in _NO_MEMORY):
         limit = "" if job.memory_gb is None else f" (its process may take {job.memory_gb:g} GB)"
         return f"out of memory{limit}"

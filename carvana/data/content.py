@@ -24,5 +24,8 @@ def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = Non
     keys, _ = known.keys(samples, reporter=reporter or LogReporter())
     for sample, key in zip(samples, keys.tolist(), strict=True):
         if not key:
-            raise DataError(f"{sample.image}: it or its mask {sample.mask} is missing or cannot be read")
+            raise DataError(
+                f"{sample.image}: it or its mask {sample.mask} is missing or cannot be read; bring it back, or take "
+                "the photo away"
+            )
     return digest(keys.tobytes().hex())

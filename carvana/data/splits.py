@@ -25,6 +25,7 @@ from carvana.data.table import SampleTable
 from carvana.devices import cpu_count
 from carvana.errors import ConfigError, DataError
 from carvana.files import write_text
+from carvana.progress import Reporter
 
 MASKS_A_GROUP = 2
 """How many masks of a car are read for its foreground share: enough to tell a lorry from a roadster."""
@@ -214,6 +215,16 @@ def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
         raise DataError(
             f"{path}: the photos are not those that it names ({differing[0][0]} differs); bring them back as "
             "they were, or begin another training with --init"
+        )
+
+
+def tell_of_leak(split: Split, reporter: Reporter) -> None:
+    """Warn of cars on both sides."""
+    leaking = len(split.shared_groups())
+    if leaking:
+        reporter.warn(
+            f"{leaking} cars are on both sides of the split: validation reads too high; "
+            "take split.by=group unless this is meant"
         )
 
 

@@ -13,7 +13,7 @@ from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
 from carvana.data.pairs import check_sizes
-from carvana.data.splits import Split, check_unchanged, make_split, recall_split, write_split
+from carvana.data.splits import Split, check_unchanged, make_split, recall_split, tell_of_leak, write_split
 from carvana.devices import describe, process_number
 from carvana.errors import ConfigError
 from carvana.files import digest
@@ -61,7 +61,7 @@ def fit(
     model = build_model(config, init=init, reporter=reporter)
     config = with_data(config, reporter=reporter)
     split = make_split(config.data, config.split)
-    _tell_leak(split, reporter)
+    tell_of_leak(split, reporter)
     check_sizes(split.train + split.val)
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
@@ -177,8 +177,9 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
 
 def _recipe_digest(config: FitConfig) -> str:
     """What a recipe is known by: all of it but its length, and what changes nothing, such as where the photos lie."""
-    neutral = {"train.epochs": 1, "train.minutes": None, "data.root": None, "data.workers": 0, "data.cache_gb": 0}
-    return digest(config.replace(neutral).model_dump(mode="json"))
+    places = {"data.root": None, "data.images": None, "data.masks": None}
+    neutral = {"train.epochs": 1, "train.minutes": None, "data.workers": 0, "data.cache_gb": 0}
+    return digest(config.replace(places | neutral).model_dump(mode="json"))
 
 
 def _longer(config: FitConfig, *, epochs: int | None, minutes: float | None) -> FitConfig:
@@ -201,15 +202,6 @@ def _model_of(run: Run, config: FitConfig, *, reporter: Reporter) -> Segmenter:
     model = build_model(config.replace({"model.encoder_weights": "none"}))
     spec = ModelSpec.from_json(peek_state(run.state_path)[1]["spec"])
     return model.with_spec(init=spec.init, mean=spec.mean, std=spec.std)
-
-
-def _tell_leak(split: Split, reporter: Reporter) -> None:
-    leaking = split.shared_groups()
-    if leaking:
-        reporter.warn(
-            f"{len(leaking)} cars are on both sides of the split: validation reads too high; "
-            "take split.by=group unless this is meant"
-        )
 
 
 def _record(trainer: Trainer) -> dict[str, Any]:

@@ -97,3 +97,13 @@ def test_quick_has_four_networks_and_a_recipe_of_its_own() -> None:
     assert quick.split.val == 6  # fewer cars could tell nobody apart
     assert quick.train.minutes is not None
     assert quick.model.encoder_weights == "none"
+
+
+def test_a_comparison_in_which_all_fail_has_failed(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_networks.register(monkeypatch)
+    words = settings(recipe(tiny_data, model__options={}))
+    printed = call("compare", "raises", "--data", tiny_data, "--out", tmp_path / "b", "--device", "cpu", *words)
+    assert printed.exit_code == 1
+    assert printed.stderr.splitlines()[-1].startswith("error: none of the networks could be compared; raises failed:")

@@ -38,7 +38,7 @@ def shown(watcher: LiveWatcher) -> str:
 
 
 def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveWatcher, clock: list[float]) -> None:
-    watcher.begin(ROWS, minutes=None)
+    watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 100))
     clock[0] += 10
@@ -55,7 +55,7 @@ def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveWatcher, c
 
 
 def test_the_time_left_counts_those_that_wait(watcher: LiveWatcher, clock: list[float]) -> None:
-    watcher.begin(ROWS, minutes=None)
+    watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 100))
     clock[0] += 60
@@ -69,7 +69,7 @@ def test_the_time_left_counts_those_that_wait(watcher: LiveWatcher, clock: list[
 
 
 def test_with_a_budget_of_minutes_it_is_known_from_the_start(watcher: LiveWatcher, clock: list[float]) -> None:
-    watcher.begin(ROWS, minutes=2.0)
+    watcher.begin(ROWS, fits=2, minutes=2.0, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 120))
     clock[0] += 10
@@ -79,7 +79,7 @@ def test_with_a_budget_of_minutes_it_is_known_from_the_start(watcher: LiveWatche
 
 
 def test_a_fit_that_goes_on_is_not_taken_for_a_quick_one(watcher: LiveWatcher, clock: list[float]) -> None:
-    watcher.begin(ROWS, minutes=None)
+    watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 100))
     watcher.progress("now", "advance", ("training", 50, {}))  # done by an earlier process
@@ -90,7 +90,7 @@ def test_a_fit_that_goes_on_is_not_taken_for_a_quick_one(watcher: LiveWatcher, c
 
 
 def test_a_failure_shows_its_reason_and_a_measurement_its_name(watcher: LiveWatcher) -> None:
-    watcher.begin(ROWS, minutes=None)
+    watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.row(Row("now", status="failed: out of memory"))
     watcher.stage("done", MEASURING)
     assert "failed: out of memory" in shown(watcher)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import pickle
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,13 @@ from typing import Any
 import broken_networks
 import numpy as np
 import pytest
-from comparing import recipe
+from comparing import RECIPE, recipe
 
 import carvana
-from carvana.compare import comparison
+from carvana.compare import comparison, course
 from carvana.compare.crew import Job
 from carvana.compare.leaderboard import Leaderboard
+from carvana.config import FitConfig
 from carvana.data.ceiling import best_dice
 from carvana.data.images import read_mask
 from carvana.errors import ConfigError, RunError
@@ -69,13 +74,13 @@ def board(tiny_data: Path, finished: Run, tmp_path_factory: pytest.TempPathFacto
 def jobs_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the names of the processes that are started, and start them."""
     started: list[str] = []
-    real = comparison.run_jobs
+    real = course.run_jobs
 
-    def watched(jobs: Sequence[Job], devices: Sequence[str]) -> Any:
+    def watched(jobs: Sequence[Job], devices: Sequence[str], **settings: Any) -> Any:
         started.extend(f"{job.function.rpartition(':')[2]} {job.name}" for job in jobs)
-        return real(jobs, devices)
+        return real(jobs, devices, **settings)
 
-    monkeypatch.setattr(comparison, "run_jobs", watched)
+    monkeypatch.setattr(course, "run_jobs", watched)
     return started
 
 
@@ -290,3 +295,95 @@ def test_a_folder_that_holds_something_else_is_left_alone(finished: Run, tiny_da
     with pytest.raises(RunError, match=f"{finished.path}: exists already and is no comparison"):
         carvana.compare(["unet-ref"], recipe(tiny_data), out=finished.path, device="cpu")
     assert finished.split_path.read_bytes() == before
+
+
+def test_without_data_the_photos_of_the_first_run_judge_whatever_the_recipe(
+    finished: Run, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = FitConfig(**RECIPE).replace({"split": {}, "train.epochs": 1})
+    board = carvana.compare([finished.path, "unet-ref"], config, out=tmp_path / "board", device="cpu")
+    assert {photo.group for photo in board.photos} == finished.read_groups("val")
+    assert board.header.data == str(tiny_data)
+    assert board["unet-ref"].status == "ok"
+    with pytest.raises(ConfigError, match=f"split: without a data folder .*{finished.path}"):
+        carvana.compare([finished.path], FitConfig(**RECIPE), out=tmp_path / "other", device="cpu")
+
+
+def test_a_board_of_finished_runs_alone_claims_no_budget(finished: Run, tmp_path: Path) -> None:
+    board = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")
+    assert (board.header.budget, board.header.seeds) == ("", ())
+    assert "that of each run" in str(board)
+    evaluation = Path(str(board.rows[0].masks)).parent / "evaluation.json"
+    evaluation.write_text("{")
+    damaged = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")
+    assert damaged.rows[0].failed  # and not an error that would take the other rows with it
+    assert str(evaluation) in damaged.rows[0].status
+
+
+def test_rows_that_leave_the_table_are_told(board: Leaderboard, tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(str(board.path), tmp_path / "board")
+    heard = Heard()
+    fewer = carvana.compare(["small=unet-ref"], recipe(tiny_data), out=tmp_path / "board", device="cpu", reporter=heard)
+    assert [row.name for row in fewer.rows] == ["small"]
+    assert any("wide" in line and "name them too" in line for line in heard.lines)
+
+
+def test_a_fit_whose_state_is_damaged_is_put_aside_and_done_anew(
+    board: Leaderboard, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(str(board.path), tmp_path / "board")
+    run = Run(tmp_path / "board" / "runs" / Path(str(board["small"].run)).name)
+    run.evaluation_path.unlink()
+    (run.state_path / "state.json").write_text("{")
+    heard = Heard()
+    again = carvana.compare(["small=unet-ref"], recipe(tiny_data), out=tmp_path / "board", device="cpu", reporter=heard)
+    assert again["small"].dice == board["small"].dice
+    assert any("put aside" in line for line in heard.lines)
+    assert run.path.with_name(f"{run.path.name}-damaged-1").is_dir()
+
+
+def test_a_fit_goes_on_with_other_readers_from_another_place(
+    board: Leaderboard, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(str(board.path), tmp_path / "board")
+    shutil.copytree(tiny_data, tmp_path / "data")
+    run = Run(tmp_path / "board" / "runs" / Path(str(board["small"].run)).name)
+    run.evaluation_path.unlink()
+    config = recipe(tmp_path / "data", data__workers=1)
+    again = carvana.compare(["small=unet-ref"], config, out=tmp_path / "board", device="cpu")
+    assert again["small"].dice == board["small"].dice
+    found = run.read_config().data
+    assert (found.root, found.workers) == (tmp_path / "data", 1)
+
+
+def test_one_failed_refit_leaves_a_network_without_a_score(broken: None, tiny_data: Path, tmp_path: Path) -> None:
+    options = {"marker": str(tmp_path / "marker")}
+    config = recipe(tiny_data, model__options=options, train__epochs=1)
+    board = carvana.compare(["once"], config, seeds=2, out=tmp_path / "board", device="cpu")
+    assert board.rows[0].status == "failed: seed 0: OSError: the first time"
+    assert board.rows[0].dice is None
+    assert len(list((tmp_path / "board" / "runs").glob("*/evaluation.json"))) == 1  # which is kept
+
+
+def test_a_module_may_register_its_own_network(
+    tiny_data: Path, tmp_path: Path, broken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "import carvana, broken_networks\n"
+        "def build(**_):\n    return broken_networks.Plain()\n"
+        "carvana.register_arch('mine', build)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("my_nets")
+    config = recipe(tiny_data, model__options={}, train__epochs=1)
+    board = carvana.compare(["mine"], config, out=tmp_path / "board", device="cpu")
+    assert board.rows[0].status == "ok"
+
+
+def test_the_function_is_the_package() -> None:
+    import carvana.compare as package
+
+    assert carvana.compare is package
+    assert callable(package)
+    assert list(inspect.signature(carvana.compare).parameters)[:2] == ["names", "config"]
+    assert pickle.loads(pickle.dumps(carvana.compare)) is package

@@ -119,6 +119,11 @@ def test_a_limit_of_memory_holds_for_one_process(tmp_path: Path) -> None:
     assert reasons([broken, job(tmp_path, "works", number=1)]) == ["out of memory (its process may take 2 GB)", None]
 
 
+def test_whoever_ends_under_a_limit_is_told_of_it(tmp_path: Path) -> None:
+    broken = job(tmp_path, "breaks", how="SIGABRT", memory_gb=2)
+    assert reasons([broken]) == ["its process crashed (SIGABRT); it may take 2 GB"]
+
+
 def test_the_log_holds_the_whole_story(tmp_path: Path) -> None:
     list(run_jobs([job(tmp_path, "breaks", how="raise")], ["cpu"]))
     assert "Traceback" in (tmp_path / "breaks.log").read_text()

@@ -26,6 +26,10 @@ def run(tmp_path: Path, tiny_data: Path) -> Run:
 
 def test_names_are_architectures_labels_or_runs(run: Run) -> None:
     entries = make_entries(["unet-ref", "mine=unet/resnet18", run.path, Entry("third", arch="fpn/resnet18")])
+    [labelled] = make_entries([f"best={run.path}"])
+    assert (labelled.name, labelled.run) == ("best", run.path)
+    assert [entry.name for entry in make_entries("unet-ref")] == ["unet-ref"]
+    assert [entry.arch for entry in make_entries([Path("unet-ref")])] == ["unet-ref"]  # there is no such folder
     assert [(entry.name, entry.arch, entry.run) for entry in entries] == [
         ("unet-ref", "unet-ref", None),
         ("mine", "unet/resnet18", None),
@@ -40,6 +44,7 @@ def test_an_architecture_wins_over_a_folder_of_its_name(
     shutil.copytree(run.path, tmp_path / "unet-ref")
     monkeypatch.chdir(tmp_path)
     assert [entry.run for entry in make_entries(["unet-ref", "./unet-ref"])] == [None, Path("unet-ref")]
+    assert make_entries([Path("unet-ref")])[0].run == Path("unet-ref")
 
 
 def test_a_setting_can_be_for_one_network_alone() -> None:
@@ -52,7 +57,8 @@ def test_a_setting_can_be_for_one_network_alone() -> None:
     ("names", "settings", "words"),
     [
         (["unet/resnet43"], [], ["unet/resnet43", "unet/resnet34", "no run"]),
-        (["unet-ref", "unet-ref"], [], ["unet-ref is named twice", "label"]),
+        (["unet-ref", "unet-ref"], [], ["unet-ref is named twice", "other=unet-ref"]),
+        (["wide=unet-ref", "wide=unet/resnet18"], [], ["wide is named twice", "other=unet-ref"]),
         (["a=nosuch"], [], ["nosuch"]),
         (["=unet-ref"], [], ["LABEL=ARCHITECTURE"]),
         (["unet-ref"], ["unet-reff:model.classes=1"], ["unet-reff", "did you mean 'unet-ref'"]),
@@ -85,3 +91,19 @@ def test_folders_that_are_no_finished_run_are_refused(run: Run, tmp_path: Path) 
     (tmp_path / "five" / "folds.json").write_text('{"format_version": 1, "folds": 2, "recipe": {}}')
     with pytest.raises(RunError, match="folds"):
         make_entries([tmp_path / "five"])
+
+
+def test_one_run_cannot_stand_there_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent)
+    with pytest.raises(ConfigError, match="are one run"):
+        make_entries([run.path, "./first"])
+
+
+def test_long_names_make_short_folders() -> None:
+    assert len(Entry("x" * 300, arch="unet-ref").slug) == 80
+    assert len(Entry("\u8eca" * 100, arch="unet-ref").slug.encode()) <= 80
+
+
+def test_an_entry_is_an_architecture_or_a_run() -> None:
+    with pytest.raises(ConfigError, match="one of the two"):
+        Entry("neither")

@@ -7,7 +7,7 @@ import pytest
 from comparing import recipe
 
 from carvana.compare.entries import Entry, make_entries
-from carvana.compare.plan import Plan, make_plan
+from carvana.compare.plan import Plan, Trial, make_plan
 from carvana.config import FitConfig
 from carvana.data.demo import write_demo
 from carvana.data.images import read_image, write_image
@@ -100,3 +100,55 @@ def test_budgets_are_told_in_words(tiny_data: Path) -> None:
 def test_no_seeds_are_refused(tiny_data: Path) -> None:
     with pytest.raises(ConfigError, match="seeds = 0"):
         plan(recipe(tiny_data), seeds=0)
+
+
+def trial_of(data: Path, out: Path, **changes: Any) -> Trial:
+    [trial] = plan(recipe(data, **changes), make_entries(["unet-ref"]), out=str(out)).all_trials
+    return trial
+
+
+def as_fitted(trial: Trial, *, config: FitConfig | None = None, finished: bool = True) -> None:
+    """Leave what a fit leaves, but for the network."""
+    assert trial.config is not None
+    trial.run.make()
+    trial.run.write_config(config or trial.config)
+    trial.run.write_record({"fit_seconds": 1.0} if finished else {})
+    trial.run.write_evaluation({"dice": 0.9})
+
+
+def test_a_finished_fit_is_found_again(tiny_data: Path, tmp_path: Path) -> None:
+    as_fitted(trial_of(tiny_data, tmp_path))
+    assert trial_of(tiny_data, tmp_path).judged
+
+
+def test_so_is_one_whose_batch_size_was_found(tiny_data: Path, tmp_path: Path) -> None:
+    trial = trial_of(tiny_data, tmp_path, train__batch_size="auto")
+    as_fitted(trial, config=trial.config.replace({"train.batch_size": 4}))  # type: ignore[union-attr]
+    assert trial_of(tiny_data, tmp_path, train__batch_size="auto").judged
+
+
+def test_an_interrupted_fit_that_somebody_evaluated_is_not_finished(tiny_data: Path, tmp_path: Path) -> None:
+    trial = trial_of(tiny_data, tmp_path)
+    as_fitted(trial, finished=False)
+    again = trial_of(tiny_data, tmp_path)
+    assert again.run.path == trial.run.path
+    assert not again.judged
+
+
+def test_a_fit_that_somebody_made_longer_is_left_alone(tiny_data: Path, tmp_path: Path) -> None:
+    trial = trial_of(tiny_data, tmp_path)
+    as_fitted(trial, config=trial.config.replace({"train.epochs": 100}))  # type: ignore[union-attr]
+    again = trial_of(tiny_data, tmp_path)
+    assert not again.judged
+    assert again.run.path.name == f"{trial.run.path.name}-2"
+
+
+def test_weights_may_lie_elsewhere(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"w")
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for path in ("weights.pth", str(tmp_path / "weights.pth")):
+        entry = Entry("unet/resnet18", "unet/resnet18", changes={"model.encoder_weights": path})
+        found += plan(recipe(tiny_data, **{"model.options": {}}), [entry]).all_trials
+    assert found[0].run.path.name == found[1].run.path.name
+    assert found[0].config.model.encoder_weights == str(tmp_path / "weights.pth")  # type: ignore[union-attr]

@@ -20,8 +20,8 @@ from carvana.compare.leaderboard import Leaderboard
 from carvana.compare.records import FAILED, Pair, Photo, Refit, Row
 from carvana.compare.report.charts import COSTS, LAYOUTS
 from carvana.compare.report.columns import COLUMNS, columns
-from carvana.compare.report.grids import view_errors
 from carvana.compare.report.facts import notes
+from carvana.compare.report.grids import view_errors
 from carvana.compare.report.html import to_html, to_html_table
 from carvana.compare.report.markdown import escaped, to_markdown
 from carvana.compare.report.table import to_csv, to_text

@@ -22,7 +22,7 @@ def facts(board: Leaderboard) -> tuple[tuple[str, str], ...]:
         ("scored", header.scored),
         ("split", f"{header.split} (content {header.content})"),
         ("recipe", header.recipe_name),
-        ("budget", f"{header.budget} for each training"),
+        ("budget", f"{header.budget} for each training" if header.budget else "that of each run"),
         ("seeds" if several else "seed", ", ".join(map(str, header.seeds)) or "that of each run"),
         ("carvana", f"{header.version} (commit {header.commit or 'unknown'})"),
         ("machine", header.machine),
