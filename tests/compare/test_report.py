@@ -108,9 +108,8 @@ def test_markdown_shows_names_that_would_break_it_as_they_are() -> None:
     page = Balanced(MarkdownIt().enable("table").render(markdown))
     assert page.count("table") == 1
     assert page.count("script") == page.count("code") == page.count("i") == page.count("a") == 0
-    assert (
-        "".join(page.texts).count(" ".join(NASTY.split())) == 8
-    )  # data, recipe, commit, machine, name, init twice, reason
+    # data, recipe, commit, machine, name, init twice, reason, architecture
+    assert "".join(page.texts).count(" ".join(NASTY.split())) == 9
 
 
 def test_markdown_names_those_without_a_result_below_the_table() -> None:
@@ -196,7 +195,15 @@ def test_the_best_and_those_tied_with_it_are_bold() -> None:
 def test_a_column_of_spreads_is_there_for_several_seeds_only() -> None:
     assert "spread" in [column.heading for column in columns(make_board(2, seeds=(0, 1)))]
     assert "spread" not in [column.heading for column in columns(make_board(2))]
-    assert len(columns(make_board(2, seeds=(0, 1)))) == len(COLUMNS)
+
+
+def test_a_column_of_architectures_is_there_where_names_are_labels() -> None:
+    board = make_board(2, seeds=(0, 1))
+    assert len(columns(board)) == len(COLUMNS) - 1
+    labelled = replace(board, rows=(replace(board.rows[0], name="mine"), *board.rows[1:]))
+    assert len(columns(labelled)) == len(COLUMNS)
+    [line] = [line for line in table_lines(to_markdown(labelled)) if "mine" in map(str.strip, line)]
+    assert board.rows[0].arch in map(str.strip, line)
 
 
 @each_board

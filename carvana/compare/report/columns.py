@@ -155,6 +155,14 @@ COLUMNS = (
         brief=True,
     ),
     Column(
+        "arch",
+        "architecture",
+        "What the network is, where its name is another one.",
+        lambda row: row.arch if row.arch not in ("", row.name) else None,
+        lambda row: row.arch,
+        numeric=False,
+    ),
+    Column(
         "init",
         "init",
         "What the first weights were.",

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 _BELOW = {"name": "init", "dice": "dice_ci95"}
 """Columns that stand in small letters below another one's cells: they are long, and nobody sorts by them."""
 
+_WITH_NAME = "arch"  # likewise, and only where it differs from the name
+
 
 def sortable_table(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     """Ranked rows, then those without a result, which stay there however the table is sorted."""
     all_columns = {column.key: column for column in columns(board)}
-    shown = [column for key, column in all_columns.items() if key not in _BELOW.values()]
+    shown = [column for key, column in all_columns.items() if key not in (*_BELOW.values(), _WITH_NAME)]
     below = {key: all_columns[lower] for key, lower in _BELOW.items() if lower in all_columns}
     head = element("tr", *(_heading(column, below.get(column.key)) for column in shown))
     body = [_ranked(series[row.name], shown, below) for row in board.ranked]
