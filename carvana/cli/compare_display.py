@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -144,14 +144,12 @@ class LiveWatcher(Watcher):
             self._live.stop()
             self._live = None
 
-    def render(self) -> Table:
-        """The table of this moment."""
+    def render(self) -> RenderableType:
+        """What is shown at this moment."""
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=False)
         for line in self._lines.values():
             table.add_row(Text(line.name, style="bold"), *_cells(line))
-        table.add_row("")
-        table.add_row(Text(self._summary(), style="dim"))
-        return table
+        return Group(table, Text(""), Text(self._summary(), style="dim"))
 
     def _note(self, row: Row) -> None:
         line = self._lines[row.name]
@@ -193,5 +191,5 @@ def _cells(line: _Line) -> list[Any]:
         return [Text(line.status if not line.task else f"{line.status}: {line.task}", style="yellow"), curve, ""]
     left = line.left
     bar = ProgressBar(total=line.total, completed=line.done, width=20)
-    words = line.task + ("" if left is None else f", {minutes(left)} left")
+    words = f"{line.task} {line.done / line.total:.0%}" + ("" if left is None else f", {minutes(left)} left")
     return [bar, curve, Text(words, style="yellow")]

@@ -39,8 +39,10 @@ def leaderboard_table(board: Leaderboard, *, width: int) -> RenderableType:
         parts.append(_table(board, columns(board) if width >= _FULL_WIDTH else brief_columns(board)))
     else:
         parts.append(Text(""))
-    parts += [Text(f"{row.name}: {remark(row)}", style="red" if row.failed else "dim") for row in remarks(board)]
-    parts += [Text(note, style="dim") for note in notes(board)]
+    others = [Text(f"{row.name}: {remark(row)}", style="red" if row.failed else "dim") for row in remarks(board)]
+    below = [Text(note, style="dim") for note in notes(board)]
+    for part in (others, below):
+        parts += [*part, Text("")] if part else []
     return Group(*parts)
 
 

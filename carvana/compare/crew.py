@@ -154,7 +154,7 @@ class _Worker:
         if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             return f"its process was asked to end ({_signal_name(-code)})"
         if code < 0:
-            return f"its process crashed ({_signal_name(-code)}){limit}"
+            return f"its process crashed ({_signal_name(-code)}){limit if -code == signal.SIGABRT else ''}"
         return f"its process ended with exit code {code}{limit}"
 
 
