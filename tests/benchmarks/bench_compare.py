@@ -23,7 +23,7 @@ from typing import Any
 from carvana.compare.leaderboard import Leaderboard
 
 NETWORKS = ("unet/resnet18", "linknet/resnet18", "fpn/resnet18")
-SETTINGS = ("data.size=[64, 96]", "train.epochs=2", "model.encoder_weights=none")
+SETTINGS = ("data.size=[64, 96]", "train.epochs=3", "model.encoder_weights=none")
 TIMES = ("latency_ms", "images_per_s", "peak_memory_mb", "fit_seconds", "run", "masks")
 
 
