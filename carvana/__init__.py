@@ -12,20 +12,27 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from carvana import testing
+    from carvana.archs.encoders import Encoder, create_encoder
     from carvana.archs.factory import create_model
     from carvana.archs.segmenter import Segmenter
-    from carvana.archs.spec import ModelSpec
+    from carvana.archs.spec import ModelSpec, Network
     from carvana.compare.comparison import compare
     from carvana.compare.leaderboard import Leaderboard
     from carvana.config import FitConfig, load_config
+    from carvana.data.check import check_data
     from carvana.data.dataset import SegmentationDataset
+    from carvana.data.demo.write import write_demo
+    from carvana.data.images import read_image, read_mask, write_mask
     from carvana.data.samples import Sample, find_samples
     from carvana.data.splits import split_samples
     from carvana.errors import CarvanaError
     from carvana.evaluation.evaluate import evaluate
     from carvana.inference.ensemble import Ensemble
+    from carvana.inference.export import export_onnx
     from carvana.inference.predictor import Predictor
+    from carvana.inference.submission import write_submission
     from carvana.inference.tiled import tiled
+    from carvana.register import register_arch, register_augment, register_layout, register_loss
     from carvana.run import Run
     from carvana.training.callbacks import Callback, TensorBoard, Trackio
     from carvana.training.find_lr import find_lr
@@ -36,37 +43,53 @@ if TYPE_CHECKING:
 _HOMES = {
     "Callback": "carvana.training.callbacks",
     "CarvanaError": "carvana.errors",
+    "Encoder": "carvana.archs.encoders",
     "Ensemble": "carvana.inference.ensemble",
     "FitConfig": "carvana.config",
     "Leaderboard": "carvana.compare.leaderboard",
     "ModelSpec": "carvana.archs.spec",
+    "Network": "carvana.archs.spec",
     "Predictor": "carvana.inference.predictor",
     "Run": "carvana.run",
     "Sample": "carvana.data.samples",
-    "Segmenter": "carvana.archs.segmenter",
     "SegmentationDataset": "carvana.data.dataset",
+    "Segmenter": "carvana.archs.segmenter",
     "TensorBoard": "carvana.training.callbacks",
     "Trackio": "carvana.training.callbacks",
     "Trainer": "carvana.training.trainer",
+    "check_data": "carvana.data.check",
+    "create_encoder": "carvana.archs.encoders",
     "create_model": "carvana.archs.factory",
     "evaluate": "carvana.evaluation.evaluate",
+    "export_onnx": "carvana.inference.export",
+    "find_lr": "carvana.training.find_lr",
     "find_samples": "carvana.data.samples",
     "fit": "carvana.training.fit",
     "fit_folds": "carvana.training.folds",
-    "find_lr": "carvana.training.find_lr",
     "load_config": "carvana.config",
+    "read_image": "carvana.data.images",
+    "read_mask": "carvana.data.images",
+    "register_arch": "carvana.register",
+    "register_augment": "carvana.register",
+    "register_layout": "carvana.register",
+    "register_loss": "carvana.register",
     "resume": "carvana.training.fit",
     "split_samples": "carvana.data.splits",
     "tiled": "carvana.inference.tiled",
+    "write_demo": "carvana.data.demo.write",
+    "write_mask": "carvana.data.images",
+    "write_submission": "carvana.inference.submission",
 }
 
 __all__ = [
     "Callback",
     "CarvanaError",
+    "Encoder",
     "Ensemble",
     "FitConfig",
     "Leaderboard",
     "ModelSpec",
+    "Network",
     "Predictor",
     "Run",
     "Sample",
@@ -75,34 +98,31 @@ __all__ = [
     "TensorBoard",
     "Trackio",
     "Trainer",
+    "check_data",
     "compare",
+    "create_encoder",
     "create_model",
     "evaluate",
+    "export_onnx",
     "find_lr",
     "find_samples",
     "fit",
     "fit_folds",
     "load_config",
+    "read_image",
+    "read_mask",
     "register_arch",
+    "register_augment",
+    "register_layout",
+    "register_loss",
     "resume",
     "split_samples",
     "testing",
     "tiled",
+    "write_demo",
+    "write_mask",
+    "write_submission",
 ]
-
-
-def register_arch(name: str, target: Any, *, summary: str = "", replace: bool = False) -> None:
-    """Add an architecture: a ``"module:factory"`` string, or the factory itself.
-
-    Raises:
-        CarvanaError: the name is taken and ``replace`` is not set.
-
-    Example:
-        >>> carvana.register_arch("mine", "my_package.net:build")  # doctest: +SKIP
-    """
-    from carvana.registry import registry
-
-    registry.archs.register(name, target, summary=summary, replace=replace)
 
 
 def __getattr__(name: str) -> Any:

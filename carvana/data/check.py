@@ -117,6 +117,14 @@ def check_data(
     Raises:
         DataError: there is no such folder, or no photo in it.
         ConfigError: the folders are half named, or ``group`` is no pattern.
+
+    Example:
+        >>> import tempfile
+        >>> from carvana import write_demo
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = check_data(write_demo(folder, cars=1, views=2, size=(40, 60), workers=1))
+        >>> report.photos, report.cars, report.problems
+        (2, 1, ())
     """
     reporter = reporter or LogReporter()
     listing = list_folders(root, images=images, masks=masks, group=group)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from carvana.data.images import SUFFIXES
-from carvana.data.layouts import expanded, find_folders, find_photos, group_and_view, group_pattern, image_names
+from carvana.data.layouts import expanded, find_layout, find_photos, group_and_view, group_pattern, image_names
 from carvana.data.problems import Problem
+from carvana.data.samples import listed
 from carvana.errors import ConfigError
 
 
@@ -54,8 +55,15 @@ def list_folders(
         DataError: there is no such folder, or no photo in it.
         ConfigError: ``group`` cannot serve at all.
     """
-    listing = Listing(*find_folders(expanded(root), images, masks))
+    layout, found = find_layout(expanded(root), images, masks)
     pattern = group_pattern(group)
+    if not isinstance(found, tuple):
+        listing = Listing(expanded(root), expanded(root))
+        for sample in listed(found, layout, expanded(root), pattern):
+            place = Place(Path(sample.name).stem, sample.image, sample.mask, sample.group, sample.view)
+            listing.places.append(place)
+        return listing
+    listing = Listing(*found)
     photos = _by_stem(find_photos(listing.images), listing.problems, suffix="")
     own = _by_stem((listing.masks / name for name in image_names(listing.masks)), listing.problems, suffix="_mask")
     for stem in sorted(photos.keys() | own.keys()):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache
@@ -131,35 +131,6 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 f"cache: holds {made[0]} photos at {made[1]} with target {made[2]!r}; expected {expected[0]} at "
                 f"{expected[1]} with {expected[2]!r}: build it for these samples"
             )
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) in an order that depends on the seed and the epoch alone.
-
-    Handing the epoch to the data set with every index lets worker processes live through all epochs.
-    """
-
-    def __init__(self, length: int, *, seed: int, shuffle: bool = True) -> None:
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration stands for."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
-        # Accelerate counts the passes over every loader; validation must see the same crops each time.
-        epoch = self.epoch if self.shuffle else 0
-        for index in order.tolist():
-            yield epoch, index
 
 
 def _differ(sample: Sample, photo: Sequence[int], mask: Sequence[int]) -> str:

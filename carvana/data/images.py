@@ -62,6 +62,10 @@ def read_image(source: Source, *, at_least: tuple[int, int] | None = None, max_p
 
     Raises:
         DataError: the file is missing, damaged, too large or no image.
+
+    Example:
+        >>> read_image("car.jpg").shape  # doctest: +SKIP
+        (1280, 1918, 3)
     """
     data = read_bytes(source)
     if is_jpeg(data):
@@ -82,6 +86,10 @@ def read_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> UInt8:
     Raises:
         DataError: the file is missing, damaged, too large or no image, or its values tell no object from background:
             none exceeds 1, yet none is bright either, as in files of 0/100 or of numbers of classes.
+
+    Example:
+        >>> read_mask("car_mask.gif").max()  # doctest: +SKIP
+        np.uint8(1)
     """
     data = read_bytes(source)
     runs = read_runs(data, max_pixels=max_pixels)
@@ -167,7 +175,18 @@ def encode_image(pixels: UInt8, suffix: str, *, quality: int = 92, name: str | o
 
 
 def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
-    """Write a mask (H, W), nonzero where the object is, as a 1-bit PNG (black and white), atomically."""
+    """Write a mask (H, W), nonzero where the object is, as a 1-bit PNG (black and white), atomically.
+
+    Raises:
+        DataError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_mask(f"{folder}/mask.png", np.eye(3, dtype=np.uint8))
+        ...     read_mask(f"{folder}/mask.png").sum()
+        np.uint64(3)
+    """
     white = (mask != 0).view(np.uint8) * np.uint8(255)
     write_bytes(path, _encode(white, ".png", [cv2.IMWRITE_PNG_BILEVEL, 1], path))
 
@@ -188,7 +207,7 @@ def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage")
         size: (height, width).
         target: "coverage" averages over the area of each new pixel; "nearest" takes the old pixel at the corner of
             each new one, as OpenCV's INTER_NEAREST does and the seed's notebook did: 0 or 255 alone, and half a pixel
-            beside its place, which caps what any network can reach (docs/explanation.md).
+            beside its place, which caps what any network can reach (docs/explanation/coverage.md).
     """
     height, width = size
     if mask.shape == (height, width):

@@ -1,16 +1,17 @@
 """Where photos and masks lie in a data folder, and what their names tell.
 
-Two layouts are known, and plugins may add more (registry.layouts): Carvana's own (``train/`` and ``train_masks/``,
-masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of the folder that returns the
-pair of (images folder, masks folder), or None where the folder is not laid out so.
+Two layouts are known, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own (``train/`` and
+``train_masks/``, masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of the folder that
+returns the pair of (images folder, masks folder), or samples, or None where the folder is not laid out so.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from carvana.data.images import SUFFIXES
 from carvana.errors import ConfigError, DataError
@@ -30,28 +31,56 @@ def folders_layout(root: Path) -> tuple[Path, Path] | None:
     return _pair(root, "images", "masks")
 
 
-def find_folders(
+Folders = tuple[Path, Path]
+"""The folder of photos and the folder of masks."""
+
+
+def find_layout(
     root: Path, images: str | os.PathLike[str] | None, masks: str | os.PathLike[str] | None
-) -> tuple[Path, Path]:
-    """The folders of photos and of masks: those that are named, or those of the layout that fits.
+) -> tuple[str, Folders | Iterable[Any]]:
+    """Which layout a data folder has, and what it tells: the two folders, or the samples themselves.
+
+    Folders that are named win over all layouts; of these, the one that was registered last is asked first, so that a
+    script can read a folder otherwise than this library would.
 
     Raises:
-        DataError: there is no such folder, or it is laid out otherwise.
-        ConfigError: only one of the two is named.
+        DataError: there is no such folder, it is laid out otherwise, or a layout returns something else.
+        ConfigError: only one of the two folders is named.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder with train/ and train_masks/ or images/ and masks/")
     if (images is None) != (masks is None):
         raise ConfigError("data.images and data.masks go together: name both folders, or neither")
     if images is not None and masks is not None:
-        return root / expanded(images), root / expanded(masks)
-    for name in registry.layouts.names():
-        found: tuple[Path, Path] | None = registry.layouts.load(name)(root)
+        return "named folders", (root / expanded(images), root / expanded(masks))
+    layouts = registry.layouts.registered()
+    for entry in reversed(layouts):
+        found = layout_of(entry.name, root)
         if found is not None:
-            return found
+            return entry.name, found
+    others = [entry.name for entry in layouts if entry.source != "carvana"]
+    also = f", nor is it laid out as {' or '.join(others)} are" if others else ""
     raise DataError(
-        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/; "
+        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/{also}; "
         "name its folders: data.images and data.masks (--set data.images=... of fit, --images of carvana data)"
+    )
+
+
+def layout_of(name: str, root: Path) -> Folders | Iterable[Any] | None:
+    """What one layout tells of a folder; None if the folder is not laid out so.
+
+    Raises:
+        DataError: it returns something else.
+    """
+    entry = registry.layouts.entry(name)
+    found = entry.load()(root)
+    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, str | os.PathLike) for part in found):
+        return Path(found[0]), Path(found[1])
+    if found is None or (isinstance(found, Iterable) and not isinstance(found, str | bytes | os.PathLike)):
+        return found
+    raise DataError(
+        f"the layout '{name}' (from {entry.source}) returned {found!r}: expected None, (folder of photos, folder of"
+        " masks), or an iterable of carvana.Sample"
     )
 
 

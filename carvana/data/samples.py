@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from carvana.data.layouts import expanded, find_folders, group_and_view, group_pattern, image_names, photo_names
+from carvana.data.layouts import expanded, find_layout, group_and_view, group_pattern, image_names, photo_names
 from carvana.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One photo: where it lies, where its mask lies, which car it shows (``group``) and from where (``view``)."""
+    """One photo: where it lies, where its mask lies, which car it shows (``group``) and from where (``view``).
+
+    >>> Sample(Path("train/00087a6bd4dc_01.jpg"), None, group="00087a6bd4dc", view="01").name
+    '00087a6bd4dc_01.jpg'
+    """
 
     image: Path
     mask: Path | None
@@ -36,8 +42,9 @@ def find_samples(
     r"""Find all labelled photos below a data folder, sorted by name.
 
     Args:
-        root: The data folder: ``train/`` + ``train_masks/``, ``images/`` + ``masks/``, or anything else if ``images``
-            and ``masks`` name its folders. ``~`` is understood in all three.
+        root: The data folder: ``train/`` + ``train_masks/``, ``images/`` + ``masks/``, what a registered layout reads
+            (:func:`carvana.register_layout`), or anything else if ``images`` and ``masks`` name its folders. ``~`` is
+            understood in all three.
         images: The folder of photos, absolute or relative to ``root``.
         masks: The folder of masks. A mask belongs to the photo of the same stem, with or without ``_mask``.
         group: A regular expression that is matched against each photo's stem; its group ``group`` (or else its first
@@ -63,8 +70,12 @@ def each_sample(
     group: str | None = None,
 ) -> Iterator[Sample]:
     """What :func:`find_samples` finds, one after the other: only names are held, for folders of very many photos."""
-    image_folder, mask_folder = find_folders(expanded(root), images, masks)
+    layout, found = find_layout(expanded(root), images, masks)
     pattern = group_pattern(group)
+    if not isinstance(found, tuple):
+        yield from listed(found, layout, expanded(root), pattern)
+        return
+    image_folder, mask_folder = found
     photos = photo_names(image_folder)
     stems = set(map(_stem, photos))
     _by_stem(image_folder, photos, stems, suffix="")
@@ -79,6 +90,34 @@ def each_sample(
     for photo in photos:
         stem = _stem(photo)
         yield Sample(image_folder / photo, mask_folder / by_stem[stem], *group_and_view(stem, pattern))
+
+
+def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[str] | None) -> list[Sample]:
+    """The samples that a layout lists, sorted by name.
+
+    Raises:
+        DataError: it lists none, something else, a photo without a mask, or two photos of one name.
+        ConfigError: the pattern does not match a name, or finds no car in it.
+    """
+    by_name: dict[str, Sample] = {}
+    for sample in found:
+        if not isinstance(sample, Sample):
+            raise DataError(f"the layout '{layout}' lists {sample!r}: expected carvana.Sample(image, mask, group)")
+        other = by_name.setdefault(sample.name, sample)
+        if other is not sample:
+            raise DataError(
+                f"{root}: {other.image} and {sample.image} have one name, by which splits and masks know a photo; "
+                "rename one of them"
+            )
+    without = next((sample for sample in by_name.values() if sample.mask is None), None)
+    if without is not None or not by_name:
+        what = f"lists {without.image} without a mask" if without is not None else "lists no photo"
+        raise DataError(f"{root}: the layout '{layout}' {what}; expected photos with their masks")
+    samples = [by_name[name] for name in sorted(by_name)]
+    if pattern is None:
+        return samples
+    cars = [group_and_view(_stem(sample.name), pattern) for sample in samples]
+    return [replace(sample, group=car, view=view) for sample, (car, view) in zip(samples, cars, strict=True)]
 
 
 def _by_stem(folder: Path, names: Iterable[str], stems: Set[str], *, suffix: str) -> dict[str, str]:

@@ -93,6 +93,15 @@ def split_samples(
 
     Raises:
         DataError: nothing would be left on one side.
+
+    Example:
+        >>> import tempfile
+        >>> from carvana import find_samples, write_demo
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     samples = find_samples(write_demo(folder, cars=3, views=2, size=(40, 60), workers=1))
+        ...     split = split_samples(samples, val=1)
+        >>> len(split.train), len(split.val), len({sample.group for sample in split.val})
+        (4, 2, 1)
     """
     unit = _unit(by)
     ordered, members = _gathered(samples, unit)

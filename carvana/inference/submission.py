@@ -25,7 +25,7 @@ from carvana.files import digest
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.clean import Cleaning, clean
 from carvana.inference.parts import Parts
-from carvana.inference.photos import distinct, places
+from carvana.inference.photos import collect_photos, places
 from carvana.inference.prediction import Prediction
 from carvana.inference.readers import FEWER_READERS, read_prepared
 from carvana.inference.shares import leave_together, others_told, own_share, tell_others
@@ -59,7 +59,7 @@ class Submission:
 
 def write_submission(
     predictor: BasePredictor[P],
-    photos: Iterable[Path],
+    photos: Iterable[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str],
     names: Sequence[str] | None = None,
@@ -79,7 +79,7 @@ def write_submission(
 
     Args:
         predictor: what makes the masks.
-        photos: image files, no two of the same name.
+        photos: image files and folders of them, no two photos of the same name.
         out: the table; compressed if its name ends in ``.gz``.
         names: the file names of the photos to take, in the order of the rows; None takes all, sorted by name.
         cleaning: how masks are cleaned.
@@ -95,13 +95,18 @@ def write_submission(
         DataError: ``out`` exists, its parts are of another table, a photo is missing or of the same name as another, or
             nothing can be written.
         ReaderKilledError: a reading process was killed.
+
+    Example:
+        >>> predictor = carvana.Predictor.from_pretrained("runs/first")  # doctest: +SKIP
+        >>> write_submission(predictor, ["test"], out="submission.csv.gz").complete  # doctest: +SKIP
+        True
     """
     if chunk < 1:
         raise ConfigError(f"chunk = {chunk}; expected one photo at least")
     reporter = reporter or LogReporter()
     out = Path(out)
     refuse_existing(out)
-    rows = _in_order(distinct(list(photos)), names, reporter)
+    rows = _in_order(collect_photos(photos), names, reporter)
     record = {
         "format": FORMAT_VERSION,
         "weights": predictor.weights_digest,

@@ -83,6 +83,13 @@ def write_demo(
 
     Raises:
         DataError: the folder holds other photos or another demo, or a number is out of range. Nothing is overwritten.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_demo(folder, cars=1, views=1, size=(40, 60), workers=1)
+        ...     sorted(path.name for path in root.iterdir())
+        ['demo.json', 'train', 'train_masks']
     """
     reporter = reporter or LogReporter()
     root = Path(root)
