@@ -15,6 +15,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from carvana.errors import ConfigError, did_you_mean
+from carvana.mistakes import explain
+from carvana.yaml_file import Lines, read_yaml
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -128,7 +130,7 @@ class FitConfig(Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(FitConfig, error)) from error
+            raise ConfigError(explain(FitConfig, error)) from error
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
         """A copy in which dotted keys have new values: ``replace({"train.epochs": 8})``."""
@@ -150,28 +152,34 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
         changes: Dotted keys and their new values, ``{"train.epochs": 8}``; they win over the file.
 
     Raises:
-        ConfigError: there is no such recipe, or a key or value in it is wrong; the message names it.
+        ConfigError: there is no such recipe, or a key or value in it is wrong; the message names file, line and key.
+
+    >>> load_config("default", {"train.epochs": 8}).train.epochs
+    8
     """
-    path = find_config(source or "default")
-    values = _read_yaml(path)
+    values, lines = read_yaml(find_config(source or "default"))
     for key, value in (changes or {}).items():
         _put(values, key, value)
-    return make_config(values, str(source or "default"))
+        lines = {path: line for path, line in lines.items() if ".".join(path) != key}
+    return make_config(values, str(source or "default"), lines)
 
 
-def make_config(values: Mapping[str, Any], origin: str = "recipe") -> FitConfig:
+def make_config(values: Mapping[str, Any], origin: str = "recipe", lines: Lines | None = None) -> FitConfig:
     """Validate plain values; every mistake becomes part of one line that begins with ``origin``."""
-    return make_section(FitConfig, values, origin)
+    try:
+        return FitConfig(**{str(key): value for key, value in values.items()})
+    except ConfigError as error:
+        cause = error.__cause__
+        assert isinstance(cause, ValidationError)
+        raise ConfigError(f"{origin}: {explain(FitConfig, cause, lines)}") from cause
 
 
 def make_section(section: type[S], values: Mapping[str, Any], origin: str) -> S:
     """Validate the values of one section of a recipe."""
     try:
         return section(**values)
-    except ConfigError as error:  # FitConfig explains itself
-        raise ConfigError(f"{origin}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_explain(section, error)}") from error
+        raise ConfigError(f"{origin}: {explain(section, error)}") from error
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -210,16 +218,11 @@ def configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, as `carvana fit --print-config` shows")
-    return values
+def describe(path: Path) -> str:
+    """The line that a recipe begins with, without its name."""
+    with open(path, encoding="utf-8") as file:
+        first = file.readline()
+    return first.removeprefix("#").strip().removeprefix(f"{path.stem}:").strip()
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -229,31 +232,3 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
         values[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
         values = inner
     values[key] = value
-
-
-def _explain(root: type[BaseModel], error: ValidationError) -> str:
-    """All mistakes in one line; what a key of several types could have been stands together."""
-    mistakes: dict[str, list[str]] = {}
-    for detail in error.errors():
-        key, message = _explain_one(root, detail)
-        mistakes.setdefault(key, []).append(message)
-    return "; ".join(f"{key}: {' or '.join(dict.fromkeys(messages))}" for key, messages in mistakes.items())
-
-
-def _explain_one(root: type[BaseModel], detail: Any) -> tuple[str, str]:
-    where = [str(part) for part in detail["loc"]]
-    if detail["type"] == "extra_forbidden":
-        fields = _section(root, where[:-1]).model_fields
-        hint = did_you_mean(where[-1], fields) or f"; expected {', '.join(fields)}"
-        return ".".join(where), f"unknown key{hint}"
-    # pydantic adds the type that it tried to the place: data.workers.int
-    known = [part for part in where if part in _section(root, where[: where.index(part)]).model_fields]
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{'.'.join(known)} = {detail['input']!r}", f"{message[0].lower()}{message[1:]}"
-
-
-def _section(model: type[BaseModel], where: Sequence[str]) -> type[BaseModel]:
-    for name in where:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
-    return model

@@ -1,0 +1,57 @@
+"""The shipped recipes: each is read, explained and trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import carvana
+from carvana.config import FitConfig, configs, describe, load_config
+
+# What a recipe is about, which nobody shall change by accident.
+PROMISED = {
+    "default": {"arch": "unet-ref", "data.size": (128, 128), "data.target": "coverage", "split.by": "group"},
+    "seed-128": {"arch": "unet-ref", "data.size": (128, 128), "data.target": "nearest", "split.by": "image"},
+    "unet-ref-128": {"arch": "unet-ref", "data.size": (128, 128), "data.target": "coverage", "split.by": "group"},
+    "unet-resnet34-512": {"arch": "unet/resnet34", "data.size": (512, 768), "data.mode": "resize"},
+    "native-crops": {"arch": "unet/resnet34", "data.size": (512, 512), "data.mode": "crop"},
+    "tiny-cpu": {"model.encoder_weights": "none", "train.minutes": 1},
+    "compare-quick": {"model.encoder_weights": "none", "train.minutes": 0.5},
+    "compare-full": {"split.by": "group", "train.minutes": 30},
+}
+SMALL = {"data.size": [32, 48], "train.minutes": None, "train.epochs": 1, "train.batch_size": 4, "data.workers": 0}
+
+
+def value(recipe: FitConfig, key: str) -> object:
+    found: object = recipe
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def test_every_recipe_is_promised_here_and_the_other_way_round() -> None:
+    assert configs().keys() == PROMISED.keys()
+
+
+@pytest.mark.parametrize("name", configs())
+def test_a_recipe_keeps_its_promise_and_its_line_fits_a_terminal(name: str) -> None:
+    recipe = load_config(name)
+    assert {key: value(recipe, key) for key in PROMISED[name]} == PROMISED[name]
+    assert configs()[name].read_text().startswith(f"# {name}: ")
+    assert 20 < len(describe(configs()[name])) < 110
+
+
+@pytest.mark.parametrize("name", configs())
+def test_a_network_is_trained_with_each_recipe(name: str, tiny_data: Path, tmp_path: Path) -> None:
+    recipe = load_config(name, {**SMALL, "data.root": str(tiny_data), "model.encoder_weights": "none", "split.val": 1})
+    if recipe.data.mode == "crop":
+        recipe = recipe.replace({"data.size": [64, 64]})
+    if recipe.arch == "unet-ref":
+        recipe = recipe.replace({"model.options.width": 4})
+    run = carvana.fit(recipe, out=tmp_path / "run")
+    assert run.read_evaluation()["images"] == (1 if recipe.split.by == "image" else 4)
+    assert (run.model_path / "model.safetensors").is_file()
+    trained = carvana.Segmenter.from_pretrained(run.path).spec
+    assert trained.arch == recipe.arch
+    assert trained.trained_size == (None if recipe.data.mode == "crop" else (32, 48))
