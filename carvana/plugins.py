@@ -59,7 +59,7 @@ def load_plugins(
     )
     loaded = [_load("carvana", "carvana", _own_version(), "carvana.builtin:register", registry)]
     if selection is not None:
-        wanted = [name.strip() for name in selection.split(",") if name.strip() and _canonical(name) != "carvana"]
+        wanted = [name.strip() for name in selection.split(",") if name.strip() and canonical(name) != "carvana"]
         found, missing = _select(found, wanted)
         loaded += [
             Plugin(name, "", "", error=f"{VARIABLE} names it, but no installed package brings it") for name in missing
@@ -68,11 +68,20 @@ def load_plugins(
     return loaded
 
 
+def canonical(name: str) -> str:
+    """The form in which names of distributions are compared (PEP 503).
+
+    >>> canonical("Carvana_SegNet")
+    'carvana-segnet'
+    """
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
 def _select(points: list[EntryPoint], wanted: list[str]) -> tuple[list[EntryPoint], list[str]]:
-    known = [{_canonical(point.name), _canonical(_package(point))} for point in points]
-    names = {_canonical(name) for name in wanted}
+    known = [{canonical(point.name), canonical(_package(point))} for point in points]
+    names = {canonical(name) for name in wanted}
     chosen = [point for point, own in zip(points, known, strict=True) if own & names]
-    return chosen, [name for name in wanted if not any(_canonical(name) in own for own in known)]
+    return chosen, [name for name in wanted if not any(canonical(name) in own for own in known)]
 
 
 def _load(name: str, package: str, version: str, target: str | EntryPoint, registry: Registry) -> Plugin:
@@ -117,8 +126,3 @@ def _own_version() -> str:
         return version("carvana")
     except PackageNotFoundError:
         return ""
-
-
-def _canonical(name: str) -> str:
-    """The form in which names of distributions are compared (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest_plugins = ["carvana.testing.fixtures"]  # tiny_data, and the cache
+
 # Each of pytest's processes gets its share of the machine, and no test reaches for a hub.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,19 +22,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what is cached away from the user's own cache, also in commands that a test starts."""
-    os.environ["CARVANA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def _own_cache(tiny_cache: Path) -> None:
+    """Keep what is cached away from the user's own cache in every test."""
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five demo cars from four angles, 240 x 160: Carvana's layout in a second."""
-    from carvana.data.demo import write_demo
-
-    return write_demo(tmp_path_factory.mktemp("data") / "tiny", cars=5, views=4, size=(160, 240), workers=1)

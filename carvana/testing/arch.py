@@ -1,8 +1,4 @@
-"""The contract that every architecture passes, for the tests of whoever adds one.
-
->>> import carvana.testing
->>> carvana.testing.check_arch("unet-ref", options={"width": 4})
-"""
+"""The contract that every architecture passes."""
 
 from __future__ import annotations
 
@@ -37,6 +33,10 @@ def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tup
 
     Raises:
         AssertionError: what is broken, in one line.
+
+    Example:
+        >>> import carvana.testing
+        >>> carvana.testing.check_arch("unet-ref", options={"width": 4})
     """
     options = dict(options or {})
     torch.manual_seed(0)

@@ -1,0 +1,17 @@
+"""For the tests of whoever adds to this library: what an addition must do, checked, and a tiny data set to try it on.
+
+Everything that a package registers, in one call::
+
+    def test_the_contract():
+        carvana.testing.check_plugin("carvana-mine")
+
+The fixtures ``tiny_data`` and ``tiny_config`` come with ``pytest_plugins = ["carvana.testing.fixtures"]``.
+"""
+
+from carvana.testing.arch import check_arch
+from carvana.testing.augment import check_augment
+from carvana.testing.layout import check_layout
+from carvana.testing.loss import check_loss
+from carvana.testing.plugin import check_plugin
+
+__all__ = ["check_arch", "check_augment", "check_layout", "check_loss", "check_plugin"]

@@ -1,0 +1,98 @@
+"""The contract of everything that a package registers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from carvana.plugins import VARIABLE, canonical, plugins
+from carvana.registry import registry
+from carvana.testing.arch import check_arch
+from carvana.testing.augment import check_augment
+from carvana.testing.layout import check_layout
+from carvana.testing.loss import check_loss
+
+_LISTING = """
+import sys
+from carvana.registry import registry
+for catalog in registry.catalogs.values():
+    catalog.registered()
+print(*sorted({"torch", "timm", "segmentation_models_pytorch", "albumentations", "cv2"} & set(sys.modules)))
+"""
+
+
+def check_plugin(
+    package: str,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    folders: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> None:
+    """Check that an installed package registers without a fault, and all that it registers.
+
+    Args:
+        package: The distribution, or the name of its entry point.
+        options: Options for architectures by name, such as a small width that makes the check fast. Of a family of
+            names (``mine/*``) the concrete ones here are checked, or else the first of its listing.
+        folders: For layouts by name, a data folder that is laid out so.
+
+    Raises:
+        AssertionError: what is broken, in one line.
+
+    Example:
+        >>> import carvana.testing
+        >>> carvana.testing.check_plugin("carvana-mine", options={"mine": {"width": 4}})  # doctest: +SKIP
+    """
+    found = [plugin for plugin in plugins() if canonical(package) in map(canonical, (plugin.package, plugin.name))]
+    if not found:
+        raise AssertionError(f"no installed package '{package}' has an entry point in the group carvana.plugins")
+    for plugin in found:
+        if plugin.error:
+            raise AssertionError(f"the plugin '{plugin.name}' of {plugin.package} is broken: {plugin.error}")
+    adds = {kind: [name for plugin in found for name in plugin.adds.get(kind, ())] for kind in registry.catalogs}
+    if not any(adds.values()):
+        raise AssertionError(f"'{package}' registers nothing")
+    _check_entries(adds)
+    _check_listing(package)
+    for name in adds["archs"]:
+        _check_archs(name, options or {})
+    for name in adds["losses"]:
+        check_loss(name)
+    for name in adds["augments"]:
+        check_augment(name)
+    for name in adds["layouts"]:
+        check_layout(name, (folders or {}).get(name))
+
+
+def _check_entries(adds: Mapping[str, list[str]]) -> None:
+    for kind, names in adds.items():
+        for entry in registry.catalogs[kind].registered():
+            if entry.name in names and not entry.summary:
+                raise AssertionError(f"'{entry.name}' has no summary, which listings show: register it with summary=")
+
+
+def _check_listing(package: str) -> None:
+    """In a process of its own: this one has torch already."""
+    environment = os.environ | {VARIABLE: package}
+    done = subprocess.run(  # noqa: S603 - this interpreter, and our own words
+        [sys.executable, "-c", _LISTING], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise AssertionError(f"'{package}' cannot be listed: {done.stderr.strip().splitlines()[-1]}")
+    if done.stdout.strip():
+        raise AssertionError(
+            f"'{package}' imports {done.stdout.strip()} when names are listed, which takes seconds:"
+            ' register "module:attribute" strings instead of objects'
+        )
+
+
+def _check_archs(name: str, options: Mapping[str, Mapping[str, Any]]) -> None:
+    if not name.endswith("/*"):
+        check_arch(name, options=options.get(name))
+        return
+    chosen = [known for known in options if known.startswith(name[:-1])]
+    listed = (known for known in registry.archs.names(name) if not any(sign in known for sign in "*?["))
+    for known in chosen or [next(listed, name)]:
+        check_arch(known, options=options.get(known))

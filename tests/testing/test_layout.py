@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carvana.data.layouts import carvana_layout
+from carvana.data.samples import Sample
+from carvana.registry import registry
+from carvana.testing import check_layout
+
+
+@pytest.fixture(autouse=True)
+def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.layouts, "_entries", {entry.name: entry for entry in registry.layouts.registered()})
+
+
+def check(layout: Callable[[Path], Any], folder: Path | None) -> None:
+    registry.layouts.register("under-test", layout, replace=True)
+    check_layout("under-test", folder)
+
+
+def test_every_layout_of_the_library_keeps_the_contract(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data / "train", tmp_path / "images")
+    shutil.copytree(tiny_data / "train_masks", tmp_path / "masks")
+    folders = {"carvana": tiny_data, "folders": tmp_path}
+    assert folders.keys() == {entry.name for entry in registry.layouts.registered() if entry.source == "carvana"}
+    for name, folder in folders.items():
+        check_layout(name, folder)
+        check_layout(name)
+
+
+def listing(root: Path) -> list[Sample] | None:
+    photos = sorted((root / "train").glob("*.jpg"))
+    return [Sample(p, root / "train_masks" / f"{p.stem}_mask.gif", p.stem[:12]) for p in photos] or None
+
+
+def test_a_sound_layout_passes_whether_it_tells_folders_or_samples(tiny_data: Path) -> None:
+    check(carvana_layout, tiny_data)
+    check(listing, tiny_data)
+
+
+@pytest.mark.parametrize(
+    ("layout", "line"),
+    [
+        (lambda root: (root / "train", root / "train_masks"), "of an empty folder it returns"),
+        (lambda root: None, "does not know"),
+        (lambda root: 3 if (root / "train").is_dir() else None, "expected None"),
+        (lambda root: [Sample(root / "a.jpg", root / "b.png", "c")] if (root / "train").is_dir() else None, "a.jpg"),
+        (lambda root: [Sample(s.image, s.mask, "") for s in listing(root) or ()] or None, "without a group"),
+    ],
+)
+def test_each_broken_promise_is_found(layout: Callable[[Path], Any], line: str, tiny_data: Path) -> None:
+    with pytest.raises(AssertionError, match=line) as caught:
+        check(layout, tiny_data)
+    assert "\n" not in str(caught.value)

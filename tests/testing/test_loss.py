@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from carvana.registry import registry
+from carvana.testing import check_loss
+
+
+@pytest.fixture(autouse=True)
+def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.losses, "_entries", {entry.name: entry for entry in registry.losses.registered()})
+
+
+def check(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    registry.losses.register("under-test", lambda: loss, replace=True)
+    check_loss("under-test")
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in registry.losses.registered() if entry.source == "carvana"])
+def test_every_loss_of_the_library_keeps_the_contract(name: str) -> None:
+    check_loss(name)
+
+
+def mean_square(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.sigmoid() - targets).square().mean()
+
+
+def wrong_way(logits: Tensor, targets: Tensor) -> Tensor:
+    return -mean_square(logits, targets)
+
+
+def of_the_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    return mean_square(logits, targets) * len(logits)
+
+
+def in_place(logits: Tensor, targets: Tensor) -> Tensor:
+    return mean_square(logits, targets.round_())
+
+
+def logarithm(logits: Tensor, targets: Tensor) -> Tensor:
+    p = logits.sigmoid()
+    return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+
+
+def test_a_sound_loss_passes() -> None:
+    check(mean_square)
+    check(functional.binary_cross_entropy_with_logits)
+
+
+@pytest.mark.parametrize(
+    ("loss", "line"),
+    [
+        (wrong_way, "does not fall from wrong to right"),
+        (of_the_sum, "in the mean over the batch's photos"),
+        (in_place, "changes the masks"),
+        (logarithm, "it is (nan|inf) for|gradient is not finite for"),
+        (lambda logits, targets: (logits.sigmoid() - targets).square(), "scalar tensor"),
+        (lambda logits, targets: mean_square(logits, targets).item(), "scalar tensor"),
+        (lambda logits, targets: mean_square(logits.detach(), targets), "no gradient"),
+    ],
+)
+def test_each_broken_promise_is_found(loss: Callable[[Tensor, Tensor], Tensor], line: str) -> None:
+    with pytest.raises(AssertionError, match=line) as caught:
+        check(loss)
+    assert "\n" not in str(caught.value)
+    assert torch.is_grad_enabled()
