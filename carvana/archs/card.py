@@ -9,8 +9,14 @@ from typing import Any
 from carvana.archs.spec import ModelSpec
 
 
-def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any]) -> str:
+def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], repository: str | None = None) -> str:
     """A README.md with the front matter that the Hugging Face hub reads.
+
+    Args:
+        spec: The record of the model.
+        parameters: How many it has.
+        metrics: Numbers to show, by name.
+        repository: Its name on the hub, for the example.
 
     >>> print(model_card(ModelSpec(arch="unet-ref"), 34_527_041, {"dice": 0.98533}).splitlines()[1])
     library_name: carvana
@@ -45,10 +51,8 @@ def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any]) -> 
     if metrics:
         numbers = {name: _number(value) for name, value in metrics.items() if _is_plain(value)}
         lines += ["", "## Measured", "", *_table(("metric", "value"), numbers)]
-    if spec.package == "script":
-        load = 'carvana.Segmenter.from_pretrained("PATH OR REPOSITORY", network=your_module)'
-    else:
-        load = 'carvana.Segmenter.from_pretrained("PATH OR REPOSITORY")'
+    own = ", network=your_module" if spec.package == "script" else ""
+    load = f'carvana.Segmenter.from_pretrained("{repository or "PATH OR REPOSITORY"}"{own})'
     lines += ["", "## Use", "", "```python", "import carvana", "", f"model = {load}"]
     lines += ['mask = carvana.Predictor(model).predict("photo.jpg").mask', "```"]
     if spec.package not in ("carvana", "script"):

@@ -7,24 +7,19 @@ and names that cannot be, where the encoder's weights come from, and parameters 
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import nn
 
-from carvana.archs import encoder_weights as weights
 from carvana.archs.build import unknown_option
+from carvana.archs.encoders import check_timm, first_built, quiet, size_arguments, start
 from carvana.archs.names import DILATING, check
 from carvana.archs.spec import Network
 from carvana.archs.weight_files import first_line
-from carvana.errors import ModelError, UnknownNameError, did_you_mean
+from carvana.errors import ModelError
 
 _DECODERS: dict[str, type[nn.Module]] = {
     "unet": smp.Unet,
@@ -70,20 +65,17 @@ def build(
     decoder, _, encoder = name.partition("/")
     check(decoder, encoder)
     if encoder.startswith("tu-"):
-        _check_timm(name, encoder)
+        check_timm(name, encoder)
     known = option_names(decoder)
     for option in options:
         if option not in known:
             raise unknown_option(option, name, known)
-    source = weights.resolve(encoder, encoder_weights, _repository(encoder, encoder_weights))
     arguments = {"classes": classes, **options}
-    try:
-        module = _construct(name, decoder, encoder, source, arguments)
-    except ModelError as error:
-        if encoder_weights != "auto" or not source.published:
-            raise
-        module = _construct(name, decoder, encoder, replace(source, published=None), arguments)
-        source = weights.fallen_back(source, str(error.__cause__ or error))  # the hub answers and does not give
+
+    def make(published: str | bool | None, more: dict[str, Any]) -> nn.Module:
+        return _construct(name, {"encoder_name": encoder, "encoder_weights": published, **more}, arguments)
+
+    module, source = start(encoder, encoder_weights, make, part="encoder")
     stride, min_size = known_sizes or _find_sizes(name, decoder, module)
     _drop_unused(module, stride, min_size)
     return Network(
@@ -106,61 +98,16 @@ def option_names(decoder: str) -> list[str]:
     return [name for name in inspect.signature(_DECODERS[decoder].__init__).parameters if name not in _RESERVED]
 
 
-def _check_timm(name: str, encoder: str) -> None:
-    model = encoder.removeprefix("tu-")
-    if not timm.is_model(model) or ":" in model or "/" in model:  # timm would fetch what names with these mean
-        hint = did_you_mean(model, timm.list_models())
-        raise UnknownNameError(f"'{name}' cannot be built: timm has no model '{model}'{hint}")
-    tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
-    if "." in model and model not in tags:
-        raise UnknownNameError(
-            f"'{name}' cannot be built: timm has no weights '{model}'{did_you_mean(model, tags)};"
-            f" there are {', '.join(tags) or 'none'}"
-        )
+def _construct(name: str, encoder_arguments: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    decoder, _, encoder = name.partition("/")
 
+    def make(**more: Any) -> nn.Module:
+        return _DECODERS[decoder](**encoder_arguments, **options, **more)
 
-def _repository(encoder: str, wanted: str | None) -> tuple[str, str] | None:
-    """Where smp publishes weights of its own encoders."""
-    if encoder.startswith("tu-"):
-        return None
-    published = smp.encoders.encoders[encoder]["pretrained_settings"]
-    settings = published.get(wanted) or published[weights.published_names(encoder)[0]]
-    return settings["repo_id"], settings["revision"]
-
-
-def _construct(name: str, decoder: str, encoder: str, source: weights.Source, options: dict[str, Any]) -> nn.Module:
-    arguments: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": source.published, **options}
-    if encoder.startswith("tu-"):
-        arguments["encoder_weights"] = True if source.published or source.file else None
-        if source.file:
-            state = weights.file_for_timm(source.file, encoder.removeprefix("tu-"))
-            arguments["pretrained_cfg_overlay"] = {"state_dict": state}
-    errors = []
-    for extra in _size_arguments(decoder, encoder):
-        try:
-            with _quiet():
-                module = _DECODERS[decoder](**arguments, **extra)
-            break
-        except Exception as error:  # smp and timm raise whatever their layers raise
-            errors.append(error)
-    else:
-        raise ModelError(_why_not_built(name, decoder, errors[-1], options)) from errors[-1]
-    if source.file and not encoder.startswith("tu-"):
-        weights.load_file_into(source.file, module.get_submodule("encoder"), encoder)
-    for part in module.modules():  # timm keeps a copy of the weights that it was handed
-        for config in (getattr(part, "pretrained_cfg", None), getattr(part, "default_cfg", None)):
-            if isinstance(config, dict):
-                config.pop("state_dict", None)
-    return module
-
-
-def _size_arguments(decoder: str, encoder: str) -> list[dict[str, Any]]:
-    """What frees some of timm's transformers from the size that they were trained at; the last is always nothing."""
-    if decoder == "dpt":
-        return [{"dynamic_img_size": True}, {}]
-    if encoder.startswith("tu-swin"):
-        return [{"strict_img_size": False}, {}]
-    return [{}]
+    try:
+        return first_built(make, [{"dynamic_img_size": True}, {}] if decoder == "dpt" else size_arguments(encoder))
+    except Exception as error:  # smp and timm raise whatever their layers raise
+        raise ModelError(_why_not_built(name, decoder, error, options)) from error
 
 
 def _why_not_built(name: str, decoder: str, error: Exception, options: dict[str, Any]) -> str:
@@ -202,7 +149,7 @@ def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             shape = module(images).shape[-2:]
     except Exception as error:  # see _construct
         return error
@@ -222,7 +169,7 @@ def _drop_unused(module: nn.Module, stride: int, min_size: int) -> None:
     was_training = module.training
     module.eval()  # running statistics stay as they are
     try:
-        with torch.enable_grad(), _quiet():
+        with torch.enable_grad(), quiet():
             module(torch.zeros(1, 3, min_size, min_size + stride)).sum().backward()
     finally:
         for hook in hooks:
@@ -244,17 +191,3 @@ def _children(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     for key, child in module.named_children():
         yield module, key, child
         yield from _children(child)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what smp and timm say of names, arguments and left-out classifiers that no user of ours wrote."""
-    log = logging.getLogger("timm")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)

@@ -117,6 +117,10 @@ class Network:
         std: See ``ModelSpec``.
         init: See ``ModelSpec``.
         encoder: The part of ``module`` that ``encoder_lr`` and ``freeze_encoder`` mean, if there is one.
+
+    >>> from torch import nn
+    >>> Network(nn.Conv2d(3, 1, 3, stride=1, padding=1), min_size=3).stride
+    1
     """
 
     module: nn.Module

@@ -24,17 +24,31 @@ from carvana.registry import registry
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def save(
-    folder: str | os.PathLike[str], network: nn.Module, spec: ModelSpec, *, metrics: Mapping[str, Any] | None = None
+    folder: str | os.PathLike[str],
+    network: nn.Module,
+    spec: ModelSpec,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    repository: str | None = None,
 ) -> None:
-    """Write the three files; weights first, so that a new configuration never stands beside old weights."""
+    """Write the three files; weights first, so that a new configuration never stands beside old weights.
+
+    Args:
+        folder: Made if it is missing.
+        network: Whose weights are written.
+        spec: The record for ``config.json``.
+        metrics: Numbers to show on the card, by name.
+        repository: The name on the hub that the card's example reads the model from, if it has one.
+    """
     folder = Path(folder)
     write_tensors(folder / WEIGHTS, network.state_dict())
     write_json(folder / CONFIG, spec.to_json())
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    write_text(folder / "README.md", model_card(spec, parameters, metrics or {}))
+    write_text(folder / "README.md", model_card(spec, parameters, metrics or {}, repository))
 
 
 def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -123,12 +137,12 @@ def push(repo_id: str, network: nn.Module, spec: ModelSpec, *, private: bool, to
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        save(folder, network, spec)
+        save(folder, network, spec, repository=repo_id)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {spec.arch}")
         except Exception as error:  # the client raises its own, its transport's and plain OSErrors
-            raise ModelError(f"'{repo_id}' could not be pushed to the hub: {first_line(error)}") from error
+            raise ModelError(f"'{repo_id}' could not be pushed to the hub: {_why(error, None)}") from error
     return str(commit)
 
 
@@ -136,12 +150,39 @@ def _download(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download  # see push
 
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[CONFIG, WEIGHTS], etag_timeout=5))
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[CONFIG, WEIGHTS], etag_timeout=5))
     except Exception as error:  # see push
         raise ModelError(
             f"there is no folder '{repo_id}' here, and the hub did not give a repository of that name:"
-            f" {first_line(error)}"
+            f" {_why(error, revision)}"
         ) from error
+    for needed in (CONFIG, WEIGHTS):
+        if not (folder / needed).is_file():
+            raise ModelError(f"the hub's repository '{repo_id}' holds no model of carvana: {needed} is missing")
+    return folder
+
+
+def _why(error: Exception, revision: str | None) -> str:
+    """What the hub's client says in many lines, or in its status codes, as half a line that tells what to do."""
+    from huggingface_hub import constants, errors  # see push
+
+    what = f"revision '{revision}'" if revision else "it"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"there is no revision '{revision or 'main'}' of it"
+    if isinstance(error, errors.GatedRepoError):
+        return f"its owner grants access one by one: ask for it on the repository's page, then {_LOG_IN}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"it is not there, or it is private: if it is yours to read, {_LOG_IN}"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set: unset it"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if constants.is_offline_mode():
+            return f"{what} is not in the cache, and HF_HUB_OFFLINE is set: fetch it once without that"
+        return f"{what} is not in the cache, and asking the hub failed: {first_line(error.__cause__ or error)}"
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        said = (error.server_message or error.response.reason_phrase).rstrip(".")
+        return f"{error.response.status_code}, {said}: {_LOG_IN} to a token that may do this"
+    return first_line(error)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
