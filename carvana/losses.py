@@ -35,15 +35,19 @@ def make_loss(expression: str) -> Loss:
         ConfigError: the expression is no sum of names.
         UnknownNameError: a name is not registered.
     """
-    terms: list[tuple[float, Loss]] = []
-    for part in expression.split("+"):
-        match = _TERM.fullmatch(part)
-        if match is None:
-            raise ConfigError(f"loss {expression!r}: {part.strip()!r} is none; expected a sum such as bce + 0.5*dice")
-        terms.append((float(match["weight"] or 1.0), registry.losses.load(match["name"])()))
+    terms: list[tuple[float, Loss]] = [(weight, registry.losses.load(name)()) for weight, name in _parsed(expression)]
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]
     return _WeightedSum(terms)
+
+
+def loss_names(expression: str) -> list[str]:
+    """The names in an expression that :func:`make_loss` takes.
+
+    >>> loss_names("bce + 0.5*lovasz")
+    ['bce', 'lovasz']
+    """
+    return [name for _, name in _parsed(expression)]
 
 
 def bce() -> Loss:
@@ -100,6 +104,16 @@ class Tversky(nn.Module):
             probabilities, targets.float().flatten(2), self.alpha, self.beta, smooth=SMOOTH, dims=2
         )
         return (1 - scores).mean()
+
+
+def _parsed(expression: str) -> list[tuple[float, str]]:
+    terms = []
+    for part in expression.split("+"):
+        match = _TERM.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"loss {expression!r}: {part.strip()!r} is none; expected a sum such as bce + 0.5*dice")
+        terms.append((float(match["weight"] or 1.0), match["name"]))
+    return terms
 
 
 class _WeightedSum(nn.Module):

@@ -47,6 +47,14 @@ def test_jaccard_and_tversky_are_smps_on_hard_targets(batch: tuple[torch.Tensor,
         assert make_loss(name)(*one).item() == pytest.approx(theirs(*one).item(), abs=1e-5)
 
 
+def test_bce_and_focal_are_their_formulas(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, targets = (side.double() for side in batch)
+    right = torch.where(targets == 1, logits.sigmoid(), 1 - logits.sigmoid())  # the probability of what is there
+    assert make_loss("bce")(logits, targets).item() == pytest.approx(-right.log().mean().item(), rel=1e-6)
+    expected = -((1 - right) ** 2 * right.log()).mean().item()
+    assert make_loss("focal")(logits, targets).item() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "lovasz"])
 def test_on_soft_targets_a_loss_is_least_where_the_prediction_is_the_target(name: str) -> None:
     """Lovasz knows hard labels alone."""

@@ -101,6 +101,8 @@ class TensorBoard(_Curves):
         folder: Where the event files go.
         first_step: The first step that a continued training reports: what was written of it and of later ones before
             is not shown any more.
+
+    >>> carvana.fit(config, callbacks=(carvana.TensorBoard("logs"),))  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int | None = None) -> None:

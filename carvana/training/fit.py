@@ -20,6 +20,8 @@ from carvana.files import digest
 from carvana.progress import LogReporter, Reporter, SilentReporter
 from carvana.run import Run
 from carvana.training.callbacks import Callback, default_callbacks
+from carvana.training.packages import KEY as PLUGINS
+from carvana.training.packages import check_packages, packages_of
 from carvana.training.recipe import build_model, check, datasets, lasting_path, with_data
 from carvana.training.state import has_state, peek_state
 from carvana.training.trainer import Trainer
@@ -66,7 +68,8 @@ def fit(
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:
-        run.write_record(_record(trainer) | {"init_from": lasting_path(init), "recipe": _recipe_digest(config)})
+        own = {"init_from": lasting_path(init), "recipe": _recipe_digest(config), PLUGINS: packages_of(config)}
+        run.write_record(_record(trainer) | own)
         write_split(run.split_path, split)
         run.write_config(config)  # the last: what holds it can be resumed
     return _train(trainer, config, began=began, reporter=reporter)
@@ -112,6 +115,7 @@ def resume(
             "train.epochs=N); undo it, or begin another training with --init"
         )
     config = _longer(config, epochs=epochs, minutes=minutes)
+    check_packages(run, config)
     check(config, device=device)
     split = recall_split(config.data, config.split, run.split_path)
     check_unchanged(run.split_path, split)

@@ -1,0 +1,47 @@
+"""Which packages a recipe's names come from, so that a run can say what it needs where they are not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from carvana.config import FitConfig
+from carvana.errors import RunError, UnknownNameError
+from carvana.losses import loss_names
+from carvana.registry import Catalog, registry
+from carvana.run import Run
+
+KEY = "plugins"
+"""Where a run's record keeps them: the package of each name."""
+
+
+def packages_of(config: FitConfig) -> dict[str, str]:
+    """The package of each name that neither this library nor a script brought: ``{"segnet": "carvana-segnet"}``."""
+    sources = {name: catalog.entry(name).source for catalog, name in _names(config)}
+    return {name: source for name, source in sources.items() if source not in ("carvana", "script")}
+
+
+def check_packages(run: Run, config: FitConfig) -> None:
+    """Make sure that all names of a run's recipe are known here.
+
+    Raises:
+        RunError: one is not, and the run knows which package brings it.
+        UnknownNameError: one is not, and nobody knows.
+    """
+    needed = run.read_record().get(KEY) or {}
+    for catalog, name in _names(config):
+        try:
+            catalog.entry(name)
+        except UnknownNameError:
+            if name not in needed:
+                raise
+            raise RunError(
+                f"{run.path}: the {catalog.kind} '{name}' is not registered here; install the package that brings it:"
+                f" pip install {needed[name]}"
+            ) from None
+
+
+def _names(config: FitConfig) -> Iterator[tuple[Catalog, str]]:
+    yield registry.archs, config.arch
+    yield registry.augments, config.data.augment
+    for name in loss_names(config.train.loss):
+        yield registry.losses, name

@@ -1,0 +1,17 @@
+"""SegNet for carvana. Listing names imports this file and no more: the network comes when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from carvana.registry import Registry
+
+
+def register(registry: Registry) -> None:
+    """Add the architecture ``segnet`` to carvana's registry."""
+    registry.archs.register(
+        "segnet",
+        "carvana_segnet.net:build",
+        summary="SegNet: VGG16 encoder, decoder that unpools by its max-pool indices; no skips, 29.4 M parameters",
+    )
