@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from carvana.cli import archs, bench, compare, data, evaluate, export, fit, import_keras, predict, submit
+from carvana.cli import (
+    archs,
+    bench,
+    compare,
+    configs,
+    data,
+    evaluate,
+    export,
+    fit,
+    import_keras,
+    new_plugin,
+    plugins,
+    predict,
+    submit,
+    verbosity,
+)
+from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
 from carvana.errors import CarvanaError
 
 
@@ -32,7 +50,14 @@ class Commands(TyperGroup):
             typer.echo(f"interrupted: {stopped}" if str(stopped) else "interrupted; what was done is kept", err=True)
             ctx.exit(getattr(stopped, "exit_code", 130))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Begin anew: a program may run several command lines."""
+        verbosity.reset()
+        return super().parse_args(ctx, args)
+
     def _fail(self, ctx: Any, message: str) -> None:
+        if verbosity.chosen() == verbosity.VERBOSE:
+            traceback.print_exc()
         typer.echo(f"error: {' '.join(message.split())}", err=True)
         ctx.exit(1)
 
@@ -44,15 +69,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command("fit")(fit.fit)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("predict")(predict.predict)
-app.command("submit")(submit.submit)
-app.command("export")(export.export)
-app.command("import-keras")(import_keras.import_keras)
-app.command("bench")(bench.bench)
-app.command("archs")(archs.archs)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "fit": fit.fit,
+    "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
+    "predict": predict.predict,
+    "submit": submit.submit,
+    "export": export.export,
+    "import-keras": import_keras.import_keras,
+    "bench": bench.bench,
+    "archs": archs.archs,
+    "configs": configs.configs,
+    "plugins": plugins.plugins,
+    "new-plugin": new_plugin.new_plugin,
+}
+for name, function in COMMANDS.items():
+    app.command(name)(with_verbosity(function))
 app.add_typer(data.app, name="data")
 
 
@@ -69,6 +101,8 @@ def carvana(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
     ] = False,
+    quiet: QUIETLY = False,
+    verbose: VERBOSELY = False,
 ) -> None:
     """Turn photos into masks at full size: fit a network, evaluate it, predict with it."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from carvana.archs.names import DPT_EXAMPLE
+from carvana.cli import complete
 from carvana.entry import Entry
 from carvana.errors import UnknownNameError, did_you_mean
 from carvana.registry import registry
@@ -16,7 +17,11 @@ _WILDCARDS = "*?["
 
 def archs(
     pattern: Annotated[
-        str | None, typer.Argument(help="Names to list, with wildcards: 'unet/*', '*mobilenet*', 'unet/tu-convnext*'.")
+        str | None,
+        typer.Argument(
+            help="Names to list, with wildcards: 'unet/*', '*mobilenet*', 'unet/tu-convnext*'.",
+            autocompletion=complete.archs,
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout: name, summary, source, version.")] = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carvana.cli import options
+from carvana.cli import complete, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def bench(
-    networks: Annotated[list[str], typer.Argument(metavar="NAME|RUN...", help="Architectures, runs, exported files.")],
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME|RUN...", help="Architectures, runs, exported files.", autocompletion=complete.archs
+        ),
+    ],
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the photo.")] = "1280x1918",
     tile: options.TILE = None,
     overlap: options.OVERLAP = None,

@@ -7,19 +7,23 @@ from typing import Annotated
 
 import typer
 
-from carvana.cli import options
+from carvana.cli import complete, options
 
 
 def compare(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|RUN]...", help="Architectures to fit (or LABEL=NAME), and finished runs."),
+        typer.Argument(
+            metavar="[NAME|RUN]...",
+            help="Architectures to fit (or LABEL=NAME), and finished runs.",
+            autocompletion=complete.archs,
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small networks, half a minute each, on demo cars unless --data is given.")
     ] = False,
     data: Annotated[Path | None, typer.Option(help="The data folder. Without one, demo cars are drawn.")] = None,
-    config: Annotated[str | None, typer.Option(help="A recipe: a shipped name or a YAML file.")] = None,
+    config: options.CONFIG = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carvana.cli.verbosity import with_verbosity
+
 if TYPE_CHECKING:
     from carvana.config import FitConfig
 
@@ -36,6 +38,7 @@ def data() -> None:
 
 
 @app.command()
+@with_verbosity
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train/ and train_masks/ are made.")],
     cars: Annotated[int, typer.Option(min=1, help="How many cars, each from 16 angles.")] = 12,
@@ -50,6 +53,7 @@ def demo(
 
 
 @app.command()
+@with_verbosity
 def check(
     folder: Folder,
     images: Images = None,
@@ -83,6 +87,7 @@ def check(
 
 
 @app.command(name="show")
+@with_verbosity
 def show_photos(
     folder: Folder,
     out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")],
@@ -109,6 +114,7 @@ def show_photos(
 
 
 @app.command()
+@with_verbosity
 def split(
     folder: Folder,
     by: Annotated[By, typer.Option(help="Keep each car's photos together, or draw single photos.")] = By.group,

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from carvana.cli import verbosity
 from carvana.devices import process_number
-from carvana.progress import Reporter
+from carvana.progress import Reporter, SilentReporter
+
+_LOG = logging.getLogger("carvana")  # shown with --verbose
 
 PLAIN_EVERY = 30.0
 """Seconds between two plain lines about one task."""
 
 
 def make_reporter() -> Reporter:
-    """The reporter that fits what stderr is connected to; of several processes one alone moves in a terminal."""
+    """The reporter that fits what was asked for and what stderr is; of several processes one alone moves."""
+    if verbosity.chosen() == verbosity.QUIET:
+        return QuietReporter()
     return LiveReporter() if sys.stderr.isatty() and process_number() == 0 else PlainReporter()
 
 
@@ -38,6 +44,7 @@ class LiveReporter:
 
     def start(self, task: str, total: int | None) -> None:
         """Show a bar."""
+        _LOG.debug("%s: begins%s", task, f", {total} steps" if total else "")
         if self._progress is None:
             self._progress = _bars(self.console)
             self._progress.start()
@@ -53,12 +60,21 @@ class LiveReporter:
 
     def finish(self, task: str, **values: float) -> None:
         """Take a bar away; the last one takes the display with it."""
+        _LOG.debug("%s: ends", task)
         if self._progress is None or task not in self._tasks:
             return
         self._progress.remove_task(self._tasks.pop(task))
         if not self._tasks:
             self._progress.stop()
             self._progress = None
+
+
+class QuietReporter(SilentReporter):
+    """Warnings alone."""
+
+    def warn(self, message: str) -> None:
+        """Print a line that says it is a warning."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 class PlainReporter:
@@ -79,6 +95,7 @@ class PlainReporter:
 
     def start(self, task: str, total: int | None) -> None:
         """Begin to count."""
+        _LOG.debug("%s: begins%s", task, f", {total} steps" if total else "")
         self._done[task], self._total[task], self._told[task] = 0, total, time.monotonic()
 
     def advance(self, task: str, steps: int = 1, **values: float) -> None:
@@ -94,6 +111,7 @@ class PlainReporter:
 
     def finish(self, task: str, **values: float) -> None:
         """Stop counting."""
+        _LOG.debug("%s: ends", task)
         self._done.pop(task, None)
 
 

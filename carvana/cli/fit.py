@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carvana.cli import complete
 from carvana.cli.find_lr import find_lr as test_rates
 from carvana.cli.folds import fit_folds, is_folds, resume_folds
+from carvana.cli.options import CONFIG
 
 if TYPE_CHECKING:
     from carvana.run import Run
 
 
 def fit(
-    arch: Annotated[str | None, typer.Option(help="The architecture, as `carvana archs` lists them.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="The architecture, as `carvana archs` lists them.", autocompletion=complete.archs)
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="The data folder. Without one, demo cars are drawn.")] = None,
-    config: Annotated[str | None, typer.Option(help="A recipe: a shipped name or a YAML file.")] = None,
+    config: CONFIG = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set train.epochs=8")
     ] = None,

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carvana.cli import complete
+
 if TYPE_CHECKING:
     from carvana.inference.base import BasePredictor
     from carvana.progress import Reporter
 
+CONFIG = Annotated[
+    str | None,
+    typer.Option(
+        help="A recipe: a name that `carvana configs` lists, or a YAML file.", autocompletion=complete.recipes
+    ),
+]
 OTHERS = Annotated[
     list[Path] | None,
     typer.Option("--with", metavar="RUN", help="Average with this one, each at its own scale; may be repeated."),

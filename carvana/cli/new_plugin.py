@@ -1,0 +1,22 @@
+"""``carvana new-plugin``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of its architecture, as users will write it.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to make; by default carvana-NAME.")] = None,
+) -> None:
+    """Write the skeleton of a package that adds an architecture, with tests that pass."""
+    from carvana.skeleton import write_plugin
+
+    made = write_plugin(name, out)
+    for path in made.files:
+        typer.echo(str(path))
+    folder = made.folder if made.folder.is_absolute() else f"./{made.folder}"  # else pip takes it for a package's name
+    typer.echo(f"\nnow: pip install {folder} && pytest {made.folder}", err=True)
