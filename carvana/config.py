@@ -160,7 +160,7 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     values, lines = read_yaml(find_config(source or "default"))
     for key, value in (changes or {}).items():
         _put(values, key, value)
-        lines = {path: line for path, line in lines.items() if ".".join(path) != key}
+        lines[tuple(key.split("."))] = 0  # it does not stand in the file
     return make_config(values, str(source or "default"), lines)
 
 

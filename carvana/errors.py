@@ -10,6 +10,13 @@ class CarvanaError(ValueError):
     """The caller's mistake, or the data's. The message is one line and complete without a traceback.
 
     It is a ValueError, so code that knows nothing of this library still catches it.
+
+    >>> import carvana
+    >>> try:
+    ...     carvana.create_model("unet-erf")
+    ... except carvana.CarvanaError as error:
+    ...     print(error)
+    no architecture is named 'unet-erf'; did you mean 'unet-ref'?
     """
 
 

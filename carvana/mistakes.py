@@ -16,7 +16,7 @@ def explain(root: type[BaseModel], error: ValidationError, lines: Mapping[tuple[
     Args:
         root: The model that refused the values.
         error: What it said.
-        lines: The line of each key, where the values are from a file.
+        lines: The line of each key, where the values are from a file; 0 for those that are not.
     """
     lines = lines or {}
     mistakes: dict[str, list[str]] = {}

@@ -32,6 +32,10 @@ class Run:
         record_path: ``run.json``: versions, hardware, initial weights, times.
         masks_path: ``masks/``, the validation photos' masks.
         pictures_path: ``pictures/``.
+
+    >>> run = Run.open("runs/unet-ref")  # doctest: +SKIP
+    >>> run.read_evaluation()["dice"]  # doctest: +SKIP
+    0.96934
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

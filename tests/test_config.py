@@ -115,11 +115,12 @@ def test_a_mistake_in_a_file_names_file_line_key_and_the_nearest(tmp_path: Path,
     assert "\n" not in message
 
 
-def test_what_a_setting_changed_is_not_blamed_on_the_files_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "value"), [("train.lr", -3), ("train.lrr", 1), ("train.loss", 1)])
+def test_what_a_setting_changed_is_not_blamed_on_a_line_of_the_file(tmp_path: Path, key: str, value: object) -> None:
     (tmp_path / "mine.yaml").write_text("train:\n  lr: 0.1\n")
-    with pytest.raises(ConfigError, match=r"train\.lr = -3") as caught:
-        load_config(tmp_path / "mine.yaml", {"train.lr": -3})
-    assert "line 2" not in str(caught.value)
+    with pytest.raises(ConfigError, match=key) as caught:
+        load_config(tmp_path / "mine.yaml", {key: value})
+    assert "line" not in str(caught.value).replace(str(tmp_path), "")
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "!!python/object/apply:os.getcwd []"])

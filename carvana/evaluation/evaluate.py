@@ -116,6 +116,12 @@ def evaluate(
     Raises:
         DataError: no photos, one that cannot be read or has no mask, a mask of another size than its photo, or
             ``masks_dir`` cannot be written to.
+
+    Example:
+        >>> predictor = carvana.Predictor.from_pretrained("runs/first")  # doctest: +SKIP
+        >>> numbers = carvana.evaluate(predictor, carvana.find_samples("photos"))  # doctest: +SKIP
+        >>> numbers.dice, numbers.dice_ci95  # doctest: +SKIP
+        (0.98803, (0.98732, 0.98868))
     """
     reporter = reporter or LogReporter()
     if not samples:
