@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from carvana.compare.leaderboard import Leaderboard
     from carvana.config import FitConfig, load_config
     from carvana.data.check import check_data
-    from carvana.data.dataset import SegmentationDataset
+    from carvana.data.dataset import EpochSampler, SegmentationDataset
     from carvana.data.demo.write import write_demo
     from carvana.data.images import read_image, read_mask, write_mask
     from carvana.data.samples import Sample, find_samples
@@ -44,6 +44,7 @@ _HOMES = {
     "Callback": "carvana.training.callbacks",
     "CarvanaError": "carvana.errors",
     "Encoder": "carvana.archs.encoders",
+    "EpochSampler": "carvana.data.dataset",
     "Ensemble": "carvana.inference.ensemble",
     "FitConfig": "carvana.config",
     "Leaderboard": "carvana.compare.leaderboard",
@@ -86,6 +87,7 @@ __all__ = [
     "CarvanaError",
     "Encoder",
     "Ensemble",
+    "EpochSampler",
     "FitConfig",
     "Leaderboard",
     "ModelSpec",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache
@@ -31,7 +31,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (3, h, w), and the coverage, float32
     (1, h, w) in [0, 1]: the share of each pixel that the object covers. What an item becomes depends on the seed, the
-    epoch and the index alone, however many processes read.
+    epoch and the index alone, however many processes read. A bare index is that of epoch 0, whose augmentation is the
+    same each time: in a loop of your own, hand the epochs over with :class:`EpochSampler`.
 
     Args:
         samples: Labelled photos, as :func:`carvana.find_samples` gives them.
@@ -131,6 +132,40 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 f"cache: holds {made[0]} photos at {made[1]} with target {made[2]!r}; expected {expected[0]} at "
                 f"{expected[1]} with {expected[2]!r}: build it for these samples"
             )
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) for a DataLoader, in an order that depends on the seed and the epoch alone.
+
+    Handing the epoch to the data set with every index lets worker processes live through all epochs.
+
+    Args:
+        length: How many samples there are.
+        seed: Where all randomness begins.
+
+    Example:
+        >>> sampler = EpochSampler(3, seed=0)
+        >>> sampler.set_epoch(1)
+        >>> sorted(sampler)
+        [(1, 0), (1, 1), (1, 2)]
+    """
+
+    def __init__(self, length: int, *, seed: int = 0) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration stands for."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        for index in np.random.default_rng((self.seed, epoch)).permutation(self.length).tolist():
+            yield epoch, index
 
 
 def _differ(sample: Sample, photo: Sequence[int], mask: Sequence[int]) -> str:

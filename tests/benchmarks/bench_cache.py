@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from carvana.data.cache import SampleCache
 from carvana.data.cache_build import build_caches
-from carvana.data.dataset import SegmentationDataset
+from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.data.demo import write_demo
 from carvana.data.samples import Sample, find_samples
 from carvana.devices import cpu_count
@@ -99,13 +99,9 @@ def copying(cache: SampleCache) -> float:
     return statistics.median(times)
 
 
-def keys(length: int) -> list[tuple[int, int]]:
-    """(epoch, index) in a random order, as a training asks for them."""
-    return [(0, index) for index in np.random.default_rng(0).permutation(length).tolist()]
-
-
 def loader(data: SegmentationDataset, workers: int) -> DataLoader[tuple[object, object]]:
-    return DataLoader(data, batch_size=8, sampler=keys(len(data)), num_workers=workers, persistent_workers=workers > 0)
+    sampler = EpochSampler(len(data), seed=0)
+    return DataLoader(data, batch_size=8, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
 
 
 def epochs(samples: list[Sample], cache: SampleCache, size: tuple[int, int]) -> None:
@@ -113,7 +109,7 @@ def epochs(samples: list[Sample], cache: SampleCache, size: tuple[int, int]) -> 
     for augment in (None, "seed"):
         files = SegmentationDataset(samples, size, augment=augment)
         cached = SegmentationDataset(samples, size, augment=augment, cache=cache)
-        order = keys(len(samples))
+        order = list(EpochSampler(len(samples), seed=0))
         what = f"augmentation {augment or 'none'}"
         compare(
             f"data set alone, {what}",

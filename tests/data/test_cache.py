@@ -12,14 +12,15 @@ from torch.utils.data import DataLoader
 
 from carvana.data.cache_build import build_caches
 from carvana.data.cache_home import cache_home
-from carvana.data.dataset import SegmentationDataset
+from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError
 
 
 def loaded(data: SegmentationDataset, **options: object) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    keys = [(2, index) for index in np.random.default_rng(3).permutation(len(data)).tolist()]
-    return [tuple(batch) for batch in DataLoader(data, batch_size=6, sampler=keys, **options)]
+    sampler = EpochSampler(len(data), seed=3)
+    sampler.set_epoch(2)
+    return [tuple(batch) for batch in DataLoader(data, batch_size=6, sampler=sampler, **options)]
 
 
 @pytest.mark.parametrize("target", ["coverage", "nearest"])

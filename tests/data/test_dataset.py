@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from carvana.data.dataset import SegmentationDataset
+from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.data.images import read_image, read_mask, write_image, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError, DataError
@@ -28,18 +28,24 @@ def test_an_item_is_an_image_and_the_coverage_of_its_mask(tiny_data: Path) -> No
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_items_do_not_depend_on_the_workers(tiny_data: Path, mode: str, workers: int) -> None:
     data = SegmentationDataset(find_samples(tiny_data), size=(32, 48), mode=mode, augment="studio", seed=7)
-    keys = [(2, index) for index in reversed(range(len(data)))]
-    expected = [data[key] for key in keys]
-    loader = DataLoader(data, batch_size=3, sampler=keys, num_workers=workers)
+    sampler = EpochSampler(len(data), seed=7)
+    sampler.set_epoch(2)
+    expected = [data[key] for key in sampler]
+    loader = DataLoader(data, batch_size=3, sampler=sampler, num_workers=workers)
     for number, (images, masks) in enumerate(loader):
         for place in range(len(images)):
             assert torch.equal(images[place], expected[3 * number + place][0])
             assert torch.equal(masks[place], expected[3 * number + place][1])
 
 
-def test_epochs_differ_in_augmentation(tiny_data: Path) -> None:
+def test_epochs_differ_in_order_and_in_augmentation(tiny_data: Path) -> None:
     data = SegmentationDataset(find_samples(tiny_data), size=(32, 48), augment="studio")
     assert not torch.equal(data[0, 5][0], data[1, 5][0])
+    sampler = EpochSampler(50, seed=0)
+    first = [index for _, index in sampler]
+    sampler.set_epoch(1)
+    assert sorted(first) == list(range(50))
+    assert first != [index for _, index in sampler]
 
 
 def test_most_crops_hold_a_boundary_and_come_at_native_size(tmp_path: Path, rng: np.random.Generator) -> None:
