@@ -274,7 +274,12 @@ class Trainer:
         return evaluation
 
     def end_epoch(self, numbers: dict[str, float], validation: Validation | None) -> None:
-        """Keep the network if it is the best so far, note the epoch's numbers, and save the state."""
+        """Keep the network if it is the best so far, note the epoch's numbers, and save the state.
+
+        Raises:
+            NonFiniteLossError: the validation loss, or a weight, is NaN or infinite.
+            TrainingInterrupted: the process was asked to stop, and the state is saved.
+        """
         at = self.progress
         at.step, at.seconds = self.budget.step, self.budget.seconds
         if validation is not None and not math.isfinite(validation.loss):

@@ -127,7 +127,8 @@ def build(*, classes: int = 1, encoder_weights: str | None = None, width: int = 
         return replace(made, init=f"auto: random (weights are published for width {WIDTH} alone)")
     vgg = carvana.create_encoder("vgg16_bn", weights=encoder_weights)
     if not vgg.is_random:
-        tensors = zip(network.encoder.state_dict(), vgg.module.get_submodule("features").state_dict().values(), strict=True)
+        pretrained = vgg.module.get_submodule("features").state_dict()
+        tensors = zip(network.encoder.state_dict(), pretrained.values(), strict=True)
         network.encoder.load_state_dict(dict(tensors))
     return replace(made, init=vgg.init, mean=vgg.mean, std=vgg.std)
 
