@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from typing import Annotated
 
@@ -28,7 +29,8 @@ def plugins(
         _print_json(found)
         return
     width = max(len(_package(plugin)) for plugin in found)
-    room = max(shutil.get_terminal_size((200, 24)).columns - width - 2, 32)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000  # what is piped is not folded
+    room = max(columns - width - 2, 32)
     for plugin in found:
         lines = [line for text in _adds(plugin) for line in textwrap.wrap(text, room, subsequent_indent="  ")]
         for label, line in zip([_package(plugin), *[""] * len(lines)], lines, strict=False):
