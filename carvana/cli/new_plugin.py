@@ -19,4 +19,4 @@ def new_plugin(
     for path in made.files:
         typer.echo(str(path))
     folder = made.folder if made.folder.is_absolute() else f"./{made.folder}"  # else pip takes it for a package's name
-    typer.echo(f"\nnow: pip install {folder} && pytest {made.folder}", err=True)
+    typer.echo(f"\nnow: pip install '{folder}[test]' && pytest {made.folder}", err=True)

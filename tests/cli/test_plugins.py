@@ -82,7 +82,7 @@ def test_new_plugin_lists_what_it_wrote_and_says_what_comes_next(
     result = CliRunner().invoke(app, ["new-plugin", "mine"])
     assert result.exit_code == 0
     assert {tmp_path / line for line in result.stdout.split()} == {p for p in tmp_path.rglob("*") if p.is_file()}
-    assert "pip install ./carvana-mine && pytest carvana-mine" in result.stderr
+    assert "pip install './carvana-mine[test]' && pytest carvana-mine" in result.stderr
     again = CliRunner().invoke(app, ["new-plugin", "mine"])
     assert again.exit_code == 1
     assert again.stderr.startswith("error: carvana-mine: is there already")
