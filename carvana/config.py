@@ -126,7 +126,7 @@ class FitConfig(Section):
         # A key with nothing below it is read as None; it means that the section keeps its defaults.
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -159,8 +159,8 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     """
     values, lines = read_yaml(find_config(source or "default"))
     for key, value in (changes or {}).items():
-        _put(values, key, value)
-        lines[tuple(key.split("."))] = 0  # it does not stand in the file
+        _put(values, str(key), value)
+        lines = _without(lines, str(key))
     return make_config(values, str(source or "default"), lines)
 
 
@@ -216,6 +216,13 @@ def configs() -> dict[str, Path]:
     here = Path(__file__).parent
     folder = next((f for f in (here / "configs", here.parent / "configs") if f.is_dir()), here)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _without(lines: Lines, dotted: str) -> Lines:
+    """The lines of a file where a key was changed: neither it, nor what it holds, nor what holds it stands there."""
+    path = tuple(dotted.split("."))
+    kept = {key: line for key, line in lines.items() if key[: len(path)] != path}
+    return kept | {path[:length]: 0 for length in range(1, len(path) + 1)}
 
 
 def describe(path: Path) -> str:

@@ -35,7 +35,7 @@ def make_loss(expression: str) -> Loss:
         ConfigError: the expression is no sum of names.
         UnknownNameError: a name is not registered.
     """
-    terms: list[tuple[float, Loss]] = [(weight, registry.losses.load(name)()) for weight, name in _parsed(expression)]
+    terms = [(weight, _made(name)) for weight, name in _parsed(expression)]
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]
     return _WeightedSum(terms)
@@ -104,6 +104,20 @@ class Tversky(nn.Module):
             probabilities, targets.float().flatten(2), self.alpha, self.beta, smooth=SMOOTH, dims=2
         )
         return (1 - scores).mean()
+
+
+def _made(name: str) -> Loss:
+    entry = registry.losses.entry(name)
+    try:
+        loss: Loss = entry.load()()
+    except TypeError as error:
+        raise ConfigError(
+            f"the loss '{name}' (from {entry.source}) is registered as something else than a factory without arguments"
+            f" that returns the loss: {error}"
+        ) from error
+    if not callable(loss):
+        raise ConfigError(f"the factory of the loss '{name}' (from {entry.source}) returned {loss!r:.60}, no loss")
+    return loss
 
 
 def _parsed(expression: str) -> list[tuple[float, str]]:

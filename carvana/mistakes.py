@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from carvana.errors import did_you_mean, nearest
+
+_REPR = reprlib.Repr()  # aliases can make of a short file a value without end
+_REPR.maxstring = _REPR.maxother = 80
+_REPR.maxlevel = 2
 
 
 def explain(root: type[BaseModel], error: ValidationError, lines: Mapping[tuple[str, ...], int] | None = None) -> str:
@@ -33,9 +38,7 @@ def _explain_one(root: type[BaseModel], detail: Any, lines: Mapping[tuple[str, .
     # pydantic adds the type that it tried to the place: data.workers.int
     known = [part for part in path if part in _section(root, path[: path.index(part)]).model_fields]
     message = str(detail["msg"]).removeprefix("Value error, ")
-    value = repr(detail["input"])
-    value = value if len(value) <= 80 else value[:77] + "..."
-    return f"{_at(known, lines)}{'.'.join(known)} = {value}", f"{message[0].lower()}{message[1:]}"
+    return f"{_at(known, lines)}{'.'.join(known)} = {_REPR.repr(detail['input'])}", f"{message[0].lower()}{message[1:]}"
 
 
 def _at(path: Sequence[str], lines: Mapping[tuple[str, ...], int]) -> str:
@@ -53,6 +56,9 @@ def _instead(root: type[BaseModel], path: Sequence[str]) -> str:
     """The key that was meant: of this name in another section, or spelled like it here, or elsewhere."""
     here = _section(root, path[:-1]).model_fields
     elsewhere = {key.rpartition(".")[2]: key for key in _keys(root)}
+    if path[-1] in elsewhere.values():
+        section, _, key = path[-1].rpartition(".")
+        return f": write it as '{key}' below '{section}:'"
     if path[-1] in elsewhere:
         return f"; did you mean '{elsewhere[path[-1]]}'?"
     hint = did_you_mean(path[-1], here)

@@ -14,9 +14,11 @@ chooses which others are loaded: names of entry points or packages, separated by
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +88,11 @@ def _select(points: list[EntryPoint], wanted: list[str]) -> tuple[list[EntryPoin
 
 def _load(name: str, package: str, version: str, target: str | EntryPoint, registry: Registry) -> Plugin:
     try:
-        with registry.registering(package, version) as adds:
+        # What a module prints on import must not get between the lines of a command's result.
+        with registry.registering(package, version) as adds, contextlib.redirect_stdout(sys.stderr):
             _function(target)(registry)
     except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        line = _one_line(error)
         logging.getLogger("carvana").warning("the plugin '%s' of %s is broken: %s", name, package or "?", line)
         return Plugin(name, package, version, error=line)
     return Plugin(name, package, version, adds=adds)
@@ -100,10 +103,18 @@ def _function(target: str | EntryPoint) -> Callable[[Registry], Any]:
         from importlib.metadata import EntryPoint
 
         target = EntryPoint(name="carvana", value=target, group=GROUP)
+    if not target.pattern.match(target.value):
+        raise CarvanaError(f"the entry point '{target.value}' must have the form 'module:function'")
     function = target.load()
     if not callable(function):
         raise CarvanaError(f"the entry point '{target.value}' is not a function that takes the registry")
     return function  # type: ignore[no-any-return]
+
+
+def _one_line(error: BaseException) -> str:
+    """What an error says in its first line that says something."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text or 'without a word'}"
 
 
 def _is_own(point: EntryPoint) -> bool:

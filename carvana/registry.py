@@ -8,6 +8,7 @@ and what this library brings itself is the first of them (``carvana.plugins``).
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,8 +35,9 @@ class Catalog:
     carvana.errors.UnknownNameError: no shape is named 'cirle'; did you mean 'circle'?
     """
 
-    def __init__(self, kind: str, before_use: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, kind: str, before_use: Callable[[], None] = lambda: None, *, form: str = ".*") -> None:
         self.kind = kind
+        self._form = form
         self._before_use = before_use
         self._entries: dict[str, Entry] = {}
         self._source = _SCRIPT
@@ -64,6 +66,10 @@ class Catalog:
         """
         self._before_use()
         _check_name(name)
+        if not re.fullmatch(self._form, name):
+            raise CarvanaError(
+                f"'{name}' cannot be the name of a {self.kind}: use letters, digits, - and _, a letter first"
+            )
         check_target(target)
         if names is not None:
             check_target(names)
@@ -142,7 +148,14 @@ class Catalog:
     def _members(self, family: Entry, pattern: str) -> Iterable[str]:
         if family.names is None:
             return [family.name]
-        return list(resolve(family.names, f"the names of '{family.name}' (from {family.source})")(family.name, pattern))
+        what = f"the names of '{family.name}' (from {family.source})"
+        try:
+            return list(resolve(family.names, what)(family.name, pattern))
+        except UnknownNameError:  # it says why one name cannot be
+            raise
+        except Exception as error:  # whatever a stranger's function does: other names must not suffer
+            logging.getLogger("carvana").warning("%s cannot be listed: %s: %s", what, type(error).__name__, error)
+            return [family.name]
 
     def _why_unknown(self, name: str) -> str:
         prefix = name.rstrip("/*")
@@ -169,7 +182,7 @@ class Registry:
 
     def __init__(self, loader: str | Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
         self.archs = Catalog("architecture", self._load)
-        self.losses = Catalog("loss", self._load)
+        self.losses = Catalog("loss", self._load, form=r"[A-Za-z][\w-]*")  # recipes add them up: bce + 0.5*mine
         self.augments = Catalog("augmentation", self._load)
         self.layouts = Catalog("data layout", self._load)
         self._loader = loader

@@ -33,14 +33,21 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{path}: {where}no readable YAML: {error.problem}") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: no readable YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from error
     return values, lines
 
 
 def _lines(root: yaml.MappingNode, path: Path) -> Lines:
     lines: Lines = {}
-    for key, line in _keys(root, ()):
+    for key, line, own in _keys(root, (), set()):
+        if not own:
+            lines.setdefault(key, line)
+            continue
         if key in lines:
             raise ConfigError(
                 f"{path}: line {line}, {'.'.join(key)}: stands there twice, first on line {lines[key]}; keep one"
@@ -49,9 +56,30 @@ def _lines(root: yaml.MappingNode, path: Path) -> Lines:
     return lines
 
 
-def _keys(node: yaml.MappingNode, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+def _keys(
+    node: yaml.Node, above: tuple[str, ...], seen: set[int], own: bool = True
+) -> Iterator[tuple[tuple[str, ...], int, bool]]:
+    """Each key with its line, and whether it stands there itself or is merged in (``<<``), which comes after those.
+
+    A node that aliases bring in again is not walked again, or a short file could take for ever.
+    """
+    if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    merged: list[yaml.Node] = []
     for key, value in node.value:
-        where = (*above, str(key.value))
-        yield where, key.start_mark.line + 1
-        if isinstance(value, yaml.MappingNode) and len(where) < 8:  # a recipe is not deep; an alias may be endless
-            yield from _keys(value, where)
+        if key.tag == "tag:yaml.org,2002:merge":
+            merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+            continue
+        where = (*above, _text(key))
+        yield where, key.start_mark.line + 1, own
+        yield from _keys(value, where, seen, own)
+    for part in merged:
+        yield from _keys(part, above, seen, False)
+
+
+def _text(key: yaml.Node) -> str:
+    """The key as pydantic names it: ``on`` is read as True."""
+    if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:str":
+        return str(yaml.safe_load(key.value))
+    return str(key.value)

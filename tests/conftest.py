@@ -16,6 +16,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Bits are compared, and networks are small: the CPU does it all. tests/test_gpu.py starts processes that see the GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Help is compared as text; typer colours it where one of these is set.
+for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS"):
+    os.environ.pop(name, None)
+# What is installed beside this library, or chosen among it, is not what these tests are about.
+os.environ["CARVANA_PLUGINS"] = ""
 # A shell that starts pytest in the background has it ignore Ctrl-C, and so would every command that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -101,6 +101,11 @@ def test_a_tilde_is_the_home_folder() -> None:
         ("train:\n\n  lr: -1\n  epochs: x\n", "line 3, train.lr = -1: "),
         ("train:\n\n  lr: -1\n  epochs: x\n", "; line 4, train.epochs = 'x': "),
         ("train: 3\n", "line 1, train = 3: "),
+        ("train.epochs: 3\n", "line 1, train.epochs: unknown key: write it as 'epochs' below 'train:'"),
+        ("split:\n  <<: {vall: 2}\n", "line 2, split.vall: unknown key; did you mean 'val'?"),
+        ("split:\n  <<: [{val: 2}, {seeds: 2}]\n  val: 3\n", "line 2, split.seeds: unknown key"),
+        ("arch: x\non: 2\n", "line 2, True: unknown key"),
+        ("arch: x\nself: 2\n", "line 2, self: unknown key"),
         ("train:\n  lr: 1\n  epochs: 2\n  lr: 2\n", "line 4, train.lr: stands there twice, first on line 2"),
         ("train:\n  lr: [1\nepochs: 2\n", "line 3, column 7: no readable YAML"),
     ],
@@ -115,12 +120,40 @@ def test_a_mistake_in_a_file_names_file_line_key_and_the_nearest(tmp_path: Path,
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("key", "value"), [("train.lr", -3), ("train.lrr", 1), ("train.loss", 1)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.lr", -3), ("train.lrr", 1), ("train.loss", 1), ("train", {"lr": "x"}), ("self", 1)],
+)
 def test_what_a_setting_changed_is_not_blamed_on_a_line_of_the_file(tmp_path: Path, key: str, value: object) -> None:
     (tmp_path / "mine.yaml").write_text("train:\n  lr: 0.1\n")
     with pytest.raises(ConfigError, match=key) as caught:
         load_config(tmp_path / "mine.yaml", {key: value})
     assert "line" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_merged_keys_count_and_may_be_overridden(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("train: &t {epochs: 2, lr: 0.5}\nsplit: {val: 3}\ntrain2: 1\n")
+    with pytest.raises(ConfigError, match="line 3, train2: unknown key; did you mean 'train'"):
+        load_config(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("train:\n  <<: {epochs: 2, lr: 0.5}\n  lr: 0.25\n")
+    assert (load_config(tmp_path / "mine.yaml").train.epochs, load_config(tmp_path / "mine.yaml").train.lr) == (2, 0.25)
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 3000 + "]" * 3000, "a: &a [1]\nb: &b [*a, *a]\n" * 1])
+def test_a_file_that_is_deep_or_repeats_itself_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml: "):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_aliases_within_aliases_are_walked_once(tmp_path: Path) -> None:
+    levels = [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 40)]
+    (tmp_path / "bad.yaml").write_text("\n".join(["a0: &a0 {x: 1}", *levels]) + "\n")
+    with pytest.raises(ConfigError, match="line 1, a0: unknown key"):
+        load_config(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("\n".join(["a0: &a0 {x: 1}", *levels, "arch: *a39"]) + "\n")
+    with pytest.raises(ConfigError, match=r"line 41, arch = \{"):
+        load_config(tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "!!python/object/apply:os.getcwd []"])

@@ -50,8 +50,11 @@ def listed(root: Path) -> list[str]:
     if (root / ".git").exists():
         # New files that are not added yet count: whether they belong, is told by the test that they break.
         command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
-        return sorted({name for name in names if name and (root / name).is_file()})
+        try:
+            names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
+            return sorted({name for name in names if name and (root / name).is_file()})
+        except (OSError, subprocess.CalledProcessError):  # no git here, or the folder is somebody else's to it
+            pass
     found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in found if not any(_made(part) for part in path.parts))
 

@@ -6,7 +6,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from carvana.errors import ConfigError, UnknownNameError
+from carvana.errors import CarvanaError, ConfigError, UnknownNameError
 from carvana.losses import make_loss
 from carvana.registry import registry
 
@@ -115,3 +115,22 @@ def test_an_expression_that_is_no_sum_is_refused(expression: str) -> None:
 def test_a_wrong_name_gets_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="dice"):
         make_loss("bce + dcie")
+
+
+@pytest.fixture
+def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.losses, "_entries", {entry.name: entry for entry in registry.losses.registered()})
+
+
+@pytest.mark.usefixtures("_own_names")
+@pytest.mark.parametrize("target", [lambda logits, targets: 0, lambda: 3])
+def test_what_is_no_factory_of_a_loss_is_told_by_name(target: object) -> None:
+    registry.losses.register("odd", target)
+    with pytest.raises(ConfigError, match="'odd' \\(from script\\)"):
+        make_loss("bce + odd")
+
+
+@pytest.mark.parametrize("name", ["2d-loss", "sub.loss", "a+b", "a/b", "family/*"])
+def test_a_name_that_no_recipe_could_use_is_refused(name: str) -> None:
+    with pytest.raises(CarvanaError, match="cannot be the name of a loss"):
+        registry.losses.register(name, "math:tau")

@@ -26,6 +26,9 @@ PLUGINS = {
     "crash": ("crash", "import no_such_module_anywhere\n"),
     "quits": ("quits", "import sys\nsys.exit('I quit')\n"),
     "shapeless": ("shapeless", "register = 3\n"),
+    "silent": ("silent", "raise RuntimeError('\\n\\n')\n"),
+    "talkative": ("talkative", "print('hello')\ndef register(registry):\n    print('again')\n"),
+    "malformed": ("malformed", ""),
 }
 
 
@@ -37,7 +40,9 @@ def site(tmp_path: Path) -> Path:
         info = tmp_path / f"{package.replace('-', '_')}-2.5.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.5\n")
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{module} = {module}:register\n")
+        (info / "entry_points.txt").write_text(
+            f"[{GROUP}]\n{module} = {module if module != 'malformed' else '3 net'}:register\n"
+        )
     return tmp_path
 
 
@@ -61,13 +66,17 @@ def test_the_built_in_comes_first_and_through_the_same_door():
 def test_plugins_load_in_a_fixed_order_and_broken_ones_are_listed(points: list[EntryPoint]):
     registry = Registry()
     loaded = load_plugins(registry, points)
-    assert [plugin.name for plugin in loaded] == ["carvana", "good", "other", "crash", "quits", "shapeless", "thief"]
+    assert [plugin.name for plugin in loaded] == [
+        "carvana", "good", "other", "crash", "malformed", "quits", "shapeless", "silent", "talkative", "thief",
+    ]  # fmt: skip
     assert loaded == load_plugins(Registry(), list(reversed(points)))
     errors = {plugin.name: plugin.error for plugin in loaded if plugin.error}
-    assert sorted(errors) == ["crash", "quits", "shapeless", "thief"]
+    assert sorted(errors) == ["crash", "malformed", "quits", "shapeless", "silent", "thief"]
     assert "no_such_module_anywhere" in errors["crash"]
     assert "I quit" in errors["quits"]
     assert "not a function" in errors["shapeless"]
+    assert errors["silent"] == "RuntimeError: without a word"
+    assert "'3 net:register' must have the form 'module:function'" in errors["malformed"]
     assert "'unet-ref' is already registered by carvana" in errors["thief"]
     assert all("\n" not in error for error in errors.values())
 
@@ -116,5 +125,6 @@ def test_installed_packages_are_found_without_being_told(site: Path):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     environment.pop("CARVANA_PLUGINS", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "carvana-good ['crash', 'quits', 'shapeless', 'thief']"
+    assert done.stdout.strip() == "carvana-good ['crash', 'malformed', 'quits', 'shapeless', 'silent', 'thief']"
+    assert "hello" in done.stderr
     assert "the plugin 'thief' of thief is broken" in done.stderr

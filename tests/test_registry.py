@@ -217,3 +217,18 @@ def test_a_listing_imports_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_family_whose_listing_fails_harms_no_other_name(caplog: pytest.LogCaptureFixture) -> None:
+    catalog = Catalog("architecture")
+    catalog.register("sound", "math:tau")
+
+    def names(family: str, pattern: str) -> list[str]:
+        raise RuntimeError("out of paper")
+
+    catalog.register("printer/*", "math:tau", names=names)
+    catalog.register("nothing/*", "math:tau", names=lambda family, pattern: None)
+    assert catalog.names() == ["nothing/*", "printer/*", "sound"]
+    assert "'printer/*' (from script) cannot be listed: RuntimeError: out of paper" in caplog.text
+    with pytest.raises(UnknownNameError, match="did you mean 'sound'"):
+        catalog.load("sund")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carvana.cli.verbosity import with_verbosity
+from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
 
 if TYPE_CHECKING:
     from carvana.config import FitConfig
@@ -33,7 +33,7 @@ class By(StrEnum):
 
 
 @app.callback()
-def data() -> None:
+def data(quiet: QUIETLY = False, verbose: VERBOSELY = False) -> None:
     """Make, check, look at and divide data folders."""
 
 

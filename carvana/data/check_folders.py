@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from carvana.data.images import SUFFIXES
-from carvana.data.layouts import expanded, find_layout, find_photos, group_and_view, group_pattern, image_names
+from carvana.data.layouts import Folders, expanded, find_layout, find_photos, group_and_view, group_pattern, image_names
 from carvana.data.problems import Problem
 from carvana.data.samples import listed
 from carvana.errors import ConfigError
@@ -57,7 +57,7 @@ def list_folders(
     """
     layout, found = find_layout(expanded(root), images, masks)
     pattern = group_pattern(group)
-    if not isinstance(found, tuple):
+    if not isinstance(found, Folders):
         listing = Listing(expanded(root), expanded(root))
         for sample in listed(found, layout, expanded(root), pattern):
             place = Place(Path(sample.name).stem, sample.image, sample.mask, sample.group, sample.view)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from carvana.data.images import SUFFIXES
 from carvana.errors import ConfigError, DataError
@@ -31,13 +31,16 @@ def folders_layout(root: Path) -> tuple[Path, Path] | None:
     return _pair(root, "images", "masks")
 
 
-Folders = tuple[Path, Path]
-"""The folder of photos and the folder of masks."""
+class Folders(NamedTuple):
+    """The folder of photos and the folder of masks."""
+
+    images: Path
+    masks: Path
 
 
 def find_layout(
     root: Path, images: str | os.PathLike[str] | None, masks: str | os.PathLike[str] | None
-) -> tuple[str, Folders | Iterable[Any]]:
+) -> tuple[str, Folders | list[Any]]:
     """Which layout a data folder has, and what it tells: the two folders, or the samples themselves.
 
     Folders that are named win over all layouts; of these, the one that was registered last is asked first, so that a
@@ -52,7 +55,7 @@ def find_layout(
     if (images is None) != (masks is None):
         raise ConfigError("data.images and data.masks go together: name both folders, or neither")
     if images is not None and masks is not None:
-        return "named folders", (root / expanded(images), root / expanded(masks))
+        return "named folders", Folders(root / expanded(images), root / expanded(masks))
     layouts = registry.layouts.registered()
     for entry in reversed(layouts):
         found = layout_of(entry.name, root)
@@ -66,21 +69,32 @@ def find_layout(
     )
 
 
-def layout_of(name: str, root: Path) -> Folders | Iterable[Any] | None:
-    """What one layout tells of a folder; None if the folder is not laid out so.
+def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
+    """What one layout tells of a folder: its two folders, or what it lists; None if the folder is not laid out so.
 
     Raises:
-        DataError: it returns something else.
+        DataError: the layout fails, or returns something else.
     """
     entry = registry.layouts.entry(name)
-    found = entry.load()(root)
-    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, str | os.PathLike) for part in found):
-        return Path(found[0]), Path(found[1])
-    if found is None or (isinstance(found, Iterable) and not isinstance(found, str | bytes | os.PathLike)):
-        return found
+    layout = f"the layout '{name}' (from {entry.source})"
+    try:
+        found = entry.load()(root)
+        if found is None:
+            return None
+        if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, str | os.PathLike) for part in found):
+            return Folders(root / found[0], root / found[1])
+        if isinstance(found, Iterable) and not isinstance(found, str | bytes | os.PathLike):
+            return list(found)
+    except DataError:
+        raise
+    except Exception as error:  # whatever a stranger's function does with a folder that it does not know
+        raise DataError(
+            f"{root}: {layout} fails on it: {type(error).__name__}: {error}; it should return None for folders that it"
+            " does not read (CARVANA_PLUGINS leaves out the package that brings it)"
+        ) from error
     raise DataError(
-        f"the layout '{name}' (from {entry.source}) returned {found!r}: expected None, (folder of photos, folder of"
-        " masks), or an iterable of carvana.Sample"
+        f"{layout} returned {found!r}: expected None, (folder of photos, folder of masks), or an iterable of"
+        " carvana.Sample"
     )
 
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from carvana.data.layouts import expanded, find_layout, group_and_view, group_pattern, image_names, photo_names
+from carvana.data.layouts import (
+    Folders,
+    expanded,
+    find_layout,
+    group_and_view,
+    group_pattern,
+    image_names,
+    photo_names,
+)
 from carvana.errors import DataError
 
 
@@ -72,7 +80,7 @@ def each_sample(
     """What :func:`find_samples` finds, one after the other: only names are held, for folders of very many photos."""
     layout, found = find_layout(expanded(root), images, masks)
     pattern = group_pattern(group)
-    if not isinstance(found, tuple):
+    if not isinstance(found, Folders):
         yield from listed(found, layout, expanded(root), pattern)
         return
     image_folder, mask_folder = found
@@ -101,8 +109,11 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
     """
     by_name: dict[str, Sample] = {}
     for sample in found:
-        if not isinstance(sample, Sample):
-            raise DataError(f"the layout '{layout}' lists {sample!r}: expected carvana.Sample(image, mask, group)")
+        if not _is_sound(sample):
+            raise DataError(
+                f"the layout '{layout}' lists {sample!r}: expected carvana.Sample(image, mask, group, view), paths as"
+                " pathlib.Path, the group (the car) and the view as text"
+            )
         other = by_name.setdefault(sample.name, sample)
         if other is not sample:
             raise DataError(
@@ -118,6 +129,16 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
         return samples
     cars = [group_and_view(_stem(sample.name), pattern) for sample in samples]
     return [replace(sample, group=car, view=view) for sample, (car, view) in zip(samples, cars, strict=True)]
+
+
+def _is_sound(sample: Any) -> bool:
+    return (
+        isinstance(sample, Sample)
+        and isinstance(sample.image, Path)
+        and isinstance(sample.mask, Path | None)
+        and isinstance(sample.group, str)
+        and isinstance(sample.view, str)
+    )
 
 
 def _by_stem(folder: Path, names: Iterable[str], stems: Set[str], *, suffix: str) -> dict[str, str]:

@@ -57,8 +57,9 @@ def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Mad
         raise CarvanaError(
             f"new-plugin {name!r}: expected letters, digits, - and _, a letter first and no sign last, such as my-net"
         )
-    if name in registry.archs:
-        source = registry.archs.entry(name).source
+    taken = [entry for entry in registry.archs.registered() if entry.name in (name, f"{name}/*")]
+    if taken:
+        source = taken[0].source
         raise CarvanaError(f"new-plugin {name!r}: an architecture of this name is there already (from {source})")
     file = re.sub(r"\W", "_", name).lower()
     places = {"name": name, "package": f"carvana-{name}", "module": f"carvana_{file}", "file": file}

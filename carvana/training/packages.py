@@ -38,6 +38,12 @@ def check_packages(run: Run, config: FitConfig) -> None:
                 f"{run.path}: the {catalog.kind} '{name}' is not registered here; install the package that brings it:"
                 f" pip install {needed[name]}"
             ) from None
+        source = catalog.entry(name).source
+        if source != needed.get(name, source):
+            raise RunError(
+                f"{run.path}: its {catalog.kind} '{name}' is that of the package {needed[name]}, which is not installed"
+                f" here, and not that of {source}: pip install {needed[name]}"
+            )
 
 
 def _names(config: FitConfig) -> Iterator[tuple[Catalog, str]]:

@@ -31,7 +31,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def carvana(*words: str, site: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site), **variables}
+    environment = {**os.environ, "PYTHONPATH": str(site), "CARVANA_PLUGINS": "good,broken", **variables}
     return subprocess.run(
         [sys.executable, "-m", "carvana", *words], env=environment, capture_output=True, text=True, check=False
     )

@@ -52,6 +52,23 @@ def test_a_layout_may_list_samples(garage: Path) -> None:
     assert found[0].mask == garage / "blue" / "blue-1.png"
 
 
+@pytest.mark.parametrize("kind", [tuple, list, iter])
+def test_samples_may_come_in_any_iterable(garage: Path, kind: Callable[[Any], Any]) -> None:
+    carvana.register_layout("garage", lambda root: kind(read_garage(root)))
+    assert len(find_samples(garage)) == 4
+    carvana.register_layout("two", lambda root: kind(read_garage(root)[:2]))
+    assert len(find_samples(garage)) == 2
+
+
+def test_folders_may_be_relative_to_the_data_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    cv2.imwrite(str(tmp_path / "a" / "x.jpg"), np.zeros((4, 4, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "b" / "x.png"), np.zeros((4, 4), np.uint8))
+    carvana.register_layout("ab", lambda root: ("a", "b"))
+    assert find_samples(tmp_path)[0].mask == tmp_path / "b" / "x.png"
+
+
 def test_a_pattern_wins_over_what_the_layout_says(garage: Path) -> None:
     carvana.register_layout("garage", read_garage)
     assert {s.group for s in find_samples(garage, group=r"\w+-(\d)")} == {"1", "2"}
@@ -91,6 +108,10 @@ def test_what_is_registered_last_is_asked_first(tmp_path: Path) -> None:
         (lambda root: str(root), "expected None"),
         (lambda root: 3, "expected None"),
         (lambda root: ["a.jpg"], "lists 'a.jpg'"),
+        (lambda root: [carvana.Sample("a.jpg", root / "a.png", "a")], "pathlib.Path"),
+        (lambda root: [carvana.Sample(root / "a.jpg", root / "a.png", 5)], "as text"),
+        (lambda root: sorted((root / "nowhere").iterdir()), "fails on it: FileNotFoundError"),
+        (lambda root: (carvana.Sample(root / f"{n}.jpg", "x", "a") for n in "ab"), "pathlib.Path"),
         (lambda root: [], "lists no photo"),
         (lambda root: [carvana.Sample(root / "a.jpg", None, "a")], "a.jpg without a mask"),
         (lambda root: [carvana.Sample(root / d / "a.jpg", root / "a.png", "a") for d in "xy"], "have one name"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -45,7 +47,7 @@ def run_chunks(
     stopped = context.Event()
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(stopped,))
     try:
-        with _without_ctrl_c():
+        with _without_ctrl_c(), _without_main():
             jobs = [pool.submit(_run, function, chunk) for chunk in chunks]
         for job in as_completed(jobs):
             yield job.result()
@@ -65,6 +67,20 @@ def _without_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep processes that are started meanwhile from running the caller's script again, as multiprocessing has them do.
+
+    They need nothing of it; a script without ``if __name__ == "__main__"`` would start its work anew in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _begin(stopped: Event) -> None:

@@ -120,3 +120,15 @@ def test_each_item_is_dealt_with_once() -> None:
     for workers in (1, 2):
         assert sum(run_chunks(abs, chunks, workers=workers)) == 6
     assert list(run_chunks(abs, [], workers=2)) == []
+
+
+def test_a_script_without_a_guard_draws_and_is_run_once(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        f"import carvana\nprint('script')\ncarvana.write_demo('demo', cars=2, views=8, size={SIZE}, workers=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["script"]
+    assert len(list((tmp_path / "demo" / "train").iterdir())) == 16
