@@ -9,10 +9,18 @@ import pkgutil
 import pytest
 
 import carvana
+from carvana.registry import registry
 
 MODULES = [
     module.name for module in pkgutil.walk_packages(carvana.__path__, "carvana.") if "__main__" not in module.name
 ]
+
+
+@pytest.fixture(autouse=True)
+def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example registers is gone after it."""
+    for catalog in registry.catalogs.values():
+        monkeypatch.setattr(catalog, "_entries", {entry.name: entry for entry in catalog.registered()})
 
 
 @pytest.mark.parametrize("name", MODULES)

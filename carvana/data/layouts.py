@@ -82,7 +82,7 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
         if found is None:
             return None
         if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, str | os.PathLike) for part in found):
-            return Folders(root / found[0], root / found[1])
+            return Folders(_below(root, Path(found[0])), _below(root, Path(found[1])))
         if isinstance(found, Iterable) and not isinstance(found, str | bytes | os.PathLike):
             return list(found)
     except DataError:
@@ -166,6 +166,11 @@ def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str
             f"data.group: {match.re.pattern!r} finds no car in the photo {stem!r}; its group is empty there"
         )
     return car, names.get("view") or ""
+
+
+def _below(root: Path, part: Path) -> Path:
+    """A folder that a layout told: as ``root / "train"``, which may be relative itself, or as ``"train"``."""
+    return part if part.is_relative_to(root) else root / part
 
 
 def _pair(root: Path, images: str, masks: str) -> tuple[Path, Path] | None:

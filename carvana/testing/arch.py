@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 from carvana.errors import ModelError
+from carvana.registry import registry
 
 _ATTEMPTS = 4
+_NUDGE = 1e-2
 
 
 def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tuple[int, int] = (45, 61)) -> None:
@@ -39,14 +41,20 @@ def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tup
         >>> carvana.testing.check_arch("unet-ref", options={"width": 4})
     """
     options = dict(options or {})
-    torch.manual_seed(0)
-    model = create_model(name, options=options)
-    photos = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    _check_sizes(model, size)
-    _check_classes(name, options, photos)
-    _check_gradients(name, options, model, photos)
-    _check_evaluation(model, photos)
-    _check_saving(model, photos)
+    registry.archs.entry(name)  # a name that nobody registered is the caller's mistake
+    try:
+        torch.manual_seed(0)
+        model = create_model(name, options=options)
+        photos = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        _check_sizes(model, size)
+        _check_classes(name, options, photos)
+        _check_gradients(name, options, model, photos)
+        _check_evaluation(model, photos)
+        _check_saving(model, photos)
+    except AssertionError:
+        raise
+    except Exception as error:  # whatever a network raises
+        raise AssertionError(f"'{name}': {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _check_sizes(model: Segmenter, size: tuple[int, int]) -> None:
@@ -78,7 +86,11 @@ def _check_gradients(name: str, options: dict[str, Any], model: Segmenter, photo
         if not still:
             return
         torch.manual_seed(attempt)  # a ReLU may be dead by chance; what another start reaches can learn
-        still &= _without_gradient(create_model(name, options=options), photos)
+        other = create_model(name, options=options)
+        with torch.no_grad():  # layers that begin at zero, as many blocks do, let no gradient through at the very start
+            for parameter in other.parameters():
+                parameter.add_(_NUDGE * torch.randn_like(parameter))
+        still &= _without_gradient(other, photos)
     _expect(
         model, not still, f"no gradient reaches {len(still)} trainable parameters, such as '{min(still, default='')}'"
     )
@@ -89,12 +101,13 @@ def _without_gradient(model: Segmenter, photos: Tensor) -> set[str]:
 
     Both, since BatchNorm over one pixel takes the gradient from the bias before it.
     """
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    _expect(model, bool(trainable), "it has no trainable parameter")
     for training in (True, False):
         model.train(training)
         logits = model(photos)
+        _expect(model, logits.requires_grad, "no gradient comes back from its logits")
         (logits * torch.randn_like(logits)).sum().backward()
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    _expect(model, bool(trainable), "it has no trainable parameter")
     for name, parameter in trainable.items():
         message = f"'{name}' is trainable and no gradient ever reaches it: use it, drop it or freeze it"
         _expect(model, parameter.grad is not None, message)

@@ -6,7 +6,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from carvana.data.layouts import layout_of
+import numpy as np
+
+from carvana.data.images import write_mask
+from carvana.data.layouts import Folders, layout_of
 from carvana.data.pairs import check_sizes
 from carvana.data.samples import find_samples, listed
 from carvana.errors import CarvanaError
@@ -28,24 +31,37 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
         >>> import carvana.testing
         >>> carvana.testing.check_layout("folders")
     """
-    layout = registry.layouts.load(name)
-    with tempfile.TemporaryDirectory() as empty:
-        found = layout(Path(empty))
-        _expect(name, found is None, f"of an empty folder it returns {found!r:.80}; it must return None")
-    if folder is None:
-        return
-    root = Path(folder)
+    registry.layouts.entry(name)  # a name that nobody registered is the caller's mistake
     try:
+        _check_strangers(name)
+        if folder is None:
+            return
+        root = Path(folder).absolute()
         found = layout_of(name, root)
-        _expect(name, found is not None, f"it does not know {root}")
-        if isinstance(found, tuple):
-            samples = find_samples(root, images=found[0], masks=found[1])
+        _expect(name, found is not None, f"it does not know {folder}")
+        if isinstance(found, Folders):
+            samples = find_samples(root, images=found.images, masks=found.masks)
         else:
             samples = listed(found or (), name, root, None)
         check_sizes(samples)
     except CarvanaError as error:
         raise AssertionError(f"the layout '{name}': {error}") from error
     _expect(name, all(sample.group for sample in samples), "it finds photos without a group (the car's name)")
+
+
+def _check_strangers(name: str) -> None:
+    """Folders of other layouts, and an empty one, are none of this one's business."""
+    strangers = {"empty": (), "carvana": ("train", "train_masks"), "folders": ("images", "masks")}
+    for stranger, parts in strangers.items():
+        if stranger == name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for part, suffix in zip(parts, ("", "_mask"), strict=False):
+                Path(folder, part).mkdir()
+                write_mask(Path(folder, part, f"0123456789ab_01{suffix}.png"), np.eye(8, dtype=np.uint8))
+            found = layout_of(name, Path(folder))
+            what = f"a folder with {' and '.join(parts)}" if parts else "an empty folder"
+            _expect(name, found is None, f"of {what} it returns {found!r:.80}; it must return None")
 
 
 def _expect(name: str, holds: bool, otherwise: str) -> None:

@@ -20,7 +20,7 @@ import sys
 from carvana.registry import registry
 for catalog in registry.catalogs.values():
     catalog.registered()
-print(*sorted({"torch", "timm", "segmentation_models_pytorch", "albumentations", "cv2"} & set(sys.modules)))
+print("imports:", *sorted({"torch", "timm", "segmentation_models_pytorch", "albumentations", "cv2"} & set(sys.modules)))
 """
 
 
@@ -81,9 +81,10 @@ def _check_listing(package: str) -> None:
     )
     if done.returncode:
         raise AssertionError(f"'{package}' cannot be listed: {done.stderr.strip().splitlines()[-1]}")
-    if done.stdout.strip():
+    imported = done.stdout.splitlines()[-1].removeprefix("imports:").strip()  # behind what modules print
+    if imported:
         raise AssertionError(
-            f"'{package}' imports {done.stdout.strip()} when names are listed, which takes seconds:"
+            f"'{package}' imports {imported} when names are listed, which takes seconds:"
             ' register "module:attribute" strings instead of objects'
         )
 
@@ -94,5 +95,9 @@ def _check_archs(name: str, options: Mapping[str, Mapping[str, Any]]) -> None:
         return
     chosen = [known for known in options if known.startswith(name[:-1])]
     listed = (known for known in registry.archs.names(name) if not any(sign in known for sign in "*?["))
-    for known in chosen or [next(listed, name)]:
+    first = next(listed, None)
+    if not chosen and first is None:
+        family = name.removesuffix("/*")
+        raise AssertionError(f"'{name}' lists no name that could be tried: pass options={{'{family}/NAME': {{}}}}")
+    for known in chosen or [str(first)]:
         check_arch(known, options=options.get(known))

@@ -19,7 +19,9 @@ from carvana.registry import registry
 
 @pytest.fixture(autouse=True)
 def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.layouts, "_entries", {entry.name: entry for entry in registry.layouts.registered()})
+    monkeypatch.setattr(
+        registry.layouts, "_entries", {e.name: e for e in registry.layouts.registered() if e.source == "carvana"}
+    )
 
 
 @pytest.fixture
@@ -60,13 +62,16 @@ def test_samples_may_come_in_any_iterable(garage: Path, kind: Callable[[Any], An
     assert len(find_samples(garage)) == 2
 
 
-def test_folders_may_be_relative_to_the_data_folder(tmp_path: Path) -> None:
+def test_folders_may_be_relative_to_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     cv2.imwrite(str(tmp_path / "a" / "x.jpg"), np.zeros((4, 4, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "b" / "x.png"), np.zeros((4, 4), np.uint8))
-    carvana.register_layout("ab", lambda root: ("a", "b"))
-    assert find_samples(tmp_path)[0].mask == tmp_path / "b" / "x.png"
+    monkeypatch.chdir(tmp_path.parent)
+    for layout in (lambda root: ("a", "b"), lambda root: (root / "a", root / "b")):
+        carvana.register_layout("ab", layout, replace=True)
+        assert find_samples(tmp_path)[0].mask == tmp_path / "b" / "x.png"
+        assert find_samples(tmp_path.name)[0].mask == Path(tmp_path.name, "b", "x.png")
 
 
 def test_a_pattern_wins_over_what_the_layout_says(garage: Path) -> None:

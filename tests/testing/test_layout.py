@@ -15,7 +15,9 @@ from carvana.testing import check_layout
 
 @pytest.fixture(autouse=True)
 def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.layouts, "_entries", {entry.name: entry for entry in registry.layouts.registered()})
+    monkeypatch.setattr(
+        registry.layouts, "_entries", {e.name: e for e in registry.layouts.registered() if e.source == "carvana"}
+    )
 
 
 def check(layout: Callable[[Path], Any], folder: Path | None) -> None:
@@ -34,12 +36,24 @@ def test_every_layout_of_the_library_keeps_the_contract(tiny_data: Path, tmp_pat
 
 
 def listing(root: Path) -> list[Sample] | None:
-    photos = sorted((root / "train").glob("*.jpg"))
+    photos = sorted((root / "train").glob("*.jpg"))  # drawn cars: others' are .png in the contract
     return [Sample(p, root / "train_masks" / f"{p.stem}_mask.gif", p.stem[:12]) for p in photos] or None
 
 
-def test_a_sound_layout_passes_whether_it_tells_folders_or_samples(tiny_data: Path) -> None:
-    check(carvana_layout, tiny_data)
+def test_folders_may_be_relative_to_the_root_and_the_root_to_the_current_folder(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_data / "train", tmp_path / "album" / "a")
+    shutil.copytree(tiny_data / "train_masks", tmp_path / "album" / "b")
+    monkeypatch.chdir(tmp_path)
+    check(lambda root: ("a", "b") if (root / "a").is_dir() else None, Path("album"))
+    check(lambda root: (root / "a", root / "b") if (root / "a").is_dir() else None, Path("album"))
+
+
+def test_a_sound_layout_passes_whether_it_tells_folders_or_samples(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data / "train", tmp_path / "photos")
+    shutil.copytree(tiny_data / "train_masks", tmp_path / "outlines")
+    check(lambda root: (root / "photos", root / "outlines") if (root / "photos").is_dir() else None, tmp_path)
     check(listing, tiny_data)
 
 
@@ -48,6 +62,10 @@ def test_a_sound_layout_passes_whether_it_tells_folders_or_samples(tiny_data: Pa
     [
         (lambda root: (root / "train", root / "train_masks"), "of an empty folder it returns"),
         (lambda root: None, "does not know"),
+        (carvana_layout, "of a folder with train and train_masks it returns"),
+        (lambda root: (root, root) if any(root.iterdir()) else None, "of a folder with train and train_masks"),
+        (lambda root: sorted((root / "JPEGImages").iterdir()), "fails on it: FileNotFoundError"),
+        (lambda root: [Sample(str(s.image), s.mask, s.group) for s in listing(root) or ()] or None, "pathlib.Path"),
         (lambda root: 3 if (root / "train").is_dir() else None, "expected None"),
         (lambda root: [Sample(root / "a.jpg", root / "b.png", "c")] if (root / "train").is_dir() else None, "a.jpg"),
         (lambda root: [Sample(s.image, s.mask, "") for s in listing(root) or ()] or None, "without a group"),

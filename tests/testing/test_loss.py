@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,7 +14,9 @@ from carvana.testing import check_loss
 
 @pytest.fixture(autouse=True)
 def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.losses, "_entries", {entry.name: entry for entry in registry.losses.registered()})
+    monkeypatch.setattr(
+        registry.losses, "_entries", {e.name: e for e in registry.losses.registered() if e.source == "carvana"}
+    )
 
 
 def check(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -47,6 +50,18 @@ def logarithm(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
 
 
+def test_smps_dice_over_the_whole_batch_is_found() -> None:
+    with pytest.raises(AssertionError, match="in the mean over the batch's photos"):
+        check(smp.losses.DiceLoss("binary"))
+
+
+@pytest.mark.parametrize("target", [mean_square, lambda: 3])
+def test_what_is_no_factory_is_told_by_name(target: Callable[..., object]) -> None:
+    registry.losses.register("odd", target)
+    with pytest.raises(AssertionError, match="'odd'"):
+        check_loss("odd")
+
+
 def test_a_sound_loss_passes() -> None:
     check(mean_square)
     check(functional.binary_cross_entropy_with_logits)
@@ -62,6 +77,7 @@ def test_a_sound_loss_passes() -> None:
         (lambda logits, targets: (logits.sigmoid() - targets).square(), "scalar tensor"),
         (lambda logits, targets: mean_square(logits, targets).item(), "scalar tensor"),
         (lambda logits, targets: mean_square(logits.detach(), targets), "no gradient"),
+        (lambda logits, targets: mean_square(logits, targets[:, 3]), "it fails for soft masks"),
     ],
 )
 def test_each_broken_promise_is_found(loss: Callable[[Tensor, Tensor], Tensor], line: str) -> None:
