@@ -16,6 +16,7 @@ from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 from carvana.errors import ModelError
 from carvana.registry import registry
+from carvana.testing.broken import broken
 
 _ATTEMPTS = 4
 _NUDGE = 1e-2
@@ -51,10 +52,8 @@ def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tup
         _check_gradients(name, options, model, photos)
         _check_evaluation(model, photos)
         _check_saving(model, photos)
-    except AssertionError:
-        raise
-    except Exception as error:  # whatever a network raises
-        raise AssertionError(f"'{name}': {type(error).__name__}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever a network raises, an assertion of its own too
+        raise broken(f"'{name}'", error) from error
 
 
 def _check_sizes(model: Segmenter, size: tuple[int, int]) -> None:

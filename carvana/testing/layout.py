@@ -45,7 +45,7 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
             samples = listed(found or (), name, root, None)
         check_sizes(samples)
     except CarvanaError as error:
-        raise AssertionError(f"the layout '{name}': {error}") from error
+        raise AssertionError(f"the layout '{name}': {' '.join(str(error).split())}") from error
     _expect(name, all(sample.group for sample in samples), "it finds photos without a group (the car's name)")
 
 

@@ -8,8 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from carvana.errors import ConfigError
 from carvana.losses import Loss, loss_names, make_loss
+from carvana.registry import registry
+from carvana.testing.broken import broken
 
 _SHAPE = (3, 1, 24, 32)
 
@@ -31,7 +32,16 @@ def check_loss(name: str) -> None:
         >>> import carvana.testing
         >>> carvana.testing.check_loss("dice")
     """
-    loss = _made(name)
+    registry.losses.entry(name)  # a name that nobody registered is the caller's mistake
+    try:
+        _check(name)
+    except Exception as error:  # whatever a factory or a loss raises
+        raise broken(f"the loss '{name}'", error) from error
+
+
+def _check(name: str) -> None:
+    _expect(name, loss_names(name) == [name], "no recipe could name it: use letters, digits, - and _, a letter first")
+    loss = make_loss(name)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(_SHAPE, generator=generator)
     soft = torch.rand(_SHAPE, generator=generator)
@@ -40,16 +50,6 @@ def check_loss(name: str) -> None:
             _check_gradient(name, loss, scale * logits, targets, f"{what} masks and logits up to {4 * scale:g}")
     _check_direction(name, loss, soft.round())
     _check_mean(name, loss, logits, soft)
-
-
-def _made(name: str) -> Loss:
-    try:
-        _expect(
-            name, loss_names(name) == [name], "no recipe could name it: use letters, digits, - and _, a letter first"
-        )
-        return make_loss(name)
-    except ConfigError as error:
-        raise AssertionError(str(error)) from error
 
 
 def _check_gradient(name: str, loss: Loss, logits: Tensor, targets: Tensor, what: str) -> None:

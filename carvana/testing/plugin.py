@@ -15,12 +15,14 @@ from carvana.testing.augment import check_augment
 from carvana.testing.layout import check_layout
 from carvana.testing.loss import check_loss
 
-_LISTING = """
+_ANSWER = "carvana.testing heard:"
+_LISTING = f"""
 import sys
 from carvana.registry import registry
 for catalog in registry.catalogs.values():
     catalog.registered()
-print("imports:", *sorted({"torch", "timm", "segmentation_models_pytorch", "albumentations", "cv2"} & set(sys.modules)))
+heavy = sorted(set("torch timm segmentation_models_pytorch albumentations cv2".split()) & set(sys.modules))
+print("\\n{_ANSWER}", *heavy, flush=True)
 """
 
 
@@ -77,11 +79,13 @@ def _check_listing(package: str) -> None:
     """In a process of its own: this one has torch already."""
     environment = os.environ | {VARIABLE: package}
     done = subprocess.run(  # noqa: S603 - this interpreter, and our own words
-        [sys.executable, "-c", _LISTING], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _LISTING], env=environment, capture_output=True, text=True, errors="replace", check=False
     )
-    if done.returncode:
-        raise AssertionError(f"'{package}' cannot be listed: {done.stderr.strip().splitlines()[-1]}")
-    imported = done.stdout.splitlines()[-1].removeprefix("imports:").strip()  # behind what modules print
+    answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]  # modules may print as well
+    if done.returncode or not answers:
+        lines = done.stderr.strip().splitlines() or ["Python ended without a word"]
+        raise AssertionError(f"'{package}' cannot be listed: {lines[-1]}")
+    imported = answers[-1].removeprefix(_ANSWER).strip()
     if imported:
         raise AssertionError(
             f"'{package}' imports {imported} when names are listed, which takes seconds:"

@@ -152,6 +152,11 @@ class ZeroHead(Good):
         nn.init.zeros_(self.head.weight)
 
 
+class Insisting(Good):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("another\nsize")
+
+
 class Locked(Good):
     def __init__(self, classes: int) -> None:
         super().__init__(classes)
@@ -170,6 +175,7 @@ def test_layers_that_begin_at_zero_are_sound():
         (lambda: nn.Conv2d(3, 1, 1), "TypeError"),
         (lambda *, classes: Frozen(classes), "no trainable parameter"),
         (lambda *, classes: Locked(classes), "TypeError: cannot pickle"),
+        (lambda *, classes: Insisting(classes), "AssertionError: another size"),
     ],
 )
 def test_what_is_no_network_is_one_line_that_names_it(factory: Callable[..., object], line: str):

@@ -73,11 +73,59 @@ def test_a_new_background_is_sound() -> None:
 
     check(replaced)
 
+    def noisy(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        noise = np.random.randint(0, 256, image.shape)  # noqa: NPY002
+        mixed = image * mask[..., None] + noise * (1 - mask[..., None])
+        return {"image": mixed.round().astype(np.uint8), "mask": mask}
+
+    check(noisy)
+
+
+@pytest.mark.parametrize("size", [(48, 72), (33, 33), (100, 60)])
+@pytest.mark.parametrize("axis", [0, 1, (0, 1)])
+def test_a_photo_that_is_flipped_in_some_draws_without_its_mask_is_found(
+    size: tuple[int, int], axis: int | tuple[int, int]
+) -> None:
+    def flip_photo(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        noise = np.random.normal(0, 40, image.shape)  # noqa: NPY002
+        flipped = np.flip(image, axis) if np.random.rand() < 0.3 else image  # noqa: NPY002
+        return {"image": np.clip(flipped + noise, 0, 255).astype(np.uint8), "mask": mask}
+
+    registry.augments.register("odd", lambda: flip_photo)
+    with pytest.raises(AssertionError, match="not moved alike"):
+        check_augment("odd", size=size)
+
+
+def test_a_photo_that_is_turned_without_its_mask_is_found() -> None:
+    def turn_photo(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        turn = cv2.getRotationMatrix2D((36, 24), np.random.uniform(-45, 45), 1)  # noqa: NPY002
+        return {"image": cv2.warpAffine(image, turn, (72, 48)), "mask": mask}
+
+    with pytest.raises(AssertionError, match="not moved alike"):
+        check(turn_photo)
+
+
+def refuse(image: np.ndarray, mask: np.ndarray) -> None:
+    raise AssertionError("not\nthis size")
+
 
 def test_what_is_no_factory_is_told_by_name() -> None:
     registry.augments.register("odd", flip)
-    with pytest.raises(AssertionError, match=r"'odd' .from script. must be a factory"):
+    with pytest.raises(AssertionError, match="'odd': it must be a factory"):
         check_augment("odd")
+
+
+def test_a_factory_that_fails_is_told_by_name_in_one_line() -> None:
+    import albumentations
+
+    def failing() -> None:
+        raise OSError("no\nsuch file")
+
+    composed = albumentations.Compose([albumentations.HorizontalFlip()], mask_interpolation=cv2.INTER_LINEAR)
+    for factory in (failing, composed):
+        registry.augments.register("odd", factory, replace=True)
+        with pytest.raises(AssertionError, match=r"^the augmentation 'odd': (OSError: no such file|\w+Error: ')"):
+            check_augment("odd")
 
 
 def test_albumentations_default_for_masks_is_found() -> None:
@@ -90,6 +138,8 @@ def test_albumentations_default_for_masks_is_found() -> None:
     [
         (lambda image, mask: {"image": image[:, ::-1].copy(), "mask": mask}, "not moved alike"),
         (lambda image, mask: {"image": image, "mask": mask[9999]}, "IndexError"),
+        (refuse, "^the augmentation 'under-test': AssertionError: not this size"),
+        (lambda image, mask: {"image": image, "mask": 0 * mask}, "nothing stays"),
         (lambda image, mask: (image, mask), "mapping with image and mask, got tuple"),
         (lambda image, mask: {"image": image / 255, "mask": mask}, "its image is float64"),
         (lambda image, mask: {"image": image[:8], "mask": mask[:8]}, r"its image is uint8 \(8, 72, 3\)"),

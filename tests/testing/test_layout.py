@@ -57,6 +57,10 @@ def test_a_sound_layout_passes_whether_it_tells_folders_or_samples(tiny_data: Pa
     check(listing, tiny_data)
 
 
+def two_lines(root: Path) -> None:
+    raise OSError("two\nlines")
+
+
 @pytest.mark.parametrize(
     ("layout", "line"),
     [
@@ -66,6 +70,7 @@ def test_a_sound_layout_passes_whether_it_tells_folders_or_samples(tiny_data: Pa
         (lambda root: (root, root) if any(root.iterdir()) else None, "of a folder with train and train_masks"),
         (lambda root: sorted((root / "JPEGImages").iterdir()), "fails on it: FileNotFoundError"),
         (lambda root: [Sample(str(s.image), s.mask, s.group) for s in listing(root) or ()] or None, "pathlib.Path"),
+        (two_lines, "fails on it: OSError: two lines"),
         (lambda root: 3 if (root / "train").is_dir() else None, "expected None"),
         (lambda root: [Sample(root / "a.jpg", root / "b.png", "c")] if (root / "train").is_dir() else None, "a.jpg"),
         (lambda root: [Sample(s.image, s.mask, "") for s in listing(root) or ()] or None, "without a group"),

@@ -62,6 +62,22 @@ def test_what_is_no_factory_is_told_by_name(target: Callable[..., object]) -> No
         check_loss("odd")
 
 
+def failing() -> None:
+    raise OSError("no\nsuch file")
+
+
+def test_a_factory_that_fails_is_told_by_name_in_one_line() -> None:
+    registry.losses.register("odd", failing)
+    with pytest.raises(AssertionError, match=r"^the loss 'odd': OSError: no such file"):
+        check_loss("odd")
+
+
+def of_several(logits: Tensor, targets: Tensor) -> Tensor:
+    if len(logits) == 1:
+        raise AssertionError("more\nphotos")
+    return mean_square(logits, targets)
+
+
 def test_a_sound_loss_passes() -> None:
     check(mean_square)
     check(functional.binary_cross_entropy_with_logits)
@@ -71,6 +87,7 @@ def test_a_sound_loss_passes() -> None:
     ("loss", "line"),
     [
         (wrong_way, "does not fall from wrong to right"),
+        (of_several, "^the loss 'under-test': AssertionError: more photos"),
         (of_the_sum, "in the mean over the batch's photos"),
         (in_place, "changes the masks"),
         (logarithm, "it is (nan|inf) for|gradient is not finite for"),
