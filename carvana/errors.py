@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
+
+# Control characters, line breaks of Unicode, what turns the direction of writing, and bytes that are no text.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class CarvanaError(ValueError):
@@ -18,6 +23,9 @@ class CarvanaError(ValueError):
     ...     print(error)
     no architecture is named 'unet-erf'; did you mean 'unet-ref'?
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(CarvanaError):
@@ -40,6 +48,29 @@ class UnknownNameError(CarvanaError):
     """A name that is not in a registry; the message holds the nearest ones."""
 
 
+def printable(text: str) -> str:
+    r"""The text in one line that does nothing to a terminal, whatever characters the names of files in it hold.
+
+    >>> print(printable("a\nb\x1b[2J\udcff.jpg"))
+    a\nb\x1b[2J\xff.jpg
+    """
+    return _UNSAFE.sub(_escaped, text)
+
+
+def cause(error: OSError) -> str:
+    """Why the system refuses something, in its own words, and what to do where that is known.
+
+    >>> cause(OSError(errno.ENOSPC, "No space left on device"))
+    'No space left on device; make room there and start the same again'
+    """
+    words = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{words}; make room there and start the same again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{words}; name another place, or ask for the right to this one"
+    return words
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 2) -> list[str]:
     """The choices spelled most like ``name``, best first; empty if none comes close.
 
@@ -58,3 +89,10 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """
     found = nearest(name, choices)
     return f"; did you mean {' or '.join(repr(choice) for choice in found)}?" if found else ""
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no text, as Python hands it around
+        return f"\\x{code - 0xDC00:02x}"
+    return ascii(match[0])[1:-1]

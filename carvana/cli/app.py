@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +32,7 @@ from carvana.cli import (
     verbosity,
 )
 from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
-from carvana.errors import CarvanaError
+from carvana.errors import CarvanaError, cause, printable
 
 
 class Commands(TyperGroup):
@@ -36,29 +40,38 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command and turn what the user can mend into one line."""
+        with self._ended(ctx):
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # not at exit, where nobody could tell that there is no room
+            return result
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Begin anew: a program may run several command lines. Help and the version are printed from here."""
+        verbosity.reset()
+        with self._ended(ctx):
+            return super().parse_args(ctx, args)
+
+    @contextmanager
+    def _ended(self, ctx: Any) -> Iterator[None]:
         try:
-            return super().invoke(ctx)
+            yield
         except CarvanaError as error:
             self._fail(ctx, str(error))
         except BrokenPipeError:
-            # The reader of our output has gone; nothing is wrong. Keep the interpreter from complaining at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _leave_stdout()  # the reader of our output has gone; nothing is wrong
             ctx.exit(0)
         except OSError as error:
-            self._fail(ctx, f"{error.filename or 'system'}: {error.strerror or error}")
+            if error.filename is None:
+                _leave_stdout()
+            self._fail(ctx, f"{error.filename or 'standard output'}: {cause(error)}")
         except KeyboardInterrupt as stopped:
             typer.echo(f"interrupted: {stopped}" if str(stopped) else "interrupted; what was done is kept", err=True)
             ctx.exit(getattr(stopped, "exit_code", 130))
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Begin anew: a program may run several command lines."""
-        verbosity.reset()
-        return super().parse_args(ctx, args)
-
     def _fail(self, ctx: Any, message: str) -> None:
         if verbosity.chosen() == verbosity.VERBOSE:
             traceback.print_exc()
-        typer.echo(f"error: {' '.join(message.split())}", err=True)
+        typer.echo(f"error: {printable(message)}", err=True)
         ctx.exit(1)
 
 
@@ -115,8 +128,28 @@ class Terminated(KeyboardInterrupt):
 
 def main() -> None:
     """Run the command line."""
+    _open_streams()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged EXIF and the like: errors tell what matters
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
     signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _open_streams() -> None:
+    """Open what is closed of the three on nothing: files would get their numbers, and what libraries print with it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _leave_stdout() -> None:
+    """Send what is left to nowhere, or the interpreter would complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _terminated(*_: object) -> None:

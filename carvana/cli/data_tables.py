@@ -14,6 +14,7 @@ from rich.text import Text
 from carvana.data.check import Report
 from carvana.data.problems import ADVICE, NOTES, Problem
 from carvana.data.split_report import Side, SplitReport
+from carvana.errors import printable
 
 LISTED = 10
 """Files that are named for each kind of problem; ``--json`` names all."""
@@ -56,8 +57,8 @@ def _contents(report: Report, *, title: str) -> Table:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("photos", f"{report.photos:,}", f"in {report.images}")
-    table.add_row("with a mask", f"{report.pairs:,}", f"in {report.masks}")
+    table.add_row("photos", f"{report.photos:,}", _text(f"in {report.images}"))
+    table.add_row("with a mask", f"{report.pairs:,}", _text(f"in {report.masks}"))
     table.add_row("cars", f"{report.cars:,}", f"{_ends(report.photos_per_car)} photos each")
     if report.views:
         table.add_row("views", str(len(report.views)), f"{_ends(report.views.values())} photos of each")
@@ -69,7 +70,7 @@ def _contents(report: Report, *, title: str) -> Table:
     if report.foreground is not None:
         (low_file, low), (high_file, high) = report.foreground.lowest, report.foreground.highest
         ends = f"{low:.2%} ({Path(low_file).name}) to {high:.2%} ({Path(high_file).name})"
-        table.add_row("foreground", f"{report.foreground.mean:.2%}", f"mean of the masks; {ends}")
+        table.add_row("foreground", f"{report.foreground.mean:.2%}", _text(f"mean of the masks; {ends}"))
     return table
 
 
@@ -101,7 +102,7 @@ def _problems(
             continue
         table.add_row(Text(f"{kind}  {len(found):,}", style=f"bold {style}"), Text(advice[kind], style="bold"))
         for problem in found[:LISTED]:
-            table.add_row(Text("  " + _short(problem.file, root)), Text(problem.message, style="dim"))
+            table.add_row(_text("  " + _short(problem.file, root)), _text(problem.message, style="dim"))
         if len(found) > LISTED:
             table.add_row(Text(f"  and {len(found) - LISTED:,} more"), Text("--json names all", style="dim"))
         table.add_row()
@@ -114,8 +115,12 @@ def _short(file: str, root: Path) -> str:
 
 
 def _table(title: str, *, header: bool = False) -> Table:
-    # A Text: in a string, brackets of a path would be read as markup.
-    return Table(title=Text(title, style="table.title"), box=SIMPLE, show_header=header, title_justify="left")
+    return Table(title=_text(title, style="table.title"), box=SIMPLE, show_header=header, title_justify="left")
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Words that hold names of files, which are not read as markup and do nothing to the terminal."""
+    return Text(printable(words), style=style)
 
 
 def _ends(counts: Iterable[int]) -> str:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from carvana.cli import verbosity
 from carvana.devices import process_number
+from carvana.errors import printable
 from carvana.progress import Reporter, SilentReporter
 
 _LOG = logging.getLogger("carvana")  # shown with --verbose
@@ -36,11 +37,11 @@ class LiveReporter:
 
     def info(self, message: str) -> None:
         """Print a line above the bars."""
-        self.console.print(message, markup=False)
+        self.console.print(printable(message), markup=False)
 
     def warn(self, message: str) -> None:
         """Print a line that stands out."""
-        self.console.print(f"warning: {message}", style="yellow", markup=False)
+        self.console.print(f"warning: {printable(message)}", style="yellow", markup=False)
 
     def start(self, task: str, total: int | None) -> None:
         """Show a bar."""
@@ -74,7 +75,7 @@ class QuietReporter(SilentReporter):
 
     def warn(self, message: str) -> None:
         """Print a line that says it is a warning."""
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
 class PlainReporter:
@@ -87,7 +88,7 @@ class PlainReporter:
 
     def info(self, message: str) -> None:
         """Print a line."""
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
         """Print a line that says it is a warning."""

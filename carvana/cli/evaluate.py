@@ -61,10 +61,10 @@ def evaluate(
         return
     folder = Run(run)
     finishes = data is None and split in (None, Subset.val) and as_trained
-    if finishes and folder.config_path.is_file() and not folder.evaluation_path.exists():
+    if finishes and folder.config_path.is_file() and not folder.is_evaluated:
         from carvana.evaluation.report import finish_run
 
-        reporter.info(f"{run}: has no evaluation.json yet; this evaluation stays there, with masks and pictures")
+        reporter.info(f"{run}: has no readable evaluation.json; this evaluation stays there, with masks and pictures")
         numbers = finish_run(folder, device=device, reporter=reporter).to_json()
         table = evaluation_table(numbers, title=str(run))
     else:

@@ -100,7 +100,7 @@ def submit(
 
 def _check(path: Path, against: Path, size: str) -> None:
     from carvana.cli.display import make_reporter
-    from carvana.errors import DataError
+    from carvana.errors import DataError, printable
     from carvana.inference.submission_check import SHOWN, check_submission
 
     report = check_submission(path, against, size=options.parse_size(size), reporter=make_reporter())
@@ -108,7 +108,7 @@ def _check(path: Path, against: Path, size: str) -> None:
         typer.echo(f"{path}: {report.rows} rows, no problem")
         return
     for line in report.first:
-        typer.echo(line)
+        typer.echo(printable(line))
     total = sum(report.counts.values())
     if total > SHOWN:
         typer.echo(f"... and {total - SHOWN} more")

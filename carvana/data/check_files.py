@@ -19,7 +19,7 @@ from carvana.data.images import MAX_PIXELS, image_size, read_image
 from carvana.data.opening import name_of, open_picture, orientation_of, read_bytes
 from carvana.data.pixels import mask_values, object_of, turn
 from carvana.data.problems import Problem
-from carvana.errors import DataError
+from carvana.errors import DataError, printable
 
 Size = tuple[int, int]
 
@@ -82,9 +82,9 @@ def inspect(place: Place, *, ceilings: bool) -> Facts:
 
 def _read(path: Path, facts: Facts) -> bytes | None:
     try:
-        data = read_bytes(path)
+        data = read_bytes(path, MAX_PIXELS)
     except DataError as error:
-        facts.problems.append(Problem("unreadable", str(path), str(error).removeprefix(f"{path}: ")))
+        facts.problems.append(Problem("unreadable", str(path), str(error).removeprefix(printable(f"{path}: "))))
         return None
     if not data:
         facts.problems.append(Problem("unreadable", str(path), "is empty: 0 bytes"))

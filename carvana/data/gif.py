@@ -104,9 +104,9 @@ def _widths_layout(widths: Int64) -> tuple[Int64, Int64]:
 
 def _unpacked(stream: bytes, bits: int) -> tuple[Int64, Int64] | None:
     """All codes but clear and end, and for each the index of the first one behind the clear code before it."""
-    octets = np.frombuffer(stream + b"\0\0", np.uint8).astype(np.int64)
-    if len(octets) < 4:
+    if not 2 <= len(stream) <= _MOST_PARTS * _TABLE * 12 // 8:  # more than all parts take: memory is not spent on it
         return None
+    octets = np.frombuffer(stream + b"\0\0", np.uint8).astype(np.int64)
     windows = octets[:-2] | octets[1:-1] << 8 | octets[2:] << 16  # the three bytes in which a code lies
     clear, at, length = 1 << bits, bits + 1, 8 * len(stream)
     if windows[0] & ((2 << bits) - 1) != clear:

@@ -41,6 +41,8 @@ UInt8 = NDArray[np.uint8]
 MAX_PIXELS = 300_000_000
 """Photos with more pixels than this are refused unless the caller allows more: a small file can claim any size."""
 
+_LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
+
 SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
@@ -67,7 +69,7 @@ def read_image(source: Source, *, at_least: tuple[int, int] | None = None, max_p
         >>> read_image("car.jpg").shape  # doctest: +SKIP
         (1280, 1918, 3)
     """
-    data = read_bytes(source)
+    data = read_bytes(source, max_pixels)
     if is_jpeg(data):
         height, width, space, _ = jpeg_header(data, source)
         check_pixels(height, width, max_pixels, source)
@@ -91,7 +93,7 @@ def read_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> UInt8:
         >>> read_mask("car_mask.gif").max()  # doctest: +SKIP
         np.uint8(1)
     """
-    data = read_bytes(source)
+    data = read_bytes(source, max_pixels)
     runs = read_runs(data, max_pixels=max_pixels)
     return runs.mask() if runs is not None else _mask_by_pillow(data, source, max_pixels)
 
@@ -115,7 +117,7 @@ def read_coverage(
     Raises:
         DataError: as for :func:`read_mask`.
     """
-    data = read_bytes(source)
+    data = read_bytes(source, max_pixels)
     runs = read_runs(data, max_pixels=max_pixels)
     if runs is None:
         return shrink_mask(_mask_by_pillow(data, source, max_pixels), size, target=target)
@@ -130,7 +132,7 @@ def read_share(source: Source, *, max_pixels: int = MAX_PIXELS) -> float:
     Raises:
         DataError: as for :func:`read_mask`.
     """
-    data = read_bytes(source)
+    data = read_bytes(source, max_pixels)
     runs = read_runs(data, max_pixels=max_pixels)
     if runs is None:
         runs = Runs.of(_mask_by_pillow(data, source, max_pixels))
@@ -143,7 +145,7 @@ def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, in
     Raises:
         DataError: the file is missing, no image, or holds more than ``max_pixels``.
     """
-    with stream(source) as file:
+    with stream(source, max_pixels) as file:
         start = file.read(START)
         if is_jpeg(start):
             height, width, orientation = jpeg_size(start, file, source)
@@ -270,11 +272,16 @@ def _png_tells_late(file: BinaryIO) -> bool:
 
 
 def _encode(pixels: UInt8, suffix: str, options: list[int], name: str | os.PathLike[str]) -> bytes:
+    height, width = pixels.shape[:2]
     try:
-        done, buffer = cv2.imencode(suffix, pixels, options)
+        # OpenCV would write to stderr of a JPEG that is too large.
+        fits = suffix not in {".jpg", ".jpeg"} or max(height, width) <= _LONGEST_JPEG
+        done, buffer = cv2.imencode(suffix, pixels, options) if fits else (False, pixels)
     except cv2.error:
         done = False
     if not done:
-        height, width = pixels.shape[:2]
-        raise DataError(f"{name}: no file for {width} x {height} pixels ends in {suffix!r}; expected .png or .jpg")
+        raise DataError(
+            f"{name}: no file for {width} x {height} pixels ends in {suffix!r}; expected .png or .jpg (which holds "
+            f"{_LONGEST_JPEG:,} pixels a side)"
+        )
     return bytes(buffer)

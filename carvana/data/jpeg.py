@@ -10,7 +10,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.opening import Source, name_of, orientation_of
+from carvana.data.opening import Source, check_scans, name_of, orientation_of
 from carvana.data.pixels import turn
 from carvana.errors import DataError
 
@@ -47,6 +47,7 @@ def jpeg_size(start: bytes, file: BinaryIO, source: Source) -> tuple[int, int, i
 
 def read_jpeg(data: bytes, source: Source, at_least: tuple[int, int] | None) -> UInt8:
     """An upright RGB photo, not below ``at_least``; about twice as fast as by OpenCV (docs/benchmarks.md)."""
+    check_scans(data, source)
     orientation = _orientation(data)
     height, width = at_least or (0, 0)
     if orientation >= 5:

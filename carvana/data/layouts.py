@@ -88,8 +88,9 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
     except DataError:
         raise
     except Exception as error:  # whatever a stranger's function does with a folder that it does not know
+        words = " ".join(str(error).split())
         raise DataError(
-            f"{root}: {layout} fails on it: {type(error).__name__}: {error}; it should return None for folders that it"
+            f"{root}: {layout} fails on it: {type(error).__name__}: {words}; it should return None for folders that it"
             " does not read (CARVANA_PLUGINS leaves out the package that brings it)"
         ) from error
     raise DataError(
@@ -120,15 +121,26 @@ def photo_names(folder: Path) -> list[str]:
 
 
 def image_names(folder: Path) -> Iterator[str]:
-    """The names of all image files of a folder, in no order; those of its sub-folders do not count."""
+    """The names of all image files of a folder, in no order; those of its sub-folders do not count.
+
+    Links count as what they lead to, wherever that lies; one that leads nowhere is named, and told when it is read.
+    """
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 image = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - ten times faster
-                if image and not entry.name.startswith(".") and not entry.is_dir():
+                if image and not entry.name.startswith(".") and not is_folder(entry):
                     yield entry.name
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder, or a link to one; not so where a link leads round in a circle."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def group_pattern(group: str | None) -> re.Pattern[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -11,30 +12,52 @@ from typing import BinaryIO
 from PIL import Image
 
 from carvana.data.pillow_limit import pillow_limit
+from carvana.data.scans import MOST_SCANS, count_scans
 from carvana.errors import DataError
 
 Source = str | os.PathLike[str] | bytes
 
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What Pillow may take a file for, whatever its name. It knows 40 more: one hands files to Ghostscript, a program."""
+
+_BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
 _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
 
 
-def read_bytes(source: Source) -> bytes:
-    """All bytes of a source; a DataError if it cannot be read."""
-    with stream(source) as file:
+def read_bytes(source: Source, limit: int) -> bytes:
+    """All bytes of a source; a DataError as for :func:`stream`."""
+    with stream(source, limit) as file:
         return file.read()
 
 
 @contextmanager
-def stream(source: Source) -> Iterator[BinaryIO]:
-    """A source as an open file; a DataError if it cannot be read."""
+def stream(source: Source, limit: int) -> Iterator[BinaryIO]:
+    """A source as an open file; a DataError if it cannot be read, or takes more bytes than ``limit`` pixels can."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     try:
+        check_regular(source)
         with open(source, "rb") as file:
+            _check_bytes(os.fstat(file.fileno()).st_size, source, limit)
             yield file
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
+
+
+def check_regular(source: str | os.PathLike[str]) -> None:
+    """Raise a DataError for a pipe, a socket or a device, of which nobody knows when it ends, or whether it begins.
+
+    Raises:
+        DataError: it is one, or its name is none that a file can have.
+        OSError: there is no such file.
+    """
+    try:
+        mode = os.stat(source).st_mode  # noqa: PTH116 - a str will do
+    except ValueError as error:  # a zero byte, or half of a character
+        raise DataError(f"{source!r}: no file has such a name") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder tells so itself
+        raise DataError(f"{source}: is a pipe or a device; expected an image file")
 
 
 def name_of(source: Source) -> str:
@@ -48,11 +71,21 @@ def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
         raise _too_large(f"{width} x {height} pixels are", limit, source)
 
 
+def check_scans(data: bytes, source: Source) -> None:
+    """Raise a DataError for a JPEG that would keep its decoder busy for ever."""
+    scans = count_scans(data)
+    if scans > MOST_SCANS:
+        raise DataError(
+            f"{name_of(source)}: a JPEG of {scans:,} scans, which take very long; expected {MOST_SCANS} at the most; "
+            "replace the file or leave it out"
+        )
+
+
 def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
     """A picture of which Pillow has read the header alone; a DataError if it is none, or holds too many pixels."""
     try:
         with pillow_limit(limit):
-            picture = Image.open(file)
+            picture = Image.open(file, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("it holds", limit, source) from error
     except Exception as error:  # as below
@@ -64,6 +97,8 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
 def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
     """A picture with its pixels; a DataError if it is damaged, none at all, or holds too many of them."""
     picture = open_header(io.BytesIO(data), source, limit)
+    if picture.format in ("JPEG", "MPO"):
+        check_scans(data, source)
     try:
         with pillow_limit(limit):
             picture.load()
@@ -80,6 +115,15 @@ def orientation_of(picture: Image.Image) -> int:
     except Exception:  # Pillow's parser raises nearly anything on damaged bytes, and the pixels are sound
         return 1
     return orientation if 1 <= orientation <= 8 else 1
+
+
+def _check_bytes(size: int, source: Source, limit: int) -> None:
+    most = _BYTES_A_PIXEL * limit + _BYTES_BESIDE
+    if size > most:
+        raise DataError(
+            f"{name_of(source)}: {size:,} bytes are more than a picture of {limit:,} pixels takes (max_pixels; "
+            "--max-pixels of carvana predict)"
+        )
 
 
 def _too_large(what: str, limit: int, source: Source) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -67,4 +68,17 @@ def refuse_equal_stems(photos: Sequence[Path]) -> None:
 
 def unreadable(photo: Path, error: OSError | DataError) -> str:
     """The line that says why a photo cannot be read."""
-    return str(error) if isinstance(error, DataError) else f"{photo}: {error.strerror or error}"
+    return str(error if isinstance(error, DataError) else DataError(f"{photo}: {error.strerror or error}"))
+
+
+def unwritable(photo: Path, error: OSError | DataError) -> str:
+    """The line that says why a photo's outputs cannot be written, where it is the photo that is to blame for it.
+
+    Raises:
+        OSError: the photo is not: the folder takes no files.
+    """
+    if isinstance(error, DataError):
+        return str(error)
+    if error.errno != errno.ENAMETOOLONG:
+        raise error
+    return f"{photo}: no file can have a name as long as those of its outputs would be; rename the photo"

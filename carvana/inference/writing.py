@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.errors import DataError
+from carvana.data.opening import check_regular
+from carvana.errors import DataError, cause
 from carvana.files import file_digest
 from carvana.inference.background import Background
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.clean import Cleaning
 from carvana.inference.manifest import Manifest
 from carvana.inference.outputs import Outputs
-from carvana.inference.photos import distinct, refuse_equal_stems, unreadable
+from carvana.inference.photos import distinct, refuse_equal_stems, unreadable, unwritable
 from carvana.inference.prediction import Prediction
 from carvana.inference.prepared import bytes_of
 from carvana.inference.shares import leave_together, own_share
@@ -34,7 +35,7 @@ class Summary:
     Attributes:
         written: photos whose outputs were written now.
         skipped: photos whose outputs were there already.
-        failed: photos that could not be read, each with the message that says why.
+        failed: photos that could not be read, or whose outputs no file can hold, each with the message that says why.
     """
 
     written: int = 0
@@ -90,14 +91,14 @@ def predict_folder(
     def read(photo: Path) -> tuple[_Job, P | None]:
         job = _Job(photo, outputs.names(photo.stem))
         try:
+            check_regular(photo)  # a pipe might be read for ever
             job.digest = file_digest(photo)
             if manifest.shows(job.digest, job.files.values()):
                 job.state = "skipped"
                 return job, None
             image = predictor.read(photo)
         except (OSError, DataError) as error:
-            job.state = "failed"
-            job.message = unreadable(photo, error)
+            job.fail(unreadable(photo, error))
             return job, None
         job.image = image if outputs.need_photo else None
         return job, predictor.prepare(image)
@@ -105,8 +106,12 @@ def predict_folder(
     def write(result: tuple[_Job, Prediction | None]) -> _Job:
         job, prediction = result
         if prediction is not None:
-            outputs.write(folder, job.files, prediction, job.image)
-            manifest.add(job.photo, job.digest, list(job.files.values()))
+            try:
+                outputs.write(folder, job.files, prediction, job.image)
+            except (OSError, DataError) as error:
+                job.fail(unwritable(job.photo, error))
+            else:
+                manifest.add(job.photo, job.digest, list(job.files.values()))
         return job
 
     summary = Summary()
@@ -114,11 +119,15 @@ def predict_folder(
     reporter.start(task, len(photos))
     try:
         reading = ordered_map(read, photos, workers=workers, bytes_of=_bytes_of)
-        for job in ordered_map(write, run_batches(predictor, reading, want=outputs.want), workers=workers):
+        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda job: job.photo)
+        for job in ordered_map(write, predicted, workers=workers):
             _enter(job, summary, reporter)
             reporter.advance(task)
+    except BrokenPipeError:  # whoever reads our output has gone
+        raise
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written to: {error.strerror or error}; what was done is kept") from error
+        place = error.filename or folder
+        raise DataError(f"{place}: cannot be written to: {cause(error)}; what was done is kept") from error
     finally:
         reporter.finish(task)
     leave_together(failed=bool(summary.failed))
@@ -135,6 +144,10 @@ class _Job:
     state: str = "written"
     message: str = ""
     image: Image | None = None
+
+    def fail(self, message: str) -> None:
+        """Note why there will be no outputs."""
+        self.state, self.message = "failed", message
 
 
 def _bytes_of(read: tuple[_Job, object]) -> int:
