@@ -218,7 +218,7 @@ class _Builder:
     def _open(self) -> list[Pack]:
         """The packs that hold any of the photos; those that are cut or damaged are removed."""
         packs = []
-        for path in sorted(self.shelf.glob(f"[!.]*{SUFFIX}")):
+        for path in self._paths():
             try:
                 pack = Pack.open(path, size=self.size)
             except DamagedPackError:
@@ -230,6 +230,12 @@ class _Builder:
                 if np.isin(pack.keys, self.keys).any():
                     packs.append(pack)
         return packs
+
+    def _paths(self) -> list[Path]:
+        try:
+            return sorted(self.shelf.glob(f"[!.]*{SUFFIX}"))
+        except OSError:
+            return []  # it belongs to somebody else, of which the building tells
 
     def _bytes(self, plan: Sequence[NDArray[np.int64]]) -> int:
         return sum(pack_bytes(len(places), self.size) for places in plan)

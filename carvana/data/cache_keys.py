@@ -52,11 +52,11 @@ class KnownFiles:
         numbers = (number for sample in samples for number in identify(sample))
         files = np.fromiter(numbers, np.int64, 10 * len(samples)).reshape(-1, 5)
         unique, first, inverse = np.unique(files.view(_FILE)[:, 0], return_index=True, return_inverse=True)
-        digests = self._find(unique)
+        digests, places = self._find(unique)
         unknown = np.flatnonzero((digests == b"") & (unique != b""))
         if unknown.size:
-            digests[unknown] = list(_read_digests(samples, first[unknown], reporter))
-        self._remember(unique, digests, newest=files[first, 3:].max(axis=1))
+            digests[unknown] = np.fromiter(_read_digests(samples, first[unknown], reporter), KEY)
+        self._remember(unique, digests, places, newest=files[first, 3:].max(axis=1))
         return _pair_keys(digests[inverse].reshape(-1, 2)), files.reshape(-1, 10)
 
     @property
@@ -70,25 +70,34 @@ class KnownFiles:
         Raises:
             OSError: the folder cannot be written to.
         """
-        data = self._entries.tobytes()
-        with atomic_path(self.path) as temporary:
-            temporary.write_bytes(zlib.crc32(data).to_bytes(4, "little") + data)
+        data = self._entries.view(np.uint8).data
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            file.write(zlib.crc32(data).to_bytes(4, "little"))
+            file.write(data)
         self.changed = False
 
-    def _find(self, files: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    def _find(self, files: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """The digests of files (n,), sorted, as far as they are known, and the place in them of each entry, or -1."""
         found = np.zeros(len(files), KEY)
-        known = self._entries[np.argsort(self._entries["file"], kind="stable")]
-        if len(known):
-            place = np.searchsorted(known["file"], files).clip(max=len(known) - 1)
-            same = known["file"][place] == files
-            found[same] = known["digest"][place[same]]
-        return found
+        if not len(files):
+            return found, np.full(len(self._entries), -1)
+        places = np.searchsorted(files, self._entries["file"]).clip(max=len(files) - 1)
+        places[files[places] != self._entries["file"]] = -1
+        found[places[places >= 0]] = self._entries["digest"][places >= 0]
+        return found, places
 
-    def _remember(self, files: NDArray[np.bytes_], digests: NDArray[np.bytes_], newest: NDArray[np.int64]) -> None:
+    def _remember(
+        self,
+        files: NDArray[np.bytes_],
+        digests: NDArray[np.bytes_],
+        places: NDArray[np.int64],
+        *,
+        newest: NDArray[np.int64],
+    ) -> None:
         sure = (digests != b"") & (newest < time.time_ns() - _FRESH)
         entries = np.zeros(int(sure.sum()), _ENTRY)
         entries["file"], entries["digest"] = files[sure], digests[sure]
-        others = self._entries[~np.isin(self._entries["file"], entries["file"])]
+        others = self._entries[~np.append(sure, False)[places]]  # -1, the last: none of these files
         self.changed = len(others) + len(entries) > len(self._entries)
         self._entries = np.concatenate([entries, others])[:REMEMBERED]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from carvana.data.images import read_mask, shrink_mask
 from carvana.data.samples import Sample
-from carvana.devices import cpu_count
+from carvana.data.threads import threaded
 
 SIZES: tuple[tuple[int, int], ...] = ((128, 128), (256, 256), (512, 512), (512, 768), (640, 960), (1024, 1024))
 """Usual training sizes, (height, width)."""
@@ -68,9 +67,8 @@ def best_dice(mask: NDArray[np.uint8], size: tuple[int, int], *, target: str = "
 
 def mean_best_dice(samples: Sequence[Sample], size: tuple[int, int], *, target: str = "coverage") -> float:
     """The mean of :func:`best_dice` over the masks of photos, read by as many threads as there are cores."""
-    masks = [sample.mask for sample in samples if sample.mask is not None]
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        return float(np.mean(list(pool.map(lambda mask: best_dice(read_mask(mask), size, target=target), masks))))
+    masks = (sample.mask for sample in samples if sample.mask is not None)
+    return float(np.mean(list(threaded(lambda mask: best_dice(read_mask(mask), size, target=target), masks))))
 
 
 def best_dices(mask: NDArray[np.uint8], sizes: Sequence[tuple[int, int]] = SIZES) -> NDArray[np.float64]:

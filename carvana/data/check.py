@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carvana.data.ceiling import Ceiling, mean_ceilings
-from carvana.data.check_files import Facts, PhotoFacts, Size, inspect
-from carvana.data.check_folders import list_folders
-from carvana.data.duplicates import find_twins
+from carvana.data.check_files import Facts, Size, inspect
+from carvana.data.check_folders import Places, list_folders
+from carvana.data.check_gathered import Gathered
+from carvana.data.duplicates import SIDE, find_twins_among, thumbnail
+from carvana.data.images import read_image
 from carvana.data.problems import ADVICE, Problem
-from carvana.devices import cpu_count
+from carvana.data.threads import threaded
+from carvana.errors import DataError
 from carvana.progress import LogReporter, Reporter, track
+
+_THUMBNAILS = 1024  # of photos that may be another's twin, kept in memory
 
 CEILING_MASKS = 256
 """From how many masks the ceilings are computed, evenly spread over all: their mean is then good to about 3e-5."""
@@ -128,108 +134,104 @@ def check_data(
     """
     reporter = reporter or LogReporter()
     listing = list_folders(root, images=images, masks=masks, group=group)
-    labelled = [number for number, place in enumerate(listing.places) if place.mask is not None]
-    measured = set(_spread(labelled, CEILING_MASKS))
+    places = listing.places
+    measured = set(_spread(np.flatnonzero([place.mask is not None for place in places]), CEILING_MASKS))
 
     def look(number: int) -> Facts:
-        return inspect(listing.places[number], ceilings=number in measured)
+        return inspect(places[number], ceilings=number in measured)
 
-    pool = ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="carvana")
-    try:
-        found = pool.map(look, range(len(listing.places)))
-        facts = list(track(found, reporter, "checking files", len(listing.places)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    problems = [*listing.problems, *(problem for fact in facts for problem in fact.problems)]
-    problems += [*_equal_photos(facts), *_equal_masks(facts), *_near_duplicates(facts)]
+    gathered = Gathered(len(places))
+    found = threaded(look, range(len(places)), workers=workers)
+    for number, facts in enumerate(track(found, reporter, "checking files", len(places))):
+        gathered.add(number, facts)
+    problems = [*listing.problems, *gathered.problems, *_equal_photos(places, gathered)]
+    problems += [*_equal_masks(places, gathered), *_near_duplicates(places, gathered)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
-    cars = Counter(place.group for place in listing.places if place.image is not None)
+    cars = Counter(place.group for place in places if place.image is not None)
     return Report(
         images=str(listing.images),
         masks=str(listing.masks),
         photos=sum(cars.values()),
-        pairs=sum(None not in (place.image, place.mask) for place in listing.places),
+        pairs=sum(None not in (place.image, place.mask) for place in places),
         cars=len(cars),
-        views=_sorted(place.view for place in listing.places if place.image is not None and place.view),
+        views=_sorted(place.view for place in places if place.image is not None and place.view),
         photos_per_car=(min(cars.values()), max(cars.values())),
-        sizes=_sorted(fact.photo.size for fact in facts if fact.photo is not None),
-        foreground=_foreground(facts),
-        ceilings=mean_ceilings(ceilings := _ceilings(facts)),
-        ceiling_masks=len(ceilings),
+        sizes=gathered.count_sizes(),
+        foreground=_foreground(places, gathered.shares),
+        ceilings=mean_ceilings(gathered.ceilings),
+        ceiling_masks=len(gathered.ceilings),
         problems=tuple(problems),
-        notes=(*listing.notes, *_mixed_sizes(facts)),
+        notes=(*listing.notes, *_mixed_sizes(places, gathered)),
     )
 
 
-def _spread(numbers: Sequence[int], count: int) -> list[int]:
+def _spread(numbers: NDArray[np.intp], count: int) -> list[int]:
     """At most ``count`` of them, evenly spread."""
-    places = np.linspace(0, len(numbers) - 1, min(count, len(numbers)))
-    return [numbers[round(place)] for place in places]
+    spread = np.linspace(0, len(numbers) - 1, min(count, len(numbers)))
+    return [int(numbers[round(place)]) for place in spread]
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _ceilings(facts: Iterable[Facts]) -> list[Any]:
-    return [fact.mask.ceilings for fact in facts if fact.mask is not None and fact.mask.ceilings is not None]
-
-
-def _foreground(facts: Iterable[Facts]) -> Foreground | None:
-    shares = [(fact.mask.share, str(fact.place.mask)) for fact in facts if fact.mask is not None]
-    if not shares:
+def _foreground(places: Places, shares: NDArray[np.float64]) -> Foreground | None:
+    if np.isnan(shares).all():
         return None
-    (low, low_file), (high, high_file) = min(shares), max(shares)
-    return Foreground(float(np.mean([share for share, _ in shares])), (low_file, low), (high_file, high))
+
+    def first(share: float) -> tuple[str, float]:
+        return min(str(places[number].mask) for number in np.flatnonzero(shares == share).tolist()), share
+
+    lowest, highest = first(float(np.nanmin(shares))), first(float(np.nanmax(shares)))
+    return Foreground(float(np.nanmean(shares)), lowest, highest)
 
 
-def _equal_photos(facts: Iterable[Facts]) -> Iterator[Problem]:
+def _equal_photos(places: Places, gathered: Gathered) -> Iterator[Problem]:
     """Photos that hold the pixels of an earlier one."""
-    first: dict[bytes, Facts] = {}
-    for fact in facts:
-        if fact.photo is None:
-            continue
-        other = first.setdefault(fact.photo.digest, fact)
-        if other is not fact:
-            of = "the same car" if other.place.group == fact.place.group else f"another car, {other.place.group}"
-            yield Problem("duplicate", fact.place.file, f"is {other.place.image.name} over again, of {of}")  # type: ignore[union-attr]
+    for number, first in gathered.repeated_photos():
+        place, other = places[number], places[first]
+        assert other.image is not None
+        of = "the same car" if other.group == place.group else f"another car, {other.group}"
+        yield Problem("duplicate", place.file, f"is {other.image.name} over again, of {of}")
 
 
-def _equal_masks(facts: Iterable[Facts]) -> Iterator[Problem]:
+def _equal_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:
     """Masks that are those of an earlier, different photo."""
-    first: dict[bytes, Facts] = {}
-    for fact in facts:
-        if fact.mask is None or fact.photo is None or fact.mask.share in (0, 1):
-            continue
-        other = first.setdefault(fact.mask.digest, fact)
-        assert other.photo is not None
-        if other is not fact and other.photo.digest != fact.photo.digest:
-            yield Problem("same-mask", str(fact.place.mask), f"is the mask of {other.place.stem} pixel by pixel")
+    for number, first in gathered.repeated_masks():
+        message = f"is the mask of {places[first].stem} pixel by pixel"
+        yield Problem("same-mask", str(places[number].mask), message)
 
 
-def _near_duplicates(facts: Iterable[Facts]) -> Iterator[Problem]:
-    photos: list[tuple[Facts, PhotoFacts]] = [(fact, fact.photo) for fact in facts if fact.photo is not None]
-    if not photos:
-        return
-    thumbnails = np.stack([photo.thumbnail for _, photo in photos])
-    for twins in find_twins(thumbnails, [fact.place.group for fact, _ in photos]):
-        (other, before), (fact, photo) = photos[twins.first], photos[twins.second]
-        if before.digest == photo.digest:
-            continue  # told already, as a duplicate
+def _near_duplicates(places: Places, gathered: Gathered) -> Iterator[Problem]:
+    numbers, pictures = gathered.different_photos()
+
+    @lru_cache(_THUMBNAILS)
+    def look(number: int) -> NDArray[np.uint8] | None:
+        path = places[numbers[number]].image
+        assert path is not None
+        try:
+            return thumbnail(read_image(path, at_least=(SIDE, SIDE)))
+        except DataError:  # it is gone meanwhile
+            return None
+
+    groups = (places[number].group for number in numbers)
+    for twins in find_twins_among(pictures, groups, look=look):
+        place, other = places[numbers[twins.second]], places[numbers[twins.first]]
         how = "the mirror image of" if twins.mirrored else "nearly the same picture as"
-        message = f"is {how} {other.place.stem} of another car (correlation {twins.similarity:.3f})"
-        yield Problem("near-duplicate", fact.place.file, message)
+        message = f"is {how} {other.stem} of another car (correlation {twins.similarity:.3f})"
+        yield Problem("near-duplicate", place.file, message)
 
 
-def _mixed_sizes(facts: Iterable[Facts]) -> Iterator[Problem]:
-    sizes: dict[str, set[Size]] = defaultdict(set)
-    first: dict[str, str] = {}
-    for fact in facts:
-        if fact.photo is not None:
-            sizes[fact.place.group].add(fact.photo.size)
-            first.setdefault(fact.place.group, fact.place.file)
-    for group, found in sizes.items():
-        if len(found) > 1:
-            told = ", ".join(f"{height} x {width}" for height, width in sorted(found))
-            yield Problem("mixed-sizes", first[group], f"the photos of {group} are of {len(found)} sizes: {told}")
+def _mixed_sizes(places: Places, gathered: Gathered) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    mixed: dict[str, set[Size]] = {}
+    for number in gathered.readable():
+        group = places[number].group
+        known, size = gathered.size(first.setdefault(group, number)), gathered.size(number)
+        if size != known:
+            mixed.setdefault(group, {known}).add(size)
+    for group, found in mixed.items():
+        told = ", ".join(f"{height} x {width}" for height, width in sorted(found))
+        message = f"the photos of {group} are of {len(found)} sizes: {told}"
+        yield Problem("mixed-sizes", places[first[group]].file, message)

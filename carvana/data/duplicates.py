@@ -7,7 +7,7 @@ with another photo's. Brightness and contrast cancel out; the size in pixels doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -25,7 +25,9 @@ resized by 3%, brightened, darkened to 0.7, put through a gamma of 1.4 or made g
 that is cropped by more than a percent is another one by this measure.
 """
 
-_COARSE = 16  # side at which all are compared with all
+COARSE = 16
+"""Side at which all are compared with all."""
+
 _PER_PHOTO = 4  # most similar ones at that side that are then looked at closely
 _BLOCK = 1024
 _LEAST_DETAIL = 1.0  # grey levels between neighbours, root mean square: less is no picture
@@ -55,10 +57,17 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return grey
 
 
+def coarse(picture: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """What all photos are compared by, uint16 (16, 16): sums of 4 x 4 pixels of a thumbnail; all 0 for a blank one."""
+    if np.diff(picture.astype(np.float32), axis=1).std() < _LEAST_DETAIL:
+        return np.zeros((COARSE, COARSE), np.uint16)
+    step = SIDE // COARSE
+    sums: NDArray[np.uint16] = picture.reshape(COARSE, step, COARSE, step).sum(axis=(1, 3), dtype=np.uint16)
+    return sums
+
+
 def find_twins(thumbnails: NDArray[np.uint8], groups: Sequence[str]) -> list[Twins]:
     """Find photos that are the same as one of another group, though not bit by bit.
-
-    All are compared with all, coarsely, which takes a second for 5,000 photos; memory grows with their number alone.
 
     Args:
         thumbnails: uint8 (N, 64, 64), as :func:`thumbnail` gives them.
@@ -67,35 +76,60 @@ def find_twins(thumbnails: NDArray[np.uint8], groups: Sequence[str]) -> list[Twi
     Returns:
         for each photo that is like an earlier one of another car, the two, and of several the most similar.
     """
-    if len(thumbnails) < 2:
-        return []
-    _, numbers = np.unique(np.asarray(groups), return_inverse=True)
-    detail = _detail(thumbnails)
+    pictures = np.array([coarse(each) for each in thumbnails]).reshape(-1, COARSE, COARSE)
+    return find_twins_among(pictures, groups, look=thumbnails.__getitem__)
+
+
+def find_twins_among(
+    pictures: NDArray[np.uint16], groups: Iterable[str], *, look: Callable[[int], NDArray[np.uint8] | None]
+) -> list[Twins]:
+    """What :func:`find_twins` finds, where thumbnails of all photos would take too much memory.
+
+    All are compared with all, coarsely, which takes a second for 5,000 photos, and a few minutes for 100,000; memory
+    does not grow but for what is found.
+
+    Args:
+        pictures: uint16 (N, 16, 16), as :func:`coarse` gives them.
+        groups: N names of cars.
+        look: called with the place of a photo that may be a twin, gives its thumbnail; None if it is gone meanwhile.
+    """
+    numbers: dict[str, int] = {}
+    cars = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
     found: dict[int, Twins] = {}
-    for twins in _compared(thumbnails, numbers, detail):
-        best = found.get(twins.second)
-        if best is None or twins.similarity > best.similarity:
-            found[twins.second] = twins
+    for first, second, mirrored in _candidates(pictures, cars):
+        one, other = look(second), look(first)
+        if one is None or other is None:
+            continue
+        similarity = _similarity(one, other, mirrored=mirrored)
+        best = found.get(second)
+        if similarity >= SIMILAR and (best is None or similarity > best.similarity):
+            found[second] = Twins(first, second, similarity, mirrored)
     return [found[second] for second in sorted(found)]
 
 
-def _compared(thumbnails: NDArray[np.uint8], groups: NDArray[np.int64], detail: NDArray[np.bool_]) -> Iterator[Twins]:
-    count = len(thumbnails)
-    plain = _changes(_shrunk(thumbnails))
-    for mirrored in (False, True):
-        others = _changes(_shrunk(thumbnails)[:, :, ::-1]) if mirrored else plain
-        for start in range(0, count, _BLOCK):
-            stop = min(start + _BLOCK, count)
-            alike = others[start:stop] @ plain[:stop].T
-            rows, columns = np.arange(start, stop)[:, None], np.arange(stop)
-            comparable = (columns < rows) & (groups[rows] != groups[columns]) & detail[rows] & detail[columns]
-            alike[~comparable] = -1
-            for row in np.flatnonzero(alike.max(axis=1) >= SIMILAR):
-                nearest = np.argsort(alike[row])[::-1][:_PER_PHOTO]
-                for column in nearest[alike[row, nearest] >= SIMILAR]:
-                    similarity = _similarity(thumbnails[start + row], thumbnails[column], mirrored=mirrored)
-                    if similarity >= SIMILAR:
-                        yield Twins(int(column), int(start + row), similarity, mirrored)
+def _candidates(pictures: NDArray[np.uint16], cars: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
+    """Pairs that look alike coarsely: the earlier photo, the later one, and whether it is mirrored."""
+    detail: NDArray[np.bool_] = np.any(pictures, axis=(1, 2))
+    for start in range(0, len(pictures), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(pictures)))
+        later = pictures[rows].astype(np.float32)
+        ways = (False, _changes(later)), (True, _changes(later[:, :, ::-1]))
+        alike: dict[tuple[bool, int], list[tuple[float, int]]] = {}
+        for begin in range(0, start + 1, _BLOCK):
+            columns = np.arange(begin, min(begin + _BLOCK, len(pictures)))
+            earlier = _changes(pictures[columns].astype(np.float32)).T
+            comparable = np.less(columns, rows[:, None]) & np.not_equal(cars[rows, None], cars[columns])
+            comparable &= detail[rows, None] & detail[columns]
+            for mirrored, changes in ways:
+                similarity = changes @ earlier
+                similarity[~comparable] = -1
+                for row in np.flatnonzero(similarity.max(axis=1) >= SIMILAR).tolist():
+                    places = np.argsort(similarity[row])[-_PER_PHOTO:]
+                    found = [(float(similarity[row, place]), begin + int(place)) for place in places]
+                    kept = alike.get((mirrored, start + row), [])
+                    alike[mirrored, start + row] = sorted([*kept, *found], reverse=True)[:_PER_PHOTO]
+        for (mirrored, row), nearest in sorted(alike.items()):
+            yield from ((column, row, mirrored) for similarity, column in nearest if similarity >= SIMILAR)
 
 
 def _similarity(one: NDArray[np.uint8], other: NDArray[np.uint8], *, mirrored: bool) -> float:
@@ -111,15 +145,3 @@ def _changes(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     changes -= changes.mean(axis=1, keepdims=True)
     changes /= np.maximum(np.linalg.norm(changes, axis=1, keepdims=True), 1e-6)
     return changes
-
-
-def _shrunk(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    step = SIDE // _COARSE
-    blocks = thumbnails.reshape(len(thumbnails), _COARSE, step, _COARSE, step)
-    shrunk: NDArray[np.float32] = blocks.mean(axis=(2, 4), dtype=np.float32)
-    return shrunk
-
-
-def _detail(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pictures show anything at all."""
-    return np.array([np.diff(t.astype(np.float32), axis=1).std() >= _LEAST_DETAIL for t in thumbnails])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from contextlib import suppress
@@ -33,12 +34,19 @@ class ReaderKilledError(CarvanaError):
     """
 
     def __init__(self, advice: str) -> None:
-        super().__init__(f"a reading process was killed, for want of memory or of room in /dev/shm: {advice}")
+        super().__init__(
+            f"a reading process was killed, or could not begin, for want of memory or of room in /dev/shm: {advice}"
+        )
 
 
 def tells_of_killed_reader(error: BaseException) -> bool:
     """Whether this is how torch tells, wherever the main thread is at that moment, that a reader was killed."""
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def tells_of_no_room(error: OSError) -> bool:
+    """Whether readers cannot begin, since not even their locks find room in /dev/shm."""
+    return error.errno == errno.ENOSPC and error.filename is None
 
 
 def reader_count() -> int:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carvana.data.images import read_mask
 from carvana.data.samples import Sample
 from carvana.data.splits import Split
-from carvana.devices import cpu_count
+from carvana.data.threads import threaded
 from carvana.progress import LogReporter, Reporter, track
 
 
@@ -56,19 +56,16 @@ def describe_split(split: Split, *, workers: int | None = None, reporter: Report
     Raises:
         DataError: a mask cannot be read.
     """
-    masks = [sample.mask for side in (split.train, split.val) for sample in side]
-    pool = ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="carvana")
-    try:
-        shares = list(track(pool.map(_share, masks), reporter or LogReporter(), "reading masks", len(masks)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    count = len(split.train)
+    masks = (sample.mask for side in (split.train, split.val) for sample in side)
+    count, total = len(split.train), len(split.train) + len(split.val)
+    found = track(threaded(_share, masks, workers=workers), reporter or LogReporter(), "reading masks", total)
+    shares = np.fromiter(found, np.float64)
     return SplitReport(
         _side(split.train, shares[:count]), _side(split.val, shares[count:]), tuple(sorted(split.shared_groups()))
     )
 
 
-def _side(samples: Sequence[Sample], shares: Sequence[float]) -> Side:
+def _side(samples: Sequence[Sample], shares: NDArray[np.float64]) -> Side:
     low, high = np.quantile(shares, (0.1, 0.9))
     views = Counter(sample.view for sample in samples if sample.view)
     return Side(

@@ -11,10 +11,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import numpy as np
 
@@ -22,10 +21,12 @@ from carvana.config import DataConfig, SplitConfig
 from carvana.data.images import read_share
 from carvana.data.samples import Sample, each_sample
 from carvana.data.table import SampleTable
-from carvana.devices import cpu_count
+from carvana.data.threads import threaded
 from carvana.errors import ConfigError, DataError
-from carvana.files import write_text
+from carvana.files import write_bytes
 from carvana.progress import Reporter
+
+_CODING = "utf-8", "surrogateescape"  # names of files may hold bytes that are no text
 
 MASKS_A_GROUP = 2
 """How many masks of a car are read for its foreground share: enough to tell a lorry from a roadster."""
@@ -108,13 +109,13 @@ def split_samples(
     what = "cars" if by == "group" else "photos"
     count = _count(val, len(members), what)
     rng = np.random.default_rng(seed)
-    names = np.array(list(members))
+    names = list(members)
     if by == "group":
         shares = _foreground_shares(ordered, members)
-        names = names[np.argsort([shares[name] for name in names], kind="stable")]
-        held_out = {str(rng.choice(layer)) for layer in np.array_split(names, count)}
+        by_share = np.argsort([shares[name] for name in names], kind="stable")
+        held_out = {names[int(rng.choice(layer))] for layer in np.array_split(by_share, count)}
     else:
-        held_out = set(rng.permutation(names)[:count].tolist())
+        held_out = {names[place] for place in rng.permutation(len(names))[:count].tolist()}
     return _divide(ordered, lambda sample: unit(sample) in held_out)
 
 
@@ -148,15 +149,15 @@ def split_folds(
     if len(members) < folds:
         raise DataError(f"{folds} folds need as many {what}, and there are {len(members)}; take fewer folds")
     rng = np.random.default_rng(seed)
-    names = np.array(list(members))
+    names = list(members)
     if by == "group":
         shares = _foreground_shares(ordered, members)
-        names = names[np.argsort([shares[name] for name in names], kind="stable")]
+        order = np.argsort([shares[name] for name in names], kind="stable")
     else:
-        names = rng.permutation(names)
+        order = rng.permutation(len(names))
     layers = -(-len(names) // folds)
     dealt = np.concatenate([rng.permutation(folds) for _ in range(layers)])[: len(names)]
-    fold_of = dict(zip(names.tolist(), dealt.tolist(), strict=True))
+    fold_of = {names[place]: fold for place, fold in zip(order.tolist(), dealt.tolist(), strict=True)}
 
     def fold_split(fold: int) -> Split:
         return _divide(ordered, lambda sample: fold_of[unit(sample)] == fold)
@@ -186,11 +187,13 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
 def write_split(path: str | os.PathLike[str], split: Split) -> None:
     """Write ``split.csv``: image, group, subset."""
     table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
+    # Left to itself, the writer puts no quotes around a carriage return, and the reader takes it for the end of a line.
+    returns = any("\r" in sample.name + sample.group for sample in split.train + split.val)
+    rows = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     rows.writerow(["image", "group", "subset"])
     for subset, samples in (("train", split.train), ("val", split.val)):
         rows.writerows([sample.name, sample.group, subset] for sample in samples)
-    write_text(path, table.getvalue())
+    write_bytes(path, table.getvalue().encode(*_CODING))
 
 
 def _unit(by: Literal["group", "image"]) -> Callable[[Sample], str]:
@@ -213,10 +216,9 @@ def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
     """Make sure that a split is the one that was written: the same photos in the same order.
 
     Raises:
-        DataError: photos have come or gone since.
+        DataError: photos have come or gone since, or the file cannot be used.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [(row["image"], row["subset"]) for row in csv.DictReader(file)]
+    rows = list(_read_subsets(Path(path)).items())
     sides = (("train", split.train), ("val", split.val))
     found = [(sample.name, subset) for subset, samples in sides for sample in samples]
     if rows != found:
@@ -241,6 +243,12 @@ def _count(val: float, available: int, what: str) -> int:
     if val >= 1 and val != int(val):
         raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
     count = int(val) if val >= 1 else max(1, round(val * available))
+    if available == 1:
+        other = "take split.by=image" if what == "cars" else "add some"
+        raise DataError(
+            f"there is one of the {what} to split, which cannot train and validate; {other}, or name a validation "
+            "folder with split.file"
+        )
     if count >= available:
         raise DataError(
             f"split.val = {val:g} holds out {count} of {available} {what} and leaves none for training; "
@@ -262,14 +270,13 @@ def _foreground_shares(samples: SampleTable, members: Mapping[str, Sequence[int]
         shares = [read_share(mask) for mask in masks if mask is not None]
         return float(np.mean(shares)) if shares else 0.0
 
-    with ThreadPoolExecutor(cpu_count()) as pool:  # decoders release the interpreter's lock
-        return dict(zip(members, pool.map(share, members), strict=True))
+    return dict(zip(members, threaded(share, members), strict=True))  # decoders release the interpreter's lock
 
 
 def _read_subsets(path: Path) -> dict[str, str]:
     subsets: dict[str, str] = {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with _opened(path) as file:
             rows = csv.DictReader(file)
             understood = {"image", "subset"} <= set(rows.fieldnames or ())
             for number, row in enumerate(rows if understood else (), start=2):
@@ -281,8 +288,12 @@ def _read_subsets(path: Path) -> dict[str, str]:
                 if name in subsets:
                     raise DataError(f"{path}, line {number}: {name} stands there twice; leave one of the lines out")
                 subsets[name] = sys.intern(subset)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a split: {error}") from error
     if not subsets:
         raise DataError(f"{path}: expected a CSV file with the columns image, group, subset")
     return subsets
+
+
+def _opened(path: str | os.PathLike[str]) -> TextIO:
+    return open(path, newline="", encoding=_CODING[0], errors=_CODING[1])

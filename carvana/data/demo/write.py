@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from carvana.data.demo.workers import run_chunks
 from carvana.data.images import image_size, write_image, write_palette_mask
 from carvana.devices import cpu_count
 from carvana.errors import CarvanaError, DataError
-from carvana.files import digest, write_json
+from carvana.files import digest, read_json, write_json
 from carvana.progress import LogReporter, Reporter
 
 VERSION = 1
@@ -111,7 +110,7 @@ def write_demo(
                     reporter.advance(_TASK, steps)
         finally:
             reporter.finish(_TASK)
-    if missing or not (root / "demo.json").exists() or json.loads((root / "demo.json").read_text()) != manifest:
+    if missing or not (root / "demo.json").exists() or read_json(root / "demo.json") != manifest:
         write_json(root / "demo.json", manifest)
     return root
 
@@ -120,7 +119,7 @@ def _refuse_strangers(root: Path, photos: list[_Photo], manifest: dict[str, obje
     path = root / "demo.json"
     if path.exists():
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path)
             other = [key for key in ("version", "seed", "size") if found.get(key) != manifest[key]]
         except (ValueError, AttributeError):
             raise DataError(f"{path} is not a demo's manifest: choose another folder") from None
