@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +49,7 @@ class Entry:
         """Import the target and return it.
 
         Raises:
-            CarvanaError: the module cannot be imported or lacks the attribute.
+            CarvanaError: the module cannot be imported, whatever it raises, or lacks the attribute.
         """
         return resolve(self.target, f"'{self.name}' (from {self.source})")
 
@@ -84,9 +86,31 @@ def resolve(target: Target, what: str) -> Any:
         return target
     module, _, attribute = target.partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise CarvanaError(f"{what} cannot be loaded from '{target}': {type(error).__name__}: {error}") from error
+        with quietly():
+            found: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's module does on import
+        raise CarvanaError(f"{what} cannot be loaded from '{target}': {told(error)}") from error
     return found
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """What a stranger's code prints here must not get between the lines of a command's result: it goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def told(error: BaseException) -> str:
+    """What a stranger's error is and says, as one line of bounded length that a terminal can show."""
+    try:
+        text = " ".join(str(error).split())
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its own words are a stranger's code as well
+        text = ""
+    text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text[:300])
+    return f"{type(error).__name__}: {text or 'without a word'}"

@@ -17,7 +17,8 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from segmentation_models_pytorch.losses._functional import soft_tversky_score
 from torch import Tensor, nn
 
-from carvana.errors import ConfigError
+from carvana.entry import told
+from carvana.errors import CarvanaError, ConfigError
 from carvana.registry import registry
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -115,6 +116,10 @@ def _made(name: str) -> Loss:
             f"the loss '{name}' (from {entry.source}) is registered as something else than a factory without arguments"
             f" that returns the loss: {error}"
         ) from error
+    except CarvanaError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a stranger's factory raises
+        raise ConfigError(f"the loss '{name}' (from {entry.source}) cannot be made: {told(error)}") from error
     if not callable(loss):
         raise ConfigError(f"the factory of the loss '{name}' (from {entry.source}) returned {loss!r:.60}, no loss")
     return loss

@@ -18,11 +18,10 @@ import contextlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from carvana.entry import Plugin
+from carvana.entry import Plugin, quietly, told
 from carvana.errors import CarvanaError
 from carvana.registry import Registry, registry
 
@@ -52,14 +51,12 @@ def load_plugins(
         entry_points: The plugins to choose from; by default what is installed.
         selection: What CARVANA_PLUGINS would say; by default what it says. None selects all.
     """
-    from importlib.metadata import entry_points as installed  # 20 ms that a process without a look-up saves
-
     selection = os.environ.get(VARIABLE) if selection is None else selection
+    points, unreadable = _installed() if entry_points is None else (entry_points, [])
     found = sorted(
-        (point for point in (installed(group=GROUP) if entry_points is None else entry_points) if not _is_own(point)),
-        key=lambda point: (_package(point), point.name, point.value),
+        (point for point in points if not _is_own(point)), key=lambda point: (_package(point), point.name, point.value)
     )
-    loaded = [_load("carvana", "carvana", _own_version(), "carvana.builtin:register", registry)]
+    loaded = [_load("carvana", "carvana", _own_version(), "carvana.builtin:register", registry), *unreadable]
     if selection is not None:
         wanted = [name.strip() for name in selection.split(",") if name.strip() and canonical(name) != "carvana"]
         found, missing = _select(found, wanted)
@@ -79,6 +76,27 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
+def _installed() -> tuple[list[EntryPoint], list[Plugin]]:
+    """The entry points of all installed packages, and the packages whose entry points cannot be read."""
+    from importlib.metadata import distributions, entry_points  # 20 ms that a process without a look-up saves
+
+    with contextlib.suppress(Exception):  # one damaged package is enough
+        return list(entry_points(group=GROUP)), []
+    points: dict[str, list[EntryPoint]] = {}
+    broken: dict[str, Plugin] = {}
+    for distribution in distributions():
+        name = str(distribution.name)
+        if name in points or name in broken:  # the first on the path is the one that is imported
+            continue
+        try:
+            points[name] = list(distribution.entry_points.select(group=GROUP))
+        except Exception as error:  # whatever its text leads to
+            line = f"its entry points cannot be read: {told(error)}"
+            logging.getLogger("carvana").warning("the package %s is broken: %s", name, line)
+            broken[name] = Plugin(name, name, "", error=line)
+    return [point for own in points.values() for point in own], list(broken.values())
+
+
 def _select(points: list[EntryPoint], wanted: list[str]) -> tuple[list[EntryPoint], list[str]]:
     known = [{canonical(point.name), canonical(_package(point))} for point in points]
     names = {canonical(name) for name in wanted}
@@ -88,11 +106,12 @@ def _select(points: list[EntryPoint], wanted: list[str]) -> tuple[list[EntryPoin
 
 def _load(name: str, package: str, version: str, target: str | EntryPoint, registry: Registry) -> Plugin:
     try:
-        # What a module prints on import must not get between the lines of a command's result.
-        with registry.registering(package, version) as adds, contextlib.redirect_stdout(sys.stderr):
+        with registry.registering(package, version) as adds, quietly():
             _function(target)(registry)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
-        line = _one_line(error)
+    except KeyboardInterrupt:  # nothing tells it from Ctrl-C
+        raise
+    except BaseException as error:  # whatever a stranger's module does on import
+        line = told(error)
         logging.getLogger("carvana").warning("the plugin '%s' of %s is broken: %s", name, package or "?", line)
         return Plugin(name, package, version, error=line)
     return Plugin(name, package, version, adds=adds)
@@ -111,22 +130,16 @@ def _function(target: str | EntryPoint) -> Callable[[Registry], Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _one_line(error: BaseException) -> str:
-    """What an error says in its first line that says something."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text or 'without a word'}"
-
-
 def _is_own(point: EntryPoint) -> bool:
     return point.value == "carvana.builtin:register"
 
 
 def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else ""
+    return (point.dist.name or "") if point.dist else ""  # None where its metadata name none
 
 
 def _version(point: EntryPoint) -> str:
-    return point.dist.version if point.dist else ""
+    return (point.dist.version or "") if point.dist else ""
 
 
 def _own_version() -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from carvana.entry import Entry, NamesFunction, Plugin, Target, check_target, resolve
+from carvana.entry import Entry, NamesFunction, Plugin, Target, check_target, resolve, told
 from carvana.errors import CarvanaError, UnknownNameError, did_you_mean
 
 _SCRIPT = ("script", "")  # the source, and its version, of what no plugin registers
@@ -41,6 +41,7 @@ class Catalog:
         self._before_use = before_use
         self._entries: dict[str, Entry] = {}
         self._source = _SCRIPT
+        self._told: set[str] = set()
 
     def register(
         self,
@@ -62,7 +63,7 @@ class Catalog:
             replace: Take the place of an entry of the same name.
 
         Raises:
-            CarvanaError: the name is taken, or not a name, or the target is not of the form above.
+            CarvanaError: the name is taken, or not a name, the target is not of the form above, or the summary no text.
         """
         self._before_use()
         _check_name(name)
@@ -71,6 +72,8 @@ class Catalog:
                 f"'{name}' cannot be the name of a {self.kind}: use letters, digits, - and _, a letter first"
             )
         check_target(target)
+        if not isinstance(summary, str):
+            raise CarvanaError(f"the summary of '{name}' must be a text of one line, got {summary!r:.60}")
         if names is not None:
             check_target(names)
         taken = self._entries.get(name)
@@ -150,12 +153,17 @@ class Catalog:
             return [family.name]
         what = f"the names of '{family.name}' (from {family.source})"
         try:
-            return list(resolve(family.names, what)(family.name, pattern))
+            found = list(resolve(family.names, what)(family.name, pattern))
+            if strange := [name for name in found if not isinstance(name, str)]:
+                raise TypeError(f"{strange[0]!r} is no name")
         except UnknownNameError:  # it says why one name cannot be
             raise
-        except Exception as error:  # whatever a stranger's function does: other names must not suffer
-            logging.getLogger("carvana").warning("%s cannot be listed: %s: %s", what, type(error).__name__, error)
+        except (Exception, SystemExit) as error:  # whatever a stranger's function does: other names must not suffer
+            if what not in self._told:
+                self._told.add(what)
+                logging.getLogger("carvana").warning("%s cannot be listed: %s", what, told(error))
             return [family.name]
+        return found
 
     def _why_unknown(self, name: str) -> str:
         prefix = name.rstrip("/*")
@@ -181,19 +189,41 @@ class Registry:
     """
 
     def __init__(self, loader: str | Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
-        self.archs = Catalog("architecture", self._load)
-        self.losses = Catalog("loss", self._load, form=r"[A-Za-z][\w-]*")  # recipes add them up: bce + 0.5*mine
-        self.augments = Catalog("augmentation", self._load)
-        self.layouts = Catalog("data layout", self._load)
+        self._catalogs = {
+            "archs": Catalog("architecture", self._load),
+            "losses": Catalog("loss", self._load, form=r"[A-Za-z][\w-]*"),  # recipes add them up: bce + 0.5*mine
+            "augments": Catalog("augmentation", self._load),
+            "layouts": Catalog("data layout", self._load),
+        }
         self._loader = loader
         self._ready = loader is None
         self._plugins: tuple[Plugin, ...] = ()
         self._lock = threading.RLock()
 
     @property
+    def archs(self) -> Catalog:
+        """Architectures."""
+        return self._catalogs["archs"]
+
+    @property
+    def losses(self) -> Catalog:
+        """Losses."""
+        return self._catalogs["losses"]
+
+    @property
+    def augments(self) -> Catalog:
+        """Augmentations."""
+        return self._catalogs["augments"]
+
+    @property
+    def layouts(self) -> Catalog:
+        """Layouts of data folders."""
+        return self._catalogs["layouts"]
+
+    @property
     def catalogs(self) -> dict[str, Catalog]:
         """The catalogs by the name of their attribute."""
-        return {"archs": self.archs, "losses": self.losses, "augments": self.augments, "layouts": self.layouts}
+        return dict(self._catalogs)
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -247,10 +277,10 @@ registry = Registry("carvana.plugins:load_plugins")  # a string, since plugins.p
 
 
 def _check_name(name: str) -> None:
-    stem = name.removesuffix("/*")
+    stem = name.removesuffix("/*") if isinstance(name, str) else ""
     if not re.fullmatch(r"[^\s*?\[\],=]+", stem):
         raise CarvanaError(
-            f"'{name}' cannot be a name: use letters, digits and - _ . /, and wildcards only as the '/*' of a family"
+            f"{name!r} cannot be a name: use letters, digits and - _ . /, and wildcards only as the '/*' of a family"
         )
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from carvana.archs.spec import ModelSpec, Network
-from carvana.errors import ConfigError, ModelError, did_you_mean
+from carvana.archs.weight_files import first_line
+from carvana.entry import Entry, quietly
+from carvana.errors import CarvanaError, ConfigError, ModelError, did_you_mean
 from carvana.registry import registry
 
 RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
@@ -43,12 +45,16 @@ def build_network(
         arguments["encoder_weights"] = weights
     elif weights not in (None, "auto"):
         raise ConfigError(f"'{name}' has no encoder that could start from '{weights}': leave encoder_weights at none")
-    built = factory(name, classes=classes, **arguments) if entry.family else factory(classes=classes, **arguments)
+    built = _call(factory, entry, {"classes": classes, **arguments})
     network = Network(built) if isinstance(built, nn.Module) else built
     if not isinstance(network, Network):
         raise ModelError(
             f"the factory of '{name}' (from {entry.source}) must return a Network or an nn.Module,"
             f" got {type(built).__name__}"
+        )
+    if not isinstance(network.module, nn.Module):
+        raise ModelError(
+            f"the Network of '{name}' (from {entry.source}) must hold an nn.Module, got {type(network.module).__name__}"
         )
     spec = {
         "arch": name,
@@ -61,7 +67,23 @@ def build_network(
         "init": network.init,
         "package": entry.source,
     }
-    return network, ModelSpec.from_json(spec)
+    try:
+        return network, ModelSpec.from_json(spec)
+    except ModelError as error:
+        raise ModelError(f"the factory of '{name}' (from {entry.source}): {error}") from None
+
+
+def _call(factory: Callable[..., Any], entry: Entry, arguments: Mapping[str, Any]) -> Any:
+    """What the factory makes; whatever goes wrong in a stranger's code is one line."""
+    try:
+        with quietly():
+            return factory(entry.name, **arguments) if entry.family else factory(**arguments)
+    except (CarvanaError, OSError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"'{entry.name}' (from {entry.source}) cannot be built: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def unknown_option(option: str, name: str, known: list[str]) -> ConfigError:

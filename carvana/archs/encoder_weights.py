@@ -172,7 +172,7 @@ def _answers(address: str) -> bool:
     def ask() -> None:
         request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the hub's own address
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310
+            with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310 - likewise
                 answered.set()
         except urllib.error.HTTPError:
             answered.set()  # it refuses this request, so it is there

@@ -11,7 +11,6 @@ Read with h5py alone: nothing is unpickled or run, nothing is followed out of th
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -28,9 +27,10 @@ from typing import IO, Any
 
 import h5py
 
-from carvana.archs.keras_hdf5 import array_at, as_text, group_at, has, names_at, short
-from carvana.archs.weight_files import first_line
+from carvana.archs.keras_hdf5 import array_at, as_text, group_at, has, names_at
+from carvana.archs.weight_files import first_line, short
 from carvana.errors import ModelError
+from carvana.files import parse_json
 
 ARRAYS = {"Conv2D": ("kernel", "bias"), "BatchNormalization": ("gamma", "beta", "moving_mean", "moving_variance")}
 """The arrays of the layers that have any, in Keras's order, which is all that ``.weights.h5`` tells of their names."""
@@ -248,7 +248,7 @@ def _model_config(file: h5py.File) -> dict[str, Any] | None:
     value = file.attrs.get("model_config")
     if value is None:
         return None
-    config = json.loads(as_text(value))
+    config = parse_json(as_text(value))
     if not isinstance(config, dict):
         raise ModelError("is damaged: its configuration is no JSON object")
     return config
@@ -258,7 +258,7 @@ def _json_member(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     with tempfile.TemporaryFile() as unpacked:
         _unpack(archive, name, unpacked)
         unpacked.seek(0)
-        value = json.load(unpacked)
+        value = parse_json(unpacked.read().decode())
     if not isinstance(value, dict):
         raise ModelError(f"is damaged: its {name} is no JSON object")
     return value

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from carvana.archs.weight_files import short
 from carvana.errors import ModelError
 
 
@@ -72,15 +73,6 @@ def names_at(group: h5py.Group, attribute: str) -> list[str]:
 def as_text(value: Any) -> str:
     """A text, whether it was stored as bytes (Keras 2) or not."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def short(name: object) -> str:
-    """A name out of a file as an error may show it: quoted, on one line, of bounded length.
-
-    >>> short("conv2d_1"), short("x" * 1000) == short("x" * 60)
-    ("'conv2d_1'", True)
-    """
-    return repr(str(name)[:60])
 
 
 def _child(parent: h5py.Group, path: str) -> Any:

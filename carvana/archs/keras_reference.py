@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from carvana.archs.keras_file import ARRAYS, KerasFile, KerasLayer
-from carvana.archs.keras_hdf5 import short
+from carvana.archs.weight_files import short
 from carvana.errors import ModelError
 
 _EPSILON = 1e-3

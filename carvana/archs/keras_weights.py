@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from carvana.archs.factory import create_model
 from carvana.archs.keras_file import open_keras
-from carvana.archs.keras_hdf5 import short, values_of
+from carvana.archs.keras_hdf5 import values_of
 from carvana.archs.keras_reference import input_size, match_reference
 from carvana.archs.segmenter import Segmenter
+from carvana.archs.weight_files import short
 from carvana.errors import ConfigError
+from carvana.files import scratch_folder
 from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
 
@@ -78,7 +80,11 @@ def import_keras(
     """
     folder = Run.choose(out, arch="unet-ref").path
     imported = read_keras(path, input_range=input_range, reporter=reporter)
-    imported.model.save_pretrained(folder)
+    with scratch_folder(folder.parent) as scratch:  # all of it or nothing: what is there is never overwritten
+        imported.model.save_pretrained(scratch / folder.name)
+        if folder.is_dir():
+            folder.rmdir()
+        (scratch / folder.name).rename(folder)
     return imported
 
 

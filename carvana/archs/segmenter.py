@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from carvana.archs import storage
+from carvana.archs.bounded import Bounded
 from carvana.archs.build import build_network
 from carvana.archs.inputs import normalised, padded_size, reflected
 from carvana.archs.spec import ModelSpec
-from carvana.errors import ModelError
+from carvana.entry import told
+from carvana.errors import CarvanaError, ModelError
 
 
 class Segmenter(nn.Module):
@@ -74,14 +77,19 @@ class Segmenter(nn.Module):
 
         Raises:
             ValueError: the tensor is not of that form.
+            ModelError: the network fails, or gives something else than logits.
         """
         _check_images(images)
         height, width = images.shape[-2:]
         sides = (padded_size(side, self._spec.stride, self._spec.min_size) for side in (height, width))
         padded = normalised(reflected(images, *sides), self.mean, self.std)
-        if self.training and not torch.compiler.is_compiling() and len(images) == 1:
-            return self._crop(self._train_on_one(padded), height, width)
-        return self._crop(self.network(padded), height, width)
+        if torch.compiler.is_compiling():
+            return self._crop(self.network(padded), height, width)
+        logits = self._logits(padded)
+        _check_logits(logits, self._spec, padded)
+        if self.training and torch.is_grad_enabled() and not logits.requires_grad:
+            _check_frozen(self.network, self._spec)
+        return self._crop(logits, height, width)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, metrics: Mapping[str, Any] | None = None) -> None:
         """Write ``model.safetensors``, ``config.json`` and a model card into ``folder``, each atomically.
@@ -119,7 +127,8 @@ class Segmenter(nn.Module):
         if network is None:
             storage.check_installed(folder, spec)
             sizes = (spec.stride, spec.min_size)
-            built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options, known_sizes=sizes)
+            with Bounded(storage.most_elements(folder), f"'{folder}' holds too little for its options: '{spec.arch}'"):
+                built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options, known_sizes=sizes)
             network, encoder = built.module, built.encoder
         storage.load_weights(folder, network)
         return cls(network, spec, encoder=encoder).eval()
@@ -140,20 +149,25 @@ class Segmenter(nn.Module):
         self.mean.copy_(torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.std.copy_(torch.tensor(spec.std).view(1, 3, 1, 1))
 
-    def _train_on_one(self, images: Tensor) -> Any:
+    def _logits(self, images: Tensor) -> Any:
+        """Whatever goes wrong in a stranger's network is one line, but for what the caller may have an answer to."""
         try:
             return self.network(images)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
+        except (CarvanaError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if isinstance(error, RuntimeError) and re.search("memory|alloc|cuda|cudnn", str(error), re.IGNORECASE):
                 raise
+            if len(images) == 1 and "more than 1 value per channel" in str(error):
+                raise ModelError(
+                    f"'{self._spec.arch}' cannot train on one photo at a time: its BatchNorm would see one value a"
+                    " channel; take batches of at least 2"
+                ) from None
             raise ModelError(
-                f"'{self._spec.arch}' cannot train on one photo at a time: its BatchNorm would see one value a channel;"
-                " take batches of at least 2"
-            ) from None
+                f"the network of '{self._spec.arch}' fails on images of shape {tuple(images.shape)}: {told(error)}"
+            ) from error
 
     def _crop(self, logits: Tensor, height: int, width: int) -> Tensor:
-        if not torch.compiler.is_compiling():
-            _check_logits(logits, self._spec, height, width)
         if torch.compiler.is_exporting():  # a slice would fix in the graph whether there was anything to cut off
             rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
             return logits.index_select(2, rows).index_select(3, columns)
@@ -174,14 +188,24 @@ def _check_images(images: Tensor) -> None:
         raise ModelError(f"{expected}, got an empty picture of shape {tuple(images.shape)}")
 
 
-def _check_logits(logits: Tensor, spec: ModelSpec, height: int, width: int) -> None:
-    size = [padded_size(side, spec.stride, spec.min_size) for side in (height, width)]
-    expected = [spec.classes, *size]
+def _check_logits(logits: Any, spec: ModelSpec, images: Tensor) -> None:
+    size = list(images.shape[-2:])
+    expected = [len(images), spec.classes, *size]
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found[1:] != expected:
+    if found == expected and not logits.is_floating_point():
+        raise ModelError(f"the network of '{spec.arch}' must return floating-point logits, got {logits.dtype}")
+    if found != expected:
         raise ModelError(
-            f"the network of '{spec.arch}' must return logits (N, {', '.join(str(side) for side in expected)})"
-            f" for images of height and width {size}, got {found}"
+            f"the network of '{spec.arch}' must return logits (N, {', '.join(str(side) for side in expected[1:])})"
+            f" for {len(images)} images of height and width {size}, got {found}"
+        )
+
+
+def _check_frozen(network: nn.Module, spec: ModelSpec) -> None:
+    if any(parameter.requires_grad for parameter in network.parameters()):
+        raise ModelError(
+            f"the network of '{spec.arch}' cannot be trained: its logits depend on no parameter that may change, or"
+            " forward leaves the graph (detach, numpy, torch.no_grad)"
         )
 
 

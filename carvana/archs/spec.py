@@ -3,32 +3,75 @@
 from __future__ import annotations
 
 import json
+import re
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from carvana.archs.names import IMAGENET_MEAN, IMAGENET_STD, Triple
 from carvana.errors import ModelError
+from carvana.mistakes import explain
 
 if TYPE_CHECKING:
     from torch import nn
 
 FORMAT_VERSION = 1
 
+_MOST_CLASSES = 2**16
+_LARGEST_SIDE = 16384
+"""In pixels: the recipe's data.size knows none larger."""
+
 
 def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(options, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"options must be plain JSON values: {error}") from None
     return plain
 
 
-Positive = Annotated[int, Field(ge=1)]
+def _number(value: Any) -> Any:
+    """Refuse what pydantic would take for a number: true for 1, and digits in quotes."""
+    if isinstance(value, bool | str):
+        raise ValueError("must be a number")
+    return value
+
+
+def _name(value: str) -> str:
+    """Names are shown in messages: what would break their line, or steer a terminal, is none."""
+    if not value.isprintable():
+        raise ValueError("must be printable")
+    return value
+
+
+def is_distribution(value: str) -> bool:
+    """Whether a text can be the name of a package, or is empty.
+
+    Messages advise to install it: anything but a plain name would be words for a shell, or an address.
+
+    >>> is_distribution("carvana-segnet"), is_distribution("git+https://example.org")
+    (True, False)
+    """
+    return bool(re.fullmatch(r"([A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?", value, re.ASCII)) and len(value) <= 200
+
+
+def _distribution(value: str) -> str:
+    if not is_distribution(value):
+        raise ValueError("must be the name of a package")
+    return value
+
+
+Side = Annotated[int, BeforeValidator(_number), Field(ge=1, le=_LARGEST_SIDE)]
+Classes = Annotated[int, BeforeValidator(_number), Field(ge=1, le=_MOST_CLASSES)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
+Distribution = Annotated[str, AfterValidator(_distribution)]
 Options = Annotated[dict[str, Any], AfterValidator(_jsonable)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Both must be numbers in the network's fp32, too.
+Mean = Annotated[float, BeforeValidator(_number), Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Std = Annotated[float, BeforeValidator(_number), Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class ModelSpec(BaseModel):
@@ -55,17 +98,17 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    arch: Annotated[str, Field(min_length=1)]
+    arch: Name
     options: Options = {}
-    classes: Positive = 1
-    stride: Positive = 1
-    min_size: Positive = 1
-    mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
-    std: tuple[AboveZero, AboveZero, AboveZero] = IMAGENET_STD
-    trained_size: tuple[Positive, Positive] | None = None
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    classes: Classes = 1
+    stride: Side = 1
+    min_size: Side = 1
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
+    std: tuple[Std, Std, Std] = IMAGENET_STD
+    trained_size: tuple[Side, Side] | None = None
+    threshold: Share = 0.5
     init: str = "random"
-    package: str = "carvana"
+    package: Distribution = "carvana"
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -82,16 +125,15 @@ class ModelSpec(BaseModel):
         if not isinstance(values, dict):
             raise ModelError(f"a model's configuration must be a JSON object, got {type(values).__name__}")
         version = values.get("format_version", FORMAT_VERSION)
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ModelError(
-                f"the model was saved in format {version!r}, this carvana reads up to {FORMAT_VERSION}: upgrade carvana"
+                f"the model was saved in format {reprlib.repr(version)}, this carvana reads up to {FORMAT_VERSION}:"
+                " upgrade carvana"
             )
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "it"
-            raise ModelError(f"a model's configuration is not valid: {where}: {first['msg']}") from None
+            raise ModelError(f"a model's configuration is not valid: {explain(cls, error)}") from None
 
     def changed(self, **changes: Any) -> Self:
         """A copy with some values changed, checked like the original.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -10,16 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from carvana.archs.card import model_card
 from carvana.archs.spec import ModelSpec
-from carvana.archs.weight_files import first_line
+from carvana.archs.weight_files import first_line, flaw, short
 from carvana.errors import ModelError
-from carvana.files import atomic_path, write_json, write_text
+from carvana.files import atomic_path, read_json, write_json, write_text
 from carvana.registry import registry
 
 WEIGHTS = "model.safetensors"
@@ -73,8 +71,8 @@ def read_spec(folder: Path) -> ModelSpec:
         if not needed.is_file():
             raise ModelError(f"'{folder}' is no model folder: {needed.name} is missing")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = read_json(path)
+    except ValueError as error:  # not JSON, not text, numbers of thousands of digits
         raise ModelError(f"'{path}' is not JSON: {error}") from None
     if isinstance(values, dict) and "arch" not in values:
         raise ModelError(f"'{path}' was not written by carvana: it names no 'arch'")
@@ -88,14 +86,16 @@ def check_installed(folder: Path, spec: ModelSpec) -> None:
     """Tell which package is missing, or whose module, where the registry does not know the architecture."""
     if spec.arch in registry.archs:
         return
-    if spec.package == "script":
+    if spec.package in ("script", ""):
         raise ModelError(
             f"'{folder}' holds the weights of a network of somebody's own, '{spec.arch}': pass that nn.Module,"
             " Segmenter.from_pretrained(folder, network=...), or register its factory with carvana.register_arch"
         )
+    if spec.package == "carvana":
+        raise ModelError(f"'{folder}' holds the architecture '{spec.arch}', which this carvana lacks: upgrade carvana")
     raise ModelError(
         f"'{folder}' holds the architecture '{spec.arch}', which is not registered here: install the package that"
-        f" brings it: pip install {spec.package}"
+        f" brings it, if you trust it: pip install {spec.package}"
     )
 
 
@@ -103,16 +103,25 @@ def load_weights(folder: Path, network: nn.Module) -> None:
     """Fill ``network`` from ``model.safetensors``, exactly: every tensor, no other, each of its shape and finite."""
     path = folder / WEIGHTS
     try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"'{path}' is not a readable safetensors file: {error}") from None
+        with open(path, "rb"):  # safetensors takes a file that may not be read for one that is not there
+            found = load_file(path)
+    except Exception as error:  # whatever its bytes lead to
+        raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
     difference = first_difference(network.state_dict(), found)
     if difference:
         raise ModelError(f"'{path}' does not fit the architecture: {difference}")
-    for name, tensor in found.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"'{path}' is damaged: '{name}' holds values that are not finite")
+    for name, tensor in network.state_dict().items():
+        if wrong := flaw(found[name], tensor):
+            raise ModelError(f"'{path}' is damaged: '{name}' {wrong}")
     network.load_state_dict(found)
+
+
+def most_elements(folder: Path) -> int:
+    """How many numbers a network can have that ``model.safetensors`` fills: each takes a byte of it or more.
+
+    What a network is made of on its way, and what is not saved with it, comes on top.
+    """
+    return 2 * (folder / WEIGHTS).stat().st_size + 2**26
 
 
 def first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
@@ -122,12 +131,10 @@ def first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
         return f"{len(missing)} of {len(expected)} tensors are missing, the first is '{missing[0]}'"
     unexpected = [name for name in found if name not in expected]
     if unexpected:
-        return f"{len(unexpected)} tensors are unknown to it, the first is '{unexpected[0]}'"
+        return f"{len(unexpected)} tensors are unknown to it, the first is {short(unexpected[0])}"
     for name, tensor in expected.items():
         if found[name].shape != tensor.shape:
             return f"'{name}' has shape {tuple(found[name].shape)} and should have {tuple(tensor.shape)}"
-        if found[name].is_floating_point() != tensor.is_floating_point():
-            return f"'{name}' is {found[name].dtype} and should be {tensor.dtype}"
     return None
 
 

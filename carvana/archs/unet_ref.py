@@ -76,6 +76,9 @@ def build(*, classes: int = 1, width: int = 64, bn_momentum: float = 0.01, bn_ep
     """
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
         raise ConfigError(f"unet-ref's width must be a whole number of at least 1, got {width!r}")
+    for option, value in (("bn_momentum", bn_momentum), ("bn_eps", bn_eps)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"unet-ref's {option} must be a number, got {value!r}")
     if not 0 < bn_momentum <= 1:
         raise ConfigError(f"unet-ref's bn_momentum must be above 0 and at most 1 (PyTorch's way), got {bn_momentum!r}")
     if bn_eps <= 0:

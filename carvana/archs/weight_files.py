@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from carvana.errors import ModelError
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -29,13 +30,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"there is no file of weights '{path}'")
     if path.suffix not in _SUFFIXES:
         raise ModelError(f"'{path}' must end with {' or '.join(_SUFFIXES)}")
+    if path.suffix != ".safetensors":
+        return _tensors(_unpickled(path), path)
     try:
-        if path.suffix == ".safetensors":
-            return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
+    except Exception as error:  # whatever its bytes lead to
         raise ModelError(f"'{path}' cannot be read as weights: {first_line(error)}") from None
-    return _tensors(content, path)
 
 
 def match_weights(
@@ -52,7 +52,7 @@ def match_weights(
         optional: Expected names that may be missing from the file, such as those of the classifier.
 
     Raises:
-        ModelError: neither works; the message names the first difference.
+        ModelError: neither works, or a tensor is of another type or not finite; the message names the first difference.
 
     >>> weights = match_weights({"a": torch.ones(2), "b": torch.ones(3)}, {"x": torch.zeros(2), "y": torch.zeros(3)})
     >>> sorted(weights)
@@ -62,14 +62,38 @@ def match_weights(
     expected = {name: tensor for name, tensor in expected.items() if not _is_counter(name)}
     needed = {name: tensor for name, tensor in expected.items() if name not in optional}
     if all(name in found and found[name].shape == tensor.shape for name, tensor in needed.items()):
-        return {name: found[name] for name, tensor in expected.items() if name in found and _fits(found[name], tensor)}
+        return _sound(
+            {name: found[name] for name, tensor in expected.items() if name in found and _fits(found[name], tensor)},
+            expected,
+        )
     for names in (list(expected), list(needed)):
         tensors = list(found.values())
         if len(names) == len(tensors) and all(
             _fits(tensor, expected[name]) for name, tensor in zip(names, tensors, strict=True)
         ):
-            return dict(zip(names, tensors, strict=True))
+            return _sound(dict(zip(names, tensors, strict=True)), expected)
     raise ModelError(_difference(found, needed))
+
+
+def flaw(tensor: Tensor, expected: Tensor) -> str | None:
+    """What keeps a tensor of the right shape from taking the place of another, in half a line; None if nothing does.
+
+    Any floating-point numbers serve for others, as long as they are finite in the type that they will have.
+    """
+    if tensor.dtype != expected.dtype and not {tensor.dtype, expected.dtype} <= set(_FLOATS):
+        return f"is {tensor.dtype} and should be {expected.dtype}"
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor.to(expected.dtype)).all()):
+        return "holds values that are not finite"
+    return None
+
+
+def short(name: object) -> str:
+    """A name out of a file as an error may show it: quoted, on one line, of bounded length.
+
+    >>> short("conv2d_1"), short("x" * 1000) == short("x" * 100)
+    ("'conv2d_1'", True)
+    """
+    return repr(str(name)[:100])
 
 
 def first_line(error: BaseException | None) -> str:
@@ -88,10 +112,32 @@ def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> st
     for position, (name, other) in enumerate(zip(needed, found, strict=False), start=1):
         if found[other].shape != needed[name].shape:
             return (
-                f"neither names nor order agree: tensor {position} is '{other}' {tuple(found[other].shape)},"
+                f"neither names nor order agree: tensor {position} is {short(other)} {tuple(found[other].shape)},"
                 f" where '{name}' {tuple(needed[name].shape)} belongs"
             )
     return f"neither names nor order agree: it holds {len(found)} tensors and the encoder has {len(needed)}"
+
+
+def _unpickled(path: Path) -> Any:
+    """The content of a file of torch: torch's own reader of tensors, numbers and containers, which runs nothing."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > path.stat().st_size:  # torch compresses nothing: few bytes may claim to be terabytes
+                raise ModelError(
+                    f"'{path}' is refused: it would unpack to {unpacked:,} bytes, which torch never writes"
+                )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
+    except Exception:  # its words advise to load such files all the same
+        raise ModelError(
+            f"'{path}' cannot be read as weights: it is damaged, or holds other things than tensors, which might run"
+            " code and are never unpickled; save the model's state_dict, best as .safetensors"
+        ) from None
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
@@ -108,6 +154,13 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _fits(tensor: Tensor, expected: Tensor) -> bool:
     return tensor.shape == expected.shape
+
+
+def _sound(matched: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in matched.items():
+        if found := flaw(tensor, expected[name]):
+            raise ModelError(f"'{name}' {found}")
+    return matched
 
 
 def _is_counter(name: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import json
+import math
+import mmap
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +17,7 @@ from torch import Tensor
 from carvana.archs.spec import ModelSpec
 from carvana.archs.weight_files import first_line
 from carvana.errors import ConfigError, ModelError
-from carvana.files import file_digest
+from carvana.files import file_digest, parse_json
 
 METADATA = "carvana"
 """The key of the ModelSpec, as JSON, in a file's metadata."""
@@ -26,6 +28,10 @@ TILING = "carvana.tiling"
 INPUT, OUTPUT = "images", "logits"
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+# What a tensor begins the name of another file with that its numbers are in: a field 1 of 8 bytes, in each way in which
+# protobuf writes these numbers.
+_ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 
 # ONNX Runtime's own allocator, C++, and CUDA's libraries; it has no error of its own for a lack of memory.
 _NO_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "out of memory", "ALLOC_FAILED")
@@ -63,13 +69,14 @@ class ExportedModel:
             device: where to run it; the CPU by default.
 
         Raises:
-            ModelError: there is no such file, it is damaged, of a newer carvana or of another program, or ONNX Runtime
-                is not installed.
+            ModelError: there is no such file, it is damaged, of a newer carvana or of another program, it names other
+                files, or ONNX Runtime is not installed.
             ConfigError: the installed ONNX Runtime does not know the device.
         """
         path, device = Path(path), device or torch.device("cpu")
         if not path.is_file():
             raise ModelError(f"there is no file '{path}'")
+        _refuse_other_files(path)
         session = _open(path, device)
         inputs, outputs = (
             [(end.name, end.type) for end in ends] for ends in (session.get_inputs(), session.get_outputs())
@@ -92,7 +99,7 @@ class ExportedModel:
             Logits, float32 (N, classes, H, W), on the device of ``images``.
 
         Raises:
-            ModelError: the tensor is not of that form, or ONNX Runtime fails.
+            ModelError: the tensor is not of that form, ONNX Runtime fails, or the logits are not of this form.
             MemoryError: the CPU's memory is too small.
             torch.OutOfMemoryError: the GPU's is.
         """
@@ -104,6 +111,9 @@ class ExportedModel:
             (logits,) = self._session.run([OUTPUT], {INPUT: images.contiguous().cpu().numpy()}, self._quietly)
         except Exception as error:  # its errors share no base but this one
             raise self._explained(error, images) from error
+        expected = (len(images), self.spec.classes, *images.shape[2:])
+        if logits.shape != expected:
+            raise ModelError(f"'{self.path}' gives logits of {logits.shape} where {expected} belongs: export it anew")
         return torch.from_numpy(logits).to(images.device)
 
     @property
@@ -115,8 +125,8 @@ class ExportedModel:
         """
         told = self._tiling
         if "halo" not in told:
-            raise ModelError(told.get("no_halo", f"'{self.path}' does not tell how far the network looks"))
-        return int(told["halo"])
+            raise ModelError(str(told.get("no_halo", f"'{self.path}' does not tell how far the network looks")))
+        return int(self._measured("halo"))
 
     @property
     def bytes_per_pixel(self) -> float:
@@ -129,12 +139,18 @@ class ExportedModel:
             raise ModelError(
                 f"'{self.path}' does not tell what memory its network takes; take --mode whole, or export it anew"
             )
-        return float(self._tiling["bytes_per_pixel"])
+        return self._measured("bytes_per_pixel")
 
     @cached_property
     def _tiling(self) -> dict[str, Any]:
-        told = json.loads(self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
+        told = _json(self.path, TILING, self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
         return told if isinstance(told, dict) else {}
+
+    def _measured(self, name: str) -> float:
+        value = self._tiling[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+            raise ModelError(f"'{self.path}' is damaged: {name} in its metadata is {value!r:.60}; export it anew")
+        return value
 
     @cached_property
     def weights_digest(self) -> str:
@@ -178,6 +194,19 @@ def needed(package: str) -> Any:
 _FATAL = 4  # its errors come as exceptions, too
 
 
+def _refuse_other_files(path: Path) -> None:
+    """One file is all there is to it: what lies elsewhere is nobody's to name, and no digest would cover it."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if _ELSEWHERE.search(content):
+                raise ModelError(
+                    f"'{path}' is refused: it names another file for its weights, which carvana export never does;"
+                    " export the run anew"
+                )
+
+
 def _open(path: Path, device: torch.device) -> Any:
     onnxruntime = needed("onnxruntime")
     provider = _PROVIDERS.get(device.type, device.type)
@@ -201,9 +230,15 @@ def _open(path: Path, device: torch.device) -> Any:
 
 
 def _spec(path: Path, text: str) -> ModelSpec:
+    values = _json(path, METADATA, text)
     try:
-        return ModelSpec.from_json(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ModelError(f"'{path}' is damaged: its metadata '{METADATA}' is not JSON: {error}") from None
+        return ModelSpec.from_json(values)
     except ModelError as error:
         raise ModelError(f"'{path}': {error}") from None
+
+
+def _json(path: Path, name: str, text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ModelError(f"'{path}' is damaged: its metadata '{name}' is not JSON: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from carvana.archs.spec import is_distribution
 from carvana.config import FitConfig
 from carvana.errors import RunError, UnknownNameError
 from carvana.losses import loss_names
@@ -24,10 +25,12 @@ def check_packages(run: Run, config: FitConfig) -> None:
     """Make sure that all names of a run's recipe are known here.
 
     Raises:
-        RunError: one is not, and the run knows which package brings it.
+        RunError: one is not, and the run knows which package brings it; or its record of them is damaged.
         UnknownNameError: one is not, and nobody knows.
     """
     needed = run.read_record().get(KEY) or {}
+    if not isinstance(needed, dict) or not all(isinstance(p, str) and is_distribution(p) for p in needed.values()):
+        raise RunError(f"{run.record_path}: {KEY} must be a table of names and their packages, got {needed!r:.60}")
     for catalog, name in _names(config):
         try:
             catalog.entry(name)
@@ -35,8 +38,8 @@ def check_packages(run: Run, config: FitConfig) -> None:
             if name not in needed:
                 raise
             raise RunError(
-                f"{run.path}: the {catalog.kind} '{name}' is not registered here; install the package that brings it:"
-                f" pip install {needed[name]}"
+                f"{run.path}: the {catalog.kind} '{name}' is not registered here; install the package that brings it,"
+                f" if you trust it: pip install {needed[name]}"
             ) from None
         source = catalog.entry(name).source
         if source != needed.get(name, source):

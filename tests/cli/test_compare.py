@@ -37,7 +37,9 @@ def test_the_table_goes_to_stdout_and_progress_to_stderr(result: tuple[Result, P
     assert printed.exit_code == 0
     board = Leaderboard.load(out)
     assert f"{board['small'].dice:.5f}" in printed.stdout
-    assert "raises: failed: IndexError" in printed.stdout
+    failed = " ".join(printed.stdout.partition("raises: failed: ")[2].split())
+    assert failed.startswith("the network of 'raises' fails on images of shape ")
+    assert "IndexError: a mistake" in failed
     assert str(out / "leaderboard.html") in printed.stdout
     assert "epoch 1" in printed.stderr
     assert "epoch 1" not in printed.stdout

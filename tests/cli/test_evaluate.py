@@ -67,7 +67,7 @@ def test_a_run_whose_fit_was_interrupted_is_finished(run: Run, copy: Run) -> Non
     result = call("evaluate", copy.path, "--device", "cpu")
     assert result.exit_code == 0
     assert "stored in the model" in result.stdout
-    assert "has no evaluation.json yet" in result.stderr
+    assert "has no readable evaluation.json" in result.stderr
     numbers, expected = copy.read_evaluation(), run.read_evaluation()
     assert {name: numbers[name] for name in KEPT} == {name: expected[name] for name in KEPT}
     assert Segmenter.from_pretrained(copy.path).spec.threshold == expected["threshold"]

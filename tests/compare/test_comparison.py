@@ -93,7 +93,8 @@ def test_networks_are_ranked_by_dice_and_those_that_failed_follow(board: Leaderb
 
 
 def test_whatever_goes_wrong_is_told_in_its_row(board: Leaderboard) -> None:
-    assert board["raises"].status == "failed: IndexError: a mistake of two lines"
+    assert board["raises"].status.startswith("failed: ")
+    assert board["raises"].status.endswith("IndexError: a mistake of two lines")
     assert board["killed"].status.startswith("failed: its process was killed (SIGKILL)")
     assert board["greedy"].status == "failed: out of memory (its process may take 4 GB)"
     assert all(row.dice is None and row.rank is None for row in board.rows if row.failed)

@@ -193,7 +193,7 @@ def test_whole_is_never_divided() -> None:
 
 
 def test_other_errors_are_not_swallowed() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    with pytest.raises(ModelError, match="RuntimeError: mat1 and mat2"):
         predictor(Limited(1000, "mat1 and mat2 shapes cannot be multiplied")).predict(photo())
 
 
