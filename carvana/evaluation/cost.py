@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carvana.data.images import write_image
 from carvana.devices import PeakMemory, describe
+from carvana.errors import ModelError
 from carvana.inference.exported import ExportedModel
 from carvana.inference.predictor import Predictor
 from carvana.inference.writing import predict_folder
@@ -88,7 +89,7 @@ def count_gflops(model: nn.Module | ExportedModel, size: tuple[int, int]) -> flo
         twin = copy.deepcopy(model).to("meta").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             twin(torch.zeros(1, 3, *size, dtype=torch.uint8, device="meta"))
-    except (RuntimeError, NotImplementedError, TypeError):
+    except (RuntimeError, NotImplementedError, TypeError, ModelError):
         return None
     return float(counter.get_total_flops()) / 1e9
 

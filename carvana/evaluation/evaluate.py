@@ -172,7 +172,8 @@ def count_photos(
         return threshold_counts(graded, labelled.mask)
 
     read = ordered_map(lambda sample: _read(predictor, sample), samples, workers=workers)
-    counted = ordered_map(finish, run_batches(predictor, read, want="levels"), workers=workers)
+    predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled.sample.image)
+    counted = ordered_map(finish, predicted, workers=workers)
     return list(track(counted, reporter or LogReporter(), "evaluating", len(samples)))
 
 

@@ -92,8 +92,8 @@ def _keep(
     numbers = evaluation.to_json()
     interval = {"dice_ci95": numbers["dice_ci95"]} if evaluation.dice_ci95 else {}
     model.save_pretrained(run.model_path, metrics={name: numbers[name] for name in _ON_CARD} | interval)
-    run.write_evaluation(numbers)
     draw_pictures(run, evaluation, samples, reporter=reporter)
+    run.write_evaluation(numbers)  # the last: a run that holds it lacks nothing
 
 
 def draw_pictures(

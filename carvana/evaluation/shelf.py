@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from carvana.data.images import write_mask
 from carvana.data.samples import Sample
-from carvana.errors import DataError
+from carvana.errors import DataError, cause
+from carvana.files import scratch_folder
 from carvana.inference.photos import refuse_equal_stems
 from carvana.inference.stream import ordered_map
 from carvana.progress import Reporter, track
@@ -51,11 +51,12 @@ class Shelf:
         refuse_equal_stems([sample.image for sample in samples])
         folder = Path(masks_dir)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".waiting-", dir=folder) as waiting:
-                yield cls(folder, Path(waiting))
+            with scratch_folder(folder) as waiting:
+                yield cls(folder, waiting)
+        except BrokenPipeError:  # whoever reads our output has gone
+            raise
         except OSError as error:  # photos that cannot be read are a DataError already
-            raise DataError(f"{masks_dir}: cannot be written to: {error.strerror or error}") from error
+            raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
 
     def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
         """Keep one photo's levels (H, W): see :func:`carvana.thresholds.levels`. Safe in any thread."""

@@ -33,6 +33,7 @@ from carvana.inference.precision import precision_of
 from carvana.inference.prepared import Preparation, Prepared
 from carvana.inference.reach import exact_halo
 from carvana.inference.scale import Scale, network_size
+from carvana.inference.stream import NotANumberError
 from carvana.inference.tiling import Plan
 from carvana.progress import LogReporter, Reporter
 
@@ -168,12 +169,13 @@ class Predictor(BasePredictor[Prepared]):
         if self.tta:
             mirrored = self._probabilities([image.flip(-1) for image in images])
             maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, mirrored, strict=True)]
-        for single in maps:
+        for place, single in enumerate(maps):
             if not bool(torch.isfinite(single.sum())):
                 overflow = "" if self.precision == "fp32" else _OVERFLOW
-                raise ModelError(
+                raise NotANumberError(
                     f"{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a lower "
-                    f"train.lr helps){overflow}"
+                    f"train.lr helps){overflow}",
+                    place,
                 )
         return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from carvana.devices import cpu_count
+from carvana.errors import ModelError
 from carvana.inference.prediction import Prediction, Want
 
 T = TypeVar("T")
@@ -28,6 +29,18 @@ class Runs(Protocol[P_contra]):
 
     def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
         """Send photos that join one another through the network together."""
+
+
+class NotANumberError(ModelError):
+    """A network gave NaN.
+
+    Attributes:
+        place: of which photo, by its place in the batch.
+    """
+
+    def __init__(self, message: str, place: int) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 AHEAD_BYTES = 2**30
@@ -80,7 +93,11 @@ def ordered_map(
 
 
 def run_batches(
-    predictor: Runs[P], jobs: Iterable[tuple[T, P | None]], *, want: Want = "probabilities"
+    predictor: Runs[P],
+    jobs: Iterable[tuple[T, P | None]],
+    *,
+    want: Want = "probabilities",
+    name: Callable[[T], object] | None = None,
 ) -> Iterator[tuple[T, Prediction | None]]:
     """Send the prepared photos of a stream of jobs through the network in batches, keeping the order.
 
@@ -90,6 +107,10 @@ def run_batches(
         predictor: what makes predictions.
         jobs: each with its photo, made ready.
         want: what will be asked of the predictions.
+        name: what a job's photo is called where the network gives NaN for it.
+
+    Raises:
+        NotANumberError: it does.
     """
     waiting: list[tuple[T, P | None]] = []
     batch: list[P] = []
@@ -97,17 +118,27 @@ def run_batches(
         prepared = job[1]
         full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
         if full or not batch:
-            yield from _flush(predictor, waiting, batch, want)
+            yield from _flush(predictor, waiting, batch, want, name)
             waiting, batch = [], []
         if prepared is not None:
             batch.append(prepared)
         waiting.append(job)
-    yield from _flush(predictor, waiting, batch, want)
+    yield from _flush(predictor, waiting, batch, want, name)
 
 
 def _flush(
-    predictor: Runs[P], waiting: list[tuple[T, P | None]], batch: list[P], want: Want
+    predictor: Runs[P],
+    waiting: list[tuple[T, P | None]],
+    batch: list[P],
+    want: Want,
+    name: Callable[[T], object] | None,
 ) -> Iterator[tuple[T, Prediction | None]]:
-    predictions = iter(predictor.run(batch, want=want) if batch else ())
+    try:
+        predictions = iter(predictor.run(batch, want=want) if batch else ())
+    except NotANumberError as error:
+        if name is None:
+            raise
+        job = [job for job, prepared in waiting if prepared is not None][error.place]
+        raise NotANumberError(f"{name(job)}: {error}", error.place) from error
     for job, prepared in waiting:
         yield job, next(predictions) if prepared is not None else None

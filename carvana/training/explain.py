@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,17 +27,32 @@ class NonFiniteLossError(CarvanaError):
     """The loss became infinite or not a number; the last good state and the best network are still in the run."""
 
 
-def not_finite(loss: float, where: str, at: Progress, settings: TrainConfig, run: Run | None) -> NonFiniteLossError:
-    """What to say of a loss: where it arose, what to try, and what is kept."""
+def not_finite(
+    loss: float, where: str, at: Progress, settings: TrainConfig, run: Run | None, *, step: int
+) -> NonFiniteLossError:
+    """What to say of a loss: where it arose and in which step, what to try, and what is kept."""
+    or_precision = "" if settings.precision == "fp32" else " or take train.precision fp32"
     parts = [
-        f"the loss became {loss} in epoch {at.epoch + 1}, {where}, or the weights in the step before: look at the "
-        f"photos, lower train.lr (now {settings.lr:g}) or take train.precision fp32"
+        f"the loss became {loss} in epoch {at.epoch + 1}, step {step} (learning rate {at.rate:.3g}), {where}, or the "
+        f"weights in the step before: look at the photos, lower train.lr (now {settings.lr:g}){or_precision}"
     ]
     if run is not None and has_state(run.state_path):
         parts.append(f"the last good state, of step {peek_state(run.state_path)[0].step}, is in {run.state_path}")
     if run is not None and at.metrics:
-        parts.append(f"the best network so far is in {run.model_path}")
+        parts.append(
+            f"the best network so far is in {run.model_path}, and --init {run.path} begins another training with it"
+        )
     return NonFiniteLossError("; ".join(parts))
+
+
+def some(names: Sequence[str], count: int = 16) -> str:
+    """The first of many names.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 @contextmanager

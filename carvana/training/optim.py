@@ -85,8 +85,8 @@ def rate_factor(progress: float, *, warmup: float, schedule: str) -> float:
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Whether all weights are numbers still."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    """Whether all weights, and all statistics of BatchNorm, are numbers still."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
 
 
 def train_mode(model: nn.Module) -> None:

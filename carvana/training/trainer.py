@@ -37,7 +37,7 @@ from carvana.training.best import Best, choose_run
 from carvana.training.budget import Budget
 from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
-from carvana.training.explain import explained, not_finite
+from carvana.training.explain import explained, not_finite, some
 from carvana.training.journal import Journal
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.optim import (
@@ -144,15 +144,19 @@ class Trainer:
         self._recent: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
         self._stop_wanted = self._save_wanted = False
         self._ended = False
+        self._steps_before = 0  # the present epoch
         self._held = ExitStack()
         if self.run is not None and self.main:
             self.run.make()  # last, so that no mistake above leaves an empty folder
             self._held.enter_context(self.run.held())
+            if not resume:
+                self._look_again(self.run)
         if resume:
             self._resume()
 
     def close(self) -> None:
-        """End the reading processes and the connection to other processes; the networks stay."""
+        """End the reading processes and the connection to other processes, and leave the run; the networks stay."""
+        self._held.close()
         self._end_readers()
         self.accelerator.free_memory()
         self.accelerator.end_training()
@@ -199,6 +203,7 @@ class Trainer:
         if at.epoch != epoch:
             at.begin_epoch(epoch, self.budget.seconds)
         self.train_batches.set_place(epoch, at.batch)
+        self._steps_before = self.budget.step - -(-at.batch // self.settings.accumulate)
         self.budget.start()
         for (images, targets), wait in timed(self.train_loader):
             at.rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
@@ -283,9 +288,11 @@ class Trainer:
         at = self.progress
         at.step, at.seconds = self.budget.step, self.budget.seconds
         if validation is not None and not math.isfinite(validation.loss):
-            raise not_finite(validation.loss, "on the validation photos", at, self.settings, self.run)
+            assert self.val_data is not None
+            photos = [self.val_data.samples[place].name for place in validation.not_finite]
+            raise self._not_finite(validation.loss, f"on {len(photos)} validation photos ({some(photos)})")
         if not is_finite(self.kept):
-            raise not_finite(math.nan, "in its last step", at, self.settings, self.run)
+            raise self._not_finite(math.nan, "where a weight or a statistic of BatchNorm is not finite")
         better = validation is None or validation.dice > self.best_dice
         at.epochs_since_best = 0 if better else at.epochs_since_best + 1
         at.finished = self.budget.ends_with(at.epoch + 1) or at.epochs_since_best == self.settings.patience
@@ -324,6 +331,14 @@ class Trainer:
         if self.settings.compile:
             model.compile(backend=self.compile_backend)  # in place: torch.compile would rename the weights
         return model
+
+    def _look_again(self, run: Run) -> None:
+        """Refuse a run that another process has begun, and ended perhaps, since this one found the folder free."""
+        try:
+            Run.choose(run.path, arch=self.model.spec.arch)
+        except CarvanaError:
+            self._held.close()
+            raise
 
     def _resume(self) -> None:
         """Bring everything to where the state has it."""
@@ -376,13 +391,18 @@ class Trainer:
             size = self.train_batches.sizes[beat.batch]
             if not math.isfinite(beat.loss):
                 indices = self.train_batches.indices(at.epoch, beat.batch)
-                names = ", ".join(self.train_data.samples[int(index)].name for index in indices)
-                raise not_finite(beat.loss / size, f"at the photos {names}", at, self.settings, self.run)
+                names = some([self.train_data.samples[int(index)].name for index in indices])
+                step = self._steps_before + beat.batch // self.settings.accumulate + 1
+                raise self._not_finite(beat.loss / size, f"at the photos {names}", step=step)
             at.loss += beat.loss
             at.photos += size
             self.budget.seen = beat.seconds
             self._stop_wanted |= beat.stop
             self._save_wanted |= beat.save
+
+    def _not_finite(self, loss: float, where: str, *, step: int | None = None) -> CarvanaError:
+        step = self.budget.step if step is None else step
+        return not_finite(loss, where, self.progress, self.settings, self.run, step=step)
 
     def _between_steps(self) -> None:
         """Save the state if it is time, and stop if that was asked for."""

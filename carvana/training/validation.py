@@ -17,11 +17,12 @@ from carvana.training.processes import add_up
 
 @dataclass(frozen=True)
 class Validation:
-    """Averages over the validation photos, both sides cut at one half."""
+    """Averages over the validation photos, both sides cut at one half; and the photos whose loss is not finite."""
 
     loss: float
     dice: float
     accuracy: float
+    not_finite: tuple[int, ...] = ()
 
 
 @torch.no_grad()
@@ -41,7 +42,10 @@ def validate(
         losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
         indices, count = batches.share(0, number)
         rows[indices[:count]] = torch.stack([losses, *_agreement(logits, targets)], dim=1)[:count].double()
-    return Validation(*add_up(accelerator, rows).mean(0).tolist())
+    rows = add_up(accelerator, rows)
+    not_finite = torch.nonzero(~torch.isfinite(rows[:, 0])).flatten()
+    mean_loss, dice, accuracy = rows.mean(0).tolist()
+    return Validation(mean_loss, dice, accuracy, tuple(not_finite.tolist()))
 
 
 def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
