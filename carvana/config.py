@@ -26,9 +26,19 @@ def _both_sides(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
+def _no_boolean(value: Any) -> Any:
+    """Refuse ``yes`` and ``true`` where a number is meant: pydantic takes them for 1."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not true or false")
+    return value
+
+
 Side = Annotated[int, Field(ge=8, le=16384)]
-Batch = Annotated[int, Field(ge=1)]
-Workers = Annotated[int, Field(ge=0)]
+# Where there is no natural bound, one that nobody reaches keeps numbers within what torch and the clock can count.
+Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=10**9)]
+Seed = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, lt=2**32)]
+Real = Annotated[float, BeforeValidator(_no_boolean)]
+Workers = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1024)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_both_sides)]
 
@@ -42,7 +52,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """``model``: the network beyond its name."""
 
-    classes: int = Field(1, ge=1, le=1, description="Output channels; fit trains one, object against background.")
+    classes: Count = Field(1, ge=1, le=1, description="Output channels; fit trains one, object against background.")
     encoder_weights: str = Field(
         "auto",
         description="imagenet | none | FILE | auto: pretrained if cached or the hub answers within 3 s, else random.",
@@ -66,8 +76,11 @@ class DataConfig(Section):
     )
     augment: str = Field("seed", description="seed (flip, rotation) | studio (also scale, colour, light, blur) | none.")
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
-    cache_gb: float = Field(
-        10, ge=0, description="Gigabytes of disk for photos kept at the training size, of all runs together; 0: none."
+    cache_gb: Real = Field(
+        10,
+        ge=0,
+        le=10**6,
+        description="Gigabytes of disk for photos kept at the training size, of all runs together; 0: none.",
     )
 
 
@@ -75,36 +88,38 @@ class SplitConfig(Section):
     """``split``: which photos train and which validate."""
 
     by: Literal["group", "image"] = Field("group", description="By car, or by photo, which flatters the result.")
-    val: float = Field(0.2, gt=0, description="Held out for validation: a share below 1, or a number of cars (photos).")
-    seed: int = Field(0, ge=0, description="Which cars are drawn.")
+    val: Real = Field(
+        0.2, gt=0, le=10**9, description="Held out for validation: a share below 1, or a number of cars (photos)."
+    )
+    seed: Seed = Field(0, description="Which cars are drawn.")
     file: Folder | None = Field(None, description="A split.csv, or a data folder of its own for validation.")
 
 
 class TrainConfig(Section):
     """``train``: how long and by what rule."""
 
-    epochs: int = Field(4, ge=1, description="Passes over the training photos.")
-    minutes: float | None = Field(None, gt=0, description="A budget of training time instead of epochs.")
-    batch_size: Batch | Literal["auto"] = Field(
+    epochs: Count = Field(4, description="Passes over the training photos.")
+    minutes: Real | None = Field(None, gt=0, le=10**7, description="A budget of training time instead of epochs.")
+    batch_size: Count | Literal["auto"] = Field(
         8, description="Photos of a step, on each device; auto: the largest that fits and leaves an epoch 16 steps."
     )
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step.")
+    accumulate: Count = Field(1, description="Batches whose gradients are added up before a step.")
     loss: str = Field("bce + dice", description="Names of losses, summed, with weights if wanted: bce + 0.5*dice.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9.")
-    lr: float = Field(1e-3, gt=0, description="The highest learning rate.")
-    encoder_lr: float | None = Field(None, gt=0, description="Another one for the encoder.")
+    lr: Real = Field(1e-3, gt=0, description="The highest learning rate.")
+    encoder_lr: Real | None = Field(None, gt=0, description="Another one for the encoder.")
     freeze_encoder: bool = Field(False, description="Leave the encoder as it is.")
-    weight_decay: float = Field(1e-2, ge=0, description="Applied to kernels, not to biases and normalisation.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the training in which the rate rises from zero.")
+    weight_decay: Real = Field(1e-2, ge=0, description="Applied to kernels, not to biases and normalisation.")
+    warmup: Real = Field(0.05, ge=0, lt=1, description="Share of the training in which the rate rises from zero.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="How the rate falls after the warm-up.")
-    clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    ema: float | None = Field(
+    clip: Real | None = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    ema: Real | None = Field(
         None, gt=0, lt=1, description="Decay of a moving average of the weights, which is then kept."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="Arithmetic of the network.")
     compile: bool = Field(False, description="Compile the network with torch.compile.")
-    seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
-    patience: int | None = Field(None, ge=1, description="Stop after this many epochs without a better Dice.")
+    seed: Seed = Field(0, description="Of weights, order and augmentation.")
+    patience: Count | None = Field(None, description="Stop after this many epochs without a better Dice.")
 
 
 class FitConfig(Section):

@@ -3,15 +3,24 @@
 A reader sees the old file or the new one and never half of either, whenever the writer is killed. The same holds when
 the power fails, but the newest files may then be missing: their bytes are on disk before they get their names, while
 the folder is left to the operating system, since syncing it as well doubles the time that a small file takes.
+
+Each step of a write is told to Python's audit hooks as ``carvana.write`` with a stage (``begun``, ``written``,
+``synced``, ``renamed``; ``begun``, ``appended`` for a log), the final path and the one that is written to. By these the
+tests in tests/faults/ know all places that write, and kill the writer at each.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import secrets
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,23 +33,108 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary name keeps the suffix, since many writers choose their format by it. The file's mode is what the
     process's umask leaves of 0666. Threads and processes may write at once, even the same file: the last one wins.
+    What killed writers left in the folder is removed.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.parent / f".part-{secrets.token_hex(8)}{final.suffix}"
+    sweep(final.parent)
+    temporary = final.parent / f"{PART}{_here()}-{os.getpid()}-{secrets.token_hex(4)}{final.suffix}"
     # Not mkstemp, which grants the owner alone: opening it for all leaves the mode to the kernel and the umask.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    mode = temporary.stat().st_mode
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode
+        _tell("begun", final, temporary)
         yield temporary
+        _tell("written", final, temporary)
         temporary.chmod(mode)  # safetensors puts a file of its own there, which only the owner may read
         _sync(temporary)
+        _tell("synced", final, temporary)
         temporary.replace(final)
+        _tell("renamed", final, final)
+    except OSError as error:
+        _name(error, final, temporary)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that nobody may write into
+            temporary.unlink()
+
+
+@contextmanager
+def scratch_folder(parent: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder inside another for as long as the block lasts; a killed process leaves it to the next :func:`sweep`.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    parent = Path(parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent)
+    folder = parent / f"{PART}{_here()}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder. A process looks once into each.
+
+    Only those of this machine (and of this container) can be told from living ones; what others left stays for them.
+    """
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for entry in os.scandir(folder):
+        match = _PART.match(entry.name)
+        if match and match["here"] == _here() and not _lives(int(match["pid"])):
+            with suppress(OSError):
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else Path(entry.path).unlink()
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is one that a writer has not finished, or a killed one never will."""
+    return path.name.startswith(PART)
+
+
+PART = ".part-"
+"""What names of unfinished files begin with."""
+
+_PART = re.compile(rf"{re.escape(PART)}(?P<here>[0-9a-f]+)-(?P<pid>\d+)-")
+_swept: set[Path] = set()
+
+
+@functools.cache
+def _here() -> str:
+    """What process numbers are good for: this machine, and within it this container."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return digest(platform.node(), space)[:8]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _name(error: OSError, final: Path, written: Path) -> None:
+    """Have an error tell the file that was to be: a full disk names none, and others the one that is removed."""
+    if error.filename in (None, str(written)):
+        error.filename, error.filename2 = str(final), None
+
+
+def _tell(stage: str, final: Path, written: Path) -> None:
+    sys.audit("carvana.write", stage, str(final), str(written))
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -50,8 +144,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``path`` atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Write ``text`` to ``path`` atomically, as UTF-8; bytes that are no text, as names of files may hold, stay so."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -101,23 +195,58 @@ def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
     Several processes may write to one log, on several machines if the file system they share knows locks.
     """
     line = json.dumps(value, allow_nan=False) + "\n"
+    try:
+        _append(Path(path), line)
+    except OSError as error:
+        _name(error, Path(path), Path(path))
+        raise
+
+
+def _append(path: Path, line: str) -> None:
     with open(path, "a+b") as file:
         with suppress(OSError):  # without locks a system still appends whole writes, as local ones all do
             fcntl.flock(file, fcntl.LOCK_EX)
+        _tell("begun", path, path)
         file.seek(0, os.SEEK_END)
         if file.tell() and not _ends_with_newline(file.fileno()):
             line = "\n" + line
         file.write(line.encode())
+        file.flush()
+        _tell("appended", path, path)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
     """The records of a JSON-lines log, passing over lines that a killed writer cut short."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
+                yield parse_json(line)
+            except ValueError:
                 continue
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON.
+    """
+    return parse_json(Path(path).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text, a ValueError if it is none.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ...
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from carvana.config import FitConfig, make_config
 from carvana.errors import RunError
 from carvana.files import write_json, write_text
-from carvana.run import Run, read_record
+from carvana.run import Run, is_evaluated, read_evaluation, read_record
 
 FORMAT_VERSION = 1
 
@@ -105,7 +105,7 @@ class Folds:
         """
         runs = self.runs
         for run in runs:
-            if not run.evaluation_path.is_file():
+            if not run.is_evaluated:
                 raise RunError(
                     f"{self.path}: {run.path.name} is not finished; `carvana fit --resume {self.path}` goes on"
                 )
@@ -133,11 +133,18 @@ class Folds:
         """Keep the numbers of all photos."""
         write_json(self.evaluation_path, evaluation)
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the numbers of all photos are there, and can be read."""
+        return is_evaluated(self.path)
+
     def read_evaluation(self) -> dict[str, Any]:
-        """The numbers of all photos; a RunError if the folds did not come that far."""
-        if not self.evaluation_path.is_file():
-            raise RunError(f"{self.path}: no evaluation.json; `carvana fit --resume {self.path}` goes on and makes one")
-        return read_record(self.evaluation_path)
+        """The numbers of all photos; a RunError if the folds did not come that far, or they are damaged."""
+        if not self.is_evaluated:
+            raise RunError(
+                f"{self.path}: no readable evaluation.json; `carvana fit --resume {self.path}` goes on and makes one"
+            )
+        return read_evaluation(self.path)
 
     def _record(self) -> dict[str, Any]:
         record = read_record(self.record_path)

@@ -13,6 +13,8 @@ from carvana.errors import did_you_mean, nearest
 _REPR = reprlib.Repr()  # aliases can make of a short file a value without end
 _REPR.maxstring = _REPR.maxother = 80
 _REPR.maxlevel = 2
+_TOLD = 5
+"""So many mistakes are told of at once."""
 
 
 def explain(root: type[BaseModel], error: ValidationError, lines: Mapping[tuple[str, ...], int] | None = None) -> str:
@@ -28,7 +30,9 @@ def explain(root: type[BaseModel], error: ValidationError, lines: Mapping[tuple[
     for detail in sorted(error.errors(), key=lambda detail: _line(detail["loc"], lines) or 0):
         where, message = _explain_one(root, detail, lines)
         mistakes.setdefault(where, []).append(message)
-    return "; ".join(f"{where}: {' or '.join(dict.fromkeys(messages))}" for where, messages in mistakes.items())
+    told = [f"{where}: {' or '.join(dict.fromkeys(messages))}" for where, messages in mistakes.items()]
+    more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return "; ".join(told[:_TOLD] + more)
 
 
 def _explain_one(root: type[BaseModel], detail: Any, lines: Mapping[tuple[str, ...], int]) -> tuple[str, str]:
@@ -38,7 +42,14 @@ def _explain_one(root: type[BaseModel], detail: Any, lines: Mapping[tuple[str, .
     # pydantic adds the type that it tried to the place: data.workers.int
     known = [part for part in path if part in _section(root, path[: path.index(part)]).model_fields]
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{_at(known, lines)}{'.'.join(known)} = {_REPR.repr(detail['input'])}", f"{message[0].lower()}{message[1:]}"
+    return f"{_at(known, lines)}{'.'.join(known)} = {_shown(detail['input'])}", f"{message[0].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _at(path: Sequence[str], lines: Mapping[tuple[str, ...], int]) -> str:

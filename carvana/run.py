@@ -12,9 +12,13 @@ from typing import Any, Self
 
 from carvana.config import FitConfig, load_config
 from carvana.errors import RunError
-from carvana.files import append_json_line, lock, read_json_lines, write_json, write_text
+from carvana.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
+from carvana.yaml_file import read_yaml
 
 FORMAT_VERSION = 1
+
+EVALUATION = "evaluation.json"
+_LOCK = ".lock"
 
 
 class Run:
@@ -26,6 +30,7 @@ class Run:
         split_path: ``split.csv``: image, group, subset.
         model_path: ``model/``, the best network so far.
         state_path: ``state/``, the last state, from which an interrupted fit goes on.
+        lock_path: ``state/.lock``, held while a process trains in the run.
         metrics_path: ``metrics.jsonl``, a line an epoch: the same bytes whenever the same training is done.
         times_path: ``times.jsonl``, likewise: speed, waiting and seconds, which are never the same.
         evaluation_path: ``evaluation.json``, the numbers at full size.
@@ -44,9 +49,10 @@ class Run:
         self.split_path = self.path / "split.csv"
         self.model_path = self.path / "model"
         self.state_path = self.path / "state"
+        self.lock_path = self.state_path / _LOCK
         self.times_path = self.path / "times.jsonl"
         self.metrics_path = self.path / "metrics.jsonl"
-        self.evaluation_path = self.path / "evaluation.json"
+        self.evaluation_path = self.path / EVALUATION
         self.record_path = self.path / "run.json"
         self.masks_path = self.path / "masks"
         self.pictures_path = self.path / "pictures"
@@ -55,12 +61,18 @@ class Run:
     def choose(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
         """A run that is not there yet; without a path, ``runs/<architecture>`` or the next free number behind it.
 
+        What a fit leaves that was killed before its recipe stood there is no run: nothing was trained.
+
         Raises:
             RunError: the folder exists and is not empty. A run is never overwritten.
         """
         run = cls(path if path is not None else _free_folder(Path("runs"), arch.replace("/", "-")))
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise RunError(f"{run.path}: exists already and is never overwritten; name another folder with --out")
+        if run.path.exists() and (not run.path.is_dir() or not run._is_free()):
+            unfinished = run.config_path.is_file() and not run.is_evaluated
+            go_on = f"go on with it by --resume {run.path}, or " if unfinished else ""
+            raise RunError(
+                f"{run.path}: exists already and is never overwritten; {go_on}name another folder with --out"
+            )
         return run
 
     @classmethod
@@ -74,6 +86,12 @@ class Run:
         """Make the folder."""
         self.path.mkdir(parents=True, exist_ok=True)
 
+    def _is_free(self) -> bool:
+        first = {self.record_path.name, self.split_path.name, self.state_path.name}
+        others = [path for path in self.path.iterdir() if not is_leftover(path)]
+        state = list(self.state_path.iterdir()) if self.state_path.is_dir() else []
+        return {path.name for path in others} <= first and {path.name for path in state} <= {_LOCK}
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from training in this run meanwhile.
@@ -83,7 +101,7 @@ class Run:
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(lock(self.state_path / ".lock", wait=False))
+                stack.enter_context(lock(self.lock_path, wait=False))
             except BlockingIOError as error:
                 raise RunError(f"{self.path}: another process is training in it; wait for it, or stop it") from error
             yield
@@ -105,12 +123,24 @@ class Run:
         write_text(self.config_path, config.to_yaml())
 
     def read_config(self) -> FitConfig:
-        """The recipe that the run was fitted with."""
-        return load_config(self.config_path)
+        """The recipe that the run was fitted with.
+
+        Raises:
+            ConfigError: it is damaged.
+            RunError: it is cut, or another recipe.
+        """
+        config = load_config(self.config_path)
+        cut = [name for name in type(config).model_fields if name not in read_yaml(self.config_path)[0]]
+        if cut:
+            raise RunError(
+                f"{self.config_path}: has no {cut[0]!r}, as the recipe of a run does: it is cut, or another one; "
+                f"begin another training with --init {self.path}"
+            )
+        return config
 
     def read_split(self, subset: str) -> dict[str, str]:
         """The photos of one side of the split, "train" or "val": file name to car."""
-        with open(self.split_path, newline="", encoding="utf-8") as file:
+        with open(self.split_path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = [row for row in csv.DictReader(file) if row.get("subset") == subset]
         return {row.get("image") or "": row.get("group") or "" for row in rows}
 
@@ -161,11 +191,46 @@ class Run:
         """Keep the numbers at full size."""
         write_json(self.evaluation_path, evaluation)
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the numbers at full size are there, and can be read."""
+        return is_evaluated(self.path)
+
     def read_evaluation(self) -> dict[str, Any]:
-        """The numbers at full size; a RunError if the fit did not come that far."""
-        if not self.evaluation_path.is_file():
-            raise RunError(f"{self.path}: no evaluation.json; `carvana evaluate {self.path}` makes one")
-        return read_record(self.evaluation_path)
+        """The numbers at full size.
+
+        Raises:
+            RunError: the fit did not come that far, or they are damaged.
+        """
+        return read_evaluation(self.path)
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """The ``evaluation.json`` of a run, or of folds.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    path = folder / EVALUATION
+    advice = f"`carvana evaluate {folder}` makes one"
+    if not path.is_file():
+        raise RunError(f"{folder}: no {EVALUATION}; {advice}")
+    try:
+        numbers = read_record(path)
+    except RunError as error:
+        raise RunError(f"{error}; {advice} anew") from error
+    if "dice" not in numbers:
+        raise RunError(f"{path}: no evaluation (it has no 'dice'); {advice} anew")
+    return numbers
+
+
+def is_evaluated(folder: Path) -> bool:
+    """Whether a folder has an ``evaluation.json`` that can be read."""
+    try:
+        read_evaluation(folder)
+    except RunError:
+        return False
+    return True
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -191,7 +256,7 @@ def read_record(path: Path) -> dict[str, Any]:
         RunError: it is damaged, or something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: no readable JSON ({error})") from error
     if not isinstance(value, dict):

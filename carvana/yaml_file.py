@@ -13,20 +13,32 @@ from carvana.errors import ConfigError
 Lines = dict[tuple[str, ...], int]
 """Where each key stands: its path from the outside in, and the line, counted from 1."""
 
+LARGEST_FILE = 10**6
+"""Bytes; settings take a few thousand."""
+
+MOST_VALUES = 10**5
+"""Values of a file, each counted as often as aliases bring it in."""
+
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """The values of a file, and the lines of its keys. Only plain values are made; nothing is executed.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML, holds no keys, or holds one twice.
+        ConfigError: it cannot be read, is no YAML, is too large, holds no keys, or holds one twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ConfigError(f"{path}: larger than {LARGEST_FILE} bytes, which no settings are; name another file")
+        text = data.decode("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
+        if node is None or node.tag == "tag:yaml.org,2002:null":
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: expected keys and values, as `carvana fit --print-config` shows")
+        if _count(node, {}) > MOST_VALUES:
+            raise ConfigError(f"{path}: its aliases make more than {MOST_VALUES} values of it; write out what is meant")
         lines = _lines(node, path)
         values: dict[str, Any] = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -40,6 +52,19 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
             raise
         raise ConfigError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from error
     return values, lines
+
+
+def _count(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for once its aliases are written out; infinite where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # what is met again before it is counted holds itself
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        known[id(node)] = 1 + sum(_count(part, known) for part in inner)
+    return known[id(node)]
 
 
 def _lines(root: yaml.MappingNode, path: Path) -> Lines:

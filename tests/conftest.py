@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest_plugins = ["carvana.testing.fixtures"]  # tiny_data, and the cache
+pytest_plugins = ["carvana.testing.fixtures", "faults.plugin"]  # tiny_data and the cache; --whole
 
 # Each of pytest's processes gets its share of the machine, and no test reaches for a hub.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -146,13 +146,13 @@ def test_a_file_that_is_deep_or_repeats_itself_is_refused_in_a_line(tmp_path: Pa
         load_config(tmp_path / "bad.yaml")
 
 
-def test_aliases_within_aliases_are_walked_once(tmp_path: Path) -> None:
+def test_aliases_within_aliases_are_refused(tmp_path: Path) -> None:
     levels = [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 40)]
     (tmp_path / "bad.yaml").write_text("\n".join(["a0: &a0 {x: 1}", *levels]) + "\n")
-    with pytest.raises(ConfigError, match="line 1, a0: unknown key"):
+    with pytest.raises(ConfigError, match="its aliases make more than"):
         load_config(tmp_path / "bad.yaml")
     (tmp_path / "bad.yaml").write_text("\n".join(["a0: &a0 {x: 1}", *levels, "arch: *a39"]) + "\n")
-    with pytest.raises(ConfigError, match=r"line 41, arch = \{"):
+    with pytest.raises(ConfigError, match="its aliases make more than"):
         load_config(tmp_path / "bad.yaml")
 
 

@@ -135,7 +135,7 @@ def _check_run(path: Path) -> None:
             f"{path}: no run (it holds no config.yaml and split.csv), so nobody knows which cars it was trained on; "
             "name the folder that `carvana fit` wrote"
         )
-    if not run.evaluation_path.is_file():
+    if not run.is_evaluated:
         raise RunError(f"{path}: is not finished; `carvana fit --resume {path}` goes on")
 
 

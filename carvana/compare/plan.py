@@ -70,7 +70,7 @@ class Trial:
 
         ``carvana evaluate`` judges an interrupted fit as well, but how long a fit took is noted at its end alone.
         """
-        if not self.result.evaluation_path.is_file():
+        if not self.result.is_evaluated:
             return False
         return self.config is None or "fit_seconds" in self.run.read_record()
 

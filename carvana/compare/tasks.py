@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,8 +48,6 @@ def fit_network(*, channel: Channel, device: str, config: FitConfig, run: Run) -
             run.evaluation_path.unlink(missing_ok=True)
         resume(run.path, device=device, callbacks=callbacks, reporter=channel)
         return
-    if run.path.exists():  # stopped before the first step: its recipe is what is written last
-        shutil.rmtree(run.path)
     fit(config, out=run.path, device=device, callbacks=callbacks, reporter=channel)
 
 
@@ -81,9 +78,9 @@ class _Told(Callback):
 
 def _wait_for(run: Run) -> None:
     until = time.monotonic() + _PATIENCE
-    while (run.state_path / ".lock").exists():
+    while run.lock_path.exists():
         try:
-            with lock(run.state_path / ".lock", wait=False):
+            with lock(run.lock_path, wait=False):
                 return
         except BlockingIOError:
             if time.monotonic() > until:

@@ -18,7 +18,7 @@ from typing import Any
 from carvana.compare.crew import Job
 from carvana.compare.scripts import register_places
 from carvana.entry import resolve
-from carvana.errors import CarvanaError
+from carvana.errors import CarvanaError, cause
 
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "not enough memory")
 
@@ -107,6 +107,8 @@ def _reason(error: BaseException, job: Job) -> str:
         return f"out of memory{limit}"
     if isinstance(error, CarvanaError):
         return words
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {cause(error)}"
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 

@@ -14,11 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from carvana.errors import DataError
-from carvana.files import atomic_path, digest, lock, write_bytes, write_json
+from carvana.errors import DataError, cause
+from carvana.files import atomic_path, digest, lock, read_json, write_bytes, write_json
 
 _RECORD, _LOCK = "record.json", "lock"
 _LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no difference
+
+
+def clear_joined(out: Path) -> None:
+    """Remove the parts of a table that is there already: its writer was killed between the table and this."""
+    folder = _folder(out)
+    if out.exists() and folder.is_dir():
+        with lock(folder / _LOCK):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Parts:
@@ -33,7 +41,7 @@ class Parts:
 
     def __init__(self, out: Path, record: Mapping[str, Any], *, count: int, header: bytes) -> None:
         self.out = out
-        self.folder = out.with_name(f"{out.name}.parts")
+        self.folder = _folder(out)
         self.count = count
         self._header = header
         self._record = json.loads(json.dumps(record))  # as it will be read back
@@ -79,10 +87,8 @@ class Parts:
             if not self.out.exists():  # another process may have been quicker
                 if self.missing():
                     return False
-                # Made in the folder, so that what a kill leaves is swept up with it.
-                with atomic_path(self.folder / self.out.name) as temporary:
+                with atomic_path(self.out) as temporary:
                     self._write_joined(temporary)
-                (self.folder / self.out.name).replace(self.out)
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._sweep()
         return True
@@ -93,7 +99,7 @@ class Parts:
             with lock(self.folder / _LOCK):
                 yield
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise DataError(f"{self.folder}: cannot be written to: {error.strerror}; take another --out") from error
+            raise DataError(f"{self.folder}: cannot be written to: {cause(error)}; take another --out") from error
 
     def _sweep(self) -> None:
         """Remove the folder if nothing but the lock is in it, which was made by asking for it."""
@@ -120,7 +126,7 @@ class Parts:
 
     def _read_record(self) -> Any:
         try:
-            return json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+            return read_json(self.folder / _RECORD)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -149,3 +155,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 def _packed(data: bytes) -> bytes:
     return gzip.compress(data, _LEVEL, mtime=0)  # without the time, equal rows are equal bytes
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")

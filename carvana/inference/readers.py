@@ -21,6 +21,7 @@ from carvana.data.reading import (
     end_readers,
     read_ahead,
     reader_count,
+    tells_of_no_room,
 )
 from carvana.errors import ConfigError, DataError
 from carvana.inference.base import BasePredictor, P
@@ -73,6 +74,7 @@ def read_prepared(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
+        persistent_workers=True,  # else the loader does not know them, and cannot end them
         prefetch_factor=read_ahead(each, workers),
         worker_init_fn=begin_reader,
         generator=torch.Generator(),  # one of its own: the loader draws a number, which the caller need not notice
@@ -121,7 +123,11 @@ def _packed(prepared: Any, known: dict[int, Tensor]) -> Any:
     """A prepared photo with tensors for arrays, which torch hands on without a copy; equal pictures travel once."""
     if isinstance(prepared, Prepared):
         image = prepared.image
-        tensor = known.setdefault(id(image), torch.from_numpy(np.require(image, requirements="W")))
+        tensor = known.get(id(image))
+        if tensor is None:
+            # Shared here and not by the thread that sends it, which would drop a photo that finds no room, for ever.
+            tensor = torch.from_numpy(np.require(image, requirements="W")).share_memory_()
+            known[id(image)] = tensor
         return tensor, prepared.size
     return [_packed(part, known) for part in prepared]  # a list, which is told from a single one
 
@@ -143,6 +149,8 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
         yield from loader
     except (ConnectionError, EOFError) as error:  # it was sending a photo
         raise ReaderKilledError(FEWER_READERS) from error
+    except OSError as error:
+        raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
 
 
 def _bytes_of_largest(reader: _Reader, photos: Sequence[Path]) -> int:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from carvana.data import rle
 from carvana.data.reading import ReaderKilledError, tells_of_killed_reader
-from carvana.errors import ConfigError, DataError
+from carvana.errors import ConfigError, DataError, cause
 from carvana.files import digest
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.clean import Cleaning, clean
-from carvana.inference.parts import Parts
+from carvana.inference.parts import Parts, clear_joined
 from carvana.inference.photos import collect_photos, places
 from carvana.inference.prediction import Prediction
 from carvana.inference.readers import FEWER_READERS, read_prepared
@@ -107,6 +107,8 @@ def write_submission(
     out = Path(out)
     refuse_existing(out)
     rows = _in_order(collect_photos(photos), names, reporter)
+    for photo in rows:  # a name that no row can hold, told before any work
+        make_row(photo.name, "")
     record = {
         "format": FORMAT_VERSION,
         "weights": predictor.weights_digest,
@@ -137,6 +139,8 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
     if not Path(out).exists():
         tell_others(word)
     elif not others_told(word):
+        with _explained(Path(out)):
+            clear_joined(Path(out))
         raise DataError(f"{out}: exists already; take another --out, or remove it")
 
 
@@ -222,7 +226,7 @@ def _predicted(
                 (_Job(chunk, place, ready), None) if isinstance(ready, str) else (_Job(chunk, place), ready)
                 for place, ready in found
             )
-            yield from run_batches(predictor, jobs, want="mask")
+            yield from run_batches(predictor, jobs, want="mask", name=lambda job: job.photo)
 
 
 def _mask(prediction: Prediction, cleaning: Cleaning | None) -> NDArray[np.uint8]:
@@ -263,8 +267,10 @@ def _in_order(photos: Sequence[Path], names: Sequence[str] | None, reporter: Rep
 def _explained(out: Path) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:  # whoever reads our output has gone
+        raise
     except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror or error}; what was done is kept") from error
+        raise DataError(f"{out}: cannot be written: {cause(error)}; what was done is kept") from error
     except RuntimeError as error:
         if tells_of_killed_reader(error):
             raise ReaderKilledError(FEWER_READERS) from error

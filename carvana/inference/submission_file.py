@@ -63,6 +63,8 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[bytes]]:
         raise DataError(f"{path}: is cut short; make or copy it again") from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: is damaged ({error}); make or copy it again") from error
+    except BrokenPipeError:  # whoever reads our output has gone
+        raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; expected a table of masks") from error
 

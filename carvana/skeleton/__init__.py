@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from carvana.errors import CarvanaError
-from carvana.files import write_text
+from carvana.files import scratch_folder, write_text
 from carvana.registry import registry
 
 _FILES = {
@@ -43,7 +44,7 @@ class Made:
 
 
 def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Made:
-    """Write a package ``carvana-NAME`` that adds the architecture ``NAME``, with its tests.
+    """Write a package ``carvana-NAME`` that adds the architecture ``NAME``, with its tests: all of it, or nothing.
 
     Args:
         name: Letters, digits, ``-`` and ``_``, a letter first.
@@ -51,6 +52,7 @@ def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Mad
 
     Raises:
         CarvanaError: it is no such name, an architecture has it already, or the folder is there already.
+        OSError: it cannot be written.
     """
     name = name.removeprefix("carvana-")
     if not re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", name):
@@ -66,9 +68,18 @@ def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Mad
     target = Path(folder or places["package"])
     if target.exists():
         raise CarvanaError(f"{target}: is there already; nothing was written: choose another name, or --out")
-    made = []
+    made = {}
     for path, template in _FILES.items():
         content = "" if template is None else (files(__name__) / template).read_text(encoding="utf-8")
-        made.append(target / Template(path).substitute(places))
-        write_text(made[-1], Template(content).substitute(places))
-    return Made(target, tuple(made), places["package"])
+        made[Template(path).substitute(places)] = Template(content).substitute(places)
+    _write_together(target, made)
+    return Made(target, tuple(target / path for path in made), places["package"])
+
+
+def _write_together(target: Path, contents: Mapping[str, str]) -> None:
+    """Write a folder of files beside its place and give it its name when it is whole."""
+    with scratch_folder(target.parent) as scratch:
+        begun = scratch / "whole"
+        for path, content in contents.items():
+            write_text(begun / path, content)
+        begun.rename(target)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
+import logging
 import os
+import socket
 import sys
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
-from carvana.errors import ConfigError
+from carvana.errors import ConfigError, cause
 from carvana.run import Run
 
 TRACKIO_PROJECT = "TRACKIO_PROJECT"
@@ -65,27 +70,46 @@ def default_callbacks(run: Run, *, first_step: int | None = None) -> list[Callba
 
 
 class _Curves(Callback, ABC):
-    """Numbers by step, into a log that is opened at the first of them and again for those behind the end."""
+    """Numbers by step, into a log that is opened at the first of them and again for those behind the end.
+
+    A log that cannot be written ends no training: a warning tells, and the rest is left out.
+    """
 
     def __init__(self, first_step: int | None) -> None:
         self._step = first_step or 0
         self._ended = False
+        self._lost = False
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
         """Write the epoch's numbers."""
         self._step, self._ended = record["step"], False
-        self._write(_numbers(record), self._step)
+        self._try(lambda: self._write(_numbers(record), self._step))
 
     def on_evaluation(self, numbers: Mapping[str, Any]) -> None:
         """Write the numbers at full size, at the last step that was heard of."""
-        self._write({f"evaluation/{name}": value for name, value in _numbers(numbers).items()}, self._step)
+        named = {f"evaluation/{name}": value for name, value in _numbers(numbers).items()}
+        self._try(lambda: self._write(named, self._step))
         if self._ended:
-            self._close()
+            self._try(self._close)
 
     def on_fit_end(self) -> None:
         """Close the log."""
         self._ended = True
-        self._close()
+        self._try(self._close)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self._lost:
+            return
+        try:
+            act()
+        except OSError as error:
+            self._lost = True
+            words = "%s: the curves cannot be written there: %s; the training goes on without them"
+            logging.getLogger("carvana").warning(words, self._place, cause(error))
+
+    @property
+    @abstractmethod
+    def _place(self) -> str: ...
 
     @abstractmethod
     def _write(self, numbers: Mapping[str, float], step: int) -> None: ...
@@ -105,11 +129,13 @@ class TensorBoard(_Curves):
     >>> carvana.fit(config, callbacks=(carvana.TensorBoard("logs"),))  # doctest: +SKIP
     """
 
+    _count: ClassVar = itertools.count()
+
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int | None = None) -> None:
         super().__init__(first_step)
-        self._folder = str(folder)
+        self._folder = Path(folder)
         self._first_step = first_step
-        self._writer: Any = None
+        self._records: Any = None
 
     @staticmethod
     def available() -> bool:
@@ -117,18 +143,36 @@ class TensorBoard(_Curves):
         return importlib.util.find_spec("tensorboard") is not None
 
     def _write(self, numbers: Mapping[str, float], step: int) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        # Not SummaryWriter: it writes in a thread of its own, whose errors are printed as tracebacks.
+        if self._records is None:
+            self._open()
+        self._add(step=step, summary={"value": [{"tag": name, "simple_value": numbers[name]} for name in numbers]})
+        self._records.flush()
 
-            self._writer = SummaryWriter(self._folder, purge_step=self._first_step)
-            self._first_step = None  # opened once more, it would purge what this training wrote
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
+    def _open(self) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}.{next(self._count)}"
+        self._records = RecordWriter(open(self._folder / name, "xb"))  # noqa: SIM115 - open until the training ends
+        self._add(file_version="brain.Event:2")
+        if self._first_step is not None:
+            self._add(step=self._first_step, session_log={"status": 1})  # START: later steps of before are void
+            self._first_step = None  # opened once more, it would take away what this training wrote
+
+    def _add(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+
+        self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
 
     def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
+        records, self._records = self._records, None
+        if records is not None:
+            records.close()
+
+    @property
+    def _place(self) -> str:
+        return str(self._folder)
 
 
 class Trackio(_Curves):
@@ -190,6 +234,10 @@ class Trackio(_Curves):
             with _aside():
                 trackio.finish()
         self._run = None
+
+    @property
+    def _place(self) -> str:
+        return f"trackio's project {self._project!r}"
 
 
 def _aside() -> contextlib.AbstractContextManager[Any]:

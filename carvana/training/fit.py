@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
 from carvana.data.pairs import check_sizes
 from carvana.data.splits import Split, check_unchanged, make_split, recall_split, tell_of_leak, write_split
-from carvana.devices import describe, process_number
+from carvana.devices import describe, process_count, process_number
 from carvana.errors import ConfigError
 from carvana.files import digest
 from carvana.progress import LogReporter, Reporter, SilentReporter
@@ -38,9 +40,12 @@ def fit(
 ) -> Run:
     """Train by a recipe and leave a run folder.
 
+    Called again with the same arguments after it was stopped or killed, it goes on; see :func:`resume`.
+
     Args:
         config: The recipe.
-        out: The run folder, which must not exist; by default ``runs/<architecture>`` with a free number.
+        out: The run folder, which must not exist, unless it is one of this recipe that was interrupted; by default
+            ``runs/<architecture>`` with a free number.
         init: A run or model folder to take all weights from before training.
         device: auto, cpu, cuda or cuda:N.
         callbacks: Listeners of the training.
@@ -57,6 +62,9 @@ def fit(
     began = time.time()
     first = process_number() == 0
     reporter = (reporter or LogReporter()) if first else SilentReporter()
+    if out is not None and process_count() == 1 and _is_interrupted(Run(out), config, init, reporter):
+        reporter.info(f"{out}: going on with it")
+        return resume(out, device=device, callbacks=callbacks, reporter=reporter)
     run = Run.choose(out, arch=config.arch) if first else Run(out or "runs")
     check(config, device=device)
     torch.manual_seed(config.train.seed)
@@ -69,9 +77,10 @@ def fit(
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:
         own = {"init_from": lasting_path(init), "recipe": _recipe_digest(config), PLUGINS: packages_of(config)}
-        run.write_record(_record(trainer) | own)
-        write_split(run.split_path, split)
-        run.write_config(config)  # the last: what holds it can be resumed
+        with _closed_if_it_fails(trainer):
+            run.write_record(_record(trainer) | own)
+            write_split(run.split_path, split)
+            run.write_config(config)  # the last: what holds it can be resumed
     return _train(trainer, config, began=began, reporter=reporter)
 
 
@@ -126,10 +135,11 @@ def resume(
         config, split, model, run, device=device, callbacks=callbacks, reporter=reporter, resume=True
     )
     if first:
-        run.write_config(config)
+        with _closed_if_it_fails(trainer):
+            run.write_config(config)
     if first and not trainer.progress.finished:
         run.evaluation_path.unlink(missing_ok=True)  # it is about a network that will not be the last
-    if trainer.progress.finished and run.evaluation_path.exists():
+    if trainer.progress.finished and run.is_evaluated:
         reporter.info(f"{run.path}: its training and its evaluation are complete; more epochs can be asked for")
         trainer.close()
         return run
@@ -177,6 +187,33 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
         trainer.evaluate()
         run.write_record(record | {"seconds": record.get("seconds", 0.0) + time.time() - began})
     return run
+
+
+@contextmanager
+def _closed_if_it_fails(trainer: Trainer) -> Iterator[None]:
+    """Let go of the run where its first files cannot be written: the program may go on, and try again."""
+    try:
+        yield
+    except BaseException:
+        trainer.close()
+        raise
+
+
+def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | None, reporter: Reporter) -> bool:
+    """Whether a folder holds an unfinished run of this very recipe."""
+    if not run.config_path.is_file() or run.is_evaluated:
+        return False
+    kept = run.read_config()
+    if config.train.batch_size == "auto":  # a number was found for it
+        config = config.replace({"train.batch_size": kept.train.batch_size})
+    config = with_data(config, reporter=reporter)
+    length = "epochs", "minutes"
+    return (
+        _recipe_digest(config) == run.read_record().get("recipe")
+        and run.read_record().get("init_from") == lasting_path(init)
+        and all(getattr(config.train, key) == getattr(kept.train, key) for key in length)
+        and all(getattr(config.data, key) == getattr(kept.data, key) for key in ("root", "images", "masks"))
+    )
 
 
 def _recipe_digest(config: FitConfig) -> str:

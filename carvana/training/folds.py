@@ -91,7 +91,7 @@ def resume_folds(
     """
     reporter = reporter or LogReporter()
     made = Folds.open(path)
-    if made.evaluation_path.is_file():
+    if made.is_evaluated:
         reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")
         return made
     if not made.table_path.is_file():  # killed before the photos were dealt out
@@ -109,7 +109,7 @@ def _check_folds(config: FitConfig) -> None:
 
 
 def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) -> None:
-    if made.evaluation_path.is_file():
+    if made.is_evaluated:
         raise RunError(f"{made.path}: exists already and is never overwritten; name another folder with --out")
     if (made.read_config(), made.count, made.init) != (config, folds, init):
         raise RunError(
@@ -136,7 +136,7 @@ def _fit_all(made: Folds, *, device: str, callbacks: tuple[Callback, ...], repor
     config, init = made.read_config(), made.init
     for number, run in enumerate(made.runs, start=1):
         name = f"fold {number} of {made.count}"
-        if run.evaluation_path.is_file():
+        if run.is_evaluated:
             reporter.info(f"{name}: fitted already")
         else:
             reporter.info(f"{name}: {run.path}")
@@ -165,5 +165,4 @@ def _fit_one(
     if run.config_path.is_file():
         resume(run.path, device=device, callbacks=callbacks, reporter=reporter)
         return
-    shutil.rmtree(run.path, ignore_errors=True)  # it was killed before a recipe stood there: nothing was trained
     fit(config, out=run.path, init=init, device=device, callbacks=callbacks, reporter=reporter)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reading import ReaderKilledError, begin_reader, read_ahead, reader_count
+from carvana.data.reading import ReaderKilledError, begin_reader, read_ahead, reader_count, tells_of_no_room
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.batches import EpochBatches
 from carvana.training.explain import FEWER_READERS
@@ -70,10 +70,12 @@ def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
         except StopIteration:
             return
         except CarvanaError as error:
-            # torch puts the worker's traceback around the message; its last line is what was said.
-            raise type(error)(str(error).strip().splitlines()[-1].removeprefix(_full_name(error))) from None
+            # torch puts the worker's traceback before the message, and a line break, by now in two letters, behind it.
+            raise type(error)(str(error).rpartition(_full_name(error))[2].removesuffix(r"\n")) from None
         except (ConnectionError, EOFError) as error:  # it was sending a batch
             raise ReaderKilledError(FEWER_READERS) from error
+        except OSError as error:
+            raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
         yield batch, time.perf_counter() - began
 
 

@@ -7,7 +7,6 @@ tensors that it names are whole and of the same step. No pickle: safetensors and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from carvana.archs.storage import write_tensors
 from carvana.errors import RunError
-from carvana.files import file_digest, write_json
+from carvana.files import file_digest, read_json, write_json
 
 FORMAT_VERSION = 1
 RECORD = "state.json"
@@ -119,7 +118,7 @@ def read_state(folder: Path) -> TrainingState:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         version = record["format_version"]
         if version > FORMAT_VERSION:
             raise RunError(
@@ -180,7 +179,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(path)
         version = record["format_version"]
         if any(key not in record["origin"] for key in ("settings", "processes", "spec")):
             raise KeyError("origin")
