@@ -1,0 +1,45 @@
+"""What tests of full and of closed folders share: a disk, a run, a comparison."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults.disks import Disk, in_process, small_disk
+from faults.running import compare_words, fit_words
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture(scope="session")
+def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    done = in_process(*fit_words(tiny_data, out))
+    assert done.code == 0, done
+    return out
+
+
+@pytest.fixture(scope="session")
+def compared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of one network that nothing disturbed."""
+    out = tmp_path_factory.mktemp("compared") / "compare"
+    done = in_process(*compare_words(tiny_data, out))
+    assert done.code == 0, done
+    return out
+
+
+@pytest.fixture
+def photos(tiny_data: Path, tmp_path: Path) -> Path:
+    """Two photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in sorted((tiny_data / "train").iterdir())[:2]:
+        shutil.copy(photo, folder)
+    return folder

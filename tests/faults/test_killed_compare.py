@@ -1,0 +1,113 @@
+"""Killed: compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparing import recipe, settings
+from faults.commands import carvana, killed_after
+from faults.killing import Point, events, kill_at, moments, points, told, unknown
+
+from carvana.compare.leaderboard import Leaderboard
+
+OWN = ("*/board/split.csv", "*/board/costs/*.json", "*/board/leaderboard.json")
+PAGES = ("*/board/leaderboard.csv", "*/board/leaderboard.md", "*/board/leaderboard.html")
+LATER = (("*/board/leaderboard.json", 4), ("*/board/costs/second-*.json", 1))
+RUNS = ("*/board/runs/*",)
+ELSEWHERE = ("*/samples/*", "/tmp/*")
+"""The cache, which has cases of its own, and what is measured in a temporary folder."""
+
+OF_A_RUN: tuple[Point, ...] = (
+    ("written", "*/runs/first-*/config.yaml", 1), ("written", "*/runs/second-*/state/state.json", 2),
+    ("written", "*/runs/first-*/model/model.safetensors", 2), ("appended", "*/runs/second-*/metrics.jsonl", 2),
+    ("renamed", "*/runs/first-*/masks/*", 3), ("synced", "*/runs/first-*/evaluation.json", 1),
+    ("written", "*/runs/second-*/evaluation.json", 1),
+)  # fmt: skip
+"""Within the networks' own processes, which live a moment longer than the one that is killed."""
+
+
+def words(data: Path, folder: Path) -> list[object]:
+    names = "first=unet-ref", "second=unet-ref"
+    shared = "--set", "second:model.options={width: 6}", *settings(recipe(data))
+    return ["compare", *names, "--data", data, "--out", folder / "board", "--device", "cpu", *shared]
+
+
+def without_times(folder: Path) -> dict[str, Any]:
+    """All of a leaderboard but how long things took, how much memory the process had, and where it lies."""
+    values = Leaderboard.load(folder / "board").to_json()
+    for row in values["rows"]:
+        for key in ("latency_ms", "images_per_s", "peak_memory_mb", "fit_seconds", "run", "masks"):
+            assert row.pop(key) is not None
+        for refit in row["refits"]:
+            del refit["fit_seconds"], refit["run"]
+            for epoch in refit["curve"]:
+                del epoch["seconds"]
+    return values
+
+
+@pytest.fixture(scope="module")
+def whole_board(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("whole")
+    began = time.monotonic()
+    done = carvana(*words(tiny_data, folder), fault={"record": str(folder / "record")})
+    assert done.code == 0, done
+    return {"values": without_times(folder), "record": folder / "record", "seconds": time.monotonic() - began}
+
+
+def same_board_again(data: Path, folder: Path, whole_board: dict[str, Any]) -> None:
+    done = carvana(*words(data, folder))
+    assert done.code == 0, done
+    assert without_times(folder) == whole_board["values"]
+    assert not list((folder / "board").rglob(".part-*"))
+
+
+@pytest.mark.fault(
+    done="each write of a comparison is recorded, and compared with the places of these cases",
+    promised="no place writes that is not killed at",
+    reaches="files.py: the audit event carvana.write",
+    quick=0,
+)
+def test_all_places_that_write_are_known(whole_board: dict[str, Any], came_out: Callable[..., None]) -> None:
+    assert unknown(whole_board["record"], [*OWN, *PAGES, *RUNS, *ELSEWHERE]) == set()
+    came_out(f"{len(list(events(whole_board['record'])))} steps")
+
+
+@pytest.mark.fault(
+    done="SIGKILL in the middle of each kind of file that compare writes, and behind it",
+    promised="the same command again ends with the same leaderboard, and fits nothing twice",
+    reaches="compare/records.py and plan.py: what is done already",
+    quick=0,
+)
+@pytest.mark.parametrize("point", points(OWN, again=[*LATER, *((page, 1) for page in PAGES)]), ids=told)
+def test_killed_at_a_write(point: Point, whole_board: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
+    kill_at(point, *words(tiny_data, tmp_path))
+    same_board_again(tiny_data, tmp_path, whole_board)
+
+
+@pytest.mark.fault(
+    done="SIGKILL while a network's own process writes into its run",
+    promised="as above",
+    reaches="compare/worker.py: the end of a process whose parent is gone; compare/tasks.py: a run that is still held",
+    quick=0,
+)
+@pytest.mark.parametrize("point", OF_A_RUN, ids=told)
+def test_killed_within_a_network(point: Point, whole_board: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
+    kill_at(point, *words(tiny_data, tmp_path))
+    same_board_again(tiny_data, tmp_path, whole_board)
+
+
+@pytest.mark.fault(
+    done="SIGKILL at random times of a comparison",
+    promised="as above",
+    reaches="compare/crew.py: any state of its processes",
+    quick=0,
+)
+@pytest.mark.parametrize("number", range(20))
+def test_killed_at_a_random_time(number: int, whole_board: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
+    [seconds] = moments(number, 1, least=0.1 * whole_board["seconds"], most=whole_board["seconds"])
+    killed_after(seconds, *words(tiny_data, tmp_path))
+    same_board_again(tiny_data, tmp_path, whole_board)

@@ -1,0 +1,441 @@
+"""Load: very many photos, and two commands at once."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparing import recipe, settings
+from faults.commands import PATIENCE, Done, carvana, kill, start, wait_for
+from faults.killing import files
+from faults.many import Taken, draw_folder, growth, measured, some_photos, touch_folder, write_tables
+from submitting import draw_photos, read_table, runs_by_definition, small_predictor
+
+from carvana.data.duplicates import find_twins_among
+from carvana.data.images import read_mask
+from carvana.errors import RunError
+from carvana.files import read_json_lines
+from carvana.inference.predictor import Predictor
+from carvana.progress import SilentReporter
+from carvana.run import Run
+from carvana.training.fit import fit
+
+KB = 1000
+"""Bytes that a photo may add to a command's memory."""
+
+STEP = 4_000_000
+"""Bytes by which two processes differ that do the same; they hide nothing where there are 90,000 photos more."""
+
+Folders = Callable[[int], Path]
+
+
+@pytest.fixture
+def counts(whole: bool) -> tuple[int, int]:
+    """Few photos and many."""
+    return (10_000, 100_000) if whole else (1_000, 2_000)
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Folders]:
+    """A data folder of so many photos, drawn once."""
+    root = tmp_path_factory.mktemp("many")
+
+    def folder(count: int) -> Path:
+        return root / str(count) if (root / str(count)).exists() else draw_folder(root / str(count), count)
+
+    yield folder
+    if request.config.getoption("--whole"):
+        shutil.rmtree(root)  # pytest would keep 200,000 files for a while
+
+
+@pytest.fixture
+def bounded(
+    counts: tuple[int, int], whole: bool, came_out: Callable[..., None]
+) -> Callable[[Callable[[int], Taken]], list[Taken]]:
+    """Measure the same work on few photos and on many, and hold it to its memory."""
+
+    def check(work: Callable[[int], Taken]) -> list[Taken]:
+        few, many = counts
+        taken = [work(few), work(many)]
+        each = growth(*taken, many - few)
+        came_out(f"{each} bytes a photo from {few:,} to {many:,} photos, which took {taken[1].seconds:.0f} s")
+        assert each < KB + (0 if whole else STEP // (many - few))
+        return taken
+
+    return check
+
+
+@pytest.mark.fault(
+    done="data check of 100,000 names, of which 99,000 are hard links to one of the others",
+    promised="memory grows by less than 1 kB a photo; each repeated photo is told",
+    reaches="data/check_gathered.py; data/check_folders.py: Places",
+)
+def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -> None:
+    taken = bounded(lambda count: measured("data", "check", folder_of(count), codes=(0, 1)))
+    assert f"duplicate  {counts[1] - 1000:,}" in taken[1].out
+    assert f"{counts[1]:,}" in taken[1].out
+
+
+@pytest.mark.fault(
+    done="16,384 photos compared with one another, all different but four",
+    promised="the four are found; memory grows by less than 1 kB a photo besides the photos",
+    reaches="data/duplicates.py: _candidates, block by block",
+)
+def test_all_photos_are_compared_with_all(whole: bool, came_out: Callable[..., None]) -> None:
+    rng = np.random.default_rng(0)
+    many = 16_384 if whole else 4_096
+    thumbnails = rng.integers(0, 256, (many, 64, 64), dtype=np.uint8)
+    thumbnails = thumbnails // 8 + np.repeat(np.repeat(rng.integers(0, 220, (many, 8, 8), np.uint8), 8, 1), 8, 2)
+    thumbnails[[1500, many - 1]] = thumbnails[[3, 1200]]
+    thumbnails[many - 2] = thumbnails[7][:, ::-1]
+    peaks = []
+    for count in (2_048, many):
+        chosen = np.r_[np.arange(count - 2), many - 2, many - 1]
+        pictures = thumbnails[chosen].reshape(count, 16, 4, 16, 4).sum(axis=(2, 4), dtype=np.uint16)
+        tracemalloc.start()
+        found = find_twins_among(
+            pictures, map(str, range(count)), look=lambda number, chosen=chosen: thumbnails[chosen[number]]
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        twins = [(each.first, each.second, each.mirrored) for each in found]
+        assert twins == [(3, 1500, False), (7, count - 2, True), (1200, count - 1, False)]
+    each = round((peaks[1] - peaks[0]) / (many - 2_048))
+    came_out(f"{each} bytes a photo from 2,048 to {many:,}")
+    assert each < KB - 512  # what the photos themselves are compared by
+
+
+@pytest.mark.fault(
+    done="data split of 100,000 names, by car and by photo",
+    promised="memory grows by less than 1 kB a photo; each photo stands in the file",
+    reaches="data/splits.py: split_samples; data/split_report.py",
+    quick=1,
+)
+@pytest.mark.parametrize("by", ["group", "image"])
+def test_data_split(by: str, folder_of: Folders, bounded: Any, tmp_path: Path) -> None:
+    def split(count: int) -> Taken:
+        out = tmp_path / f"{count}.csv"
+        taken: Taken = measured("data", "split", folder_of(count), "--by", by, "--out", out)
+        assert len(set(out.read_text().splitlines())) == count + 1
+        return taken
+
+    bounded(split)
+
+
+@pytest.mark.fault(
+    done="digests of 100,000 photos and their masks, each a file of its own",
+    promised="memory grows by less than 1 kB a photo",
+    reaches="data/cache_keys.py: KnownFiles.keys",
+)
+def test_cache_keys(bounded: Any, tmp_path: Path) -> None:
+    script = """
+from carvana.data.cache_keys import KnownFiles
+from carvana.data.samples import each_sample
+from carvana.data.table import SampleTable
+from carvana.progress import SilentReporter
+from pathlib import Path
+samples = SampleTable.of(each_sample(sys.argv[1]))
+for _ in range(2):
+    known = KnownFiles(Path(sys.argv[1]) / "files")
+    keys, _ = known.keys(samples, reporter=SilentReporter())
+    known.save()
+print((keys != b"").sum())
+"""
+
+    def listed(count: int) -> Taken:
+        root = touch_folder(tmp_path / str(count), count)
+        taken = measured(root, script=script)
+        shutil.rmtree(root)
+        assert taken.out.split() == [str(count)]
+        return taken
+
+    bounded(listed)
+
+
+@pytest.mark.fault(
+    done="the cache is built for 100,000 names and opened again",
+    promised="memory grows by less than 1 kB a photo; what is linked is kept once",
+    reaches="data/cache_build.py: build_caches; data/cache_pack.py: find_records",
+    quick=0,
+)
+def test_cache_building(folder_of: Folders, bounded: Any, tmp_path: Path) -> None:
+    script = """
+from carvana.data.cache_build import build_caches
+from carvana.data.samples import each_sample
+from carvana.data.table import SampleTable
+samples = SampleTable.of(each_sample(sys.argv[1]))
+half = len(samples) // 2
+for _ in range(2):
+    caches = build_caches([samples[:half], samples[half:]], (16, 24), folder=sys.argv[2])
+print(sum(cache.read(number) is not None for cache in caches for number in range(half)))
+"""
+
+    def built(count: int) -> Taken:
+        taken = measured(folder_of(count), tmp_path / str(count), script=script)
+        assert taken.out.split() == [str(count)]
+        assert sum(path.stat().st_size for path in (tmp_path / str(count)).rglob("*.pack")) < 1_000 * 1_700
+        return taken
+
+    bounded(built)
+
+
+@pytest.mark.fault(
+    done="submit --check of a table of 100,000 rows",
+    promised="memory grows by less than 1 kB a photo",
+    reaches="inference/submission_check.py",
+)
+def test_submit_check(bounded: Any, tmp_path: Path) -> None:
+    def checked(count: int) -> Taken:
+        table, sample = write_tables(tmp_path, count)
+        taken = measured("submit", "--check", table, "--against", sample)
+        assert f"{count} rows, no problem" in taken.out
+        return taken
+
+    bounded(checked)
+
+
+@pytest.mark.fault(
+    done="10,000 predictions in one process: one by one, and as a stream",
+    promised="as many open files at the end as after 2,000, and no more than 4 MB of memory more",
+    reaches="inference/predictor.py: predict; inference/stream.py: ordered_map",
+    quick=1,
+)
+@pytest.mark.parametrize("way", ["predict_many", "predict"])
+def test_predictions_one_after_another(way: str, whole: bool, tiny_data: Path, came_out: Callable[..., None]) -> None:
+    script = """
+import itertools
+sys.path.insert(0, sys.argv[4])
+from pathlib import Path
+from submitting import small_predictor
+predictor, photos = small_predictor(), sorted(Path(sys.argv[1], "train").iterdir())
+way, count = sys.argv[2], int(sys.argv[3])
+again = itertools.islice(itertools.cycle(photos), count)
+if way == "predict":
+    made = map(predictor.predict, again)
+else:
+    made = predictor.predict_many(again, want="probabilities")
+area = 0
+for number, prediction in enumerate(made):
+    area += int(prediction.mask.sum())
+    if number == count // 5:
+        tell()
+print(area)
+"""
+    count = 10_000 if whole else 300
+    taken = measured(tiny_data, way, count, Path(__file__).parents[1], script=script)
+    began = taken.before
+    assert began is not None
+    masks = [small_predictor().predict(photo).mask for photo in sorted((tiny_data / "train").iterdir())]
+    assert int(taken.out) == sum(int(masks[number % len(masks)].sum()) for number in range(count))
+    came_out(f"{way}: {(taken.held - began.held) / 1e6:+.1f} MB after the first fifth, {taken.files} open files")
+    assert taken.files == began.files
+    assert taken.held - began.held < STEP
+
+
+@pytest.mark.fault(
+    done="carvana predict of a folder of 10,000 photos, then again",
+    promised="memory grows by less than 1 kB a photo, open files do not; nothing is made twice",
+    reaches="inference/writing.py: predict_folder; inference/manifest.py",
+    quick=0,
+)
+def test_predict_a_large_folder(whole: bool, folder_of: Folders, tmp_path: Path, came_out: Callable[..., None]) -> None:
+    small_predictor().model.save_pretrained(tmp_path / "model")
+    counts = (2_000, 10_000) if whole else (100, 300)
+    files = {count: some_photos(folder_of(counts[1]), tmp_path / str(count), count) for count in counts}
+
+    def predicted(count: int) -> Taken:
+        return measured(
+            "predict", tmp_path / "model", files[count], "--out", tmp_path / f"masks-{count}", "--device", "cpu"
+        )  # fmt: skip
+
+    few, many = predicted(counts[0]), predicted(counts[1])
+    assert len(list((tmp_path / f"masks-{counts[1]}").glob("*_mask.png"))) == counts[1]
+    again = predicted(counts[1])
+    assert f"0 written to {tmp_path / f'masks-{counts[1]}'}, {counts[1]} there already" in again.out
+    each = growth(few, many, counts[1] - counts[0])
+    came_out(f"{each} bytes a photo, {many.files} open files, {many.seconds:.0f} s; again {again.seconds:.0f} s")
+    assert few.files == many.files == again.files
+    slack = 0 if whole else STEP // (counts[1] - counts[0])
+    assert max(each, growth(few, again, counts[1] - counts[0])) < KB + slack
+
+
+ONCE = ("run.json", "times.jsonl", "state/state.json", "pictures/curves.png", "config.yaml")
+"""What holds times, or where the data lie."""
+
+
+def fit_words(data: Path, out: Path, **changes: Any) -> list[object]:
+    return ["fit", "--data", data, "--out", out, "--device", "cpu", *settings(recipe(data, train__epochs=3, **changes))]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of such a fit that nobody disturbed."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = carvana(*fit_words(tiny_data, out))
+    assert done.code == 0, done
+    return files(out, but=ONCE)
+
+
+def ended(process: Any) -> Done:
+    out, err = process.communicate(timeout=PATIENCE)
+    return Done(process.returncode, out, err)
+
+
+@pytest.mark.fault(
+    done="a second fit on the run of one that is at work: resumed, the same command, another recipe; then the first "
+    "is killed, all its processes or the one that holds the lock, and the second is asked again",
+    promised="the second is refused by one line; a dead owner leaves no lock; the end is an undisturbed run's",
+    reaches="run.py: held; files.py: lock, _leave_locks",
+    quick=0,
+)
+@pytest.mark.parametrize(("second", "workers"), [("resume", 2), ("resume", 0), ("the same", 0), ("another", 0)])
+def test_two_fits_on_one_run(
+    second: str, workers: int, alone: dict[str, bytes], tiny_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = start(*fit_words(tiny_data, out, data__workers=workers))
+    wait_for((out / "state" / "state.json").exists, first)
+    first.send_signal(signal.SIGSTOP)  # alive, for as long as the second one takes
+    asked = {
+        "resume": ["fit", "--resume", out, "--device", "cpu"],
+        "the same": fit_words(tiny_data, out, data__workers=workers),
+        "another": fit_words(tiny_data, out, train__lr=1e-3),
+    }[second]
+    refusal = "exists already and is never overwritten" if second == "another" else "another process is training in it"
+    assert f"{out}: {refusal}" in carvana(*asked).error
+    if workers:
+        first.kill()  # its readers may live for a moment longer
+        first.wait()
+    else:
+        kill(first)
+    again = carvana(*asked)
+    if second == "another":
+        assert f"{out}: {refusal}" in again.error
+        return
+    assert again.code == 0, again
+    assert files(out, but=ONCE) == alone
+
+
+@pytest.mark.fault(
+    done="two fits of one recipe on one folder, started in one moment",
+    promised="one of them trains to the end of an undisturbed run; the other is refused by one line",
+    reaches="training/best.py: choose_run; training/fit.py: _is_interrupted",
+    quick=0,
+)
+@pytest.mark.parametrize("number", range(2))
+def test_two_fits_in_one_moment(number: int, alone: dict[str, bytes], tiny_data: Path, tmp_path: Path) -> None:
+    both = [start(*fit_words(tiny_data, tmp_path / "run")) for _ in range(2)]
+    done = sorted(map(ended, both), key=lambda each: each.code)
+    assert done[0].code == 0, done[0]
+    assert f"{tmp_path / 'run'}: " in done[1].error
+    assert files(tmp_path / "run", but=ONCE) == alone
+
+
+class Meanwhile(SilentReporter):
+    """Does something at the first warning."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act: Callable[[], object] | None = act
+
+    def warn(self, message: str) -> None:
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+
+
+@pytest.mark.fault(
+    done="a fit that begins and ends while another one on its folder is still looking for its photos",
+    promised="the later one is refused, and the finished run stays as it is",
+    reaches="training/trainer.py: a second look under the lock",
+)
+def test_a_run_that_was_finished_meanwhile(tiny_data: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_data, split__by="image", train__epochs=1)  # which warns of cars on both sides
+    out = tmp_path / "run"
+    kept: dict[str, bytes] = {}
+
+    def other() -> None:
+        fit(config, out=out, device="cpu", reporter=SilentReporter())
+        kept.update(files(out))
+
+    with pytest.raises(RunError, match="exists already and is never overwritten"):
+        fit(config.replace({"train.lr": 1e-3}), out=out, device="cpu", reporter=Meanwhile(other))
+    assert kept
+    assert files(out) == kept
+    with Run(out).held():  # the one that was refused holds no lock
+        pass
+
+
+@pytest.mark.fault(
+    done="a second comparison in the folder of one that is at work, then the first is killed",
+    promised="the second is refused by one line; a dead owner leaves no lock",
+    reaches="compare/comparison.py: _held",
+    quick=0,
+)
+def test_two_comparisons_in_one_folder(tiny_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "board"
+    asked = ["compare", "small=unet-ref", "--data", tiny_data, "--out", out, "--device", "cpu"]
+    asked += settings(recipe(tiny_data, train__epochs=3))
+    first = start(*asked)
+    wait_for(lambda: list(out.glob("runs/*/state/state.json")), first)
+    first.send_signal(signal.SIGSTOP)
+    assert f"{out}: another comparison is at work in it" in carvana(*asked).error
+    kill(first)
+    again = carvana(*asked)
+    assert again.code == 0, again
+    assert (out / "leaderboard.json").exists()
+
+
+@pytest.mark.fault(
+    done="two submissions into one table, started in one moment; then also where a third was killed on its way",
+    promised="the table has each row once; each command ends well, or says that the table is there",
+    reaches="inference/parts.py: begin and join under a lock",
+    quick=0,
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_submissions_into_one_table(killed: bool, tmp_path: Path) -> None:
+    photos = draw_photos(tmp_path / "photos", 200)
+    small_predictor().model.save_pretrained(tmp_path / "model")
+    out = tmp_path / "table.csv.gz"
+    asked = ("submit", tmp_path / "model", tmp_path / "photos", "--out", out, "--device", "cpu", "--workers", "0")
+    if killed:
+        first = start(*asked)
+        wait_for(lambda: list(tmp_path.glob("table.csv.gz.parts/*.gz")) or out.exists(), first)
+        kill(first)
+    both = [start(*asked) for _ in range(2)]
+    for done in map(ended, both):
+        if done.code:
+            assert f"{out}: exists already" in done.error
+    masks = Predictor.from_pretrained(tmp_path / "model", device="cpu").predict_batch(photos)
+    rows = {photo.name: runs_by_definition(made.mask) for photo, made in zip(photos, masks, strict=True)}
+    assert read_table(out) == rows
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("table")] == [out.name]
+
+
+@pytest.mark.fault(
+    done="two predictions into one folder, started in one moment",
+    promised="both end well; each mask is there, and vouched for by its bytes",
+    reaches="files.py: append_json_line of two processes",
+    quick=0,
+)
+def test_two_predictions_into_one_folder(tmp_path: Path) -> None:
+    photos = draw_photos(tmp_path / "photos", 200)
+    small_predictor().model.save_pretrained(tmp_path / "model")
+    out = tmp_path / "masks"
+    asked = ("predict", tmp_path / "model", tmp_path / "photos", "--out", out, "--device", "cpu")
+    for done in map(ended, [start(*asked) for _ in range(2)]):
+        assert done.code == 0, done
+    masks = Predictor.from_pretrained(tmp_path / "model", device="cpu").predict_batch(photos)
+    for photo, made in zip(photos, masks, strict=True):
+        np.testing.assert_array_equal(read_mask(out / f"{photo.stem}_mask.png"), made.mask)
+    lines = list(read_json_lines(out / "manifest.jsonl"))
+    assert {Path(line["photo"]).name for line in lines} == {photo.name for photo in photos}
+    assert len(lines) == len((out / "manifest.jsonl").read_text().splitlines())
+    again = carvana(*asked)
+    assert f"0 written to {out}, {len(photos)} there already" in again.out
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", *(f"{photo.stem}_mask.png" for photo in photos)}
