@@ -105,7 +105,7 @@ class Folds:
         """
         runs = self.runs
         for run in runs:
-            if not run.is_evaluated:
+            if not run.evaluation_path.is_file():
                 raise RunError(
                     f"{self.path}: {run.path.name} is not finished; `carvana fit --resume {self.path}` goes on"
                 )
@@ -140,11 +140,11 @@ class Folds:
 
     def read_evaluation(self) -> dict[str, Any]:
         """The numbers of all photos; a RunError if the folds did not come that far, or they are damaged."""
-        if not self.is_evaluated:
-            raise RunError(
-                f"{self.path}: no readable evaluation.json; `carvana fit --resume {self.path}` goes on and makes one"
-            )
-        return read_evaluation(self.path)
+        try:
+            return read_evaluation(self.path)
+        except RunError as error:
+            what = "no evaluation.json" if not self.evaluation_path.exists() else "its evaluation.json is damaged"
+            raise RunError(f"{self.path}: {what}; `carvana fit --resume {self.path}` goes on and makes one") from error
 
     def _record(self) -> dict[str, Any]:
         record = read_record(self.record_path)

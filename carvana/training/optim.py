@@ -24,6 +24,11 @@ def make_optimizer(model: Segmenter, settings: TrainConfig) -> torch.optim.Optim
     """
     if settings.encoder_lr is not None:
         check_encoder(model, "encoder_lr")
+        if settings.freeze_encoder:
+            raise ConfigError(
+                f"train.encoder_lr = {settings.encoder_lr:g} with train.freeze_encoder: what is frozen has no rate; "
+                "leave one of them out"
+            )
     groups = _groups(model, settings)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)

@@ -316,9 +316,8 @@ def test_a_board_of_finished_runs_alone_claims_no_budget(finished: Run, tmp_path
     assert "that of each run" in str(board)
     evaluation = Path(str(board.rows[0].masks)).parent / "evaluation.json"
     evaluation.write_text("{")
-    damaged = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")
-    assert damaged.rows[0].failed  # and not an error that would take the other rows with it
-    assert str(evaluation) in damaged.rows[0].status
+    judged_again = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")
+    assert judged_again.rows[0].dice == board.rows[0].dice
 
 
 def test_rows_that_leave_the_table_are_told(board: Leaderboard, tiny_data: Path, tmp_path: Path) -> None:

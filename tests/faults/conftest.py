@@ -1,4 +1,4 @@
-"""What tests of full and of closed folders share: a disk, a run, a comparison."""
+"""What several files share: a disk, a run, a comparison, a loss that can be told to go wrong."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from faults.disks import Disk, in_process, small_disk
 from faults.running import compare_words, fit_words
+from faults.spoilt import Spoilt, registered
 
 
 @pytest.fixture
@@ -43,3 +44,11 @@ def photos(tiny_data: Path, tmp_path: Path) -> Path:
     for photo in sorted((tiny_data / "train").iterdir())[:2]:
         shutil.copy(photo, folder)
     return folder
+
+
+@pytest.fixture
+def loss() -> Iterator[Spoilt]:
+    """A loss under the name ``spoilt`` that does as it is told."""
+    spoilt = Spoilt()
+    with registered(spoilt):
+        yield spoilt

@@ -143,3 +143,7 @@ class _NanSoon(NanOnWhite):
 def nan_soon(**_: object) -> nn.Module:
     """Its factory, where processes of a comparison find it."""
     return _NanSoon()
+
+
+def noises(count: int) -> list[np.ndarray]:
+    return [noise(number) for number in range(count)]

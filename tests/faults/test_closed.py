@@ -19,7 +19,7 @@ from carvana.archs.unet_ref import UNetRef
 from carvana.cli.app import COMMANDS
 from carvana.cli.data import app as data_app
 
-ROOT = Path(library.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SILENCE = Path(__file__).with_name("silence")
 RECIPE = [
     "--set", "model.options={width: 4}", "--set", "data.size=[32, 48]", "--set", "split.val=1",

@@ -68,7 +68,7 @@ def same_board_again(data: Path, folder: Path, whole_board: dict[str, Any]) -> N
 @pytest.mark.fault(
     done="each write of a comparison is recorded, and compared with the places of these cases",
     promised="no place writes that is not killed at",
-    reaches="files.py: the audit event carvana.write",
+    reaches="the same event, in compare/leaderboard.py and tasks.py",
     quick=0,
 )
 def test_all_places_that_write_are_known(whole_board: dict[str, Any], came_out: Callable[..., None]) -> None:

@@ -67,7 +67,7 @@ def same_again(data: Path, folder: Path, whole_run: dict[str, Any]) -> None:
 @pytest.mark.fault(
     done="each write of a fit is recorded, and compared with the places at which it is killed below",
     promised="no place writes that is not killed at",
-    reaches="files.py: the audit event carvana.write",
+    reaches="files.py: the audit event carvana.write, wherever a run is written",
 )
 def test_all_places_that_write_are_known(whole_run: dict[str, Any], came_out: Callable[..., None]) -> None:
     assert unknown(whole_run["record"], [*FILES, *LOGS, *CACHE]) == set()

@@ -234,7 +234,7 @@ def test_submit_killed_at_a_random_time(
 @pytest.mark.fault(
     done="each write of a fit, of predict and of submit is recorded, and compared with the places of these cases",
     promised="no place writes that is not killed at",
-    reaches="files.py: the audit event carvana.write",
+    reaches="the same event, in inference/outputs.py, manifest.py and parts.py",
 )
 def test_all_places_that_write_are_known(
     whole_outputs: dict[str, Any], whole_table: dict[str, Any], came_out: Callable[..., None]
