@@ -130,7 +130,8 @@ class Run:
             RunError: it is cut, or another recipe.
         """
         config = load_config(self.config_path)
-        cut = [name for name in type(config).model_fields if name not in read_yaml(self.config_path)[0]]
+        written, _ = read_yaml(self.config_path)
+        cut = [name for name in type(config).model_fields if name not in written]
         if cut:
             raise RunError(
                 f"{self.config_path}: has no {cut[0]!r}, as the recipe of a run does: it is cut, or another one; "
