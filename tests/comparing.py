@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from carvana.compare.leaderboard import Leaderboard
 from carvana.config import FitConfig
 
 RECIPE = {
@@ -31,3 +32,16 @@ def settings(recipe: FitConfig) -> list[str]:
     found = {key: values[key.split(".")[0]][key.split(".")[1]] for key in keys}
     found |= {f"train.{key}": values["train"][key] for key in train}
     return [word for key, value in found.items() for word in ("--set", f"{key}={value}")]
+
+
+def without_times(board: Leaderboard) -> dict[str, Any]:
+    """All of a leaderboard but how long things took, how much memory the process had, and where it lies."""
+    values = board.to_json()
+    for row in values["rows"]:
+        for key in ("latency_ms", "images_per_s", "peak_memory_mb", "fit_seconds", "run", "masks"):
+            assert row.pop(key) is not None
+        for refit in row["refits"]:
+            del refit["fit_seconds"], refit["run"]
+            for epoch in refit["curve"]:
+                del epoch["seconds"]
+    return values

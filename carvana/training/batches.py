@@ -67,6 +67,17 @@ class EpochBatches(Sampler[list[Key]]):
         """
         return self._share(self.indices(epoch, batch))
 
+    def in_step(self, epoch: int, batch: int, every: int) -> tuple[int, float, bool]:
+        """Of a batch, where ``every`` batches make a step: what the step must know.
+
+        Returns:
+            How many of this process's photos count, the weight of its mean loss in the step (times the number of
+            processes, over whom gradients are averaged), and whether this batch is the step's last.
+        """
+        group = self.sizes[batch - batch % every :][:every]
+        photos = self.share(epoch, batch)[1]
+        return photos, photos * self._processes / sum(group), batch % every == len(group) - 1
+
     def keys_before(self, epoch: int, batch: int, count: int) -> list[list[Key]]:
         """The last ``count`` batches (fewer at the very beginning) that lie before a place, the oldest first."""
         places = [(epoch, number) for number in range(batch)]

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.reading import end_readers
@@ -40,6 +39,7 @@ from carvana.training.checkpoint import Checkpoint
 from carvana.training.explain import explained, not_finite, some
 from carvana.training.journal import Journal
 from carvana.training.loader import make_loader, timed, worker_count
+from carvana.training.network import as_segmenter, unwrap
 from carvana.training.optim import (
     freeze_encoder,
     is_finite,
@@ -106,7 +106,7 @@ class Trainer:
         **changes: Any,
     ) -> None:
         self.settings = make_section(TrainConfig, {**(settings or TrainConfig()).model_dump(), **changes}, "train")
-        self.model = _as_segmenter(model, train)
+        self.model = as_segmenter(model, train)
         self.train_data, self.val_data = train, val
         self.loss: Loss = make_loss(self.settings.loss)
         self.device = resolve_device(device)
@@ -191,7 +191,7 @@ class Trainer:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
             self._end_readers()
-            self._unwrap()
+            unwrap(self.model)
             self._held.close()
             self.journal.end()
         return self.best.restore(self.kept)
@@ -208,7 +208,7 @@ class Trainer:
         for (images, targets), wait in timed(self.train_loader):
             at.rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
             self._recent.append(images)
-            photos, weight, complete = self._place_in_step(at.batch)
+            photos, weight, complete = self.train_batches.in_step(epoch, at.batch, self.settings.accumulate)
             loss = self.train_step(*self._to_device(images, targets), weight=weight, complete=complete)
             self._tell(loss * photos)
             at.batch, at.waited = at.batch + 1, at.waited + wait
@@ -363,14 +363,6 @@ class Trainer:
         for keys in self.train_batches.keys_before(at.epoch, at.batch, self._recent.maxlen or 0):
             self._recent.append(default_collate([self.train_data[key][0] for key in keys]))
 
-    def _place_in_step(self, batch: int) -> tuple[int, float, bool]:
-        """Of a batch: this process's photos, their weight in the step, and whether it is the step's last."""
-        every = self.settings.accumulate
-        group = self.train_batches.sizes[batch - batch % every :][:every]
-        photos = self.train_batches.share(self.progress.epoch, batch)[1]
-        weight = photos * self.accelerator.num_processes / sum(group)
-        return photos, weight, batch % every == len(group) - 1
-
     def _to_device(self, *tensors: Tensor) -> list[Tensor]:
         # They come in pinned memory: the copy to the GPU need not wait for the step before.
         return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
@@ -428,18 +420,3 @@ class Trainer:
     def _end_readers(self) -> None:
         for loader in (self.train_loader, self.val_loader):
             end_readers(loader)
-
-    def _unwrap(self) -> None:
-        """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""
-        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-            self.model.__dict__.pop(name, None)
-        self.model._compiled_call_impl = None
-
-
-def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
-    size = train.size if train.mode == "resize" else None
-    if not isinstance(model, Segmenter):
-        # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
-        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
-        model = Segmenter(model, spec)
-    return model.with_spec(trained_size=size)

@@ -9,10 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from comparing import recipe, settings
+from comparing import recipe, settings, without_times
 
 from carvana.compare.leaderboard import Leaderboard
 
@@ -47,19 +46,6 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.01)
-
-
-def without_times(board: Leaderboard) -> dict[str, Any]:
-    """All of a leaderboard but how long things took, how much memory the process had, and where it lies."""
-    values = board.to_json()
-    for row in values["rows"]:
-        for key in ("latency_ms", "images_per_s", "peak_memory_mb", "fit_seconds", "run", "masks"):
-            assert row.pop(key) is not None
-        for refit in row["refits"]:
-            del refit["fit_seconds"], refit["run"]
-            for epoch in refit["curve"]:
-                del epoch["seconds"]
-    return values
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from faults.disks import Disk, in_process, small_disk
+from faults.pictures import saved_model
 from faults.running import compare_words, fit_words
 from faults.spoilt import Spoilt, registered
+from submitting import small_predictor
+
+from carvana.inference.predictor import Predictor
 
 
 @pytest.fixture
@@ -34,6 +38,18 @@ def compared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = in_process(*compare_words(tiny_data, out))
     assert done.code == 0, done
     return out
+
+
+@pytest.fixture(scope="session")
+def predictor() -> Predictor:
+    """Of a network of a few weights."""
+    return small_predictor()
+
+
+@pytest.fixture(scope="session")
+def model(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network as a folder."""
+    return saved_model(predictor, tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture

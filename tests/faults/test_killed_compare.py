@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparing import recipe, settings
+from comparing import recipe, settings, without_times
 from faults.commands import carvana, killed_after
 from faults.killing import Point, events, kill_at, moments, points, told, unknown
 
@@ -36,32 +36,23 @@ def words(data: Path, folder: Path) -> list[object]:
     return ["compare", *names, "--data", data, "--out", folder / "board", "--device", "cpu", *shared]
 
 
-def without_times(folder: Path) -> dict[str, Any]:
-    """All of a leaderboard but how long things took, how much memory the process had, and where it lies."""
-    values = Leaderboard.load(folder / "board").to_json()
-    for row in values["rows"]:
-        for key in ("latency_ms", "images_per_s", "peak_memory_mb", "fit_seconds", "run", "masks"):
-            assert row.pop(key) is not None
-        for refit in row["refits"]:
-            del refit["fit_seconds"], refit["run"]
-            for epoch in refit["curve"]:
-                del epoch["seconds"]
-    return values
-
-
 @pytest.fixture(scope="module")
 def whole_board(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
     began = time.monotonic()
     done = carvana(*words(tiny_data, folder), fault={"record": str(folder / "record")})
     assert done.code == 0, done
-    return {"values": without_times(folder), "record": folder / "record", "seconds": time.monotonic() - began}
+    return {
+        "values": without_times(Leaderboard.load(folder / "board")),
+        "record": folder / "record",
+        "seconds": time.monotonic() - began,
+    }
 
 
 def same_board_again(data: Path, folder: Path, whole_board: dict[str, Any]) -> None:
     done = carvana(*words(data, folder))
     assert done.code == 0, done
-    assert without_times(folder) == whole_board["values"]
+    assert without_times(Leaderboard.load(folder / "board")) == whole_board["values"]
     assert not list((folder / "board").rglob(".part-*"))
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from comparing import recipe, settings
 from faults.commands import carvana, start, wait_for
-from faults.pictures import labelled, photo_called, put, saved_model
-from submitting import small_predictor
+from faults.pictures import labelled, photo_called, put
 
 from carvana.data.check import check_data
 from carvana.data.images import read_image, read_mask
@@ -22,16 +21,6 @@ from carvana.files import read_json_lines
 from carvana.inference.predictor import Predictor
 from carvana.inference.readers import read_prepared
 from carvana.inference.writing import predict_folder
-
-
-@pytest.fixture(scope="session")
-def predictor() -> Predictor:
-    return small_predictor()
-
-
-@pytest.fixture(scope="session")
-def model(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_model(predictor, tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from comparing import recipe, settings
 from faults.commands import carvana
-from faults.pictures import ODD_NAMES, labelled, photo_called, saved_model
-from submitting import small_predictor
+from faults.pictures import ODD_NAMES, labelled, photo_called
 
 from carvana.data.check import check_data
 from carvana.data.images import read_image, read_mask
@@ -25,16 +24,6 @@ from carvana.inference.writing import predict_folder
 from carvana.run import Run
 
 UNSAFE = {name: raw for name, raw in ODD_NAMES.items() if not os.fsdecode(raw).isprintable()}
-
-
-@pytest.fixture(scope="session")
-def predictor() -> Predictor:
-    return small_predictor()
-
-
-@pytest.fixture(scope="session")
-def model(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_model(predictor, tmp_path_factory.mktemp("model") / "model")
 
 
 def is_tame(text: str) -> bool:

@@ -20,7 +20,6 @@ from faults.pictures import (
     put,
     refusal,
     saved,
-    saved_model,
 )
 from PIL import Image
 from submitting import small_predictor
@@ -28,17 +27,6 @@ from submitting import small_predictor
 from carvana.data.images import read_image, read_mask
 from carvana.inference.predictor import Predictor
 from carvana.inference.writing import predict_folder
-
-
-@pytest.fixture(scope="session")
-def predictor() -> Predictor:
-    return small_predictor()
-
-
-@pytest.fixture(scope="session")
-def model(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_model(predictor, tmp_path_factory.mktemp("model") / "model")
-
 
 WAYS: dict[str, dict[str, object]] = {
     "trained": {},

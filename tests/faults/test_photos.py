@@ -22,25 +22,12 @@ from faults.pictures import (
     gif_mask,
     put,
     refusal,
-    saved_model,
 )
-from submitting import small_predictor
 
 from carvana.data.images import image_size, read_coverage, read_image, read_mask
 from carvana.errors import DataError
-from carvana.inference.predictor import Predictor
 
 PLACES = range(20)
-
-
-@pytest.fixture(scope="session")
-def predictor() -> Predictor:
-    return small_predictor()
-
-
-@pytest.fixture(scope="session")
-def model(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_model(predictor, tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.mark.fault(

@@ -18,7 +18,6 @@ from faults.pictures import (
     saved,
 )
 from PIL import Image, ImageOps
-from submitting import small_predictor
 
 from carvana.data.check import check_data
 from carvana.data.images import read_image, read_mask
@@ -29,11 +28,6 @@ from carvana.errors import DataError
 from carvana.inference.predictor import Predictor
 from carvana.inference.writing import predict_folder
 from carvana.training.fit import fit
-
-
-@pytest.fixture(scope="session")
-def predictor() -> Predictor:
-    return small_predictor()
 
 
 def as_cmyk(photo: UInt8) -> bytes:

@@ -1,0 +1,26 @@
+"""The network that a training is given: made a Segmenter before it, and left as it came after it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
+from carvana.data.dataset import SegmentationDataset
+
+
+def as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
+    """A network of any kind as a Segmenter that knows the size it is trained at."""
+    size = train.size if train.mode == "resize" else None
+    if not isinstance(model, Segmenter):
+        # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
+        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
+        model = Segmenter(model, spec)
+    return model.with_spec(trained_size=size)
+
+
+def unwrap(model: Segmenter) -> None:
+    """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
+    model._compiled_call_impl = None
