@@ -26,6 +26,7 @@ from carvana.training.state import (
     has_state,
     optimizer_tensors,
     read_state,
+    remove_others,
     restore_optimizer,
     unreadable,
     write_state,
@@ -112,6 +113,8 @@ class Checkpoint:
             raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise unreadable(self._folder, error) from error
+        if self._accelerator.is_main_process:
+            remove_others(self._folder)  # what a killed writer left: no state may be written any more
         if self._is_longer(state.origin):
             state.progress.finished, state.progress.epochs_since_best = False, 0  # patience begins anew
         return state.progress

@@ -182,10 +182,10 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     finally:
         trainer.close()
     if trainer.main:
-        record = run.read_record() | _record(trainer) | {"fit_seconds": trainer.budget.seconds}
-        run.write_record(record)
-        trainer.evaluate()
-        run.write_record(record | {"seconds": record.get("seconds", 0.0) + time.time() - began})
+        record = run.read_record()
+        seconds = {"fit_seconds": trainer.budget.seconds, "seconds": record.get("seconds", 0.0) + time.time() - began}
+        run.write_record(record | _record(trainer) | seconds)
+        trainer.evaluate()  # the last: a run that holds its evaluation lacks nothing
     return run
 
 

@@ -100,9 +100,15 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "origin": state.origin,
     }
     write_json(folder / RECORD, record)
-    for old in folder.glob("*.safetensors"):  # of earlier states, and what a killed writer left
-        if old.name != name:
-            old.unlink(missing_ok=True)
+    remove_others(folder)
+
+
+def remove_others(folder: Path) -> None:
+    """Remove the tensors of other states than the folder's own: of earlier ones, and what a killed writer left."""
+    own = Path(read_json(folder / RECORD)["tensors"]).name
+    for other in folder.glob("*.safetensors"):
+        if other.name != own:
+            other.unlink(missing_ok=True)
 
 
 def has_state(folder: Path) -> bool:

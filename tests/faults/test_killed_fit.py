@@ -18,7 +18,7 @@ FILES = (
 )  # fmt: skip
 LOGS = ("*/run/metrics.jsonl", "*/run/times.jsonl")
 LATER = (
-    ("*/run/run.json", 2), ("*/run/run.json", 3), ("*/state/tensors-*", 2), ("*/state/state.json", 2),
+    ("*/run/run.json", 2), ("*/state/tensors-*", 2), ("*/state/state.json", 2),
     ("*/model/model.safetensors", 2), ("*/model/config.json", 2), ("*/run/masks/*", 4), ("*/run/metrics.jsonl", 2),
     ("*/run/times.jsonl", 2),
 )  # fmt: skip
