@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from faults.comparison import undisturbed
 from faults.disks import Disk, in_process, small_disk
 from faults.pictures import saved_model
 from faults.running import compare_words, fit_words
@@ -38,6 +40,12 @@ def compared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = in_process(*compare_words(tiny_data, out))
     assert done.code == 0, done
     return out
+
+
+@pytest.fixture(scope="session")
+def whole_board(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A comparison by the real command that nothing disturbed: see :func:`faults.comparison.undisturbed`."""
+    return undisturbed(tiny_data, tmp_path_factory.mktemp("board"))
 
 
 @pytest.fixture(scope="session")

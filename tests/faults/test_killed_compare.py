@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comparing import recipe, settings, without_times
-from faults.commands import carvana, killed_after
-from faults.killing import Point, events, kill_at, moments, points, told, unknown
-
-from carvana.compare.leaderboard import Leaderboard
+from faults.comparison import same_again, words
+from faults.killing import Point, events, kill_at, points, told, unknown
 
 OWN = ("*/board/split.csv", "*/board/costs/*.json", "*/board/leaderboard.json")
 PAGES = ("*/board/leaderboard.csv", "*/board/leaderboard.md", "*/board/leaderboard.html")
@@ -28,32 +24,6 @@ OF_A_RUN: tuple[Point, ...] = (
     ("written", "*/runs/second-*/evaluation.json", 1),
 )  # fmt: skip
 """Within the networks' own processes, which live a moment longer than the one that is killed."""
-
-
-def words(data: Path, folder: Path) -> list[object]:
-    names = "first=unet-ref", "second=unet-ref"
-    shared = "--set", "second:model.options={width: 6}", *settings(recipe(data))
-    return ["compare", *names, "--data", data, "--out", folder / "board", "--device", "cpu", *shared]
-
-
-@pytest.fixture(scope="module")
-def whole_board(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("whole")
-    began = time.monotonic()
-    done = carvana(*words(tiny_data, folder), fault={"record": str(folder / "record")})
-    assert done.code == 0, done
-    return {
-        "values": without_times(Leaderboard.load(folder / "board")),
-        "record": folder / "record",
-        "seconds": time.monotonic() - began,
-    }
-
-
-def same_board_again(data: Path, folder: Path, whole_board: dict[str, Any]) -> None:
-    done = carvana(*words(data, folder))
-    assert done.code == 0, done
-    assert without_times(Leaderboard.load(folder / "board")) == whole_board["values"]
-    assert not list((folder / "board").rglob(".part-*"))
 
 
 @pytest.mark.fault(
@@ -76,7 +46,7 @@ def test_all_places_that_write_are_known(whole_board: dict[str, Any], came_out: 
 @pytest.mark.parametrize("point", points(OWN, again=[*LATER, *((page, 1) for page in PAGES)]), ids=told)
 def test_killed_at_a_write(point: Point, whole_board: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
     kill_at(point, *words(tiny_data, tmp_path))
-    same_board_again(tiny_data, tmp_path, whole_board)
+    same_again(tiny_data, tmp_path, whole_board)
 
 
 @pytest.mark.fault(
@@ -88,17 +58,4 @@ def test_killed_at_a_write(point: Point, whole_board: dict[str, Any], tiny_data:
 @pytest.mark.parametrize("point", OF_A_RUN, ids=told)
 def test_killed_within_a_network(point: Point, whole_board: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
     kill_at(point, *words(tiny_data, tmp_path))
-    same_board_again(tiny_data, tmp_path, whole_board)
-
-
-@pytest.mark.fault(
-    done="SIGKILL at random times of a comparison",
-    promised="as above",
-    reaches="compare/crew.py: any state of its processes",
-    quick=0,
-)
-@pytest.mark.parametrize("number", range(20))
-def test_killed_at_a_random_time(number: int, whole_board: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
-    [seconds] = moments(number, 1, least=0.1 * whole_board["seconds"], most=whole_board["seconds"])
-    killed_after(seconds, *words(tiny_data, tmp_path))
-    same_board_again(tiny_data, tmp_path, whole_board)
+    same_again(tiny_data, tmp_path, whole_board)
