@@ -164,9 +164,7 @@ def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
     Raises:
         BlockingIOError: another holds it, and ``wait`` is false.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    descriptor = _opened(Path(path))
     _locks.add(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -175,6 +173,18 @@ def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
         if descriptor in _locks:
             _locks.remove(descriptor)
             os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """The file to lock by, made with its folder, which another process may be removing at this moment."""
+    for tries_left in reversed(range(10)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+    raise AssertionError
 
 
 _locks: set[int] = set()

@@ -99,7 +99,8 @@ class KnownFiles:
         entries["file"], entries["digest"] = files[sure], digests[sure]
         others = self._entries[~np.append(sure, False)[places]]  # -1, the last: none of these files
         self.changed = len(others) + len(entries) > len(self._entries)
-        self._entries = np.concatenate([entries, others])[:REMEMBERED]
+        # Where all are these files, as in most folders, they are not copied once more.
+        self._entries = np.concatenate([entries, others])[:REMEMBERED] if len(others) else entries[:REMEMBERED]
 
 
 def identify(sample: Sample) -> tuple[int, ...]:
@@ -148,7 +149,8 @@ def _pair_keys(digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
     keys = np.zeros(len(digests), KEY)
     complete = (digests != b"").all(axis=1)
     pairs = np.ascontiguousarray(digests[complete]).view(np.uint8).reshape(-1, 2 * KEY.itemsize)
-    keys[complete] = [hashlib.blake2b(pair.data, digest_size=KEY.itemsize).digest() for pair in pairs]
+    made = (hashlib.blake2b(pair.data, digest_size=KEY.itemsize).digest() for pair in pairs)
+    keys[complete] = np.fromiter(made, KEY, len(pairs))
     return keys
 
 

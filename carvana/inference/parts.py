@@ -70,12 +70,16 @@ class Parts:
         return [number for number in range(self.count) if number not in there]
 
     def add(self, number: int, rows: Iterable[bytes]) -> None:
-        """Write a part. Safe in any thread and any process.
+        """Write a part, unless other processes have finished the table meanwhile. Safe in any thread and any process.
 
         Raises:
             OSError: the folder cannot be written to.
         """
-        write_bytes(self._path(number), _packed(b"".join(rows)))
+        try:
+            write_bytes(self._path(number), _packed(b"".join(rows)))
+        except FileNotFoundError:  # the folder is removed once the table is there
+            if not self.out.exists():
+                raise
 
     def join(self) -> bool:
         """Make the table of the parts and remove them, unless some are missing; whether the table is there.
