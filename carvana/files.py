@@ -177,14 +177,12 @@ def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
 
 def _opened(path: Path) -> int:
     """The file to lock by, made with its folder, which another process may be removing at this moment."""
-    for tries_left in reversed(range(10)):
+    for _ in range(9):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with suppress(FileNotFoundError):
             return os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        except FileNotFoundError:
-            if not tries_left:
-                raise
-    raise AssertionError
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
 
 
 _locks: set[int] = set()

@@ -113,6 +113,26 @@ def test_a_lock_is_held_by_one_process_at_a_time_and_ends_with_a_killed_holder(t
     holder.wait()
 
 
+def test_a_lock_whose_folder_is_removed_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file, removed = os.open, []
+
+    def removing(path: Path, *how: int) -> int:
+        if not removed:  # by another process, between the folder and the file
+            removed.append(path)
+            path.parent.rmdir()
+        return open_file(path, *how)
+
+    monkeypatch.setattr("carvana.files.os.open", removing)
+    with lock(tmp_path / "folder" / "lock"):
+        assert (tmp_path / "folder" / "lock").is_file()
+    assert removed
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "lock")
+    with pytest.raises(FileNotFoundError, match="link"), lock(tmp_path / "link"):
+        pass
+
+
 def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
     """As the readers of a training would, which live on for seconds when it is killed."""
     path = tmp_path / "lock"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from carvana.training.state import (
     has_state,
     optimizer_tensors,
     read_state,
-    remove_others,
+    remove_leftovers,
     restore_optimizer,
     unreadable,
     write_state,
@@ -114,7 +115,8 @@ class Checkpoint:
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise unreadable(self._folder, error) from error
         if self._accelerator.is_main_process:
-            remove_others(self._folder)  # what a killed writer left: no state may be written any more
+            with suppress(OSError):  # they are in nobody's way
+                remove_leftovers(self._folder)  # now, since a finished training writes no state any more
         if self._is_longer(state.origin):
             state.progress.finished, state.progress.epochs_since_best = False, 0  # patience begins anew
         return state.progress

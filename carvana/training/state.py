@@ -100,15 +100,12 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "origin": state.origin,
     }
     write_json(folder / RECORD, record)
-    remove_others(folder)
+    _remove_others(folder, name)
 
 
-def remove_others(folder: Path) -> None:
-    """Remove the tensors of other states than the folder's own: of earlier ones, and what a killed writer left."""
-    own = Path(read_json(folder / RECORD)["tensors"]).name
-    for other in folder.glob("*.safetensors"):
-        if other.name != own:
-            other.unlink(missing_ok=True)
+def remove_leftovers(folder: Path) -> None:
+    """Remove the tensors that are not the state's own: what a killed writer left."""
+    _remove_others(folder, Path(_read_record(folder)["tensors"]).name)
 
 
 def has_state(folder: Path) -> bool:
@@ -180,6 +177,12 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
         kept = torch.empty_like(parameter) if value.shape == parameter.shape else value.new_empty(value.shape)
         kept = kept.to(parameter.device, value.dtype)
         optimizer.state[parameter][name.rpartition("/")[2]] = kept.copy_(value)
+
+
+def _remove_others(folder: Path, own: str) -> None:
+    for other in folder.glob("*.safetensors"):
+        if other.name != own:
+            other.unlink(missing_ok=True)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from submitting import draw_photos, read_table, runs_by_definition, small_predic
 
 from carvana.data.images import read_image, write_image
 from carvana.errors import ConfigError, DataError
+from carvana.inference import parts
 from carvana.inference.clean import Cleaning, clean
 from carvana.inference.ensemble import Ensemble
+from carvana.inference.parts import Parts
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission import Submission, write_submission
@@ -277,3 +279,30 @@ def test_a_photo_of_another_size_than_all_others_is_a_row_as_well(photos: list[P
     write_image(photos[3], np.zeros((5, 7, 3), np.uint8))
     submit(photos, tmp_path / "s.csv", workers=2)
     assert read_table(tmp_path / "s.csv") == expected(photos)
+
+
+def test_a_part_that_comes_after_the_table_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s.csv"
+    slow, quick = (Parts(out, {"photos": "abc"}, count=1, header=b"img,rle_mask\n") for _ in range(2))
+    assert slow.begin()
+    assert quick.begin()
+    write, joins = parts.write_bytes, [True]
+
+    def write_late(path: Path, data: bytes) -> None:
+        if not joins:
+            write(path, data)
+            return
+        joins.clear()
+        quick.add(0, [b"a.jpg,\n"])
+        assert quick.join()
+        path.write_bytes(data)  # what writing comes to, in a folder that is gone
+
+    monkeypatch.setattr(parts, "write_bytes", write_late)
+    slow.add(0, [b"a.jpg,\n"])
+    assert slow.join()
+    assert out.read_bytes() == b"img,rle_mask\na.jpg,\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+    out.unlink()
+    monkeypatch.setattr(parts, "write_bytes", lambda path, data: path.write_bytes(data))
+    with pytest.raises(FileNotFoundError):  # without the table it is one
+        slow.add(0, [b"a.jpg,\n"])
