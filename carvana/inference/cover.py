@@ -188,7 +188,7 @@ class Coverer:
         def make() -> list[Canvas | Patches]:
             made: list[Canvas | Patches] = []
             for image, draft, cells, size in zip(images, drafts, unsure, sizes, strict=True):
-                windows = self._windows(cells, size)
+                windows = self.windows(cells, size)
                 if windows.cost < self.plan(size).cost:
                     made.append(Patches(image, draft.float().clone(), windows))
                 else:
@@ -213,7 +213,8 @@ class Coverer:
             del surfaces  # and with them the outputs so far
             self._take_less(max(sizes, key=math.prod))
 
-    def _windows(self, cells: NDArray[np.bool_], size: Size) -> Windows:
+    def windows(self, cells: NDArray[np.bool_], size: Size) -> Windows:
+        """The windows that cover the unsure cells of a picture of (height, width)."""
         asked = self.cover.tile
         sides = WINDOWS if asked is None else (asked,) if isinstance(asked, int) else (max(asked),)
         halo = self._exact_halo() if self.cover.join == "exact" else HALO

@@ -195,6 +195,10 @@ class Predictor(BasePredictor[Prepared]):
         self._refuse_nan(maps)
         return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
 
+    def cost_again(self, unsure: NDArray[np.bool_], size: tuple[int, int]) -> float:
+        """The pixels that :meth:`mix_again` shows the network of a photo of (height, width), for each pixel of it."""
+        return min(self._coverer.windows(unsure, size).cost, self._coverer.plan(size).cost)
+
     def _refuse_nan(self, maps: Sequence[Tensor]) -> None:
         for place, single in enumerate(maps):
             if not bool(torch.isfinite(single.sum())):

@@ -17,7 +17,7 @@ from carvana.files import digest
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.mixture import Mixture
 from carvana.inference.predictor import Predictor
-from carvana.inference.prepared import Preparation, Prepared
+from carvana.inference.prepared import Photo, Preparation, Prepared
 from carvana.inference.windows import CELL, cells_of
 
 BAND = (0.02, 0.98)
@@ -113,6 +113,12 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
         drafts = [mixture.at(size).to(self.fine.device) for mixture, size in zip(first, sizes, strict=True)]
         unsure = [self.unsure(mixture) for mixture in first]
         return self.fine.mix_again([photo[1] for photo in batch], drafts, unsure)
+
+    def looked_at(self, photo: Photo) -> float:
+        """The pixels that the second network would see of a photo, for each pixel of it."""
+        prepared = self.prepare(photo)
+        [mixture] = self.coarse.mix([prepared[0]])
+        return self.fine.cost_again(self.unsure(mixture), mixture.size)
 
     def unsure(self, coarse: Mixture) -> NDArray[np.bool_]:
         """The cells of a photo that are looked at again: see :mod:`carvana.inference.windows`."""
