@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from carvana.inference.ensemble import Ensemble
     from carvana.inference.export import export_onnx
     from carvana.inference.predictor import Predictor
+    from carvana.inference.refiner import Refiner
     from carvana.inference.submission import write_submission
     from carvana.inference.tiled import tiled
     from carvana.register import register_arch, register_augment, register_layout, register_loss
@@ -51,6 +52,7 @@ _HOMES = {
     "ModelSpec": "carvana.archs.spec",
     "Network": "carvana.archs.spec",
     "Predictor": "carvana.inference.predictor",
+    "Refiner": "carvana.inference.refiner",
     "Run": "carvana.run",
     "Sample": "carvana.data.samples",
     "SegmentationDataset": "carvana.data.dataset",
@@ -93,6 +95,7 @@ __all__ = [
     "ModelSpec",
     "Network",
     "Predictor",
+    "Refiner",
     "Run",
     "Sample",
     "SegmentationDataset",

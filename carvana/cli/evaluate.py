@@ -29,6 +29,9 @@ def evaluate(
     split: Annotated[Subset | None, typer.Option(help="Part of the run's own photos; val if not given.")] = None,
     scale: options.SCALE = "trained",
     mode: options.MODE = "auto",
+    refine_with: options.REFINE_WITH = None,
+    band: options.BAND = (0.02, 0.98),
+    margin: options.MARGIN = 8,
     tile: options.TILE = None,
     overlap: options.OVERLAP = None,
     join: options.JOIN = "blend",
@@ -47,6 +50,9 @@ def evaluate(
     reporter = make_reporter()
     settings: dict[str, Any] = {
         "mode": mode,
+        "refine_with": refine_with,
+        "band": band,
+        "margin": margin,
         "tile": tile,
         "overlap": overlap,
         "join": join,
@@ -68,12 +74,14 @@ def evaluate(
         numbers = finish_run(folder, device=device, reporter=reporter).to_json()
         table = evaluation_table(numbers, title=str(run))
     else:
-        from carvana.evaluation.choose import choose_samples
+        from carvana.evaluation.choose import choose_samples, tell_known_cars
         from carvana.evaluation.evaluate import evaluate as run_evaluate
-        from carvana.inference.predictor import Predictor
+        from carvana.inference.load import load_predictor
 
-        predictor = Predictor.from_pretrained(run, **settings)
+        predictor = load_predictor(run, **settings)
         samples = choose_samples(run, data=data, split=None if split is None else split.value, reporter=reporter)
+        if refine_with is not None:
+            tell_known_cars([refine_with], samples, reporter)
         numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
         note = f"best on these photos; the model's own, {predictor.threshold:.3f}, is what `carvana predict` takes"
         table = evaluation_table(numbers, title=str(run), threshold=note)
@@ -89,7 +97,8 @@ def _evaluate_together(
     from carvana.evaluation.choose import choose_for_all
     from carvana.evaluation.evaluate import evaluate as run_evaluate
     from carvana.folds import Folds
-    from carvana.inference.ensemble import load_predictor, member_paths
+    from carvana.inference.ensemble import member_paths
+    from carvana.inference.load import load_predictor
 
     if data is None and len(runs) == 1 and split in (None, Subset.all) and as_trained:
         numbers = Folds(runs[0]).read_evaluation()
@@ -101,7 +110,8 @@ def _evaluate_together(
             "name labelled photos of other cars with --data, without --split"
         )
     predictor, reporter = load_predictor(runs, **settings), settings["reporter"]
-    samples = choose_for_all(member_paths(runs), data=data, reporter=reporter)
+    known = [*member_paths(runs), *([settings["refine_with"]] if settings["refine_with"] else [])]
+    samples = choose_for_all(known, data=data, reporter=reporter)
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
     note = f"best on these photos; `carvana predict` takes {predictor.threshold:.3f}, the mean of the networks'"
     return numbers, evaluation_table(numbers, title=" with ".join(map(str, runs)), threshold=note)

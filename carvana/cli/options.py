@@ -27,7 +27,11 @@ OTHERS = Annotated[
 ]
 SCALE = Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")]
 MODE = Annotated[
-    str, typer.Option(help="How it covers them: whole, tiles, or auto: whole if it fits the memory, else tiles.")
+    str,
+    typer.Option(
+        help="How it covers them: whole, tiles, auto (whole if it fits the memory, else tiles), or refine: at the "
+        "scale first, then natively where that leaves doubt."
+    ),
 ]
 TILE = Annotated[
     int | None,
@@ -49,6 +53,15 @@ MAX_PIXELS = Annotated[
     int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
 ]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+REFINE_WITH = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="The network that looks again at what is left unsure; implies --mode refine."),
+]
+BAND = Annotated[
+    tuple[float, float],
+    typer.Option(metavar="LOW HIGH", help="With refine: probabilities between which a pixel is looked at again."),
+]
+MARGIN = Annotated[int, typer.Option(metavar="N", help="With refine: pixels by which the unsure parts are widened.")]
 CLEAN = Annotated[
     bool,
     typer.Option(
@@ -72,7 +85,10 @@ def given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-COVER = {"mode": "auto", "tile": None, "overlap": None, "join": "blend", "tta": False, "memory": None}
+COVER = {
+    "mode": "auto", "refine_with": None, "band": (0.02, 0.98), "margin": 8, "tile": None, "overlap": None,
+    "join": "blend", "tta": False, "memory": None,
+}  # fmt: skip
 """The defaults of the options that say how photos are covered."""
 
 
@@ -80,7 +96,8 @@ def load_networks(
     run: Path, others: Sequence[Path] | None, *, reporter: Reporter, **settings: Any
 ) -> BasePredictor[Any]:
     """The network of a run, or the mean of several, which is told."""
-    from carvana.inference.ensemble import Ensemble, load_predictor
+    from carvana.inference.ensemble import Ensemble
+    from carvana.inference.load import load_predictor
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **settings)
     if isinstance(predictor, Ensemble):

@@ -59,7 +59,7 @@ def choose_for_all(
         DataError: the photos are not there.
     """
     samples = find_samples(data, group=_group_pattern(runs[0]))
-    _tell_known_cars(runs, samples, reporter or LogReporter())
+    tell_known_cars(runs, samples, reporter or LogReporter())
     return samples
 
 
@@ -79,7 +79,8 @@ def _group_pattern(run: str | os.PathLike[str]) -> str | None:
     return Run(run).read_config().data.group if Run(run).config_path.is_file() else None
 
 
-def _tell_known_cars(runs: Sequence[str | os.PathLike[str]], samples: list[Sample], reporter: Reporter) -> None:
+def tell_known_cars(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Tell if some samples show cars that one of some runs was trained on; model folders do not say what they know."""
     trained_on: set[str] = set()
     for run in map(Run, runs):
         trained_on |= run.read_groups("train") if run.split_path.is_file() else set()

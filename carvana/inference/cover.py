@@ -5,22 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.archs.inputs import padded_size
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.inference.memory import budget_bytes, is_out_of_memory
-from carvana.inference.tiled import Canvas, fill
+from carvana.inference.tiled import Canvas, Patches, Surface, fill
 from carvana.inference.tiling import Join, Plan, Size, cheapest_plan, plan_tiles, plan_whole
+from carvana.inference.windows import Windows, cover_cells
 from carvana.progress import LogReporter, Reporter
 
 Mode = Literal["auto", "whole", "tiles"]
+C = TypeVar("C", bound=Surface)
 
 MARGIN = 128
 """Pixels that neighbours have in common where the tiles are chosen here: a quarter of the usual 512."""
+
+WINDOWS = (96, 128, 160, 192, 256, 320)
+"""Sides of the windows of a second look, from which the cheapest are chosen for each picture."""
+
+HALO = 16
+"""Pixels that a window of a second look sees around what is taken of it, where the join is not exact."""
 
 SMALL = 2**18
 """A picture of so many pixels is taken to fit a memory that was not named: what it takes is not worth measuring."""
@@ -150,16 +160,68 @@ class Coverer:
             ModelError: the memory is too small for the smallest tile.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
+        canvases = self._filled(
+            lambda: [Canvas(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)], sizes
+        )
+        return [canvas.output for canvas in canvases]
+
+    def refined(
+        self, images: Sequence[Tensor], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
+    ) -> list[Tensor]:
+        """Send the unsure parts of pictures through the network, and take the rest from drafts.
+
+        Args:
+            images: uint8 (3, h, w) on the device.
+            drafts: of each one its probabilities (h, w) as far as they are known, on the device.
+            unsure: of each one the cells whose pixels the network shall tell: see
+                :func:`carvana.inference.windows.cover_cells`.
+
+        Returns:
+            For each one its probabilities, float32 (h, w). Where windows would show the network more pixels than the
+            picture has, it sees all of it.
+
+        Raises:
+            ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
+        """
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+
+        def make() -> list[Canvas | Patches]:
+            made: list[Canvas | Patches] = []
+            for image, draft, cells, size in zip(images, drafts, unsure, sizes, strict=True):
+                windows = self.windows(cells, size)
+                if windows.cost < self.plan(size).cost:
+                    made.append(Patches(image, draft.float().clone(), windows))
+                else:
+                    made.append(Canvas(image, self.plan(size)))
+            return made
+
+        return [
+            surface.output if isinstance(surface, Patches) else surface.output[0].float().sigmoid_()
+            for surface in self._filled(make, sizes)
+        ]
+
+    def _filled(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
+        """Surfaces of pictures of these sizes after the network; they are made anew where it needs a smaller memory."""
         while True:
-            canvases = [Canvas(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)]
+            surfaces = make()
             try:
-                fill(canvases, self._run, most=self._tiles_at_once)
-                return [canvas.output for canvas in canvases]
+                fill(surfaces, self._run, most=self._tiles_at_once)
+                return surfaces
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            del canvases  # and with them the outputs so far
+            del surfaces  # and with them the outputs so far
             self._take_less(max(sizes, key=math.prod))
+
+    def windows(self, cells: NDArray[np.bool_], size: Size) -> Windows:
+        """The windows that cover the unsure cells of a picture of (height, width)."""
+        asked = self.cover.tile
+        sides = WINDOWS if asked is None else (asked,) if isinstance(asked, int) else (max(asked),)
+        halo = self._exact_halo() if self.cover.join == "exact" else HALO
+        return cover_cells(
+            cells, size, sides=[side for side in sides if self._fits(side * side)] or sides[:1],
+            halo=halo, stride=self._stride, min_size=self._min_size,
+        )  # fmt: skip
 
     def _run(self, tiles: Tensor) -> Tensor:
         self._last = tiles.shape

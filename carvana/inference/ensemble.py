@@ -100,22 +100,6 @@ class Ensemble(BasePredictor[tuple[Prepared, ...]]):
         return [Mixture.mean(of_one_photo) for of_one_photo in zip(*said, strict=True)]
 
 
-def load_predictor(paths: Paths, **settings: Any) -> BasePredictor[Any]:
-    """The predictor of one run or model folder, or the ensemble of several; a folder of folds counts as several.
-
-    Args:
-        paths: what to load.
-        settings: see :meth:`Ensemble.from_pretrained`.
-
-    Raises:
-        ModelError, RunError: as there.
-    """
-    found = member_paths(paths)
-    if len(found) == 1:
-        return Predictor.from_pretrained(found[0], **settings)
-    return Ensemble.from_pretrained(found, **settings)
-
-
 def member_paths(paths: Paths) -> list[str | os.PathLike[str]]:
     """The runs and model folders that some paths stand for: a folder of folds is all its runs.
 

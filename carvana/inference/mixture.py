@@ -52,6 +52,11 @@ class Mixture:
         maps = tuple(sums[shape] / shares[shape] for shape in sums)
         return cls(maps, tuple(shares.values()), mixtures[0].size)
 
+    def at(self, size: tuple[int, int]) -> Tensor:
+        """The probabilities at another size, float32 (height, width), on their device: enlarged bilinearly."""
+        parts = [weight * _resized(single, size) for single, weight in zip(self.maps, self.weights, strict=True)]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
     def predict(self, threshold: float, want: Want = "probabilities") -> Prediction:
         """Take it off its device: from a GPU as 8 bits a pixel, unless probabilities are wanted."""
         if self.maps[0].is_cuda and want != "probabilities":
@@ -64,10 +69,7 @@ class Mixture:
 
 def finish_on_device(mixture: Mixture, threshold: float, want: Want) -> FinishedPrediction:
     """Enlarge, average and cut where the maps are: what :class:`Prediction` does with OpenCV, up to rounding."""
-    probabilities = sum(
-        weight * _resized(single, mixture.size) for single, weight in zip(mixture.maps, mixture.weights, strict=True)
-    )
-    assert isinstance(probabilities, Tensor)
+    probabilities = mixture.at(mixture.size)
     mask = (probabilities > threshold).to(torch.uint8).cpu().numpy()
     graded = None
     if want == "levels":

@@ -35,6 +35,7 @@ from carvana.inference.reach import exact_halo
 from carvana.inference.scale import Scale, network_size
 from carvana.inference.stream import NotANumberError
 from carvana.inference.tiling import Plan
+from carvana.inference.windows import mirrored
 from carvana.progress import LogReporter, Reporter
 
 
@@ -167,8 +168,38 @@ class Predictor(BasePredictor[Prepared]):
         images = [self._on_device(photo.image) for photo in batch]
         maps = self._probabilities(images)
         if self.tta:
-            mirrored = self._probabilities([image.flip(-1) for image in images])
-            maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, mirrored, strict=True)]
+            maps = _means(maps, self._probabilities([image.flip(-1) for image in images]))
+        self._refuse_nan(maps)
+        return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
+
+    @torch.inference_mode()
+    def mix_again(
+        self, batch: Sequence[Prepared], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
+    ) -> list[Mixture]:
+        """Send the unsure parts of photos through the network, and leave the rest as it is drafted.
+
+        Args:
+            batch: Photos made ready.
+            drafts: Of each one its probabilities (h, w), on the device.
+            unsure: Of each one the cells that are unsure: see :func:`carvana.inference.windows.cover_cells`.
+
+        Raises:
+            ModelError: as :meth:`mix` says.
+        """
+        images = [self._on_device(photo.image) for photo in batch]
+        maps = self._coverer.refined(images, drafts, unsure)
+        if self.tta:
+            turned = [mirrored(cells, image.shape[2]) for cells, image in zip(unsure, images, strict=True)]
+            flipped = [image.flip(-1) for image in images], [draft.flip(-1) for draft in drafts]
+            maps = _means(maps, self._coverer.refined(*flipped, turned))
+        self._refuse_nan(maps)
+        return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
+
+    def cost_again(self, unsure: NDArray[np.bool_], size: tuple[int, int]) -> float:
+        """The pixels that :meth:`mix_again` shows the network of a photo of (height, width), for each pixel of it."""
+        return min(self._coverer.windows(unsure, size).cost, self._coverer.plan(size).cost)
+
+    def _refuse_nan(self, maps: Sequence[Tensor]) -> None:
         for place, single in enumerate(maps):
             if not bool(torch.isfinite(single.sum())):
                 overflow = "" if self.precision == "fp32" else _OVERFLOW
@@ -177,7 +208,6 @@ class Predictor(BasePredictor[Prepared]):
                     f"train.lr helps){overflow}",
                     place,
                 )
-        return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
 
     def _on_device(self, image: NDArray[np.uint8]) -> Tensor:
         """A photo (3, h, w), in memory as it was: a row of pixels after another, which is torch's channels_last."""
@@ -255,6 +285,10 @@ def _tell_of_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Repo
             f"{spec.arch} was trained on photos shrunk to {height}x{width}; at their own size they show objects larger "
             "than any it knows, and masks suffer (data.mode=crop trains for that)"
         )
+
+
+def _means(ones: Sequence[Tensor], mirrored: Sequence[Tensor]) -> list[Tensor]:
+    return [(one + other.flip(-1)) / 2 for one, other in zip(ones, mirrored, strict=True)]
 
 
 _OVERFLOW = "; or its numbers overflow: train with train.precision=fp32"

@@ -5,15 +5,17 @@ Nothing here knows what the network is: any callable from pictures to maps of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from carvana.archs.inputs import reflection
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.tiling import Plan, Size, blend_weights, plan_tiles
+from carvana.inference.tiling import Plan, Size, Span, blend_weights, plan_tiles
+from carvana.inference.windows import Windows
 
 Network = Callable[[Tensor], Tensor]
 """Pictures (N, C, h, w) to maps (N, K, h, w)."""
@@ -69,6 +71,23 @@ def tiled(
     return torch.stack([canvas.output for canvas in canvases])
 
 
+class Surface(Protocol):
+    """A picture and the output as far as it is known."""
+
+    @property
+    def tile(self) -> Size:
+        """(height, width) of what the network sees of it at a time."""
+
+    def places(self) -> Iterable[tuple[int, int]]:
+        """What there is to see, each by two numbers."""
+
+    def crop(self, first: int, second: int) -> Tensor:
+        """What the network sees at a place, (C, h, w)."""
+
+    def add(self, first: int, second: int, output: Tensor) -> None:
+        """Take what the network gave for a place, (K, h, w)."""
+
+
 class Canvas:
     """A picture (C, H, W), its plan, and the output as far as it is known."""
 
@@ -84,24 +103,22 @@ class Canvas:
         height, width = self.plan.size
         return self._joined[..., :height, :width]
 
+    @property
+    def tile(self) -> Size:
+        """(height, width) of the plan's tiles."""
+        return self.plan.tile
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Each tile by its row and its column."""
+        return self.plan.tiles()
+
     def crop(self, row: int, column: int) -> Tensor:
         """What a tile sees, (C, h, w): reflected where the picture ends."""
-        cut = self._image
-        for axis, span in ((1, self.plan.rows[row]), (2, self.plan.columns[column])):
-            side = cut.shape[axis]
-            if span.stop <= side:
-                cut = cut.narrow(axis, span.start, span.length)
-            else:
-                cut = cut.index_select(axis, reflection(side, span.stop, cut.device)[span.start :])
-        return cut
+        return _cut(self._image, self.plan.rows[row], self.plan.columns[column])
 
     def add(self, row: int, column: int, output: Tensor) -> None:
         """Take what the network gave for a tile, (K, h, w)."""
-        if output.shape[1:] != self.plan.tile:
-            raise ModelError(
-                f"the network gives maps of {tuple(output.shape[1:])} for tiles of {self.plan.tile}, (height, width); "
-                "expected the same"
-            )
+        _check(output, self.tile)
         if len(self.plan) == 1:
             self._joined = output.clone()  # the next picture's may come in the same memory
             return
@@ -117,11 +134,47 @@ class Canvas:
             self._joined[:, rows.taken, columns.taken] = output[:, rows.given, columns.given]
 
 
-def fill(canvases: Sequence[Canvas], network: Network, *, most: Callable[[Size], int]) -> None:
+class Patches:
+    """A picture (C, H, W), a draft of its probabilities, and the windows in which the network has the last word.
+
+    Args:
+        image: The picture.
+        draft: (H, W) in [0, 1], on the picture's device; what the network says is written into it.
+        windows: Where.
+    """
+
+    def __init__(self, image: Tensor, draft: Tensor, windows: Windows) -> None:
+        self.output = draft
+        self._image = image
+        self._windows = windows
+
+    @property
+    def tile(self) -> Size:
+        """(height, width) of the windows."""
+        return self._windows.tile
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Each window by its number, and 0."""
+        return ((number, 0) for number in range(len(self._windows.places)))
+
+    def crop(self, number: int, _: int) -> Tensor:
+        """What a window sees, (C, h, w): reflected where the picture ends."""
+        return _cut(self._image, *self._windows.places[number])
+
+    def add(self, number: int, _: int, output: Tensor) -> None:
+        """Take the logits that the network gave for a window, (1, h, w)."""
+        _check(output, self.tile)
+        rows, columns = self._windows.places[number]
+        place = self.output[rows.taken, columns.taken]  # it ends with the picture, the window perhaps beyond
+        height, width = place.shape
+        place.copy_(output[0, rows.given, columns.given][:height, :width].float().sigmoid_())
+
+
+def fill(canvases: Sequence[Surface], network: Network, *, most: Callable[[Size], int]) -> None:
     """Send the tiles of some pictures through the network, in batches of tiles of one size, and join them.
 
     Args:
-        canvases: the pictures.
+        canvases: the pictures, to be seen in tiles or in windows.
         network: the callable.
         most: how many tiles of a size (height, width) may go together.
     """
@@ -136,11 +189,30 @@ def fill(canvases: Sequence[Canvas], network: Network, *, most: Callable[[Size],
                 canvas.add(row, column, output)
 
 
-def _by_size(canvases: Sequence[Canvas]) -> Iterator[tuple[Size, list[tuple[Canvas, int, int]]]]:
-    jobs: dict[Size, list[tuple[Canvas, int, int]]] = {}
+def _by_size(canvases: Sequence[Surface]) -> Iterator[tuple[Size, list[tuple[Surface, int, int]]]]:
+    jobs: dict[Size, list[tuple[Surface, int, int]]] = {}
     for canvas in canvases:
-        jobs.setdefault(canvas.plan.tile, []).extend((canvas, row, column) for row, column in canvas.plan.tiles())
+        jobs.setdefault(canvas.tile, []).extend((canvas, *place) for place in canvas.places())
     yield from jobs.items()
+
+
+def _cut(image: Tensor, rows: Span, columns: Span) -> Tensor:
+    """Part of a picture (C, H, W), reflected where that ends."""
+    for axis, span in ((1, rows), (2, columns)):
+        side = image.shape[axis]
+        if span.stop <= side:
+            image = image.narrow(axis, span.start, span.length)
+        else:
+            image = image.index_select(axis, reflection(side, span.stop, image.device)[span.start :])
+    return image
+
+
+def _check(output: Tensor, tile: Size) -> None:
+    if output.shape[1:] != tile:
+        raise ModelError(
+            f"the network gives maps of {tuple(output.shape[1:])} for tiles of {tile}, (height, width); expected the "
+            "same"
+        )
 
 
 @lru_cache(maxsize=16)  # for a row of tiles in the middle of a picture it takes five at the most

@@ -21,8 +21,8 @@ from carvana.archs.keras_weights import read_keras
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.weight_files import read_weights
 from carvana.errors import ModelError
-from carvana.inference.ensemble import load_predictor
 from carvana.inference.exported import ExportedModel
+from carvana.inference.load import load_predictor
 
 
 @pytest.fixture

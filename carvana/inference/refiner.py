@@ -1,0 +1,176 @@
+"""Coarse to fine: one network over the shrunken photo, a second at full size where the first is unsure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from carvana.errors import ConfigError
+from carvana.files import digest
+from carvana.inference.base import BasePredictor, checked_threshold
+from carvana.inference.mixture import Mixture
+from carvana.inference.predictor import Predictor
+from carvana.inference.prepared import Photo, Preparation, Prepared
+from carvana.inference.windows import CELL, cells_of
+
+BAND = (0.02, 0.98)
+"""Probabilities between which the first network counts as unsure."""
+
+MARGIN = 8
+"""Pixels by which the unsure parts are widened."""
+
+
+class Refiner(BasePredictor[tuple[Any, Prepared]]):
+    """A coarse look at the whole photo, then a fine one where it left doubt.
+
+    A photo's boundary is a thin line: most pixels are settled by a network that sees the photo small. The second
+    network sees it at its own size, in windows that cover the pixels whose first probability lies within a band, and
+    decides there; elsewhere the first one's probabilities stand, enlarged. (Kirillov et al. 2020, PointRend,
+    https://arxiv.org/abs/1912.08193, refine points likewise, within one network.)
+
+    Args:
+        coarse: The first look: one network at its scale, or an ensemble.
+        fine: The second, at the photo's own size (``scale="native"``). Its ``tile`` is the side of the windows, by
+            default the cheapest for each photo; ``join="exact"`` gives windows the whole reach of the network around
+            what is taken from them, so that they tell what it would say of the whole photo.
+        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as unsure.
+        margin: Pixels by which the unsure parts are widened.
+        threshold: In [0, 1]; None takes the fine network's own.
+
+    Raises:
+        ConfigError: an argument is none of the above.
+
+    Example:
+        >>> first = Predictor.from_pretrained("runs/small")  # doctest: +SKIP
+        >>> second = Predictor.from_pretrained("runs/crops", scale="native")  # doctest: +SKIP
+        >>> Refiner(first, second).predict("car.jpg").mask.shape  # doctest: +SKIP
+        (1280, 1918)
+    """
+
+    def __init__(
+        self,
+        coarse: BasePredictor[Any],
+        fine: Predictor,
+        *,
+        band: tuple[float, float] = BAND,
+        margin: int = MARGIN,
+        threshold: float | None = None,
+    ) -> None:
+        if fine.size is not None:
+            raise ConfigError(
+                f"the second look is at the photo's own size, not at {fine.size[0]}x{fine.size[1]}: give it "
+                'scale="native"'
+            )
+        self.coarse, self.fine = coarse, fine
+        self.band = checked_band(band)
+        if not 0 <= margin <= 10_000:
+            raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")
+        self.margin = margin
+        self.threshold = checked_threshold(fine.threshold if threshold is None else threshold)
+        self.max_pixels = min(coarse.max_pixels, fine.max_pixels)
+
+    @property
+    def scale(self) -> str:
+        """What the two see photos at, in words: "512x768, then native"."""
+        first = self.coarse.scale
+        return f"{first if isinstance(first, str) else f'{first[0]}x{first[1]}'}, then native"
+
+    @property
+    def weights_digest(self) -> str:
+        """What the weights of both are known by in manifests."""
+        return digest([self.coarse.weights_digest, self.fine.weights_digest])
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a mask besides the weights and the photo, as JSON-able values."""
+        how = {"band": list(self.band), "margin": self.margin, "threshold": self.threshold}
+        return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
+
+    @property
+    def preparation(self) -> Both:
+        """Brings a photo to the first one's size, and keeps it for the second."""
+        return Both(self.coarse.preparation, self.fine.preparation)
+
+    def joins(self, photo: tuple[Any, Prepared], batch: Sequence[tuple[Any, Prepared]]) -> bool:
+        """Whether one more photo may go with a batch, for the first look; the second sorts windows by itself."""
+        return self.coarse.joins(photo[0], [other[0] for other in batch])
+
+    @torch.inference_mode()
+    def mix(self, batch: Sequence[tuple[Any, Prepared]]) -> list[Mixture]:
+        """Send prepared photos through the first network, and their unsure parts through the second.
+
+        Raises:
+            ModelError: a network gives something that is no number, or the memory is too small for it.
+        """
+        first = self.coarse.mix([photo[0] for photo in batch])
+        sizes = [mixture.size for mixture in first]
+        drafts = [mixture.at(size).to(self.fine.device) for mixture, size in zip(first, sizes, strict=True)]
+        unsure = [self.unsure(mixture) for mixture in first]
+        return self.fine.mix_again([photo[1] for photo in batch], drafts, unsure)
+
+    def looked_at(self, photo: Photo) -> float:
+        """The pixels that the second network would see of a photo, for each pixel of it."""
+        prepared = self.prepare(photo)
+        [mixture] = self.coarse.mix([prepared[0]])
+        return self.fine.cost_again(self.unsure(mixture), mixture.size)
+
+    def unsure(self, coarse: Mixture) -> NDArray[np.bool_]:
+        """The cells of a photo that are looked at again: see :mod:`carvana.inference.windows`."""
+        low, high = self.band
+        found = torch.zeros(cells_of(coarse.size), dtype=torch.bool, device=coarse.maps[0].device)
+        for single in coarse.maps:
+            most = _most(_most(single, coarse.size[0]).T, coarse.size[1]).T
+            least = -_most(_most(-single, coarse.size[0]).T, coarse.size[1]).T
+            # Enlarged bilinearly it takes every value between these two.
+            found |= (most > low) & (least < high)
+        around = math.ceil(self.margin / CELL)
+        grown = functional.max_pool2d(found.float()[None], (2 * around + 1, 1), 1, (around, 0))
+        grown = functional.max_pool2d(grown, (1, 2 * around + 1), 1, (0, around))
+        return (grown[0] > 0).cpu().numpy()
+
+
+class Both:
+    """Brings a photo to two looks.
+
+    Args:
+        coarse: The first one's preparation.
+        fine: The second one's.
+    """
+
+    def __init__(self, coarse: Any, fine: Preparation) -> None:
+        self._coarse, self._fine = coarse, fine
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, Prepared]:
+        """Make a photo, uint8 (H, W, 3), ready for both."""
+        return self._coarse(image), self._fine(image)
+
+
+def _most(single: Tensor, side: int) -> Tensor:
+    """Of a map (n, m), for each row of cells of a picture with ``side`` rows of pixels, the largest value it shows."""
+    count, ratio = -(-side // CELL), single.shape[0] / side
+    cells = torch.arange(count, device=single.device, dtype=torch.float64) * CELL
+    # A pixel at x is a mean of the map's rows around (x + 1/2) ratio - 1/2; of more where the map is the larger one.
+    first = ((cells + 0.5) * ratio - 0.5).floor().minimum((cells * ratio).floor())
+    last = (((cells + CELL - 0.5) * ratio - 0.5).floor() + 1).maximum(((cells + CELL) * ratio).ceil() - 1)
+    span = int((last - first).max()) + 1
+    rows = first[:, None] + torch.arange(span, device=single.device)
+    rows = rows.minimum(last[:, None]).clamp_(0, single.shape[0] - 1).long()
+    return single[rows].amax(1)
+
+
+def checked_band(band: tuple[float, float]) -> tuple[float, float]:
+    """The band, if it is one.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    low, high = band
+    if not 0 <= low < high <= 1:
+        raise ConfigError(f"band {low} to {high}: expected two probabilities, the lower one first, such as 0.02 0.98")
+    return float(low), float(high)

@@ -1,0 +1,144 @@
+"""Where a picture is looked at once more: windows that cover its unsure parts, as few pixels as can be. Pure geometry.
+
+Tiles cover a whole picture by rows crossed with columns; windows stand only where something is to be seen, in rows of
+their own, each beginning where the first unsure pixel calls for it. They stand on the grid of the network's stride, and
+what is taken of one has a halo around it that the network sees, too, except where the picture ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.inference.tiling import Size, Span
+
+CELL = 8
+"""Pixels along the side of the cells by which the unsure parts are told."""
+
+LEADS = 4
+"""So many places of the first row of windows are tried: the rows below begin where it ends."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Some parts of a picture.
+
+    Attributes:
+        size: (height, width) of the picture.
+        tile: (height, width) of each window.
+        places: the windows: which rows and which columns each sees, and which are taken of it.
+
+    >>> unsure = np.zeros((8, 8), bool)
+    >>> unsure[1, 2:5] = True
+    >>> found = cover_cells(unsure, (64, 64), sides=[32, 48], halo=8)
+    >>> found.tile, [(rows.first, columns.first) for rows, columns in found.places], found.cost
+    ((32, 32), [(0, 16), (0, 32)], 0.5)
+    """
+
+    size: Size
+    tile: Size
+    places: tuple[tuple[Span, Span], ...]
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels the network sees."""
+        return len(self.places) * math.prod(self.tile)
+
+    @property
+    def cost(self) -> float:
+        """The pixels that the network sees, for each pixel of the picture."""
+        return self.pixels / math.prod(self.size)
+
+
+def cells_of(size: Size) -> Size:
+    """How many rows and columns of cells a picture of (height, width) has."""
+    return -(-size[0] // CELL), -(-size[1] // CELL)
+
+
+def mirrored(cells: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """The cells of the picture turned left to right: where its width is no multiple of theirs, one lies in two.
+
+    >>> mirrored(np.array([[True, False, False]]), 23).tolist()
+    [[False, True, True]]
+    """
+    turned = cells[:, ::-1].copy()
+    if width % CELL:
+        turned[:, :-1] |= cells[:, -2::-1]
+    return turned
+
+
+def cover_cells(
+    unsure: NDArray[np.bool_], size: Size, *, sides: Iterable[int], halo: int, stride: int = 1, min_size: int = 1
+) -> Windows:
+    """The windows by which the network sees the fewest pixels, of one of some sizes.
+
+    Args:
+        unsure: (rows, columns) of cells: :func:`cells_of` the picture. Each pixel of those that are True is taken from
+            one window.
+        size: (height, width) of the picture.
+        sides: The sides of windows to choose from, in pixels; each is enlarged to the stride, and to what a window must
+            see to take anything.
+        halo: Pixels around what is taken of a window that it must see.
+        stride: Windows begin and end at multiples of it.
+        min_size: No side of a window is smaller.
+
+    Returns:
+        Without an unsure cell, no windows.
+    """
+    padded = _up(max(size[0], min_size), stride), _up(max(size[1], min_size), stride)
+    least = max(_up(min_size, stride), _up(2 * halo + stride, stride))
+    best: Windows | None = None
+    for side in sorted({_up(max(side, least), stride) for side in sides}):
+        tile = min(side, padded[0]), min(side, padded[1])
+        for places in _coverings(unsure, padded, tile, halo, stride):
+            found = Windows(size, tile, tuple(places))
+            if best is None or found.pixels < best.pixels:
+                best = found
+    assert best is not None, "no sides"
+    return best
+
+
+def _coverings(
+    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, stride: int
+) -> Iterator[list[tuple[Span, Span]]]:
+    """Some ways to cover the cells: in rows of windows or in columns, and with more or less before the first."""
+    step = max(stride, (tile[0] - 2 * halo) // LEADS // stride * stride)
+    for lead in range(0, max(1, tile[0] - 2 * halo - stride), step):
+        yield _in_rows(unsure, padded, tile, halo, stride, lead)
+    step = max(stride, (tile[1] - 2 * halo) // LEADS // stride * stride)
+    for lead in range(0, max(1, tile[1] - 2 * halo - stride), step):
+        turned = _in_rows(unsure.T, padded[::-1], tile[::-1], halo, stride, lead)
+        yield [(rows, columns) for columns, rows in turned]
+
+
+def _in_rows(
+    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, stride: int, lead: int
+) -> list[tuple[Span, Span]]:
+    places = []
+    for rows in _spans(unsure.max(axis=1), padded[0], tile[0], halo, stride, lead):
+        band = unsure[rows.first // CELL : -(-rows.last // CELL)].max(axis=0)
+        places += [(rows, columns) for columns in _spans(band, padded[1], tile[1], halo, stride)]
+    return places
+
+
+def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, stride: int, lead: int = 0) -> list[Span]:
+    """The fewest windows along one side that take all pixels of some cells, the first one ``lead`` earlier."""
+    spans: list[Span] = []
+    done = 0
+    for cell in np.flatnonzero(cells).tolist():
+        while (cell + 1) * CELL > done and done < whole:
+            pixel = max(cell * CELL, done)
+            start = min(max(pixel - lead - halo, 0) // stride * stride, whole - side)
+            first = start + halo if start > 0 else 0
+            last = whole if start + side == whole else start + side - halo
+            spans.append(Span(start, start + side, max(first, done), last))
+            done, lead = last, 0
+    return spans
+
+
+def _up(length: int, stride: int) -> int:
+    return -(-length // stride) * stride

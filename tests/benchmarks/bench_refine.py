@@ -1,0 +1,85 @@
+"""Coarse to fine: time against Dice as the band widens. By hand, nothing else running:
+
+    python tests/benchmarks/bench_refine.py COARSE FINE [--photos N] [--rounds N] [--band LOW,HIGH ...] [--margin N ...]
+
+COARSE and FINE are runs of one split. Dice is that of COARSE's validation photos at full size, thresholds cross-fitted,
+as ``carvana evaluate`` says it. Times are from the photo's pixels in memory to its mask, a photo at a time; the fine
+network over the whole photo, the coarse one alone and each band take turns in every round on some of the same photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from carvana.data.images import read_image
+from carvana.devices import describe, resolve_device
+from carvana.evaluation.choose import choose_samples
+from carvana.evaluation.evaluate import evaluate
+from carvana.inference.base import BasePredictor
+from carvana.inference.predictor import Predictor
+from carvana.inference.refiner import Refiner
+from carvana.progress import SilentReporter
+
+BANDS = ["0.4,0.6", "0.2,0.8", "0.1,0.9", "0.05,0.95", "0.02,0.98", "0.01,0.99", "0.003,0.997", "0.001,0.999"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("coarse")
+    parser.add_argument("fine")
+    parser.add_argument("--photos", type=int, default=12, help="of which times are taken")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--band", nargs="+", default=BANDS)
+    parser.add_argument("--margin", nargs="+", type=int, default=[8])
+    parser.add_argument("--scale", default="trained", help="of the coarse network")
+    parser.add_argument("--tile", type=int, help="side of the windows")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = parse()
+    device = resolve_device()
+    silent: dict[str, Any] = {"reporter": SilentReporter()}
+    coarse = Predictor.from_pretrained(asked.coarse, scale=asked.scale, **silent)
+    whole = Predictor.from_pretrained(asked.fine, scale="native", **silent)
+    fine = Predictor.from_pretrained(asked.fine, scale="native", tile=asked.tile, **silent)
+    ways: dict[str, BasePredictor[Any]] = {"fine over everything": whole, "coarse alone": coarse}
+    for margin in asked.margin:
+        for band in asked.band:
+            low, high = (float(number) for number in band.split(","))
+            ways[f"{low:g} to {high:g}, margin {margin}"] = Refiner(coarse, fine, band=(low, high), margin=margin)
+    samples = choose_samples(asked.coarse)
+    print(f"{describe(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {fine.precision}")
+    print(f"{asked.coarse} then {asked.fine}: {len(samples)} photos, times of {asked.photos}, {asked.rounds} rounds")
+    photos = [read_image(sample.image) for sample in samples[:: -(-len(samples) // asked.photos)]]
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(asked.rounds + 1):  # the first warms up
+        for name, predictor in ways.items():
+            began = time.perf_counter()
+            for photo in photos:
+                assert predictor.predict(photo).mask.size  # made when it is asked for
+            if number:
+                times[name].append((time.perf_counter() - began) / len(photos))
+    first, best = statistics.median(times["fine over everything"]), 0.0
+    table("", "ms a photo", "of the whole", "pixels of windows", "Dice", "less than the whole")
+    table(*["---"] * 6)
+    for name, predictor in ways.items():
+        took = statistics.median(times[name])
+        dice = evaluate(predictor, samples, **silent).dice
+        best = best or dice
+        seen = statistics.mean(map(predictor.looked_at, photos)) if isinstance(predictor, Refiner) else None
+        share = "" if seen is None else f"{seen:.3f}"
+        table(name, f"{1e3 * took:.0f}", f"{took / first:.3f}", share, f"{dice:.5f}", f"{best - dice:+.5f}")
+
+
+def table(*cells: str) -> None:
+    print("|", " | ".join(cells), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
