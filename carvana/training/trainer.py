@@ -36,9 +36,11 @@ from carvana.training.best import Best, choose_run
 from carvana.training.budget import Budget
 from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
+from carvana.training.depthwise import depthwise_in
 from carvana.training.explain import explained, not_finite, some
 from carvana.training.journal import Journal
 from carvana.training.loader import make_loader, timed, worker_count
+from carvana.training.memory import freed_memory_kept
 from carvana.training.network import as_segmenter, unwrap
 from carvana.training.optim import (
     freeze_encoder,
@@ -186,7 +188,7 @@ class Trainer:
         self._ended = True
         self.journal.begin(self.progress)
         try:
-            with self.signals, explained():
+            with self.signals, explained(), freed_memory_kept(self.device):
                 while not self.progress.finished:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
@@ -235,7 +237,8 @@ class Trainer:
         """
         adding_up = nullcontext() if complete else self.accelerator.no_sync(self.wrapped)
         with adding_up, explained():
-            logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
+            with depthwise_in(self.device, self.precision):
+                logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
             loss = self.loss(logits.float(), targets)
             self.accelerator.backward(loss * weight)
             if complete:

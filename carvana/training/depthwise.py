@@ -1,0 +1,111 @@
+"""Gradients of depthwise convolutions on CPUs: in fp32 where bf16 is the slow one.
+
+oneDNN's bf16 kernels for the backward pass of depthwise convolutions are 3 to 190 times slower than its fp32 ones: with
+the input's gradient where the stride is above 1, with the kernel's nearly always (tests/benchmarks/bench_depthwise.py
+measures both). Half of the time of a training step of an EfficientNet goes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from carvana.devices import Precision
+
+Pair = tuple[int, int]
+
+
+def depthwise_in(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context for a training's forward pass: :class:`QuickDepthwise` where it helps."""
+    return QuickDepthwise() if device.type == "cpu" and precision == "bf16" else nullcontext()
+
+
+class QuickDepthwise(TorchFunctionMode):
+    """A context in which depthwise convolutions that autocast would run in bf16 on a CPU get their gradients quickly.
+
+    Their values are the same to the bit, their gradients are rounded less. Everything else is left as it is.
+
+    >>> with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():  # doctest: +SKIP
+    ...     logits = model(images)
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d and _applies(*args, **kwargs):
+            return _quick(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _applies(input: Tensor, weight: Tensor, *rest: Any, groups: int = 1, **others: Any) -> bool:  # noqa: A002 - torch's
+    groups = rest[4] if len(rest) > 4 else groups
+    padding = rest[2] if len(rest) > 2 else others.get("padding", 0)
+    return (
+        groups > 1
+        and groups == weight.shape[0] == input.shape[1]
+        and input.ndim == 4
+        and not isinstance(padding, str)
+        and input.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
+
+
+def _quick(
+    input: Tensor,  # noqa: A002 - torch's own name
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    half = torch.bfloat16
+    result: Tensor = _Depthwise.apply(input.to(half), weight.to(half), _pair(stride), _pair(padding), _pair(dilation))
+    return result if bias is None else result + bias.to(half).view(-1, 1, 1)
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+        ctx.save_for_backward(images, kernel)
+        ctx.geometry = stride, padding, dilation, False, (0, 0), len(kernel)
+        return torch.ops.aten.convolution(images, kernel, None, *ctx.geometry)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+        images, kernel = ctx.saved_tensors
+        whole = gradient.float()
+        for_images = for_kernel = None
+        if ctx.needs_input_grad[0]:
+            half = max(ctx.geometry[0]) == 1
+            parts = (gradient, images, kernel) if half else (whole, images.float(), kernel.float())
+            for_images = _backward(*parts, ctx.geometry, (True, False, False))[0].to(images.dtype)
+        if ctx.needs_input_grad[1]:
+            for_kernel = _backward(whole, images.float(), kernel.float(), ctx.geometry, (False, True, False))[1]
+            for_kernel = for_kernel.to(kernel.dtype)
+        return for_images, for_kernel, None, None, None
+
+
+def _backward(
+    gradient: Tensor, images: Tensor, kernel: Tensor, geometry: tuple[Any, ...], wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        gradient, images, kernel, [0], *geometry, wanted
+    )
+    return result
