@@ -47,7 +47,7 @@ class QuickDepthwise(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _applies(input: Tensor, weight: Tensor, *rest: Any, groups: int = 1, **others: Any) -> bool:  # noqa: A002 - torch's
+def _applies(input: Tensor, weight: Tensor, *rest: Any, groups: int = 1, **others: Any) -> bool:
     groups = rest[4] if len(rest) > 4 else groups
     padding = rest[2] if len(rest) > 2 else others.get("padding", 0)
     return (
@@ -63,7 +63,7 @@ def _applies(input: Tensor, weight: Tensor, *rest: Any, groups: int = 1, **other
 
 
 def _quick(
-    input: Tensor,  # noqa: A002 - torch's own name
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | Pair = 1,
@@ -72,8 +72,9 @@ def _quick(
     groups: int = 1,
 ) -> Tensor:
     half = torch.bfloat16
-    result: Tensor = _Depthwise.apply(input.to(half), weight.to(half), _pair(stride), _pair(padding), _pair(dilation))
-    return result if bias is None else result + bias.to(half).view(-1, 1, 1)
+    operands = (None if operand is None else operand.to(half) for operand in (input, weight, bias))
+    result: Tensor = _Depthwise.apply(*operands, (_pair(stride), _pair(padding), _pair(dilation)))
+    return result
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -82,24 +83,28 @@ def _pair(value: int | Pair) -> Pair:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    def forward(
+        ctx: Any, images: Tensor, kernel: Tensor, bias: Tensor | None, geometry: tuple[Pair, Pair, Pair]
+    ) -> Any:
         ctx.save_for_backward(images, kernel)
-        ctx.geometry = stride, padding, dilation, False, (0, 0), len(kernel)
-        return torch.ops.aten.convolution(images, kernel, None, *ctx.geometry)  # type: ignore[no-any-return]
+        ctx.geometry = *geometry, False, (0, 0), len(kernel)
+        return torch.ops.aten.convolution(images, kernel, bias, *ctx.geometry)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, kernel = ctx.saved_tensors
         whole = gradient.float()
-        for_images = for_kernel = None
+        for_images = for_kernel = for_bias = None
         if ctx.needs_input_grad[0]:
-            half = max(ctx.geometry[0]) == 1
-            parts = (gradient, images, kernel) if half else (whole, images.float(), kernel.float())
-            for_images = _backward(*parts, ctx.geometry, (True, False, False))[0].to(images.dtype)
+            slow = max(ctx.geometry[0]) > 1
+            operands = (whole, images.float(), kernel.float()) if slow else (gradient, images, kernel)
+            for_images = _backward(*operands, ctx.geometry, (True, False, False))[0].to(images.dtype)
         if ctx.needs_input_grad[1]:
             for_kernel = _backward(whole, images.float(), kernel.float(), ctx.geometry, (False, True, False))[1]
             for_kernel = for_kernel.to(kernel.dtype)
-        return for_images, for_kernel, None, None, None
+        if ctx.needs_input_grad[2]:
+            for_bias = whole.sum((0, 2, 3)).to(gradient.dtype)
+        return for_images, for_kernel, for_bias, None
 
 
 def _backward(
