@@ -39,6 +39,7 @@ Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=10**9)]
 Seed = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, lt=2**32)]
 Real = Annotated[float, BeforeValidator(_no_boolean)]
 Workers = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1024)]
+Epochs = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=10**6)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_both_sides)]
 
@@ -68,6 +69,10 @@ class DataConfig(Section):
     masks: Folder | None = Field(None, description="Folder of masks, if the data folder is laid out otherwise.")
     group: str | None = Field(None, description="Regular expression that finds the car's name in a photo's file name.")
     size: Size = Field((128, 128), description="[height, width] that the network is trained at.")
+    start_size: Size | None = Field(
+        None, description="[height, width] of whole photos in the first start_epochs; none: size from the beginning."
+    )
+    start_epochs: Epochs = Field(0, description="How many epochs begin the training at start_size.")
     mode: Literal["resize", "crop"] = Field(
         "resize", description="Shrink whole photos to the size, or cut pieces of that size that look for the boundary."
     )
@@ -82,6 +87,12 @@ class DataConfig(Section):
         le=10**6,
         description="Gigabytes of disk for photos kept at the training size, of all runs together; 0: none.",
     )
+
+    @model_validator(mode="after")
+    def _start_is_whole(self) -> Self:
+        if (self.start_size is None) != (self.start_epochs == 0):
+            raise ValueError("start_size and start_epochs go together: name both, or neither")
+        return self
 
 
 class SplitConfig(Section):

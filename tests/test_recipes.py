@@ -17,6 +17,7 @@ PROMISED = {
     "unet-resnet34-512": {"arch": "unet/resnet34", "data.size": (512, 768), "data.mode": "resize"},
     "native-crops": {"arch": "unet/resnet34", "data.size": (512, 512), "data.mode": "crop"},
     "tiny-cpu": {"model.encoder_weights": "none", "train.minutes": 1},
+    "best-gpu": {"data.size": (1280, 1918), "data.start_size": (640, 960), "train.ema": 0.995},
     "compare-quick": {"model.encoder_weights": "none", "train.minutes": 0.5},
     "compare-full": {"split.by": "group", "train.minutes": 30},
 }
@@ -45,6 +46,8 @@ def test_a_recipe_keeps_its_promise_and_its_line_fits_a_terminal(name: str) -> N
 @pytest.mark.parametrize("name", configs())
 def test_a_network_is_trained_with_each_recipe(name: str, tiny_data: Path, tmp_path: Path) -> None:
     recipe = load_config(name, {**SMALL, "data.root": str(tiny_data), "model.encoder_weights": "none", "split.val": 1})
+    if recipe.data.start_size is not None:
+        recipe = recipe.replace({"data.start_size": [32, 32], "data.start_epochs": 1, "train.epochs": 2})
     if recipe.data.mode == "crop":
         recipe = recipe.replace({"data.size": [64, 64]})
     if recipe.arch == "unet-ref":

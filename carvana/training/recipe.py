@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
@@ -15,6 +16,8 @@ from carvana.data.cache_build import build_caches
 from carvana.data.cache_home import cache_home
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
+from carvana.data.growing import GrowingDataset
+from carvana.data.samples import Sample
 from carvana.data.splits import Split
 from carvana.devices import process_count, resolve_device, resolve_precision
 from carvana.errors import ConfigError, ModelError
@@ -88,17 +91,32 @@ def datasets(
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The training photos as the recipe augments them, the validation photos as they are; both cached on disk."""
     data = config.data
-    parts = split.train, split.val
-    caches: Sequence[SampleCache | None] = (None, None)
-    if data.mode == "resize":  # what is cut out of a photo is of no one size
-        caches = build_caches(parts, data.size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
-    train, val = (
+    augments: tuple[str | None, ...] = data.augment, None
+    train, val = _datasets(config, (split.train, split.val), data.size, data.mode, augments, reporter)
+    if data.start_size is None:
+        return train, val
+    (start,) = _datasets(config, (split.train,), data.start_size, "resize", augments[:1], reporter)
+    return GrowingDataset(train, start=start, epochs=data.start_epochs), val
+
+
+def _datasets(
+    config: FitConfig,
+    parts: Sequence[Sequence[Sample]],
+    size: tuple[int, int],
+    mode: Literal["resize", "crop"],
+    augments: Sequence[str | None],
+    reporter: Reporter | None,
+) -> list[SegmentationDataset]:
+    data = config.data
+    caches: Sequence[SampleCache | None] = [None] * len(parts)
+    if mode == "resize":  # what is cut out of a photo is of no one size
+        caches = build_caches(parts, size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
+    return [
         SegmentationDataset(
-            part, data.size, mode=data.mode, target=data.target, augment=augment, seed=config.train.seed, cache=cache
+            part, size, mode=mode, target=data.target, augment=augment, seed=config.train.seed, cache=cache
         )
-        for part, cache, augment in zip(parts, caches, (data.augment, None), strict=True)
-    )
-    return train, val
+        for part, cache, augment in zip(parts, caches, augments, strict=True)
+    ]
 
 
 def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
