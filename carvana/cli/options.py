@@ -95,12 +95,16 @@ COVER = {
 def load_networks(
     run: Path, others: Sequence[Path] | None, *, reporter: Reporter, **settings: Any
 ) -> BasePredictor[Any]:
-    """The network of a run, or the mean of several, which is told."""
+    """The network of a run, the mean of several, or one that another looks after; which of them is told."""
     from carvana.inference.ensemble import Ensemble
     from carvana.inference.load import load_predictor
+    from carvana.inference.refiner import Refiner
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **settings)
     if isinstance(predictor, Ensemble):
         count, threshold = len(predictor.members), predictor.threshold
         reporter.info(f"the mean of {count} networks, cut at {threshold:.3f}, the mean of their thresholds")
+    if isinstance(predictor, Refiner):
+        again, threshold = settings["refine_with"] or run, predictor.threshold
+        reporter.info(f"what is unsure is looked at again by {again}, cut at {threshold:.3f}, that one's threshold")
     return predictor

@@ -28,6 +28,9 @@ from carvana.training.recipe import build_model, check, datasets, lasting_path, 
 from carvana.training.state import has_state, peek_state
 from carvana.training.trainer import Trainer
 
+_LATER = {"start_size": None, "start_epochs": 0}
+"""Keys of ``data`` that runs from before they were there go on without, and what stands for their absence."""
+
 
 def fit(
     config: FitConfig,
@@ -220,7 +223,11 @@ def _recipe_digest(config: FitConfig) -> str:
     """What a recipe is known by: all of it but its length, and what changes nothing, such as where the photos lie."""
     places = {"data.root": None, "data.images": None, "data.masks": None}
     neutral = {"train.epochs": 1, "train.minutes": None, "data.workers": 0, "data.cache_gb": 0}
-    return digest(config.replace(places | neutral).model_dump(mode="json"))
+    values = config.replace(places | neutral).model_dump(mode="json")
+    for key, usual in _LATER.items():
+        if values["data"][key] == usual:
+            del values["data"][key]
+    return digest(values)
 
 
 def _longer(config: FitConfig, *, epochs: int | None, minutes: float | None) -> FitConfig:
