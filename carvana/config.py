@@ -76,6 +76,7 @@ class DataConfig(Section):
     mode: Literal["resize", "crop"] = Field(
         "resize", description="Shrink whole photos to the size, or cut pieces of that size that look for the boundary."
     )
+    whole: Real = Field(0.0, ge=0, le=1, description="With mode crop, the share of photos shrunk to the size, uncut.")
     target: Literal["coverage", "nearest"] = Field(
         "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
     )

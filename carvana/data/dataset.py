@@ -39,6 +39,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         size: (height, width) of what the network sees.
         mode: "resize" shrinks whole photos; "crop" cuts pieces of that size out of them at native resolution, most of
             them where a boundary runs.
+        whole: With mode "crop", the share of items that are the whole photo all the same, shrunk to ``size``: what is
+            near and what is far is learnt by one network.
         target: "coverage", or "nearest" as the seed had it.
         augment: A registered name, or a callable with albumentations' convention, or None.
         seed: Where all randomness begins.
@@ -60,6 +62,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         size: tuple[int, int] = (128, 128),
         *,
         mode: Literal["resize", "crop"] = "resize",
+        whole: float = 0.0,
         target: Literal["coverage", "nearest"] = "coverage",
         augment: str | augmentation.Augment | None = None,
         seed: int = 0,
@@ -72,6 +75,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.samples: Sequence[Sample] = SampleTable.of(samples)  # arrays: what readers share stays shared
         self.size = size
         self.mode = mode
+        self.whole = whole
         self.target = target
         self.augment = augmentation.make_augment(augment) if isinstance(augment, str) else augment
         if target == "coverage":
@@ -85,7 +89,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        if self.mode == "resize":
+        if self.mode == "resize" or self._is_whole(epoch, index):
             image, mask = self._shrunken(index)
         else:
             image, mask = self._cropped(self.samples[index], np.random.default_rng((self.seed, epoch, index, 1)))
@@ -94,6 +98,9 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image = image if image.flags.writeable else image.copy()  # augmentations may work in place
             image, coverage = augmentation.apply(self.augment, image, coverage, (self.seed, epoch, index))
         return self._to_tensors(image, coverage, index)
+
+    def _is_whole(self, epoch: int, index: int) -> bool:
+        return self.whole > 0 and np.random.default_rng((self.seed, epoch, index, 2)).random() < self.whole
 
     def _shrunken(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         cached = self.cache.read(index) if self.cache is not None else None

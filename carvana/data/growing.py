@@ -32,7 +32,7 @@ class GrowingDataset(SegmentationDataset):
 
     def __init__(self, data: SegmentationDataset, *, start: SegmentationDataset, epochs: int) -> None:
         super().__init__(
-            data.samples, data.size, mode=data.mode, target=data.target, augment=data.augment, seed=data.seed,
+            data.samples, data.size, mode=data.mode, whole=data.whole, target=data.target, augment=data.augment, seed=data.seed,
             cache=data.cache,
         )  # fmt: skip
         if len(start) != len(data):

@@ -28,7 +28,7 @@ from carvana.training.recipe import build_model, check, datasets, lasting_path, 
 from carvana.training.state import has_state, peek_state
 from carvana.training.trainer import Trainer
 
-_LATER = {"start_size": None, "start_epochs": 0}
+_LATER = {"start_size": None, "start_epochs": 0, "whole": 0.0}
 """Keys of ``data`` that runs from before they were there go on without, and what stands for their absence."""
 
 

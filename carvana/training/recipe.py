@@ -113,9 +113,9 @@ def _datasets(
         caches = build_caches(parts, size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
     return [
         SegmentationDataset(
-            part, size, mode=mode, target=data.target, augment=augment, seed=config.train.seed, cache=cache
+            part, size, mode=mode, whole=whole, target=data.target, augment=augment, seed=config.train.seed, cache=cache
         )
-        for part, cache, augment in zip(parts, caches, augments, strict=True)
+        for part, cache, augment, whole in zip(parts, caches, augments, (data.whole, 0.0), strict=False)
     ]
 
 
