@@ -32,8 +32,8 @@ class GrowingDataset(SegmentationDataset):
 
     def __init__(self, data: SegmentationDataset, *, start: SegmentationDataset, epochs: int) -> None:
         super().__init__(
-            data.samples, data.size, mode=data.mode, whole=data.whole, target=data.target, augment=data.augment, seed=data.seed,
-            cache=data.cache,
+            data.samples, data.size, mode=data.mode, whole=data.whole, target=data.target, augment=data.augment,
+            seed=data.seed, cache=data.cache,
         )  # fmt: skip
         if len(start) != len(data):
             raise ConfigError(f"start: holds {len(start)} photos where data holds {len(data)}; expected the same ones")
