@@ -86,3 +86,17 @@ def test_mistakes_are_told(tmp_path: Path, tiny_data: Path) -> None:
         SegmentationDataset([Sample(samples[0].image, tmp_path / "m.png", "a")], size=(16, 16), mode="crop")[0]
     with pytest.raises(DataError, match="augmentation"):
         SegmentationDataset(samples, augment=lambda *, image, mask: {"image": image[:8], "mask": mask})[0]
+
+
+def test_among_crops_a_share_of_photos_is_whole(tiny_data: Path) -> None:
+    samples = find_samples(tiny_data)
+    whole, crops = (SegmentationDataset(samples, (48, 72), mode=mode) for mode in ("resize", "crop"))
+    mixed = SegmentationDataset(samples, (48, 72), mode="crop", whole=0.3)
+    found = 0
+    for epoch in range(10):
+        for index in range(len(samples)):
+            item = mixed[epoch, index][0]
+            is_whole = torch.equal(item, whole[index][0])
+            assert is_whole or torch.equal(item, crops[epoch, index][0])
+            found += is_whole
+    assert 0.2 < found / (10 * len(samples)) < 0.4
