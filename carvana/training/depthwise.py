@@ -1,8 +1,9 @@
 """Gradients of depthwise convolutions on CPUs: in fp32 where bf16 is the slow one.
 
-oneDNN's bf16 kernels for the backward pass of depthwise convolutions are 3 to 190 times slower than its fp32 ones: with
-the input's gradient where the stride is above 1, with the kernel's nearly always (tests/benchmarks/bench_depthwise.py
-measures both). Half of the time of a training step of an EfficientNet goes there.
+oneDNN's bf16 kernels for the backward pass of depthwise convolutions are mostly 5 to 10 times slower than its fp32
+ones, at worst 190 times: with the input's gradient where the stride is above 1, with the kernel's always, if less for
+3 x 3 (tests/benchmarks/bench_depthwise.py measures both). Half of the time of a training step of an EfficientNet goes
+there.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
     """A context in which glibc's malloc keeps what is freed for a CPU's next tensor; elsewhere nothing happens.
 
     As it comes, malloc maps every large tensor anew and unmaps it when it is freed, and the system clears each page
-    again: some 500,000 page faults a step of a U-Net, a fifth to a half of its time. At the end the memory is given
+    again: some 500,000 page faults a step of a U-Net, a sixth to a third of its time. At the end the memory is given
     back, and malloc does as it did before.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
