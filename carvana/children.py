@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Processes beside this one: how they end with it, and how torch tells that one of them was killed."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def tells_of_killed_reader(error: BaseException) -> bool:
+    """Whether this is how torch tells, wherever the main thread is at that moment, that a reader was killed."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)

@@ -15,6 +15,7 @@ from carvana.archs.bounded import Bounded
 from carvana.archs.build import build_network
 from carvana.archs.inputs import normalised, padded_size, reflected
 from carvana.archs.spec import ModelSpec
+from carvana.children import tells_of_killed_reader
 from carvana.entry import told
 from carvana.errors import CarvanaError, ModelError
 
@@ -157,6 +158,8 @@ class Segmenter(nn.Module):
             raise
         except (Exception, SystemExit) as error:
             if isinstance(error, RuntimeError) and re.search("memory|alloc|cuda|cudnn", str(error), re.IGNORECASE):
+                raise
+            if tells_of_killed_reader(error):  # torch raises it wherever the main thread is, so also in here
                 raise
             if len(images) == 1 and "more than 1 value per channel" in str(error):
                 raise ModelError(

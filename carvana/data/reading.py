@@ -39,11 +39,6 @@ class ReaderKilledError(CarvanaError):
         )
 
 
-def tells_of_killed_reader(error: BaseException) -> bool:
-    """Whether this is how torch tells, wherever the main thread is at that moment, that a reader was killed."""
-    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-
-
 def tells_of_no_room(error: OSError) -> bool:
     """Whether readers cannot begin, since not even their locks find room in /dev/shm."""
     return error.errno == errno.ENOSPC and error.filename is None

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.children import tells_of_killed_reader
 from carvana.data import rle
-from carvana.data.reading import ReaderKilledError, tells_of_killed_reader
+from carvana.data.reading import ReaderKilledError
 from carvana.errors import ConfigError, DataError, cause
 from carvana.files import digest
 from carvana.inference.base import BasePredictor, P

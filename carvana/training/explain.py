@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+from carvana.children import tells_of_killed_reader
 from carvana.config import TrainConfig
-from carvana.data.reading import ReaderKilledError, tells_of_killed_reader
+from carvana.data.reading import ReaderKilledError
 from carvana.errors import CarvanaError
 from carvana.run import Run
 from carvana.training.state import Progress, has_state, peek_state

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import os
+import signal
+import time
 import warnings
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from carvana.archs.factory import create_model
 from carvana.archs.inputs import padded_size
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
+from carvana.children import tells_of_killed_reader
+from carvana.data.reading import end_readers
 from carvana.errors import ModelError
 from carvana.registry import registry
 
@@ -103,6 +109,28 @@ def test_wrong_images_are_one_clear_value_error(model: Segmenter, images: object
 def test_a_network_that_returns_something_else_is_told_so():
     with pytest.raises(ModelError, match=r"must return logits \(N, 1, 8, 8\)"):
         echo(classes=1)(torch.zeros(1, 3, 8, 8))
+
+
+class _KillsItsReader(Echo):
+    """Loses the reading process of a loader while it looks at a photo, as happens where memory runs out."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        [reader] = multiprocessing.active_children()
+        assert reader.pid is not None
+        os.kill(reader.pid, signal.SIGKILL)
+        reader.join(60)
+        time.sleep(60)  # the handler of the signal raises at the first chance
+        return super().forward(images)
+
+
+def test_a_reader_that_is_killed_meanwhile_is_no_fault_of_the_network():
+    model = Segmenter(_KillsItsReader(), ModelSpec(arch="echo", mean=(0, 0, 0), std=(1, 1, 1), classes=3))
+    loader = torch.utils.data.DataLoader(torch.zeros(64, 3, 8, 8), num_workers=1)
+    batches = iter(loader)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as raised:
+        model(next(batches))
+    assert tells_of_killed_reader(raised.value)
+    end_readers(loader)
 
 
 def test_with_spec_changes_what_the_next_photo_sees():
