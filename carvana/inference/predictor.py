@@ -282,8 +282,8 @@ def _tell_of_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Repo
     if size is None and spec.trained_size is not None:
         height, width = spec.trained_size
         reporter.warn(
-            f"{spec.arch} was trained on photos shrunk to {height}x{width}; at their own size they show objects larger "
-            "than any it knows, and masks suffer (data.mode=crop trains for that)"
+            f"{spec.arch} was trained on whole photos of {height}x{width}; larger ones at their own size show objects "
+            "larger than any it knows, and masks suffer (data.mode=crop trains for that)"
         )
 
 

@@ -68,7 +68,7 @@ def test_maps_have_the_photo_s_own_size(scale: str | tuple[int, int]) -> None:
 
 def test_who_shows_a_network_larger_objects_than_it_knows_is_told(caplog: pytest.LogCaptureFixture) -> None:
     Predictor(segmenter(trained_size=(16, 24)), scale="native")
-    assert "trained on photos shrunk to 16x24" in caplog.text
+    assert "trained on whole photos of 16x24" in caplog.text
     caplog.clear()
     Predictor(segmenter(), scale="native")  # trained on crops, or not at all
     Predictor(segmenter(trained_size=(16, 24)), scale="32x48")

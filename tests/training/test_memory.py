@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -21,26 +24,39 @@ def faults(times=20):
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
+def large():
+    lines = dict(line.split(":") for line in open("/proc/self/smaps_rollup").read().splitlines()[1:])
+    return int(lines["AnonHugePages"].split()[0]) << 10
+
 usual = faults()
 with freed_memory_kept(torch.device(sys.argv[1])):
     faults(1)
-    kept, inside = faults(), resident()
-print(usual, kept, inside - resident())
+    tensor, kept, inside, paged = torch.ones(64 << 20, dtype=torch.uint8), faults(), resident(), large()
+    del tensor
+print(usual, kept, inside - resident(), paged)
 """
 
 
 def measured(device: str) -> list[int]:
-    """Page faults of taking and freeing tensors before and within the context; bytes given back at its end."""
+    """Page faults of taking tensors before and within the context; bytes given back at its end; bytes in large pages."""
     words = [sys.executable, "-c", PROGRAM, device]
     return [int(word) for word in subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()]
 
 
 def test_freed_memory_is_used_again_and_given_back_at_the_end() -> None:
-    usual, kept, returned = measured("cpu")
+    usual, kept, returned, _ = measured("cpu")
     assert kept < usual / 2
     assert returned > 50 << 20
 
 
 def test_for_a_gpu_nothing_happens() -> None:
-    usual, kept, _ = measured("cuda")
+    usual, kept, *_ = measured("cuda")
     assert kept > usual / 2
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="needs large pages of Linux's"
+)
+def test_a_tensor_lies_in_large_pages() -> None:
+    *_, paged = measured("cpu")
+    assert paged > 32 << 20
