@@ -38,7 +38,7 @@ print(usual, kept, inside - resident(), paged)
 
 
 def measured(device: str) -> list[int]:
-    """Page faults of taking tensors before and within the context; bytes given back at its end; bytes in large pages."""
+    """Page faults of taking tensors before and within the context; bytes given back at its end; in large pages."""
     words = [sys.executable, "-c", PROGRAM, device]
     return [int(word) for word in subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()]
 
