@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from carvana.data.images import read_image
@@ -29,10 +30,12 @@ class BasePredictor(ABC, Generic[P]):
     may go together.
 
     Attributes:
+        device: where the networks run; of several, the first one's.
         threshold: in [0, 1]; a probability above it is foreground.
         max_pixels: files that hold more pixels are refused before they are decoded.
     """
 
+    device: torch.device
     threshold: float
     max_pixels: int
 

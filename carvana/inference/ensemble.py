@@ -44,6 +44,7 @@ class Ensemble(BasePredictor[tuple[Prepared, ...]]):
         if not members:
             raise ModelError("an ensemble needs at least one network; name some runs or model folders")
         self.members = tuple(members)
+        self.device = self.members[0].device
         mean = float(np.mean([member.threshold for member in members]))
         self.threshold = checked_threshold(mean if threshold is None else threshold)
         self.max_pixels = min(member.max_pixels for member in members)

@@ -69,6 +69,7 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
                 'scale="native"'
             )
         self.coarse, self.fine = coarse, fine
+        self.device = coarse.device
         self.band = checked_band(band)
         if not 0 <= margin <= 10_000:
             raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+import torch
+
 from carvana.devices import cpu_count
 from carvana.errors import ModelError
+from carvana.heap import freed_memory_kept
 from carvana.inference.prediction import Prediction, Want
 
 T = TypeVar("T")
@@ -23,6 +26,8 @@ P_contra = TypeVar("P_contra", contravariant=True)
 
 class Runs(Protocol[P_contra]):
     """What of a :class:`carvana.inference.base.BasePredictor` batches are made by."""
+
+    device: torch.device
 
     def joins(self, photo: P_contra, batch: Sequence[P_contra]) -> bool:
         """Whether one more photo may go with a batch."""
@@ -114,16 +119,17 @@ def run_batches(
     """
     waiting: list[tuple[T, P | None]] = []
     batch: list[P] = []
-    for job in jobs:
-        prepared = job[1]
-        full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
-        if full or not batch:
-            yield from _flush(predictor, waiting, batch, want, name)
-            waiting, batch = [], []
-        if prepared is not None:
-            batch.append(prepared)
-        waiting.append(job)
-    yield from _flush(predictor, waiting, batch, want, name)
+    with freed_memory_kept(predictor.device):
+        for job in jobs:
+            prepared = job[1]
+            full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
+            if full or not batch:
+                yield from _flush(predictor, waiting, batch, want, name)
+                waiting, batch = [], []
+            if prepared is not None:
+                batch.append(prepared)
+            waiting.append(job)
+        yield from _flush(predictor, waiting, batch, want, name)
 
 
 def _flush(

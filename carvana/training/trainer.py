@@ -26,6 +26,7 @@ from carvana.devices import process_number, resolve_device, resolve_precision
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.report import evaluate_run
+from carvana.heap import freed_memory_kept
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.progress import LogReporter, Reporter, SilentReporter
@@ -40,7 +41,6 @@ from carvana.training.depthwise import depthwise_in
 from carvana.training.explain import explained, not_finite, some
 from carvana.training.journal import Journal
 from carvana.training.loader import make_loader, timed, worker_count
-from carvana.training.memory import freed_memory_kept
 from carvana.training.network import as_segmenter, unwrap
 from carvana.training.optim import (
     freeze_encoder,

@@ -24,9 +24,9 @@ from torch import nn
 from carvana.archs.factory import create_model
 from carvana.config import TrainConfig
 from carvana.devices import describe
+from carvana.heap import freed_memory_kept
 from carvana.losses import make_loss
 from carvana.training.depthwise import QuickDepthwise
-from carvana.training.memory import freed_memory_kept
 from carvana.training.optim import make_optimizer
 
 LAYERS = [(96, 177, 257, 3, 2), (144, 88, 128, 3, 1), (144, 91, 131, 5, 2), (240, 44, 64, 5, 1), (672, 22, 32, 5, 1)]

@@ -1,10 +1,11 @@
-"""Memory between the steps of a training on a CPU: kept, and in large pages, not given back and taken again."""
+"""Memory between the steps of a network on a CPU: kept, and in large pages, not given back and taken again."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,10 +13,17 @@ import torch
 
 from carvana.devices import free_memory
 
+if sys.platform != "win32":
+    import resource
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """The parameters of glibc's mallopt(3) that say when memory goes back to the system."""
 
 _DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65536}
+
+_lock = threading.Lock()
+_inside = 0
+"""How many such contexts there are at this moment."""
 
 
 @contextmanager
@@ -24,22 +32,29 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
 
     As it comes, malloc maps every large tensor anew and unmaps it when it is freed, and the system clears each page
     again: some 500,000 page faults a step of a U-Net, a sixth to a third of its time. What is left is the search for
-    pages of 4 kB, and pages of 2 MB save most of that where Linux has them to give. At the end the memory is given
-    back, and malloc does as it did before.
+    pages of 4 kB, and pages of 2 MB save most of that where Linux has them to give. At the end of the last such context
+    the memory is given back, and malloc does as it did before.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
     if library is None or not hasattr(library, "gnu_get_libc_version"):
         yield
         return
-    library.mallopt(M_TRIM_THRESHOLD, -1)
-    library.mallopt(M_MMAP_MAX, 0)
-    _ask_for_large_pages(library)
+    global _inside
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            library.mallopt(M_TRIM_THRESHOLD, -1)
+            library.mallopt(M_MMAP_MAX, 0)
+            _ask_for_large_pages(library)
     try:
         yield
     finally:
-        for parameter, value in _DEFAULTS.items():
-            library.mallopt(parameter, value)
-        library.malloc_trim(0)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                for parameter, value in _DEFAULTS.items():
+                    library.mallopt(parameter, value)
+                library.malloc_trim(0)
 
 
 def _ask_for_large_pages(library: ctypes.CDLL) -> None:
@@ -47,6 +62,9 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
 
     Nothing of it is touched, so it takes no memory yet; not being trimmed, it is what later tensors are made of.
     """
+    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if any(limit != resource.RLIM_INFINITY for limit in limits):
+        return  # addresses are counted here, which others will want, too
     size = free_memory() // 2
     try:
         # It fails where the heap would fail, which must not happen: threads would leave it for good.

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 # In a process of its own: once an allocation has failed, glibc lets a thread take its memory elsewhere from there on.
 PROGRAM = """
 import resource, sys, torch
-from carvana.training.memory import freed_memory_kept
+from carvana.heap import freed_memory_kept
 
 def faults(times=20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
