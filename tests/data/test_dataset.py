@@ -64,6 +64,16 @@ def test_most_crops_hold_a_boundary_and_come_at_native_size(tmp_path: Path, rng:
     assert sum(held) > 40  # by chance it would be 3
 
 
+def test_crops_see_the_edges_of_a_photo(tmp_path: Path) -> None:
+    rows = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None, None], (200, 300, 3))
+    write_image(tmp_path / "a.png", rows)
+    write_mask(tmp_path / "m.png", np.zeros((200, 300), np.uint8))
+    data = SegmentationDataset([Sample(tmp_path / "a.png", tmp_path / "m.png", "a")], size=(64, 64), mode="crop")
+    seen = [data[epoch, 0][0] for epoch in range(200)]
+    for row in (0, 199):
+        assert sum(bool((image == row).any()) for image in seen) > 15  # a random corner would show each to one in 137
+
+
 def test_a_photo_smaller_than_the_crop_is_padded(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", np.full((20, 30, 3), 9, np.uint8))
     write_mask(tmp_path / "m.png", np.ones((20, 30), np.uint8))
