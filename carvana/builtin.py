@@ -30,6 +30,7 @@ _LOSSES = {
 }
 
 _AUGMENTS = {
+    "flip": "left and right exchanged in half of the photos; no pixel is made anew",
     "seed": "flip and rotation of up to 8 degrees: what the notebook did",
     "studio": "scale, shift, perspective, colour, light, blur, JPEG and noise as a studio varies them",
     "none": "nothing: photos as they are",

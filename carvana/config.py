@@ -80,7 +80,9 @@ class DataConfig(Section):
     target: Literal["coverage", "nearest"] = Field(
         "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
     )
-    augment: str = Field("seed", description="seed (flip, rotation) | studio (also scale, colour, light, blur) | none.")
+    augment: str = Field(
+        "seed", description="flip | seed (flip, rotation) | studio (also scale, colour, light) | none."
+    )
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
     cache_gb: Real = Field(
         10,

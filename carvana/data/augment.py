@@ -31,6 +31,11 @@ def make_augment(name: str) -> Augment | None:
     return augment
 
 
+def flip() -> Augment:
+    """Left and right exchanged: every pixel stays as sharp as the photo, which rotation would not leave it."""
+    return _compose([_albumentations().HorizontalFlip(p=0.5)])
+
+
 def seed() -> Augment:
     """What the seed project did: flips, and rotations of up to 8 degrees either way."""
     a = _albumentations()

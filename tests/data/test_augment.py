@@ -16,7 +16,7 @@ def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, np.full((48, 64), 0.5, np.float32)
 
 
-@pytest.mark.parametrize("name", ["seed", "studio"])
+@pytest.mark.parametrize("name", ["flip", "seed", "studio"])
 def test_coverage_survives_as_a_share(name: str, pair: tuple[np.ndarray, np.ndarray]) -> None:
     augment = make_augment(name)
     assert augment is not None
@@ -26,7 +26,7 @@ def test_coverage_survives_as_a_share(name: str, pair: tuple[np.ndarray, np.ndar
         assert np.abs(mask - 0.5).max() < 0.01  # the edge is repeated, so the half stays everywhere
 
 
-@pytest.mark.parametrize("name", ["seed", "studio"])
+@pytest.mark.parametrize("name", ["flip", "seed", "studio"])
 def test_a_ramp_stays_a_ramp(name: str, pair: tuple[np.ndarray, np.ndarray]) -> None:
     """Nearest-neighbour masks would show steps twice as high where a rotated ramp is sampled."""
     augment = make_augment(name)
@@ -36,7 +36,7 @@ def test_a_ramp_stays_a_ramp(name: str, pair: tuple[np.ndarray, np.ndarray]) -> 
         assert np.abs(np.diff(mask, axis=1)).max() < 1.6 / 63
 
 
-@pytest.mark.parametrize("name", ["seed", "studio"])
+@pytest.mark.parametrize("name", ["flip", "seed", "studio"])
 def test_image_and_mask_move_together(name: str) -> None:
     augment = make_augment(name)
     mask = np.zeros((48, 64), np.float32)
@@ -48,6 +48,19 @@ def test_image_and_mask_move_together(name: str) -> None:
         inside, outside = grey[coverage > 0.99].mean(), grey[coverage < 0.01].mean()
         middle = (inside + outside) / 2
         assert ((grey > middle) == (coverage > 0.5)).mean() > 0.97
+
+
+def test_a_flip_makes_no_pixel_anew(rng: np.random.Generator) -> None:
+    augment = make_augment("flip")
+    image, mask = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), rng.random((48, 64), dtype=np.float32)
+    ways = {1: 0, -1: 0}
+    for index in range(40):
+        flipped, coverage = apply(augment, image, mask, (0, 0, index))
+        way = 1 if (flipped == image).all() else -1
+        assert (flipped == image[:, ::way]).all()
+        assert (coverage == mask[:, ::way]).all()
+        ways[way] += 1
+    assert min(ways.values()) > 8
 
 
 def test_the_result_depends_on_the_key_alone(pair: tuple[np.ndarray, np.ndarray]) -> None:
