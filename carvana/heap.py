@@ -8,10 +8,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from carvana.devices import free_memory
+
+if TYPE_CHECKING:
+    import torch
 
 if sys.platform != "win32":
     import resource

@@ -260,7 +260,11 @@ class Trainer:
     def measure(self, model: nn.Module) -> Validation:
         """The numbers of a network as it stands, on the validation photos."""
         assert self.val_batches is not None
-        return validate(model, self.val_loader, self.val_batches, loss=self.loss, accelerator=self.accelerator)
+        assert self.val_data is not None
+        return validate(
+            model, self.val_loader, self.val_batches,
+            loss=self.loss, accelerator=self.accelerator, crops=self.val_data.mode == "crop",
+        )  # fmt: skip
 
     def evaluate(self) -> Evaluation:
         """Measure the kept network on the validation photos at full size; a run keeps numbers, masks and pictures.

@@ -27,30 +27,34 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, loader: Any, batches: EpochBatches, *, loss: Loss, accelerator: Accelerator
+    model: nn.Module, loader: Any, batches: EpochBatches, *, loss: Loss, accelerator: Accelerator, crops: bool = False
 ) -> Validation:
     """Loss, mean Dice per photo and pixel accuracy of a network as it stands; it is left in evaluation mode.
+
+    Of crops the Dice is that of all their pixels together: one that holds a few pixels of car, or none, would count as
+    much as any, and such decide by chance which epoch is the best.
 
     Several processes measure their shares and all get the same numbers.
     """
     model.eval()
-    rows = torch.zeros(sum(batches.sizes), 3, dtype=torch.float64, device=accelerator.device)
+    rows = torch.zeros(sum(batches.sizes), 4, dtype=torch.float64, device=accelerator.device)
     for number, ((images, targets), _) in enumerate(timed(loader)):
         images, targets = images.to(accelerator.device), targets.to(accelerator.device)
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
         indices, count = batches.share(0, number)
-        rows[indices[:count]] = torch.stack([losses, *_agreement(logits, targets)], dim=1)[:count].double()
+        rows[indices[:count]] = torch.stack([losses.double(), *_agreement(logits, targets)], dim=1)[:count]
     rows = add_up(accelerator, rows)
     not_finite = torch.nonzero(~torch.isfinite(rows[:, 0])).flatten()
-    mean_loss, dice, accuracy = rows.mean(0).tolist()
+    mean_loss, *_, accuracy = rows.mean(0).tolist()
+    both, either = rows[:, 1:3].sum(0, keepdim=True).T if crops else rows[:, 1:3].T
+    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean().item()
     return Validation(mean_loss, dice, accuracy, tuple(not_finite.tolist()))
 
 
-def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Dice and pixel accuracy of each photo."""
+def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each photo: the pixels that both sides hold, those of one and of the other, and the pixel accuracy."""
     predicted, true = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
     both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
-    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
-    return dice, (predicted == true).float().mean(1)
+    return both.double(), either.double(), (predicted == true).double().mean(1)
