@@ -12,6 +12,7 @@ from torch import nn
 
 from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
+from carvana.archs.spec import ModelSpec
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.samples import find_samples
 from carvana.data.splits import split_samples
@@ -184,6 +185,26 @@ def test_validation_sees_the_same_crops_each_time(tiny_data: Path) -> None:
     crops = SegmentationDataset(samples, (32, 32), mode="crop")
     trainer = Trainer(small(), train=crops, val=crops, epochs=1, workers=0, precision="fp32")
     assert trainer.measure(trainer.model) == trainer.measure(trainer.model)
+
+
+class AllCar(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.level + 0 * images[:, :1]
+
+
+@pytest.mark.parametrize("mode", ["resize", "crop"])
+def test_dice_is_that_of_a_photo_or_of_all_pixels_of_crops(mode: Any, tiny_data: Path) -> None:
+    data = SegmentationDataset(find_samples(tiny_data), (32, 32), mode=mode)
+    model = Segmenter(AllCar(), ModelSpec(arch="all-car", mean=(0, 0, 0), std=(1, 1, 1)))
+    found = Trainer(model, train=data, val=data, epochs=1, workers=0, precision="fp32", batch_size=3).measure(model)
+    car = torch.stack([(data[0, index][1] > 0.5).sum() for index in range(len(data))]).double()
+    singly, together = (2 * car / (32 * 32 + car)).mean(), 2 * car.sum() / (32 * 32 * len(data) + car.sum())
+    assert found.dice == pytest.approx(float(together if mode == "crop" else singly))
+    assert abs(singly - together) > 1e-3
 
 
 def test_the_rate_falls_along_its_schedule(sides: Any) -> None:
