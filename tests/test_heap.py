@@ -30,7 +30,8 @@ def large():
 
 usual = faults()
 with freed_memory_kept(torch.device(sys.argv[1])):
-    faults(1)
+    with freed_memory_kept(torch.device(sys.argv[1])):
+        faults(1)
     tensor, kept, inside, paged = torch.ones(64 << 20, dtype=torch.uint8), faults(), resident(), large()
     del tensor
 print(usual, kept, inside - resident(), paged)
@@ -38,7 +39,7 @@ print(usual, kept, inside - resident(), paged)
 
 
 def measured(device: str) -> list[int]:
-    """Page faults of taking tensors before and within the context; bytes given back at its end; in large pages."""
+    """Page faults before the context and in it, after another one in it; bytes given back; bytes in large pages."""
     words = [sys.executable, "-c", PROGRAM, device]
     return [int(word) for word in subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()]
 
