@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from carvana.inference.prediction import Prediction
 from carvana.inference.prepared import Prepared
@@ -82,6 +83,8 @@ def test_stopping_early_drops_what_waits() -> None:
 
 class Recorder:
     """Stands where a predictor does: batches of at most three photos of one size."""
+
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.batches: list[int] = []
