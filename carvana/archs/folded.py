@@ -55,7 +55,8 @@ def _folded(plain: Segmenter) -> Segmenter | None:
     made = copy.deepcopy(plain)
     noise = torch.rand(1, 3, *_small(plain), generator=torch.Generator().manual_seed(0)).to(plain.mean.device)
     try:
-        with torch.no_grad():
+        # In full precision, whatever surrounds it: half of it rounds more than the tolerance allows.
+        with torch.no_grad(), torch.autocast(noise.device.type, enabled=False):
             pairs, before = _pairs(made.network, noise)
             for convolution, norm in pairs:
                 _fold(made.network, convolution, norm)

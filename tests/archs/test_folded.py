@@ -128,3 +128,11 @@ def test_later_changes_do_not_reach_the_copy() -> None:
         before = folded(images)
         model.network.head.bias.add_(1)
         assert torch.equal(folded(images), before)
+
+
+def test_it_is_folded_within_autocast_too() -> None:
+    torch.manual_seed(0)
+    model = lively(create_model("unet/tu-tf_efficientnet_lite0", encoder_weights="none"))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        folded = for_inference(model, torch.bfloat16)
+    assert norms(folded) == 5  # behind convolutions with the padding of TensorFlow
