@@ -18,7 +18,7 @@ PROMISED = {
     "native-crops": {"arch": "unet/resnet34", "data.size": (512, 512), "data.mode": "crop"},
     "tiny-cpu": {"model.encoder_weights": "none", "train.minutes": 1},
     "best-small": {"data.size": (256, 256), "data.mode": "crop", "data.start_size": (352, 512), "train.minutes": 64},
-    "best-gpu": {"data.size": (1280, 1918), "data.start_size": (640, 960), "train.ema": 0.995},
+    "best-gpu": {"data.size": (640, 960), "data.mode": "crop", "data.start_size": (640, 960), "train.ema": 0.998},
     "compare-quick": {"model.encoder_weights": "none", "train.minutes": 0.5},
     "compare-full": {"split.by": "group", "train.minutes": 30},
 }
