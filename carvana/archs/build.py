@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from carvana.archs.spec import ModelSpec, Network
@@ -45,7 +46,8 @@ def build_network(
         arguments["encoder_weights"] = weights
     elif weights not in (None, "auto"):
         raise ConfigError(f"'{name}' has no encoder that could start from '{weights}': leave encoder_weights at none")
-    built = _call(factory, entry, {"classes": classes, **arguments})
+    with torch.inference_mode(False), torch.enable_grad():  # of whoever loads a model: gradients show what is unused
+        built = _call(factory, entry, {"classes": classes, **arguments})
     network = Network(built) if isinstance(built, nn.Module) else built
     if not isinstance(network, Network):
         raise ModelError(

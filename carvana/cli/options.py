@@ -86,7 +86,7 @@ def given(context: typer.Context) -> set[str]:
 
 
 COVER = {
-    "mode": "auto", "refine_with": None, "band": (0.02, 0.98), "margin": 8, "tile": None, "overlap": None,
+    "mode": "auto", "refine_with": None, "band": (0.1, 0.9), "margin": 8, "tile": None, "overlap": None,
     "join": "blend", "tta": False, "memory": None,
 }  # fmt: skip
 """The defaults of the options that say how photos are covered."""

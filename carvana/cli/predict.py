@@ -26,7 +26,7 @@ def predict(
     scale: options.SCALE = "trained",
     mode: options.MODE = "auto",
     refine_with: options.REFINE_WITH = None,
-    band: options.BAND = (0.02, 0.98),
+    band: options.BAND = (0.1, 0.9),
     margin: options.MARGIN = 8,
     tile: options.TILE = None,
     overlap: options.OVERLAP = None,

@@ -118,8 +118,8 @@ class Predictor(BasePredictor[Prepared]):
             stride=model.spec.stride,
             min_size=model.spec.min_size,
             device=self.device,
-            # A CPU gains nothing from larger batches; a GPU needs them to fill up.
-            batch_pixels=2**17 if self.device.type == "cpu" else 2**21,
+            # Two cores need a fifth less time for a pixel than in batches of 2**17, and gain nothing from larger ones.
+            batch_pixels=2**19 if self.device.type == "cpu" else 2**21,
             halo=self._halo,
             bytes_per_pixel=self._bytes_per_pixel,
             reporter=reporter,

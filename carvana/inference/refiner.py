@@ -20,7 +20,7 @@ from carvana.inference.predictor import Predictor
 from carvana.inference.prepared import Photo, Preparation, Prepared
 from carvana.inference.windows import CELL, cells_of
 
-BAND = (0.02, 0.98)
+BAND = (0.1, 0.9)
 """Probabilities between which the first network counts as unsure."""
 
 MARGIN = 8
@@ -38,7 +38,7 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
     Args:
         coarse: The first look: one network at its scale, or an ensemble.
         fine: The second, at the photo's own size (``scale="native"``). Its ``tile`` is the side of the windows, by
-            default the cheapest for each photo; ``join="exact"`` gives windows the whole reach of the network around
+            default 192 pixels; ``join="exact"`` gives windows the whole reach of the network around
             what is taken from them, so that they tell what it would say of the whole photo.
         band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as unsure.
         margin: Pixels by which the unsure parts are widened.
@@ -173,5 +173,5 @@ def checked_band(band: tuple[float, float]) -> tuple[float, float]:
     """
     low, high = band
     if not 0 <= low < high <= 1:
-        raise ConfigError(f"band {low} to {high}: expected two probabilities, the lower one first, such as 0.02 0.98")
+        raise ConfigError(f"band {low} to {high}: expected two probabilities, the lower one first, such as 0.1 0.9")
     return float(low), float(high)

@@ -179,9 +179,9 @@ def fill(canvases: Sequence[Surface], network: Network, *, most: Callable[[Size]
         most: how many tiles of a size (height, width) may go together.
     """
     for size, jobs in _by_size(canvases):
-        count = max(1, most(size))
-        for start in range(0, len(jobs), count):
-            part = jobs[start : start + count]
+        batches = -(-len(jobs) // max(1, most(size)))
+        for number in range(batches):  # of one size: a full one and a rest take longer than two halves
+            part = jobs[len(jobs) * number // batches : len(jobs) * (number + 1) // batches]
             cuts = [canvas.crop(row, column) for canvas, row, column in part]
             # Copied also where it is one: it is a part of the picture, which who works in place would change.
             outputs = network(cuts[0].clone()[None] if len(cuts) == 1 else torch.stack(cuts))

@@ -1,14 +1,14 @@
 """Where a picture is looked at once more: windows that cover its unsure parts, as few pixels as can be. Pure geometry.
 
 Tiles cover a whole picture by rows crossed with columns; windows stand only where something is to be seen, in rows of
-their own, each beginning where the first unsure pixel calls for it. They stand on the grid of the network's stride, and
-what is taken of one has a halo around it that the network sees, too, except where the picture ends.
+their own, each beginning where the first unsure pixel calls for it. What is taken of one has a halo around it that the
+network sees, too, except where the picture ends.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class Windows:
 
     >>> unsure = np.zeros((8, 8), bool)
     >>> unsure[1, 2:5] = True
-    >>> found = cover_cells(unsure, (64, 64), sides=[32, 48], halo=8)
+    >>> found = cover_cells(unsure, (64, 64), side=32, halo=8)
     >>> found.tile, [(rows.first, columns.first) for rows, columns in found.places], found.cost
     ((32, 32), [(0, 16), (0, 32)], 0.5)
     """
@@ -72,67 +72,63 @@ def mirrored(cells: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 
 
 def cover_cells(
-    unsure: NDArray[np.bool_], size: Size, *, sides: Iterable[int], halo: int, stride: int = 1, min_size: int = 1
+    unsure: NDArray[np.bool_], size: Size, *, side: int, halo: int, stride: int = 1, min_size: int = 1, grid: int = 1
 ) -> Windows:
-    """The windows by which the network sees the fewest pixels, of one of some sizes.
+    """The fewest windows of one size that take all unsure pixels.
 
     Args:
         unsure: (rows, columns) of cells: :func:`cells_of` the picture. Each pixel of those that are True is taken from
             one window.
         size: (height, width) of the picture.
-        sides: The sides of windows to choose from, in pixels; each is enlarged to the stride, and to what a window must
-            see to take anything.
+        side: The windows' height and width in pixels, enlarged to a multiple of the stride, and to what one must see to
+            take anything; a picture that is smaller is one window high or wide.
         halo: Pixels around what is taken of a window that it must see.
-        stride: Windows begin and end at multiples of it.
+        stride: The sides of windows are multiples of it.
         min_size: No side of a window is smaller.
+        grid: Windows begin at multiples of it, those apart that end with the picture.
 
     Returns:
         Without an unsure cell, no windows.
     """
     padded = _up(max(size[0], min_size), stride), _up(max(size[1], min_size), stride)
-    least = max(_up(min_size, stride), _up(2 * halo + stride, stride))
-    best: Windows | None = None
-    for side in sorted({_up(max(side, least), stride) for side in sides}):
-        tile = min(side, padded[0]), min(side, padded[1])
-        for places in _coverings(unsure, padded, tile, halo, stride):
-            found = Windows(size, tile, tuple(places))
-            if best is None or found.pixels < best.pixels:
-                best = found
-    assert best is not None, "no sides"
-    return best
+    least = max(_up(min_size, stride), _up(2 * halo + grid, stride))
+    side = _up(max(side, least), stride)
+    tile = min(side, padded[0]), min(side, padded[1])
+    places = min(_coverings(unsure, padded, tile, halo, grid), key=len)
+    return Windows(size, tile, tuple(places))
 
 
 def _coverings(
-    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, stride: int
+    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int
 ) -> Iterator[list[tuple[Span, Span]]]:
     """Some ways to cover the cells: in rows of windows or in columns, and with more or less before the first."""
-    step = max(stride, (tile[0] - 2 * halo) // LEADS // stride * stride)
-    for lead in range(0, max(1, tile[0] - 2 * halo - stride), step):
-        yield _in_rows(unsure, padded, tile, halo, stride, lead)
-    step = max(stride, (tile[1] - 2 * halo) // LEADS // stride * stride)
-    for lead in range(0, max(1, tile[1] - 2 * halo - stride), step):
-        turned = _in_rows(unsure.T, padded[::-1], tile[::-1], halo, stride, lead)
+    step = max(grid, (tile[0] - 2 * halo) // LEADS // grid * grid)
+    for lead in range(0, max(1, tile[0] - 2 * halo - grid), step):
+        yield _in_rows(unsure, padded, tile, halo, grid, lead)
+    step = max(grid, (tile[1] - 2 * halo) // LEADS // grid * grid)
+    for lead in range(0, max(1, tile[1] - 2 * halo - grid), step):
+        turned = _in_rows(unsure.T, padded[::-1], tile[::-1], halo, grid, lead)
         yield [(rows, columns) for columns, rows in turned]
 
 
 def _in_rows(
-    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, stride: int, lead: int
+    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int, lead: int
 ) -> list[tuple[Span, Span]]:
     places = []
-    for rows in _spans(unsure.max(axis=1), padded[0], tile[0], halo, stride, lead):
+    for rows in _spans(unsure.max(axis=1), padded[0], tile[0], halo, grid, lead):
         band = unsure[rows.first // CELL : -(-rows.last // CELL)].max(axis=0)
-        places += [(rows, columns) for columns in _spans(band, padded[1], tile[1], halo, stride)]
+        places += [(rows, columns) for columns in _spans(band, padded[1], tile[1], halo, grid)]
     return places
 
 
-def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, stride: int, lead: int = 0) -> list[Span]:
+def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int, lead: int = 0) -> list[Span]:
     """The fewest windows along one side that take all pixels of some cells, the first one ``lead`` earlier."""
     spans: list[Span] = []
     done = 0
     for cell in np.flatnonzero(cells).tolist():
         while (cell + 1) * CELL > done and done < whole:
             pixel = max(cell * CELL, done)
-            start = min(max(pixel - lead - halo, 0) // stride * stride, whole - side)
+            start = min(max(pixel - lead - halo, 0) // grid * grid, whole - side)
             first = start + halo if start > 0 else 0
             last = whole if start + side == whole else start + side - halo
             spans.append(Span(start, start + side, max(first, done), last))

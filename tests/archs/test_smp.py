@@ -72,6 +72,17 @@ def test_a_saved_model_is_built_alike_without_trying_sizes_again(
     assert tried
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_model_is_loaded_where_nobody_asks_for_gradients(context: type, tmp_path: Path):
+    create_model("unet/resnet18", encoder_weights="none").save_pretrained(tmp_path)
+    with context():
+        loaded = Segmenter.from_pretrained(tmp_path)
+        created = create_model("unet/resnet18", encoder_weights="none")
+    for model in (loaded, created):
+        model.train()(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
 def test_what_never_learns_is_not_counted():
     pspnet = create_model("pspnet/resnet18").network
     whole = smp.PSPNet("resnet18", encoder_weights=None)

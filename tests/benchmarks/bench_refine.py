@@ -1,10 +1,11 @@
 """Coarse to fine: time against Dice as the band widens. By hand, nothing else running:
 
-    python tests/benchmarks/bench_refine.py COARSE FINE [--photos N] [--rounds N] [--band LOW,HIGH ...] [--margin N ...]
+    python tests/benchmarks/bench_refine.py COARSE FINE [--photos N] [--rounds N] [--look LOW,HIGH,MARGIN ...]
 
 COARSE and FINE are runs of one split. Dice is that of COARSE's validation photos at full size, thresholds cross-fitted,
-as ``carvana evaluate`` says it. Times are from the photo's pixels in memory to its mask, a photo at a time; the fine
-network over the whole photo, the coarse one alone and each band take turns in every round on some of the same photos.
+as ``carvana evaluate`` says it. A look is a band and a margin; by default they go from few pixels to many. Times are
+from the photo's pixels in memory to its mask, a photo at a time, freed memory kept as ``carvana predict`` does; the
+fine network over the whole photo, the coarse one alone and each look take turns in every round on some of the photos.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from carvana.data.images import read_image
 from carvana.devices import describe, resolve_device
 from carvana.evaluation.choose import choose_samples
 from carvana.evaluation.evaluate import evaluate
+from carvana.heap import freed_memory_kept
 from carvana.inference.base import BasePredictor
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import Refiner
 from carvana.progress import SilentReporter
 
-BANDS = ["0.4,0.6", "0.2,0.8", "0.1,0.9", "0.05,0.95", "0.02,0.98", "0.01,0.99", "0.003,0.997", "0.001,0.999"]
+LOOKS = ["0.4,0.6,0", "0.2,0.8,0", "0.1,0.9,0", "0.1,0.9,8", "0.02,0.98,8", "0.002,0.998,16"]
 
 
 def parse() -> argparse.Namespace:
@@ -34,8 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("fine")
     parser.add_argument("--photos", type=int, default=12, help="of which times are taken")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--band", nargs="+", default=BANDS)
-    parser.add_argument("--margin", nargs="+", type=int, default=[8])
+    parser.add_argument("--look", nargs="+", default=LOOKS)
     parser.add_argument("--scale", default="trained", help="of the coarse network")
     parser.add_argument("--tile", type=int, help="side of the windows")
     return parser.parse_args()
@@ -49,22 +50,22 @@ def main() -> None:
     whole = Predictor.from_pretrained(asked.fine, scale="native", **silent)
     fine = Predictor.from_pretrained(asked.fine, scale="native", tile=asked.tile, **silent)
     ways: dict[str, BasePredictor[Any]] = {"fine over everything": whole, "coarse alone": coarse}
-    for margin in asked.margin:
-        for band in asked.band:
-            low, high = (float(number) for number in band.split(","))
-            ways[f"{low:g} to {high:g}, margin {margin}"] = Refiner(coarse, fine, band=(low, high), margin=margin)
+    for look in asked.look:
+        low, high, margin = (float(number) for number in look.split(","))
+        ways[f"{low:g} to {high:g}, margin {margin:g}"] = Refiner(coarse, fine, band=(low, high), margin=int(margin))
     samples = choose_samples(asked.coarse)
     print(f"{describe(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {fine.precision}")
     print(f"{asked.coarse} then {asked.fine}: {len(samples)} photos, times of {asked.photos}, {asked.rounds} rounds")
     photos = [read_image(sample.image) for sample in samples[:: -(-len(samples) // asked.photos)]]
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(asked.rounds + 1):  # the first warms up
-        for name, predictor in ways.items():
-            began = time.perf_counter()
-            for photo in photos:
-                assert predictor.predict(photo).mask.size  # made when it is asked for
-            if number:
-                times[name].append((time.perf_counter() - began) / len(photos))
+    with freed_memory_kept(device):
+        for number in range(asked.rounds + 1):  # the first warms up
+            for name, predictor in ways.items():
+                began = time.perf_counter()
+                for photo in photos:
+                    assert predictor.predict(photo).mask.size  # made when it is asked for
+                if number:
+                    times[name].append((time.perf_counter() - began) / len(photos))
     first, best = statistics.median(times["fine over everything"]), 0.0
     table("", "ms a photo", "of the whole", "pixels of windows", "Dice", "less than the whole")
     table(*["---"] * 6)

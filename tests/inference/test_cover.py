@@ -113,16 +113,31 @@ def test_out_of_memory_halves_the_batch_then_the_tile_says_so_once_and_goes_on()
         results = cover.logits(pictures)
         expected = [module.inner(picture[None].float() / 255)[0] for picture in pictures]
     counts = [shape[0] for shape in module.tried if shape[2:] == (64, 128)]
-    assert counts[:5] == [16, 8, 4, 2, 1]
-    assert {shape[2:] for shape in module.tried[5:]} == {(32, 64)}
-    assert max(math.prod(shape) // 3 for shape in module.tried[5:]) <= 16 * 64 * 128
+    assert counts == [12, 6, 3, 1]  # 24 tiles, of which 16 may go together
+    assert {shape[2:] for shape in module.tried[4:]} == {(32, 64)}
+    assert max(math.prod(shape) // 3 for shape in module.tried[4:]) <= 16 * 64 * 128
     for result, truth in zip(results, expected, strict=True):
         assert float((result - truth).abs().mean()) < 0.01
-    assert listener.warnings == ["test: 16 x 64x128 pixels do not fit the memory; it goes on with less at once"]
+    assert listener.warnings == ["test: 12 x 64x128 pixels do not fit the memory; it goes on with less at once"]
     module.tried.clear()
     with torch.no_grad():
         cover.logits(pictures)
     assert all(math.prod(shape) // 3 <= 5000 for shape in module.tried)  # it is kept in mind
+
+
+def test_windows_are_halved_where_memory_runs_short_until_one_could_take_nothing() -> None:
+    draft, cells = torch.full((600, 800), 0.25), np.zeros((75, 100), bool)
+    cells[30, 10:90] = True
+    [picture] = tensors(photo(600, 800))
+    module = Limited(10_000)
+    with torch.no_grad():
+        [refined] = coverer(module, batch_pixels=2**20, reporter=Listener()).refined([picture], [draft], [cells])
+    assert {shape[2:] for shape in module.tried} == {(192, 192), (96, 96)}
+    assert (refined[240:248, 80:720] != 0.25).all()
+    assert (refined[:100] == 0.25).all()
+    words = r"^test does not fit the memory .* in windows of 24x24; take a smaller scale"
+    with torch.no_grad(), pytest.raises(ModelError, match=words):
+        coverer(Limited(500), batch_pixels=2**20, reporter=Listener()).refined([picture], [draft], [cells])
 
 
 def test_auto_goes_on_in_tiles_where_the_whole_does_not_fit_after_all() -> None:

@@ -45,15 +45,16 @@ def test_any_callable_and_any_type_will_do() -> None:
     assert torch.equal(joined, photos[:, :1])
 
 
-def test_no_pass_sees_more_than_the_tile_and_batches_are_full() -> None:
+def test_no_pass_sees_more_than_the_tile_and_the_fewest_batches_are_as_large_as_one_another() -> None:
     watched = Watched(nn.Conv2d(3, 1, 3, padding=1))
     with torch.no_grad():
         tiled(watched, images(3, 3, 100, 130), tile=(32, 48), overlap=0.25, stride=16, batch=4)
     plan = plan_tiles((100, 130), tile=(32, 48), overlap=0.25, stride=16)
     assert {shape[2:] for shape in watched.seen} == {(32, 48)}
-    assert [shape[0] for shape in watched.seen] == [4] * (3 * len(plan) // 4) + [3 * len(plan) % 4] * (
-        3 * len(plan) % 4 > 0
-    )
+    counts = [shape[0] for shape in watched.seen]
+    assert (sum(counts), len(counts)) == (3 * len(plan), -(-3 * len(plan) // 4))
+    assert max(counts) <= 4
+    assert max(counts) - min(counts) <= 1
 
 
 def test_tiles_beyond_the_edge_see_the_picture_mirrored_like_the_whole_padded_once() -> None:
@@ -76,7 +77,7 @@ def test_pictures_of_several_sizes_share_batches() -> None:
         for canvas, photo in zip(canvases, photos, strict=True):
             torch.testing.assert_close(canvas.output, watched.network(photo[None])[0])
     counts = [shape[0] for shape in watched.seen if shape[2:] == (32, 32)]
-    assert counts == [5, 5, 4]  # 8 tiles and 6
+    assert counts == [4, 5, 5]  # 8 tiles and 6
 
 
 # The pictures are long and narrow, so that tiles lie between tiles and it takes no more than a moment.
