@@ -102,16 +102,16 @@ def many_photos(folder: Path, count: int) -> Path:
 
 
 @pytest.mark.fault(
-    done="predict_folder while the folder of photos is deleted after the first of 300",
+    done="predict_folder while the folder of photos is deleted after the first batch of 1500",
     promised="each photo is done or told; nothing is raised",
     reaches="inference/writing.py: a photo that was there when it was listed",
 )
 def test_photos_that_go_away_while_predicting(predictor: Predictor, tmp_path: Path) -> None:
-    photos = find_photos(many_photos(tmp_path / "photos", 300))
+    photos = find_photos(many_photos(tmp_path / "photos", 1500))
     deleting = Deleting(tmp_path / "photos")
     summary = predict_folder(predictor, photos, out=tmp_path / "out", workers=1, reporter=deleting)
-    assert summary.written + len(summary.failed) == 300
-    assert 0 < summary.written < 300
+    assert summary.written + len(summary.failed) == 1500
+    assert 0 < summary.written < 1500
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == summary.written
     assert all("No such file" in message for _, message in summary.failed)
 

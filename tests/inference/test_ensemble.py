@@ -86,7 +86,7 @@ def test_the_coarsest_network_says_how_wide_an_edge_is() -> None:
 
 
 def test_batches_suit_the_member_that_sees_most() -> None:
-    small, large = member(1.0, (16, 24)), member(1.0, (256, 256))
+    small, large = member(1.0, (16, 24)), member(1.0, (512, 512))
     ensemble = Ensemble([small, large])
     prepared = [ensemble.prepare(photo(seed=seed)) for seed in range(5)]
     assert [len(batch) for batch in Ensemble([small]).batches([each[:1] for each in prepared])] == [5]

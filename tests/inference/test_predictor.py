@@ -135,7 +135,7 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(scale: str) -
 
 def test_batches_hold_one_size_and_bounded_pixels() -> None:
     predictor = Predictor(segmenter(), scale="native")
-    prepared = [predictor.prepare(photo(256, 256)) for _ in range(5)] + [predictor.prepare(photo(20, 30))] * 2
+    prepared = [predictor.prepare(photo(512, 512)) for _ in range(5)] + [predictor.prepare(photo(20, 30))] * 2
     batches = predictor.batches(prepared)
     assert [photo for batch in batches for photo in batch] == prepared
     assert all(len({photo.image.shape for photo in batch}) == 1 for batch in batches)
