@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import resource
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """The parameters of glibc's mallopt(3) that say when memory goes back to the system."""
 
-_DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65536}
+_AFTERWARDS = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20, M_MMAP_MAX: 65536}
+"""What malloc arrives at by itself once large tensors have come and gone; set by hand, it moves no more."""
 
 _lock = threading.Lock()
 _inside = 0
@@ -35,7 +36,8 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
     As it comes, malloc maps every large tensor anew and unmaps it when it is freed, and the system clears each page
     again: some 500,000 page faults a step of a U-Net, a sixth to a third of its time. What is left is the search for
     pages of 4 kB, and pages of 2 MB save most of that where Linux has them to give. At the end of the last such context
-    the memory is given back, and malloc does as it did before.
+    the memory is given back, and malloc gives back what is large again, as it comes to do in any process that has
+    freed a tensor of 32 MB.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
     if library is None or not hasattr(library, "gnu_get_libc_version"):
@@ -54,7 +56,7 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
         with _lock:
             _inside -= 1
             if not _inside:
-                for parameter, value in _DEFAULTS.items():
+                for parameter, value in _AFTERWARDS.items():
                     library.mallopt(parameter, value)
                 library.malloc_trim(0)
 
@@ -67,11 +69,11 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
     limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     if any(limit != resource.RLIM_INFINITY for limit in limits):
         return  # addresses are counted here, which others will want, too
-    size = free_memory() // 2
     try:
+        size = free_memory() // 2
         # It fails where the heap would fail, which must not happen: threads would leave it for good.
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError, OverflowError, LookupError):  # nor where nothing tells how much is free
         return
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes = [ctypes.c_void_p]

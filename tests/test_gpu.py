@@ -68,6 +68,11 @@ def test_tiles_and_submissions_on_the_gpu(tiny_data: Path, tmp_path: Path) -> No
     ]
     assert names[0] == names[1]
     assert len(names[0]) == 21
+    again = ["--refine-with", run, "--band", 0.01, 0.99, "--tile", 64, "--tta"]
+    for device in ("cuda", "cpu"):
+        carvana("predict", run, tiny_data / "train", "--device", device, "--out", tmp_path / f"again-{device}", *again)
+    for path in sorted((tmp_path / "again-cpu").glob("*_mask.png")):
+        assert (read_mask(path) == read_mask(tmp_path / "again-cuda" / path.name)).mean() > 0.99
 
 
 def test_networks_are_compared_on_all_gpus_at_once(tiny_data: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _evaluate_together(
     from carvana.evaluation.choose import choose_for_all
     from carvana.evaluation.evaluate import evaluate as run_evaluate
     from carvana.folds import Folds
-    from carvana.inference.ensemble import member_paths
+    from carvana.inference.ensemble import Ensemble, member_paths
     from carvana.inference.load import load_predictor
 
     if data is None and len(runs) == 1 and split in (None, Subset.all) and as_trained:
@@ -113,7 +113,8 @@ def _evaluate_together(
     known = [*member_paths(runs), *([settings["refine_with"]] if settings["refine_with"] else [])]
     samples = choose_for_all(known, data=data, reporter=reporter)
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
-    note = f"best on these photos; `carvana predict` takes {predictor.threshold:.3f}, the mean of the networks'"
+    whose = "the mean of the networks'" if isinstance(predictor, Ensemble) else "that of the network that looks again"
+    note = f"best on these photos; `carvana predict` takes {predictor.threshold:.3f}, {whose}"
     return numbers, evaluation_table(numbers, title=" with ".join(map(str, runs)), threshold=note)
 
 

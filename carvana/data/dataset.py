@@ -87,6 +87,11 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """(height, width) of the largest photo of any epoch."""
+        return self.size
+
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.mode == "resize" or self._is_whole(epoch, index):

@@ -6,9 +6,12 @@ A step on small photos costs little and teaches where the object is; what is lef
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from carvana.data.dataset import Key, SegmentationDataset
+from carvana.data.samples import Sample
 from carvana.errors import ConfigError
 
 
@@ -35,11 +38,22 @@ class GrowingDataset(SegmentationDataset):
             data.samples, data.size, mode=data.mode, whole=data.whole, target=data.target, augment=data.augment,
             seed=data.seed, cache=data.cache,
         )  # fmt: skip
-        if len(start) != len(data):
-            raise ConfigError(f"start: holds {len(start)} photos where data holds {len(data)}; expected the same ones")
+        if len(start) != len(data) or any(map(_differ, start.samples, data.samples)):
+            raise ConfigError(
+                f"start: its {len(start)} photos are not the {len(data)} of data; expected the same ones, in order"
+            )
         self.start = start
         self.start_epochs = epochs
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
         epoch = key[0] if isinstance(key, tuple) else 0
         return self.start[key] if epoch < self.start_epochs else super().__getitem__(key)
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """(height, width) of the largest photo of any epoch: whole photos may be larger than the pieces after them."""
+        return max(self.start.largest_size, self.size, key=math.prod)
+
+
+def _differ(one: Sample, other: Sample) -> bool:
+    return one.image != other.image

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, get_args
 
-from carvana.errors import ConfigError
+from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.base import BasePredictor
+from carvana.inference.cover import Mode
 from carvana.inference.ensemble import Ensemble, Paths, member_paths
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
@@ -28,8 +29,8 @@ def load_predictor(
         mode: ``refine`` looks again at what the first look leaves unsure: see :class:`carvana.Refiner`. Else as for
             :class:`carvana.Predictor`.
         refine_with: What looks again, which implies ``refine``; by default the network that ``paths`` names.
-        band: See :class:`carvana.Refiner`.
-        margin: See :class:`carvana.Refiner`.
+        band: See :class:`carvana.Refiner`; only with ``refine``.
+        margin: See :class:`carvana.Refiner`; only with ``refine``.
         settings: See :meth:`carvana.Ensemble.from_pretrained`. With ``refine``, ``scale`` is the first look's, and
             ``tile`` and ``join`` are the second one's.
 
@@ -37,8 +38,14 @@ def load_predictor(
         ConfigError: several networks are to refine, or an option does not go with another.
         ModelError, RunError: a model cannot be loaded.
     """
+    known = (*get_args(Mode), "refine")
+    if mode not in known:
+        raise ConfigError(f"mode {mode!r} is unknown; expected {', '.join(known)}{did_you_mean(mode, known)}")
     found = member_paths(paths)
     if mode != "refine" and refine_with is None:
+        for name, value, default in (("band", band, BAND), ("margin", margin, MARGIN)):
+            if value != default:
+                raise ConfigError(f"{name} {value}: goes with a second look; add --refine-with, or --mode refine")
         return _load(found, mode=mode, **settings)
     if mode not in ("refine", "auto"):
         raise ConfigError(f"mode {mode!r} does not go with a network to refine with; leave it out, or take mode refine")
@@ -52,6 +59,11 @@ def load_predictor(
     shared = {name: value for name, value in settings.items() if name not in ("scale", "tile", "join", "overlap")}
     second = {name: settings[name] for name in ("tile", "join") if name in settings}
     coarse = _load(found, **shared, **({"scale": settings["scale"]} if "scale" in settings else {}))
+    if refine_with is None and coarse.scale == "native":
+        raise ConfigError(
+            f"mode refine: {found[0]} sees photos at their own size at the first look as well; name a smaller scale, "
+            "such as --scale 256x384"
+        )
     return Refiner(
         coarse, Predictor.from_pretrained(fine[0], scale="native", **shared, **second), band=band, margin=margin
     )

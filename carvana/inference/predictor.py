@@ -25,7 +25,8 @@ from carvana.files import digest
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.clock import Clock
-from carvana.inference.cover import Cover, Coverer
+from carvana.inference.cover import Cover
+from carvana.inference.coverer import Coverer
 from carvana.inference.exported import ExportedModel, is_exported
 from carvana.inference.memory import bytes_per_pixel
 from carvana.inference.mixture import Mixture
@@ -197,7 +198,8 @@ class Predictor(BasePredictor[Prepared]):
 
     def cost_again(self, unsure: NDArray[np.bool_], size: tuple[int, int]) -> float:
         """The pixels that :meth:`mix_again` shows the network of a photo of (height, width), for each pixel of it."""
-        return min(self._coverer.windows(unsure, size).cost, self._coverer.plan(size).cost)
+        # Mirrored, about as many are seen once more.
+        return (2 if self.tta else 1) * self._coverer.plan_again(unsure, size).cost
 
     def _refuse_nan(self, maps: Sequence[Tensor]) -> None:
         for place, single in enumerate(maps):

@@ -26,6 +26,9 @@ BAND = (0.1, 0.9)
 MARGIN = 8
 """Pixels by which the unsure parts are widened."""
 
+MOST_PIXELS = 2**25
+"""Pixels that the photos of a batch may have together, however small the first look: of each 11 bytes are kept."""
+
 
 class Refiner(BasePredictor[tuple[Any, Prepared]]):
     """A coarse look at the whole photo, then a fine one where it left doubt.
@@ -99,8 +102,12 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
         return Both(self.coarse.preparation, self.fine.preparation)
 
     def joins(self, photo: tuple[Any, Prepared], batch: Sequence[tuple[Any, Prepared]]) -> bool:
-        """Whether one more photo may go with a batch, for the first look; the second sorts windows by itself."""
-        return self.coarse.joins(photo[0], [other[0] for other in batch])
+        """Whether one more photo may go with a batch, for the first look; the second sorts windows by itself.
+
+        All photos of a batch wait at their own size, so these must not be too many pixels together.
+        """
+        pixels = sum(math.prod(other[1].size) for other in (*batch, photo))
+        return pixels <= MOST_PIXELS and self.coarse.joins(photo[0], [other[0] for other in batch])
 
     @torch.inference_mode()
     def mix(self, batch: Sequence[tuple[Any, Prepared]]) -> list[Mixture]:
@@ -124,12 +131,12 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
     def unsure(self, coarse: Mixture) -> NDArray[np.bool_]:
         """The cells of a photo that are looked at again: see :mod:`carvana.inference.windows`."""
         low, high = self.band
-        found = torch.zeros(cells_of(coarse.size), dtype=torch.bool, device=coarse.maps[0].device)
-        for single in coarse.maps:
-            most = _most(_most(single, coarse.size[0]).T, coarse.size[1]).T
-            least = -_most(_most(-single, coarse.size[0]).T, coarse.size[1]).T
+        most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)
+        for single, weight in zip(coarse.maps, coarse.weights, strict=True):
             # Enlarged bilinearly it takes every value between these two.
-            found |= (most > low) & (least < high)
+            most += weight * _most(_most(single, coarse.size[0]).T, coarse.size[1]).T
+            least -= weight * _most(_most(-single, coarse.size[0]).T, coarse.size[1]).T
+        found = (most > low) & (least < high)
         around = math.ceil(self.margin / CELL)
         grown = functional.max_pool2d(found.float()[None], (2 * around + 1, 1), 1, (around, 0))
         grown = functional.max_pool2d(grown, (1, 2 * around + 1), 1, (0, around))

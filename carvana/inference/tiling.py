@@ -150,10 +150,10 @@ def plan_tiles(
         raise ConfigError(
             f"overlap {overlap} with the exact join: its tiles overlap by the network's reach; leave overlap out"
         )
-    padded = _padded(size, stride, min_size)
-    height, width = (min(_up(max(side, min_size), stride), whole) for side, whole in zip(sides, padded, strict=True))
+    padded = padded_to(size, stride, min_size)
+    height, width = map(min, padded_to((sides[0], sides[1]), stride, min_size), padded)
     if halo is not None:
-        margins = (2 * _up(halo, stride),) * 2
+        margins = (2 * round_up(halo, stride),) * 2
         for side, whole in ((height, padded[0]), (width, padded[1])):
             if side < whole and side <= margins[0]:
                 raise ConfigError(
@@ -191,8 +191,8 @@ def cheapest_plan(
     >>> plan.tile, len(plan), round(plan.cost, 2)
     ((1280, 1024), 2, 1.07)
     """
-    padded = _padded(size, stride, min_size)
-    margin = _up(margin, stride)
+    padded = padded_to(size, stride, min_size)
+    margin = round_up(margin, stride)
     choices = [list(_sides(whole, margin, stride, min_size)) for whole in padded]
     best: tuple[int, int, Size] | None = None
     for height, rows in choices[0]:
@@ -248,7 +248,7 @@ def _sides(whole: int, margin: int, stride: int, min_size: int) -> Iterator[tupl
 
 def _needed(padded: Size, tile: Size, margins: Size, stride: int, min_size: int) -> Size:
     """The smallest tile of which no more are needed: what it sees beyond its halo is seen for nothing."""
-    least = _up(min_size, stride)
+    least = round_up(min_size, stride)
     height, width = (
         min(side, max(least, _side(whole, _count(whole, side, margin), margin, stride)))
         for whole, side, margin in zip(padded, tile, margins, strict=True)
@@ -258,7 +258,7 @@ def _needed(padded: Size, tile: Size, margins: Size, stride: int, min_size: int)
 
 def _side(whole: int, count: int, margin: int, stride: int) -> int:
     """The side with which so many tiles cover ``whole``."""
-    return _up(-(-(whole + (count - 1) * margin) // count), stride)
+    return round_up(-(-(whole + (count - 1) * margin) // count), stride)
 
 
 def _plan(size: Size, padded: Size, tile: Size, margins: Size, stride: int, join: Join) -> Plan:
@@ -285,16 +285,18 @@ def _count(whole: int, side: int, margin: int) -> int:
 
 def _margin(side: int, share: float, stride: int) -> int:
     """The pixels that neighbours have in common: at least the share, and less than a tile."""
-    return min(_up(math.ceil(share * side - 1e-9), stride), side - stride)
+    return min(round_up(math.ceil(share * side - 1e-9), stride), side - stride)
 
 
-def _padded(size: Size, stride: int, min_size: int) -> Size:
+def padded_to(size: Size, stride: int, min_size: int) -> Size:
+    """What a network sees of a picture of (height, width): multiples of the stride, no side below ``min_size``."""
     if len(size) != 2 or min(size) < 1 or stride < 1:
         raise ConfigError(f"a picture of {size} pixels (height, width) and the stride {stride} cannot be tiled")
-    return _up(max(size[0], min_size), stride), _up(max(size[1], min_size), stride)
+    return round_up(max(size[0], min_size), stride), round_up(max(size[1], min_size), stride)
 
 
-def _up(length: int, stride: int) -> int:
+def round_up(length: int, stride: int) -> int:
+    """The next multiple of the stride."""
     return -(-length // stride) * stride
 
 

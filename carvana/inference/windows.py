@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.inference.tiling import Size, Span
+from carvana.inference.tiling import Size, Span, padded_to, round_up
 
 CELL = 8
 """Pixels along the side of the cells by which the unsure parts are told."""
 
 LEADS = 4
-"""So many places of the first row of windows are tried: the rows below begin where it ends."""
+"""About so many places of the first row of windows are tried: the rows below begin where it ends."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,8 @@ def cover_cells(
     Returns:
         Without an unsure cell, no windows.
     """
-    padded = _up(max(size[0], min_size), stride), _up(max(size[1], min_size), stride)
-    least = max(_up(min_size, stride), _up(2 * halo + grid, stride))
-    side = _up(max(side, least), stride)
+    padded = padded_to(size, stride, min_size)
+    side = round_up(max(side, min_size, 2 * halo + grid), stride)
     tile = min(side, padded[0]), min(side, padded[1])
     places = min(_coverings(unsure, padded, tile, halo, grid), key=len)
     return Windows(size, tile, tuple(places))
@@ -134,7 +133,3 @@ def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int
             spans.append(Span(start, start + side, max(first, done), last))
             done, lead = last, 0
     return spans
-
-
-def _up(length: int, stride: int) -> int:
-    return -(-length // stride) * stride

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,7 +29,7 @@ def make_loader(
     if not len(data):
         raise ConfigError("a data set is empty; expected at least one photo")
     # Three bytes of image and four of coverage a pixel.
-    largest = max(batches.sizes) * data.size[0] * data.size[1] * 7
+    largest = max(batches.sizes) * math.prod(data.largest_size) * 7
     return DataLoader(
         data,
         batch_sampler=batches,

@@ -326,7 +326,7 @@ class Trainer:
             return self.settings.batch_size
         together = self.accelerator.num_processes * self.settings.accumulate
         fits = largest_batch(
-            self.model, self.train_data.size, photos=len(self.train_data) // together,
+            self.model, self.train_data.largest_size, photos=len(self.train_data) // together,
             loss=self.loss, device=self.device, precision=self.precision,
         )  # fmt: skip
         size: int = min(all_of(self.accelerator, fits))

@@ -158,5 +158,5 @@ def _bare(hint: Any) -> tuple[type, bool]:
     """The type of one value, and whether several may be given."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    repeated = typing.get_origin(hint) in (list, tuple)
-    return (typing.get_args(hint)[0] if repeated else hint), repeated
+    container = typing.get_origin(hint)
+    return (typing.get_args(hint)[0] if container in (list, tuple) else hint), container is list

@@ -1,6 +1,7 @@
 """Coarse to fine: time against Dice as the band widens. By hand, nothing else running:
 
-    python tests/benchmarks/bench_refine.py COARSE FINE [--photos N] [--rounds N] [--look LOW,HIGH,MARGIN ...]
+    python tests/benchmarks/bench_refine.py COARSE FINE [--scale HxW] [--tile N]
+        [--photos N] [--judge N] [--rounds N] [--look LOW,HIGH,MARGIN ...]
 
 COARSE and FINE are runs of one split. Dice is that of COARSE's validation photos at full size, thresholds cross-fitted,
 as ``carvana evaluate`` says it. A look is a band and a margin; by default they go from few pixels to many. Times are
@@ -13,11 +14,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from carvana.data.images import read_image
+from carvana.data.samples import Sample
 from carvana.devices import describe, resolve_device
 from carvana.evaluation.choose import choose_samples
 from carvana.evaluation.evaluate import evaluate
@@ -35,6 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("coarse")
     parser.add_argument("fine")
     parser.add_argument("--photos", type=int, default=12, help="of which times are taken")
+    parser.add_argument("--judge", type=int, help="of which Dice is told; all where it is not given")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--look", nargs="+", default=LOOKS)
     parser.add_argument("--scale", default="trained", help="of the coarse network")
@@ -54,9 +58,10 @@ def main() -> None:
         low, high, margin = (float(number) for number in look.split(","))
         ways[f"{low:g} to {high:g}, margin {margin:g}"] = Refiner(coarse, fine, band=(low, high), margin=int(margin))
     samples = choose_samples(asked.coarse)
+    judged = spread(samples, asked.judge or len(samples))
     print(f"{describe(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {fine.precision}")
-    print(f"{asked.coarse} then {asked.fine}: {len(samples)} photos, times of {asked.photos}, {asked.rounds} rounds")
-    photos = [read_image(sample.image) for sample in samples[:: -(-len(samples) // asked.photos)]]
+    print(f"{asked.coarse} then {asked.fine}: {len(judged)} photos, times of {asked.photos}, {asked.rounds} rounds")
+    photos = [read_image(sample.image) for sample in spread(samples, asked.photos)]
     times: dict[str, list[float]] = {name: [] for name in ways}
     with freed_memory_kept(device):
         for number in range(asked.rounds + 1):  # the first warms up
@@ -71,11 +76,16 @@ def main() -> None:
     table(*["---"] * 6)
     for name, predictor in ways.items():
         took = statistics.median(times[name])
-        dice = evaluate(predictor, samples, **silent).dice
+        dice = evaluate(predictor, judged, **silent).dice
         best = best or dice
         seen = statistics.mean(map(predictor.looked_at, photos)) if isinstance(predictor, Refiner) else None
         share = "" if seen is None else f"{seen:.3f}"
         table(name, f"{1e3 * took:.0f}", f"{took / first:.3f}", share, f"{dice:.5f}", f"{best - dice:+.5f}")
+
+
+def spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    """About so many of them, from all over."""
+    return samples[:: -(-len(samples) // count)]
 
 
 def table(*cells: str) -> None:

@@ -91,6 +91,14 @@ def test_evaluate_measures_what_predict_writes(coarse: Run, fine: Run) -> None:
     ]
 
 
+def test_an_evaluation_says_whose_threshold_is_taken(coarse: Run, fine: Run, tiny_data: Path) -> None:
+    words = ("evaluate", coarse.path, "--with", coarse.path, "--data", tiny_data, "--device", "cpu")
+    assert "the mean of the networks'" in " ".join(call(*words).stdout.split())
+    refined = call(*words, "--refine-with", fine.path)
+    assert refined.exit_code == 0, refined.stderr
+    assert "that of the network that looks again" in " ".join(refined.stdout.split())
+
+
 def test_submit_writes_the_refined_masks(coarse: Run, fine: Run, tiny_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
     words = ("--out", out, "--refine-with", fine.path, "--workers", 0, "--device", "cpu")
@@ -118,6 +126,11 @@ def test_a_network_that_knows_the_cars_is_told_of(coarse: Run, tiny_data: Path, 
     [
         (("--mode", "refine", "--band", "0.9", "0.1"), "band 0.9 to 0.1: expected two probabilities"),
         (("--mode", "refine", "--margin", "-3"), "margin -3: expected pixels"),
+        (
+            ("--mode", "refine", "--scale", "native"),
+            "at the first look as well; name a smaller scale",
+        ),
+        (("--margin", "30"), "margin 30: goes with a second look; add --refine-with, or --mode refine"),
         (("--mode", "refine", "--overlap", "0.5"), "overlap 0.5"),
         (("--mode", "tiles", "--refine-with", "RUN"), "mode 'tiles' does not go with a network to refine with"),
         (("--refine-with", "nowhere"), "nowhere"),

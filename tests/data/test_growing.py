@@ -25,10 +25,19 @@ def test_the_first_epochs_hand_out_the_small_photos_and_all_others_the_large_one
     assert torch.equal(data[1][0], small[1][0])
 
 
+def test_the_largest_photo_of_any_epoch_is_known(tiny_data: Path) -> None:
+    """What a batch takes, and what is read ahead, follows it."""
+    samples = find_samples(tiny_data)
+    small, large = SegmentationDataset(samples, (64, 64), mode="crop"), SegmentationDataset(samples, (96, 48))
+    assert GrowingDataset(small, start=large, epochs=1).largest_size == (96, 48)
+    assert GrowingDataset(large, start=small, epochs=1).largest_size == (96, 48)
+
+
 def test_other_photos_are_refused(tiny_data: Path) -> None:
     samples = find_samples(tiny_data)
-    with pytest.raises(ConfigError, match="start: holds 2 photos"):
-        GrowingDataset(SegmentationDataset(samples), start=SegmentationDataset(samples[:2]), epochs=1)
+    for other in (samples[:2], samples[::-1]):
+        with pytest.raises(ConfigError, match=f"start: its {len(other)} photos are not the 20 of data"):
+            GrowingDataset(SegmentationDataset(samples), start=SegmentationDataset(other), epochs=1)
 
 
 @pytest.mark.parametrize("mode", ["resize", "crop"])

@@ -40,7 +40,7 @@ WAYS: dict[str, dict[str, object]] = {
 @pytest.mark.fault(
     done="photos of 1x1, 1x2, 3x5, 1x20000 and 20000x1 pixels, predicted whole, in tiles, joined exactly and mirrored",
     promised="a mask of the photo's size",
-    reaches="inference/cover.py: Coverer.plan, sides below the network's smallest and above any tile",
+    reaches="inference/coverer.py: Coverer.plan, sides below the network's smallest and above any tile",
     quick=2,
 )
 @pytest.mark.parametrize("way", WAYS)

@@ -14,7 +14,9 @@ import carvana
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.cover import Cover, Coverer
+from carvana.inference.cover import Cover
+from carvana.inference.coverer import Coverer
+from carvana.inference.tiling import plan_whole
 
 
 def network() -> nn.Module:
@@ -51,16 +53,23 @@ class Limited(nn.Module):
         return self.inner(images)
 
 
-def coverer(module: nn.Module, *, batch_pixels: int, reporter: Listener, **cover: Any) -> Coverer:
+def coverer(
+    module: nn.Module,
+    *,
+    batch_pixels: int = 2**20,
+    min_size: int = 16,
+    reporter: Listener | None = None,
+    **cover: Any,
+) -> Coverer:
     return Coverer(
         lambda tiles: module(tiles.float() / 255),
         Cover(**cover),
         name="test",
         stride=8,
-        min_size=16,
+        min_size=min_size,
         device=torch.device("cpu"),
         batch_pixels=batch_pixels,
-        halo=lambda: 8,
+        halo=lambda: 10,
         bytes_per_pixel=lambda: 100.0,
         reporter=reporter,
     )
@@ -135,9 +144,22 @@ def test_windows_are_halved_where_memory_runs_short_until_one_could_take_nothing
     assert {shape[2:] for shape in module.tried} == {(192, 192), (96, 96)}
     assert (refined[240:248, 80:720] != 0.25).all()
     assert (refined[:100] == 0.25).all()
-    words = r"^test does not fit the memory .* in windows of 24x24; take a smaller scale"
-    with torch.no_grad(), pytest.raises(ModelError, match=words):
-        coverer(Limited(500), batch_pixels=2**20, reporter=Listener()).refined([picture], [draft], [cells])
+    for least, pixels in ((16, 500), (64, 4000)):  # windows of 24 pixels, which a network may need to be larger
+        words = r"^test does not fit the memory in windows of 24x24 pixels; take a larger --memory"
+        small = coverer(Limited(pixels), min_size=least, reporter=Listener())
+        with torch.no_grad(), pytest.raises(ModelError, match=words):
+            small.refined([picture], [draft], [cells])
+
+
+@pytest.mark.parametrize(("join", "least", "side"), [("blend", 24, 24), ("exact", 28, 32)])
+def test_windows_that_take_nothing_are_refused(join: str, least: int, side: int) -> None:
+    cells = np.ones((75, 100), bool)
+    with pytest.raises(ConfigError, match=rf"tile {least - 1}: too small for windows.* at least {least}"):
+        coverer(network(), tile=least - 1, join=join).plan_again(cells, (600, 800))
+    made = coverer(network(), tile=least, join=join)
+    assert made.plan_again(cells, (600, 800)) == plan_whole((600, 800))
+    cells[2:] = False
+    assert made.plan_again(cells, (600, 800)).tile == (side, side)
 
 
 def test_auto_goes_on_in_tiles_where_the_whole_does_not_fit_after_all() -> None:

@@ -51,6 +51,22 @@ def test_an_exported_file_predicts_as_the_model_does(
     assert found.threshold == expected.threshold
 
 
+def test_an_exported_file_looks_again_as_the_model_does(model: carvana.Segmenter, file: Path) -> None:
+    first = carvana.Predictor(model, precision="fp32", device="cpu")
+    image = photo(270, 450)
+    image[:, 100:] = 128
+    flat = float(first.predict(image).probabilities[135, 400])
+    expected, found = (
+        carvana.Refiner(first, second, band=(flat + 1e-5, 1), margin=0)
+        for second in (
+            carvana.Predictor(model, scale="native", tile=32, precision="fp32", device="cpu"),
+            carvana.Predictor.from_pretrained(file, scale="native", tile=32, device="cpu"),
+        )
+    )
+    assert 0 < found.looked_at(image) == expected.looked_at(image) < 1
+    np.testing.assert_allclose(found.predict(image).probabilities, expected.predict(image).probabilities, atol=1e-5)
+
+
 def test_what_has_no_exact_join_says_so_from_the_file(tmp_path: Path) -> None:
     class Mean(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -81,8 +81,9 @@ def test_the_fine_network_decides_where_the_coarse_one_is_unsure_and_nowhere_els
     assert ((refined > 0.5) != (whole > 0.5)).mean() < 1e-3
 
 
-def test_the_band_widened_by_a_margin_holds_all_unsure_pixels() -> None:
-    image, coarse = disc(), predictor(1, size=(52, 76))
+@pytest.mark.parametrize("size", [(52, 76), (500, 704), (500, 76)], ids=["enlarged", "shrunk", "both"])
+def test_the_band_widened_by_a_margin_holds_all_unsure_pixels(size: tuple[int, int]) -> None:
+    image, coarse = disc(), predictor(1, size=size)
     first = coarse.predict(image).probabilities
     for band in ((0.02, 0.98), (0.4, 0.45), (0.9, 1.0)):
         for margin in (0, 9, 40):
@@ -136,6 +137,33 @@ def test_an_ensemble_may_look_first() -> None:
     np.testing.assert_allclose(refined[again], whole[again], atol=1e-6)
     sure = abs(refined - first.predict(image).probabilities) < 1e-6
     assert sure.mean() > 0.3
+
+
+def test_where_the_first_networks_contradict_each_other_the_second_decides() -> None:
+    """Each of them is sure, and at its own scale; their mean is not."""
+    image = np.full((200, 300, 3), 255, np.uint8)
+    first = Ensemble([predictor(0, 40.0, size=(52, 76)), predictor(0, -40.0, size=(40, 60))])
+    assert pixels(Refiner(first, predictor(2)), image).all()
+    agreed = Ensemble([predictor(0, 40.0, size=(52, 76)), predictor(0, 30.0, size=(40, 60))])
+    assert not pixels(Refiner(agreed, predictor(2)), image).any()
+
+
+def test_a_batch_holds_no_more_than_so_many_pixels_at_their_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    refiner = Refiner(predictor(1, size=(52, 76)), predictor(2, scale="native"))
+    photo = refiner.prepare(disc((200, 300)))
+    assert refiner.joins(photo, [photo] * 3)
+    monkeypatch.setattr("carvana.inference.refiner.MOST_PIXELS", 3 * 200 * 300)
+    assert refiner.joins(photo, [photo] * 2)
+    assert not refiner.joins(photo, [photo] * 3)
+
+
+def test_the_pixels_of_the_second_look_are_told() -> None:
+    image, coarse = disc(), predictor(1, size=(52, 76))
+    once, twice = (Refiner(coarse, predictor(2, scale="native", tta=tta)) for tta in (False, True))
+    once.predict(image)
+    shown = sum(shape[0] * shape[2] * shape[3] for shape in seen(once.fine)) / (403 * 610)
+    assert once.looked_at(image) == pytest.approx(shown)
+    assert twice.looked_at(image) == pytest.approx(2 * shown)
 
 
 def test_an_unet_joins_exactly() -> None:
@@ -198,6 +226,14 @@ def test_it_is_loaded_by_names(tmp_path: Path) -> None:
     many = load_predictor([small, large], refine_with=large, **how)
     assert isinstance(many, Refiner)
     assert many.scale == "64x96 + native, then native"
+    with pytest.raises(ConfigError, match=r"large sees photos at their own size at the first look as well; name"):
+        load_predictor(large, mode="refine", **how)
+    assert isinstance(load_predictor(small, scale="native", refine_with=large, **how), Refiner)
+    with pytest.raises(ConfigError, match=r"'refin' is unknown; expected auto, whole, tiles, refine.*'refine'"):
+        load_predictor(small, mode="refin", **how)
+    for settings in ({"band": (0.2, 0.8)}, {"margin": 30}):
+        with pytest.raises(ConfigError, match=r"(band \(0.2, 0.8\)|margin 30): goes with a second look"):
+            load_predictor(small, **settings, **how)
     with pytest.raises(ConfigError, match="mode 'tiles' does not go with a network to refine with"):
         load_predictor(small, mode="tiles", refine_with=large, **how)
     with pytest.raises(ConfigError, match=r"overlap 0.5: the windows of mode refine"):
