@@ -1,8 +1,8 @@
 """Where a picture is looked at once more: windows that cover its unsure parts, as few pixels as can be. Pure geometry.
 
 Tiles cover a whole picture by rows crossed with columns; windows stand only where something is to be seen, in rows of
-their own, each beginning where the first unsure pixel calls for it. What is taken of one has a halo around it that the
-network sees, too, except where the picture ends.
+their own, each beginning where the first unsure pixel calls for it, and then moved until what is unsure lies in its
+middle. What is taken of one has a halo around it that the network sees, too, except where the picture ends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Windows:
     >>> unsure[1, 2:5] = True
     >>> found = cover_cells(unsure, (64, 64), side=32, halo=8)
     >>> found.tile, [(rows.first, columns.first) for rows, columns in found.places], found.cost
-    ((32, 32), [(0, 16), (0, 32)], 0.5)
+    ((32, 32), [(8, 16), (8, 32)], 0.5)
     """
 
     size: Size
@@ -94,7 +94,7 @@ def cover_cells(
     side = round_up(max(side, min_size, 2 * halo + grid), stride)
     tile = min(side, padded[0]), min(side, padded[1])
     places = min(_coverings(unsure, padded, tile, halo, grid), key=len)
-    return Windows(size, tile, tuple(places))
+    return Windows(size, tile, tuple(_centred(unsure, *place, padded, halo, grid) for place in places))
 
 
 def _coverings(
@@ -133,3 +133,26 @@ def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int
             spans.append(Span(start, start + side, max(first, done), last))
             done, lead = last, 0
     return spans
+
+
+def _centred(
+    unsure: NDArray[np.bool_], rows: Span, columns: Span, padded: Size, halo: int, grid: int
+) -> tuple[Span, Span]:
+    """A window of which no more is taken than its unsure cells, and which sees as much on all sides of them."""
+    cells = unsure[rows.first // CELL : -(-rows.last // CELL), columns.first // CELL : -(-columns.last // CELL)]
+    return (
+        _around(cells.any(axis=1), rows, padded[0], halo, grid),
+        _around(cells.any(axis=0), columns, padded[1], halo, grid),
+    )
+
+
+def _around(cells: NDArray[np.bool_], span: Span, whole: int, halo: int, grid: int) -> Span:
+    """The side of a window moved around some of the cells that it takes: halo and grid allowing."""
+    found = np.flatnonzero(cells) + span.first // CELL
+    first, last = max(span.first, int(found[0]) * CELL), min(span.last, int(found[-1] + 1) * CELL)
+    start = round((first + last - span.length) / 2 / grid) * grid
+    start = min(max(start, 0), whole - span.length)
+    stop = start + span.length
+    if (start > 0 and first < start + halo) or (stop < whole and last > stop - halo):
+        start = span.start  # nothing between two places of the grid is better
+    return Span(start, start + span.length, first, last)

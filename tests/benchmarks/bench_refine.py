@@ -1,6 +1,6 @@
 """Coarse to fine: time against Dice as the band widens. By hand, nothing else running:
 
-    python tests/benchmarks/bench_refine.py COARSE FINE [--scale HxW] [--tile N]
+    python tests/benchmarks/bench_refine.py COARSE FINE [--scale HxW] [--tile N ...]
         [--photos N] [--judge N] [--rounds N] [--look LOW,HIGH,MARGIN ...]
 
 COARSE and FINE are runs of one split. Dice is that of COARSE's validation photos at full size, thresholds cross-fitted,
@@ -12,6 +12,7 @@ fine network over the whole photo, the coarse one alone and each look take turns
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--look", nargs="+", default=LOOKS)
     parser.add_argument("--scale", default="trained", help="of the coarse network")
-    parser.add_argument("--tile", type=int, help="side of the windows")
+    parser.add_argument("--tile", type=int, nargs="+", default=[192], help="sides of the windows")
     return parser.parse_args()
 
 
@@ -52,14 +53,15 @@ def main() -> None:
     silent: dict[str, Any] = {"reporter": SilentReporter()}
     coarse = Predictor.from_pretrained(asked.coarse, scale=asked.scale, **silent)
     whole = Predictor.from_pretrained(asked.fine, scale="native", **silent)
-    fine = Predictor.from_pretrained(asked.fine, scale="native", tile=asked.tile, **silent)
     ways: dict[str, BasePredictor[Any]] = {"fine over everything": whole, "coarse alone": coarse}
-    for look in asked.look:
+    for tile, look in itertools.product(asked.tile, asked.look):
         low, high, margin = (float(number) for number in look.split(","))
-        ways[f"{low:g} to {high:g}, margin {margin:g}"] = Refiner(coarse, fine, band=(low, high), margin=int(margin))
+        fine = Predictor.from_pretrained(asked.fine, scale="native", tile=tile, **silent)
+        name = f"{low:g} to {high:g}, margin {margin:g}, windows of {tile}"
+        ways[name] = Refiner(coarse, fine, band=(low, high), margin=int(margin))
     samples = choose_samples(asked.coarse)
     judged = spread(samples, asked.judge or len(samples))
-    print(f"{describe(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {fine.precision}")
+    print(f"{describe(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {whole.precision}")
     print(f"{asked.coarse} then {asked.fine}: {len(judged)} photos, times of {asked.photos}, {asked.rounds} rounds")
     photos = [read_image(sample.image) for sample in spread(samples, asked.photos)]
     times: dict[str, list[float]] = {name: [] for name in ways}

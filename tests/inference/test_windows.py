@@ -71,6 +71,19 @@ def test_a_ring_costs_less_than_the_same_tiles_in_a_grid() -> None:
     assert found.pixels == len(found.places) * math.prod(found.tile)
 
 
+@pytest.mark.parametrize("grid", [8, 32])
+def test_what_is_unsure_lies_in_the_middle_of_its_window(grid: int) -> None:
+    cells = np.zeros((100, 100), bool)
+    cells[40:46, 50:58] = True
+    cells[98, 3] = True
+    found = cover_cells(cells, (800, 800), side=160, halo=8, stride=32, grid=grid)
+    middle, corner = sorted(found.places, key=lambda place: place[0].start)
+    for span, low, high in zip(middle, (320, 400), (368, 464), strict=True):
+        assert (span.first, span.last) == (low, high)
+        assert abs((low - span.start) - (span.stop - high)) <= grid
+    assert [(span.start, span.first, span.last) for span in corner] == [(640, 784, 792), (0, 24, 32)]
+
+
 def test_a_side_that_could_take_nothing_is_enlarged() -> None:
     cells = np.zeros((32, 32), bool)
     cells[20, 20] = True
