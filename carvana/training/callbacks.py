@@ -153,7 +153,9 @@ class TensorBoard(_Curves):
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}.{next(self._count)}"
+        # Files are read in the order of their names: of one second and process in that of the count, the tenth last.
+        process, count = f"{socket.gethostname()}.{os.getpid()}", f"{next(self._count):06}"
+        name = f"events.out.tfevents.{int(time.time()):010}.{process}.{count}"
         self._records = RecordWriter(open(self._folder / name, "xb"))  # noqa: SIM115 - open until the training ends
         self._add(file_version="brain.Event:2")
         if self._first_step is not None:

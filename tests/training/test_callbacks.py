@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -84,7 +85,12 @@ def test_tensorboard_gets_epochs_and_the_evaluation_whether_the_training_has_end
     }
 
 
-def test_a_continued_training_takes_the_place_of_the_steps_it_repeats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [0, 8, 9], ids=lambda files: f"after_{files}_files")
+def test_a_continued_training_takes_the_place_of_the_steps_it_repeats(
+    tmp_path: Path, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TensorBoard, "_count", itertools.count(files))
+    monkeypatch.setattr("carvana.training.callbacks.time.time", lambda: 1.8e9)  # all files of one second
     board = TensorBoard(tmp_path)
     for epoch in range(1, 5):
         board.on_epoch_end(record(epoch, 10 * epoch, 0.1 * epoch))
