@@ -141,8 +141,8 @@ def _centred(
     """A window of which no more is taken than its unsure cells, and which sees as much on all sides of them."""
     cells = unsure[rows.first // CELL : -(-rows.last // CELL), columns.first // CELL : -(-columns.last // CELL)]
     return (
-        _around(cells.any(axis=1), rows, padded[0], halo, grid),
-        _around(cells.any(axis=0), columns, padded[1], halo, grid),
+        _around(cells.max(axis=1), rows, padded[0], halo, grid),
+        _around(cells.max(axis=0), columns, padded[1], halo, grid),
     )
 
 
