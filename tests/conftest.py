@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import tempfile
 from pathlib import Path
 
+import forkserver
 import numpy as np
 import pytest
 
-pytest_plugins = ["carvana.testing.fixtures", "faults.plugin"]  # tiny_data and the cache; --whole
+pytest_plugins = ["carvana.testing.fixtures", "faults.plugin"]  # tiny_data and the cache; --all and --whole
 
 # Each of pytest's processes gets its share of the machine, and no test reaches for a hub.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -26,9 +29,39 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="the slow tests as well, which .ci/run runs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked slow, unless it is asked for: with --all or --whole, or by its node id."""
+    if config.getoption("--all") or config.getoption("--whole") or any("::" in word for word in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the fork server, once for all of pytest's processes: see forkserver.py."""
+    config.addinivalue_line("markers", "slow: left out by plain pytest; pytest --all runs it")
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    stack = contextlib.ExitStack()
+    stack.enter_context(forkserver.server(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carvana-")))))
+    config.add_cleanup(stack.close)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tiny_cache: Path) -> None:
     """Keep what is cached away from the user's own cache in every test."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_workers() -> None:
+    """Begin the processes of a comparison as forks; tests/compare/test_crew.py has new interpreters."""
+    forkserver.fork_workers()
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import forkserver
+
 
 def install(project: Path, site: Path) -> Path:
     """Build the wheel of a project and unpack it: all that an installer does with a wheel of Python alone."""
@@ -25,6 +27,6 @@ def run(words: list[str | Path], *sites: Path, cwd: Path) -> subprocess.Complete
     """Run Python with what is installed in these folders."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sites))}
     environment.pop("CARVANA_PLUGINS", None)
-    return subprocess.run(
+    return forkserver.run(
         [sys.executable, *map(str, words)], env=environment, cwd=cwd, capture_output=True, text=True, check=False
     )

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forkserver
 import pytest
 
 from carvana.files import (
@@ -101,7 +102,7 @@ def test_digests_tell_contents_apart(tmp_path: Path) -> None:
 def test_a_lock_is_held_by_one_process_at_a_time_and_ends_with_a_killed_holder(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lock"
     hold = "import sys, time, carvana.files as f\nwith f.lock(sys.argv[1]): print(1, flush=True), time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True)
+    holder = forkserver.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "1\n"
     with ThreadPoolExecutor(1) as pool:
@@ -144,7 +145,7 @@ with lock(sys.argv[1]):
         time.sleep(60)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", script, str(path)], check=False, stdout=subprocess.DEVNULL)
+    forkserver.run([sys.executable, "-c", script, str(path)], check=False, stdout=subprocess.DEVNULL)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: lock(path).__enter__()).result(timeout=30)
     path = tmp_path / "another"

@@ -44,6 +44,7 @@ def measured(device: str) -> list[int]:
     return [int(word) for word in subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()]
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again_and_given_back_at_the_end() -> None:
     usual, kept, returned, _ = measured("cpu")
     assert kept < usual / 2

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import installed
+import forkserver
 import pytest
 
 PROJECT = Path(__file__).parents[1] / "plugins" / "carvana-segnet"
@@ -37,7 +38,7 @@ def carvana(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command where the plugin is not installed, whatever is in the tests' own environment."""
     environment = os.environ | {"CARVANA_PLUGINS": ""}
     command = [sys.executable, "-m", "carvana", *map(str, words)]
-    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+    return forkserver.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_installed_it_is_listed_with_its_package_and_version(site: Path, tmp_path: Path) -> None:

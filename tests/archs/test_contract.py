@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import decoders
 import pytest
 
-from carvana.archs.names import DECODERS
 from carvana.testing import check_arch
 
 SMALL = {
@@ -28,7 +28,7 @@ def test_the_reference_passes_the_contract_with_options(options: dict):
     check_arch("unet-ref", options={"width": 8, **options})
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@decoders.EACH
 def test_every_decoder_passes_the_contract(decoder: str):
     encoder = "tu-vit_tiny_patch16_224" if decoder == "dpt" else "resnet18"
     check_arch(f"{decoder}/{encoder}", options=SMALL.get(decoder))

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import forkserver
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -136,7 +136,7 @@ if __name__ == "__main__":
 
 def test_a_reader_that_is_killed_meanwhile_is_no_fault_of_the_network(tmp_path: Path):
     (tmp_path / "loses.py").write_text(LOSES_A_READER)
-    done = subprocess.run([sys.executable, tmp_path / "loses.py"], capture_output=True, text=True, check=True)
+    done = forkserver.run([sys.executable, tmp_path / "loses.py"], capture_output=True, text=True, check=True)
     assert done.stdout == "RuntimeError True\n"
 
 

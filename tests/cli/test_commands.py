@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -202,7 +203,7 @@ def test_an_interrupt_is_130_and_keeps_the_best_model(tiny_data: Path, tmp_path:
         "--set",
         "train.epochs=100000",
     ]
-    process = subprocess.Popen([sys.executable, "-m", "carvana", *words], stderr=subprocess.PIPE, text=True)
+    process = forkserver.Popen([sys.executable, "-m", "carvana", *words], stderr=subprocess.PIPE, text=True)
     while not (out / "model" / "model.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.1)

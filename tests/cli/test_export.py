@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_becomes_a_file_and_the_command_tells_how_it_was_checked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "car.onnx"
     words = [sys.executable, "-m", "carvana", "export", str(run), "--to", "onnx", "--out", str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = forkserver.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert str(out) in lines[0]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 from typer.testing import CliRunner
 
@@ -32,7 +33,7 @@ def site(tmp_path: Path) -> Path:
 
 def carvana(*words: str, site: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(site), "CARVANA_PLUGINS": "good,broken", **variables}
-    return subprocess.run(
+    return forkserver.run(
         [sys.executable, "-m", "carvana", *words], env=environment, capture_output=True, text=True, check=False
     )
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forkserver
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -25,7 +26,7 @@ def call(*words: object) -> Result:
 def interrupted(data: Path, out: Path, number: int) -> tuple[int, str]:
     """Send a signal to all processes of a fit that is under way; returns its exit code and its last line."""
     command = [sys.executable, "-m", "carvana", "fit", "--data", str(data), "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(
+    process = forkserver.Popen(
         [*command, *WORDS, "--set", "train.epochs=500"], start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120

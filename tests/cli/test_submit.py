@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forkserver
 import pytest
 from submitting import draw_photos, read_table, small_predictor
 from typer.testing import CliRunner, Result
@@ -146,7 +147,7 @@ def test_ctrl_c_ends_with_130_and_no_process_is_left(model: Path, tmp_path: Path
     draw_photos(tmp_path / "photos", 200)
     command = [sys.executable, "-m", "carvana", "submit", str(model), str(tmp_path / "photos"), "--out",
                str(tmp_path / "s.csv"), "--device", "cpu", "--workers", "2", "--scale", "320x480"]  # fmt: skip
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = forkserver.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("s.csv.parts/000000-*.gz")):  # the first chunk is there
         assert process.poll() is None
         time.sleep(0.05)

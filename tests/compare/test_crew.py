@@ -14,6 +14,11 @@ import pytest
 from carvana.compare.crew import Ended, Job, Said, run_jobs
 
 
+@pytest.fixture(autouse=True)
+def _new_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carvana.compare.crew.subprocess", subprocess)
+
+
 def works(*, channel: Any, device: str, number: int) -> None:
     """Says what it is given."""
     print("printed", number)

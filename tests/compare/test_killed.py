@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forkserver
 import pytest
 from comparing import recipe, settings, without_times
 
@@ -23,7 +24,7 @@ PATIENCE = 120.0
 def start(data: Path, out: Path) -> subprocess.Popen[str]:
     words = ["compare", *NAMES, "--data", str(data), "--out", str(out), "--device", "cpu", *OWN]
     shared = settings(recipe(data, train__epochs=30))
-    return subprocess.Popen(
+    return forkserver.Popen(
         [sys.executable, "-m", "carvana", *words, *shared], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
@@ -53,6 +54,7 @@ def undisturbed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Le
     return finish(tiny_data, tmp_path_factory.mktemp("boards") / "whole")
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_with_the_same_leaderboard(
     undisturbed: Leaderboard, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +70,7 @@ def test_killed_twice_it_ends_with_the_same_leaderboard(
     assert without_times(finish(tiny_data, out)) == without_times(undisturbed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_fit_that_is_under_way_and_says_how_to_go_on(
     undisturbed: Leaderboard, tiny_data: Path, tmp_path: Path
 ) -> None:

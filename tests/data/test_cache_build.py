@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forkserver
 import pytest
 from caching import SIZE, Listener, make_photos, packs, same_as_files, total_bytes
 
@@ -34,7 +35,7 @@ print(told.totals["caching"])
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return forkserver.Popen(
         [sys.executable, "-c", CODE], cwd=folder, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip

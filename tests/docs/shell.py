@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import small
 from blocks import blocks, lines
 
@@ -33,7 +34,8 @@ def run(commands: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run lines in a folder until one fails; each is told before. No hub, and a cache beside the folder."""
     command = folder.parent / "bin" / "carvana"
     command.parent.mkdir(exist_ok=True)
-    command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, small.__file__])} "$@"\n')
+    client = shlex.join([sys.executable, "-S", "-E", forkserver.__file__, small.__file__])
+    command.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
     command.chmod(0o755)
     path = os.pathsep.join([str(command.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     env = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "CARVANA_CACHE": str(folder.parent / "cache")}

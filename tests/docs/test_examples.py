@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 import torch
 from blocks import ROOT
@@ -26,7 +27,7 @@ THREADS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 def run(name: str, folder: Path, *before: str) -> str:
     """What the program prints."""
     words = [*(before or (sys.executable,)), str(EXAMPLES / name)]
-    done = subprocess.run(words, cwd=folder, env=os.environ | THREADS, capture_output=True, text=True)
+    done = forkserver.run(words, cwd=folder, env=os.environ | THREADS, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -41,6 +42,7 @@ def _own_cache(tiny_cache: Path) -> None:
     """Examples cache beside the other tests and not in the user's own folder."""
 
 
+@pytest.mark.slow
 def test_the_network_alone_learns_in_a_plain_loop_and_reads_back_the_same(tmp_path: Path) -> None:
     printed = run("plain_loop.py", tmp_path)
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", printed)]
@@ -50,6 +52,7 @@ def test_the_network_alone_learns_in_a_plain_loop_and_reads_back_the_same(tmp_pa
     assert Segmenter.from_pretrained(tmp_path / "car-model").spec.arch == "linknet/resnet18"
 
 
+@pytest.mark.slow
 def test_tiles_around_torchvision_differ_as_the_program_says(tmp_path: Path) -> None:
     printed = run("tiled_torchvision.py", tmp_path)
     assert "(1, 1, 2000, 3000)" in printed
@@ -68,6 +71,7 @@ def test_the_data_alone_makes_a_table_whose_rows_are_the_masks(tmp_path: Path) -
         assert torch.equal(torch.from_numpy(rle.decode(text, (160, 240))), torch.from_numpy(read_mask(mask)))
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_trained_and_evaluated(tmp_path: Path) -> None:
     printed = run("own_network.py", tmp_path)
     assert len(re.findall(r"^epoch \d+: ", printed, re.MULTILINE)) == len(
@@ -80,6 +84,7 @@ def test_a_network_of_ones_own_is_trained_and_evaluated(tmp_path: Path) -> None:
     assert load_file(tmp_path / "runs" / "own" / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_loss_and_a_layout_of_ones_own_are_fitted_with(tmp_path: Path) -> None:
     printed = run("own_loss_and_layout.py", tmp_path)
     assert "careful" in printed
@@ -91,6 +96,7 @@ def test_a_loss_and_a_layout_of_ones_own_are_fitted_with(tmp_path: Path) -> None
     assert {name.split(".")[0].removesuffix("_mask") for name in judged} <= photos
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_table_that_one_writes(tmp_path: Path) -> None:
     tables = []
     for name, before in (("one", ()), ("two", (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"))):

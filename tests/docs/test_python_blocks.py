@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import presumed
 import pytest
 import run_blocks
@@ -21,7 +21,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[
     """What each page's blocks printed."""
     here = tmp_path_factory.mktemp("pages")
     presumed.make(here / "presumed")
-    subprocess.run([sys.executable, run_blocks.__file__, str(here), *map(str, WITH_PYTHON)], check=True)
+    forkserver.run([sys.executable, run_blocks.__file__, str(here), *map(str, WITH_PYTHON)], check=True)
     return {page: (here / f"{number}.txt").read_text() for number, page in enumerate(WITH_PYTHON)}
 
 

@@ -10,6 +10,7 @@ import shell
 from blocks import ROOT
 
 
+@pytest.mark.slow
 def test_the_commands_of_readme_run_one_after_the_other(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()

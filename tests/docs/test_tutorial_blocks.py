@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import shell
 from blocks import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_run_one_after_the_other(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forkserver
+
 INJECT = Path(__file__).with_name("inject")
 PATIENCE = 300.0
 """Seconds after which a command counts as hanging."""
@@ -43,13 +45,17 @@ def start(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     program: Sequence[object] = ("-m", "carvana"),
+    fork: bool = True,
 ) -> subprocess.Popen[str]:
-    """Start a command, in a session and a process group of its own."""
+    """Start a command, in a session and a process group of its own.
+
+    It is a fork of the server of :mod:`forkserver`, unless ``fork`` is false: then the imports are part of it.
+    """
     environment = {**os.environ, **(env or {})}
     if fault:
         environment["CARVANA_FAULT"] = json.dumps(fault)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INJECT), environment.get("PYTHONPATH"))))
-    return subprocess.Popen(
+    return (forkserver if fork else subprocess).Popen(
         [sys.executable, *map(str, program), *map(str, words)], env=environment, cwd=cwd, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         errors="surrogateescape",

@@ -59,7 +59,7 @@ def measured(*words: object, script: str | None = None, codes: tuple[int, ...] =
     """Run the command, or a script of one's own, in a process that tells what it takes."""
     program = ("-c", _COMMAND if script is None else _MEASURED + script)
     began = time.monotonic()
-    done = carvana(*words, program=program, timeout=2 * PATIENCE)
+    done = carvana(*words, program=program, timeout=2 * PATIENCE, fork=False)
     seconds = time.monotonic() - began
     assert done.code in codes, done
     told = [

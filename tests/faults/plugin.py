@@ -4,12 +4,13 @@
         done="a mask cut at 20 places",                      # what is broken
         promised="one line that names the file",             # what must come of it
         reaches="data/gif.py: the end of the codes",         # the code path that no other case reaches
-        quick=3,                                             # of its parameters, so many run in plain pytest
+        quick=3,                                             # of its parameters, so many run with pytest --all
     )
     @pytest.mark.parametrize("place", range(20))
     def test_...(place, came_out): ...
 
-Plain ``pytest`` runs the quick part, ``pytest tests/faults --whole`` all, and ``--reliability docs/reliability.md``
+Plain ``pytest`` runs none, ``pytest --all`` and ``pytest tests/faults`` the quick part, ``pytest tests/faults --whole``
+all, and ``--reliability docs/reliability.md``
 writes the table of that page from what was seen.
 """
 
@@ -67,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = config.getoption("--all") or config.getoption("--whole") or any("faults" in word for word in config.args)
     seen: dict[object, int] = defaultdict(int)
     kept, left = [], []
     for item in items:
@@ -82,7 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         quick = mark.kwargs.get("quick")
         seen[case] += 1
         few = quick is not None and seen[case] > quick and not config.getoption("--whole")
-        (left if few else kept).append(item)
+        (kept if asked and not few else left).append(item)
         module = inspect.getdoc(item.getparent(pytest.Module).obj)  # type: ignore[union-attr]
         section = (module or "").partition("\n")[0].rstrip(".")
         item.user_properties.append(("fault", {"case": str(case), "section": section, **mark.kwargs}))

@@ -69,7 +69,7 @@ def heard(command: str, places: Mapping[str, Path], folder: Path, offline: str) 
     """What the command's processes asked for."""
     log = folder / "log"
     done = carvana(
-        *words_of(command, places, folder / "out"), cwd=folder,
+        *words_of(command, places, folder / "out"), cwd=folder, fork=False,
         env={
             "PYTHONPATH": str(SILENCE), "CARVANA_SILENCE": str(log), "HF_HUB_OFFLINE": offline,
             "CARVANA_CACHE": str(folder / "cache"),

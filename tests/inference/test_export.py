@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import decoders
 import pytest
 import torch
 from torch import Tensor, nn
 
 from carvana.archs.factory import create_model
-from carvana.archs.names import DECODERS
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.errors import ConfigError, ModelError
@@ -55,7 +55,7 @@ def expected(model: Segmenter, images: Tensor) -> Tensor:
         return copy.deepcopy(model).eval()(images)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@decoders.EACH
 def test_every_decoder_gives_what_pytorch_gives_at_sizes_that_the_export_did_not_try(
     tmp_path: Path, decoder: str
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 import numpy as np, torch
@@ -30,6 +32,7 @@ print(peak.megabytes - before.megabytes)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_eight_bytes_a_pixel_and_what_a_tile_takes() -> None:
     side = 12_000
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(side)], capture_output=True, text=True, check=True)

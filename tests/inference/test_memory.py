@@ -60,6 +60,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.slow
 def test_a_small_picture_tells_what_a_process_takes_for_a_large_one() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     told, taken = map(float, done.stdout.split())

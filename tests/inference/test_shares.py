@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 from submitting import draw_photos, small_predictor
 
@@ -56,7 +57,7 @@ def start(photos: Path, out: Path, rank: int, count: int, *words: str) -> subpro
     script = Path(__file__).with_name("submit_share.py")
     env = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(count)}
     command = [sys.executable, str(script), str(photos), str(out), str(CHUNK), *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forkserver.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> list[str]:
@@ -108,6 +109,7 @@ def torchrun(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_torchrun_submits_with_two_processes_and_a_bad_photo_stops_none(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     photos = draw_photos(folder, 130)  # three chunks: the first process has two of them
@@ -127,6 +129,7 @@ def test_torchrun_submits_with_two_processes_and_a_bad_photo_stops_none(model: P
     assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_torchrun_predicts_each_photo_once_and_a_bad_one_stops_no_other(
     photos: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forkserver
 import numpy as np
 import pytest
 from submitting import draw_photos, read_table, runs_by_definition, small_predictor
@@ -265,7 +265,7 @@ def test_ten_kills_at_random_times_change_no_byte(tmp_path: Path) -> None:
     submit(photos, tmp_path / "whole.csv.gz")
     script = Path(__file__).with_name("kill_submission.py")
     command = [sys.executable, str(script), str(tmp_path / "photos"), str(tmp_path / "s.csv.gz"), str(CHUNK), "10"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = forkserver.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     parts = json.loads(done.stdout)
     assert len(parts) == 10

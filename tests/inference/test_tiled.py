@@ -86,7 +86,7 @@ def test_pictures_of_several_sizes_share_batches() -> None:
     [
         ("unet-ref", {"width": 8}, 112),
         ("unet/resnet18", {}, 288),
-        ("unetplusplus/resnet18", {}, 288),
+        pytest.param("unetplusplus/resnet18", {}, 288, marks=pytest.mark.slow),
         ("linknet/resnet18", {}, 256),
     ],
 )

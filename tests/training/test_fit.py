@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -213,7 +213,7 @@ def test_a_broken_photo_ends_the_command_in_a_line_with_its_readers(tiny_data: P
         victim.write_bytes(victim.read_bytes()[:2000])  # the header is whole, so it is found in training
     (tmp_path / "recipe.yaml").write_text(recipe(broken, data__workers=2, data__cache_gb=0).to_yaml())
     command = [sys.executable, "-m", "carvana", "fit", "--config", tmp_path / "recipe.yaml", "--out", tmp_path / "run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = forkserver.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {broken}")
     assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forkserver
 import pytest
 import torch
 
@@ -36,7 +37,7 @@ def start(count: int, command: list[str]) -> list[subprocess.Popen[str]]:
         if count == 1:
             env = dict(os.environ)
         started.append(
-            subprocess.Popen(
+            forkserver.Popen(
                 [sys.executable, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         )
@@ -100,6 +101,7 @@ def test_if_one_dies_the_other_says_so_and_the_training_can_go_on(tiny_data: Pat
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.slow
 def test_the_command_runs_under_the_launchers(tiny_data: Path, tmp_path: Path, launcher: str) -> None:
     config = FitConfig(
         arch="unet-ref",

@@ -5,11 +5,11 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forkserver
 import pytest
 import torch
 from reference import Lines
@@ -67,11 +67,12 @@ def interrupted(config: FitConfig, out: Path, step: int, monkeypatch: pytest.Mon
             carvana.fit(config, out=out, device="cpu")
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_times_change_no_byte(undisturbed: Run, tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe(tiny_data).to_yaml())
     script = Path(__file__).with_name("kill_often.py")
     out = tmp_path / "run"
-    done = subprocess.run(
+    done = forkserver.run(
         [sys.executable, script, tmp_path / "recipe.yaml", out, "20", "0"],
         capture_output=True, text=True, timeout=540, check=False,
     )  # fmt: skip
@@ -183,6 +184,7 @@ def test_first_weights_of_another_run_are_remembered(
     assert carvana.Segmenter.from_pretrained(tmp_path / "cut").spec.init == "run:run"
 
 
+@pytest.mark.slow
 def test_a_change_of_threads_is_told(undisturbed: Run, tmp_path: Path) -> None:
     out = copied(undisturbed, tmp_path)
     lines = Lines()
@@ -333,7 +335,7 @@ assert read_state(folder).progress.step == 1
 assert read_state(folder).tensors["model/a"][0] == 1
 assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".safetensors"]
 """
-    done = subprocess.run(
+    done = forkserver.run(
         [sys.executable, "-c", script, tmp_path / "state"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,12 @@
+"""The decoders of smp for tests that build each of them: three in plain pytest, all twelve with ``--all``."""
+
+from __future__ import annotations
+
+import pytest
+
+from carvana.archs.names import DECODERS
+
+QUICK = ("unet", "fpn", "pspnet")  # concatenation, addition with GroupNorm, adaptive pooling
+EACH = pytest.mark.parametrize(
+    "decoder", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DECODERS]
+)
