@@ -12,7 +12,7 @@ import forkserver
 import numpy as np
 import pytest
 
-pytest_plugins = ["carvana.testing.fixtures", "faults.plugin"]  # tiny_data and the cache; --all and --whole
+pytest_plugins = ["faults.plugin"]  # --whole
 
 # Each of pytest's processes gets its share of the machine, and no test reaches for a hub.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -46,7 +46,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure(config: pytest.Config) -> None:
     """Start the fork server, once for all of pytest's processes: see forkserver.py."""
     config.addinivalue_line("markers", "slow: left out by plain pytest; pytest --all runs it")
-    if hasattr(config, "workerinput") or config.option.collectonly:
+    worker = hasattr(config, "workerinput")
+    if worker or not config.getoption("numprocesses", None):  # the process that hands out tests needs no torch
+        config.pluginmanager.import_plugin("carvana.testing.fixtures")  # tiny_data and the cache
+    if worker or config.option.collectonly:
         return
     stack = contextlib.ExitStack()
     stack.enter_context(forkserver.server(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carvana-")))))
@@ -62,6 +65,20 @@ def _own_cache(tiny_cache: Path) -> None:
 def _forked_workers() -> None:
     """Begin the processes of a comparison as forks; tests/compare/test_crew.py has new interpreters."""
     forkserver.fork_workers()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch on ``tiny_data``; nobody writes into it."""
+    from carvana.config import FitConfig
+    from carvana.training.fit import fit
+
+    config = FitConfig(
+        model={"options": {"width": 4}},
+        data={"root": tiny_data, "size": (32, 48), "workers": 0},
+        train={"epochs": 1, "precision": "fp32"},
+    )
+    return fit(config, out=tmp_path_factory.mktemp("runs") / "tiny", device="cpu").path
 
 
 @pytest.fixture

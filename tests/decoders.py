@@ -6,7 +6,7 @@ import pytest
 
 from carvana.archs.names import DECODERS
 
-QUICK = ("unet", "fpn", "pspnet")  # concatenation, addition with GroupNorm, adaptive pooling
+QUICK = ("unet", "linknet", "deeplabv3plus")  # concatenation, addition, dilation with adaptive pooling
 EACH = pytest.mark.parametrize(
     "decoder", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DECODERS]
 )

@@ -51,6 +51,7 @@ def test_freed_memory_is_used_again_and_given_back_at_the_end() -> None:
     assert returned > 50 << 20
 
 
+@pytest.mark.slow
 def test_for_a_gpu_nothing_happens() -> None:
     usual, kept, *_ = measured("cuda")
     assert kept > usual / 2
@@ -59,6 +60,7 @@ def test_for_a_gpu_nothing_happens() -> None:
 @pytest.mark.skipif(
     not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="needs large pages of Linux's"
 )
+@pytest.mark.slow
 def test_a_tensor_lies_in_large_pages() -> None:
     *_, paged = measured("cpu")
     assert paged > 32 << 20

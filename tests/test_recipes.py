@@ -51,6 +51,8 @@ def test_a_network_is_trained_with_each_recipe(name: str, tiny_data: Path, tmp_p
         recipe = recipe.replace({"data.start_size": [32, 32], "data.start_epochs": 1, "train.epochs": 2})
     if recipe.data.mode == "crop":
         recipe = recipe.replace({"data.size": [64, 64]})
+    if recipe.arch == "unet/resnet34":
+        recipe = recipe.replace({"arch": "unet/resnet18"})  # half of it, which takes half the time
     if recipe.arch == "unet-ref":
         recipe = recipe.replace({"model.options.width": 4})
     run = carvana.fit(recipe, out=tmp_path / "run")

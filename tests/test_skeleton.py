@@ -46,6 +46,7 @@ def test_what_is_written_is_clean_by_this_projects_own_rules(project: Path) -> N
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_installed_it_is_listed_and_its_own_tests_pass(project: Path, tmp_path: Path) -> None:
     site = installed.install(project, tmp_path / "site")
     listed = installed.run(["-m", "carvana", "plugins"], site, cwd=tmp_path)

@@ -22,6 +22,8 @@ from torch import Tensor
 from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
 
+pytestmark = pytest.mark.slow
+
 TOKENS = {"hf_of_user": "user", "hf_of_other": "other"}
 
 PUSH = """
@@ -205,7 +207,6 @@ def test_the_cache_that_the_client_wrote_is_whole_in_its_own_eyes(story: Story):
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
-@pytest.mark.slow
 def test_a_cached_model_is_the_same_without_a_hub(story: Story, tmp_path: Path, offline: str):
     commit = story.hub.repositories["user/repo"].refs["v1"]
     wanted = (("user/repo", None), ("user/repo", "v1"), ("user/repo", commit))
@@ -216,7 +217,6 @@ def test_a_cached_model_is_the_same_without_a_hub(story: Story, tmp_path: Path, 
         assert same(tensors, model)
 
 
-@pytest.mark.slow
 def test_what_is_not_cached_is_one_clear_line_without_a_hub(story: Story, tmp_path: Path):
     wanted = (("user/other", None), ("user/repo", "v2"))
     missing, revision = refusals(*wanted, env=story.env | {"HF_HUB_OFFLINE": "1"})
@@ -228,7 +228,6 @@ def test_what_is_not_cached_is_one_clear_line_without_a_hub(story: Story, tmp_pa
     assert "revision 'v2' is not in the cache" in revision
 
 
-@pytest.mark.slow
 def test_what_a_hub_refuses_is_one_clear_line(story: Story, hub: hub_server.Hub, tmp_path: Path):
     hub.put("user/open", story.hub.files("user/repo"))
     hub.put("user/secret", story.hub.files("user/secret"), private=True)
@@ -248,7 +247,6 @@ def test_what_a_hub_refuses_is_one_clear_line(story: Story, hub: hub_server.Hub,
     assert "HF_TOKEN" in refused
 
 
-@pytest.mark.slow
 def test_what_is_no_model_of_this_library_is_one_clear_line(story: Story, hub: hub_server.Hub, tmp_path: Path):
     files = story.hub.files("user/repo")
     weights = files["model.safetensors"]
@@ -295,7 +293,6 @@ def test_what_is_no_model_of_this_library_is_one_clear_line(story: Story, hub: h
         ("hf_of_user", "user/a name", "alphanumeric"),
     ],
 )
-@pytest.mark.slow
 def test_a_push_that_is_refused_is_one_clear_line(
     story: Story, hub: hub_server.Hub, tmp_path: Path, token: str | None, name: str, expected: str
 ):
@@ -312,7 +309,6 @@ def test_a_push_that_is_refused_is_one_clear_line(
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
-@pytest.mark.slow
 def test_a_push_without_a_hub_is_one_clear_line(story: Story, tmp_path: Path, offline: str):
     story.models[0].save_pretrained(tmp_path / "model")
     env = story.env | {"HF_TOKEN": "hf_of_user", "HF_HUB_OFFLINE": offline}
@@ -323,7 +319,6 @@ def test_a_push_without_a_hub_is_one_clear_line(story: Story, tmp_path: Path, of
     assert "\n" not in error
 
 
-@pytest.mark.slow
 def test_the_predictor_and_the_command_line_take_a_repository(story: Story, tmp_path: Path):
     photo = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "photo.png"), photo)
@@ -342,7 +337,6 @@ def test_the_predictor_and_the_command_line_take_a_repository(story: Story, tmp_
     assert np.array_equal(raw > 0, masks[0] > 0)
 
 
-@pytest.mark.slow
 def test_the_command_line_tells_in_one_line_what_is_neither_folder_nor_repository(story: Story, tmp_path: Path):
     cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((32, 32, 3), np.uint8))
     env = story.env | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}

@@ -21,6 +21,8 @@ from carvana.data.images import read_image
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, ModelError, RunError
 
+pytestmark = pytest.mark.slow
+
 FORMATS = (".keras", ".h5", ".weights.h5")
 
 
@@ -72,7 +74,6 @@ def assert_same_as_keras(model: Segmenter, outputs: Path) -> None:
     np.testing.assert_allclose(logits.sigmoid().numpy(), keras["probabilities"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_seeds_network_computes_what_it_computes_in_keras(made: Path, tmp_path: Path) -> None:
     found = import_keras(made / "full.keras", tmp_path / "model", input_range=1)
     assert (found.layers, found.parameters) == (45, 34_540_737)

@@ -8,7 +8,6 @@ from typer.testing import CliRunner, Result
 
 from carvana.archs.factory import create_model
 from carvana.cli.app import app
-from carvana.inference.export import export_onnx
 
 
 def call(*words: object) -> Result:
@@ -34,8 +33,7 @@ def test_networks_are_measured_whole_and_in_tiles(tmp_path: Path) -> None:
         assert row["ms"] >= row["network_ms"] > 0
         assert min(row["images_per_s"], row["files_per_s"], row["peak_memory_mb"], row["gflops"]) > 0
 
-    file = tmp_path / "car.onnx"
-    export_onnx(model, file)
+    file = Path(__file__).parents[1] / "fixtures" / "format-1" / "model.onnx"
     told = json.loads(call("bench", file, *words, "--json", "-").stdout)
     assert {(row["precision"], row["parameters"]) for row in told["rows"]} == {("fp32", None)}
 

@@ -33,15 +33,7 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
-@pytest.fixture(scope="module")
-def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    result = call("fit", "--arch", "unet-ref", "--data", tiny_data, "--out", out, *TINY)
-    assert result.exit_code == 0, result.stderr
-    return out
-
-
-def test_fit_prints_the_result_and_where_it_lies(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_fit_prints_the_result_and_where_it_lies(tiny_data: Path, tmp_path: Path) -> None:
     result = call("fit", "--arch", "unet-ref", "--data", tiny_data, "--out", tmp_path / "r", *TINY)
     numbers = json.loads((tmp_path / "r" / "evaluation.json").read_text())
     assert f"{numbers['dice']:.5f}" in result.stdout
@@ -57,10 +49,10 @@ def test_print_config_shows_what_would_be_used_and_trains_nothing(tmp_path: Path
     assert not (tmp_path / "r").exists()
 
 
-def test_evaluate_gives_the_numbers_of_the_fit_again(run: Path) -> None:
-    result = call("evaluate", run, "--json", "-")
+def test_evaluate_gives_the_numbers_of_the_fit_again(tiny_run: Path) -> None:
+    result = call("evaluate", tiny_run, "--json", "-")
     assert result.exit_code == 0
-    numbers, stored = json.loads(result.stdout), json.loads((run / "evaluation.json").read_text())
+    numbers, stored = json.loads(result.stdout), json.loads((tiny_run / "evaluation.json").read_text())
     wanted = {
         "images", "groups", "dice", "dice_ci95", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice",
         "threshold", "per_image",
@@ -71,59 +63,59 @@ def test_evaluate_gives_the_numbers_of_the_fit_again(run: Path) -> None:
         assert numbers[key] == pytest.approx(stored[key], abs=1e-9), key
 
 
-def test_evaluate_on_parts_and_on_other_data(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_evaluate_on_parts_and_on_other_data(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     counts = {}
     for part in ("val", "train", "all"):
-        call("evaluate", run, "--split", part, "--json", tmp_path / "n.json")
+        call("evaluate", tiny_run, "--split", part, "--json", tmp_path / "n.json")
         counts[part] = json.loads((tmp_path / "n.json").read_text())["images"]
     assert counts["val"] + counts["train"] == counts["all"] == 20
 
     shutil.copytree(tiny_data, tmp_path / "copy")
-    other = call("evaluate", run, "--data", tmp_path / "copy", "--json", "-")
+    other = call("evaluate", tiny_run, "--data", tmp_path / "copy", "--json", "-")
     assert json.loads(other.stdout)["images"] == 20
     assert "trained on" in other.stderr
-    model_folder = call("evaluate", run / "model", "--data", tiny_data, "--json", "-")
+    model_folder = call("evaluate", tiny_run / "model", "--data", tiny_data, "--json", "-")
     assert json.loads(model_folder.stdout)["images"] == 20
 
 
 def test_predict_writes_masks_of_the_photos_size_and_does_not_do_it_twice(
-    run: Path, tiny_data: Path, tmp_path: Path
+    tiny_run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "masks"
-    first = call("predict", run, tiny_data / "train", "--out", out)
+    first = call("predict", tiny_run, tiny_data / "train", "--out", out)
     assert first.exit_code == 0
     assert "20 written" in first.stdout
     sample = find_samples(tiny_data)[0]
     mask = read_mask(out / f"{sample.image.stem}_mask.png")
     assert mask.shape == (160, 240)
-    assert (mask == carvana.Predictor.from_pretrained(run).predict(sample.image).mask).all()
-    second = call("predict", run, tiny_data / "train", "--out", out)
+    assert (mask == carvana.Predictor.from_pretrained(tiny_run).predict(sample.image).mask).all()
+    second = call("predict", tiny_run, tiny_data / "train", "--out", out)
     assert "0 written" in second.stdout
     assert "20 there already" in second.stdout
 
 
-def test_predict_saves_what_is_asked_for(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_predict_saves_what_is_asked_for(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     photo = find_samples(tiny_data)[0].image
-    assert call("predict", run, photo, "--out", tmp_path, "--save", "prob,cutout,overlay").exit_code == 0
+    assert call("predict", tiny_run, photo, "--out", tmp_path, "--save", "prob,cutout,overlay").exit_code == 0
     assert {path.name.removeprefix(photo.stem) for path in tmp_path.glob("*_*.???")} == {
         "_prob.png", "_cutout.png", "_overlay.jpg",
     }  # fmt: skip
     assert read_image(tmp_path / f"{photo.stem}_overlay.jpg").shape == (160, 240, 3)
 
 
-def test_predict_goes_on_past_a_broken_photo_and_ends_with_1(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_predict_goes_on_past_a_broken_photo_and_ends_with_1(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     photos = Path(shutil.copytree(tiny_data / "train", tmp_path / "photos"))
     victim = sorted(photos.iterdir())[2]
     victim.write_bytes(b"no photo")
-    result = call("predict", run, photos, "--out", tmp_path / "out")
+    result = call("predict", tiny_run, photos, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert victim.name in result.stderr
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == 19
 
 
-def test_max_pixels_refuses_large_photos(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_max_pixels_refuses_large_photos(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     photo = find_samples(tiny_data)[0].image
-    result = call("predict", run, photo, "--out", tmp_path, "--max-pixels", "1000")
+    result = call("predict", tiny_run, photo, "--out", tmp_path, "--max-pixels", "1000")
     assert result.exit_code == 1
     assert "--max-pixels" in result.stderr
 

@@ -23,19 +23,11 @@ def call(*words: object) -> Result:
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
-def run(request: pytest.FixtureRequest, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(request: pytest.FixtureRequest, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run in each precision: one of them is not what this machine would take of itself."""
-    config = FitConfig().replace(
-        {
-            "arch": "unet-ref",
-            "model.options": {"width": 4},
-            "data.root": str(tiny_data),
-            "data.size": [32, 48],
-            "data.workers": 0,
-            "train.epochs": 1,
-            "train.precision": request.param,
-        }
-    )
+    if request.param == "fp32":
+        return Run(tiny_run)
+    config = Run(tiny_run).read_config().replace({"train.precision": request.param})
     return fit(config, out=tmp_path_factory.mktemp("runs") / request.param, device="cpu")
 
 

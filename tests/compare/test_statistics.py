@@ -221,6 +221,7 @@ def test_scores_that_cannot_be_compared_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize("tail", [0.0, 1.0])
+@pytest.mark.slow
 def test_equal_networks_are_called_worse_in_at_most_5_percent_of_2000_leaderboards(tail: float) -> None:
     assert wrong_calls(ErrorModel(tail=tail), [0] * 8) <= LEVEL * LEADERBOARDS
 
@@ -235,6 +236,7 @@ def test_equal_best_networks_above_worse_ones_are_called_worse_in_hardly_more_th
 
 
 @pytest.mark.parametrize("tail", [0.0, 1.0])
+@pytest.mark.slow
 def test_a_gap_of_four_and_a_half_standard_errors_is_found_in_80_percent_of_2000_leaderboards(tail: float) -> None:
     # One network above seven equal ones. One below seven is found sooner: the best of seven was lucky, too.
     model, generator = ErrorModel(tail=tail), np.random.default_rng(0)

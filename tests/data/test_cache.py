@@ -46,6 +46,7 @@ def test_photos_of_any_kind_are_the_same_to_the_bit(tmp_path: Path) -> None:
     assert same_as_files(cache, samples)
 
 
+@pytest.mark.slow
 def test_a_started_process_opens_the_packs_anew(tmp_path: Path) -> None:
     samples = make_photos(tmp_path / "photos", 12)
     [cache] = build_caches([samples], SIZE, folder=tmp_path / "cache")

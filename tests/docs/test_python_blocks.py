@@ -26,6 +26,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+@pytest.mark.slow
 def test_the_blocks_of_the_page_run(page: Path, outputs: dict[Path, str]) -> None:
     assert outputs[page].endswith("ended with 0\n"), outputs[page][-3000:]
     assert outputs[page].count("# line ") == len(blocks(page, "python"))

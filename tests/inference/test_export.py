@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import decoders
 import onnx
 import onnxruntime
-import decoders
 import pytest
 import torch
 from torch import Tensor, nn

@@ -48,7 +48,9 @@ def test_no_halo_below_the_one_found_would_do() -> None:
         assert error(halo - 16) > 1e-9
 
 
-@pytest.mark.parametrize("name", ["unet/resnet18", "linknet/resnet18", pytest.param("unetplusplus/resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["unet/resnet18", "linknet/resnet18", pytest.param("unetplusplus/resnet18", marks=pytest.mark.slow)]
+)
 def test_convolutional_decoders_have_one(name: str) -> None:
     assert halo_of(name) in range(200, 300)
 

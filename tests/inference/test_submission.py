@@ -260,6 +260,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(photos: list[Path], tmp_
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_times_change_no_byte(tmp_path: Path) -> None:
     photos = draw_photos(tmp_path / "photos", 100)
     submit(photos, tmp_path / "whole.csv.gz")

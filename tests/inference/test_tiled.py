@@ -85,7 +85,7 @@ def test_pictures_of_several_sizes_share_batches() -> None:
     ("name", "options", "halo"),
     [
         ("unet-ref", {"width": 8}, 112),
-        ("unet/resnet18", {}, 288),
+        pytest.param("unet/resnet18", {}, 288, marks=pytest.mark.slow),
         pytest.param("unetplusplus/resnet18", {}, 288, marks=pytest.mark.slow),
         ("linknet/resnet18", {}, 256),
     ],

@@ -18,8 +18,10 @@ from carvana.losses import make_loss
 from carvana.training.find_lr import DIVERGED, RateTest, find_lr, smooth
 from carvana.training.recipe import build_model, datasets
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 TINY = {
-    "arch": "unet-ref",
+    "arch": "one-conv",
     "model": {"options": {"width": 4}},
     "data": {"size": [32, 48], "workers": 0},
     "split": {"val": 1},

@@ -20,8 +20,10 @@ from carvana.progress import SilentReporter
 from carvana.training.callbacks import Callback
 from carvana.training.folds import fit_folds, resume_folds
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 TINY = {
-    "arch": "unet-ref",
+    "arch": "one-conv",
     "model": {"options": {"width": 4}},
     "data": {"size": [32, 48], "workers": 0},
     "train": {"epochs": 2, "batch_size": 4, "lr": 1e-2, "precision": "fp32"},
@@ -33,7 +35,7 @@ def recipe(data: Path, **changes: Any) -> FitConfig:
 
 
 @pytest.fixture(scope="module")
-def folds(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Folds:
+def folds(quick_fits: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Folds:
     """Five cars in three folds."""
     return fit_folds(recipe(tiny_data), folds=3, out=tmp_path_factory.mktemp("runs") / "folds", device="cpu")
 

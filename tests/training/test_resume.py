@@ -23,8 +23,10 @@ from carvana.training.state import read_state
 from carvana.training.stopping import TrainingInterrupted
 from carvana.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 RECIPE = {
-    "arch": "unet-ref",
+    "arch": "one-conv",
     "model": {"options": {"width": 8}},
     "data": {"size": [48, 64], "workers": 2, "augment": "studio"},
     "split": {"val": 1},
@@ -45,7 +47,7 @@ def copied(run: Run, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(quick_fits: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return carvana.fit(recipe(tiny_data), out=tmp_path_factory.mktemp("runs") / "run", device="cpu")
 
 
@@ -68,8 +70,10 @@ def interrupted(config: FitConfig, out: Path, step: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_times_change_no_byte(undisturbed: Run, tiny_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(recipe(tiny_data).to_yaml())
+def test_twenty_kills_at_random_times_change_no_byte(tiny_data: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_data).replace({"arch": "unet-ref"})  # slow enough to be killed twenty times
+    undisturbed = carvana.fit(config, out=tmp_path / "undisturbed", device="cpu")
+    (tmp_path / "recipe.yaml").write_text(config.to_yaml())
     script = Path(__file__).with_name("kill_often.py")
     out = tmp_path / "run"
     done = forkserver.run(
@@ -222,7 +226,7 @@ def test_a_trainer_of_ones_own_goes_on_too(tiny_data: Path, tmp_path: Path) -> N
 
     def trainer(epochs: int, out: str, **more: Any) -> Trainer:
         torch.manual_seed(0)
-        model = carvana.create_model("unet-ref", width=4)
+        model = carvana.create_model("one-conv", width=4)
         return Trainer(model, train=train, out=tmp_path / out, epochs=epochs, **settings, **more)
 
     whole = trainer(3, "whole").fit().state_dict()
@@ -239,7 +243,7 @@ def test_a_loss_that_is_not_finite_names_the_photos_and_the_last_good_state(tiny
     samples = carvana.find_samples(tiny_data)
     data = carvana.SegmentationDataset(samples, (32, 48))
     trainer = Trainer(
-        carvana.create_model("unet-ref", width=4), train=data, val=data, out=tmp_path / "run", epochs=3, batch_size=4,
+        carvana.create_model("one-conv", width=4), train=data, val=data, out=tmp_path / "run", epochs=3, batch_size=4,
         workers=0, precision="fp32", device="cpu",
     )  # fmt: skip
     loss, bad = trainer.loss, int(trainer.train_batches.indices(1, 2)[0])
@@ -345,7 +349,7 @@ assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".safetenso
 
 def test_a_trainer_that_was_interrupted_is_not_used_again(tiny_data: Path, tmp_path: Path) -> None:
     data = carvana.SegmentationDataset(carvana.find_samples(tiny_data), (32, 48))
-    model = carvana.create_model("unet-ref", width=4)
+    model = carvana.create_model("one-conv", width=4)
     trainer = Trainer(model, train=data, out=tmp_path / "run", epochs=3, workers=0, device="cpu")
     step, sent = trainer.train_step, []
 
@@ -368,7 +372,7 @@ def test_a_trainer_that_was_interrupted_is_not_used_again(tiny_data: Path, tmp_p
 def test_a_reader_that_is_killed_is_told_in_a_line(tiny_data: Path, tmp_path: Path) -> None:
     data = carvana.SegmentationDataset(carvana.find_samples(tiny_data), (32, 48))
     trainer = Trainer(
-        carvana.create_model("unet-ref", width=4), train=data, out=tmp_path / "run", epochs=50, workers=1, device="cpu"
+        carvana.create_model("one-conv", width=4), train=data, out=tmp_path / "run", epochs=50, workers=1, device="cpu"
     )
     step = trainer.train_step
 
@@ -393,7 +397,7 @@ def test_two_processes_do_not_train_in_one_run(undisturbed: Run, tmp_path: Path)
 def test_weights_that_went_wrong_do_not_replace_the_last_good_state(tiny_data: Path, tmp_path: Path) -> None:
     """A gradient may overflow in a step whose loss was still finite."""
     data = carvana.SegmentationDataset(carvana.find_samples(tiny_data), (32, 48))
-    model = carvana.create_model("unet-ref", width=4)
+    model = carvana.create_model("one-conv", width=4)
     trainer = Trainer(model, train=data, out=tmp_path / "run", epochs=3, workers=0, precision="fp32", device="cpu")
     step = trainer.train_step
 

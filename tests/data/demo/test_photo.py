@@ -174,6 +174,7 @@ def test_a_car_keeps_its_colour_and_another_seed_gives_another_car():
     assert np.abs(colour(7, 4, 0) - colour(7, 4, 1)).max() > 30
 
 
+@pytest.mark.slow
 def test_foreground_share_lies_where_that_of_real_photos_does():
     """Over 1,016 real masks: mean 0.21, 5th and 95th percentile 0.14 and 0.31, all between 0.08 and 0.41."""
     shares = np.array([draw_photo(car, 1 + (5 * car) % 16, size=(80, 120))[1].mean() for car in range(24)])
@@ -193,6 +194,7 @@ def test_impossible_photos_are_refused_in_one_line(car, view, size, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_single_pixels_colour_does_not_tell_car_from_studio():
     """A 32x32x32 colour histogram's posterior, fitted on some cars, must fail on others (real photos: 0.64)."""
 

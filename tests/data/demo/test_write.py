@@ -123,6 +123,7 @@ def test_impossible_numbers_are_refused_before_anything_is_written(tmp_path, wro
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_only_whole_files_and_the_next_call_completes_them(tmp_path):
     root = tmp_path / "demo"
     code = (
