@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = hasattr(config, "workerinput")
     if worker or not config.getoption("numprocesses", None):  # the process that hands out tests needs no torch
         config.pluginmanager.import_plugin("carvana.testing.fixtures")  # tiny_data and the cache
-    if worker or config.option.collectonly:
+    if worker or config.option.collectonly or not hasattr(os, "fork"):
         return
     stack = contextlib.ExitStack()
     stack.enter_context(forkserver.server(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carvana-")))))

@@ -35,15 +35,16 @@ ADDRESS = "CARVANA_TEST_FORKSERVER"
 PRELOADED = (
     "torch", "torch.utils.tensorboard", "torchvision", "segmentation_models_pytorch", "timm", "albumentations", "cv2",
     "accelerate", "matplotlib.pyplot", "safetensors.torch", "huggingface_hub", "h5py", "onnxruntime", "typer.testing",
-    "carvana.builtin", "carvana.cli.app", "carvana.compare.comparison", "carvana.compare.worker", "carvana.compare.tasks",
-    "carvana.compare.report.html", "carvana.data.check", "carvana.data.demo", "carvana.data.splits",
-    "carvana.evaluation.report", "carvana.evaluation.folds", "carvana.inference.submission", "carvana.inference.load",
-    "carvana.inference.writing", "carvana.training.fit", "carvana.training.folds", "carvana.training.find_lr",
+    "carvana.builtin", "carvana.cli.app", "carvana.compare.comparison", "carvana.compare.worker",
+    "carvana.compare.tasks", "carvana.compare.report.html", "carvana.data.check", "carvana.data.demo",
+    "carvana.data.splits", "carvana.evaluation.report", "carvana.evaluation.folds", "carvana.inference.submission",
+    "carvana.inference.load", "carvana.inference.writing", "carvana.training.fit", "carvana.training.folds",
+    "carvana.training.find_lr",
 )  # fmt: skip
 
 READ_ONCE = (
-    "LD_PRELOAD", "MALLOC_", "GLIBC_", "OMP_", "MKL_", "KMP_", "CUDA_", "PYTHON", "LC_", "LANG", "TERM", "COLUMNS", "NO_COLOR",
-    "FORCE_COLOR", "PY_COLORS", "GITHUB_", "TYPER_", "HOME", "XDG_", "HF_", "MPL", "KERAS_", "TORCH_",
+    "LD_PRELOAD", "MALLOC_", "GLIBC_", "OMP_", "MKL_", "KMP_", "CUDA_", "PYTHON", "LC_", "LANG", "TERM", "COLUMNS",
+    "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_", "TYPER_", "HOME", "XDG_", "HF_", "MPL", "KERAS_", "TORCH_",
 )  # fmt: skip
 """What the names of variables begin with that are read when an interpreter or a library begins."""
 

@@ -7,8 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+import carvana
 from carvana.errors import CarvanaError, UnknownNameError
+from carvana.losses import make_loss
 from carvana.registry import Catalog, Registry, registry
 
 
@@ -232,3 +235,14 @@ def test_a_family_whose_listing_fails_harms_no_other_name(caplog: pytest.LogCapt
     assert "'printer/*' (from script) cannot be listed: RuntimeError: out of paper" in caplog.text
     with pytest.raises(UnknownNameError, match="did you mean 'sound'"):
         catalog.load("sund")
+
+
+def test_what_a_script_registers_is_made_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for catalog in (registry.archs, registry.losses):
+        monkeypatch.setattr(catalog, "_entries", {entry.name: entry for entry in catalog.registered()})
+    carvana.register_arch("one-layer", lambda *, classes: torch.nn.Conv2d(3, classes, 3, padding=1))
+    carvana.register_loss("squared", lambda: lambda logits, targets: (logits.sigmoid() - targets).square().mean())
+    logits = carvana.create_model("one-layer")(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert make_loss("squared")(logits, torch.ones_like(logits)).item() > 0
+    with pytest.raises(carvana.CarvanaError, match="one-layer"):
+        carvana.register_arch("one-layer", lambda *, classes: None)

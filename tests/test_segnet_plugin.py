@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import installed
 import forkserver
+import installed
 import pytest
 
 PROJECT = Path(__file__).parents[1] / "plugins" / "carvana-segnet"

@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import carvana
 from carvana.archs import encoder_weights
 from carvana.archs.encoders import create_encoder
 from carvana.archs.factory import create_model
@@ -28,6 +29,7 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "mit_b0", "tu-resnet18", "tu-swin_tiny_patch4_window7_224"])
 def test_an_encoder_gives_the_features_that_smps_own_gives(name: str):
     encoder = create_encoder(name)
+    assert isinstance(encoder, carvana.Encoder)
     peer = smp.encoders.get_encoder(name, weights=None, **({"img_size": (64, 96)} if "swin" in name else {}))
     state = encoder.module.state_dict()
     if "swin" not in name:  # smp cannot free it from its size by itself, so only the shapes can be compared

@@ -11,7 +11,6 @@ from typer.testing import CliRunner, Result
 
 from carvana.archs.segmenter import Segmenter
 from carvana.cli.app import app
-from carvana.config import FitConfig
 from carvana.run import Run
 from carvana.training.fit import fit
 

@@ -6,7 +6,6 @@ import csv
 import gzip
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 

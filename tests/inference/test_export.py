@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import decoders
+import numpy as np
 import onnx
 import onnxruntime
 import pytest

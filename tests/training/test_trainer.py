@@ -21,7 +21,6 @@ from carvana.training.budget import Budget
 from carvana.training.callbacks import TensorBoard
 from carvana.training.trainer import Trainer
 
-
 pytestmark = pytest.mark.usefixtures("quick_fits")
 
 
