@@ -257,6 +257,11 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def bytes_digest(data: bytes) -> str:
+    """The digest of a file that holds these bytes: see :func:`file_digest`."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def file_digest(path: str | os.PathLike[str]) -> str:
     """The BLAKE2b digest (128 bits, hexadecimal) of a file's bytes: what this library knows files by."""
     with open(path, "rb") as file:

@@ -35,6 +35,10 @@ def predict(
     memory: options.MEMORY = None,
     max_pixels: options.MAX_PIXELS = 300_000_000,
     device: options.DEVICE = "auto",
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Overwrite files that predict did not write, or that were changed since."),
+    ] = False,
 ) -> None:
     """Write masks of photos at their own size; a second call does what the first left undone."""
     from carvana.cli.display import make_reporter
@@ -66,11 +70,14 @@ def predict(
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     cleaning = Cleaning() if clean else None
     summary = predict_folder(
-        predictor, found, out=out, save=kinds, cleaning=cleaning, background=behind, reporter=reporter
+        predictor, found, out=out, save=kinds, cleaning=cleaning, background=behind, replace=replace, reporter=reporter
     )
     done = f"{summary.written} written to {out}"
-    kept = f", {summary.skipped} there already" if summary.skipped else ""
+    there = f", {summary.skipped} there already" if summary.skipped else ""
+    kept = ""
+    if summary.kept:
+        kept = f", {summary.kept} kept (changed since, or not written by predict; --replace overwrites)"
     failed = f", {len(summary.failed)} could not be read" if summary.failed else ""
-    typer.echo(done + kept + failed)
+    typer.echo(done + there + kept + failed)
     if summary.failed:
         raise typer.Exit(1)

@@ -71,10 +71,12 @@ def read_image(source: Source, *, at_least: tuple[int, int] | None = None, max_p
     """
     data = read_bytes(source, max_pixels)
     if is_jpeg(data):
-        height, width, space, _ = jpeg_header(data, source)
-        check_pixels(height, width, max_pixels, source)
-        if space != "CMYK":
-            return read_jpeg(data, source, at_least)
+        header = jpeg_header(data)
+        if header is not None and header[2] != "CMYK":
+            check_pixels(header[0], header[1], max_pixels, source)
+            image = read_jpeg(data, source, at_least)
+            if image is not None:
+                return image
     with open_picture(data, source, max_pixels) as picture:
         return turn(to_rgb(picture), orientation_of(picture))
 
@@ -147,10 +149,8 @@ def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, in
     """
     with stream(source, max_pixels) as file:
         start = file.read(START)
-        if is_jpeg(start):
-            height, width, orientation = jpeg_size(start, file, source)
-        else:
-            height, width, orientation = _pillow_size(file, source, max_pixels)
+        found = jpeg_size(start, file) if is_jpeg(start) else None
+        height, width, orientation = found or _pillow_size(file, source, max_pixels)
     check_pixels(height, width, max_pixels, source)
     return (width, height) if orientation >= 5 else (height, width)
 
@@ -189,8 +189,13 @@ def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8] | NDArray[n
         ...     read_mask(f"{folder}/mask.png").sum()
         np.uint64(3)
     """
+    write_bytes(path, encode_mask(mask, name=path))
+
+
+def encode_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], *, name: str | os.PathLike[str] = "mask") -> bytes:
+    """The bytes of the 1-bit PNG that :func:`write_mask` writes; ``name`` begins the message if there can be none."""
     white = (mask != 0).view(np.uint8) * np.uint8(255)
-    write_bytes(path, _encode(white, ".png", [cv2.IMWRITE_PNG_BILEVEL, 1], path))
+    return _encode(white, ".png", [cv2.IMWRITE_PNG_BILEVEL, 1], name)
 
 
 def write_palette_mask(path: str | os.PathLike[str], mask: UInt8) -> None:

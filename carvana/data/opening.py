@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from carvana.data.pillow_limit import pillow_limit
 from carvana.data.scans import MOST_SCANS, count_scans
@@ -88,8 +88,10 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
             picture = Image.open(file, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("it holds", limit, source) from error
-    except Exception as error:  # as below
+    except UnidentifiedImageError as error:
         raise DataError(f"{name_of(source)}: no image; expected JPEG, PNG, GIF, TIFF, WebP or BMP") from error
+    except Exception as error:  # as below
+        raise DataError(f"{name_of(source)}: cannot be read ({error}); replace the file or leave it out") from error
     check_pixels(picture.height, picture.width, limit, source)
     return picture
 

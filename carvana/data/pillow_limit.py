@@ -1,4 +1,4 @@
-"""Pillow's own guard against pictures that claim to be huge, brought in line with this library's limit."""
+"""Pillow's own guards against pictures that claim to be huge, brought in line with this library's limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 
 class _PillowLimit:
@@ -14,18 +14,21 @@ class _PillowLimit:
 
     Its limit is one variable of the process. It is raised while any thread reads, to the largest limit among those
     threads, and then put back. It is never lifted: some formats allocate the picture before anybody can see its size.
+
+    A text in a PNG may hold 64 MiB meanwhile, where Pillow stops at 1: cameras and editors keep whole histories there.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._limits: list[int] = []
-        self._before: int | None = None
+        self._before: tuple[int | None, int] = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
 
     @contextmanager
     def __call__(self, limit: int) -> Iterator[None]:
         with self._lock:
             if not self._limits:
-                self._before = Image.MAX_IMAGE_PIXELS
+                self._before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+                PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
             self._limits.append(limit)
             Image.MAX_IMAGE_PIXELS = max(self._limits)
         try:
@@ -33,7 +36,10 @@ class _PillowLimit:
         finally:
             with self._lock:
                 self._limits.remove(limit)
-                Image.MAX_IMAGE_PIXELS = max(self._limits) if self._limits else self._before
+                if self._limits:
+                    Image.MAX_IMAGE_PIXELS = max(self._limits)
+                else:
+                    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = self._before
 
 
 pillow_limit = _PillowLimit()

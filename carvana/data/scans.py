@@ -1,25 +1,61 @@
-"""How often a JPEG makes its decoder go over the picture."""
+"""The segments of a JPEG file, and how often it makes its decoder go over the picture (ITU-T T.81, annex B)."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
 
 MOST_SCANS = 100
 """Usual files take 10 scans at the most; a hostile one of a megabyte holds enough of them for hours."""
 
+_SCAN, _END = 0xDA, 0xD9
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+_IN_PIXELS = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # a marker that ends compressed pixels
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments before the first compressed pixels, the header of the first scan last.
+
+    Bytes between segments that belong to none are passed over, as decoders do.
+
+    Args:
+        data: A JPEG file, or its beginning.
+
+    Yields:
+        The marker's second byte, and where the segment's content begins and ends in the file.
+    """
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        kind = data[place + 1]
+        if kind in (0x00, 0xFF):  # no marker, or one that begins a byte later
+            place += 1
+        elif kind in _ALONE:
+            place += 2
+        elif kind == _END:
+            return
+        else:
+            end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
+            yield kind, place + 4, end
+            if kind == _SCAN:
+                return
+            place = max(end, place + 2)
+
 
 def count_scans(data: bytes) -> int:
-    """The scans of a JPEG file; 1 where its first one is known to be all there is."""
-    # In compressed pixels no byte but 0 stands behind 255, so these two are a marker.
-    return 1 if _is_one_scan(data) else data.count(b"\xff\xda")
-
-
-def _is_one_scan(data: bytes) -> bool:
-    """Told from the segments before the pixels, in 2 microseconds: to count takes a hundred times as long."""
-    place, components = 2, 0
-    while data[place : place + 1] == b"\xff" and place + 9 < len(data):
-        kind = data[place + 1]
-        if kind in (0xC0, 0xC1):  # not progressive
-            components = data[place + 9]
-        elif kind == 0xDA:
-            return data[place + 4] == components
-        place += 2 + int.from_bytes(data[place + 2 : place + 4])
-    return False
+    """The scans of the picture in a JPEG file; what stands behind its end, such as a video, does not count."""
+    components, place = 0, len(data)
+    for kind, begin, end in segments(data):
+        if kind in (0xC0, 0xC1) and begin + 5 < len(data):  # not progressive
+            components = data[begin + 5]
+        elif kind == _SCAN and begin < len(data):
+            if data[begin] == components:  # there is no other, and to look for it takes a hundred times as long
+                return 1
+            place = end
+    scans = int(place < len(data))
+    while (found := _IN_PIXELS.search(data, place)) is not None:
+        kind = data[found.end() - 1]
+        if kind == _END:
+            break
+        scans += kind == _SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return scans

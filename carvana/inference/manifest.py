@@ -1,12 +1,13 @@
-"""What was written from what: the log by which a stopped prediction goes on and photos keep out of others' files."""
+"""What was written from what: by this log a stopped prediction goes on, and a file that is not its own is kept."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from carvana.errors import DataError
 from carvana.files import append_json_line, digest, file_digest, read_json_lines
@@ -14,6 +15,8 @@ from carvana.inference.base import BasePredictor
 from carvana.inference.photos import places
 
 MANIFEST = "manifest.jsonl"
+
+State = Literal["missing", "foreign", "own", "current"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,11 @@ class _Output:
 
 
 class Manifest:
-    """The log of a folder of outputs: one line per photo, added after its files are in place.
+    """The log of a folder of outputs: one line per photo, added when its files are complete and before they have names.
 
-    A line names each file with the digest of its bytes. So it vouches for no file that a later run, killed before it
-    could add a line of its own, has replaced.
+    A line names each file with the digest of its bytes. A file whose digest is in no line for its name was not written
+    by this library, or was changed since, as by somebody who mended a mask: it belongs to the user. A process that is
+    killed behind the line leaves a file that is missing or an older one of its own, and the next run makes it again.
 
     Args:
         folder: where the outputs go.
@@ -45,7 +49,11 @@ class Manifest:
         self._lock = threading.Lock()
         self._weights = predictor.weights_digest
         self._settings = digest({**predictor.settings(), **(finish or {})})
-        self._outputs = dict(self._read()) if self._path.is_file() else {}
+        self._outputs: dict[str, _Output] = {}
+        self._older: dict[str, set[str]] = {}  # digests of what was written under a name before
+        if self._path.is_file():
+            for name, output in self._read():
+                self._enter(name, output)
 
     def refuse_overwriting(self, files: Mapping[Path, Iterable[str]]) -> None:
         """Refuse photos whose files would take the place of another photo's.
@@ -70,19 +78,33 @@ class Manifest:
                         "name another folder with --out"
                     )
 
-    def shows(self, photo_digest: str, names: Iterable[str]) -> bool:
-        """Whether all files of a photo are there and come from its bytes, these weights and these settings."""
-        return all(self._shows(photo_digest, name) for name in names)
+    def state(self, name: str, photo_digest: str) -> State:
+        """What is known of a file: ``current`` comes from these bytes, these weights and these settings; ``own`` was
+        written here, from others; ``foreign`` was not, or was changed since.
+        """
+        found = _digest(self._folder / name)
+        if found is None:
+            return "foreign" if os.path.lexists(self._folder / name) else "missing"
+        known = self._outputs.get(name)
+        if known is None or (found != known.digest and found not in self._older.get(name, ())):
+            return "foreign"
+        made_of = known.digest, known.photo_digest, known.weights, known.settings
+        return "current" if made_of == (found, photo_digest, self._weights, self._settings) else "own"
 
-    def add(self, photo: Path, photo_digest: str, names: Sequence[str]) -> None:
-        """Vouch for a photo's files, which must be in place. Safe in any thread.
+    def add(self, photo: Path, photo_digest: str, files: Mapping[str, str]) -> None:
+        """Vouch for a photo's files, before they get their names. Safe in any thread.
+
+        Args:
+            photo: What they show.
+            photo_digest: Of its bytes.
+            files: For each name the digest of the file's bytes.
 
         Raises:
             OSError: the folder cannot be written to.
         """
         line = {
             "photo": str(places([photo])[0]),
-            "files": {name: file_digest(self._folder / name) for name in names},
+            "files": dict(files),
             "photo_digest": photo_digest,
             "weights_digest": self._weights,
             "settings_digest": self._settings,
@@ -90,13 +112,11 @@ class Manifest:
         with self._lock:
             append_json_line(self._path, line)
 
-    def _shows(self, photo_digest: str, name: str) -> bool:
-        known = self._outputs.get(name)
-        return (
-            known is not None
-            and (known.photo_digest, known.weights, known.settings) == (photo_digest, self._weights, self._settings)
-            and _digest(self._folder / name) == known.digest
-        )
+    def _enter(self, name: str, output: _Output) -> None:
+        before = self._outputs.get(name)
+        if before is not None and before.digest != output.digest:
+            self._older.setdefault(name, set()).add(before.digest)
+        self._outputs[name] = output
 
     def _read(self) -> Iterator[tuple[str, _Output]]:
         for line in read_json_lines(self._path):

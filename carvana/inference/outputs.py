@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import write_image, write_mask
+from carvana.data.images import encode_image, encode_mask
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.background import Background, compose
 from carvana.inference.clean import Cleaning, clean
@@ -80,18 +80,22 @@ class Outputs:
             settings["background"] = self.background.settings()
         return settings
 
-    def write(self, folder: Path, names: Mapping[str, str], prediction: Prediction, image: Image | None) -> None:
-        """Write the files of one photo.
+    def encode(
+        self, names: Mapping[str, str], prediction: Prediction, image: Image | None
+    ) -> Iterator[tuple[str, bytes]]:
+        """The files of one photo, one after the other: name and bytes.
 
         Args:
-            folder: where they go.
-            names: as :meth:`names` gives them.
+            names: as :meth:`names` gives them, or some of them.
             prediction: what the network says.
             image: the photo, uint8 (H, W, 3) RGB; None will do where :attr:`need_photo` is false.
+
+        Raises:
+            DataError: no file of that kind holds so many pixels.
         """
         finished = _Finished(prediction, image, self)
         for kind, name in names.items():
-            _KINDS[kind](folder / name, finished)
+            yield name, _KINDS[kind](name, finished)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,31 +119,35 @@ class _Finished:
         return self.image
 
 
-def _write_mask(path: Path, finished: _Finished) -> None:
-    write_mask(path, finished.mask)
+def _mask(name: str, finished: _Finished) -> bytes:
+    return encode_mask(finished.mask, name=name)
 
 
-def _write_probabilities(path: Path, finished: _Finished) -> None:
-    write_image(path, finished.prediction.levels)
+def _probabilities(name: str, finished: _Finished) -> bytes:
+    return _encoded(name, finished.prediction.levels)
 
 
-def _write_cutout(path: Path, finished: _Finished) -> None:
+def _cutout(name: str, finished: _Finished) -> bytes:
     prediction, background = finished.prediction, finished.outputs.background
     softness = edge_softness(prediction.size, prediction.network_probabilities.shape)
     cut = cutout(
         finished.photo, prediction.probabilities, prediction.threshold, softness=softness, cleaned=finished.cleaned
     )
-    write_image(path, cut if background is None else compose(cut, background))
+    return _encoded(name, cut if background is None else compose(cut, background))
 
 
-def _write_overlay(path: Path, finished: _Finished) -> None:
-    write_image(path, overlay(finished.photo, finished.mask))
+def _overlay(name: str, finished: _Finished) -> bytes:
+    return _encoded(name, overlay(finished.photo, finished.mask))
 
 
-_KINDS: dict[str, Callable[[Path, _Finished], None]] = {
-    "mask": _write_mask,
-    "prob": _write_probabilities,
-    "cutout": _write_cutout,
-    "overlay": _write_overlay,
+def _encoded(name: str, pixels: Image) -> bytes:
+    return encode_image(pixels, Path(name).suffix, name=name)
+
+
+_KINDS: dict[str, Callable[[str, _Finished], bytes]] = {
+    "mask": _mask,
+    "prob": _probabilities,
+    "cutout": _cutout,
+    "overlay": _overlay,
 }
 _SUFFIXES = {"mask": "_mask.png", "prob": "_prob.png", "cutout": "_cutout.png", "overlay": "_overlay.jpg"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from carvana.data.opening import check_regular
 from carvana.errors import DataError, cause
-from carvana.files import file_digest
+from carvana.files import atomic_path, bytes_digest, file_digest
 from carvana.inference.background import Background
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.clean import Cleaning
@@ -35,11 +36,13 @@ class Summary:
     Attributes:
         written: photos whose outputs were written now.
         skipped: photos whose outputs were there already.
+        kept: files that were left as they are, since they were not written here or were changed since.
         failed: photos that could not be read, or whose outputs no file can hold, each with the message that says why.
     """
 
     written: int = 0
     skipped: int = 0
+    kept: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
 
@@ -51,6 +54,7 @@ def predict_folder(
     save: Sequence[str] = ("mask",),
     cleaning: Cleaning | None = None,
     background: Background | None = None,
+    replace: bool = False,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Summary:
@@ -58,7 +62,8 @@ def predict_folder(
 
     A photo whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
     weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another photo are never
-    overwritten. Processes that torchrun started, on one machine or on several that share ``out``, each do their share
+    overwritten, nor are files that this function did not write or that were changed since, such as masks mended by
+    hand. Processes that torchrun started, on one machine or on several that share ``out``, each do their share
     of the photos, and each tells what became of its own.
 
     Args:
@@ -70,6 +75,7 @@ def predict_folder(
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
         cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
+        replace: overwrite files that were not written here or were changed since.
         workers: threads that read, and as many that write; None for one per core.
         reporter: told of each photo, and of those that cannot be read.
 
@@ -93,7 +99,10 @@ def predict_folder(
         try:
             check_regular(photo)  # a pipe might be read for ever
             job.digest = file_digest(photo)
-            if manifest.shows(job.digest, job.files.values()):
+            states = {name: manifest.state(name, job.digest) for name in job.files.values()}
+            if not replace:
+                job.keep(name for name, state in states.items() if state == "foreign")
+            if all(states[name] == "current" for name in job.files.values()):
                 job.state = "skipped"
                 return job, None
             image = predictor.read(photo)
@@ -107,11 +116,16 @@ def predict_folder(
         job, prediction = result
         if prediction is not None:
             try:
-                outputs.write(folder, job.files, prediction, job.image)
+                if not replace:  # somebody may have put a file there meanwhile
+                    job.keep([name for name in job.files.values() if manifest.state(name, job.digest) == "foreign"])
+                with ExitStack() as files:  # they get their names at its end
+                    digests = {}
+                    for name, data in outputs.encode(job.files, prediction, job.image):
+                        files.enter_context(atomic_path(folder / name)).write_bytes(data)
+                        digests[name] = bytes_digest(data)
+                    manifest.add(job.photo, job.digest, digests)
             except (OSError, DataError) as error:
                 job.fail(unwritable(job.photo, error))
-            else:
-                manifest.add(job.photo, job.digest, list(job.files.values()))
         return job
 
     summary = Summary()
@@ -144,6 +158,13 @@ class _Job:
     state: str = "written"
     message: str = ""
     image: Image | None = None
+    kept: int = 0
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Leave these files as they are."""
+        foreign = set(names)
+        self.kept += len(foreign)
+        self.files = {kind: name for kind, name in self.files.items() if name not in foreign}
 
     def fail(self, message: str) -> None:
         """Note why there will be no outputs."""
@@ -156,10 +177,11 @@ def _bytes_of(read: tuple[_Job, object]) -> int:
 
 
 def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
+    summary.kept += job.kept
     if job.state == "written":
-        summary.written += 1
+        summary.written += bool(job.files)
     elif job.state == "skipped":
-        summary.skipped += 1
+        summary.skipped += bool(job.files)
     else:
         summary.failed.append((job.photo, job.message))
         reporter.warn(job.message)

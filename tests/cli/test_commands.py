@@ -94,6 +94,22 @@ def test_predict_writes_masks_of_the_photos_size_and_does_not_do_it_twice(
     assert "20 there already" in second.stdout
 
 
+def test_predict_keeps_a_mended_mask_and_says_so(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    photos = [sample.image for sample in find_samples(tiny_data)[:2]]
+    assert call("predict", tiny_run, *photos, "--out", tmp_path).exit_code == 0
+    mask = tmp_path / f"{photos[0].stem}_mask.png"
+    plain = mask.read_bytes()
+    mask.write_bytes(b"mended")
+    again = call("predict", tiny_run, *photos, "--out", tmp_path)
+    assert again.exit_code == 0
+    assert "1 there already, 1 kept (changed since, or not written by predict; --replace overwrites)" in again.stdout
+    assert mask.read_bytes() == b"mended"
+    replaced = call("predict", tiny_run, *photos, "--out", tmp_path, "--replace")
+    assert "1 written" in replaced.stdout
+    assert "kept" not in replaced.stdout
+    assert mask.read_bytes() == plain
+
+
 def test_predict_saves_what_is_asked_for(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     photo = find_samples(tiny_data)[0].image
     assert call("predict", tiny_run, photo, "--out", tmp_path, "--save", "prob,cutout,overlay").exit_code == 0

@@ -150,7 +150,7 @@ def same_outputs_again(photos: Path, model: Path, folder: Path, whole_outputs: d
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that predict writes, half of the file or line being written",
     promised="the same command again leaves the same files, byte for byte, and no leftovers",
-    reaches="inference/manifest.py: half a line, and outputs without a line",
+    reaches="inference/manifest.py: half a line, and a line whose outputs have no names yet",
     quick=1,
 )
 @pytest.mark.parametrize(

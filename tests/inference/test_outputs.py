@@ -32,7 +32,8 @@ def photo() -> np.ndarray:
 
 def write(folder: Path, outputs: Outputs, prediction: Prediction, photo: np.ndarray) -> dict[str, Path]:
     names = outputs.names("car")
-    outputs.write(folder, names, prediction, photo)
+    for name, data in outputs.encode(names, prediction, photo):
+        (folder / name).write_bytes(data)
     return {kind: folder / name for kind, name in names.items()}
 
 

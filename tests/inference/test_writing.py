@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -147,27 +149,104 @@ def test_a_deleted_output_and_a_further_kind_are_made(photos: list[Path], tmp_pa
     assert summary(predict_folder(predictor(), photos, out=out, save=["mask", "prob"])) == (0, 5, 0)
 
 
-def test_a_mask_that_no_manifest_vouches_for_is_made_again(photos: list[Path], tmp_path: Path) -> None:
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*")) if path.name != MANIFEST}
+
+
+def mend(mask: Path) -> bytes:
+    """Paint into a mask, as somebody does by hand."""
+    pixels = np.array(Image.open(mask).convert("L"))
+    pixels[:10] = 255 - pixels[:10]
+    Image.fromarray(pixels).save(mask)
+    return mask.read_bytes()
+
+
+def test_a_mended_mask_is_kept_and_told_whatever_is_asked_for(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos, out=out)
+    mended = mend(out / "car_0_mask.png")
+    for gain in (1.0, 0.9):  # the same again, and another network
+        done = predict_folder(predictor(gain), photos, out=out)
+        assert (done.written + done.skipped, done.kept, done.failed) == (4, 1, [])
+        assert (out / "car_0_mask.png").read_bytes() == mended
+    done = predict_folder(predictor(gain=0.9), photos, out=out, save=["mask", "prob"])
+    assert (done.written, done.kept) == (5, 1)  # car_0 has its probabilities
+    assert (out / "car_0_mask.png").read_bytes() == mended
+    assert (out / "car_0_prob.png").is_file()
+    draw(photos[0], seed=77)
+    assert predict_folder(predictor(), photos, out=out).kept == 1
+    assert (out / "car_0_mask.png").read_bytes() == mended
+
+
+def test_files_that_were_never_written_here_are_kept(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "car_1_mask.png").write_bytes(b"somebody's own")
+    (out / "car_2_mask.png").mkdir()
+    (out / "car_3_mask.png").symlink_to(tmp_path / "nowhere")
+    done = predict_folder(predictor(), photos, out=out)
+    assert (done.written, done.skipped, done.kept, done.failed) == (2, 0, 3, [])
+    assert (out / "car_1_mask.png").read_bytes() == b"somebody's own"
+    assert (out / "car_3_mask.png").is_symlink()
+
+
+def test_replace_overwrites_them_and_they_are_predicts_own_from_then_on(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(), photos, out=out)
+    plain = contents(out)
+    mend(out / "car_0_mask.png")
+    (out / "car_1_mask.png").write_bytes(b"somebody's own")
+    done = predict_folder(predictor(), photos, out=out, replace=True)
+    assert (done.written, done.skipped, done.kept) == (2, 3, 0)
+    assert contents(out) == plain
+    assert summary(predict_folder(predictor(gain=0.9), photos, out=out)) == (5, 0, 0)
+
+
+def test_a_mask_put_there_while_the_network_runs_is_kept(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    class Slow(Predictor):
+        def run(self, batch: object, **settings: object) -> list[Prediction]:
+            out.mkdir(exist_ok=True)
+            (out / "car_2_mask.png").write_bytes(b"somebody's own")
+            return super().run(batch, **settings)  # type: ignore[arg-type]
+
+    done = predict_folder(Slow(predictor().model, precision="fp32"), photos, out=out, workers=1)
+    assert (done.written, done.kept) == (4, 1)
+    assert (out / "car_2_mask.png").read_bytes() == b"somebody's own"
+
+
+def test_a_kill_between_the_line_and_the_file_orphans_nothing(photos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(predictor(gain=0.6), photos, out=out)  # the older files of its own
+    script = f"""
+import os, signal, sys
+sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+from inference.test_writing import Path, predict_folder, predictor
+steps = []
+def kill(event, arguments):
+    if event == "carvana.write":
+        steps.append(arguments[0])
+        if steps.count("appended") == 2 and arguments[0] == "synced":  # the line is there, the file has no name yet
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(kill)
+predict_folder(predictor(), {[str(photo) for photo in photos]!r}, out={str(out)!r}, workers=1)
+""".replace("predictor(), [", "predictor(), [*map(Path, [").replace("], out=", "])], out=")
+    assert forkserver.run([sys.executable, "-c", script]).returncode == -9
+    done = predict_folder(predictor(), photos, out=out)
+    assert (done.written, done.skipped, done.kept) == (4, 1, 0)
+    predict_folder(predictor(), photos, out=tmp_path / "plain")
+    assert contents(out) == contents(tmp_path / "plain")
+
+
+def test_a_line_that_was_cut_leaves_its_file_to_whoever_it_belongs(photos: list[Path], tmp_path: Path) -> None:
+    """No kill makes this: a file gets its name behind its line."""
     out = tmp_path / "out"
     predict_folder(predictor(), photos, out=out)
     lines = (out / MANIFEST).read_bytes().splitlines(keepends=True)
-    (out / MANIFEST).write_bytes(b"".join(lines[:-1]) + lines[-1][:40])  # killed within the last line
-    assert summary(predict_folder(predictor(), photos, out=out)) == (1, 4, 0)
-    assert summary(predict_folder(predictor(), photos, out=out)) == (0, 5, 0)
-
-
-def test_a_file_that_another_run_replaced_and_did_not_vouch_for_is_made_again(
-    photos: list[Path], tmp_path: Path
-) -> None:
-    out, other = tmp_path / "out", tmp_path / "other"
-    predict_folder(predictor(), photos, out=out)
-    predict_folder(predictor(gain=0.6), photos[:2], out=other)
-    for photo in photos[:2]:  # as that run leaves it that is killed between a file and its line
-        (other / f"{photo.stem}_mask.png").replace(out / f"{photo.stem}_mask.png")
-    assert summary(predict_folder(predictor(), photos, out=out)) == (2, 3, 0)
-    for photo in photos:
-        mask = np.asarray(Image.open(out / f"{photo.stem}_mask.png"))
-        np.testing.assert_array_equal(mask, predictor().predict(photo).mask.astype(bool))
+    (out / MANIFEST).write_bytes(b"".join(lines[:-1]) + lines[-1][:40])
+    done = predict_folder(predictor(), photos, out=out)
+    assert (done.written, done.skipped, done.kept) == (0, 4, 1)
 
 
 def test_another_folder_s_photos_of_equal_names_do_not_overwrite(photos: list[Path], tmp_path: Path) -> None:
