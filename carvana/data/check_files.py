@@ -16,8 +16,8 @@ from carvana.data.check_folders import Place
 from carvana.data.duplicates import SIDE, thumbnail
 from carvana.data.gif import read_runs
 from carvana.data.images import MAX_PIXELS, image_size, read_image
-from carvana.data.opening import name_of, open_picture, orientation_of, read_bytes
-from carvana.data.pixels import mask_values, object_of, turn
+from carvana.data.opening import name_of, open_picture, read_bytes
+from carvana.data.pixels import mask_values, object_of, orientation_of, turn
 from carvana.data.problems import Problem
 from carvana.errors import DataError, printable
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -27,14 +27,16 @@ from carvana.data.opening import (
     name_of,
     open_header,
     open_picture,
-    orientation_of,
     read_bytes,
     stream,
 )
-from carvana.data.pixels import mask_values, object_of, to_rgb, turn
+from carvana.data.pixels import mask_values, object_of, orientation_of, pixels_in_memory, to_rgb, turn
 from carvana.data.runs import Runs
 from carvana.errors import DataError
 from carvana.files import atomic_path, write_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 UInt8 = NDArray[np.uint8]
 
@@ -49,11 +51,16 @@ SUFFIXES = frozenset(
 """What a folder is searched for, in lower case."""
 
 
-def read_image(source: Source, *, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
+ImageSource: TypeAlias = "Source | Image.Image | NDArray[np.uint8] | torch.Tensor"
+"""What :func:`read_image` takes."""
+
+
+def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
     """Read a photo.
 
     Args:
-        source: A path, or the bytes of an image file.
+        source: A path, the bytes of an image file, or one that is open; or an image in memory: a PIL image, a uint8
+            array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, or a uint8 tensor (3, H, W) RGB.
         at_least: (height, width). Where the file allows it (JPEG), decode at an eighth, a quarter, ... of the size,
             but never below this one. It is faster by up to 8 times and changes the pixels a little, so it is for
             training, where the photo is shrunk anyway.
@@ -69,6 +76,11 @@ def read_image(source: Source, *, at_least: tuple[int, int] | None = None, max_p
         >>> read_image("car.jpg").shape  # doctest: +SKIP
         (1280, 1918, 3)
     """
+    pixels = pixels_in_memory(source)
+    if pixels is not None:
+        check_pixels(pixels.shape[0], pixels.shape[1], max_pixels, "the image")
+        return pixels
+    source = cast("Source", source)
     data = read_bytes(source, max_pixels)
     if is_jpeg(data):
         header = jpeg_header(data)

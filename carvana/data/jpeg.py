@@ -10,8 +10,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.opening import Source, check_scans, name_of, orientation_of
-from carvana.data.pixels import turn
+from carvana.data.opening import Source, check_scans, name_of
+from carvana.data.pixels import orientation_of, turn
 from carvana.data.scans import segments
 from carvana.errors import DataError
 

@@ -15,13 +15,13 @@ from carvana.data.pillow_limit import pillow_limit
 from carvana.data.scans import MOST_SCANS, count_scans
 from carvana.errors import DataError
 
-Source = str | os.PathLike[str] | bytes
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""A path, the bytes of a file, or an open file."""
 
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """What Pillow may take a file for, whatever its name. It knows 40 more: one hands files to Ghostscript, a program."""
 
 _BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
-_ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
 
 
 def read_bytes(source: Source, limit: int) -> bytes:
@@ -33,8 +33,10 @@ def read_bytes(source: Source, limit: int) -> bytes:
 @contextmanager
 def stream(source: Source, limit: int) -> Iterator[BinaryIO]:
     """A source as an open file; a DataError if it cannot be read, or takes more bytes than ``limit`` pixels can."""
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
+    if not isinstance(source, str | os.PathLike):
+        data = _bytes_of(source)
+        _check_bytes(len(data), source, limit)
+        yield io.BytesIO(data)
         return
     try:
         check_regular(source)
@@ -62,7 +64,11 @@ def check_regular(source: str | os.PathLike[str]) -> None:
 
 def name_of(source: Source) -> str:
     """What a source is called in a message."""
-    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"{len(source)} bytes"
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    return str(getattr(source, "name", "an open file"))
 
 
 def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
@@ -109,14 +115,20 @@ def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
     return picture
 
 
-def orientation_of(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is damaged or says something else."""
+def _bytes_of(source: object) -> bytes:
+    """The bytes of a bytes-like object, or those that an open file has left."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
     try:
-        # Not the method that PNG files have of their own: it decodes all pixels to see whether EXIF stands behind them.
-        orientation = int(Image.Image.getexif(picture).get(_ORIENTATION, 1))
-    except Exception:  # Pillow's parser raises nearly anything on damaged bytes, and the pixels are sound
-        return 1
-    return orientation if 1 <= orientation <= 8 else 1
+        data = source.read()  # type: ignore[attr-defined]
+    except (AttributeError, io.UnsupportedOperation):
+        raise DataError(
+            f"{type(source).__name__} is not an image; expected a path, bytes, a file that is open to be read, a PIL"
+            " image, an array or a tensor"
+        ) from None
+    if not isinstance(data, bytes):
+        raise DataError(f"{name_of(source)}: open as text; open an image file with mode 'rb'")  # type: ignore[arg-type]
+    return data
 
 
 def _check_bytes(size: int, source: Source, limit: int) -> None:

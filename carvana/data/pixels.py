@@ -14,6 +14,19 @@ from carvana.errors import DataError
 UInt8 = NDArray[np.uint8]
 
 
+_ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is damaged or says something else."""
+    try:
+        # Not the method that PNG files have of their own: it decodes all pixels to see whether EXIF stands behind them.
+        orientation = int(Image.Image.getexif(picture).get(_ORIENTATION, 1))
+    except Exception:  # Pillow's parser raises nearly anything on damaged bytes, and the pixels are sound
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
 def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Undo an EXIF orientation (1 to 8, the same turns as Pillow's exif_transpose)."""
     turned = {
@@ -38,6 +51,40 @@ def to_rgb(picture: Image.Image) -> UInt8:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return np.array(picture.convert("RGB"))
+
+
+def pixels_in_memory(source: object) -> UInt8 | None:
+    """The pixels of an image in memory, uint8 (H, W, 3) RGB, upright, white where it is transparent; None for others.
+
+    Raises:
+        DataError: an array or a tensor that is not an image.
+    """
+    if isinstance(source, Image.Image):
+        return turn(to_rgb(source), orientation_of(source))
+    if hasattr(source, "detach") and hasattr(source, "cpu"):  # a tensor of torch, which is not imported here
+        array = source.detach().cpu().numpy()
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
+            raise DataError(
+                f"a tensor of {array.dtype} {array.shape} is not an image; expected uint8 of shape"
+                " (3, height, width), RGB"
+            )
+        return np.ascontiguousarray(array.transpose(1, 2, 0))
+    if isinstance(source, np.ndarray):
+        channels = source.shape[2] if source.ndim == 3 else 1
+        if source.dtype != np.uint8 or source.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in source.shape:
+            raise DataError(
+                f"an array of {source.dtype} {source.shape} is not an image; expected uint8 of shape (height, width),"
+                " (height, width, 3) RGB or (height, width, 4) RGBA"
+            )
+        return _rgb_of(source)
+    return None
+
+
+def _rgb_of(pixels: UInt8) -> UInt8:
+    """Grey, RGB or RGBA pixels as RGB: as :func:`to_rgb` makes them of files."""
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return pixels if pixels.shape[2] == 3 else to_rgb(Image.fromarray(pixels))
 
 
 def mask_values(picture: Image.Image) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from carvana.data.images import read_image
 from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture
 from carvana.inference.prediction import Prediction, Want
-from carvana.inference.prepared import Photo, bytes_of, checked_image
+from carvana.inference.prepared import Photo, bytes_of
 from carvana.inference.stream import ordered_map, run_batches
 
 P = TypeVar("P")
@@ -40,7 +40,9 @@ class BasePredictor(ABC, Generic[P]):
     max_pixels: int
 
     def predict(self, photo: Photo) -> Prediction:
-        """Predict one photo. A path and the pixels of the same photo give the same prediction, bit for bit.
+        """Predict one photo.
+
+        A path, its bytes and its pixels, in any form that :func:`carvana.read_image` takes, give the same bits.
 
         Raises:
             DataError: the file cannot be read, or the array is no photo.
@@ -84,13 +86,13 @@ class BasePredictor(ABC, Generic[P]):
                 parts.append([photo])
         return parts
 
-    def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-        """Read a photo at its full size, within ``max_pixels``."""
-        return read_image(path, max_pixels=self.max_pixels)
+    def read(self, photo: Photo) -> NDArray[np.uint8]:
+        """A photo's pixels at its full size, within ``max_pixels``."""
+        return read_image(photo, max_pixels=self.max_pixels)
 
     def prepare(self, photo: Photo) -> P:
         """Read a photo and bring it to the network's size. Safe in any thread."""
-        return self.preparation(self.read(photo) if not isinstance(photo, np.ndarray) else checked_image(photo))
+        return self.preparation(self.read(photo))
 
     def run(self, batch: Sequence[P], *, want: Want = "probabilities") -> list[Prediction]:
         """Send prepared photos that join one another through the network together.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import resize_image
-from carvana.errors import DataError
+from carvana.data.images import ImageSource, resize_image
 
-Photo = str | os.PathLike[str] | NDArray[np.uint8]
-"""A path, or uint8 (H, W, 3) RGB."""
+Photo = ImageSource
+"""What :func:`carvana.read_image` takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +52,6 @@ class Preparations:
         """Make a photo, uint8 (H, W, 3), ready for each network."""
         prepared = {member: member(image) for member in set(self.members)}
         return tuple(prepared[member] for member in self.members)
-
-
-def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """An array, if it is a photo.
-
-    Raises:
-        DataError: it is none.
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(
-            f"an array of {image.dtype} {image.shape} is no photo; expected uint8 of shape (height, width, 3), RGB"
-        )
-    return image
 
 
 def bytes_of(prepared: Any) -> int:

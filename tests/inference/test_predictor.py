@@ -153,9 +153,9 @@ def test_a_model_in_training_is_set_to_evaluation() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 5), np.uint8),
+        np.zeros((4, 5), np.uint16),
         np.zeros((4, 5, 3), np.float32),
-        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5, 2), np.uint8),
         np.zeros((0, 5, 3), np.uint8),
     ],
 )
