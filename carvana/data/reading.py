@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
+import tempfile
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import cv2
 
 from carvana.children import end_with_parent
 from carvana.devices import cpu_count, processes_here
-from carvana.errors import CarvanaError
+from carvana.errors import CarvanaError, ConfigError
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -24,6 +26,9 @@ AHEAD_BYTES = 512 * 2**20
 """What all readers together may hold ready, in shared memory."""
 
 _MOST_AHEAD = 4
+
+_LONGEST_ADDRESS = 107
+"""Bytes of the path of a Unix socket (unix(7))."""
 
 
 class ReaderKilledError(CarvanaError):
@@ -56,6 +61,24 @@ def read_ahead(item_bytes: int, workers: int) -> int:
     (4, 1, 1)
     """
     return max(1, min(_MOST_AHEAD, AHEAD_BYTES // (item_bytes * workers)))
+
+
+def check_temporary_folder() -> None:
+    """Refuse a temporary folder in which readers cannot hand their pictures over: the process would wait for ever.
+
+    They do it through a socket whose path is ``<folder>/pymp-........./listener-........``; what fails there is an
+    exception in a thread of the reader, which nobody sees.
+
+    Raises:
+        ConfigError: the folder's path is too long.
+    """
+    folder = tempfile.gettempdir()
+    excess = len(os.fsencode(folder)) + len("/pymp-12345678/listener-12345678") - _LONGEST_ADDRESS
+    if excess > 0:
+        raise ConfigError(
+            f"TMPDIR = {folder}: {excess} bytes too long for the sockets of reading processes; set TMPDIR to a shorter"
+            " folder, such as /tmp, or the number of workers to 0"
+        )
 
 
 def begin_reader(_: int) -> None:

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reading import ReaderKilledError, begin_reader, read_ahead, reader_count, tells_of_no_room
+from carvana.data.reading import (
+    ReaderKilledError,
+    begin_reader,
+    check_temporary_folder,
+    read_ahead,
+    reader_count,
+    tells_of_no_room,
+)
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.batches import EpochBatches
 from carvana.training.explain import FEWER_READERS
@@ -24,10 +31,12 @@ def make_loader(
     """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)), read by processes that live on.
 
     Raises:
-        ConfigError: the data set is empty.
+        ConfigError: the data set is empty, or the temporary folder's path is too long for processes.
     """
     if not len(data):
         raise ConfigError("a data set is empty; expected at least one photo")
+    if workers:
+        check_temporary_folder()
     # Three bytes of image and four of coverage a pixel.
     largest = max(batches.sizes) * math.prod(data.largest_size) * 7
     return DataLoader(

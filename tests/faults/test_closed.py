@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def places(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     folder = tmp_path_factory.mktemp("closed")
     library.fit(recipe(tiny_data, train__epochs=1), out=folder / "run", device="cpu")
     return {"DATA": tiny_data, "RUN": folder / "run", "KERAS": old_file(folder / "seed.h5", UNetRef(width=1))}
+
+
+@pytest.fixture
+def short_temp() -> Iterator[Path]:
+    """A temporary folder whose path leaves room for sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def words_of(command: str, places: Mapping[str, Path], out: Path) -> list[str]:
@@ -149,11 +157,12 @@ THEIRS = re.compile(r"events\.out\.tfevents\..*")
 )
 @pytest.mark.parametrize("command", ["predict", "fit", "evaluate", "submit", "export"])
 def test_every_write_goes_through_one_door(
-    command: str, places: Mapping[str, Path], tmp_path: Path, came_out: Callable[..., None]
+    command: str, places: Mapping[str, Path], tmp_path: Path, short_temp: Path, came_out: Callable[..., None]
 ) -> None:
-    home, here, temp, out = (tmp_path / name for name in ("home", "here", "temp", "results"))
-    for folder in (home, here, temp, out):
+    home, here, out = (tmp_path / name for name in ("home", "here", "results"))
+    for folder in (home, here, out):
         folder.mkdir()
+    temp = short_temp
     before = {path: path.stat().st_mtime_ns for path in sorted(places["DATA"].rglob("*"))}
     done = carvana(
         *words_of(command, places, out / "out"), cwd=here, fault={"writes": str(tmp_path / "writes")},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -65,6 +66,25 @@ def test_a_photo_that_cannot_be_read_comes_as_the_line_that_says_why(
     for photo, line in lines.items():
         assert str(photo) in line
         assert "\n" not in line
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_refused_before_anything_waits(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for length in (75, 76):
+        folder = Path("/tmp") / ("x" * (length - 5))
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        reading = read_prepared(small_predictor(), photos, workers=1)
+        if length == 76:
+            with pytest.raises(ConfigError, match=r"TMPDIR = .*: 1 bytes too long.*shorter folder") as error:
+                next(reading)
+            assert "\n" not in str(error.value)
+        else:
+            folder.mkdir()
+            try:
+                assert len(list(reading)) == len(photos)
+            finally:
+                shutil.rmtree(folder)
 
 
 def test_a_few_photos_are_read_without_processes(photos: list[Path]) -> None:
