@@ -49,7 +49,7 @@ def predict(
 
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
-    found = collect_photos(photos, out=out)
+    found = collect_photos(photos, out=out, reporter=reporter)
     predictor = options.load_networks(
         run,
         others,

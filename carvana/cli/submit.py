@@ -65,7 +65,7 @@ def submit(
     reporter = make_reporter()
     refuse_existing(out)
     names = None if against is None else read_names(against)
-    found = collect_photos([photos])
+    found = collect_photos([photos], reporter=reporter)
     predictor = options.load_networks(
         run,
         others,

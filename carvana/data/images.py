@@ -24,6 +24,7 @@ from carvana.data.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg
 from carvana.data.opening import (
     Source,
     check_pixels,
+    heif_is_installed,
     name_of,
     open_header,
     open_picture,
@@ -45,10 +46,12 @@ MAX_PIXELS = 300_000_000
 
 _LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
 
-SUFFIXES = frozenset(
+_SUFFIXES_OF_HEIF = frozenset((".heic", ".heif") if heif_is_installed() else ())
+
+SUFFIXES = _SUFFIXES_OF_HEIF | frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
-"""What a folder is searched for, in lower case."""
+"""What a folder is searched for, in lower case; HEIC as well where pillow-heif is installed."""
 
 
 ImageSource: TypeAlias = "Source | Image.Image | NDArray[np.uint8] | torch.Tensor"

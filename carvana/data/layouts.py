@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,6 +134,33 @@ def image_names(folder: Path) -> Iterator[str]:
                     yield entry.name
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
+
+
+def passed_over(folder: Path) -> list[str]:
+    """What a folder holds besides images, counted by kind, as words: ``["2 HEIC images", "1 video", "1 folder"]``.
+
+    Hidden files, and what systems leave in folders, do not count.
+    """
+    found: Counter[str] = Counter()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - as above
+            if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
+                continue
+            if is_folder(entry):
+                found["folder"] += 1
+            elif suffix not in SUFFIXES:
+                found[_KINDS.get(suffix, "other file")] += 1
+    counted = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counted]
+
+
+_OF_SYSTEMS = {"thumbs.db", "desktop.ini"}
+_KINDS = {
+    **dict.fromkeys((".heic", ".heif"), "HEIC image"),
+    **dict.fromkeys((".mov", ".mp4", ".avi", ".mkv", ".webm", ".m4v", ".3gp"), "video"),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "raw photo"),
+}
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

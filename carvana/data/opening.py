@@ -7,6 +7,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -71,6 +73,21 @@ def name_of(source: Source) -> str:
     return str(getattr(source, "name", "an open file"))
 
 
+def heif_is_installed() -> bool:
+    """Whether pillow-heif is there, which reads the photos of iPhones."""
+    return find_spec("pillow_heif") is not None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    if not heif_is_installed():
+        return _FORMATS
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return (*_FORMATS, "HEIF")
+
+
 def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
     """Raise a DataError for a picture of more pixels than ``limit``."""
     if height * width > limit:
@@ -91,7 +108,7 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
     """A picture of which Pillow has read the header alone; a DataError if it is none, or holds too many pixels."""
     try:
         with pillow_limit(limit):
-            picture = Image.open(file, formats=_FORMATS)
+            picture = Image.open(file, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("it holds", limit, source) from error
     except UnidentifiedImageError as error:

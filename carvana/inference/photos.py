@@ -7,18 +7,23 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from carvana.data.layouts import find_photos
+from carvana.data.layouts import find_photos, passed_over
 from carvana.errors import DataError
+from carvana.progress import Reporter
 
 
 def collect_photos(
-    sources: Iterable[str | os.PathLike[str]], *, out: str | os.PathLike[str] | None = None
+    sources: Iterable[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    reporter: Reporter | None = None,
 ) -> list[Path]:
     """The photos that files and folders stand for, each once: files as given, a folder's images sorted by name.
 
     Args:
         sources: files and folders. A file that is not there is kept: predicting tells that it cannot be read.
         out: where outputs will go, which may be none of the folders, or the next run would take masks for photos.
+        reporter: warned of what folders hold besides images.
 
     Raises:
         DataError: nothing is given, a folder holds no image, or is ``out`` itself.
@@ -31,6 +36,10 @@ def collect_photos(
             raise DataError(f"{source}: photos and outputs would share this folder; name another one with --out")
         else:
             photos.extend(find_photos(source))
+            others = passed_over(source)
+            if others and reporter is not None:
+                heif = "; pip install 'carvana[heic]' reads HEIC" if any("HEIC" in kind for kind in others) else ""
+                reporter.warn(f"{source}: passed over {', '.join(others)}{heif}")
     if not photos:
         raise DataError("no photos; name image files or folders of them")
     return distinct(photos)

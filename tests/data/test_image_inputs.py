@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from submitting import small_predictor
 
 from carvana.data.images import image_size, read_image, read_mask
+from carvana.data.layouts import find_photos
 from carvana.errors import DataError
 
 FORMS: dict[str, Callable[[Path], Any]] = {
@@ -96,6 +97,17 @@ def test_anything_else_gets_one_line_of_sane_length(given: Any, words: str) -> N
         assert len(str(error.value)) < 300
         if hasattr(given, "seek"):
             given.seek(0)
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, rng: np.random.Generator) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (70, 40))
+    pillow_heif.from_bytes("RGB", (70, 40), pixels.tobytes()).save(tmp_path / "photo.heic", quality=-1)
+    assert image_size(tmp_path / "photo.heic") == (40, 70)
+    found = read_image(tmp_path / "photo.heic")
+    np.testing.assert_array_equal(found, np.asarray(pillow_heif.open_heif(tmp_path / "photo.heic")))
+    assert np.abs(found.astype(int) - pixels).mean() < 2
+    assert [path.name for path in find_photos(tmp_path)] == ["photo.heic"]
 
 
 def test_an_image_in_memory_that_is_too_large_is_refused(tmp_path: Path) -> None:

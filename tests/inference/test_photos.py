@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from reference import Lines
 
 from carvana.errors import DataError
 from carvana.inference.photos import collect_photos, distinct, refuse_equal_stems
@@ -53,3 +54,16 @@ def test_a_photo_is_one_however_its_path_is_spelt(
     (tmp_path / "car_0.jpg").touch()
     with pytest.raises(DataError, match=r"car_0\.jpg and .*car_0\.png .* car_0_mask\.png"):
         refuse_equal_stems([*spellings, Path("car_0.jpg")])
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_by_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carvana.data.layouts.SUFFIXES", {".jpg"})  # as where pillow-heif is not installed
+    for name in ("a.jpg", "b.HEIC", "c.heic", "d.MOV", "e.txt", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).touch()
+    (tmp_path / "more").mkdir()
+    lines = Lines()
+    assert collect_photos([tmp_path], reporter=lines) == [tmp_path / "a.jpg"]
+    found = "2 HEIC images, 1 folder, 1 other file, 1 video; pip install 'carvana[heic]' reads HEIC"
+    assert lines.warnings == [f"{tmp_path}: passed over {found}"]
+    collect_photos([tmp_path / "a.jpg"], reporter=lines)
+    assert len(lines.warnings) == 1
