@@ -106,7 +106,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, rng: np.ran
     assert image_size(tmp_path / "photo.heic") == (40, 70)
     found = read_image(tmp_path / "photo.heic")
     np.testing.assert_array_equal(found, np.asarray(pillow_heif.open_heif(tmp_path / "photo.heic")))
-    assert np.abs(found.astype(int) - pixels).mean() < 2
+    assert np.abs(found.astype(int) - pixels).mean() < 6  # its colours are sampled at half the size
     assert [path.name for path in find_photos(tmp_path)] == ["photo.heic"]
 
 
