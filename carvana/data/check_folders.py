@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -19,6 +19,7 @@ from carvana.data.layouts import (
     image_names,
     is_folder,
     photo_names,
+    photo_of,
 )
 from carvana.data.problems import Problem
 from carvana.data.samples import Sample, listed
@@ -100,8 +101,12 @@ def list_folders(
         samples = SampleTable.of(listed(found, layout, expanded(root), pattern))
         return Listing(expanded(root), expanded(root), Places(samples))
     listing = Listing(*found)
-    photos = _by_stem(listing.images, photo_names(listing.images), listing.problems, suffix="")
-    masked = _by_stem(listing.masks, image_names(listing.masks), listing.problems, suffix="_mask")
+    photos = _by_stem(
+        listing.images, photo_names(listing.images), listing.problems, stem_of=lambda name: Path(name).stem
+    )
+    masked = _by_stem(
+        listing.masks, image_names(listing.masks), listing.problems, stem_of=lambda name: photo_of(name, photos)
+    )
     samples = SampleTable.of(_samples(listing, photos, masked, pattern))
     listing.places = Places(samples, [listing.masks / masked[stem] for stem in sorted(masked.keys() - photos.keys())])
     for stem in sorted(photos.keys() - masked.keys()):
@@ -115,10 +120,12 @@ def list_folders(
     return listing
 
 
-def _by_stem(folder: Path, names: Iterable[str], problems: list[Problem], *, suffix: str) -> dict[str, str]:
+def _by_stem(
+    folder: Path, names: Iterable[str], problems: list[Problem], *, stem_of: Callable[[str], str]
+) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(names):
-        first = found.setdefault(Path(name).stem.removesuffix(suffix), name)
+        first = found.setdefault(stem_of(name), name)
         if first is not name:
             problems.append(Problem("same-stem", str(folder / name), f"stands for the same photo as {first}; not read"))
     return found

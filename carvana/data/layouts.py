@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +134,27 @@ def image_names(folder: Path) -> Iterator[str]:
                     yield entry.name
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
+
+
+def photo_of(mask: str, stems: Container[str]) -> str:
+    """The stem of the photo that a mask belongs to, by its file name.
+
+    Args:
+        mask: The mask's file name.
+        stems: The stems of all photos.
+
+    Returns:
+        The mask's own stem if there is such a photo, else the stem without ``_mask``; of ``x.jpg.png`` also ``x``.
+        Where no photo fits, the stem without ``_mask``.
+
+    >>> photo_of("00_mask.png", {"00", "01"}), photo_of("00_mask.png", {"00_mask"}), photo_of("00.jpg.png", {"00"})
+    ('00', '00_mask', '00')
+    """
+    stem = os.path.splitext(mask)[0]  # noqa: PTH122 - as above
+    inner, suffix = os.path.splitext(stem)  # noqa: PTH122
+    shorter = (inner, inner.removesuffix("_mask")) if suffix.lower() in SUFFIXES else ()
+    names: tuple[str, ...] = (stem, stem.removesuffix("_mask"), *shorter)
+    return next((name for name in names if name in stems), names[1])
 
 
 def passed_over(folder: Path) -> list[str]:

@@ -67,7 +67,7 @@ def check_temporary_folder() -> None:
     """Refuse a temporary folder in which readers cannot hand their pictures over: the process would wait for ever.
 
     They do it through a socket whose path is ``<folder>/pymp-........./listener-........``; what fails there is an
-    exception in a thread of the reader, which nobody sees.
+    exception in a thread of the reader, which is not reported.
 
     Raises:
         ConfigError: the folder's path is too long.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from carvana.data.layouts import (
     group_pattern,
     image_names,
     photo_names,
+    photo_of,
 )
 from carvana.errors import DataError
 
@@ -54,7 +55,8 @@ def find_samples(
             (:func:`carvana.register_layout`), or anything else if ``images`` and ``masks`` name its folders. ``~`` is
             understood in all three.
         images: The folder of photos, absolute or relative to ``root``.
-        masks: The folder of masks. A mask belongs to the photo of the same stem, with or without ``_mask``.
+        masks: The folder of masks. A mask belongs to the photo of the same stem, or else of the stem without
+            ``_mask``; the mask of ``x.jpg`` may be called ``x.jpg.png``.
         group: A regular expression that is matched against each photo's stem; its group ``group`` (or else its first
             group) names the car, its group ``view`` the view. By default Carvana's names are understood, and any
             other photo is a group of its own.
@@ -86,8 +88,8 @@ def each_sample(
     image_folder, mask_folder = found
     photos = photo_names(image_folder)
     stems = set(map(_stem, photos))
-    _by_stem(image_folder, photos, stems, suffix="")
-    by_stem = _by_stem(mask_folder, image_names(mask_folder), stems, suffix="_mask")
+    _by_stem(image_folder, photos, stems, stem_of=_stem)
+    by_stem = _by_stem(mask_folder, image_names(mask_folder), stems, stem_of=lambda name: photo_of(name, stems))
     missing = [photo for photo in photos if _stem(photo) not in by_stem]
     if missing:
         raise DataError(
@@ -141,11 +143,11 @@ def _is_sound(sample: Any) -> bool:
     )
 
 
-def _by_stem(folder: Path, names: Iterable[str], stems: Set[str], *, suffix: str) -> dict[str, str]:
+def _by_stem(folder: Path, names: Iterable[str], stems: Set[str], *, stem_of: Callable[[str], str]) -> dict[str, str]:
     """The names of files that belong to ``stems``, by stem; two that belong to the same one are refused."""
     found: dict[str, str] = {}
     for name in sorted(names):
-        stem = _stem(name).removesuffix(suffix)
+        stem = stem_of(name)
         if stem not in stems:
             continue
         if stem in found:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from carvana.data.check_folders import list_folders
 from carvana.data.layouts import find_photos
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
@@ -34,6 +35,28 @@ def test_carvanas_layout_gives_cars_and_views(tmp_path: Path) -> None:
 def test_images_and_masks_are_found_and_each_photo_is_a_group_of_its_own(tmp_path: Path) -> None:
     make(tmp_path, "images", "masks", ["holiday_01", "holiday_02"], "")
     assert [s.group for s in find_samples(tmp_path)] == ["holiday_01", "holiday_02"]
+
+
+@pytest.mark.parametrize(
+    ("names", "suffix"),
+    [
+        (["00_mask", "01_mask"], ""),  # photos whose own names end so
+        (["00_mask", "01_mask"], "_mask"),
+        (["00", "01"], ".jpg"),  # 00.jpg.png is the mask of 00.jpg
+        (["00", "01"], "_mask.jpg"),
+        (["00.v1", "00.v2"], ""),
+        (["00.jpg", "01.png"], ""),
+    ],
+)
+def test_a_mask_belongs_to_the_photo_of_its_own_stem_first(tmp_path: Path, names: list[str], suffix: str) -> None:
+    make(tmp_path, "images", "masks", names, suffix)
+    assert [(s.image.stem, s.mask.name if s.mask else None) for s in find_samples(tmp_path)] == [
+        (name, f"{name}{suffix}.png") for name in names
+    ]
+    assert [(place.stem, place.mask.name if place.mask else None) for place in list_folders(tmp_path).places] == [
+        (name, f"{name}{suffix}.png") for name in names
+    ]
+    assert list_folders(tmp_path).problems == []
 
 
 def test_folders_of_other_names_are_named_by_the_user(tmp_path: Path) -> None:
