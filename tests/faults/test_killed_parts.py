@@ -153,7 +153,7 @@ def test_a_network_of_compare(
     shared = settings(recipe(tiny_data))
     out = tmp_path / "board"
     words = ["compare", "first=unet-ref", "second=unet-ref", "--data", tiny_data, "--out", out, "--device", "cpu"]
-    process = started(*words, *own, *shared)
+    process = started(*words, *own, *shared, fork=False)  # forks are not each other's children
     wait_for(lambda: any(out.glob("runs/first-*/metrics.jsonl")), process)
     [worker] = [number for number, line in children(process.pid).items() if "carvana.compare.worker" in line][:1]
     os.kill(worker, signal.SIGKILL)
