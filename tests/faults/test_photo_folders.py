@@ -60,7 +60,8 @@ def test_links_are_followed_and_circles_are_told(linked: Path) -> None:
 
 @pytest.mark.fault(
     done="the same folder predicted, then links in the folder of outputs that lead to a file elsewhere",
-    promised="outputs are named by the link; a link where an output goes is replaced, and what it led to stays",
+    promised="outputs are named by the link; a link where an output goes stays, as does what it led to, "
+    "whatever replaces it",
     reaches="inference/photos.py: places; files.py: a rename over a link",
 )
 def test_outputs_are_named_by_links_and_never_written_through_them(
@@ -70,9 +71,12 @@ def test_outputs_are_named_by_links_and_never_written_through_them(
     put(tmp_path / "out" / "x", b"")
     for name in ("near", "out"):
         (tmp_path / "out" / f"{name}_mask.png").symlink_to(precious)
-    summary = predict_folder(predictor, find_photos(linked / "images"), out=tmp_path / "out")
-    assert summary.written == 2
+    photos = find_photos(linked / "images")
+    summary = predict_folder(predictor, photos, out=tmp_path / "out")
+    assert (summary.written, summary.kept) == (0, 2)
     assert sorted(photo.stem for photo, _ in summary.failed) == ["circle", "nowhere"]
+    assert all((tmp_path / "out" / f"{name}_mask.png").is_symlink() for name in ("near", "out"))
+    assert predict_folder(predictor, photos, out=tmp_path / "out", replace=True).written == 2
     assert precious.read_bytes() == b"precious"
     for name in ("near", "out"):
         assert not (tmp_path / "out" / f"{name}_mask.png").is_symlink()
