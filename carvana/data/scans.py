@@ -48,7 +48,7 @@ def count_scans(data: bytes) -> int:
         if kind in (0xC0, 0xC1) and begin + 5 < len(data):  # not progressive
             components = data[begin + 5]
         elif kind == _SCAN and begin < len(data):
-            if data[begin] == components:  # there is no other, and to look for it takes a hundred times as long
+            if data[begin] == components:  # the only scan: to search for more is a hundred times slower
                 return 1
             place = end
     scans = int(place < len(data))
