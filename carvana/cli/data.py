@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Make, check, look at and divide data folders.")
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/.")
+    Path,
+    typer.Argument(metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/, or both in one."),
 ]
 Images = Annotated[str | None, typer.Option(help="Folder of photos, if DIR is laid out otherwise.")]
 Masks = Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")]
+MaskSuffix = Annotated[
+    str | None, typer.Option(help="What masks have behind the name of their photo, such as _L; else _mask or nothing.")
+]
 GroupPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the car in a photo's name.")]
 
 
@@ -58,6 +62,7 @@ def check(
     folder: Folder,
     images: Images = None,
     masks: Masks = None,
+    mask_suffix: MaskSuffix = None,
     group: GroupPattern = None,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write all of it as JSON; - is stdout.")] = None,
 ) -> None:
@@ -72,7 +77,9 @@ def check(
     from carvana.errors import DataError
 
     check_json_target(json)
-    report = check_data(folder, images=images, masks=masks, group=group, reporter=make_reporter())
+    report = check_data(
+        folder, images=images, masks=masks, group=group, mask_suffix=mask_suffix, reporter=make_reporter()
+    )
     if json != "-":
         show(report_tables(report, root=folder))
     if json is not None:
@@ -97,6 +104,7 @@ def show_photos(
     seed: Annotated[int, typer.Option(min=0, help="Other photos, and other versions, for another number.")] = 0,
     images: Images = None,
     masks: Masks = None,
+    mask_suffix: MaskSuffix = None,
     group: GroupPattern = None,
 ) -> None:
     """Draw photos with their outlines, the coverage that a network learns, and what augmentation makes of them."""
@@ -107,7 +115,7 @@ def show_photos(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
     seen = _size(size)
-    recipe = _recipe(folder, images, masks, group)
+    recipe = _recipe(folder, images, masks, mask_suffix, group)
     samples = recipe_samples(recipe.data, recipe.data.root)
     show_samples(samples, out, size=seen, augment=augment, count=count, seed=seed)
     typer.echo(str(out))
@@ -125,6 +133,7 @@ def split(
     ] = None,
     images: Images = None,
     masks: Masks = None,
+    mask_suffix: MaskSuffix = None,
     group: GroupPattern = None,
 ) -> None:
     """Divide a folder into training and validation, explain the split, and write it for fit."""
@@ -139,7 +148,7 @@ def split(
 
     if out is not None and out.exists():
         raise ConfigError(f"--out {out}: exists already and is never overwritten; name another file")
-    recipe = _recipe(folder, images, masks, group, split={"by": by.value, "val": val, "seed": seed})
+    recipe = _recipe(folder, images, masks, mask_suffix, group, split={"by": by.value, "val": val, "seed": seed})
     made = make_split(recipe.data, recipe.split)
     report = describe_split(made, reporter=make_reporter())
     show(split_table(report, title=f"{folder}, by {'car' if by is By.group else 'photo'}, seed {seed}"))
@@ -147,7 +156,7 @@ def split(
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
-    where = {"data.images": images, "data.masks": masks, "data.group": group}
+    where = {"data.images": images, "data.masks": masks, "data.mask_suffix": mask_suffix, "data.group": group}
     how = {"split.file": out} if out else {"split.by": by.value, "split.val": f"{val:g}", "split.seed": seed}
     settings = [
         word for key, value in (where | how).items() if value is not None for word in ("--set", f"{key}={value}")
@@ -156,11 +165,17 @@ def split(
 
 
 def _recipe(
-    folder: Path, images: str | None, masks: str | None, group: str | None, *, split: dict[str, Any] | None = None
+    folder: Path,
+    images: str | None,
+    masks: str | None,
+    mask_suffix: str | None,
+    group: str | None,
+    *,
+    split: dict[str, Any] | None = None,
 ) -> FitConfig:
     from carvana.config import FitConfig
 
-    data = {"root": str(folder), "images": images, "masks": masks, "group": group}
+    data = {"root": str(folder), "images": images, "masks": masks, "mask_suffix": mask_suffix, "group": group}
     return FitConfig(data=data, split=split or {})
 
 

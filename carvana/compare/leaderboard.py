@@ -128,4 +128,5 @@ class Leaderboard:
 
 
 def _sample(photo: Photo) -> Sample:
-    return Sample(Path(photo.path), Path(photo.mask), photo.group, photo.view)
+    mask = Path(photo.mask) if isinstance(photo.mask, str) else tuple(map(Path, photo.mask))
+    return Sample(Path(photo.path), mask, photo.group, photo.view, photo.image.count("/"))

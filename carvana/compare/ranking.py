@@ -134,7 +134,7 @@ def rank(
             sample.group,
             sample.view,
             path=str(sample.image),
-            mask=str(sample.mask or ""),
+            mask=_mask_paths(sample),
             dice={each.row.name: float(each.dice[place]) for each in ordered},
         )
         for place, sample in enumerate(samples)
@@ -145,6 +145,11 @@ def rank(
 def seen_at(config: FitConfig) -> tuple[tuple[int, int] | str, str]:
     """The size at which a network of this recipe sees photos, and what it is trained on there."""
     return (config.data.size if config.data.mode == "resize" else "native"), config.data.target
+
+
+def _mask_paths(sample: Sample) -> str | tuple[str, ...]:
+    paths = tuple(map(str, sample.masks))
+    return paths if len(paths) > 1 else "".join(paths)
 
 
 def _column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[Sample], name: str) -> list[float]:

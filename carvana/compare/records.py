@@ -207,7 +207,7 @@ class Photo(Record):
         view: from where it is seen.
         dice: each network's score on it, by name; with several seeds the mean.
         path: where it lies.
-        mask: where its true mask lies.
+        mask: where its true mask lies; several are joined.
     """
 
     image: str
@@ -215,7 +215,7 @@ class Photo(Record):
     view: str
     dice: Mapping[str, float] = field(default_factory=dict)
     path: str = ""
-    mask: str = ""
+    mask: str | tuple[str, ...] = ""
 
 
 def _tuples(value: Any) -> Any:

@@ -105,12 +105,21 @@ class KnownFiles:
 
 def identify(sample: Sample) -> tuple[int, ...]:
     """Five numbers for each of a sample's two files, others once a file was changed; zeros where it is missing."""
-    return (*_identify(sample.image), *_identify(sample.mask))
+    return (*_identify(sample.image), *_identify_mask(sample.masks))
 
 
-def _identify(path: Path | None) -> tuple[int, ...]:
-    if path is None:
+def _identify_mask(paths: tuple[Path, ...]) -> tuple[int, ...]:
+    if len(paths) == 1:
+        return _identify(paths[0])
+    each = [_identify(path) for path in paths]
+    if not each or not all(map(any, each)):
         return (0,) * 5
+    told = hashlib.blake2b(repr(each).encode(), digest_size=8).digest()
+    sizes, *times = ([one[place] for one in each] for place in (2, 3, 4))
+    return each[0][0], int.from_bytes(told, signed=True), sum(sizes), *map(max, times)
+
+
+def _identify(path: Path) -> tuple[int, ...]:
     try:
         told = os.stat(path)  # noqa: PTH116 - 50,000 of them
     except OSError:
@@ -127,21 +136,22 @@ def _read_digests(samples: Sequence[Sample], places: NDArray[np.int64], reporter
         with ThreadPoolExecutor(min(4 * cpu_count(), 32), thread_name_prefix="carvana") as pool:
             for begin in range(0, len(places), _TOGETHER):
                 some = places[begin : begin + _TOGETHER].tolist()
-                yield from pool.map(_digest, [_path(samples[place // 2], place % 2) for place in some])
+                yield from pool.map(_digest, [_paths(samples[place // 2], place % 2) for place in some])
                 reporter.advance("reading photos", len(some))
     finally:
         reporter.finish("reading photos")
 
 
-def _path(sample: Sample, mask: int) -> Path:
-    path = sample.mask if mask else sample.image
-    assert path is not None
-    return path
+def _paths(sample: Sample, mask: int) -> tuple[Path, ...]:
+    return sample.masks if mask else (sample.image,)
 
 
-def _digest(path: Path) -> bytes:
+def _digest(paths: tuple[Path, ...]) -> bytes:
     with suppress(OSError):
-        return bytes.fromhex(file_digest(path))
+        digests = [bytes.fromhex(file_digest(path)) for path in paths]
+        return (
+            digests[0] if len(digests) == 1 else hashlib.blake2b(b"".join(digests), digest_size=KEY.itemsize).digest()
+        )
     return b""
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from carvana.data.check_folders import Places, list_folders
 from carvana.data.check_gathered import Gathered
 from carvana.data.duplicates import SIDE, find_twins_among, thumbnail
 from carvana.data.images import read_image
+from carvana.data.pairs import is_inverted
 from carvana.data.problems import ADVICE, Problem
 from carvana.data.threads import threaded
 from carvana.errors import DataError
@@ -107,6 +109,7 @@ def check_data(
     images: str | os.PathLike[str] | None = None,
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
+    mask_suffix: str | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
@@ -114,9 +117,10 @@ def check_data(
 
     Args:
         root: the data folder.
-        images: as for :func:`carvana.find_samples`, like the next two.
+        images: as for :func:`carvana.find_samples`, like the next three.
         masks: the folder of masks.
         group: the pattern that names the car.
+        mask_suffix: how the names of masks end.
         workers: threads that read; None for one per core.
         reporter: told of the progress.
 
@@ -133,9 +137,9 @@ def check_data(
         (2, 1, ())
     """
     reporter = reporter or LogReporter()
-    listing = list_folders(root, images=images, masks=masks, group=group)
+    listing = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
     places = listing.places
-    measured = set(_spread(np.flatnonzero([place.mask is not None for place in places]), CEILING_MASKS))
+    measured = set(_spread(np.flatnonzero([bool(place.masks) for place in places]), CEILING_MASKS))
 
     def look(number: int) -> Facts:
         return inspect(places[number], ceilings=number in measured)
@@ -145,6 +149,7 @@ def check_data(
     for number, facts in enumerate(track(found, reporter, "checking files", len(places))):
         gathered.add(number, facts)
     problems = [*listing.problems, *gathered.problems, *_equal_photos(places, gathered)]
+    problems += _inverted_masks(listing.masks, gathered)
     problems += [*_equal_masks(places, gathered), *_near_duplicates(places, gathered)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
@@ -153,7 +158,7 @@ def check_data(
         images=str(listing.images),
         masks=str(listing.masks),
         photos=sum(cars.values()),
-        pairs=sum(None not in (place.image, place.mask) for place in places),
+        pairs=sum(place.image is not None and bool(place.masks) for place in places),
         cars=len(cars),
         views=_sorted(place.view for place in places if place.image is not None and place.view),
         photos_per_car=(min(cars.values()), max(cars.values())),
@@ -181,7 +186,7 @@ def _foreground(places: Places, shares: NDArray[np.float64]) -> Foreground | Non
         return None
 
     def first(share: float) -> tuple[str, float]:
-        return min(str(places[number].mask) for number in np.flatnonzero(shares == share).tolist()), share
+        return min(str(places[number].masks[0]) for number in np.flatnonzero(shares == share).tolist()), share
 
     lowest, highest = first(float(np.nanmin(shares))), first(float(np.nanmax(shares)))
     return Foreground(float(np.nanmean(shares)), lowest, highest)
@@ -196,11 +201,20 @@ def _equal_photos(places: Places, gathered: Gathered) -> Iterator[Problem]:
         yield Problem("duplicate", place.file, f"is {other.image.name} over again, of {of}")
 
 
+def _inverted_masks(folder: Path, gathered: Gathered) -> Iterator[Problem]:
+    """All masks at once, if object and background seem to be exchanged."""
+    known = np.flatnonzero(~np.isnan(gathered.shares))
+    shares = gathered.shares[known].tolist()
+    if is_inverted(shares, gathered.borders[known].tolist()):
+        message = f"nearly all of {len(shares)} masks are object in most of the image and along its border"
+        yield Problem("inverted", str(folder), message)
+
+
 def _equal_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:
     """Masks that are those of an earlier, different photo."""
     for number, first in gathered.repeated_masks():
         message = f"is the mask of {places[first].stem} pixel by pixel"
-        yield Problem("same-mask", str(places[number].mask), message)
+        yield Problem("same-mask", str(places[number].masks[0]), message)
 
 
 def _near_duplicates(places: Places, gathered: Gathered) -> Iterator[Problem]:

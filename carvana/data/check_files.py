@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from carvana.data.ceiling import best_dices
 from carvana.data.check_folders import Place
 from carvana.data.duplicates import SIDE, thumbnail
-from carvana.data.gif import read_runs
-from carvana.data.images import MAX_PIXELS, image_size, read_image
-from carvana.data.opening import name_of, open_picture, read_bytes
-from carvana.data.pixels import mask_values, object_of, orientation_of, turn
+from carvana.data.images import MAX_PIXELS, MaskFile, image_size, inspect_mask, read_image
+from carvana.data.opening import name_of, read_bytes
+from carvana.data.pairs import border_share, fits_better_turned
 from carvana.data.problems import Problem
 from carvana.errors import DataError, printable
 
+T = TypeVar("T")
 Size = tuple[int, int]
 
 
@@ -35,10 +36,14 @@ class PhotoFacts:
 
 @dataclass
 class MaskFacts:
-    """A readable mask: its (height, width), the share that the object covers, a digest, the best Dice (sizes, 2)."""
+    """A readable mask: its (height, width), the shares of it and of its border that the object covers, a digest.
+
+    And the best Dice (sizes, 2), if it was found out.
+    """
 
     size: Size
     share: float
+    border: float
     digest: bytes
     ceilings: NDArray[np.float64] | None
 
@@ -62,34 +67,48 @@ def inspect(place: Place, *, ceilings: bool) -> Facts:
     """
     facts = Facts(place)
     if place.image is not None:
-        data = _read(place.image, facts)
-        if data is not None:
-            try:
-                facts.photo = _photo(data)
-            except DataError as error:
-                facts.problems.append(_unreadable(place.image, data, error))
-    if place.mask is not None:
-        data = _read(place.mask, facts)
-        if data is not None:
-            try:
-                facts.mask = _mask(data, place.mask, facts.problems, ceilings=ceilings)
-            except DataError as error:
-                facts.problems.append(_unreadable(place.mask, data, error))
+        facts.photo = _tried(_photo, place.image, facts.problems)
+    files = [_tried(inspect_mask, path, facts.problems) for path in place.masks]
+    masks = [file.mask for file in files if file is not None]
+    for path, file in zip(place.masks, files, strict=True):
+        if file is not None:
+            facts.problems += _odd(file, path)
+    if len({mask.shape for mask in masks}) > 1:
+        sizes = ", ".join(f"{height} x {width}" for height, width in {mask.shape for mask in masks})
+        message = f"the masks of one photo are of several sizes (height x width): {sizes}"
+        facts.problems.append(Problem("size-differs", str(place.masks[0]), message))
+    elif masks and len(masks) == len(place.masks):
+        facts.mask = _mask(np.maximum.reduce(masks), place.masks[0], facts.problems, ceilings=ceilings)
     if facts.photo is not None and facts.mask is not None and facts.photo.size != facts.mask.size:
-        facts.problems.append(Problem("size-differs", str(place.mask), _sizes(facts.photo.size, facts.mask.size)))
+        facts.problems.append(Problem("size-differs", str(place.masks[0]), _sizes(facts.photo.size, facts.mask.size)))
+    elif place.image and facts.photo and facts.mask and _is_turned(place.image, masks, files[0]):
+        message = "fits its photo better when EXIF turns it as it turns the photo"
+        facts.problems.append(Problem("turned", str(place.masks[0]), message))
     return facts
 
 
-def _read(path: Path, facts: Facts) -> bytes | None:
+def _is_turned(image: Path, masks: list[NDArray[np.uint8]], file: MaskFile | None) -> bool:
+    try:
+        return file is not None and fits_better_turned(image, np.maximum.reduce(masks), file.orientation)
+    except DataError:  # it is gone meanwhile
+        return False
+
+
+def _tried(read: Callable[[bytes], T], path: Path, problems: list[Problem]) -> T | None:
+    """What a file is read as; None, and a problem, if it cannot be."""
     try:
         data = read_bytes(path, MAX_PIXELS)
     except DataError as error:
-        facts.problems.append(Problem("unreadable", str(path), str(error).removeprefix(printable(f"{path}: "))))
+        problems.append(Problem("unreadable", str(path), str(error).removeprefix(printable(f"{path}: "))))
         return None
     if not data:
-        facts.problems.append(Problem("unreadable", str(path), "is empty: 0 bytes"))
+        problems.append(Problem("unreadable", str(path), "is empty: 0 bytes"))
         return None
-    return data
+    try:
+        return read(data)
+    except DataError as error:
+        problems.append(_unreadable(path, data, error))
+        return None
 
 
 def _photo(data: bytes) -> PhotoFacts:
@@ -98,46 +117,27 @@ def _photo(data: bytes) -> PhotoFacts:
     return PhotoFacts(size, _digest(image, size), thumbnail(image))
 
 
-def _mask(data: bytes, path: Path, problems: list[Problem], *, ceilings: bool) -> MaskFacts:
-    runs = read_runs(data, max_pixels=MAX_PIXELS)
-    mask = runs.mask() if runs is not None else _unusual_mask(data, path, problems)
+def _mask(mask: NDArray[np.uint8], path: Path, problems: list[Problem], *, ceilings: bool) -> MaskFacts:
     share = cv2.countNonZero(mask) / mask.size
     if share in (0, 1):
         kind, message = ("full-mask", "holds nothing but object") if share else ("empty-mask", "holds no object")
         problems.append(Problem(kind, str(path), message))
     size = mask.shape[0], mask.shape[1]
-    return MaskFacts(size, share, _digest(np.packbits(mask), size), best_dices(mask) if ceilings else None)
+    return MaskFacts(
+        size, share, border_share(mask), _digest(np.packbits(mask), size), best_dices(mask) if ceilings else None
+    )
 
 
-def _unusual_mask(data: bytes, path: Path, problems: list[Problem]) -> NDArray[np.uint8]:
-    """A mask as pixels, with a look at its values; only GIF files of one picture of two values are known without."""
-    with open_picture(data, data, MAX_PIXELS) as picture:
-        values = turn(mask_values(picture), orientation_of(picture))
-        frames = _frames(picture)  # last of all: it goes through the file, away from the first picture
-    if frames > 1:
-        problems.append(Problem("frames", str(path), f"holds {frames} pictures"))
-    mask = object_of(values, name_of(data))
-    between = _between(values)
-    if between:
-        kinds = len(np.unique(values))
+def _odd(file: MaskFile, path: Path) -> Iterator[Problem]:
+    """What is odd about a mask file that can be read."""
+    if file.frames > 1:
+        yield Problem("frames", str(path), f"holds {file.frames} pictures")
+    if file.between:
         message = (
-            f"holds {kinds} values; {between:.2%} of its pixels are neither black nor white, "
+            f"holds {file.values} values; {file.between:.2%} of its pixels are neither black nor white, "
             "and are taken for object above half brightness"
         )
-        problems.append(Problem("not-binary", str(path), message))
-    return mask
-
-
-def _frames(picture: Image.Image) -> int:
-    try:
-        return int(getattr(picture, "n_frames", 1))
-    except Exception:  # Pillow goes through what follows the first picture, and may raise nearly anything there
-        return 1
-
-
-def _between(values: NDArray[np.generic]) -> float:
-    """The share of the pixels whose value is neither the lowest nor the highest."""
-    return float(np.mean((values != values.min()) & (values != values.max())))
+        yield Problem("not-binary", str(path), message)
 
 
 def _digest(pixels: NDArray[np.uint8], size: Size) -> bytes:
@@ -150,7 +150,9 @@ def _unreadable(path: Path, data: bytes, error: DataError) -> Problem:
     # Without the file, which the problem names, and without the advice, which its kind has.
     message = str(error).removeprefix(f"{name_of(data)}: ").removesuffix("; replace the file or leave it out")
     # The file itself is sound where its values alone are the matter.
-    return Problem("not-binary" if message.startswith("the mask holds") else "unreadable", str(path), message)
+    kinds = {"not-binary": "the mask holds", "range": " bits a value, the lowest "}
+    kind = next((kind for kind, words in kinds.items() if words in message), "unreadable")
+    return Problem(kind, str(path), message)
 
 
 def _sizes(photo: Size, mask: Size) -> str:

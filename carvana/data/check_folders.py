@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
-from carvana.data.images import SUFFIXES
+from carvana.data.images import MASK_SUFFIXES, SUFFIXES
 from carvana.data.layouts import (
     Folders,
     expanded,
@@ -18,11 +18,10 @@ from carvana.data.layouts import (
     group_pattern,
     image_names,
     is_folder,
-    photo_names,
-    photo_of,
 )
+from carvana.data.mask_names import EXPECTED, MaskNames
 from carvana.data.problems import Problem
-from carvana.data.samples import Sample, listed
+from carvana.data.samples import PairedNames, Sample, listed, pair_names
 from carvana.data.table import SampleTable
 from carvana.errors import ConfigError
 
@@ -33,14 +32,14 @@ class Place:
 
     stem: str
     image: Path | None
-    mask: Path | None
+    masks: tuple[Path, ...]
     group: str
     view: str
 
     @property
     def file(self) -> str:
         """The path to name it by."""
-        return str(self.image or self.mask)
+        return str(self.image or self.masks[0])
 
 
 class Places(Sequence[Place]):
@@ -65,10 +64,9 @@ class Places(Sequence[Place]):
             return [self[number] for number in range(len(self))[index]]
         if index >= len(self._photos):
             mask = self._alone[index - len(self._photos)]
-            stem = mask.stem.removesuffix("_mask")
-            return Place(stem, None, mask, stem, "")
+            return Place(mask.stem, None, (mask,), mask.stem, "")
         sample = self._photos[index]
-        return Place(sample.image.stem, sample.image, sample.mask, sample.group, sample.view)
+        return Place(sample.stem, sample.image, sample.masks, sample.group, sample.view)
 
 
 @dataclass
@@ -88,6 +86,7 @@ def list_folders(
     images: str | os.PathLike[str] | None = None,
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
+    mask_suffix: str | None = None,
 ) -> Listing:
     """Pair the photos and masks of a data folder as :func:`carvana.find_samples` does, but go on past what is wrong.
 
@@ -95,61 +94,51 @@ def list_folders(
         DataError: there is no such folder, or no photo in it.
         ConfigError: ``group`` cannot serve at all.
     """
+    rule = MaskNames(mask_suffix)
     layout, found = find_layout(expanded(root), images, masks)
     pattern = group_pattern(group)
     if not isinstance(found, Folders):
         samples = SampleTable.of(listed(found, layout, expanded(root), pattern))
         return Listing(expanded(root), expanded(root), Places(samples))
+    names = pair_names(found, rule)
     listing = Listing(*found)
-    photos = _by_stem(
-        listing.images, photo_names(listing.images), listing.problems, stem_of=lambda name: Path(name).stem
-    )
-    masked = _by_stem(
-        listing.masks, image_names(listing.masks), listing.problems, stem_of=lambda name: photo_of(name, photos)
-    )
-    samples = SampleTable.of(_samples(listing, photos, masked, pattern))
-    listing.places = Places(samples, [listing.masks / masked[stem] for stem in sorted(masked.keys() - photos.keys())])
-    for stem in sorted(photos.keys() - masked.keys()):
-        message = f"has no mask; expected {stem}_mask.gif or .png in {listing.masks}"
-        listing.problems.append(Problem("no-mask", str(listing.images / photos[stem]), message))
-    for stem in sorted(masked.keys() - photos.keys()):
-        message = f"belongs to no photo; expected {stem}.jpg or the like in {listing.images}"
-        listing.problems.append(Problem("no-photo", str(listing.masks / masked[stem]), message))
-    for folder in dict.fromkeys((listing.images, listing.masks)):
-        listing.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder))
+    samples = SampleTable.of(_samples(names, pattern, listing.problems))
+    listing.places = Places(samples, [listing.masks / mask for mask in names.alone])
+    for stem in sorted(names.photos.keys() - names.masks.keys()):
+        expected = EXPECTED if mask_suffix is None else f"a name that ends in {mask_suffix}"
+        message = f"has no mask in {listing.masks}; expected {expected}, as {stem}{mask_suffix or '_mask'}.png"
+        listing.problems.append(Problem("no-mask", str(listing.images / names.photos[stem]), message))
+    for mask in names.alone:
+        message = f"belongs to no photo in {listing.images}"
+        listing.problems.append(Problem("no-photo", str(listing.masks / mask), message))
+    for _, first, other in names.same_stem:
+        message = f"stands for the same photo as {first.name}; not read"
+        listing.problems.append(Problem("same-stem", str(other), message))
+    for folder, suffixes in {listing.images: SUFFIXES, listing.masks: MASK_SUFFIXES}.items():  # one, if they are one
+        listing.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
     return listing
 
 
-def _by_stem(
-    folder: Path, names: Iterable[str], problems: list[Problem], *, stem_of: Callable[[str], str]
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in sorted(names):
-        first = found.setdefault(stem_of(name), name)
-        if first is not name:
-            problems.append(Problem("same-stem", str(folder / name), f"stands for the same photo as {first}; not read"))
-    return found
-
-
-def _samples(
-    listing: Listing, photos: Mapping[str, str], masked: Mapping[str, str], pattern: re.Pattern[str] | None
-) -> Iterator[Sample]:
-    for stem in sorted(photos):
-        image = listing.images / photos[stem]
+def _samples(names: PairedNames, pattern: re.Pattern[str] | None, problems: list[Problem]) -> Iterator[Sample]:
+    for stem in sorted(names.photos):
+        photo = names.photos[stem]
         try:
             car, view = group_and_view(stem, pattern)
         except ConfigError as error:
             car, view = stem, ""
-            listing.problems.append(Problem("no-car", str(image), str(error).removeprefix("data.group: ")))
-        yield Sample(image, listing.masks / masked[stem] if stem in masked else None, car, view)
+            file = str(names.folders.images / photo)
+            problems.append(Problem("no-car", file, str(error).removeprefix("data.group: ")))
+        yield names.sample(stem, photo, car, view)
 
 
-def _ignored(folder: Path) -> Iterator[tuple[str, str]]:
+def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str]]:
+    nested = not any(image_names(folder, suffixes))
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
             if is_folder(entry):
-                yield entry.path, "a folder: photos are not looked for in folders of a folder"
-            elif Path(entry.name).suffix.lower() not in SUFFIXES:
+                if not nested:
+                    yield entry.path, "a folder beside images, which is not looked into"
+            elif Path(entry.name).suffix.lower() not in suffixes:
                 yield entry.path, "no image by its suffix"

@@ -24,12 +24,14 @@ class Gathered:
     Attributes:
         problems: What is wrong inside of files.
         shares: (count,), the share that each mask's object covers; NaN where no mask can be read.
+        borders: (count,), the share of its border that each mask's object covers; NaN as for ``shares``.
         ceilings: The best Dice possible, of the masks of which it was found out.
     """
 
     def __init__(self, count: int) -> None:
         self.problems: list[Problem] = []
         self.shares = np.full(count, np.nan)
+        self.borders = np.full(count, np.nan)
         self.ceilings: list[NDArray[np.float64]] = []
         self._sizes = np.zeros((count, 2), np.int32)
         self._first = np.full(count, -1, np.int64)  # the first photo of the same pixels; -1: it cannot be read
@@ -49,6 +51,7 @@ class Gathered:
                 self._pictures += coarse(facts.photo.thumbnail).tobytes()
         if facts.mask is not None:
             self._masks[number], self.shares[number] = facts.mask.digest, facts.mask.share
+            self.borders[number] = facts.mask.border
             if facts.mask.ceilings is not None:
                 self.ceilings.append(facts.mask.ceilings)
 

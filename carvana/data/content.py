@@ -25,7 +25,7 @@ def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = Non
     for sample, key in zip(samples, keys.tolist(), strict=True):
         if not key:
             raise DataError(
-                f"{sample.image}: it or its mask {sample.mask} is missing or cannot be read; bring it back, or take "
-                "the photo away"
+                f"{sample.image}: it or its mask {sample.masks[0]} is missing or cannot be read; bring it back, or "
+                "take the photo away"
             )
     return digest(keys.tobytes().hex())

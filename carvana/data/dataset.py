@@ -181,9 +181,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def _differ(sample: Sample, photo: Sequence[int], mask: Sequence[int]) -> str:
-    return (
-        f"{sample.mask}: the mask is {mask[1]} x {mask[0]}, its photo {photo[1]} x {photo[0]}; they must be of one size"
-    )
+    sizes = f"the mask is {mask[1]} x {mask[0]}, its photo {photo[1]} x {photo[0]}"
+    return f"{sample.masks[0]}: {sizes}; they must be of one size"
 
 
 def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

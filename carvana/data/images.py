@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from carvana.data.gif import MOST_CHANGES, read_runs
 from carvana.data.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg
+from carvana.data.masks import LOSSY_FORMATS, is_npy, mask_values, npy_size, object_of, read_npy
 from carvana.data.opening import (
     Source,
     check_pixels,
@@ -31,7 +33,7 @@ from carvana.data.opening import (
     read_bytes,
     stream,
 )
-from carvana.data.pixels import mask_values, object_of, orientation_of, pixels_in_memory, to_rgb, turn
+from carvana.data.pixels import bits_of, check_dropped_bits, orientation_of, pixels_in_memory, to_rgb, turn
 from carvana.data.runs import Runs
 from carvana.errors import DataError
 from carvana.files import atomic_path, write_bytes
@@ -53,6 +55,12 @@ SUFFIXES = _SUFFIXES_OF_HEIF | frozenset(
 )
 """What a folder is searched for, in lower case; HEIC as well where pillow-heif is installed."""
 
+MASK_SUFFIXES = SUFFIXES | {".npy"}
+"""What a folder is searched for masks."""
+
+
+MaskSource: TypeAlias = "Source | tuple[Source, ...]"
+"""What :func:`read_mask` takes: a file, or the files of several masks that are joined."""
 
 ImageSource: TypeAlias = "Source | Image.Image | NDArray[np.uint8] | torch.Tensor"
 """What :func:`read_image` takes."""
@@ -93,37 +101,44 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
             if image is not None:
                 return image
     with open_picture(data, source, max_pixels) as picture:
-        return turn(to_rgb(picture), orientation_of(picture))
+        name = name_of(source)
+        check_dropped_bits(picture, data, name)
+        return turn(to_rgb(picture, name), orientation_of(picture))
 
 
-def read_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> UInt8:
+def read_mask(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> UInt8:
     """Read a mask: uint8 (H, W), 1 where the object is.
 
-    Black is background. Files of 0/1, of 0/255, bilevel and palette files are all understood: where no value exceeds
-    1, 1 is the object, else everything of more than half brightness (the brightest channel counts).
+    Black is background. Files of 0/1, of 0/255, bilevel and palette files are all understood, and arrays in NumPy's
+    ``.npy``: where no value exceeds 1, 1 is the object, else everything of more than half brightness (the brightest
+    channel counts). Between black and white there may be what antialiasing or JPEG leave at the object's boundary.
+
+    Args:
+        source: A path, the bytes of an image file, or one that is open; a tuple of them is joined: 1 where any is.
+        max_pixels: Refuse masks that hold more pixels.
 
     Raises:
         DataError: the file is missing, damaged, too large or no image, or its values tell no object from background:
-            none exceeds 1, yet none is bright either, as in files of 0/100 or of numbers of classes.
+            none exceeds 1, yet none is bright either, as in files of 0/100; or they are labels: more than two values,
+            and not those of an antialiased boundary. Or joined masks differ in size.
 
     Example:
         >>> read_mask("car_mask.gif").max()  # doctest: +SKIP
         np.uint8(1)
     """
-    data = read_bytes(source, max_pixels)
-    runs = read_runs(data, max_pixels=max_pixels)
-    return runs.mask() if runs is not None else _mask_by_pillow(data, source, max_pixels)
+    found = _runs_or_mask(source, max_pixels)
+    return found.mask() if isinstance(found, Runs) else found
 
 
 def read_coverage(
-    source: Source, size: tuple[int, int], *, target: str = "coverage", max_pixels: int = MAX_PIXELS
+    source: MaskSource, size: tuple[int, int], *, target: str = "coverage", max_pixels: int = MAX_PIXELS
 ) -> UInt8:
     """Read a mask at a training size: what :func:`shrink_mask` makes of :func:`read_mask`.
 
     From the competition's own files it is made without any pixels of the full size, in a tenth of the time.
 
     Args:
-        source: A path, or the bytes of an image file.
+        source: As for :func:`read_mask`.
         size: (height, width).
         target: "coverage" or "nearest".
         max_pixels: Refuse masks that hold more pixels.
@@ -134,40 +149,97 @@ def read_coverage(
     Raises:
         DataError: as for :func:`read_mask`.
     """
-    data = read_bytes(source, max_pixels)
-    runs = read_runs(data, max_pixels=max_pixels)
-    if runs is None:
-        return shrink_mask(_mask_by_pillow(data, source, max_pixels), size, target=target)
-    if target == "coverage" and _shrinks(runs.size, size):
-        return runs.coverage(size)
-    return shrink_mask(runs.mask(), size, target=target)
+    found = _runs_or_mask(source, max_pixels)
+    if not isinstance(found, Runs):
+        return shrink_mask(found, size, target=target)
+    if target == "coverage" and _shrinks(found.size, size):
+        return found.coverage(size)
+    return shrink_mask(found.mask(), size, target=target)
 
 
-def read_share(source: Source, *, max_pixels: int = MAX_PIXELS) -> float:
+def read_share(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> float:
     """The share of a photo that its mask covers, in [0, 1].
+
+    Raises:
+        DataError: as for :func:`read_mask`.
+    """
+    found = _runs_or_mask(source, max_pixels)
+    runs = found if isinstance(found, Runs) else Runs.of(found)
+    return runs.area / (runs.size[0] * runs.size[1])
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """What a mask file holds beside its mask.
+
+    Attributes:
+        mask: uint8 (H, W) of 0/1.
+        between: The share of the pixels whose value is neither the lowest nor the highest.
+        values: How many values there are.
+        frames: How many pictures, of which the first one counts.
+        orientation: What EXIF said, 1 to 8; the mask is upright.
+    """
+
+    mask: UInt8
+    between: float = 0.0
+    values: int = 2
+    frames: int = 1
+    orientation: int = 1
+
+
+def inspect_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> MaskFile:
+    """Read one mask file, and look at its values; it takes longer than :func:`read_mask`.
 
     Raises:
         DataError: as for :func:`read_mask`.
     """
     data = read_bytes(source, max_pixels)
     runs = read_runs(data, max_pixels=max_pixels)
-    if runs is None:
-        runs = Runs.of(_mask_by_pillow(data, source, max_pixels))
-    return runs.area / (runs.size[0] * runs.size[1])
+    if runs is not None:
+        return MaskFile(runs.mask())
+    values, mask, frames = _unusual_mask(data, source, max_pixels)
+    found, counts = np.unique(values, return_counts=True)
+    between = float(counts[1:-1].sum() / values.size)
+    return MaskFile(mask, between, len(found), frames, image_header(data, max_pixels=max_pixels).orientation)
 
 
-def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """The (height, width) of an upright image file, from its header alone: a file of any size takes a fraction of a ms.
+class Header(NamedTuple):
+    """What the header of an image file tells.
+
+    Attributes:
+        size: (height, width), upright.
+        orientation: EXIF's, 1 to 8; 1 is upright.
+        bits: How many a value has.
+    """
+
+    size: tuple[int, int]
+    orientation: int = 1
+    bits: int = 8
+
+
+def image_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """What the header of an image file, or of a mask in ``.npy``, tells: a file of any size takes a fraction of a ms.
 
     Raises:
         DataError: the file is missing, no image, or holds more than ``max_pixels``.
     """
     with stream(source, max_pixels) as file:
         start = file.read(START)
+        if is_npy(start):
+            return Header(npy_size(start, name_of(source)))
         found = jpeg_size(start, file) if is_jpeg(start) else None
-        height, width, orientation = found or _pillow_size(file, source, max_pixels)
+        height, width, orientation, bits = (*found, 8) if found else _pillow_header(start, file, source, max_pixels)
     check_pixels(height, width, max_pixels, source)
-    return (width, height) if orientation >= 5 else (height, width)
+    return Header((width, height) if orientation >= 5 else (height, width), orientation, bits)
+
+
+def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """The (height, width) of an upright image file, from its header alone.
+
+    Raises:
+        DataError: as for :func:`image_header`.
+    """
+    return image_header(source, max_pixels=max_pixels).size
 
 
 def write_image(path: str | os.PathLike[str], pixels: UInt8, *, quality: int = 92) -> None:
@@ -258,14 +330,42 @@ def _shrinks(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
     return shape[0] >= size[0] and shape[1] >= size[1]
 
 
-def _mask_by_pillow(data: bytes, source: Source, max_pixels: int) -> UInt8:
+def _runs_or_mask(source: MaskSource, max_pixels: int) -> Runs | UInt8:
+    """A mask in the form that costs least to read."""
+    if isinstance(source, tuple):
+        masks = [read_mask(one, max_pixels=max_pixels) for one in source]
+        if len({mask.shape for mask in masks}) > 1:
+            told = ", ".join(f"{name_of(one)} {mask.shape}" for one, mask in zip(source, masks, strict=True))
+            raise DataError(f"masks of one image differ in size (height, width): {told}")
+        joined: UInt8 = np.maximum.reduce(masks)
+        return joined
+    data = read_bytes(source, max_pixels)
+    runs = read_runs(data, max_pixels=max_pixels)
+    return runs if runs is not None else _unusual_mask(data, source, max_pixels)[1]
+
+
+def _unusual_mask(data: bytes, source: Source, max_pixels: int) -> tuple[NDArray[Any], UInt8, int]:
+    """The values of a mask file, the mask, and the number of pictures; all but GIFs of one picture of two values."""
+    name = name_of(source)
+    if is_npy(data):
+        values = read_npy(data, name, max_pixels)
+        return values, object_of(values, name), 1
     with open_picture(data, source, max_pixels) as picture:
-        values = turn(mask_values(picture), orientation_of(picture))
-    return object_of(values, name_of(source))
+        values = turn(mask_values(picture, name), orientation_of(picture))
+        lossy = picture.format in LOSSY_FORMATS
+        frames = _frames(picture)  # last of all: it goes through the file, away from the first picture
+    return values, object_of(values, name, lossy=lossy), frames
 
 
-def _pillow_size(file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int]:
-    """The height and the width as they are stored, and the orientation."""
+def _frames(picture: Image.Image) -> int:
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception:  # Pillow goes through what follows the first picture, and may raise nearly anything there
+        return 1
+
+
+def _pillow_header(start: bytes, file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int, int]:
+    """The height and the width as they are stored, the orientation, and the bits of a value."""
     with open_header(file, source, limit) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # whose size is turned already in some versions of Pillow
@@ -273,7 +373,7 @@ def _pillow_size(file: BinaryIO, source: Source, limit: int) -> tuple[int, int, 
         if isinstance(picture, PngImageFile) and _png_tells_late(file):
             with suppress(Exception):  # a size is asked for: pixels that are damaged do not matter
                 picture.load()
-        return height, width, orientation_of(picture)
+        return height, width, orientation_of(picture), bits_of(picture, start)
 
 
 def _png_tells_late(file: BinaryIO) -> bool:

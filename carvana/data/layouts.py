@@ -1,20 +1,23 @@
 """Where photos and masks lie in a data folder, and what their names tell.
 
-Two layouts are known, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own (``train/`` and
-``train_masks/``, masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of the folder that
-returns the pair of (images folder, masks folder), or samples, or None where the folder is not laid out so.
+Three layouts are known, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own (``train/``
+and ``train_masks/``, masks named ``*_mask.gif``), ``images/`` with ``masks/``, and photos with their masks beside them.
+A layout is a function of the folder that returns the pair of (images folder, masks folder), or samples, or None where
+the folder is not laid out so.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carvana.data.images import SUFFIXES
+from carvana.data.images import MASK_SUFFIXES, SUFFIXES
+from carvana.data.mask_names import MaskNames
 from carvana.errors import ConfigError, DataError
 from carvana.registry import registry
 
@@ -32,8 +35,17 @@ def folders_layout(root: Path) -> tuple[Path, Path] | None:
     return _pair(root, "images", "masks")
 
 
+def beside_layout(root: Path) -> tuple[Path, Path] | None:
+    """Photos with their masks beside them, in the folder itself or in its sub-folders."""
+    names = list(itertools.islice(nested_names(root, MASK_SUFFIXES), _LOOKED_AT))
+    return (root, root) if MaskNames().beside(names) else None
+
+
+_LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
+
+
 class Folders(NamedTuple):
-    """The folder of photos and the folder of masks."""
+    """The folder of photos and the folder of masks; they may be one."""
 
     images: Path
     masks: Path
@@ -65,7 +77,8 @@ def find_layout(
     others = [entry.name for entry in layouts if entry.source != "carvana"]
     also = f", nor is it laid out as {' or '.join(others)} are" if others else ""
     raise DataError(
-        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/{also}; "
+        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/, nor photos with their masks beside"
+        f" them{also}; "
         "name its folders: data.images and data.masks (--set data.images=... of fit, --images of carvana data)"
     )
 
@@ -115,13 +128,15 @@ def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
 
 def photo_names(folder: Path) -> list[str]:
     """The names of all photos of a folder, sorted; a DataError if there is none."""
-    names = sorted(image_names(folder))
-    if not names:
-        raise DataError(f"{folder}: no photo in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
-    return names
+    return _some(folder, image_names(folder))
 
 
-def image_names(folder: Path) -> Iterator[str]:
+def nested_photo_names(folder: Path) -> list[str]:
+    """As :func:`photo_names`; those of its sub-folders, as ``a/x.jpg``, where the folder itself holds none."""
+    return _some(folder, nested_names(folder))
+
+
+def image_names(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[str]:
     """The names of all image files of a folder, in no order; those of its sub-folders do not count.
 
     Links count as what they lead to, wherever that lies; one that leads nowhere is named, and told when it is read.
@@ -129,32 +144,25 @@ def image_names(folder: Path) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                image = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - ten times faster
+                image = os.path.splitext(entry.name)[1].lower() in suffixes  # noqa: PTH122 - ten times faster
                 if image and not entry.name.startswith(".") and not is_folder(entry):
                     yield entry.name
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
 
 
-def photo_of(mask: str, stems: Container[str]) -> str:
-    """The stem of the photo that a mask belongs to, by its file name.
+def nested_names(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[str]:
+    """As :func:`image_names`, of all folders below a folder that holds no image itself, each with ``/`` before it.
 
-    Args:
-        mask: The mask's file name.
-        stems: The stems of all photos.
-
-    Returns:
-        The mask's own stem if there is such a photo, else the stem without ``_mask``; of ``x.jpg.png`` also ``x``.
-        Where no photo fits, the stem without ``_mask``.
-
-    >>> photo_of("00_mask.png", {"00", "01"}), photo_of("00_mask.png", {"00_mask"}), photo_of("00.jpg.png", {"00"})
-    ('00', '00_mask', '00')
+    Hidden folders, and links to folders, are not gone into.
     """
-    stem = os.path.splitext(mask)[0]  # noqa: PTH122 - as above
-    inner, suffix = os.path.splitext(stem)  # noqa: PTH122
-    shorter = (inner, inner.removesuffix("_mask")) if suffix.lower() in SUFFIXES else ()
-    names: tuple[str, ...] = (stem, stem.removesuffix("_mask"), *shorter)
-    return next((name for name in names if name in stems), names[1])
+    own = image_names(folder, suffixes)
+    first = next(own, None)
+    if first is not None:
+        yield first
+        yield from own
+        return
+    yield from _in_sub_folders(folder, suffixes)
 
 
 def passed_over(folder: Path) -> list[str]:
@@ -210,12 +218,13 @@ def group_pattern(group: str | None) -> re.Pattern[str] | None:
 
 
 def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str]:
-    """The car and the view that a photo's stem tells.
+    """The car and the view that a photo's stem tells; a pattern with ``/`` in it is given the sub-folders as well.
 
     Raises:
         ConfigError: the pattern does not match, or finds no car.
     """
-    match = pattern.match(stem) if pattern else CARVANA_NAME.fullmatch(stem)
+    text = stem if pattern and "/" in pattern.pattern else stem.rpartition("/")[2]
+    match = pattern.match(text) if pattern else CARVANA_NAME.fullmatch(text)
     if match is None:
         if pattern is None:
             return stem, ""
@@ -227,6 +236,28 @@ def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str
             f"data.group: {match.re.pattern!r} finds no car in the photo {stem!r}; its group is empty there"
         )
     return car, names.get("view") or ""
+
+
+def _some(folder: Path, names: Iterable[str]) -> list[str]:
+    found = sorted(names)
+    if not found:
+        raise DataError(f"{folder}: no photo in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _all_below(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
+    """The names of all image files at any depth, relative to the folder."""
+    yield from image_names(folder, suffixes)
+    yield from _in_sub_folders(folder, suffixes)
+
+
+def _in_sub_folders(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        below = sorted(
+            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+        )
+    for name in below:
+        yield from (f"{name}/{inner}" for inner in _all_below(folder / name, suffixes))
 
 
 def _below(root: Path, part: Path) -> Path:

@@ -12,9 +12,11 @@ from importlib.util import find_spec
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from carvana.data.pillow_limit import pillow_limit
 from carvana.data.scans import MOST_SCANS, count_scans
+from carvana.data.tiff import check_pages, tiff_layout
 from carvana.errors import DataError
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -22,6 +24,9 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """What Pillow may take a file for, whatever its name. It knows 40 more: one hands files to Ghostscript, a program."""
+
+JPEG_FORMATS = "JPEG", "MPO"
+"""What Pillow calls a JPEG: one picture, or several in a file, as some phones write."""
 
 _BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
 
@@ -112,17 +117,20 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("it holds", limit, source) from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name_of(source)}: no image; expected JPEG, PNG, GIF, TIFF, WebP or BMP") from error
+        what = tiff_layout(file) or "no image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
+        raise DataError(f"{name_of(source)}: {what}") from error
     except Exception as error:  # as below
         raise DataError(f"{name_of(source)}: cannot be read ({error}); replace the file or leave it out") from error
     check_pixels(picture.height, picture.width, limit, source)
+    if isinstance(picture, TiffImageFile):
+        check_pages(picture, name_of(source))
     return picture
 
 
 def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
     """A picture with its pixels; a DataError if it is damaged, none at all, or holds too many of them."""
     picture = open_header(io.BytesIO(data), source, limit)
-    if picture.format in ("JPEG", "MPO"):
+    if picture.format in JPEG_FORMATS:
         check_scans(data, source)
     try:
         with pillow_limit(limit):

@@ -1,4 +1,4 @@
-"""From Pillow's pictures to plain arrays: upright, eight bits, RGB or the two values of a mask."""
+"""From Pillow's pictures to plain arrays: upright, eight bits, RGB."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from carvana.errors import DataError
 
@@ -15,6 +17,8 @@ UInt8 = NDArray[np.uint8]
 
 
 _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
+_PNG_DEPTH = 24  # the place of the bit depth in a PNG
+_SMALL_PART = 1 / 4  # of the range: 14 bits in 16, as many cameras have, are a quarter
 
 
 def orientation_of(picture: Image.Image) -> int:
@@ -41,10 +45,14 @@ def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(turned)
 
 
-def to_rgb(picture: Image.Image) -> UInt8:
-    """Any picture as uint8 (H, W, 3); what is transparent shows white."""
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        grey = _eight_bit(np.asarray(picture))
+def to_rgb(picture: Image.Image, name: str = "the image") -> UInt8:
+    """Any picture as uint8 (H, W, 3); what is transparent shows white.
+
+    Raises:
+        DataError: its values are of more than 8 bits and use a small part of their range; ``name`` begins the message.
+    """
+    if is_wide(picture):
+        grey = _eight_bit(np.asarray(picture), name)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -87,69 +95,69 @@ def _rgb_of(pixels: UInt8) -> UInt8:
     return pixels if pixels.shape[2] == 3 else to_rgb(Image.fromarray(pixels))
 
 
-def mask_values(picture: Image.Image) -> NDArray[Any]:
-    """How bright each pixel (H, W) of a mask is, by its brightest channel, in the file's own range.
-
-    What is transparent is black.
-    """
-    if picture.mode == "P":
-        return _palette_values(picture)
-    if picture.mode == "1":
-        return np.asarray(picture).view(np.uint8)
-    if picture.mode == "L":
-        return np.array(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        wide: NDArray[Any] = np.nan_to_num(np.asarray(picture))
-        return wide
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        black = Image.new("RGBA", picture.size, "black")
-        picture = Image.alpha_composite(black, picture)
-    brightest: UInt8 = np.asarray(picture.convert("RGB")).max(axis=2)
-    return brightest
+def is_wide(picture: Image.Image) -> bool:
+    """Whether Pillow hands out grey values of more than 8 bits."""
+    return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
-def object_of(values: NDArray[Any], name: str) -> UInt8:
-    """The 0/1 of a mask file's values: 1 where they are 1, if none is higher, else where they exceed half their range.
+def bits_of(picture: Image.Image, start: bytes) -> int:
+    """How many bits a value of a picture has in its file, which begins with ``start``: Pillow drops those behind 8."""
+    if isinstance(picture, TiffImageFile):
+        return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
+    if isinstance(picture, PngImageFile):
+        return start[_PNG_DEPTH]
+    return {"I": 32, "F": 32}.get(picture.mode, 16) if is_wide(picture) else 8
+
+
+def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
+    """Refuse a picture of 16 bits in several bands of which Pillow's upper 8 bits show next to nothing.
+
+    Args:
+        picture: With its pixels.
+        data: The bytes of its file.
+        name: What the message begins with.
 
     Raises:
-        DataError: there are values above 1, and none in the upper half; ``name`` is the file's in the message.
+        DataError: its values use a small part of their range.
     """
-    highest = values.max(initial=0)
-    if highest <= 1:
-        return values if values.dtype == np.uint8 else (values > 0.5).view(np.uint8)
-    half = 127 if highest <= 255 else 32767
-    if highest <= half:
-        found = np.unique(values)
-        told = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
-        raise DataError(
-            f"{name}: the mask holds the values {told}: which of them are the object? expected 0 and 1, 0 and 255, "
-            "or a palette that shows the object bright"
-        )
-    return np.asarray(values > half).view(np.uint8)
+    bits = bits_of(picture, data)
+    if bits <= 8 or is_wide(picture):  # one band: _eight_bit has looked at it
+        return
+    shown = np.asarray(picture.convert("RGB"))
+    lowest, highest = int(shown.min()), int(shown.max())
+    if highest - lowest >= _SMALL_PART * 256:
+        return
+    exact = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if exact is not None and exact.dtype == np.uint16 and exact.ndim == 3:
+        lowest, highest = int(exact[:, :, :3].min()), int(exact[:, :, :3].max())
+    else:
+        lowest, highest = lowest * 256, highest * 256 + 255
+    _check_range(lowest, highest, 65535, bits, name)
 
 
-def _palette_values(picture: Image.Image) -> UInt8:
-    """Indices looked up in the palette's brightest channel; the bare indices where the palette tells nothing apart."""
-    indices = np.array(picture)
-    palette = np.zeros(768, np.uint8)
-    colours = picture.getpalette() or []
-    palette[: len(colours)] = colours
-    brightness = palette.reshape(256, 3).max(axis=1)
-    highest = int(indices.max(initial=0))
-    if highest == 0:
-        return np.full_like(indices, brightness[0] > 127)  # one colour everywhere: the object if it is bright
-    if len(np.unique(brightness[: highest + 1])) == 1:
-        return indices
-    if brightness[0] == 0 and brightness[1] > 127 and highest <= 1:
-        return indices  # Carvana's own files: no look-up needed
-    values: UInt8 = cv2.LUT(indices, brightness)
-    return values
-
-
-def _eight_bit(values: NDArray[np.generic]) -> UInt8:
+def _eight_bit(values: NDArray[Any], name: str) -> UInt8:
     """16-bit values (0..65535) to 8 bits; what stays under 256 already is kept."""
-    wide = np.clip(values, 0, 65535)
-    if wide.max(initial=0) > 255:
-        wide = wide / 257
+    if not values.size:
+        return values.astype(np.uint8)
+    lowest, highest = values.min().item(), values.max().item()
+    kept = highest <= 255
+    bits = values.dtype.itemsize * 8
+    _check_range(lowest, highest, 255 if kept and highest > 1 else 65535, bits, name)
+    wide = values if kept else values / 257
     return np.asarray(wide + 0.5).astype(np.uint8)
+
+
+def _check_range(lowest: float, highest: float, full: int, bits: int, name: str) -> None:
+    """Refuse values that would be read nearly black, or of one brightness; those that are all equal may be.
+
+    Raises:
+        DataError: they use a small part of 0 to ``full``, or lie outside of it.
+    """
+    inside = 0 <= lowest <= highest <= full  # not so with NaN
+    if inside and (lowest == highest or highest - lowest >= _SMALL_PART * full):
+        return
+    raise DataError(
+        f"{name}: {bits} bits a value, the lowest {lowest:,.6g}, the highest {highest:,.6g}, read as 0 to {full:,}: "
+        + ("it would show next to nothing" if inside else "some lie outside")
+        + "; scale the values to 0 to 255 and save 8 bits (a later version takes their range from data.range)"
+    )

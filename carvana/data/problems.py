@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 ADVICE = {
     "unreadable": "replace the file, or move photo and mask away",
+    "range": "scale the values to 0 to 255 and save 8 bits",
     "no-mask": "add the mask, or move the photo away",
     "no-photo": "add the photo, or move the mask away",
     "same-stem": "keep one of the files",
     "no-car": "make --group (data.group) match every photo's name",
     "size-differs": "export photo and mask at one size",
     "not-binary": "store two values alone: 0 and 255, or 0 and 1",
+    "inverted": "if object and background are exchanged, invert the masks: the object is white, or 1",
+    "turned": "look at it (carvana data show); turn the mask, or take the orientation out of the photo's EXIF",
     "frames": "store one picture a file: the first one counts",
     "empty-mask": "draw the object, or leave the photo out if there should be one",
     "full-mask": "make sure that the object really fills the photo",

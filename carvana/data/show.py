@@ -113,7 +113,9 @@ def choose(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
 def _row(sample: Sample, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]) -> _Row:
     image, mask = read_image(sample.image), read_mask(mask_of(sample))
     if image.shape[:2] != mask.shape:
-        raise DataError(f"{sample.mask}: the mask and its photo are not of one size; `carvana data check` tells all")
+        raise DataError(
+            f"{sample.masks[0]}: the mask and its photo are not of one size; `carvana data check` tells all"
+        )
     height, width = mask.shape
     small, coverage = resize_image(image, size), _coverage(mask, size)
     pictures = [_enlarged(_painted(coverage))]

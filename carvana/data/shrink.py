@@ -27,8 +27,8 @@ def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tupl
     return image, read_coverage(mask_of(sample), size, target=target)
 
 
-def mask_of(sample: Sample) -> Path:
-    """The file of the mask; a DataError if there is none."""
+def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
+    """The file of the mask, or several that are joined; a DataError if there is none."""
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
     return sample.mask

@@ -77,5 +77,5 @@ def _side(samples: Sequence[Sample], shares: NDArray[np.float64]) -> Side:
     )
 
 
-def _share(mask: Path | None) -> float:
+def _share(mask: Path | tuple[Path, ...] | None) -> float:
     return 0.0 if mask is None else float(read_mask(mask).mean())

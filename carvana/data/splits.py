@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,9 @@ def recipe_samples(data: DataConfig, root: Path | None) -> SampleTable:
     """The photos of a data folder, found as a recipe says; a ConfigError if no folder is named."""
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")
-    return SampleTable.of(each_sample(root, images=data.images, masks=data.masks, group=data.group))
+    return SampleTable.of(
+        each_sample(root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix)
+    )
 
 
 def split_samples(
@@ -173,6 +176,11 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     """
     subsets = _read_subsets(Path(path))
     places = {sample.name: place for place, sample in enumerate(samples)}
+    known = [name if name in places else Path(name).name for name in subsets]  # written with a folder before it
+    if len(set(known)) < len(known):
+        twice = Counter(known).most_common(1)[0][0]
+        raise DataError(f"{path}: {twice} stands there twice; leave one of the lines out")
+    subsets = dict(zip(known, subsets.values(), strict=True))
     absent = sorted(subsets.keys() - places.keys())
     if absent:
         raise DataError(f"{path}: {len(absent)} of its photos are not in the data folder (the first: {absent[0]})")
@@ -280,7 +288,7 @@ def _read_subsets(path: Path) -> dict[str, str]:
             rows = csv.DictReader(file)
             understood = {"image", "subset"} <= set(rows.fieldnames or ())
             for number, row in enumerate(rows if understood else (), start=2):
-                name, subset = Path(row["image"] or "").name, row["subset"]
+                name, subset = row["image"] or "", row["subset"]
                 if subset not in ("train", "val") or not name:
                     raise DataError(
                         f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train or val"

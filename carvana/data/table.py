@@ -130,8 +130,8 @@ class _Columns:
     folders: tuple[str, ...]
     image_folders: NDArray[np.int32]
     mask_folders: NDArray[np.int32]  # -1: there is no mask
-    images: _Strings
-    masks: _Strings
+    images: _Strings  # with the folders that belong to their names
+    masks: _Strings  # the first one's name, and the paths of others behind it, each after a zero byte
     groups: _Strings
     views: _Strings
 
@@ -141,12 +141,14 @@ class _Columns:
         image_folders, mask_folders = array("i"), array("i")
         images, masks, groups, views = _Column(), _Column(), _Column(), _Column()
         for sample in samples:
-            folder, name = os.path.split(sample.image)
+            name = sample.name
+            folder = os.path.dirname(str(sample.image)[: -len(name)] + "_")  # noqa: PTH120 - as it is written
             image_folders.append(numbers.setdefault(folder, len(numbers)))
             images.append(name)
-            folder, name = ("", "") if sample.mask is None else os.path.split(sample.mask)
+            first, *others = sample.masks or ("",)
+            folder, name = os.path.split(first)
             mask_folders.append(-1 if sample.mask is None else numbers.setdefault(folder, len(numbers)))
-            masks.append(name)
+            masks.append("\0".join([name, *map(str, others)]))
             groups.append(sample.group)
             views.append(sample.view)
         return cls(
@@ -163,10 +165,13 @@ class _Columns:
         return len(self.image_folders)
 
     def sample(self, row: int) -> Sample:
-        mask = self.mask_folders[row]
+        image, mask = self.images[row], self.mask_folders[row]
+        first, *others = self.masks[row].split("\0")
+        masks = () if mask < 0 else (Path(self.folders[mask], first), *map(Path, others))
         return Sample(
-            Path(self.folders[self.image_folders[row]], self.images[row]),
-            None if mask < 0 else Path(self.folders[mask], self.masks[row]),
+            Path(self.folders[self.image_folders[row]], image),
+            masks if len(masks) > 1 else masks[0] if masks else None,
             self.groups[row],
             self.views[row],
+            image.count("/"),
         )

@@ -58,7 +58,7 @@ def choose_for_all(
     Raises:
         DataError: the photos are not there.
     """
-    samples = find_samples(data, group=_group_pattern(runs[0]))
+    samples = find_samples(data, **_reading(runs[0]))
     tell_known_cars(runs, samples, reporter or LogReporter())
     return samples
 
@@ -75,8 +75,12 @@ def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
     return own is not None and own.resolve() == Path(data).resolve()
 
 
-def _group_pattern(run: str | os.PathLike[str]) -> str | None:
-    return Run(run).read_config().data.group if Run(run).config_path.is_file() else None
+def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
+    """How a run reads the names of files."""
+    if not Run(run).config_path.is_file():
+        return {}
+    data = Run(run).read_config().data
+    return {"group": data.group, "mask_suffix": data.mask_suffix}
 
 
 def tell_known_cars(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:

@@ -232,7 +232,7 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
     if image.shape[:2] != mask.shape:
         height, width = image.shape[:2]
         raise DataError(
-            f"{sample.mask}: {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {sample.image} has "
+            f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {sample.image} has "
             f"{width} x {height}; a mask must have its photo's size"
         )
     return _Labelled(sample, mask), predictor.prepare(image)

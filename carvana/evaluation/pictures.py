@@ -49,7 +49,7 @@ def worst_photos(
     for _, sample in ranked:
         assert sample.mask is not None
         images.append(overlay(read_image(sample.image), mask_of(sample), read_mask(sample.mask)))
-    titles = [f"{sample.image.stem}   Dice {score.dice:.5f}" for score, sample in ranked]
+    titles = [f"{sample.stem}   Dice {score.dice:.5f}" for score, sample in ranked]
     contact_sheet(images, titles, path=path, title="The worst photos: red is too much, blue is missed")
 
 

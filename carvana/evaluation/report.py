@@ -109,7 +109,7 @@ def draw_pictures(
     shown = _spread(samples)
     contact_sheet(
         [overlay(read_image(sample.image), mask_of(sample)) for sample in shown],
-        [sample.image.stem for sample in shown],
+        [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
         title="Masks of validation photos",
     )

@@ -22,8 +22,8 @@ from carvana.thresholds import threshold_index
 
 
 def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
-    """The file of a photo's predicted mask in a folder of them: ``<stem>_mask.png``."""
-    return Path(folder) / f"{sample.image.stem}_mask.png"
+    """The file of a photo's predicted mask in a folder of them: ``<stem>_mask.png``, in the photo's sub-folders."""
+    return Path(folder) / f"{sample.stem}_mask.png"
 
 
 class Shelf:
@@ -48,7 +48,7 @@ class Shelf:
         if masks_dir is None:
             yield None
             return
-        refuse_equal_stems([sample.image for sample in samples])
+        refuse_equal_stems([sample.image for sample in samples], [sample.stem for sample in samples])
         folder = Path(masks_dir)
         try:
             with scratch_folder(folder) as waiting:
@@ -77,4 +77,7 @@ class Shelf:
             pass
 
     def _place(self, sample: Sample) -> Path:
-        return self._waiting / sample.image.stem
+        place = self._waiting / sample.stem
+        if sample.depth:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        return place

@@ -59,18 +59,21 @@ def places(photos: Sequence[Path]) -> list[Path]:
     return [folders[photo.parent] / photo.name for photo in photos]
 
 
-def refuse_equal_stems(photos: Sequence[Path]) -> None:
+def refuse_equal_stems(photos: Sequence[Path], stems: Iterable[str] | None = None) -> None:
     """Outputs are named by the photo's stem, and none may overwrite another's.
+
+    Args:
+        photos: The photos.
+        stems: What their outputs are named by, if it is not the stem of the file alone.
 
     Raises:
         DataError: two photos share a stem.
     """
     seen: dict[str, Path] = {}
-    for photo in distinct(photos):
-        other = seen.setdefault(photo.stem, photo)
-        if other is not photo:
+    for photo, place, stem in zip(photos, places(photos), stems or (photo.stem for photo in photos), strict=True):
+        if seen.setdefault(stem, place) != place:
             raise DataError(
-                f"{photo} and {other} would both write {photo.stem}_mask.png, or its like; rename one of them, "
+                f"{photo} and {seen[stem]} would both write {stem}_mask.png, or its like; rename one of them, "
                 "or let them write into two folders"
             )
 

@@ -14,7 +14,7 @@ import torch
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
-from carvana.data.pairs import check_sizes
+from carvana.data.pairs import check_sizes, tell_of_masks
 from carvana.data.splits import Split, check_unchanged, make_split, recall_split, tell_of_leak, write_split
 from carvana.devices import describe, process_count, process_number
 from carvana.errors import ConfigError
@@ -28,7 +28,7 @@ from carvana.training.recipe import build_model, check, datasets, lasting_path, 
 from carvana.training.state import has_state, peek_state
 from carvana.training.trainer import Trainer
 
-_LATER = {"start_size": None, "start_epochs": 0, "whole": 0.0}
+_LATER = {"start_size": None, "start_epochs": 0, "whole": 0.0, "mask_suffix": None}
 """Keys of ``data`` that runs from before they were there go on without, and what stands for their absence."""
 
 
@@ -76,6 +76,8 @@ def fit(
     split = make_split(config.data, config.split)
     tell_of_leak(split, reporter)
     check_sizes(split.train + split.val)
+    uncached = config.data.mode == "crop" or not config.data.cache_gb
+    tell_of_masks(split.train + split.val, reporter, every=uncached)
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:

@@ -50,12 +50,10 @@ def test_images_and_masks_are_found_and_each_photo_is_a_group_of_its_own(tmp_pat
 )
 def test_a_mask_belongs_to_the_photo_of_its_own_stem_first(tmp_path: Path, names: list[str], suffix: str) -> None:
     make(tmp_path, "images", "masks", names, suffix)
-    assert [(s.image.stem, s.mask.name if s.mask else None) for s in find_samples(tmp_path)] == [
-        (name, f"{name}{suffix}.png") for name in names
-    ]
-    assert [(place.stem, place.mask.name if place.mask else None) for place in list_folders(tmp_path).places] == [
-        (name, f"{name}{suffix}.png") for name in names
-    ]
+    expected = [(name, [f"{name}{suffix}.png"]) for name in names]
+    assert [(sample.stem, [mask.name for mask in sample.masks]) for sample in find_samples(tmp_path)] == expected
+    listed = list_folders(tmp_path).places
+    assert [(place.stem, [mask.name for mask in place.masks]) for place in listed] == expected
     assert list_folders(tmp_path).problems == []
 
 
