@@ -149,7 +149,7 @@ def check_data(
     for number, facts in enumerate(track(found, reporter, "checking files", len(places))):
         gathered.add(number, facts)
     problems = [*listing.problems, *gathered.problems, *_equal_photos(places, gathered)]
-    problems += _inverted_masks(listing.masks, gathered)
+    problems += [*_inverted_masks(listing.masks, gathered), *_turned_masks(places, gathered)]
     problems += [*_equal_masks(places, gathered), *_near_duplicates(places, gathered)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
@@ -208,6 +208,15 @@ def _inverted_masks(folder: Path, gathered: Gathered) -> Iterator[Problem]:
     if is_inverted(shares, gathered.borders[known].tolist()):
         message = f"nearly all of {len(shares)} masks are object in most of the image and along its border"
         yield Problem("inverted", str(folder), message)
+
+
+def _turned_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:
+    """All masks of photos that EXIF turns alone, if most of them fit better turned as well."""
+    count = sum(gathered.turned.values())
+    if count > len(gathered.turned) / 2:
+        message = f"EXIF turns its photo alone, and {count} of {len(gathered.turned)} such masks fit better turned, too"
+        for number in gathered.turned:
+            yield Problem("turned", str(places[number].masks[0]), message)
 
 
 def _equal_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:

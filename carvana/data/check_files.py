@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -50,11 +51,12 @@ class MaskFacts:
 
 @dataclass
 class Facts:
-    """What became known of a place."""
+    """What became known of a place; ``turned``: see :func:`carvana.data.pairs.fits_better_turned`."""
 
     place: Place
     photo: PhotoFacts | None = None
     mask: MaskFacts | None = None
+    turned: bool | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -81,17 +83,10 @@ def inspect(place: Place, *, ceilings: bool) -> Facts:
         facts.mask = _mask(np.maximum.reduce(masks), place.masks[0], facts.problems, ceilings=ceilings)
     if facts.photo is not None and facts.mask is not None and facts.photo.size != facts.mask.size:
         facts.problems.append(Problem("size-differs", str(place.masks[0]), _sizes(facts.photo.size, facts.mask.size)))
-    elif place.image and facts.photo and facts.mask and _is_turned(place.image, masks, files[0]):
-        message = "fits its photo better when EXIF turns it as it turns the photo"
-        facts.problems.append(Problem("turned", str(place.masks[0]), message))
+    elif place.image and facts.photo and facts.mask and files[0]:
+        with suppress(DataError):  # it is gone meanwhile
+            facts.turned = fits_better_turned(place.image, np.maximum.reduce(masks), files[0].orientation)
     return facts
-
-
-def _is_turned(image: Path, masks: list[NDArray[np.uint8]], file: MaskFile | None) -> bool:
-    try:
-        return file is not None and fits_better_turned(image, np.maximum.reduce(masks), file.orientation)
-    except DataError:  # it is gone meanwhile
-        return False
 
 
 def _tried(read: Callable[[bytes], T], path: Path, problems: list[Problem]) -> T | None:

@@ -25,6 +25,7 @@ class Gathered:
         problems: What is wrong inside of files.
         shares: (count,), the share that each mask's object covers; NaN where no mask can be read.
         borders: (count,), the share of its border that each mask's object covers; NaN as for ``shares``.
+        turned: Of photos that EXIF turns and not their masks, whether each mask fits better turned as well.
         ceilings: The best Dice possible, of the masks of which it was found out.
     """
 
@@ -32,6 +33,7 @@ class Gathered:
         self.problems: list[Problem] = []
         self.shares = np.full(count, np.nan)
         self.borders = np.full(count, np.nan)
+        self.turned: dict[int, bool] = {}
         self.ceilings: list[NDArray[np.float64]] = []
         self._sizes = np.zeros((count, 2), np.int32)
         self._first = np.full(count, -1, np.int64)  # the first photo of the same pixels; -1: it cannot be read
@@ -49,6 +51,8 @@ class Gathered:
             if first == number:
                 self._different.append(number)
                 self._pictures += coarse(facts.photo.thumbnail).tobytes()
+        if facts.turned is not None:
+            self.turned[number] = facts.turned
         if facts.mask is not None:
             self._masks[number], self.shares[number] = facts.mask.digest, facts.mask.share
             self.borders[number] = facts.mask.border

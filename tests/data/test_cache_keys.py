@@ -11,6 +11,7 @@ from carvana.data import cache_keys
 from carvana.data.cache_build import build_caches
 from carvana.data.cache_keys import KnownFiles
 from carvana.data.samples import Sample
+from carvana.progress import SilentReporter
 
 
 @pytest.fixture
@@ -100,3 +101,21 @@ def test_missing_files_have_no_key(tmp_path: Path) -> None:
     samples[1] = Sample(samples[1].image, None, "a")
     keys, _ = KnownFiles(tmp_path / "files").keys(samples, reporter=Listener())
     assert [bool(key) for key in keys] == [False, False, True]
+
+
+def test_each_of_several_masks_counts(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("x.jpg", "x_mask.png", "x_mask_1.png")]
+    for number, file in enumerate(files):
+        file.write_bytes(b"%d" % number)
+    sample = Sample(files[0], tuple(files[1:]), "x")
+    known = KnownFiles(tmp_path / "files")
+    before, _ = known.keys([sample], reporter=SilentReporter())
+    again, _ = known.keys([sample], reporter=SilentReporter())
+    assert before[0]
+    assert (before == again).all()
+    files[2].write_bytes(b"other")
+    after, _ = known.keys([sample], reporter=SilentReporter())
+    assert after[0] not in (b"", before[0])
+    files[2].unlink()
+    gone, _ = known.keys([sample], reporter=SilentReporter())
+    assert not gone[0]

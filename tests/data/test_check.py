@@ -241,3 +241,41 @@ def test_a_folder_in_which_nothing_can_be_read_is_reported(folder: Folder) -> No
     report = folder.check()
     assert report.count() == {"unreadable": 40}
     assert (report.foreground, report.ceilings, report.sizes) == (None, (), {})
+
+
+def test_inverted_masks_are_told_once_for_all(folder: Folder) -> None:
+    for mask in folder.masks:
+        replace_mask(mask, np.where(read_mask(mask), 0, 255).astype(np.uint8))
+    assert folder.found() == {("inverted", "train_masks")}
+
+
+def test_masks_that_exif_leaves_behind_are_told(folder: Folder) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in folder.images[:2]:
+        Image.fromarray(read_image(path)).save(path, exif=exif, quality=95)
+    found = folder.found()
+    assert {name for kind, name in found if kind == "turned"} == {path.name for path in folder.masks[:2]}
+
+
+def test_values_over_a_small_part_of_their_range_are_told(folder: Folder) -> None:
+    dark = folder.images[0].with_suffix(".png")
+    cv2.imwrite(str(dark), read_image(folder.images[0]).astype(np.uint16) * 16)
+    folder.images[0].unlink()
+    assert folder.found() == {("range", dark.name)}
+    assert "16 bits a value, the lowest" in folder.check().problems[0].message
+
+
+def test_joined_masks_count_as_one(folder: Folder) -> None:
+    mask = read_mask(folder.masks[0])
+    left, right = mask.copy(), mask.copy()
+    left[:, 120:], right[:, :120] = 0, 0
+    before = folder.check()
+    Image.fromarray(left * np.uint8(255)).save(folder.masks[0], format="PNG")
+    second = folder.masks[0].with_name(f"{folder.masks[0].stem}_1.png")
+    Image.fromarray(right * np.uint8(255)).save(second)
+    after = folder.check()
+    assert after.problems == ()
+    assert (after.pairs, after.foreground) == (before.pairs, before.foreground)
+    Image.fromarray(right[1:]).save(second)
+    assert folder.found() == {("size-differs", folder.masks[0].name)}

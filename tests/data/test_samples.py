@@ -9,6 +9,7 @@ import pytest
 from carvana.data.check_folders import list_folders
 from carvana.data.layouts import find_photos
 from carvana.data.samples import find_samples
+from carvana.data.splits import read_split, split_samples, write_split
 from carvana.errors import ConfigError, DataError
 
 
@@ -146,3 +147,97 @@ def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
             find_photos(folder)
         with pytest.raises(DataError, match=str(folder)):
             find_samples(folder)
+
+
+def put(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".npy"):
+            np.save(root / name, np.eye(4, 6, dtype=np.uint8))
+        else:
+            cv2.imwrite(str(root / name), np.zeros((4, 6), np.uint8))
+    return root
+
+
+def found(root: Path, **options: str) -> dict[str, list[str]]:
+    """Each photo's masks, by names; ``list_folders`` must find the same."""
+    samples = find_samples(root, **options)  # type: ignore[arg-type]
+    listing = list_folders(root, **options)  # type: ignore[arg-type]
+    assert listing.problems == []
+    assert [place.masks for place in listing.places] == [sample.masks for sample in samples]
+    return {sample.name: [mask.name for mask in sample.masks] for sample in samples}
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_masks", "_segmentation", "_Mask"])
+def test_usual_endings_of_masks_are_understood(tmp_path: Path, ending: str) -> None:
+    put(tmp_path, "images/a.jpg", "images/b.jpg", f"masks/a{ending}.png", f"masks/b{ending}.npy")
+    assert found(tmp_path) == {"a.jpg": [f"a{ending}.png"], "b.jpg": [f"b{ending}.npy"]}
+
+
+def test_another_ending_is_named_and_counts_alone(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "masks/a_L.png", "masks/a.png", "masks/a_mask.png", "masks/z_L.png")
+    assert [mask.name for mask in find_samples(tmp_path, mask_suffix="_L")[0].masks] == ["a_L.png"]
+    assert [problem.kind for problem in list_folders(tmp_path, mask_suffix="_L").problems] == ["no-photo"]  # z_L.png
+    put(tmp_path / "2", "images/a.jpg", "masks/a_mask.png", "masks/a.png")
+    assert found(tmp_path / "2", mask_suffix="") == {"a.jpg": ["a.png"]}
+    with pytest.raises(DataError, match=r"a\.jpg; expected a_x\.png.* data\.mask_suffix"):
+        find_samples(tmp_path, mask_suffix="_x")
+    with pytest.raises(ConfigError, match=r"data\.mask_suffix: 'a/b'"):
+        find_samples(tmp_path, mask_suffix="a/b")
+
+
+def test_a_missing_mask_is_told_with_a_mask_that_is_there(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "masks/a_L.png")
+    with pytest.raises(DataError, match=r"the first: a\.jpg; expected .*masks holds a_L\.png, say\); .*mask_suffix"):
+        find_samples(tmp_path)
+
+
+def test_several_masks_of_one_image_are_joined_by_their_numbers(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.png", "images/b.png", "masks/a_mask.png", "masks/a_mask_1.png", "masks/a_mask_2.png",
+        "masks/b_mask.png")  # fmt: skip
+    assert found(tmp_path) == {"a.png": ["a_mask.png", "a_mask_1.png", "a_mask_2.png"], "b.png": ["b_mask.png"]}
+
+
+def test_one_folder_may_hold_images_and_masks(tmp_path: Path) -> None:
+    put(tmp_path, "benign (1).png", "benign (1)_mask.png", "benign (1)_mask_1.png", "benign (2).png", "x.jpg", "x.png",
+        "benign (2)_mask.png", "y.jpg", "y.jpg.png", "z.jpg", "z.npy")  # fmt: skip
+    expected = {
+        "benign (1).png": ["benign (1)_mask.png", "benign (1)_mask_1.png"],
+        "benign (2).png": ["benign (2)_mask.png"],
+        "x.jpg": ["x.png"],
+        "y.jpg": ["y.jpg.png"],
+        "z.jpg": ["z.npy"],
+    }
+    assert found(tmp_path) == expected
+    assert found(tmp_path.parent, images=tmp_path.name, masks=tmp_path.name) == expected
+
+
+def test_sub_folders_are_read_and_belong_to_the_names(tmp_path: Path) -> None:
+    put(tmp_path, "images/a/0.jpg", "images/b/c/0.jpg", "masks/a/0.png", "masks/b/c/0_mask.png")
+    assert found(tmp_path) == {"a/0.jpg": ["0.png"], "b/c/0.jpg": ["0_mask.png"]}
+    assert [sample.group for sample in find_samples(tmp_path)] == ["a/0", "b/c/0"]
+    assert [sample.group for sample in find_samples(tmp_path, group="([^/]+)/")] == ["a", "b"]
+    assert [sample.group for sample in find_samples(tmp_path, group=r"(\d)")] == ["0", "0"]
+    put(tmp_path / "2", "train/car-1.jpg", "train/car-1_mask.png", "valid/car-1.jpg", "valid/car-1_mask.png")
+    assert found(tmp_path / "2") == {"train/car-1.jpg": ["car-1_mask.png"], "valid/car-1.jpg": ["car-1_mask.png"]}
+
+
+def test_folders_beside_images_are_not_looked_into(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "images/old/b.jpg", "masks/a.png", "masks/old/b.png")
+    assert found(tmp_path) == {"a.jpg": ["a.png"]}
+    notes = list_folders(tmp_path).notes
+    assert [(Path(note.file).name, note.kind) for note in notes] == [("old", "ignored"), ("old", "ignored")]
+
+
+def test_a_split_may_name_photos_of_sub_folders_or_paths_that_end_in_names(tmp_path: Path) -> None:
+    put(tmp_path / "1", "images/a/0.jpg", "images/b/0.jpg", "masks/a/0.png", "masks/b/0.png")
+    samples = find_samples(tmp_path / "1")
+    split = split_samples(samples, by="image", val=1)
+    write_split(tmp_path / "split.csv", split)
+    assert read_split(tmp_path / "split.csv", samples) == split
+    put(tmp_path / "2", "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png")
+    (tmp_path / "own.csv").write_text("image,subset\nimages/a.jpg,train\nimages/b.jpg,val\n")
+    assert read_split(tmp_path / "own.csv", find_samples(tmp_path / "2")).val[0].name == "b.jpg"
+    (tmp_path / "own.csv").write_text("image,subset\nx/a.jpg,train\ny/a.jpg,val\n")
+    with pytest.raises(DataError, match=r"a\.jpg stands there twice"):
+        read_split(tmp_path / "own.csv", find_samples(tmp_path / "2"))

@@ -127,3 +127,15 @@ def test_a_sample_takes_a_hundred_bytes() -> None:
     assert held < 150 * 5000
     assert parts[0] == samples[::2]
     assert len(pickle.dumps(table)) < 150 * 5000
+
+
+def test_names_with_folders_and_several_masks_are_kept() -> None:
+    samples = [
+        Sample(Path("/data/images/a/1.jpg"), Path("/data/masks/a/1.png"), "a", depth=1),
+        Sample(Path("images/a/b/1.jpg"), (Path("m/1.png"), Path("m/1_mask_1.png"), Path("/n/1.png")), "b", depth=2),
+        SAMPLES[0],
+    ]
+    table = SampleTable.of(samples)
+    assert list(table) == samples
+    assert pickle.loads(pickle.dumps(table)) == samples
+    assert [sample.name for sample in table[:2]] == ["a/1.jpg", "a/b/1.jpg"]
