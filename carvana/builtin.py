@@ -37,7 +37,6 @@ _AUGMENTS = {
 }
 
 _LAYOUTS = {
-    "beside": "photos with their masks beside them, x.jpg and x_mask.png",  # first: the last one is asked first
     "carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
     "folders": "images/ and masks/, matched by name",
 }

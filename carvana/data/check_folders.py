@@ -95,7 +95,7 @@ def list_folders(
         ConfigError: ``group`` cannot serve at all.
     """
     rule = MaskNames(mask_suffix)
-    layout, found = find_layout(expanded(root), images, masks)
+    layout, found = find_layout(expanded(root), images, masks, rule)
     pattern = group_pattern(group)
     if not isinstance(found, Folders):
         samples = SampleTable.of(listed(found, layout, expanded(root), pattern))

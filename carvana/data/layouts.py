@@ -1,9 +1,9 @@
 """Where photos and masks lie in a data folder, and what their names tell.
 
-Three layouts are known, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own (``train/``
-and ``train_masks/``, masks named ``*_mask.gif``), ``images/`` with ``masks/``, and photos with their masks beside them.
-A layout is a function of the folder that returns the pair of (images folder, masks folder), or samples, or None where
-the folder is not laid out so.
+Two layouts are known, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own (``train/`` and
+``train_masks/``, masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of the folder that
+returns the pair of (images folder, masks folder), or samples, or None where the folder is not laid out so. A folder
+that no layout knows may hold photos with their masks beside them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from carvana.data.mask_names import MaskNames
 from carvana.errors import ConfigError, DataError
 from carvana.registry import registry
 
+_LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
+
 CARVANA_NAME = re.compile(r"(?P<group>[0-9a-f]{12})_(?P<view>\d\d)")
 """Carvana's file names: the car's id, then the number of the view, 01 to 16."""
 
@@ -35,15 +37,6 @@ def folders_layout(root: Path) -> tuple[Path, Path] | None:
     return _pair(root, "images", "masks")
 
 
-def beside_layout(root: Path) -> tuple[Path, Path] | None:
-    """Photos with their masks beside them, in the folder itself or in its sub-folders."""
-    names = list(itertools.islice(nested_names(root, MASK_SUFFIXES), _LOOKED_AT))
-    return (root, root) if MaskNames().beside(names) else None
-
-
-_LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
-
-
 class Folders(NamedTuple):
     """The folder of photos and the folder of masks; they may be one."""
 
@@ -52,12 +45,13 @@ class Folders(NamedTuple):
 
 
 def find_layout(
-    root: Path, images: str | os.PathLike[str] | None, masks: str | os.PathLike[str] | None
+    root: Path, images: str | os.PathLike[str] | None, masks: str | os.PathLike[str] | None, rule: MaskNames
 ) -> tuple[str, Folders | list[Any]]:
     """Which layout a data folder has, and what it tells: the two folders, or the samples themselves.
 
     Folders that are named win over all layouts; of these, the one that was registered last is asked first, so that a
-    script can read a folder otherwise than this library would.
+    script can read a folder otherwise than this library would. Photos with their masks beside them, in the folder or
+    in its sub-folders, are what no layout reads; ``rule`` tells which files are masks.
 
     Raises:
         DataError: there is no such folder, it is laid out otherwise, or a layout returns something else.
@@ -74,6 +68,8 @@ def find_layout(
         found = layout_of(entry.name, root)
         if found is not None:
             return entry.name, found
+    if rule.beside(itertools.islice(nested_names(root, MASK_SUFFIXES), _LOOKED_AT)):
+        return "masks beside photos", Folders(root, root)
     others = [entry.name for entry in layouts if entry.source != "carvana"]
     also = f", nor is it laid out as {' or '.join(others)} are" if others else ""
     raise DataError(

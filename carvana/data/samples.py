@@ -108,7 +108,7 @@ def each_sample(
 ) -> Iterator[Sample]:
     """What :func:`find_samples` finds, one after the other: only names are held, for folders of very many photos."""
     rule = MaskNames(mask_suffix)
-    layout, found = find_layout(expanded(root), images, masks)
+    layout, found = find_layout(expanded(root), images, masks, rule)
     pattern = group_pattern(group)
     if not isinstance(found, Folders):
         yield from listed(found, layout, expanded(root), pattern)

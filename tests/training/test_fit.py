@@ -217,3 +217,29 @@ def test_a_broken_photo_ends_the_command_in_a_line_with_its_readers(tiny_data: P
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {broken}")
     assert "Traceback" not in done.stderr
+
+
+def test_masks_of_sub_folders_and_several_masks_of_one_image_go_all_the_way(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for sample in carvana.find_samples(tiny_data):
+        folder, stem = data / sample.group, sample.view
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sample.image, folder / f"{stem}.jpg")
+        mask = carvana.read_mask(sample.masks[0])
+        for number, part in enumerate((np.s_[:, :120], np.s_[:, 120:])):
+            piece = np.zeros_like(mask)
+            piece[part] = mask[part]
+            write_mask(folder / f"{stem}_L{f'_{number}' if number else ''}.png", piece)
+    config = recipe(data, data__mask_suffix="_L", data__group="([^/]+)/")
+    run = carvana.fit(config, out=tmp_path / "run")
+    assert len({row["group"] for row in run.read_evaluation()["per_image"]}) == 2
+    names = sorted(row["image"] for row in run.read_evaluation()["per_image"])
+    written = sorted(path.relative_to(run.masks_path).as_posix() for path in run.masks_path.rglob("*.png"))
+    assert written == [name.replace(".jpg", "_mask.png") for name in names]
+    assert {sample.name for sample in choose_samples(run.path)} == set(names)
+    samples = {sample.name: sample for sample in carvana.find_samples(data, mask_suffix="_L")}
+    true, found = carvana.read_mask(samples[names[0]].masks), carvana.read_mask(run.masks_path / written[0])
+    dice = 2 * (true & found).sum() / (true.sum() + found.sum())
+    assert run.read_evaluation()["per_image"][0]["dice"] == pytest.approx(dice, abs=0.2)  # another fold's threshold
+    again = carvana.resume(run.path, epochs=3)
+    assert len(again.read_metrics()) == 3
