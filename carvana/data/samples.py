@@ -11,7 +11,6 @@ from typing import Any
 
 from carvana.data.layouts import (
     Folders,
-    expanded,
     find_layout,
     group_and_view,
     group_pattern,
@@ -20,6 +19,7 @@ from carvana.data.layouts import (
     photo_of,
 )
 from carvana.errors import DataError
+from carvana.files import expanded
 
 
 @dataclass(frozen=True, slots=True)
