@@ -66,7 +66,7 @@ def synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         import torch
 
-        torch.get_device_module(device).synchronize()
+        torch.accelerator.synchronize(device)
 
 
 def release_memory(device: torch.device) -> None:

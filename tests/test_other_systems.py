@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 
 ELSEWHERE = Path(__file__).parent / "elsewhere"
@@ -100,3 +101,27 @@ def test_fit_resume_and_predict_do_without_what_a_system_lacks(tiny_data: Path, 
     predicted = elsewhere("-m", "carvana", "predict", run, photos, "--out", masks, "--device", "cpu", **variables)
     assert predicted.returncode == 0, predicted.stderr
     assert len(list(masks.glob("*.png"))) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_readers_begin_by_each_way_that_a_python_starts_processes(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, method: str
+) -> None:
+    """Python 3.14 begins processes by a fork server where it is not told otherwise, macOS and Windows spawn them."""
+    script = tmp_path / "predict.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "import sys\n"
+        "import carvana.cli\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method({method!r})\n"
+        "    carvana.cli.main()\n"
+    )
+    settings = ["--set", "model.options.width=4", "--set", "data.size=[32,48]", "--set", "data.workers=1"]
+    fit = ["fit", "--data", tiny_data, "--out", tmp_path / "run", *settings, "--set", "train.epochs=1"]
+    predict = ["predict", tiny_run, tiny_data / "train", "--out", tmp_path / "masks"]
+    for words in (fit, predict):
+        done = forkserver.run([sys.executable, script, *words, "--device", "cpu"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 20
