@@ -156,7 +156,7 @@ def free_memory() -> int:
 
 
 UNKNOWN_MEMORY = 2 * 2**30
-"""What is taken to be free where the system does not tell."""
+"""Assumed to be free where the system does not report it."""
 
 
 class PeakMemory:
@@ -217,7 +217,7 @@ def _computes_in_bf16(device: torch.device) -> bool:
         # Compute capability 8.0 (Ampere) brought bf16 tensor cores; older GPUs only emulate it.
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "mps":
-        return False  # older systems have no bf16, and no measurement tells yet where it is the quicker one
+        return False  # older systems have no bf16, and where it is faster was not measured yet
     # oneDNN accepts bf16 on any AVX-512 processor, but is faster than fp32 only where instructions exist for it.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
 
@@ -230,7 +230,7 @@ def _has_bf16_instructions() -> bool:
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has taken; 0 where nothing tells."""
+    """The most memory that this process has taken; 0 where that is not known."""
     with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
         lines = dict(line.split(":", 1) for line in file)
         return 1024 * int(lines["VmHWM"].split()[0])

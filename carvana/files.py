@@ -200,7 +200,7 @@ _POLL = 0.02
 """Seconds between two looks at a lock that is waited for."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-"""How a system, or a file system that is mounted without locks (Lustre, NFS), says that it has none."""
+"""How a system, or a file system that is mounted without locks (Lustre, NFS), fails."""
 
 
 def _hold_by_name(stack: ExitStack, path: Path, *, wait: bool) -> bool:

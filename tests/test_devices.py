@@ -38,10 +38,10 @@ def test_a_missing_gpu_is_told() -> None:
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
-def test_a_missing_apple_gpu_is_told_in_one_line() -> None:
-    told = CliRunner().invoke(app, ["fit", "--device", "mps"])
-    assert told.exit_code == 1
-    assert told.stderr == "error: device 'mps': no Apple GPU is usable here; take --device cpu\n"
+def test_a_missing_apple_gpu_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["fit", "--device", "mps"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: device 'mps': no Apple GPU is usable here; take --device cpu\n"
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_lock_whose_folder_is_removed_meanwhile_is_made_again(
 def test_a_file_system_without_locks_gets_a_file_that_names_the_holder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """As Lustre says where it is mounted without them."""
+    """As Lustre fails where it is mounted without them."""
     monkeypatch.setattr("carvana.files.lock_descriptor", _fails(number))
     with lock(tmp_path / "lock"), pytest.raises(BlockingIOError), lock(tmp_path / "lock", wait=False):
         pass

@@ -122,7 +122,7 @@ class _Worker:
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-P", "-m", "carvana.compare.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(sharing),
-                **_given(theirs),
+                **_popen_arguments(theirs),
             )  # fmt: skip
         theirs.close()
         self._outcome: tuple[str | None] | None = None
@@ -167,7 +167,7 @@ class _Worker:
         return f"its process ended with exit code {code}{limit}"
 
 
-def _given(end: PipeEnd) -> dict[str, Any]:
+def _popen_arguments(end: PipeEnd) -> dict[str, Any]:
     """Popen's arguments for a process that inherits an end of a pipe, and that Ctrl-C in the terminal does not reach.
 
     Ctrl-C reaches this process alone, which asks the others to end.

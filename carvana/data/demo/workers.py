@@ -62,7 +62,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
     The terminal sends it to them as well, and they would die of it with a traceback each, also while they start.
     """
-    if sys.platform == "win32":  # which has no such thing: a process that Ctrl-C ends while it starts says so
+    if sys.platform == "win32":  # no signal masks there: Ctrl-C while processes start prints their tracebacks
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
