@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from carvana.errors import ConfigError, did_you_mean
+from carvana.files import expanded
 from carvana.mistakes import explain
 from carvana.yaml_file import Lines, read_yaml
 
@@ -40,7 +41,7 @@ Seed = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, lt=2**32)]
 Real = Annotated[float, BeforeValidator(_no_boolean)]
 Workers = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1024)]
 Epochs = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=10**6)]
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Folder = Annotated[Path, AfterValidator(expanded)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_both_sides)]
 
 

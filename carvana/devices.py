@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -15,7 +16,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The torch device that "auto", "cpu", "cuda" or "cuda:N" stands for.
+    """The torch device that "auto", "cpu", "cuda", "cuda:N" or "mps" (Apple's GPU) stands for.
 
     "auto" is the GPU where there is one; under torchrun each process takes the one of its LOCAL_RANK.
 
@@ -25,19 +26,55 @@ def resolve_device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = best_device(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device 'mps': no Apple GPU is usable here; take --device cpu")
+        return torch.device("mps")
     kind, _, index = name.partition(":")
     if kind != "cuda" or (index and not index.isdecimal()):
-        hint = did_you_mean(name, ["auto", "cpu", "cuda"])
-        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda{hint}")
+        hint = did_you_mean(name, ["auto", "cpu", "cuda", "mps"])
+        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu, cuda or mps{hint}")
     if not torch.cuda.is_available():
         raise ConfigError(f"device {name!r}: no CUDA GPU is usable here; take --device cpu")
     number = int(index or os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return torch.device("cuda", number)
+
+
+def best_device(*, cuda: bool, mps: bool) -> str:
+    """What "auto" stands for where these are usable: NVIDIA's GPU, then Apple's, then the CPU.
+
+    >>> best_device(cuda=True, mps=True), best_device(cuda=False, mps=True), best_device(cuda=False, mps=False)
+    ('cuda', 'mps', 'cpu')
+    """
+    return "cuda" if cuda else "mps" if mps else "cpu"
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where sums and coordinates in float64 are computed: Apple's GPUs have no such numbers, so the CPU does it."""
+    import torch
+
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was asked to."""
+    if device.type != "cpu":
+        import torch
+
+        torch.accelerator.synchronize(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what torch keeps of a GPU's memory for later tensors."""
+    if device.type != "cpu":
+        import torch
+
+        torch.get_device_module(device).empty_cache()
 
 
 def devices_named(name: str) -> list[str]:
@@ -57,8 +94,9 @@ def devices_named(name: str) -> list[str]:
 def resolve_precision(name: str, device: torch.device) -> Precision:
     """What the arithmetic of the network is done in.
 
-    "auto" takes bf16 where the processor computes in it, else fp16 on a GPU (training then scales its losses), else
-    fp32. What is asked for by name is granted, except fp16 on a CPU, which has neither speed nor range.
+    "auto" takes bf16 where the processor computes in it, else fp16 on an NVIDIA GPU (training then scales its losses),
+    else fp32, as on an Apple GPU. What is asked for by name is granted, except fp16 on a CPU, which has neither speed
+    nor range.
 
     Raises:
         ConfigError: no such precision, or not on this device.
@@ -107,17 +145,25 @@ def processes_here() -> int:
 
 def free_memory() -> int:
     """The bytes of memory that this process may still take: of the machine, or of its container if that has less."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    free = 1024 * int(lines["MemAvailable"].split()[0])
+    try:
+        import psutil
+
+        free = int(psutil.virtual_memory().available)
+    except (ImportError, OSError):  # a container without /proc, a Python without resource
+        return UNKNOWN_MEMORY
     limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
     return free if limit is None or used is None else min(free, limit - used)
+
+
+UNKNOWN_MEMORY = 2 * 2**30
+"""Assumed to be free where the system does not report it."""
 
 
 class PeakMemory:
     """The most memory that is taken within a block: ``with PeakMemory(device) as peak: ...``, then ``megabytes``.
 
-    On a GPU it is what this process's tensors take. On a CPU it is the whole process, with all libraries it has loaded.
+    On an NVIDIA GPU it is what this process's tensors take. Else it is the whole process, with all libraries it has
+    loaded; where the system cannot forget earlier peaks (macOS, Windows), since the process began.
 
     Args:
         device: where the work is done.
@@ -148,19 +194,19 @@ class PeakMemory:
 
             self.megabytes = torch.cuda.max_memory_allocated(self._device) / 1e6
         else:
-            with open("/proc/self/status", encoding="ascii") as file:
-                lines = dict(line.split(":", 1) for line in file)
-            self.megabytes = 1024 * int(lines["VmHWM"].split()[0]) / 1e6
+            self.megabytes = _peak_bytes() / 1e6
 
 
 def describe(device: torch.device) -> str:
-    """The hardware in words, for records: "2 cores, x86_64 (AMX)" or "NVIDIA H200"."""
+    """The hardware in words, for records: "2 cores, x86_64 (AMX)", "NVIDIA H200" or "GPU of Apple M4"."""
     import platform
 
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"GPU of {torch.backends.mps.get_name()}"
     return f"{cpu_count()} cores of {_cpu_model() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -170,6 +216,8 @@ def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         # Compute capability 8.0 (Ampere) brought bf16 tensor cores; older GPUs only emulate it.
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False  # older systems have no bf16, and where it is faster was not measured yet
     # oneDNN accepts bf16 on any AVX-512 processor, but is faster than fp32 only where instructions exist for it.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
 
@@ -179,6 +227,23 @@ def _has_bf16_instructions() -> bool:
 
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has taken; 0 where that is not known."""
+    with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+        return 1024 * int(lines["VmHWM"].split()[0])
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _cgroup_bytes(name: str) -> int | None:

@@ -11,7 +11,7 @@ tests in tests/faults/ know all places that write, and kill the writer at each.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import functools
 import hashlib
 import json
@@ -22,9 +22,11 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from filelock import SoftFileLock, Timeout, lock_descriptor
 
 
 @contextmanager
@@ -118,6 +120,10 @@ def _here() -> str:
 
 
 def _lives(process: int) -> bool:
+    if sys.platform == "win32":  # where os.kill ends the process instead of asking
+        import psutil
+
+        return bool(psutil.pid_exists(process))
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -135,6 +141,14 @@ def _name(error: OSError, final: Path, written: Path) -> None:
 
 def _tell(stage: str, final: Path, written: Path) -> None:
     sys.audit("carvana.write", stage, str(final), str(written))
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` replaced, which no shell does for paths in a recipe."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user, or one without a home: the name is reported with what is missing there
+        return Path(path)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -163,16 +177,45 @@ def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another holds it, and ``wait`` is false.
+        OSError: the file cannot be made.
     """
-    descriptor = _opened(Path(path))
-    _locks.add(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    path = Path(path)
+    with ExitStack() as stack:
+        descriptor = _opened(path)
+        _locks.add(descriptor)
+        stack.callback(_close, descriptor)
+        try:
+            free = lock_descriptor(descriptor, blocking=wait, poll_interval=_POLL)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                _name(error, path, path)
+                raise
+            free = _hold_by_name(stack, path, wait=wait)
+        if not free:
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process holds this lock", str(path))
         yield
-    finally:
-        if descriptor in _locks:
-            _locks.remove(descriptor)
-            os.close(descriptor)
+
+
+_POLL = 0.02
+"""Seconds between two looks at a lock that is waited for."""
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+"""How a system, or a file system that is mounted without locks (Lustre, NFS), fails."""
+
+
+def _hold_by_name(stack: ExitStack, path: Path, *, wait: bool) -> bool:
+    """Lock by a file that names its holder: after a killed one it is free again on that machine, not on others."""
+    try:
+        stack.enter_context(SoftFileLock(f"{path}.held", timeout=-1 if wait else 0.3, poll_interval=_POLL))
+    except Timeout:
+        return False
+    return True
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _locks:
+        _locks.remove(descriptor)
+        os.close(descriptor)
 
 
 def _opened(path: Path) -> int:
@@ -194,7 +237,8 @@ def _leave_locks() -> None:
         os.close(_locks.pop())
 
 
-os.register_at_fork(after_in_child=_leave_locks)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
@@ -213,10 +257,10 @@ def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
 def _append(path: Path, line: str) -> None:
     with open(path, "a+b") as file:
         with suppress(OSError):  # without locks a system still appends whole writes, as local ones all do
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_descriptor(file.fileno(), poll_interval=_POLL)
         _tell("begun", path, path)
         file.seek(0, os.SEEK_END)
-        if file.tell() and not _ends_with_newline(file.fileno()):
+        if file.tell() and not _ends_with_newline(file):
             line = "\n" + line
         file.write(line.encode())
         file.flush()
@@ -275,9 +319,11 @@ def digest(*values: Any) -> str:
 
 
 def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
+    # Windows syncs only what is open for writing; elsewhere a umask may forbid that.
+    with open(path, "r+b" if sys.platform == "win32" else "rb") as file:
         os.fsync(file.fileno())
 
 
-def _ends_with_newline(descriptor: int) -> bool:
-    return os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1) == b"\n"
+def _ends_with_newline(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

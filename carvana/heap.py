@@ -15,9 +15,6 @@ from carvana.devices import free_memory
 if TYPE_CHECKING:
     import torch
 
-if sys.platform != "win32":
-    import resource
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """The parameters of glibc's mallopt(3) that say when memory goes back to the system."""
 
@@ -66,6 +63,12 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
 
     Nothing of it is touched, so it takes no memory yet; not being trimmed, it is what later tensors are made of.
     """
+    if sys.platform != "linux":
+        return
+    try:
+        import resource
+    except ImportError:  # a Python that was built without it
+        return
     limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     if any(limit != resource.RLIM_INFINITY for limit in limits):
         return  # addresses are counted here, which others will want, too

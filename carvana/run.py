@@ -90,7 +90,7 @@ class Run:
         first = {self.record_path.name, self.split_path.name, self.state_path.name}
         others = [path for path in self.path.iterdir() if not is_leftover(path)]
         state = list(self.state_path.iterdir()) if self.state_path.is_dir() else []
-        return {path.name for path in others} <= first and {path.name for path in state} <= {_LOCK}
+        return {path.name for path in others} <= first and all(path.name.startswith(_LOCK) for path in state)
 
     @contextmanager
     def held(self) -> Iterator[None]:

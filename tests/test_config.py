@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from carvana.config import FitConfig, load_config, make_config, parse_settings
-from carvana.errors import ConfigError
+from carvana.data.samples import find_samples
+from carvana.errors import ConfigError, DataError
 
 
 def test_the_recipe_default_is_what_fitconfig_is_without_arguments() -> None:
@@ -84,6 +85,12 @@ def test_the_library_gets_one_line_too() -> None:
 
 def test_a_tilde_is_the_home_folder() -> None:
     assert FitConfig(data={"root": "~/photos"}).data.root == Path.home() / "photos"
+
+
+def test_the_home_of_a_user_who_is_not_there_is_a_folder_that_is_missing() -> None:
+    root = FitConfig(data={"root": "~nobody-here/photos"}).data.root
+    with pytest.raises(DataError, match=r"~nobody-here/photos: no such folder"):
+        find_samples(root)
 
 
 @pytest.mark.parametrize(

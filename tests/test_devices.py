@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from carvana.devices import autocast, cpu_count, describe, devices_named, resolve_device, resolve_precision
+from carvana.cli.app import app
+from carvana.devices import (
+    autocast,
+    best_device,
+    cpu_count,
+    describe,
+    devices_named,
+    float64_device,
+    resolve_device,
+    resolve_precision,
+)
 from carvana.errors import ConfigError
 
-CPU = torch.device("cpu")
+CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 
 def test_auto_is_the_gpu_where_there_is_one() -> None:
@@ -14,7 +25,7 @@ def test_auto_is_the_gpu_where_there_is_one() -> None:
     assert resolve_device("cpu") == CPU
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps:0", ""])
 def test_an_unknown_device_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match="device"):
         resolve_device(name)
@@ -24,6 +35,27 @@ def test_an_unknown_device_is_named(name: str) -> None:
 def test_a_missing_gpu_is_told() -> None:
     with pytest.raises(ConfigError, match="--device cpu"):
         resolve_device("cuda")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+def test_a_missing_apple_gpu_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["fit", "--device", "mps"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: device 'mps': no Apple GPU is usable here; take --device cpu\n"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"), [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_is_nvidias_gpu_then_apples_then_the_cpu(cuda: bool, mps: bool, best: str) -> None:
+    assert best_device(cuda=cuda, mps=mps) == best
+
+
+def test_an_apple_gpu_computes_in_fp32_unless_asked_and_leaves_float64_to_the_cpu() -> None:
+    assert resolve_precision("auto", MPS) == "fp32"
+    assert resolve_precision("fp16", MPS) == "fp16"
+    assert float64_device(MPS) == CPU
+    assert float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

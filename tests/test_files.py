@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,6 +134,34 @@ def test_a_lock_whose_folder_is_removed_meanwhile_is_made_again(
     (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "lock")
     with pytest.raises(FileNotFoundError, match="link"), lock(tmp_path / "link"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_gets_a_file_that_names_the_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As Lustre fails where it is mounted without them."""
+    monkeypatch.setattr("carvana.files.lock_descriptor", _fails(number))
+    with lock(tmp_path / "lock"), pytest.raises(BlockingIOError), lock(tmp_path / "lock", wait=False):
+        pass
+    with lock(tmp_path / "lock", wait=False):
+        assert str(os.getpid()) in (tmp_path / "lock.held").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    append_json_line(tmp_path / "log", 1)
+    assert (tmp_path / "log").read_text() == "1\n"
+
+
+def test_a_lock_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carvana.files.lock_descriptor", _fails(errno.EIO))
+    with pytest.raises(OSError, match="lock'"), lock(tmp_path / "lock"):
+        pass
+
+
+def _fails(number: int) -> Callable[..., bool]:
+    def lock_descriptor(*_: object, **__: object) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    return lock_descriptor
 
 
 def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:

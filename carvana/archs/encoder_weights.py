@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from carvana.archs.names import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, Triple, normalisation
 from carvana.archs.weight_files import match_weights, read_weights
 from carvana.errors import ConfigError, ModelError, did_you_mean
+from carvana.files import expanded
 
 PATIENCE = 3.0
 """Seconds that the hub has to answer before ``auto`` starts from random weights."""
@@ -68,7 +69,7 @@ def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | 
         if reason:
             raise ModelError(f"the weights '{wanted}' of {encoder} cannot be had: {reason}; use auto, none or a file")
         return Source(wanted, mean, std, published=wanted)
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     if path.suffix or path.parent != Path() or path.exists():
         if not path.is_file():
             raise ModelError(f"encoder_weights names a file that is not there: '{wanted}'")

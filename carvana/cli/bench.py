@@ -67,14 +67,14 @@ def _predictors(
     from carvana.archs.factory import create_model
     from carvana.archs.segmenter import Segmenter
     from carvana.devices import resolve_device, resolve_precision
-    from carvana.inference.exported import ExportedModel, is_exported
+    from carvana.inference.exported import ExportedModel, is_exported, onnx_device
     from carvana.inference.predictor import Predictor
 
     quick = resolve_precision("auto", resolve_device(device))
     for name in names:
         model: Segmenter | ExportedModel
         if is_exported(name):
-            model = ExportedModel.load(name, device=resolve_device(device))
+            model = ExportedModel.load(name, device=onnx_device(device))
         else:
             model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name)
         for scale in ("trained", "native") if model.spec.trained_size else ("native",):

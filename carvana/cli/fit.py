@@ -36,7 +36,7 @@ def fit(
         typer.Option(metavar="N", help="Fit N networks, each on the cars of the other folds; judge every photo."),
     ] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Test learning rates, suggest one, and end.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and end.")] = False,
 ) -> None:
     """Train a network on labelled photos and leave a run: model, masks, pictures, numbers."""

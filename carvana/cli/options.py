@@ -52,7 +52,7 @@ MEMORY = Annotated[
 MAX_PIXELS = Annotated[
     int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
 ]
-DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 REFINE_WITH = Annotated[
     Path | None,
     typer.Option(metavar="RUN", help="The network that looks again at what is left unsure; implies --mode refine."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from carvana.compare.course import Course
@@ -54,7 +55,7 @@ def compare(
         seeds: Fits of each network, with the recipe's seed and those after it.
         settings: ``NAME:model.key=value``, for the network of that name alone.
         out: The folder; by default ``runs/compare``, or ``runs/compare-quick``.
-        device: auto, cpu, cuda or cuda:N; auto and cuda take all GPUs.
+        device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs.
         memory_gb: What the process of one network may take, in GB of 10^9 bytes (its data, on the CPU); None: no limit.
         recipe_name: What to call the recipe in the leaderboard.
         reporter: Where progress goes.
@@ -74,6 +75,8 @@ def compare(
         raise ConfigError("no networks to compare: name architectures (`carvana archs` lists them) or finished runs")
     if memory_gb is not None and memory_gb <= 0:
         raise ConfigError(f"memory_gb = {memory_gb:g}: expected what a process may take, in GB, above 0")
+    if memory_gb is not None and find_spec("resource") is None:
+        raise ConfigError("memory_gb: this system cannot limit what a process takes; leave it out (--memory)")
     if quick and config is None:
         config, recipe_name = load_config(QUICK_RECIPE), recipe_name or QUICK_RECIPE
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")

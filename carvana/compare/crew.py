@@ -15,13 +15,22 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import carvana
 from carvana.compare.scripts import Places
 from carvana.devices import cpu_count
+
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection
+
+    PipeEnd = PipeConnection
+else:
+    from multiprocessing.connection import Connection
+
+    PipeEnd = Connection
 
 _TICK = 0.2
 """Seconds between two looks at whether a process is still there."""
@@ -82,14 +91,14 @@ def run_jobs(
         stopping: Called before processes are asked to end early.
     """
     waiting, free = list(jobs), list(devices)
-    working: dict[Connection, _Worker] = {}
+    working: dict[PipeEnd, _Worker] = {}
     try:
         while waiting or working:
             while waiting and free:
                 worker = _Worker(waiting.pop(0), free.pop(0), sharing=len(devices))
                 working[worker.channel] = worker
             for channel in wait(list(working), timeout=_TICK):
-                assert isinstance(channel, Connection)
+                assert isinstance(channel, PipeEnd)
                 yield from working[channel].heard()
             for channel, worker in list(working.items()):
                 if worker.ended():
@@ -110,11 +119,10 @@ class _Worker:
         self.channel, theirs = Pipe()
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(job.log, "ab") as log:
-            # A session of its own: Ctrl-C in the terminal reaches us alone, and we ask it to end.
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-P", "-m", "carvana.compare.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(sharing),
-                pass_fds=[theirs.fileno()], start_new_session=True,
+                **_popen_arguments(theirs),
             )  # fmt: skip
         theirs.close()
         self._outcome: tuple[str | None] | None = None
@@ -149,13 +157,26 @@ class _Worker:
             return self._outcome[0]
         code = self.process.returncode
         limit = f"; it may take {self.job.memory_gb:g} GB" if self.job.memory_gb is not None else ""
-        if code == -signal.SIGKILL:
+        name = _signal_name(-code) if code < 0 else ""
+        if name == "SIGKILL":
             return f"its process was killed (SIGKILL), as systems do where memory runs out{limit}"
-        if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            return f"its process was asked to end ({_signal_name(-code)})"
-        if code < 0:
-            return f"its process crashed ({_signal_name(-code)}){limit if -code == signal.SIGABRT else ''}"
+        if name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            return f"its process was asked to end ({name})"
+        if name:
+            return f"its process crashed ({name}){limit if name == 'SIGABRT' else ''}"
         return f"its process ended with exit code {code}{limit}"
+
+
+def _popen_arguments(end: PipeEnd) -> dict[str, Any]:
+    """Popen's arguments for a process that inherits an end of a pipe, and that Ctrl-C in the terminal does not reach.
+
+    Ctrl-C reaches this process alone, which asks the others to end.
+    """
+    if sys.platform == "win32":
+        os.set_handle_inheritable(end.fileno(), True)
+        handles = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [end.fileno()]})
+        return {"startupinfo": handles, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"pass_fds": [end.fileno()], "start_new_session": True}
 
 
 def _environment(sharing: int) -> dict[str, str]:
@@ -176,7 +197,10 @@ def _signal_name(number: int) -> str:
 
 
 def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
-    """Ask processes to save and end; kill those that do not."""
+    """Ask processes to save and end; kill those that do not.
+
+    Windows has no way to ask: processes end at once there, and are continued from the last state that they saved.
+    """
     try:
         stopping()
         for worker in workers:
@@ -189,6 +213,13 @@ def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
     finally:
         for worker in workers:
             if worker.process.poll() is None:
-                os.killpg(worker.process.pid, signal.SIGKILL)
+                _kill(worker.process)
             worker.process.wait()
             worker.channel.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        process.kill()  # its readers end with it by themselves
+    else:
+        os.killpg(process.pid, signal.SIGKILL)

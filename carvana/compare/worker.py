@@ -7,15 +7,13 @@ prints goes into the job's log.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import threading
 import time
 import traceback
-from multiprocessing.connection import Connection
 from typing import Any
 
-from carvana.compare.crew import Job
+from carvana.compare.crew import Job, PipeEnd
 from carvana.compare.scripts import register_places
 from carvana.entry import resolve
 from carvana.errors import CarvanaError, cause
@@ -32,7 +30,7 @@ _EVERY = 0.25
 class Channel:
     """A Reporter whose listener is another process."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: PipeEnd) -> None:
         self._connection = connection
         self._steps: dict[str, int] = {}
         self._told = 0.0
@@ -69,7 +67,7 @@ class Channel:
 
 def main() -> None:
     """Do the job that comes through the descriptor on the command line."""
-    connection = Connection(int(sys.argv[1]))
+    connection = PipeEnd(int(sys.argv[1]))
     path, job, device = connection.recv()
     sys.path[:] = path
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
@@ -91,6 +89,10 @@ def main() -> None:
 
 def _limit_memory(limit: int) -> None:
     """Data, not address space: CUDA's libraries alone map dozens of GB that they never touch."""
+    if sys.platform == "win32":
+        raise NotImplementedError  # compare has refused it
+    import resource
+
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -112,7 +114,7 @@ def _reason(error: BaseException, job: Job) -> str:
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
-def _end_with_parent(connection: Connection) -> None:
+def _end_with_parent(connection: PipeEnd) -> None:
     """Nothing more comes from the parent, so the first thing that does is its end."""
     try:
         connection.recv()

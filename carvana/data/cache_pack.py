@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -175,6 +176,8 @@ def pack_bytes(count: int, size: tuple[int, int]) -> int:
 
 def _reserve(descriptor: int, length: int) -> None:
     """Take the room of a whole file, so that a full disk is noticed before any work is done for it."""
+    if sys.platform in ("win32", "darwin"):
+        return  # they have no such call: a full disk is noticed while it fills
     try:
         os.posix_fallocate(descriptor, 0, length)
     except OSError as error:

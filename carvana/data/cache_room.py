@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,8 +41,7 @@ def make_room(folder: Path, wanted: int, *, limit: int, needed: Set[Path]) -> Ro
     """
     files = sorted(_files(folder))
     held = sum(size for _, size, _ in files)
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
+    free = shutil.disk_usage(folder).free
 
     def room() -> int:
         return min(limit - held, int(DISK_SHARE * free))
@@ -53,7 +53,10 @@ def make_room(folder: Path, wanted: int, *, limit: int, needed: Set[Path]) -> Ro
         for _, size, path in candidates:
             if room() >= enough:
                 break
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except PermissionError:  # on Windows as long as a process has it mapped
+                continue
             held, free = held - size, free + size
     return Room(max(0, room()), disk_is_full=limit - held > DISK_SHARE * free)
 

@@ -12,7 +12,6 @@ from typing import overload
 from carvana.data.images import MASK_SUFFIXES, SUFFIXES
 from carvana.data.layouts import (
     Folders,
-    expanded,
     find_layout,
     group_and_view,
     group_pattern,
@@ -24,6 +23,7 @@ from carvana.data.problems import Problem
 from carvana.data.samples import PairedNames, Sample, listed, pair_names
 from carvana.data.table import SampleTable
 from carvana.errors import ConfigError
+from carvana.files import expanded
 
 
 @dataclass(frozen=True)

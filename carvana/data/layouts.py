@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from carvana.data.images import MASK_SUFFIXES, SUFFIXES
 from carvana.data.mask_names import MaskNames
 from carvana.errors import ConfigError, DataError
+from carvana.files import expanded
 from carvana.registry import registry
 
 _LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
@@ -107,14 +108,6 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
         f"{layout} returned {found!r}: expected None, (folder of photos, folder of masks), or an iterable of"
         " carvana.Sample"
     )
-
-
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with ``~`` replaced, which no shell does for paths in a recipe."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such user: the name is reported with the folder that is missing
-        return Path(path)
 
 
 def find_photos(folder: str | os.PathLike[str]) -> list[Path]:

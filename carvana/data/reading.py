@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -72,6 +73,8 @@ def check_temporary_folder() -> None:
     Raises:
         ConfigError: the folder's path is too long.
     """
+    if sys.platform != "linux":  # pictures are handed over by name elsewhere
+        return
     folder = tempfile.gettempdir()
     excess = len(os.fsencode(folder)) + len("/pymp-12345678/listener-12345678") - _LONGEST_ADDRESS
     if excess > 0:
@@ -87,8 +90,9 @@ def begin_reader(_: int) -> None:
     cv2.setNumThreads(0)
     # Ctrl-C and a cluster's SIGTERM reach readers as well, but their reader finishes its step and still needs them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STEP_SECONDS))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if sys.platform != "win32":  # Windows has neither signal
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STEP_SECONDS))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
     # torch's own watch does not see a parent that was killed before the watch began.
     threading.Thread(target=end_with_parent, daemon=True).start()
 

@@ -12,7 +12,6 @@ from typing import Any
 from carvana.data.images import MASK_SUFFIXES
 from carvana.data.layouts import (
     Folders,
-    expanded,
     find_layout,
     group_and_view,
     group_pattern,
@@ -21,6 +20,7 @@ from carvana.data.layouts import (
 )
 from carvana.data.mask_names import EXPECTED, MaskNames
 from carvana.errors import DataError
+from carvana.files import expanded
 
 
 @dataclass(frozen=True, slots=True)

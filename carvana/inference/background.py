@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from carvana.data.colours import parse_colour
 from carvana.data.images import read_image, resize_image
 from carvana.errors import ConfigError
-from carvana.files import file_digest
+from carvana.files import expanded, file_digest
 
 Image = NDArray[np.uint8]
 
@@ -83,7 +83,7 @@ def parse_background(text: str) -> Background:
     >>> parse_background("#ffd60a")
     Colour(rgb=(255, 214, 10))
     """
-    path = Path(text).expanduser()
+    path = expanded(text)
     try:
         return Colour(parse_colour(text))
     except ConfigError as error:

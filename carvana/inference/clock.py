@@ -7,6 +7,8 @@ from types import TracebackType
 
 import torch
 
+from carvana.devices import synchronize
+
 
 class Clock:
     """Adds up the time of blocks: ``with clock: ...``, again and again.
@@ -38,6 +40,5 @@ class Clock:
         self.seconds += self._now() - self._began
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         return time.perf_counter()

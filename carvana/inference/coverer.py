@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.archs.inputs import padded_size
+from carvana.devices import release_memory
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.cover import Cover
 from carvana.inference.memory import budget_bytes, is_out_of_memory
@@ -269,8 +270,7 @@ class Coverer:
 
     def _take_less(self, size: Size) -> None:
         """After memory ran out on pictures of up to this size: half the batch, or half the tile."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self._device)
         count, _, height, width = self._last
         tried = self._pixels((height, width))
         if count > 1:

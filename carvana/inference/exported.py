@@ -16,6 +16,7 @@ from torch import Tensor
 
 from carvana.archs.spec import ModelSpec
 from carvana.archs.weight_files import first_line
+from carvana.devices import resolve_device
 from carvana.errors import ConfigError, ModelError
 from carvana.files import file_digest, parse_json
 
@@ -165,6 +166,16 @@ class ExportedModel:
         return ModelError(
             f"'{self.path}' fails on {count} x {height}x{width} pixels in ONNX Runtime: {first_line(error)}"
         )
+
+
+def onnx_device(name: str) -> torch.device:
+    """Where an exported file runs for a device by name: "auto" is no Apple GPU, which ONNX Runtime does not serve.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    device = resolve_device(name)
+    return torch.device("cpu") if name == "auto" and device.type not in _PROVIDERS else device
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

@@ -34,6 +34,8 @@ def budget_bytes(device: torch.device, wanted_gb: float | None = None) -> float:
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return SHARE * float(free + kept)
+    if device.type == "mps":  # the computer's own memory, of which the GPU may take a part
+        return SHARE * min(free_memory(), torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return SHARE * free_memory()
 
 
@@ -51,7 +53,7 @@ def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.d
         Bytes; infinite where even this picture does not fit.
     """
     images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
-    peak = _peak_on_gpu if device.type == "cuda" else _peak_on_cpu
+    peak = _peak_on_gpu if device.type == "cuda" else _peak_of_tensors
     try:
         taken = peak(lambda: network(images), device)
     except (RuntimeError, MemoryError) as error:
@@ -65,8 +67,9 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that a device has no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # A CPU's allocator raises a bare RuntimeError: the first words are those of Linux and macOS, then those of Windows.
-    return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+    # Others raise a bare RuntimeError: a CPU's on Linux and macOS, a CPU's on Windows, an Apple GPU's.
+    signs = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+    return any(words in str(error) for words in signs)
 
 
 def _peak_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
@@ -77,7 +80,7 @@ def _peak_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
     return float(torch.cuda.max_memory_allocated(device) - before)
 
 
-def _peak_on_cpu(run: Callable[[], Any], _: torch.device) -> float:
+def _peak_of_tensors(run: Callable[[], Any], _: torch.device) -> float:
     watch = _Watch()
     with watch:
         run()

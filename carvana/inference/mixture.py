@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from carvana.devices import float64_device
 from carvana.inference.prediction import FinishedPrediction, MixedPrediction, Prediction, Want
 
 
@@ -89,7 +90,8 @@ def _resized(single: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _shares(before: int, after: int, device: torch.device) -> Tensor:
     """How much each of ``before`` pixels counts in each of ``after`` larger ones: (after, before), by area."""
-    borders = torch.arange(after + 1, device=device, dtype=torch.float64) * (before / after)
-    edges = torch.arange(before + 1, device=device, dtype=torch.float64)
+    exact = float64_device(device)
+    borders = torch.arange(after + 1, device=exact, dtype=torch.float64) * (before / after)
+    edges = torch.arange(before + 1, device=exact, dtype=torch.float64)
     ends = torch.minimum(borders[1:, None], edges[None, 1:]) - torch.maximum(borders[:-1, None], edges[None, :-1])
-    return (ends.clamp_(min=0) * (after / before)).float()
+    return (ends.clamp_(min=0) * (after / before)).float().to(device)

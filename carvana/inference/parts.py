@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,8 @@ class Parts:
                 yield
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise DataError(f"{self.folder}: cannot be written to: {cause(error)}; take another --out") from error
+        if sys.platform == "win32" and not (self.folder / _RECORD).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)  # what is open, as the lock was, cannot be removed there
 
     def _sweep(self) -> None:
         """Remove the folder if nothing but the lock is in it, which was made by asking for it."""

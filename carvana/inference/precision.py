@@ -16,7 +16,7 @@ def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
 
     Args:
         path: a run; of all else nothing is known, and it is "auto".
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
 
     Raises:
         ConfigError: there is no such device here.

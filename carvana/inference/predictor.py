@@ -27,7 +27,7 @@ from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.clock import Clock
 from carvana.inference.cover import Cover
 from carvana.inference.coverer import Coverer
-from carvana.inference.exported import ExportedModel, is_exported
+from carvana.inference.exported import ExportedModel, is_exported, onnx_device
 from carvana.inference.memory import bytes_per_pixel
 from carvana.inference.mixture import Mixture
 from carvana.inference.precision import precision_of
@@ -56,7 +56,7 @@ class Predictor(BasePredictor[Prepared]):
         tta: average with what the network says of the mirrored photo, at twice the time.
         memory: what one pass of the network may take, in GB; None takes a share of what is free.
         threshold: in [0, 1]; None takes the model's own.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         precision: auto, fp32, bf16 or fp16.
         max_pixels: files that hold more pixels are refused before they are decoded.
         reporter: told where memory runs short; by default the log is.
@@ -141,7 +141,7 @@ class Predictor(BasePredictor[Prepared]):
         if Folds(path).exists:
             raise ModelError(f"{os.fspath(path)}: holds folds; carvana.Ensemble.from_pretrained averages all of them")
         if is_exported(path):
-            return cls(ExportedModel.load(path, device=resolve_device(settings.get("device", "auto"))), **settings)
+            return cls(ExportedModel.load(path, device=onnx_device(settings.get("device", "auto"))), **settings)
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 

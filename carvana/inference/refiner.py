@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from carvana.devices import float64_device
 from carvana.errors import ConfigError
 from carvana.files import digest
 from carvana.inference.base import BasePredictor, checked_threshold
@@ -162,14 +163,15 @@ class Both:
 def _most(single: Tensor, side: int) -> Tensor:
     """Of a map (n, m), for each row of cells of a picture with ``side`` rows of pixels, the largest value it shows."""
     count, ratio = -(-side // CELL), single.shape[0] / side
-    cells = torch.arange(count, device=single.device, dtype=torch.float64) * CELL
+    exact = float64_device(single.device)
+    cells = torch.arange(count, device=exact, dtype=torch.float64) * CELL
     # A pixel at x is a mean of the map's rows around (x + 1/2) ratio - 1/2; of more where the map is the larger one.
     first = ((cells + 0.5) * ratio - 0.5).floor().minimum((cells * ratio).floor())
     last = (((cells + CELL - 0.5) * ratio - 0.5).floor() + 1).maximum(((cells + CELL) * ratio).ceil() - 1)
     span = int((last - first).max()) + 1
-    rows = first[:, None] + torch.arange(span, device=single.device)
+    rows = first[:, None] + torch.arange(span, device=exact)
     rows = rows.minimum(last[:, None]).clamp_(0, single.shape[0] - 1).long()
-    return single[rows].amax(1)
+    return single[rows.to(single.device)].amax(1)
 
 
 def checked_band(band: tuple[float, float]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from carvana.archs.segmenter import Segmenter
-from carvana.devices import Precision, autocast, free_memory
+from carvana.devices import Precision, autocast, free_memory, release_memory
 from carvana.losses import Loss
 
 STEPS_AN_EPOCH = 16
@@ -25,8 +25,9 @@ def largest_batch(
 ) -> int:
     """The largest power of two that fits, and with which an epoch has :data:`STEPS_AN_EPOCH` steps; at least 2.
 
-    On a GPU whole training steps are tried, larger ones until one does not fit. On a CPU that would end in the system
-    killing the process, so what one photo keeps for the backward pass is counted.
+    On an NVIDIA GPU whole training steps are tried, larger ones until one does not fit. Where the memory is the
+    computer's own (a CPU, an Apple GPU) that would end in the system killing the process, so what one photo keeps for
+    the backward pass is counted.
 
     Args:
         model: The network, on its device; it stays as it is.
@@ -42,7 +43,7 @@ def largest_batch(
     trial = _Trial(copy.deepcopy(model).train(), size, loss, device, precision)
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng([device] if on_gpu else []):  # the training draws as if nothing had been tried
-        return trial.largest_on_gpu(wanted) if on_gpu else trial.largest_on_cpu(wanted)
+        return trial.largest_tried(wanted) if on_gpu else trial.largest_counted(wanted)
 
 
 class _Trial:
@@ -57,7 +58,7 @@ class _Trial:
         self._device = device
         self._precision = precision
 
-    def largest_on_gpu(self, wanted: int) -> int:
+    def largest_tried(self, wanted: int) -> int:
         fits = 2
         try:
             while fits < wanted:
@@ -67,10 +68,10 @@ class _Trial:
             pass
         finally:
             self._model.zero_grad()
-            torch.cuda.empty_cache()
+            release_memory(self._device)
         return fits
 
-    def largest_on_cpu(self, wanted: int) -> int:
+    def largest_counted(self, wanted: int) -> int:
         room = MEMORY_SHARE * free_memory() - self._weights_bytes()
         each = self._bytes_kept(2) / 2
         fits = wanted
@@ -100,11 +101,11 @@ class _Trial:
                 kept[storage.data_ptr()] = (storage, storage.nbytes())
             return tensor
 
-        images = torch.randint(0, 256, (count, 3, *self._size), dtype=torch.uint8)
+        images = torch.randint(0, 256, (count, 3, *self._size), dtype=torch.uint8).to(self._device)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             with autocast(self._device, self._precision):
                 logits = self._model(images.contiguous(memory_format=torch.channels_last))
-            self._loss(logits.float(), torch.rand(count, 1, *self._size))
+            self._loss(logits.float(), torch.rand(count, 1, *self._size).to(self._device))
         return sum(size for _, size in kept.values())
 
     def _weights_bytes(self) -> int:

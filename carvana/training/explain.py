@@ -11,6 +11,7 @@ from carvana.children import tells_of_killed_reader
 from carvana.config import TrainConfig
 from carvana.data.reading import ReaderKilledError
 from carvana.errors import CarvanaError
+from carvana.inference.memory import is_out_of_memory
 from carvana.run import Run
 from carvana.training.state import Progress, has_state, peek_state
 
@@ -70,7 +71,7 @@ def explained() -> Iterator[None]:
 
 def _explanation(error: RuntimeError) -> CarvanaError | None:
     words = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in words or "can't allocate memory" in words:
+    if is_out_of_memory(error):
         return CarvanaError(
             "out of memory in a training step: lower train.batch_size (train.accumulate makes up for it), or data.size"
         )

@@ -50,7 +50,7 @@ def fit(
         out: The run folder, which must not exist, unless it is one of this recipe that was interrupted; by default
             ``runs/<architecture>`` with a free number.
         init: A run or model folder to take all weights from before training.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda, cuda:N or mps.
         callbacks: Listeners of the training.
         reporter: Where progress goes.
 
@@ -106,7 +106,7 @@ def resume(
         path: The run folder.
         epochs: More epochs than the recipe has; the learning rate then follows the longer schedule from here on.
         minutes: More minutes, for a run whose budget they are.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda, cuda:N or mps.
         callbacks: Listeners.
         reporter: Where progress goes.
 

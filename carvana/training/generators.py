@@ -19,8 +19,8 @@ def generator_states(device: torch.device) -> dict[str, Any]:
         "numpy": [kind, _hex(keys), place, has_gauss, cached],
         "torch": _hex(torch.get_rng_state().numpy()),
     }
-    if device.type == "cuda":
-        states["cuda"] = _hex(torch.cuda.get_rng_state(device).numpy())
+    if device.type != "cpu":
+        states[device.type] = _hex(torch.get_device_module(device).get_rng_state(device).numpy())
     return states
 
 
@@ -31,8 +31,9 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
     kind, keys, place, has_gauss, cached = states["numpy"]
     np.random.set_state((kind, _array(keys, np.uint32), place, has_gauss, cached))  # noqa: NPY002 - see above
     torch.set_rng_state(torch.from_numpy(_array(states["torch"], np.uint8)))
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(torch.from_numpy(_array(states["cuda"], np.uint8)), device)
+    if device.type != "cpu" and device.type in states:
+        state = torch.from_numpy(_array(states[device.type], np.uint8))
+        torch.get_device_module(device).set_rng_state(state, device)
 
 
 def _hex(values: Any) -> str:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from carvana.devices import float64_device
 from carvana.training.processes import add_up
 
 
@@ -51,7 +52,8 @@ class Pulse:
         """
         first = self._accelerator.is_main_process
         told = torch.tensor([stop, save and first, seconds if first else 0.0], dtype=torch.float64)
-        values = torch.cat([loss.double().reshape(1), told.to(loss.device)])
+        exact = float64_device(loss.device)
+        values = torch.cat([loss.to(exact).double().reshape(1), told.to(exact)])
         self._unread.append((batch, add_up(self._accelerator, values)))
         return self._read(self._lag)
 
@@ -70,6 +72,7 @@ class Pulse:
 
 def agree(accelerator: Accelerator, *, stop: bool, save: bool) -> tuple[bool, bool]:
     """Whether any process was asked to stop, and whether the first one wants the state saved: the same for all."""
-    wishes = torch.tensor([stop, save and accelerator.is_main_process], dtype=torch.float64, device=accelerator.device)
+    exact = float64_device(accelerator.device)
+    wishes = torch.tensor([stop, save and accelerator.is_main_process], dtype=torch.float64, device=exact)
     stop, save = (add_up(accelerator, wishes) > 0).tolist()
     return stop, save

@@ -76,7 +76,7 @@ class Trainer:
         out: A new run folder; without one, nothing is written and the network is left in its best state.
         resume: Go on from the state in ``out``, an existing run, with the settings that it was begun with. More epochs
             (or minutes) are the one thing that may differ.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda, cuda:N or mps.
         workers: Processes that read, or "auto".
         callbacks: Listeners.
         reporter: Where progress goes.
@@ -371,8 +371,8 @@ class Trainer:
             self._recent.append(default_collate([self.train_data[key][0] for key in keys]))
 
     def _to_device(self, *tensors: Tensor) -> list[Tensor]:
-        # They come in pinned memory: the copy to the GPU need not wait for the step before.
-        return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        # They come in pinned memory for an NVIDIA GPU: the copy need not wait for the step before.
+        return [tensor.to(self.device, non_blocking=self.device.type == "cuda") for tensor in tensors]
 
     def _before_step(self) -> None:
         if self.settings.clip is not None:

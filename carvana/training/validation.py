@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from carvana.devices import float64_device
 from carvana.losses import Loss
 from carvana.training.batches import EpochBatches
 from carvana.training.loader import timed
@@ -37,14 +38,16 @@ def validate(
     Several processes measure their shares and all get the same numbers.
     """
     model.eval()
-    rows = torch.zeros(sum(batches.sizes), 4, dtype=torch.float64, device=accelerator.device)
+    exact = float64_device(accelerator.device)
+    rows = torch.zeros(sum(batches.sizes), 4, dtype=torch.float64, device=exact)
     for number, ((images, targets), _) in enumerate(timed(loader)):
         images, targets = images.to(accelerator.device), targets.to(accelerator.device)
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
         indices, count = batches.share(0, number)
-        rows[indices[:count]] = torch.stack([losses.double(), *_agreement(logits, targets)], dim=1)[:count]
+        numbers = [losses.to(exact).double(), *_agreement(logits.to(exact), targets.to(exact))]
+        rows[indices[:count]] = torch.stack(numbers, dim=1)[:count]
     rows = add_up(accelerator, rows)
     not_finite = torch.nonzero(~torch.isfinite(rows[:, 0])).flatten()
     mean_loss, *_, accuracy = rows.mean(0).tolist()

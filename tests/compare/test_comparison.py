@@ -7,6 +7,7 @@ import inspect
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -387,3 +388,11 @@ def test_the_function_is_the_package() -> None:
     assert callable(package)
     assert list(inspect.signature(carvana.compare).parameters)[:2] == ["names", "config"]
     assert pickle.loads(pickle.dumps(carvana.compare)) is package
+
+
+def test_a_limit_of_memory_is_refused_where_the_system_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    with pytest.raises(ConfigError, match="memory_gb: this system cannot limit"):
+        carvana.compare(["unet-ref"], memory_gb=4, out=tmp_path / "board")

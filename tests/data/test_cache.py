@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -159,3 +160,16 @@ def test_the_place_of_the_cache_can_be_chosen(monkeypatch: pytest.MonkeyPatch, t
     assert cache_home() == tmp_path / "xdg" / "carvana"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_home() == tmp_path / "home" / ".cache" / "carvana"
+
+
+def test_a_user_without_a_home_has_a_cache_among_the_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(number: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("CARVANA_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cache_home() == tmp_path / f"carvana-{os.getuid()}"

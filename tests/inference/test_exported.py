@@ -15,7 +15,7 @@ from carvana.archs.spec import ModelSpec
 from carvana.errors import ConfigError, ModelError
 from carvana.files import file_digest
 from carvana.inference.export import export_onnx
-from carvana.inference.exported import ExportedModel, is_exported
+from carvana.inference.exported import ExportedModel, is_exported, onnx_device
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +150,15 @@ def test_a_lack_of_memory_is_pythons_own_error_and_smaller_photos_go_on(file: Pa
     done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
     assert done.stdout == "too large False\n(1, 2, 90, 90)\n", done.stderr
     assert done.stderr == ""
+
+
+def test_auto_leaves_an_apple_gpu_to_torch_and_by_name_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "some.onnx"
+    path.touch()
+    assert onnx_device("auto").type in ("cpu", "cuda")
+    monkeypatch.setattr("carvana.inference.exported.resolve_device", lambda name: torch.device("mps"))
+    assert onnx_device("auto") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"device 'mps': .* take --device cpu"):
+        ExportedModel.load(path, device=onnx_device("mps"))

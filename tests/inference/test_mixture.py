@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture, finish_on_device
@@ -30,6 +34,21 @@ def test_levels_of_a_device_hold_the_mask_of_every_grid_threshold() -> None:
     levels = finish_on_device(mixed, 0.5, "levels").levels
     for threshold in THRESHOLDS[::17]:
         np.testing.assert_array_equal(levels >= 256 * threshold, mixed.maps[0].numpy() > threshold)
+
+
+def test_maps_are_shrunk_without_float64_on_a_device_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Apple's GPUs have none; torch's meta device takes the place of one."""
+    monkeypatch.setattr("carvana.inference.mixture.float64_device", lambda _: torch.device("cpu"))
+
+    class Refusing(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            assert not (isinstance(result, Tensor) and result.is_meta and result.dtype == torch.float64), func
+            return result
+
+    with Refusing():
+        small = Mixture.of(torch.rand(20, 30, device="meta"), (8, 12)).at((8, 12))
+    assert (small.shape, small.device.type) == ((8, 12), "meta")
 
 
 def test_what_was_not_wanted_is_not_there() -> None:

@@ -62,6 +62,9 @@ def _without_ctrl_c() -> Iterator[None]:
 
     The terminal sends it to them as well, and they would die of it with a traceback each, also while they start.
     """
+    if sys.platform == "win32":  # no signal masks there: Ctrl-C while processes start prints their tracebacks
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
