@@ -57,7 +57,8 @@ def find(folders: list[Path]) -> Iterator[Path]:
     for folder in folders:
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in SUFFIXES and path.is_file():
-                key = hashlib.blake2b(path.read_bytes()).digest()
+                with open(path, "rb") as file:
+                    key = hashlib.file_digest(file, "blake2b").digest()
                 if key not in seen:
                     seen.add(key)
                     yield path
@@ -97,7 +98,7 @@ def compare(path: Path) -> Finding:
             return "refused, with a reason", told[0] if told else f"{kind} is not read"
         return "REFUSED, BUT PILLOW READS IT", why
     except BaseException:
-        return "TRACEBACK", traceback.format_exc(limit=-1).strip()
+        return "TRACEBACK", " ".join(traceback.format_exc(limit=-1).split()[1:])
     if expected is None:
         return "read, where Pillow fails", error
     if found.shape != expected.shape or size != found.shape[:2]:
@@ -173,7 +174,7 @@ def sweep(paths: Iterator[Path], *, seconds: float, processes: int) -> Iterator[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each file")
+    parser.add_argument("--seconds", type=float, default=120.0, help="for each file")
     options = parser.parse_args()
     cv2.setNumThreads(0)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -183,7 +184,7 @@ def main() -> None:
     files: dict[tuple[str, str], list[Path]] = defaultdict(list)
     paths = find(options.folders)
     for path, (what, why) in sweep(paths, seconds=options.seconds, processes=os.cpu_count() or 1):
-        group = why if what.startswith("read,") else re.sub(r"\d[\d,.]*", "N", why)
+        group = re.sub(r"\d[\d,.]*", "N", why) if what.lower().startswith("refused") else why
         found[what][group] += 1
         files[what, group].append(path)
     print(f"{sum(map(Counter.total, found.values())):,} files")
