@@ -1,4 +1,4 @@
-"""``read_image`` against Pillow: ``python tests/benchmarks/sweep_images.py FOLDER...``. Some 50 files a second.
+"""``read_image`` against Pillow: ``python tests/benchmarks/sweep_images.py FOLDER...``. Some 30 files a second.
 
 Every file below the folders whose suffix says that it is an image is read by ``carvana.read_image`` and by Pillow,
 upright, over white, 16 bits as carvana/data/pixels.py says. Each file has a process of its own, which is ended
