@@ -89,6 +89,8 @@ class Run:
     def _is_free(self) -> bool:
         first = {self.record_path.name, self.split_path.name, self.state_path.name}
         others = [path for path in self.path.iterdir() if not is_leftover(path)]
+        if self.split_path in others and self.record_path not in others:  # a fit writes the record first
+            return False
         state = list(self.state_path.iterdir()) if self.state_path.is_dir() else []
         return {path.name for path in others} <= first and all(path.name.startswith(_LOCK) for path in state)
 

@@ -30,6 +30,14 @@ def test_a_folder_with_anything_in_it_is_refused(tmp_path: Path) -> None:
     assert Run.create(tmp_path / "new" / "deep", arch="a").path.is_dir()
 
 
+def test_a_split_that_no_fit_wrote_is_not_taken_for_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("mine")
+    with pytest.raises(RunError, match="never overwritten"):
+        Run.create(tmp_path, arch="unet-ref")
+    (tmp_path / "run.json").write_text("{}")  # a fit writes it first
+    Run.create(tmp_path, arch="unet-ref")
+
+
 def test_records_read_back(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", arch="a")
     run.write_config(FitConfig(arch="fpn/resnet18"))

@@ -30,6 +30,7 @@ def bench(
     overlap: options.OVERLAP = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long each measurement goes on, at least.")] = 3.0,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
+    replace: options.REPLACE = False,
     device: options.DEVICE = "auto",
 ) -> None:
     """Measure what networks cost: parameters, arithmetic, time and memory, whole and in tiles, in each precision."""
@@ -39,7 +40,7 @@ def bench(
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
     from carvana.progress import track
 
-    check_json_target(json)
+    check_json_target(json, replace=replace)
     shape = options.parse_size(size)
     photo, _ = draw_photo(0, 1, size=shape)
     reporter = make_reporter()

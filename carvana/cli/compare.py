@@ -37,6 +37,7 @@ def compare(
         Path | None, typer.Option(help="The folder; what is done in it is kept. By default runs/compare.")
     ] = None,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the rows as JSON; - is stdout.")] = None,
+    replace: options.REPLACE = False,
     memory: Annotated[
         float | None,
         typer.Option(min=0.1, metavar="GB", help="What each network's process may take; over it, its row fails."),
@@ -62,7 +63,7 @@ def compare(
         raise ConfigError(
             f"--quick with --config {config}: --quick is the recipe {QUICK_RECIPE}; leave one of them out"
         )
-    check_json_target(json)
+    check_json_target(json, replace=replace)
     shared = [setting for setting in settings or [] if not is_own_setting(setting)]
     own = [setting for setting in settings or [] if is_own_setting(setting)]
     changes = parse_settings(shared)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carvana.cli.options import REPLACE
 from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def check(
     mask_suffix: MaskSuffix = None,
     group: GroupPattern = None,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write all of it as JSON; - is stdout.")] = None,
+    replace: REPLACE = False,
 ) -> None:
     """Read every file and report everything that is wrong, what is there, and how good training sizes can get.
 
@@ -76,7 +78,7 @@ def check(
     from carvana.data.check import check_data
     from carvana.errors import DataError
 
-    check_json_target(json)
+    check_json_target(json, replace=replace)
     report = check_data(
         folder, images=images, masks=masks, group=group, mask_suffix=mask_suffix, reporter=make_reporter()
     )
@@ -106,14 +108,17 @@ def show_photos(
     masks: Masks = None,
     mask_suffix: MaskSuffix = None,
     group: GroupPattern = None,
+    replace: REPLACE = False,
 ) -> None:
     """Draw photos with their outlines, the coverage that a network learns, and what augmentation makes of them."""
     from carvana.data.show import show_samples
     from carvana.data.splits import recipe_samples
     from carvana.errors import ConfigError
+    from carvana.targets import check_target
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
+    check_target(out, replace=replace)
     seen = _size(size)
     recipe = _recipe(folder, images, masks, mask_suffix, group)
     samples = recipe_samples(recipe.data, recipe.data.root)
@@ -135,6 +140,7 @@ def split(
     masks: Masks = None,
     mask_suffix: MaskSuffix = None,
     group: GroupPattern = None,
+    replace: REPLACE = False,
 ) -> None:
     """Divide a folder into training and validation, explain the split, and write it for fit."""
     from rich.text import Text
@@ -144,10 +150,10 @@ def split(
     from carvana.cli.tables import show
     from carvana.data.split_report import describe_split
     from carvana.data.splits import make_split, write_split
-    from carvana.errors import ConfigError
+    from carvana.targets import check_target
 
-    if out is not None and out.exists():
-        raise ConfigError(f"--out {out}: exists already and is never overwritten; name another file")
+    if out is not None:
+        check_target(out, replace=replace)
     recipe = _recipe(folder, images, masks, mask_suffix, group, split={"by": by.value, "val": val, "seed": seed})
     made = make_split(recipe.data, recipe.split)
     report = describe_split(made, reporter=make_reporter())

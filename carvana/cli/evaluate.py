@@ -38,6 +38,7 @@ def evaluate(
     tta: options.TTA = False,
     memory: options.MEMORY = None,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
+    replace: options.REPLACE = False,
     device: options.DEVICE = "auto",
 ) -> None:
     """Measure a run's masks against the true ones, at full size; a run whose fit was interrupted is finished."""
@@ -46,7 +47,7 @@ def evaluate(
     from carvana.folds import Folds
     from carvana.run import Run
 
-    check_json_target(json)
+    check_json_target(json, replace=replace)
     reporter = make_reporter()
     settings: dict[str, Any] = {
         "mode": mode,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from carvana.cli.options import REPLACE
+
 FORMATS = ("onnx",)
 
 
@@ -14,6 +16,7 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")],
     to: Annotated[str, typer.Option(help="The format: onnx.")],
     out: Annotated[Path, typer.Option(help="The file to write; its name ends in .onnx.")],
+    replace: REPLACE = False,
 ) -> None:
     """Write a model as one file that runs without torch, compared with it at three sizes."""
     from carvana.errors import ConfigError, ModelError, did_you_mean
@@ -28,7 +31,7 @@ def export(
     from carvana.cli.display import make_reporter
     from carvana.inference.export import export_onnx
 
-    made = export_onnx(Segmenter.from_pretrained(run), out, reporter=make_reporter())
+    made = export_onnx(Segmenter.from_pretrained(run), out, replace=replace, reporter=make_reporter())
     sizes = ", ".join(f"{check.shape[0]} x {check.shape[2]}x{check.shape[3]}" for check in made.checks)
     typer.echo(f"file    {made.path}, {made.size / 1e6:.1f} MB")
     typer.echo(f"checked within {made.difference:.1e} of PyTorch, with photos of {sizes} pixels")

@@ -52,6 +52,7 @@ MEMORY = Annotated[
 MAX_PIXELS = Annotated[
     int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
 ]
+REPLACE = Annotated[bool, typer.Option("--replace", help="Overwrite the file to write, if it exists.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 REFINE_WITH = Annotated[
     Path | None,

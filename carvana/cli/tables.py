@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -13,8 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from carvana.errors import ConfigError
 from carvana.files import write_json
+from carvana.targets import check_target
 
 
 def show(table: RenderableType) -> None:
@@ -58,20 +56,14 @@ def _number(value: float) -> str:
     return f"{value:.5f}"
 
 
-def check_json_target(target: str | None) -> None:
-    """Refuse a file that cannot be written, before any work is done for what shall be in it.
+def check_json_target(target: str | None, *, replace: bool = False) -> None:
+    """Refuse a file for ``--json`` as :func:`carvana.targets.check_target` does; ``-``, for stdout, is none.
 
     Raises:
-        ConfigError: it is a folder, or would lie in something that is none or may not be written to.
+        ConfigError: it is there already, or cannot be written.
     """
-    if target is None or target == "-":
-        return
-    path = Path(target).absolute()
-    if path.is_dir():
-        raise ConfigError(f"--json {target}: is a folder; name a file in it, or - for stdout")
-    folder = next(parent for parent in path.parents if parent.exists())  # folders that are missing will be made
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"--json {target}: cannot be written into {folder}; name another file, or - for stdout")
+    if target is not None and target != "-":
+        check_target(target, option="--json", replace=replace, instead="name another file, or - for stdout")
 
 
 def write_json_result(target: str, value: Any) -> None:

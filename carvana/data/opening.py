@@ -84,7 +84,8 @@ def heif_is_installed() -> bool:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """What Pillow calls the formats that are read; HEIF where pillow-heif is installed."""
     if not heif_is_installed():
         return _FORMATS
     import pillow_heif
@@ -113,7 +114,7 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
     """A picture of which Pillow has read the header alone; a DataError if it is none, or holds too many pixels."""
     try:
         with pillow_limit(limit):
-            picture = Image.open(file, formats=_formats())
+            picture = Image.open(file, formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("it holds", limit, source) from error
     except UnidentifiedImageError as error:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from carvana.data.images import read_image, read_mask, resize_image
+from carvana.data.images import read_mask, resize_image
 from carvana.data.samples import Sample
+from carvana.data.shown import over_white, read_shown
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation
 from carvana.files import atomic_path
@@ -48,7 +49,7 @@ def worst_photos(
     images = []
     for _, sample in ranked:
         assert sample.mask is not None
-        images.append(overlay(read_image(sample.image), mask_of(sample), read_mask(sample.mask)))
+        images.append(overlay(over_white(read_shown(sample.image)), mask_of(sample), read_mask(sample.mask)))
     titles = [f"{sample.stem}   Dice {score.dice:.5f}" for score, sample in ranked]
     contact_sheet(images, titles, path=path, title="The worst photos: red is too much, blue is missed")
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.storage import WEIGHTS
-from carvana.data.images import read_image, read_mask
+from carvana.data.images import read_mask
 from carvana.data.samples import Sample
+from carvana.data.shown import over_white, read_shown
 from carvana.errors import RunError
 from carvana.evaluation.choose import choose_samples
 from carvana.evaluation.evaluate import Evaluation, evaluate
@@ -108,7 +109,7 @@ def draw_pictures(
     worst_photos(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
     shown = _spread(samples)
     contact_sheet(
-        [overlay(read_image(sample.image), mask_of(sample)) for sample in shown],
+        [overlay(over_white(read_shown(sample.image)), mask_of(sample)) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
         title="Masks of validation photos",

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.colours import parse_colour
-from carvana.data.images import read_image, resize_image
+from carvana.data.images import resize_image
+from carvana.data.shown import over_white, read_shown
 from carvana.errors import ConfigError
 from carvana.files import expanded, file_digest
 
@@ -57,12 +58,12 @@ class Picture:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a picture.
+        """Read a picture, in sRGB; what is transparent in it is white.
 
         Raises:
             DataError: it cannot be read.
         """
-        return cls(read_image(path), file_digest(path))
+        return cls(over_white(read_shown(path)), file_digest(path))
 
     def pixels(self, size: tuple[int, int]) -> Image:
         """The picture over the whole of a photo of this size."""

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.shown import over_white
 from carvana.errors import DataError
 from carvana.inference.clean import follow
 
@@ -33,10 +34,11 @@ def cutout(
     The probabilities, sharpened around the threshold, become the opacity. At the edge a photo's pixel mixes the object
     with what is behind it; the object's own colour there is estimated by blur fusion (Forte 2021, Approximate Fast
     Foreground Colour Estimation, https://doi.org/10.1109/ICIP42928.2021.9506164), so nothing of the old background
-    shows on a new one.
+    shows on a new one. What is transparent in the photo stays so: the smaller of both opacities counts.
 
     Args:
-        image: uint8 (H, W, 3), RGB.
+        image: uint8 (H, W, 3), RGB, or (H, W, 4), RGBA and not premultiplied. An array has no colour profile: its
+            colours stay as they are. :func:`carvana.data.shown.read_shown` reads a file in sRGB, with its opacity.
         probabilities: float32 (H, W) in [0, 1].
         threshold: the probability of half opacity.
         softness: how far probabilities may lie apart, around the threshold, for opacity to go from 0 to 1; at most 1.
@@ -63,7 +65,16 @@ def cutout(
     near, alpha = image[rows, columns], opacity[rows, columns]
     if cleaned is not None:
         alpha = follow(alpha, cleaned[rows, columns])
-    result[rows, columns, :3] = _foreground(near, alpha)
+    if image.shape[2] == 4:
+        within, own = alpha == 1, near[..., 3]
+        alpha = np.minimum(alpha, own / np.float32(255))
+        # Laid onto white, the colours are mixed with a background, as the estimate presumes; within the mask they are
+        # known, but for those under full transparency, which mean nothing.
+        estimated = _foreground(over_white(near), alpha)
+        colours = np.where((within & (own > 0))[..., None], near[..., :3], estimated)
+    else:
+        colours = _foreground(near, alpha)
+    result[rows, columns, :3] = colours
     result[rows, columns, 3] = np.rint(255 * alpha)
     return result
 

@@ -32,6 +32,7 @@ from carvana.inference.memory import bytes_per_pixel
 from carvana.inference.pooling import pool_at_any_size
 from carvana.inference.reach import exact_halo
 from carvana.progress import LogReporter, Reporter
+from carvana.targets import check_target
 
 TOLERANCE = 1e-3
 """How far ONNX Runtime may be from PyTorch: see ``difference``."""
@@ -77,7 +78,9 @@ class Exported:
         return max(check.difference for check in self.checks)
 
 
-def export_onnx(model: Segmenter, out: str | os.PathLike[str], *, reporter: Reporter | None = None) -> Exported:
+def export_onnx(
+    model: Segmenter, out: str | os.PathLike[str], *, replace: bool = False, reporter: Reporter | None = None
+) -> Exported:
     """Write a model as an ONNX file: ``images``, uint8 (N, 3, H, W), to ``logits``, float32 (N, classes, H, W).
 
     N, H and W are free. The ModelSpec is in the metadata, as JSON under ``carvana``, and so is what tiles need to know,
@@ -87,6 +90,7 @@ def export_onnx(model: Segmenter, out: str | os.PathLike[str], *, reporter: Repo
     Args:
         model: on any device, in any mode.
         out: the file, whose name ends in ``.onnx``.
+        replace: overwrite a file that is there.
         reporter: told of the steps.
 
     Raises:
@@ -104,8 +108,7 @@ def export_onnx(model: Segmenter, out: str | os.PathLike[str], *, reporter: Repo
     out, reporter = Path(out), reporter or LogReporter()
     if not is_exported(out):
         raise ConfigError(f"'{out}' must end in .onnx, by which an exported file is known: take '{out}.onnx'")
-    if out.exists():
-        raise ConfigError(f"{out}: exists already and is never overwritten; name another file with --out")
+    check_target(out, replace=replace)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         needed(package)
     arch = model.spec.arch

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.images import encode_image, encode_mask
+from carvana.data.shown import over_white
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.background import Background, compose
 from carvana.inference.clean import Cleaning, clean
@@ -88,7 +89,8 @@ class Outputs:
         Args:
             names: as :meth:`names` gives them, or some of them.
             prediction: what the network says.
-            image: the photo, uint8 (H, W, 3) RGB; None will do where :attr:`need_photo` is false.
+            image: the photo, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, as :func:`carvana.data.shown.read_shown` gives it;
+                None will do where :attr:`need_photo` is false.
 
         Raises:
             DataError: no file of that kind holds so many pixels.
@@ -137,7 +139,7 @@ def _cutout(name: str, finished: _Finished) -> bytes:
 
 
 def _overlay(name: str, finished: _Finished) -> bytes:
-    return _encoded(name, overlay(finished.photo, finished.mask))
+    return _encoded(name, overlay(over_white(finished.photo), finished.mask))
 
 
 def _encoded(name: str, pixels: Image) -> bytes:

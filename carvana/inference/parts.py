@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
 from carvana.errors import DataError, cause
-from carvana.files import atomic_path, digest, lock, read_json, write_bytes, write_json
+from carvana.files import atomic_path, digest, is_leftover, lock, read_json, write_bytes, write_json
 
 _RECORD, _LOCK = "record.json", "lock"
+_PART = re.compile(r"\d{6,}-[0-9a-f]{12}\.gz")
 _LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no difference
 
 
@@ -27,7 +29,7 @@ def clear_joined(out: Path) -> None:
     folder = _folder(out)
     if out.exists() and folder.is_dir():
         with lock(folder / _LOCK):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 class Parts:
@@ -94,7 +96,7 @@ class Parts:
                     return False
                 with atomic_path(self.out) as temporary:
                     self._write_joined(temporary)
-                shutil.rmtree(self.folder, ignore_errors=True)
+                _remove(self.folder)
             self._sweep()
         return True
 
@@ -111,7 +113,7 @@ class Parts:
     def _sweep(self) -> None:
         """Remove the folder if nothing but the lock is in it, which was made by asking for it."""
         if not (self.folder / _RECORD).exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
 
     def _write_joined(self, path: Path) -> None:
         packed = self.out.suffix == ".gz"
@@ -133,11 +135,14 @@ class Parts:
 
     def _read_record(self) -> Any:
         try:
-            return read_json(self.folder / _RECORD)
+            record = read_json(self.folder / _RECORD)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder / _RECORD}: cannot be read ({error}); remove {self.folder}") from error
+        if not isinstance(record, dict) or not self._record.keys() & record.keys():
+            raise DataError(f"{self.folder / _RECORD}: is no record of a table that was begun; take another --out")
+        return record
 
     def _refusal(self, known: Any) -> str:
         other = known if isinstance(known, dict) else {}
@@ -162,6 +167,15 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 def _packed(data: bytes) -> bytes:
     return gzip.compress(data, _LEVEL, mtime=0)  # without the time, equal rows are equal bytes
+
+
+def _remove(folder: Path) -> None:
+    """Remove what is written here from a folder, and the folder if nothing else is in it."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name in (_RECORD, _LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
+                path.unlink()
+        folder.rmdir()
 
 
 def _folder(out: Path) -> Path:

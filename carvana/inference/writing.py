@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.opening import check_regular
+from carvana.data.shown import read_shown
 from carvana.errors import DataError, cause
 from carvana.files import atomic_path, bytes_digest, file_digest
 from carvana.inference.background import Background
@@ -73,6 +74,7 @@ def predict_folder(
         out: a folder, made if it is not there.
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
+            Cut-outs and overlays are in sRGB, whatever the photo's profile.
         cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
         replace: overwrite files that were not written here or were changed since.
@@ -106,10 +108,11 @@ def predict_folder(
                 job.state = "skipped"
                 return job, None
             image = predictor.read(photo)
+            if outputs.need_photo:
+                job.image = read_shown(photo, pixels=image, max_pixels=predictor.max_pixels)
         except (OSError, DataError) as error:
             job.fail(unreadable(photo, error))
             return job, None
-        job.image = image if outputs.need_photo else None
         return job, predictor.prepare(image)
 
     def write(result: tuple[_Job, Prediction | None]) -> _Job:

@@ -66,8 +66,8 @@ def test_evaluate_gives_the_numbers_of_the_fit_again(tiny_run: Path) -> None:
 def test_evaluate_on_parts_and_on_other_data(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     counts = {}
     for part in ("val", "train", "all"):
-        call("evaluate", tiny_run, "--split", part, "--json", tmp_path / "n.json")
-        counts[part] = json.loads((tmp_path / "n.json").read_text())["images"]
+        call("evaluate", tiny_run, "--split", part, "--json", tmp_path / f"{part}.json")
+        counts[part] = json.loads((tmp_path / f"{part}.json").read_text())["images"]
     assert counts["val"] + counts["train"] == counts["all"] == 20
 
     shutil.copytree(tiny_data, tmp_path / "copy")

@@ -146,7 +146,7 @@ def test_a_split_is_not_overwritten(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text("mine")
     result = call("split", tiny_data, "--out", tmp_path / "split.csv")
     assert result.exit_code == 1
-    assert "never overwritten" in result.stderr
+    assert "exists already" in result.stderr
     assert (tmp_path / "split.csv").read_text() == "mine"
 
 

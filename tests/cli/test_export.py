@@ -54,7 +54,7 @@ def test_a_file_that_is_there_stays(run: Path, tmp_path: Path) -> None:
     out.write_text("mine")
     result = call("export", run, "--to", "onnx", "--out", out)
     assert result.exit_code == 1
-    assert "exists already" in result.stderr
+    assert f"{out}: exists already; name another file, or overwrite it with --replace" in result.stderr
     assert out.read_text() == "mine"
 
 

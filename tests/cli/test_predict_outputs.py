@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from profiles import in_srgb, rgb_profile
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
@@ -114,3 +115,56 @@ def test_the_manifest_tells_cleaned_files_apart(model: Predictor, photo: Path, t
         lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
         settings.add(json.loads(lines[-1])["settings_digest"])
     assert len(settings) == 2
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def test_cut_outs_and_overlays_of_a_photo_with_a_profile_have_its_colours(
+    model: Predictor, photo: Path, tmp_path: Path
+) -> None:
+    pixels = read_image(photo)
+    pixels[80:240, 100:330] = (160, 230, 150)  # bright enough for this network
+    write_image(photo, pixels)
+    assert call(photo, "--out", tmp_path / "plain", "--save", "mask").exit_code == 0
+    Image.fromarray(pixels).save(photo, icc_profile=rgb_profile())
+    result = call(photo, "--out", tmp_path / "out", "--save", "mask,cutout,overlay")
+    assert result.exit_code == 0
+    expected = in_srgb(np.array([160, 230, 150]))
+    assert np.abs(expected - (160, 230, 150)).max() > 40
+    cut = pixels_of(tmp_path / "out" / "photo_cutout.png")
+    assert np.abs(cut[150, 200, :3] - expected).max() < 2
+    assert np.abs(pixels_of(tmp_path / "out" / "photo_overlay.jpg")[150, 200] - expected).max() < 6  # a JPEG
+    with Image.open(tmp_path / "out" / "photo_cutout.png") as picture:
+        assert "icc_profile" not in picture.info
+    masks = [read_mask(tmp_path / folder / "photo_mask.png") for folder in ("plain", "out")]
+    np.testing.assert_array_equal(masks[0], masks[1])  # the network saw what it always saw
+
+
+def test_a_cut_out_of_a_cut_out_stays_transparent(model: Predictor, photo: Path, tmp_path: Path) -> None:
+    """Networks see white where a photo is transparent, and this one takes white for the object."""
+    pixels = read_image(photo)
+    clear = np.full(pixels.shape[:2], 255, np.uint8)
+    clear[:, :200] = 0
+    write_image(photo, np.dstack([pixels, clear]))
+    words = [photo, "--save", "mask,cutout,overlay"]
+    assert call(*words, "--out", tmp_path / "out").exit_code == 0
+    assert read_mask(tmp_path / "out" / "photo_mask.png")[150, 50] == 1
+    cut = pixels_of(tmp_path / "out" / "photo_cutout.png")
+    assert not cut[:, :200, 3].any()
+    assert (cut[90:230, 210:320, 3] > 250).all()
+    assert (pixels_of(tmp_path / "out" / "photo_overlay.jpg")[150, 50] > 240).all()
+    assert call(*words, "--out", tmp_path / "red", "--background", "red").exit_code == 0
+    assert np.abs(pixels_of(tmp_path / "red" / "photo_cutout.jpg")[150, 50] - (255, 0, 0)).max() < 8
+
+
+def test_a_background_with_a_profile_has_its_colours(model: Predictor, photo: Path, tmp_path: Path) -> None:
+    behind = np.full((30, 40, 3), (40, 160, 90), np.uint8)
+    Image.fromarray(behind).save(tmp_path / "wall.png", icc_profile=rgb_profile())
+    words = [photo, "--out", tmp_path / "out", "--save", "cutout", "--background", tmp_path / "wall.png"]
+    assert call(*words).exit_code == 0
+    shown = pixels_of(tmp_path / "out" / "photo_cutout.jpg")[30, 350]
+    assert np.abs(shown - in_srgb(behind[0, 0])).max() < 6
+    assert np.abs(in_srgb(behind[0, 0]) - behind[0, 0]).max() > 25

@@ -36,8 +36,11 @@ def test_json_goes_to_stdout_or_into_folders_that_are_or_can_be_made(tmp_path: P
     for target in (None, "-", tmp_path / "n.json", tmp_path / "new" / "deep" / "n.json", "n.json"):
         check_json_target(None if target is None else str(target))
     assert not list(tmp_path.iterdir())
-    (tmp_path / "file").touch()
+    (tmp_path / "file").write_text("mine")
     for target in (tmp_path, tmp_path / "file" / "n.json", tmp_path / "file" / "deep" / "n.json"):
         with pytest.raises(ConfigError, match=r"--json .*name (another|a) file") as error:
             check_json_target(str(target))
         assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"--json .*file: exists already; .* - for stdout, or .* --replace"):
+        check_json_target(str(tmp_path / "file"))
+    check_json_target(str(tmp_path / "file"), replace=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from profiles import in_srgb, rgb_profile
 
 from carvana.data.images import write_image, write_mask
 from carvana.data.samples import Sample
@@ -86,6 +87,15 @@ def test_the_worst_photos_are_shown_worst_first(tmp_path: Path) -> None:
     sheet = pixels(tmp_path / "worst.png")
     missed = (sheet == MISSED).all(axis=2).sum()
     assert missed == 30 * (49 + 47 + 48)  # all three cars, whole
+
+
+def test_photos_are_shown_in_the_colours_of_their_profile(tmp_path: Path) -> None:
+    evaluation, samples = labelled(tmp_path, [0.9])
+    flat = np.full((60, 80, 3), (90, 200, 110), np.uint8)
+    Image.fromarray(flat).save(samples[0].image, icc_profile=rgb_profile())
+    worst_photos(evaluation, samples, lambda _: np.ones((60, 80), np.uint8), path=tmp_path / "worst.png")
+    within = (np.abs(pixels(tmp_path / "worst.png") - in_srgb(flat[0, 0])) < 2).all(axis=2)
+    assert within.sum() > 1000  # of the true mask, which nothing is painted on
 
 
 def test_fewer_photos_than_asked_for_are_all_shown(tmp_path: Path) -> None:

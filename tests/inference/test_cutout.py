@@ -105,6 +105,28 @@ def test_opacity_crosses_one_half_where_the_mask_ends() -> None:
         np.testing.assert_array_equal(sharpen(probabilities, threshold, 0.3) > 0.5, probabilities > threshold)
 
 
+@pytest.mark.parametrize("hidden", [0, 255])
+def test_what_is_transparent_in_the_photo_stays_so(hidden: int) -> None:
+    """Its left third is cut out already, softly; the mask is the disc."""
+    mask, own = opacity(), np.clip((np.arange(WIDTH) - 90) / 10, 0, 1)[None].repeat(HEIGHT, axis=0)
+    colours = np.rint(object_colours()).astype(np.uint8)
+    colours[own == 0] = hidden  # what editors leave there
+    photo = np.dstack([colours, np.rint(255 * own).astype(np.uint8)])
+    cut = cutout(photo, mask)
+    np.testing.assert_array_equal(cut[..., 3], np.minimum(photo[..., 3], np.rint(255 * mask)))
+    within = (mask == 1) & (own > 0)
+    assert (own[within] < 1).any()
+    np.testing.assert_array_equal(cut[within], photo[within])
+    edge = (cut[..., 3] > 100) & ~within  # where the old background would show
+    assert np.abs(cut[edge][:, :3] - object_colours()[edge]).max() < 40
+
+
+def test_an_opaque_photo_of_four_channels_is_cut_as_one_of_three() -> None:
+    photo = np.rint(composed(opacity(), object_colours(), BRIGHT)).astype(np.uint8)
+    four = np.dstack([photo, np.full(photo.shape[:2], 255, np.uint8)])
+    np.testing.assert_array_equal(cutout(four, opacity()), cutout(photo, opacity()))
+
+
 def test_sizes_must_agree() -> None:
     with pytest.raises(DataError, match=r"\(4, 5\).*\(4, 6\)"):
         cutout(np.zeros((4, 6, 3), np.uint8), np.zeros((4, 5), np.float32))

@@ -166,6 +166,21 @@ def test_a_table_that_exists_is_refused_before_any_work(photos: list[Path], tmp_
     assert not (tmp_path / "s.csv.parts").exists()
 
 
+def test_what_others_put_where_the_parts_go_is_kept(photos: list[Path], tmp_path: Path) -> None:
+    parts = tmp_path / "s.csv.parts"
+    parts.mkdir()
+    (parts / "notes.txt").write_text("mine")
+    submit(photos, tmp_path / "s.csv")
+    with pytest.raises(DataError, match="exists already"):
+        submit(photos, tmp_path / "s.csv")
+    assert [path.name for path in parts.iterdir()] == ["notes.txt"]
+    (tmp_path / "s.csv").unlink()
+    (parts / "record.json").write_text('{"song": "mine"}')
+    with pytest.raises(DataError, match=r"record\.json: is no record of a table that was begun; take another --out"):
+        submit(photos, tmp_path / "s.csv")
+    assert (parts / "record.json").read_text() == '{"song": "mine"}'
+
+
 def test_two_photos_of_one_name_are_refused(photos: list[Path], tmp_path: Path) -> None:
     other = draw_photos(tmp_path / "others", 3)[2]
     with pytest.raises(DataError, match=r"others.car_002\.png and .*photos.car_002\.png would be two rows"):
@@ -245,7 +260,6 @@ def test_what_a_killed_writer_left_is_no_part(photos: list[Path], tmp_path: Path
     out = tmp_path / "s.csv"
     submit(photos, out)
     (tmp_path / "s.csv.parts" / ".part-0123456789abcdef.gz").write_bytes(b"half a par")
-    (tmp_path / "s.csv.parts" / "s.csv").write_bytes(b"half a joined table")
     photos[13].write_bytes(kept)
     assert submit(photos, out).written == 2
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()

@@ -14,8 +14,9 @@ from carvana.compare.records import WAITING, Photo
 from carvana.compare.report.disagreement import Disagreement, Masks, most_different
 from carvana.compare.report.markup import Markup, element, joined
 from carvana.compare.report.series import Series
-from carvana.data.images import encode_image, read_image, read_mask, resize_image
+from carvana.data.images import encode_image, read_mask, resize_image
 from carvana.data.samples import Sample
+from carvana.data.shown import over_white, read_shown
 from carvana.errors import DataError
 from carvana.evaluation.shelf import mask_path
 from carvana.inference.overlay import EXTRA, MISSED, OUTLINE
@@ -80,7 +81,7 @@ def _photo(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], p
     photo, masks = chosen.photo, _read_masks(sample, series.values())
     assert masks is not None
     assert sample.mask is not None
-    image, true = read_image(sample.image), read_mask(sample.mask)
+    image, true = over_white(read_shown(sample.image)), read_mask(sample.mask)
     height, width = true.shape
     size = round(_CROP[0] * width), round(_CROP[1] * width)
     votes: NDArray[np.float32] = np.stack(masks).mean(axis=0, dtype=np.float32)
