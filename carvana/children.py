@@ -1,9 +1,97 @@
-"""Processes beside this one: how they end with it, and how torch tells that one of them was killed."""
+"""Processes beside this one: what keeps them from beginning, how they end, and how torch tells of a killed one."""
 
 from __future__ import annotations
 
+import ast
+import linecache
 import multiprocessing
 import os
+import sys
+from multiprocessing.spawn import get_preparation_data
+
+from carvana.errors import ConfigError
+
+MAIN_GUARD = 'if __name__ == "__main__":'
+
+_network_ran_in: int | None = None
+"""The process that has run a network by several threads, this one or one that it was forked from."""
+
+
+def start_method() -> str:
+    """How multiprocessing starts processes here: fork, spawn or forkserver. Asking does not settle it."""
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
+def check_main_guard() -> None:
+    """Refuse to start processes where each of them would run the caller's script again, and with it this call.
+
+    Processes that are not forked import the main script first (spawn, and forkserver, the default of Python 3.14).
+
+    Raises:
+        ConfigError: the call stands in a script outside of ``if __name__ == "__main__":``, or this process is such a
+            second run of it.
+    """
+    if start_method() != "fork" and (_imports_main() or _calls_unguarded()):
+        raise ConfigError(
+            f"{getattr(sys.modules['__main__'], '__file__', 'the script')}: reading processes run this script again "
+            f"from its first line (multiprocessing's start method is {start_method()!r}); put its code under "
+            f"`{MAIN_GUARD}`, or take 0 workers"
+        )
+
+
+def _imports_main() -> bool:
+    """Whether this process was started by another one and is running that one's script at the moment."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
+def _calls_unguarded() -> bool:
+    """Whether a statement of the main script that a new process would execute as well has led here.
+
+    An ``if`` of any kind may be a guard: where it is none, the new process finds out itself (:func:`_imports_main`).
+    """
+    main = sys.modules["__main__"]
+    if not get_preparation_data("").keys() & {"init_main_from_name", "init_main_from_path"}:
+        return False  # a notebook, or a package that is run as such
+    frame = sys._getframe()
+    while frame.f_globals is not vars(main) or frame.f_code.co_name != "<module>":
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    try:
+        statements = ast.parse("".join(linecache.getlines(frame.f_code.co_filename))).body
+    except (SyntaxError, ValueError):
+        return False
+    here = (each for each in statements if each.lineno <= frame.f_lineno <= (each.end_lineno or each.lineno))
+    return not isinstance(next(here, None), ast.If | None)
+
+
+def check_fork() -> None:
+    """Refuse to run a network in a fork of a process that has run one by several threads: it would never end.
+
+    A fork has no thread but one, and OpenMP waits for those that its parent had. By one thread alone nothing is waited
+    for, which is why torch's own readers may be forked.
+
+    Raises:
+        ConfigError: this is such a process.
+    """
+    import torch
+
+    if _network_ran_in not in (None, os.getpid()) and torch.get_num_threads() > 1:
+        raise ConfigError(
+            "this process is a fork of one that ran a network before, and a network would hang in it: start it by "
+            'multiprocessing.get_context("spawn"), run no network before the fork (make the predictor in the new '
+            "process), or call torch.set_num_threads(1) first in it"
+        )
+
+
+def network_runs() -> None:
+    """To be called before a network runs; raises as :func:`check_fork` does."""
+    global _network_ran_in
+    import torch
+
+    check_fork()
+    if torch.get_num_threads() > 1:
+        _network_ran_in = os.getpid()
 
 
 def end_with_parent() -> None:

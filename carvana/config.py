@@ -172,6 +172,17 @@ class FitConfig(Section):
             _put(values, key, value)
         return type(self)(**values)
 
+    def moved(self, root: str | os.PathLike[str]) -> Self:
+        """A copy whose data folder lies elsewhere, with all that lay in it."""
+        before, now = self.data.root, Path(root)
+        inside = {"data.images": self.data.images, "data.masks": self.data.masks, "split.file": self.split.file}
+        changes = {
+            key: now / path.relative_to(before)
+            for key, path in inside.items()
+            if path is not None and before is not None and path.is_relative_to(before)
+        }
+        return self.replace({"data.root": now, **changes})
+
     def to_yaml(self) -> str:
         """The whole recipe as YAML that reads back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)

@@ -27,7 +27,7 @@ class Run:
     Attributes:
         path: The folder itself.
         config_path: ``config.yaml``, the resolved recipe.
-        split_path: ``split.csv``: image, group, subset.
+        split_path: ``split.csv``: image, group, subset, digest (of the bytes of the photo and its mask).
         model_path: ``model/``, the best network so far.
         state_path: ``state/``, the last state, from which an interrupted fit goes on.
         lock_path: ``state/.lock``, held while a process trains in the run.
@@ -143,13 +143,21 @@ class Run:
 
     def read_split(self, subset: str) -> dict[str, str]:
         """The photos of one side of the split, "train" or "val": file name to car."""
-        with open(self.split_path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("subset") == subset]
+        rows = [row for row in self._split_rows() if row.get("subset") == subset]
         return {row.get("image") or "": row.get("group") or "" for row in rows}
+
+    def read_digests(self) -> dict[tuple[str, str], str]:
+        """What each photo of the split and its mask held, by (subset, file name); an earlier carvana kept none."""
+        rows = self._split_rows()
+        return {(row["subset"], row["image"]): row["digest"] for row in rows if row.get("digest")}
 
     def read_groups(self, subset: str) -> set[str]:
         """The cars of one side of the split, "train" or "val"."""
         return set(self.read_split(subset).values())
+
+    def _split_rows(self) -> list[dict[str, str]]:
+        with open(self.split_path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return list(csv.DictReader(file))
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Keep versions, hardware and times."""

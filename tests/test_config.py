@@ -182,3 +182,12 @@ def test_settings_are_frozen() -> None:
 
 def test_print_config_is_yaml_with_every_section() -> None:
     assert set(yaml.safe_load(FitConfig().to_yaml())) == {"arch", "model", "data", "split", "train"}
+
+
+def test_what_lies_in_the_data_folder_moves_with_it() -> None:
+    places = {"root": "/old/data", "images": "/old/data/photos", "masks": "masks"}
+    config = FitConfig(data=places, split={"file": "/old/split.csv"})
+    moved = config.moved("/new")
+    assert (moved.data.root, moved.data.images, moved.data.masks) == (Path("/new"), Path("/new/photos"), Path("masks"))
+    assert moved.split == config.split
+    assert moved.replace({"data.root": "/old/data", "data.images": "/old/data/photos"}) == config

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference import Lines
 
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
@@ -125,6 +126,17 @@ def test_a_training_of_format_1_goes_on_to_its_end(run: Run) -> None:
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert records[0] == json.loads((FORMAT_1 / "run" / "metrics.jsonl").read_text())
     assert run.read_evaluation()["images"] == 2
+
+
+def test_a_training_of_format_1_goes_on_where_its_photos_have_moved_without_digests_which_is_said(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    told = Lines()
+    resume(run.path, root=tmp_path / "elsewhere", device="cpu", reporter=told)
+    assert any("kept no digests" in line for line in told.warnings)
+    assert [record["epoch"] for record in run.read_metrics()] == [1, 2, 3, 4]
+    assert run.read_config().data.root == tmp_path / "photos"
 
 
 @pytest.mark.parametrize("name", ["run.json", "state/state.json"])

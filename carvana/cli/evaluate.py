@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,9 @@ class Subset(StrEnum):
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or folds; with --data a model folder serves.")],
     data: Annotated[Path | None, typer.Option(help="Other labelled photos: all of them count.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where the run's own data folder lies now, if it has moved.")
+    ] = None,
     others: options.OTHERS = None,
     split: Annotated[Subset | None, typer.Option(help="Part of the run's own photos; val if not given.")] = None,
     scale: options.SCALE = "trained",
@@ -44,6 +47,7 @@ def evaluate(
     """Measure a run's masks against the true ones, at full size; a run whose fit was interrupted is finished."""
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, evaluation_table
+    from carvana.errors import ConfigError
     from carvana.folds import Folds
     from carvana.run import Run
 
@@ -63,6 +67,8 @@ def evaluate(
     as_trained = scale == "trained" and settings == options.COVER
     settings |= {"scale": scale, "device": device, "reporter": reporter}
     if others or Folds(run).exists:
+        if root is not None:
+            raise ConfigError(f"--root {root}: goes with one run, evaluated on its own photos; leave it out")
         numbers, table = _evaluate_together([run, *(others or [])], data, split, settings, as_trained=as_trained)
         _give(numbers, table, json)
         return
@@ -72,7 +78,7 @@ def evaluate(
         from carvana.evaluation.report import finish_run
 
         reporter.info(f"{run}: has no readable evaluation.json; this evaluation stays there, with masks and pictures")
-        numbers = finish_run(folder, device=device, reporter=reporter).to_json()
+        numbers = finish_run(folder, root=root, device=device, reporter=reporter).to_json()
         table = evaluation_table(numbers, title=str(run))
     else:
         from carvana.evaluation.choose import choose_samples, tell_known_cars
@@ -80,7 +86,8 @@ def evaluate(
         from carvana.inference.load import load_predictor
 
         predictor = load_predictor(run, **settings)
-        samples = choose_samples(run, data=data, split=None if split is None else split.value, reporter=reporter)
+        part: Literal["val", "train", "all"] | None = None if split is None else split.value
+        samples = choose_samples(run, data=data, split=part, root=root, reporter=reporter)
         if refine_with is not None:
             tell_known_cars([refine_with], samples, reporter)
         numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()

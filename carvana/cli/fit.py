@@ -31,6 +31,9 @@ def fit(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with an interrupted run; --set train.epochs=N makes it longer."),
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="With --resume: where the run's data folder lies now, if it has moved.")
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(metavar="N", help="Fit N networks, each on the cars of the other folds; judge every photo."),
@@ -48,14 +51,18 @@ def fit(
             if value is not None
         ]
         if is_folds(resume):
-            resume_folds(resume, [*given, *(f"--set {setting}" for setting in settings or [])], device=device)
+            resume_folds(
+                resume, [*given, *(f"--set {setting}" for setting in settings or [])], root=root, device=device
+            )
         else:
-            print_result(resumed(resume, settings or [], given, device))
+            print_result(resumed(resume, settings or [], given, root, device))
         return
 
     from carvana.config import load_config, parse_settings
     from carvana.errors import ConfigError
 
+    if root is not None:
+        raise ConfigError(f"--root {root}: goes with --resume RUN; name the data folder of a new training with --data")
     changes: dict[str, Any] = parse_settings(settings or [])
     if arch is not None:
         changes["arch"] = arch
@@ -84,7 +91,7 @@ def fit(
     print_result(run)
 
 
-def resumed(path: Path, settings: list[str], given: list[str], device: str) -> Run:
+def resumed(path: Path, settings: list[str], given: list[str], root: Path | None, device: str) -> Run:
     """Go on with a run, whose own recipe counts: of all settings only the length can change."""
     from carvana.cli.display import make_reporter
     from carvana.config import parse_settings
@@ -94,12 +101,13 @@ def resumed(path: Path, settings: list[str], given: list[str], device: str) -> R
     changes = parse_settings(settings)
     refused = [*given, *(f"--set {key}" for key in changes if key not in ("train.epochs", "train.minutes"))]
     if refused:
+        moved = "; where its data folder has moved, name it with --root" if "--data" in refused else ""
         raise ConfigError(
             f"--resume {path} with {', '.join(refused)}: the run's own recipe counts; only more epochs can be asked "
-            "for (--set train.epochs=N), other changes need a run of their own (--init)"
+            f"for (--set train.epochs=N), other changes need a run of their own (--init){moved}"
         )
     longer = {key.partition(".")[2]: value for key, value in changes.items()}
-    return resume(path, **longer, device=device, reporter=make_reporter())
+    return resume(path, root=root, **longer, device=device, reporter=make_reporter())
 
 
 def print_result(run: Run) -> None:

@@ -30,8 +30,8 @@ def is_folds(path: Path) -> bool:
     return Folds(path).exists
 
 
-def resume_folds(path: Path, given: Sequence[str], *, device: str) -> None:
-    """Go on with folds that were interrupted and print what came out; other options than the device are refused."""
+def resume_folds(path: Path, given: Sequence[str], *, root: Path | None, device: str) -> None:
+    """Go on with folds that were interrupted and print what came out; options of new folds are refused."""
     from carvana.cli.display import make_reporter
     from carvana.errors import ConfigError
     from carvana.training.folds import resume_folds as run_folds
@@ -40,7 +40,7 @@ def resume_folds(path: Path, given: Sequence[str], *, device: str) -> None:
         raise ConfigError(
             f"--resume {path} with {', '.join(given)}: the folds' own recipe counts; leave it out, or begin other folds"
         )
-    print_folds(run_folds(path, device=device, reporter=make_reporter()))
+    print_folds(run_folds(path, root=root, device=device, reporter=make_reporter()))
 
 
 def print_folds(folds: Folds) -> None:

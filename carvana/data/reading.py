@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from carvana.children import end_with_parent
+from carvana.children import MAIN_GUARD, check_main_guard, end_with_parent, start_method
 from carvana.devices import cpu_count, processes_here
 from carvana.errors import CarvanaError, ConfigError
 
@@ -40,8 +40,10 @@ class ReaderKilledError(CarvanaError):
     """
 
     def __init__(self, advice: str) -> None:
+        again = f", or since it ran a script again whose code is not under `{MAIN_GUARD}`"
         super().__init__(
-            f"a reading process was killed, or could not begin, for want of memory or of room in /dev/shm: {advice}"
+            "a reading process was killed, or could not begin, for want of memory or of room in /dev/shm"
+            f"{'' if start_method() == 'fork' else again}: {advice}"
         )
 
 
@@ -64,14 +66,21 @@ def read_ahead(item_bytes: int, workers: int) -> int:
     return max(1, min(_MOST_AHEAD, AHEAD_BYTES // (item_bytes * workers)))
 
 
-def check_temporary_folder() -> None:
+def check_readers_can_begin() -> None:
+    """Find out what would keep readers from their work, before there are any.
+
+    Raises:
+        ConfigError: the caller's script would run again in each of them, or the temporary folder's path is too long.
+    """
+    check_main_guard()
+    _check_temporary_folder()
+
+
+def _check_temporary_folder() -> None:
     """Refuse a temporary folder in which readers cannot hand their pictures over: the process would wait for ever.
 
     They do it through a socket whose path is ``<folder>/pymp-........./listener-........``; what fails there is an
     exception in a thread of the reader, which is not reported.
-
-    Raises:
-        ConfigError: the folder's path is too long.
     """
     if sys.platform != "linux":  # pictures are handed over by name elsewhere
         return

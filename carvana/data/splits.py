@@ -192,15 +192,29 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     return split
 
 
-def write_split(path: str | os.PathLike[str], split: Split) -> None:
-    """Write ``split.csv``: image, group, subset."""
+def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence[str] | None = None) -> None:
+    """Write ``split.csv``: image, group, subset.
+
+    Args:
+        path: The file.
+        split: What to write.
+        digests: What each photo and its mask hold, in the same order, for a fourth column: see
+            :func:`carvana.data.content.content_digests`.
+    """
     table = io.StringIO()
     # Left to itself, the writer puts no quotes around a carriage return, and the reader takes it for the end of a line.
     returns = any("\r" in sample.name + sample.group for sample in split.train + split.val)
     rows = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
-    rows.writerow(["image", "group", "subset"])
-    for subset, samples in (("train", split.train), ("val", split.val)):
-        rows.writerows([sample.name, sample.group, subset] for sample in samples)
+    columns = [
+        [sample.name, sample.group, subset]
+        for subset, samples in (("train", split.train), ("val", split.val))
+        for sample in samples
+    ]
+    if digests is None:
+        rows.writerows([["image", "group", "subset"], *columns])
+    else:
+        rows.writerow(["image", "group", "subset", "digest"])
+        rows.writerows([*row, found] for row, found in zip(columns, digests, strict=True))
     write_bytes(path, table.getvalue().encode(*_CODING))
 
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from carvana.config import FitConfig
+from carvana.data.content import content_digests
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split
-from carvana.errors import DataError
+from carvana.errors import ConfigError, DataError
+from carvana.files import expanded
 from carvana.progress import LogReporter, Reporter
 from carvana.run import Run
 
@@ -21,6 +24,7 @@ def choose_samples(
     *,
     data: str | os.PathLike[str] | None = None,
     split: Subset | None = None,
+    root: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
 ) -> list[Sample]:
     """The photos to evaluate a run, or a model folder, on.
@@ -29,18 +33,25 @@ def choose_samples(
         run: A run; a model folder serves if ``data`` is given.
         data: Another data folder: all of it counts, and it is told if it shows cars that the run was trained on.
         split: Part of the run's own photos: val (the default), train or all.
+        root: Where the run's own data folder lies now, if it has moved; not with ``data``.
         reporter: Told if the data shows cars that the run knows.
 
     Raises:
-        DataError: the photos are gone, or none of them is in this part.
+        ConfigError: ``root`` with ``data``.
+        DataError: the photos are gone, none of them is in this part, or ``root`` holds others.
         RunError: without ``data``, ``run`` must be a run.
     """
     reporter = reporter or LogReporter()
+    if data is not None and root is not None:
+        raise ConfigError(
+            f"--root {os.fspath(root)} with --data {os.fspath(data)}: --root is the run's own data folder, which has "
+            "moved, and --data is other data; leave one of them out"
+        )
     if data is not None and not _is_own(run, data):
         if split not in (None, "all"):
             raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
         return choose_for_all([run], data=data, reporter=reporter)
-    found = read_run_split(Run.open(run))
+    found = read_run_split(Run.open(run), root=root, reporter=reporter)
     parts = {"val": found.val, "train": found.train, "all": found.train + found.val}
     return list(parts[split or "val"])
 
@@ -63,10 +74,65 @@ def choose_for_all(
     return samples
 
 
-def read_run_split(run: Run) -> Split:
-    """The photos of a run, as it divided them."""
+def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, reporter: Reporter | None = None) -> Split:
+    """The photos of a run, as it divided them.
+
+    Args:
+        run: The run.
+        root: Where its data folder lies now, if it has moved; all files in it are compared with the run's digests.
+        reporter: Told where the run holds none.
+
+    Raises:
+        DataError: the photos are gone, or others.
+    """
     config = run.read_config()
-    return recall_split(config.data, config.split, run.split_path)
+    config = where_it_is(config, root, name=run.path)
+    split = recall_split(config.data, config.split, run.split_path)
+    if root is not None:
+        _check_contents(run, split, reporter or LogReporter())
+    return split
+
+
+def where_it_is(config: FitConfig, root: str | os.PathLike[str] | None, *, name: Path) -> FitConfig:
+    """The recipe of a run, or of folds, with the place where its data folder lies now: ``root``, or its own.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    if root is not None:
+        return config.moved(expanded(root).resolve())
+    if config.data.root is not None and not config.data.root.exists():
+        raise DataError(
+            f"{config.data.root}: the data folder of {name} is not there any more; if it has moved, name where it is "
+            "now with --root DIR (fit --resume, evaluate)"
+        )
+    return config
+
+
+def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
+    """Make sure that the photos and masks of a split hold what they held when the run began."""
+    kept = run.read_digests()
+    if not kept:
+        reporter.warn(
+            f"{run.path}: was begun by an earlier carvana, which kept no digests: the photos' names are those of the "
+            "run, and what is in them was not compared"
+        )
+        return
+    samples = split.train + split.val
+    subsets = ["train"] * len(split.train) + ["val"] * len(split.val)
+    found = content_digests(samples, reporter=reporter)
+    differing = [
+        sample
+        for sample, subset, digest in zip(samples, subsets, found, strict=True)
+        if kept.get((subset, sample.name)) != digest
+    ]
+    if differing:
+        first = min(differing, key=lambda sample: sample.name)
+        raise DataError(
+            f"{first.image}: it or its mask {first.masks[0]} is not the one that {run.path} was begun with; "
+            f"{len(differing)} of {len(samples)} photos differ so: name the run's own data folder, unchanged, with "
+            f"--root; other photos go to evaluate --data, or to a new fit with --init {run.path}"
+        )
 
 
 def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,12 @@ from carvana.thresholds import PhotoCounts, best_threshold
 
 
 def evaluate_folds(
-    folds: Folds, *, device: str = "auto", workers: int | None = None, reporter: Reporter | None = None
+    folds: Folds,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
 ) -> Evaluation:
     """Evaluate finished folds on all photos at full size (out of fold), and keep all that comes of it.
 
@@ -32,6 +38,7 @@ def evaluate_folds(
 
     Args:
         folds: the folder; ``dice_as_predicted`` takes each fold's own threshold.
+        root: where the data folder lies now, if it has moved.
         device: auto, cpu or cuda.
         workers: threads that read, and as many that count.
         reporter: told of the progress.
@@ -42,7 +49,7 @@ def evaluate_folds(
     """
     reporter = reporter or LogReporter()
     runs = folds.finished_runs()
-    parts = [read_run_split(run).val for run in runs]
+    parts = [read_run_split(run, root=root, reporter=reporter).val for run in runs]
     samples = [sample for part in parts for sample in part]
     counts: list[PhotoCounts] = []
     own_thresholds: list[float] = []

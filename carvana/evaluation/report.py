@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,12 +61,18 @@ def evaluate_run(
 
 
 def finish_run(
-    run: Run, *, device: str = "auto", workers: int | None = None, reporter: Reporter | None = None
+    run: Run,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
 ) -> Evaluation:
     """Do for a fit that was interrupted what its end would have done with the best network so far.
 
     Args:
         run: a run without ``evaluation.json``; what is written is told at :func:`evaluate_run`.
+        root: where its data folder lies now, if it has moved.
         device: auto, cpu or cuda.
         workers: threads that read, and as many that count.
         reporter: told of the progress.
@@ -76,7 +83,7 @@ def finish_run(
     """
     weights = run.model_path / WEIGHTS
     before = file_digest(weights) if weights.is_file() else None
-    samples = choose_samples(run.path, reporter=reporter)
+    samples = choose_samples(run.path, root=root, reporter=reporter)
     predictor = Predictor.from_pretrained(run.path, device=device)
     evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
     if file_digest(weights) != before:

@@ -18,6 +18,7 @@ from carvana.archs.folded import for_inference
 from carvana.archs.inputs import padded_size
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
+from carvana.children import check_fork, network_runs
 from carvana.data.images import MAX_PIXELS
 from carvana.devices import Precision, autocast, resolve_device, resolve_precision
 from carvana.errors import ConfigError, ModelError
@@ -138,6 +139,7 @@ class Predictor(BasePredictor[Prepared]):
         Raises:
             ModelError: there is no model, or several: a folder of folds is an :class:`Ensemble`.
         """
+        check_fork()
         if Folds(path).exists:
             raise ModelError(f"{os.fspath(path)}: holds folds; carvana.Ensemble.from_pretrained averages all of them")
         if is_exported(path):
@@ -166,6 +168,7 @@ class Predictor(BasePredictor[Prepared]):
             ModelError: the network gives something that is no number, the memory is too small for it, or the exact join
                 cannot be had.
         """
+        network_runs()
         images = [self._on_device(photo.image) for photo in batch]
         maps = self._probabilities(images)
         if self.tta:
@@ -187,6 +190,7 @@ class Predictor(BasePredictor[Prepared]):
         Raises:
             ModelError: as :meth:`mix` says.
         """
+        network_runs()
         images = [self._on_device(photo.image) for photo in batch]
         maps = self._coverer.refined(images, drafts, unsure)
         if self.tta:

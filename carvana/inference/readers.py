@@ -18,7 +18,7 @@ from carvana.data.reading import (
     AHEAD_BYTES,
     ReaderKilledError,
     begin_reader,
-    check_temporary_folder,
+    check_readers_can_begin,
     end_readers,
     read_ahead,
     reader_count,
@@ -58,7 +58,7 @@ def read_prepared(
         Each photo, with what the predictor makes of it, or with the line that says why it cannot be read.
 
     Raises:
-        ConfigError: the number of workers is negative, or the temporary folder's path is too long for processes.
+        ConfigError: the number of workers is negative, or reading processes cannot begin.
         ReaderKilledError: a process was killed.
     """
     if workers is not None and workers < 0:
@@ -68,7 +68,7 @@ def read_prepared(
     if workers == 0 or len(photos) < _FEW:
         yield from zip(photos, ordered_map(reader, photos, bytes_of=bytes_of), strict=True)
         return
-    check_temporary_folder()
+    check_readers_can_begin()
     each = max(1, _bytes_of_largest(reader, photos))
     workers = max(1, min(workers, len(photos), AHEAD_BYTES // each))
     loader = DataLoader(

@@ -14,10 +14,12 @@ import torch
 from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
+from carvana.data.content import content_digests
 from carvana.data.pairs import check_sizes, tell_of_masks
-from carvana.data.splits import Split, check_unchanged, make_split, recall_split, tell_of_leak, write_split
+from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak, write_split
 from carvana.devices import describe, process_count, process_number
 from carvana.errors import ConfigError
+from carvana.evaluation.choose import read_run_split
 from carvana.files import digest
 from carvana.progress import LogReporter, Reporter, SilentReporter
 from carvana.run import Run
@@ -84,7 +86,8 @@ def fit(
         own = {"init_from": lasting_path(init), "recipe": _recipe_digest(config), PLUGINS: packages_of(config)}
         with _closed_if_it_fails(trainer):
             run.write_record(_record(trainer) | own)
-            write_split(run.split_path, split)
+            digests = content_digests(split.train + split.val, reporter=reporter)
+            write_split(run.split_path, split, digests=digests)
             run.write_config(config)  # the last: what holds it can be resumed
     return _train(trainer, config, began=began, reporter=reporter)
 
@@ -92,6 +95,7 @@ def fit(
 def resume(
     path: str | os.PathLike[str],
     *,
+    root: str | os.PathLike[str] | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
     device: str = "auto",
@@ -104,6 +108,8 @@ def resume(
 
     Args:
         path: The run folder.
+        root: Where the run's data folder lies now, if it has moved; the files in it must be those that it was begun
+            with. The run's ``config.yaml`` goes on to name the old place.
         epochs: More epochs than the recipe has; the learning rate then follows the longer schedule from here on.
         minutes: More minutes, for a run whose budget they are.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -113,7 +119,7 @@ def resume(
     Raises:
         RunError: no run, or its state cannot be read.
         ConfigError: not more epochs than the run has had, or another number of processes.
-        DataError: the run's photos are not there any more.
+        DataError: the run's photos are not there any more, or others.
 
     Example:
         >>> resume("runs/unet-ref", epochs=20)  # doctest: +SKIP
@@ -128,10 +134,11 @@ def resume(
             f"{run.config_path}: was edited since the training began, and only more epochs can be asked for (--set "
             "train.epochs=N); undo it, or begin another training with --init"
         )
-    config = _longer(config, epochs=epochs, minutes=minutes)
+    longer = _longer(config, epochs=epochs, minutes=minutes)
+    extended, config = longer != config, longer
     check_packages(run, config)
     check(config, device=device)
-    split = recall_split(config.data, config.split, run.split_path)
+    split = read_run_split(run, root=root, reporter=reporter)
     check_unchanged(run.split_path, split)
     check_sizes(split.train + split.val)
     torch.manual_seed(config.train.seed)
@@ -139,7 +146,7 @@ def resume(
     trainer = make_trainer(
         config, split, model, run, device=device, callbacks=callbacks, reporter=reporter, resume=True
     )
-    if first:
+    if first and extended:
         with _closed_if_it_fails(trainer):
             run.write_config(config)
     if first and not trainer.progress.finished:

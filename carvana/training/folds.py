@@ -9,10 +9,10 @@ from carvana.config import FitConfig
 from carvana.data.pairs import check_sizes
 from carvana.data.splits import Split, recipe_samples, split_folds, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
+from carvana.evaluation.choose import read_run_split, where_it_is
 from carvana.evaluation.folds import evaluate_folds
 from carvana.folds import Folds
 from carvana.progress import LogReporter, Reporter
-from carvana.run import Run
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.recipe import check, check_alone, lasting_path, with_data
@@ -63,7 +63,7 @@ def fit_folds(
     made = Folds.create(out, config, folds=folds, init=first_weights)
     try:
         _write(made, splits)
-        return _fit_all(made, device=device, callbacks=callbacks, reporter=reporter)
+        return _fit_all(made, config, device=device, callbacks=callbacks, reporter=reporter)
     except CarvanaError:
         if not any(run.path.exists() for run in made.runs):  # a mistake that was found before the first training
             shutil.rmtree(made.path, ignore_errors=True)
@@ -73,6 +73,7 @@ def fit_folds(
 def resume_folds(
     path: str | os.PathLike[str],
     *,
+    root: str | os.PathLike[str] | None = None,
     device: str = "auto",
     callbacks: tuple[Callback, ...] = (),
     reporter: Reporter | None = None,
@@ -81,22 +82,24 @@ def resume_folds(
 
     Args:
         path: The folder of folds.
+        root: Where their data folder lies now, if it has moved; see :func:`carvana.resume`.
         device: auto, cpu, cuda or cuda:N.
         callbacks: Listeners of every training that is left to do.
         reporter: Where progress goes.
 
     Raises:
         RunError: there are no folds, or a state cannot be read.
-        DataError: the photos are not there any more.
+        DataError: the photos are not there any more, or others.
     """
     reporter = reporter or LogReporter()
     made = Folds.open(path)
     if made.is_evaluated:
         reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")
         return made
+    config = where_it_is(made.read_config(), root, name=made.path)
     if not made.table_path.is_file():  # killed before the photos were dealt out
-        _write(made, _deal(made.read_config(), made.count))
-    return _fit_all(made, device=device, callbacks=callbacks, reporter=reporter)
+        _write(made, _deal(config, made.count))
+    return _fit_all(made, config, root=root, device=device, callbacks=callbacks, reporter=reporter)
 
 
 def _check_folds(config: FitConfig) -> None:
@@ -132,8 +135,18 @@ def _write(made: Folds, splits: list[Split]) -> None:
     made.write_table(rows)  # the last: with it the photos are dealt out
 
 
-def _fit_all(made: Folds, *, device: str, callbacks: tuple[Callback, ...], reporter: Reporter) -> Folds:
-    config, init = made.read_config(), made.init
+def _fit_all(
+    made: Folds,
+    config: FitConfig,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str,
+    callbacks: tuple[Callback, ...],
+    reporter: Reporter,
+) -> Folds:
+    begun = next((run for run in made.runs if run.split_path.is_file()), None)
+    if root is not None and begun is not None:
+        read_run_split(begun, root=root, reporter=reporter)  # the folds that are not begun have the same photos
     for number, run in enumerate(made.runs, start=1):
         name = f"fold {number} of {made.count}"
         if run.is_evaluated:
@@ -142,27 +155,15 @@ def _fit_all(made: Folds, *, device: str, callbacks: tuple[Callback, ...], repor
             reporter.info(f"{name}: {run.path}")
             own = config.replace({"split.file": str(made.split_path(number).resolve())})
             try:
-                _fit_one(run, own, init, device=device, callbacks=callbacks, reporter=reporter)
+                if run.config_path.is_file():
+                    resume(run.path, root=root, device=device, callbacks=callbacks, reporter=reporter)
+                else:
+                    fit(own, out=run.path, init=made.init, device=device, callbacks=callbacks, reporter=reporter)
             except TrainingInterrupted as stopped:
                 raise TrainingInterrupted(
                     f"stopped in {name}; continue with carvana fit --resume {made.path}",
                     signal_number=stopped.exit_code - 128,
                 ) from stopped
         reporter.info(f"{name}: Dice {run.read_evaluation()['dice']:.5f} at full size")
-    evaluate_folds(made, device=device, reporter=reporter)
+    evaluate_folds(made, root=root, device=device, reporter=reporter)
     return made
-
-
-def _fit_one(
-    run: Run,
-    config: FitConfig,
-    init: str | None,
-    *,
-    device: str,
-    callbacks: tuple[Callback, ...],
-    reporter: Reporter,
-) -> None:
-    if run.config_path.is_file():
-        resume(run.path, device=device, callbacks=callbacks, reporter=reporter)
-        return
-    fit(config, out=run.path, init=init, device=device, callbacks=callbacks, reporter=reporter)

@@ -15,7 +15,7 @@ from carvana.data.dataset import SegmentationDataset
 from carvana.data.reading import (
     ReaderKilledError,
     begin_reader,
-    check_temporary_folder,
+    check_readers_can_begin,
     read_ahead,
     reader_count,
     tells_of_no_room,
@@ -31,12 +31,12 @@ def make_loader(
     """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)), read by processes that live on.
 
     Raises:
-        ConfigError: the data set is empty, or the temporary folder's path is too long for processes.
+        ConfigError: the data set is empty, or reading processes cannot begin.
     """
     if not len(data):
         raise ConfigError("a data set is empty; expected at least one photo")
     if workers:
-        check_temporary_folder()
+        check_readers_can_begin()
     # Three bytes of image and four of coverage a pixel.
     largest = max(batches.sizes) * math.prod(data.largest_size) * 7
     return DataLoader(

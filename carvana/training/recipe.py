@@ -9,6 +9,7 @@ from typing import Literal
 
 from carvana.archs.factory import create_model
 from carvana.archs.segmenter import Segmenter
+from carvana.children import check_fork, check_main_guard
 from carvana.config import FitConfig
 from carvana.data.augment import make_augment
 from carvana.data.cache import SampleCache
@@ -32,8 +33,11 @@ def check(config: FitConfig, *, device: str = "auto") -> None:
     """Find the mistakes of a recipe that need no data and no network.
 
     Raises:
-        ConfigError, UnknownNameError: a name or a setting that cannot be used here.
+        ConfigError, UnknownNameError: a name or a setting that cannot be used here, or a process that cannot train.
     """
+    check_fork()
+    if config.data.workers:
+        check_main_guard()
     make_loss(config.train.loss)
     make_augment(config.data.augment)
     resolve_precision(config.train.precision, resolve_device(device))

@@ -74,6 +74,28 @@ def test_a_run_whose_fit_was_interrupted_is_finished(run: Run, copy: Run) -> Non
     assert copy.evaluation_path.read_bytes() == before
 
 
+def test_a_data_folder_that_has_moved_is_named_by_root(tiny_data: Path, tmp_path: Path, tiny_run: Path) -> None:
+    data, now = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "elsewhere"
+    made = Run(shutil.copytree(tiny_run, tmp_path / "run"))
+    made.write_config(made.read_config().replace({"data.root": str(data)}))
+    config = made.config_path.read_bytes()
+    data.rename(now)
+    gone = call("evaluate", made.path, "--device", "cpu")
+    assert (gone.exit_code, gone.stderr.count("\n")) == (1, 1)
+    assert "--root DIR" in gone.stderr
+
+    both = call("evaluate", made.path, "--root", now, "--data", now, "--device", "cpu")
+    assert (both.exit_code, both.stderr.count("\n")) == (1, 1)
+    again = call("evaluate", made.path, "--root", now, "--device", "cpu", "--json", "-")
+    assert json.loads(again.stdout)["dice"] == made.read_evaluation()["dice"]
+
+    expected = made.read_evaluation()
+    made.evaluation_path.unlink()  # as a fit that was killed leaves it
+    assert call("evaluate", made.path, "--root", now, "--device", "cpu").exit_code == 0
+    assert {name: made.read_evaluation()[name] for name in KEPT} == {name: expected[name] for name in KEPT}
+    assert made.config_path.read_bytes() == config
+
+
 def test_a_target_that_cannot_be_written_is_told_before_any_work(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = call("evaluate", run.path, "--json", tmp_path / "file" / "n.json")

@@ -53,9 +53,19 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny_data: Path, tmp_path: Path, n
         (["--set", "train.lr=1"], "--set train.lr"),
         (["--set", "train.epochs=1"], "not more than the run's 500"),
         (["--data", tiny_data, "--config", "default"], "--data, --config"),
+        (["--data", tiny_data], "where its data folder has moved, name it with --root"),
+        (["--root", tmp_path / "nowhere"], f"{tmp_path / 'nowhere'}: no such folder"),
     ]:
         refused = call("fit", "--resume", out, *words)
         assert refused.exit_code == 1
         assert said in refused.stderr
         assert refused.stderr.count("\n") == 1
     assert (out / "metrics.jsonl").read_text().splitlines() == lines
+
+
+def test_root_is_for_runs_that_go_on(tmp_path: Path) -> None:
+    refused = call("fit", "--root", tmp_path, "--out", tmp_path / "run")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "--root" in refused.stderr
+    assert "--data" in refused.stderr
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,28 @@ def test_interrupted_folds_go_on_and_end_the_same(folds: Folds, tiny_data: Path,
     else:
         fit_folds(recipe(tiny_data), folds=3, out=out, device="cpu")
     assert first.evaluation_path.stat().st_mtime_ns == before
+    for run, undisturbed in zip(Folds(out).runs, folds.runs, strict=True):
+        weights, expected = (r.model_path / "model.safetensors" for r in (run, undisturbed))
+        assert weights.read_bytes() == expected.read_bytes()
+    numbers, expected_numbers = Folds(out).read_evaluation(), folds.read_evaluation()
+    assert numbers | {"seconds": 0} == expected_numbers | {"seconds": 0}
+
+
+def test_folds_go_on_where_their_data_folder_has_moved(folds: Folds, tiny_data: Path, tmp_path: Path) -> None:
+    data, now = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "elsewhere"
+    out = tmp_path / "folds"
+    with pytest.raises(KeyboardInterrupt):
+        fit_folds(recipe(data), folds=3, out=out, device="cpu", callbacks=(Killer(),))
+    data.rename(now)
+    out = out.rename(tmp_path / "moved")  # the folder of the folds may lie elsewhere, too
+    with pytest.raises(DataError, match="--root DIR"):
+        resume_folds(out, device="cpu")
+    shutil.copytree(now, tmp_path / "other")
+    masks = sorted((tmp_path / "other" / "train_masks").iterdir())
+    shutil.copy(masks[1], masks[0])
+    with pytest.raises(DataError, match="1 of 20 photos"):
+        resume_folds(out, root=tmp_path / "other", device="cpu")
+    resume_folds(out, root=now, device="cpu")
     for run, undisturbed in zip(Folds(out).runs, folds.runs, strict=True):
         weights, expected = (r.model_path / "model.safetensors" for r in (run, undisturbed))
         assert weights.read_bytes() == expected.read_bytes()

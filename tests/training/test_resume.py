@@ -107,6 +107,33 @@ def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(
     assert (out / "metrics.jsonl").read_bytes() == undisturbed.metrics_path.read_bytes()
 
 
+def test_a_training_goes_on_where_its_data_folder_has_moved_to_the_same_end(
+    undisturbed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, now = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "elsewhere"
+    out = tmp_path / "run"
+    interrupted(recipe(data), out, 2, monkeypatch)
+    data.rename(now)
+    config = (out / "config.yaml").read_bytes()
+    with pytest.raises(DataError, match=r"the data folder of .*run is not there any more; .*--root DIR"):
+        resume(out, device="cpu")
+    shutil.copytree(now, tmp_path / "other")
+    masks = sorted((tmp_path / "other" / "train_masks").iterdir())
+    shutil.copy(masks[1], masks[0])
+    with pytest.raises(DataError, match=f"{masks[0]} is not the one that .* was begun with; 1 of 20 photos"):
+        resume(out, root=tmp_path / "other", device="cpu")
+    told = Lines()
+    resume(out, root=now, device="cpu", reporter=told)
+    assert told.warnings == []
+    assert model_files(out) == model_files(undisturbed.path)
+    assert (out / "metrics.jsonl").read_bytes() == undisturbed.metrics_path.read_bytes()
+    assert (out / "split.csv").read_bytes() == undisturbed.split_path.read_bytes()
+    assert (out / "config.yaml").read_bytes() == config
+
+    resume(out, root=now, epochs=7, device="cpu")  # what is asked for stands there, and nothing else
+    assert Run(out).read_config() == recipe(data, epochs=7)
+
+
 def test_a_second_ctrl_c_acts_at_once(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train_step(*_: Any, **__: Any) -> torch.Tensor:
         signal.raise_signal(signal.SIGINT)
