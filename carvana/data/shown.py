@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 
 from carvana.data.images import MAX_PIXELS, read_image
 from carvana.data.opening import Source, open_header, open_picture, read_bytes, stream
-from carvana.data.pixels import orientation_of, to_rgb, turn
+from carvana.data.pixels import is_wide, orientation_of, to_rgb, turn
 from carvana.errors import DataError
 
 UInt8 = NDArray[np.uint8]
@@ -77,11 +77,7 @@ def _decoded(source: Source, max_pixels: int) -> UInt8:
 
 
 def _may_be_clear(picture: Image.Image) -> bool:
-    return picture.has_transparency_data and not _is_wide(picture)
-
-
-def _is_wide(picture: Image.Image) -> bool:
-    return picture.mode.startswith(("I", "F"))
+    return picture.has_transparency_data and not is_wide(picture)
 
 
 def _transform(picture: Image.Image) -> ImageCms.ImageCmsTransform | None:
@@ -90,7 +86,7 @@ def _transform(picture: Image.Image) -> ImageCms.ImageCmsTransform | None:
     transform = _to_srgb(profile) if isinstance(profile, bytes) and profile else None
     if transform is None:
         return None
-    grey = _is_wide(picture) or picture.mode in ("1", "L", "LA", "La")
+    grey = is_wide(picture) or picture.mode in ("1", "L", "LA", "La")
     fits = {"RGB": picture.mode != "CMYK", "L": grey, "CMYK": picture.mode == "CMYK"}
     return transform if fits[transform.input_mode] else None
 
