@@ -31,7 +31,8 @@ from carvana.inference.exported import INPUT, METADATA, OUTPUT, TILING, Exported
 from carvana.inference.memory import bytes_per_pixel
 from carvana.inference.pooling import pool_at_any_size
 from carvana.inference.reach import exact_halo
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 TOLERANCE = 1e-3
 """How far ONNX Runtime may be from PyTorch: see ``difference``."""
@@ -101,7 +102,7 @@ def export_onnx(model: Segmenter, out: str | os.PathLike[str], *, reporter: Repo
         ...     export_onnx(model, f"{folder}/mine.onnx").difference < 1e-4
         True
     """
-    out, reporter = Path(out), reporter or LogReporter()
+    out, reporter = Path(out), reporter or default_reporter()
     if not is_exported(out):
         raise ConfigError(f"'{out}' must end in .onnx, by which an exported file is known: take '{out}.onnx'")
     if out.exists():
