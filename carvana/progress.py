@@ -1,6 +1,7 @@
 """How long work tells what it does, without knowing who listens.
 
-Library code takes a Reporter and calls it; the terminal display lives in ``carvana.cli``.
+Library code takes a Reporter and calls it; the terminal display lives in ``carvana.cli``, that of notebooks in
+``carvana.notebook``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Reporter(Protocol):
 
 
 class LogReporter:
-    """The default for library users: messages go to the ``carvana`` logger, progress to nobody."""
+    """The default for library users outside of notebooks: messages go to the ``carvana`` logger, progress to nobody."""
 
     def __init__(self) -> None:
         self._log = logging.getLogger("carvana")
@@ -87,3 +88,21 @@ def track(items: Iterable[T], reporter: Reporter, task: str, total: int | None =
             reporter.advance(task)
     finally:
         reporter.finish(task)
+
+
+def describe(values: dict[str, float]) -> str:
+    """The numbers beside a bar, in words.
+
+    >>> describe({"epoch": 2, "loss": 0.12345, "images_per_s": 3.61, "data_wait": 0.021})
+    'epoch 2 · loss 0.1235 · 3.6 images/s · 2% waiting for data'
+    """
+    return " · ".join(_describe(name, value) for name, value in values.items())
+
+
+def _describe(name: str, value: float) -> str:
+    if name == "images_per_s":
+        return f"{value:.1f} images/s"
+    if name == "data_wait":
+        return f"{value:.0%} waiting for data"
+    label = name.replace("_", " ")
+    return f"{label} {value}" if isinstance(value, int) else f"{label} {value:.4f}"

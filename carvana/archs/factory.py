@@ -8,7 +8,8 @@ from typing import Any
 
 from carvana.archs.build import build_network
 from carvana.archs.segmenter import Segmenter
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 
 def create_model(
@@ -46,5 +47,5 @@ def create_model(
     )
     if spec.init.startswith("auto: random "):
         reason = spec.init.removeprefix("auto: random ")
-        (reporter or LogReporter()).warn(f"{name} starts from random weights {reason}")
+        (reporter or default_reporter()).warn(f"{name} starts from random weights {reason}")
     return Segmenter(network.module, spec, encoder=network.encoder)

@@ -19,7 +19,8 @@ from carvana.archs.segmenter import Segmenter
 from carvana.archs.weight_files import short
 from carvana.errors import ConfigError
 from carvana.files import scratch_folder
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.run import Run
 
 TRAINED_SIZE = (128, 128)
@@ -116,7 +117,7 @@ def read_keras(
         ]
         size = input_size(file) or TRAINED_SIZE
     brightness = training_brightness(values[0]["kernel"], values[0]["bias"], values[1]["moving_mean"])
-    white = input_range or _judged(brightness, path, reporter or LogReporter())
+    white = input_range or _judged(brightness, path, reporter or default_reporter())
     model = create_model("unet-ref", options=options).eval()
     model.network.load_state_dict(model.network.state_dict() | _state(values, model.network))
     model.with_spec(init=f"keras:{Path(path).name}", trained_size=size, std=(1 / white,) * 3)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from carvana.cli import verbosity
 from carvana.devices import process_number
 from carvana.errors import printable
-from carvana.progress import Reporter, SilentReporter
+from carvana.progress import Reporter, SilentReporter, describe
 
 _LOG = logging.getLogger("carvana")  # shown with --verbose
 
@@ -114,24 +114,6 @@ class PlainReporter:
         """Stop counting."""
         _LOG.debug("%s: ends", task)
         self._done.pop(task, None)
-
-
-def describe(values: dict[str, float]) -> str:
-    """The numbers beside a bar, in words.
-
-    >>> describe({"epoch": 2, "loss": 0.12345, "images_per_s": 3.61, "data_wait": 0.021})
-    'epoch 2 · loss 0.1235 · 3.6 images/s · 2% waiting for data'
-    """
-    return " · ".join(_describe(name, value) for name, value in values.items())
-
-
-def _describe(name: str, value: float) -> str:
-    if name == "images_per_s":
-        return f"{value:.1f} images/s"
-    if name == "data_wait":
-        return f"{value:.0%} waiting for data"
-    label = name.replace("_", " ")
-    return f"{label} {value}" if isinstance(value, int) else f"{label} {value:.4f}"
 
 
 def _bars(console: Console) -> Progress:

@@ -17,7 +17,8 @@ from carvana.compare.watcher import Watcher
 from carvana.config import FitConfig, load_config
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.files import lock
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.training.recipe import check_alone
 
 QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
@@ -82,7 +83,7 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
-    watcher = reporter if isinstance(reporter, Watcher) else Watcher(reporter or LogReporter())
+    watcher = reporter if isinstance(reporter, Watcher) else Watcher(reporter or default_reporter())
     plan = make_plan(
         entries, config,
         out=folder, seeds=seeds, recipe_name=recipe_name or _name_of(config), device=device, reporter=watcher.reporter,

@@ -53,7 +53,8 @@ from carvana.data.table import SampleTable
 from carvana.devices import cpu_count
 from carvana.errors import DataError
 from carvana.files import digest, lock
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 FORMAT = 1
 """To be raised when other pixels come out of the same files, or packs are laid out otherwise."""
@@ -100,7 +101,7 @@ def build_caches(
         >>> [cache] = build_caches([samples], (128, 128))  # doctest: +SKIP
         >>> data = carvana.SegmentationDataset(samples, size=(128, 128), cache=cache)  # doctest: +SKIP
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     size = int(size[0]), int(size[1])
     samples = functools.reduce(operator.add, map(SampleTable.of, parts))
     if limit_gb > 0:

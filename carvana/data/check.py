@@ -23,7 +23,8 @@ from carvana.data.pairs import is_inverted
 from carvana.data.problems import ADVICE, Problem
 from carvana.data.threads import threaded
 from carvana.errors import DataError
-from carvana.progress import LogReporter, Reporter, track
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter, track
 
 _THUMBNAILS = 1024  # of photos that may be another's twin, kept in memory
 
@@ -136,7 +137,7 @@ def check_data(
         >>> report.photos, report.cars, report.problems
         (2, 1, ())
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     listing = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
     places = listing.places
     measured = set(_spread(np.flatnonzero([bool(place.masks) for place in places]), CEILING_MASKS))

@@ -9,7 +9,8 @@ from carvana.data.cache_keys import KnownFiles
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.files import digest
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 
 def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = None) -> list[str]:
@@ -18,7 +19,7 @@ def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = No
     Files that the cache knows are not read.
     """
     known = KnownFiles(cache_home() / "samples" / "files")
-    keys, _ = known.keys(samples, reporter=reporter or LogReporter())
+    keys, _ = known.keys(samples, reporter=reporter or default_reporter())
     return [key.ljust(keys.itemsize, b"\0").hex() if key else "" for key in keys.tolist()]
 
 

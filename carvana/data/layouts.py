@@ -117,15 +117,15 @@ def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
 
 def photo_names(folder: Path) -> list[str]:
     """The names of all photos of a folder, sorted; a DataError if there is none."""
-    return _some(folder, image_names(folder))
+    return _some(folder, image_names(folder, SUFFIXES))
 
 
 def nested_photo_names(folder: Path) -> list[str]:
     """As :func:`photo_names`; those of its sub-folders, as ``a/x.jpg``, where the folder itself holds none."""
-    return _some(folder, nested_names(folder))
+    return _some(folder, nested_names(folder, SUFFIXES))
 
 
-def image_names(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[str]:
+def image_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     """The names of all image files of a folder, in no order; those of its sub-folders do not count.
 
     Links count as what they lead to, wherever that lies; one that leads nowhere is named, and told when it is read.
@@ -140,7 +140,7 @@ def image_names(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[
         raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
 
 
-def nested_names(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[str]:
+def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     """As :func:`image_names`, of all folders below a folder that holds no image itself, each with ``/`` before it.
 
     Hidden folders, and links to folders, are not gone into.

@@ -14,7 +14,8 @@ from carvana.data.images import read_mask
 from carvana.data.samples import Sample
 from carvana.data.splits import Split
 from carvana.data.threads import threaded
-from carvana.progress import LogReporter, Reporter, track
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter, track
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def describe_split(split: Split, *, workers: int | None = None, reporter: Report
     """
     masks = (sample.mask for side in (split.train, split.val) for sample in side)
     count, total = len(split.train), len(split.train) + len(split.val)
-    found = track(threaded(_share, masks, workers=workers), reporter or LogReporter(), "reading masks", total)
+    found = track(threaded(_share, masks, workers=workers), reporter or default_reporter(), "reading masks", total)
     shares = np.fromiter(found, np.float64)
     return SplitReport(
         _side(split.train, shares[:count]), _side(split.val, shares[count:]), tuple(sorted(split.shared_groups()))

@@ -13,7 +13,8 @@ from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split
 from carvana.errors import ConfigError, DataError
 from carvana.files import expanded
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.run import Run
 
 Subset = Literal["val", "train", "all"]
@@ -41,7 +42,7 @@ def choose_samples(
         DataError: the photos are gone, none of them is in this part, or ``root`` holds others.
         RunError: without ``data``, ``run`` must be a run.
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     if data is not None and root is not None:
         raise ConfigError(
             f"--root {os.fspath(root)} with --data {os.fspath(data)}: --root is the run's own data folder, which has "
@@ -70,7 +71,7 @@ def choose_for_all(
         DataError: the photos are not there.
     """
     samples = find_samples(data, **_reading(runs[0]))
-    tell_known_cars(runs, samples, reporter or LogReporter())
+    tell_known_cars(runs, samples, reporter or default_reporter())
     return samples
 
 
@@ -89,7 +90,7 @@ def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, repo
     config = where_it_is(config, root, name=run.path)
     split = recall_split(config.data, config.split, run.split_path)
     if root is not None:
-        _check_contents(run, split, reporter or LogReporter())
+        _check_contents(run, split, reporter or default_reporter())
     return split
 
 

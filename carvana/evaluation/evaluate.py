@@ -19,7 +19,8 @@ from carvana.inference.base import BasePredictor, P
 from carvana.inference.prediction import Prediction
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.metrics import bootstrap_interval
-from carvana.progress import LogReporter, Reporter, track
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter, track
 from carvana.thresholds import PhotoCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
 
 
@@ -123,7 +124,7 @@ def evaluate(
         >>> numbers.dice, numbers.dice_ci95  # doctest: +SKIP
         (0.98803, (0.98732, 0.98868))
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     if not samples:
         raise DataError("no labelled photos to evaluate on; name a data folder that holds some")
     started = time.perf_counter()
@@ -174,7 +175,7 @@ def count_photos(
     read = ordered_map(lambda sample: _read(predictor, sample), samples, workers=workers)
     predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled.sample.image)
     counted = ordered_map(finish, predicted, workers=workers)
-    return list(track(counted, reporter or LogReporter(), "evaluating", len(samples)))
+    return list(track(counted, reporter or default_reporter(), "evaluating", len(samples)))
 
 
 def summarise(

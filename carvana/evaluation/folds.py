@@ -17,7 +17,8 @@ from carvana.evaluation.pictures import worst_photos
 from carvana.evaluation.shelf import Shelf, mask_path
 from carvana.folds import Folds
 from carvana.inference.predictor import Predictor
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.thresholds import PhotoCounts, best_threshold
 
 
@@ -47,7 +48,7 @@ def evaluate_folds(
         RunError: a fold is not finished.
         DataError: a photo is gone or cannot be read.
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     runs = folds.finished_runs()
     parts = [read_run_split(run, root=root, reporter=reporter).val for run in runs]
     samples = [sample for part in parts for sample in part]

@@ -21,7 +21,8 @@ from carvana.evaluation.shelf import mask_path
 from carvana.files import file_digest
 from carvana.inference.overlay import overlay
 from carvana.inference.predictor import Predictor
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.run import Run
 
 _ON_CARD = ("images", "groups", "dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
@@ -108,7 +109,7 @@ def draw_pictures(
     run: Run, evaluation: Evaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
 ) -> None:
     """Draw the run's pictures from its records and its masks; they must be there."""
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
 
     def mask_of(sample: Sample) -> NDArray[np.uint8]:
         return read_mask(mask_path(run.masks_path, sample))

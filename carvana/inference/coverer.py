@@ -19,7 +19,8 @@ from carvana.inference.memory import budget_bytes, is_out_of_memory
 from carvana.inference.tiled import Canvas, Patches, Surface, fill
 from carvana.inference.tiling import Plan, Size, cheapest_plan, plan_tiles, plan_whole
 from carvana.inference.windows import CELL, Windows, cover_cells
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 C = TypeVar("C", bound=Surface)
 
@@ -80,7 +81,7 @@ class Coverer:
         self._batch_pixels = batch_pixels
         self._find_halo = halo
         self._bytes_per_pixel = bytes_per_pixel
-        self._reporter = reporter or LogReporter()
+        self._reporter = reporter or default_reporter()
         self._plans: dict[Size, Plan] = {}
         self._halo: int | None = None
         self._most: int | None = None  # pixels at once, as measured, or as was learned when memory ran short

@@ -31,7 +31,8 @@ from carvana.inference.exported import INPUT, METADATA, OUTPUT, TILING, Exported
 from carvana.inference.memory import bytes_per_pixel
 from carvana.inference.pooling import pool_at_any_size
 from carvana.inference.reach import exact_halo
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.targets import check_target
 
 TOLERANCE = 1e-3
@@ -105,7 +106,7 @@ def export_onnx(
         ...     export_onnx(model, f"{folder}/mine.onnx").difference < 1e-4
         True
     """
-    out, reporter = Path(out), reporter or LogReporter()
+    out, reporter = Path(out), reporter or default_reporter()
     if not is_exported(out):
         raise ConfigError(f"'{out}' must end in .onnx, by which an exported file is known: take '{out}.onnx'")
     check_target(out, replace=replace)

@@ -38,7 +38,8 @@ from carvana.inference.scale import Scale, network_size
 from carvana.inference.stream import NotANumberError
 from carvana.inference.tiling import Plan
 from carvana.inference.windows import mirrored
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 
 class Predictor(BasePredictor[Prepared]):
@@ -111,7 +112,7 @@ class Predictor(BasePredictor[Prepared]):
             self.device = resolve_device(device)
             self.precision = resolve_precision(precision, self.device)
             self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
-        _tell_of_scale(model.spec, self.size, reporter or LogReporter())
+        _tell_of_scale(model.spec, self.size, reporter or default_reporter())
         self._clock: Clock | None = None
         self._coverer = Coverer(
             self._logits,

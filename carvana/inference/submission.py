@@ -32,7 +32,8 @@ from carvana.inference.readers import FEWER_READERS, read_prepared
 from carvana.inference.shares import leave_together, others_told, own_share, tell_others
 from carvana.inference.stream import ordered_map, run_batches
 from carvana.inference.submission_file import HEADER, make_row
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 FORMAT_VERSION = 1
 
@@ -104,7 +105,7 @@ def write_submission(
     """
     if chunk < 1:
         raise ConfigError(f"chunk = {chunk}; expected one photo at least")
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     out = Path(out)
     refuse_existing(out)
     rows = _in_order(collect_photos(photos), names, reporter)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from carvana.data.rle import RleError, runs_of
 from carvana.inference.submission_file import open_table, read_names, split_row
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 SIZE = 1280, 1918
 """(height, width) of the competition's photos."""
@@ -68,7 +69,7 @@ def check_submission(
     Raises:
         DataError: one of the files cannot be read, or the sample is no table.
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     places = {name: place for place, name in enumerate(read_names(against))}
     report = SubmissionReport(expected=len(places))
     seen = bytearray(len(places))

@@ -25,7 +25,8 @@ from carvana.inference.prediction import Prediction
 from carvana.inference.prepared import bytes_of
 from carvana.inference.shares import leave_together, own_share
 from carvana.inference.stream import ordered_map, run_batches
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 Image = NDArray[np.uint8]
 
@@ -86,7 +87,7 @@ def predict_folder(
         DataError: two photos have the same stem, ``out`` holds outputs of another photo of that stem, or it cannot be
             written to.
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     outputs = Outputs.choose(save, cleaning=cleaning, background=background)
     photos = distinct(list(photos))
     refuse_equal_stems(photos)

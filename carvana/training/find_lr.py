@@ -17,7 +17,8 @@ from carvana.config import FitConfig
 from carvana.data.splits import make_split
 from carvana.errors import CarvanaError
 from carvana.evaluation.pictures import rate_curve
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.training.loader import timed
 from carvana.training.optim import set_learning_rate, train_mode
 from carvana.training.recipe import build_model, check, check_alone, datasets, with_data
@@ -114,7 +115,7 @@ def find_lr(
         >>> find_lr(FitConfig(data={"root": "photos"})).suggestion  # doctest: +SKIP
         0.0021
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     check_alone("learning rates are tried")
     check(config, device=device)
     torch.manual_seed(config.train.seed)

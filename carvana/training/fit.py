@@ -21,7 +21,8 @@ from carvana.devices import describe, process_count, process_number
 from carvana.errors import ConfigError
 from carvana.evaluation.choose import read_run_split
 from carvana.files import digest
-from carvana.progress import LogReporter, Reporter, SilentReporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter, SilentReporter
 from carvana.run import Run
 from carvana.training.callbacks import Callback, default_callbacks
 from carvana.training.packages import KEY as PLUGINS
@@ -66,7 +67,7 @@ def fit(
     """
     began = time.time()
     first = process_number() == 0
-    reporter = (reporter or LogReporter()) if first else SilentReporter()
+    reporter = (reporter or default_reporter()) if first else SilentReporter()
     if out is not None and process_count() == 1 and _is_interrupted(Run(out), config, init, reporter):
         reporter.info(f"{out}: going on with it")
         return resume(out, device=device, callbacks=callbacks, reporter=reporter)
@@ -126,7 +127,7 @@ def resume(
     """
     began = time.time()
     first = process_number() == 0
-    reporter = (reporter or LogReporter()) if first else SilentReporter()
+    reporter = (reporter or default_reporter()) if first else SilentReporter()
     run = Run.open(path)
     config = run.read_config()
     if run.read_record().get("recipe", _recipe_digest(config)) != _recipe_digest(config):

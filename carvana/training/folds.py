@@ -12,7 +12,8 @@ from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.choose import read_run_split, where_it_is
 from carvana.evaluation.folds import evaluate_folds
 from carvana.folds import Folds
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.recipe import check, check_alone, lasting_path, with_data
@@ -51,7 +52,7 @@ def fit_folds(
         >>> folds.read_evaluation()["dice"]  # doctest: +SKIP
         0.985
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     _check_folds(config)
     check(config, device=device)
     config = with_data(config, reporter=reporter)
@@ -91,7 +92,7 @@ def resume_folds(
         RunError: there are no folds, or a state cannot be read.
         DataError: the photos are not there any more, or others.
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     made = Folds.open(path)
     if made.is_evaluated:
         reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")

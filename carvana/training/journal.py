@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from carvana.notebook import NotebookReporter
 from carvana.progress import Reporter
 from carvana.run import Run
 from carvana.training.budget import Budget
@@ -61,7 +62,10 @@ class Journal:
             self._run.add_epoch(metrics, times)
         notify(self._callbacks, "on_epoch_end", metrics | times)
         words += [f"{speed['images_per_s']:.1f} images/s", f"{speed['data_wait']:.0%} waiting for data"]
-        self._reporter.info(", ".join(words))
+        if isinstance(self._reporter, NotebookReporter):
+            self._reporter.epoch(metrics | times)
+        else:
+            self._reporter.info(", ".join(words))
 
     def end(self) -> None:
         """The training is over, or failed."""

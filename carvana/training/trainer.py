@@ -29,7 +29,8 @@ from carvana.evaluation.report import evaluate_run
 from carvana.heap import freed_memory_kept
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
-from carvana.progress import LogReporter, Reporter, SilentReporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter, SilentReporter
 from carvana.run import Run
 from carvana.training.batch_size import largest_batch
 from carvana.training.batches import EpochBatches
@@ -114,7 +115,7 @@ class Trainer:
         self.device = resolve_device(device)
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.main = process_number() == 0
-        self.reporter = (reporter or LogReporter()) if self.main else SilentReporter()
+        self.reporter = (reporter or default_reporter()) if self.main else SilentReporter()
         run = choose_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
         self.accelerator = make_accelerator(self.device, self.precision)
         self.run: Run | None = all_of(self.accelerator, run)[0]

@@ -14,7 +14,8 @@ from carvana.data.images import image_size, write_image, write_palette_mask
 from carvana.devices import cpu_count
 from carvana.errors import CarvanaError, DataError
 from carvana.files import digest, read_json, write_json
-from carvana.progress import LogReporter, Reporter
+from carvana.notebook import default_reporter
+from carvana.progress import Reporter
 
 VERSION = 1
 """Raised when equal parameters begin to give other pictures; part of the name of folders that keep a demo."""
@@ -90,7 +91,7 @@ def write_demo(
         ...     sorted(path.name for path in root.iterdir())
         ['demo.json', 'train', 'train_masks']
     """
-    reporter = reporter or LogReporter()
+    reporter = reporter or default_reporter()
     root = Path(root)
     if cars < 1 or not 1 <= views <= VIEWS:
         raise DataError(f"{cars} cars with {views} views: a demo needs at least 1 car and 1 to {VIEWS} views of each")
