@@ -50,19 +50,25 @@ def _calls_unguarded() -> bool:
     An ``if`` of any kind may be a guard: where it is none, the new process finds out itself (:func:`_imports_main`).
     """
     main = sys.modules["__main__"]
-    if not get_preparation_data("").keys() & {"init_main_from_name", "init_main_from_path"}:
-        return False  # a notebook, or a package that is run as such
+    prepared = get_preparation_data("")
+    package = str(prepared.get("init_main_from_name", "")).rpartition(".")[2] == "__main__"
+    if package or not prepared.keys() & {"init_main_from_name", "init_main_from_path"}:
+        return False  # a package that is run as such (python -m), or a notebook
     frame = sys._getframe()
     while frame.f_globals is not vars(main) or frame.f_code.co_name != "<module>":
         if frame.f_back is None:
             return False
         frame = frame.f_back
     try:
-        statements = ast.parse("".join(linecache.getlines(frame.f_code.co_filename))).body
+        tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)))
     except (SyntaxError, ValueError):
         return False
-    here = (each for each in statements if each.lineno <= frame.f_lineno <= (each.end_lineno or each.lineno))
-    return not isinstance(next(here, None), ast.If | None)
+    around = [
+        each
+        for each in ast.walk(tree)
+        if isinstance(each, ast.stmt) and each.lineno <= frame.f_lineno <= (each.end_lineno or each.lineno)
+    ]
+    return bool(around) and not any(isinstance(each, ast.If) for each in around)
 
 
 def check_fork() -> None:

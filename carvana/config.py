@@ -69,7 +69,8 @@ class DataConfig(Section):
     images: Folder | None = Field(None, description="Folder of photos, if the data folder is laid out otherwise.")
     masks: Folder | None = Field(None, description="Folder of masks, if the data folder is laid out otherwise.")
     mask_suffix: str | None = Field(
-        None, description="What masks have behind the name of their photo, such as _L; none: nothing or _mask."
+        None,
+        description="What masks have behind their photo's name, such as _L; none: nothing, _mask(s) or _segmentation.",
     )
     group: str | None = Field(None, description="Regular expression that finds the car's name in a photo's file name.")
     size: Size = Field((128, 128), description="[height, width] that the network is trained at.")

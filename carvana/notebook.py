@@ -31,8 +31,11 @@ def default_reporter() -> Reporter:
 
 def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook; an IPython in a terminal is none."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None) is not None
+    return getattr(_shell(), "kernel", None) is not None
+
+
+def _shell() -> Any:
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,25 @@ class NotebookReporter:
         self._epochs: list[Mapping[str, Any]] = []
         self._output: Any = None
         self._drawn = 0.0
+        self._cell: object = None
+
+    def _begin(self) -> None:
+        """Start an output of its own in each cell: a predictor may be made in one and used in another."""
+        cell = getattr(_shell(), "execution_count", None)
+        if cell != self._cell:
+            self._cell, self._output = cell, None
+            for shown in (self._bars, self._warnings, self._messages, self._epochs):
+                shown.clear()
 
     def info(self, message: str) -> None:
         """Show a line."""
+        self._begin()
         self._messages.append(message)
         self._draw()
 
     def warn(self, message: str) -> None:
         """Show a line that stands out and stays."""
+        self._begin()
         self._warnings.append(message)
         self._draw()
 
@@ -74,6 +88,7 @@ class NotebookReporter:
 
     def start(self, task: str, total: int | None) -> None:
         """Show a bar."""
+        self._begin()
         self._bars = {name: bar for name, bar in self._bars.items() if not bar.finished}
         self._bars[task] = Bar(task, total)
         self._draw()

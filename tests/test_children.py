@@ -44,11 +44,21 @@ def test_a_script_without_a_main_guard_is_told_to_get_one(tmp_path: Path, method
         ("fork", "work()\n"),
         ("spawn", 'if __name__ == "__main__":\n    work()\n'),
         ("forkserver", "def main():\n    work()\nif __name__ in ('__main__', 'other'):\n    main()\n"),
+        ("spawn", "try:\n    if __name__ == '__main__':\n        work()\nfinally:\n    pass\n"),
         ("spawn", "import multiprocessing as mp\nif mp.parent_process() is None:\n    work()\n"),
     ],
 )
 def test_what_new_processes_do_not_run_again_is_let_alone(tmp_path: Path, method: str, lines: str) -> None:
     done = script(tmp_path, method, lines)
+    assert (done.returncode, done.stdout) == (0, "worked\n"), done.stderr
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_package_that_is_run_by_its_name_needs_no_guard(tmp_path: Path, method: str) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "package" / "__main__.py").write_text(CHECKED.format(method=method) + "work()\n")
+    done = subprocess.run([sys.executable, "-m", "package"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "worked\n"), done.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +82,19 @@ def test_a_finished_bar_goes_when_another_begins(monkeypatch: pytest.MonkeyPatch
         reporter.finish(task)
     reporter.advance("nothing that began")
     assert list(reporter._bars.values()) == [Bar("training", 2, done=2, numbers="loss 0.5000", finished=True)]
+
+
+def test_each_cell_has_an_output_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(execution_count=1)
+    monkeypatch.setattr("carvana.notebook._shell", lambda: shell)
+    reporter = NotebookReporter()
+    monkeypatch.setattr(reporter, "_draw", lambda: None)
+    reporter.warn("from the first cell")
+    reporter.start("reading", 2)
+    assert reporter._warnings
+    shell.execution_count = 2
+    reporter.warn("from the second cell")
+    assert (reporter._warnings, reporter._bars) == (["from the second cell"], {})
 
 
 CELL = """

@@ -25,7 +25,7 @@ Folder = Annotated[
 Images = Annotated[str | None, typer.Option(help="Folder of photos, if DIR is laid out otherwise.")]
 Masks = Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")]
 MaskSuffix = Annotated[
-    str | None, typer.Option(help="What masks have behind the name of their photo, such as _L; else _mask or nothing.")
+    str | None, typer.Option(help="What masks have behind the name of their photo, such as _L, if it is not usual.")
 ]
 GroupPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the car in a photo's name.")]
 

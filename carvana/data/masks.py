@@ -22,6 +22,7 @@ LOSSY_FORMATS = (*JPEG_FORMATS, "WEBP", "AVIF", "HEIF", "JPEG2000")
 """Formats whose compression makes many values of two; some of their files have none of it, which they do not tell."""
 
 _FEW = 16  # distinct values: more than two and up to so many are labels
+_LEAST_PART = 0.002  # of the pixels have a hue that counts
 _NEAR_ENDS = 0.98  # of the pixels of an antialiased mask lie within a tenth of black or white
 _LOW_LABELS = 9, 0.001  # an antialiased mask has no value of 1 to 9 on more than this share of its pixels
 _EXPECTED = "expected 0 and 1, 0 and 255, or a palette that shows the object bright"
@@ -53,6 +54,8 @@ def mask_values(picture: Image.Image, name: str) -> NDArray[Any]:
     if len(colours) > 2 and picture.format not in LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
         told = ", ".join(sorted("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours))
         raise DataError(f"{name}: the mask holds the colours {told}, more than the two of a mask, black and white")
+    if not colours and _has_several_hues(coloured):
+        raise DataError(f"{name}: the mask holds objects of several colours, more than the two of a mask")
     brightest: UInt8 = np.asarray(coloured).max(axis=2)
     return brightest
 
@@ -70,6 +73,9 @@ def object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8:
             those of its antialiased boundary.
     """
     highest = values.max(initial=0)
+    lowest = values.min(initial=0)
+    if lowest < 0:
+        raise DataError(_several(name, _distinct(values)[0]))
     if highest <= 1 and np.issubdtype(values.dtype, np.integer):
         return values if values.dtype == np.uint8 else values.astype(np.uint8)
     full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
@@ -122,6 +128,15 @@ def read_npy(data: bytes, name: str, limit: int) -> NDArray[Any]:
     return values.view(np.uint8) if values.dtype == np.bool_ else values
 
 
+def _has_several_hues(picture: Image.Image) -> bool:
+    """Whether parts of a picture have different hues; one colour keeps its hue where it fades to black or white."""
+    hue, saturation, value = np.moveaxis(np.asarray(picture.convert("HSV")), 2, 0)
+    hues = np.bincount(hue[(saturation > 64) & (value > 64)] >> 4, minlength=16)
+    there = np.flatnonzero(hues > _LEAST_PART * hue.size)
+    neighbours = len(there) == 2 and there[1] - there[0] in (1, 15)
+    return len(there) > 1 and not neighbours
+
+
 def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """The values that there are, in order, and the number of pixels of each."""
     if values.dtype != np.uint8:
@@ -158,7 +173,7 @@ def _task(found: NDArray[Any]) -> str:
     """What ``task`` of a config says of such labels; "" where they are not whole numbers."""
     if not np.issubdtype(found.dtype, np.integer):
         return ""
-    ignored = found[-1] == 255 and found[-2] < 254
+    ignored = found[-1] == 255 and found[0] == 0 and found[-2] == len(found) - 2  # 0, 1, ... and a rim of 255
     labels = found[:-1] if ignored else found
     if len(labels) > _FEW:
         low, high = labels[labels > 0][0], labels[-1]

@@ -28,6 +28,8 @@ _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF
 JPEG_FORMATS = "JPEG", "MPO"
 """What Pillow calls a JPEG: one picture, or several in a file, as some phones write."""
 
+_LONGEST_NAME = 4096  # characters of a path, on most systems; what is longer is something else
+
 _BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
 
 
@@ -51,7 +53,7 @@ def stream(source: Source, limit: int) -> Iterator[BinaryIO]:
             _check_bytes(os.fstat(file.fileno()).st_size, source, limit)
             yield file
     except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{name_of(source)}: cannot be read: {error.strerror or error}") from error
 
 
 def check_regular(source: str | os.PathLike[str]) -> None:
@@ -64,7 +66,7 @@ def check_regular(source: str | os.PathLike[str]) -> None:
     try:
         mode = os.stat(source).st_mode  # noqa: PTH116 - a str will do
     except ValueError as error:  # a zero byte, or half of a character
-        raise DataError(f"{source!r}: no file has such a name") from error
+        raise DataError(f"{name_of(source)!r}: no file has such a name") from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder tells so itself
         raise DataError(f"{source}: is a pipe or a device; expected an image file")
 
@@ -74,7 +76,8 @@ def name_of(source: Source) -> str:
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{len(source)} bytes"
     if isinstance(source, str | os.PathLike):
-        return str(source)
+        name = str(source)
+        return name if len(name) <= _LONGEST_NAME else f"{name[:60]}...{name[-60:]}"
     return str(getattr(source, "name", "an open file"))
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import image_header, inspect_mask, read_image, read_share, resize_image
+from carvana.data.images import Header, image_header, inspect_mask, read_image, read_share, resize_image
 from carvana.data.pixels import turn
 from carvana.data.samples import Sample
 from carvana.data.shrink import mask_of
@@ -41,24 +41,31 @@ def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> Non
             and all of them are counted.
     """
     pairs = ((sample.image, mask) for sample in samples for mask in sample.masks)
-    count, unreadable, wrong = 0, _Problems(), _Problems()
+    count, unreadable, wrong, wide = 0, _Problems(), _Problems(), list[Path]()
     pool = ThreadPoolExecutor(workers or min(4 * cpu_count(), 32), thread_name_prefix="carvana")
     try:
         while some := list(itertools.islice(pairs, _TOGETHER)):
             count += len(some)
-            headers = list(pool.map(_size, itertools.chain.from_iterable(some), itertools.cycle((True, False))))
+            headers = list(pool.map(_header, itertools.chain.from_iterable(some)))
             for (image, mask), of_image, of_mask in zip(some, headers[::2], headers[1::2], strict=True):
                 if isinstance(of_image, DataError) or isinstance(of_mask, DataError):
                     for header in (of_image, of_mask):
                         if isinstance(header, DataError):
                             unreadable.add(str(header))
-                elif of_image != of_mask:
+                    continue
+                if of_image.size != of_mask.size:
                     wrong.add(
-                        f"{mask}: the mask is {of_mask[0]} x {of_mask[1]} pixels (height x width), its photo "
-                        f"{image.name} {of_image[0]} x {of_image[1]}"
+                        f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its photo "
+                        f"{image.name} {of_image.size[0]} x {of_image.size[1]}"
                     )
+                if of_image.bits > 8 and image not in wide[-1:]:
+                    wide.append(image)
     finally:
         pool.shutdown(cancel_futures=True)
+    # All of a photo is read only where its values may use a small part of their range, and by few threads.
+    for error in threaded(_problem_of_photo, wide):
+        if error is not None:
+            unreadable.add(error)
     if unreadable.count:
         more = f" ({unreadable.count} of {2 * count} photos and masks cannot be read)" if unreadable.count > 1 else ""
         raise DataError(f"{unreadable.first}{more}")
@@ -81,17 +88,22 @@ class _Problems:
         self.count += 1
 
 
-def _size(path: Path, is_photo: bool) -> tuple[int, int] | DataError:
+def _header(path: Path) -> Header | DataError:
     try:
-        header = image_header(path)
-        if is_photo and header.bits > 8:
-            read_image(path)
-        return header.size
+        return image_header(path)
     except DataError as error:
         return error
 
 
-def tell_of_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bool = False) -> None:
+def _problem_of_photo(path: Path) -> str | None:
+    try:
+        read_image(path)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bool = False) -> None:
     """Warn of what is odd about the masks of a training, from a few of them.
 
     They are object nearly everywhere; they lie as their photos are stored, which EXIF turns; or their boundaries are

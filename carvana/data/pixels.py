@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -18,7 +19,9 @@ UInt8 = NDArray[np.uint8]
 
 _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
 _PNG_DEPTH = 24  # the place of the bit depth in a PNG
-_SMALL_PART = 1 / 4  # of the range: 14 bits in 16, as many cameras have, are a quarter
+_PPM_HEADER = re.compile(rb"P\d(?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")  # its third number
+_JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # the codestream's beginning, see ITU-T T.800, A.5.1
+_SMALL_PART = 1 / 4  # of the range; 14 bits in 16 are a little less
 
 
 def orientation_of(picture: Image.Image) -> int:
@@ -106,6 +109,10 @@ def bits_of(picture: Image.Image, start: bytes) -> int:
         return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
     if isinstance(picture, PngImageFile):
         return start[_PNG_DEPTH]
+    if picture.format == "PPM" and (header := _PPM_HEADER.match(start)):
+        return int(header[1]).bit_length()
+    if picture.format == "JPEG2000" and (size := start.find(_JPEG2000_SIZE)) >= 0:
+        return (start[size + len(_JPEG2000_SIZE) + 38] & 0x7F) + 1
     return {"I": 32, "F": 32}.get(picture.mode, 16) if is_wide(picture) else 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import BinaryIO
 
 from PIL.TiffImagePlugin import (
@@ -50,23 +51,24 @@ def check_pages(picture: TiffImageFile, name: str) -> None:
     """Refuse a stack of pages, of which one would be read; thumbnails, smaller copies and masks are no pages.
 
     Raises:
-        DataError: a page behind the first one is as large as it.
+        DataError: a page behind the first one has as many pixels as it, or more.
     """
-    size = picture.size
+    size = picture.width * picture.height
     try:
         if picture.n_frames == 1:
             return
         pages = picture.n_frames
         for page in range(1, min(pages, _LOOKED_AT + 1)):
             picture.seek(page)
-            if picture.size == size and not picture.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK:
+            if picture.width * picture.height >= size and not picture.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK:
                 break
         else:
             return
     except Exception:  # as above; the first page may be sound
         return
     finally:
-        picture.seek(0)
+        with suppress(Exception):
+            picture.seek(0)
     raise DataError(
         f"{name}: a stack of {pages:,} pages, of which the first alone would be read; save each page that is meant as"
         " a file of its own (a later version reads stacks by data.pages)"

@@ -15,7 +15,7 @@ from carvana.archs.segmenter import Segmenter
 from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
 from carvana.data.content import content_digests
-from carvana.data.pairs import check_sizes, tell_of_masks
+from carvana.data.pairs import check_sizes, warn_about_masks
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak, write_split
 from carvana.devices import describe, process_count, process_number
 from carvana.errors import ConfigError
@@ -79,15 +79,19 @@ def fit(
     split = make_split(config.data, config.split)
     tell_of_leak(split, reporter)
     check_sizes(split.train + split.val)
-    uncached = config.data.mode == "crop" or not config.data.cache_gb
-    tell_of_masks(split.train + split.val, reporter, every=uncached)
+    digests: list[str] = []
+    if first:
+        uncached = config.data.mode == "crop" or not config.data.cache_gb
+        warn_about_masks(split.train + split.val, reporter, every=uncached)
+        digests = content_digests(
+            split.train + split.val, reporter=reporter
+        )  # now, while no process waits for this one
     trainer = make_trainer(config, split, model, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # "auto" has become a number, which stays
     if first:
         own = {"init_from": lasting_path(init), "recipe": _recipe_digest(config), PLUGINS: packages_of(config)}
         with _closed_if_it_fails(trainer):
             run.write_record(_record(trainer) | own)
-            digests = content_digests(split.train + split.val, reporter=reporter)
             write_split(run.split_path, split, digests=digests)
             run.write_config(config)  # the last: what holds it can be resumed
     return _train(trainer, config, began=began, reporter=reporter)

@@ -99,6 +99,13 @@ def test_anything_else_gets_one_line_of_sane_length(given: Any, words: str) -> N
             given.seek(0)
 
 
+def test_text_that_is_no_path_is_not_repeated_whole() -> None:
+    for text in ("data:image/png;base64," + "A" * 5000, "x" * 10**6):
+        with pytest.raises(DataError) as error:
+            read_image(text)
+        assert len(str(error.value)) < 300
+
+
 def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, rng: np.random.Generator) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     pixels = cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (70, 40))

@@ -117,6 +117,45 @@ def test_low_labels_among_antialiased_values_are_refused(rng: np.random.Generato
         read_mask(encoded(soft))
 
 
+def several_hues(mask: np.ndarray) -> np.ndarray:
+    """Forty objects of colours of their own."""
+    hues = (np.indices(mask.shape)[1] // 4 * 6 % 180).astype(np.uint8)
+    saturated = np.stack([hues, np.full_like(mask, 255), mask * np.uint8(255)], 2)
+    return cv2.cvtColor(saturated, cv2.COLOR_HSV2RGB)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (lambda mask: npy(mask.astype(np.int8) - np.eye(*mask.shape, dtype=np.int8) * mask * 2), "values -1, 0, 1"),
+        (lambda mask: encoded(-mask.astype(np.int32), "TIFF"), "values -1, 0"),
+        (lambda mask: encoded(several_hues(mask)), "objects of several colours"),
+        (lambda mask: encoded(several_hues(mask), "WEBP", lossless=True), "objects of several colours"),
+        (lambda mask: encoded(several_hues(mask), "JPEG", quality=95), "objects of several colours"),
+    ],
+)
+def test_negative_labels_and_objects_of_several_colours_are_refused(
+    mask: np.ndarray, data: Callable[[np.ndarray], bytes], told: str
+) -> None:
+    with pytest.raises(DataError, match=f"the mask holds .*{told}"):
+        read_mask(data(mask))
+
+
+def test_one_colour_with_an_antialiased_boundary_is_a_mask(rng: np.random.Generator) -> None:
+    soft = antialiased(rng)
+    for colour in ((255, 85, 0), (0, 128, 255), (255, 0, 255)):
+        coloured = (soft[:, :, None] / 255 * colour).round().astype(np.uint8)
+        for kind, options in (("PNG", {}), ("JPEG", {"quality": 95, "subsampling": 0})):
+            found = read_mask(encoded(coloured, kind, **options))
+            assert np.mean(found != (soft > 127)) < 0.002
+
+
+def test_white_beside_labels_is_no_rim(mask: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"values 0, 128, 255, .*class_255: 255") as caught:
+        read_mask(encoded(np.where(np.eye(*mask.shape) > 0, 128, mask * np.uint8(255)).astype(np.uint8)))
+    assert "ignore" not in str(caught.value)
+
+
 def test_several_masks_of_one_image_are_joined(mask: np.ndarray, tmp_path: Path) -> None:
     left, right = mask.copy(), mask.copy()
     left[:, 80:], right[:, :80] = 0, 0

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.images import read_image, read_mask
-from carvana.data.pairs import check_sizes, tell_of_masks
+from carvana.data.pairs import check_sizes, warn_about_masks
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import DataError
 from carvana.progress import SilentReporter
@@ -108,23 +108,23 @@ def test_masks_drawn_on_stored_pixels_are_told_and_masks_drawn_upright_are_not(
     turn_masks(samples, orientation)
     check_sizes(samples)
     told = Told()
-    tell_of_masks(samples, told)
+    warn_about_masks(samples, told)
     assert [f"{len(samples)} belong to photos that EXIF turns alone" in line for line in told.lines] == [True]
     for sample, mask in zip(samples, masks, strict=True):
         Image.fromarray(mask * np.uint8(255)).save(sample.masks[0])
     told = Told()
-    tell_of_masks(samples, told)
+    warn_about_masks(samples, told)
     assert told.lines == []
 
 
 def test_inverted_masks_are_told(tiny_data: Path, tmp_path: Path) -> None:
     samples = find_samples(shutil.copytree(tiny_data, tmp_path / "data"))[::4]
     told = Told()
-    tell_of_masks(samples, told)
+    warn_about_masks(samples, told)
     assert told.lines == []
     for sample in samples:
         Image.fromarray(np.uint8(255) - np.uint8(255) * read_mask(sample.masks[0])).save(sample.masks[0], format="PNG")
-    tell_of_masks(samples, told)
+    warn_about_masks(samples, told)
     assert ["object and background are exchanged" in line for line in told.lines] == [True]
 
 
@@ -134,7 +134,7 @@ def test_antialiased_masks_are_mentioned_once(tiny_data: Path, tmp_path: Path) -
         soft = cv2.blur(np.uint8(255) * cv2.resize(read_mask(sample.masks[0]), (2400, 1600)), (5, 5))
         Image.fromarray(soft).save(sample.masks[0], format="PNG")
     told = Told()
-    tell_of_masks(samples, told)
+    warn_about_masks(samples, told)
     assert ["3 have values between black and white" in line for line in told.lines] == [True]
 
 
@@ -146,6 +146,6 @@ def test_all_masks_are_read_where_nothing_else_reads_them(samples: list[Sample],
     labels = tmp_path / "labels.png"
     Image.fromarray((np.arange(40 * 60).reshape(40, 60) % 3).astype(np.uint8)).save(labels)
     many[50] = replace(many[50], mask=labels)  # not one of those looked at
-    tell_of_masks(many, Told())
+    warn_about_masks(many, Told())
     with pytest.raises(DataError, match=r"labels\.png: the mask holds the values 0, 1, 2"):
-        tell_of_masks(many, Told(), every=True)
+        warn_about_masks(many, Told(), every=True)

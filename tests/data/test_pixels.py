@@ -19,7 +19,7 @@ from carvana.data.samples import Sample
 from carvana.errors import DataError
 
 
-def ramp(low: float, high: float, kind: type, bands: int = 1) -> np.ndarray:
+def ramp(low: float, high: float, kind: type | str, bands: int = 1) -> np.ndarray:
     values = np.linspace(low, high, 60 * 80).reshape(60, 80)
     return (values if bands == 1 else np.stack([values] * bands, 2)).astype(kind)
 
@@ -64,6 +64,11 @@ def raw_tiff(values: np.ndarray, extra: int | None = None) -> bytes:
         (tiff(ramp(-1, 250, np.float32)), "some lie outside"),
         (tiff(ramp(0, 70_000, np.int32)), "some lie outside"),
         (tiff(np.where(np.eye(60, 80) > 0, np.nan, ramp(0, 250, np.float32)).astype(np.float32)), "some lie outside"),
+        (
+            b"P6 # comment\n80 60 65535\n" + ramp(9, 4000, ">u2", 3).tobytes(),
+            "16 bits a value, the lowest 0, the highest 4",
+        ),
+        (bytes(cv2.imencode(".jp2", ramp(300, 4000, np.uint16, 3))[1]), "16 bits a value, the lowest"),
         (raw_tiff(ramp(204, 2520, np.uint16, 4), extra=0), "16 bits a value, the lowest 204, the highest 2,520"),
     ],
 )
@@ -135,6 +140,12 @@ def test_a_stack_says_that_one_page_would_be_read() -> None:
     for read in (read_image, image_header, carvana.read_mask):
         with pytest.raises(DataError, match="a stack of 30 pages, of which the first alone would be read"):
             read(stack(*[page] * 30))
+
+
+def test_pages_of_several_sizes_are_a_stack_too() -> None:
+    page = ramp(0, 255, np.uint8)
+    with pytest.raises(DataError, match="a stack of 2 pages"):
+        read_image(stack(page, np.tile(page, (2, 1))))
 
 
 def test_smaller_copies_behind_an_image_are_no_stack() -> None:
