@@ -165,6 +165,6 @@ def _check_range(lowest: float, highest: float, full: int, bits: int, name: str)
         return
     raise DataError(
         f"{name}: {bits} bits a value, the lowest {lowest:,.6g}, the highest {highest:,.6g}, read as 0 to {full:,}: "
-        + ("it would show next to nothing" if inside else "some lie outside")
+        + ("almost nothing would be seen" if inside else "some lie outside")
         + "; scale the values to 0 to 255 and save 8 bits (a later version takes their range from data.range)"
     )

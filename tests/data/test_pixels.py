@@ -66,7 +66,7 @@ def raw_tiff(values: np.ndarray, extra: int | None = None) -> bytes:
         (tiff(np.where(np.eye(60, 80) > 0, np.nan, ramp(0, 250, np.float32)).astype(np.float32)), "some lie outside"),
         (
             b"P6 # comment\n80 60 65535\n" + ramp(9, 4000, ">u2", 3).tobytes(),
-            "16 bits a value, the lowest 0, the highest 4",
+            "16 bits a value, the lowest 9, the highest 4,000",
         ),
         (bytes(cv2.imencode(".jp2", ramp(300, 4000, np.uint16, 3))[1]), "16 bits a value, the lowest"),
         (raw_tiff(ramp(204, 2520, np.uint16, 4), extra=0), "16 bits a value, the lowest 204, the highest 2,520"),
