@@ -42,8 +42,8 @@ DISTRIBUTIONS = {
     "huggingface_hub": "huggingface-hub",
     "yaml": "PyYAML",
 }
-# Whoever imports pytest fixtures runs pytest; it is nobody else's dependency.
-OF_TESTS_ALONE = {"carvana/testing/": {"pytest"}}
+# Whoever imports pytest fixtures runs pytest, and a notebook's kernel has IPython; they are nobody else's dependency.
+THERE_ALREADY = {"carvana/testing/": {"pytest"}, "carvana/notebook.py": {"IPython"}}
 
 
 def listed(root: Path) -> list[str]:
@@ -240,7 +240,7 @@ def test_no_module_needs_a_distribution_that_is_not_asked_for(wheel: dict[str, b
         if not path.endswith(".py"):
             continue
         excused = {
-            module for folder, modules in OF_TESTS_ALONE.items() if path.startswith(folder) for module in modules
+            module for folder, modules in THERE_ALREADY.items() if path.startswith(folder) for module in modules
         }
         for module, at_import in imports(ast.parse(data)):
             name = canonicalize_name(DISTRIBUTIONS.get(module, module))
