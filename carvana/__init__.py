@@ -12,76 +12,76 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from carvana import testing
-    from carvana.archs.encoders import Encoder, create_encoder
-    from carvana.archs.factory import create_model
-    from carvana.archs.segmenter import Segmenter
-    from carvana.archs.spec import ModelSpec, Network
     from carvana.compare.comparison import compare
     from carvana.compare.leaderboard import Leaderboard
     from carvana.config import FitConfig, load_config
-    from carvana.data.check import check_data
+    from carvana.data.check.report import check_data
     from carvana.data.dataset import EpochSampler, SegmentationDataset
     from carvana.data.demo.write import write_demo
-    from carvana.data.images import read_image, read_mask, write_mask
+    from carvana.data.io.images import read_image, read_mask, write_mask
     from carvana.data.samples import Sample, find_samples
     from carvana.data.splits import split_samples
     from carvana.errors import CarvanaError
     from carvana.evaluation.evaluate import evaluate
+    from carvana.inference.engines.export import export_onnx
     from carvana.inference.ensemble import Ensemble
-    from carvana.inference.export import export_onnx
     from carvana.inference.predictor import Predictor
     from carvana.inference.refiner import Refiner
-    from carvana.inference.submission import write_submission
-    from carvana.inference.tiled import tiled
+    from carvana.inference.submission.write import write_submission
+    from carvana.inference.tiling.tiled import tiled
+    from carvana.models.create import create_model
+    from carvana.models.encoders import Encoder, create_encoder
+    from carvana.models.segmenter import Segmenter
+    from carvana.models.spec import ModelSpec, Network
     from carvana.register import register_arch, register_augment, register_layout, register_loss
     from carvana.run import Run
     from carvana.training.callbacks import Callback, TensorBoard, Trackio
+    from carvana.training.cross_validation import fit_folds
     from carvana.training.find_lr import find_lr
     from carvana.training.fit import fit, resume
-    from carvana.training.folds import fit_folds
     from carvana.training.trainer import Trainer
 
 _HOMES = {
     "Callback": "carvana.training.callbacks",
     "CarvanaError": "carvana.errors",
-    "Encoder": "carvana.archs.encoders",
+    "Encoder": "carvana.models.encoders",
     "EpochSampler": "carvana.data.dataset",
     "Ensemble": "carvana.inference.ensemble",
     "FitConfig": "carvana.config",
     "Leaderboard": "carvana.compare.leaderboard",
-    "ModelSpec": "carvana.archs.spec",
-    "Network": "carvana.archs.spec",
+    "ModelSpec": "carvana.models.spec",
+    "Network": "carvana.models.spec",
     "Predictor": "carvana.inference.predictor",
     "Refiner": "carvana.inference.refiner",
     "Run": "carvana.run",
     "Sample": "carvana.data.samples",
     "SegmentationDataset": "carvana.data.dataset",
-    "Segmenter": "carvana.archs.segmenter",
+    "Segmenter": "carvana.models.segmenter",
     "TensorBoard": "carvana.training.callbacks",
     "Trackio": "carvana.training.callbacks",
     "Trainer": "carvana.training.trainer",
-    "check_data": "carvana.data.check",
-    "create_encoder": "carvana.archs.encoders",
-    "create_model": "carvana.archs.factory",
+    "check_data": "carvana.data.check.report",
+    "create_encoder": "carvana.models.encoders",
+    "create_model": "carvana.models.create",
     "evaluate": "carvana.evaluation.evaluate",
-    "export_onnx": "carvana.inference.export",
+    "export_onnx": "carvana.inference.engines.export",
     "find_lr": "carvana.training.find_lr",
     "find_samples": "carvana.data.samples",
     "fit": "carvana.training.fit",
-    "fit_folds": "carvana.training.folds",
+    "fit_folds": "carvana.training.cross_validation",
     "load_config": "carvana.config",
-    "read_image": "carvana.data.images",
-    "read_mask": "carvana.data.images",
+    "read_image": "carvana.data.io.images",
+    "read_mask": "carvana.data.io.images",
     "register_arch": "carvana.register",
     "register_augment": "carvana.register",
     "register_layout": "carvana.register",
     "register_loss": "carvana.register",
     "resume": "carvana.training.fit",
     "split_samples": "carvana.data.splits",
-    "tiled": "carvana.inference.tiled",
+    "tiled": "carvana.inference.tiling.tiled",
     "write_demo": "carvana.data.demo.write",
-    "write_mask": "carvana.data.images",
-    "write_submission": "carvana.inference.submission",
+    "write_mask": "carvana.data.io.images",
+    "write_submission": "carvana.inference.submission.write",
 }
 
 __all__ = [

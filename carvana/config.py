@@ -15,8 +15,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from carvana.errors import ConfigError, did_you_mean
-from carvana.files import expanded
 from carvana.mistakes import explain
+from carvana.utils.files import expanded
 from carvana.yaml_file import Lines, read_yaml
 
 S = TypeVar("S", bound=BaseModel)

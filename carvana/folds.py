@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from carvana.config import FitConfig, make_config
 from carvana.errors import RunError
-from carvana.files import write_json, write_text
 from carvana.run import Run, is_evaluated, read_evaluation, read_record
+from carvana.utils.files import write_json, write_text
 
 FORMAT_VERSION = 1
 

@@ -56,7 +56,7 @@ def load_plugins(
     found = sorted(
         (point for point in points if not _is_own(point)), key=lambda point: (_package(point), point.name, point.value)
     )
-    loaded = [_load("carvana", "carvana", _own_version(), "carvana.builtin:register", registry), *unreadable]
+    loaded = [_load("carvana", "carvana", _own_version(), "carvana.builtins:register", registry), *unreadable]
     if selection is not None:
         wanted = [name.strip() for name in selection.split(",") if name.strip() and canonical(name) != "carvana"]
         found, missing = _select(found, wanted)
@@ -131,7 +131,7 @@ def _function(target: str | EntryPoint) -> Callable[[Registry], Any]:
 
 
 def _is_own(point: EntryPoint) -> bool:
-    return point.value == "carvana.builtin:register"
+    return point.value == "carvana.builtins:register"
 
 
 def _package(point: EntryPoint) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from carvana.config import FitConfig, load_config
 from carvana.errors import RunError
-from carvana.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
+from carvana.utils.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
 from carvana.yaml_file import read_yaml
 
 FORMAT_VERSION = 1

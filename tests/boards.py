@@ -13,7 +13,7 @@ import numpy as np
 from carvana.compare.leaderboard import Leaderboard
 from carvana.compare.records import FAILED, WAITING, Header, Pair, Photo, Refit, Row
 from carvana.compare.statistics import pairwise_p
-from carvana.data.images import read_mask, write_mask
+from carvana.data.io.images import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.metrics import bootstrap_interval, dice
 

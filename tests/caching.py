@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from carvana.data.cache import SampleCache
-from carvana.data.images import write_image, write_mask
+from carvana.data.io.images import write_image, write_mask
 from carvana.data.samples import Sample
-from carvana.data.shrink import read_shrunken
+from carvana.data.target import read_shrunken
 
 SIZE = (24, 32)
 

@@ -35,10 +35,12 @@ ADDRESS = "CARVANA_TEST_FORKSERVER"
 PRELOADED = (
     "torch", "torch.utils.tensorboard", "torchvision", "segmentation_models_pytorch", "timm", "albumentations", "cv2",
     "accelerate", "matplotlib.pyplot", "safetensors.torch", "huggingface_hub", "h5py", "onnxruntime", "typer.testing",
-    "carvana.builtin", "carvana.cli.app", "carvana.compare.comparison", "carvana.compare.worker",
-    "carvana.compare.tasks", "carvana.compare.report.html", "carvana.data.check", "carvana.data.demo",
-    "carvana.data.splits", "carvana.evaluation.report", "carvana.evaluation.folds", "carvana.inference.submission",
-    "carvana.inference.load", "carvana.inference.writing", "carvana.training.fit", "carvana.training.folds",
+    "carvana.builtins", "carvana.cli.app", "carvana.compare.comparison", "carvana.compare.worker",
+    "carvana.compare.tasks", "carvana.compare.report.html", "carvana.data.check.report", "carvana.data.demo",
+    "carvana.data.splits", "carvana.evaluation.report", "carvana.evaluation.cross_validation",
+    "carvana.inference.submission.write",
+    "carvana.inference.load", "carvana.inference.predict_folder", "carvana.training.fit",
+    "carvana.training.cross_validation",
     "carvana.training.find_lr",
 )  # fmt: skip
 

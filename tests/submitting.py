@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import torch
 
-from carvana.archs.factory import create_model
-from carvana.data.images import write_image
+from carvana.data.io.images import write_image
 from carvana.inference.predictor import Predictor
+from carvana.models.create import create_model
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:

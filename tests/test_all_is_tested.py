@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 
 # Where the tests of each kind are.
 PLACES = {
-    "archs": ("archs/test_contract.py", "archs/test_names.py"),
+    "archs": ("models/test_contract.py", "models/test_smp_encoders.py"),
     "losses": ("test_losses.py",),
     "augments": ("data/test_augment.py",),
     "layouts": ("testing/test_layout.py",),

@@ -43,7 +43,7 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
 }
 # Whoever imports pytest fixtures runs pytest, and a notebook's kernel has IPython; they are nobody else's dependency.
-THERE_ALREADY = {"carvana/testing/": {"pytest"}, "carvana/notebook.py": {"IPython"}}
+THERE_ALREADY = {"carvana/testing/": {"pytest"}, "carvana/utils/notebook.py": {"IPython"}}
 
 
 def listed(root: Path) -> list[str]:
@@ -216,7 +216,7 @@ def test_the_entry_points_are_there_and_can_be_called(wheel: dict[str, bytes]):
     found.read_string(of_info(wheel, "entry_points.txt").decode())
     assert {section: dict(found[section]) for section in found.sections()} == {
         "console_scripts": {"carvana": "carvana.cli:main"},
-        "carvana.plugins": {"carvana": "carvana.builtin:register"},
+        "carvana.plugins": {"carvana": "carvana.builtins:register"},
     }
     for section in found.sections():
         for target in found[section].values():
@@ -239,9 +239,7 @@ def test_no_module_needs_a_distribution_that_is_not_asked_for(wheel: dict[str, b
     for path, data in wheel.items():
         if not path.endswith(".py"):
             continue
-        excused = {
-            module for folder, modules in THERE_ALREADY.items() if path.startswith(folder) for module in modules
-        }
+        excused = {module for folder, modules in THERE_ALREADY.items() if path.startswith(folder) for module in modules}
         for module, at_import in imports(ast.parse(data)):
             name = canonicalize_name(DISTRIBUTIONS.get(module, module))
             used.add(name)

@@ -13,11 +13,11 @@ import pytest
 import torch
 from reference import Lines
 
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
-from carvana.data.images import write_image, write_mask
+from carvana.data.io.images import write_image, write_mask
 from carvana.errors import ModelError, RunError
 from carvana.inference.predictor import Predictor
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.run import Run
 from carvana.training.fit import resume
 from carvana.training.state import read_state

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import yaml
 
-from carvana.archs.segmenter import Segmenter
 from carvana.compare.comparison import compare
 from carvana.compare.leaderboard import Leaderboard
 from carvana.config import FitConfig
 from carvana.data.cache_build import build_caches
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.images import read_image, read_mask
+from carvana.data.io.images import read_image, read_mask
 from carvana.data.samples import find_samples
 from carvana.evaluation.evaluate import evaluate
-from carvana.files import digest
 from carvana.folds import Folds
 from carvana.inference.load import load_predictor
+from carvana.inference.predict_folder import Summary, predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.inference.submission import write_submission
-from carvana.inference.writing import Summary, predict_folder
-from carvana.training.folds import resume_folds
+from carvana.inference.submission.write import write_submission
+from carvana.models.segmenter import Segmenter
+from carvana.training.cross_validation import resume_folds
+from carvana.utils.files import digest
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMAT_1 = FIXTURES / "format-1"

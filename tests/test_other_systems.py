@@ -32,8 +32,8 @@ else:
 
 import carvana
 from carvana.data.cache_home import cache_home
-from carvana.devices import UNKNOWN_MEMORY, cpu_count, free_memory
-from carvana.files import append_json_line, lock, read_json_lines, sweep, write_text
+from carvana.utils.devices import UNKNOWN_MEMORY, cpu_count, free_memory
+from carvana.utils.files import append_json_line, lock, read_json_lines, sweep, write_text
 
 folder = Path(sys.argv[1])
 assert carvana.FitConfig(data={"root": "~/photos"}).data.root == Path("~/photos")

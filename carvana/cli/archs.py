@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from carvana.archs.names import DPT_EXAMPLE
 from carvana.cli import complete
 from carvana.entry import Entry
 from carvana.errors import UnknownNameError, did_you_mean
+from carvana.models.smp_encoders import DPT_EXAMPLE
 from carvana.registry import registry
 
 _WILDCARDS = "*?["

@@ -38,7 +38,7 @@ def bench(
     from carvana.cli.tables import check_json_target, show, write_json_result
     from carvana.data.demo import draw_photo
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
-    from carvana.progress import track
+    from carvana.utils.progress import track
 
     check_json_target(json, replace=replace)
     shape = options.parse_size(size)
@@ -65,11 +65,11 @@ def _predictors(
     names: list[str], size: tuple[int, int], device: str, tile: int | None, overlap: float | None
 ) -> Iterator[tuple[str, Predictor]]:
     """Each network at each scale that it is used at, whole and in tiles, in each precision that is quick here."""
-    from carvana.archs.factory import create_model
-    from carvana.archs.segmenter import Segmenter
-    from carvana.devices import resolve_device, resolve_precision
-    from carvana.inference.exported import ExportedModel, is_exported, onnx_device
+    from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
     from carvana.inference.predictor import Predictor
+    from carvana.models.create import create_model
+    from carvana.models.segmenter import Segmenter
+    from carvana.utils.devices import resolve_device, resolve_precision
 
     quick = resolve_precision("auto", resolve_device(device))
     for name in names:

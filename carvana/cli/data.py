@@ -75,7 +75,7 @@ def check(
     from carvana.cli.data_tables import report_tables
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, show, write_json_result
-    from carvana.data.check import check_data
+    from carvana.data.check.report import check_data
     from carvana.errors import DataError
 
     check_json_target(json, replace=replace)
@@ -111,10 +111,10 @@ def show_photos(
     replace: REPLACE = False,
 ) -> None:
     """Draw photos with their outlines, the coverage that a network learns, and what augmentation makes of them."""
-    from carvana.data.show import show_samples
+    from carvana.data.check.preview import show_samples
     from carvana.data.splits import recipe_samples
     from carvana.errors import ConfigError
-    from carvana.targets import check_target
+    from carvana.utils.targets import check_target
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
@@ -150,7 +150,7 @@ def split(
     from carvana.cli.tables import show
     from carvana.data.split_report import describe_split
     from carvana.data.splits import make_split, write_split
-    from carvana.targets import check_target
+    from carvana.utils.targets import check_target
 
     if out is not None:
         check_target(out, replace=replace)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from carvana.cli import verbosity
-from carvana.devices import process_number
 from carvana.errors import printable
-from carvana.progress import Reporter, SilentReporter, describe
+from carvana.utils.devices import process_number
+from carvana.utils.progress import Reporter, SilentReporter, describe
 
 _LOG = logging.getLogger("carvana")  # shown with --verbose
 

@@ -81,8 +81,8 @@ def evaluate(
         numbers = finish_run(folder, root=root, device=device, reporter=reporter).to_json()
         table = evaluation_table(numbers, title=str(run))
     else:
-        from carvana.evaluation.choose import choose_samples, tell_known_cars
         from carvana.evaluation.evaluate import evaluate as run_evaluate
+        from carvana.evaluation.samples import choose_samples, tell_known_cars
         from carvana.inference.load import load_predictor
 
         predictor = load_predictor(run, **settings)
@@ -102,8 +102,8 @@ def _evaluate_together(
     """The mean of several networks on photos that none of them should know; or what a folder of folds holds already."""
     from carvana.cli.tables import evaluation_table
     from carvana.errors import ConfigError
-    from carvana.evaluation.choose import choose_for_all
     from carvana.evaluation.evaluate import evaluate as run_evaluate
+    from carvana.evaluation.samples import choose_for_all
     from carvana.folds import Folds
     from carvana.inference.ensemble import Ensemble, member_paths
     from carvana.inference.load import load_predictor

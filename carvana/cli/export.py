@@ -27,9 +27,9 @@ def export(
     if Folds(run).exists:
         raise ModelError(f"{run}: holds folds, and a file holds one network; export one of them, such as {run}/fold-1")
 
-    from carvana.archs.segmenter import Segmenter
     from carvana.cli.display import make_reporter
-    from carvana.inference.export import export_onnx
+    from carvana.inference.engines.export import export_onnx
+    from carvana.models.segmenter import Segmenter
 
     made = export_onnx(Segmenter.from_pretrained(run), out, replace=replace, reporter=make_reporter())
     sizes = ", ".join(f"{check.shape[0]} x {check.shape[2]}x{check.shape[3]}" for check in made.checks)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carvana.cli import complete
+from carvana.cli.cross_validation import fit_folds, is_folds, resume_folds
 from carvana.cli.find_lr import find_lr as test_rates
-from carvana.cli.folds import fit_folds, is_folds, resume_folds
 from carvana.cli.options import CONFIG
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def resumed(path: Path, settings: list[str], given: list[str], root: Path | None
 def print_result(run: Run) -> None:
     """What came out and where it lies; of several processes that trained together, the first one tells."""
     from carvana.cli.tables import evaluation_table, show
-    from carvana.devices import process_number
+    from carvana.utils.devices import process_number
 
     if process_number():
         return

@@ -25,8 +25,8 @@ def import_keras(
     ] = InputRange.auto,
 ) -> None:
     """Read the reference U-Net's weights out of a file of Keras, and write them as a model folder."""
-    from carvana.archs.keras_weights import import_keras as run_import
     from carvana.cli.display import make_reporter
+    from carvana.models.keras_weights import import_keras as run_import
 
     white = None if input_range is InputRange.auto else int(input_range)
     found = run_import(file, out, input_range=white, reporter=make_reporter())

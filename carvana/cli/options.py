@@ -13,7 +13,7 @@ from carvana.cli import complete
 
 if TYPE_CHECKING:
     from carvana.inference.base import BasePredictor
-    from carvana.progress import Reporter
+    from carvana.utils.progress import Reporter
 
 CONFIG = Annotated[
     str | None,

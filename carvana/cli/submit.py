@@ -57,10 +57,10 @@ def submit(
 
     from carvana.cli.display import make_reporter
     from carvana.errors import DataError
-    from carvana.inference.clean import Cleaning
+    from carvana.inference.outputs.postprocess import Cleaning
     from carvana.inference.photos import collect_photos
-    from carvana.inference.submission import CHUNK, refuse_existing, write_submission
-    from carvana.inference.submission_file import read_names
+    from carvana.inference.submission.table import read_names
+    from carvana.inference.submission.write import CHUNK, refuse_existing, write_submission
 
     reporter = make_reporter()
     refuse_existing(out)
@@ -107,7 +107,7 @@ def submit(
 def _check(path: Path, against: Path, size: str) -> None:
     from carvana.cli.display import make_reporter
     from carvana.errors import DataError, printable
-    from carvana.inference.submission_check import SHOWN, check_submission
+    from carvana.inference.submission.check import SHOWN, check_submission
 
     report = check_submission(path, against, size=options.parse_size(size), reporter=make_reporter())
     if report.ok:

@@ -11,8 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from carvana.files import write_json
-from carvana.targets import check_target
+from carvana.utils.files import write_json
+from carvana.utils.targets import check_target
 
 
 def show(table: RenderableType) -> None:
@@ -57,7 +57,7 @@ def _number(value: float) -> str:
 
 
 def check_json_target(target: str | None, *, replace: bool = False) -> None:
-    """Refuse a file for ``--json`` as :func:`carvana.targets.check_target` does; ``-``, for stdout, is none.
+    """Refuse a file for ``--json`` as :func:`carvana.utils.targets.check_target` does; ``-``, for stdout, is none.
 
     Raises:
         ConfigError: it is there already, or cannot be written.

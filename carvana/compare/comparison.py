@@ -16,10 +16,10 @@ from carvana.compare.scripts import script_places
 from carvana.compare.watcher import Watcher
 from carvana.config import FitConfig, load_config
 from carvana.errors import CarvanaError, ConfigError, RunError
-from carvana.files import lock
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter
-from carvana.training.recipe import check_alone
+from carvana.training.setup import check_alone
+from carvana.utils.files import lock
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
 
 QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 """The networks of a quick comparison."""

@@ -17,9 +17,9 @@ from carvana.compare.records import FAILED, WAITING, Header, Row
 from carvana.compare.scripts import Places
 from carvana.compare.source import commit
 from carvana.compare.watcher import FITTING, JUDGING, MEASURING, Watcher
-from carvana.data.ceiling import mean_best_dice
-from carvana.devices import describe, devices_named, resolve_device
+from carvana.data.check.resolution_limit import mean_best_dice
 from carvana.errors import CarvanaError
+from carvana.utils.devices import describe, devices_named, resolve_device
 
 
 class Course:

@@ -21,7 +21,7 @@ from typing import Any
 
 import carvana
 from carvana.compare.scripts import Places
-from carvana.devices import cpu_count
+from carvana.utils.devices import cpu_count
 
 if sys.platform == "win32":
     from multiprocessing.connection import PipeConnection

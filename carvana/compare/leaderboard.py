@@ -14,8 +14,8 @@ from carvana.compare.report.markdown import to_markdown
 from carvana.compare.report.table import to_csv, to_text
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.files import write_json, write_text
 from carvana.run import read_record
+from carvana.utils.files import write_json, write_text
 
 FORMAT_VERSION = 1
 LEADERBOARD = "leaderboard.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 from carvana.data.layouts import group_and_view, group_pattern
 from carvana.data.samples import Sample
 from carvana.errors import ConfigError, RunError
-from carvana.progress import Reporter
 from carvana.run import Run
+from carvana.utils.progress import Reporter
 
 _SHOWN = 20
 

@@ -25,16 +25,16 @@ from pathlib import Path
 from carvana.compare.entries import Entry
 from carvana.compare.leaks import refuse_known_cars
 from carvana.config import FitConfig, SplitConfig, load_config
-from carvana.data.content import content_digest
-from carvana.data.pairs import check_sizes
+from carvana.data.check.sizes import check_sizes
+from carvana.data.digest import content_digest
 from carvana.data.splits import Split, make_split, tell_of_leak, write_split
 from carvana.errors import CarvanaError, ConfigError
-from carvana.evaluation.choose import read_run_split
-from carvana.files import digest, file_digest
-from carvana.progress import Reporter
+from carvana.evaluation.samples import read_run_split
 from carvana.registry import registry
 from carvana.run import Run
-from carvana.training.recipe import check, with_data
+from carvana.training.setup import check, with_data
+from carvana.utils.files import digest, file_digest
+from carvana.utils.progress import Reporter
 
 _DIGITS = 8
 

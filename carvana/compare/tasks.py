@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carvana.archs.segmenter import Segmenter
 from carvana.config import FitConfig
-from carvana.data.images import read_image
+from carvana.data.io.images import read_image
 from carvana.data.samples import Sample
 from carvana.errors import RunError
 from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
 from carvana.evaluation.evaluate import evaluate
-from carvana.files import lock, write_json
 from carvana.inference.predictor import Predictor
+from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.state import has_state, read_state
+from carvana.utils.files import lock, write_json
 
 if TYPE_CHECKING:
     from carvana.compare.worker import Channel

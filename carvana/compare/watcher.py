@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carvana.compare.records import Row
-from carvana.progress import Reporter
+from carvana.utils.progress import Reporter
 
 FITTING, JUDGING, MEASURING = "fitting", "evaluating", "measuring"
 

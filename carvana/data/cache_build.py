@@ -47,14 +47,14 @@ from carvana.data.cache_pack import (
     write_pack,
 )
 from carvana.data.cache_room import Room, held_bytes, make_room, sweep, touch
+from carvana.data.sample_list import SampleTable
 from carvana.data.samples import Sample
-from carvana.data.shrink import read_shrunken
-from carvana.data.table import SampleTable
-from carvana.devices import cpu_count
+from carvana.data.target import read_shrunken
 from carvana.errors import DataError
-from carvana.files import digest, lock
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter
+from carvana.utils.devices import cpu_count
+from carvana.utils.files import digest, lock
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
 
 FORMAT = 1
 """To be raised when other pixels come out of the same files, or packs are laid out otherwise."""
@@ -76,7 +76,7 @@ def build_caches(
 ) -> list[SampleCache]:
     """Cache photos at one size, as far as they are not yet, and open the cache for each of several lists of samples.
 
-    What is kept are the bytes that :func:`carvana.data.shrink.read_shrunken` gives. Several processes may call this at
+    What is kept are the bytes that :func:`carvana.data.target.read_shrunken` gives. Several processes may call this at
     once: one decodes, the others wait and find it done. Killed or interrupted, all finished packs stay. Where the
     folder cannot be written to or the disk is full, a warning is given and what is not cached is read from its files.
 

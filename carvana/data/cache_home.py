@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from carvana.files import expanded
+from carvana.utils.files import expanded
 
 
 def cache_home() -> Path:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from carvana.data.cache_pack import KEY
 from carvana.data.samples import Sample
-from carvana.devices import cpu_count
-from carvana.files import atomic_path, file_digest
-from carvana.progress import Reporter
+from carvana.utils.devices import cpu_count
+from carvana.utils.files import atomic_path, file_digest
+from carvana.utils.progress import Reporter
 
 REMEMBERED = 500_000
 """Files whose digests are kept, the latest: 28 MB."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.files import atomic_path
+from carvana.utils.files import atomic_path
 
 UInt8 = NDArray[np.uint8]
 

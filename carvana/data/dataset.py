@@ -13,10 +13,10 @@ from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache
-from carvana.data.images import read_image, read_mask
+from carvana.data.io.images import read_image, read_mask
+from carvana.data.sample_list import SampleTable
 from carvana.data.samples import Sample
-from carvana.data.shrink import mask_of, read_shrunken
-from carvana.data.table import SampleTable
+from carvana.data.target import mask_of, read_shrunken
 from carvana.errors import ConfigError, DataError
 
 Key = int | tuple[int, int]

@@ -16,11 +16,11 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carvana.data.images import MASK_SUFFIXES, SUFFIXES
+from carvana.data.io.images import MASK_SUFFIXES, SUFFIXES
 from carvana.data.mask_names import MaskNames
 from carvana.errors import ConfigError, DataError
-from carvana.files import expanded
 from carvana.registry import registry
+from carvana.utils.files import expanded
 
 _LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Container, Iterable
 
-from carvana.data.images import SUFFIXES
+from carvana.data.io.images import SUFFIXES
 from carvana.errors import ConfigError
 
 _USUAL = r"_masks?|_segmentation"

@@ -11,7 +11,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.runs import Runs, UInt8
+from carvana.data.io.runs import Runs, UInt8
 from carvana.errors import DataError
 
 Problem = Literal["not numbers", "an odd count", "no length", "outside", "overlapping", "unsorted"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from carvana.data.images import MASK_SUFFIXES
+from carvana.data.io.images import MASK_SUFFIXES
 from carvana.data.layouts import (
     Folders,
     find_layout,
@@ -20,7 +20,7 @@ from carvana.data.layouts import (
 )
 from carvana.data.mask_names import EXPECTED, MaskNames
 from carvana.errors import DataError
-from carvana.files import expanded
+from carvana.utils.files import expanded
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import read_mask
+from carvana.data.io.images import read_mask
 from carvana.data.samples import Sample
 from carvana.data.splits import Split
-from carvana.data.threads import threaded
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter, track
+from carvana.utils.notebook import default_reporter
+from carvana.utils.parallel import threaded
+from carvana.utils.progress import Reporter, track
 
 
 @dataclass(frozen=True)

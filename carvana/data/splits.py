@@ -19,13 +19,13 @@ from typing import Literal, TextIO
 import numpy as np
 
 from carvana.config import DataConfig, SplitConfig
-from carvana.data.images import read_share
+from carvana.data.io.images import read_share
+from carvana.data.sample_list import SampleTable
 from carvana.data.samples import Sample, each_sample
-from carvana.data.table import SampleTable
-from carvana.data.threads import threaded
 from carvana.errors import ConfigError, DataError
-from carvana.files import write_bytes
-from carvana.progress import Reporter
+from carvana.utils.files import write_bytes
+from carvana.utils.parallel import threaded
+from carvana.utils.progress import Reporter
 
 _CODING = "utf-8", "surrogateescape"  # names of files may hold bytes that are no text
 
@@ -199,7 +199,7 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
         path: The file.
         split: What to write.
         digests: What each photo and its mask hold, in the same order, for a fourth column: see
-            :func:`carvana.data.content.content_digests`.
+            :func:`carvana.data.digest.content_digests`.
     """
     table = io.StringIO()
     # Left to itself, the writer puts no quotes around a carriage return, and the reader takes it for the end of a line.

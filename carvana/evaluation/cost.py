@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from carvana.data.images import write_image
-from carvana.devices import PeakMemory, describe
+from carvana.data.io.images import write_image
 from carvana.errors import ModelError
-from carvana.inference.exported import ExportedModel
+from carvana.inference.engines.onnx import ExportedModel
+from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.inference.writing import predict_folder
-from carvana.progress import SilentReporter
+from carvana.utils.devices import PeakMemory, describe
+from carvana.utils.progress import SilentReporter
 
 FULL = (1280, 1918)
 """(height, width) of the competition's photos."""
@@ -79,7 +79,7 @@ def count_gflops(model: nn.Module | ExportedModel, size: tuple[int, int]) -> flo
     Returns:
         None for an exported file, and for a network whose operations cannot be counted without their values.
 
-    >>> from carvana.archs.factory import create_model
+    >>> from carvana.models.create import create_model
     >>> round(count_gflops(create_model("unet-ref"), (128, 128)), 1)
     32.7
     """

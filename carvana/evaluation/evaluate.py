@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.images import read_mask
+from carvana.data.io.images import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
-from carvana.evaluation.shelf import Shelf
+from carvana.evaluation.spool import Shelf
 from carvana.inference.base import BasePredictor, P
+from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction
-from carvana.inference.stream import ordered_map, run_batches
 from carvana.metrics import bootstrap_interval
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter, track
 from carvana.thresholds import PhotoCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter, track
 
 
 @dataclass(frozen=True)

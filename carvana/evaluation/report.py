@@ -8,22 +8,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.storage import WEIGHTS
-from carvana.data.images import read_mask
+from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.images import read_mask
 from carvana.data.samples import Sample
-from carvana.data.shown import over_white, read_shown
 from carvana.errors import RunError
-from carvana.evaluation.choose import choose_samples
 from carvana.evaluation.evaluate import Evaluation, evaluate
-from carvana.evaluation.pictures import contact_sheet, curves, worst_photos
-from carvana.evaluation.shelf import mask_path
-from carvana.files import file_digest
-from carvana.inference.overlay import overlay
+from carvana.evaluation.plots import contact_sheet, curves, worst_photos
+from carvana.evaluation.samples import choose_samples
+from carvana.evaluation.spool import mask_path
+from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter
+from carvana.models.segmenter import Segmenter
+from carvana.models.serialization import WEIGHTS
 from carvana.run import Run
+from carvana.utils.files import file_digest
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
 
 _ON_CARD = ("images", "groups", "dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from carvana.data.images import read_image
+from carvana.data.io.images import read_image
 from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture
+from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction, Want
-from carvana.inference.prepared import Photo, bytes_of
-from carvana.inference.stream import ordered_map, run_batches
+from carvana.inference.preprocessed import Photo, bytes_of
 
 P = TypeVar("P")
 """A photo made ready: a predictor's own form, which nobody else looks into."""

@@ -9,12 +9,12 @@ from typing import Any, Self
 import numpy as np
 
 from carvana.errors import ModelError
-from carvana.files import digest
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.mixture import Mixture
 from carvana.inference.predictor import Predictor
-from carvana.inference.prepared import Preparations, Prepared
+from carvana.inference.preprocessed import Preparations, Prepared
+from carvana.utils.files import digest
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 

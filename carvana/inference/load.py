@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.base import BasePredictor
-from carvana.inference.cover import Mode
 from carvana.inference.ensemble import Ensemble, Paths, member_paths
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
+from carvana.inference.tiling.config import Mode
 
 
 def load_predictor(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from carvana.errors import DataError
-from carvana.files import append_json_line, digest, file_digest, read_json_lines
 from carvana.inference.base import BasePredictor
 from carvana.inference.photos import places
+from carvana.utils.files import append_json_line, digest, file_digest, read_json_lines
 
 MANIFEST = "manifest.jsonl"
 

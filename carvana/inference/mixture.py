@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from carvana.devices import float64_device
 from carvana.inference.prediction import FinishedPrediction, MixedPrediction, Prediction, Want
+from carvana.utils.devices import float64_device
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from carvana.data.layouts import find_photos, passed_over
 from carvana.errors import DataError
-from carvana.progress import Reporter
+from carvana.utils.progress import Reporter
 
 
 def collect_photos(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from carvana.devices import describe, resolve_device
 from carvana.run import Run
+from carvana.utils.devices import describe, resolve_device
 
 
 def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
-    """The precision to use a run in, as ``carvana.devices`` names it.
+    """The precision to use a run in, as ``carvana.utils.devices`` names it.
 
     On the machine that trained it a run keeps its precision, and fp32 everywhere: it may have been chosen because the
     network's numbers overflow in less. Another machine takes what it is quick in.

@@ -14,32 +14,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana.archs.folded import for_inference
-from carvana.archs.inputs import padded_size
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
-from carvana.children import check_fork, network_runs
-from carvana.data.images import MAX_PIXELS
-from carvana.devices import Precision, autocast, resolve_device, resolve_precision
+from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
-from carvana.files import digest
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.clock import Clock
-from carvana.inference.cover import Cover
-from carvana.inference.coverer import Coverer
-from carvana.inference.exported import ExportedModel, is_exported, onnx_device
-from carvana.inference.memory import bytes_per_pixel
+from carvana.inference.device_timer import Clock
+from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
 from carvana.inference.mixture import Mixture
+from carvana.inference.pipeline import NotANumberError
 from carvana.inference.precision import precision_of
-from carvana.inference.prepared import Preparation, Prepared
-from carvana.inference.reach import exact_halo
+from carvana.inference.preprocessed import Preparation, Prepared
 from carvana.inference.scale import Scale, network_size
-from carvana.inference.stream import NotANumberError
-from carvana.inference.tiling import Plan
-from carvana.inference.windows import mirrored
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter
+from carvana.inference.tiling.config import Cover
+from carvana.inference.tiling.grid import Plan
+from carvana.inference.tiling.memory import bytes_per_pixel
+from carvana.inference.tiling.receptive_field import exact_halo
+from carvana.inference.tiling.roi import mirrored
+from carvana.inference.tiling.sliding_window import Coverer
+from carvana.models.fuse import for_inference
+from carvana.models.preprocess import padded_size
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
+from carvana.utils.devices import Precision, autocast, resolve_device, resolve_precision
+from carvana.utils.files import digest
+from carvana.utils.notebook import default_reporter
+from carvana.utils.processes import check_fork, network_runs
+from carvana.utils.progress import Reporter
 
 
 class Predictor(BasePredictor[Prepared]):
@@ -68,7 +68,7 @@ class Predictor(BasePredictor[Prepared]):
         ModelError: the model is neither a Segmenter nor an exported one, or has several classes.
 
     Example:
-        >>> from carvana.archs.spec import ModelSpec
+        >>> from carvana.models.spec import ModelSpec
         >>> model = Segmenter(torch.nn.Conv2d(3, 1, 1), ModelSpec(arch="mine", trained_size=(8, 8)))
         >>> Predictor(model).predict(np.zeros((30, 40, 3), np.uint8)).mask.shape
         (30, 40)
@@ -154,7 +154,7 @@ class Predictor(BasePredictor[Prepared]):
         return Preparation(self.size)
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How the network covers a photo of (height, width): see :class:`carvana.inference.tiling.Plan`."""
+        """How the network covers a photo of (height, width): see :class:`carvana.inference.tiling.grid.Plan`."""
         return self._coverer.plan(self.size or size)
 
     def joins(self, photo: Prepared, batch: Sequence[Prepared]) -> bool:
@@ -186,7 +186,7 @@ class Predictor(BasePredictor[Prepared]):
         Args:
             batch: Photos made ready.
             drafts: Of each one its probabilities (h, w), on the device.
-            unsure: Of each one the cells that are unsure: see :func:`carvana.inference.windows.cover_cells`.
+            unsure: Of each one the cells that are unsure: see :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Raises:
             ModelError: as :meth:`mix` says.

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from carvana.devices import float64_device
 from carvana.errors import ConfigError
-from carvana.files import digest
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.mixture import Mixture
 from carvana.inference.predictor import Predictor
-from carvana.inference.prepared import Photo, Preparation, Prepared
-from carvana.inference.windows import CELL, cells_of
+from carvana.inference.preprocessed import Photo, Preparation, Prepared
+from carvana.inference.tiling.roi import CELL, cells_of
+from carvana.utils.devices import float64_device
+from carvana.utils.files import digest
 
 BAND = (0.1, 0.9)
 """Probabilities between which the first network counts as unsure."""
@@ -130,7 +130,7 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
         return self.fine.cost_again(self.unsure(mixture), mixture.size)
 
     def unsure(self, coarse: Mixture) -> NDArray[np.bool_]:
-        """The cells of a photo that are looked at again: see :mod:`carvana.inference.windows`."""
+        """The cells of a photo that are looked at again: see :mod:`carvana.inference.tiling.roi`."""
         low, high = self.band
         most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)
         for single, weight in zip(coarse.maps, coarse.weights, strict=True):

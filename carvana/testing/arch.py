@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
 from carvana.errors import ModelError
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
 from carvana.registry import registry
 from carvana.testing.broken import broken
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carvana.archs.segmenter import Segmenter
-from carvana.devices import Precision, autocast, free_memory, release_memory
 from carvana.losses import Loss
+from carvana.models.segmenter import Segmenter
+from carvana.utils.devices import Precision, autocast, free_memory, release_memory
 
 STEPS_AN_EPOCH = 16
 """An epoch keeps at least so many steps: with fewer, each sees more photos than it learns from."""

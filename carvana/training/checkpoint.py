@@ -13,14 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from carvana.archs.segmenter import Segmenter
 from carvana.config import TrainConfig
-from carvana.devices import describe
 from carvana.errors import CarvanaError, ConfigError
-from carvana.progress import Reporter
-from carvana.training.generators import generator_states, restore_generators
+from carvana.models.segmenter import Segmenter
+from carvana.training.distributed import all_of
 from carvana.training.optim import is_finite
-from carvana.training.processes import all_of
+from carvana.training.rng_state import generator_states, restore_generators
 from carvana.training.state import (
     Progress,
     TrainingState,
@@ -32,6 +30,8 @@ from carvana.training.state import (
     unreadable,
     write_state,
 )
+from carvana.utils.devices import describe
+from carvana.utils.progress import Reporter
 
 STATE_SHARE = 0.01
 """The share of the time that writing states may take: a large network is saved less often than a small one."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from carvana.devices import Precision
+from carvana.utils.devices import Precision
 
 Pair = tuple[int, int]
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from carvana.config import FitConfig
 from carvana.data.splits import make_split
 from carvana.errors import CarvanaError
-from carvana.evaluation.pictures import rate_curve
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter
+from carvana.evaluation.plots import rate_curve
 from carvana.training.loader import timed
 from carvana.training.optim import set_learning_rate, train_mode
-from carvana.training.recipe import build_model, check, check_alone, datasets, with_data
+from carvana.training.setup import build_model, check, check_alone, datasets, with_data
 from carvana.training.trainer import Trainer
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100

@@ -11,25 +11,25 @@ from typing import Any
 
 import torch
 
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
-from carvana.data.content import content_digests
-from carvana.data.pairs import check_sizes, warn_about_masks
+from carvana.data.check.sizes import check_sizes, warn_about_masks
+from carvana.data.digest import content_digests
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak, write_split
-from carvana.devices import describe, process_count, process_number
 from carvana.errors import ConfigError
-from carvana.evaluation.choose import read_run_split
-from carvana.files import digest
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter, SilentReporter
+from carvana.evaluation.samples import read_run_split
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.run import Run
 from carvana.training.callbacks import Callback, default_callbacks
-from carvana.training.packages import KEY as PLUGINS
-from carvana.training.packages import check_packages, packages_of
-from carvana.training.recipe import build_model, check, datasets, lasting_path, with_data
+from carvana.training.plugin_requirements import KEY as PLUGINS
+from carvana.training.plugin_requirements import check_packages, packages_of
+from carvana.training.setup import build_model, check, datasets, lasting_path, with_data
 from carvana.training.state import has_state, peek_state
 from carvana.training.trainer import Trainer
+from carvana.utils.devices import describe, process_count, process_number
+from carvana.utils.files import digest
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter, SilentReporter
 
 _LATER = {"start_size": None, "start_epochs": 0, "whole": 0.0, "mask_suffix": None}
 """Keys of ``data`` that runs from before they were there go on without, and what stands for their absence."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reading import (
+from carvana.data.reader_processes import (
     ReaderKilledError,
     begin_reader,
     check_readers_can_begin,
@@ -21,8 +21,8 @@ from carvana.data.reading import (
     tells_of_no_room,
 )
 from carvana.errors import CarvanaError, ConfigError
-from carvana.training.batches import EpochBatches
-from carvana.training.explain import FEWER_READERS
+from carvana.training.failures import FEWER_READERS
+from carvana.training.sampler import EpochBatches
 
 
 def make_loader(

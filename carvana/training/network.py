@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.data.dataset import SegmentationDataset
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 
 
 def as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from carvana.archs.segmenter import Segmenter
 from carvana.config import TrainConfig
 from carvana.errors import ConfigError
+from carvana.models.segmenter import Segmenter
 
 
 def make_optimizer(model: Segmenter, settings: TrainConfig) -> torch.optim.Optimizer:

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from carvana.archs.storage import write_tensors
 from carvana.errors import RunError
-from carvana.files import file_digest, read_json, write_json
+from carvana.models.serialization import write_tensors
+from carvana.utils.files import file_digest, read_json, write_json
 
 FORMAT_VERSION = 1
 RECORD = "state.json"

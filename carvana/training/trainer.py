@@ -18,29 +18,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from carvana.archs.segmenter import Segmenter
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reading import end_readers
-from carvana.devices import process_number, resolve_device, resolve_precision
+from carvana.data.reader_processes import end_readers
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.report import evaluate_run
-from carvana.heap import freed_memory_kept
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter, SilentReporter
+from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.training.batch_size import largest_batch
-from carvana.training.batches import EpochBatches
-from carvana.training.best import Best, choose_run
-from carvana.training.budget import Budget
+from carvana.training.best_checkpoint import Best, choose_run
 from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
 from carvana.training.depthwise import depthwise_in
-from carvana.training.explain import explained, not_finite, some
-from carvana.training.journal import Journal
+from carvana.training.distributed import all_of, average_buffers, make_accelerator
+from carvana.training.duration import Budget
+from carvana.training.failures import explained, not_finite, some
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.network import as_segmenter, unwrap
 from carvana.training.optim import (
@@ -52,11 +47,16 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
-from carvana.training.processes import all_of, average_buffers, make_accelerator
-from carvana.training.pulse import Beat, Pulse, agree
+from carvana.training.sampler import EpochBatches
 from carvana.training.state import Progress
+from carvana.training.step_sync import Beat, Pulse, agree
 from carvana.training.stopping import StopSignals, TrainingInterrupted
+from carvana.training.training_log import Journal
 from carvana.training.validation import Validation, validate
+from carvana.utils.cpu_allocator import freed_memory_kept
+from carvana.utils.devices import process_number, resolve_device, resolve_precision
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter, SilentReporter
 
 STATISTICS_IMAGES = 64
 """Photos that BatchNorm's statistics are computed over before each evaluation."""

@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from carvana.devices import float64_device
 from carvana.losses import Loss
-from carvana.training.batches import EpochBatches
+from carvana.training.distributed import add_up
 from carvana.training.loader import timed
-from carvana.training.processes import add_up
+from carvana.training.sampler import EpochBatches
+from carvana.utils.devices import float64_device
 
 
 @dataclass(frozen=True)

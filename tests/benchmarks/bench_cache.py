@@ -28,7 +28,7 @@ from carvana.data.cache_build import build_caches
 from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.data.demo import write_demo
 from carvana.data.samples import Sample, find_samples
-from carvana.devices import cpu_count
+from carvana.utils.devices import cpu_count
 
 ROUNDS = 3
 

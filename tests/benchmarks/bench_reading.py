@@ -26,9 +26,9 @@ from PIL import Image
 
 import carvana
 from carvana.data.demo import write_demo
-from carvana.data.images import read_coverage, read_mask
+from carvana.data.io.images import read_coverage, read_mask
 from carvana.data.samples import Sample
-from carvana.data.shrink import read_shrunken
+from carvana.data.target import read_shrunken
 
 SIZES = (128, 128), (512, 768)
 PHOTOS = 40

@@ -31,16 +31,16 @@ import numpy as np
 import torch
 
 import carvana
-from carvana.archs.factory import create_model
 from carvana.data import rle
 from carvana.data.demo import write_demo
-from carvana.data.images import read_coverage, read_image, read_mask, resize_image
+from carvana.data.io.images import read_coverage, read_image, read_mask, resize_image
 from carvana.data.samples import Sample
-from carvana.devices import cpu_count
 from carvana.inference.mixture import Mixture
 from carvana.inference.prediction import resize_map
 from carvana.inference.predictor import Predictor
-from carvana.inference.submission import CHUNK, write_submission
+from carvana.inference.submission.write import CHUNK, write_submission
+from carvana.models.create import create_model
+from carvana.utils.devices import cpu_count
 
 SIZE = 640, 960
 FEW = 24

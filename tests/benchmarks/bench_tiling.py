@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import carvana
-from carvana.archs.folded import for_inference
 from carvana.data.demo import draw_photo
-from carvana.data.images import read_image
-from carvana.devices import autocast, describe, resolve_device, resolve_precision
+from carvana.data.io.images import read_image
+from carvana.models.fuse import for_inference
+from carvana.utils.devices import autocast, describe, resolve_device, resolve_precision
 
 TILE = 512
 GAUSSIAN = {"overlap": 0.25, "mode": "gaussian"}

@@ -19,10 +19,10 @@ import torch
 import carvana
 from carvana.config import TrainConfig
 from carvana.data.demo import write_demo
-from carvana.devices import autocast, describe, resolve_device, resolve_precision
 from carvana.losses import make_loss
 from carvana.training.optim import make_optimizer
 from carvana.training.trainer import Trainer
+from carvana.utils.devices import autocast, describe, resolve_device, resolve_precision
 
 BATCH = 8
 STEPS = 12

@@ -1,7 +1,7 @@
 """``read_image`` against Pillow: ``python tests/benchmarks/sweep_images.py FOLDER...``. Some 30 files a second.
 
 Every file below the folders whose suffix says that it is an image is read by ``carvana.read_image`` and by Pillow,
-upright, over white, 16 bits as carvana/data/pixels.py says. Each file has a process of its own, which is ended
+upright, over white, 16 bits as carvana/data/io/convert.py says. Each file has a process of its own, which is ended
 after some seconds: a crash or a hang is told and costs no other file its turn. Files of equal bytes count once. JPEG
 decoders may round differently, so a JPEG counts as read if it differs by a few of 255 levels; everything else must be
 equal.
@@ -31,8 +31,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from carvana.data.images import MAX_PIXELS, SUFFIXES, image_size, read_image
-from carvana.data.opening import formats
+from carvana.data.io.decode import formats
+from carvana.data.io.images import MAX_PIXELS, SUFFIXES, image_size, read_image
 from carvana.errors import DataError
 
 FEW_LEVELS = 6

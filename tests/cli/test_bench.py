@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from typer.testing import CliRunner, Result
 
-from carvana.archs.factory import create_model
 from carvana.cli.app import app
+from carvana.models.create import create_model
 
 
 def call(*words: object) -> Result:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import carvana
 from carvana.cli.app import app
-from carvana.data.images import read_image, read_mask
+from carvana.data.io.images import read_image, read_mask
 from carvana.data.samples import find_samples
 
 TINY = [

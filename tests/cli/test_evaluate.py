@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from carvana.archs.segmenter import Segmenter
 from carvana.cli.app import app
+from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.training.fit import fit
 

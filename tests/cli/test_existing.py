@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from carvana.archs.factory import create_model
 from carvana.cli.app import app
+from carvana.models.create import create_model
 
 COMMANDS = {
     "evaluate": ["evaluate", "no-run", "--json"],

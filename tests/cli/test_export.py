@@ -9,10 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
 from carvana.cli.app import app
-from carvana.inference.exported import ExportedModel
+from carvana.inference.engines.onnx import ExportedModel
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
 
 
 def call(*words: object) -> Result:

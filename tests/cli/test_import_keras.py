@@ -6,8 +6,8 @@ from keras2 import old_file
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from carvana.archs.unet_ref import UNetRef
 from carvana.cli.app import app
+from carvana.models.unet_ref import UNetRef
 
 
 def test_the_command_says_what_it_read_and_what_to_do_next(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 import carvana
-from carvana.archs.factory import create_model
 from carvana.cli.app import app
 from carvana.config import FitConfig
-from carvana.data.images import read_mask
+from carvana.data.io.images import read_mask
 from carvana.data.samples import find_samples
 from carvana.folds import Folds
+from carvana.models.create import create_model
 
 
 def call(*words: object) -> Result:

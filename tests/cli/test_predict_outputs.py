@@ -13,13 +13,13 @@ from profiles import in_srgb, rgb_profile
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.cli.app import app
-from carvana.data.images import read_image, read_mask, write_image
+from carvana.data.io.images import read_image, read_mask, write_image
 from carvana.inference.base import BasePredictor
-from carvana.inference.clean import clean
+from carvana.inference.outputs.postprocess import clean
 from carvana.inference.predictor import Predictor
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 
 
 class Brightness(nn.Module):
@@ -101,7 +101,7 @@ def test_a_background_that_cannot_serve_is_one_line(
 
 
 def test_the_help_states_the_sizes() -> None:
-    from carvana.inference.clean import HOLES, PARTS
+    from carvana.inference.outputs.postprocess import HOLES, PARTS
 
     words = " ".join(CliRunner().invoke(app, ["predict", "--help"], terminal_width=300).stdout.split())
     assert f"1/{round(1 / PARTS)}" in words

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from carvana.cli.app import app
 from carvana.config import FitConfig
 from carvana.data import rle
-from carvana.data.images import read_mask
-from carvana.evaluation.choose import choose_samples
+from carvana.data.io.images import read_mask
 from carvana.evaluation.evaluate import evaluate
+from carvana.evaluation.samples import choose_samples
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import Refiner

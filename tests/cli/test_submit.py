@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
 from carvana.data import rle
-from carvana.inference.clean import clean
 from carvana.inference.ensemble import Ensemble
+from carvana.inference.outputs.postprocess import clean
 from carvana.inference.predictor import Predictor
 
 

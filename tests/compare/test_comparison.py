@@ -22,13 +22,13 @@ from carvana.compare import comparison, course
 from carvana.compare.crew import Job
 from carvana.compare.leaderboard import Leaderboard
 from carvana.config import FitConfig
-from carvana.data.ceiling import best_dice
-from carvana.data.images import read_mask
+from carvana.data.check.resolution_limit import best_dice
+from carvana.data.io.images import read_mask
 from carvana.errors import ConfigError, RunError
 from carvana.metrics import bootstrap_interval, dice
-from carvana.progress import SilentReporter
 from carvana.run import Run
 from carvana.training.fit import fit
+from carvana.utils.progress import SilentReporter
 
 NAMES = ("small=unet-ref", "raises", "killed", "greedy", "wide=unet-ref")
 WIDE = "wide:model.options={width: 6}"

@@ -7,8 +7,8 @@ import pytest
 from carvana.compare.leaks import refuse_known_cars
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.progress import SilentReporter
 from carvana.run import Run
+from carvana.utils.progress import SilentReporter
 
 
 class Heard(SilentReporter):

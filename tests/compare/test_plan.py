@@ -10,9 +10,9 @@ from carvana.compare.entries import Entry, make_entries
 from carvana.compare.plan import Plan, Trial, make_plan
 from carvana.config import FitConfig
 from carvana.data.demo import write_demo
-from carvana.data.images import read_image, write_image
+from carvana.data.io.images import read_image, write_image
 from carvana.errors import ConfigError
-from carvana.progress import SilentReporter
+from carvana.utils.progress import SilentReporter
 
 
 def plan(config: FitConfig, entries: list[Entry] | None = None, *, out: str = "board", seeds: int = 1) -> Plan:

@@ -17,8 +17,8 @@ from carvana.compare.records import WAITING, Photo, Row
 from carvana.compare.report.disagreement import mean_distance, most_different
 from carvana.compare.report.html import to_html
 from carvana.compare.report.pictures import busiest_window, errors, outline
-from carvana.data.images import read_image, read_mask
-from carvana.inference.overlay import EXTRA, MISSED, OUTLINE, overlay
+from carvana.data.io.images import read_image, read_mask
+from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.metrics import dice, iou
 
 NAMES = ["a", "b", "c", "d"]

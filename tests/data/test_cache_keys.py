@@ -11,7 +11,7 @@ from carvana.data import cache_keys
 from carvana.data.cache_build import build_caches
 from carvana.data.cache_keys import KnownFiles
 from carvana.data.samples import Sample
-from carvana.progress import SilentReporter
+from carvana.utils.progress import SilentReporter
 
 
 @pytest.fixture

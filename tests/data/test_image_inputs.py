@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from submitting import small_predictor
 
-from carvana.data.images import image_size, read_image, read_mask
+from carvana.data.io.images import image_size, read_image, read_mask
 from carvana.data.layouts import find_photos
 from carvana.errors import DataError
 

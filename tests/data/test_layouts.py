@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import carvana
-from carvana.data.check import check_data
+from carvana.data.check.report import check_data
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
 from carvana.registry import registry

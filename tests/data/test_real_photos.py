@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana.data.images import read_image, read_mask, shrink_mask
+from carvana.data.io.images import read_image, read_mask, shrink_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.metrics import dice
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from carvana.data.check_folders import list_folders
+from carvana.data.check.folder import list_folders
 from carvana.data.layouts import find_photos
 from carvana.data.samples import find_samples
 from carvana.data.splits import read_split, split_samples, write_split

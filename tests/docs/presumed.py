@@ -7,8 +7,8 @@ from pathlib import Path
 
 from keras2 import old_file
 
-from carvana.archs.unet_ref import UNetRef
 from carvana.data.demo import write_demo
+from carvana.models.unet_ref import UNetRef
 
 SIZE = 96, 144
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import carvana
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
-from carvana.devices import PeakMemory
 from carvana.evaluation.cost import count_gflops, count_parameters, describe_machine, measure_cost
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
+from carvana.utils.devices import PeakMemory
 
 
 def test_the_reference_network_costs_what_its_layers_say() -> None:

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
-from carvana.data.images import write_image, write_mask
+from carvana.data.io.images import write_image, write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.inference.predictor import Predictor
 from carvana.metrics import boundary_dice, dice, iou, pixel_accuracy
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.thresholds import THRESHOLDS
 
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
-from carvana.data.images import read_mask, write_image, write_mask
+from carvana.data.io.images import read_mask, write_image, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, write_split
 from carvana.errors import RunError
 from carvana.evaluation.report import evaluate_run, finish_run
 from carvana.inference.predictor import Predictor
-from carvana.progress import LogReporter
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.run import Run
+from carvana.utils.progress import LogReporter
 
 
 class Brightness(nn.Module):

@@ -12,9 +12,9 @@ import torch
 import carvana
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError
-from carvana.progress import SilentReporter
 from carvana.run import Run
 from carvana.training.state import read_state
+from carvana.utils.progress import SilentReporter
 
 SETTINGS: dict[str, Any] = {
     "model": {"options": {"width": 4}, "encoder_weights": "none"},

@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from carvana.data import rle
-from carvana.data.gif import read_runs
-from carvana.data.images import image_size, read_coverage, read_image, read_mask, read_share
+from carvana.data.io.gif import read_runs
+from carvana.data.io.images import image_size, read_coverage, read_image, read_mask, read_share
+from carvana.data.sample_list import SampleTable
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, read_split
-from carvana.data.table import SampleTable
 from carvana.errors import CarvanaError
-from carvana.inference.submission_file import read_names, split_row
+from carvana.inference.submission.table import read_names, split_row
 
 MOST_PIXELS = 1_000_000
 SIZE = (30, 45)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from carvana.archs.factory import create_model
 from carvana.errors import CarvanaError
+from carvana.models.create import create_model
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FIRST = "down.0.0.weight"

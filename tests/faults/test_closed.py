@@ -16,9 +16,9 @@ from faults.commands import carvana
 from keras2 import old_file
 
 import carvana as library
-from carvana.archs.unet_ref import UNetRef
 from carvana.cli.app import COMMANDS
 from carvana.cli.data import app as data_app
+from carvana.models.unet_ref import UNetRef
 
 ROOT = Path(__file__).parents[2]
 SILENCE = Path(__file__).with_name("silence")
@@ -119,7 +119,7 @@ def test_no_command_needs_the_network(
 @pytest.mark.fault(
     done="each command does its work without HF_HUB_OFFLINE, on networks that need no hub, where any socket raises",
     promised="exit code 0, and nobody asked: no telemetry, no look for updates",
-    reaches="archs/encoder_weights.py: resolve, which asks for an encoder's weights alone",
+    reaches="models/encoder_weights.py: resolve, which asks for an encoder's weights alone",
     quick=0,
 )
 @pytest.mark.parametrize("command", LINES)
@@ -207,7 +207,7 @@ def test_the_rules_about_security_hold(came_out: Callable[..., None]) -> None:
         [*check, "--select", "S", "--ignore", "S101", "carvana"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout
-    words = [*check, "--stdin-filename", "carvana/archs/x.py", "-"]
+    words = [*check, "--stdin-filename", "carvana/models/x.py", "-"]
     bad = subprocess.run(words, input="eval(input())\n", cwd=ROOT, capture_output=True, text=True, check=False)
     assert "S307" in bad.stdout
     excepted = 0

@@ -15,7 +15,7 @@ from comparing import recipe, settings
 from faults.commands import Done, carvana, children, start, wait_for
 from submitting import draw_photos, small_predictor
 
-from carvana.archs.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter
 
 LIMIT = 60
 """Seconds within which a command must have told what happened."""
@@ -63,7 +63,7 @@ def alike(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.fault(
     done="a reader killed while fit trains",
     promised="one line within 60 s that tells of the reader; the same command goes on to the end",
-    reaches="training/loader.py: a reader that is gone; data/reading.py: ReaderKilledError",
+    reaches="training/loader.py: a reader that is gone; data/reader_processes.py: ReaderKilledError",
 )
 def test_a_reader_of_fit(
     tiny_data: Path, tmp_path: Path, started: Callable[..., subprocess.Popen[str]], came_out: Callable[..., None]
@@ -85,7 +85,7 @@ def test_a_reader_of_fit(
 @pytest.mark.fault(
     done="a reader killed while submit predicts",
     promised="one line within 60 s that tells of the reader; the same command again ends",
-    reaches="inference/readers.py and submission.py: _explained",
+    reaches="inference/prefetch.py and submission.py: _explained",
 )
 def test_a_reader_of_submit(
     tmp_path: Path, started: Callable[..., subprocess.Popen[str]], came_out: Callable[..., None]
@@ -109,7 +109,7 @@ def test_a_reader_of_submit(
 @pytest.mark.fault(
     done="one of two processes that torchrun started for a fit killed, the first and the second",
     promised="an end within 60 s that names the process; fit --resume goes on with as many",
-    reaches="training/processes.py and explain.py: another process of this training died",
+    reaches="training/distributed.py and explain.py: another process of this training died",
     quick=1,
 )
 @pytest.mark.parametrize("rank", [1, 0])

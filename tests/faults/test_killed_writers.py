@@ -15,9 +15,9 @@ from faults.commands import carvana
 from faults.killing import Point, events, files, kill_at, kill_during, moments, points, told, unknown
 from submitting import small_predictor
 
-from carvana.archs.segmenter import Segmenter
 from carvana.data.cache_pack import Pack
-from carvana.data.images import write_image, write_mask
+from carvana.data.io.images import write_image, write_mask
+from carvana.models.segmenter import Segmenter
 
 SIZE = (32, 48)
 CACHE = ("*/samples/files", "*/samples/*.pack")
@@ -166,7 +166,7 @@ def test_predict_killed_at_a_write(
 @pytest.mark.fault(
     done="SIGKILL at random times while predict writes",
     promised="as above",
-    reaches="inference/writing.py: several photos under way",
+    reaches="inference/predict_folder.py: several photos under way",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(20))
@@ -204,7 +204,7 @@ def same_table_again(photos: Path, model: Path, folder: Path, whole_table: dict[
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that submit writes, half of the file being written",
     promised="the same command again leaves the same table, byte for byte, and removes its parts",
-    reaches="inference/parts.py: a record without parts, some parts, all parts, half a table",
+    reaches="inference/submission/shards.py: a record without parts, some parts, all parts, half a table",
     quick=1,
 )
 @pytest.mark.parametrize("point", points(PARTS, again=[("*.parts/*.gz", 3)]), ids=told)
@@ -219,7 +219,7 @@ def test_submit_killed_at_a_write(
 @pytest.mark.fault(
     done="SIGKILL at random times while submit predicts",
     promised="as above",
-    reaches="inference/readers.py: processes that read end with a killed parent",
+    reaches="inference/prefetch.py: processes that read end with a killed parent",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(20))
@@ -234,7 +234,7 @@ def test_submit_killed_at_a_random_time(
 @pytest.mark.fault(
     done="each write of a fit, of predict and of submit is recorded, and compared with the places of these cases",
     promised="no place writes that is not killed at",
-    reaches="the same event, in inference/outputs.py, manifest.py and parts.py",
+    reaches="the same event, in inference/outputs/files.py, manifest.py and parts.py",
 )
 def test_all_places_that_write_are_known(
     whole_outputs: dict[str, Any], whole_table: dict[str, Any], came_out: Callable[..., None]

@@ -13,7 +13,7 @@ import pytest
 from faults.many import Taken, draw_folder, growth, measured, some_photos, touch_folder, write_tables
 from submitting import small_predictor
 
-from carvana.data.duplicates import find_twins_among
+from carvana.data.check.duplicates import find_twins_among
 
 KB = 1000
 """Bytes that a photo may add to a command's memory."""
@@ -63,7 +63,7 @@ def bounded(
 @pytest.mark.fault(
     done="data check of 100,000 names, of which 99,000 are hard links to one of the others",
     promised="memory grows by less than 1 kB a photo; each repeated photo is told",
-    reaches="data/check_gathered.py; data/check_folders.py: Places",
+    reaches="data/check/gathered.py; data/check/folder.py: Places",
 )
 def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -> None:
     taken = bounded(lambda count: measured("data", "check", folder_of(count), codes=(0, 1)))
@@ -74,7 +74,7 @@ def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -
 @pytest.mark.fault(
     done="16,384 photos compared with one another, all different but four",
     promised="the four are found; memory grows by less than 1 kB a photo besides the photos",
-    reaches="data/duplicates.py: _candidates, block by block",
+    reaches="data/check/duplicates.py: _candidates, block by block",
 )
 def test_all_photos_are_compared_with_all(whole: bool, came_out: Callable[..., None]) -> None:
     rng = np.random.default_rng(0)
@@ -126,8 +126,8 @@ def test_cache_keys(bounded: Any, tmp_path: Path) -> None:
     script = """
 from carvana.data.cache_keys import KnownFiles
 from carvana.data.samples import each_sample
-from carvana.data.table import SampleTable
-from carvana.progress import SilentReporter
+from carvana.data.sample_list import SampleTable
+from carvana.utils.progress import SilentReporter
 from pathlib import Path
 samples = SampleTable.of(each_sample(sys.argv[1]))
 for _ in range(2):
@@ -157,7 +157,7 @@ def test_cache_building(folder_of: Folders, bounded: Any, tmp_path: Path) -> Non
     script = """
 from carvana.data.cache_build import build_caches
 from carvana.data.samples import each_sample
-from carvana.data.table import SampleTable
+from carvana.data.sample_list import SampleTable
 samples = SampleTable.of(each_sample(sys.argv[1]))
 half = len(samples) // 2
 for _ in range(2):
@@ -177,7 +177,7 @@ print(sum(cache.read(number) is not None for cache in caches for number in range
 @pytest.mark.fault(
     done="submit --check of a table of 100,000 rows",
     promised="memory grows by less than 1 kB a photo",
-    reaches="inference/submission_check.py",
+    reaches="inference/submission/check.py",
 )
 def test_submit_check(bounded: Any, tmp_path: Path) -> None:
     def checked(count: int) -> Taken:
@@ -192,7 +192,7 @@ def test_submit_check(bounded: Any, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="10,000 predictions in one process: one by one, and as a stream",
     promised="as many open files at the end as after 2,000, and no more than 4 MB of memory more",
-    reaches="inference/predictor.py: predict; inference/stream.py: ordered_map",
+    reaches="inference/predictor.py: predict; inference/pipeline.py: ordered_map",
     quick=1,
 )
 @pytest.mark.parametrize("way", ["predict_many", "predict"])
@@ -230,7 +230,7 @@ print(area)
 @pytest.mark.fault(
     done="carvana predict of a folder of 10,000 photos, then again",
     promised="memory grows by less than 1 kB a photo, open files do not; nothing is made twice",
-    reaches="inference/writing.py: predict_folder; inference/manifest.py",
+    reaches="inference/predict_folder.py: predict_folder; inference/manifest.py",
     quick=0,
 )
 def test_predict_a_large_folder(whole: bool, folder_of: Folders, tmp_path: Path, came_out: Callable[..., None]) -> None:

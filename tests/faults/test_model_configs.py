@@ -11,7 +11,7 @@ import pytest
 from faults.commands import carvana
 from faults.models import CONFIG, configure, refusal, save_model
 
-from carvana.archs.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ FITS: dict[str, list[Any]] = {
 @pytest.mark.fault(
     done="each key of config.json with 13 values of other types, out of range, or that steer a terminal",
     promised="one line that names the file, the key and the value; it is shown so that it steers nothing",
-    reaches="archs/spec.py: ModelSpec.from_json",
+    reaches="models/spec.py: ModelSpec.from_json",
 )
 @pytest.mark.parametrize(
     "key", ["arch", "options", "classes", "stride", "min_size", "mean", "std", "trained_size", "threshold", "init",
@@ -66,7 +66,7 @@ def test_each_key_of_a_configuration_is_checked(key: str, model: Path, came_out:
 @pytest.mark.fault(
     done="config.json that is empty, nested 200,000 deep, has a number of 5,000 digits, is no UTF-8, of a later format",
     promised="one line that names the file, and what to do about a later format",
-    reaches="archs/storage.py: read_spec on what is no JSON object",
+    reaches="models/serialization.py: read_spec on what is no JSON object",
 )
 @pytest.mark.parametrize(
     ("content", "words"),
@@ -92,7 +92,7 @@ def test_a_configuration_that_is_none_is_refused(content: bytes, words: str, mod
 @pytest.mark.fault(
     done="config.json that names a module, a path, weights on the hub, a command for pip, dunder options",
     promised="refused in one line; nothing is imported, no socket is opened, no command is shown",
-    reaches="registry.py: names are looked up; archs/encoders.py: check_timm; archs/build.py: _check_options",
+    reaches="registry.py: names are looked up; models/encoders.py: check_timm; models/build.py: _check_options",
 )
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -141,7 +141,7 @@ PEAK = (
 @pytest.mark.fault(
     done="a model of 150 kB whose options or classes name a network of 8 GB, 300 GB, terabytes, in predict",
     promised="exit code 1, one line, under 2 GB of memory in all",
-    reaches="archs/bounded.py: more numbers than the file can hold",
+    reaches="models/allocation_limit.py: more numbers than the file can hold",
     quick=1,
 )
 @pytest.mark.parametrize(

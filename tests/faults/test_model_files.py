@@ -16,13 +16,13 @@ from faults.hostile import KINDS, Trap, torch_zip
 from faults.models import WEIGHTS, refusal, save_model
 from safetensors.torch import save_file
 
-from carvana.archs.factory import create_model
-from carvana.archs.keras_weights import read_keras
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.weight_files import read_weights
 from carvana.errors import ModelError
-from carvana.inference.exported import ExportedModel
+from carvana.inference.engines.onnx import ExportedModel
 from carvana.inference.load import load_predictor
+from carvana.models.create import create_model
+from carvana.models.keras_weights import read_keras
+from carvana.models.segmenter import Segmenter
+from carvana.models.weight_files import read_weights
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ DOORS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.fault(
     done="a pickle that makes a folder when it is unpickled, in 7 kinds of file, at 6 doors of the library",
     promised="refused in one line, nothing is unpickled",
-    reaches="archs/weight_files.py: _unpickled; archs/storage.py: locate and load_weights on foreign bytes",
+    reaches="models/weight_files.py: _unpickled; models/serialization.py: locate and load_weights on foreign bytes",
     quick=14,
 )
 @pytest.mark.parametrize("door", DOORS)
@@ -108,7 +108,7 @@ COMMANDS: dict[str, list[str]] = {
 @pytest.mark.fault(
     done="such a pickle as the weights of fit, predict, evaluate, submit, export, bench and import-keras",
     promised="exit code 1, one error line, nothing is unpickled and nothing written",
-    reaches="the commands' own ways to weights: training/recipe.py: build_model; inference/ensemble.py: load_predictor",
+    reaches="the commands' own ways to weights: training/setup.py: build_model; inference/ensemble.py: load_predictor",
     quick=1,
 )
 @pytest.mark.parametrize("command", COMMANDS)
@@ -133,7 +133,7 @@ def test_no_command_reads_a_pickle(command: str, model: Path, tiny_data: Path, t
 @pytest.mark.fault(
     done="files of torch, new and old, in which 1 to 3 bytes are others, or the end is missing",
     promised="tensors, or one line that names the file; never torch's advice to load it all the same",
-    reaches="archs/weight_files.py: _unpickled, whatever torch's reader raises",
+    reaches="models/weight_files.py: _unpickled, whatever torch's reader raises",
     quick=2,
 )
 @pytest.mark.parametrize("seed", range(10))
@@ -163,7 +163,7 @@ def test_changed_files_of_torch_are_read_or_refused(seed: int, tmp_path: Path, c
 @pytest.mark.fault(
     done="a file of torch of 200 kB that unpacks to 200 MB",
     promised="refused in one line before it is unpacked",
-    reaches="archs/weight_files.py: _unpickled, what an archive would unpack to",
+    reaches="models/weight_files.py: _unpickled, what an archive would unpack to",
 )
 def test_a_packed_file_of_torch_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(50_000_000)}, tmp_path / "plain.pth")
@@ -178,7 +178,7 @@ def test_a_packed_file_of_torch_is_refused(tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="an old file of torch whose pickle says that its tensor has 2^40 numbers",
     promised="refused in one line",
-    reaches="archs/weight_files.py: _unpickled, torch's lack of memory",
+    reaches="models/weight_files.py: _unpickled, torch's lack of memory",
 )
 def test_a_file_of_torch_that_claims_terabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
@@ -195,7 +195,7 @@ def test_a_file_of_torch_that_claims_terabytes_is_refused(tmp_path: Path) -> Non
 @pytest.mark.fault(
     done="encoder_weights=FILE with NaN, infinity, whole or complex numbers, cut, another encoder's",
     promised="one line that names the file, and the tensor where it is one",
-    reaches="archs/weight_files.py: match_weights, by name and in order",
+    reaches="models/weight_files.py: match_weights, by name and in order",
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(

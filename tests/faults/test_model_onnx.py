@@ -11,8 +11,8 @@ import torch
 from faults.models import refusal
 from onnx import TensorProto, helper, numpy_helper
 
-from carvana.archs.spec import ModelSpec
-from carvana.inference.exported import ExportedModel
+from carvana.inference.engines.onnx import ExportedModel
+from carvana.models.spec import ModelSpec
 
 
 def elsewhere(location: str) -> TensorProto:
@@ -38,7 +38,7 @@ def network(path: Path, weights: TensorProto, **spec: int) -> Path:
 @pytest.mark.fault(
     done="an exported file whose weights are in another file: absolute, above its folder, a link, beside it",
     promised="refused in one line before ONNX Runtime sees it, which would read the one beside it",
-    reaches="inference/exported.py: _refuse_other_files",
+    reaches="inference/engines/onnx.py: _refuse_other_files",
 )
 @pytest.mark.parametrize("location", ["/etc/passwd", "../" * 20 + "etc/passwd", "link", "weights"])
 def test_weights_in_other_files_are_refused(location: str, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_weights_in_other_files_are_refused(location: str, tmp_path: Path) -> No
 @pytest.mark.fault(
     done="an exported file that claims a shape of 2^40, and one whose record tells more classes than it gives",
     promised="one line that names the file",
-    reaches="inference/exported.py: _open; ExportedModel, the form of the logits",
+    reaches="inference/engines/onnx.py: _open; ExportedModel, the form of the logits",
 )
 def test_claims_of_an_exported_file_are_checked(tmp_path: Path) -> None:
     weights = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "w")

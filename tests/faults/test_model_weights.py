@@ -14,8 +14,8 @@ from faults.hostile import safetensors, taken_apart
 from faults.models import FIRST, WEIGHTS, refusal, save_model
 from safetensors.torch import load_file, save_file
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.fault(
     done="model.safetensors cut, with a header that lies, with other tensors, shapes, types, classes, NaN, as a link",
     promised="one line that names the file, and the tensor where it is one; nothing of a linked file is shown",
-    reaches="archs/storage.py: load_weights and first_difference; archs/weight_files.py: flaw",
+    reaches="models/serialization.py: load_weights and first_difference; models/weight_files.py: flaw",
 )
 @pytest.mark.parametrize("how", DAMAGES)
 def test_damaged_weights_are_refused(how: str, model: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_network_that_gives_no_numbers_writes_no_mask(
 @pytest.mark.fault(
     done="model.safetensors and the model folder as links to where the real ones are",
     promised="followed, as the hub's cache is made of links: what is read must fit, whoever it is from",
-    reaches="archs/storage.py: locate and load_weights through a link",
+    reaches="models/serialization.py: locate and load_weights through a link",
 )
 def test_links_to_sound_weights_are_followed(model: Path, tmp_path: Path) -> None:
     saved = save_model(tmp_path / "saved")

@@ -13,7 +13,7 @@ from faults.disks import in_process, leftovers, small_disk, without_rights
 from faults.running import assert_done, compare_words, fit_words, result_of
 from keras2 import old_file
 
-from carvana.archs.unet_ref import UNetRef
+from carvana.models.unet_ref import UNetRef
 
 ADVICE = "name another place, or ask for the right to this one"
 
@@ -184,7 +184,7 @@ def test_a_cache_of_somebody_else(run: Path, tiny_data: Path, tmp_path: Path, mo
 @pytest.mark.fault(
     done="`fit` without --data where the folder for drawn cars is read-only",
     promised="exit 1 and one line that names the folder",
-    reaches="training/recipe.py, data/demo/write.py: EACCES",
+    reaches="training/setup.py, data/demo/write.py: EACCES",
     quick=0,
 )
 def test_no_right_to_draw_cars(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_trackio_without_a_right(run: Path, tiny_data: Path, tmp_path: Path) -> 
 @pytest.mark.fault(
     done="a photo, a folder of photos, the weights and the recipe of a run that may not be read",
     promised="one line that names the file; the other photos' masks are there",
-    reaches="data/images.py, archs/storage.py, config.py: EACCES while reading",
+    reaches="data/io/images.py, models/serialization.py, config.py: EACCES while reading",
     quick=0,
 )
 @pytest.mark.parametrize("what", ["photo", "data", "weights", "recipe"])

@@ -65,7 +65,7 @@ def test_a_resumed_fit_that_meets_a_full_disk_keeps_what_was_there(
 @pytest.mark.fault(
     done="a disk with room for a twentieth, two twentieths, ... of what `fit` writes; then room, and the same again",
     promised="one line; the same weights at last",
-    reaches="files.py, archs/storage.py: a write that ends in the middle of a file",
+    reaches="files.py, models/serialization.py: a write that ends in the middle of a file",
     quick=1,
 )
 @pytest.mark.parametrize("share", [*range(10, 20, 9), *range(1, 10), *range(11, 19)])
@@ -101,7 +101,7 @@ def test_a_state_that_cannot_be_synced(run: Path, tiny_data: Path, tmp_path: Pat
 @pytest.mark.fault(
     done="the disk full at each file that `evaluate` writes into a run whose fit was stopped",
     promised="one line; the network stays; the same numbers at last",
-    reaches="evaluation/shelf.py: predictions that wait, and masks",
+    reaches="evaluation/spool.py: predictions that wait, and masks",
 )
 def test_an_evaluation_that_meets_a_full_disk(disk: Disk, run: Path, whole: bool, came_out: Any) -> None:
     out = disk.folder / "work" / "run"
@@ -167,7 +167,7 @@ def test_curves_that_meet_a_full_disk(
 @pytest.mark.fault(
     done="no room for the record, the splits, the table and the numbers of `fit --folds`, and in its second fold",
     promised="one line that names the file; then the same folds as undisturbed",
-    reaches="training/folds.py: OSError between folds",
+    reaches="training/cross_validation.py: OSError between folds",
     quick=0,
 )
 def test_folds_that_meet_a_full_disk(tiny_data: Path, tmp_path: Path, came_out: Any) -> None:

@@ -18,10 +18,10 @@ from faults.running import assert_done, compare_words, fit_words
 from keras2 import old_file
 from submitting import draw_photos, small_predictor
 
-from carvana.archs.unet_ref import UNetRef
 from carvana.data.demo import write_demo
 from carvana.errors import DataError
-from carvana.inference.submission import write_submission
+from carvana.inference.submission.write import write_submission
+from carvana.models.unet_ref import UNetRef
 
 
 @pytest.mark.fault(
@@ -47,7 +47,7 @@ def test_a_command_on_a_full_disk(disk: Disk, run: Path, tiny_data: Path, comman
 @pytest.mark.fault(
     done="the disk full at each mask, probability map, cut-out, overlay and manifest of `predict`",
     promised="one line; what is there is whole; all files, and the same masks, at last",
-    reaches="inference/outputs.py, manifest.py: OSError in a writing thread",
+    reaches="inference/outputs/files.py, manifest.py: OSError in a writing thread",
 )
 def test_predictions_that_meet_a_full_disk(disk: Disk, run: Path, photos: Path, whole: bool, came_out: Any) -> None:
     out = disk.folder / "work" / "out"
@@ -63,7 +63,7 @@ def test_predictions_that_meet_a_full_disk(disk: Disk, run: Path, photos: Path, 
 @pytest.mark.fault(
     done="the disk full at the lock, the record, each part and the joined table of a submission",
     promised="one line; parts that are done stay; the same table byte for byte at last",
-    reaches="inference/parts.py: OSError in begin, add and join",
+    reaches="inference/submission/shards.py: OSError in begin, add and join",
 )
 @pytest.mark.parametrize("name", ["table.csv.gz", "table.csv"])
 def test_a_submission_that_meets_a_full_disk(disk: Disk, tmp_path: Path, came_out: Any, name: str) -> None:
@@ -93,7 +93,7 @@ def test_a_submission_that_meets_a_full_disk(disk: Disk, tmp_path: Path, came_ou
 @pytest.mark.fault(
     done="a table of masks, plain and compressed, cut at 20 places, through `submit --check`",
     promised="exit 1, one line; the line says what is missing",
-    reaches="inference/submission_file.py: EOFError; submission_check.py: rows that end early",
+    reaches="inference/submission/table.py: EOFError; submission_check.py: rows that end early",
 )
 @pytest.mark.parametrize("name", ["table.csv.gz", "table.csv"])
 def test_a_table_that_was_cut(tmp_path: Path, came_out: Any, name: str) -> None:
@@ -126,7 +126,7 @@ SMALL: dict[str, Callable[[Path, Path, Path, Path], list[object]]] = {
 @pytest.mark.fault(
     done="the disk full at each file of new-plugin, split, import-keras, evaluate, check, show, bench, find-lr, export",
     promised="one line; no half file or folder that stands in the way; the same command again ends well",
-    reaches="skeleton, archs/keras_weights.py, inference/export.py, evaluation/pictures.py, cli/tables.py: OSError",
+    reaches="plugin_template, models/keras_weights.py, inference/engines/export.py, evaluation/plots.py, cli/tables.py",
     quick=3,
 )
 @pytest.mark.parametrize("command", SMALL)
@@ -146,7 +146,7 @@ def test_a_small_command_that_meets_a_full_disk(
 @pytest.mark.fault(
     done="the disk full at each photo, mask and manifest of `data demo`",
     promised="an OSError that names the file; the same pictures at last",
-    reaches="data/demo/write.py, data/images.py: write_palette_mask",
+    reaches="data/demo/write.py, data/io/images.py: write_palette_mask",
 )
 def test_a_demo_that_meets_a_full_disk(disk: Disk, came_out: Any) -> None:
     home = disk.folder / "work"

@@ -15,9 +15,9 @@ from faults.spoilt import LOSS, Spoilt, command, registered
 
 import carvana
 from carvana.errors import ModelError
-from carvana.progress import SilentReporter
 from carvana.run import Run
-from carvana.training.explain import NonFiniteLossError
+from carvana.training.failures import NonFiniteLossError
+from carvana.utils.progress import SilentReporter
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ STEPS = {(0, 1): 1, (5, 1): 6, (11, 1): 12, (0, 3): 1, (5, 3): 3, (11, 3): 6}
     "one; fp32 and bf16, batches accumulated or not",
     promised="one line with the step, its learning rate and what to do; the last good state goes on to the end of an "
     "undisturbed run",
-    reaches="training/trainer.py: _hear; training/explain.py: not_finite",
+    reaches="training/trainer.py: _hear; training/failures.py: not_finite",
     quick=2,
 )
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ class Poison(carvana.Callback):
 @pytest.mark.fault(
     done="a listener that makes a weight NaN behind an epoch",
     promised="a line in the next epoch; behind the last one the best network is brought back, and is what is kept",
-    reaches="training/best.py: restore",
+    reaches="training/best_checkpoint.py: restore",
     quick=0,
 )
 @pytest.mark.parametrize("epoch", [1, 2, 3])
@@ -209,7 +209,7 @@ ONE_BY_ONE = ("unet-ref", "unet/resnet18", "deeplabv3plus/resnet18", "pspnet/res
 @pytest.mark.fault(
     done="batches of one photo of 32x32 through networks with BatchNorm, whose deepest map is 1x1",
     promised="a run whose numbers are all finite, or one line that asks for batches of two",
-    reaches="archs/segmenter.py: _train_on_one",
+    reaches="models/segmenter.py: _train_on_one",
     quick=1,
 )
 @pytest.mark.parametrize("arch", ONE_BY_ONE)

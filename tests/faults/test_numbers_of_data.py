@@ -16,9 +16,9 @@ from faults.spoilt import EMPTY, FULL, mask, noise, noises, write_pairs
 from torch import nn
 
 import carvana
-from carvana.archs.spec import ModelSpec
 from carvana.errors import DataError, ModelError
-from carvana.progress import SilentReporter
+from carvana.models.spec import ModelSpec
+from carvana.utils.progress import SilentReporter
 
 
 class Flat(nn.Module):
@@ -35,7 +35,7 @@ class Flat(nn.Module):
 @pytest.mark.fault(
     done="a network of one's own with BatchNorm over one value a channel: batches of 2 of 3 photos, so that one trails",
     promised="one line that asks for larger batches",
-    reaches="training/batches.py: a last batch of one",
+    reaches="training/sampler.py: a last batch of one",
 )
 def test_a_trailing_photo(tiny_data: Path) -> None:
     data = carvana.SegmentationDataset(carvana.find_samples(tiny_data)[:3], (32, 32))

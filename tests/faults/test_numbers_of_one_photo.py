@@ -16,10 +16,10 @@ from faults.spoilt import LOSS, NETWORK, Spoilt, command, mask, noises, write_pa
 
 import carvana
 from carvana.errors import CarvanaError, ModelError
-from carvana.inference.writing import predict_folder
-from carvana.progress import SilentReporter
-from carvana.training.explain import NonFiniteLossError
+from carvana.inference.predict_folder import predict_folder
+from carvana.training.failures import NonFiniteLossError
 from carvana.training.find_lr import find_lr
+from carvana.utils.progress import SilentReporter
 
 WHITE = np.full((40, 60, 3), 255, np.uint8)
 
@@ -33,7 +33,7 @@ def white_among(root: Path, *, at: int = 2) -> Path:
 @pytest.mark.fault(
     done="a network that gives NaN for one photo alone: in training, validation, evaluation and prediction",
     promised="one line that names the photo",
-    reaches="inference/stream.py: NotANumberError; training/validation.py: not_finite",
+    reaches="inference/pipeline.py: NotANumberError; training/validation.py: not_finite",
 )
 def test_a_network_that_fails_on_one_photo(tmp_path: Path, loss: Spoilt, came_out: Callable[..., None]) -> None:
     data = white_among(tmp_path / "white")
@@ -58,7 +58,7 @@ def test_a_network_that_fails_on_one_photo(tmp_path: Path, loss: Spoilt, came_ou
 @pytest.mark.fault(
     done="carvana predict and carvana submit with such a network, then again without the photo",
     promised="exit code 1 and one line that names the photo; what was done is kept, and the rest is done then",
-    reaches="inference/writing.py and inference/submission.py: an error of the network",
+    reaches="inference/predict_folder.py and inference/submission/write.py: an error of the network",
     quick=0,
 )
 @pytest.mark.parametrize("work", ["predict", "submit"])

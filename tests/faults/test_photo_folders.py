@@ -12,15 +12,15 @@ from comparing import recipe, settings
 from faults.commands import carvana, start, wait_for
 from faults.pictures import labelled, photo_called, put
 
-from carvana.data.check import check_data
-from carvana.data.images import read_image, read_mask
+from carvana.data.check.report import check_data
+from carvana.data.io.images import read_image, read_mask
 from carvana.data.layouts import find_photos
 from carvana.data.samples import find_samples
 from carvana.errors import DataError
-from carvana.files import read_json_lines
+from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.inference.readers import read_prepared
-from carvana.inference.writing import predict_folder
+from carvana.inference.prefetch import read_prepared
+from carvana.utils.files import read_json_lines
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def many_photos(folder: Path, count: int) -> Path:
 @pytest.mark.fault(
     done="predict_folder while the folder of photos is deleted after the first batch of 1500",
     promised="each photo is done or told; nothing is raised",
-    reaches="inference/writing.py: a photo that was there when it was listed",
+    reaches="inference/predict_folder.py: a photo that was there when it was listed",
 )
 def test_photos_that_go_away_while_predicting(predictor: Predictor, tmp_path: Path) -> None:
     photos = find_photos(many_photos(tmp_path / "photos", 1500))
@@ -123,7 +123,7 @@ def test_photos_that_go_away_while_predicting(predictor: Predictor, tmp_path: Pa
 @pytest.mark.fault(
     done="predict_folder while its folder of outputs is deleted again and again",
     promised="one line that names the folder, or the outputs since the last time",
-    reaches="inference/writing.py: OSError of a write that is not the photo's fault",
+    reaches="inference/predict_folder.py: OSError of a write that is not the photo's fault",
 )
 def test_outputs_that_go_away_while_predicting(predictor: Predictor, tmp_path: Path) -> None:
     photos, message = find_photos(many_photos(tmp_path / "photos", 300)), ""
@@ -137,7 +137,7 @@ def test_outputs_that_go_away_while_predicting(predictor: Predictor, tmp_path: P
 @pytest.mark.fault(
     done="photos deleted while reading processes make them ready for a submission",
     promised="each photo comes out in its turn, ready or with the line that says why not",
-    reaches="inference/readers.py: _Reader in a process",
+    reaches="inference/prefetch.py: _Reader in a process",
     quick=1,
 )
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,16 +11,16 @@ from comparing import recipe, settings
 from faults.commands import carvana
 from faults.pictures import ODD_NAMES, labelled, photo_called
 
-from carvana.data.check import check_data
-from carvana.data.images import read_image, read_mask
+from carvana.data.check.report import check_data
+from carvana.data.io.images import read_image, read_mask
 from carvana.data.layouts import find_photos
+from carvana.data.sample_list import SampleTable
 from carvana.data.samples import find_samples
 from carvana.data.splits import Split, check_unchanged, read_split, split_samples, write_split
-from carvana.data.table import SampleTable
 from carvana.errors import DataError
 from carvana.folds import Folds
+from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.inference.writing import predict_folder
 from carvana.run import Run
 
 UNSAFE = {name: raw for name, raw in ODD_NAMES.items() if not os.fsdecode(raw).isprintable()}
@@ -80,7 +80,7 @@ def test_what_is_said_of_odd_names_is_one_tame_line(name: str, tmp_path: Path) -
 @pytest.mark.fault(
     done="carvana fit, then evaluate, predict and submit, on a folder of photos and masks with all odd names",
     promised="a run, its numbers again, all masks; submit names the photo whose name would be two rows",
-    reaches="run.py: read_split; evaluation: pictures and masks; inference/submission_file.py: make_row",
+    reaches="run.py: read_split; evaluation: pictures and masks; inference/submission/table.py: make_row",
     quick=0,
 )
 def test_all_commands_take_odd_names(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from faults.pictures import (
 from PIL import Image
 from submitting import small_predictor
 
-from carvana.data.images import read_image, read_mask
+from carvana.data.io.images import read_image, read_mask
+from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.inference.writing import predict_folder
 
 WAYS: dict[str, dict[str, object]] = {
     "trained": {},
@@ -40,7 +40,7 @@ WAYS: dict[str, dict[str, object]] = {
 @pytest.mark.fault(
     done="photos of 1x1, 1x2, 3x5, 1x20000 and 20000x1 pixels, predicted whole, in tiles, joined exactly and mirrored",
     promised="a mask of the photo's size",
-    reaches="inference/coverer.py: Coverer.plan, sides below the network's smallest and above any tile",
+    reaches="inference/tiling/sliding_window.py: Coverer.plan, sides below the network's smallest and above any tile",
     quick=2,
 )
 @pytest.mark.parametrize("way", WAYS)
@@ -56,7 +56,7 @@ def test_photos_of_any_size_are_predicted(way: str, came_out: Callable[..., None
 @pytest.mark.fault(
     done="all outputs of a folder with photos of 1x1, 1x20000 and 70000x1 pixels",
     promised="all files of the first two; the third, too long for a JPEG, is told alone and keeps nobody else",
-    reaches="inference/writing.py: write, outputs that no file can hold",
+    reaches="inference/predict_folder.py: write, outputs that no file can hold",
 )
 def test_a_photo_too_long_for_its_overlay_is_told_alone(predictor: Predictor, tmp_path: Path) -> None:
     sizes = {"long": (70000, 1), "point": (1, 1), "wide": (1, 20000)}
@@ -76,7 +76,7 @@ def test_a_photo_too_long_for_its_overlay_is_told_alone(predictor: Predictor, tm
 MEASURED = r"""
 import re, sys
 from pathlib import Path
-from carvana.data.images import image_size, read_coverage, read_image, read_mask, read_share
+from carvana.data.io.images import image_size, read_coverage, read_image, read_mask, read_share
 from carvana.errors import DataError
 
 def held(key):
@@ -106,7 +106,7 @@ def read_in_a_process(path: Path, sound: Path, *, limit: int = 300_000_000) -> t
     done="decompression bombs: files of up to 300 kB in 11 formats that claim 50000x50000 pixels (WebP: 16383x16383, "
     "above a limit of 100 million), read for their size, as photo and as mask",
     promised="refused above max_pixels before there are pixels; less than 30 MB",
-    reaches="data/opening.py: open_header within pillow_limit; data/images.py: check_pixels on a JPEG header",
+    reaches="data/io/decode.py: open_header within pillow_limit; data/io/images.py: check_pixels on a JPEG header",
     quick=2,
 )
 @pytest.mark.parametrize("kind", BOMBS)
@@ -145,7 +145,7 @@ def test_predict_passes_over_bombs(model: Path, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a JPEG of 10 GB, nearly all of it a hole in the disk",
     promised="refused by its size, before a byte of it is read",
-    reaches="data/opening.py: _check_bytes",
+    reaches="data/io/decode.py: _check_bytes",
 )
 def test_a_file_of_more_bytes_than_a_photo_takes_is_refused(tmp_path: Path, came_out: Callable[..., None]) -> None:
     sound = put(tmp_path / "sound.jpg", encode(draw_photo(), "JPEG"))
@@ -160,7 +160,7 @@ def test_a_file_of_more_bytes_than_a_photo_takes_is_refused(tmp_path: Path, came
 @pytest.mark.fault(
     done="a progressive JPEG, RGB and CMYK, with 20,000 scans in a megabyte, as photo and as mask",
     promised="refused before it is decoded, however long that would take; an ordinary progressive JPEG is read",
-    reaches="data/scans.py: count_scans",
+    reaches="data/io/jpeg_segments.py: count_scans",
 )
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
 def test_a_jpeg_of_very_many_scans_is_refused(mode: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_jpeg_of_very_many_scans_is_refused(mode: str, tmp_path: Path) -> None
 @pytest.mark.fault(
     done="a GIF mask of 20 MB: a picture of 60x90 pixels, and codes without an end behind it",
     promised="read or refused in less than 120 MB",
-    reaches="data/gif.py: _unpacked, more codes than all of its parts take",
+    reaches="data/io/gif.py: _unpacked, more codes than all of its parts take",
 )
 def test_codes_without_an_end_take_little_memory(tmp_path: Path, came_out: Callable[..., None]) -> None:
     data = gif_mask(draw_mask(), tmp_path)

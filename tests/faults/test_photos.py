@@ -24,7 +24,7 @@ from faults.pictures import (
     refusal,
 )
 
-from carvana.data.images import image_size, read_coverage, read_image, read_mask
+from carvana.data.io.images import image_size, read_coverage, read_image, read_mask
 from carvana.errors import DataError
 
 PLACES = range(20)
@@ -33,7 +33,7 @@ PLACES = range(20)
 @pytest.mark.fault(
     done="a JPEG photo cut at 20 places, read at full and at reduced size",
     promised="an error of one line that names the file, and never a picture with a grey rest",
-    reaches="data/jpeg.py: libjpeg-turbo's warnings taken for errors",
+    reaches="data/io/jpeg.py: libjpeg-turbo's warnings taken for errors",
     quick=4,
 )
 @pytest.mark.parametrize("place", PLACES)
@@ -46,7 +46,7 @@ def test_a_cut_jpeg_is_refused(place: int, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a GIF mask cut at 20 places, read as pixels and as coverage",
     promised="an error of one line that names the file, or where only its end mark is missing, the mask",
-    reaches="data/gif.py: the end of the blocks, of the codes, of the file; then Pillow",
+    reaches="data/io/gif.py: the end of the blocks, of the codes, of the file; then Pillow",
     quick=4,
 )
 @pytest.mark.parametrize("place", PLACES)
@@ -63,7 +63,7 @@ def test_a_cut_gif_mask_is_refused(place: int, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a PNG mask cut at 20 places",
     promised="an error of one line that names the file, or where only the end mark is cut, the mask",
-    reaches="data/images.py: _mask_by_pillow on a damaged file",
+    reaches="data/io/images.py: _mask_by_pillow on a damaged file",
     quick=4,
 )
 @pytest.mark.parametrize("place", PLACES)
@@ -79,7 +79,7 @@ def test_a_cut_png_mask_is_refused(place: int, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="photos of eight other formats, each cut at 20 places",
     promised="an error of one line that names the file, or all pixels as they were",
-    reaches="data/opening.py: open_picture, whatever Pillow raises",
+    reaches="data/io/decode.py: open_picture, whatever Pillow raises",
     quick=1,
 )
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in ("JPEG", "GIF")])
@@ -133,7 +133,7 @@ KINDS = [
     "called x.jpg",
     promised="an error of one line that names the file; nothing waits for a pipe, reads on for ever, or hands the file "
     "to Ghostscript",
-    reaches="data/opening.py: check_regular, and the formats that Pillow may open",
+    reaches="data/io/decode.py: check_regular, and the formats that Pillow may open",
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_image_is_refused(kind: str, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_what_is_no_image_is_refused(kind: str, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a socket called x.jpg, and names that no file can have",
     promised="an error of one line",
-    reaches="data/opening.py: check_regular, ValueError of the system call",
+    reaches="data/io/decode.py: check_regular, ValueError of the system call",
 )
 def test_a_socket_and_impossible_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_a_socket_and_impossible_names_are_refused(tmp_path: Path, monkeypatch: 
     done="carvana predict on a folder of 2 photos, a cut photo, a folder called x.jpg and 11 things that are none, "
     "a FIFO among them",
     promised="2 masks, one warning for each of the others but the folder, exit code 1, no traceback",
-    reaches="inference/writing.py: predict_folder, a job that fails, check_regular before the digest",
+    reaches="inference/predict_folder.py: predict_folder, a job that fails, check_regular before the digest",
     quick=0,
 )
 def test_predict_does_what_can_be_done(model: Path, tmp_path: Path, came_out: Callable[..., None]) -> None:
@@ -184,7 +184,7 @@ def test_predict_does_what_can_be_done(model: Path, tmp_path: Path, came_out: Ca
 @pytest.mark.fault(
     done="carvana data check on a folder with cut, empty and foreign photos and masks, a FIFO among them",
     promised="all of them named, exit code 1, one error line",
-    reaches="data/check_files.py: inspect, each file on its own",
+    reaches="data/check/files.py: inspect, each file on its own",
     quick=0,
 )
 def test_check_names_all_that_cannot_be_read(tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ from faults.pictures import (
 )
 from PIL import Image, ImageOps
 
-from carvana.data.check import check_data
-from carvana.data.images import read_image, read_mask
-from carvana.data.pairs import check_sizes
+from carvana.data.check.report import check_data
+from carvana.data.check.sizes import check_sizes
+from carvana.data.io.images import read_image, read_mask
 from carvana.data.samples import Sample
-from carvana.data.shrink import read_shrunken
+from carvana.data.target import read_shrunken
 from carvana.errors import DataError
+from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.inference.writing import predict_folder
 from carvana.training.fit import fit
 
 
@@ -70,7 +70,7 @@ UNUSUAL: dict[str, tuple[Callable[[UInt8], bytes], Callable[[UInt8], UInt8], flo
 @pytest.mark.fault(
     done="photos as CMYK JPEG, as PNG of 16 bits, grey, grey of 16 bits, with a palette and with alpha, predicted",
     promised="the pixels that the file shows, white where it is transparent, and a mask of the photo's size",
-    reaches="data/pixels.py: to_rgb, each kind of pixel",
+    reaches="data/io/convert.py: to_rgb, each kind of pixel",
 )
 @pytest.mark.parametrize("kind", UNUSUAL)
 def test_unusual_pixels_are_read_as_they_show(kind: str, predictor: Predictor, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_unusual_pixels_are_read_as_they_show(kind: str, predictor: Predictor, t
 @pytest.mark.fault(
     done="a photo and its mask that EXIF turns, in all 8 ways, read for training and predicted",
     promised="both upright, as Pillow turns them; they count as of one size; the predicted mask is upright",
-    reaches="data/pixels.py: turn, of a photo and of a mask",
+    reaches="data/io/convert.py: turn, of a photo and of a mask",
 )
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_what_exif_turns_comes_out_upright(orientation: int, predictor: Predictor, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ MASKS: dict[str, tuple[Callable[[UInt8], bytes] | None, str]] = {
 @pytest.mark.fault(
     done="carvana.fit with masks of another size, turned, of the values 0, 1 and 2, or 0 and 100, missing, folders",
     promised="one line that names a mask, before anything is trained",
-    reaches="data/pairs.py: check_sizes; data/masks.py: object_of; data/samples.py: photos without a mask",
+    reaches="data/check/sizes.py: check_sizes; data/io/masks.py: object_of; data/samples.py: photos without a mask",
 )
 @pytest.mark.parametrize("kind", MASKS)
 def test_masks_that_tell_nothing_stop_a_fit(kind: str, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_masks_that_tell_nothing_stop_a_fit(kind: str, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="masks with soft edges (1% of the pixels, 68 to 187), in colour, as JPEG, with alpha",
     promised="object where the brightest channel exceeds half; carvana data check tells that there are other values",
-    reaches="data/masks.py: mask_values, object_of; data/images.py: inspect_mask",
+    reaches="data/io/masks.py: mask_values, object_of; data/io/images.py: inspect_mask",
 )
 @pytest.mark.parametrize("kind", ["soft", "colour", "jpeg", "alpha"])
 def test_soft_and_coloured_masks_are_cut_at_half(kind: str, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import Network
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import Network
 from carvana.registry import registry
 from carvana.training.fit import fit
 
@@ -90,7 +90,7 @@ def refused_fit(data: Path, out: Path) -> str:
 @pytest.mark.fault(
     done="factories that return None, a class, a text, a Network with nonsense in it, or fail, for fit",
     promised="one line that names the architecture and what was wrong",
-    reaches="archs/build.py: _call and build_network",
+    reaches="models/build.py: _call and build_network",
     quick=5,
 )
 @pytest.mark.parametrize("what", BUILT)
@@ -105,7 +105,7 @@ def test_a_factory_that_makes_no_network(what: str, tiny_data: Path, tmp_path: P
 @pytest.mark.fault(
     done="networks that give tuples, other sizes, classes, types or batches, no gradient, NaN, or raise, in a fit",
     promised="one line that names the network, or the photos of the batch that became NaN",
-    reaches="archs/segmenter.py: _logits, _check_logits and _check_frozen",
+    reaches="models/segmenter.py: _logits, _check_logits and _check_frozen",
     quick=5,
 )
 @pytest.mark.parametrize("what", GIVEN)
@@ -119,7 +119,7 @@ def test_a_network_that_gives_no_logits(what: str, tiny_data: Path, tmp_path: Pa
 @pytest.mark.fault(
     done="a saved model of a plugin whose network, or whose factory's options, are others now, read again",
     promised="one line that names what differs",
-    reaches="archs/segmenter.py: from_pretrained with a factory that changed",
+    reaches="models/segmenter.py: from_pretrained with a factory that changed",
 )
 @pytest.mark.usefixtures("own_names")
 def test_a_plugin_that_changed_under_a_saved_model(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_texts_of_runs_are_decoded_or_refused(whole: bool, came_out: Callable[..
 @pytest.mark.fault(
     done="tables of splits and of submissions, plain and gzip, damaged in the same ways (Hypothesis)",
     promised="read, or refused in one line",
-    reaches="data/splits.py: read_split and check_unchanged; inference/submission_file.py: read_names",
+    reaches="data/splits.py: read_split and check_unchanged; inference/submission/table.py: read_names",
 )
 def test_damaged_tables_are_read_or_refused(whole: bool, came_out: Callable[..., None]) -> None:
     examples = WHOLE if whole else QUICK

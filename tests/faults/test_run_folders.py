@@ -93,7 +93,7 @@ def sound(done: Done, run: Path) -> str | None:
     done="each file of a run missing, cut, empty, of another run, of random bytes, a list, nested (100,000 times), "
     "or a folder; then evaluate and predict",
     promised="a sound result, or one line that names the run; no file of the run is changed by a command that fails",
-    reaches="run.py: read_record and read_evaluation; evaluation/choose.py; archs/storage.py: read_spec",
+    reaches="run.py: read_record and read_evaluation; evaluation/samples.py; models/serialization.py: read_spec",
     quick=9,
 )
 @pytest.mark.parametrize("name", FILES)

@@ -21,9 +21,9 @@ from pydantic.fields import FieldInfo
 
 from carvana.config import FitConfig, load_config, parse_settings
 from carvana.errors import CarvanaError
-from carvana.progress import SilentReporter
 from carvana.training.fit import fit
-from carvana.training.recipe import check
+from carvana.training.setup import check
+from carvana.utils.progress import SilentReporter
 
 
 def each_key(model: type[BaseModel] = FitConfig, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -211,7 +211,7 @@ CONTRADICTIONS: dict[str, dict[str, object]] = {
     done="keys that contradict one another, or the photos: a frozen encoder with a rate, weights without an encoder, "
     "more cars to validate than there are, a group that no name has",
     promised="one line that names a key or what it is about, before anything is trained; or a sound run",
-    reaches="training/recipe.py: check; data/splits.py: make_split",
+    reaches="training/setup.py: check; data/splits.py: make_split",
     quick=4,
 )
 @pytest.mark.parametrize("what", CONTRADICTIONS)

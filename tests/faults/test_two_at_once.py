@@ -14,13 +14,13 @@ from faults.commands import PATIENCE, Done, carvana, kill, start, wait_for
 from faults.killing import files
 from submitting import draw_photos, read_table, runs_by_definition, small_predictor
 
-from carvana.data.images import read_mask
+from carvana.data.io.images import read_mask
 from carvana.errors import RunError
-from carvana.files import read_json_lines
 from carvana.inference.predictor import Predictor
-from carvana.progress import SilentReporter
 from carvana.run import Run
 from carvana.training.fit import fit
+from carvana.utils.files import read_json_lines
+from carvana.utils.progress import SilentReporter
 
 ONCE = ("run.json", "times.jsonl", "state/state.json", "pictures/curves.png", "config.yaml")
 """What holds times, or where the data lie."""
@@ -82,7 +82,7 @@ def test_two_fits_on_one_run(
 @pytest.mark.fault(
     done="two fits of one recipe on one folder, started in one moment",
     promised="one of them trains to the end of an undisturbed run; the other is refused by one line",
-    reaches="training/best.py: choose_run; training/fit.py: _is_interrupted",
+    reaches="training/best_checkpoint.py: choose_run; training/fit.py: _is_interrupted",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(2))
@@ -151,7 +151,7 @@ def test_two_comparisons_in_one_folder(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="two submissions into one table, started in one moment; then also where a third was killed on its way",
     promised="the table has each row once; each command ends well, or says that the table is there",
-    reaches="inference/parts.py: begin and join under a lock",
+    reaches="inference/submission/shards.py: begin and join under a lock",
     quick=0,
 )
 @pytest.mark.parametrize("killed", [False, True])

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from submitting import small_predictor
 
-from carvana.inference.submission import write_submission
-from carvana.progress import SilentReporter
+from carvana.inference.submission.write import write_submission
+from carvana.utils.progress import SilentReporter
 
 
 class Dying(SilentReporter):

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 import carvana
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.config import FitConfig
-from carvana.data.images import write_image
+from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, ModelError, RunError
 from carvana.folds import Folds
 from carvana.inference.ensemble import Ensemble
 from carvana.inference.load import load_predictor
+from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
-from carvana.inference.writing import predict_folder
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 
 
 class Gamma(nn.Module):
@@ -133,7 +133,7 @@ def test_evaluation_takes_an_ensemble(tiny_data: Path) -> None:
     scores = []
     for sample in samples:
         maps = [each.predict(sample.image).probabilities for each in members]
-        true = carvana.data.images.read_mask(sample.mask)
+        true = carvana.data.io.images.read_mask(sample.mask)
         scores.append(carvana.metrics.dice((maps[0] + maps[1]) / 2 > 0.5, true))
     assert evaluation.dice_at_half == pytest.approx(np.mean(scores), abs=1e-4)
 

@@ -12,8 +12,8 @@ import sys
 import numpy as np, torch
 from torch import nn
 import carvana
-from carvana.archs.spec import ModelSpec
-from carvana.devices import PeakMemory
+from carvana.models.spec import ModelSpec
+from carvana.utils.devices import PeakMemory
 
 side = int(sys.argv[1])
 torch.manual_seed(0)

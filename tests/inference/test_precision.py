@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from carvana.config import FitConfig
-from carvana.devices import describe, resolve_device
 from carvana.errors import ConfigError, RunError
 from carvana.inference.precision import precision_of
 from carvana.run import Run
+from carvana.utils.devices import describe, resolve_device
 
 HERE = describe(resolve_device("cpu"))
 

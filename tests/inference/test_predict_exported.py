@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 import carvana
 from carvana.cli.app import app
-from carvana.data.images import read_mask
+from carvana.data.io.images import read_mask
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.export import export_onnx
+from carvana.inference.engines.export import export_onnx
 
 
 def photo(height: int = 83, width: int = 430, seed: int = 0) -> np.ndarray:

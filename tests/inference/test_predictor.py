@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
-from carvana.data.images import write_image
+from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, DataError, ModelError
 from carvana.inference.predictor import Predictor
 from carvana.metrics import dice
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.thresholds import THRESHOLDS
 
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.ensemble import Ensemble
 from carvana.inference.load import load_predictor
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import Refiner
-from carvana.inference.windows import CELL
+from carvana.inference.tiling.roi import CELL
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 
 
 class Sees(nn.Module):

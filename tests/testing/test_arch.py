@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from carvana.archs.spec import Network
+from carvana.models.spec import Network
 from carvana.registry import registry
 from carvana.testing import check_arch
 

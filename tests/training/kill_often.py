@@ -19,8 +19,8 @@ import torch  # noqa: F401 - imported once for all forks
 
 import carvana
 from carvana.config import load_config
-from carvana.progress import SilentReporter
 from carvana.training.fit import fit, resume
+from carvana.utils.progress import SilentReporter
 
 
 class Told(SilentReporter):

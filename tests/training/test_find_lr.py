@@ -16,7 +16,7 @@ from carvana.data.splits import make_split
 from carvana.errors import CarvanaError
 from carvana.losses import make_loss
 from carvana.training.find_lr import DIVERGED, RateTest, find_lr, smooth
-from carvana.training.recipe import build_model, datasets
+from carvana.training.setup import build_model, datasets
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
 

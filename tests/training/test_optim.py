@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.config import TrainConfig
 from carvana.errors import ConfigError
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.training.optim import freeze_encoder, make_optimizer, rate_factor, refresh_statistics, train_mode
 
 

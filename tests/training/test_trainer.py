@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from carvana.archs.factory import create_model
-from carvana.archs.segmenter import Segmenter
-from carvana.archs.spec import ModelSpec
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.samples import find_samples
 from carvana.data.splits import split_samples
 from carvana.errors import CarvanaError, ConfigError, RunError
-from carvana.training.budget import Budget
+from carvana.models.create import create_model
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.training.callbacks import TensorBoard
+from carvana.training.duration import Budget
 from carvana.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_fits")

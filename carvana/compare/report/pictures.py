@@ -14,12 +14,12 @@ from carvana.compare.records import WAITING, Photo
 from carvana.compare.report.disagreement import Disagreement, Masks, most_different
 from carvana.compare.report.markup import Markup, element, joined
 from carvana.compare.report.series import Series
-from carvana.data.images import encode_image, read_mask, resize_image
+from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.images import encode_image, read_mask, resize_image
 from carvana.data.samples import Sample
-from carvana.data.shown import over_white, read_shown
 from carvana.errors import DataError
-from carvana.evaluation.shelf import mask_path
-from carvana.inference.overlay import EXTRA, MISSED, OUTLINE
+from carvana.evaluation.spool import mask_path
+from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE
 
 if TYPE_CHECKING:
     from carvana.compare.leaderboard import Leaderboard
@@ -120,7 +120,7 @@ def _photo(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], p
 
 
 def errors(mask: UInt8, true: UInt8, factor: int = 1) -> UInt8:
-    """What lies over a photo to show a mask and its errors, in the colours of :mod:`carvana.inference.overlay`.
+    """What lies over a photo to show a mask and its errors, in the colours of :mod:`carvana.inference.outputs.overlay`.
 
     Args:
         mask: uint8 (H, W) of 0 and 1.

@@ -10,12 +10,12 @@ from pathlib import Path
 from carvana.data.demo.camera import FULL
 from carvana.data.demo.photo import VIEWS, draw_photo
 from carvana.data.demo.workers import run_chunks
-from carvana.data.images import image_size, write_image, write_palette_mask
-from carvana.devices import cpu_count
+from carvana.data.io.images import image_size, write_image, write_palette_mask
 from carvana.errors import CarvanaError, DataError
-from carvana.files import digest, read_json, write_json
-from carvana.notebook import default_reporter
-from carvana.progress import Reporter
+from carvana.utils.devices import cpu_count
+from carvana.utils.files import digest, read_json, write_json
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
 
 VERSION = 1
 """Raised when equal parameters begin to give other pictures; part of the name of folders that keep a demo."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from carvana.data.demo import write_demo
 from carvana.data.demo.workers import run_chunks
-from carvana.progress import LogReporter
+from carvana.utils.progress import LogReporter
 
 SIZE = (96, 144)
 

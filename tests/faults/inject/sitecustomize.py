@@ -1,7 +1,7 @@
 """Breaks things inside a command: Python imports this first in each of its processes, if it lies on PYTHONPATH.
 
-CARVANA_FAULT is JSON. Events are those that carvana/files.py names, ``carvana.write`` with a stage and a path, and
-Python's own audit events.
+CARVANA_FAULT is JSON. Events are those that carvana/utils/files.py names, ``carvana.write`` with a stage and a path,
+and Python's own audit events.
 
     {"record": FILE}                             a line for each stage of each write: stage, path
     {"kill": [STAGE, PATTERN, N]}                SIGKILL for the whole process group at the N-th such event (from 1)

@@ -1,0 +1,59 @@
+"""What this library brings itself, registered through the same door as any plugin: strings, nothing imported."""
+
+from __future__ import annotations
+
+from carvana.registry import Registry
+
+_DECODERS = {
+    "unet": "U-Net: skips joined by concatenation; takes any encoder and is hard to beat",
+    "unetplusplus": "U-Net++: nested, dense skips; sharper, about twice the work",
+    "manet": "MA-Net: U-Net with attention over positions and channels",
+    "linknet": "LinkNet: skips joined by addition; light and fast",
+    "fpn": "Feature Pyramid Network: all scales summed at a quarter of the size",
+    "pspnet": "PSPNet: pooled pyramid over shallow features; fast, coarse boundaries",
+    "deeplabv3": "DeepLabV3: dilated convolutions over features at an eighth of the size; slow",
+    "deeplabv3plus": "DeepLabV3+: dilated convolutions and one skip at a quarter of the size",
+    "pan": "Pyramid Attention Network: global attention guides the upsampling; light",
+    "upernet": "UPerNet: pooled pyramid and feature pyramid together; made for transformers",
+    "segformer": "SegFormer: a decoder of 1x1 convolutions; made for mit_b encoders",
+    "dpt": "Dense Prediction Transformer: for plain vision transformers (tu-vit_*) only",
+}
+
+_LOSSES = {
+    "bce": "binary cross-entropy",
+    "dice": "1 - Dice, mean over photos: what the competition measures",
+    "focal": "cross-entropy that looks away from easy pixels",
+    "lovasz": "Lovasz hinge: a convex surrogate of IoU",
+    "tversky": "Dice with separate prices for misses and false alarms",
+    "jaccard": "1 - IoU, mean over photos",
+    "boundary_bce": "binary cross-entropy that weighs the boundary more",
+}
+
+_AUGMENTS = {
+    "flip": "left and right exchanged in half of the photos; no pixel is made anew",
+    "seed": "flip and rotation of up to 8 degrees: what the notebook did",
+    "studio": "scale, shift, perspective, colour, light, blur, JPEG and noise as a studio varies them",
+    "none": "nothing: photos as they are",
+}
+
+_LAYOUTS = {
+    "carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
+    "folders": "images/ and masks/, matched by name",
+}
+
+
+def register(registry: Registry) -> None:
+    """Fill the registry with this library's own architectures, losses, augmentations and layouts."""
+    registry.archs.register(
+        "unet-ref", "carvana.models.unet_ref:build", summary="The notebook's U-Net, layer by layer: 34.5 M parameters"
+    )
+    for name, summary in _DECODERS.items():
+        registry.archs.register(
+            f"{name}/*", "carvana.models.smp:build", summary=summary, names="carvana.models.smp_encoders:names"
+        )
+    for name, summary in _LOSSES.items():
+        registry.losses.register(name, f"carvana.losses:{name}", summary=summary)
+    for name, summary in _AUGMENTS.items():
+        registry.augments.register(name, f"carvana.data.augment:{name}", summary=summary)
+    for name, summary in _LAYOUTS.items():
+        registry.layouts.register(name, f"carvana.data.layouts:{name}_layout", summary=summary)

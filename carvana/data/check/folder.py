@@ -1,0 +1,144 @@
+"""What lies in the folders of a data set: the pairs, and all that does not pair."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import overload
+
+from carvana.data.check.problems import Problem
+from carvana.data.io.images import MASK_SUFFIXES, SUFFIXES
+from carvana.data.layouts import (
+    Folders,
+    find_layout,
+    group_and_view,
+    group_pattern,
+    image_names,
+    is_folder,
+)
+from carvana.data.mask_names import EXPECTED, MaskNames
+from carvana.data.sample_list import SampleTable
+from carvana.data.samples import PairedNames, Sample, listed, pair_names
+from carvana.errors import ConfigError
+from carvana.utils.files import expanded
+
+
+@dataclass(frozen=True)
+class Place:
+    """One photo's place in the data and what is there of it: the photo, its mask, or both."""
+
+    stem: str
+    image: Path | None
+    masks: tuple[Path, ...]
+    group: str
+    view: str
+
+    @property
+    def file(self) -> str:
+        """The path to name it by."""
+        return str(self.image or self.masks[0])
+
+
+class Places(Sequence[Place]):
+    """The places of a data folder: photos, with their masks or without, and behind them masks without photos.
+
+    A place is made when it is asked for: all of them at a time would take a kilobyte each.
+    """
+
+    def __init__(self, photos: SampleTable, alone: Sequence[Path] = ()) -> None:
+        self._photos = photos
+        self._alone = alone
+
+    def __len__(self) -> int:
+        return len(self._photos) + len(self._alone)
+
+    @overload
+    def __getitem__(self, index: int) -> Place: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Place]: ...
+    def __getitem__(self, index: int | slice) -> Place | list[Place]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        if index >= len(self._photos):
+            mask = self._alone[index - len(self._photos)]
+            return Place(mask.stem, None, (mask,), mask.stem, "")
+        sample = self._photos[index]
+        return Place(sample.stem, sample.image, sample.masks, sample.group, sample.view)
+
+
+@dataclass
+class Listing:
+    """Two folders, the places in them, and what their names tell is wrong or odd."""
+
+    images: Path
+    masks: Path
+    places: Places = field(default_factory=lambda: Places(SampleTable.of(())))
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+
+def list_folders(
+    root: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    group: str | None = None,
+    mask_suffix: str | None = None,
+) -> Listing:
+    """Pair the photos and masks of a data folder as :func:`carvana.find_samples` does, but go on past what is wrong.
+
+    Raises:
+        DataError: there is no such folder, or no photo in it.
+        ConfigError: ``group`` cannot serve at all.
+    """
+    rule = MaskNames(mask_suffix)
+    layout, found = find_layout(expanded(root), images, masks, rule)
+    pattern = group_pattern(group)
+    if not isinstance(found, Folders):
+        samples = SampleTable.of(listed(found, layout, expanded(root), pattern))
+        return Listing(expanded(root), expanded(root), Places(samples))
+    names = pair_names(found, rule)
+    listing = Listing(*found)
+    samples = SampleTable.of(_samples(names, pattern, listing.problems))
+    listing.places = Places(samples, [listing.masks / mask for mask in names.alone])
+    for stem in sorted(names.photos.keys() - names.masks.keys()):
+        expected = EXPECTED if mask_suffix is None else f"a name that ends in {mask_suffix}"
+        message = f"has no mask in {listing.masks}; expected {expected}, as {stem}{mask_suffix or '_mask'}.png"
+        listing.problems.append(Problem("no-mask", str(listing.images / names.photos[stem]), message))
+    for mask in names.alone:
+        message = f"belongs to no photo in {listing.images}"
+        listing.problems.append(Problem("no-photo", str(listing.masks / mask), message))
+    for _, first, other in names.same_stem:
+        message = f"stands for the same photo as {first.name}; not read"
+        listing.problems.append(Problem("same-stem", str(other), message))
+    for folder, suffixes in {listing.images: SUFFIXES, listing.masks: MASK_SUFFIXES}.items():  # one, if they are one
+        listing.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
+    return listing
+
+
+def _samples(names: PairedNames, pattern: re.Pattern[str] | None, problems: list[Problem]) -> Iterator[Sample]:
+    for stem in sorted(names.photos):
+        photo = names.photos[stem]
+        try:
+            car, view = group_and_view(stem, pattern)
+        except ConfigError as error:
+            car, view = stem, ""
+            file = str(names.folders.images / photo)
+            problems.append(Problem("no-car", file, str(error).removeprefix("data.group: ")))
+        yield names.sample(stem, photo, car, view)
+
+
+def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str]]:
+    nested = not any(image_names(folder, suffixes))
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if is_folder(entry):
+                if not nested:
+                    yield entry.path, "a folder beside images, which is not looked into"
+            elif Path(entry.name).suffix.lower() not in suffixes:
+                yield entry.path, "no image by its suffix"

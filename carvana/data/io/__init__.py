@@ -1,0 +1,1 @@
+"""Image and mask files: the one place that opens them."""

@@ -1,0 +1,176 @@
+"""Sources of pictures, a path or bytes, and how Pillow opens them."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from carvana.data.io.jpeg_segments import MOST_SCANS, count_scans
+from carvana.data.io.pillow_limit import pillow_limit
+from carvana.data.io.tiff import check_pages, tiff_layout
+from carvana.errors import DataError
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""A path, the bytes of a file, or an open file."""
+
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What Pillow may take a file for, whatever its name. It knows 40 more: one hands files to Ghostscript, a program."""
+
+JPEG_FORMATS = "JPEG", "MPO"
+"""What Pillow calls a JPEG: one picture, or several in a file, as some phones write."""
+
+_LONGEST_NAME = 4096  # characters of a path, on most systems; what is longer is something else
+
+_BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
+
+
+def read_bytes(source: Source, limit: int) -> bytes:
+    """All bytes of a source; a DataError as for :func:`stream`."""
+    with stream(source, limit) as file:
+        return file.read()
+
+
+@contextmanager
+def stream(source: Source, limit: int) -> Iterator[BinaryIO]:
+    """A source as an open file; a DataError if it cannot be read, or takes more bytes than ``limit`` pixels can."""
+    if not isinstance(source, str | os.PathLike):
+        data = _bytes_of(source)
+        _check_bytes(len(data), source, limit)
+        yield io.BytesIO(data)
+        return
+    try:
+        check_regular(source)
+        with open(source, "rb") as file:
+            _check_bytes(os.fstat(file.fileno()).st_size, source, limit)
+            yield file
+    except OSError as error:
+        raise DataError(f"{name_of(source)}: cannot be read: {error.strerror or error}") from error
+
+
+def check_regular(source: str | os.PathLike[str]) -> None:
+    """Raise a DataError for a pipe, a socket or a device, of which nobody knows when it ends, or whether it begins.
+
+    Raises:
+        DataError: it is one, or its name is none that a file can have.
+        OSError: there is no such file.
+    """
+    try:
+        mode = os.stat(source).st_mode  # noqa: PTH116 - a str will do
+    except ValueError as error:  # a zero byte, or half of a character
+        raise DataError(f"{name_of(source)!r}: no file has such a name") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder tells so itself
+        raise DataError(f"{source}: is a pipe or a device; expected an image file")
+
+
+def name_of(source: Source) -> str:
+    """What a source is called in a message."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"{len(source)} bytes"
+    if isinstance(source, str | os.PathLike):
+        name = str(source)
+        return name if len(name) <= _LONGEST_NAME else f"{name[:60]}...{name[-60:]}"
+    return str(getattr(source, "name", "an open file"))
+
+
+def heif_is_installed() -> bool:
+    """Whether pillow-heif is there, which reads the photos of iPhones."""
+    return find_spec("pillow_heif") is not None
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """What Pillow calls the formats that are read; HEIF where pillow-heif is installed."""
+    if not heif_is_installed():
+        return _FORMATS
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return (*_FORMATS, "HEIF")
+
+
+def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
+    """Raise a DataError for a picture of more pixels than ``limit``."""
+    if height * width > limit:
+        raise _too_large(f"{width} x {height} pixels are", limit, source)
+
+
+def check_scans(data: bytes, source: Source) -> None:
+    """Raise a DataError for a JPEG that would keep its decoder busy for ever."""
+    scans = count_scans(data)
+    if scans > MOST_SCANS:
+        raise DataError(
+            f"{name_of(source)}: a JPEG of {scans:,} scans, which take very long; expected {MOST_SCANS} at the most; "
+            "replace the file or leave it out"
+        )
+
+
+def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
+    """A picture of which Pillow has read the header alone; a DataError if it is none, or holds too many pixels."""
+    try:
+        with pillow_limit(limit):
+            picture = Image.open(file, formats=formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large("it holds", limit, source) from error
+    except UnidentifiedImageError as error:
+        what = tiff_layout(file) or "no image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
+        raise DataError(f"{name_of(source)}: {what}") from error
+    except Exception as error:  # as below
+        raise DataError(f"{name_of(source)}: cannot be read ({error}); replace the file or leave it out") from error
+    check_pixels(picture.height, picture.width, limit, source)
+    if isinstance(picture, TiffImageFile):
+        check_pages(picture, name_of(source))
+    return picture
+
+
+def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
+    """A picture with its pixels; a DataError if it is damaged, none at all, or holds too many of them."""
+    picture = open_header(io.BytesIO(data), source, limit)
+    if picture.format in JPEG_FORMATS:
+        check_scans(data, source)
+    try:
+        with pillow_limit(limit):
+            picture.load()
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise DataError(f"{name_of(source)}: damaged or cut ({error}); replace the file or leave it out") from error
+    return picture
+
+
+def _bytes_of(source: object) -> bytes:
+    """The bytes of a bytes-like object, or those that an open file has left."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    try:
+        data = source.read()  # type: ignore[attr-defined]
+    except (AttributeError, io.UnsupportedOperation):
+        raise DataError(
+            f"{type(source).__name__} is not an image; expected a path, bytes, a file that is open to be read, a PIL"
+            " image, an array or a tensor"
+        ) from None
+    if not isinstance(data, bytes):
+        raise DataError(f"{name_of(source)}: open as text; open an image file with mode 'rb'")  # type: ignore[arg-type]
+    return data
+
+
+def _check_bytes(size: int, source: Source, limit: int) -> None:
+    most = _BYTES_A_PIXEL * limit + _BYTES_BESIDE
+    if size > most:
+        raise DataError(
+            f"{name_of(source)}: {size:,} bytes are more than a picture of {limit:,} pixels takes (max_pixels; "
+            "--max-pixels of carvana predict)"
+        )
+
+
+def _too_large(what: str, limit: int, source: Source) -> DataError:
+    return DataError(
+        f"{name_of(source)}: {what} more than the limit of {limit:,} pixels "
+        "(max_pixels; --max-pixels of carvana predict)"
+    )

@@ -1,0 +1,129 @@
+"""Photos as people see them: colours in sRGB, and the transparency that the file has.
+
+Networks get pixels as they stand in the file (:func:`carvana.data.io.images.read_image`): a mask depends on no colour
+profile. What is shown to people has the photo's colours: its ICC profile is obeyed here. Files are written without a
+profile, which means sRGB.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import suppress
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from carvana.data.io.convert import is_wide, orientation_of, to_rgb, turn
+from carvana.data.io.decode import Source, open_header, open_picture, read_bytes, stream
+from carvana.data.io.images import MAX_PIXELS, read_image
+from carvana.errors import DataError
+
+UInt8 = NDArray[np.uint8]
+
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""Pillow's names for the colour spaces of profiles."""
+
+
+def read_shown(
+    source: str | os.PathLike[str] | bytes, *, pixels: UInt8 | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8:
+    """Read a photo to show it: in sRGB, with its transparency.
+
+    An ICC profile is obeyed, and ignored where it is damaged or belongs to pixels of another kind.
+
+    Args:
+        source: A path, or the bytes of an image file.
+        pixels: What :func:`carvana.read_image` made of it at full size, if that is known: most files are then not
+            decoded again.
+        max_pixels: Refuse photos that hold more pixels.
+
+    Returns:
+        uint8, upright: (H, W, 3) RGB, or (H, W, 4) RGBA, not premultiplied, if a pixel is not opaque.
+
+    Raises:
+        DataError: as for :func:`carvana.read_image`.
+    """
+    transform, decodes = None, False
+    # What Pillow cannot open, the JPEG decoder may read all the same: then nothing is known of its colours.
+    with suppress(DataError), stream(source, max_pixels) as file, open_header(file, source, max_pixels) as header:
+        transform = _transform(header)
+        decodes = _may_be_clear(header) or (transform is not None and header.mode == "CMYK")
+    if decodes:
+        return _decoded(source, max_pixels)
+    if pixels is None:
+        pixels = read_image(source, max_pixels=max_pixels)
+    return pixels if transform is None else _converted(Image.fromarray(pixels), transform)
+
+
+def over_white(image: UInt8) -> UInt8:
+    """A picture (H, W, 3) as it is, or (H, W, 4) laid onto white."""
+    return image if image.shape[2] == 3 else to_rgb(Image.fromarray(image))
+
+
+def _decoded(source: Source, max_pixels: int) -> UInt8:
+    with open_picture(read_bytes(source, max_pixels), source, max_pixels) as picture:
+        orientation, transform, alpha = orientation_of(picture), _transform(picture), None
+        if _may_be_clear(picture):
+            clear = picture.convert("RGBA")
+            alpha = np.asarray(clear.getchannel("A"))
+            picture = clear.convert("RGB")
+        image = to_rgb(picture) if transform is None else _converted(picture, transform)
+    if alpha is not None and alpha.min(initial=255) < 255:
+        image = np.dstack([image, alpha])
+    return turn(image, orientation)
+
+
+def _may_be_clear(picture: Image.Image) -> bool:
+    return picture.has_transparency_data and not is_wide(picture)
+
+
+def _transform(picture: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """What brings a picture's colours to sRGB; None where they are, and where its profile is of other pixels."""
+    profile = picture.info.get("icc_profile")
+    transform = _to_srgb(profile) if isinstance(profile, bytes) and profile else None
+    if transform is None:
+        return None
+    grey = is_wide(picture) or picture.mode in ("1", "L", "LA", "La")
+    fits = {"RGB": picture.mode != "CMYK", "L": grey, "CMYK": picture.mode == "CMYK"}
+    return transform if fits[transform.input_mode] else None
+
+
+def _converted(picture: Image.Image, transform: ImageCms.ImageCmsTransform) -> UInt8:
+    wanted = transform.input_mode
+    return np.asarray(transform.apply(picture if picture.mode == wanted else picture.convert(wanted)))
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    """What brings pixels of a profile to sRGB; None where it is sRGB itself, damaged, or of other colours.
+
+    A transform may be applied by several threads at once.
+    """
+    try:
+        found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _MODES.get(found.profile.xcolor_space.strip())
+        if mode is None:
+            return None
+        transform = ImageCms.buildTransform(
+            found,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if mode == "CMYK":
+            return transform
+        shown = np.asarray(transform.apply(Image.fromarray(_SAMPLES).convert(mode)), np.int16)
+    except Exception:  # littlecms says little of what is wrong
+        return None
+    expected = np.asarray(Image.fromarray(_SAMPLES).convert(mode).convert("RGB"), np.int16)
+    return transform if np.abs(shown - expected).max() > 1 else None
+
+
+_STEPS = np.arange(0, 256, 15, dtype=np.uint8)
+_SAMPLES = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS), axis=-1).reshape(len(_STEPS), -1, 3)
+"""Colours from all over the cube: a profile that moves none of them is sRGB, whatever it calls itself."""

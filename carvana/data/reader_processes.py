@@ -1,0 +1,118 @@
+"""Processes that read photos ahead: how many, how they begin and end, and what is said of one that was killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import cv2
+
+from carvana.errors import CarvanaError, ConfigError
+from carvana.utils.devices import cpu_count, processes_here
+from carvana.utils.processes import MAIN_GUARD, check_main_guard, end_with_parent, start_method
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+STEP_SECONDS = 30
+"""How long a reader lives on after SIGTERM, for the step that is under way."""
+
+AHEAD_BYTES = 512 * 2**20
+"""What all readers together may hold ready, in shared memory."""
+
+_MOST_AHEAD = 4
+
+_LONGEST_ADDRESS = 107
+"""Bytes of the path of a Unix socket (unix(7))."""
+
+
+class ReaderKilledError(CarvanaError):
+    """A reading process ended before its time.
+
+    Args:
+        advice: what can be done about it.
+    """
+
+    def __init__(self, advice: str) -> None:
+        again = f", or since it ran a script again whose code is not under `{MAIN_GUARD}`"
+        super().__init__(
+            "a reading process was killed, or could not begin, for want of memory or of room in /dev/shm"
+            f"{'' if start_method() == 'fork' else again}: {advice}"
+        )
+
+
+def tells_of_no_room(error: OSError) -> bool:
+    """Whether readers cannot begin, since not even their locks find room in /dev/shm."""
+    return error.errno == errno.ENOSPC and error.filename is None
+
+
+def reader_count() -> int:
+    """One reader a core, at most 8, shared among the processes that were started together on this machine."""
+    return max(1, min(8, cpu_count() // processes_here()))
+
+
+def read_ahead(item_bytes: int, workers: int) -> int:
+    """Items that each reader keeps ready: four, or fewer where all of them would take more than ``AHEAD_BYTES``.
+
+    >>> read_ahead(10_000_000, workers=2), read_ahead(200_000_000, workers=2), read_ahead(2_000_000_000, workers=2)
+    (4, 1, 1)
+    """
+    return max(1, min(_MOST_AHEAD, AHEAD_BYTES // (item_bytes * workers)))
+
+
+def check_readers_can_begin() -> None:
+    """Find out what would keep readers from their work, before there are any.
+
+    Raises:
+        ConfigError: the caller's script would run again in each of them, or the temporary folder's path is too long.
+    """
+    check_main_guard()
+    _check_temporary_folder()
+
+
+def _check_temporary_folder() -> None:
+    """Refuse a temporary folder in which readers cannot hand their pictures over: the process would wait for ever.
+
+    They do it through a socket whose path is ``<folder>/pymp-........./listener-........``; what fails there is an
+    exception in a thread of the reader, which is not reported.
+    """
+    if sys.platform != "linux":  # pictures are handed over by name elsewhere
+        return
+    folder = tempfile.gettempdir()
+    excess = len(os.fsencode(folder)) + len("/pymp-12345678/listener-12345678") - _LONGEST_ADDRESS
+    if excess > 0:
+        raise ConfigError(
+            f"TMPDIR = {folder}: {excess} bytes too long for the sockets of reading processes; set TMPDIR to a shorter"
+            " folder, such as /tmp, or the number of workers to 0"
+        )
+
+
+def begin_reader(_: int) -> None:
+    """What a reader does first: the ``worker_init_fn`` of a loader."""
+    # Readers are many already; threads of their own would only get in one another's way.
+    cv2.setNumThreads(0)
+    # Ctrl-C and a cluster's SIGTERM reach readers as well, but their reader finishes its step and still needs them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":  # Windows has neither signal
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STEP_SECONDS))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # torch's own watch does not see a parent that was killed before the watch began.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_readers(loader: DataLoader[Any] | None) -> None:
+    """End the reading processes of a loader; it starts new ones if it is used again.
+
+    Left to itself torch ends them when nothing refers to them any more, and the traceback of an error does.
+    """
+    if loader is not None and loader._iterator is not None:
+        if loader.num_workers:
+            with suppress(RuntimeError):  # torch tells of a killed reader once more; the others end
+                loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        loader._iterator = None

@@ -1,0 +1,34 @@
+"""A labelled photo at the training size: what a data set hands out, and what the cache keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.io.images import read_coverage, read_image, resize_image
+from carvana.data.samples import Sample
+from carvana.errors import DataError
+
+
+def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The image, uint8 (h, w, 3), and 255 times the coverage of its mask, uint8 (h, w).
+
+    Args:
+        sample: A labelled photo.
+        size: (height, width).
+        target: "coverage" or "nearest", as :func:`carvana.data.io.images.shrink_mask` takes it.
+
+    Raises:
+        DataError: there is no mask, or a file cannot be used.
+    """
+    image = resize_image(read_image(sample.image, at_least=size), size)
+    return image, read_coverage(mask_of(sample), size, target=target)
+
+
+def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
+    """The file of the mask, or several that are joined; a DataError if there is none."""
+    if sample.mask is None:
+        raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
+    return sample.mask

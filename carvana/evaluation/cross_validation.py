@@ -1,0 +1,95 @@
+"""All photos of some folds together, each judged by the network that was not trained on its car."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from carvana.data.io.images import read_mask
+from carvana.data.samples import Sample
+from carvana.evaluation.evaluate import Evaluation, count_photos, summarise
+from carvana.evaluation.plots import worst_photos
+from carvana.evaluation.samples import read_run_split
+from carvana.evaluation.spool import Shelf, mask_path
+from carvana.folds import Folds
+from carvana.inference.predictor import Predictor
+from carvana.thresholds import PhotoCounts, best_threshold
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
+
+
+def evaluate_folds(
+    folds: Folds,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Evaluate finished folds on all photos at full size (out of fold), and keep all that comes of it.
+
+    The folds' counts are pooled: the best threshold is that of all photos, each photo is scored at one chosen on other
+    cars, and the interval is drawn over all cars. Written are ``evaluation.json`` (a run's keys, and the folds' own
+    Dice with its mean and standard deviation), ``masks/`` of all photos at the pooled threshold, and
+    ``pictures/worst.png``. The folds' models keep thresholds of their own.
+
+    Args:
+        folds: the folder; ``dice_as_predicted`` takes each fold's own threshold.
+        root: where the data folder lies now, if it has moved.
+        device: auto, cpu or cuda.
+        workers: threads that read, and as many that count.
+        reporter: told of the progress.
+
+    Raises:
+        RunError: a fold is not finished.
+        DataError: a photo is gone or cannot be read.
+    """
+    reporter = reporter or default_reporter()
+    runs = folds.finished_runs()
+    parts = [read_run_split(run, root=root, reporter=reporter).val for run in runs]
+    samples = [sample for part in parts for sample in part]
+    counts: list[PhotoCounts] = []
+    own_thresholds: list[float] = []
+    started = time.perf_counter()
+    with Shelf.opened(folds.masks_path, samples) as shelf:
+        assert shelf is not None
+        for run, part in zip(runs, parts, strict=True):  # one network at a time in the memory
+            predictor = Predictor.from_pretrained(run.path, device=device)
+            counts += count_photos(predictor, part, shelf=shelf, workers=workers, reporter=reporter)
+            own_thresholds += [predictor.threshold] * len(part)
+        threshold = best_threshold(counts)
+        shelf.write_masks(samples, threshold, workers, reporter)
+    evaluation = summarise(
+        samples,
+        counts,
+        threshold=threshold,
+        own_thresholds=own_thresholds,
+        scale=predictor.scale,  # folds share their recipe
+        seconds=time.perf_counter() - started,
+    )
+    _draw_worst(folds, evaluation, samples)
+    folds.write_evaluation(evaluation.to_json() | _each_fold(folds))
+    return evaluation
+
+
+def _each_fold(folds: Folds) -> dict[str, Any]:
+    kept = ("images", "groups", "dice", "threshold")
+    each = []
+    for run in folds.runs:
+        numbers = run.read_evaluation()
+        each.append({"run": run.path.name} | {key: numbers[key] for key in kept})
+    dice = [fold["dice"] for fold in each]
+    return {"folds": each, "folds_dice_mean": float(np.mean(dice)), "folds_dice_std": float(np.std(dice, ddof=1))}
+
+
+def _draw_worst(folds: Folds, evaluation: Evaluation, samples: Sequence[Sample]) -> None:
+    worst_photos(
+        evaluation,
+        samples,
+        lambda sample: read_mask(mask_path(folds.masks_path, sample)),
+        path=folds.pictures_path / "worst.png",
+    )

@@ -1,0 +1,162 @@
+"""Which photos a run is evaluated on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from carvana.config import FitConfig
+from carvana.data.digest import content_digests
+from carvana.data.samples import Sample, find_samples
+from carvana.data.splits import Split, recall_split
+from carvana.errors import ConfigError, DataError
+from carvana.run import Run
+from carvana.utils.files import expanded
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
+
+Subset = Literal["val", "train", "all"]
+
+
+def choose_samples(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    split: Subset | None = None,
+    root: str | os.PathLike[str] | None = None,
+    reporter: Reporter | None = None,
+) -> list[Sample]:
+    """The photos to evaluate a run, or a model folder, on.
+
+    Args:
+        run: A run; a model folder serves if ``data`` is given.
+        data: Another data folder: all of it counts, and it is told if it shows cars that the run was trained on.
+        split: Part of the run's own photos: val (the default), train or all.
+        root: Where the run's own data folder lies now, if it has moved; not with ``data``.
+        reporter: Told if the data shows cars that the run knows.
+
+    Raises:
+        ConfigError: ``root`` with ``data``.
+        DataError: the photos are gone, none of them is in this part, or ``root`` holds others.
+        RunError: without ``data``, ``run`` must be a run.
+    """
+    reporter = reporter or default_reporter()
+    if data is not None and root is not None:
+        raise ConfigError(
+            f"--root {os.fspath(root)} with --data {os.fspath(data)}: --root is the run's own data folder, which has "
+            "moved, and --data is other data; leave one of them out"
+        )
+    if data is not None and not _is_own(run, data):
+        if split not in (None, "all"):
+            raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
+        return choose_for_all([run], data=data, reporter=reporter)
+    found = read_run_split(Run.open(run), root=root, reporter=reporter)
+    parts = {"val": found.val, "train": found.train, "all": found.train + found.val}
+    return list(parts[split or "val"])
+
+
+def choose_for_all(
+    runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str], reporter: Reporter | None = None
+) -> list[Sample]:
+    """All photos of a data folder, to evaluate several networks on together.
+
+    Args:
+        runs: Runs or model folders; the first one says how cars are told apart.
+        data: The data folder.
+        reporter: Told if the data shows cars that one of the runs was trained on.
+
+    Raises:
+        DataError: the photos are not there.
+    """
+    samples = find_samples(data, **_reading(runs[0]))
+    tell_known_cars(runs, samples, reporter or default_reporter())
+    return samples
+
+
+def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, reporter: Reporter | None = None) -> Split:
+    """The photos of a run, as it divided them.
+
+    Args:
+        run: The run.
+        root: Where its data folder lies now, if it has moved; all files in it are compared with the run's digests.
+        reporter: Told where the run holds none.
+
+    Raises:
+        DataError: the photos are gone, or others.
+    """
+    config = run.read_config()
+    config = where_it_is(config, root, name=run.path)
+    split = recall_split(config.data, config.split, run.split_path)
+    if root is not None:
+        _check_contents(run, split, reporter or default_reporter())
+    return split
+
+
+def where_it_is(config: FitConfig, root: str | os.PathLike[str] | None, *, name: Path) -> FitConfig:
+    """The recipe of a run, or of folds, with the place where its data folder lies now: ``root``, or its own.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    if root is not None:
+        return config.moved(expanded(root).resolve())
+    if config.data.root is not None and not config.data.root.exists():
+        raise DataError(
+            f"{config.data.root}: the data folder of {name} is not there any more; if it has moved, name where it is "
+            "now with --root DIR (fit --resume, evaluate)"
+        )
+    return config
+
+
+def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
+    """Make sure that the photos and masks of a split hold what they held when the run began."""
+    kept = run.read_digests()
+    if not kept:
+        reporter.warn(
+            f"{run.path}: was begun by an earlier carvana, which kept no digests: the photos' names are those of the "
+            "run, and what is in them was not compared"
+        )
+        return
+    samples = split.train + split.val
+    subsets = ["train"] * len(split.train) + ["val"] * len(split.val)
+    found = content_digests(samples, reporter=reporter)
+    differing = [
+        sample
+        for sample, subset, digest in zip(samples, subsets, found, strict=True)
+        if kept.get((subset, sample.name)) != digest
+    ]
+    if differing:
+        first = min(differing, key=lambda sample: sample.name)
+        raise DataError(
+            f"{first.image}: it or its mask {first.masks[0]} is not the one that {run.path} was begun with; "
+            f"{len(differing)} of {len(samples)} photos differ so: name the run's own data folder, unchanged, with "
+            f"--root; other photos go to evaluate --data, or to a new fit with --init {run.path}"
+        )
+
+
+def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
+    path = Run(run).config_path
+    own = Run(run).read_config().data.root if path.is_file() else None
+    return own is not None and own.resolve() == Path(data).resolve()
+
+
+def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
+    """How a run reads the names of files."""
+    if not Run(run).config_path.is_file():
+        return {}
+    data = Run(run).read_config().data
+    return {"group": data.group, "mask_suffix": data.mask_suffix}
+
+
+def tell_known_cars(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Tell if some samples show cars that one of some runs was trained on; model folders do not say what they know."""
+    trained_on: set[str] = set()
+    for run in map(Run, runs):
+        trained_on |= run.read_groups("train") if run.split_path.is_file() else set()
+    known = sorted({sample.group for sample in samples} & trained_on)
+    if known:
+        reporter.warn(
+            f"{len(known)} cars of this data were trained on (the first: {known[0]}): the numbers read too high"
+        )

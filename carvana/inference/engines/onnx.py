@@ -1,0 +1,255 @@
+"""A network out of an ONNX file of ``carvana export``, run by ONNX Runtime: photos in, logits out, as a Segmenter."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import mmap
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from carvana.errors import ConfigError, ModelError
+from carvana.models.spec import ModelSpec
+from carvana.models.weight_files import first_line
+from carvana.utils.devices import resolve_device
+from carvana.utils.files import file_digest, parse_json
+
+METADATA = "carvana"
+"""The key of the ModelSpec, as JSON, in a file's metadata."""
+
+TILING = "carvana.tiling"
+"""Likewise that of what tiles must know: bytes_per_pixel, and halo or no_halo, the reason why there is none."""
+
+INPUT, OUTPUT = "images", "logits"
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+# What a tensor begins the name of another file with that its numbers are in: a field 1 of 8 bytes, in each way in which
+# protobuf writes these numbers.
+_ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
+
+# ONNX Runtime's own allocator, C++, and CUDA's libraries; it has no error of its own for a lack of memory.
+_NO_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "out of memory", "ALLOC_FAILED")
+
+
+class ExportedModel:
+    """A network that ONNX Runtime runs.
+
+    Args:
+        session: ONNX Runtime's, of the file.
+        spec: the record out of its metadata.
+        path: the file.
+        device: where the session runs.
+
+    Attributes:
+        spec: what a :class:`carvana.Segmenter` has under this name.
+        path: the file.
+        device: where it runs.
+    """
+
+    def __init__(self, session: Any, spec: ModelSpec, *, path: Path, device: torch.device) -> None:
+        self.spec = spec
+        self.path = path
+        self.device = device
+        self._session = session
+        self._quietly = needed("onnxruntime").RunOptions()
+        self._quietly.log_severity_level = _FATAL
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | None = None) -> Self:
+        """Read a file; ONNX Runtime takes as many threads as torch is set to at this moment.
+
+        Args:
+            path: an ONNX file that ``carvana export`` wrote.
+            device: where to run it; the CPU by default.
+
+        Raises:
+            ModelError: there is no such file, it is damaged, of a newer carvana or of another program, it names other
+                files, or ONNX Runtime is not installed.
+            ConfigError: the installed ONNX Runtime does not know the device.
+        """
+        path, device = Path(path), device or torch.device("cpu")
+        if not path.is_file():
+            raise ModelError(f"there is no file '{path}'")
+        _refuse_other_files(path)
+        session = _open(path, device)
+        inputs, outputs = (
+            [(end.name, end.type) for end in ends] for ends in (session.get_inputs(), session.get_outputs())
+        )
+        metadata = session.get_modelmeta().custom_metadata_map
+        if METADATA not in metadata or inputs != [(INPUT, "tensor(uint8)")] or outputs != [(OUTPUT, "tensor(float)")]:
+            raise ModelError(
+                f"'{path}' was not written by carvana export, so nothing tells how to prepare photos for it; "
+                "export the run: carvana export RUN --to onnx --out FILE"
+            )
+        return cls(session, _spec(path, metadata[METADATA]), path=path, device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map photos to logits.
+
+        Args:
+            images: uint8 (N, 3, H, W), RGB, any H and W, in any memory format.
+
+        Returns:
+            Logits, float32 (N, classes, H, W), on the device of ``images``.
+
+        Raises:
+            ModelError: the tensor is not of that form, ONNX Runtime fails, or the logits are not of this form.
+            MemoryError: the CPU's memory is too small.
+            torch.OutOfMemoryError: the GPU's is.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ModelError(
+                f"images must be uint8 (N, 3, H, W) and not empty, got {images.dtype} {tuple(images.shape)}"
+            )
+        try:
+            (logits,) = self._session.run([OUTPUT], {INPUT: images.contiguous().cpu().numpy()}, self._quietly)
+        except Exception as error:  # its errors share no base but this one
+            raise self._explained(error, images) from error
+        expected = (len(images), self.spec.classes, *images.shape[2:])
+        if logits.shape != expected:
+            raise ModelError(f"'{self.path}' gives logits of {logits.shape} where {expected} belongs: export it anew")
+        return torch.from_numpy(logits).to(images.device)
+
+    @property
+    def halo(self) -> int:
+        """The halo with which tiles give what the whole picture gives, in pixels.
+
+        Raises:
+            ModelError: there is none, or the file does not tell.
+        """
+        told = self._tiling
+        if "halo" not in told:
+            raise ModelError(str(told.get("no_halo", f"'{self.path}' does not tell how far the network looks")))
+        return int(self._measured("halo"))
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """What the network takes at once for each pixel that it sees, as it was measured at the export.
+
+        Raises:
+            ModelError: the file does not tell.
+        """
+        if "bytes_per_pixel" not in self._tiling:
+            raise ModelError(
+                f"'{self.path}' does not tell what memory its network takes; take --mode whole, or export it anew"
+            )
+        return self._measured("bytes_per_pixel")
+
+    @cached_property
+    def _tiling(self) -> dict[str, Any]:
+        told = _json(self.path, TILING, self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
+        return told if isinstance(told, dict) else {}
+
+    def _measured(self, name: str) -> float:
+        value = self._tiling[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+            raise ModelError(f"'{self.path}' is damaged: {name} in its metadata is {value!r:.60}; export it anew")
+        return value
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """What the weights are known by in manifests: the digest of the file."""
+        return file_digest(self.path)
+
+    def _explained(self, error: Exception, images: Tensor) -> Exception:
+        if any(words in str(error) for words in _NO_MEMORY):
+            kind = torch.OutOfMemoryError if self.device.type == "cuda" else MemoryError
+            return kind(first_line(error))
+        count, _, height, width = images.shape
+        return ModelError(
+            f"'{self.path}' fails on {count} x {height}x{width} pixels in ONNX Runtime: {first_line(error)}"
+        )
+
+
+def onnx_device(name: str) -> torch.device:
+    """Where an exported file runs for a device by name: "auto" is no Apple GPU, which ONNX Runtime does not serve.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    device = resolve_device(name)
+    return torch.device("cpu") if name == "auto" and device.type not in _PROVIDERS else device
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names an exported file, by its suffix.
+
+    >>> is_exported("car.onnx"), is_exported("runs/unet-ref")
+    (True, False)
+    """
+    return Path(path).suffix.lower() == ".onnx"
+
+
+def needed(package: str) -> Any:
+    """Import a package of the extra ``onnx``.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ModelError(
+            f"ONNX files need the package {package}, which cannot be imported ({first_line(error)}): "
+            "pip install 'carvana[onnx]'"
+        ) from error
+
+
+_FATAL = 4  # its errors come as exceptions, too
+
+
+def _refuse_other_files(path: Path) -> None:
+    """One file is all there is to it: what lies elsewhere is nobody's to name, and no digest would cover it."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if _ELSEWHERE.search(content):
+                raise ModelError(
+                    f"'{path}' is refused: it names another file for its weights, which carvana export never does;"
+                    " export the run anew"
+                )
+
+
+def _open(path: Path, device: torch.device) -> Any:
+    onnxruntime = needed("onnxruntime")
+    provider = _PROVIDERS.get(device.type, device.type)
+    if provider not in onnxruntime.get_available_providers():
+        raise ConfigError(
+            f"device '{device}': the installed ONNX Runtime has no {provider}; take --device cpu, or on a GPU install "
+            "onnxruntime-gpu in its place"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = torch.get_num_threads()
+    # It keeps the most that was ever taken and a third more, for a twentieth of the time: photos are large.
+    options.enable_cpu_mem_arena = False
+    settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=[(provider, settings)])
+    except Exception as error:  # see ExportedModel.__call__
+        raise ModelError(
+            f"'{path}' cannot be read by ONNX Runtime, it is damaged or of another kind: {first_line(error)}"
+        ) from error
+
+
+def _spec(path: Path, text: str) -> ModelSpec:
+    values = _json(path, METADATA, text)
+    try:
+        return ModelSpec.from_json(values)
+    except ModelError as error:
+        raise ModelError(f"'{path}': {error}") from None
+
+
+def _json(path: Path, name: str, text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ModelError(f"'{path}' is damaged: its metadata '{name}' is not JSON: {error}") from None

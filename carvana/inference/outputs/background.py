@@ -1,0 +1,124 @@
+"""What a cut-out is laid onto: a colour, or another picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.colours import parse_colour
+from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.images import resize_image
+from carvana.errors import ConfigError
+from carvana.utils.files import expanded, file_digest
+
+Image = NDArray[np.uint8]
+
+
+class Background(Protocol):
+    """What lies behind the object."""
+
+    def pixels(self, size: tuple[int, int]) -> Image:
+        """uint8 (H, W, 3), RGB, of this (height, width); not to be written into. Safe in any thread."""
+
+    def settings(self) -> Any:
+        """What manifests know it by, as a JSON-able value."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """One colour everywhere: red, green and blue, 0 to 255."""
+
+    rgb: tuple[int, int, int]
+
+    def pixels(self, size: tuple[int, int]) -> Image:
+        """The colour, spread without memory."""
+        return np.broadcast_to(np.array(self.rgb, np.uint8), (*size, 3))
+
+    def settings(self) -> Any:
+        """Its three numbers."""
+        return list(self.rgb)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture, enlarged or shrunk until it covers the photo, and cut around its middle.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        digest: of the file's bytes.
+    """
+
+    image: Image
+    digest: str
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a picture, in sRGB; what is transparent in it is white.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return cls(over_white(read_shown(path)), file_digest(path))
+
+    def pixels(self, size: tuple[int, int]) -> Image:
+        """The picture over the whole of a photo of this size."""
+        return cover(self.image, size)
+
+    def settings(self) -> Any:
+        """The digest of its bytes."""
+        return self.digest
+
+
+def parse_background(text: str) -> Background:
+    """A colour by name, or else a picture by path.
+
+    Raises:
+        ConfigError: it is neither.
+        DataError: the file is no picture.
+
+    >>> parse_background("#ffd60a")
+    Colour(rgb=(255, 214, 10))
+    """
+    path = expanded(text)
+    try:
+        return Colour(parse_colour(text))
+    except ConfigError as error:
+        if path.suffix or path.exists():
+            return Picture.read(path)
+        raise ConfigError(f"no picture lies at {text!r}, and {error}") from error
+
+
+def cover(image: Image, size: tuple[int, int]) -> Image:
+    """Scale an image (H, W, 3) evenly, until it covers ``size`` (height, width), and cut what sticks out on both sides.
+
+    >>> cover(np.zeros((100, 300, 3), np.uint8), (50, 60)).shape
+    (50, 60, 3)
+    """
+    factor = max(wanted / have for wanted, have in zip(size, image.shape[:2], strict=True))
+    height, width = (max(wanted, round(have * factor)) for wanted, have in zip(size, image.shape[:2], strict=True))
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return np.ascontiguousarray(resize_image(image, (height, width))[top : top + size[0], left : left + size[1]])
+
+
+def compose(cut: Image, background: Background) -> Image:
+    """Lay a cut-out onto a background.
+
+    Args:
+        cut: uint8 (H, W, 4), RGBA, not premultiplied, as :func:`carvana.inference.outputs.cutout.cutout` gives it.
+        background: what is behind.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    colours, opacity = np.ascontiguousarray(cut[..., :3]), np.ascontiguousarray(cut[..., 3])
+    result = background.pixels(cut.shape[:2]).copy()
+    cv2.copyTo(colours, cv2.compare(opacity, 255, cv2.CMP_EQ), result)
+    mixed = (opacity > 0) & (opacity < 255)
+    share = opacity[mixed, None].astype(np.float32) / 255
+    result[mixed] = np.rint(share * colours[mixed] + (1 - share) * result[mixed]).astype(np.uint8)
+    return result

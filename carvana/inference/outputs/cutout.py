@@ -1,0 +1,183 @@
+"""An object cut out of its photo: soft edges, and no rim of the old background's colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.io.display import over_white
+from carvana.errors import DataError
+from carvana.inference.outputs.postprocess import follow
+
+FloatImage = NDArray[np.float32]
+Window = tuple[slice, slice]
+
+EDGE_WIDTH = 2.5
+"""Pixels over which a cut-out's edge goes from opaque to clear."""
+
+_WIDE, _NARROW = 91, 7  # sides of the boxes of the two passes, in pixels
+
+
+def cutout(
+    image: NDArray[np.uint8],
+    probabilities: FloatImage,
+    threshold: float = 0.5,
+    *,
+    softness: float = 1.0,
+    cleaned: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Cut the object out of a photo.
+
+    The probabilities, sharpened around the threshold, become the opacity. At the edge a photo's pixel mixes the object
+    with what is behind it; the object's own colour there is estimated by blur fusion (Forte 2021, Approximate Fast
+    Foreground Colour Estimation, https://doi.org/10.1109/ICIP42928.2021.9506164), so nothing of the old background
+    shows on a new one. What is transparent in the photo stays so: the smaller of both opacities counts.
+
+    Args:
+        image: uint8 (H, W, 3), RGB, or (H, W, 4), RGBA and not premultiplied. An array has no colour profile: its
+            colours stay as they are. :func:`carvana.data.io.display.read_shown` reads a file in sRGB, with its opacity.
+        probabilities: float32 (H, W) in [0, 1].
+        threshold: the probability of half opacity.
+        softness: how far probabilities may lie apart, around the threshold, for opacity to go from 0 to 1; at most 1.
+            See :func:`edge_softness`.
+        cleaned: uint8 (H, W) of 0 and 1, what became of the mask when it was cleaned. The opacity then follows it:
+            see :func:`carvana.inference.outputs.postprocess.follow`.
+
+    Returns:
+        uint8 (H, W, 4), RGBA, not premultiplied. The colour runs on for some pixels under full transparency, so that
+        enlarging the picture draws no dark rim; further out all is 0.
+
+    Raises:
+        DataError: the sizes differ.
+    """
+    if probabilities.shape != image.shape[:2]:
+        raise DataError(f"probabilities of shape {probabilities.shape} do not fit a photo of {image.shape[:2]}")
+    opacity = sharpen(probabilities, threshold, softness)
+    result = np.zeros((*image.shape[:2], 4), np.uint8)
+    left, top, width, height = cv2.boundingRect((opacity > 0).view(np.uint8))
+    if not width:
+        return result
+    rows = slice(max(0, top - _WIDE), top + height + _WIDE)
+    columns = slice(max(0, left - _WIDE), left + width + _WIDE)
+    near, alpha = image[rows, columns], opacity[rows, columns]
+    if cleaned is not None:
+        alpha = follow(alpha, cleaned[rows, columns])
+    if image.shape[2] == 4:
+        within, own = alpha == 1, near[..., 3]
+        alpha = np.minimum(alpha, own / np.float32(255))
+        # Laid onto white, the colours are mixed with a background, as the estimate presumes; within the mask they are
+        # known, but for those under full transparency, which mean nothing.
+        estimated = _foreground(over_white(near), alpha)
+        colours = np.where((within & (own > 0))[..., None], near[..., :3], estimated)
+    else:
+        colours = _foreground(near, alpha)
+    result[rows, columns, :3] = colours
+    result[rows, columns, 3] = np.rint(255 * alpha)
+    return result
+
+
+def edge_softness(photo_size: tuple[int, int], network_size: tuple[int, int], width: float = EDGE_WIDTH) -> float:
+    """The ``softness`` that makes a cut-out's edge about ``width`` pixels wide.
+
+    A network that sees a photo ten times smaller says where the edge runs to a fraction of its own pixel, but its
+    enlarged probabilities rise over some ten pixels of the photo. Only their middle part is taken.
+
+    Args:
+        photo_size: (height, width).
+        network_size: (height, width) at which the network saw the photo.
+        width: in pixels of the photo.
+
+    >>> edge_softness((1280, 1920), (640, 960), width=1.0)
+    0.5
+    """
+    ratio = max(photo / network for photo, network in zip(photo_size, network_size, strict=True))
+    return float(min(1.0, width / ratio))
+
+
+def sharpen(probabilities: FloatImage, threshold: float, softness: float) -> FloatImage:
+    """Turn probabilities into opacity: 0.5 at the threshold, straight to 0 and to 1 within ``softness`` around it.
+
+    A certain 0 stays 0 and a certain 1 stays 1, whatever the threshold.
+    """
+    below = max(min(softness / 2, threshold), 1e-6)
+    above = max(min(softness / 2, 1 - threshold), 1e-6)
+    distance = probabilities - np.float32(threshold)
+    opacity = distance * np.float32(0.5 / below)
+    if above != below:  # two slopes that meet at the threshold: the lower line where the left one is steeper
+        lower_or_upper = np.minimum if below < above else np.maximum
+        lower_or_upper(opacity, distance * np.float32(0.5 / above), out=opacity)
+    opacity += np.float32(0.5)
+    return np.clip(opacity, 0, 1, out=opacity)
+
+
+def _foreground(image: NDArray[np.uint8], alpha: FloatImage) -> NDArray[np.uint8]:
+    """Estimate the object's colour: the pixel's own where it is opaque, fused from around it along the edge."""
+    reach = cv2.dilate(alpha, np.ones((_NARROW, _NARROW), np.uint8)) > 0
+    colours = np.zeros_like(image)
+    cv2.copyTo(image, (alpha == 1).view(np.uint8), colours)
+    foreground, background = _means_from_afar(image, alpha)
+    for core, window in _edge_windows(reach & (alpha < 1)):
+        pixels, weight = image[window].astype(np.float32), alpha[window][..., None]
+        rough = _explain(pixels, weight, foreground[window], background[window])
+        near = _means(rough, background[window], weight, _NARROW)
+        fused = np.rint(_explain(pixels, weight, *near)).astype(np.uint8)
+        inside = tuple(slice(c.start - w.start, c.stop - w.start) for c, w in zip(core, window, strict=True))
+        np.copyto(colours[core], fused[inside], where=(reach[core] & (alpha[core] < 1))[..., None])
+    return colours
+
+
+def _means_from_afar(image: NDArray[np.uint8], alpha: FloatImage) -> tuple[FloatImage, FloatImage]:
+    """The mean colours of object and background within a wide box; so smooth that a quarter of the size holds them."""
+    height, width = alpha.shape
+    small = (max(1, width // 4), max(1, height // 4))
+    pixels = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype(np.float32)
+    share = cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)[..., None]
+    foreground, background = _means(pixels, pixels, share, _WIDE // 4 | 1)
+    return _enlarged(foreground, alpha.shape), _enlarged(background, alpha.shape)
+
+
+def _means(
+    foreground: FloatImage, background: FloatImage, weight: FloatImage, side: int
+) -> tuple[FloatImage, FloatImage]:
+    return (
+        _blur(foreground * weight, side) / (_blur(weight, side)[..., None] + 1e-5),
+        _blur(background * (1 - weight), side) / (_blur(1 - weight, side)[..., None] + 1e-5),
+    )
+
+
+def _explain(pixels: FloatImage, weight: FloatImage, foreground: FloatImage, background: FloatImage) -> FloatImage:
+    """The mean colour, corrected by what the two means leave unexplained of the pixel itself."""
+    unexplained = pixels - weight * foreground - (1 - weight) * background
+    colours: FloatImage = np.clip(foreground + weight * unexplained, 0, 255)
+    return colours
+
+
+def _edge_windows(wanted: NDArray[np.bool_], side: int = 96) -> Iterator[tuple[Window, Window]]:
+    """Squares that hold a wanted pixel, and each with the margin that the narrow pass looks at."""
+    height, width = wanted.shape
+    margin = _NARROW // 2
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            bottom, right = min(top + side, height), min(left + side, width)
+            if wanted[top:bottom, left:right].any():
+                core = slice(top, bottom), slice(left, right)
+                yield (
+                    core,
+                    (
+                        slice(max(0, top - margin), min(bottom + margin, height)),
+                        slice(max(0, left - margin), min(right + margin, width)),
+                    ),
+                )
+
+
+def _enlarged(values: FloatImage, size: tuple[int, ...]) -> FloatImage:
+    enlarged: FloatImage = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return enlarged
+
+
+def _blur(values: FloatImage, side: int) -> FloatImage:
+    blurred: FloatImage = cv2.blur(values, (side, side))
+    return blurred

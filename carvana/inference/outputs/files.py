@@ -1,0 +1,155 @@
+"""The files that are made of one prediction: mask, probabilities, cut-out, overlay, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.io.display import over_white
+from carvana.data.io.images import encode_image, encode_mask
+from carvana.errors import ConfigError, did_you_mean
+from carvana.inference.outputs.background import Background, compose
+from carvana.inference.outputs.cutout import cutout, edge_softness
+from carvana.inference.outputs.overlay import overlay
+from carvana.inference.outputs.postprocess import Cleaning, clean
+from carvana.inference.prediction import Prediction, Want
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to make of predictions.
+
+    Attributes:
+        kinds: some of mask, prob, cutout, overlay.
+        cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
+            probabilities stay what the network gave.
+        background: what cut-outs are laid onto; None leaves them transparent.
+    """
+
+    kinds: tuple[str, ...]
+    cleaning: Cleaning | None = None
+    background: Background | None = None
+
+    @classmethod
+    def choose(
+        cls, save: Sequence[str], *, cleaning: Cleaning | None = None, background: Background | None = None
+    ) -> Self:
+        """The outputs of these names, each once.
+
+        Raises:
+            ConfigError: a name is unknown or there is none, or a background is given and no cut-out wanted.
+        """
+        if not save:
+            raise ConfigError(f"nothing to save; expected some of {', '.join(_KINDS)}")
+        for kind in save:
+            if kind not in _KINDS:
+                known = ", ".join(_KINDS)
+                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _KINDS)}")
+        if background is not None and "cutout" not in save:
+            raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
+        return cls(tuple(dict.fromkeys(save)), cleaning, background)
+
+    @property
+    def need_photo(self) -> bool:
+        """Whether the photo's pixels are needed again, once the network has seen them."""
+        return not {"cutout", "overlay"}.isdisjoint(self.kinds)
+
+    @property
+    def want(self) -> Want:
+        """The most that is asked of a prediction."""
+        return "probabilities" if "cutout" in self.kinds else "levels" if "prob" in self.kinds else "mask"
+
+    def names(self, stem: str) -> dict[str, str]:
+        """The file's name for each kind, given the photo's stem."""
+        suffixes = _SUFFIXES | ({"cutout": "_cutout.jpg"} if self.background is not None else {})
+        return {kind: stem + suffixes[kind] for kind in self.kinds}
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the files besides the predictor and the photo, as JSON-able values; empty for plain outputs."""
+        settings: dict[str, Any] = {}
+        if self.cleaning is not None:
+            settings["clean"] = asdict(self.cleaning)
+        if self.background is not None:
+            settings["background"] = self.background.settings()
+        return settings
+
+    def encode(
+        self, names: Mapping[str, str], prediction: Prediction, image: Image | None
+    ) -> Iterator[tuple[str, bytes]]:
+        """The files of one photo, one after the other: name and bytes.
+
+        Args:
+            names: as :meth:`names` gives them, or some of them.
+            prediction: what the network says.
+            image: the photo, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, as :func:`carvana.data.io.display.read_shown` gives
+                it; None will do where :attr:`need_photo` is false.
+
+        Raises:
+            DataError: no file of that kind holds so many pixels.
+        """
+        finished = _Finished(prediction, image, self)
+        for kind, name in names.items():
+            yield name, _KINDS[kind](name, finished)
+
+
+@dataclass(frozen=True, eq=False)
+class _Finished:
+    prediction: Prediction
+    image: Image | None
+    outputs: Outputs
+
+    @cached_property
+    def cleaned(self) -> Image | None:
+        cleaning = self.outputs.cleaning
+        return None if cleaning is None else clean(self.prediction.mask, parts=cleaning.parts, holes=cleaning.holes)
+
+    @property
+    def mask(self) -> Image:
+        return self.prediction.mask if self.cleaned is None else self.cleaned
+
+    @property
+    def photo(self) -> Image:
+        assert self.image is not None
+        return self.image
+
+
+def _mask(name: str, finished: _Finished) -> bytes:
+    return encode_mask(finished.mask, name=name)
+
+
+def _probabilities(name: str, finished: _Finished) -> bytes:
+    return _encoded(name, finished.prediction.levels)
+
+
+def _cutout(name: str, finished: _Finished) -> bytes:
+    prediction, background = finished.prediction, finished.outputs.background
+    softness = edge_softness(prediction.size, prediction.network_probabilities.shape)
+    cut = cutout(
+        finished.photo, prediction.probabilities, prediction.threshold, softness=softness, cleaned=finished.cleaned
+    )
+    return _encoded(name, cut if background is None else compose(cut, background))
+
+
+def _overlay(name: str, finished: _Finished) -> bytes:
+    return _encoded(name, overlay(over_white(finished.photo), finished.mask))
+
+
+def _encoded(name: str, pixels: Image) -> bytes:
+    return encode_image(pixels, Path(name).suffix, name=name)
+
+
+_KINDS: dict[str, Callable[[str, _Finished], bytes]] = {
+    "mask": _mask,
+    "prob": _probabilities,
+    "cutout": _cutout,
+    "overlay": _overlay,
+}
+_SUFFIXES = {"mask": "_mask.png", "prob": "_prob.png", "cutout": "_cutout.png", "overlay": "_overlay.jpg"}

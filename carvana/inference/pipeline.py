@@ -1,0 +1,150 @@
+"""Work that overlaps: threads read ahead and finish behind, while the network computes in between.
+
+Each station is a generator that pulls from the one before it, so nothing runs further ahead than its few places allow,
+and memory does not grow with the number of photos. Threads suffice: decoding, OpenCV and the network release the GIL.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+import torch
+
+from carvana.errors import ModelError
+from carvana.inference.prediction import Prediction, Want
+from carvana.utils.cpu_allocator import freed_memory_kept
+from carvana.utils.devices import cpu_count
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
+
+
+class Runs(Protocol[P_contra]):
+    """What of a :class:`carvana.inference.base.BasePredictor` batches are made by."""
+
+    device: torch.device
+
+    def joins(self, photo: P_contra, batch: Sequence[P_contra]) -> bool:
+        """Whether one more photo may go with a batch."""
+
+    def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
+        """Send photos that join one another through the network together."""
+
+
+class NotANumberError(ModelError):
+    """A network gave NaN.
+
+    Attributes:
+        place: of which photo, by its place in the batch.
+    """
+
+    def __init__(self, message: str, place: int) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+AHEAD_BYTES = 2**30
+"""What the items in flight of one station may take together, as far as it is known."""
+
+
+def ordered_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int | None = None,
+    bytes_of: Callable[[R], int] | None = None,
+) -> Iterator[R]:
+    """Apply ``function`` in threads and give the results in order, keeping two items per thread in flight.
+
+    An exception comes out at its item's turn. When the caller stops early, what waits is dropped; when ``items`` fail,
+    or Ctrl-C comes in between, all that was pulled before is finished first.
+
+    Args:
+        function: called in other threads.
+        items: pulled in the caller's thread.
+        workers: threads; None for one per core, from 2 to 8.
+        bytes_of: what a result takes; fewer are in flight where as many of the largest so far exceed ``AHEAD_BYTES``.
+    """
+    workers = workers or min(max(cpu_count(), 2), 8)
+    most = 2 * workers if bytes_of is None else 1  # until the first result has told
+    largest = 1
+
+    def told(result: R) -> R:
+        nonlocal most, largest
+        if bytes_of is not None:
+            largest = max(largest, bytes_of(result))
+            most = max(1, min(2 * workers, AHEAD_BYTES // largest))
+        return result
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            while len(pending) > most:
+                yield told(pending.popleft().result())
+        while pending:
+            yield told(pending.popleft().result())
+    except GeneratorExit:
+        pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        pool.shutdown()
+
+
+def run_batches(
+    predictor: Runs[P],
+    jobs: Iterable[tuple[T, P | None]],
+    *,
+    want: Want = "probabilities",
+    name: Callable[[T], object] | None = None,
+) -> Iterator[tuple[T, Prediction | None]]:
+    """Send the prepared photos of a stream of jobs through the network in batches, keeping the order.
+
+    A job without a photo (unreadable, or done already) passes through.
+
+    Args:
+        predictor: what makes predictions.
+        jobs: each with its photo, made ready.
+        want: what will be asked of the predictions.
+        name: what a job's photo is called where the network gives NaN for it.
+
+    Raises:
+        NotANumberError: it does.
+    """
+    waiting: list[tuple[T, P | None]] = []
+    batch: list[P] = []
+    with freed_memory_kept(predictor.device):
+        for job in jobs:
+            prepared = job[1]
+            full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
+            if full or not batch:
+                yield from _flush(predictor, waiting, batch, want, name)
+                waiting, batch = [], []
+            if prepared is not None:
+                batch.append(prepared)
+            waiting.append(job)
+        yield from _flush(predictor, waiting, batch, want, name)
+
+
+def _flush(
+    predictor: Runs[P],
+    waiting: list[tuple[T, P | None]],
+    batch: list[P],
+    want: Want,
+    name: Callable[[T], object] | None,
+) -> Iterator[tuple[T, Prediction | None]]:
+    try:
+        predictions = iter(predictor.run(batch, want=want) if batch else ())
+    except NotANumberError as error:
+        if name is None:
+            raise
+        job = [job for job, prepared in waiting if prepared is not None][error.place]
+        raise NotANumberError(f"{name(job)}: {error}", error.place) from error
+    for job, prepared in waiting:
+        yield job, next(predictions) if prepared is not None else None

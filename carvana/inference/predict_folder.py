@@ -1,0 +1,191 @@
+"""Whole folders of photos to masks: overlapped, resumable, and not stopped by a photo that cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.io.decode import check_regular
+from carvana.data.io.display import read_shown
+from carvana.errors import DataError, cause
+from carvana.inference.base import BasePredictor, P
+from carvana.inference.distributed import leave_together, own_share
+from carvana.inference.manifest import Manifest
+from carvana.inference.outputs.background import Background
+from carvana.inference.outputs.files import Outputs
+from carvana.inference.outputs.postprocess import Cleaning
+from carvana.inference.photos import distinct, refuse_equal_stems, unreadable, unwritable
+from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.prediction import Prediction
+from carvana.inference.preprocessed import bytes_of
+from carvana.utils.files import atomic_path, bytes_digest, file_digest
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
+
+Image = NDArray[np.uint8]
+
+
+@dataclass
+class Summary:
+    """What became of the photos given to :func:`predict_folder`.
+
+    Attributes:
+        written: photos whose outputs were written now.
+        skipped: photos whose outputs were there already.
+        kept: files that were left as they are, since they were not written here or were changed since.
+        failed: photos that could not be read, or whose outputs no file can hold, each with the message that says why.
+    """
+
+    written: int = 0
+    skipped: int = 0
+    kept: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def predict_folder(
+    predictor: BasePredictor[P],
+    photos: Iterable[Path],
+    *,
+    out: str | os.PathLike[str],
+    save: Sequence[str] = ("mask",),
+    cleaning: Cleaning | None = None,
+    background: Background | None = None,
+    replace: bool = False,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Summary:
+    """Predict photos and write what was asked for beside one another into a folder, at each photo's own size.
+
+    A photo whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
+    weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another photo are never
+    overwritten, nor are files that this function did not write or that were changed since, such as masks mended by
+    hand. Processes that torchrun started, on one machine or on several that share ``out``, each do their share
+    of the photos, and each tells what became of its own.
+
+    Args:
+        predictor: what makes the masks.
+        photos: image files, no two with the same stem: see :func:`carvana.inference.photos.collect_photos`; the same
+            in all processes.
+        out: a folder, made if it is not there.
+        save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
+            :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
+            Cut-outs and overlays are in sRGB, whatever the photo's profile.
+        cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
+        background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
+        replace: overwrite files that were not written here or were changed since.
+        workers: threads that read, and as many that write; None for one per core.
+        reporter: told of each photo, and of those that cannot be read.
+
+    Raises:
+        ConfigError: ``save`` names something else, or no cut-out though there is a background.
+        DataError: two photos have the same stem, ``out`` holds outputs of another photo of that stem, or it cannot be
+            written to.
+    """
+    reporter = reporter or default_reporter()
+    outputs = Outputs.choose(save, cleaning=cleaning, background=background)
+    photos = distinct(list(photos))
+    refuse_equal_stems(photos)
+    folder = Path(out)
+    manifest = Manifest(folder, predictor, finish=outputs.settings())
+    manifest.refuse_overwriting({photo: list(outputs.names(photo.stem).values()) for photo in photos})
+
+    photos = own_share(photos)
+
+    def read(photo: Path) -> tuple[_Job, P | None]:
+        job = _Job(photo, outputs.names(photo.stem))
+        try:
+            check_regular(photo)  # a pipe might be read for ever
+            job.digest = file_digest(photo)
+            states = {name: manifest.state(name, job.digest) for name in job.files.values()}
+            if not replace:
+                job.keep(name for name, state in states.items() if state == "foreign")
+            if all(states[name] == "current" for name in job.files.values()):
+                job.state = "skipped"
+                return job, None
+            image = predictor.read(photo)
+            if outputs.need_photo:
+                job.image = read_shown(photo, pixels=image, max_pixels=predictor.max_pixels)
+        except (OSError, DataError) as error:
+            job.fail(unreadable(photo, error))
+            return job, None
+        return job, predictor.prepare(image)
+
+    def write(result: tuple[_Job, Prediction | None]) -> _Job:
+        job, prediction = result
+        if prediction is not None:
+            try:
+                if not replace:  # somebody may have put a file there meanwhile
+                    job.keep([name for name in job.files.values() if manifest.state(name, job.digest) == "foreign"])
+                with ExitStack() as files:  # they get their names at its end
+                    digests = {}
+                    for name, data in outputs.encode(job.files, prediction, job.image):
+                        files.enter_context(atomic_path(folder / name)).write_bytes(data)
+                        digests[name] = bytes_digest(data)
+                    manifest.add(job.photo, job.digest, digests)
+            except (OSError, DataError) as error:
+                job.fail(unwritable(job.photo, error))
+        return job
+
+    summary = Summary()
+    task = "predicting"
+    reporter.start(task, len(photos))
+    try:
+        reading = ordered_map(read, photos, workers=workers, bytes_of=_bytes_of)
+        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda job: job.photo)
+        for job in ordered_map(write, predicted, workers=workers):
+            _enter(job, summary, reporter)
+            reporter.advance(task)
+    except BrokenPipeError:  # whoever reads our output has gone
+        raise
+    except OSError as error:
+        place = error.filename or folder
+        raise DataError(f"{place}: cannot be written to: {cause(error)}; what was done is kept") from error
+    finally:
+        reporter.finish(task)
+    leave_together(failed=bool(summary.failed))
+    return summary
+
+
+@dataclass
+class _Job:
+    """One photo on its way."""
+
+    photo: Path
+    files: dict[str, str]
+    digest: str = ""
+    state: str = "written"
+    message: str = ""
+    image: Image | None = None
+    kept: int = 0
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Leave these files as they are."""
+        foreign = set(names)
+        self.kept += len(foreign)
+        self.files = {kind: name for kind, name in self.files.items() if name not in foreign}
+
+    def fail(self, message: str) -> None:
+        """Note why there will be no outputs."""
+        self.state, self.message = "failed", message
+
+
+def _bytes_of(read: tuple[_Job, object]) -> int:
+    job, prepared = read
+    return bytes_of(prepared) + (0 if job.image is None else job.image.nbytes)
+
+
+def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
+    summary.kept += job.kept
+    if job.state == "written":
+        summary.written += bool(job.files)
+    elif job.state == "skipped":
+        summary.skipped += bool(job.files)
+    else:
+        summary.failed.append((job.photo, job.message))
+        reporter.warn(job.message)

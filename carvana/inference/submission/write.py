@@ -1,0 +1,279 @@
+"""The whole competition: a table of masks of all photos, made by any number of processes, stopped and gone on with.
+
+Stations that overlap: processes read, the network predicts, threads turn masks into runs and write. Photos go in
+chunks of a fixed size, and no batch holds photos of two, so a chunk's rows are the same whoever makes them and when.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data import rle
+from carvana.data.reader_processes import ReaderKilledError
+from carvana.errors import ConfigError, DataError, cause
+from carvana.inference.base import BasePredictor, P
+from carvana.inference.distributed import leave_together, others_told, own_share, tell_others
+from carvana.inference.outputs.postprocess import Cleaning, clean
+from carvana.inference.photos import collect_photos, places
+from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.prediction import Prediction
+from carvana.inference.prefetch import FEWER_READERS, read_prepared
+from carvana.inference.submission.shards import Parts, clear_joined
+from carvana.inference.submission.table import HEADER, make_row
+from carvana.utils.files import digest
+from carvana.utils.notebook import default_reporter
+from carvana.utils.processes import tells_of_killed_reader
+from carvana.utils.progress import Reporter
+
+FORMAT_VERSION = 1
+
+CHUNK = 64
+"""Photos that are kept or lost together when a run is killed: half a minute or so on a few cores."""
+
+
+@dataclass
+class Submission:
+    """What became of the photos given to :func:`write_submission`.
+
+    Attributes:
+        rows: the rows that the table has, or is to have.
+        written: those that this process made now.
+        failed: photos of its share that could not be read, each with the message that says why.
+        complete: whether the table is there. If not, photos of this share failed, or other processes are still at work,
+            or still to be started; the last one joins.
+    """
+
+    rows: int
+    written: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    complete: bool = False
+
+
+def write_submission(
+    predictor: BasePredictor[P],
+    photos: Iterable[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    cleaning: Cleaning | None = None,
+    workers: int | None = None,
+    chunk: int = CHUNK,
+    reporter: Reporter | None = None,
+) -> Submission:
+    """Predict photos and write the runs of their masks into a table ``img,rle_mask``, a row for each photo.
+
+    What is done lies in ``<out>.parts/`` until all is; called again after it was stopped or killed, this goes on there,
+    and the table is the same to the byte; where photos must be divided into tiles for want of memory, give the
+    predictor its memory, for what is free changes. A photo that is edited between two runs keeps the row that it has.
+
+    Under torchrun, or with RANK and WORLD_SIZE in the environment, each process does its share of the chunks, on any
+    machine that has the photos and ``out`` at the same paths, and the one that finds all chunks there joins them.
+
+    Args:
+        predictor: what makes the masks.
+        photos: image files and folders of them, no two photos of the same name.
+        out: the table; compressed if its name ends in ``.gz``.
+        names: the file names of the photos to take, in the order of the rows; None takes all, sorted by name.
+        cleaning: how masks are cleaned.
+        workers: processes that read; see :func:`carvana.inference.prefetch.read_prepared`.
+        chunk: photos that are kept or lost together.
+        reporter: told of each photo, and of those that cannot be read.
+
+    Returns:
+        What became of this process's share. If photos failed, the other chunks are done and kept; once those photos
+        are replaced, another call makes their chunks and finishes the table.
+
+    Raises:
+        DataError: ``out`` exists, its parts are of another table, a photo is missing or of the same name as another, or
+            nothing can be written.
+        ReaderKilledError: a reading process was killed.
+
+    Example:
+        >>> predictor = carvana.Predictor.from_pretrained("runs/first")  # doctest: +SKIP
+        >>> write_submission(predictor, ["test"], out="submission.csv.gz").complete  # doctest: +SKIP
+        True
+    """
+    if chunk < 1:
+        raise ConfigError(f"chunk = {chunk}; expected one photo at least")
+    reporter = reporter or default_reporter()
+    out = Path(out)
+    refuse_existing(out)
+    rows = _in_order(collect_photos(photos), names, reporter)
+    for photo in rows:  # a name that no row can hold, told before any work
+        make_row(photo.name, "")
+    record = {
+        "format": FORMAT_VERSION,
+        "weights": predictor.weights_digest,
+        "settings": predictor.settings(),
+        "cleaning": cleaning and asdict(cleaning),
+        "chunks": chunk,
+        "photos": digest([str(place) for place in places(rows)]),
+    }
+    parts = Parts(out, record, count=math.ceil(len(rows) / chunk), header=HEADER + b"\n")
+    done = Submission(len(rows))
+    with _explained(out):
+        if parts.begin():
+            undone = sorted(set(parts.missing()).intersection(own_share(range(parts.count))))
+            chunks = [_Chunk(number, rows[number * chunk : (number + 1) * chunk]) for number in undone]
+            _write_parts(predictor, chunks, parts, done, cleaning=cleaning, workers=workers, reporter=reporter)
+        done.complete = parts.join()
+    leave_together(failed=bool(done.failed))
+    return done
+
+
+def refuse_existing(out: str | os.PathLike[str]) -> None:
+    """Refuse to write over a table, before any work.
+
+    Raises:
+        DataError: the file exists, and did when the first of the processes started together looked for it.
+    """
+    word = f"there was no {Path(out).name}"
+    if not Path(out).exists():
+        tell_others(word)
+    elif not others_told(word):
+        with _explained(Path(out)):
+            clear_joined(Path(out))
+        raise DataError(f"{out}: exists already; take another --out, or remove it")
+
+
+class _Chunk:
+    """Photos that become a part together: threads enter their rows, and the last one learns that it was the last."""
+
+    def __init__(self, number: int, photos: Sequence[Path]) -> None:
+        self.number = number
+        self.photos = photos
+        self.rows = [b""] * len(photos)
+        self.failed = False
+        self._left = len(photos)
+        self._lock = threading.Lock()
+
+    def enter(self, place: int, row: bytes | None) -> bool:
+        """Enter the row of one photo, None if it has none; whether now all have been entered."""
+        with self._lock:
+            self.rows[place] = row or b""
+            self.failed |= row is None
+            self._left -= 1
+            return not self._left
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A photo on its way: its chunk, its place there, and why it cannot be read, if it cannot."""
+
+    chunk: _Chunk
+    place: int
+    message: str = ""
+
+    @property
+    def photo(self) -> Path:
+        return self.chunk.photos[self.place]
+
+
+def _write_parts(
+    predictor: BasePredictor[P],
+    chunks: Sequence[_Chunk],
+    parts: Parts,
+    done: Submission,
+    *,
+    cleaning: Cleaning | None,
+    workers: int | None,
+    reporter: Reporter,
+) -> None:
+    """Make the chunks' parts, and enter what becomes of the photos into ``done``."""
+
+    def finish(result: tuple[_Job, Prediction | None]) -> _Job:
+        # Down to the file in one go: what the network has seen is also kept when the next batch is interrupted.
+        job, prediction = result
+        row = None if prediction is None else make_row(job.photo.name, rle.encode(_mask(prediction, cleaning)))
+        if job.chunk.enter(job.place, row) and not job.chunk.failed:
+            parts.add(job.chunk.number, job.chunk.rows)
+            job.chunk.rows.clear()
+        return job
+
+    task = "predicting"
+    reporter.start(task, sum(len(chunk.photos) for chunk in chunks))
+    try:
+        # Closed by hand, or readers would live for as long as somebody holds an error's traceback.
+        with closing(_predicted(predictor, chunks, workers)) as predicted:
+            for job in ordered_map(finish, predicted):
+                if job.message:
+                    done.failed.append((job.photo, job.message))
+                    reporter.warn(job.message)
+                reporter.advance(task)
+    finally:
+        reporter.finish(task)
+    done.written = sum(len(chunk.photos) for chunk in chunks if not chunk.failed)
+
+
+def _predicted(
+    predictor: BasePredictor[P], chunks: Sequence[_Chunk], workers: int | None
+) -> Generator[tuple[_Job, Prediction | None], None, None]:
+    """All photos with what the network says, in order; those of one chunk apart from those of the next."""
+    photos = [photo for chunk in chunks for photo in chunk.photos]
+    reading = read_prepared(predictor, photos, workers=workers)
+    with closing(reading) as prepared:
+        for chunk in chunks:
+            found = enumerate(ready for _, ready in islice(prepared, len(chunk.photos)))
+            jobs = (
+                (_Job(chunk, place, ready), None) if isinstance(ready, str) else (_Job(chunk, place), ready)
+                for place, ready in found
+            )
+            yield from run_batches(predictor, jobs, want="mask", name=lambda job: job.photo)
+
+
+def _mask(prediction: Prediction, cleaning: Cleaning | None) -> NDArray[np.uint8]:
+    if cleaning is None:
+        return prediction.mask
+    return clean(prediction.mask, parts=cleaning.parts, holes=cleaning.holes)
+
+
+def _in_order(photos: Sequence[Path], names: Sequence[str] | None, reporter: Reporter) -> list[Path]:
+    """The photos in the order of their rows.
+
+    Raises:
+        DataError: there are none, two have the same name, or one that is wanted is not among them.
+    """
+    if not photos:
+        raise DataError("no photos; name a folder of image files")
+    known: dict[str, Path] = {}
+    for photo in photos:
+        other = known.setdefault(photo.name, photo)
+        if other is not photo:
+            raise DataError(f"{photo} and {other} would be two rows of one name; rename one of them")
+    if names is None:
+        return [known[name] for name in sorted(known)]
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(names)} photos that the sample names are not there, the first: {missing[0]}; "
+            "name the folder that holds them all"
+        )
+    wanted = set(names)
+    others = [name for name in known if name not in wanted]
+    if others:
+        reporter.info(f"{len(others)} photos that the sample does not name are left out, the first: {others[0]}")
+    return [known[name] for name in names]
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads our output has gone
+        raise
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {cause(error)}; what was done is kept") from error
+    except RuntimeError as error:
+        if tells_of_killed_reader(error):
+            raise ReaderKilledError(FEWER_READERS) from error
+        raise

@@ -1,0 +1,58 @@
+"""How pictures are to be covered: at one look or in tiles, and how these are joined."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from carvana.errors import ConfigError, did_you_mean
+from carvana.inference.tiling.grid import Join, Size, plan_tiles
+
+Mode = Literal["auto", "whole", "tiles"]
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What is asked for.
+
+    Attributes:
+        mode: ``whole``, ``tiles``, or ``auto``: whole if it fits the memory, else the cheapest tiles that do.
+        tile: largest side of tiles in pixels, or (height, width); None chooses those by which the network sees the
+            fewest pixels.
+        overlap: share of a tile's side that neighbours have in common, from 0 to 0.9, for the join ``blend``.
+        join: ``blend`` weighs tiles by a gaussian; ``exact`` gives what the whole picture gives, if it can.
+        memory: what one pass of the network may take on its device, in GB; None measures what is free.
+
+    Raises:
+        ConfigError: a value is unknown, out of its range, or does not go with another.
+    """
+
+    mode: str = "auto"
+    tile: int | Size | None = None
+    overlap: float | None = None
+    join: str = "blend"
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("mode", self.mode, Mode), ("join", self.join, Join)):
+            choices = get_args(known)
+            if value not in choices:
+                hint = did_you_mean(value, choices)
+                raise ConfigError(f"{name} {value!r} is unknown; expected {', '.join(choices)}{hint}")
+        if self.memory is not None and not 0 < self.memory < math.inf:
+            raise ConfigError(f"memory {self.memory}: expected GB above 0")
+        if self.mode == "whole" and (self.tile, self.overlap, self.join) != (None, None, "blend"):
+            raise ConfigError("mode whole takes no tile, overlap or join: the network sees the picture at one look")
+        # Whether these can be had is known before any picture is.
+        plan_tiles(
+            (2**14, 2**14),
+            tile=512 if self.tile is None else self.tile,
+            overlap=self.overlap,
+            halo=1 if self.join == "exact" else None,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What may decide a mask, as JSON-able values: those that are not the defaults."""
+        default = Cover()
+        return {name: value for name, value in vars(self).items() if value != getattr(default, name)}

@@ -1,0 +1,128 @@
+"""How far a network looks: the halo with which tiles give what the whole picture gives, or why there is none.
+
+A pixel that is no number makes every output that depends on it no number. So one half of a picture is made of such
+pixels, with its border on the stride's grid, where tiles end: how far the damage comes over the border is what a tile
+must see beyond what is taken from it, for all phases of the grid at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from carvana.errors import ModelError
+from carvana.inference.tiling.tiled import tiled
+
+LARGEST = 2048
+"""Pixels; a network that looks further is taken to see the whole picture."""
+
+TOLERANCE = 1e-4
+"""How much the logits of tiles may differ from those of the whole, as a share of the largest one, at least 1."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The sizes that a network takes, see :class:`carvana.models.spec.ModelSpec`, and where it is."""
+
+    stride: int
+    min_size: int
+    device: str | torch.device
+
+    def up(self, length: int) -> int:
+        """The next length, from this one on, that the network takes."""
+        return -(-max(length, self.min_size) // self.stride) * self.stride
+
+
+def exact_halo(
+    network: Callable[[Tensor], Tensor], *, stride: int = 1, min_size: int = 1, device: str | torch.device = "cpu"
+) -> int:
+    """The halo that makes tiles of a network give what the whole picture gives, found by trying and then checked.
+
+    Args:
+        network: float32 images (N, 3, H, W) in [0, 1] to logits (N, K, H, W); in evaluation mode.
+        stride: H and W are multiples of it.
+        min_size: the smallest H and W that it takes.
+        device: where it is.
+
+    Returns:
+        Pixels, a multiple of the stride.
+
+    Raises:
+        ModelError: the network sees the whole picture, or its tiles differ from the whole for another reason.
+
+    >>> exact_halo(nn.Conv2d(3, 1, 5, padding=2), stride=4)
+    4
+    """
+    grid = _Grid(stride, min_size, device)
+    with torch.inference_mode():
+        halo = max(_reach(network, grid, axis) for axis in (2, 3))
+        halo = -(-halo // stride) * stride
+        for axis in (2, 3):
+            _check(network, grid, halo, axis)
+    return halo
+
+
+def _reach(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int) -> int:
+    """The pixels, before or behind a border across ``axis``, from which outputs depend on what lies beyond it."""
+    half = grid.up(max(256, 4 * grid.stride))
+    while half <= LARGEST:
+        images = torch.zeros(_shape(grid, axis, 2 * half, count=2), device=grid.device)
+        images[0].narrow(axis - 1, half, half).fill_(torch.nan)
+        images[1].narrow(axis - 1, 0, half).fill_(torch.nan)
+        # One at a time: BatchNorm in evaluation would not mix them, but other layers might.
+        behind, before = (_damaged(network(image[None]), axis) for image in images)
+        first, last = int(behind.int().argmax()), len(before) - 1 - int(before.flip(0).int().argmax())
+        if not behind.any() or not before.any():
+            raise ModelError("what it says does not depend on its input")
+        if first > 0 and last < 2 * half - 1:
+            return max(half - first, last + 1 - half, 0)
+        half *= 2
+    raise ModelError(_seer(network, images[:1]))
+
+
+def _damaged(logits: Tensor, axis: int) -> Tensor:
+    """Which lines across ``axis`` hold no number somewhere."""
+    return logits.isnan().movedim(axis, 0).flatten(1).any(1)
+
+
+def _check(network: Callable[[Tensor], Tensor], grid: _Grid, halo: int, axis: int) -> None:
+    """Compare tiles with the whole on noise: damage does not show, for one, a resize that depends on the size."""
+    tile = grid.up(2 * halo + 2 * grid.stride)
+    shape = _shape(grid, axis, tile + 3 * grid.stride, count=1)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(grid.device)
+    side = shape[5 - axis]
+    sides = (tile, side) if axis == 2 else (side, tile)
+    whole = network(images).float()
+    joined = tiled(network, images, tile=sides, halo=halo, stride=grid.stride, min_size=grid.min_size).float()
+    difference = float((whole - joined).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(whole.abs().max())):
+        raise ModelError(f"tiles differ from the whole by {difference:.1e} though they see {halo} pixels around")
+
+
+def _shape(grid: _Grid, axis: int, length: int, *, count: int) -> tuple[int, int, int, int]:
+    """A narrow picture, long across the border; what looks far along it does so in the narrowest one, too."""
+    narrow = grid.up(2 * grid.stride)
+    return (count, 3, length, narrow) if axis == 2 else (count, 3, narrow, length)
+
+
+def _seer(network: Callable[[Tensor], Tensor], image: Tensor) -> str:
+    """From where on the whole picture is seen: the first layer all of whose output is damaged by half a picture."""
+    found: list[str] = []
+
+    def look(module: nn.Module, _: object, output: object) -> None:
+        leaf = not list(module.children())
+        if leaf and not found and isinstance(output, Tensor) and bool(output.isnan().all()):
+            found.append(f"'{names[module]}' ({type(module).__name__})")
+
+    names = {module: name for name, module in network.named_modules()} if isinstance(network, nn.Module) else {}
+    hooks = [module.register_forward_hook(look) for module in names]
+    try:
+        network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    where = f"from its layer {found[0]} on " if found else ""
+    return f"{where}every value depends on the whole picture"

@@ -1,0 +1,158 @@
+"""Where a picture is looked at once more: windows that cover its unsure parts, as few pixels as can be. Pure geometry.
+
+Tiles cover a whole picture by rows crossed with columns; windows stand only where something is to be seen, in rows of
+their own, each beginning where the first unsure pixel calls for it, and then moved until what is unsure lies in its
+middle. What is taken of one has a halo around it that the network sees, too, except where the picture ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.inference.tiling.grid import Size, Span, padded_to, round_up
+
+CELL = 8
+"""Pixels along the side of the cells by which the unsure parts are told."""
+
+LEADS = 4
+"""About so many places of the first row of windows are tried: the rows below begin where it ends."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Some parts of a picture.
+
+    Attributes:
+        size: (height, width) of the picture.
+        tile: (height, width) of each window.
+        places: the windows: which rows and which columns each sees, and which are taken of it.
+
+    >>> unsure = np.zeros((8, 8), bool)
+    >>> unsure[1, 2:5] = True
+    >>> found = cover_cells(unsure, (64, 64), side=32, halo=8)
+    >>> found.tile, [(rows.first, columns.first) for rows, columns in found.places], found.cost
+    ((32, 32), [(8, 16), (8, 32)], 0.5)
+    """
+
+    size: Size
+    tile: Size
+    places: tuple[tuple[Span, Span], ...]
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels the network sees."""
+        return len(self.places) * math.prod(self.tile)
+
+    @property
+    def cost(self) -> float:
+        """The pixels that the network sees, for each pixel of the picture."""
+        return self.pixels / math.prod(self.size)
+
+
+def cells_of(size: Size) -> Size:
+    """How many rows and columns of cells a picture of (height, width) has."""
+    return -(-size[0] // CELL), -(-size[1] // CELL)
+
+
+def mirrored(cells: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """The cells of the picture turned left to right: where its width is no multiple of theirs, one lies in two.
+
+    >>> mirrored(np.array([[True, False, False]]), 23).tolist()
+    [[False, True, True]]
+    """
+    turned = cells[:, ::-1].copy()
+    if width % CELL:
+        turned[:, :-1] |= cells[:, -2::-1]
+    return turned
+
+
+def cover_cells(
+    unsure: NDArray[np.bool_], size: Size, *, side: int, halo: int, stride: int = 1, min_size: int = 1, grid: int = 1
+) -> Windows:
+    """The fewest windows of one size that take all unsure pixels.
+
+    Args:
+        unsure: (rows, columns) of cells: :func:`cells_of` the picture. Each pixel of those that are True is taken from
+            one window.
+        size: (height, width) of the picture.
+        side: The windows' height and width in pixels, enlarged to a multiple of the stride, and to what one must see to
+            take anything; a picture that is smaller is one window high or wide.
+        halo: Pixels around what is taken of a window that it must see.
+        stride: The sides of windows are multiples of it.
+        min_size: No side of a window is smaller.
+        grid: Windows begin at multiples of it, those apart that end with the picture.
+
+    Returns:
+        Without an unsure cell, no windows.
+    """
+    padded = padded_to(size, stride, min_size)
+    side = round_up(max(side, min_size, 2 * halo + grid), stride)
+    tile = min(side, padded[0]), min(side, padded[1])
+    places = min(_coverings(unsure, padded, tile, halo, grid), key=len)
+    return Windows(size, tile, tuple(_centred(unsure, *place, padded, halo, grid) for place in places))
+
+
+def _coverings(
+    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int
+) -> Iterator[list[tuple[Span, Span]]]:
+    """Some ways to cover the cells: in rows of windows or in columns, and with more or less before the first."""
+    step = max(grid, (tile[0] - 2 * halo) // LEADS // grid * grid)
+    for lead in range(0, max(1, tile[0] - 2 * halo - grid), step):
+        yield _in_rows(unsure, padded, tile, halo, grid, lead)
+    step = max(grid, (tile[1] - 2 * halo) // LEADS // grid * grid)
+    for lead in range(0, max(1, tile[1] - 2 * halo - grid), step):
+        turned = _in_rows(unsure.T, padded[::-1], tile[::-1], halo, grid, lead)
+        yield [(rows, columns) for columns, rows in turned]
+
+
+def _in_rows(
+    unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int, lead: int
+) -> list[tuple[Span, Span]]:
+    places = []
+    for rows in _spans(unsure.max(axis=1), padded[0], tile[0], halo, grid, lead):
+        band = unsure[rows.first // CELL : -(-rows.last // CELL)].max(axis=0)
+        places += [(rows, columns) for columns in _spans(band, padded[1], tile[1], halo, grid)]
+    return places
+
+
+def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int, lead: int = 0) -> list[Span]:
+    """The fewest windows along one side that take all pixels of some cells, the first one ``lead`` earlier."""
+    spans: list[Span] = []
+    done = 0
+    for cell in np.flatnonzero(cells).tolist():
+        while (cell + 1) * CELL > done and done < whole:
+            pixel = max(cell * CELL, done)
+            start = min(max(pixel - lead - halo, 0) // grid * grid, whole - side)
+            first = start + halo if start > 0 else 0
+            last = whole if start + side == whole else start + side - halo
+            spans.append(Span(start, start + side, max(first, done), last))
+            done, lead = last, 0
+    return spans
+
+
+def _centred(
+    unsure: NDArray[np.bool_], rows: Span, columns: Span, padded: Size, halo: int, grid: int
+) -> tuple[Span, Span]:
+    """A window of which no more is taken than its unsure cells, and which sees as much on all sides of them."""
+    cells = unsure[rows.first // CELL : -(-rows.last // CELL), columns.first // CELL : -(-columns.last // CELL)]
+    return (
+        _around(cells.max(axis=1), rows, padded[0], halo, grid),
+        _around(cells.max(axis=0), columns, padded[1], halo, grid),
+    )
+
+
+def _around(cells: NDArray[np.bool_], span: Span, whole: int, halo: int, grid: int) -> Span:
+    """The side of a window moved around some of the cells that it takes: halo and grid allowing."""
+    found = np.flatnonzero(cells) + span.first // CELL
+    first, last = max(span.first, int(found[0]) * CELL), min(span.last, int(found[-1] + 1) * CELL)
+    start = round((first + last - span.length) / 2 / grid) * grid
+    start = min(max(start, 0), whole - span.length)
+    stop = start + span.length
+    if (start > 0 and first < start + halo) or (stop < whole and last > stop - halo):
+        start = span.start  # nothing between two places of the grid is better
+    return Span(start, start + span.length, first, last)

@@ -1,0 +1,328 @@
+"""Sends pictures through a network as was asked: a plan for each size, windows of a second look, what memory allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carvana.errors import ConfigError, ModelError
+from carvana.inference.tiling.config import Cover
+from carvana.inference.tiling.grid import Plan, Size, cheapest_plan, plan_tiles, plan_whole
+from carvana.inference.tiling.memory import budget_bytes, is_out_of_memory
+from carvana.inference.tiling.roi import CELL, Windows, cover_cells
+from carvana.inference.tiling.tiled import Canvas, Patches, Surface, fill
+from carvana.models.preprocess import padded_size
+from carvana.utils.devices import release_memory
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
+
+C = TypeVar("C", bound=Surface)
+
+MARGIN = 128
+"""Pixels that neighbours have in common where the tiles are chosen here: a quarter of the usual 512."""
+
+HALO = 8
+"""Pixels that a window of a second look sees around what is taken of it, where the join is not exact."""
+
+TAKEN = 176
+"""Pixels along the side of what is taken of a window.
+
+Less costs less, but shows too little: a network that was trained on pieces of 256 falls from a Dice of 0.995 to 0.973
+in windows of 96, halo and all. One side for all photos: on a CPU a new shape's first batch takes longer.
+"""
+
+SMALL = 2**18
+"""A picture of so many pixels is taken to fit a memory that was not named: what it takes is not worth measuring."""
+
+
+class Coverer:
+    """Sends pictures through a network as a :class:`Cover` asks.
+
+    When the device's memory runs out, batches are halved, then tiles; that is told once and kept.
+
+    Args:
+        network: uint8 images (N, 3, h, w) on the device to logits (N, K, h, w).
+        cover: what is asked for.
+        name: the network's, for messages.
+        stride: tiles stand on multiples of it.
+        min_size: the smallest height and width.
+        device: where the network runs.
+        batch_pixels: how many pixels make a batch that keeps the device busy.
+        halo: finds the halo of the exact join, or raises a ModelError that says why there is none.
+        bytes_per_pixel: finds what the network takes at once for each pixel that it sees.
+        reporter: told of tiles that memory demands.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        cover: Cover,
+        *,
+        name: str,
+        stride: int,
+        min_size: int,
+        device: torch.device,
+        batch_pixels: int,
+        halo: Callable[[], int],
+        bytes_per_pixel: Callable[[], float],
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.cover = cover
+        self._network = network
+        self._name = name
+        self._stride, self._min_size = stride, min_size
+        self._device = device
+        self._batch_pixels = batch_pixels
+        self._find_halo = halo
+        self._bytes_per_pixel = bytes_per_pixel
+        self._reporter = reporter or default_reporter()
+        self._plans: dict[Size, Plan] = {}
+        self._halo: int | None = None
+        self._most: int | None = None  # pixels at once, as measured, or as was learned when memory ran short
+        self._ran_short = False
+        self._last = torch.Size((1, 3, 0, 0))  # of the last batch that was tried
+        self._told: set[str] = set()
+
+    def plan(self, size: Size) -> Plan:
+        """How a picture of (height, width) is covered; found once for each size.
+
+        Raises:
+            ModelError: the exact join cannot be had, or no tile fits the memory.
+        """
+        if size not in self._plans:
+            if len(self._plans) > 4096:  # every photo of a folder may have a size of its own
+                self._plans.clear()
+            self._plans[size] = self._make_plan(size)
+        return self._plans[size]
+
+    def joins(self, size: Size, others: Sequence[Size]) -> bool:
+        """Whether one more picture may go with others: of tiles of the same size, and few enough in flight."""
+        plans = [self.plan(one) for one in (*others, size)]
+        pixels = sum(len(plan) * self._pixels(plan.tile) for plan in plans)
+        # Pictures in tiles wait for one another, so that few batches are cut short.
+        most = self._batch_pixels * (1 if len(plans[-1]) == 1 else 4)
+        return plans[-1].tile == plans[0].tile and pixels <= most
+
+    def logits(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Send pictures, uint8 (3, h, w) on the device, through the network.
+
+        Returns:
+            For each one its logits (K, h, w), on the device.
+
+        Raises:
+            ModelError: the memory is too small for the smallest tile.
+        """
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        canvases = self._filled(
+            lambda: [Canvas(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)], sizes
+        )
+        return [canvas.output for canvas in canvases]
+
+    def refined(
+        self, images: Sequence[Tensor], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
+    ) -> list[Tensor]:
+        """Send the unsure parts of pictures through the network, and take the rest from drafts.
+
+        Args:
+            images: uint8 (3, h, w) on the device.
+            drafts: of each one its probabilities (h, w) as far as they are known, on the device.
+            unsure: of each one the cells whose pixels the network shall tell: see
+                :func:`carvana.inference.tiling.roi.cover_cells`.
+
+        Returns:
+            For each one its probabilities, float32 (h, w). Where windows would show the network more pixels than the
+            picture has, it sees all of it.
+
+        Raises:
+            ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
+        """
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+
+        def make() -> list[Canvas | Patches]:
+            made: list[Canvas | Patches] = []
+            for image, draft, cells, size in zip(images, drafts, unsure, sizes, strict=True):
+                plan = self.plan_again(cells, size)
+                if isinstance(plan, Windows):
+                    made.append(Patches(image, draft.float().clone(), plan))
+                else:
+                    made.append(Canvas(image, plan))
+            return made
+
+        return [
+            surface.output if isinstance(surface, Patches) else surface.output[0].float().sigmoid_()
+            for surface in self._filled(make, sizes)
+        ]
+
+    def _filled(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
+        """Surfaces of pictures of these sizes after the network; they are made anew where it needs a smaller memory."""
+        while True:
+            surfaces = make()
+            try:
+                fill(surfaces, self._run, most=self._tiles_at_once)
+                return surfaces
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            del surfaces  # and with them the outputs so far
+            self._take_less(max(sizes, key=math.prod))
+
+    def plan_again(self, cells: NDArray[np.bool_], size: Size) -> Windows | Plan:
+        """How the unsure cells of a picture of (height, width) are covered: in windows, or by all of it where these
+        would show the network more.
+
+        Raises:
+            ConfigError: the windows that were asked for are too small to take anything.
+            ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
+        """
+        exact = self.cover.join == "exact"
+        halo, grid = (self._exact_halo(), self._stride) if exact else (HALO, CELL)
+        asked = TAKEN + 2 * halo if self.cover.tile is None else self.cover.tile
+        side, least = asked if isinstance(asked, int) else max(asked), 2 * halo + grid
+        if side < least:
+            raise ConfigError(
+                f"tile {side}: too small for windows, which see {halo} pixels around what is taken of them; take at "
+                f"least {least}{', or the join blend' if exact else ''}"
+            )
+        while not self._fits(self._pixels((side, side))):
+            if side <= least:
+                raise ModelError(
+                    f"{self._name} does not fit the memory in windows of {side}x{side} pixels; take a larger --memory, "
+                    "or leave out mode refine"
+                )
+            side = max(side // 2, least)
+        windows = cover_cells(
+            cells, size, side=side, halo=halo, stride=self._stride, min_size=self._min_size, grid=grid
+        )  # fmt: skip
+        return windows if windows.cost < 1 or windows.cost < self.plan(size).cost else self.plan(size)
+
+    def _run(self, tiles: Tensor) -> Tensor:
+        self._last = tiles.shape
+        return self._network(tiles)
+
+    def _make_plan(self, size: Size) -> Plan:
+        cover, whole = self.cover, plan_whole(size)
+        if cover.mode == "whole":
+            return whole
+        pixels = self._pixels(size)
+        if cover.mode == "auto" and self._fits(pixels):
+            return whole
+        halo = self._exact_halo() if cover.join == "exact" else None
+        if cover.tile is not None or cover.overlap is not None:
+            plan = self._asked_plan(size, halo)
+        else:
+            plan = self._cheapest_plan(size, pixels, MARGIN if halo is None else 2 * halo)
+        if cover.mode == "auto" and len(plan) > 1:
+            (height, width), tile = size, plan.tile
+            self._once(
+                "tiles",
+                self._reporter.info,
+                f"{self._name}: {height}x{width} pixels do not fit the memory at once; they go in {len(plan)} tiles of "
+                f"{tile[0]}x{tile[1]}",
+            )
+        return plan
+
+    def _asked_plan(self, size: Size, halo: int | None) -> Plan:
+        """The tiles that are asked for, halved until they fit."""
+        tile = 512 if self.cover.tile is None else self.cover.tile
+        sides = (tile, tile) if isinstance(tile, int) else tile
+        try:
+            while True:
+                plan = plan_tiles(
+                    size,
+                    tile=sides,
+                    overlap=self.cover.overlap,
+                    halo=halo,
+                    stride=self._stride,
+                    min_size=self._min_size,
+                )
+                if self._fits(self._pixels(plan.tile)):
+                    return plan
+                smaller = max(sides[0] // 2, self._min_size), max(sides[1] // 2, self._min_size)
+                if smaller == sides:
+                    break
+                sides = smaller
+        except ConfigError:
+            if sides in (tile, (tile, tile)):
+                raise
+        raise self._too_large(size, " in tiles" + (f" with {halo} pixels around" if halo is not None else ""))
+
+    def _cheapest_plan(self, size: Size, pixels: int, margin: int) -> Plan:
+        most = pixels if self._fits(pixels) else self._most_pixels()
+        found = cheapest_plan(
+            size,
+            most_pixels=most,
+            margin=margin,
+            join=self.cover.join,  # type: ignore[arg-type]
+            stride=self._stride,
+            min_size=self._min_size,
+            least_tiles=2,
+        )
+        if found is not None:
+            return found
+        if most >= pixels:  # too small to be divided
+            return plan_whole(size)
+        raise self._too_large(size, f" in tiles that have {margin} pixels in common")
+
+    def _take_less(self, size: Size) -> None:
+        """After memory ran out on pictures of up to this size: half the batch, or half the tile."""
+        release_memory(self._device)
+        count, _, height, width = self._last
+        tried = self._pixels((height, width))
+        if count > 1:
+            self._batch_pixels = count // 2 * tried
+        elif self.cover.mode == "whole" or tried <= 1:
+            raise self._too_large(size, f", {height}x{width} of them at once")
+        else:
+            self._most, self._ran_short = tried // 2, True
+            self._plans.clear()
+        message = f"{self._name}: {count} x {height}x{width} pixels do not fit the memory; it goes on with less at once"
+        self._once("short", self._reporter.warn, message)
+
+    def _too_large(self, size: Size, how: str) -> ModelError:
+        height, width = size
+        tiles = " --mode tiles, or" if self.cover.mode == "whole" else ""
+        return ModelError(
+            f"{self._name} does not fit the memory with photos of {height}x{width} pixels (height x width){how}; "
+            f"take{tiles} a smaller scale, such as --scale {max(height // 2, 8)}x{max(width // 2, 8)}"
+        )
+
+    def _tiles_at_once(self, tile: Size) -> int:
+        pixels = self._batch_pixels if self._most is None else min(self._batch_pixels, self._most)
+        return max(1, pixels // self._pixels(tile))
+
+    def _fits(self, pixels: int) -> bool:
+        """Whether the network may see so many pixels at once."""
+        named = self.cover.memory is not None or self._ran_short
+        return (pixels <= SMALL and not named) or pixels <= self._most_pixels()
+
+    def _most_pixels(self) -> int:
+        """How many pixels the network may see at once, by what it takes for a few."""
+        if self._most is None:
+            self._most = int(budget_bytes(self._device, self.cover.memory) / self._bytes_per_pixel())
+        return self._most
+
+    def _pixels(self, size: Size) -> int:
+        """How many pixels the network sees of a picture: with those that it is padded by."""
+        return math.prod(padded_size(side, self._stride, self._min_size) for side in size)
+
+    def _exact_halo(self) -> int:
+        if self._halo is None:
+            try:
+                self._halo = self._find_halo()
+            except ModelError as error:
+                raise ModelError(
+                    f"{self._name} has no exact join: {error}; take --join blend, or --mode whole"
+                ) from None
+        return self._halo
+
+    def _once(self, what: str, say: Callable[[str], None], message: str) -> None:
+        """Say something that is said once for each ``what``."""
+        if what not in self._told:
+            self._told.add(what)
+            say(message)

@@ -1,0 +1,220 @@
+"""Tiles through a network: cut out of pictures, sent in batches, joined into one output for each picture.
+
+Nothing here knows what the network is: any callable from pictures to maps of the same height and width will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from carvana.errors import ConfigError, ModelError
+from carvana.inference.tiling.grid import Plan, Size, Span, blend_weights, plan_tiles
+from carvana.inference.tiling.roi import Windows
+from carvana.models.preprocess import reflection
+
+Network = Callable[[Tensor], Tensor]
+"""Pictures (N, C, h, w) to maps (N, K, h, w)."""
+
+
+def tiled(
+    network: Network,
+    images: Tensor,
+    *,
+    tile: int | Size = 512,
+    overlap: float | None = None,
+    halo: int | None = None,
+    stride: int = 1,
+    min_size: int = 1,
+    batch: int = 1,
+) -> Tensor:
+    """Apply a callable to large images in tiles, and join its outputs.
+
+    Args:
+        network: Any callable, such as an ``nn.Module`` of any library: (n, C, h, w) to (n, K, h, w) of the same height
+            and width.
+        images: (N, C, H, W), on any device, of any type that the callable takes.
+        tile: Largest side of the tiles in pixels, or (height, width). Smaller images are passed as they are.
+        overlap: Share of a tile's side, from 0 to 0.9, that neighbours have in common at the least; they are blended by
+            gaussian weights. 0.25 if neither this nor ``halo`` is given.
+        halo: Instead of ``overlap``: each pixel is taken from one tile, which sees at least so many pixels around it.
+            If that is the network's reach, the output is that for the whole image.
+        stride: Tiles begin and end at multiples of it, as the grid of networks that halve their input demands; the
+            images are reflected at the right and lower edge up to the next multiple.
+        min_size: The smallest height and width that the callable takes; smaller images are reflected up to it.
+        batch: Tiles that go through the callable together, also of different images.
+
+    Returns:
+        (N, K, H, W), float32 where several tiles were blended, else of the callable's own type.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        ModelError: the callable gives maps of another height and width.
+
+    Example:
+        >>> double = tiled(lambda images: 2 * images, torch.rand(1, 3, 100, 150), tile=64, overlap=0.25)
+        >>> double.shape
+        torch.Size([1, 3, 100, 150])
+    """
+    if images.ndim != 4 or 0 in images.shape:
+        raise ConfigError(f"images of shape {tuple(images.shape)} cannot be tiled; expected (N, C, H, W)")
+    if batch < 1:
+        raise ConfigError(f"batch {batch}: at least 1 tile must go through the network at a time")
+    height, width = images.shape[-2:]
+    plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride, min_size=min_size)
+    canvases = [Canvas(image, plan) for image in images]
+    fill(canvases, network, most=lambda _: batch)
+    return torch.stack([canvas.output for canvas in canvases])
+
+
+class Surface(Protocol):
+    """A picture and the output as far as it is known."""
+
+    @property
+    def tile(self) -> Size:
+        """(height, width) of what the network sees of it at a time."""
+
+    def places(self) -> Iterable[tuple[int, int]]:
+        """What there is to see, each by two numbers."""
+
+    def crop(self, first: int, second: int) -> Tensor:
+        """What the network sees at a place, (C, h, w)."""
+
+    def add(self, first: int, second: int, output: Tensor) -> None:
+        """Take what the network gave for a place, (K, h, w)."""
+
+
+class Canvas:
+    """A picture (C, H, W), its plan, and the output as far as it is known."""
+
+    def __init__(self, image: Tensor, plan: Plan) -> None:
+        self.plan = plan
+        self._image = image
+        self._joined: Tensor | None = None
+
+    @property
+    def output(self) -> Tensor:
+        """(K, H, W), once every tile is added."""
+        assert self._joined is not None
+        height, width = self.plan.size
+        return self._joined[..., :height, :width]
+
+    @property
+    def tile(self) -> Size:
+        """(height, width) of the plan's tiles."""
+        return self.plan.tile
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Each tile by its row and its column."""
+        return self.plan.tiles()
+
+    def crop(self, row: int, column: int) -> Tensor:
+        """What a tile sees, (C, h, w): reflected where the picture ends."""
+        return _cut(self._image, self.plan.rows[row], self.plan.columns[column])
+
+    def add(self, row: int, column: int, output: Tensor) -> None:
+        """Take what the network gave for a tile, (K, h, w)."""
+        _check(output, self.tile)
+        if len(self.plan) == 1:
+            self._joined = output.clone()  # the next picture's may come in the same memory
+            return
+        if self._joined is None:
+            make = torch.zeros if self.plan.join == "blend" else torch.empty
+            dtype = torch.float32 if self.plan.join == "blend" else output.dtype
+            self._joined = make((output.shape[0], *self.plan.padded), dtype=dtype, device=output.device)
+        rows, columns = self.plan.rows[row], self.plan.columns[column]
+        if self.plan.join == "blend":
+            place = self._joined[:, rows.seen, columns.seen]
+            place.addcmul_(output.float(), _weights(self.plan.tile, *self.plan.neighbours(row, column), output.device))
+        else:
+            self._joined[:, rows.taken, columns.taken] = output[:, rows.given, columns.given]
+
+
+class Patches:
+    """A picture (C, H, W), a draft of its probabilities, and the windows in which the network has the last word.
+
+    Args:
+        image: The picture.
+        draft: (H, W) in [0, 1], on the picture's device; what the network says is written into it.
+        windows: Where.
+    """
+
+    def __init__(self, image: Tensor, draft: Tensor, windows: Windows) -> None:
+        self.output = draft
+        self._image = image
+        self._windows = windows
+
+    @property
+    def tile(self) -> Size:
+        """(height, width) of the windows."""
+        return self._windows.tile
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Each window by its number, and 0."""
+        return ((number, 0) for number in range(len(self._windows.places)))
+
+    def crop(self, number: int, _: int) -> Tensor:
+        """What a window sees, (C, h, w): reflected where the picture ends."""
+        return _cut(self._image, *self._windows.places[number])
+
+    def add(self, number: int, _: int, output: Tensor) -> None:
+        """Take the logits that the network gave for a window, (1, h, w)."""
+        _check(output, self.tile)
+        rows, columns = self._windows.places[number]
+        place = self.output[rows.taken, columns.taken]  # it ends with the picture, the window perhaps beyond
+        height, width = place.shape
+        place.copy_(output[0, rows.given, columns.given][:height, :width].float().sigmoid_())
+
+
+def fill(canvases: Sequence[Surface], network: Network, *, most: Callable[[Size], int]) -> None:
+    """Send the tiles of some pictures through the network, in batches of tiles of one size, and join them.
+
+    Args:
+        canvases: the pictures, to be seen in tiles or in windows.
+        network: the callable.
+        most: how many tiles of a size (height, width) may go together.
+    """
+    for size, jobs in _by_size(canvases):
+        batches = -(-len(jobs) // max(1, most(size)))
+        for number in range(batches):  # of one size: a full one and a rest take longer than two halves
+            part = jobs[len(jobs) * number // batches : len(jobs) * (number + 1) // batches]
+            cuts = [canvas.crop(row, column) for canvas, row, column in part]
+            # Copied also where it is one: it is a part of the picture, which who works in place would change.
+            outputs = network(cuts[0].clone()[None] if len(cuts) == 1 else torch.stack(cuts))
+            for (canvas, row, column), output in zip(part, outputs, strict=True):
+                canvas.add(row, column, output)
+
+
+def _by_size(canvases: Sequence[Surface]) -> Iterator[tuple[Size, list[tuple[Surface, int, int]]]]:
+    jobs: dict[Size, list[tuple[Surface, int, int]]] = {}
+    for canvas in canvases:
+        jobs.setdefault(canvas.tile, []).extend((canvas, *place) for place in canvas.places())
+    yield from jobs.items()
+
+
+def _cut(image: Tensor, rows: Span, columns: Span) -> Tensor:
+    """Part of a picture (C, H, W), reflected where that ends."""
+    for axis, span in ((1, rows), (2, columns)):
+        side = image.shape[axis]
+        if span.stop <= side:
+            image = image.narrow(axis, span.start, span.length)
+        else:
+            image = image.index_select(axis, reflection(side, span.stop, image.device)[span.start :])
+    return image
+
+
+def _check(output: Tensor, tile: Size) -> None:
+    if output.shape[1:] != tile:
+        raise ModelError(
+            f"the network gives maps of {tuple(output.shape[1:])} for tiles of {tile}, (height, width); expected the "
+            "same"
+        )
+
+
+@lru_cache(maxsize=16)  # for a row of tiles in the middle of a picture it takes five at the most
+def _weights(tile: Size, rows: tuple[int, ...], columns: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.from_numpy(blend_weights(tile, rows, columns)).to(device)

@@ -1,0 +1,117 @@
+"""From a name to a network: the registry's factory is called with what it takes, and its answer is made uniform."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from carvana.entry import Entry, quietly
+from carvana.errors import CarvanaError, ConfigError, ModelError, did_you_mean
+from carvana.models.spec import ModelSpec, Network
+from carvana.models.weight_files import first_line
+from carvana.registry import registry
+
+RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
+
+
+def build_network(
+    name: str,
+    *,
+    classes: int = 1,
+    encoder_weights: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    known_sizes: tuple[int, int] | None = None,
+) -> tuple[Network, ModelSpec]:
+    """Call the factory of ``name``; see ``carvana.create_model`` for the arguments and the errors.
+
+    A saved model tells its stride and smallest size as ``known_sizes``: a factory with an argument of this name, which
+    would find them by trying, need not.
+    """
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise ConfigError(f"classes must be a whole number of at least 1, got {classes!r}")
+    entry = registry.archs.entry(name)
+    factory = entry.load()
+    arguments = dict(options or {})
+    _check_options(name, factory, arguments)
+    weights = _plain(encoder_weights)
+    takes = inspect.signature(factory).parameters
+    if "known_sizes" in takes:
+        arguments["known_sizes"] = known_sizes
+    if "encoder_weights" in takes:
+        arguments["encoder_weights"] = weights
+    elif weights not in (None, "auto"):
+        raise ConfigError(f"'{name}' has no encoder that could start from '{weights}': leave encoder_weights at none")
+    with torch.inference_mode(False), torch.enable_grad():  # of whoever loads a model: gradients show what is unused
+        built = _call(factory, entry, {"classes": classes, **arguments})
+    network = Network(built) if isinstance(built, nn.Module) else built
+    if not isinstance(network, Network):
+        raise ModelError(
+            f"the factory of '{name}' (from {entry.source}) must return a Network or an nn.Module,"
+            f" got {type(built).__name__}"
+        )
+    if not isinstance(network.module, nn.Module):
+        raise ModelError(
+            f"the Network of '{name}' (from {entry.source}) must hold an nn.Module, got {type(network.module).__name__}"
+        )
+    spec = {
+        "arch": name,
+        "options": dict(options or {}),
+        "classes": classes,
+        "stride": network.stride,
+        "min_size": network.min_size,
+        "mean": network.mean,
+        "std": network.std,
+        "init": network.init,
+        "package": entry.source,
+    }
+    try:
+        return network, ModelSpec.from_json(spec)
+    except ModelError as error:
+        raise ModelError(f"the factory of '{name}' (from {entry.source}): {error}") from None
+
+
+def _call(factory: Callable[..., Any], entry: Entry, arguments: Mapping[str, Any]) -> Any:
+    """What the factory makes; whatever goes wrong in a stranger's code is one line."""
+    try:
+        with quietly():
+            return factory(entry.name, **arguments) if entry.family else factory(**arguments)
+    except (CarvanaError, OSError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"'{entry.name}' (from {entry.source}) cannot be built: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def unknown_option(option: str, name: str, known: list[str]) -> ConfigError:
+    """The error that refuses an option and lists those that there are."""
+    listing = f"it takes {', '.join(known)}" if known else "it takes none"
+    return ConfigError(f"'{name}' has no option '{option}'{did_you_mean(option, known)}; {listing}")
+
+
+def _plain(encoder_weights: str | Path | None) -> str | None:
+    if encoder_weights is None or (isinstance(encoder_weights, str) and encoder_weights.lower() == "none"):
+        return None
+    if not isinstance(encoder_weights, str | Path) or not str(encoder_weights):
+        raise ConfigError(f"encoder_weights must be imagenet, none, auto or a file, got {encoder_weights!r}")
+    return str(encoder_weights)
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse an option that the factory's signature does not know; a factory that takes any checks them itself."""
+    for option in options:
+        if option in RESERVED:
+            raise ConfigError(f"'{option}' is no option of '{name}': it has its own argument, beside the options")
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    takes = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [parameter.name for parameter in parameters if parameter.name not in RESERVED and parameter.kind in takes]
+    for option in options:
+        if option not in known:
+            raise unknown_option(option, name, known)

@@ -1,0 +1,124 @@
+"""A network as inference wants it: BatchNorm folded into the convolutions before it, weights in the arithmetic's type.
+
+In evaluation BatchNorm is one multiplication and one addition a channel, which the convolution before it can do as well
+(Jacob et al. 2018, https://doi.org/10.1109/CVPR.2018.00286, section 3.2); the passes over memory that it takes are
+saved. Automatic mixed precision casts all weights anew for each batch; cast once, they give the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from carvana.models.segmenter import Segmenter
+
+_CAST = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""Layers whose weights automatic mixed precision casts, each time they are used."""
+
+_TOLERANCE = 1e-3
+"""How far logits may move, as a share of the largest: folding rounds otherwise, which deep networks amplify."""
+
+
+def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segmenter:
+    """A copy of a model for inference alone; the model stays as it is, and later changes of it do not reach the copy.
+
+    What cannot be folded stays as it is, and a model that cannot be copied is handed back itself.
+
+    Args:
+        model: on any device, in evaluation mode.
+        dtype: what convolutions are computed in; the copy must be used under autocast of the same type.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1))
+    >>> from carvana.models.spec import ModelSpec
+    >>> for_inference(Segmenter(network, ModelSpec(arch="mine")).eval()).network[1]
+    Identity()
+    """
+    try:
+        plain = copy.deepcopy(model).eval().requires_grad_(False)
+    except RuntimeError:  # weights that are made of others keep their history, which torch does not copy; or no memory
+        return model
+    made = _folded(plain) or plain
+    if dtype != torch.float32:
+        for module in made.network.modules():
+            if isinstance(module, _CAST) and not module._forward_pre_hooks and not parametrize.is_parametrized(module):
+                module.to(dtype)
+    return made.to(memory_format=torch.channels_last)
+
+
+def _folded(plain: Segmenter) -> Segmenter | None:
+    """A copy with its norms folded; None where something that the pairs do not tell happens in between."""
+    made = copy.deepcopy(plain)
+    noise = torch.rand(1, 3, *_small(plain), generator=torch.Generator().manual_seed(0)).to(plain.mean.device)
+    try:
+        # In full precision, whatever surrounds it: half of it rounds more than the tolerance allows.
+        with torch.no_grad(), torch.autocast(noise.device.type, enabled=False):
+            pairs, before = _pairs(made.network, noise)
+            for convolution, norm in pairs:
+                _fold(made.network, convolution, norm)
+            after = made.network(noise) if pairs else before
+            return made if pairs and _same(before, after) else None
+    except Exception:  # networks of strangers raise anything; if one cannot be used at all, its first photo will tell
+        return None
+
+
+def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+    """The names of convolutions whose output a BatchNorm takes as it is, and of these; and the network's output."""
+    names = {module: name for name, module in network.named_modules()}
+    calls: dict[nn.Module, int] = {}
+    outputs: dict[int, tuple[nn.Module, Any]] = {}  # the tensors are kept, so that no address is used twice
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if isinstance(module, nn.Conv2d):
+            outputs[id(output)] = (module, output)
+        elif inputs and id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][0], module))
+
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, kinds)]
+    try:
+        result: Tensor = network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    once = [(first, second) for first, second in pairs if calls[first] == calls[second] == 1]
+    return [(names[first], names[second]) for first, second in once if _plain(first) and _foldable(second)], result
+
+
+def _plain(convolution: nn.Module) -> bool:
+    """Whether its weight is its own, not made of others before each use as by weight_norm or spectral_norm."""
+    made = parametrize.is_parametrized(convolution) or convolution._forward_pre_hooks
+    return type(convolution) is nn.Conv2d and not made
+
+
+def _foldable(norm: nn.Module) -> bool:
+    plain = type(norm) is nn.BatchNorm2d or hasattr(norm, "act")  # timm's norms end with an activation of their own
+    return plain and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+
+
+def _fold(network: nn.Module, convolution: str, norm: str) -> None:
+    first: Any = network.get_submodule(convolution)
+    old: Any = network.get_submodule(norm)
+    _replace(network, convolution, fuse_conv_bn_eval(first, old))
+    rest = [part for part in (getattr(old, "drop", None), getattr(old, "act", None)) if part is not None]
+    _replace(network, norm, nn.Sequential(*rest) if rest else nn.Identity())
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, key = name.rpartition(".")
+    setattr(network.get_submodule(parent), key, module)
+
+
+def _same(before: Any, after: Any) -> bool:
+    scale = float(before.abs().max())
+    return bool((before - after).abs().max() <= _TOLERANCE * max(scale, 1e-6))
+
+
+def _small(model: Segmenter) -> tuple[int, int]:
+    return model.spec.min_size, model.spec.min_size + model.spec.stride

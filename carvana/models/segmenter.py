@@ -1,0 +1,222 @@
+"""The one thing that all architectures stand behind: photos of any size in, logits of that size out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from carvana.entry import told
+from carvana.errors import CarvanaError, ModelError
+from carvana.models import serialization as storage
+from carvana.models.allocation_limit import Bounded
+from carvana.models.build import build_network
+from carvana.models.preprocess import normalised, padded_size, reflected
+from carvana.models.spec import ModelSpec
+from carvana.utils.processes import tells_of_killed_reader
+
+
+class Segmenter(nn.Module):
+    """A network and the ModelSpec that tells how to feed it: an ``nn.Module`` like any other.
+
+    Args:
+        network: Normalised float images (N, 3, H, W), H and W multiples of ``spec.stride`` and at least
+            ``spec.min_size``, to logits (N, ``spec.classes``, H, W).
+        spec: The record that travels with the weights.
+        encoder: The part of ``network`` that a smaller learning rate or freezing is for.
+
+    >>> model = Segmenter(nn.Conv2d(3, 1, 1), ModelSpec(arch="mine", stride=8))
+    >>> model(torch.zeros(1, 3, 5, 13, dtype=torch.uint8)).shape
+    torch.Size([1, 1, 5, 13])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, *, encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self._encoder = _path_of(encoder, network)
+        # Not in the state: they are the spec's, and the weights alone must load into the bare network.
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
+        self._set_spec(spec)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The record that travels with the weights."""
+        return self._spec
+
+    def with_spec(self, **changes: Any) -> Self:
+        """Change values of the spec in place and return this model.
+
+        Raises:
+            ModelError: a value is unknown or out of its range.
+
+        >>> Segmenter(nn.Conv2d(3, 1, 1), ModelSpec(arch="mine")).with_spec(threshold=0.4).spec.threshold
+        0.4
+        """
+        self._set_spec(self._spec.changed(**changes))
+        return self
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the encoder; empty if the architecture does not tell which part that is."""
+        return [] if self._encoder is None else list(self.network.get_submodule(self._encoder).parameters())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map photos to logits.
+
+        Args:
+            images: (N, 3, H, W), RGB, uint8 or float in [0, 1], any H and W.
+
+        Returns:
+            Logits (N, classes, H, W), of the network's precision.
+
+        Raises:
+            ValueError: the tensor is not of that form.
+            ModelError: the network fails, or gives something else than logits.
+        """
+        _check_images(images)
+        height, width = images.shape[-2:]
+        sides = (padded_size(side, self._spec.stride, self._spec.min_size) for side in (height, width))
+        padded = normalised(reflected(images, *sides), self.mean, self.std)
+        if torch.compiler.is_compiling():
+            return self._crop(self.network(padded), height, width)
+        logits = self._logits(padded)
+        _check_logits(logits, self._spec, padded)
+        if self.training and torch.is_grad_enabled() and not logits.requires_grad:
+            _check_frozen(self.network, self._spec)
+        return self._crop(logits, height, width)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, metrics: Mapping[str, Any] | None = None) -> None:
+        """Write ``model.safetensors``, ``config.json`` and a model card into ``folder``, each atomically.
+
+        Args:
+            folder: Made if it is missing; files of these names in it are replaced.
+            metrics: Numbers to show on the card, by name.
+        """
+        storage.save(folder, self.network, self._spec, metrics=metrics)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        network: nn.Module | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Read a model, in evaluation mode, from a model folder, a run folder or a repository of the Hugging Face hub.
+
+        Nothing is unpickled, and a local folder is read without the network.
+
+        Args:
+            source: The folder, or a repository such as ``"name/model"``.
+            network: Your own module to load the weights into, for an architecture that is not in the registry.
+            revision: Branch, tag or commit of the repository.
+
+        Raises:
+            ModelError: files are missing or foreign, weights do not fit exactly or are not finite, or the architecture
+                is not installed.
+        """
+        folder = storage.locate(source, revision)
+        spec = storage.read_spec(folder)
+        encoder = None
+        if network is None:
+            storage.check_installed(folder, spec)
+            sizes = (spec.stride, spec.min_size)
+            with Bounded(storage.most_elements(folder), f"'{folder}' holds too little for its options: '{spec.arch}'"):
+                built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options, known_sizes=sizes)
+            network, encoder = built.module, built.encoder
+        storage.load_weights(folder, network)
+        return cls(network, spec, encoder=encoder).eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model and its card to the Hugging Face hub, making the repository if need be.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ModelError: the hub refuses or does not answer.
+        """
+        return storage.push(repo_id, self.network, self._spec, private=private, token=token)
+
+    def _set_spec(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self.mean.copy_(torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.std.copy_(torch.tensor(spec.std).view(1, 3, 1, 1))
+
+    def _logits(self, images: Tensor) -> Any:
+        """Whatever goes wrong in a stranger's network is one line, but for what the caller may have an answer to."""
+        try:
+            return self.network(images)
+        except (CarvanaError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if isinstance(error, RuntimeError) and re.search("memory|alloc|cuda|cudnn", str(error), re.IGNORECASE):
+                raise
+            if tells_of_killed_reader(error):  # torch raises it wherever the main thread is, so also in here
+                raise
+            if len(images) == 1 and "more than 1 value per channel" in str(error):
+                raise ModelError(
+                    f"'{self._spec.arch}' cannot train on one photo at a time: its BatchNorm would see one value a"
+                    " channel; take batches of at least 2"
+                ) from None
+            raise ModelError(
+                f"the network of '{self._spec.arch}' fails on images of shape {tuple(images.shape)}: {told(error)}"
+            ) from error
+
+    def _crop(self, logits: Tensor, height: int, width: int) -> Tensor:
+        if torch.compiler.is_exporting():  # a slice would fix in the graph whether there was anything to cut off
+            rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
+            return logits.index_select(2, rows).index_select(3, columns)
+        return logits[..., :height, :width]
+
+
+def _check_images(images: Tensor) -> None:
+    expected = "images must be a tensor (N, 3, H, W) of uint8, or of float in [0, 1]"
+    if not isinstance(images, Tensor):
+        raise ModelError(f"{expected}, got {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        hint = "; this looks like (N, H, W, 3): permute it" if images.ndim == 4 and images.shape[-1] == 3 else ""
+        hint = "; add the first axis with images[None]" if images.ndim == 3 else hint
+        raise ModelError(f"{expected}, got shape {tuple(images.shape)}{hint}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ModelError(f"{expected}, got {images.dtype}")
+    if 0 in images.shape[-2:]:
+        raise ModelError(f"{expected}, got an empty picture of shape {tuple(images.shape)}")
+
+
+def _check_logits(logits: Any, spec: ModelSpec, images: Tensor) -> None:
+    size = list(images.shape[-2:])
+    expected = [len(images), spec.classes, *size]
+    found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found == expected and not logits.is_floating_point():
+        raise ModelError(f"the network of '{spec.arch}' must return floating-point logits, got {logits.dtype}")
+    if found != expected:
+        raise ModelError(
+            f"the network of '{spec.arch}' must return logits (N, {', '.join(str(side) for side in expected[1:])})"
+            f" for {len(images)} images of height and width {size}, got {found}"
+        )
+
+
+def _check_frozen(network: nn.Module, spec: ModelSpec) -> None:
+    if any(parameter.requires_grad for parameter in network.parameters()):
+        raise ModelError(
+            f"the network of '{spec.arch}' cannot be trained: its logits depend on no parameter that may change, or"
+            " forward leaves the graph (detach, numpy, torch.no_grad)"
+        )
+
+
+def _path_of(module: nn.Module | None, network: nn.Module) -> str | None:
+    """The dotted name of a part, which unlike the part itself survives copying the whole."""
+    if module is None:
+        return None
+    for path, part in network.named_modules():
+        if part is module:
+            return str(path)
+    raise ModelError("the encoder must be a part of the network")

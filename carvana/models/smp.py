@@ -1,0 +1,193 @@
+"""The adapter to segmentation_models_pytorch: its twelve decoders on its own encoders and on timm's (``tu-``).
+
+What the decoders leave to their callers is settled here: which sizes they take (tried on the built network), options
+and names that cannot be, where the encoder's weights come from, and parameters that no gradient ever reaches.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from carvana.errors import ModelError
+from carvana.models.build import unknown_option
+from carvana.models.encoders import check_timm, first_built, quiet, size_arguments, start
+from carvana.models.smp_encoders import DILATING, check
+from carvana.models.spec import Network
+from carvana.models.weight_files import first_line
+
+_DECODERS: dict[str, type[nn.Module]] = {
+    "unet": smp.Unet,
+    "unetplusplus": smp.UnetPlusPlus,
+    "manet": smp.MAnet,
+    "linknet": smp.Linknet,
+    "fpn": smp.FPN,
+    "pspnet": smp.PSPNet,
+    "deeplabv3": smp.DeepLabV3,
+    "deeplabv3plus": smp.DeepLabV3Plus,
+    "pan": smp.PAN,
+    "upernet": smp.UPerNet,
+    "segformer": smp.Segformer,
+    "dpt": smp.DPT,
+}
+
+# Ours to set: logits of the asked number of classes from RGB, one output.
+_RESERVED = ("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
+
+
+def build(
+    name: str,
+    *,
+    classes: int = 1,
+    encoder_weights: str | None = None,
+    known_sizes: tuple[int, int] | None = None,
+    **options: Any,
+) -> Network:
+    """Make ``<decoder>/<encoder>``.
+
+    Args:
+        name: Such as ``"unet/resnet34"`` or ``"deeplabv3plus/tu-convnext_tiny"``.
+        classes: Channels of the logits.
+        encoder_weights: None, a name that is published for the encoder, "auto", or a file.
+        known_sizes: Stride and smallest size, where a saved model tells them; None tries them out.
+        options: What the decoder's class in smp takes, such as ``decoder_channels``.
+
+    Raises:
+        UnknownNameError: no such encoder, or the decoder does not take it.
+        ConfigError: no such option or weights.
+        ModelError: smp or timm refuse to build it, or the weights cannot be had.
+    """
+    decoder, _, encoder = name.partition("/")
+    check(decoder, encoder)
+    if encoder.startswith("tu-"):
+        check_timm(name, encoder)
+    known = option_names(decoder)
+    for option in options:
+        if option not in known:
+            raise unknown_option(option, name, known)
+    arguments = {"classes": classes, **options}
+
+    def make(published: str | bool | None, more: dict[str, Any]) -> nn.Module:
+        return _construct(name, {"encoder_name": encoder, "encoder_weights": published, **more}, arguments)
+
+    module, source = start(encoder, encoder_weights, make, part="encoder")
+    stride, min_size = known_sizes or _find_sizes(name, decoder, module)
+    _drop_unused(module, stride, min_size)
+    return Network(
+        module,
+        stride=stride,
+        min_size=min_size,
+        mean=source.mean,
+        std=source.std,
+        init=source.init,
+        encoder=module.get_submodule("encoder"),
+    )
+
+
+def option_names(decoder: str) -> list[str]:
+    """The options that a decoder takes.
+
+    >>> option_names("linknet")
+    ['encoder_depth', 'decoder_use_norm']
+    """
+    return [name for name in inspect.signature(_DECODERS[decoder].__init__).parameters if name not in _RESERVED]
+
+
+def _construct(name: str, encoder_arguments: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    decoder, _, encoder = name.partition("/")
+
+    def make(**more: Any) -> nn.Module:
+        return _DECODERS[decoder](**encoder_arguments, **options, **more)
+
+    try:
+        return first_built(make, [{"dynamic_img_size": True}, {}] if decoder == "dpt" else size_arguments(encoder))
+    except Exception as error:  # smp and timm raise whatever their layers raise
+        raise ModelError(_why_not_built(name, decoder, error, options)) from error
+
+
+def _why_not_built(name: str, decoder: str, error: Exception, options: dict[str, Any]) -> str:
+    reason = first_line(error)
+    if "downsampling pattern" in reason:
+        reason = f"{decoder} needs features of several scales, which this encoder does not give; dpt takes plain ViTs"
+    elif decoder in DILATING and (isinstance(error, AssertionError) or "'output_stride'" in reason):
+        reason = f"{decoder} dilates its encoder, which this one does not allow; take fpn, or another encoder"
+    given = {option: value for option, value in options.items() if option != "classes"}
+    return f"'{name}' cannot be built{f' with {given}' if given else ''}: {reason}"
+
+
+def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
+    """The stride and the smallest size that the network works with, by trying.
+
+    smp tells only the encoder's stride. Windows, pooling pyramids and patches want larger multiples or sizes, and some
+    transformers take a single size.
+    """
+    encoder: Any = module.get_submodule("encoder")
+    base = encoder.output_stride
+    if decoder == "dpt":
+        if len(set(encoder.output_strides)) > 1 or base & (base - 1):
+            raise ModelError(
+                f"'{name}' cannot be built: dpt takes only plain vision transformers, patches of 8, 16 or 32"
+            )
+        base *= 2  # its decoder halves the grid of patches once more
+    error: Exception | None = None
+    for stride in (base, 2 * base, 4 * base, 8 * base):
+        # At least 2 * base: one pixel a channel is too little for BatchNorm to train on.
+        for min_size in sorted({-(-max(2 * base, size) // stride) * stride for size in (32, 64, 128, 256)}):
+            error = _try(module, (min_size, min_size + stride)) or _try(module, (min_size + 2 * stride, min_size))
+            if error is None:
+                return stride, min_size
+    raise ModelError(f"'{name}' cannot be used: it does not take photos of any size ({first_line(error)})") from error
+
+
+def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:
+    images = torch.zeros(1, 3, *size)
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), quiet():
+            shape = module(images).shape[-2:]
+    except Exception as error:  # see _construct
+        return error
+    finally:
+        module.train(was_training)
+    return None if tuple(shape) == size else ModelError(f"{size} becomes {tuple(shape)}")
+
+
+def _drop_unused(module: nn.Module, stride: int, min_size: int) -> None:
+    """Take out modules that are never called and freeze parameters that no gradient reaches.
+
+    pspnet uses the first stages of its encoder, dpt no classifier and no last norm. Left in, they count as parameters
+    that the model does not have, and DistributedDataParallel waits for their gradients.
+    """
+    called: set[nn.Module] = set()
+    hooks = [part.register_forward_pre_hook(lambda part, _: called.add(part)) for part in module.modules()]
+    was_training = module.training
+    module.eval()  # running statistics stay as they are
+    try:
+        with torch.enable_grad(), quiet():
+            module(torch.zeros(1, 3, min_size, min_size + stride)).sum().backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        module.train(was_training)
+    unreached = {parameter for parameter in module.parameters() if parameter.grad is None}
+    module.zero_grad(set_to_none=True)
+    for parent, key, child in list(_children(module)):
+        parameters = list(child.parameters())
+        if parameters and unreached.issuperset(parameters) and called.isdisjoint(child.modules()):
+            setattr(parent, key, nn.Identity())
+    for parameter in module.parameters():
+        if parameter in unreached:
+            parameter.requires_grad_(False)
+
+
+def _children(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every module below, with its parent and its name there, outermost first."""
+    for key, child in module.named_children():
+        yield module, key, child
+        yield from _children(child)

@@ -1,0 +1,216 @@
+"""The encoders that smp brings and what its decoders take: a listing imports neither torch nor smp nor timm.
+
+tests/models/test_smp_encoders.py compares the table with the installed smp. timm's encoders are not listed here but go
+by rule: ``<decoder>/tu-<any model of timm>``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Iterable
+
+from carvana.errors import UnknownNameError, did_you_mean
+
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+_HALF: Triple = (0.5, 0.5, 0.5)
+_DPN_MEAN: Triple = (124 / 255, 117 / 255, 104 / 255)
+_DPN_STD: Triple = (1 / (0.0167 * 255),) * 3
+
+DECODERS = (
+    "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet",
+    "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
+)  # fmt: skip
+
+DILATING = ("deeplabv3", "deeplabv3plus", "pan")
+"""The decoders that replace an encoder's last strides by dilation."""
+
+ENCODERS: dict[str, tuple[str, ...]] = {
+    "resnet18": ("imagenet", "ssl", "swsl"),
+    "resnet34": ("imagenet",),
+    "resnet50": ("imagenet", "ssl", "swsl"),
+    "resnet101": ("imagenet",),
+    "resnet152": ("imagenet",),
+    "resnext50_32x4d": ("imagenet", "ssl", "swsl"),
+    "resnext101_32x4d": ("ssl", "swsl"),
+    "resnext101_32x8d": ("imagenet", "instagram", "ssl", "swsl"),
+    "resnext101_32x16d": ("instagram", "ssl", "swsl"),
+    "resnext101_32x32d": ("instagram",),
+    "resnext101_32x48d": ("instagram",),
+    "dpn68": ("imagenet",),
+    "dpn68b": ("imagenet+5k",),
+    "dpn92": ("imagenet+5k",),
+    "dpn98": ("imagenet",),
+    "dpn107": ("imagenet+5k",),
+    "dpn131": ("imagenet",),
+    "vgg11": ("imagenet",),
+    "vgg11_bn": ("imagenet",),
+    "vgg13": ("imagenet",),
+    "vgg13_bn": ("imagenet",),
+    "vgg16": ("imagenet",),
+    "vgg16_bn": ("imagenet",),
+    "vgg19": ("imagenet",),
+    "vgg19_bn": ("imagenet",),
+    "senet154": ("imagenet",),
+    "se_resnet50": ("imagenet",),
+    "se_resnet101": ("imagenet",),
+    "se_resnet152": ("imagenet",),
+    "se_resnext50_32x4d": ("imagenet",),
+    "se_resnext101_32x4d": ("imagenet",),
+    "densenet121": ("imagenet",),
+    "densenet169": ("imagenet",),
+    "densenet201": ("imagenet",),
+    "densenet161": ("imagenet",),
+    "inceptionresnetv2": ("imagenet", "imagenet+background"),
+    "inceptionv4": ("imagenet", "imagenet+background"),
+    "efficientnet-b0": ("imagenet", "advprop"),
+    "efficientnet-b1": ("imagenet", "advprop"),
+    "efficientnet-b2": ("imagenet", "advprop"),
+    "efficientnet-b3": ("imagenet", "advprop"),
+    "efficientnet-b4": ("imagenet", "advprop"),
+    "efficientnet-b5": ("imagenet", "advprop"),
+    "efficientnet-b6": ("imagenet", "advprop"),
+    "efficientnet-b7": ("imagenet", "advprop"),
+    "mobilenet_v2": ("imagenet",),
+    "xception": ("imagenet",),
+    "timm-efficientnet-b0": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b1": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b2": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b3": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b4": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b5": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b6": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b7": ("imagenet", "advprop", "noisy-student"),
+    "timm-efficientnet-b8": ("imagenet", "advprop"),
+    "timm-efficientnet-l2": ("noisy-student", "noisy-student-475"),
+    "timm-tf_efficientnet_lite0": ("imagenet",),
+    "timm-tf_efficientnet_lite1": ("imagenet",),
+    "timm-tf_efficientnet_lite2": ("imagenet",),
+    "timm-tf_efficientnet_lite3": ("imagenet",),
+    "timm-tf_efficientnet_lite4": ("imagenet",),
+    "timm-skresnet18": ("imagenet",),
+    "timm-skresnet34": ("imagenet",),
+    "timm-skresnext50_32x4d": ("imagenet",),
+    "mit_b0": ("imagenet",),
+    "mit_b1": ("imagenet",),
+    "mit_b2": ("imagenet",),
+    "mit_b3": ("imagenet",),
+    "mit_b4": ("imagenet",),
+    "mit_b5": ("imagenet",),
+    "mobileone_s0": ("imagenet",),
+    "mobileone_s1": ("imagenet",),
+    "mobileone_s2": ("imagenet",),
+    "mobileone_s3": ("imagenet",),
+    "mobileone_s4": ("imagenet",),
+}
+"""smp's encoders and the pretrained weights that it publishes for each, the usual ones first."""
+
+DPT_EXAMPLE = "dpt/tu-vit_tiny_patch16_224"
+
+_POOLED = ("vgg", "densenet", "inception", "xception")  # they shrink by pooling, which cannot be dilated
+
+
+# Of timm's modules: plain transformers that dpt takes; others with features of one scale, for no decoder here; and
+# those that take photos of one size only. The rest gives features of several scales, for all decoders but dpt.
+_PLAIN_VIT = (
+    "deit",
+    "eva",
+    "naflexvit",
+    "qwen3_vit",
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_sam",
+    "vitamin",
+)
+_ONE_SCALE = (
+    "beit", "cait", "convit", "convmixer", "crossvit", "csatv2", "deepseek_vit", "efficientvim", "efficientvit_msra",
+    "gemma4_vit", "levit", "mlp_mixer", "pit", "sequencer", "shvit", "tnt", "visformer",
+    "vision_transformer_relpos", "volo", "xcit",
+)  # fmt: skip
+_ONE_SIZE = ("coat", "efficientformer", "efficientformer_v2", "gcvit", "hiera", "nest")
+
+
+def names(family: str, pattern: str) -> Iterable[str]:
+    """The names of one decoder's family that may match ``pattern``, for ``Catalog``.
+
+    timm is imported only where the pattern asks for its names with ``tu-`` and wildcards; otherwise one row, such as
+    ``unet/tu-*``, stands for all of them.
+
+    Raises:
+        UnknownNameError: the pattern is one name, of this decoder, that cannot be.
+
+    >>> [name for name in names("fpn/*", "fpn/mobile*") if "mobile" in name][:2]
+    ['fpn/mobilenet_v2', 'fpn/mobileone_s0']
+    """
+    decoder = family.removesuffix("/*")
+    head, slash, encoder = pattern.partition("/")
+    if slash and not fnmatch.fnmatchcase(decoder, head):
+        return []
+    if slash and head == decoder and not any(sign in encoder for sign in "*?["):
+        check(decoder, encoder)
+        return [pattern]
+    own = [f"{decoder}/{name}" for name in ENCODERS if not refusal(decoder, name)]
+    if "tu-" in pattern:
+        return own + [f"{decoder}/tu-{name}" for name in _timm_names(decoder == "dpt")]
+    return [*own, f"{decoder}/tu-*"]
+
+
+def check(decoder: str, encoder: str) -> None:
+    """Raise the error that tells best why ``decoder/encoder`` cannot be; names of timm are left to timm.
+
+    Raises:
+        UnknownNameError: there is no such encoder, or the decoder does not take it.
+    """
+    if encoder.startswith("tu-") and encoder != "tu-":
+        return
+    reason = refusal(decoder, encoder)
+    if reason:
+        raise UnknownNameError(f"'{decoder}/{encoder}' cannot be built: {reason}")
+    if encoder not in ENCODERS:
+        known = [f"{decoder}/{name}" for name in ENCODERS if not refusal(decoder, name)]
+        hint = did_you_mean(f"{decoder}/{encoder}", known)
+        raise UnknownNameError(
+            f"no architecture is named '{decoder}/{encoder}'{hint or '; there is no such encoder'}"
+            f" (timm's models are written '{decoder}/tu-NAME')"
+        )
+
+
+def refusal(decoder: str, encoder: str) -> str | None:
+    """Why ``decoder`` does not take an encoder of smp's own; None if it does.
+
+    >>> refusal("linknet", "mit_b0")
+    'linknet needs features at half size, which mit_b* encoders lack; take unet, or another encoder'
+    """
+    if decoder == "dpt":
+        return f"dpt takes only timm's plain vision transformers, such as '{DPT_EXAMPLE}'"
+    if decoder in ("unetplusplus", "linknet") and encoder.startswith("mit_b"):
+        return f"{decoder} needs features at half size, which mit_b* encoders lack; take unet, or another encoder"
+    if decoder in DILATING and encoder.startswith(_POOLED):
+        return f"{decoder} dilates its encoder, which {encoder} does not allow; take fpn, or another encoder"
+    return None
+
+
+def normalisation(encoder: str, weights: str = "imagenet") -> tuple[Triple, Triple]:
+    """Mean and standard deviation, for pixels in [0, 1], that an encoder of smp's own was trained with.
+
+    >>> normalisation("xception")
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
+    if encoder.startswith("dpn"):
+        return _DPN_MEAN, _DPN_STD
+    if weights == "advprop" or encoder.startswith(("inception", "xception", "timm-tf_efficientnet_lite")):
+        return _HALF, _HALF
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+@functools.cache
+def _timm_names(is_dpt: bool) -> list[str]:
+    import timm  # two seconds, and torch: only for a listing of timm's names
+
+    if is_dpt:
+        return [name for name in timm.list_models(module=list(_PLAIN_VIT)) if "patch14" not in name]
+    others = [*_PLAIN_VIT, *_ONE_SCALE, *_ONE_SIZE]
+    return [name for name in timm.list_models() if not timm.models.is_model_in_modules(name, others)]

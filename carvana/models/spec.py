@@ -1,0 +1,174 @@
+"""What must travel with weights so that they mean the same everywhere, and what a factory hands over."""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from carvana.errors import ModelError
+from carvana.mistakes import explain
+from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD, Triple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT_VERSION = 1
+
+_MOST_CLASSES = 2**16
+_LARGEST_SIDE = 16384
+"""In pixels: the recipe's data.size knows none larger."""
+
+
+def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(options, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"options must be plain JSON values: {error}") from None
+    return plain
+
+
+def _number(value: Any) -> Any:
+    """Refuse what pydantic would take for a number: true for 1, and digits in quotes."""
+    if isinstance(value, bool | str):
+        raise ValueError("must be a number")
+    return value
+
+
+def _name(value: str) -> str:
+    """Names are shown in messages: what would break their line, or steer a terminal, is none."""
+    if not value.isprintable():
+        raise ValueError("must be printable")
+    return value
+
+
+def is_distribution(value: str) -> bool:
+    """Whether a text can be the name of a package, or is empty.
+
+    Messages advise to install it: anything but a plain name would be words for a shell, or an address.
+
+    >>> is_distribution("carvana-segnet"), is_distribution("git+https://example.org")
+    (True, False)
+    """
+    return bool(re.fullmatch(r"([A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?", value, re.ASCII)) and len(value) <= 200
+
+
+def _distribution(value: str) -> str:
+    if not is_distribution(value):
+        raise ValueError("must be the name of a package")
+    return value
+
+
+Side = Annotated[int, BeforeValidator(_number), Field(ge=1, le=_LARGEST_SIDE)]
+Classes = Annotated[int, BeforeValidator(_number), Field(ge=1, le=_MOST_CLASSES)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
+Distribution = Annotated[str, AfterValidator(_distribution)]
+Options = Annotated[dict[str, Any], AfterValidator(_jsonable)]
+# Both must be numbers in the network's fp32, too.
+Mean = Annotated[float, BeforeValidator(_number), Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Std = Annotated[float, BeforeValidator(_number), Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+
+
+class ModelSpec(BaseModel):
+    """One record for config.json, for an exported file's metadata and for the Predictor.
+
+    Attributes:
+        arch: Name of the architecture.
+        options: What its factory was called with, plain JSON values.
+        classes: Channels of the logits.
+        stride: Heights and widths are padded to a multiple of it.
+        min_size: The smallest height and width that the network works with, in pixels.
+        mean: Subtracted from pixels in [0, 1], red, green, blue.
+        std: Divided by after that.
+        trained_size: (height, width) to which whole photos were shrunk in training; None before training, and after a
+            training on crops, which shows photos at their own size.
+        threshold: A probability above it is foreground.
+        init: Where the weights started: "random", "imagenet", "file:NAME", "run:NAME", "auto: random (reason)".
+        package: The distribution that brings the architecture, so that an error can name it.
+        format_version: Version of this record.
+
+    >>> ModelSpec(arch="unet-ref", stride=16).to_json()["classes"]
+    1
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arch: Name
+    options: Options = {}
+    classes: Classes = 1
+    stride: Side = 1
+    min_size: Side = 1
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
+    std: tuple[Std, Std, Std] = IMAGENET_STD
+    trained_size: tuple[Side, Side] | None = None
+    threshold: Share = 0.5
+    init: str = "random"
+    package: Distribution = "carvana"
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """The record from plain JSON values.
+
+        Raises:
+            ModelError: a newer format, or a value that is missing, unknown or out of its range.
+        """
+        if not isinstance(values, dict):
+            raise ModelError(f"a model's configuration must be a JSON object, got {type(values).__name__}")
+        version = values.get("format_version", FORMAT_VERSION)
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+            raise ModelError(
+                f"the model was saved in format {reprlib.repr(version)}, this carvana reads up to {FORMAT_VERSION}:"
+                " upgrade carvana"
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ModelError(f"a model's configuration is not valid: {explain(cls, error)}") from None
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with some values changed, checked like the original.
+
+        Raises:
+            ModelError: a value is unknown or out of its range.
+
+        >>> ModelSpec(arch="unet-ref").changed(threshold=0.4).threshold
+        0.4
+        """
+        return self.from_json(self.to_json() | changes)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a factory returns when it knows more than the module; a bare ``nn.Module`` is accepted too.
+
+    Attributes:
+        module: Normalised float images (N, 3, H, W) to logits (N, classes, H, W).
+        stride: H and W must be multiples of it.
+        min_size: The smallest H and W that work.
+        mean: See ``ModelSpec``.
+        std: See ``ModelSpec``.
+        init: See ``ModelSpec``.
+        encoder: The part of ``module`` that ``encoder_lr`` and ``freeze_encoder`` mean, if there is one.
+
+    >>> from torch import nn
+    >>> Network(nn.Conv2d(3, 1, 3, stride=1, padding=1), min_size=3).stride
+    1
+    """
+
+    module: nn.Module
+    stride: int = 1
+    min_size: int = 1
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    init: str = "random"
+    encoder: nn.Module | None = None

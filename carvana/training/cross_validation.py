@@ -1,0 +1,170 @@
+"""Cross-validation: a run for each fold of cars, and the numbers of all photos by networks that never saw their car."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from carvana.config import FitConfig
+from carvana.data.check.sizes import check_sizes
+from carvana.data.splits import Split, recipe_samples, split_folds, write_split
+from carvana.errors import CarvanaError, ConfigError, RunError
+from carvana.evaluation.cross_validation import evaluate_folds
+from carvana.evaluation.samples import read_run_split, where_it_is
+from carvana.folds import Folds
+from carvana.training.callbacks import Callback
+from carvana.training.fit import fit, resume
+from carvana.training.setup import check, check_alone, lasting_path, with_data
+from carvana.training.stopping import TrainingInterrupted
+from carvana.utils.notebook import default_reporter
+from carvana.utils.progress import Reporter
+
+
+def fit_folds(
+    config: FitConfig,
+    *,
+    folds: int = 5,
+    out: str | os.PathLike[str] | None = None,
+    init: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    callbacks: tuple[Callback, ...] = (),
+    reporter: Reporter | None = None,
+) -> Folds:
+    """Train a network for each fold on the cars of the others, and evaluate all photos out of fold.
+
+    Every fold is a run of its own by the same recipe, seed and first weights; its split is given by file. Where ``out``
+    holds unfinished folds that were begun with the same arguments, they go on: finished ones are kept.
+
+    Args:
+        config: The recipe. ``split.by`` and ``split.seed`` say how photos are dealt out; ``split.val`` plays no part.
+        folds: How many, at least 2.
+        out: The folder; by default ``runs/<architecture>-folds`` with a free number.
+        init: A run or model folder to take all weights from before each training.
+        device: auto, cpu, cuda or cuda:N.
+        callbacks: Listeners of every training.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: one line that says what is wrong; each of them is a ValueError.
+
+    Example:
+        >>> folds = fit_folds(FitConfig(data={"root": "photos"}), folds=5)  # doctest: +SKIP
+        >>> folds.read_evaluation()["dice"]  # doctest: +SKIP
+        0.985
+    """
+    reporter = reporter or default_reporter()
+    _check_folds(config)
+    check(config, device=device)
+    config = with_data(config, reporter=reporter)
+    first_weights = lasting_path(init)
+    if out is not None and Folds(out).exists:
+        _check_same(Folds(out), config, folds, first_weights)
+        return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
+    splits = _deal(config, folds)
+    made = Folds.create(out, config, folds=folds, init=first_weights)
+    try:
+        _write(made, splits)
+        return _fit_all(made, config, device=device, callbacks=callbacks, reporter=reporter)
+    except CarvanaError:
+        if not any(run.path.exists() for run in made.runs):  # a mistake that was found before the first training
+            shutil.rmtree(made.path, ignore_errors=True)
+        raise
+
+
+def resume_folds(
+    path: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    callbacks: tuple[Callback, ...] = (),
+    reporter: Reporter | None = None,
+) -> Folds:
+    """Go on with folds that were interrupted, by their own recipe: finished folds are kept, an unfinished one resumed.
+
+    Args:
+        path: The folder of folds.
+        root: Where their data folder lies now, if it has moved; see :func:`carvana.resume`.
+        device: auto, cpu, cuda or cuda:N.
+        callbacks: Listeners of every training that is left to do.
+        reporter: Where progress goes.
+
+    Raises:
+        RunError: there are no folds, or a state cannot be read.
+        DataError: the photos are not there any more, or others.
+    """
+    reporter = reporter or default_reporter()
+    made = Folds.open(path)
+    if made.is_evaluated:
+        reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")
+        return made
+    config = where_it_is(made.read_config(), root, name=made.path)
+    if not made.table_path.is_file():  # killed before the photos were dealt out
+        _write(made, _deal(config, made.count))
+    return _fit_all(made, config, root=root, device=device, callbacks=callbacks, reporter=reporter)
+
+
+def _check_folds(config: FitConfig) -> None:
+    if config.split.file is not None:
+        raise ConfigError(
+            f"split.file = {str(config.split.file)!r}: folds deal out the photos themselves; leave it out, or fit "
+            "without --folds"
+        )
+    check_alone("folds are fitted")
+
+
+def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) -> None:
+    if made.is_evaluated:
+        raise RunError(f"{made.path}: exists already and is never overwritten; name another folder with --out")
+    if (made.read_config(), made.count, made.init) != (config, folds, init):
+        raise RunError(
+            f"{made.path}: holds folds that were begun with another recipe; `carvana fit --resume {made.path}` goes on "
+            "with that one, and --out names another folder"
+        )
+
+
+def _deal(config: FitConfig, folds: int) -> list[Split]:
+    samples = recipe_samples(config.data, config.data.root)
+    splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by)
+    check_sizes(samples)
+    return splits
+
+
+def _write(made: Folds, splits: list[Split]) -> None:
+    for number, split in enumerate(splits, start=1):
+        write_split(made.split_path(number), split)
+    rows = [(sample.name, sample.group, n) for n, split in enumerate(splits, start=1) for sample in split.val]
+    made.write_table(rows)  # the last: with it the photos are dealt out
+
+
+def _fit_all(
+    made: Folds,
+    config: FitConfig,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str,
+    callbacks: tuple[Callback, ...],
+    reporter: Reporter,
+) -> Folds:
+    begun = next((run for run in made.runs if run.split_path.is_file()), None)
+    if root is not None and begun is not None:
+        read_run_split(begun, root=root, reporter=reporter)  # the folds that are not begun have the same photos
+    for number, run in enumerate(made.runs, start=1):
+        name = f"fold {number} of {made.count}"
+        if run.is_evaluated:
+            reporter.info(f"{name}: fitted already")
+        else:
+            reporter.info(f"{name}: {run.path}")
+            own = config.replace({"split.file": str(made.split_path(number).resolve())})
+            try:
+                if run.config_path.is_file():
+                    resume(run.path, root=root, device=device, callbacks=callbacks, reporter=reporter)
+                else:
+                    fit(own, out=run.path, init=made.init, device=device, callbacks=callbacks, reporter=reporter)
+            except TrainingInterrupted as stopped:
+                raise TrainingInterrupted(
+                    f"stopped in {name}; continue with carvana fit --resume {made.path}",
+                    signal_number=stopped.exit_code - 128,
+                ) from stopped
+        reporter.info(f"{name}: Dice {run.read_evaluation()['dice']:.5f} at full size")
+    evaluate_folds(made, root=root, device=device, reporter=reporter)
+    return made

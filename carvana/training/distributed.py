@@ -1,0 +1,50 @@
+"""Several processes that train together: what each must know of the others. With one process it costs nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from carvana.training.failures import explained
+from carvana.utils.devices import Precision
+
+
+def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
+    """Accelerate's idea of this process, of its device and of the others that torchrun started with it."""
+    # Accelerate keeps its settings for the whole process and refuses another precision later; a second training in
+    # one process is nothing unusual, so its memory is cleared. The connection to other processes stays.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with explained():
+        return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+def add_up(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if accelerator.num_processes == 1:
+        return values
+    with explained():
+        total: Tensor = accelerator.reduce(values, reduction="sum")
+    return total
+
+
+def average_buffers(accelerator: Accelerator, module: torch.nn.Module) -> None:
+    """Give all processes the mean of their buffers: BatchNorm's statistics, which each took over photos of its own."""
+    for buffer in module.buffers() if accelerator.num_processes > 1 else ():
+        if buffer.is_floating_point():
+            buffer.copy_(add_up(accelerator, buffer.clone()) / accelerator.num_processes)
+
+
+def all_of(accelerator: Accelerator, value: Any) -> list[Any]:
+    """A value of each process, in the order of their numbers."""
+    if accelerator.num_processes == 1:
+        return [value]
+    with explained():
+        gathered: list[Any] = gather_object([value])
+    return gathered

@@ -1,0 +1,1 @@
+"""What any part uses: files, devices, processes, progress, memory."""

@@ -1,0 +1,281 @@
+"""Real broken files in real folders: each kind of damage is told, and nothing keeps the rest from being told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from carvana.data.check.problems import ADVICE, NOTES
+from carvana.data.check.report import Report, check_data
+from carvana.data.io.images import read_image, read_mask, write_image, write_palette_mask
+from carvana.data.samples import find_samples
+from carvana.errors import ConfigError, DataError
+
+
+class Folder:
+    """A copy of the demo cars, and names for its files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        samples = find_samples(root)
+        self.images = [sample.image for sample in samples]
+        self.masks = [sample.mask for sample in samples if sample.mask is not None]
+        self.cars = [sample.group for sample in samples]
+
+    def check(self, **options: object) -> Report:
+        return check_data(self.root, **options)  # type: ignore[arg-type]
+
+    def found(self) -> set[tuple[str, str]]:
+        return {(problem.kind, Path(problem.file).name) for problem in self.check().problems}
+
+
+@pytest.fixture
+def folder(tiny_data: Path, tmp_path: Path) -> Folder:
+    return Folder(Path(shutil.copytree(tiny_data, tmp_path / "data")))
+
+
+def test_nothing_is_wrong_with_sound_data_and_it_is_counted(folder: Folder) -> None:
+    report = folder.check()
+    assert report.problems == report.notes == ()
+    assert (report.photos, report.pairs, report.cars, report.photos_per_car) == (20, 20, 5, (4, 4))
+    assert report.sizes == {(160, 240): 20}
+    assert sum(report.views.values()) == 20
+    shares = {mask: float((np.asarray(Image.open(mask)) > 0).mean()) for mask in folder.masks}
+    assert report.foreground is not None
+    assert report.foreground.mean == pytest.approx(np.mean(list(shares.values())))
+    assert report.foreground.lowest == (str(min(shares, key=lambda m: shares[m])), pytest.approx(min(shares.values())))
+    assert report.foreground.highest[1] == pytest.approx(max(shares.values()))
+    assert report.ceiling_masks == 20
+    assert all(0.9 < ceiling.nearest < ceiling.coverage <= 1 for ceiling in report.ceilings[:1])
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_cut_files_are_told(folder: Folder, share: float) -> None:
+    for path in (folder.images[3], folder.masks[8]):
+        cut(path, share)
+    assert folder.found() == {("unreadable", folder.images[3].name), ("unreadable", folder.masks[8].name)}
+
+
+def test_files_that_are_empty_text_or_folders_are_told(folder: Folder) -> None:
+    folder.images[0].write_bytes(b"")
+    folder.images[1].write_text("no photo")
+    folder.masks[2].write_bytes(b"")
+    folder.masks[3].unlink()
+    folder.masks[3].mkdir()
+    expected = {("unreadable", path.name) for path in (*folder.images[:2], folder.masks[2])}
+    assert folder.found() == expected | {("no-mask", folder.images[3].name)}
+    assert [note.kind for note in folder.check().notes] == ["ignored"]
+    messages = [problem.message for problem in folder.check().problems if problem.kind == "unreadable"]
+    assert sum("0 bytes" in message for message in messages) == 2
+    assert not any(str(folder.root) in message or "\n" in message for message in messages)
+
+
+def test_missing_partners_are_told(folder: Folder) -> None:
+    folder.masks[4].unlink()
+    folder.images[7].unlink()
+    assert folder.found() == {("no-mask", folder.images[4].name), ("no-photo", folder.masks[7].name)}
+    report = folder.check()
+    assert (report.photos, report.pairs) == (19, 18)
+
+
+def test_a_damaged_photo_does_not_keep_its_mask_from_being_looked_at(folder: Folder) -> None:
+    cut(folder.images[2])
+    write_palette_mask(folder.masks[2], np.zeros((160, 240), np.uint8))
+    assert folder.found() == {("unreadable", folder.images[2].name), ("empty-mask", folder.masks[2].name)}
+
+
+def test_two_files_of_one_photo_are_told(folder: Folder) -> None:
+    write_image(folder.images[5].with_suffix(".png"), read_image(folder.images[5]))
+    shutil.copy(folder.masks[6], folder.masks[6].with_suffix(".png"))
+    stems = {(kind, Path(name).stem) for kind, name in folder.found()}
+    assert stems == {("same-stem", folder.images[5].stem), ("same-stem", folder.masks[6].stem)}
+
+
+def test_sizes_that_differ_are_told_and_a_turn_is_guessed(folder: Folder) -> None:
+    mask = read_mask(folder.masks[1])
+    write_palette_mask(folder.masks[1], mask[:100])
+    write_palette_mask(folder.masks[2], np.ascontiguousarray(mask.T))
+    assert folder.found() == {("size-differs", folder.masks[n].name) for n in (1, 2)}
+    first, second = (problem.message for problem in folder.check().problems)
+    assert "100 x 240" in first
+    assert "160 x 240" in first
+    assert "turned" in second
+    assert "turned" not in first
+
+
+def test_masks_without_an_object_and_without_a_background_are_told(folder: Folder) -> None:
+    write_palette_mask(folder.masks[0], np.zeros((160, 240), np.uint8))
+    write_palette_mask(folder.masks[1], np.ones((160, 240), np.uint8))
+    assert folder.found() == {("empty-mask", folder.masks[0].name), ("full-mask", folder.masks[1].name)}
+
+
+def replace_mask(path: Path, values: np.ndarray, suffix: str = ".png") -> Path:
+    path.unlink()
+    new = path.with_suffix(suffix)
+    write_image(new, values)
+    return new
+
+
+def test_masks_of_more_than_two_values_are_told_and_those_of_two_are_not(folder: Folder) -> None:
+    mask = read_mask(folder.masks[0])
+    soft = replace_mask(folder.masks[0], cv2.GaussianBlur(255 * mask, (0, 0), 2))
+    lossy = replace_mask(folder.masks[1], 255 * read_mask(folder.masks[1]), ".jpg")
+    classes = replace_mask(folder.masks[2], (7 * read_mask(folder.masks[2])).astype(np.uint8))
+    replace_mask(folder.masks[3], 255 * read_mask(folder.masks[3]))
+    replace_mask(folder.masks[4], np.where(read_mask(folder.masks[4]), 240, 30).astype(np.uint8))
+    assert folder.found() == {("not-binary", path.name) for path in (soft, lossy, classes)}
+    told = {Path(problem.file): problem.message for problem in folder.check().problems}
+    values = cv2.imread(str(soft), cv2.IMREAD_GRAYSCALE)
+    assert f"{len(np.unique(values))} values" in told[soft]
+    assert "more than the two of a mask" in told[soft]
+    assert "neither black nor white" in told[lossy]
+    assert "0, 7" in told[classes]
+
+
+def test_gif_files_of_several_pictures_are_told_and_their_first_is_looked_at(folder: Folder) -> None:
+    mask = read_mask(folder.masks[0])
+    pictures = [Image.fromarray(np.zeros_like(mask)), Image.fromarray(mask)]
+    for picture in pictures:
+        picture.putpalette([0, 0, 0, 255, 255, 255])
+    pictures[0].save(folder.masks[0], save_all=True, append_images=pictures[1:])
+    assert folder.found() == {("frames", folder.masks[0].name), ("empty-mask", folder.masks[0].name)}
+
+
+def test_a_photo_over_again_is_told_whatever_its_bytes(folder: Folder) -> None:
+    shutil.copy(folder.images[0], folder.images[1])  # the same car
+    data = folder.images[2].read_bytes()
+    comment = b"\xff\xfe\x00\x07hello"
+    folder.images[17].write_bytes(data[:2] + comment + data[2:])  # another car, another file, equal pixels
+    assert folder.found() == {("duplicate", folder.images[1].name), ("duplicate", folder.images[17].name)}
+    same, other = (problem.message for problem in folder.check().problems)
+    assert folder.images[0].name in same
+    assert "the same car" in same
+    assert folder.cars[2] in other
+
+
+def test_near_duplicates_are_told_across_cars_alone(folder: Folder) -> None:
+    write_image(folder.images[1], read_image(folder.images[0]), quality=60)
+    write_image(folder.images[18], cv2.resize(read_image(folder.images[2]), (200, 133)), quality=60)
+    report = folder.check()
+    near = [problem for problem in report.problems if problem.kind == "near-duplicate"]
+    assert [Path(problem.file).name for problem in near] == [folder.images[18].name]
+    assert folder.images[2].stem in near[0].message
+
+
+def test_one_mask_for_two_photos_is_told(folder: Folder) -> None:
+    shutil.copy(folder.masks[3], folder.masks[9])
+    assert folder.found() == {("same-mask", folder.masks[9].name)}
+    assert folder.images[3].stem in folder.check().problems[0].message
+    shutil.copy(folder.images[3], folder.images[9])
+    assert folder.found() == {("duplicate", folder.images[9].name)}
+
+
+def test_names_that_the_pattern_does_not_match_are_all_told(folder: Folder) -> None:
+    odd = [path.rename(path.with_name(f"odd{number}{path.suffix}")) for number, path in enumerate(folder.images[:3])]
+    for number, path in enumerate(folder.masks[:3]):
+        path.rename(path.with_name(f"odd{number}_mask.gif"))
+    report = folder.check(group=r"(?P<group>[0-9a-f]{12})_(?P<view>\d\d)")
+    assert [(p.kind, p.file) for p in report.problems] == [("no-car", str(path)) for path in odd]
+    assert folder.check().problems == ()  # without a pattern each is a car of its own
+
+
+def test_what_is_not_read_is_noted_and_is_no_problem(folder: Folder) -> None:
+    (folder.root / "train" / "notes.txt").write_text("")
+    (folder.root / "train" / "more").mkdir()
+    (folder.root / "train_masks" / "Thumbs.db").write_text("")
+    (folder.root / "train" / ".hidden").write_text("")
+    write_image(folder.images[0], cv2.resize(read_image(folder.images[0]), (120, 80)))
+    replace_mask(folder.masks[0], 255 * cv2.resize(read_mask(folder.masks[0]), (120, 80)))
+    report = folder.check()
+    assert report.problems == ()
+    noted = {(note.kind, Path(note.file).name) for note in report.notes}
+    assert noted == {
+        ("ignored", "notes.txt"), ("ignored", "more"), ("ignored", "Thumbs.db"), ("mixed-sizes", folder.images[0].name),
+    }  # fmt: skip
+    assert report.sizes == {(80, 120): 1, (160, 240): 19}
+
+
+def test_other_folders_are_named_as_in_a_recipe(folder: Folder) -> None:
+    (folder.root / "train").rename(folder.root / "a")
+    (folder.root / "train_masks").rename(folder.root / "b")
+    assert folder.check(images="a", masks="b").pairs == 20
+    with pytest.raises(DataError, match="neither train/"):
+        folder.check()
+    with pytest.raises(ConfigError, match="together"):
+        folder.check(images="a")
+    with pytest.raises(ConfigError, match="regular expression"):
+        folder.check(images="a", masks="b", group="(")
+
+
+def test_the_report_is_json_and_every_kind_has_advice(folder: Folder) -> None:
+    cut(folder.images[0])
+    folder.masks[1].unlink()
+    record = json.loads(json.dumps(folder.check().to_json(), allow_nan=False))
+    assert record["counts"] == {"unreadable": 1, "no-mask": 1}
+    assert record["sizes"] == {"160x240": 19}
+    assert {problem["kind"] for problem in record["problems"]} <= ADVICE.keys()
+    assert record["ceilings"][0].keys() == {"size", "coverage", "nearest"}
+    assert not ADVICE.keys() & NOTES.keys()
+
+
+def test_any_number_of_threads_finds_the_same(folder: Folder) -> None:
+    cut(folder.images[0])
+    shutil.copy(folder.images[5], folder.images[6])
+    assert folder.check(workers=1) == folder.check(workers=5)
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_reported(folder: Folder) -> None:
+    for path in (*folder.images, *folder.masks):
+        path.write_bytes(b"x")
+    report = folder.check()
+    assert report.count() == {"unreadable": 40}
+    assert (report.foreground, report.ceilings, report.sizes) == (None, (), {})
+
+
+def test_inverted_masks_are_told_once_for_all(folder: Folder) -> None:
+    for mask in folder.masks:
+        replace_mask(mask, np.where(read_mask(mask), 0, 255).astype(np.uint8))
+    assert folder.found() == {("inverted", "train_masks")}
+
+
+def test_masks_that_exif_leaves_behind_are_told(folder: Folder) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in folder.images[:2]:
+        Image.fromarray(read_image(path)).save(path, exif=exif, quality=95)
+    found = folder.found()
+    assert {name for kind, name in found if kind == "turned"} == {path.name for path in folder.masks[:2]}
+
+
+def test_values_over_a_small_part_of_their_range_are_told(folder: Folder) -> None:
+    dark = folder.images[0].with_suffix(".png")
+    cv2.imwrite(str(dark), read_image(folder.images[0]).astype(np.uint16) * 16)
+    folder.images[0].unlink()
+    assert folder.found() == {("range", dark.name)}
+    assert "16 bits a value, the lowest" in folder.check().problems[0].message
+
+
+def test_joined_masks_count_as_one(folder: Folder) -> None:
+    mask = read_mask(folder.masks[0])
+    left, right = mask.copy(), mask.copy()
+    left[:, 120:], right[:, :120] = 0, 0
+    before = folder.check()
+    Image.fromarray(left * np.uint8(255)).save(folder.masks[0], format="PNG")
+    second = folder.masks[0].with_name(f"{folder.masks[0].stem}_1.png")
+    Image.fromarray(right * np.uint8(255)).save(second)
+    after = folder.check()
+    assert after.problems == ()
+    assert (after.pairs, after.foreground) == (before.pairs, before.foreground)
+    Image.fromarray(right[1:]).save(second)
+    assert folder.found() == {("size-differs", folder.masks[0].name)}

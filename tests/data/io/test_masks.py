@@ -1,0 +1,191 @@
+"""Which values of a mask file are the object: rules of two values, and what is refused with its task."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from carvana.data.io.images import image_size, inspect_mask, read_coverage, read_mask, read_share
+from carvana.errors import DataError
+
+
+@pytest.fixture
+def mask(rng: np.random.Generator) -> np.ndarray:
+    return (cv2.resize(rng.random((6, 8)), (161, 119)) > 0.5).astype(np.uint8)
+
+
+def encoded(values: np.ndarray, kind: str = "PNG", palette: bytes | None = None, **options: object) -> bytes:
+    picture = Image.fromarray(values)
+    if palette is not None:
+        picture.putpalette(palette)
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def antialiased(rng: np.random.Generator) -> np.ndarray:
+    """A mask that is drawn at five times its size and shrunk by area."""
+    large = cv2.resize(rng.random((6, 8)), (5 * 644, 5 * 476)) > 0.5
+    return cv2.resize(large * np.uint8(255), (644, 476), interpolation=cv2.INTER_AREA)
+
+
+VOC = bytes((0, 0, 0, 128, 0, 0, 0, 128, 0, *[0] * 753, 224, 224, 192))
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (lambda mask: encoded(mask + np.tri(*mask.shape, dtype=np.uint8)), r"values 0, 1, 2, .*class_2: 2"),
+        (lambda mask: encoded(np.where(np.eye(*mask.shape) > 0, 255, mask).astype(np.uint8)),
+         r"values 0, 1, 255, .*task: \{classes: \{object: 1\}, ignore: \[255\]\}"),
+        (lambda mask: encoded(np.where(np.eye(*mask.shape) > 0, 255, mask).astype(np.uint8), palette=VOC),
+         r"values 0, 1, 255, .*ignore: \[255\]"),
+        (lambda mask: encoded(np.where(np.eye(*mask.shape) > 0, 2, mask).astype(np.uint8), "GIF", palette=VOC),
+         r"values 0, 1, 2, "),
+        (lambda mask: encoded((np.indices(mask.shape)[1] * mask).astype(np.uint8)), r'object: "1-160"'),
+        (lambda mask: encoded((np.indices(mask.shape)[1] * mask * 5).astype(np.uint16)), r'161 values .*"5-800"'),
+        (lambda mask: npy((np.indices(mask.shape)[1] * mask).astype(np.int32)), r'object: "1-160"'),
+        (lambda mask: encoded(np.where(np.eye(*mask.shape) > 0, 127, mask * np.uint8(255)).astype(np.uint8)),
+         "values 0, 127, 255"),
+        (lambda mask: encoded(np.stack([mask * 255, np.tri(*mask.shape, dtype=np.uint8) * 200, mask * 0], 2)),
+         "colours #000000, #00c800, #ff0000, #ffc800"),
+        (lambda mask: npy(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 3)), "values from 0 to 1"),
+    ],
+    ids=["classes", "rim", "palette with a rim", "palette GIF", "instances", "16-bit instances", "npy instances",
+         "three greys", "colours", "probabilities"],
+)  # fmt: skip
+def test_labels_are_refused_with_their_values_and_their_task(
+    mask: np.ndarray, labels: Callable[[np.ndarray], bytes], told: str
+) -> None:
+    data = labels(mask)
+    for read in (read_mask, read_share, lambda source: read_coverage(source, (32, 32))):
+        with pytest.raises(DataError, match=f"the mask holds .*{told}") as caught:
+            read(data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda mask: encoded(mask),
+        lambda mask: encoded(mask * np.uint8(255)),
+        lambda mask: encoded(mask * np.uint8(200) + np.uint8(20)),
+        lambda mask: encoded(mask, palette=VOC),
+        lambda mask: encoded(mask * np.uint16(65535)),
+        lambda mask: encoded(mask.astype(np.float32), "TIFF"),
+        lambda mask: encoded(np.stack([mask * 255, mask * 0, mask * 0], 2).astype(np.uint8)),
+        lambda mask: encoded(mask * np.uint8(255), "JPEG", quality=90),
+        lambda mask: encoded(mask * np.uint8(255), "WEBP", quality=90),
+        lambda mask: npy(mask),
+        lambda mask: npy(mask > 0),
+        lambda mask: npy(mask.astype(np.float64)),
+        lambda mask: npy(mask[None].astype(np.int64) * 255),
+        lambda mask: npy(mask[:, :, None]),
+    ],
+)  # fmt: skip
+def test_two_values_are_a_mask_however_they_are_stored(mask: np.ndarray, stored: Callable[[np.ndarray], bytes]) -> None:
+    data = stored(mask)
+    assert (read_mask(data) == mask).all()
+    assert image_size(data) == mask.shape
+
+
+def test_an_antialiased_boundary_is_cut_at_half_and_its_share_is_known(rng: np.random.Generator) -> None:
+    soft = antialiased(rng)
+    assert len(np.unique(soft)) > 16
+    assert (read_mask(encoded(soft)) == (soft > 127)).all()
+    found = inspect_mask(encoded(soft))
+    assert found.between == pytest.approx(np.mean((soft > 0) & (soft < 255)))
+    assert inspect_mask(encoded((soft > 127).view(np.uint8))).between == 0
+
+
+def test_low_labels_among_antialiased_values_are_refused(rng: np.random.Generator) -> None:
+    soft = antialiased(rng)
+    soft[:40, :40] = 3  # half a percent of the pixels
+    with pytest.raises(DataError, match="the mask holds"):
+        read_mask(encoded(soft))
+
+
+def several_hues(mask: np.ndarray) -> np.ndarray:
+    """Forty objects of colours of their own."""
+    hues = (np.indices(mask.shape)[1] // 4 * 6 % 180).astype(np.uint8)
+    saturated = np.stack([hues, np.full_like(mask, 255), mask * np.uint8(255)], 2)
+    return cv2.cvtColor(saturated, cv2.COLOR_HSV2RGB)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (lambda mask: npy(mask.astype(np.int8) - np.eye(*mask.shape, dtype=np.int8) * mask * 2), "values -1, 0, 1"),
+        (lambda mask: encoded(-mask.astype(np.int32), "TIFF"), "values -1, 0"),
+        (lambda mask: encoded(several_hues(mask)), "objects of several colours"),
+        (lambda mask: encoded(several_hues(mask), "WEBP", lossless=True), "objects of several colours"),
+        (lambda mask: encoded(several_hues(mask), "JPEG", quality=95), "objects of several colours"),
+    ],
+)
+def test_negative_labels_and_objects_of_several_colours_are_refused(
+    mask: np.ndarray, data: Callable[[np.ndarray], bytes], told: str
+) -> None:
+    with pytest.raises(DataError, match=f"the mask holds .*{told}"):
+        read_mask(data(mask))
+
+
+def test_one_colour_with_an_antialiased_boundary_is_a_mask(rng: np.random.Generator) -> None:
+    soft = antialiased(rng)
+    for colour in ((255, 85, 0), (0, 128, 255), (255, 0, 255)):
+        coloured = (soft[:, :, None] / 255 * colour).round().astype(np.uint8)
+        for kind, options in (("PNG", {}), ("JPEG", {"quality": 95, "subsampling": 0})):
+            found = read_mask(encoded(coloured, kind, **options))
+            assert np.mean(found != (soft > 127)) < 0.002
+
+
+def test_white_beside_labels_is_no_rim(mask: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"values 0, 128, 255, .*class_255: 255") as caught:
+        read_mask(encoded(np.where(np.eye(*mask.shape) > 0, 128, mask * np.uint8(255)).astype(np.uint8)))
+    assert "ignore" not in str(caught.value)
+
+
+def test_several_masks_of_one_image_are_joined(mask: np.ndarray, tmp_path: Path) -> None:
+    left, right = mask.copy(), mask.copy()
+    left[:, 80:], right[:, :80] = 0, 0
+    files = tmp_path / "x_mask.png", tmp_path / "x_mask_1.png"
+    for file, part in zip(files, (left, right), strict=True):
+        file.write_bytes(encoded(part * np.uint8(255)))
+    assert (read_mask(files) == mask).all()
+    assert read_share(files) == pytest.approx(mask.mean())
+    assert (read_coverage(files, (30, 40)) == read_coverage(encoded(mask), (30, 40))).all()
+    with pytest.raises(DataError, match="masks of one image differ in size"):
+        read_mask((files[0], encoded(right[1:])))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (npy(np.zeros((4, 5, 3))), r"an array of float64 \(4, 5, 3\) is not a mask"),
+        (npy(np.array(["a"])), "is not a mask"),
+        (npy(np.zeros((4, 5), complex)), "is not a mask"),
+        (npy(np.zeros((40, 50)))[:-9], "damaged or cut"),
+        (b"\x93NUMPY\x09\x09", "cannot be read as an array of NumPy"),
+    ],
+)
+def test_arrays_that_are_not_masks_are_refused(data: bytes, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_mask(data)
+
+
+def test_an_array_that_claims_more_pixels_than_the_limit_is_refused_unread() -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6)})
+    with pytest.raises(DataError, match="limit"):
+        read_mask(file.getvalue())

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from carvana.data.io.images import read_image, read_mask
+from carvana.errors import ConfigError
+from carvana.inference.outputs.background import Colour
+from carvana.inference.outputs.files import Outputs
+from carvana.inference.outputs.postprocess import Cleaning, clean
+from carvana.inference.prediction import Prediction
+
+CRUMB, HOLE = np.s_[2:5, 2:5], np.s_[30, 50]
+
+
+@pytest.fixture
+def prediction() -> Prediction:
+    """A disc with a pinhole, and a crumb in the corner."""
+    rows, columns = np.mgrid[:80, :100]
+    probabilities = np.clip((36.7 - np.hypot(rows - 40, columns - 50)) / 8 + 0.6, 0, 1).astype(np.float32)
+    probabilities[CRUMB], probabilities[HOLE] = 0.95, 0.1
+    return Prediction(probabilities, (80, 100), 0.6)
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (80, 100, 3)).astype(np.uint8)
+
+
+def write(folder: Path, outputs: Outputs, prediction: Prediction, photo: np.ndarray) -> dict[str, Path]:
+    names = outputs.names("car")
+    for name, data in outputs.encode(names, prediction, photo):
+        (folder / name).write_bytes(data)
+    return {kind: folder / name for kind, name in names.items()}
+
+
+EVERYTHING = ("mask", "prob", "cutout", "overlay")
+
+
+def test_masks_cut_outs_and_overlays_are_cleaned_alike_and_probabilities_are_not(
+    prediction: Prediction, photo: np.ndarray, tmp_path: Path
+) -> None:
+    assert prediction.mask[CRUMB].all()
+    cleaning = Cleaning(holes=0.01)
+    files = write(tmp_path, Outputs(EVERYTHING, cleaning), prediction, photo)
+    mask = read_mask(files["mask"])
+    np.testing.assert_array_equal(mask, clean(prediction.mask, parts=cleaning.parts, holes=cleaning.holes))
+    assert not mask[CRUMB].any()
+    assert mask[HOLE] == 1
+    with Image.open(files["cutout"]) as picture:
+        opacity = np.asarray(picture)[..., 3]
+    np.testing.assert_array_equal(opacity > 127, mask > 0)
+    assert not opacity[:8, :8].any()
+    assert opacity[HOLE] == 255
+    with Image.open(files["prob"]) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), prediction.levels)
+    shown = read_image(files["overlay"]).astype(int)
+    assert np.ptp(shown[CRUMB], axis=2).max() < 60  # grey, as the background is
+
+
+def test_without_cleaning_the_mask_is_the_predictions(
+    prediction: Prediction, photo: np.ndarray, tmp_path: Path
+) -> None:
+    files = write(tmp_path, Outputs(EVERYTHING), prediction, photo)
+    np.testing.assert_array_equal(read_mask(files["mask"]), prediction.mask)
+    with Image.open(files["cutout"]) as picture:
+        np.testing.assert_array_equal(np.asarray(picture)[..., 3] > 127, prediction.mask > 0)
+
+
+def test_a_cut_out_on_a_background_is_a_jpeg_without_transparency(
+    prediction: Prediction, photo: np.ndarray, tmp_path: Path
+) -> None:
+    files = write(tmp_path, Outputs(("cutout",), background=Colour((0, 128, 255))), prediction, photo)
+    assert files["cutout"].name == "car_cutout.jpg"
+    with Image.open(files["cutout"]) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (100, 80))
+    far = read_image(files["cutout"])[20:60, :5].reshape(-1, 3)
+    np.testing.assert_allclose(far.mean(axis=0), (0, 128, 255), atol=2)
+
+
+def test_settings_name_only_what_is_asked_for() -> None:
+    assert Outputs(("mask",)).settings() == {}
+    assert Outputs(("mask",), Cleaning()).settings() == {"clean": {"parts": 0.05, "holes": 0.0001}}
+    assert Outputs(("cutout",), background=Colour((1, 2, 3))).settings() == {"background": [1, 2, 3]}
+
+
+def test_only_what_shows_the_photo_needs_it() -> None:
+    assert not Outputs(("mask", "prob")).need_photo
+    assert Outputs(("mask", "overlay")).need_photo
+    assert Outputs(("cutout",)).need_photo
+
+
+def test_a_background_without_a_cut_out_is_refused() -> None:
+    with pytest.raises(ConfigError, match="add cutout to --save"):
+        Outputs.choose(["mask"], background=Colour((1, 2, 3)))
+    assert Outputs.choose(["mask", "cutout", "mask"]).kinds == ("mask", "cutout")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import carvana
+from carvana.errors import RunError, UnknownNameError
+from carvana.registry import registry
+from carvana.training.plugin_requirements import KEY, check_packages, packages_of
+
+
+@pytest.fixture(autouse=True)
+def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for catalog in registry.catalogs.values():
+        monkeypatch.setattr(catalog, "_entries", {entry.name: entry for entry in catalog.registered()})
+
+
+@pytest.fixture
+def config() -> carvana.FitConfig:
+    return carvana.FitConfig(arch="mine", train={"loss": "bce + 0.5*focal"}, data={"augment": "seed"})
+
+
+def test_names_of_other_packages_are_noted_with_them(config: carvana.FitConfig) -> None:
+    with registry.registering("carvana-mine", "1.0"):
+        registry.archs.register("mine", "mine:build")
+        registry.losses.register("focal", "mine:focal", replace=True)
+    assert packages_of(config) == {"mine": "carvana-mine", "focal": "carvana-mine"}
+    carvana.register_augment("own", "own:build")  # a script's: no package to name
+    assert packages_of(config.replace({"data.augment": "own"})) == packages_of(config)
+
+
+def test_a_name_that_is_missing_or_somebody_elses_is_told_with_its_package(
+    config: carvana.FitConfig, tmp_path: Path
+) -> None:
+    run = carvana.Run(tmp_path)
+    with pytest.raises(UnknownNameError, match="mine"):
+        check_packages(run, config)
+    run.write_record({KEY: {"mine": "carvana-mine", "focal": "carvana-mine"}})
+    with pytest.raises(RunError, match=r"'mine' is not registered here.*pip install carvana-mine"):
+        check_packages(run, config)
+    registry.archs.register("mine", "mine:build", replace=True)
+    with pytest.raises(RunError, match="'mine' is that of the package carvana-mine"):
+        check_packages(run, config)
+    with registry.registering("carvana-mine", "1.0"):
+        registry.archs.register("mine", "mine:build", replace=True)
+    with pytest.raises(RunError, match=r"loss 'focal' is that of the package carvana-mine.*not that of carvana"):
+        check_packages(run, config)
+    with registry.registering("carvana-mine", "1.0"):
+        registry.losses.register("focal", "mine:focal", replace=True)
+    check_packages(run, config)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from carvana.cli.app import app
+from carvana.errors import ConfigError
+from carvana.utils.devices import (
+    autocast,
+    best_device,
+    cpu_count,
+    describe,
+    devices_named,
+    float64_device,
+    resolve_device,
+    resolve_precision,
+)
+
+CPU, MPS = torch.device("cpu"), torch.device("mps")
+
+
+def test_auto_is_the_gpu_where_there_is_one() -> None:
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps:0", ""])
+def test_an_unknown_device_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match="device"):
+        resolve_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_told() -> None:
+    with pytest.raises(ConfigError, match="--device cpu"):
+        resolve_device("cuda")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+def test_a_missing_apple_gpu_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["fit", "--device", "mps"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: device 'mps': no Apple GPU is usable here; take --device cpu\n"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"), [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_is_nvidias_gpu_then_apples_then_the_cpu(cuda: bool, mps: bool, best: str) -> None:
+    assert best_device(cuda=cuda, mps=mps) == best
+
+
+def test_an_apple_gpu_computes_in_fp32_unless_asked_and_leaves_float64_to_the_cpu() -> None:
+    assert resolve_precision("auto", MPS) == "fp32"
+    assert resolve_precision("fp16", MPS) == "fp16"
+    assert float64_device(MPS) == CPU
+    assert float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    assert resolve_device("cuda").type == "cuda"
+    with pytest.raises(ConfigError, match="counted from 0"):
+        resolve_device("cuda:99")
+
+
+def test_precision() -> None:
+    assert resolve_precision("fp32", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+    assert resolve_precision("auto", CPU) in ("bf16", "fp32")
+    with pytest.raises(ConfigError, match="fp16"):
+        resolve_precision("fp16", CPU)
+    with pytest.raises(ConfigError, match="bf16"):
+        resolve_precision("bf32", CPU)
+
+
+def test_autocast_computes_in_the_precision() -> None:
+    layer = torch.nn.Linear(4, 4)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with autocast(CPU, precision):
+            assert layer(torch.zeros(1, 4)).dtype == dtype
+
+
+def test_the_machine_is_described() -> None:
+    assert cpu_count() >= 1
+    assert str(cpu_count()) in describe(CPU)
+
+
+def test_work_is_spread_over_all_gpus_unless_one_device_is_named() -> None:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    assert devices_named("cpu") == ["cpu"]
+    assert devices_named("auto") == ([f"cuda:{number}" for number in range(gpus)] or ["cpu"])
+    with pytest.raises(ConfigError, match="tpu"):
+        devices_named("tpu")
