@@ -92,7 +92,7 @@ def litter(tree: Path) -> None:
     """Leave what working in a checkout leaves."""
     for name in (
         "carvana/__pycache__/run.cpython-311.pyc",
-        "carvana/archs/__pycache__/spec.cpython-311.pyc",
+        "carvana/models/__pycache__/spec.cpython-311.pyc",
         "configs/__pycache__/old.pyc",
         "plugins/carvana-segnet/carvana_segnet.egg-info/PKG-INFO",
         "plugins/carvana-segnet/dist/carvana_segnet-0.1.0-py3-none-any.whl",

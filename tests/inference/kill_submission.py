@@ -1,4 +1,4 @@
-"""Writes a submission, is killed at random times and goes on each time; run by test_submission.py.
+"""Writes a submission, is killed at random times and goes on each time; run by submission/test_write.py.
 
 The work is done in forks of a process that has imported everything, so that a kill finds it at work. Prints how many
 parts each kill left.

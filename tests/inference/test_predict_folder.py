@@ -222,7 +222,7 @@ def test_a_kill_between_the_line_and_the_file_orphans_nothing(photos: list[Path]
     script = f"""
 import os, signal, sys
 sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
-from inference.test_writing import Path, predict_folder, predictor
+from inference.test_predict_folder import Path, predict_folder, predictor
 steps = []
 def kill(event, arguments):
     if event == "carvana.write":
