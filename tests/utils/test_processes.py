@@ -9,7 +9,7 @@ from pathlib import Path
 import forkserver
 import pytest
 
-MODEL = Path(__file__).parent / "fixtures" / "format-1" / "model"
+MODEL = Path(__file__).parents[1] / "fixtures" / "format-1" / "model"
 
 CHECKED = """
 import multiprocessing

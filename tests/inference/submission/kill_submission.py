@@ -1,4 +1,4 @@
-"""Writes a submission, is killed at random times and goes on each time; run by submission/test_write.py.
+"""Writes a submission, is killed at random times and goes on each time; run by test_write.py.
 
 The work is done in forks of a process that has imported everything, so that a kill finds it at work. Prints how many
 parts each kill left.
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from submitting import small_predictor
 
