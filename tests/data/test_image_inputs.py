@@ -106,6 +106,34 @@ def test_text_that_is_no_path_is_not_repeated_whole() -> None:
         assert len(str(error.value)) < 300
 
 
+def test_files_that_are_closed_or_open_as_text_are_refused_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.new("RGB", (4, 3)).save(path)
+    with open(path) as file, pytest.raises(DataError, match="open as text"):
+        read_image(file)  # type: ignore[arg-type]
+    with open(path, "rb") as closed:
+        pass
+    with pytest.raises(DataError, match="closed"):
+        read_image(closed)
+    picture = Image.open(path)
+    picture.close()
+    with pytest.raises(DataError, match="expected a PIL image that is open"):
+        read_image(picture)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, 4, 5, dtype=torch.bfloat16),
+        torch.zeros(3, 4, 5, dtype=torch.uint8).to_sparse(),
+        torch.zeros(3, 4, 5, dtype=torch.uint8, device="meta"),
+    ],
+)
+def test_tensors_without_plain_values_are_refused_in_a_line(tensor: torch.Tensor) -> None:
+    with pytest.raises(DataError, match=r"a tensor of \w+ \(3, 4, 5\) is not an image"):
+        read_image(tensor)
+
+
 def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, rng: np.random.Generator) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     pixels = cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (70, 40))

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
+from carvana.data.io.tiff import check_pages
 from carvana.errors import DataError
 
 UInt8 = NDArray[np.uint8]
@@ -21,6 +22,7 @@ _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
 _PNG_DEPTH = 24  # the place of the bit depth in a PNG
 _PPM_HEADER = re.compile(rb"P\d(?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")  # its third number
 _JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # the codestream's beginning, see ITU-T T.800, A.5.1
+_NEARLY_ALL = 0.1, 99.9  # percentiles: a few dead or burnt pixels do not count
 _SMALL_PART = 1 / 4  # of the range; 14 bits in 16 are a little less
 
 
@@ -71,15 +73,9 @@ def pixels_in_memory(source: object) -> UInt8 | None:
         DataError: an array or a tensor that is not an image.
     """
     if isinstance(source, Image.Image):
-        return turn(to_rgb(source), orientation_of(source))
+        return _pixels_of(source)
     if hasattr(source, "detach") and hasattr(source, "cpu"):  # a tensor of torch, which is not imported here
-        array = source.detach().cpu().numpy()
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
-            raise DataError(
-                f"a tensor of {array.dtype} {array.shape} is not an image; expected uint8 of shape"
-                " (3, height, width), RGB"
-            )
-        return np.ascontiguousarray(array.transpose(1, 2, 0))
+        return _pixels_of_tensor(source)
     if isinstance(source, np.ndarray):
         channels = source.shape[2] if source.ndim == 3 else 1
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in source.shape:
@@ -89,6 +85,35 @@ def pixels_in_memory(source: object) -> UInt8 | None:
             )
         return _rgb_of(source)
     return None
+
+
+def _pixels_of_tensor(tensor: Any) -> UInt8:
+    try:
+        array = tensor.detach().cpu().numpy()
+    except (TypeError, NotImplementedError, RuntimeError):  # bfloat16, sparse, without data
+        array = np.empty(0)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise DataError(
+            f"a tensor of {kind} {tuple(tensor.shape)} is not an image; expected uint8 of shape (3, height, width), RGB"
+        )
+    return np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
+def _pixels_of(picture: Image.Image) -> UInt8:
+    """An upright PIL image, with the same refusals as its file."""
+    name = "the image"
+    try:
+        if isinstance(picture, TiffImageFile) and picture.tell() == 0:
+            check_pages(picture, name)
+        check_dropped_bits(picture, b"", name)
+        return turn(to_rgb(picture, name), orientation_of(picture))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow reads files late, and raises nearly anything on damaged bytes
+        raise DataError(
+            f"{name}: cannot be read ({' '.join(str(error).split())}); expected a PIL image that is open and complete"
+        ) from error
 
 
 def _rgb_of(pixels: UInt8) -> UInt8:
@@ -108,7 +133,7 @@ def bits_of(picture: Image.Image, start: bytes) -> int:
     if isinstance(picture, TiffImageFile):
         return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
     if isinstance(picture, PngImageFile):
-        return start[_PNG_DEPTH]
+        return start[_PNG_DEPTH] if start else 16 if "16B" in str(picture.tile) else 8  # no tile: it was read already
     if picture.format == "PPM" and (header := _PPM_HEADER.match(start)):
         return int(header[1]).bit_length()
     if picture.format == "JPEG2000" and (size := start.find(_JPEG2000_SIZE)) >= 0:
@@ -121,7 +146,7 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
 
     Args:
         picture: With its pixels.
-        data: The bytes of its file.
+        data: The bytes of its file; none where it is in memory.
         name: What the message begins with.
 
     Raises:
@@ -131,40 +156,39 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
     if bits <= 8 or is_wide(picture):  # one band: _eight_bit has looked at it
         return
     shown = np.asarray(picture.convert("RGB"))
-    lowest, highest = int(shown.min()), int(shown.max())
-    if highest - lowest >= _SMALL_PART * 256:
+    if np.ptp(np.percentile(shown, _NEARLY_ALL)) >= _SMALL_PART * 256:
         return
-    exact = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    exact = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if exact is not None and exact.dtype == np.uint16 and exact.ndim == 3:
-        lowest, highest = int(exact[:, :, :3].min()), int(exact[:, :, :3].max())
+        _check_range(exact[:, :, :3], 65535, bits, name)
     else:
-        lowest, highest = lowest * 256, highest * 256 + 255
-    _check_range(lowest, highest, 65535, bits, name)
+        _check_range(shown.astype(np.uint16) * 257, 65535, bits, name)
 
 
 def _eight_bit(values: NDArray[Any], name: str) -> UInt8:
     """16-bit values (0..65535) to 8 bits; what stays under 256 already is kept."""
     if not values.size:
         return values.astype(np.uint8)
-    lowest, highest = values.min().item(), values.max().item()
+    highest = values.max().item()
     kept = highest <= 255
     bits = values.dtype.itemsize * 8
-    _check_range(lowest, highest, 255 if kept and highest > 1 else 65535, bits, name)
+    _check_range(values, 255 if kept and highest > 1 else 65535, bits, name)
     wide = values if kept else values / 257
     return np.asarray(wide + 0.5).astype(np.uint8)
 
 
-def _check_range(lowest: float, highest: float, full: int, bits: int, name: str) -> None:
+def _check_range(values: NDArray[Any], full: int, bits: int, name: str) -> None:
     """Refuse values that would be read nearly black, or of one brightness; those that are all equal may be.
 
     Raises:
-        DataError: they use a small part of 0 to ``full``, or lie outside of it.
+        DataError: nearly all use a small part of 0 to ``full``, or some lie outside of it.
     """
+    lowest, highest = values.min().item(), values.max().item()
     inside = 0 <= lowest <= highest <= full  # not so with NaN
-    if inside and (lowest == highest or highest - lowest >= _SMALL_PART * full):
+    if inside and not 0 < np.ptp(np.percentile(values, _NEARLY_ALL)) < _SMALL_PART * full:
         return
     raise DataError(
         f"{name}: {bits} bits a value, the lowest {lowest:,.6g}, the highest {highest:,.6g}, read as 0 to {full:,}: "
-        + ("almost nothing would be seen" if inside else "some lie outside")
+        + ("nearly all use a small part of that" if inside else "some lie outside")
         + "; scale the values to 0 to 255 and save 8 bits (a later version takes their range from data.range)"
     )

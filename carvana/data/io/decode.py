@@ -124,7 +124,9 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
         what = tiff_layout(file) or "no image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
         raise DataError(f"{name_of(source)}: {what}") from error
     except Exception as error:  # as below
-        raise DataError(f"{name_of(source)}: cannot be read ({error}); replace the file or leave it out") from error
+        raise DataError(
+            f"{name_of(source)}: cannot be read ({_why(error)}); replace the file or leave it out"
+        ) from error
     check_pixels(picture.height, picture.width, limit, source)
     if isinstance(picture, TiffImageFile):
         check_pages(picture, name_of(source))
@@ -140,8 +142,15 @@ def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
         with pillow_limit(limit):
             picture.load()
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise DataError(f"{name_of(source)}: damaged or cut ({error}); replace the file or leave it out") from error
+        raise DataError(
+            f"{name_of(source)}: damaged or cut ({_why(error)}); replace the file or leave it out"
+        ) from error
     return picture
+
+
+def _why(error: Exception) -> str:
+    """What a decoder says, in one line."""
+    return " ".join(str(error).split())
 
 
 def _bytes_of(source: object) -> bytes:
@@ -149,12 +158,14 @@ def _bytes_of(source: object) -> bytes:
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     try:
-        data = source.read()  # type: ignore[attr-defined]
+        data = "" if isinstance(source, io.TextIOBase) else source.read()  # type: ignore[attr-defined]
     except (AttributeError, io.UnsupportedOperation):
         raise DataError(
             f"{type(source).__name__} is not an image; expected a path, bytes, a file that is open to be read, a PIL"
             " image, an array or a tensor"
         ) from None
+    except ValueError as error:  # it is closed
+        raise DataError(f"{name_of(source)}: cannot be read ({error})") from error  # type: ignore[arg-type]
     if not isinstance(data, bytes):
         raise DataError(f"{name_of(source)}: open as text; open an image file with mode 'rb'")  # type: ignore[arg-type]
     return data

@@ -32,7 +32,7 @@ from carvana.data.io.decode import (
     stream,
 )
 from carvana.data.io.gif import MOST_CHANGES, read_runs
-from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg
+from carvana.data.io.jpeg import START, check_complete, is_jpeg, jpeg_header, jpeg_size, read_jpeg
 from carvana.data.io.masks import LOSSY_FORMATS, is_npy, mask_values, npy_size, object_of, read_npy
 from carvana.data.io.runs import Runs
 from carvana.errors import DataError
@@ -95,7 +95,9 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
     data = read_bytes(source, max_pixels)
     if is_jpeg(data):
         header = jpeg_header(data)
-        if header is not None and header[2] != "CMYK":
+        if header is not None and header[2] == "CMYK":
+            check_complete(data, source)
+        elif header is not None:
             check_pixels(header[0], header[1], max_pixels, source)
             image = read_jpeg(data, source, at_least)
             if image is not None:
@@ -333,6 +335,8 @@ def _shrinks(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
 def _runs_or_mask(source: MaskSource, max_pixels: int) -> Runs | UInt8:
     """A mask in the form that costs least to read."""
     if isinstance(source, tuple):
+        if not source:
+            raise DataError("no mask: the tuple of files is empty")
         masks = [read_mask(one, max_pixels=max_pixels) for one in source]
         if len({mask.shape for mask in masks}) > 1:
             told = ", ".join(f"{name_of(one)} {mask.shape}" for one, mask in zip(source, masks, strict=True))

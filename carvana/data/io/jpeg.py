@@ -69,11 +69,25 @@ def read_jpeg(data: bytes, source: Source, at_least: tuple[int, int] | None) -> 
         raise
     except Exception as error:  # it raises more than it says
         if "premature end" in str(error).lower():  # which Pillow would fill with grey
-            raise DataError(
-                f"{name_of(source)}: damaged or cut JPEG ({error}); replace the file or leave it out"
-            ) from error
+            raise _cut(source, error) from error
         return None
     return turn(image, orientation)
+
+
+def check_complete(data: bytes, source: Source) -> None:
+    """Raise a DataError for a JPEG in CMYK that is cut short: Pillow would fill it with grey if its end is there."""
+    check_scans(data, source)
+    try:
+        simplejpeg.decode_jpeg(data, "CMYK")
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        if "premature end" in str(error).lower():
+            raise _cut(source, error) from error
+
+
+def _cut(source: Source, error: Exception) -> DataError:
+    return DataError(f"{name_of(source)}: damaged or cut JPEG ({error}); replace the file or leave it out")
 
 
 def _orientation(data: bytes) -> int:

@@ -24,7 +24,8 @@ LOSSY_FORMATS = (*JPEG_FORMATS, "WEBP", "AVIF", "HEIF", "JPEG2000")
 _FEW = 16  # distinct values: more than two and up to so many are labels
 _LEAST_PART = 0.002  # of the pixels have a hue that counts
 _NEAR_ENDS = 0.98  # of the pixels of an antialiased mask lie within a tenth of black or white
-_LOW_LABELS = 9, 0.001  # an antialiased mask has no value of 1 to 9 on more than this share of its pixels
+_LOW_LABELS = 9, 0.001  # an antialiased mask has no value of 1 to 9 (of 255) on more than this share of its pixels
+_LEAST_LABEL = 0.01  # of the pixels: none of the values between the lowest and the highest is on more
 _EXPECTED = "expected 0 and 1, 0 and 255, or a palette that shows the object bright"
 
 
@@ -54,6 +55,9 @@ def mask_values(picture: Image.Image, name: str) -> NDArray[Any]:
     if len(colours) > 2 and picture.format not in LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
         told = ", ".join(sorted("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours))
         raise DataError(f"{name}: the mask holds the colours {told}, more than the two of a mask, black and white")
+    if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in LOSSY_FORMATS:
+        told = " and ".join(sorted("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours))
+        raise DataError(f"{name}: the mask holds the colours {told}, both bright: which is the object? {_EXPECTED}")
     if not colours and _has_several_hues(coloured):
         raise DataError(f"{name}: the mask holds objects of several colours, more than the two of a mask")
     brightest: UInt8 = np.asarray(coloured).max(axis=2)
@@ -73,18 +77,17 @@ def object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8:
             those of its antialiased boundary.
     """
     highest = values.max(initial=0)
-    lowest = values.min(initial=0)
+    lowest = values.min(initial=highest)
     if lowest < 0:
-        raise DataError(_several(name, _distinct(values)[0]))
+        raise DataError(f"{name}: the mask holds {_told(_distinct(values)[0])}, some below 0; {_EXPECTED}")
     if highest <= 1 and np.issubdtype(values.dtype, np.integer):
         return values if values.dtype == np.uint8 else values.astype(np.uint8)
     full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
     found, counts = _distinct(values)
     if len(found) > 2 and not _is_antialiased(found, counts / values.size, full, lossy=lossy):
         raise DataError(_several(name, found))
-    if 0 < highest <= full / 2:
-        told = ", ".join(f"{value:g}" for value in found)
-        raise DataError(f"{name}: the mask holds the values {told}: which of them are the object? {_EXPECTED}")
+    if 0 < highest <= full / 2 or (len(found) == 2 and lowest > full / 2):
+        raise DataError(f"{name}: the mask holds {_told(found)}: which of them are the object? {_EXPECTED}")
     return np.asarray(values > full / 2).view(np.uint8)
 
 
@@ -153,27 +156,31 @@ def _is_antialiased(found: NDArray[Any], shares: NDArray[np.float64], full: int,
     if lossy:
         return bool(near_ends)
     highest, most = _LOW_LABELS
-    low = (found >= 1) & (found <= highest) & (full > 1)
-    return bool(near_ends and len(found) > _FEW and not (low & (shares > most)).any())
+    low = (found > 0) & (found <= highest * full / 255)
+    labels = (low & (shares > most)).any() or (shares[1:-1] > _LEAST_LABEL).any()
+    return bool(near_ends and len(found) > _FEW and not labels)
 
 
 def _several(name: str, found: NDArray[Any]) -> str:
     """The message about a file of labels, with the task that they would be."""
-    if len(found) <= _FEW:
-        told = f"the values {', '.join(f'{value:g}' for value in found)}"
-    else:
-        told = f"{len(found):,} values from {found[0]:g} to {found[-1]:g}"
     task = _task(found)
-    return f"{name}: the mask holds {told}, more than the two of a mask, 0 and 255" + (
+    return f"{name}: the mask holds {_told(found)}, more than the two of a mask, 0 and 255" + (
         f"; a later version reads labels, by {task}" if task else ""
     )
+
+
+def _told(found: NDArray[Any]) -> str:
+    if len(found) <= _FEW:
+        return f"the values {', '.join(f'{value:g}' for value in found)}"
+    return f"{len(found):,} values from {found[0]:g} to {found[-1]:g}"
 
 
 def _task(found: NDArray[Any]) -> str:
     """What ``task`` of a config says of such labels; "" where they are not whole numbers."""
     if not np.issubdtype(found.dtype, np.integer):
         return ""
-    ignored = found[-1] == 255 and found[0] == 0 and found[-2] == len(found) - 2  # 0, 1, ... and a rim of 255
+    # 0, 1, ... and a rim of 255, or a few of such classes and the rim.
+    ignored = found[-1] == 255 and found[0] == 0 and (found[-2] == len(found) - 2 or found[-2] < 64)
     labels = found[:-1] if ignored else found
     if len(labels) > _FEW:
         low, high = labels[labels > 0][0], labels[-1]

@@ -41,8 +41,8 @@ def tiff_layout(file: BinaryIO) -> str:
     bits, kind = (value[0] if isinstance(value, tuple) else value for value in (bits, kind))
     what = f"{bits} bits{f' ({_KINDS[kind]})' if kind in _KINDS else ''}"
     return (
-        f"a TIFF of {bands} band{'s' * (bands > 1)} of {what} cannot be read as yet; expected 1 band, or 3 or 4 of"
-        " whole numbers; save the three bands to be seen as a file of 8 bits (a later version chooses bands by"
+        f"a TIFF of {bands} band{'s' * (bands > 1)} of {what} cannot be read as yet; expected grey, RGB or RGBA"
+        " of 8 or 16 bits; save the three bands to be seen as a file of 8 bits (a later version chooses bands by"
         " data.channels)"
     )
 

@@ -79,6 +79,46 @@ def test_a_small_part_of_a_range_is_refused_with_bits_lowest_and_highest(data: b
     assert "\n" not in str(caught.value)
 
 
+def burnt(values: np.ndarray, value: float) -> np.ndarray:
+    values[0, :3] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(burnt(ramp(100, 4000, np.uint16), 65535)),
+        png(burnt(ramp(100, 4000, np.uint16, 3), 65535)),
+        tiff(burnt(ramp(0, 1, np.float32), 255)),
+    ],
+)
+def test_a_few_burnt_pixels_do_not_make_a_range(data: bytes) -> None:
+    with pytest.raises(DataError, match="nearly all use a small part of that"):
+        read_image(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (png(ramp(272, 3360, np.uint16, 3)), "the image: 16 bits a value"),
+        (png(ramp(272, 3360, np.uint16)), "the image: 16 bits a value"),
+        (png(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))[:-900], r"the image: cannot be read \("),
+    ],
+)
+def test_a_pil_image_of_a_file_is_refused_as_the_file_is(data: bytes, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_image(Image.open(io.BytesIO(data)))
+
+
+def test_a_pil_image_of_a_stack_is_refused_unless_a_page_was_chosen() -> None:
+    pages = [ramp(0, 255 - 50 * number, np.uint8) for number in range(3)]
+    picture = Image.open(io.BytesIO(stack(*pages)))
+    with pytest.raises(DataError, match="the image: a stack of 3 pages"):
+        read_image(picture)
+    picture.seek(1)
+    assert (read_image(picture)[:, :, 0] == pages[1]).all()
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [

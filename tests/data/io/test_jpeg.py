@@ -146,3 +146,12 @@ def test_what_pillow_says_of_a_file_is_passed_on(photo: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"cannot be read .*Decompressed data too large") as error:
         read_image(data[:33] + chunk + data[33:])
     assert "\n" not in str(error.value)
+
+
+def test_cmyk_that_is_cut_short_is_refused_though_its_end_was_put_there(rng: np.random.Generator) -> None:
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (90, 120, 4), np.uint8), "CMYK").save(file, "JPEG")
+    data = file.getvalue()
+    assert read_image(data).shape == (90, 120, 3)
+    with pytest.raises(DataError, match="damaged or cut JPEG"):
+        read_image(data[: len(data) // 2] + b"\xff\xd9")

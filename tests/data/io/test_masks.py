@@ -150,6 +150,51 @@ def test_one_colour_with_an_antialiased_boundary_is_a_mask(rng: np.random.Genera
             assert np.mean(found != (soft > 127)) < 0.002
 
 
+def spread_labels(mask: np.ndarray, low: int, high: int, rim: int, kind: type) -> np.ndarray:
+    """Twenty labels from low to high in vertical bands, and a rim."""
+    bands = np.indices(mask.shape)[1] * 20 // mask.shape[1]
+    labels = mask * (low + (high - low) * bands // 19)
+    labels[:2] = rim
+    return labels.astype(kind)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rim", "kind"),
+    [(100, 4100, 65535, np.uint16), (10, 24, 255, np.uint8), (236, 254, 255, np.uint8)],
+)
+def test_labels_near_black_or_white_are_no_antialiased_boundary(
+    mask: np.ndarray, low: int, high: int, rim: int, kind: type
+) -> None:
+    with pytest.raises(DataError, match=r"the mask holds .* values"):
+        read_mask(encoded(spread_labels(mask, low, high, rim, kind)))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (lambda mask: np.where(mask[:, :, None], (0, 255, 0), (255, 0, 0)), "#00ff00 and #ff0000, both bright"),
+        (lambda mask: np.where(mask[:, :, None], (255, 0, 0), (255, 255, 255)), "#ff0000 and #ffffff, both bright"),
+        (lambda mask: np.where(mask, 255, 128), "values 128, 255: which of them"),
+    ],
+)
+def test_two_bright_values_do_not_tell_the_object(
+    mask: np.ndarray, values: Callable[[np.ndarray], np.ndarray], told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        read_mask(encoded(values(mask).astype(np.uint8)))
+
+
+def test_many_labels_are_counted_and_not_listed(mask: np.ndarray) -> None:
+    with pytest.raises(DataError, match="values from 10 to") as caught:
+        read_mask(encoded((np.indices(mask.shape).sum(0) * 20 + 10).astype(np.uint16)))
+    assert len(str(caught.value)) < 300
+
+
+def test_no_file_is_no_mask() -> None:
+    with pytest.raises(DataError, match="the tuple of files is empty"):
+        read_mask(())
+
+
 def test_white_beside_labels_is_no_rim(mask: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"values 0, 128, 255, .*class_255: 255") as caught:
         read_mask(encoded(np.where(np.eye(*mask.shape) > 0, 128, mask * np.uint8(255)).astype(np.uint8)))
