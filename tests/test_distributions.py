@@ -79,7 +79,8 @@ class Built:
         [self.wheel] = (folder / "dist").glob("*.whl")
         [self.sdist] = (folder / "dist").glob("*.tar.gz")
         with tarfile.open(self.sdist) as archive:
-            archive.extractall(folder / "unpacked", filter="data")
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python 3.11.0 to 3.11.3
+            archive.extractall(folder / "unpacked", **safely)
         [self.unpacked] = (folder / "unpacked").iterdir()
         build(self.unpacked, folder / "again", "--wheel")
         [self.wheel_again] = (folder / "again").glob("*.whl")
