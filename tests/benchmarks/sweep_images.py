@@ -42,6 +42,8 @@ REASONS = {
     "too large": "more than",
     "cut short": "damaged or cut JPEG",  # Pillow fills up some of them
     "too many scans": "a JPEG of",
+    "a small part of a range": "bits a value, the lowest",  # Pillow shows them nearly black
+    "a stack of pages": "a stack of",
 }
 """Why a file is refused that Pillow reads, and the words that tell it."""
 
