@@ -21,6 +21,7 @@ from carvana.data.mask_names import MaskNames
 from carvana.errors import ConfigError, DataError
 from carvana.registry import registry
 from carvana.utils.files import expanded
+from carvana.utils.progress import Reporter
 
 _LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
 
@@ -154,7 +155,15 @@ def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     yield from _in_sub_folders(folder, suffixes)
 
 
-def passed_over(folder: Path) -> list[str]:
+def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] | None = None) -> None:
+    """Warn of what a folder holds besides images (or files of these suffixes), which is passed over."""
+    others = passed_over(folder, SUFFIXES if suffixes is None else suffixes)
+    if others:
+        heif = "; pip install 'carvana[heic]' reads HEIC" if any("HEIC" in kind for kind in others) else ""
+        reporter.warn(f"{folder}: passed over {', '.join(others)}{heif}")
+
+
+def passed_over(folder: Path, suffixes: Collection[str]) -> list[str]:
     """What a folder holds besides images, counted by kind, as words: ``["2 HEIC images", "1 video", "1 folder"]``.
 
     Hidden files, and what systems leave in folders, do not count.
@@ -167,7 +176,7 @@ def passed_over(folder: Path) -> list[str]:
                 continue
             if is_folder(entry):
                 found["folder"] += 1
-            elif suffix not in SUFFIXES:
+            elif suffix not in suffixes:
                 found[_KINDS.get(suffix, "other file")] += 1
     counted = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counted]

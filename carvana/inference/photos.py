@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from carvana.data.layouts import find_photos, passed_over
+from carvana.data.layouts import find_photos, warn_of_others
 from carvana.errors import DataError
 from carvana.utils.progress import Reporter
 
@@ -36,10 +36,8 @@ def collect_photos(
             raise DataError(f"{source}: photos and outputs would share this folder; name another one with --out")
         else:
             photos.extend(find_photos(source))
-            others = passed_over(source)
-            if others and reporter is not None:
-                heif = "; pip install 'carvana[heic]' reads HEIC" if any("HEIC" in kind for kind in others) else ""
-                reporter.warn(f"{source}: passed over {', '.join(others)}{heif}")
+            if reporter is not None:
+                warn_of_others(source, reporter)
     if not photos:
         raise DataError("no photos; name image files or folders of them")
     return distinct(photos)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from carvana.config import FitConfig
-from carvana.data.check.sizes import check_sizes, warn_about_masks
+from carvana.data.check.sizes import check_sizes, warn_about_masks, warn_of_passed_over
 from carvana.data.digest import content_digests
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak, write_split
 from carvana.errors import ConfigError
@@ -82,6 +82,7 @@ def fit(
     digests: list[str] = []
     if first:
         uncached = config.data.mode == "crop" or not config.data.cache_gb
+        warn_of_passed_over(split.train, reporter)
         warn_about_masks(split.train + split.val, reporter, every=uncached)
         digests = content_digests(
             split.train + split.val, reporter=reporter

@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.convert import turn
-from carvana.data.io.images import Header, image_header, inspect_mask, read_image, read_share, resize_image
+from carvana.data.io.images import (
+    MASK_SUFFIXES,
+    Header,
+    image_header,
+    inspect_mask,
+    read_image,
+    read_share,
+    resize_image,
+)
+from carvana.data.layouts import warn_of_others
 from carvana.data.samples import Sample
 from carvana.data.target import mask_of
 from carvana.errors import DataError
@@ -101,6 +110,14 @@ def _problem_of_photo(path: Path) -> str | None:
     except DataError as error:
         return str(error)
     return None
+
+
+def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Warn of what the folder of a training's photos holds besides; not where photos lie in sub-folders."""
+    first = samples[0]
+    if not first.depth:
+        beside = any(mask.parent == first.image.parent for mask in first.masks)
+        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else None)
 
 
 def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bool = False) -> None:

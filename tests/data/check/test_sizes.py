@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana.data.check.sizes import check_sizes, warn_about_masks
+from carvana.data.check.sizes import check_sizes, warn_about_masks, warn_of_passed_over
 from carvana.data.io.images import read_image, read_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import DataError
@@ -149,3 +149,19 @@ def test_all_masks_are_read_where_nothing_else_reads_them(samples: list[Sample],
     warn_about_masks(many, Told())
     with pytest.raises(DataError, match=r"labels\.png: the mask holds the values 0, 1, 2"):
         warn_about_masks(many, Told(), every=True)
+
+
+def test_what_a_training_passes_over_is_counted_by_kind(samples: list[Sample]) -> None:
+    told = Told()
+    warn_of_passed_over(samples, told)
+    assert told.lines == []
+    folder = samples[0].image.parent
+    for name in ("clip.mov", "clip2.MP4", "notes.txt"):
+        (folder / name).touch()
+    (folder / "old").mkdir()
+    warn_of_passed_over(samples, told)
+    assert told.lines == [f"{folder}: passed over 2 videos, 1 folder, 1 other file"]
+    np.save(folder / "a.npy", np.zeros((40, 60), np.uint8))
+    told = Told()
+    warn_of_passed_over([replace(samples[0], mask=folder / "a.npy")], told)
+    assert told.lines == [f"{folder}: passed over 2 videos, 1 folder, 1 other file"]
