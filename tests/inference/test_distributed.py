@@ -95,7 +95,7 @@ def test_one_process_goes_on_where_two_were_killed(photos: Path, tmp_path: Path,
         process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL
     there = parts(out)
-    assert 2 <= there <= 10
+    assert 2 <= there <= 16  # of 18: how far the writing is behind the reading that dies, depends on the machine
     done = write_submission(small_predictor(), sorted(photos.iterdir()), out=out, chunk=CHUNK, workers=0)
     assert (done.written, done.complete) == (70 - 4 * there, True)
     assert out.read_bytes() == alone
