@@ -33,6 +33,7 @@ from carvana.data.io.decode import (
 )
 from carvana.data.io.gif import MOST_CHANGES, read_runs
 from carvana.data.io.jpeg import START, check_complete, is_jpeg, jpeg_header, jpeg_size, read_jpeg
+from carvana.data.io.jpeg_segments import without_junk
 from carvana.data.io.masks import LOSSY_FORMATS, is_npy, mask_values, npy_size, object_of, read_npy
 from carvana.data.io.runs import Runs
 from carvana.errors import DataError
@@ -95,6 +96,9 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
     data = read_bytes(source, max_pixels)
     if is_jpeg(data):
         header = jpeg_header(data)
+        if header is None:
+            data = without_junk(data)
+            header = jpeg_header(data)
         if header is not None and header[2] == "CMYK":
             check_complete(data, source)
         elif header is not None:

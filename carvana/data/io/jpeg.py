@@ -63,31 +63,28 @@ def read_jpeg(data: bytes, source: Source, at_least: tuple[int, int] | None) -> 
     height, width = at_least or (0, 0)
     if orientation >= 5:
         height, width = width, height
-    try:
-        image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except MemoryError:
-        raise
-    except Exception as error:  # it raises more than it says
-        if "premature end" in str(error).lower():  # which Pillow would fill with grey
-            raise _cut(source, error) from error
-        return None
-    return turn(image, orientation)
+    image = _decode(data, "RGB", source, height, width)
+    return None if image is None else turn(image, orientation)
 
 
 def check_complete(data: bytes, source: Source) -> None:
     """Raise a DataError for a JPEG in CMYK that is cut short: Pillow would fill it with grey if its end is there."""
     check_scans(data, source)
+    _decode(data, "CMYK", source)
+
+
+def _decode(data: bytes, colors: str, source: Source, min_height: int = 0, min_width: int = 0) -> UInt8 | None:
+    """The pixels as they are stored; None where the decoder's first warning is not that the data end early."""
     try:
-        simplejpeg.decode_jpeg(data, "CMYK")
+        return simplejpeg.decode_jpeg(data, colors, min_height=min_height, min_width=min_width)  # type: ignore[no-any-return]
     except MemoryError:
         raise
-    except Exception as error:  # as above
-        if "premature end" in str(error).lower():
-            raise _cut(source, error) from error
-
-
-def _cut(source: Source, error: Exception) -> DataError:
-    return DataError(f"{name_of(source)}: damaged or cut JPEG ({error}); replace the file or leave it out")
+    except Exception as error:  # it raises more than it says
+        if "premature end" in str(error).lower():  # which Pillow would fill with grey
+            raise DataError(
+                f"{name_of(source)}: damaged or cut JPEG ({error}); replace the file or leave it out"
+            ) from error
+        return None
 
 
 def _orientation(data: bytes) -> int:
