@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from carvana.utils import deprecated
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from carvana import testing
-    from carvana.compare.comparison import compare
-    from carvana.compare.leaderboard import Leaderboard
     from carvana.config import FitConfig, load_config
     from carvana.data.check.report import check_data
     from carvana.data.dataset import EpochSampler, SegmentationDataset
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from carvana.inference.refiner import Refiner
     from carvana.inference.submission.write import write_submission
     from carvana.inference.tiling.tiled import tiled
+    from carvana.leaderboard.board import Leaderboard
+    from carvana.leaderboard.compare import compare
     from carvana.models.create import create_model
     from carvana.models.encoders import Encoder, create_encoder
     from carvana.models.segmenter import Segmenter
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from carvana.training.fit import fit, resume
     from carvana.training.trainer import Trainer
 
+deprecated.install()
+
 _HOMES = {
     "Callback": "carvana.training.callbacks",
     "CarvanaError": "carvana.errors",
@@ -48,7 +52,7 @@ _HOMES = {
     "EpochSampler": "carvana.data.dataset",
     "Ensemble": "carvana.inference.ensemble",
     "FitConfig": "carvana.config",
-    "Leaderboard": "carvana.compare.leaderboard",
+    "Leaderboard": "carvana.leaderboard.board",
     "ModelSpec": "carvana.models.spec",
     "Network": "carvana.models.spec",
     "Predictor": "carvana.inference.predictor",
@@ -61,6 +65,7 @@ _HOMES = {
     "Trackio": "carvana.training.callbacks",
     "Trainer": "carvana.training.trainer",
     "check_data": "carvana.data.check.report",
+    "compare": "carvana.leaderboard.compare",
     "create_encoder": "carvana.models.encoders",
     "create_model": "carvana.models.create",
     "evaluate": "carvana.evaluation.evaluate",
@@ -133,7 +138,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in ("testing", "data", "compare"):
+    if name in ("testing", "data"):
         return importlib.import_module(f"carvana.{name}")
     raise AttributeError(f"module 'carvana' has no attribute {name!r}")
 

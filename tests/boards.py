@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from carvana.compare.leaderboard import Leaderboard
-from carvana.compare.records import FAILED, WAITING, Header, Pair, Photo, Refit, Row
-from carvana.compare.statistics import pairwise_p
 from carvana.data.io.images import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
+from carvana.evaluation.statistics import pairwise_p
+from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.records import FAILED, WAITING, Header, Pair, Photo, Refit, Row
 from carvana.metrics import bootstrap_interval, dice
 
 # name, error x 1e4, parameters, GFLOP, ms, minutes of training

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from carvana.compare.leaderboard import Leaderboard
 from carvana.config import FitConfig
+from carvana.leaderboard.board import Leaderboard
 
 RECIPE = {
     "model": {"options": {"width": 4}},

@@ -63,7 +63,7 @@ def _own_cache(tiny_cache: Path) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_workers() -> None:
-    """Begin the processes of a comparison as forks; tests/compare/test_crew.py has new interpreters."""
+    """Begin the processes of a comparison as forks; tests/leaderboard/test_worker_pool.py has new interpreters."""
     forkserver.fork_workers()
 
 

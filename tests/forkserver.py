@@ -35,8 +35,8 @@ ADDRESS = "CARVANA_TEST_FORKSERVER"
 PRELOADED = (
     "torch", "torch.utils.tensorboard", "torchvision", "segmentation_models_pytorch", "timm", "albumentations", "cv2",
     "accelerate", "matplotlib.pyplot", "safetensors.torch", "huggingface_hub", "h5py", "onnxruntime", "typer.testing",
-    "carvana.builtins", "carvana.cli.app", "carvana.compare.comparison", "carvana.compare.worker",
-    "carvana.compare.tasks", "carvana.compare.report.html", "carvana.data.check.report", "carvana.data.demo",
+    "carvana.builtins", "carvana.cli.app", "carvana.leaderboard.compare", "carvana.leaderboard.worker",
+    "carvana.leaderboard.jobs", "carvana.leaderboard.report.html", "carvana.data.check.report", "carvana.data.demo",
     "carvana.data.splits", "carvana.evaluation.report", "carvana.evaluation.cross_validation",
     "carvana.inference.submission.write",
     "carvana.inference.load", "carvana.inference.predict_folder", "carvana.training.fit",
@@ -182,7 +182,8 @@ def serve() -> None:
 
 def fork_workers() -> None:
     """From here on the processes of a comparison are forks as well, and measure costs for a tenth of a second."""
-    from carvana.compare import crew, tasks
+    from carvana.leaderboard import jobs as tasks
+    from carvana.leaderboard import worker_pool as crew
 
     crew.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Popen})  # type: ignore[assignment]
     measure = tasks.measure_cost

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.compare.statistics import LEVEL
+from carvana.evaluation.statistics import LEVEL
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import yaml
 
-from carvana.compare.comparison import compare
-from carvana.compare.leaderboard import Leaderboard
 from carvana.config import FitConfig
 from carvana.data.cache_build import build_caches
 from carvana.data.dataset import SegmentationDataset
@@ -26,6 +24,8 @@ from carvana.inference.load import load_predictor
 from carvana.inference.predict_folder import Summary, predict_folder
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission.write import write_submission
+from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.compare import compare
 from carvana.models.segmenter import Segmenter
 from carvana.training.cross_validation import resume_folds
 from carvana.utils.files import digest

@@ -51,11 +51,11 @@ def compare(
     from carvana.cli.compare_display import make_watcher
     from carvana.cli.leaderboard import show_leaderboard
     from carvana.cli.tables import check_json_target, write_json_result
-    from carvana.compare.comparison import QUICK_RECIPE
-    from carvana.compare.comparison import compare as run_comparison
-    from carvana.compare.entries import is_own_setting
     from carvana.config import load_config, parse_settings
     from carvana.errors import CarvanaError, ConfigError
+    from carvana.leaderboard.compare import QUICK_RECIPE
+    from carvana.leaderboard.compare import compare as run_comparison
+    from carvana.leaderboard.entries import is_own_setting
 
     if not names and not quick:
         raise typer.BadParameter("name the networks to compare, or take --quick, which has some of its own")

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from carvana.cli.display import LiveReporter, PlainReporter, make_reporter
-from carvana.compare.records import Row
-from carvana.compare.report.columns import minutes
-from carvana.compare.watcher import FITTING, MEASURING, Watcher
+from carvana.leaderboard.progress import FITTING, MEASURING, Watcher
+from carvana.leaderboard.records import Row
+from carvana.leaderboard.report.columns import minutes
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _CURVE = 12

@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from carvana.cli.tables import show
-from carvana.compare.leaderboard import Leaderboard
-from carvana.compare.records import Row
-from carvana.compare.report.columns import Column, brief_columns, columns
-from carvana.compare.report.facts import facts, notes, remark, remarks
+from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.records import Row
+from carvana.leaderboard.report.columns import Column, brief_columns, columns
+from carvana.leaderboard.report.facts import facts, notes, remark, remarks
 
 _FULL_WIDTH = 170
 """Characters of a line that holds all columns."""

@@ -42,9 +42,9 @@ def predict(
 ) -> None:
     """Write masks of photos at their own size; a second call does what the first left undone."""
     from carvana.cli.display import make_reporter
+    from carvana.inference.inputs import collect_photos
     from carvana.inference.outputs.background import parse_background
     from carvana.inference.outputs.postprocess import Cleaning
-    from carvana.inference.photos import collect_photos
     from carvana.inference.predict_folder import predict_folder
 
     reporter = make_reporter()

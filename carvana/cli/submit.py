@@ -57,8 +57,8 @@ def submit(
 
     from carvana.cli.display import make_reporter
     from carvana.errors import DataError
+    from carvana.inference.inputs import collect_photos
     from carvana.inference.outputs.postprocess import Cleaning
-    from carvana.inference.photos import collect_photos
     from carvana.inference.submission.table import read_names
     from carvana.inference.submission.write import CHUNK, refuse_existing, write_submission
 

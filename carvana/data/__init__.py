@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from carvana.data import rle
+    from carvana.data.io import rle
 
 __all__ = ["rle"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from carvana.data.io.images import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError, cause
-from carvana.inference.photos import refuse_equal_stems
+from carvana.inference.inputs import refuse_equal_stems
 from carvana.inference.pipeline import ordered_map
 from carvana.thresholds import threshold_index
 from carvana.utils.files import scratch_folder

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from carvana.errors import DataError
 from carvana.inference.base import BasePredictor
-from carvana.inference.photos import places
+from carvana.inference.inputs import places
 from carvana.utils.files import append_json_line, digest, file_digest, read_json_lines
 
 MANIFEST = "manifest.jsonl"

@@ -16,11 +16,11 @@ from carvana.data.io.display import read_shown
 from carvana.errors import DataError, cause
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.distributed import leave_together, own_share
+from carvana.inference.inputs import distinct, refuse_equal_stems, unreadable, unwritable
 from carvana.inference.manifest import Manifest
 from carvana.inference.outputs.background import Background
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
-from carvana.inference.photos import distinct, refuse_equal_stems, unreadable, unwritable
 from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.preprocessed import bytes_of
@@ -70,7 +70,7 @@ def predict_folder(
 
     Args:
         predictor: what makes the masks.
-        photos: image files, no two with the same stem: see :func:`carvana.inference.photos.collect_photos`; the same
+        photos: image files, no two with the same stem: see :func:`carvana.inference.inputs.collect_photos`; the same
             in all processes.
         out: a folder, made if it is not there.
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see

@@ -26,7 +26,7 @@ from carvana.data.reader_processes import (
 )
 from carvana.errors import ConfigError, DataError
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.photos import unreadable
+from carvana.inference.inputs import unreadable
 from carvana.inference.pipeline import ordered_map
 from carvana.inference.preprocessed import Prepared, bytes_of
 

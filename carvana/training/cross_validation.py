@@ -15,7 +15,7 @@ from carvana.folds import Folds
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.setup import check, check_alone, lasting_path, with_data
-from carvana.training.stopping import TrainingInterrupted
+from carvana.training.signals import TrainingInterrupted
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 

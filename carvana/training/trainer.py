@@ -48,9 +48,9 @@ from carvana.training.optim import (
     train_mode,
 )
 from carvana.training.sampler import EpochBatches
+from carvana.training.signals import StopSignals, TrainingInterrupted
 from carvana.training.state import Progress
 from carvana.training.step_sync import Beat, Pulse, agree
-from carvana.training.stopping import StopSignals, TrainingInterrupted
 from carvana.training.training_log import Journal
 from carvana.training.validation import Validation, validate
 from carvana.utils.cpu_allocator import freed_memory_kept

@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 import carvana
-from carvana.data import rle
+from carvana.data.io import rle
 
 SIZE = 160, 240  # (height, width)
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from carvana.compare.leaderboard import Leaderboard
+from carvana.leaderboard.board import Leaderboard
 
 NETWORKS = ("unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 SETTINGS = ("data.size=[64, 96]", "train.epochs=3", "model.encoder_weights=none")

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from leaderboards import ErrorModel, called_worse, wrong
 
-from carvana.compare.statistics import LEVEL, pairwise_p
+from carvana.evaluation.statistics import LEVEL, pairwise_p
 
 FLIPS = 1999
 ROUNDS = 5

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import carvana
-from carvana.data import rle
 from carvana.data.demo import write_demo
+from carvana.data.io import rle
 from carvana.data.io.images import read_mask
 
 MASKS = 60
@@ -51,10 +51,10 @@ def main() -> None:
     assert texts == [recipe(mask) for mask in masks]
     ways: dict[str, tuple[Callable[..., object], Sequence[object]]] = {
         "usual recipe": (recipe, masks),
-        "carvana.data.rle.encode": (rle.encode, masks),
+        "carvana.data.io.rle.encode": (rle.encode, masks),
         "  comparing neighbours alone": (lambda mask: mask.ravel()[1:] != mask.ravel()[:-1], masks),
         "  writing the numbers alone": (lambda row: " ".join(map(str, row)), numbers),
-        "carvana.data.rle.decode": (lambda text: rle.decode(text, masks[0].shape), texts),
+        "carvana.data.io.rle.decode": (lambda text: rle.decode(text, masks[0].shape), texts),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(ROUNDS + 1):
@@ -66,7 +66,7 @@ def main() -> None:
     print(f"{len(masks)} masks of {data}, {masks[0].shape}, {length / 1000:.1f} KB of text each; ms a mask:")
     for name, taken in times.items():
         print(f"  {name:32} {statistics.median(taken):6.3f}")
-    pairs = zip(times["carvana.data.rle.encode"], times["usual recipe"], strict=True)
+    pairs = zip(times["carvana.data.io.rle.encode"], times["usual recipe"], strict=True)
     ratios = [ours / theirs for ours, theirs in pairs]
     print(
         f"ours / recipe: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); at most 0.35 wanted"

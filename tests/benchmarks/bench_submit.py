@@ -31,8 +31,8 @@ import numpy as np
 import torch
 
 import carvana
-from carvana.data import rle
 from carvana.data.demo import write_demo
+from carvana.data.io import rle
 from carvana.data.io.images import read_coverage, read_image, read_mask, resize_image
 from carvana.data.samples import Sample
 from carvana.inference.mixture import Mixture

@@ -11,8 +11,8 @@ from comparing import recipe, settings
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
-from carvana.compare import comparison
-from carvana.compare.leaderboard import Leaderboard
+from carvana.leaderboard import compare as comparison
+from carvana.leaderboard.board import Leaderboard
 
 
 def call(*words: object) -> Result:

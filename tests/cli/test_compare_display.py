@@ -10,8 +10,8 @@ from carvana.cli import compare_display
 from carvana.cli.compare_display import LiveWatcher, sparkline
 from carvana.cli.display import LiveReporter
 from carvana.cli.leaderboard import leaderboard_table
-from carvana.compare.records import Refit, Row
-from carvana.compare.watcher import FITTING, MEASURING
+from carvana.leaderboard.progress import FITTING, MEASURING
+from carvana.leaderboard.records import Refit, Row
 
 ROWS = (Row("done", status="ok", dice=0.98, refits=(Refit("r", 0, 0.98, 0.5, curve=({"val_dice": 0.9},)),)),
         Row("now"), Row("later"))  # fmt: skip

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
 from carvana.config import FitConfig
-from carvana.data import rle
+from carvana.data.io import rle
 from carvana.data.io.images import read_mask
 from carvana.evaluation.evaluate import evaluate
 from carvana.evaluation.samples import choose_samples

@@ -15,7 +15,7 @@ from submitting import draw_photos, read_table, small_predictor
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
-from carvana.data import rle
+from carvana.data.io import rle
 from carvana.inference.ensemble import Ensemble
 from carvana.inference.outputs.postprocess import clean
 from carvana.inference.predictor import Predictor

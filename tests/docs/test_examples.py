@@ -16,7 +16,7 @@ from blocks import ROOT
 from safetensors.torch import load_file
 
 from carvana import Segmenter
-from carvana.data import rle
+from carvana.data.io import rle
 from carvana.data.io.images import read_mask
 
 EXAMPLES = ROOT / "docs" / "examples"

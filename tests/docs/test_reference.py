@@ -107,7 +107,7 @@ def test_each_shipped_recipe_is_shown() -> None:
 
 def public() -> Iterator[tuple[str, Any]]:
     """What others may rely on: the names of the package, of its public modules, and the methods of the classes."""
-    for module in ("carvana", "carvana.testing", "carvana.errors", "carvana.data.rle"):
+    for module in ("carvana", "carvana.testing", "carvana.errors", "carvana.data.io.rle"):
         found = importlib.import_module(module)
         for name in getattr(found, "__all__", None) or [name for name in vars(found) if not name.startswith("_")]:
             thing = getattr(found, name)

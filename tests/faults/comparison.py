@@ -9,7 +9,7 @@ from typing import Any
 from comparing import recipe, settings, without_times
 from faults.commands import carvana
 
-from carvana.compare.leaderboard import Leaderboard
+from carvana.leaderboard.board import Leaderboard
 
 
 def words(data: Path, folder: Path) -> list[object]:

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from carvana.data import rle
+from carvana.data.io import rle
 from carvana.data.io.gif import read_runs
 from carvana.data.io.images import image_size, read_coverage, read_image, read_mask, read_share
 from carvana.data.sample_list import SampleTable

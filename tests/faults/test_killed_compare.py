@@ -29,7 +29,7 @@ OF_A_RUN: tuple[Point, ...] = (
 @pytest.mark.fault(
     done="each write of a comparison is recorded, and compared with the places of these cases",
     promised="no place writes that is not killed at",
-    reaches="the same event, in compare/leaderboard.py and tasks.py",
+    reaches="the same event, in leaderboard/board.py and tasks.py",
     quick=0,
 )
 def test_all_places_that_write_are_known(whole_board: dict[str, Any], came_out: Callable[..., None]) -> None:
@@ -40,7 +40,7 @@ def test_all_places_that_write_are_known(whole_board: dict[str, Any], came_out: 
 @pytest.mark.fault(
     done="SIGKILL in the middle of each kind of file that compare writes, and behind it",
     promised="the same command again ends with the same leaderboard, and fits nothing twice",
-    reaches="compare/records.py and plan.py: what is done already",
+    reaches="leaderboard/records.py and plan.py: what is done already",
     quick=0,
 )
 @pytest.mark.parametrize("point", points(OWN, again=[*LATER, *((page, 1) for page in PAGES)]), ids=told)
@@ -52,7 +52,7 @@ def test_killed_at_a_write(point: Point, whole_board: dict[str, Any], tiny_data:
 @pytest.mark.fault(
     done="SIGKILL while a network's own process writes into its run",
     promised="as above",
-    reaches="compare/worker.py: the end of a process whose parent is gone; compare/tasks.py: a run that is still held",
+    reaches="leaderboard/worker.py: the end of a process whose parent is gone; jobs.py: a run that is still held",
     quick=0,
 )
 @pytest.mark.parametrize("point", OF_A_RUN, ids=told)

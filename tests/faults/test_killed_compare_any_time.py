@@ -14,7 +14,7 @@ from faults.killing import moments
 @pytest.mark.fault(
     done="SIGKILL at random times of a comparison",
     promised="as above",
-    reaches="compare/crew.py: any state of its processes",
+    reaches="leaderboard/worker_pool.py: any state of its processes",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(20))

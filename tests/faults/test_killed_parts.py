@@ -143,7 +143,7 @@ def test_a_process_of_torchrun(
 @pytest.mark.fault(
     done="a network's process killed while compare fits it",
     promised="its row tells how it ended, the other network is ranked; the same command fits it",
-    reaches="compare/crew.py: _Worker.reason",
+    reaches="leaderboard/worker_pool.py: _Worker.reason",
     quick=0,
 )
 def test_a_network_of_compare(
@@ -155,7 +155,7 @@ def test_a_network_of_compare(
     words = ["compare", "first=unet-ref", "second=unet-ref", "--data", tiny_data, "--out", out, "--device", "cpu"]
     process = started(*words, *own, *shared, fork=False)  # forks are not each other's children
     wait_for(lambda: any(out.glob("runs/first-*/metrics.jsonl")), process)
-    [worker] = [number for number, line in children(process.pid).items() if "carvana.compare.worker" in line][:1]
+    [worker] = [number for number, line in children(process.pid).items() if "carvana.leaderboard.worker" in line][:1]
     os.kill(worker, signal.SIGKILL)
     printed, err = process.communicate(timeout=600)
     assert process.returncode == 0, (printed, err)  # what the others did is worth something

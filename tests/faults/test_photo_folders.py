@@ -62,7 +62,7 @@ def test_links_are_followed_and_circles_are_told(linked: Path) -> None:
     done="the same folder predicted, then links in the folder of outputs that lead to a file elsewhere",
     promised="outputs are named by the link; a link where an output goes stays, as does what it led to, "
     "whatever replaces it",
-    reaches="inference/photos.py: places; files.py: a rename over a link",
+    reaches="inference/inputs.py: places; files.py: a rename over a link",
 )
 def test_outputs_are_named_by_links_and_never_written_through_them(
     linked: Path, predictor: Predictor, tmp_path: Path

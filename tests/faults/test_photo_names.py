@@ -133,7 +133,7 @@ def test_leading_dashes_are_no_options(words: list[str], model: Path, tmp_path: 
 @pytest.mark.fault(
     done="photos whose names are so long that their outputs can have none, among others",
     promised="they are told, one by one, and the others are done",
-    reaches="inference/photos.py: unwritable",
+    reaches="inference/inputs.py: unwritable",
 )
 @pytest.mark.parametrize("length", [247, 251])
 def test_names_too_long_for_outputs_are_told_alone(length: int, predictor: Predictor, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_damaged_pictures_are_read_or_refused(kind: str, whole: bool, came_out: 
 @pytest.mark.fault(
     done="texts of runs: numbers and what looks like them in any order, and any text (Hypothesis)",
     promised="the mask that going from number to number gives, or one line",
-    reaches="data/rle.py: decode",
+    reaches="data/io/rle.py: decode",
 )
 def test_texts_of_runs_are_decoded_or_refused(whole: bool, came_out: Callable[..., None]) -> None:
     examples = WHOLE if whole else QUICK

@@ -14,7 +14,7 @@ from faults.commands import Done, carvana
 from faults.disks import in_process
 from faults.running import compare_words, fit_words, result_of
 
-from carvana.compare.leaderboard import Leaderboard
+from carvana.leaderboard.board import Leaderboard
 from carvana.run import Run
 
 FILES = (
@@ -162,7 +162,7 @@ def test_half_a_line(name: str, tiny_data: Path, run: Path, photos: Path, tmp_pa
 @pytest.mark.fault(
     done="the files of a comparison missing, cut, nested or foreign: leaderboard, split, costs, the run's numbers",
     promised="the same command makes them again with the same ranking, or one line",
-    reaches="compare/records.py: what a folder was made of; compare/plan.py: judged",
+    reaches="leaderboard/records.py: what a folder was made of; leaderboard/plan.py: judged",
     quick=1,
 )
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from carvana.config import FitConfig
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
 from carvana.run import Run
 from carvana.training.fit import resume
+from carvana.training.signals import TrainingInterrupted
 from carvana.training.state import read_state
-from carvana.training.stopping import TrainingInterrupted
 from carvana.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_fits")

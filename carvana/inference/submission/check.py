@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from carvana.data.rle import RleError, runs_of
+from carvana.data.io.rle import RleError, runs_of
 from carvana.inference.submission.table import open_table, read_names, split_row
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data import rle
+from carvana.data.io import rle
 from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import ConfigError, DataError, cause
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.distributed import leave_together, others_told, own_share, tell_others
+from carvana.inference.inputs import collect_photos, places
 from carvana.inference.outputs.postprocess import Cleaning, clean
-from carvana.inference.photos import collect_photos, places
 from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.prefetch import FEWER_READERS, read_prepared

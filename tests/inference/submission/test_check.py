@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carvana.data import rle
+from carvana.data.io import rle
 from carvana.errors import DataError
 from carvana.inference.submission.check import SHOWN, SubmissionReport, check_submission
 

@@ -1,0 +1,132 @@
+"""The leaderboard: networks ranked on the same photos, with what they cost, and with whom each is tied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from carvana.data.samples import Sample
+from carvana.errors import RunError
+from carvana.leaderboard.records import Header, Pair, Photo, Row
+from carvana.leaderboard.report.html import to_html, to_html_table
+from carvana.leaderboard.report.markdown import to_markdown
+from carvana.leaderboard.report.table import to_csv, to_text
+from carvana.run import read_record
+from carvana.utils.files import write_json, write_text
+
+FORMAT_VERSION = 1
+LEADERBOARD = "leaderboard.json"
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Networks, best first; those that failed or are still to come stand at the end.
+
+    In a notebook it shows itself as a table, and so it does to ``rich.print`` and ``print``.
+
+    Attributes:
+        header: what all rows share.
+        rows: see :class:`carvana.leaderboard.records.Row`.
+        pairs: each two networks compared, the largest gap first.
+        photos: each photo's scores.
+        path: the folder that holds it; None if it was made in memory.
+        samples: where the photos and their masks lie, of which pictures are made; without them there are none.
+
+    Example:
+        >>> board = carvana.compare(["unet-ref", "unet/resnet34"], quick=True)  # doctest: +SKIP
+        >>> board.rows[0].name, board.rows[0].dice  # doctest: +SKIP
+        ('unet/resnet34', 0.97412)
+    """
+
+    header: Header
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+    photos: tuple[Photo, ...] = ()
+    path: Path | None = None
+    samples: Sequence[Sample] = ()
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of a network by its name."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        """The rows of networks that were evaluated."""
+        return tuple(row for row in self.rows if row.ok)
+
+    def to_json(self) -> dict[str, Any]:
+        """What leaderboard.json holds."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "header": self.header.to_json(),
+            "rows": [row.to_json() for row in self.rows],
+            "pairs": [pair.to_json() for pair in self.pairs],
+            "photos": [photo.to_json() for photo in self.photos],
+        }
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a leaderboard back.
+
+        Args:
+            path: the folder that ``compare`` wrote, or its leaderboard.json.
+
+        Raises:
+            RunError: there is none, it is damaged, or a later version wrote it.
+        """
+        file = Path(path)
+        file = file / LEADERBOARD if file.is_dir() else file
+        values = read_record(file)
+        version = values.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise RunError(f"{file}: format {version!r}, this carvana reads up to {FORMAT_VERSION}: upgrade carvana")
+        try:
+            photos = tuple(map(Photo.from_json, values["photos"]))
+            return cls(
+                header=Header.from_json(values["header"]),
+                rows=tuple(map(Row.from_json, values["rows"])),
+                pairs=tuple(map(Pair.from_json, values["pairs"])),
+                photos=photos,
+                path=file.parent,
+                samples=tuple(_sample(photo) for photo in photos if photo.path and photo.mask),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{file}: no leaderboard ({type(error).__name__}: {error})") from error
+
+    def save(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write leaderboard.json, .csv, .md and .html into a folder, by default its own; returns the folder.
+
+        Each file is replaced as a whole. The HTML file needs nothing beside it.
+
+        Raises:
+            RunError: no folder is named, and it has none.
+        """
+        folder = Path(path) if path is not None else self.path
+        if folder is None:
+            raise RunError("this leaderboard has no folder; name one: save('board')")
+        write_json(folder / LEADERBOARD, self.to_json())
+        write_text(folder / "leaderboard.csv", to_csv(self))
+        write_text(folder / "leaderboard.md", to_markdown(self))
+        write_text(folder / "leaderboard.html", to_html(self))
+        return folder
+
+    def __str__(self) -> str:
+        return to_text(self)
+
+    def __rich__(self) -> str:
+        """For ``rich.print``: the table as text, the best and those tied with it in bold."""
+        return to_text(self, markup=True)
+
+    def _repr_html_(self) -> str:
+        return to_html_table(self)
+
+
+def _sample(photo: Photo) -> Sample:
+    mask = Path(photo.mask) if isinstance(photo.mask, str) else tuple(map(Path, photo.mask))
+    return Sample(Path(photo.path), mask, photo.group, photo.view, photo.image.count("/"))

@@ -1,0 +1,295 @@
+"""The columns of a leaderboard: one list of headings, formats and meanings for text, Markdown, HTML and terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from carvana.leaderboard.records import Row
+
+if TYPE_CHECKING:
+    from carvana.leaderboard.board import Leaderboard
+
+MISSING = "–"  # noqa: RUF001 (an en dash is meant)
+"""What stands for a value that is not known."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: names it in ids and tests.
+        heading: what stands above it.
+        meaning: one sentence for a tooltip or a legend.
+        value: what it is sorted by; None where it is not known.
+        text: how a known value is shown.
+        numeric: whether it is aligned on the right.
+        more_is_better: whether its largest value is the best one.
+        brief: whether it belongs to tables with little room.
+    """
+
+    key: str
+    heading: str
+    meaning: str
+    value: Callable[[Row], float | str | None]
+    text: Callable[[Row], str]
+    numeric: bool = True
+    more_is_better: bool = False
+    brief: bool = False
+
+    def cell(self, row: Row) -> str:
+        """The cell of a row; a dash where its value is not known."""
+        return MISSING if self.value(row) is None else self.text(row)
+
+
+def columns(board: Leaderboard) -> tuple[Column, ...]:
+    """The columns that hold anything for this board: the spread of refits needs several seeds, for one."""
+    return tuple(
+        column
+        for column in COLUMNS
+        if column.key in _ALWAYS or any(column.value(row) is not None for row in board.rows)
+    )
+
+
+def brief_columns(board: Leaderboard) -> tuple[Column, ...]:
+    """Those of them that fit a terminal."""
+    return tuple(column for column in columns(board) if column.brief)
+
+
+def minutes(seconds: float) -> str:
+    """A duration as minutes and seconds.
+
+    Example:
+        >>> minutes(482)
+        '8:02'
+    """
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+def interval(bounds: tuple[float, float] | None, *, scale: float = 1.0, digits: int = 5) -> str:
+    """Both ends of an interval.
+
+    Example:
+        >>> interval((0.98732, 0.98868))
+        '0.98732 .. 0.98868'
+    """
+    if bounds is None:
+        return MISSING
+    low, high = (f"{scale * bound:.{digits}f}" for bound in bounds)
+    return f"{low} .. {high}"
+
+
+def short(value: float) -> str:
+    """A number to three digits, for costs that lie orders of magnitude apart.
+
+    Example:
+        >>> short(0.0414), short(4.14159), short(41.4159), short(4141.59)
+        ('0.041', '4.14', '41.4', '4,142')
+    """
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def millions(count: int) -> str:
+    """A number of parameters.
+
+    Example:
+        >>> millions(34_527_041), millions(7_852)
+        ('34.5 M', '0.008 M')
+    """
+    return f"{count / 1e6:.{1 if count >= 1e6 else 2 if count >= 1e5 else 3}f} M"
+
+
+def size_text(size: tuple[int, int] | str) -> str:
+    """A training size, height first."""
+    return size if isinstance(size, str) else f"{size[0]}x{size[1]}"
+
+
+def _rank(row: Row) -> str:
+    return f"= {row.rank}" if row.tied_with_best and row.rank != 1 else f"{row.rank}"
+
+
+def _pixels(row: Row) -> float | None:
+    if row.size is None:
+        return None
+    return float("inf") if isinstance(row.size, str) else row.size[0] * row.size[1]
+
+
+def _number(key: str, digits: int = 5) -> Callable[[Row], str]:
+    return lambda row: f"{getattr(row, key):.{digits}f}"
+
+
+def _short(key: str) -> Callable[[Row], str]:
+    return lambda row: short(getattr(row, key))
+
+
+def _field(key: str) -> Callable[[Row], float | str | None]:
+    def value(row: Row) -> float | str | None:
+        found: float | str | None = getattr(row, key)
+        return found
+
+    return value
+
+
+_ALWAYS = frozenset({"rank", "name", "dice"})
+
+COLUMNS = (
+    Column(
+        "rank",
+        "#",
+        "Rank by Dice; = marks networks that cannot be told from the best.",
+        _field("rank"),
+        _rank,
+        brief=True,
+    ),
+    Column(
+        "name",
+        "network",
+        "The name it was asked for by.",
+        _field("name"),
+        lambda row: " ".join(row.name.split()),
+        numeric=False,
+        brief=True,
+    ),
+    Column(
+        "arch",
+        "architecture",
+        "What the network is, where its name is another one.",
+        lambda row: row.arch if row.arch not in ("", row.name) else None,
+        lambda row: row.arch,
+        numeric=False,
+    ),
+    Column(
+        "init",
+        "init",
+        "What the first weights were.",
+        _field("init"),
+        lambda row: str(row.init),
+        numeric=False,
+    ),
+    Column(
+        "dice",
+        "Dice",
+        "Mean over the photos at full size, thresholds chosen on other cars.",
+        _field("dice"),
+        _number("dice"),
+        more_is_better=True,
+        brief=True,
+    ),
+    Column(
+        "dice_ci95",
+        "95% interval",
+        "Of the Dice, by bootstrap over cars.",
+        lambda row: row.dice_ci95[0] if row.dice_ci95 else None,
+        lambda row: interval(row.dice_ci95),
+        more_is_better=True,
+        brief=True,
+    ),
+    Column(
+        "dice_spread",
+        "spread",
+        "Of the trainings with different seeds: the largest Dice minus the smallest.",
+        _field("dice_spread"),
+        _number("dice_spread"),
+        brief=True,
+    ),
+    Column(
+        "error",
+        "error x 1e4",
+        "(1 - Dice) x 10,000: the unit in which good networks differ.",
+        lambda row: row.error,
+        lambda row: f"{row.error:.1f}",
+        brief=True,
+    ),
+    Column(
+        "boundary_dice",
+        "boundary",
+        "Mean Dice of the pixels within 7 pixels of the true boundary.",
+        _field("boundary_dice"),
+        _number("boundary_dice"),
+        more_is_better=True,
+    ),
+    Column(
+        "dice_worst",
+        "worst 1%",
+        "Mean Dice of the worst hundredth of the photos, one at the least.",
+        _field("dice_worst"),
+        _number("dice_worst"),
+        more_is_better=True,
+        brief=True,
+    ),
+    Column(
+        "params",
+        "params",
+        "Numbers that training could change, in millions.",
+        _field("params"),
+        lambda row: millions(row.params or 0),
+        brief=True,
+    ),
+    Column(
+        "gflops",
+        "GFLOP",
+        "Billions of floating-point operations for a full photo.",
+        _field("gflops"),
+        _short("gflops"),
+    ),
+    Column(
+        "latency_ms",
+        "ms",
+        "Prediction of one photo, from the array of pixels to the mask, measured alone.",
+        _field("latency_ms"),
+        _short("latency_ms"),
+        brief=True,
+    ),
+    Column(
+        "images_per_s",
+        "photos/s",
+        "Prediction of many photos in batches, measured alone.",
+        _field("images_per_s"),
+        _short("images_per_s"),
+        more_is_better=True,
+    ),
+    Column(
+        "peak_memory_mb",
+        "MB",
+        "Peak memory of prediction; on a CPU that of the whole process.",
+        _field("peak_memory_mb"),
+        lambda row: f"{row.peak_memory_mb:,.0f}",
+    ),
+    Column(
+        "fit_seconds",
+        "fit, min",
+        "Training time in minutes:seconds, the mean of the trainings.",
+        _field("fit_seconds"),
+        lambda row: minutes(row.fit_seconds or 0),
+        brief=True,
+    ),
+    Column(
+        "threshold",
+        "threshold",
+        "The best one on these photos, stored in the model.",
+        _field("threshold"),
+        _number("threshold", 3),
+    ),
+    Column(
+        "size",
+        "size",
+        "Height x width at which the network sees a photo.",
+        _pixels,
+        lambda row: size_text(row.size or ""),
+        more_is_better=True,
+        brief=True,
+    ),
+    Column(
+        "ceiling",
+        "ceiling",
+        "The Dice that a perfect network would reach, trained at that size on these photos.",
+        _field("ceiling"),
+        _number("ceiling"),
+        more_is_better=True,
+    ),
+)
+"""All columns, in the order in which they stand."""

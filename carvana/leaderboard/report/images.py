@@ -1,0 +1,180 @@
+"""The photos on which networks disagree most, their masks side by side, as they are put into the page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.images import encode_image, read_mask, resize_image
+from carvana.data.samples import Sample
+from carvana.errors import DataError
+from carvana.evaluation.spool import mask_path
+from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE
+from carvana.leaderboard.records import WAITING, Photo
+from carvana.leaderboard.report.disagreement import Disagreement, Masks, most_different
+from carvana.leaderboard.report.markup import Markup, element, joined
+from carvana.leaderboard.report.series import Series
+
+if TYPE_CHECKING:
+    from carvana.leaderboard.board import Leaderboard
+
+UInt8 = NDArray[np.uint8]
+
+_THUMBNAIL = 420  # pixels, the width of a whole photo
+_CROP = (3 / 16, 1 / 4)  # of the photo's width: height and width of the part that is shown large
+_LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not blur them
+_DIMMED = 140  # of 255: how much of the photo's light is taken away outside a mask
+
+
+def disagreements(board: Leaderboard, series: Mapping[str, Series]) -> Markup | str:
+    """The section's pictures, or a sentence on why there are none."""
+    if any(row.status == WAITING for row in board.rows):
+        return "Photos are compared once no network is waiting any more."
+    with_masks = {name: each for name, each in series.items() if each.row.masks}
+    if len(with_masks) < 2:
+        return "It takes the masks of two networks to compare them."
+    samples = {sample.name: sample for sample in board.samples if sample.mask is not None}
+    photos = [photo for photo in board.photos if photo.image in samples]
+    if not photos:
+        return "The photos were not at hand when this page was written."
+
+    def read(photo: Photo) -> Masks | None:
+        return _read_masks(samples[photo.image], with_masks.values())
+
+    chosen = most_different(photos, list(with_masks), read)
+    if not chosen:
+        return "The masks were not at hand when this page was written."
+    shown = [_photo(each, samples[each.photo.image], with_masks, place) for place, each in enumerate(chosen, start=1)]
+    return joined(shown)
+
+
+def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) -> tuple[int, int]:
+    """The top left corner (row, column) of the window of a size (height, width) that holds the most weight.
+
+    Among equal ones it is the one in their middle, which has what it shows in its own.
+    """
+    height, width = (min(window, whole) for window, whole in zip(size, weights.shape, strict=True))
+    sums = cv2.integral(weights, sdepth=cv2.CV_64F)
+    held = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    places = np.argwhere(held >= held.max() * (1 - 1e-6))
+    row, column = places[np.argmin(np.square(places - places.mean(axis=0)).sum(axis=1))]
+    return int(row), int(column)
+
+
+def _read_masks(sample: Sample, series: Iterable[Series]) -> list[UInt8] | None:
+    """The masks of a photo, one of each network; None where one is missing, damaged or of another size."""
+    try:
+        masks = [read_mask(mask_path(each.row.masks or "", sample)) for each in series]
+    except DataError:
+        return None
+    return masks if len({mask.shape for mask in masks}) == 1 else None
+
+
+def _photo(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], place: int) -> Markup:
+    """One photo: as a whole, then where its masks differ most the truth and what each network makes of it."""
+    photo, masks = chosen.photo, _read_masks(sample, series.values())
+    assert masks is not None
+    assert sample.mask is not None
+    image, true = over_white(read_shown(sample.image)), read_mask(sample.mask)
+    height, width = true.shape
+    size = round(_CROP[0] * width), round(_CROP[1] * width)
+    votes: NDArray[np.float32] = np.stack(masks).mean(axis=0, dtype=np.float32)
+    top, left = busiest_window(votes * (1 - votes), size)
+    part = (slice(top, top + size[0]), slice(left, left + size[1]))
+    factor = max(1, round(_LEAST_CROP / size[1]))
+    crop = image[part]
+    enlarged = resize_image(crop, (factor * crop.shape[0], factor * crop.shape[1]))
+    frame = (
+        f"left: {left / width:.2%}; top: {top / height:.2%}; "
+        f"width: {crop.shape[1] / width:.2%}; height: {crop.shape[0] / height:.2%}"
+    )
+    whole = element(
+        "figure",
+        element("div", _image(_shrunk(image), ".jpg", alt=f"the photo {photo.image}"), element("span", style=frame)),
+        element("figcaption", "the whole photo"),
+        class_="whole",
+    )
+    tiles = [_tile(outline(true[part], factor), "truth", alt="the true mask's outline")]
+    for (name, each), mask in zip(series.items(), masks, strict=True):
+        layer = errors(mask[part], true[part], factor)
+        caption = each.label(element("small", f"Dice {photo.dice[name]:.5f}"))
+        tiles.append(_tile(layer, caption, alt=f"the errors of {name}"))
+    words = [f"car {photo.group}" if photo.group else "", f"view {photo.view}" if photo.view else ""]
+    words.append(f"two masks differ by {chosen.distance:.2%} of their union, on average")
+    return element(
+        "article",
+        element("h3", photo.image),
+        element("p", ", ".join(filter(None, words)), class_="muted"),
+        # Once for all tiles: each lays its own transparent picture over it.
+        element("style", Markup(f"#photo-{place} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
+        element("div", whole, element("div", *tiles, class_="tiles"), class_="side-by-side"),
+        id=f"photo-{place}",
+        class_="photo",
+    )
+
+
+def errors(mask: UInt8, true: UInt8, factor: int = 1) -> UInt8:
+    """What lies over a photo to show a mask and its errors, in the colours of :mod:`carvana.inference.outputs.overlay`.
+
+    Args:
+        mask: uint8 (H, W) of 0 and 1.
+        true: the same of the truth.
+        factor: by which the layer is enlarged.
+
+    Returns:
+        uint8 (factor H, factor W, 4), RGBA: dark outside the mask, red where it is too much, blue where it misses.
+    """
+    layer = _dimmed(mask)
+    brush = np.ones((2, 2) if factor == 1 else (1, 1), np.uint8)  # single pixels would not be seen
+    layer[cv2.dilate(mask & (1 - true), brush) > 0] = (*EXTRA, 255)
+    layer[cv2.dilate(true & (1 - mask), brush) > 0] = (*MISSED, 255)
+    return _enlarged(layer, factor)
+
+
+def outline(true: UInt8, factor: int = 1) -> UInt8:
+    """The same for the truth: dark outside it, its outline yellow."""
+    layer = _enlarged(_dimmed(true), factor)
+    large = _enlarged(true, factor)
+    layer[cv2.morphologyEx(large, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0] = (*OUTLINE, 255)
+    return layer
+
+
+def _dimmed(mask: UInt8) -> UInt8:
+    layer = np.zeros((*mask.shape, 4), np.uint8)
+    layer[mask == 0, 3] = _DIMMED
+    return layer
+
+
+def _enlarged(pixels: UInt8, factor: int) -> UInt8:
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _shrunk(image: UInt8) -> UInt8:
+    height, width = image.shape[:2]
+    factor = min(1.0, _THUMBNAIL / width)
+    return resize_image(image, (max(1, round(factor * height)), max(1, round(factor * width))))
+
+
+def _tile(layer: UInt8, caption: str, *, alt: str) -> Markup:
+    return element(
+        "figure",
+        element("div", _image(layer, ".png", alt=alt), class_="crop"),
+        element("figcaption", caption),
+    )
+
+
+def _image(pixels: UInt8, suffix: str, *, alt: str) -> Markup:
+    height, width = pixels.shape[:2]
+    return element("img", src=_data_url(pixels, suffix), alt=alt, width=width, height=height)
+
+
+def _data_url(pixels: UInt8, suffix: str) -> str:
+    """Pixels as a URL that holds an image file."""
+    data = encode_image(pixels, suffix, quality=84)
+    return f"data:image/{'jpeg' if suffix == '.jpg' else 'png'};base64,{base64.b64encode(data).decode('ascii')}"

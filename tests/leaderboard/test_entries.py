@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from carvana.config import FitConfig
+from carvana.data.samples import find_samples
+from carvana.data.splits import split_samples, write_split
+from carvana.errors import CarvanaError, ConfigError, RunError, UnknownNameError
+from carvana.leaderboard.entries import Entry, make_entries
+from carvana.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_data: Path) -> Run:
+    """What the folder of a finished run has, but for its network."""
+    run = Run(tmp_path / "runs" / "first")
+    run.make()
+    write_split(run.split_path, split_samples(find_samples(tiny_data)))
+    run.write_evaluation({"dice": 0.9})
+    run.write_config(FitConfig(data={"root": str(tiny_data)}))
+    return run
+
+
+def test_names_are_architectures_labels_or_runs(run: Run) -> None:
+    entries = make_entries(["unet-ref", "mine=unet/resnet18", run.path, Entry("third", arch="fpn/resnet18")])
+    [labelled] = make_entries([f"best={run.path}"])
+    assert (labelled.name, labelled.run) == ("best", run.path)
+    assert [entry.name for entry in make_entries("unet-ref")] == ["unet-ref"]
+    assert [entry.arch for entry in make_entries([Path("unet-ref")])] == ["unet-ref"]  # there is no such folder
+    assert [(entry.name, entry.arch, entry.run) for entry in entries] == [
+        ("unet-ref", "unet-ref", None),
+        ("mine", "unet/resnet18", None),
+        (str(run.path), "", run.path),
+        ("third", "fpn/resnet18", None),
+    ]
+
+
+def test_an_architecture_wins_over_a_folder_of_its_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run.path, tmp_path / "unet-ref")
+    monkeypatch.chdir(tmp_path)
+    assert [entry.run for entry in make_entries(["unet-ref", "./unet-ref"])] == [None, Path("unet-ref")]
+    assert make_entries([Path("unet-ref")])[0].run == Path("unet-ref")
+
+
+def test_a_setting_can_be_for_one_network_alone() -> None:
+    a, b = make_entries(["a=unet-ref", "b=unet-ref"], ["b:model.options={width: 4}", "b:model.encoder_weights=none"])
+    assert a.changes == {}
+    assert b.changes == {"model.options": {"width": 4}, "model.encoder_weights": "none"}
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "words"),
+    [
+        (["unet/resnet43"], [], ["unet/resnet43", "unet/resnet34", "no run"]),
+        (["unet-ref", "unet-ref"], [], ["unet-ref is named twice", "other=unet-ref"]),
+        (["wide=unet-ref", "wide=unet/resnet18"], [], ["wide is named twice", "other=unet-ref"]),
+        (["a=nosuch"], [], ["nosuch"]),
+        (["=unet-ref"], [], ["LABEL=ARCHITECTURE"]),
+        (["unet-ref"], ["unet-reff:model.classes=1"], ["unet-reff", "did you mean 'unet-ref'"]),
+        (["unet-ref"], ["unet-ref:train.lr=1"], ["train.lr", "only what is below model"]),
+        (["a b=unet-ref", "a-b=unet-ref"], [], ["same folder", "label"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(names: list[str], settings: list[str], words: list[str]) -> None:
+    with pytest.raises(CarvanaError) as caught:
+        make_entries(names, settings)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_is_of_its_own_kind() -> None:
+    with pytest.raises(UnknownNameError):
+        make_entries(["nosuch"])
+
+
+def test_folders_that_are_no_finished_run_are_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finished run"):
+        make_entries([str(run.path)], [f"{run.path}:model.classes=1"])
+    run.evaluation_path.unlink()
+    with pytest.raises(RunError, match=f"not finished.*--resume {run.path}"):
+        make_entries([run.path])
+    run.split_path.unlink()
+    with pytest.raises(RunError, match="nobody knows which cars"):
+        make_entries([run.path])
+    (tmp_path / "five").mkdir()
+    (tmp_path / "five" / "folds.json").write_text('{"format_version": 1, "folds": 2, "recipe": {}}')
+    with pytest.raises(RunError, match="folds"):
+        make_entries([tmp_path / "five"])
+
+
+def test_one_run_cannot_stand_there_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent)
+    with pytest.raises(ConfigError, match="are one run"):
+        make_entries([run.path, "./first"])
+
+
+def test_long_names_make_short_folders() -> None:
+    assert len(Entry("x" * 300, arch="unet-ref").slug) == 80
+    assert len(Entry("\u8eca" * 100, arch="unet-ref").slug.encode()) <= 80
+
+
+def test_an_entry_is_an_architecture_or_a_run() -> None:
+    with pytest.raises(ConfigError, match="one of the two"):
+        Entry("neither")

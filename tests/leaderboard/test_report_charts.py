@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from boards import make_board
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carvana.leaderboard.report.charts import COSTS, LAYOUTS, quality_against_cost
+from carvana.leaderboard.report.front import pareto_front
+from carvana.leaderboard.report.labels import Box, place_labels, spread
+from carvana.leaderboard.report.series import all_series
+from carvana.leaderboard.report.svg import Scale
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_the_front_holds_what_no_point_beats(points: list[tuple[int, int]]) -> None:
+    def beaten(place: int) -> bool:
+        cost, error = points[place]
+        return any(a <= cost and b <= error and (a, b) != (cost, error) for a, b in points)
+
+    assert sorted(pareto_front(points)) == [place for place in range(len(points)) if not beaten(place)]
+
+
+def test_a_chart_fills_the_marks_on_the_front_alone() -> None:
+    board = make_board()
+    series = all_series(board)
+    front = pareto_front([(row.latency_ms or 0, row.error or 0) for row in board.ranked])
+    chart = quality_against_cost(series.values(), COSTS[0])
+    assert chart is not None
+    assert chart.count("beaten") == len(LAYOUTS) * (len(board.ranked) - len(front))
+    description = re.search("<desc>(.*?)</desc>", chart)
+    assert description is not None
+    assert re.findall(r"([\w/+-]+) \(\d", description[1]) == [board.ranked[place].name for place in front]
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
+def test_labels_of_a_column_keep_their_order_and_distance(wanted: list[float]) -> None:
+    found = spread(wanted, 15, 0, 300)
+    ordered = sorted(range(len(wanted)), key=wanted.__getitem__)
+    gaps = np.diff([found[place] for place in ordered])
+    assert (gaps >= 15 - 1e-9).all()
+    assert min(found) >= -1e-9
+    assert max(found) <= 300 + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_of_points_do_not_cover_each_other(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = [(float(x), float(y)) for x, y in rng.uniform((60, 60), (800, 380), (12, 2))]
+    inside = Box(0, 0, 860, 440)
+    boxes = place_labels(points, [(140.0, 15.0)] * 12, inside=inside)
+    assert all(a.overlap(b) < 0.1 * a.area for place, a in enumerate(boxes) for b in boxes[:place])
+    assert all(box.overlap(inside) > 0.99 * box.area for box in boxes)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1.05, 1e4), st.booleans())
+def test_an_axis_has_some_round_ticks_inside_its_range(low: float, ratio: float, log: bool) -> None:
+    scale = Scale(low, low * ratio, 0, 100, log=log)
+    ticks = scale.ticks()
+    assert 2 <= len(ticks) <= 12
+    assert all(low * (1 - 1e-9) <= tick <= low * ratio * (1 + 1e-9) for tick in ticks)
+    places = [scale(tick) for tick in ticks]
+    assert places == sorted(places)

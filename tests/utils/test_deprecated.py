@@ -1,0 +1,44 @@
+"""Names of the last release: each still works, and says in one warning what it is called now."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+import carvana
+
+OLD = {
+    "carvana.compare.records.Row": "carvana.leaderboard.records.Row",
+    "carvana.compare.records.Photo": "carvana.leaderboard.records.Photo",
+    "carvana.data.rle.encode": "carvana.data.io.rle.encode",
+    "carvana.inference.photos.collect_photos": "carvana.inference.inputs.collect_photos",
+    "carvana.training.stopping.TrainingInterrupted": "carvana.training.signals.TrainingInterrupted",
+}
+
+
+def named(path: str) -> object:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_an_old_name_is_the_new_thing_and_says_so_where_it_is_used(old: str) -> None:
+    with pytest.warns(DeprecationWarning, match="is now") as told:
+        found = named(old)
+    assert found is named(OLD[old])
+    assert [str(each.message).split(";")[0] for each in told] == [f"{old} is now {OLD[old]}"]
+    assert told[0].filename == __file__
+
+
+def test_compare_stays_a_function_behind_an_import_of_its_old_package() -> None:
+    import_module("carvana.compare.records")
+    with pytest.raises(carvana.CarvanaError, match="no networks to compare"):
+        carvana.compare([])
+
+
+def test_a_name_that_never_was_is_refused() -> None:
+    with pytest.raises(ImportError):
+        import_module("carvana.compare.nosuch")
+    with pytest.raises(AttributeError, match="nosuch"):
+        named("carvana.compare.records.nosuch")
