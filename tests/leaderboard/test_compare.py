@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
-import pickle
 import shutil
 import sys
 from collections.abc import Sequence
