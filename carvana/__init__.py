@@ -1,4 +1,4 @@
-"""From a photo to a full-size mask: networks, data, training, prediction and evaluation behind one interface.
+"""From an image to a full-size mask: networks, data, training, prediction and evaluation behind one interface.
 
 Nothing heavy is imported before it is used: ``import carvana`` costs milliseconds.
 """
@@ -43,7 +43,15 @@ if TYPE_CHECKING:
     from carvana.training.fit import fit, resume
     from carvana.training.trainer import Trainer
 
-deprecated.install()
+deprecated.modules(
+    {
+        "carvana.compare": "carvana.leaderboard",
+        "carvana.compare.records": "carvana.leaderboard.records",
+        "carvana.data.rle": "carvana.data.io.rle",
+        "carvana.inference.photos": "carvana.inference.inputs",
+        "carvana.training.stopping": "carvana.training.signals",
+    }
+)
 
 _HOMES = {
     "Callback": "carvana.training.callbacks",

@@ -21,19 +21,19 @@ _DECODERS = {
 
 _LOSSES = {
     "bce": "binary cross-entropy",
-    "dice": "1 - Dice, mean over photos: what the competition measures",
+    "dice": "1 - Dice, mean over images: what the competition measures",
     "focal": "cross-entropy that looks away from easy pixels",
     "lovasz": "Lovasz hinge: a convex surrogate of IoU",
     "tversky": "Dice with separate prices for misses and false alarms",
-    "jaccard": "1 - IoU, mean over photos",
+    "jaccard": "1 - IoU, mean over images",
     "boundary_bce": "binary cross-entropy that weighs the boundary more",
 }
 
 _AUGMENTS = {
-    "flip": "left and right exchanged in half of the photos; no pixel is made anew",
+    "flip": "left and right exchanged in half of the images; no pixel is made anew",
     "seed": "flip and rotation of up to 8 degrees: what the notebook did",
     "studio": "scale, shift, perspective, colour, light, blur, JPEG and noise as a studio varies them",
-    "none": "nothing: photos as they are",
+    "none": "nothing: images as they are",
 }
 
 _LAYOUTS = {

@@ -63,25 +63,27 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """``data``: the photos, and what the network gets to see of them."""
+    """``data``: the images, and what the network gets to see of them."""
 
     root: Folder | None = Field(None, description="The data folder; none means the drawn demo cars.")
-    images: Folder | None = Field(None, description="Folder of photos, if the data folder is laid out otherwise.")
+    images: Folder | None = Field(None, description="Folder of images, if the data folder is laid out otherwise.")
     masks: Folder | None = Field(None, description="Folder of masks, if the data folder is laid out otherwise.")
     mask_suffix: str | None = Field(
         None,
-        description="What masks have behind their photo's name, such as _L; none: nothing, _mask(s) or _segmentation.",
+        description="What masks have behind their image's name, such as _L; none: nothing, _mask(s) or _segmentation.",
     )
-    group: str | None = Field(None, description="Regular expression that finds the car's name in a photo's file name.")
+    group: str | None = Field(
+        None, description="Regular expression that finds the group's name in an image's file name."
+    )
     size: Size = Field((128, 128), description="[height, width] that the network is trained at.")
     start_size: Size | None = Field(
-        None, description="[height, width] of whole photos in the first start_epochs; none: size from the beginning."
+        None, description="[height, width] of whole images in the first start_epochs; none: size from the beginning."
     )
     start_epochs: Epochs = Field(0, description="How many epochs begin the training at start_size.")
     mode: Literal["resize", "crop"] = Field(
-        "resize", description="Shrink whole photos to the size, or cut pieces of that size that look for the boundary."
+        "resize", description="Shrink whole images to the size, or cut pieces of that size that look for the boundary."
     )
-    whole: Real = Field(0.0, ge=0, le=1, description="With mode crop, the share of photos shrunk to the size, uncut.")
+    whole: Real = Field(0.0, ge=0, le=1, description="With mode crop, the share of images shrunk to the size, uncut.")
     target: Literal["coverage", "nearest"] = Field(
         "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
     )
@@ -93,7 +95,7 @@ class DataConfig(Section):
         10,
         ge=0,
         le=10**6,
-        description="Gigabytes of disk for photos kept at the training size, of all runs together; 0: none.",
+        description="Gigabytes of disk for images kept at the training size, of all runs together; 0: none.",
     )
 
     @model_validator(mode="after")
@@ -104,23 +106,23 @@ class DataConfig(Section):
 
 
 class SplitConfig(Section):
-    """``split``: which photos train and which validate."""
+    """``split``: which images train and which validate."""
 
-    by: Literal["group", "image"] = Field("group", description="By car, or by photo, which flatters the result.")
+    by: Literal["group", "image"] = Field("group", description="By group, or by image, which flatters the result.")
     val: Real = Field(
-        0.2, gt=0, le=10**9, description="Held out for validation: a share below 1, or a number of cars (photos)."
+        0.2, gt=0, le=10**9, description="Held out for validation: a share below 1, or a number of groups (images)."
     )
-    seed: Seed = Field(0, description="Which cars are drawn.")
+    seed: Seed = Field(0, description="Which groups are drawn.")
     file: Folder | None = Field(None, description="A split.csv, or a data folder of its own for validation.")
 
 
 class TrainConfig(Section):
     """``train``: how long and by what rule."""
 
-    epochs: Count = Field(4, description="Passes over the training photos.")
+    epochs: Count = Field(4, description="Passes over the training images.")
     minutes: Real | None = Field(None, gt=0, le=10**7, description="A budget of training time instead of epochs.")
     batch_size: Count | Literal["auto"] = Field(
-        8, description="Photos of a step, on each device; auto: the largest that fits and leaves an epoch 16 steps."
+        8, description="Images of a step, on each device; auto: the largest that fits and leaves an epoch 16 steps."
     )
     accumulate: Count = Field(1, description="Batches whose gradients are added up before a step.")
     loss: str = Field("bce + dice", description="Names of losses, summed, with weights if wanted: bce + 0.5*dice.")

@@ -33,7 +33,7 @@ class ConfigError(CarvanaError):
 
 
 class DataError(CarvanaError):
-    """A photo, a mask or a folder of them that cannot be used as it stands."""
+    """An image, a mask or a folder of them that cannot be used as it stands."""
 
 
 class ModelError(CarvanaError):

@@ -25,9 +25,9 @@ class Folds:
         record_path: ``folds.json``: how many folds, the recipe that all of them share, where the weights come from.
         table_path: ``folds.csv``: image, group, and the fold that validates it, from 1.
         splits_path: ``splits/``, a ``split.csv`` for each fold.
-        evaluation_path: ``evaluation.json``, the numbers of all photos together, each by the network that was not
-            trained on its car.
-        masks_path: ``masks/``, those networks' masks of all photos.
+        evaluation_path: ``evaluation.json``, the numbers of all images together, each by the network that was not
+            trained on its group.
+        masks_path: ``masks/``, those networks' masks of all images.
         pictures_path: ``pictures/``.
     """
 
@@ -36,7 +36,7 @@ class Folds:
         self.record_path = self.path / "folds.json"
         self.table_path = self.path / "folds.csv"
         self.splits_path = self.path / "splits"
-        pooled = Run(self.path)  # what concerns all photos lies where a run has what concerns its own
+        pooled = Run(self.path)  # what concerns all images lies where a run has what concerns its own
         self.evaluation_path = pooled.evaluation_path
         self.masks_path = pooled.masks_path
         self.pictures_path = pooled.pictures_path
@@ -119,7 +119,7 @@ class Folds:
         """Write ``folds.csv``.
 
         Args:
-            rows: each photo's file name, its car, and the number of the fold that validates it.
+            rows: each image's file name, its group, and the number of the fold that validates it.
         """
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([("image", "group", "fold"), *rows])
@@ -130,16 +130,16 @@ class Folds:
         return make_config(self._record()["recipe"], str(self.record_path))
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Keep the numbers of all photos."""
+        """Keep the numbers of all images."""
         write_json(self.evaluation_path, evaluation)
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the numbers of all photos are there, and can be read."""
+        """Whether the numbers of all images are there, and can be read."""
         return is_evaluated(self.path)
 
     def read_evaluation(self) -> dict[str, Any]:
-        """The numbers of all photos; a RunError if the folds did not come that far, or they are damaged."""
+        """The numbers of all images; a RunError if the folds did not come that far, or they are damaged."""
         try:
             return read_evaluation(self.path)
         except RunError as error:

@@ -1,7 +1,7 @@
-"""Losses by name: each compares logits with coverage targets, photo by photo, and is least where they agree.
+"""Losses by name: each compares logits with coverage targets, image by image, and is least where they agree.
 
 A loss is a callable ``loss(logits, targets)``: both (N, classes, H, W), targets float in [0, 1]; the result is a scalar
-to minimise. Region losses (dice, jaccard, tversky) are smp's, but computed per photo and averaged, as the
+to minimise. Region losses (dice, jaccard, tversky) are smp's, but computed per image and averaged, as the
 competition's metric is, where smp sums over the whole batch. They hold for soft targets: the usual product p * t is
 largest at p = 1 for any t > 0, so smp writes the overlap with |p - t| (Wang et al., Dice Semimetric Losses, MICCAI
 2023), which is the usual loss on hard targets and least at p = t on soft ones.
@@ -24,7 +24,7 @@ from carvana.registry import registry
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 SMOOTH = 1.0
-"""Pixels added to both sides of a ratio, so that a photo without the object has a gradient too."""
+"""Pixels added to both sides of a ratio, so that an image without the object has a gradient too."""
 
 _TERM = re.compile(r"\s*(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?(?P<name>[A-Za-z][\w-]*)\s*")
 
@@ -57,12 +57,12 @@ def bce() -> Loss:
 
 
 def dice() -> Loss:
-    """One minus the Dice coefficient of each photo."""
+    """One minus the Dice coefficient of each image."""
     return Tversky(alpha=0.5, beta=0.5)
 
 
 def jaccard() -> Loss:
-    """One minus the intersection over union of each photo."""
+    """One minus the intersection over union of each image."""
     return Tversky(alpha=1.0, beta=1.0)
 
 
@@ -77,7 +77,7 @@ def focal() -> Loss:
 
 
 def lovasz() -> Loss:
-    """Lovasz hinge per photo (Berman et al., CVPR 2018), smp's, on hard labels: a coverage above half counts as 1."""
+    """Lovasz hinge per image (Berman et al., CVPR 2018), smp's, on hard labels: a coverage above half counts as 1."""
     hinge = smp.losses.LovaszLoss("binary", per_image=True)
     return lambda logits, targets: hinge(logits, (targets > 0.5).to(logits.dtype))
 
@@ -91,7 +91,7 @@ def boundary_bce() -> Loss:
 
 
 class Tversky(nn.Module):
-    """One minus Tversky's index, TP / (TP + alpha FP + beta FN), of each photo and class, averaged."""
+    """One minus Tversky's index, TP / (TP + alpha FP + beta FN), of each image and class, averaged."""
 
     def __init__(self, *, alpha: float, beta: float) -> None:
         super().__init__()
@@ -152,5 +152,5 @@ def _boundary_bce(logits: Tensor, targets: Tensor) -> Tensor:
     around = F.avg_pool2d(targets, side, stride=1, padding=side // 2, count_include_pad=False)
     weights = 1 + 5 * (around - targets).abs()
     pixelwise = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    per_photo = (weights * pixelwise).sum((2, 3)) / weights.sum((2, 3))
-    return per_photo.mean()
+    per_image = (weights * pixelwise).sum((2, 3)) / weights.sum((2, 3))
+    return per_image.mean()

@@ -1,6 +1,6 @@
 """How good a mask is, and how sure one can be of a mean.
 
-The measure of the Carvana challenge is the Dice coefficient of each photo at its full size, averaged over photos, 1
+The measure of the Carvana challenge is the Dice coefficient of each image at its full size, averaged over images, 1
 where both masks are empty (https://www.kaggle.com/c/carvana-image-masking-challenge/overview/evaluation). All else here
 stands beside it. The same measures at all thresholds at once: ``carvana.thresholds``.
 """
@@ -63,7 +63,7 @@ class Confusion:
 
 
 def confusion(prediction: ArrayLike, target: ArrayLike) -> Confusion:
-    """Count how one photo's mask agrees with the truth.
+    """Count how one image's mask agrees with the truth.
 
     Args:
         prediction: (H, W), false or 0 for background, anything else for foreground.
@@ -110,9 +110,9 @@ def pixel_accuracy(prediction: ArrayLike, target: ArrayLike) -> float:
 def boundary_dice(prediction: ArrayLike, target: ArrayLike, width: int = BOUNDARY_WIDTH) -> float:
     """The Dice coefficient over the pixels near the true boundary alone: see :func:`boundary_band`.
 
-    The inside of a car is easy and large; what differs between good masks lies here. A true mask without a boundary
-    (empty, or all of the photo) has no band, and the whole photo's Dice takes its place: 1 if the prediction agrees,
-    0 for a car that is not there.
+    The inside of an object is easy and large; what differs between good masks lies here. A true mask without a boundary
+    (empty, or all of the image) has no band, and the whole image's Dice takes its place: 1 if the prediction agrees,
+    0 for an object that is not there.
     """
     predicted, true = as_binary(prediction), as_binary(target)
     check_same_shape(predicted, true)
@@ -147,12 +147,12 @@ def boundary_band(target: ArrayLike, width: int = BOUNDARY_WIDTH) -> NDArray[np.
 def bootstrap_interval(
     values: ArrayLike, groups: Sequence[str], *, samples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """An interval for the mean of ``values`` where those of one group (car) hang together: whole groups are redrawn.
+    """An interval for the mean of ``values`` where those of one group hang together: whole groups are redrawn.
 
     The percentile bootstrap over clusters (Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).
 
     Args:
-        values: (N,), one a photo.
+        values: (N,), one an image.
         groups: N names.
         samples: how many times to draw.
         level: the share of draws inside the interval.
@@ -192,7 +192,7 @@ def check_same_shape(prediction: NDArray[np.uint8], target: NDArray[np.uint8]) -
     if prediction.shape != target.shape:
         raise DataError(
             f"a prediction of shape {prediction.shape} cannot be compared with a mask of shape {target.shape}; "
-            "both must have the photo's height and width"
+            "both must have the image's height and width"
         )
 
 

@@ -89,7 +89,7 @@ def register_layout(name: str, target: Target, *, summary: str = "", replace: bo
     Args:
         name: See :func:`register_arch`.
         target: A function of the data folder (a Path). It returns None where the folder is not laid out so, a pair
-            (folder of photos, folder of masks) whose files are matched by name, or any iterable of
+            (folder of images, folder of masks) whose files are matched by name, or any iterable of
             :class:`carvana.Sample`. The layout that was registered last is asked first, the built-in ones last.
         summary: One line for listings.
         replace: Take the place of an entry of the same name.

@@ -27,7 +27,7 @@ class Run:
     Attributes:
         path: The folder itself.
         config_path: ``config.yaml``, the resolved recipe.
-        split_path: ``split.csv``: image, group, subset, digest (of the bytes of the photo and its mask).
+        split_path: ``split.csv``: image, group, subset, digest (of the bytes of the image and its mask).
         model_path: ``model/``, the best network so far.
         state_path: ``state/``, the last state, from which an interrupted fit goes on.
         lock_path: ``state/.lock``, held while a process trains in the run.
@@ -35,7 +35,7 @@ class Run:
         times_path: ``times.jsonl``, likewise: speed, waiting and seconds, which are never the same.
         evaluation_path: ``evaluation.json``, the numbers at full size.
         record_path: ``run.json``: versions, hardware, initial weights, times.
-        masks_path: ``masks/``, the validation photos' masks.
+        masks_path: ``masks/``, the validation images' masks.
         pictures_path: ``pictures/``.
 
     >>> run = Run.open("runs/unet-ref")  # doctest: +SKIP
@@ -142,17 +142,17 @@ class Run:
         return config
 
     def read_split(self, subset: str) -> dict[str, str]:
-        """The photos of one side of the split, "train" or "val": file name to car."""
+        """The images of one side of the split, "train" or "val": file name to group."""
         rows = [row for row in self._split_rows() if row.get("subset") == subset]
         return {row.get("image") or "": row.get("group") or "" for row in rows}
 
     def read_digests(self) -> dict[tuple[str, str], str]:
-        """What each photo of the split and its mask held, by (subset, file name); an earlier carvana kept none."""
+        """What each image of the split and its mask held, by (subset, file name); an earlier carvana kept none."""
         rows = self._split_rows()
         return {(row["subset"], row["image"]): row["digest"] for row in rows if row.get("digest")}
 
     def read_groups(self, subset: str) -> set[str]:
-        """The cars of one side of the split, "train" or "val"."""
+        """The groups of one side of the split, "train" or "val"."""
         return set(self.read_split(subset).values())
 
     def _split_rows(self) -> list[dict[str, str]]:

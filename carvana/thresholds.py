@@ -1,4 +1,4 @@
-"""How good the masks of a photo's probabilities are at every threshold at once, and which threshold to take.
+"""How good the masks of an image's probabilities are at every threshold at once, and which threshold to take.
 
 Thresholds lie on a grid of 1/256. A probability's *level* is the number of grid thresholds below it, so a histogram of
 levels knows the mask ``probability > threshold`` of every grid threshold exactly, 0.5 included.
@@ -21,11 +21,11 @@ THRESHOLDS: NDArray[np.float64] = np.arange(1, 256) / 256
 
 
 @dataclass(frozen=True, eq=False)
-class PhotoCounts:
-    """What one photo contributes at every threshold of the grid, in 4 KB: photos may be many.
+class ImageCounts:
+    """What one image contributes at every threshold of the grid, in 4 KB: images may be many.
 
     Attributes:
-        histograms: (4, 256), pixels at each level: the object's and the background's of the whole photo, then the
+        histograms: (4, 256), pixels at each level: the object's and the background's of the whole image, then the
             object's and the background's near the true boundary.
     """
 
@@ -33,19 +33,19 @@ class PhotoCounts:
 
     @property
     def whole(self) -> Confusion:
-        """The counts over the whole photo, each field (255,)."""
+        """The counts over the whole image, each field (255,)."""
         return _at_every_threshold(*self.histograms[:2])
 
     @property
     def band(self) -> Confusion:
-        """Those near the true boundary, or over the whole photo where the truth has no boundary."""
+        """Those near the true boundary, or over the whole image where the truth has no boundary."""
         return _at_every_threshold(*self.histograms[2:])
 
 
 def threshold_counts(
     probabilities: NDArray[np.floating] | NDArray[np.uint8], target: ArrayLike, *, width: int = BOUNDARY_WIDTH
-) -> PhotoCounts:
-    """Compare one photo's probabilities with its true mask at all thresholds in one pass.
+) -> ImageCounts:
+    """Compare one image's probabilities with its true mask at all thresholds in one pass.
 
     Args:
         probabilities: (H, W), floats in [0, 1], or the levels that :func:`levels` makes of them.
@@ -95,23 +95,23 @@ def threshold_index(threshold: float) -> int:
     return int(np.clip(round(threshold * 256), 1, 255)) - 1
 
 
-def best_threshold(counts: Sequence[PhotoCounts]) -> float:
-    """The threshold of the grid with the highest mean Dice per photo.
+def best_threshold(counts: Sequence[ImageCounts]) -> float:
+    """The threshold of the grid with the highest mean Dice per image.
 
     Where many do equally well, it is the middle of that plateau, and of several plateaus the one nearest 0.5.
 
     Raises:
-        DataError: there are no photos.
+        DataError: there are no images.
     """
     if not counts:
-        raise DataError("no photos to choose a threshold on; give at least one with a mask")
+        raise DataError("no images to choose a threshold on; give at least one with a mask")
     return float(THRESHOLDS[_summit(_mean_dice(counts))])
 
 
 def cross_fitted_thresholds(
-    counts: Sequence[PhotoCounts], groups: Sequence[str], *, folds: int = 5, seed: int = 0
+    counts: Sequence[ImageCounts], groups: Sequence[str], *, folds: int = 5, seed: int = 0
 ) -> NDArray[np.float64]:
-    """For each photo the threshold that is best on other groups (cars), so that the choice cannot flatter its score.
+    """For each image the threshold that is best on other groups, so that the choice cannot flatter its score.
 
     The groups are dealt out to ``folds`` parts, and each part's threshold is chosen on the others (cross-fitting:
     Chernozhukov et al. 2018, https://doi.org/10.1111/ectj.12097). One group leaves nothing to choose on: 0.5 for all.
@@ -127,8 +127,8 @@ def cross_fitted_thresholds(
     fold_of_group[order] = np.arange(len(names)) % folds
     fold = fold_of_group[members]
     sums = np.zeros((folds, len(THRESHOLDS)))
-    for photo, part in zip(counts, fold, strict=True):
-        sums[part] += photo.whole.dice
+    for image, part in zip(counts, fold, strict=True):
+        sums[part] += image.whole.dice
     chosen = np.empty(len(counts))
     for part in np.unique(fold):
         others = np.delete(sums, part, axis=0).sum(axis=0) / np.count_nonzero(fold != part)
@@ -158,9 +158,9 @@ def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.
     )
 
 
-def _compact(*histograms: NDArray[np.int64]) -> PhotoCounts:
+def _compact(*histograms: NDArray[np.int64]) -> ImageCounts:
     stacked = np.stack(histograms)
-    return PhotoCounts(stacked.astype(np.int32) if stacked.max() < 2**31 else stacked)
+    return ImageCounts(stacked.astype(np.int32) if stacked.max() < 2**31 else stacked)
 
 
 def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -176,11 +176,11 @@ def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np
     return total
 
 
-def _mean_dice(counts: Sequence[PhotoCounts]) -> NDArray[np.float64]:
-    """The mean Dice per photo at every threshold, (255,); one photo's curve at a time."""
+def _mean_dice(counts: Sequence[ImageCounts]) -> NDArray[np.float64]:
+    """The mean Dice per image at every threshold, (255,); one image's curve at a time."""
     total = np.zeros(len(THRESHOLDS))
-    for photo in counts:
-        total += photo.whole.dice
+    for image in counts:
+        total += image.whole.dice
     return total / len(counts)
 
 

@@ -14,7 +14,7 @@ from carvana.data.io.images import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.evaluation.statistics import pairwise_p
 from carvana.leaderboard.board import Leaderboard
-from carvana.leaderboard.records import FAILED, WAITING, Header, Pair, Photo, Refit, Row
+from carvana.leaderboard.records import FAILED, WAITING, Header, Pair, Row, ScoredImage, SeedRun
 from carvana.metrics import bootstrap_interval, dice
 
 # name, error x 1e4, parameters, GFLOP, ms, minutes of training
@@ -30,10 +30,10 @@ NETWORKS = (
 OUT_OF_MEMORY = Row("pan/resnet101", status=f"{FAILED}out of memory (limit 4 GB)", arch="pan/resnet101")
 HEADER = Header(
     data="carvana-1k",
-    photos=24,
-    cars=6,
-    train_photos=272,
-    train_cars=17,
+    images=24,
+    groups=6,
+    train_images=272,
+    train_groups=17,
     split="5f0c2a9e",
     content="b81e44d07a16",
     recipe={
@@ -69,7 +69,7 @@ def waiting_board(done: int, networks: int = 4) -> Leaderboard:
     """A leaderboard that is not finished: some networks are, the others wait."""
     board = make_board(max(done, 1), failed=False)
     rows = board.rows[:done] + tuple(Row(name, status=WAITING, arch=name) for name, *_ in NETWORKS[done:networks])
-    return replace(board, rows=rows, pairs=board.pairs if done else (), photos=board.photos if done else ())
+    return replace(board, rows=rows, pairs=board.pairs if done else (), images=board.images if done else ())
 
 
 def drawn_board(data: Path, masks: Path, *, networks: int = 7) -> Leaderboard:
@@ -105,7 +105,7 @@ def spoiled(mask: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
 
 
 def _scores(networks: int, cars: int, views: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """(networks, photos): a photo is as hard as its car and its view are, and each network adds chance of its own."""
+    """(networks, images): an image is as hard as its group and its view, and each network adds chance of its own."""
     hard = np.exp(rng.normal(0, 0.25, (cars, 1)) + rng.normal(0, 0.2, (1, len(views)))).ravel()
     errors = np.array([error for _, error, *_ in NETWORKS[:networks]])
     noise = np.exp(rng.normal(0, 0.08, (networks, hard.size)))
@@ -141,10 +141,10 @@ def _board(
         for a, b in combinations(order, 2)
     ]
     photos = [
-        Photo(sample.name, sample.group, sample.view, dict(zip(names, map(float, column), strict=True)))
+        ScoredImage(sample.name, sample.group, sample.view, dict(zip(names, map(float, column), strict=True)))
         for sample, column in zip(samples, scores.T, strict=True)
     ]
-    header = replace(HEADER, photos=len(samples), cars=len(set(groups)), seeds=seeds)
+    header = replace(HEADER, images=len(samples), groups=len(set(groups)), seeds=seeds)
     return Leaderboard(header, (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), tuple(photos))
 
 
@@ -186,7 +186,7 @@ def _row(
     )
 
 
-def _refit(name: str, seed: int, mean: float, seconds: float, epochs: int = 8) -> Refit:
+def _refit(name: str, seed: int, mean: float, seconds: float, epochs: int = 8) -> SeedRun:
     rng = np.random.default_rng([len(name), seed])
     errors = (1 - mean) * (1 + 28 * np.exp(-0.75 * np.arange(epochs))) * np.exp(rng.normal(0, 0.1, epochs))
     curve = tuple(
@@ -200,4 +200,4 @@ def _refit(name: str, seed: int, mean: float, seconds: float, epochs: int = 8) -
         for epoch, error in enumerate(errors)
     )
     run = f"runs/{name.replace('/', '-')}-{seed}"
-    return Refit(run, seed, mean, 0.5, seconds, epochs, 17 * epochs, curve)
+    return SeedRun(run, seed, mean, 0.5, seconds, epochs, 17 * epochs, curve)

@@ -1,4 +1,4 @@
-"""What the tests of the cache share: a listener, photos that are made in no time, and the truth from their files."""
+"""What the tests of the cache share: a listener, images that are made in no time, and the truth from their files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Listener:
 
 
 def make_photos(folder: Path, count: int, *, shape: tuple[int, int] = (48, 80), seed: int = 0) -> list[Sample]:
-    """Photos of noise with a box for a mask; no two are alike."""
+    """Images of noise with a box for a mask; no two are alike."""
     rng = np.random.default_rng(seed)
     samples = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def make_photos(folder: Path, count: int, *, shape: tuple[int, int] = (48, 80), 
 
 
 def same_as_files(cache: SampleCache, samples: list[Sample], *, target: str = "coverage") -> bool:
-    """Whether every photo is cached, with the bytes that its files give."""
+    """Whether every image is cached, with the bytes that its files give."""
     for index, sample in enumerate(samples):
         held = cache.read(index)
         if held is None:

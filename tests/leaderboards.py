@@ -14,22 +14,22 @@ from carvana.evaluation.statistics import LEVEL
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """How the error 1 - Dice of networks of one recipe varies over cars and photos.
+    """How the error 1 - Dice of networks of one recipe varies over groups and images.
 
-    A car is hard for all networks alike, and harder for some than for others; what networks do not share is in
-    proportion to how hard the car is. Each effect is a scaled lognormal: most cars are easy, a few are very hard.
+    A group is hard for all networks alike, and harder for some than for others; what networks do not share is in
+    proportion to how hard the group is. Each effect is a scaled lognormal: most groups are easy, a few are very hard.
 
-    The numbers are those of networks of Dice 0.975 to 0.984 on real photos (docs/benchmarks.md), whose effects are less
+    The numbers are those of networks of Dice 0.975 to 0.984 on real images (docs/benchmarks.md), whose effects are less
     skewed than these; the standard errors of their differences were 0.0003 to 0.0006.
 
     Attributes:
         mean: of the error of a network without a gap.
-        car_sd: the standard deviation over cars of a car's mean error.
-        correlation: of two networks' mean errors of a car.
-        photo_sd: the standard deviation of a network's photos around their car's mean error.
+        group_sd: the standard deviation over groups of a group's mean error.
+        correlation: of two networks' mean errors of a group.
+        image_sd: the standard deviation of a network's images around their group's mean error.
         tail: the sigma of the lognormals; 0 is the normal distribution, and at 1 their kurtosis is 114.
-        cars: how many.
-        photos: the least and the greatest number of a car's photos, all between as likely.
+        groups: how many.
+        images: the least and the greatest number of a group's images, all between as likely.
     """
 
     mean: float = 0.02
@@ -37,15 +37,15 @@ class ErrorModel:
     correlation: float = 0.8
     photo_sd: float = 0.0032
     tail: float = 1.0
-    cars: int = 51
-    photos: tuple[int, int] = (4, 4)
+    groups: int = 51
+    images: tuple[int, int] = (4, 4)
 
     @property
     def standard_error(self) -> float:
-        """Of the difference of two networks' Dice, where all cars have the same number of photos."""
+        """Of the difference of two networks' Dice, where all groups have the same number of images."""
         shared, own = self._shared_sd, self.car_sd * math.sqrt(1 - self.correlation)
-        variance = (own**2 + self.photo_sd**2 / self.photos[1]) * (1 + (shared / self.mean) ** 2)
-        return math.sqrt(2 * variance / self.cars)
+        variance = (own**2 + self.photo_sd**2 / self.images[1]) * (1 + (shared / self.mean) ** 2)
+        return math.sqrt(2 * variance / self.groups)
 
     def draw(self, generator: np.random.Generator, gaps: Sequence[float]) -> tuple[NDArray[np.float64], list[str]]:
         """Draw one leaderboard.
@@ -55,12 +55,12 @@ class ErrorModel:
             gaps: how much Dice each of the K networks truly loses to the best one.
 
         Returns:
-            scores (K, N) and the N names of cars.
+            scores (K, N) and the N names of groups.
         """
-        counts = generator.integers(*self.photos, size=self.cars, endpoint=True)
-        members = np.repeat(np.arange(self.cars), counts)
-        hard = self._shared_sd * self._effect(generator, self.cars)
-        own = self.car_sd * math.sqrt(1 - self.correlation) * self._effect(generator, len(gaps), self.cars)
+        counts = generator.integers(*self.images, size=self.groups, endpoint=True)
+        members = np.repeat(np.arange(self.groups), counts)
+        hard = self._shared_sd * self._effect(generator, self.groups)
+        own = self.car_sd * math.sqrt(1 - self.correlation) * self._effect(generator, len(gaps), self.groups)
         photo = self.photo_sd * self._effect(generator, len(gaps), len(members))
         error = self.mean + hard[members] + (own[:, members] + photo) * (1 + hard / self.mean)[members]
         return 1 - error - np.asarray(gaps)[:, None], [f"car-{member:03d}" for member in members]

@@ -1,4 +1,4 @@
-"""Photos, and a small network for them, with which tests of submissions work; several processes can make the same."""
+"""Images, and a small network for them, with which tests of submissions work; several processes can make the same."""
 
 from __future__ import annotations
 

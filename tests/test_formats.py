@@ -84,7 +84,7 @@ def test_a_model_of_a_later_format_asks_for_a_later_carvana_in_one_line(tmp_path
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """The run of format 1, with photos of the names that it was trained on."""
+    """The run of format 1, with images of the names that it was trained on."""
     run = Run(shutil.copytree(FORMAT_1 / "run", tmp_path / "run"))
     rng = np.random.default_rng(0)
     for row in run.split_path.read_text().splitlines()[1:]:

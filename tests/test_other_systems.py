@@ -36,7 +36,7 @@ from carvana.utils.devices import UNKNOWN_MEMORY, cpu_count, free_memory
 from carvana.utils.files import append_json_line, lock, read_json_lines, sweep, write_text
 
 folder = Path(sys.argv[1])
-assert carvana.FitConfig(data={"root": "~/photos"}).data.root == Path("~/photos")
+assert carvana.FitConfig(data={"root": "~/images"}).data.root == Path("~/images")
 assert cache_home() == Path(sys.argv[2])
 assert free_memory() == UNKNOWN_MEMORY and cpu_count() == os.cpu_count()
 (folder / ".part-00000000-1-x").touch()

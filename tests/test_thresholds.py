@@ -13,7 +13,7 @@ from carvana.errors import DataError
 from carvana.metrics import boundary_dice, confusion, dice
 from carvana.thresholds import (
     THRESHOLDS,
-    PhotoCounts,
+    ImageCounts,
     best_threshold,
     cross_fitted_thresholds,
     levels,
@@ -111,11 +111,11 @@ def test_a_plateau_gives_its_middle() -> None:
 
 
 def test_no_photos_give_no_threshold() -> None:
-    with pytest.raises(DataError, match="no photos"):
+    with pytest.raises(DataError, match="no images"):
         best_threshold([])
 
 
-def scaled_counts(scales: dict[str, float], photos: int = 3) -> tuple[list[PhotoCounts], list[str]]:
+def scaled_counts(scales: dict[str, float], photos: int = 3) -> tuple[list[ImageCounts], list[str]]:
     rng = np.random.default_rng(7)
     counts, groups = [], []
     for group, scale in scales.items():

@@ -117,7 +117,7 @@ def carvana(
     quiet: QUIETLY = False,
     verbose: VERBOSELY = False,
 ) -> None:
-    """Turn photos into masks at full size: fit a network, evaluate it, predict with it."""
+    """Turn images into masks at full size: fit a network, evaluate it, predict with it."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -25,7 +25,7 @@ def bench(
             metavar="NAME|RUN...", help="Architectures, runs, exported files.", autocompletion=complete.archs
         ),
     ],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the photo.")] = "1280x1918",
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "1280x1918",
     tile: options.TILE = None,
     overlap: options.OVERLAP = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long each measurement goes on, at least.")] = 3.0,
@@ -42,21 +42,21 @@ def bench(
 
     check_json_target(json, replace=replace)
     shape = options.parse_size(size)
-    photo, _ = draw_photo(0, 1, size=shape)
+    image, _ = draw_photo(0, 1, size=shape)
     reporter = make_reporter()
     found = _predictors(networks, shape, device, tile, overlap)
     rows: list[dict[str, Any]] = []
     machine = ""
     costs: list[tuple[str, int | None, Cost]] = []
     for name, predictor in track(found, reporter, "measuring"):
-        cost = measure_cost(predictor, photo, seconds=seconds)
+        cost = measure_cost(predictor, image, seconds=seconds)
         parameters = count_parameters(predictor.model)
         costs.append((name, parameters, cost))
         rows.append({"name": name, "parameters": parameters, **cost.to_json()})
         machine = describe_machine(predictor)
         del predictor  # its copy of the network would count with the next one's memory
     if json != "-":
-        show(_table(costs, f"a photo of {shape[0]}x{shape[1]} (height x width) on {machine}"))
+        show(_table(costs, f"an image of {shape[0]}x{shape[1]} (height x width) on {machine}"))
     if json is not None:
         write_json_result(json, {"machine": machine, "size": list(shape), "rows": rows})
 
@@ -99,11 +99,11 @@ def _table(costs: list[tuple[str, int | None, Cost]], title: str) -> Table:
     for heading in (
         "parameters",
         "GFLOP",
-        "ms a photo",
+        "ms an image",
         "network alone",
-        "photos/s",
+        "images/s",
         "outside the network",
-        "photos/s, files",
+        "images/s, files",
         "peak MB",
     ):
         table.add_column(heading, justify="right")

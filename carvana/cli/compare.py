@@ -44,7 +44,7 @@ def compare(
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Fit networks under one recipe, judge all on the same photos at full size, and rank them with what they cost.
+    """Fit networks under one recipe, judge all on the same images at full size, and rank them with what they cost.
 
     Each network has a process of its own. Run again, it continues with what is missing.
     """

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from carvana.cli.display import LiveReporter, PlainReporter, make_reporter
-from carvana.leaderboard.progress import FITTING, MEASURING, Watcher
+from carvana.leaderboard.progress import FITTING, MEASURING, ComparisonProgress
 from carvana.leaderboard.records import Row
 from carvana.leaderboard.report.columns import minutes
 
@@ -25,10 +25,10 @@ _CURVE = 12
 """Epochs that a curve shows, the last ones."""
 
 
-def make_watcher() -> Watcher:
+def make_watcher() -> ComparisonProgress:
     """The watcher that fits what stderr is connected to."""
     reporter = make_reporter()
-    return LiveWatcher(reporter) if isinstance(reporter, LiveReporter) else Watcher(reporter)
+    return LiveComparisonProgress(reporter) if isinstance(reporter, LiveReporter) else ComparisonProgress(reporter)
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -77,7 +77,7 @@ class _Line:
         return (time.monotonic() - self.began) / moved * max(0, self.total - self.done)
 
 
-class LiveWatcher(Watcher):
+class LiveComparisonProgress(ComparisonProgress):
     """A table that moves, on stderr; warnings stand above it."""
 
     def __init__(self, reporter: LiveReporter | PlainReporter) -> None:

@@ -44,17 +44,17 @@ def resume_folds(path: Path, given: Sequence[str], *, root: Path | None, device:
 
 
 def print_folds(folds: Folds) -> None:
-    """The numbers of each fold and of all photos together, and where things lie."""
+    """The numbers of each fold and of all images together, and where things lie."""
     from carvana.cli.tables import evaluation_table, show
 
     numbers = folds.read_evaluation()
     show(folds_table(numbers))
-    title = f"{folds.path}: all photos, each by the network that was not trained on it"
-    show(evaluation_table(numbers, title=title, threshold="best on all photos; each fold's model keeps its own"))
+    title = f"{folds.path}: all images, each by the network that was not trained on it"
+    show(evaluation_table(numbers, title=title, threshold="best on all images; each fold's model keeps its own"))
     typer.echo(f"folds     {folds.table_path}")
     typer.echo(f"masks     {folds.masks_path}")
     typer.echo(f"pictures  {folds.pictures_path}")
-    typer.echo(f"together  carvana predict {folds.path} PHOTOS --out MASKS")
+    typer.echo(f"together  carvana predict {folds.path} IMAGES --out MASKS")
 
 
 def folds_table(numbers: Mapping[str, Any]) -> Table:
@@ -67,7 +67,7 @@ def folds_table(numbers: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table(box=SIMPLE)
-    for name, justify in (("fold", "left"), ("photos", "right"), ("cars", "right"), ("Dice", "right")):
+    for name, justify in (("fold", "left"), ("images", "right"), ("groups", "right"), ("Dice", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("threshold", justify="right")
     for fold in numbers["folds"]:

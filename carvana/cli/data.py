@@ -22,12 +22,12 @@ Folder = Annotated[
     Path,
     typer.Argument(metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/, or both in one."),
 ]
-Images = Annotated[str | None, typer.Option(help="Folder of photos, if DIR is laid out otherwise.")]
+Images = Annotated[str | None, typer.Option(help="Folder of images, if DIR is laid out otherwise.")]
 Masks = Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")]
 MaskSuffix = Annotated[
-    str | None, typer.Option(help="What masks have behind the name of their photo, such as _L, if it is not usual.")
+    str | None, typer.Option(help="What masks have behind the name of their image, such as _L, if it is not usual.")
 ]
-GroupPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the car in a photo's name.")]
+GroupPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the group in an image's name.")]
 
 
 class By(StrEnum):
@@ -97,20 +97,20 @@ def check(
 
 @app.command(name="show")
 @with_verbosity
-def show_photos(
+def show_images(
     folder: Folder,
     out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")],
     size: Annotated[str, typer.Option(help="The training size: 128, or HEIGHTxWIDTH.")] = "128",
     augment: Annotated[str, typer.Option(help="seed, studio or none.")] = "studio",
-    count: Annotated[int, typer.Option(min=1, max=100, help="How many photos.")] = 6,
-    seed: Annotated[int, typer.Option(min=0, help="Other photos, and other versions, for another number.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=100, help="How many images.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Other images, and other versions, for another number.")] = 0,
     images: Images = None,
     masks: Masks = None,
     mask_suffix: MaskSuffix = None,
     group: GroupPattern = None,
     replace: REPLACE = False,
 ) -> None:
-    """Draw photos with their outlines, the coverage that a network learns, and what augmentation makes of them."""
+    """Draw images with their outlines, the coverage that a network learns, and what augmentation makes of them."""
     from carvana.data.check.preview import show_samples
     from carvana.data.splits import recipe_samples
     from carvana.errors import ConfigError
@@ -130,8 +130,8 @@ def show_photos(
 @with_verbosity
 def split(
     folder: Folder,
-    by: Annotated[By, typer.Option(help="Keep each car's photos together, or draw single photos.")] = By.group,
-    val: Annotated[float, typer.Option(help="Held out: a share below 1, or a number of cars (photos).")] = 0.2,
+    by: Annotated[By, typer.Option(help="Keep each group's images together, or draw single images.")] = By.group,
+    val: Annotated[float, typer.Option(help="Held out: a share below 1, or a number of groups (images).")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Which ones are drawn.")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write the split here; else it is only explained.")
@@ -157,8 +157,8 @@ def split(
     recipe = _recipe(folder, images, masks, mask_suffix, group, split={"by": by.value, "val": val, "seed": seed})
     made = make_split(recipe.data, recipe.split)
     report = describe_split(made, reporter=make_reporter())
-    show(split_table(report, title=f"{folder}, by {'car' if by is By.group else 'photo'}, seed {seed}"))
-    show(Text(_explain(by, report.val.cars, len(report.shared))))
+    show(split_table(report, title=f"{folder}, by {'group' if by is By.group else 'image'}, seed {seed}"))
+    show(Text(_explain(by, report.val.groups, len(report.shared))))
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
@@ -195,16 +195,17 @@ def _size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _explain(by: By, cars: int, shared: int) -> str:
+def _explain(by: By, groups: int, shared: int) -> str:
     if by is By.image:
         return (
-            f"Photos were drawn one by one, so training sees other views of {shared} of the {cars} cars that it is "
-            "measured on, and the Dice will read too high. --by group keeps each car on one side.\n"
+            f"Images were drawn one by one, so training sees other views of {shared} of the {groups} groups that it is "
+            "measured on, and the Dice will read too high. --by group keeps each group on one side.\n"
         )
-    if cars == 1:
-        return "All photos of a car stand on one side: no car is measured that was trained on.\n"
+    if groups == 1:
+        return "All images of a group stand on one side: no group is measured that was trained on.\n"
     return (
-        "All photos of a car stand on one side: no car is measured that was trained on. The cars were sorted by the "
-        f"share of the photo that they cover and cut into {cars} layers, and one was drawn from each: both sides hold "
-        "small and large ones.\n"
+        "All images of a group stand on one side: no group is measured that was trained on. "
+        "The groups were sorted by the "
+        f"share of the image that their object covers and cut into {groups} layers, and one was drawn from each: both "
+        "sides hold small and large ones.\n"
     )

@@ -40,15 +40,15 @@ def split_table(report: SplitReport, *, title: str) -> Table:
     for head, how in (("", "left"), ("training", "right"), ("validation", "right"), ("", "left")):
         table.add_column(head, justify=how, style="bold" if not head and not table.columns else "")  # type: ignore[arg-type]
     sides = report.train, report.val
-    table.add_row("photos", *(f"{side.photos:,}" for side in sides))
-    table.add_row("cars", *(f"{side.cars:,}" for side in sides), _shared(report))
+    table.add_row("images", *(f"{side.images:,}" for side in sides))
+    table.add_row("groups", *(f"{side.groups:,}" for side in sides), _shared(report))
     if all(side.views for side in sides):
         table.add_row("views", *(str(len(side.views)) for side in sides))
-        table.add_row("photos of a view", *(_ends(side.views.values()) for side in sides))
+        table.add_row("images of a view", *(_ends(side.views.values()) for side in sides))
     table.add_row(
-        "foreground", *(f"{side.foreground:.2%}" for side in sides), "mean share of a photo that the car covers"
+        "foreground", *(f"{side.foreground:.2%}" for side in sides), "mean share of an image that the object covers"
     )
-    table.add_row("", *(_range(side) for side in sides), "where the middle eight tenths of the photos lie")
+    table.add_row("", *(_range(side) for side in sides), "where the middle eight tenths of the images lie")
     return table
 
 
@@ -57,16 +57,16 @@ def _contents(report: Report, *, title: str) -> Table:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("photos", f"{report.photos:,}", _text(f"in {report.images}"))
+    table.add_row("images", f"{report.image_count:,}", _text(f"in {report.images}"))
     table.add_row("with a mask", f"{report.pairs:,}", _text(f"in {report.masks}"))
-    table.add_row("cars", f"{report.cars:,}", f"{_ends(report.photos_per_car)} photos each")
+    table.add_row("groups", f"{report.group_count:,}", f"{_ends(report.images_per_group)} images each")
     if report.views:
-        table.add_row("views", str(len(report.views)), f"{_ends(report.views.values())} photos of each")
+        table.add_row("views", str(len(report.views)), f"{_ends(report.views.values())} images of each")
     sizes = sorted(report.sizes.items(), key=lambda entry: -entry[1])
     for number, ((height, width), count) in enumerate(sizes[:5]):
-        table.add_row("size" if not number else "", f"{height} x {width}", f"height x width, {count:,} photos")
+        table.add_row("size" if not number else "", f"{height} x {width}", f"height x width, {count:,} images")
     if len(sizes) > 5:
-        table.add_row("", f"{len(sizes) - 5:,} more", f"{sum(count for _, count in sizes[5:]):,} photos")
+        table.add_row("", f"{len(sizes) - 5:,} more", f"{sum(count for _, count in sizes[5:]):,} images")
     if report.foreground is not None:
         (low_file, low), (high_file, high) = report.foreground.lowest, report.foreground.highest
         ends = f"{low:.2%} ({Path(low_file).name}) to {high:.2%} ({Path(high_file).name})"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Subset(StrEnum):
-    """Parts of a run's photos."""
+    """Parts of a run's images."""
 
     val = "val"
     train = "train"
@@ -24,12 +24,12 @@ class Subset(StrEnum):
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or folds; with --data a model folder serves.")],
-    data: Annotated[Path | None, typer.Option(help="Other labelled photos: all of them count.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Other labelled images: all of them count.")] = None,
     root: Annotated[
         Path | None, typer.Option(help="Where the run's own data folder lies now, if it has moved.")
     ] = None,
     others: options.OTHERS = None,
-    split: Annotated[Subset | None, typer.Option(help="Part of the run's own photos; val if not given.")] = None,
+    split: Annotated[Subset | None, typer.Option(help="Part of the run's own images; val if not given.")] = None,
     scale: options.SCALE = "trained",
     mode: options.MODE = "auto",
     refine_with: options.REFINE_WITH = None,
@@ -68,7 +68,7 @@ def evaluate(
     settings |= {"scale": scale, "device": device, "reporter": reporter}
     if others or Folds(run).exists:
         if root is not None:
-            raise ConfigError(f"--root {root}: goes with one run, evaluated on its own photos; leave it out")
+            raise ConfigError(f"--root {root}: goes with one run, evaluated on its own images; leave it out")
         numbers, table = _evaluate_together([run, *(others or [])], data, split, settings, as_trained=as_trained)
         _give(numbers, table, json)
         return
@@ -82,16 +82,16 @@ def evaluate(
         table = evaluation_table(numbers, title=str(run))
     else:
         from carvana.evaluation.evaluate import evaluate as run_evaluate
-        from carvana.evaluation.samples import choose_samples, tell_known_cars
+        from carvana.evaluation.samples import choose_samples, tell_known_groups
         from carvana.inference.load import load_predictor
 
         predictor = load_predictor(run, **settings)
         part: Literal["val", "train", "all"] | None = None if split is None else split.value
         samples = choose_samples(run, data=data, split=part, root=root, reporter=reporter)
         if refine_with is not None:
-            tell_known_cars([refine_with], samples, reporter)
+            tell_known_groups([refine_with], samples, reporter)
         numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
-        note = f"best on these photos; the model's own, {predictor.threshold:.3f}, is what `carvana predict` takes"
+        note = f"best on these images; the model's own, {predictor.threshold:.3f}, is what `carvana predict` takes"
         table = evaluation_table(numbers, title=str(run), threshold=note)
     _give(numbers, table, json)
 
@@ -99,7 +99,7 @@ def evaluate(
 def _evaluate_together(
     runs: list[Path], data: Path | None, split: Subset | None, settings: dict[str, Any], *, as_trained: bool
 ) -> tuple[dict[str, Any], Table]:
-    """The mean of several networks on photos that none of them should know; or what a folder of folds holds already."""
+    """The mean of several networks on images that none of them should know; or what a folder of folds holds already."""
     from carvana.cli.tables import evaluation_table
     from carvana.errors import ConfigError
     from carvana.evaluation.evaluate import evaluate as run_evaluate
@@ -110,19 +110,19 @@ def _evaluate_together(
 
     if data is None and len(runs) == 1 and split in (None, Subset.all) and as_trained:
         numbers = Folds(runs[0]).read_evaluation()
-        title = f"{runs[0]}: each photo by the network that was not trained on it"
-        return numbers, evaluation_table(numbers, title=title, threshold="best on all photos")
+        title = f"{runs[0]}: each image by the network that was not trained on it"
+        return numbers, evaluation_table(numbers, title=title, threshold="best on all images")
     if data is None or split not in (None, Subset.all):
         raise ConfigError(
-            f"{' --with '.join(map(str, runs))}: of the runs' own photos each network has trained on some; "
-            "name labelled photos of other cars with --data, without --split"
+            f"{' --with '.join(map(str, runs))}: of the runs' own images each network has trained on some; "
+            "name labelled images of other groups with --data, without --split"
         )
     predictor, reporter = load_predictor(runs, **settings), settings["reporter"]
     known = [*member_paths(runs), *([settings["refine_with"]] if settings["refine_with"] else [])]
     samples = choose_for_all(known, data=data, reporter=reporter)
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
     whose = "the mean of the networks'" if isinstance(predictor, Ensemble) else "that of the network that looks again"
-    note = f"best on these photos; `carvana predict` takes {predictor.threshold:.3f}, {whose}"
+    note = f"best on these images; `carvana predict` takes {predictor.threshold:.3f}, {whose}"
     return numbers, evaluation_table(numbers, title=" with ".join(map(str, runs)), threshold=note)
 
 

@@ -34,5 +34,5 @@ def export(
     made = export_onnx(Segmenter.from_pretrained(run), out, replace=replace, reporter=make_reporter())
     sizes = ", ".join(f"{check.shape[0]} x {check.shape[2]}x{check.shape[3]}" for check in made.checks)
     typer.echo(f"file    {made.path}, {made.size / 1e6:.1f} MB")
-    typer.echo(f"checked within {made.difference:.1e} of PyTorch, with photos of {sizes} pixels")
-    typer.echo(f"next    carvana predict {made.path} PHOTOS --out masks")
+    typer.echo(f"checked within {made.difference:.1e} of PyTorch, with images of {sizes} pixels")
+    typer.echo(f"next    carvana predict {made.path} IMAGES --out masks")

@@ -36,13 +36,13 @@ def fit(
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Fit N networks, each on the cars of the other folds; judge every photo."),
+        typer.Option(metavar="N", help="Fit N networks, each on the groups of the other folds; judge every image."),
     ] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Test learning rates, suggest one, and end.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and end.")] = False,
 ) -> None:
-    """Train a network on labelled photos and leave a run: model, masks, pictures, numbers."""
+    """Train a network on labelled images and leave a run: model, masks, pictures, numbers."""
     if resume is not None:
         asked = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out, "--folds": folds}
         given = [

@@ -25,7 +25,7 @@ OTHERS = Annotated[
     list[Path] | None,
     typer.Option("--with", metavar="RUN", help="Average with this one, each at its own scale; may be repeated."),
 ]
-SCALE = Annotated[str, typer.Option(help="How large the network sees photos: trained, native or HxW.")]
+SCALE = Annotated[str, typer.Option(help="How large the network sees images: trained, native or HxW.")]
 MODE = Annotated[
     str,
     typer.Option(
@@ -42,15 +42,15 @@ OVERLAP = Annotated[
     typer.Option(metavar="F", help="Share of a tile that its neighbours see too, 0 to 0.9; 0.25 with --tile."),
 ]
 JOIN = Annotated[
-    str, typer.Option(help="blend: tiles weighed by a gaussian; exact: what the whole photo gives, where that can be.")
+    str, typer.Option(help="blend: tiles weighed by a gaussian; exact: what the whole image gives, where that can be.")
 ]
-TTA = Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, at twice the time.")]
+TTA = Annotated[bool, typer.Option("--tta", help="Average with the mirrored image, at twice the time.")]
 MEMORY = Annotated[
     float | None,
     typer.Option(metavar="GB", help="What one pass of the network may take; by default a share of what is free."),
 ]
 MAX_PIXELS = Annotated[
-    int, typer.Option(min=1, help="Photos with more pixels are refused: small files may claim any size.")
+    int, typer.Option(min=1, help="Images with more pixels are refused: small files may claim any size.")
 ]
 REPLACE = Annotated[bool, typer.Option("--replace", help="Overwrite the file to write, if it exists.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -90,7 +90,7 @@ COVER = {
     "mode": "auto", "refine_with": None, "band": (0.1, 0.9), "margin": 8, "tile": None, "overlap": None,
     "join": "blend", "tta": False, "memory": None,
 }  # fmt: skip
-"""The defaults of the options that say how photos are covered."""
+"""The defaults of the options that say how images are covered."""
 
 
 def load_networks(

@@ -12,7 +12,7 @@ from carvana.cli import options
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")],
-    photos: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Photos, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     others: options.OTHERS = None,
     save: Annotated[str, typer.Option(help="What to write, with commas: mask, prob, cutout, overlay.")] = "mask",
@@ -40,16 +40,16 @@ def predict(
         typer.Option("--replace", help="Overwrite files that predict did not write, or that were changed since."),
     ] = False,
 ) -> None:
-    """Write masks of photos at their own size; a second call does what the first left undone."""
+    """Write masks of images at their own size; a second call does what the first left undone."""
     from carvana.cli.display import make_reporter
-    from carvana.inference.inputs import collect_photos
+    from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.background import parse_background
     from carvana.inference.outputs.postprocess import Cleaning
     from carvana.inference.predict_folder import predict_folder
 
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
-    found = collect_photos(photos, out=out, reporter=reporter)
+    found = collect_images(images, out=out, reporter=reporter)
     predictor = options.load_networks(
         run,
         others,

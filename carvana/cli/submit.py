@@ -15,16 +15,16 @@ def submit(
     run: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")
     ] = None,
-    photos: Annotated[Path | None, typer.Argument(metavar="DIR", help="The folder of the photos.")] = None,
+    images: Annotated[Path | None, typer.Argument(metavar="DIR", help="The folder of the images.")] = None,
     out: Annotated[Path | None, typer.Option(help="The table to write; compressed if it ends in .gz.")] = None,
     check: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Check this table and write none; with --against.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The competition's sample: which photos, in which order.")
+        Path | None, typer.Option(metavar="FILE", help="The competition's sample: which images, in which order.")
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar="HxW", help="Height and width of the photos that a checked table is about.")
+        str, typer.Option(metavar="HxW", help="Height and width of the images that a checked table is about.")
     ] = "1280x1918",
     others: options.OTHERS = None,
     clean: options.CLEAN = False,
@@ -40,7 +40,7 @@ def submit(
     memory: options.MEMORY = None,
     max_pixels: options.MAX_PIXELS = 300_000_000,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read photos; 0 reads in threads; by default one a core.")
+        int | None, typer.Option(min=0, help="Processes that read images; 0 reads in threads; by default one a core.")
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
@@ -52,12 +52,12 @@ def submit(
             raise typer.BadParameter("--check needs the competition's sample; name it with --against")
         _check(check, against, size)
         return
-    if run is None or photos is None or out is None:
+    if run is None or images is None or out is None:
         raise typer.BadParameter("expected RUN, DIR and --out, or --check FILE --against SAMPLE")
 
     from carvana.cli.display import make_reporter
     from carvana.errors import DataError
-    from carvana.inference.inputs import collect_photos
+    from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.postprocess import Cleaning
     from carvana.inference.submission.table import read_names
     from carvana.inference.submission.write import CHUNK, refuse_existing, write_submission
@@ -65,7 +65,7 @@ def submit(
     reporter = make_reporter()
     refuse_existing(out)
     names = None if against is None else read_names(against)
-    found = collect_photos([photos], reporter=reporter)
+    found = collect_images([images], reporter=reporter)
     predictor = options.load_networks(
         run,
         others,
@@ -93,10 +93,10 @@ def submit(
         reporter=reporter,
     )
     if done.failed:
-        photo, _ = done.failed[0]
+        image, _ = done.failed[0]
         raise DataError(
-            f"{len(done.failed)} of {done.rows} photos could not be read, the first: {photo}; replace them and run "
-            f"the same command again: what is done is kept, but for the chunks of {CHUNK} photos that they are in"
+            f"{len(done.failed)} of {done.rows} images could not be read, the first: {image}; replace them and run "
+            f"the same command again: what is done is kept, but for the chunks of {CHUNK} images that they are in"
         )
     if done.complete:
         typer.echo(f"{done.rows} rows in {out}, {done.written} of them made now")

@@ -24,7 +24,7 @@ def show(table: RenderableType) -> None:
 
 
 def evaluation_table(
-    evaluation: Mapping[str, Any], *, title: str, threshold: str = "chosen on these photos, stored in the model"
+    evaluation: Mapping[str, Any], *, title: str, threshold: str = "chosen on these images, stored in the model"
 ) -> Table:
     """The numbers of ``evaluation.json``, each with what it means.
 
@@ -38,12 +38,12 @@ def evaluation_table(
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    photos = f"mean of {evaluation['images']} photos at full size (cars: {evaluation['groups']})"
-    chosen = "thresholds from other cars" if evaluation["groups"] > 1 else "threshold 0.5"
-    table.add_row("Dice", _number(evaluation["dice"]), f"{photos}, {chosen}")
+    images = f"mean of {evaluation['images']} images at full size (groups: {evaluation['groups']})"
+    chosen = "thresholds from other groups" if evaluation["groups"] > 1 else "threshold 0.5"
+    table.add_row("Dice", _number(evaluation["dice"]), f"{images}, {chosen}")
     low, high = evaluation["dice_ci95"]
     interval = "" if low is None else f"{low:.5f} .. {high:.5f}"
-    table.add_row("95% interval", interval, "bootstrap over cars" if interval else "needs two cars")
+    table.add_row("95% interval", interval, "bootstrap over groups" if interval else "needs two groups")
     table.add_row("Dice at 0.5", _number(evaluation["dice_at_half"]), "without a chosen threshold")
     table.add_row("IoU", _number(evaluation["iou"]), "")
     table.add_row("pixel accuracy", _number(evaluation["pixel_accuracy"]), "")

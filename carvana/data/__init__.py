@@ -1,4 +1,4 @@
-"""Photos and masks: reading, finding, splitting, augmenting, drawing, run lengths."""
+"""Images and masks: reading, finding, splitting, augmenting, drawing, run lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Augmentation: what a training photo may turn into.
+"""Augmentation: what a training image may turn into.
 
 An augmentation is any callable with albumentations' convention, ``augment(image=..., mask=...)`` giving a mapping
 with the same two keys: image uint8 (H, W, 3), mask float32 (H, W), the share of each pixel that the object covers.
@@ -32,7 +32,7 @@ def make_augment(name: str) -> Augment | None:
 
 
 def flip() -> Augment:
-    """Left and right exchanged: every pixel stays as sharp as the photo, which rotation would not leave it."""
+    """Left and right exchanged: every pixel stays as sharp as the image, which rotation would not leave it."""
     return _compose([_albumentations().HorizontalFlip(p=0.5)])
 
 
@@ -43,7 +43,7 @@ def seed() -> Augment:
 
 
 def studio() -> Augment:
-    """What may differ between two visits to a photo studio: framing, perspective, colour, light, focus, noise."""
+    """What may differ between two visits to an image studio: framing, perspective, colour, light, focus, noise."""
     a = _albumentations()
     edge = cv2.BORDER_REPLICATE
     return _compose(

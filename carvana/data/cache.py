@@ -1,4 +1,4 @@
-"""Photos at the training size, read from memory-mapped packs instead of being decoded again."""
+"""Images at the training size, read from memory-mapped packs instead of being decoded again."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _SOUND, _LOST = 1, 2  # what is known of a record; 0: it was not read yet
 
 
 class SampleCache:
-    """The cached photos of a list of samples, found by their index; made by ``build_caches``.
+    """The cached images of a list of samples, found by their index; made by ``build_caches``.
 
     It may be shared by forked processes and sent to others, which open the packs anew. The first reading of each
-    record checks its checksum. What is damaged or gone is read from the photo's own files from then on, a warning
+    record checks its checksum. What is damaged or gone is read from the image's own files from then on, a warning
     names the pack, and the pack is taken away, so that the next run builds it again.
 
     Args:
         packs: Open packs.
         pack: int32 (n,), for each sample the place of its pack among ``packs``; -1 where it is not cached.
         place: int32 (n,), the place of its record in the pack.
-        size: (height, width) of the photos.
+        size: (height, width) of the images.
         target: How masks were shrunk.
     """
 
@@ -95,7 +95,7 @@ class SampleCache:
         self._told.add(pack.path)
         gone = isinstance(error, FileNotFoundError)
         what = "taken away by another process" if gone else "damaged, and taken away"
-        logging.getLogger("carvana").warning("%s: %s; its photos are read from their files", pack.path, what)
+        logging.getLogger("carvana").warning("%s: %s; its images are read from their files", pack.path, what)
         if not gone:
             discard(pack.path)
 

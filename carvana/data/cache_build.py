@@ -1,13 +1,13 @@
-"""Filling the cache: each photo is decoded once, by several threads, and then kept for all runs of this user.
+"""Filling the cache: each image is decoded once, by several threads, and then kept for all runs of this user.
 
 What lies where, below ``$CARVANA_CACHE/samples`` or ``~/.cache/carvana/samples``::
 
     lock                              held while packs are written or dropped
-    files                             digests of photos and masks (cache_keys.py)
+    files                             digests of images and masks (cache_keys.py)
     v1-128x128-coverage-<versions>/   one folder for each size and target
-        <random name>.pack            photos by the digest of their content (cache_pack.py)
+        <random name>.pack            images by the digest of their content (cache_pack.py)
 
-The same photo in other places, or linked a hundred times, is kept once. The folder's name holds the versions of the
+The same image in other places, or linked a hundred times, is kept once. The folder's name holds the versions of the
 libraries that decode and resize: after an upgrade the pixels might differ by a bit, and training with the cache must
 be the same as without it.
 """
@@ -47,7 +47,7 @@ from carvana.data.cache_pack import (
     write_pack,
 )
 from carvana.data.cache_room import Room, held_bytes, make_room, sweep, touch
-from carvana.data.sample_list import SampleTable
+from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample
 from carvana.data.target import read_shrunken
 from carvana.errors import DataError
@@ -59,9 +59,9 @@ from carvana.utils.progress import Reporter
 FORMAT = 1
 """To be raised when other pixels come out of the same files, or packs are laid out otherwise."""
 
-PACK_PHOTOS = 256
+PACK_IMAGES = 256
 PACK_BYTES = 256 * 2**20
-"""A pack holds at most so many photos and bytes: what a killed process loses, and what is dropped at once."""
+"""A pack holds at most so many images and bytes: what a killed process loses, and what is dropped at once."""
 
 
 def build_caches(
@@ -74,7 +74,7 @@ def build_caches(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> list[SampleCache]:
-    """Cache photos at one size, as far as they are not yet, and open the cache for each of several lists of samples.
+    """Cache images at one size, as far as they are not yet, and open the cache for each of several lists of samples.
 
     What is kept are the bytes that :func:`carvana.data.target.read_shrunken` gives. Several processes may call this at
     once: one decodes, the others wait and find it done. Killed or interrupted, all finished packs stay. Where the
@@ -95,7 +95,7 @@ def build_caches(
         A cache for each of ``parts``.
 
     Raises:
-        DataError: a photo or a mask cannot be used, or was changed in these seconds.
+        DataError: an image or a mask cannot be used, or was changed in these seconds.
 
     Example:
         >>> [cache] = build_caches([samples], (128, 128))  # doctest: +SKIP
@@ -103,7 +103,7 @@ def build_caches(
     """
     reporter = reporter or default_reporter()
     size = int(size[0]), int(size[1])
-    samples = functools.reduce(operator.add, map(SampleTable.of, parts))
+    samples = functools.reduce(operator.add, map(SampleList.of, parts))
     if limit_gb > 0:
         builder = _Builder(samples, size, target, Path(folder or cache_home() / "samples"), reporter)
         packs = builder.build(int(limit_gb * 10**9), workers or cpu_count())
@@ -117,7 +117,7 @@ def build_caches(
 
 
 class _Builder:
-    """One building: the photos that are wanted and what is known of them."""
+    """One building: the images that are wanted and what is known of them."""
 
     def __init__(
         self, samples: Sequence[Sample], size: tuple[int, int], target: Target, folder: Path, reporter: Reporter
@@ -132,7 +132,7 @@ class _Builder:
         self.keys, self.files = self.known.keys(samples, reporter=reporter)
 
     def build(self, limit: int, workers: int) -> list[Pack]:
-        """Bring the cache up to date; returns the packs that hold any of the photos."""
+        """Bring the cache up to date; returns the packs that hold any of the images."""
         packs = self._open()
         try:
             if self.known.changed or len(self._missing(packs)) or held_bytes(self.folder) > limit:
@@ -141,7 +141,7 @@ class _Builder:
                 packs = self._open()
         except OSError as error:
             self.reporter.warn(
-                f"{self.folder}: photos cannot be cached there ({error.strerror or error}); they are read from their "
+                f"{self.folder}: images cannot be cached there ({error.strerror or error}); they are read from their "
                 "files in every epoch; set CARVANA_CACHE to another folder, or data.cache_gb to 0"
             )
             packs = self._open()
@@ -168,12 +168,12 @@ class _Builder:
             height, width = self.size
             seconds, megabytes = time.perf_counter() - began, self._bytes(plan) / 1e6
             self.reporter.info(
-                f"cached {fitting} photos at {height}x{width} in {seconds:.1f} s ({megabytes:.0f} MB in {self.folder})"
+                f"cached {fitting} images at {height}x{width} in {seconds:.1f} s ({megabytes:.0f} MB in {self.folder})"
             )
 
     def _decode(self, plan: Sequence[NDArray[np.int64]], workers: int) -> None:
-        """Write packs, each in one thread, and report every photo."""
-        done: SimpleQueue[Future[None] | None] = SimpleQueue()  # None: one more photo; a future: one more pack
+        """Write packs, each in one thread, and report every image."""
+        done: SimpleQueue[Future[None] | None] = SimpleQueue()  # None: one more image; a future: one more pack
         stopped = Event()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
         self.reporter.start("caching", sum(map(len, plan)))
@@ -217,13 +217,13 @@ class _Builder:
         return np.sort(first[(pack < 0) & (keys != b"")])
 
     def _open(self) -> list[Pack]:
-        """The packs that hold any of the photos; those that are cut or damaged are removed."""
+        """The packs that hold any of the images; those that are cut or damaged are removed."""
         packs = []
         for path in self._paths():
             try:
                 pack = Pack.open(path, size=self.size)
             except DamagedPackError:
-                self.reporter.warn(f"{path}: damaged, and taken away; its photos are read from their files again")
+                self.reporter.warn(f"{path}: damaged, and taken away; its images are read from their files again")
                 discard(path)
             except OSError:
                 continue  # another process has just dropped it, or it belongs to somebody else
@@ -244,7 +244,7 @@ class _Builder:
     def _tell_bound(self, left: int, room: Room, limit: int) -> None:
         bound = "half of the disk's free space" if room.disk_is_full else f"data.cache_gb = {limit / 1e9:g}"
         self.reporter.info(
-            f"{left} photos do not fit into the cache ({bound}, in {self.folder}); "
+            f"{left} images do not fit into the cache ({bound}, in {self.folder}); "
             "they are read from their files in every epoch"
         )
 
@@ -252,8 +252,8 @@ class _Builder:
 def _plan(
     missing: NDArray[np.int64], size: tuple[int, int], *, workers: int, room: int | None = None
 ) -> list[NDArray[np.int64]]:
-    """Deal photos into packs, as many for each thread, as far as ``room`` bytes go (None: all of them)."""
-    most = max(1, min(PACK_PHOTOS, PACK_BYTES // record_bytes(size)))
+    """Deal images into packs, as many for each thread, as far as ``room`` bytes go (None: all of them)."""
+    most = max(1, min(PACK_IMAGES, PACK_BYTES // record_bytes(size)))
     rounds = -(-len(missing) // (most * workers))
     each = -(-len(missing) // max(1, rounds * workers))
     plan = []

@@ -1,4 +1,4 @@
-"""The folder in which this library keeps what it can make again: drawn cars and photos at training size."""
+"""The folder in which this library keeps what it can make again: drawn cars and images at training size."""
 
 from __future__ import annotations
 

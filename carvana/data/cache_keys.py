@@ -46,7 +46,7 @@ class KnownFiles:
     def keys(self, samples: Sequence[Sample], *, reporter: Reporter) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
         """A key for the content of each sample, S16 (n,), and what :func:`identify` tells of its files, int64 (n, 10).
 
-        A key is made of the photo's bytes and the mask's bytes; it is empty where a file is missing or cannot be read.
+        A key is made of the image's bytes and the mask's bytes; it is empty where a file is missing or cannot be read.
         Files that are not known are read, by several threads.
         """
         numbers = (number for sample in samples for number in identify(sample))
@@ -130,16 +130,16 @@ def _identify(path: Path) -> tuple[int, ...]:
 
 
 def _read_digests(samples: Sequence[Sample], places: NDArray[np.int64], reporter: Reporter) -> Iterator[bytes]:
-    """The digests of files: place 2 i is the photo of sample i, 2 i + 1 its mask."""
-    reporter.start("reading photos", len(places))
+    """The digests of files: place 2 i is the image of sample i, 2 i + 1 its mask."""
+    reporter.start("reading images", len(places))
     try:
         with ThreadPoolExecutor(min(4 * cpu_count(), 32), thread_name_prefix="carvana") as pool:
             for begin in range(0, len(places), _TOGETHER):
                 some = places[begin : begin + _TOGETHER].tolist()
                 yield from pool.map(_digest, [_paths(samples[place // 2], place % 2) for place in some])
-                reporter.advance("reading photos", len(some))
+                reporter.advance("reading images", len(some))
     finally:
-        reporter.finish("reading photos")
+        reporter.finish("reading images")
 
 
 def _paths(sample: Sample, mask: int) -> tuple[Path, ...]:
@@ -165,7 +165,7 @@ def _pair_keys(digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
 
 
 def _load(path: Path) -> NDArray[np.void]:
-    """The entries; none if the file is missing or damaged, since reading photos again costs little."""
+    """The entries; none if the file is missing or damaged, since reading images again costs little."""
     data = b""
     with suppress(OSError):
         data = path.read_bytes()

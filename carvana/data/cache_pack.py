@@ -1,4 +1,4 @@
-"""Packs: the files of the cache. Each holds a few hundred photos at one training size and never changes once written.
+"""Packs: the files of the cache. Each holds a few hundred images at one training size and never changes once written.
 
 A head tells what is in it, then come the records, all of one size: the image, uint8 (h, w, 3), and the coverage,
 uint8 (h, w). The head stores for each record the key of its content and a checksum, and a checksum of itself, so that
@@ -61,7 +61,7 @@ class Pack:
         """Read a pack's head and map its records.
 
         Raises:
-            DamagedPackError: it is cut or damaged, or holds photos of another size.
+            DamagedPackError: it is cut or damaged, or holds images of another size.
             OSError: it is gone, or cannot be read.
         """
         with open(path, "rb") as file:
@@ -161,7 +161,7 @@ def find_records(keys: NDArray[np.bytes_], packs: Sequence[Pack]) -> tuple[NDArr
 
 
 def record_bytes(size: tuple[int, int]) -> int:
-    """Bytes of one photo at ``size`` (height, width).
+    """Bytes of one image at ``size`` (height, width).
 
     >>> record_bytes((128, 128))
     65536
@@ -170,7 +170,7 @@ def record_bytes(size: tuple[int, int]) -> int:
 
 
 def pack_bytes(count: int, size: tuple[int, int]) -> int:
-    """Bytes of a file that holds ``count`` photos."""
+    """Bytes of a file that holds ``count`` images."""
     return _records_start(count) + count * record_bytes(size)
 
 

@@ -1,4 +1,4 @@
-"""Samples as tensors: a photo and the coverage of its mask at the training size."""
+"""Samples as tensors: an image and the coverage of its mask at the training size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache
 from carvana.data.io.images import read_image, read_mask
-from carvana.data.sample_list import SampleTable
+from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample
 from carvana.data.target import mask_of, read_shrunken
 from carvana.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ NEAR_BOUNDARY = 0.8
 
 
 class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Photos and masks, read, brought to one size and augmented.
+    """Images and masks, read, brought to one size and augmented.
 
     ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (3, h, w), and the coverage, float32
     (1, h, w) in [0, 1]: the share of each pixel that the object covers. What an item becomes depends on the seed, the
@@ -35,11 +35,11 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     same each time: in a loop of your own, hand the epochs over with :class:`EpochSampler`.
 
     Args:
-        samples: Labelled photos, as :func:`carvana.find_samples` gives them.
+        samples: Labelled images, as :func:`carvana.find_samples` gives them.
         size: (height, width) of what the network sees.
-        mode: "resize" shrinks whole photos; "crop" cuts pieces of that size out of them at native resolution, most of
+        mode: "resize" shrinks whole images; "crop" cuts pieces of that size out of them at native resolution, most of
             them where a boundary runs.
-        whole: With mode "crop", the share of items that are the whole photo all the same, shrunk to ``size``: what is
+        whole: With mode "crop", the share of items that are the whole image all the same, shrunk to ``size``: what is
             near and what is far is learnt by one network.
         target: "coverage", or "nearest" as the seed had it.
         augment: A registered name, or a callable with albumentations' convention, or None.
@@ -52,7 +52,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         DataError: on access, if a file cannot be used.
 
     Example:
-        >>> data = SegmentationDataset(find_samples("photos"), size=(512, 768))  # doctest: +SKIP
+        >>> data = SegmentationDataset(find_samples("images"), size=(512, 768))  # doctest: +SKIP
         >>> image, coverage = data[0]  # doctest: +SKIP
     """
 
@@ -72,7 +72,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ConfigError(f"mode {mode!r} is unknown; expected resize or crop")
         if target not in ("coverage", "nearest"):
             raise ConfigError(f"target {target!r} is unknown; expected coverage or nearest")
-        self.samples: Sequence[Sample] = SampleTable.of(samples)  # arrays: what readers share stays shared
+        self.samples: Sequence[Sample] = SampleList.of(samples)  # arrays: what readers share stays shared
         self.size = size
         self.mode = mode
         self.whole = whole
@@ -89,7 +89,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     @property
     def largest_size(self) -> tuple[int, int]:
-        """(height, width) of the largest photo of any epoch."""
+        """(height, width) of the largest image of any epoch."""
         return self.size
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,7 +141,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         expected = len(self.samples), tuple(self.size), self.target
         if made != expected:
             raise ConfigError(
-                f"cache: holds {made[0]} photos at {made[1]} with target {made[2]!r}; expected {expected[0]} at "
+                f"cache: holds {made[0]} images at {made[1]} with target {made[2]!r}; expected {expected[0]} at "
                 f"{expected[1]} with {expected[2]!r}: build it for these samples"
             )
 
@@ -180,13 +180,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch, index
 
 
-def _differ(sample: Sample, photo: Sequence[int], mask: Sequence[int]) -> str:
-    sizes = f"the mask is {mask[1]} x {mask[0]}, its photo {photo[1]} x {photo[0]}"
+def _differ(sample: Sample, image: Sequence[int], mask: Sequence[int]) -> str:
+    sizes = f"the mask is {mask[1]} x {mask[0]}, its image {image[1]} x {image[0]}"
     return f"{sample.masks[0]}: {sizes}; they must be of one size"
 
 
 def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Repeat the edge of a photo that is smaller than the crop."""
+    """Repeat the edge of an image that is smaller than the crop."""
     down, right = (max(0, wanted - have) for wanted, have in zip(size, array.shape[:2], strict=True))
     if not down and not right:
         return array
@@ -195,9 +195,9 @@ def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 
 def _crop_corner(mask: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """The top left corner of a crop, so that a random pixel lies anywhere in it: of the boundary, or of the photo.
+    """The top left corner of a crop, so that a random pixel lies anywhere in it: of the boundary, or of the image.
 
-    Were the corner random instead, the photo's own edges would hardly be seen: its last row in one crop of a thousand.
+    Were the corner random instead, the image's own edges would hardly be seen: its last row in one crop of a thousand.
     """
     pixel = rng.integers(0, mask.shape)
     if rng.random() < NEAR_BOUNDARY:

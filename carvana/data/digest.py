@@ -1,4 +1,4 @@
-"""What photos and masks hold, as short digests."""
+"""What images and masks hold, as short digests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from carvana.utils.progress import Reporter
 
 
 def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = None) -> list[str]:
-    """A digest of the bytes of each photo and its mask; empty where one of them is missing or cannot be read.
+    """A digest of the bytes of each image and its mask; empty where one of them is missing or cannot be read.
 
     Files that the cache knows are not read.
     """
@@ -24,7 +24,7 @@ def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = No
 
 
 def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = None) -> str:
-    """A digest of the bytes of all photos and masks, in this order; names and places do not count.
+    """A digest of the bytes of all images and masks, in this order; names and places do not count.
 
     Raises:
         DataError: a file is missing or cannot be read.
@@ -34,6 +34,6 @@ def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = Non
         if not found:
             raise DataError(
                 f"{sample.image}: it or its mask {sample.masks[0]} is missing or cannot be read; bring it back, or "
-                "take the photo away"
+                "take the image away"
             )
     return digest("".join(digests))

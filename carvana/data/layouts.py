@@ -1,9 +1,9 @@
-"""Where photos and masks lie in a data folder, and what their names tell.
+"""Where images and masks lie in a data folder, and what their names tell.
 
 Two layouts are known, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own (``train/`` and
 ``train_masks/``, masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of the folder that
 returns the pair of (images folder, masks folder), or samples, or None where the folder is not laid out so. A folder
-that no layout knows may hold photos with their masks beside them.
+that no layout knows may hold images with their masks beside them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from carvana.utils.progress import Reporter
 _LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
 
 CARVANA_NAME = re.compile(r"(?P<group>[0-9a-f]{12})_(?P<view>\d\d)")
-"""Carvana's file names: the car's id, then the number of the view, 01 to 16."""
+"""Carvana's file names: the group's id, then the number of the view, 01 to 16."""
 
 
 def carvana_layout(root: Path) -> tuple[Path, Path] | None:
@@ -40,7 +40,7 @@ def folders_layout(root: Path) -> tuple[Path, Path] | None:
 
 
 class Folders(NamedTuple):
-    """The folder of photos and the folder of masks; they may be one."""
+    """The folder of images and the folder of masks; they may be one."""
 
     images: Path
     masks: Path
@@ -52,7 +52,7 @@ def find_layout(
     """Which layout a data folder has, and what it tells: the two folders, or the samples themselves.
 
     Folders that are named win over all layouts; of these, the one that was registered last is asked first, so that a
-    script can read a folder otherwise than this library would. Photos with their masks beside them, in the folder or
+    script can read a folder otherwise than this library would. Images with their masks beside them, in the folder or
     in its sub-folders, are what no layout reads; ``rule`` tells which files are masks.
 
     Raises:
@@ -71,11 +71,11 @@ def find_layout(
         if found is not None:
             return entry.name, found
     if rule.beside(itertools.islice(nested_names(root, MASK_SUFFIXES), _LOOKED_AT)):
-        return "masks beside photos", Folders(root, root)
+        return "masks beside images", Folders(root, root)
     others = [entry.name for entry in layouts if entry.source != "carvana"]
     also = f", nor is it laid out as {' or '.join(others)} are" if others else ""
     raise DataError(
-        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/, nor photos with their masks beside"
+        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/, nor images with their masks beside"
         f" them{also}; "
         "name its folders: data.images and data.masks (--set data.images=... of fit, --images of carvana data)"
     )
@@ -106,23 +106,23 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
             " does not read (CARVANA_PLUGINS leaves out the package that brings it)"
         ) from error
     raise DataError(
-        f"{layout} returned {found!r}: expected None, (folder of photos, folder of masks), or an iterable of"
+        f"{layout} returned {found!r}: expected None, (folder of images, folder of masks), or an iterable of"
         " carvana.Sample"
     )
 
 
-def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
+def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files of a folder (not of its sub-folders), sorted by name; a DataError if there is none."""
-    return [Path(folder, name) for name in photo_names(Path(folder))]
+    return [Path(folder, name) for name in require_image_names(Path(folder))]
 
 
-def photo_names(folder: Path) -> list[str]:
-    """The names of all photos of a folder, sorted; a DataError if there is none."""
+def require_image_names(folder: Path) -> list[str]:
+    """The names of all images of a folder, sorted; a DataError if there is none."""
     return _some(folder, image_names(folder, SUFFIXES))
 
 
-def nested_photo_names(folder: Path) -> list[str]:
-    """As :func:`photo_names`; those of its sub-folders, as ``a/x.jpg``, where the folder itself holds none."""
+def nested_image_names(folder: Path) -> list[str]:
+    """As :func:`require_image_names`; those of its sub-folders, as ``a/x.jpg``, where the folder itself holds none."""
     return _some(folder, nested_names(folder, SUFFIXES))
 
 
@@ -186,7 +186,7 @@ _OF_SYSTEMS = {"thumbs.db", "desktop.ini"}
 _KINDS = {
     **dict.fromkeys((".heic", ".heif"), "HEIC image"),
     **dict.fromkeys((".mov", ".mp4", ".avi", ".mkv", ".webm", ".m4v", ".3gp"), "video"),
-    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "raw photo"),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "raw image"),
 }
 
 
@@ -211,35 +211,35 @@ def group_pattern(group: str | None) -> re.Pattern[str] | None:
     except re.error as error:
         raise ConfigError(f"data.group: {group!r} is no regular expression ({error})") from error
     if not pattern.groups:
-        raise ConfigError(f"data.group: {group!r} holds no group; put the part that names the car into ( )")
+        raise ConfigError(f"data.group: {group!r} holds no group; put the part that names the group into ( )")
     return pattern
 
 
 def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str]:
-    """The car and the view that a photo's stem tells; a pattern with ``/`` in it is given the sub-folders as well.
+    """The group and the view that an image's stem tells; a pattern with ``/`` in it is given the sub-folders as well.
 
     Raises:
-        ConfigError: the pattern does not match, or finds no car.
+        ConfigError: the pattern does not match, or finds no group.
     """
     text = stem if pattern and "/" in pattern.pattern else stem.rpartition("/")[2]
     match = pattern.match(text) if pattern else CARVANA_NAME.fullmatch(text)
     if match is None:
         if pattern is None:
             return stem, ""
-        raise ConfigError(f"data.group: {pattern.pattern!r} does not match the photo {stem!r}")
+        raise ConfigError(f"data.group: {pattern.pattern!r} does not match the image {stem!r}")
     names = match.groupdict()
-    car = names["group"] if "group" in names else match.group(1)
-    if not car:
+    group = names["group"] if "group" in names else match.group(1)
+    if not group:
         raise ConfigError(
-            f"data.group: {match.re.pattern!r} finds no car in the photo {stem!r}; its group is empty there"
+            f"data.group: {match.re.pattern!r} finds no group in the image {stem!r}; its group is empty there"
         )
-    return car, names.get("view") or ""
+    return group, names.get("view") or ""
 
 
 def _some(folder: Path, names: Iterable[str]) -> list[str]:
     found = sorted(names)
     if not found:
-        raise DataError(f"{folder}: no photo in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"{folder}: no image in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which photo a mask belongs to, by the names of their files."""
+"""Which image a mask belongs to, by the names of their files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ EXPECTED = "the same name, or one that ends in _mask, _masks or _segmentation"
 
 
 class MaskNames:
-    """The rule by which a mask's name tells its photo.
+    """The rule by which a mask's name tells its image.
 
     Args:
-        suffix: What the stem of a mask has behind its photo's stem (``data.mask_suffix``); "" where it has nothing.
+        suffix: What the stem of a mask has behind its image's stem (``data.mask_suffix``); "" where it has nothing.
             None for what is usual: nothing, else ``_mask``, ``_masks`` or ``_segmentation``. A number may follow where
-            a photo has several masks: ``x_mask.png``, ``x_mask_1.png``.
+            an image has several masks: ``x_mask.png``, ``x_mask_1.png``.
 
     Raises:
         ConfigError: ``suffix`` cannot be part of a name.
 
-    >>> MaskNames().photo_of("00_mask.png", {"00", "01"}), MaskNames("_L").photo_of("00_L.png", {"00"})
+    >>> MaskNames().image_of("00_mask.png", {"00", "01"}), MaskNames("_L").image_of("00_L.png", {"00"})
     ('00', '00')
-    >>> MaskNames().photo_of("00_mask.png", {"00_mask"}), MaskNames().photo_of("00.jpg.png", {"00"})
+    >>> MaskNames().image_of("00_mask.png", {"00_mask"}), MaskNames().image_of("00.jpg.png", {"00"})
     ('00_mask', '00')
     >>> MaskNames().beside(["a.jpg", "b.jpg", "a_mask.png", "a_mask_1.png", "b_mask.png"])
     {'a_mask.png': 'a', 'a_mask_1.png': 'a', 'b_mask.png': 'b'}
@@ -39,27 +39,27 @@ class MaskNames:
         if suffix is not None and ("/" in suffix or "\0" in suffix):
             raise ConfigError(
                 f"data.mask_suffix: {suffix!r} cannot end the name of a mask; expected what masks have behind the name"
-                " of their photo, such as _L"
+                " of their image, such as _L"
             )
         self.suffix = suffix
         endings = _USUAL if suffix is None else re.escape(suffix)
         self._ending = re.compile(f"(.+?)(?:{endings}){_NUMBER}", re.IGNORECASE) if suffix != "" else None
 
-    def photo_of(self, mask: str, stems: Container[str]) -> str | None:
-        """The stem of the photo that a mask belongs to.
+    def image_of(self, mask: str, stems: Container[str]) -> str | None:
+        """The stem of the image that a mask belongs to.
 
         Args:
             mask: The mask's file name.
-            stems: The stems of all photos.
+            stems: The stems of all images.
 
         Returns:
-            The mask's own stem if there is such a photo (and no suffix is set), else the stem without its ending; of
-            ``x.jpg.png`` the same for ``x``. None where no photo fits.
+            The mask's own stem if there is such an image (and no suffix is set), else the stem without its ending; of
+            ``x.jpg.png`` the same for ``x``. None where no image fits.
         """
         return self.owner(mask, stems)[0]
 
     def owner(self, mask: str, stems: Container[str]) -> tuple[str | None, str]:
-        """As :meth:`photo_of`, with the number behind the ending, "" without one."""
+        """As :meth:`image_of`, with the number behind the ending, "" without one."""
         for stem in _stems(mask):
             if not self.suffix and stem in stems:
                 return stem, ""
@@ -73,7 +73,7 @@ class MaskNames:
         return any(self._ending is not None and self._ending.fullmatch(stem) for stem in _stems(mask))
 
     def beside(self, names: Iterable[str]) -> dict[str, str]:
-        """The masks among the names of a folder that holds photos too, each with the stem of its photo.
+        """The masks among the names of a folder that holds images too, each with the stem of its image.
 
         Of two files of one stem, a JPEG and another, the other is the mask.
         """
@@ -88,9 +88,9 @@ class MaskNames:
             elif inner := next((each for each in _stems(together[0])[1:] if each in by_stem), None):
                 masks.update(dict.fromkeys(together, inner))
             elif len(together) > 1 and not self.suffix:
-                photos = [name for name in together if name.lower().endswith((".jpg", ".jpeg"))]
-                if len(photos) == 1:
-                    masks.update({name: stem for name in together if name != photos[0]})
+                images = [name for name in together if name.lower().endswith((".jpg", ".jpeg"))]
+                if len(images) == 1:
+                    masks.update({name: stem for name in together if name != images[0]})
         return masks
 
 

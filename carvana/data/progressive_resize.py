@@ -1,6 +1,6 @@
-"""Photos that grow during a training: small ones for the first epochs, then the size that is wanted.
+"""Images that grow during a training: small ones for the first epochs, then the size that is wanted.
 
-A step on small photos costs little and teaches where the object is; what is left to learn at full size are its edges
+A step on small images costs little and teaches where the object is; what is left to learn at full size are its edges
 (progressive resizing, as in fast.ai's DAWNBench entry of 2018; Tan and Le, EfficientNetV2, ICML 2021).
 """
 
@@ -16,15 +16,15 @@ from carvana.errors import ConfigError
 
 
 class GrowingDataset(SegmentationDataset):
-    """A data set that hands out the items of another one, of the same photos, in the first epochs.
+    """A data set that hands out the items of another one, of the same images, in the first epochs.
 
     Args:
         data: What it is otherwise.
-        start: The same photos at another size, or whole where ``data`` cuts pieces out of them.
+        start: The same images at another size, or whole where ``data`` cuts pieces out of them.
         epochs: How many epochs ``start`` is asked for.
 
     Raises:
-        ConfigError: the two hold different photos.
+        ConfigError: the two hold different images.
 
     Example:
         >>> small, large = (SegmentationDataset(samples, size) for size in (256, 384), (512, 768))  # doctest: +SKIP
@@ -40,7 +40,7 @@ class GrowingDataset(SegmentationDataset):
         )  # fmt: skip
         if len(start) != len(data) or any(map(_differ, start.samples, data.samples)):
             raise ConfigError(
-                f"start: its {len(start)} photos are not the {len(data)} of data; expected the same ones, in order"
+                f"start: its {len(start)} images are not the {len(data)} of data; expected the same ones, in order"
             )
         self.start = start
         self.start_epochs = epochs
@@ -51,7 +51,7 @@ class GrowingDataset(SegmentationDataset):
 
     @property
     def largest_size(self) -> tuple[int, int]:
-        """(height, width) of the largest photo of any epoch: whole photos may be larger than the pieces after them."""
+        """(height, width) of the largest image of any epoch: whole images may be larger than the pieces after them."""
         return max(self.start.largest_size, self.size, key=math.prod)
 
 

@@ -1,4 +1,4 @@
-"""Processes that read photos ahead: how many, how they begin and end, and what is said of one that was killed."""
+"""Processes that read images ahead: how many, how they begin and end, and what is said of one that was killed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from carvana.data.samples import Sample
 _CODING = "utf-8", "surrogatepass"  # names of files may hold bytes that are no text
 
 
-class SampleTable(Sequence[Sample]):
+class SampleList(Sequence[Sample]):
     """Samples, as a tuple of them would be, in about 100 bytes each instead of 1,500.
 
     A training keeps its samples for hours, and every process that reads for it has them too: as objects they would be
@@ -27,7 +27,7 @@ class SampleTable(Sequence[Sample]):
     and :meth:`take` share the names with the table they are from. A table is equal to any list or tuple of the same
     samples, ``+`` joins it with one, and it cannot be changed.
 
-    >>> table = SampleTable.of([Sample(Path("a/1.jpg"), Path("b/1.gif"), "car"), Sample(Path("a/2.jpg"), None, "car")])
+    >>> table = SampleList.of([Sample(Path("a/1.jpg"), Path("b/1.gif"), "a"), Sample(Path("a/2.jpg"), None, "a")])
     >>> table[1].name, len(table[1:]), table[:1] + table[1:] == list(table)
     ('2.jpg', 1, True)
     """
@@ -39,16 +39,16 @@ class SampleTable(Sequence[Sample]):
         self._rows = rows
 
     @classmethod
-    def of(cls, samples: Iterable[Sample]) -> SampleTable:
+    def of(cls, samples: Iterable[Sample]) -> SampleList:
         """A table of these samples; a table is handed back as it is."""
-        if isinstance(samples, SampleTable):
+        if isinstance(samples, SampleList):
             return samples
         columns = _Columns.of(samples)
         return cls(columns, np.arange(len(columns)))
 
-    def take(self, places: NDArray[np.integer] | Sequence[int]) -> SampleTable:
+    def take(self, places: NDArray[np.integer] | Sequence[int]) -> SampleList:
         """The samples at these places, in this order."""
-        return SampleTable(self._columns, self._rows[np.asarray(places, np.intp)])
+        return SampleList(self._columns, self._rows[np.asarray(places, np.intp)])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -56,10 +56,10 @@ class SampleTable(Sequence[Sample]):
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, index: slice) -> SampleTable: ...
-    def __getitem__(self, index: int | slice) -> Sample | SampleTable:
+    def __getitem__(self, index: slice) -> SampleList: ...
+    def __getitem__(self, index: int | slice) -> Sample | SampleList:
         if isinstance(index, slice):
-            return SampleTable(self._columns, self._rows[index])
+            return SampleList(self._columns, self._rows[index])
         place = operator.index(index)
         if not -len(self) <= place < len(self):
             raise IndexError(f"sample {place} of {len(self)}")
@@ -68,16 +68,16 @@ class SampleTable(Sequence[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return map(self._columns.sample, self._rows.tolist())
 
-    def __add__(self, other: Sequence[Sample]) -> SampleTable:
-        if isinstance(other, SampleTable) and other._columns is self._columns:
-            return SampleTable(self._columns, np.concatenate([self._rows, other._rows]))
-        return SampleTable.of([*self, *other])
+    def __add__(self, other: Sequence[Sample]) -> SampleList:
+        if isinstance(other, SampleList) and other._columns is self._columns:
+            return SampleList(self._columns, np.concatenate([self._rows, other._rows]))
+        return SampleList.of([*self, *other])
 
-    def __radd__(self, other: Sequence[Sample]) -> SampleTable:
-        return SampleTable.of([*other, *self])
+    def __radd__(self, other: Sequence[Sample]) -> SampleList:
+        return SampleList.of([*other, *self])
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, (SampleTable, list, tuple)):
+        if not isinstance(other, (SampleList, list, tuple)):
             return NotImplemented
         return len(self) == len(other) and all(map(operator.eq, self, other))
 
@@ -86,7 +86,7 @@ class SampleTable(Sequence[Sample]):
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:2])) + (", ..." if len(self) > 2 else "")
-        return f"SampleTable({len(self)} samples: {shown})" if len(self) else "SampleTable(no samples)"
+        return f"SampleList({len(self)} samples: {shown})" if len(self) else "SampleList(no samples)"
 
     def __getstate__(self) -> tuple[_Columns, NDArray[np.int64]]:
         return self._columns, self._rows

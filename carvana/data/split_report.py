@@ -23,15 +23,15 @@ class Side:
     """One side of a split.
 
     Attributes:
-        photos: how many.
-        cars: how many.
-        views: how many photos there are of each view; empty where names tell none.
+        images: how many.
+        groups: how many.
+        views: how many images there are of each view; empty where names tell none.
         foreground: the mean share that the object covers, in [0, 1].
-        spread: the share below which a tenth of the photos lie, and the one above which a tenth lies.
+        spread: the share below which a tenth of the images lie, and the one above which a tenth lies.
     """
 
-    photos: int
-    cars: int
+    images: int
+    groups: int
     views: dict[str, int]
     foreground: float
     spread: tuple[float, float]
@@ -39,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Both sides, and the cars that stand on both, sorted."""
+    """Both sides, and the groups that stand on both, sorted."""
 
     train: Side
     val: Side
@@ -70,8 +70,8 @@ def _side(samples: Sequence[Sample], shares: NDArray[np.float64]) -> Side:
     low, high = np.quantile(shares, (0.1, 0.9))
     views = Counter(sample.view for sample in samples if sample.view)
     return Side(
-        photos=len(samples),
-        cars=len({sample.group for sample in samples}),
+        images=len(samples),
+        groups=len({sample.group for sample in samples}),
         views=dict(sorted(views.items())),
         foreground=float(np.mean(shares)),
         spread=(float(low), float(high)),

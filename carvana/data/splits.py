@@ -1,6 +1,6 @@
-"""Which photos train and which validate.
+"""Which images train and which validate.
 
-A split by car never shows the network another view of a car that it is tested on; by photo, validation reads too
+A split by group never shows the network another view of a group that it is tested on; by image, validation reads too
 high by more than good architectures differ. The same samples and seed give the same split, on any machine.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.io.images import read_share
-from carvana.data.sample_list import SampleTable
+from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample, each_sample
 from carvana.errors import ConfigError, DataError
 from carvana.utils.files import write_bytes
@@ -30,27 +30,27 @@ from carvana.utils.progress import Reporter
 _CODING = "utf-8", "surrogateescape"  # names of files may hold bytes that are no text
 
 MASKS_A_GROUP = 2
-"""How many masks of a car are read for its foreground share: enough to tell a lorry from a roadster."""
+"""How many masks of a group are read for its foreground share: enough to tell a lorry from a roadster."""
 
 
 @dataclass(frozen=True)
 class Split:
     """Two disjoint lists of samples."""
 
-    train: SampleTable
-    val: SampleTable
+    train: SampleList
+    val: SampleList
 
     def shared_groups(self) -> set[str]:
-        """The cars that stand on both sides: none, unless the split is by photo or the user's own."""
+        """The groups that stand on both sides: none, unless the split is by image or the user's own."""
         return {sample.group for sample in self.train} & {sample.group for sample in self.val}
 
 
 def make_split(data: DataConfig, split: SplitConfig) -> Split:
-    """Find the photos of a recipe and divide them as it says.
+    """Find the images of a recipe and divide them as it says.
 
     Raises:
         ConfigError: no data folder is named.
-        DataError: the photos cannot be found or divided.
+        DataError: the images cannot be found or divided.
     """
     samples = recipe_samples(data, data.root)
     if split.file is None:
@@ -59,9 +59,9 @@ def make_split(data: DataConfig, split: SplitConfig) -> Split:
 
 
 def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]) -> Split:
-    """Divide the photos of a recipe as a written ``split.csv`` says.
+    """Divide the images of a recipe as a written ``split.csv`` says.
 
-    A validation folder of its own (``split.file``) needs no file: its photos validate, all others train.
+    A validation folder of its own (``split.file``) needs no file: its images validate, all others train.
 
     Raises:
         ConfigError, DataError: as for :func:`make_split`.
@@ -72,11 +72,11 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
     return read_split(written, samples)
 
 
-def recipe_samples(data: DataConfig, root: Path | None) -> SampleTable:
-    """The photos of a data folder, found as a recipe says; a ConfigError if no folder is named."""
+def recipe_samples(data: DataConfig, root: Path | None) -> SampleList:
+    """The images of a data folder, found as a recipe says; a ConfigError if no folder is named."""
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")
-    return SampleTable.of(
+    return SampleList.of(
         each_sample(root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix)
     )
 
@@ -86,13 +86,14 @@ def split_samples(
 ) -> Split:
     """Hold some samples out for validation.
 
-    By group, the cars are sorted by the share of the photo that they cover, cut into as many layers as cars are
-    wanted, and one car is drawn from each layer: validation then holds small and large cars as training does.
+    By group, the groups are sorted by the share of the image that their object covers, cut into as many layers as
+    groups are wanted, and one group is drawn from each layer: validation then holds small and large groups as training
+    does.
 
     Args:
         samples: What to split.
-        by: "group" keeps all photos of a car together; "image" draws single photos.
-        val: The share (below 1) or the number (1 and more) of cars, or photos, to hold out.
+        by: "group" keeps all images of a group together; "image" draws single images.
+        val: The share (below 1) or the number (1 and more) of groups, or images, to hold out.
         seed: Which ones are drawn.
 
     Raises:
@@ -109,7 +110,7 @@ def split_samples(
     """
     unit = _unit(by)
     ordered, members = _gathered(samples, unit)
-    what = "cars" if by == "group" else "photos"
+    what = "groups" if by == "group" else "images"
     count = _count(val, len(members), what)
     rng = np.random.default_rng(seed)
     names = list(members)
@@ -127,24 +128,24 @@ def split_folds(
 ) -> list[Split]:
     """Deal the samples out, so that each one validates exactly once.
 
-    By group, the cars are sorted by the share of the photo that they cover, and dealt out in layers of as many cars as
-    there are folds: every fold gets one of each layer, small and large cars as there are. The folds' numbers of cars
-    (or photos) differ by one at the most.
+    By group, the groups are sorted by the share of the image that their object covers, and dealt out in layers of as
+    many groups as there are folds: every fold gets one of each layer, small and large groups as there are. The folds'
+    numbers of groups (or images) differ by one at the most.
 
     Args:
         samples: What to split.
         folds: How many, at least 2.
-        seed: Which car of a layer goes to which fold.
-        by: "group" keeps all photos of a car together; "image" deals out single photos.
+        seed: Which group of a layer goes to which fold.
+        by: "group" keeps all images of a group together; "image" deals out single images.
 
     Returns:
         For each fold what trains and what validates.
 
     Raises:
         ConfigError: fewer than two folds.
-        DataError: there are fewer cars (photos) than folds.
+        DataError: there are fewer groups (images) than folds.
     """
-    what = "cars" if by == "group" else "photos"
+    what = "groups" if by == "group" else "images"
     if folds < 2:
         raise ConfigError(f"{folds} folds: expected at least 2, each trained on the {what} of the others")
     unit = _unit(by)
@@ -172,7 +173,7 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     """Divide samples as a ``split.csv`` says: columns image (a file name) and subset (train or val).
 
     Raises:
-        DataError: the file cannot be used, names a photo that is not there, or leaves one side empty.
+        DataError: the file cannot be used, names an image that is not there, or leaves one side empty.
     """
     subsets = _read_subsets(Path(path))
     places = {sample.name: place for place, sample in enumerate(samples)}
@@ -183,12 +184,12 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     subsets = dict(zip(known, subsets.values(), strict=True))
     absent = sorted(subsets.keys() - places.keys())
     if absent:
-        raise DataError(f"{path}: {len(absent)} of its photos are not in the data folder (the first: {absent[0]})")
-    # In the file's order: a training that goes on must find each photo at its place.
-    chosen = SampleTable.of(samples).take([places[name] for name in subsets])
+        raise DataError(f"{path}: {len(absent)} of its images are not in the data folder (the first: {absent[0]})")
+    # In the file's order: a training that goes on must find each image at its place.
+    chosen = SampleList.of(samples).take([places[name] for name in subsets])
     split = _divide(chosen, lambda sample: subsets[sample.name] == "val")
     if not split.train or not split.val:
-        raise DataError(f"{path}: leaves no photo for {'training' if not split.train else 'validation'}")
+        raise DataError(f"{path}: leaves no image for {'training' if not split.train else 'validation'}")
     return split
 
 
@@ -198,7 +199,7 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
     Args:
         path: The file.
         split: What to write.
-        digests: What each photo and its mask hold, in the same order, for a fourth column: see
+        digests: What each image and its mask hold, in the same order, for a fourth column: see
             :func:`carvana.data.digest.content_digests`.
     """
     table = io.StringIO()
@@ -219,13 +220,13 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
 
 
 def _unit(by: Literal["group", "image"]) -> Callable[[Sample], str]:
-    """What goes to one side as a whole: a car, or a photo."""
+    """What goes to one side as a whole: a group, or an image."""
     return (lambda sample: sample.group) if by == "group" else (lambda sample: str(sample.image))
 
 
-def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[SampleTable, dict[str, list[int]]]:
+def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[SampleList, dict[str, list[int]]]:
     """The samples in an order of their own, and the places in it of those of each unit."""
-    table = SampleTable.of(samples)
+    table = SampleList.of(samples)
     keys = [(sample.group, sample.name) for sample in table]
     ordered = table.take(sorted(range(len(keys)), key=keys.__getitem__))
     members: dict[str, list[int]] = {}
@@ -235,10 +236,10 @@ def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple
 
 
 def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
-    """Make sure that a split is the one that was written: the same photos in the same order.
+    """Make sure that a split is the one that was written: the same images in the same order.
 
     Raises:
-        DataError: photos have come or gone since, or the file cannot be used.
+        DataError: images have come or gone since, or the file cannot be used.
     """
     rows = list(_read_subsets(Path(path)).items())
     sides = (("train", split.train), ("val", split.val))
@@ -246,17 +247,17 @@ def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
     if rows != found:
         differing = sorted(set(rows) ^ set(found)) or [rows[0]]
         raise DataError(
-            f"{path}: the photos are not those that it names ({differing[0][0]} differs); bring them back as "
+            f"{path}: the images are not those that it names ({differing[0][0]} differs); bring them back as "
             "they were, or begin another training with --init"
         )
 
 
 def tell_of_leak(split: Split, reporter: Reporter) -> None:
-    """Warn of cars on both sides."""
+    """Warn of groups on both sides."""
     leaking = len(split.shared_groups())
     if leaking:
         reporter.warn(
-            f"{leaking} cars are on both sides of the split: validation reads too high; "
+            f"{leaking} groups are on both sides of the split: validation reads too high; "
             "take split.by=group unless this is meant"
         )
 
@@ -266,7 +267,7 @@ def _count(val: float, available: int, what: str) -> int:
         raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
     count = int(val) if val >= 1 else max(1, round(val * available))
     if available == 1:
-        other = "take split.by=image" if what == "cars" else "add some"
+        other = "take split.by=image" if what == "groups" else "add some"
         raise DataError(
             f"there is one of the {what} to split, which cannot train and validate; {other}, or name a validation "
             "folder with split.file"
@@ -279,12 +280,12 @@ def _count(val: float, available: int, what: str) -> int:
     return count
 
 
-def _divide(samples: SampleTable, is_val: Callable[[Sample], bool]) -> Split:
+def _divide(samples: SampleList, is_val: Callable[[Sample], bool]) -> Split:
     held_out = np.fromiter(map(is_val, samples), np.bool_, len(samples))
     return Split(samples.take(np.flatnonzero(~held_out)), samples.take(np.flatnonzero(held_out)))
 
 
-def _foreground_shares(samples: SampleTable, members: Mapping[str, Sequence[int]]) -> dict[str, float]:
+def _foreground_shares(samples: SampleList, members: Mapping[str, Sequence[int]]) -> dict[str, float]:
     def share(group: str) -> float:
         places = members[group]
         step = max(1, len(places) // MASKS_A_GROUP)

@@ -1,4 +1,4 @@
-"""A labelled photo at the training size: what a data set hands out, and what the cache keeps."""
+"""A labelled image at the training size: what a data set hands out, and what the cache keeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tupl
     """The image, uint8 (h, w, 3), and 255 times the coverage of its mask, uint8 (h, w).
 
     Args:
-        sample: A labelled photo.
+        sample: A labelled image.
         size: (height, width).
         target: "coverage" or "nearest", as :func:`carvana.data.io.images.shrink_mask` takes it.
 

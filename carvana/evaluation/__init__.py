@@ -1,1 +1,1 @@
-"""How good a model's masks are on labelled photos, at full size, as numbers and as pictures."""
+"""How good a model's masks are on labelled images, at full size, as numbers and as pictures."""

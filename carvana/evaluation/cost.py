@@ -25,12 +25,12 @@ from carvana.utils.devices import PeakMemory, describe
 from carvana.utils.progress import SilentReporter
 
 FULL = (1280, 1918)
-"""(height, width) of the competition's photos."""
+"""(height, width) of the competition's images."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one way of predicting costs, for one photo.
+    """What one way of predicting costs, for one image.
 
     Attributes:
         scale: (height, width) at which the network sees it, or "native".
@@ -39,9 +39,9 @@ class Cost:
         tiles: how many the network sees.
         gflops: billions of floating-point operations, a multiplication and an addition being two; None if they cannot
             be counted.
-        ms: from the array of pixels to the mask, one photo at a time, in milliseconds.
+        ms: from the array of pixels to the mask, one image at a time, in milliseconds.
         network_ms: the network's own part of it.
-        images_per_s: photos a second, many of them in batches.
+        images_per_s: images a second, many of them in batches.
         outside: the share of those seconds that is spent outside the network.
         files_per_s: likewise from files to files: reading, predicting and writing masks overlap.
         peak_memory_mb: on a CPU the whole process, on a GPU what its tensors take; in MB of 10^6 bytes.
@@ -94,28 +94,28 @@ def count_gflops(model: nn.Module | ExportedModel, size: tuple[int, int]) -> flo
     return float(counter.get_total_flops()) / 1e9
 
 
-def measure_cost(predictor: Predictor, photo: NDArray[np.uint8], *, seconds: float = 5.0) -> Cost:
-    """Measure a predictor on one photo, again and again.
+def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: float = 5.0) -> Cost:
+    """Measure a predictor on one image, again and again.
 
     Args:
         predictor: its mode should be ``whole`` or ``tiles``, so that it is known what is measured.
-        photo: uint8 (H, W, 3).
-        seconds: how long each of the three measurements goes on, at least; each takes two photos or more.
+        image: uint8 (H, W, 3).
+        seconds: how long each of the three measurements goes on, at least; each takes two images or more.
     """
-    height, width = photo.shape[:2]
+    height, width = image.shape[:2]
     plan = predictor.plan((height, width))
     with PeakMemory(predictor.device) as peak:
-        predictor.predict(photo).mask  # noqa: B018 - warms up
-        single, network = _repeat(predictor, photo, seconds)
+        predictor.predict(image).mask  # noqa: B018 - warms up
+        single, network = _repeat(predictor, image, seconds)
         each = statistics.median(single)
         count = max(2, min(64, int(seconds / each)))
         with predictor.timed() as clock:
             began = time.perf_counter()
-            for prediction in predictor.predict_many([photo] * count):
+            for prediction in predictor.predict_many([image] * count):
                 prediction.mask  # noqa: B018 - made when it is asked for
             took = time.perf_counter() - began
         outside = max(0.0, 1 - clock.seconds / took)
-        files = _files_per_s(predictor, photo, count)
+        files = _files_per_s(predictor, image, count)
     single_tile = count_gflops(predictor.model, plan.tile)
     return Cost(
         scale=predictor.scale,
@@ -138,27 +138,27 @@ def describe_machine(predictor: Predictor) -> str:
     return f"{describe(predictor.device)}, torch {torch.__version__}{threads}"
 
 
-def _repeat(predictor: Predictor, photo: NDArray[np.uint8], seconds: float) -> tuple[list[float], list[float]]:
+def _repeat(predictor: Predictor, image: NDArray[np.uint8], seconds: float) -> tuple[list[float], list[float]]:
     """The seconds that a prediction takes, and the network's part, each time: at least twice."""
     times: list[float] = []
     parts: list[float] = []
     while len(times) < 2 or sum(times) < seconds:
         with predictor.timed() as clock:
             began = time.perf_counter()
-            predictor.predict(photo).mask  # noqa: B018 - made when it is asked for
+            predictor.predict(image).mask  # noqa: B018 - made when it is asked for
             times.append(time.perf_counter() - began)
         parts.append(clock.seconds)
     return times, parts
 
 
-def _files_per_s(predictor: Predictor, photo: NDArray[np.uint8], count: int) -> float:
-    """Photos a second from JPEG files to PNG masks, all of them in the page cache."""
+def _files_per_s(predictor: Predictor, image: NDArray[np.uint8], count: int) -> float:
+    """Images a second from JPEG files to PNG masks, all of them in the page cache."""
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder) / "0000.jpg"
-        write_image(first, photo)
-        photos = [first, *(first.with_name(f"{number:04}.jpg") for number in range(1, count))]
-        for path in photos[1:]:
+        write_image(first, image)
+        images = [first, *(first.with_name(f"{number:04}.jpg") for number in range(1, count))]
+        for path in images[1:]:
             path.write_bytes(first.read_bytes())
         began = time.perf_counter()
-        predict_folder(predictor, photos, out=Path(folder) / "masks", reporter=SilentReporter())
+        predict_folder(predictor, images, out=Path(folder) / "masks", reporter=SilentReporter())
         return count / (time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""All photos of some folds together, each judged by the network that was not trained on its car."""
+"""All images of some folds together, each judged by the network that was not trained on its group."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from carvana.data.io.images import read_mask
 from carvana.data.samples import Sample
-from carvana.evaluation.evaluate import Evaluation, count_photos, summarise
-from carvana.evaluation.plots import worst_photos
+from carvana.evaluation.evaluate import Evaluation, count_images, summarise
+from carvana.evaluation.plots import worst_images
 from carvana.evaluation.samples import read_run_split
-from carvana.evaluation.spool import Shelf, mask_path
+from carvana.evaluation.spool import Spool, mask_path
 from carvana.folds import Folds
 from carvana.inference.predictor import Predictor
-from carvana.thresholds import PhotoCounts, best_threshold
+from carvana.thresholds import ImageCounts, best_threshold
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
@@ -30,11 +30,11 @@ def evaluate_folds(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate finished folds on all photos at full size (out of fold), and keep all that comes of it.
+    """Evaluate finished folds on all images at full size (out of fold), and keep all that comes of it.
 
-    The folds' counts are pooled: the best threshold is that of all photos, each photo is scored at one chosen on other
-    cars, and the interval is drawn over all cars. Written are ``evaluation.json`` (a run's keys, and the folds' own
-    Dice with its mean and standard deviation), ``masks/`` of all photos at the pooled threshold, and
+    The folds' counts are pooled: the best threshold is that of all images, each image is scored at one chosen on other
+    groups, and the interval is drawn over all groups. Written are ``evaluation.json`` (a run's keys, and the folds' own
+    Dice with its mean and standard deviation), ``masks/`` of all images at the pooled threshold, and
     ``pictures/worst.png``. The folds' models keep thresholds of their own.
 
     Args:
@@ -46,20 +46,20 @@ def evaluate_folds(
 
     Raises:
         RunError: a fold is not finished.
-        DataError: a photo is gone or cannot be read.
+        DataError: an image is gone or cannot be read.
     """
     reporter = reporter or default_reporter()
     runs = folds.finished_runs()
     parts = [read_run_split(run, root=root, reporter=reporter).val for run in runs]
     samples = [sample for part in parts for sample in part]
-    counts: list[PhotoCounts] = []
+    counts: list[ImageCounts] = []
     own_thresholds: list[float] = []
     started = time.perf_counter()
-    with Shelf.opened(folds.masks_path, samples) as shelf:
+    with Spool.opened(folds.masks_path, samples) as shelf:
         assert shelf is not None
         for run, part in zip(runs, parts, strict=True):  # one network at a time in the memory
             predictor = Predictor.from_pretrained(run.path, device=device)
-            counts += count_photos(predictor, part, shelf=shelf, workers=workers, reporter=reporter)
+            counts += count_images(predictor, part, shelf=shelf, workers=workers, reporter=reporter)
             own_thresholds += [predictor.threshold] * len(part)
         threshold = best_threshold(counts)
         shelf.write_masks(samples, threshold, workers, reporter)
@@ -87,7 +87,7 @@ def _each_fold(folds: Folds) -> dict[str, Any]:
 
 
 def _draw_worst(folds: Folds, evaluation: Evaluation, samples: Sequence[Sample]) -> None:
-    worst_photos(
+    worst_images(
         evaluation,
         samples,
         lambda sample: read_mask(mask_path(folds.masks_path, sample)),

@@ -1,4 +1,4 @@
-"""A model on labelled photos, at their full size, in one pass."""
+"""A model on labelled images, at their full size, in one pass."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from carvana.data.io.images import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
-from carvana.evaluation.spool import Shelf
+from carvana.evaluation.spool import Spool
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.metrics import bootstrap_interval
-from carvana.thresholds import PhotoCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
+from carvana.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
+from carvana.utils.deprecated import Attribute, renamed
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter, track
 
 
 @dataclass(frozen=True)
-class PhotoScore:
-    """One photo's scores, at ``threshold``, which was chosen without its group."""
+class ImageScore:
+    """One image's scores, at ``threshold``, which was chosen without its group."""
 
     image: str
     group: str
@@ -44,20 +45,21 @@ class Evaluation:
     """How good a model's masks are.
 
     Attributes:
-        photos: each photo's scores, in the order given.
-        dice: the mean of Dice per photo at full size, thresholds chosen on other groups: the honest number.
+        images: each image's scores, in the order given.
+        dice: the mean of Dice per image at full size, thresholds chosen on other groups: the honest number.
         dice_ci95: its interval, by bootstrap over groups; None for a single group.
         dice_at_half: mean Dice at the threshold 0.5.
         dice_as_predicted: mean Dice of the masks that the predictor makes, at its own threshold.
-        iou: mean intersection over union per photo, thresholds chosen on other groups; likewise those below.
+        iou: mean intersection over union per image, thresholds chosen on other groups; likewise those below.
         pixel_accuracy: the mean share of pixels that are right.
         boundary_dice: mean Dice within 7 pixels of the true boundary.
-        threshold: the best one on all these photos: what to store with the model.
-        scale: (height, width) at which the network saw the photos, "native", or several of these in words.
+        threshold: the best one on all these images: what to store with the model.
+        scale: (height, width) at which the network saw the images, "native", or several of these in words.
         seconds: what it took, reading and counting included.
     """
 
-    photos: tuple[PhotoScore, ...]
+    images: tuple[ImageScore, ...]
+    photos = Attribute("images")
     dice: float
     dice_ci95: tuple[float, float] | None
     dice_at_half: float
@@ -71,13 +73,13 @@ class Evaluation:
 
     @property
     def groups(self) -> int:
-        """How many groups (cars) the photos show."""
-        return len({photo.group for photo in self.photos})
+        """How many groups the images show."""
+        return len({image.group for image in self.images})
 
     def to_json(self) -> dict[str, Any]:
         """What evaluation.json holds; the bounds of an interval that one group cannot give are null."""
         return {
-            "images": len(self.photos),
+            "images": len(self.images),
             "groups": self.groups,
             "dice": self.dice,
             "dice_ci95": list(self.dice_ci95 or (None, None)),
@@ -89,7 +91,7 @@ class Evaluation:
             "threshold": self.threshold,
             "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
             "seconds": self.seconds,
-            "per_image": [asdict(photo) for photo in self.photos],
+            "per_image": [asdict(image) for image in self.images],
         }
 
 
@@ -101,35 +103,35 @@ def evaluate(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Compare a model's masks with the true ones, at each photo's full size.
+    """Compare a model's masks with the true ones, at each image's full size.
 
-    Each photo passes through the network once; its counts at all thresholds are kept, so the threshold can be chosen
-    afterwards. Each photo is scored at a threshold chosen on other groups (cars), for one chosen on itself would
+    Each image passes through the network once; its counts at all thresholds are kept, so the threshold can be chosen
+    afterwards. Each image is scored at a threshold chosen on other groups, for one chosen on itself would
     flatter the model; the threshold to store is chosen on all.
 
     Args:
-        predictor: the model, and the scale at which it sees photos. Its threshold decides ``dice_as_predicted`` alone.
-        samples: photos with masks.
+        predictor: the model, and the scale at which it sees images. Its threshold decides ``dice_as_predicted`` alone.
+        samples: images with masks.
         masks_dir: where to write the masks at the chosen threshold, ``<stem>_mask.png``; None writes none.
         workers: threads that read, and as many that count; None for one per core.
         reporter: told of the progress.
 
     Raises:
-        DataError: no photos, one that cannot be read or has no mask, a mask of another size than its photo, or
+        DataError: no images, one that cannot be read or has no mask, a mask of another size than its image, or
             ``masks_dir`` cannot be written to.
 
     Example:
         >>> predictor = carvana.Predictor.from_pretrained("runs/first")  # doctest: +SKIP
-        >>> numbers = carvana.evaluate(predictor, carvana.find_samples("photos"))  # doctest: +SKIP
+        >>> numbers = carvana.evaluate(predictor, carvana.find_samples("images"))  # doctest: +SKIP
         >>> numbers.dice, numbers.dice_ci95  # doctest: +SKIP
         (0.98803, (0.98732, 0.98868))
     """
     reporter = reporter or default_reporter()
     if not samples:
-        raise DataError("no labelled photos to evaluate on; name a data folder that holds some")
+        raise DataError("no labelled images to evaluate on; name a data folder that holds some")
     started = time.perf_counter()
-    with Shelf.opened(masks_dir, samples) as shelf:
-        counts = count_photos(predictor, samples, shelf=shelf, workers=workers, reporter=reporter)
+    with Spool.opened(masks_dir, samples) as shelf:
+        counts = count_images(predictor, samples, shelf=shelf, workers=workers, reporter=reporter)
         threshold = best_threshold(counts)
         if shelf is not None:
             shelf.write_masks(samples, threshold, workers, reporter)
@@ -143,28 +145,31 @@ def evaluate(
     )
 
 
-def count_photos(
+__getattr__ = renamed(__name__, PhotoScore="ImageScore")
+
+
+def count_images(
     predictor: BasePredictor[Any],
     samples: Sequence[Sample],
     *,
-    shelf: Shelf | None = None,
+    shelf: Spool | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> list[PhotoCounts]:
-    """Predict photos and compare them with their true masks, at all thresholds at once.
+) -> list[ImageCounts]:
+    """Predict images and compare them with their true masks, at all thresholds at once.
 
     Args:
         predictor: the model.
-        samples: photos with masks.
+        samples: images with masks.
         shelf: where the predictions wait until a threshold is chosen; None keeps none.
         workers: threads that read, and as many that count; None for one per core.
         reporter: told of the progress.
 
     Raises:
-        DataError: a photo cannot be read, has no mask, or one of another size.
+        DataError: an image cannot be read, has no mask, or one of another size.
     """
 
-    def finish(job: tuple[_Labelled, Prediction | None]) -> PhotoCounts:
+    def finish(job: tuple[_Labelled, Prediction | None]) -> ImageCounts:
         labelled, prediction = job
         assert prediction is not None
         graded = prediction.levels
@@ -180,35 +185,35 @@ def count_photos(
 
 def summarise(
     samples: Sequence[Sample],
-    counts: Sequence[PhotoCounts],
+    counts: Sequence[ImageCounts],
     *,
     threshold: float,
     own_thresholds: Sequence[float],
     scale: str | tuple[int, int],
     seconds: float,
 ) -> Evaluation:
-    """Score photos at thresholds chosen on other groups, and take the means.
+    """Score images at thresholds chosen on other groups, and take the means.
 
     Args:
-        samples: the photos.
-        counts: what :func:`count_photos` says of each of them.
+        samples: the images.
+        counts: what :func:`count_images` says of each of them.
         threshold: the one that is best on all of them.
-        own_thresholds: for each photo that of the model that predicted it.
-        scale: (height, width) at which the network saw the photos, or a word.
+        own_thresholds: for each image that of the model that predicted it.
+        scale: (height, width) at which the network saw the images, or a word.
         seconds: what it took.
     """
     groups = [sample.group for sample in samples]
     chosen = cross_fitted_thresholds(counts, groups)
-    photos = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
+    images = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
     predicted = [count.whole.dice[threshold_index(own)] for count, own in zip(counts, own_thresholds, strict=True)]
 
     def mean(name: str) -> float:
-        return float(np.mean([getattr(photo, name) for photo in photos]))
+        return float(np.mean([getattr(image, name) for image in images]))
 
     return Evaluation(
-        photos=photos,
+        images=images,
         dice=mean("dice"),
-        dice_ci95=bootstrap_interval([photo.dice for photo in photos], groups),
+        dice_ci95=bootstrap_interval([image.dice for image in images], groups),
         dice_at_half=mean("dice_at_half"),
         dice_as_predicted=float(np.mean(predicted)),
         iou=mean("iou"),
@@ -233,16 +238,16 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
     if image.shape[:2] != mask.shape:
         height, width = image.shape[:2]
         raise DataError(
-            f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {sample.image} has "
-            f"{width} x {height}; a mask must have its photo's size"
+            f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.image} has "
+            f"{width} x {height}; a mask must have its image's size"
         )
     return _Labelled(sample, mask), predictor.prepare(image)
 
 
-def _score(sample: Sample, counts: PhotoCounts, threshold: float) -> PhotoScore:
+def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:
     place = threshold_index(threshold)
     whole, band = counts.whole[place], counts.band[place]
-    return PhotoScore(
+    return ImageScore(
         image=sample.name,
         group=sample.group,
         view=sample.view,

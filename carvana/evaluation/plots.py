@@ -1,4 +1,4 @@
-"""What numbers cannot tell: the worst photos, sheets of many, and how the training went."""
+"""What numbers cannot tell: the worst images, sheets of many, and how the training went."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DPI = 100
 _TRAIN, _VAL, _SIDE = "#8e8e93", "#0a84ff", "#ff9f0a"
 
 
-def worst_photos(
+def worst_images(
     evaluation: Evaluation,
     samples: Sequence[Sample],
     mask_of: Callable[[Sample], Image],
@@ -36,22 +36,22 @@ def worst_photos(
     path: str | os.PathLike[str],
     count: int = 8,
 ) -> None:
-    """Draw the photos with the lowest Dice, worst first: red is too much, blue is missed.
+    """Draw the images with the lowest Dice, worst first: red is too much, blue is missed.
 
     Args:
         evaluation: the scores of ``samples``, in their order.
-        samples: the photos.
-        mask_of: gives a photo's predicted mask (H, W).
+        samples: the images.
+        mask_of: gives an image's predicted mask (H, W).
         path: the PNG to write.
-        count: how many photos.
+        count: how many images.
     """
-    ranked = sorted(zip(evaluation.photos, samples, strict=True), key=lambda pair: pair[0].dice)[:count]
+    ranked = sorted(zip(evaluation.images, samples, strict=True), key=lambda pair: pair[0].dice)[:count]
     images = []
     for _, sample in ranked:
         assert sample.mask is not None
         images.append(overlay(over_white(read_shown(sample.image)), mask_of(sample), read_mask(sample.mask)))
     titles = [f"{sample.stem}   Dice {score.dice:.5f}" for score, sample in ranked]
-    contact_sheet(images, titles, path=path, title="The worst photos: red is too much, blue is missed")
+    contact_sheet(images, titles, path=path, title="The worst images: red is too much, blue is missed")
 
 
 def contact_sheet(
@@ -98,7 +98,7 @@ def contact_sheet(
 
 
 def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw how a training went: losses, the errors on the validation photos, learning rate and speed.
+    """Draw how a training went: losses, the errors on the validation images, learning rate and speed.
 
     Args:
         records: the lines of ``metrics.jsonl``: epoch, train_loss, val_loss, val_dice, val_accuracy, lr, images_per_s;

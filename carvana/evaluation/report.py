@@ -13,7 +13,7 @@ from carvana.data.io.images import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
-from carvana.evaluation.plots import contact_sheet, curves, worst_photos
+from carvana.evaluation.plots import contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples
 from carvana.evaluation.spool import mask_path
 from carvana.inference.outputs.overlay import overlay
@@ -38,22 +38,22 @@ def evaluate_run(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate a run's model on its validation photos at full size, and keep all that comes of it.
+    """Evaluate a run's model on its validation images at full size, and keep all that comes of it.
 
     Written are ``evaluation.json``, the model with its threshold, ``masks/`` and ``pictures/`` (``worst.png``,
     ``masks.png``, ``curves.png``).
 
     Args:
         run: the folder.
-        model: its best network; the threshold that is best on these photos is set in its spec.
-        samples: the validation photos.
+        model: its best network; the threshold that is best on these images is set in its spec.
+        samples: the validation images.
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16 or fp16.
         workers: threads that read, and as many that count.
         reporter: told of the progress.
 
     Raises:
-        DataError: a photo cannot be read, or has no mask of its size.
+        DataError: an image cannot be read, or has no mask of its size.
     """
     predictor = Predictor(model, device=device, precision=precision)
     evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
@@ -80,7 +80,7 @@ def finish_run(
 
     Raises:
         RunError: the fit is under way and has found a better network meanwhile, which must not be overwritten.
-        DataError, ModelError: the photos or the network are not there.
+        DataError, ModelError: the images or the network are not there.
     """
     weights = run.model_path / WEIGHTS
     before = file_digest(weights) if weights.is_file() else None
@@ -114,21 +114,21 @@ def draw_pictures(
     def mask_of(sample: Sample) -> NDArray[np.uint8]:
         return read_mask(mask_path(run.masks_path, sample))
 
-    worst_photos(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
+    worst_images(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
     shown = _spread(samples)
     contact_sheet(
         [overlay(over_white(read_shown(sample.image)), mask_of(sample)) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
-        title="Masks of validation photos",
+        title="Masks of validation images",
     )
     records = run.read_epochs()
     if records:
         curves(records, run.pictures_path / "curves.png")
-    reporter.info(f"pictures of the worst photos, of masks and of the training: {run.pictures_path}")
+    reporter.info(f"pictures of the worst images, of masks and of the training: {run.pictures_path}")
 
 
 def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
-    """Some samples from all over the list, so that many cars and views are shown."""
+    """Some samples from all over the list, so that many groups and views are shown."""
     places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
     return [samples[place] for place in places]

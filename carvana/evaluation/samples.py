@@ -1,4 +1,4 @@
-"""Which photos a run is evaluated on."""
+"""Which images a run is evaluated on."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def choose_samples(
     root: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
 ) -> list[Sample]:
-    """The photos to evaluate a run, or a model folder, on.
+    """The images to evaluate a run, or a model folder, on.
 
     Args:
         run: A run; a model folder serves if ``data`` is given.
-        data: Another data folder: all of it counts, and it is told if it shows cars that the run was trained on.
-        split: Part of the run's own photos: val (the default), train or all.
+        data: Another data folder: all of it counts, and it is told if it shows groups that the run was trained on.
+        split: Part of the run's own images: val (the default), train or all.
         root: Where the run's own data folder lies now, if it has moved; not with ``data``.
-        reporter: Told if the data shows cars that the run knows.
+        reporter: Told if the data shows groups that the run knows.
 
     Raises:
         ConfigError: ``root`` with ``data``.
-        DataError: the photos are gone, none of them is in this part, or ``root`` holds others.
+        DataError: the images are gone, none of them is in this part, or ``root`` holds others.
         RunError: without ``data``, ``run`` must be a run.
     """
     reporter = reporter or default_reporter()
@@ -60,23 +60,23 @@ def choose_samples(
 def choose_for_all(
     runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str], reporter: Reporter | None = None
 ) -> list[Sample]:
-    """All photos of a data folder, to evaluate several networks on together.
+    """All images of a data folder, to evaluate several networks on together.
 
     Args:
-        runs: Runs or model folders; the first one says how cars are told apart.
+        runs: Runs or model folders; the first one says how groups are told apart.
         data: The data folder.
-        reporter: Told if the data shows cars that one of the runs was trained on.
+        reporter: Told if the data shows groups that one of the runs was trained on.
 
     Raises:
-        DataError: the photos are not there.
+        DataError: the images are not there.
     """
     samples = find_samples(data, **_reading(runs[0]))
-    tell_known_cars(runs, samples, reporter or default_reporter())
+    tell_known_groups(runs, samples, reporter or default_reporter())
     return samples
 
 
 def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, reporter: Reporter | None = None) -> Split:
-    """The photos of a run, as it divided them.
+    """The images of a run, as it divided them.
 
     Args:
         run: The run.
@@ -84,7 +84,7 @@ def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, repo
         reporter: Told where the run holds none.
 
     Raises:
-        DataError: the photos are gone, or others.
+        DataError: the images are gone, or others.
     """
     config = run.read_config()
     config = where_it_is(config, root, name=run.path)
@@ -111,11 +111,11 @@ def where_it_is(config: FitConfig, root: str | os.PathLike[str] | None, *, name:
 
 
 def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
-    """Make sure that the photos and masks of a split hold what they held when the run began."""
+    """Make sure that the images and masks of a split hold what they held when the run began."""
     kept = run.read_digests()
     if not kept:
         reporter.warn(
-            f"{run.path}: was begun by an earlier carvana, which kept no digests: the photos' names are those of the "
+            f"{run.path}: was begun by an earlier carvana, which kept no digests: the images' names are those of the "
             "run, and what is in them was not compared"
         )
         return
@@ -131,8 +131,8 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(
             f"{first.image}: it or its mask {first.masks[0]} is not the one that {run.path} was begun with; "
-            f"{len(differing)} of {len(samples)} photos differ so: name the run's own data folder, unchanged, with "
-            f"--root; other photos go to evaluate --data, or to a new fit with --init {run.path}"
+            f"{len(differing)} of {len(samples)} images differ so: name the run's own data folder, unchanged, with "
+            f"--root; other images go to evaluate --data, or to a new fit with --init {run.path}"
         )
 
 
@@ -150,13 +150,13 @@ def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
     return {"group": data.group, "mask_suffix": data.mask_suffix}
 
 
-def tell_known_cars(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:
-    """Tell if some samples show cars that one of some runs was trained on; model folders do not say what they know."""
+def tell_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Warn if samples show groups that one of the runs was trained on; a model folder does not say which those are."""
     trained_on: set[str] = set()
     for run in map(Run, runs):
         trained_on |= run.read_groups("train") if run.split_path.is_file() else set()
     known = sorted({sample.group for sample in samples} & trained_on)
     if known:
         reporter.warn(
-            f"{len(known)} cars of this data were trained on (the first: {known[0]}): the numbers read too high"
+            f"{len(known)} groups of this data were trained on (the first: {known[0]}): the numbers read too high"
         )

@@ -1,4 +1,4 @@
-"""Where predictions wait for their threshold, which is known only after the last photo."""
+"""Where predictions wait for their threshold, which is known only after the last image."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from carvana.utils.progress import Reporter, track
 
 
 def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
-    """The file of a photo's predicted mask in a folder of them: ``<stem>_mask.png``, in the photo's sub-folders."""
+    """The file of an image's predicted mask in a folder of them: ``<stem>_mask.png``, in the image's sub-folders."""
     return Path(folder) / f"{sample.stem}_mask.png"
 
 
-class Shelf:
+class Spool:
     """Predictions waiting on disk to become masks in a folder.
 
     They wait in 8 bits a pixel and packed, which holds the mask of every threshold of the grid exactly, so the memory
-    does not grow with the number of photos.
+    does not grow with the number of images.
     """
 
     def __init__(self, masks_dir: Path, waiting: Path) -> None:
@@ -39,11 +39,11 @@ class Shelf:
 
     @classmethod
     @contextmanager
-    def opened(cls, masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Shelf | None]:
+    def opened(cls, masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Spool | None]:
         """A shelf for the length of a block, or none where no masks are wanted.
 
         Raises:
-            DataError: two photos would write the same mask, or the folder cannot be written to.
+            DataError: two images would write the same mask, or the folder cannot be written to.
         """
         if masks_dir is None:
             yield None
@@ -55,11 +55,11 @@ class Shelf:
                 yield cls(folder, waiting)
         except BrokenPipeError:  # whoever reads our output has gone
             raise
-        except OSError as error:  # photos that cannot be read are a DataError already
+        except OSError as error:  # images that cannot be read are a DataError already
             raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
 
     def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
-        """Keep one photo's levels (H, W): see :func:`carvana.thresholds.levels`. Safe in any thread."""
+        """Keep one image's levels (H, W): see :func:`carvana.thresholds.levels`. Safe in any thread."""
         shape = np.array(graded.shape, np.int64).tobytes()
         self._place(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
 

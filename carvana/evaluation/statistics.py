@@ -1,10 +1,11 @@
-"""Which networks can be told apart: all pairs of a leaderboard tested at once, by sign flips of whole cars.
+"""Which networks can be told apart: all pairs of a leaderboard tested at once, by sign flips of whole groups.
 
-The photos of a car hang together, so the unit is the car. For each pair of networks, D of a car is the sum over its
-photos of the difference of their Dice. The D of all cars add up to the very gap that ranks the two, so a car with more
-photos weighs more, as it does in the mean. If neither network is better, D of a car might as well have had the other
-sign: T = abs(sum of D) / sqrt(sum of D^2) is compared with what T becomes when the signs of cars are flipped. The root
-stays as it is, so a few very hard cars are as heavy in each flip as they are in T itself.
+The images of a group hang together, so the unit is the group. For each pair of networks, D of a group is the sum over
+its images of the difference of their Dice. The D of all groups add up to the very gap that ranks the two, so a group
+with more images weighs more, as it does in the mean. If neither network is better, D of a group might as well have had
+the other
+sign: T = abs(sum of D) / sqrt(sum of D^2) is compared with what T becomes when the signs of groups are flipped. The
+root stays as it is, so a few very hard groups are as heavy in each flip as they are in T itself.
 
 Whoever looks at the best row of eight has looked at 28 pairs. So one flip goes through all pairs, and a pair's T is
 compared with the largest T of all: the chance that any two equal networks are told apart is then at most the level,
@@ -12,9 +13,9 @@ however the pairs hang together and whichever network comes out best. Pairs that
 the largest is sought (step-down), which finds more at the same level. Westfall and Young 1993; Romano and Wolf 2005,
 https://doi.org/10.1198/016214504000000539.
 
-The level is exact for any number of cars where D is as likely to be above as below 0 by as much, in all pairs at once;
-for other D of mean 0 it is approached as cars grow in number (Canay, Romano and Shaikh 2017,
-https://doi.org/10.3982/ECTA13081), slowly for a network that is better on most cars and fails on very few.
+The level is exact for any number of groups where D is as likely to be above as below 0 by as much, in all pairs at
+once; for other D of mean 0 it is approached as groups grow in number (Canay, Romano and Shaikh 2017,
+https://doi.org/10.3982/ECTA13081), slowly for a network that is better on most groups and fails on very few.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ _BLOCK = 2**18  # numbers worked on at a time: 2 MB, which stay in a processor's
 def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
     """P-values of no difference between each two networks, adjusted for all pairs.
 
-    Exact where cars are so few that ``flips`` are enough for all patterns of signs; else at random.
+    Exact where groups are so few that ``flips`` are enough for all patterns of signs; else at random.
 
     Args:
-        scores: (K, N), the Dice of K networks on the same N photos.
-        groups: the N names of the photos' cars.
+        scores: (K, N), the Dice of K networks on the same N images.
+        groups: the N names of the images' groups.
         flips: how many patterns of signs to try at most.
         seed: equal seeds give equal values.
 
@@ -49,9 +50,9 @@ def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000,
         (K, K), symmetric, in (0, 1], 1 on the diagonal.
 
     Raises:
-        DataError: the shapes do not fit, there is no photo, or a score is not a finite number.
+        DataError: the shapes do not fit, there is no image, or a score is not a finite number.
 
-    Six cars on all of which the first network is better by as much: the pattern of signs that was found and its
+    Six groups on all of which the first network is better by as much: the pattern of signs that was found and its
     mirror image are 2 of 64.
 
     >>> pairwise_p([[0.9] * 6, [0.8] * 6], ["a", "b", "c", "d", "e", "f"])
@@ -67,15 +68,15 @@ def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000,
     return adjusted
 
 
-def cars_needed(level: float = LEVEL) -> int:
-    """The least number of cars with which any two networks can be told apart.
+def groups_needed(level: float = LEVEL) -> int:
+    """The least number of groups with which any two networks can be told apart.
 
-    With C cars there are 2^C patterns of signs; the one that was found and its mirror image always count.
+    With C groups there are 2^C patterns of signs; the one that was found and its mirror image always count.
 
     Args:
         level: in (0, 1].
 
-    >>> cars_needed()
+    >>> groups_needed()
     6
     """
     return math.ceil(1 - math.log2(level))
@@ -85,15 +86,15 @@ def _checked(scores: ArrayLike, groups: Sequence[str]) -> NDArray[np.float64]:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != len(groups) or not len(groups):
         raise DataError(
-            f"scores of shape {values.shape} do not fit the cars of {len(groups)} photos; "
-            "expected (networks, photos) and at least one photo"
+            f"scores of shape {values.shape} do not fit the groups of {len(groups)} images; "
+            "expected (networks, images) and at least one image"
         )
     missing = np.argwhere(~np.isfinite(values))
     if len(missing):
-        network, photo = missing[0].tolist()
+        network, image = missing[0].tolist()
         raise DataError(
-            f"scores[{network}, {photo}] is {values[network, photo]}; "
-            "networks can be compared only where each has a finite score on every photo"
+            f"scores[{network}, {image}] is {values[network, image]}; "
+            "networks can be compared only where each has a finite score on every image"
         )
     return values
 
@@ -101,7 +102,7 @@ def _checked(scores: ArrayLike, groups: Sequence[str]) -> NDArray[np.float64]:
 def _differences(
     scores: NDArray[np.float64], groups: Sequence[str], first: NDArray[np.intp], second: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """D of each pair and car, (P, C), each pair's scaled to length 1 so that T is the size of a sum."""
+    """D of each pair and group, (P, C), each pair's scaled to length 1 so that T is the size of a sum."""
     _, members = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.stack([np.bincount(members, weights=network) for network in scores])
     differences = sums[first] - sums[second]
@@ -131,22 +132,22 @@ def _step_down(differences: NDArray[np.float64], flips: int, seed: int) -> NDArr
     return adjusted
 
 
-def _signs(cars: int, flips: int, seed: int, step: int) -> Iterator[NDArray[np.float64]]:
+def _signs(groups: int, flips: int, seed: int, step: int) -> Iterator[NDArray[np.float64]]:
     """Patterns of signs, (at most ``step``, C) at a time; the first of all is no flip, which is what was found.
 
-    All there are, if they are at most ``flips``; the last car's sign stays, as a pattern's mirror image gives the same
-    T. Else ``flips`` at random beside the first, with which p is valid for any number of them (Phipson and Smyth 2010,
-    https://doi.org/10.2202/1544-6115.1585).
+    All there are, if they are at most ``flips``; the last group's sign stays, as a pattern's mirror image gives the
+    same T. Else ``flips`` at random beside the first, with which p is valid for any number of them (Phipson and Smyth
+    2010, https://doi.org/10.2202/1544-6115.1585).
     """
     generator = np.random.default_rng(seed)
-    patterns = 2 ** (cars - 1)
+    patterns = 2 ** (groups - 1)
     exact = patterns <= flips
     total = patterns if exact else 1 + flips
     for start in range(0, total, step):
         numbers = np.arange(start, min(start + step, total))
         if exact:
-            flipped = (numbers[:, None] >> np.arange(cars)) & 1 == 1
+            flipped = (numbers[:, None] >> np.arange(groups)) & 1 == 1
         else:
-            flipped = generator.random((len(numbers), cars)) < 0.5
+            flipped = generator.random((len(numbers), groups)) < 0.5
             flipped[numbers == 0] = False
         yield np.where(flipped, -1.0, 1.0)

@@ -1,1 +1,1 @@
-"""From a photo of any size to its mask: one by one, or whole folders with reading, network and writing overlapped."""
+"""From an image of any size to its mask: one by one, or whole folders with reading, network and writing overlapped."""

@@ -1,4 +1,4 @@
-"""What one network and several together have in common: photos in, probabilities and masks out."""
+"""What one network and several together have in common: images in, probabilities and masks out."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from carvana.data.io.images import read_image
+from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture
 from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction, Want
-from carvana.inference.preprocessed import Photo, bytes_of
+from carvana.inference.preprocessed import bytes_of
+from carvana.utils.deprecated import parameters
 
 P = TypeVar("P")
-"""A photo made ready: a predictor's own form, which nobody else looks into."""
+"""An image made ready: a predictor's own form, which nobody else looks into."""
 
 
 class BasePredictor(ABC, Generic[P]):
-    """A photo of any size to probabilities, or a mask, of that size.
+    """An image of any size to probabilities, or a mask, of that size.
 
     The work comes in two parts, so that threads or processes can do the first while the network does the second:
-    :meth:`prepare` makes a photo ready, :meth:`run` sends some of them through the network. :meth:`joins` says which
+    :meth:`prepare` makes an image ready, :meth:`run` sends some of them through the network. :meth:`joins` says which
     may go together.
 
     Attributes:
@@ -39,63 +40,68 @@ class BasePredictor(ABC, Generic[P]):
     threshold: float
     max_pixels: int
 
-    def predict(self, photo: Photo) -> Prediction:
-        """Predict one photo.
+    @parameters(photo="image")
+    def predict(self, image: ImageSource) -> Prediction:
+        """Predict one image.
 
         A path, its bytes and its pixels, in any form that :func:`carvana.read_image` takes, give the same bits.
 
         Raises:
-            DataError: the file cannot be read, or the array is no photo.
+            DataError: the file cannot be read, or the array is no image.
         """
-        return self.run([self.prepare(photo)])[0]
+        return self.run([self.prepare(image)])[0]
 
-    def predict_batch(self, photos: Iterable[Photo]) -> list[Prediction]:
-        """Predict some photos of any sizes, in their order. For more than fit the memory: :meth:`predict_many`."""
-        prepared = [self.prepare(photo) for photo in photos]
+    @parameters(photos="images")
+    def predict_batch(self, images: Iterable[ImageSource]) -> list[Prediction]:
+        """Predict some images of any sizes, in their order. For more than fit the memory: :meth:`predict_many`."""
+        prepared = [self.prepare(image) for image in images]
         return [prediction for batch in self.batches(prepared) for prediction in self.run(batch)]
 
-    def predict_many(self, photos: Iterable[Photo], *, want: Want = "mask") -> Iterator[Prediction]:
-        """Predict a stream of photos, in their order: threads read ahead, and memory stays flat however many there are.
+    @parameters(photos="images")
+    def predict_many(self, images: Iterable[ImageSource], *, want: Want = "mask") -> Iterator[Prediction]:
+        """Predict a stream of images, in their order: threads read ahead, and memory stays flat however many there are.
 
         Args:
-            photos: any number, of any sizes.
+            images: any number, of any sizes.
             want: what will be asked of the predictions: see :class:`carvana.inference.prediction.Prediction`. On a GPU
                 the rest stays there.
 
         Raises:
-            DataError: a file cannot be read, or an array is no photo; it comes out at its photo's turn.
+            DataError: a file cannot be read, or an array is no image; it comes out at its image's turn.
 
         Example:
-            >>> for prediction in predictor.predict_many(Path("photos").glob("*.jpg")):  # doctest: +SKIP
+            >>> for prediction in predictor.predict_many(Path("images").glob("*.jpg")):  # doctest: +SKIP
             ...     print(prediction.mask.mean())
         """
-        if isinstance(photos, str | os.PathLike):
-            raise ConfigError(f"{photos!r}: expected a row of photos; predict() takes a single one")
-        jobs = ((None, prepared) for prepared in ordered_map(self.prepare, photos, bytes_of=bytes_of))
+        if isinstance(images, str | os.PathLike):
+            raise ConfigError(f"{images!r}: expected a row of images; predict() takes a single one")
+        jobs = ((None, prepared) for prepared in ordered_map(self.prepare, images, bytes_of=bytes_of))
         for _, prediction in run_batches(self, jobs, want=want):
             assert prediction is not None
             yield prediction
 
     def batches(self, prepared: Sequence[P]) -> list[list[P]]:
-        """Cut a row of photos into batches that :meth:`run` takes: such that go together, and no more than is quick."""
+        """Cut a row of images into batches that :meth:`run` takes: such that go together, and no more than is quick."""
         parts: list[list[P]] = []
-        for photo in prepared:
-            if parts and self.joins(photo, parts[-1]):
-                parts[-1].append(photo)
+        for image in prepared:
+            if parts and self.joins(image, parts[-1]):
+                parts[-1].append(image)
             else:
-                parts.append([photo])
+                parts.append([image])
         return parts
 
-    def read(self, photo: Photo) -> NDArray[np.uint8]:
-        """A photo's pixels at its full size, within ``max_pixels``."""
-        return read_image(photo, max_pixels=self.max_pixels)
+    @parameters(photo="image")
+    def read(self, image: ImageSource) -> NDArray[np.uint8]:
+        """An image's pixels at its full size, within ``max_pixels``."""
+        return read_image(image, max_pixels=self.max_pixels)
 
-    def prepare(self, photo: Photo) -> P:
-        """Read a photo and bring it to the network's size. Safe in any thread."""
-        return self.preparation(self.read(photo))
+    @parameters(photo="image")
+    def prepare(self, image: ImageSource) -> P:
+        """Read an image and bring it to the network's size. Safe in any thread."""
+        return self.preparation(self.read(image))
 
     def run(self, batch: Sequence[P], *, want: Want = "probabilities") -> list[Prediction]:
-        """Send prepared photos that join one another through the network together.
+        """Send prepared images that join one another through the network together.
 
         Args:
             batch: at least one, as :meth:`joins` allows.
@@ -109,7 +115,7 @@ class BasePredictor(ABC, Generic[P]):
     @property
     @abstractmethod
     def scale(self) -> str | tuple[int, int]:
-        """(height, width) at which the network sees photos, or "native" for their own size."""
+        """(height, width) at which the network sees images, or "native" for their own size."""
 
     @property
     @abstractmethod
@@ -118,20 +124,20 @@ class BasePredictor(ABC, Generic[P]):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the photo, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON-able values."""
 
     @property
     @abstractmethod
     def preparation(self) -> Callable[[NDArray[np.uint8]], P]:
-        """What brings a photo's pixels, uint8 (H, W, 3), to the network's size: light, and other processes take it."""
+        """What brings an image's pixels, uint8 (H, W, 3), to the network's size: light, and other processes take it."""
 
     @abstractmethod
-    def joins(self, photo: P, batch: Sequence[P]) -> bool:
-        """Whether one more photo may go with a batch."""
+    def joins(self, image: P, batch: Sequence[P]) -> bool:
+        """Whether one more image may go with a batch."""
 
     @abstractmethod
     def mix(self, batch: Sequence[P]) -> list[Mixture]:
-        """What the networks say of photos that join one another, still on their device; see :meth:`run`."""
+        """What the networks say of images that join one another, still on their device; see :meth:`run`."""
 
 
 def checked_threshold(threshold: float) -> float:

@@ -10,7 +10,7 @@ import torch
 from carvana.utils.devices import synchronize
 
 
-class Clock:
+class DeviceTimer:
     """Adds up the time of blocks: ``with clock: ...``, again and again.
 
     Args:
@@ -19,7 +19,7 @@ class Clock:
     Attributes:
         seconds: the sum.
 
-    >>> clock = Clock(torch.device("cpu"))
+    >>> clock = DeviceTimer(torch.device("cpu"))
     >>> with clock:
     ...     total = sum(range(1000))
     >>> 0 < clock.seconds < 1

@@ -1,4 +1,4 @@
-"""Photos shared out over processes, and how processes that torchrun started leave together.
+"""Images shared out over processes, and how processes that torchrun started leave together.
 
 Which share is a process's own follows from its number alone, so processes need not know of one another: they may run on
 several machines, at different times, started by torchrun or by hand with RANK and WORLD_SIZE in their environment.
@@ -53,7 +53,7 @@ def others_told(word: str) -> bool:
 def leave_together(*, failed: bool) -> None:
     """Say that this process has done its share; if it is to fail, wait for the others to say so too.
 
-    torchrun ends all processes as soon as one fails: a photo that cannot be read would keep the others from ever
+    torchrun ends all processes as soon as one fails: an image that cannot be read would keep the others from ever
     finishing theirs. Every process calls this once its share is done. Without torchrun nobody waits.
     """
     turn = next(_leavings)  # a script may share out several folders, one after the other

@@ -13,16 +13,16 @@ from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.mixture import Mixture
 from carvana.inference.predictor import Predictor
-from carvana.inference.preprocessed import Preparations, Prepared
+from carvana.inference.preprocessed import PreprocessedImage, Preprocessors
 from carvana.utils.files import digest
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-class Ensemble(BasePredictor[tuple[Prepared, ...]]):
+class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
     """Networks whose probabilities are averaged, every one counting the same.
 
-    Each network sees a photo at its own scale; the mean is taken at the photo's size, or before the enlarging where
+    Each network sees an image at its own scale; the mean is taken at the image's size, or before the enlarging where
     that gives the same. Averaged probabilities err less than those of the single networks (Hansen and Salamon 1990,
     Neural network ensembles, https://doi.org/10.1109/34.58871), at the cost of all of them.
 
@@ -66,7 +66,7 @@ class Ensemble(BasePredictor[tuple[Prepared, ...]]):
 
     @property
     def scale(self) -> str | tuple[int, int]:
-        """What all members see photos at; where they differ, all their scales in words: "128x128 + native"."""
+        """What all members see images at; where they differ, all their scales in words: "128x128 + native"."""
         scales = list(dict.fromkeys(member.scale for member in self.members))
         if len(scales) == 1:
             return scales[0]
@@ -78,27 +78,27 @@ class Ensemble(BasePredictor[tuple[Prepared, ...]]):
         return digest([member.weights_digest for member in self.members])
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the photo, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON-able values."""
         return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
 
     @property
-    def preparation(self) -> Preparations:
-        """Brings a photo to each network's size, once for each different one."""
-        return Preparations(tuple(member.preparation for member in self.members))
+    def preparation(self) -> Preprocessors:
+        """Brings an image to each network's size, once for each different one."""
+        return Preprocessors(tuple(member.preparation for member in self.members))
 
-    def joins(self, photo: tuple[Prepared, ...], batch: Sequence[tuple[Prepared, ...]]) -> bool:
-        """Whether one more photo may go with a batch, for every member."""
-        columns = zip(self.members, photo, zip(*batch, strict=True), strict=True)
+    def joins(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
+        """Whether one more image may go with a batch, for every member."""
+        columns = zip(self.members, image, zip(*batch, strict=True), strict=True)
         return all(member.joins(own, others) for member, own, others in columns)
 
-    def mix(self, batch: Sequence[tuple[Prepared, ...]]) -> list[Mixture]:
-        """Send prepared photos through every network, and average.
+    def mix(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[Mixture]:
+        """Send prepared images through every network, and average.
 
         Raises:
             ModelError: a network gives something that is no number, or the memory is too small for it.
         """
-        said = [member.mix(photos) for member, photos in zip(self.members, zip(*batch, strict=True), strict=True)]
-        return [Mixture.mean(of_one_photo) for of_one_photo in zip(*said, strict=True)]
+        said = [member.mix(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)]
+        return [Mixture.mean(of_one_image) for of_one_image in zip(*said, strict=True)]
 
 
 def member_paths(paths: Paths) -> list[str | os.PathLike[str]]:

@@ -61,7 +61,7 @@ def load_predictor(
     coarse = _load(found, **shared, **({"scale": settings["scale"]} if "scale" in settings else {}))
     if refine_with is None and coarse.scale == "native":
         raise ConfigError(
-            f"mode refine: {found[0]} sees photos at their own size at the first look as well; name a smaller scale, "
+            f"mode refine: {found[0]} sees images at their own size at the first look as well; name a smaller scale, "
             "such as --scale 256x384"
         )
     return Refiner(

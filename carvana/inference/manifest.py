@@ -24,14 +24,14 @@ class _Output:
     """A file that was written: the digest of its bytes, and what they came from."""
 
     digest: str
-    photo: str
-    photo_digest: str
+    image: str
+    image_digest: str
     weights: str
     settings: str
 
 
 class Manifest:
-    """The log of a folder of outputs: one line per photo, added when its files are complete and before they have names.
+    """The log of a folder of outputs: one line per image, added when its files are complete and before they have names.
 
     A line names each file with the digest of its bytes. A file whose digest is in no line for its name was not written
     by this library, or was changed since, as by somebody who mended a mask: it belongs to the user. A process that is
@@ -56,29 +56,29 @@ class Manifest:
                 self._enter(name, output)
 
     def refuse_overwriting(self, files: Mapping[Path, Iterable[str]]) -> None:
-        """Refuse photos whose files would take the place of another photo's.
+        """Refuse images whose files would take the place of another image's.
 
-        The same photo is one of the same path, edited perhaps, or one of the same bytes, which may have moved.
+        The same image is one of the same path, edited perhaps, or one of the same bytes, which may have moved.
 
         Args:
-            files: for each photo the names of the files that it will write.
+            files: for each image the names of the files that it will write.
 
         Raises:
-            DataError: one line that names both photos.
+            DataError: one line that names both images.
         """
-        photos = list(files)
-        for photo, place in zip(photos, places(photos), strict=True):
-            for name in files[photo]:
+        images = list(files)
+        for image, place in zip(images, places(images), strict=True):
+            for name in files[image]:
                 known = self._outputs.get(name)
-                if known is None or known.photo == str(place) or not (self._folder / name).is_file():
+                if known is None or known.image == str(place) or not (self._folder / name).is_file():
                     continue
-                if _digest(photo) not in (known.photo_digest, None):
+                if _digest(image) not in (known.image_digest, None):
                     raise DataError(
-                        f"{photo}: would overwrite {self._folder / name}, which was made of {known.photo}; "
+                        f"{image}: would overwrite {self._folder / name}, which was made of {known.image}; "
                         "name another folder with --out"
                     )
 
-    def state(self, name: str, photo_digest: str) -> State:
+    def state(self, name: str, image_digest: str) -> State:
         """What is known of a file: ``current`` comes from these bytes, these weights and these settings; ``own`` was
         written here, from others; ``foreign`` was not, or was changed since.
         """
@@ -88,24 +88,24 @@ class Manifest:
         known = self._outputs.get(name)
         if known is None or (found != known.digest and found not in self._older.get(name, ())):
             return "foreign"
-        made_of = known.digest, known.photo_digest, known.weights, known.settings
-        return "current" if made_of == (found, photo_digest, self._weights, self._settings) else "own"
+        made_of = known.digest, known.image_digest, known.weights, known.settings
+        return "current" if made_of == (found, image_digest, self._weights, self._settings) else "own"
 
-    def add(self, photo: Path, photo_digest: str, files: Mapping[str, str]) -> None:
-        """Vouch for a photo's files, before they get their names. Safe in any thread.
+    def add(self, image: Path, image_digest: str, files: Mapping[str, str]) -> None:
+        """Vouch for an image's files, before they get their names. Safe in any thread.
 
         Args:
-            photo: What they show.
-            photo_digest: Of its bytes.
+            image: What they show.
+            image_digest: Of its bytes.
             files: For each name the digest of the file's bytes.
 
         Raises:
             OSError: the folder cannot be written to.
         """
         line = {
-            "photo": str(places([photo])[0]),
+            "photo": str(places([image])[0]),
             "files": dict(files),
-            "photo_digest": photo_digest,
+            "photo_digest": image_digest,
             "weights_digest": self._weights,
             "settings_digest": self._settings,
         }

@@ -1,4 +1,4 @@
-"""The probabilities of one photo while they are still on their device, and how they leave it."""
+"""The probabilities of one image while they are still on their device, and how they leave it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from carvana.utils.devices import float64_device
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """What one network says of a photo, or several: their maps, and the share of the networks behind each.
+    """What one network says of an image, or several: their maps, and the share of the networks behind each.
 
     Attributes:
-        maps: float32 (h, w) in [0, 1], one for each size at which the photo was seen.
+        maps: float32 (h, w) in [0, 1], one for each size at which the image was seen.
         weights: the shares; they sum to 1.
-        size: (H, W) of the photo.
+        size: (H, W) of the image.
     """
 
     maps: tuple[Tensor, ...]
@@ -35,9 +35,9 @@ class Mixture:
 
     @classmethod
     def mean(cls, mixtures: Sequence[Self]) -> Self:
-        """The mean of several networks' probabilities of one photo, every network counting the same.
+        """The mean of several networks' probabilities of one image, every network counting the same.
 
-        Those at one size are averaged there, which gives the mean at the photo's size as well: enlarging is linear.
+        Those at one size are averaged there, which gives the mean at the image's size as well: enlarging is linear.
 
         >>> one, two = (Mixture.of(torch.full((2, 2), p), (4, 4)) for p in (0.25, 0.75))
         >>> float(Mixture.mean([one, two]).predict(0.4).probabilities[0, 0])

@@ -1,7 +1,7 @@
 """Work that overlaps: threads read ahead and finish behind, while the network computes in between.
 
 Each station is a generator that pulls from the one before it, so nothing runs further ahead than its few places allow,
-and memory does not grow with the number of photos. Threads suffice: decoding, OpenCV and the network release the GIL.
+and memory does not grow with the number of images. Threads suffice: decoding, OpenCV and the network release the GIL.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Runs(Protocol[P_contra]):
 
     device: torch.device
 
-    def joins(self, photo: P_contra, batch: Sequence[P_contra]) -> bool:
-        """Whether one more photo may go with a batch."""
+    def joins(self, image: P_contra, batch: Sequence[P_contra]) -> bool:
+        """Whether one more image may go with a batch."""
 
     def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
-        """Send photos that join one another through the network together."""
+        """Send images that join one another through the network together."""
 
 
 class NotANumberError(ModelError):
     """A network gave NaN.
 
     Attributes:
-        place: of which photo, by its place in the batch.
+        place: of which image, by its place in the batch.
     """
 
     def __init__(self, message: str, place: int) -> None:
@@ -104,15 +104,15 @@ def run_batches(
     want: Want = "probabilities",
     name: Callable[[T], object] | None = None,
 ) -> Iterator[tuple[T, Prediction | None]]:
-    """Send the prepared photos of a stream of jobs through the network in batches, keeping the order.
+    """Send the prepared images of a stream of jobs through the network in batches, keeping the order.
 
-    A job without a photo (unreadable, or done already) passes through.
+    A job without an image (unreadable, or done already) passes through.
 
     Args:
         predictor: what makes predictions.
-        jobs: each with its photo, made ready.
+        jobs: each with its image, made ready.
         want: what will be asked of the predictions.
-        name: what a job's photo is called where the network gives NaN for it.
+        name: what a job's image is called where the network gives NaN for it.
 
     Raises:
         NotANumberError: it does.

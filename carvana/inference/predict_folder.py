@@ -1,4 +1,4 @@
-"""Whole folders of photos to masks: overlapped, resumable, and not stopped by a photo that cannot be read."""
+"""Whole folders of images to masks: overlapped, resumable, and not stopped by an image that cannot be read."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Image = NDArray[np.uint8]
 
 @dataclass
 class Summary:
-    """What became of the photos given to :func:`predict_folder`.
+    """What became of the images given to :func:`predict_folder`.
 
     Attributes:
-        written: photos whose outputs were written now.
-        skipped: photos whose outputs were there already.
+        written: images whose outputs were written now.
+        skipped: images whose outputs were there already.
         kept: files that were left as they are, since they were not written here or were changed since.
-        failed: photos that could not be read, or whose outputs no file can hold, each with the message that says why.
+        failed: images that could not be read, or whose outputs no file can hold, each with the message that says why.
     """
 
     written: int = 0
@@ -50,7 +50,7 @@ class Summary:
 
 def predict_folder(
     predictor: BasePredictor[P],
-    photos: Iterable[Path],
+    images: Iterable[Path],
     *,
     out: str | os.PathLike[str],
     save: Sequence[str] = ("mask",),
@@ -60,59 +60,59 @@ def predict_folder(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Summary:
-    """Predict photos and write what was asked for beside one another into a folder, at each photo's own size.
+    """Predict images and write what was asked for beside one another into a folder, at each image's own size.
 
-    A photo whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
-    weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another photo are never
+    An image whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
+    weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another image are never
     overwritten, nor are files that this function did not write or that were changed since, such as masks mended by
     hand. Processes that torchrun started, on one machine or on several that share ``out``, each do their share
-    of the photos, and each tells what became of its own.
+    of the images, and each tells what became of its own.
 
     Args:
         predictor: what makes the masks.
-        photos: image files, no two with the same stem: see :func:`carvana.inference.inputs.collect_photos`; the same
+        images: image files, no two with the same stem: see :func:`carvana.inference.inputs.collect_images`; the same
             in all processes.
         out: a folder, made if it is not there.
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
-            Cut-outs and overlays are in sRGB, whatever the photo's profile.
+            Cut-outs and overlays are in sRGB, whatever the image's profile.
         cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
         replace: overwrite files that were not written here or were changed since.
         workers: threads that read, and as many that write; None for one per core.
-        reporter: told of each photo, and of those that cannot be read.
+        reporter: told of each image, and of those that cannot be read.
 
     Raises:
         ConfigError: ``save`` names something else, or no cut-out though there is a background.
-        DataError: two photos have the same stem, ``out`` holds outputs of another photo of that stem, or it cannot be
+        DataError: two images have the same stem, ``out`` holds outputs of another image of that stem, or it cannot be
             written to.
     """
     reporter = reporter or default_reporter()
     outputs = Outputs.choose(save, cleaning=cleaning, background=background)
-    photos = distinct(list(photos))
-    refuse_equal_stems(photos)
+    images = distinct(list(images))
+    refuse_equal_stems(images)
     folder = Path(out)
     manifest = Manifest(folder, predictor, finish=outputs.settings())
-    manifest.refuse_overwriting({photo: list(outputs.names(photo.stem).values()) for photo in photos})
+    manifest.refuse_overwriting({path: list(outputs.names(path.stem).values()) for path in images})
 
-    photos = own_share(photos)
+    images = own_share(images)
 
-    def read(photo: Path) -> tuple[_Job, P | None]:
-        job = _Job(photo, outputs.names(photo.stem))
+    def read(path: Path) -> tuple[_Job, P | None]:
+        job = _Job(path, outputs.names(path.stem))
         try:
-            check_regular(photo)  # a pipe might be read for ever
-            job.digest = file_digest(photo)
+            check_regular(path)  # a pipe might be read for ever
+            job.digest = file_digest(path)
             states = {name: manifest.state(name, job.digest) for name in job.files.values()}
             if not replace:
                 job.keep(name for name, state in states.items() if state == "foreign")
             if all(states[name] == "current" for name in job.files.values()):
                 job.state = "skipped"
                 return job, None
-            image = predictor.read(photo)
-            if outputs.need_photo:
-                job.image = read_shown(photo, pixels=image, max_pixels=predictor.max_pixels)
+            image = predictor.read(path)
+            if outputs.need_image:
+                job.image = read_shown(path, pixels=image, max_pixels=predictor.max_pixels)
         except (OSError, DataError) as error:
-            job.fail(unreadable(photo, error))
+            job.fail(unreadable(path, error))
             return job, None
         return job, predictor.prepare(image)
 
@@ -127,17 +127,17 @@ def predict_folder(
                     for name, data in outputs.encode(job.files, prediction, job.image):
                         files.enter_context(atomic_path(folder / name)).write_bytes(data)
                         digests[name] = bytes_digest(data)
-                    manifest.add(job.photo, job.digest, digests)
+                    manifest.add(job.path, job.digest, digests)
             except (OSError, DataError) as error:
-                job.fail(unwritable(job.photo, error))
+                job.fail(unwritable(job.path, error))
         return job
 
     summary = Summary()
     task = "predicting"
-    reporter.start(task, len(photos))
+    reporter.start(task, len(images))
     try:
-        reading = ordered_map(read, photos, workers=workers, bytes_of=_bytes_of)
-        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda job: job.photo)
+        reading = ordered_map(read, images, workers=workers, bytes_of=_bytes_of)
+        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda job: job.path)
         for job in ordered_map(write, predicted, workers=workers):
             _enter(job, summary, reporter)
             reporter.advance(task)
@@ -154,9 +154,9 @@ def predict_folder(
 
 @dataclass
 class _Job:
-    """One photo on its way."""
+    """One image on its way."""
 
-    photo: Path
+    path: Path
     files: dict[str, str]
     digest: str = ""
     state: str = "written"
@@ -187,5 +187,5 @@ def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
     elif job.state == "skipped":
         summary.skipped += bool(job.files)
     else:
-        summary.failed.append((job.photo, job.message))
+        summary.failed.append((job.path, job.message))
         reporter.warn(job.message)

@@ -1,4 +1,4 @@
-"""What networks say of a photo, at the photo's size: probabilities, 8-bit levels, a mask."""
+"""What networks say of an image, at the image's size: probabilities, 8-bit levels, a mask."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Want = Literal["probabilities", "levels", "mask"]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the network says of one photo.
+    """What the network says of one image.
 
-    It holds the network's own small map; the maps at the photo's size are made when they are asked for.
+    It holds the network's own small map; the maps at the image's size are made when they are asked for.
 
     Attributes:
         network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw.
-        size: (H, W) of the photo.
+        size: (H, W) of the image.
         threshold: above which a probability means foreground.
     """
 
@@ -59,11 +59,11 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class MixedPrediction(Prediction):
-    """The mean of networks that saw the photo at different sizes; it is taken at the photo's own.
+    """The mean of networks that saw the image at different sizes; it is taken at the image's own.
 
     Attributes:
         network_probabilities: the coarsest map, whose pixels say how wide an edge comes out.
-        maps: one for each size, each the mean (h, w) of the networks that saw the photo at that size.
+        maps: one for each size, each the mean (h, w) of the networks that saw the image at that size.
         weights: the share of the networks behind each map; they sum to 1.
     """
 

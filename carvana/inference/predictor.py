@@ -1,4 +1,4 @@
-"""A photo of any size to probabilities, or a mask, of that size."""
+"""An image of any size to probabilities, or a mask, of that size."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.device_timer import Clock
+from carvana.inference.device_timer import DeviceTimer
 from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
 from carvana.inference.mixture import Mixture
 from carvana.inference.pipeline import NotANumberError
 from carvana.inference.precision import precision_of
-from carvana.inference.preprocessed import Preparation, Prepared
+from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.scale import Scale, network_size
-from carvana.inference.tiling.config import Cover
-from carvana.inference.tiling.grid import Plan
+from carvana.inference.tiling.config import SlidingWindowConfig
+from carvana.inference.tiling.grid import TileGrid
 from carvana.inference.tiling.memory import bytes_per_pixel
 from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.inference.tiling.roi import mirrored
-from carvana.inference.tiling.sliding_window import Coverer
+from carvana.inference.tiling.sliding_window import SlidingWindowInferer
 from carvana.models.fuse import for_inference
 from carvana.models.preprocess import padded_size
 from carvana.models.segmenter import Segmenter
@@ -42,20 +42,20 @@ from carvana.utils.processes import check_fork, network_runs
 from carvana.utils.progress import Reporter
 
 
-class Predictor(BasePredictor[Prepared]):
-    """A network, the scale at which it sees photos, and the threshold that makes masks of its probabilities.
+class Predictor(BasePredictor[PreprocessedImage]):
+    """A network, the scale at which it sees images, and the threshold that makes masks of its probabilities.
 
     The weights are taken as they are at the first prediction; a network that learns on needs a new predictor.
 
     Args:
         model: moved to the device and set to evaluation mode, in place; or an exported one.
-        scale: how large the network sees photos: ``"trained"`` as in its training, ``"native"`` the photo's own size,
+        scale: how large the network sees images: ``"trained"`` as in its training, ``"native"`` the image's own size,
             ``"HEIGHTxWIDTH"`` or (height, width).
         mode: how that picture is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
         tile: largest side of tiles in pixels, or (height, width); None chooses the cheapest ones that fit the memory.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9; not for the exact join.
         join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole picture gives, up to rounding.
-        tta: average with what the network says of the mirrored photo, at twice the time.
+        tta: average with what the network says of the mirrored image, at twice the time.
         memory: what one pass of the network may take, in GB; None takes a share of what is free.
         threshold: in [0, 1]; None takes the model's own.
         device: auto, cpu, cuda or mps.
@@ -93,7 +93,7 @@ class Predictor(BasePredictor[Prepared]):
     ) -> None:
         if not isinstance(model, Segmenter | ExportedModel):
             raise ModelError(
-                f"a {type(model).__name__} does not tell how to prepare photos for it; "
+                f"a {type(model).__name__} does not tell how to prepare images for it; "
                 "wrap it: Segmenter(network, ModelSpec(...))"
             )
         if model.spec.classes != 1:
@@ -113,10 +113,10 @@ class Predictor(BasePredictor[Prepared]):
             self.precision = resolve_precision(precision, self.device)
             self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         _tell_of_scale(model.spec, self.size, reporter or default_reporter())
-        self._clock: Clock | None = None
-        self._coverer = Coverer(
+        self._clock: DeviceTimer | None = None
+        self._coverer = SlidingWindowInferer(
             self._logits,
-            Cover(mode, tile, overlap, join, memory),
+            SlidingWindowConfig(mode, tile, overlap, join, memory),
             name=model.spec.arch,
             stride=model.spec.stride,
             min_size=model.spec.min_size,
@@ -149,42 +149,42 @@ class Predictor(BasePredictor[Prepared]):
         return cls(Segmenter.from_pretrained(path), **settings)
 
     @property
-    def preparation(self) -> Preparation:
-        """Brings a photo to the network's size, by area."""
-        return Preparation(self.size)
+    def preparation(self) -> Preprocessor:
+        """Brings an image to the network's size, by area."""
+        return Preprocessor(self.size)
 
-    def plan(self, size: tuple[int, int]) -> Plan:
-        """How the network covers a photo of (height, width): see :class:`carvana.inference.tiling.grid.Plan`."""
+    def plan(self, size: tuple[int, int]) -> TileGrid:
+        """How the network covers an image of (height, width): see :class:`carvana.inference.tiling.grid.TileGrid`."""
         return self._coverer.plan(self.size or size)
 
-    def joins(self, photo: Prepared, batch: Sequence[Prepared]) -> bool:
-        """Whether one more photo may go with a batch."""
-        return self._coverer.joins(_size(photo), [_size(other) for other in batch])
+    def joins(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
+        """Whether one more image may go with a batch."""
+        return self._coverer.joins(_size(image), [_size(other) for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[Prepared]) -> list[Mixture]:
-        """Send prepared photos through the network together.
+    def mix(self, batch: Sequence[PreprocessedImage]) -> list[Mixture]:
+        """Send prepared images through the network together.
 
         Raises:
             ModelError: the network gives something that is no number, the memory is too small for it, or the exact join
                 cannot be had.
         """
         network_runs()
-        images = [self._on_device(photo.image) for photo in batch]
+        images = [self._on_device(each.image) for each in batch]
         maps = self._probabilities(images)
         if self.tta:
             maps = _means(maps, self._probabilities([image.flip(-1) for image in images]))
         self._refuse_nan(maps)
-        return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
+        return [Mixture.of(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
     @torch.inference_mode()
     def mix_again(
-        self, batch: Sequence[Prepared], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
+        self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
     ) -> list[Mixture]:
-        """Send the unsure parts of photos through the network, and leave the rest as it is drafted.
+        """Send the unsure parts of images through the network, and leave the rest as it is drafted.
 
         Args:
-            batch: Photos made ready.
+            batch: Images made ready.
             drafts: Of each one its probabilities (h, w), on the device.
             unsure: Of each one the cells that are unsure: see :func:`carvana.inference.tiling.roi.cover_cells`.
 
@@ -192,17 +192,17 @@ class Predictor(BasePredictor[Prepared]):
             ModelError: as :meth:`mix` says.
         """
         network_runs()
-        images = [self._on_device(photo.image) for photo in batch]
+        images = [self._on_device(each.image) for each in batch]
         maps = self._coverer.refined(images, drafts, unsure)
         if self.tta:
             turned = [mirrored(cells, image.shape[2]) for cells, image in zip(unsure, images, strict=True)]
             flipped = [image.flip(-1) for image in images], [draft.flip(-1) for draft in drafts]
             maps = _means(maps, self._coverer.refined(*flipped, turned))
         self._refuse_nan(maps)
-        return [Mixture.of(single, photo.size) for single, photo in zip(maps, batch, strict=True)]
+        return [Mixture.of(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
     def cost_again(self, unsure: NDArray[np.bool_], size: tuple[int, int]) -> float:
-        """The pixels that :meth:`mix_again` shows the network of a photo of (height, width), for each pixel of it."""
+        """The pixels that :meth:`mix_again` shows the network of an image of (height, width), for each pixel of it."""
         # Mirrored, about as many are seen once more.
         return (2 if self.tta else 1) * self._coverer.plan_again(unsure, size).cost
 
@@ -217,7 +217,7 @@ class Predictor(BasePredictor[Prepared]):
                 )
 
     def _on_device(self, image: NDArray[np.uint8]) -> Tensor:
-        """A photo (3, h, w), in memory as it was: a row of pixels after another, which is torch's channels_last."""
+        """An image (3, h, w), in memory as it was: a row of pixels after another, which is torch's channels_last."""
         tensor = torch.from_numpy(image)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)
@@ -232,9 +232,9 @@ class Predictor(BasePredictor[Prepared]):
         return logits
 
     @contextmanager
-    def timed(self) -> Iterator[Clock]:
+    def timed(self) -> Iterator[DeviceTimer]:
         """Add up the seconds that the network takes meanwhile; on a GPU each batch is then waited for."""
-        self._clock = Clock(self.device)
+        self._clock = DeviceTimer(self.device)
         try:
             yield self._clock
         finally:
@@ -262,11 +262,11 @@ class Predictor(BasePredictor[Prepared]):
 
     @property
     def scale(self) -> str | tuple[int, int]:
-        """(height, width) at which the network sees photos, or "native" for their own size."""
+        """(height, width) at which the network sees images, or "native" for their own size."""
         return self.size or "native"
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the photo, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON-able values."""
         settings = {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
         return settings | self._coverer.cover.settings() | ({"tta": True} if self.tta else {})
 
@@ -285,11 +285,11 @@ class Predictor(BasePredictor[Prepared]):
 
 
 def _tell_of_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
-    """A network knows objects as large as it was trained on, and a whole photo at its own size holds larger ones."""
+    """A network knows objects as large as it was trained on, and a whole image at its own size holds larger ones."""
     if size is None and spec.trained_size is not None:
         height, width = spec.trained_size
         reporter.warn(
-            f"{spec.arch} was trained on whole photos of {height}x{width}; larger ones at their own size show objects "
+            f"{spec.arch} was trained on whole images of {height}x{width}; larger ones at their own size show objects "
             "larger than any it knows, and masks suffer (data.mode=crop trains for that)"
         )
 
@@ -301,5 +301,5 @@ def _means(ones: Sequence[Tensor], mirrored: Sequence[Tensor]) -> list[Tensor]:
 _OVERFLOW = "; or its numbers overflow: train with train.precision=fp32"
 
 
-def _size(photo: Prepared) -> tuple[int, int]:
-    return photo.image.shape[0], photo.image.shape[1]
+def _size(image: PreprocessedImage) -> tuple[int, int]:
+    return image.image.shape[0], image.image.shape[1]

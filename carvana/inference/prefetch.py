@@ -1,4 +1,4 @@
-"""Processes that read photos and make them ready, in order, while the network is busy with those before."""
+"""Processes that read images and make them ready, in order, while the network is busy with those before."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from carvana.errors import ConfigError, DataError
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.inputs import unreadable
 from carvana.inference.pipeline import ordered_map
-from carvana.inference.preprocessed import Prepared, bytes_of
+from carvana.inference.preprocessed import PreprocessedImage, bytes_of
 
 FEWER_READERS = "take fewer with --workers; what was done is kept"
 """What to do when readers are killed."""
 
 _FEW = 8
-"""Fewer photos than this are read before processes would have begun."""
+"""Fewer images than this are read before processes would have begun."""
 
 _LOOKED_AT = 16
-"""Photos whose headers are looked at, to know how large they are."""
+"""Images whose headers are looked at, to know how large they are."""
 
 
 def read_prepared(
-    predictor: BasePredictor[P], photos: Sequence[Path], *, workers: int | None = None
+    predictor: BasePredictor[P], images: Sequence[Path], *, workers: int | None = None
 ) -> Generator[tuple[Path, P | str], None, None]:
-    """Read photos ahead and make them ready for a network, in their order.
+    """Read images ahead and make them ready for a network, in their order.
 
-    Processes do it, which a Python thread that is busy does not hold up; a few photos are read by threads. What waits
-    for the network is bounded in bytes, by the largest of some photos looked at beforehand.
+    Processes do it, which a Python thread that is busy does not hold up; a few images are read by threads. What waits
+    for the network is bounded in bytes, by the largest of some images looked at beforehand.
 
     Args:
         predictor: whose network they are for.
-        photos: image files.
+        images: image files.
         workers: processes; 0 reads in threads; None is one a core, at most 8, shared among the processes that torchrun
             started on this machine.
 
     Yields:
-        Each photo, with what the predictor makes of it, or with the line that says why it cannot be read.
+        Each image, with what the predictor makes of it, or with the line that says why it cannot be read.
 
     Raises:
         ConfigError: the number of workers is negative, or reading processes cannot begin.
@@ -65,14 +65,14 @@ def read_prepared(
         raise ConfigError(f"workers = {workers}: expected a number of processes, or 0 to read in threads")
     reader = _Reader(predictor.preparation, predictor.max_pixels)
     workers = reader_count() if workers is None else workers
-    if workers == 0 or len(photos) < _FEW:
-        yield from zip(photos, ordered_map(reader, photos, bytes_of=bytes_of), strict=True)
+    if workers == 0 or len(images) < _FEW:
+        yield from zip(images, ordered_map(reader, images, bytes_of=bytes_of), strict=True)
         return
     check_readers_can_begin()
-    each = max(1, _bytes_of_largest(reader, photos))
-    workers = max(1, min(workers, len(photos), AHEAD_BYTES // each))
+    each = max(1, _bytes_of_largest(reader, images))
+    workers = max(1, min(workers, len(images), AHEAD_BYTES // each))
     loader = DataLoader(
-        _Photos(reader, photos),
+        _Images(reader, images),
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
@@ -82,36 +82,36 @@ def read_prepared(
         generator=torch.Generator(),  # one of its own: the loader draws a number, which the caller need not notice
     )
     try:
-        for photo, shipped in zip(photos, _watched(loader), strict=True):
-            yield photo, shipped if isinstance(shipped, str) else cast("P", _unpacked(shipped))
+        for image, shipped in zip(images, _watched(loader), strict=True):
+            yield image, shipped if isinstance(shipped, str) else cast("P", _unpacked(shipped))
     finally:
         end_readers(loader)
 
 
 class _Reader:
-    """Reads a photo and makes it ready; gives the line that says why where it cannot."""
+    """Reads an image and makes it ready; gives the line that says why where it cannot."""
 
     def __init__(self, preparation: Callable[[NDArray[np.uint8]], Any], max_pixels: int) -> None:
         self._preparation = preparation
         self.max_pixels = max_pixels
 
-    def __call__(self, photo: Path) -> Any:
+    def __call__(self, image: Path) -> Any:
         try:
-            return self._preparation(read_image(photo, max_pixels=self.max_pixels))
+            return self._preparation(read_image(image, max_pixels=self.max_pixels))
         except (OSError, DataError) as error:
-            return unreadable(photo, error)
+            return unreadable(image, error)
 
 
-class _Photos(Dataset[Any]):
-    """Photos as a loader's processes see them: by number, and in a form that travels in shared memory.
+class _Images(Dataset[Any]):
+    """Images as a loader's processes see them: by number, and in a form that travels in shared memory.
 
     The paths are one array. As objects they would be copied into each process, page by page, since whoever looks at an
     object counts its references.
     """
 
-    def __init__(self, reader: _Reader, photos: Sequence[Path]) -> None:
+    def __init__(self, reader: _Reader, images: Sequence[Path]) -> None:
         self._reader = reader
-        self._paths = np.array([os.fsencode(photo) for photo in photos], np.bytes_)
+        self._paths = np.array([os.fsencode(image) for image in images], np.bytes_)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -122,12 +122,12 @@ class _Photos(Dataset[Any]):
 
 
 def _packed(prepared: Any, known: dict[int, Tensor]) -> Any:
-    """A prepared photo with tensors for arrays, which torch hands on without a copy; equal pictures travel once."""
-    if isinstance(prepared, Prepared):
+    """A prepared image with tensors for arrays, which torch hands on without a copy; equal pictures travel once."""
+    if isinstance(prepared, PreprocessedImage):
         image = prepared.image
         tensor = known.get(id(image))
         if tensor is None:
-            # Shared here and not by the thread that sends it, which would drop a photo that finds no room, for ever.
+            # Shared here and not by the thread that sends it, which would drop an image that finds no room, for ever.
             tensor = torch.from_numpy(np.require(image, requirements="W")).share_memory_()
             known[id(image)] = tensor
         return tensor, prepared.size
@@ -142,28 +142,28 @@ def _as_it_is(shipped: Any) -> Any:
 def _unpacked(shipped: Any) -> Any:
     if isinstance(shipped, tuple):
         tensor, size = shipped
-        return Prepared(tensor.numpy(), size)
+        return PreprocessedImage(tensor.numpy(), size)
     return tuple(_unpacked(part) for part in shipped)
 
 
 def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         yield from loader
-    except (ConnectionError, EOFError) as error:  # it was sending a photo
+    except (ConnectionError, EOFError) as error:  # it was sending an image
         raise ReaderKilledError(FEWER_READERS) from error
     except OSError as error:
         raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
 
 
-def _bytes_of_largest(reader: _Reader, photos: Sequence[Path]) -> int:
-    """The bytes of the largest prepared photo, of some that lie spread out over all."""
-    largest, pixels = photos[0], 0
-    for photo in photos[:: -(-len(photos) // _LOOKED_AT)]:
+def _bytes_of_largest(reader: _Reader, images: Sequence[Path]) -> int:
+    """The bytes of the largest prepared image, of some that lie spread out over all."""
+    largest, pixels = images[0], 0
+    for image in images[:: -(-len(images) // _LOOKED_AT)]:
         try:
-            height, width = image_size(photo, max_pixels=reader.max_pixels)
+            height, width = image_size(image, max_pixels=reader.max_pixels)
         except DataError:  # it is told at its turn
             continue
         if height * width > pixels:
-            largest, pixels = photo, height * width
+            largest, pixels = image, height * width
     prepared = reader(largest)
     return bytes_of(prepared)

@@ -1,4 +1,4 @@
-"""Coarse to fine: one network over the shrunken photo, a second at full size where the first is unsure."""
+"""Coarse to fine: one network over the shrunken image, a second at full size where the first is unsure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.mixture import Mixture
 from carvana.inference.predictor import Predictor
-from carvana.inference.preprocessed import Photo, Preparation, Prepared
+from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.tiling.roi import CELL, cells_of
 from carvana.utils.devices import float64_device
 from carvana.utils.files import digest
@@ -28,22 +29,22 @@ MARGIN = 8
 """Pixels by which the unsure parts are widened."""
 
 MOST_PIXELS = 2**25
-"""Pixels that the photos of a batch may have together, however small the first look: of each 11 bytes are kept."""
+"""Pixels that the images of a batch may have together, however small the first look: of each 11 bytes are kept."""
 
 
-class Refiner(BasePredictor[tuple[Any, Prepared]]):
-    """A coarse look at the whole photo, then a fine one where it left doubt.
+class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
+    """A coarse look at the whole image, then a fine one where it left doubt.
 
-    A photo's boundary is a thin line: most pixels are settled by a network that sees the photo small. The second
+    An image's boundary is a thin line: most pixels are settled by a network that sees the image small. The second
     network sees it at its own size, in windows that cover the pixels whose first probability lies within a band, and
     decides there; elsewhere the first one's probabilities stand, enlarged. (Kirillov et al. 2020, PointRend,
     https://arxiv.org/abs/1912.08193, refine points likewise, within one network.)
 
     Args:
         coarse: The first look: one network at its scale, or an ensemble.
-        fine: The second, at the photo's own size (``scale="native"``). Its ``tile`` is the side of the windows, by
+        fine: The second, at the image's own size (``scale="native"``). Its ``tile`` is the side of the windows, by
             default 192 pixels; ``join="exact"`` gives windows the whole reach of the network around
-            what is taken from them, so that they tell what it would say of the whole photo.
+            what is taken from them, so that they tell what it would say of the whole image.
         band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as unsure.
         margin: Pixels by which the unsure parts are widened.
         threshold: In [0, 1]; None takes the fine network's own.
@@ -69,7 +70,7 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
     ) -> None:
         if fine.size is not None:
             raise ConfigError(
-                f"the second look is at the photo's own size, not at {fine.size[0]}x{fine.size[1]}: give it "
+                f"the second look is at the image's own size, not at {fine.size[0]}x{fine.size[1]}: give it "
                 'scale="native"'
             )
         self.coarse, self.fine = coarse, fine
@@ -83,7 +84,7 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
 
     @property
     def scale(self) -> str:
-        """What the two see photos at, in words: "512x768, then native"."""
+        """What the two see images at, in words: "512x768, then native"."""
         first = self.coarse.scale
         return f"{first if isinstance(first, str) else f'{first[0]}x{first[1]}'}, then native"
 
@@ -93,44 +94,44 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
         return digest([self.coarse.weights_digest, self.fine.weights_digest])
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the photo, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON-able values."""
         how = {"band": list(self.band), "margin": self.margin, "threshold": self.threshold}
         return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
 
     @property
     def preparation(self) -> Both:
-        """Brings a photo to the first one's size, and keeps it for the second."""
+        """Brings an image to the first one's size, and keeps it for the second."""
         return Both(self.coarse.preparation, self.fine.preparation)
 
-    def joins(self, photo: tuple[Any, Prepared], batch: Sequence[tuple[Any, Prepared]]) -> bool:
-        """Whether one more photo may go with a batch, for the first look; the second sorts windows by itself.
+    def joins(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
+        """Whether one more image may go with a batch, for the first look; the second sorts windows by itself.
 
-        All photos of a batch wait at their own size, so these must not be too many pixels together.
+        All images of a batch wait at their own size, so these must not be too many pixels together.
         """
-        pixels = sum(math.prod(other[1].size) for other in (*batch, photo))
-        return pixels <= MOST_PIXELS and self.coarse.joins(photo[0], [other[0] for other in batch])
+        pixels = sum(math.prod(other[1].size) for other in (*batch, image))
+        return pixels <= MOST_PIXELS and self.coarse.joins(image[0], [other[0] for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[tuple[Any, Prepared]]) -> list[Mixture]:
-        """Send prepared photos through the first network, and their unsure parts through the second.
+    def mix(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[Mixture]:
+        """Send prepared images through the first network, and their unsure parts through the second.
 
         Raises:
             ModelError: a network gives something that is no number, or the memory is too small for it.
         """
-        first = self.coarse.mix([photo[0] for photo in batch])
+        first = self.coarse.mix([image[0] for image in batch])
         sizes = [mixture.size for mixture in first]
         drafts = [mixture.at(size).to(self.fine.device) for mixture, size in zip(first, sizes, strict=True)]
         unsure = [self.unsure(mixture) for mixture in first]
-        return self.fine.mix_again([photo[1] for photo in batch], drafts, unsure)
+        return self.fine.mix_again([image[1] for image in batch], drafts, unsure)
 
-    def looked_at(self, photo: Photo) -> float:
-        """The pixels that the second network would see of a photo, for each pixel of it."""
-        prepared = self.prepare(photo)
+    def looked_at(self, image: ImageSource) -> float:
+        """The pixels that the second network would see of an image, for each pixel of it."""
+        prepared = self.prepare(image)
         [mixture] = self.coarse.mix([prepared[0]])
         return self.fine.cost_again(self.unsure(mixture), mixture.size)
 
     def unsure(self, coarse: Mixture) -> NDArray[np.bool_]:
-        """The cells of a photo that are looked at again: see :mod:`carvana.inference.tiling.roi`."""
+        """The cells of an image that are looked at again: see :mod:`carvana.inference.tiling.roi`."""
         low, high = self.band
         most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)
         for single, weight in zip(coarse.maps, coarse.weights, strict=True):
@@ -145,18 +146,18 @@ class Refiner(BasePredictor[tuple[Any, Prepared]]):
 
 
 class Both:
-    """Brings a photo to two looks.
+    """Brings an image to two looks.
 
     Args:
         coarse: The first one's preparation.
         fine: The second one's.
     """
 
-    def __init__(self, coarse: Any, fine: Preparation) -> None:
+    def __init__(self, coarse: Any, fine: Preprocessor) -> None:
         self._coarse, self._fine = coarse, fine
 
-    def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, Prepared]:
-        """Make a photo, uint8 (H, W, 3), ready for both."""
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, PreprocessedImage]:
+        """Make an image, uint8 (H, W, 3), ready for both."""
         return self._coarse(image), self._fine(image)
 
 

@@ -1,4 +1,4 @@
-"""The scale: how large the network sees a photo."""
+"""The scale: how large the network sees an image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SMALLEST, LARGEST = 8, 16384
 
 
 def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Decide to which size photos are brought before the network sees them.
+    """Decide to which size images are brought before the network sees them.
 
     Args:
-        scale: ``"trained"`` is the size that the network was trained at, ``"native"`` the photo's own.
-        trained_size: (height, width) of the network's training, None if it saw photos at their own size.
+        scale: ``"trained"`` is the size that the network was trained at, ``"native"`` the image's own.
+        trained_size: (height, width) of the network's training, None if it saw images at their own size.
 
     Returns:
-        (height, width), each from 8 to 16384, or None for each photo's own size.
+        (height, width), each from 8 to 16384, or None for each image's own size.
 
     Raises:
         ConfigError: the scale is none of these.

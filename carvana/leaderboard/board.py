@@ -1,4 +1,4 @@
-"""The leaderboard: networks ranked on the same photos, with what they cost, and with whom each is tied."""
+"""The leaderboard: networks ranked on the same images, with what they cost, and with whom each is tied."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, Self
 
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.leaderboard.records import Header, Pair, Photo, Row
+from carvana.leaderboard.records import Header, Pair, Row, ScoredImage
 from carvana.leaderboard.report.html import to_html, to_html_table
 from carvana.leaderboard.report.markdown import to_markdown
 from carvana.leaderboard.report.table import to_csv, to_text
 from carvana.run import read_record
+from carvana.utils.deprecated import Attribute
 from carvana.utils.files import write_json, write_text
 
 FORMAT_VERSION = 1
@@ -31,9 +32,9 @@ class Leaderboard:
         header: what all rows share.
         rows: see :class:`carvana.leaderboard.records.Row`.
         pairs: each two networks compared, the largest gap first.
-        photos: each photo's scores.
+        images: each image's scores.
         path: the folder that holds it; None if it was made in memory.
-        samples: where the photos and their masks lie, of which pictures are made; without them there are none.
+        samples: where the images and their masks lie, of which pictures are made; without them there are none.
 
     Example:
         >>> board = carvana.compare(["unet-ref", "unet/resnet34"], quick=True)  # doctest: +SKIP
@@ -44,7 +45,8 @@ class Leaderboard:
     header: Header
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...] = ()
-    photos: tuple[Photo, ...] = ()
+    images: tuple[ScoredImage, ...] = ()
+    photos = Attribute("images")
     path: Path | None = None
     samples: Sequence[Sample] = ()
 
@@ -67,7 +69,7 @@ class Leaderboard:
             "header": self.header.to_json(),
             "rows": [row.to_json() for row in self.rows],
             "pairs": [pair.to_json() for pair in self.pairs],
-            "photos": [photo.to_json() for photo in self.photos],
+            "photos": [image.to_json() for image in self.images],
         }
 
     @classmethod
@@ -87,14 +89,14 @@ class Leaderboard:
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise RunError(f"{file}: format {version!r}, this carvana reads up to {FORMAT_VERSION}: upgrade carvana")
         try:
-            photos = tuple(map(Photo.from_json, values["photos"]))
+            images = tuple(map(ScoredImage.from_json, values["photos"]))
             return cls(
                 header=Header.from_json(values["header"]),
                 rows=tuple(map(Row.from_json, values["rows"])),
                 pairs=tuple(map(Pair.from_json, values["pairs"])),
-                photos=photos,
+                images=images,
                 path=file.parent,
-                samples=tuple(_sample(photo) for photo in photos if photo.path and photo.mask),
+                samples=tuple(_sample(image) for image in images if image.path and image.mask),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{file}: no leaderboard ({type(error).__name__}: {error})") from error
@@ -127,6 +129,6 @@ class Leaderboard:
         return to_html_table(self)
 
 
-def _sample(photo: Photo) -> Sample:
-    mask = Path(photo.mask) if isinstance(photo.mask, str) else tuple(map(Path, photo.mask))
-    return Sample(Path(photo.path), mask, photo.group, photo.view, photo.image.count("/"))
+def _sample(image: ScoredImage) -> Sample:
+    mask = Path(image.mask) if isinstance(image.mask, str) else tuple(map(Path, image.mask))
+    return Sample(Path(image.path), mask, image.group, image.view, image.image.count("/"))

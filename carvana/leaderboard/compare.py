@@ -1,4 +1,4 @@
-"""Compare networks: fit or read each in a process of its own, judge all on the same photos, measure, rank, write."""
+"""Compare networks: fit or read each in a process of its own, judge all on the same images, measure, rank, write."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from carvana.config import FitConfig, load_config
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
 from carvana.leaderboard.entries import Entry, make_entries
-from carvana.leaderboard.executor import Course
+from carvana.leaderboard.executor import Executor
 from carvana.leaderboard.plan import Plan, make_plan, write_plan
-from carvana.leaderboard.progress import Watcher
+from carvana.leaderboard.progress import ComparisonProgress
 from carvana.leaderboard.script_registrations import script_places
 from carvana.training.setup import check_alone
 from carvana.utils.files import lock
@@ -38,19 +38,19 @@ def compare(
     device: str = "auto",
     memory_gb: float | None = None,
     recipe_name: str | None = None,
-    reporter: Reporter | Watcher | None = None,
+    reporter: Reporter | ComparisonProgress | None = None,
 ) -> Leaderboard:
-    """Fit networks under one recipe, evaluate all on the same photos at full size, and rank them.
+    """Fit networks under one recipe, evaluate all on the same images at full size, and rank them.
 
     Each network is fitted in a process of its own, as many at a time as there are GPUs. Whatever happens to it (an
     error, a crash, no memory) becomes a row that says so. The leaderboard is written after every row. Called again
-    with the same ``out``, it continues with what is missing and fits anew what the recipe or the photos have changed.
+    with the same ``out``, it continues with what is missing and fits anew what the recipe or the images have changed.
 
     Args:
         names: Architectures, folders of finished runs, ``LABEL=ONE`` of either, or :class:`Entry`. A finished run is
-            only evaluated, and refused if it was trained on a car that judges.
+            only evaluated, and refused if it was trained on a group that judges.
         config: The recipe that all fits share; its ``arch`` plays no part. Where it names no data folder and finished
-            runs are compared, the validation photos of the first of them judge.
+            runs are compared, the validation images of the first of them judge.
         quick: Where no names are given, take some small networks; where no recipe is, ``compare-quick``: minutes on
             two cores.
         seeds: Fits of each network, with the recipe's seed and those after it.
@@ -68,7 +68,7 @@ def compare(
         ConfigError, DataError, RunError, UnknownNameError: a mistake that was found before any fit, in one line.
 
     Example:
-        >>> board = compare(["unet-ref", "unet/resnet34"], FitConfig(data={"root": "photos"}))  # doctest: +SKIP
+        >>> board = compare(["unet-ref", "unet/resnet34"], FitConfig(data={"root": "images"}))  # doctest: +SKIP
         >>> print(board)  # doctest: +SKIP
     """
     check_alone("networks are compared, each in a process of its own,")
@@ -83,7 +83,9 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
-    watcher = reporter if isinstance(reporter, Watcher) else Watcher(reporter or default_reporter())
+    watcher = (
+        reporter if isinstance(reporter, ComparisonProgress) else ComparisonProgress(reporter or default_reporter())
+    )
     plan = make_plan(
         entries, config,
         out=folder, seeds=seeds, recipe_name=recipe_name or _name_of(config), device=device, reporter=watcher.reporter,
@@ -94,7 +96,7 @@ def compare(
     with _held(folder):
         _tell_of_rows_that_go(plan, watcher)
         write_plan(plan)
-        return Course(plan, device=device, memory_gb=memory_gb, places=places, watcher=watcher).run()
+        return Executor(plan, device=device, memory_gb=memory_gb, places=places, watcher=watcher).run()
 
 
 def _name_of(config: FitConfig | None) -> str:
@@ -109,7 +111,7 @@ def _check_free(out: Path) -> None:
         raise RunError(f"{out}: exists already and is no comparison; name another folder with --out")
 
 
-def _tell_of_rows_that_go(plan: Plan, watcher: Watcher) -> None:
+def _tell_of_rows_that_go(plan: Plan, watcher: ComparisonProgress) -> None:
     with suppress(CarvanaError):
         before = Leaderboard.load(plan.out) if (plan.out / LEADERBOARD).is_file() else None
         gone = [row.name for row in before.rows if row.name not in plan.trials] if before is not None else []

@@ -128,11 +128,11 @@ def _entry(name: str | os.PathLike[str] | Entry) -> Entry:
 
 def _check_run(path: Path) -> None:
     if Folds(path).exists:
-        raise RunError(f"{path}: holds folds, which together have seen every car; name another run")
+        raise RunError(f"{path}: holds folds, which together have seen every group; name another run")
     run = Run(path)
     if not run.config_path.is_file() or not run.split_path.is_file():
         raise RunError(
-            f"{path}: no run (it holds no config.yaml and split.csv), so nobody knows which cars it was trained on; "
+            f"{path}: no run (it holds no config.yaml and split.csv), so nobody knows which groups it was trained on; "
             "name the folder that `carvana fit` wrote"
         )
     if not run.is_evaluated:

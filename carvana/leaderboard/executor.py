@@ -13,16 +13,16 @@ from carvana.data.check.resolution_limit import mean_best_dice
 from carvana.errors import CarvanaError
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.plan import Plan, Trial
-from carvana.leaderboard.progress import FITTING, JUDGING, MEASURING, Watcher
+from carvana.leaderboard.progress import FITTING, JUDGING, MEASURING, ComparisonProgress
 from carvana.leaderboard.provenance import commit
-from carvana.leaderboard.ranking import Judged, rank, read_cost, read_row, seen_at
+from carvana.leaderboard.ranking import Scored, rank, read_cost, read_row, seen_at
 from carvana.leaderboard.records import FAILED, WAITING, Header, Row
 from carvana.leaderboard.script_registrations import Places
 from carvana.leaderboard.worker_pool import Ended, Job, Said, run_jobs
 from carvana.utils.devices import describe, devices_named, resolve_device
 
 
-class Course:
+class Executor:
     """What has failed so far, and what is known of each network.
 
     Args:
@@ -33,7 +33,9 @@ class Course:
         watcher: Who is told.
     """
 
-    def __init__(self, plan: Plan, *, device: str, memory_gb: float | None, places: Places, watcher: Watcher) -> None:
+    def __init__(
+        self, plan: Plan, *, device: str, memory_gb: float | None, places: Places, watcher: ComparisonProgress
+    ) -> None:
         self._plan = plan
         self._samples = plan.split.val
         self._watcher = watcher
@@ -44,7 +46,7 @@ class Course:
         self._unmeasured: dict[Trial, str] = {}
         self._header = _header(plan, self._devices)
         self._ceilings = self._find_ceilings()
-        self._known: dict[str, Judged | Row] = {name: self._read(name) for name in plan.trials}
+        self._known: dict[str, Scored | Row] = {name: self._read(name) for name in plan.trials}
 
     def run(self) -> Leaderboard:
         """Do what is missing; returns the whole leaderboard."""
@@ -107,7 +109,7 @@ class Course:
 
     def _cost_job(self, trial: Trial) -> Job:
         return self._make(
-            "measure", trial, run=trial.run, photo=self._samples[0].image, out=trial.cost, key=self._cost_key()
+            "measure", trial, run=trial.run, image=self._samples[0].image, out=trial.cost, key=self._cost_key()
         )
 
     def _make(self, function: str, trial: Trial, **work: Any) -> Job:
@@ -118,7 +120,7 @@ class Course:
 
     def _to_measure(self) -> Iterator[Trial]:
         for name, trials in self._plan.trials.items():
-            if isinstance(self._known[name], Judged):
+            if isinstance(self._known[name], Scored):
                 found = read_cost(trials[0].cost)
                 if {key: found.get(key) for key in self._cost_key()} != self._cost_key():
                     yield trials[0]
@@ -143,7 +145,7 @@ class Course:
             if not isinstance(size, str)
         }
 
-    def _read(self, name: str) -> Judged | Row:
+    def _read(self, name: str) -> Scored | Row:
         trials = self._plan.trials[name]
         try:
             return read_row(
@@ -154,12 +156,12 @@ class Course:
             return Row(name, status=f"{FAILED}{error}", arch=trials[0].entry.arch)
 
     def _save(self, *, pictures: bool = False) -> Leaderboard:
-        """Write the leaderboard as it stands; pictures of photos take seconds, and come at the end."""
-        judged = [known for known in self._known.values() if isinstance(known, Judged)]
+        """Write the leaderboard as it stands; pictures of images take seconds, and come at the end."""
+        judged = [known for known in self._known.values() if isinstance(known, Scored)]
         others = [known for known in self._known.values() if isinstance(known, Row)]
-        rows, pairs, photos = rank(judged, sorted(others, key=lambda row: row.status == WAITING), self._samples)
+        rows, pairs, images = rank(judged, sorted(others, key=lambda row: row.status == WAITING), self._samples)
         samples = self._samples if pictures else ()
-        board = Leaderboard(self._header, rows, pairs, photos, path=self._plan.out, samples=samples)
+        board = Leaderboard(self._header, rows, pairs, images, path=self._plan.out, samples=samples)
         board.save()
         return board
 
@@ -169,8 +171,8 @@ def _stage(job: Job) -> str:
     return stages[job.function.partition(":")[2]]
 
 
-def _row(known: Judged | Row) -> Row:
-    return known.row if isinstance(known, Judged) else known
+def _row(known: Scored | Row) -> Row:
+    return known.row if isinstance(known, Scored) else known
 
 
 def _header(plan: Plan, devices: Sequence[str]) -> Header:
@@ -180,10 +182,10 @@ def _header(plan: Plan, devices: Sequence[str]) -> Header:
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return Header(
         data=str(plan.config.data.root),
-        photos=len(split.val),
-        cars=len({sample.group for sample in split.val}),
-        train_photos=len(split.train),
-        train_cars=len({sample.group for sample in split.train}),
+        images=len(split.val),
+        groups=len({sample.group for sample in split.val}),
+        train_images=len(split.train),
+        train_groups=len({sample.group for sample in split.train}),
         split=plan.split_digest[:12],
         content=plan.content[:12],
         recipe={key: value for key, value in plan.recipe.model_dump(mode="json").items() if key != "arch"},

@@ -29,7 +29,7 @@ _PATIENCE = 15.0
 """Seconds to wait for another process to leave a run: one whose parent was killed may still be ending."""
 
 _NEUTRAL = ("root", "images", "masks", "workers", "cache_gb")
-"""Keys of data that may differ when a fit goes on: where photos lie and how they are read."""
+"""Keys of data that may differ when a fit goes on: where images lie and how they are read."""
 
 
 def fit_network(*, channel: Channel, device: str, config: FitConfig, run: Run) -> None:
@@ -52,16 +52,16 @@ def fit_network(*, channel: Channel, device: str, config: FitConfig, run: Run) -
 
 
 def judge_run(*, channel: Channel, device: str, run: Run, result: Run, samples: Sequence[Sample]) -> None:
-    """Evaluate a finished run on the comparison's photos."""
+    """Evaluate a finished run on the comparison's images."""
     predictor = Predictor.from_pretrained(run.path, device=device)
     evaluation = evaluate(predictor, samples, masks_dir=result.masks_path, reporter=channel)
     result.write_evaluation(evaluation.to_json())
 
 
-def measure(*, channel: Channel, device: str, run: Run, photo: Path, out: Path, key: Mapping[str, Any]) -> None:
+def measure(*, channel: Channel, device: str, run: Run, image: Path, out: Path, key: Mapping[str, Any]) -> None:
     """Measure what predicting costs, at the scale that the network was trained at."""
     predictor = Predictor.from_pretrained(run.path, device=device)
-    cost = measure_cost(predictor, read_image(photo), seconds=2.0)
+    cost = measure_cost(predictor, read_image(image), seconds=2.0)
     model = predictor.model
     trainable = count_parameters(model) if isinstance(model, Segmenter) else None
     write_json(out, {**key, "params": trainable, "machine": describe_machine(predictor), **cost.to_json()})

@@ -1,4 +1,4 @@
-"""Whether a run saw the cars that judge it: in its own training, or in that of the run it was started from."""
+"""Whether a run saw the groups that judge it: in its own training, or in that of the run it was started from."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from carvana.utils.progress import Reporter
 _SHOWN = 20
 
 
-def refuse_known_cars(run: Run, judges: Sequence[Sample], *, group: str | None = None, reporter: Reporter) -> None:
-    """Refuse a run that was trained on a car that judges.
+def refuse_known_groups(run: Run, judges: Sequence[Sample], *, group: str | None = None, reporter: Reporter) -> None:
+    """Refuse a run that was trained on a group that judges.
 
-    Cars go by the names that the run gave them when it was fitted, and by those that this comparison gives its photos.
+    Groups go by the names that the run gave them when it was fitted, and by those that this comparison gives its
+    images.
 
     Args:
         run: The run.
-        judges: The photos that judge.
-        group: The expression by which this comparison tells cars (``data.group``).
+        judges: The images that judge.
+        group: The expression by which this comparison tells groups (``data.group``).
         reporter: Warned where the run's first weights come from somewhere unknown.
 
     Raises:
-        RunError: it was; the message names the cars.
+        RunError: it was; the message names the groups.
     """
-    cars = {sample.group for sample in judges}
-    photos = {sample.name: sample.group for sample in judges}
+    groups = {sample.group for sample in judges}
+    images = {sample.name: sample.group for sample in judges}
     seen: set[Path] = set()
     at, via = run, ""
     while at.path.resolve() not in seen:
         seen.add(at.path.resolve())
         trained = at.read_split("train")
-        known = {car for car in trained.values() if car in cars}
-        known |= {photos[name] for name in trained if name in photos}
-        known |= {car for name in trained if (car := _car(name, group)) in cars}
+        known = groups.intersection(trained.values())
+        known |= {images[name] for name in trained if name in images}
+        known |= {own for name in trained if (own := _group(name, group)) in groups}
         if known:
             raise RunError(
-                f"{run.path}: {via}was trained on {len(known)} of the {len(cars)} cars that judge here "
-                f"({_listed(sorted(known))}); leave it out, or divide the photos as it did (--set "
+                f"{run.path}: {via}was trained on {len(known)} of the {len(groups)} groups that judge here "
+                f"({_listed(sorted(known))}); leave it out, or divide the images as it did (--set "
                 f"split.file={run.split_path})"
             )
         first = at.read_record().get("init_from")
@@ -58,15 +59,15 @@ def refuse_known_cars(run: Run, judges: Sequence[Sample], *, group: str | None =
         at, via = before, f"the run that it was started from, {before.path}, "
 
 
-def _car(name: str, group: str | None) -> str | None:
-    with suppress(ConfigError):  # a photo of another data set need not fit the expression
+def _group(name: str, group: str | None) -> str | None:
+    with suppress(ConfigError):  # an image of another data set need not fit the expression
         return group_and_view(os.path.splitext(name)[0], group_pattern(group))[0]  # noqa: PTH122 - of a bare name
     return None
 
 
-def _listed(cars: Sequence[str]) -> str:
-    more = f" and {len(cars) - _SHOWN} more" if len(cars) > _SHOWN else ""
-    return ", ".join(cars[:_SHOWN]) + more
+def _listed(groups: Sequence[str]) -> str:
+    more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
+    return ", ".join(groups[:_SHOWN]) + more
 
 
 def _run_of(path: Path) -> Run | None:

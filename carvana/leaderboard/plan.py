@@ -2,14 +2,14 @@
 
 The folder of a comparison::
 
-    split.csv                    which photos train and which judge, the same for all
+    split.csv                    which images train and which judge, the same for all
     runs/<name>-<digest>/        a run for each network and seed
     judged/<name>-<digest>/      evaluation.json and masks of runs that were finished before
     costs/<name>-<digest>.json   what predicting costs
     logs/<name>-<digest>.log     all that a network's process printed
     leaderboard.json, .csv, .md, .html
 
-A digest stands for all that decides the result: the recipe, the split, the bytes of the photos, first weights. So a
+A digest stands for all that decides the result: the recipe, the split, the bytes of the images, first weights. So a
 second call finds what is done, does what is missing, and fits anew, beside the old run, what has changed.
 """
 
@@ -29,7 +29,7 @@ from carvana.data.splits import Split, make_split, tell_of_leak, write_split
 from carvana.errors import CarvanaError, ConfigError
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import Entry
-from carvana.leaderboard.leakage import refuse_known_cars
+from carvana.leaderboard.leakage import refuse_known_groups
 from carvana.registry import registry
 from carvana.run import Run
 from carvana.training.setup import check, with_data
@@ -84,8 +84,8 @@ class Plan:
         recipe: What was asked for.
         config: The recipe that the fits share, with this comparison's split.
         recipe_name: What the recipe is called.
-        split: Which photos train and which judge.
-        split_digest: Of their names, cars and sides.
+        split: Which images train and which judge.
+        split_digest: Of their names, groups and sides.
         content: Of their bytes.
         seeds: Of the refits; none if only finished runs are compared.
         trials: For each network its trials, in the order that they were named.
@@ -131,7 +131,7 @@ def make_plan(
     Args:
         entries: The networks.
         config: The recipe. Where it names no data folder, or there is none, and finished runs are compared, the
-            validation photos of the first of them judge.
+            validation images of the first of them judge.
         out: The folder of the comparison.
         seeds: How many times each network is fitted.
         recipe_name: What the recipe is called.
@@ -139,15 +139,15 @@ def make_plan(
         reporter: Told of what is drawn and read.
 
     Raises:
-        ConfigError, DataError, RunError: the recipe, the photos or a run cannot be used.
+        ConfigError, DataError, RunError: the recipe, the images or a run cannot be used.
     """
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}: expected 1 or more fits of each network")
     runs = [Run(entry.run) for entry in entries if entry.run is not None]
     if runs and (config is None or config.data.root is None):
-        config = _on_photos_of(runs[0], config)
+        config = _on_images_of(runs[0], config)
         split = read_run_split(runs[0])
-        reporter.info(f"the validation photos of {runs[0].path} judge, since no --data is given")
+        reporter.info(f"the validation images of {runs[0].path} judge, since no --data is given")
     else:
         config = with_data(config or load_config(), reporter=reporter)
         split = make_split(config.data, config.split)
@@ -155,7 +155,7 @@ def make_plan(
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
     for run in runs:
-        refuse_known_cars(run, split.val, group=config.data.group, reporter=reporter)
+        refuse_known_groups(run, split.val, group=config.data.group, reporter=reporter)
     folder, recipe = Path(out), config
     if config.split.file is None or not config.split.file.is_dir():
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
@@ -173,12 +173,12 @@ def write_plan(plan: Plan) -> None:
     write_split(plan.out / "split.csv", plan.split)
 
 
-def _on_photos_of(run: Run, config: FitConfig | None) -> FitConfig:
-    """A recipe with the photos and the split of a finished run."""
+def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
+    """A recipe with the images and the split of a finished run."""
     if config is not None and config.split != SplitConfig():
         raise ConfigError(
-            f"split: without a data folder the validation photos of {run.path} judge, as that run divided them; name "
-            "the folder with --data, too, to divide its photos anew"
+            f"split: without a data folder the validation images of {run.path} judge, as that run divided them; name "
+            "the folder with --data, too, to divide its images anew"
         )
     theirs = run.read_config()
     data = {f"data.{key}": getattr(theirs.data, key) for key in ("root", "images", "masks", "group")}
@@ -223,7 +223,7 @@ def _folder(path: Path, config: FitConfig, data: str) -> Run:
 
 
 def _fit_digest(config: FitConfig, data: str) -> str:
-    """All that decides what a fit gives; where photos and weights lie, and how they are read, does not."""
+    """All that decides what a fit gives; where images and weights lie, and how they are read, does not."""
     values = config.model_dump(mode="json")
     shown = {key: values["data"][key] for key in ("size", "mode", "target", "augment")}
     weights = Path(config.model.encoder_weights)

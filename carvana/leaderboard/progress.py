@@ -11,7 +11,7 @@ from carvana.utils.progress import Reporter
 FITTING, JUDGING, MEASURING = "fitting", "evaluating", "measuring"
 
 
-class Watcher:
+class ComparisonProgress:
     """Tells a Reporter in lines. The command's live display overrides what it shows otherwise.
 
     Args:

@@ -14,7 +14,7 @@ from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import DataError, RunError
 from carvana.evaluation.statistics import LEVEL, pairwise_p
-from carvana.leaderboard.records import FAILED, OK, Pair, Photo, Refit, Row
+from carvana.leaderboard.records import FAILED, OK, Pair, Row, ScoredImage, SeedRun
 from carvana.metrics import bootstrap_interval
 from carvana.run import Run, read_record
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from carvana.leaderboard.plan import Trial
 
 WORST = 0.01
-"""The share of the photos, the worst ones, whose mean Dice stands in a column of its own."""
+"""The share of the images, the worst ones, whose mean Dice stands in a column of its own."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class Scored:
     """A network's scores: the means of its refits.
 
     Attributes:
         row: What is known of it without the others.
-        dice: (N,), a photo each.
+        dice: (N,), an image each.
     """
 
     row: Row
@@ -45,12 +45,12 @@ def read_row(
     failures: Mapping[Trial, str],
     unmeasured: Mapping[Trial, str],
     ceilings: Mapping[Any, float],
-) -> Judged | Row:
+) -> Scored | Row:
     """What is known of a network: its scores if all its trials are judged, else a row that says how it stands.
 
     Args:
         trials: Its trials.
-        samples: The photos that judge.
+        samples: The images that judge.
         failures: Why trials failed; one that did leaves its network without a score, however many others there are.
         unmeasured: Why they could not be measured.
         ceilings: The best Dice possible, by :func:`seen_at`.
@@ -90,21 +90,21 @@ def read_row(
         refits=refits,
         **_cost(first.cost),
     )
-    return Judged(row, dice)
+    return Scored(row, dice)
 
 
 def rank(
-    judged: Sequence[Judged], others: Sequence[Row], samples: Sequence[Sample]
-) -> tuple[tuple[Row, ...], tuple[Pair, ...], tuple[Photo, ...]]:
+    judged: Sequence[Scored], others: Sequence[Row], samples: Sequence[Sample]
+) -> tuple[tuple[Row, ...], tuple[Pair, ...], tuple[ScoredImage, ...]]:
     """Order networks by Dice, and compare each two of them.
 
     Args:
         judged: Networks with scores.
         others: Rows of networks that failed or are still to come; they follow in this order.
-        samples: The photos.
+        samples: The images.
 
     Returns:
-        The rows, the pairs from the largest gap on, and the photos with all scores.
+        The rows, the pairs from the largest gap on, and the images with all scores.
     """
     # Equal means keep the order in which they were named: sorting is stable.
     ordered = sorted(judged, key=lambda each: -float(each.dice.mean()))
@@ -128,8 +128,8 @@ def rank(
         for a in range(len(ordered))
         for b in range(a + 1, len(ordered))
     ]
-    photos = tuple(
-        Photo(
+    images = tuple(
+        ScoredImage(
             sample.name,
             sample.group,
             sample.view,
@@ -139,11 +139,11 @@ def rank(
         )
         for place, sample in enumerate(samples)
     )
-    return (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), photos
+    return (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), images
 
 
 def seen_at(config: FitConfig) -> tuple[tuple[int, int] | str, str]:
-    """The size at which a network of this recipe sees photos, and what it is trained on there."""
+    """The size at which a network of this recipe sees images, and what it is trained on there."""
     return (config.data.size if config.data.mode == "resize" else "native"), config.data.target
 
 
@@ -153,22 +153,22 @@ def _mask_paths(sample: Sample) -> str | tuple[str, ...]:
 
 
 def _column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[Sample], name: str) -> list[float]:
-    scores = {photo["image"]: photo[name] for photo in evaluation["per_image"]}
+    scores = {image["image"]: image[name] for image in evaluation["per_image"]}
     missing = [sample.name for sample in samples if sample.name not in scores]
     if missing or len(scores) != len(samples):
         raise DataError(
-            f"{trial.result.evaluation_path}: judges {len(scores)} photos, not the {len(samples)} of this comparison "
+            f"{trial.result.evaluation_path}: judges {len(scores)} images, not the {len(samples)} of this comparison "
             f"({missing[0] if missing else 'one too many'}); remove that folder, and it is judged anew"
         )
     return [scores[sample.name] for sample in samples]
 
 
-def _refit(trial: Trial, evaluation: Mapping[str, Any]) -> Refit:
+def _refit(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:
     run: Run = trial.run
     record = run.read_record()
     epochs = run.read_epochs()
     kept = ("epoch", "step", "seconds", "train_loss", "val_dice")
-    return Refit(
+    return SeedRun(
         run=str(run.path),
         seed=run.read_config().train.seed,
         dice=evaluation["dice"],

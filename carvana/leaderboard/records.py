@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+
+from carvana.utils.deprecated import Attribute, renamed
 
 OK = "ok"
 WAITING = "waiting"
@@ -19,26 +21,29 @@ FAILED = "failed: "
 class Record:
     """What becomes a JSON object and comes back; keys of later versions are passed over."""
 
+    KEYS: ClassVar[Mapping[str, str]] = {}
+    """The fields whose JSON key has another name."""
+
     def to_json(self) -> dict[str, Any]:
         """As JSON-able values."""
-        return asdict(self)
+        return {self.KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The record that :meth:`to_json` gave."""
-        known = {name.name for name in fields(cls)}
-        return cls(**{key: _tuples(value) for key, value in values.items() if key in known})
+        keys = {cls.KEYS.get(field.name, field.name): field.name for field in fields(cls)}
+        return cls(**{keys[key]: _tuples(value) for key, value in values.items() if key in keys})
 
 
 @dataclass(frozen=True)
-class Refit(Record):
+class SeedRun(Record):
     """One training of a network, or the one run that was named.
 
     Attributes:
         run: its folder.
         seed: of weights, order and augmentation.
-        dice: the mean over the photos.
-        threshold: the best one on these photos.
+        dice: the mean over the images.
+        threshold: the best one on these images.
         fit_seconds: training time alone.
         epochs: how many it had.
         steps: of the optimizer.
@@ -69,26 +74,26 @@ class Row(Record):
             scores and its rank.
         arch: the architecture.
         rank: from 1, by Dice.
-        dice: the mean over photos of Dice at full size, thresholds chosen on other cars; with several seeds, of the
+        dice: the mean over images of Dice at full size, thresholds chosen on other groups; with several seeds, of the
             refits' means.
-        dice_ci95: its interval, by bootstrap over cars; None for a single car.
+        dice_ci95: its interval, by bootstrap over groups; None for a single group.
         tied_with_best: whether it cannot be told from the best (see ``carvana.evaluation.statistics``).
         p_best: the adjusted p-value of its difference from the best.
         dice_spread: the largest minus the smallest Dice of the refits; None for one.
         boundary_dice: the mean within 7 pixels of the true boundary.
-        dice_worst: the mean over the worst hundredth of the photos, one at the least.
+        dice_worst: the mean over the worst hundredth of the images, one at the least.
         threshold: that of ``run``.
-        size: (height, width) at which the network sees a photo, or "native".
-        ceiling: the Dice that a perfect network could reach, trained at that size on these photos.
+        size: (height, width) at which the network sees an image, or "native".
+        ceiling: the Dice that a perfect network could reach, trained at that size on these images.
         params: numbers that training could change.
-        gflops: for a full photo.
-        latency_ms: from the array of pixels to the mask, one photo at a time.
+        gflops: for a full image.
+        latency_ms: from the array of pixels to the mask, one image at a time.
         images_per_s: many of them, in batches.
         peak_memory_mb: of prediction; on a CPU the whole process.
         fit_seconds: training time, the mean of the refits.
         init: what the first weights were.
         run: the run folder: with several seeds the first one's.
-        masks: the folder of that run's masks of these photos.
+        masks: the folder of that run's masks of these images.
         refits: all trainings of it.
     """
 
@@ -115,7 +120,7 @@ class Row(Record):
     init: str | None = None
     run: str | None = None
     masks: str | None = None
-    refits: tuple[Refit, ...] = ()
+    refits: tuple[SeedRun, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -135,7 +140,7 @@ class Row(Record):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The row that :meth:`to_json` gave."""
-        refits = tuple(Refit.from_json(refit) for refit in values.get("refits", ()))
+        refits = tuple(SeedRun.from_json(refit) for refit in values.get("refits", ()))
         return super().from_json({**values, "refits": refits})
 
 
@@ -145,27 +150,36 @@ class Header(Record):
 
     Attributes:
         data: the data folder.
-        photos: how many judge.
-        cars: how many cars they show.
-        train_photos: how many train.
-        train_cars: how many cars they show.
-        split: a digest of which photo trains and which judges.
-        content: a digest of the photos' and masks' bytes.
+        images: how many judge.
+        groups: how many groups they show.
+        train_images: how many train.
+        train_groups: how many groups they show.
+        split: a digest of which image trains and which judges.
+        content: a digest of the images' and masks' bytes.
         recipe: all settings that the fits share, as nested keys.
         recipe_name: the shipped name or the file that it came from, and what was changed.
         budget: "4 epochs" or "8 minutes"; empty if nothing was fitted.
         seeds: of the refits.
-        scored: words for how photos are scored.
+        scored: words for how images are scored.
         version: of carvana.
         commit: of its source, with "+" where files are changed; None if that is not known.
         machine: hardware and torch.
     """
 
+    KEYS = {  # noqa: RUF012 - as files of format 1 have them
+        "images": "photos",
+        "groups": "cars",
+        "train_images": "train_photos",
+        "train_groups": "train_cars",
+    }
+    photos, cars = Attribute("images"), Attribute("groups")
+    train_photos, train_cars = Attribute("train_images"), Attribute("train_groups")
+
     data: str
-    photos: int
-    cars: int
-    train_photos: int
-    train_cars: int
+    images: int
+    groups: int
+    train_images: int
+    train_groups: int
     split: str
     content: str
     recipe: Mapping[str, Any]
@@ -175,7 +189,7 @@ class Header(Record):
     version: str
     commit: str | None
     machine: str
-    scored: str = "mean Dice per photo at full size, thresholds chosen on other cars"
+    scored: str = "mean Dice per image at full size, thresholds chosen on other groups"
 
 
 @dataclass(frozen=True)
@@ -186,7 +200,7 @@ class Pair(Record):
         better: the name of the one with the higher Dice.
         worse: the name of the other.
         gap: the difference of their Dice.
-        ci95: its interval, by bootstrap over cars; None for a single car.
+        ci95: its interval, by bootstrap over groups; None for a single group.
         p: of no difference, adjusted for all pairs of the leaderboard.
     """
 
@@ -198,12 +212,12 @@ class Pair(Record):
 
 
 @dataclass(frozen=True)
-class Photo(Record):
-    """A photo that judges.
+class ScoredImage(Record):
+    """An image that judges.
 
     Attributes:
         image: its file name.
-        group: the car.
+        group: the group.
         view: from where it is seen.
         dice: each network's score on it, by name; with several seeds the mean.
         path: where it lies.
@@ -216,6 +230,9 @@ class Photo(Record):
     dice: Mapping[str, float] = field(default_factory=dict)
     path: str = ""
     mask: str | tuple[str, ...] = ""
+
+
+__getattr__ = renamed(__name__, Photo="ScoredImage", Refit="SeedRun")
 
 
 def _tuples(value: Any) -> Any:

@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from carvana.errors import ModelError
 
 
-class Bounded(TorchDispatchMode):
+class AllocationLimit(TorchDispatchMode):
     """Refuses, before memory is taken, what makes more numbers than ``most`` in all while the block lasts.
 
     It counts tensors that are made by their size, as parameters and buffers are. What comes of other tensors is not
     counted, nor is what is on the device "meta", which has no memory.
 
-    >>> with Bounded(1000, "a model"):
+    >>> with AllocationLimit(1000, "a model"):
     ...     torch.empty(20, 20, 20)
     Traceback (most recent call last):
     ...

@@ -62,7 +62,7 @@ def _folded(plain: Segmenter) -> Segmenter | None:
                 _fold(made.network, convolution, norm)
             after = made.network(noise) if pairs else before
             return made if pairs and _same(before, after) else None
-    except Exception:  # networks of strangers raise anything; if one cannot be used at all, its first photo will tell
+    except Exception:  # networks of strangers raise anything; if one cannot be used at all, its first image will tell
         return None
 
 

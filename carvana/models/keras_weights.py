@@ -47,7 +47,7 @@ class KerasImport:
         layers: How many layers with weights were read.
         parameters: How many numbers, BatchNorm's statistics among them.
         has_settings: Whether the file tells what is between the convolutions; otherwise it is taken on trust.
-        brightness: The mean pixel of the photos that the weights were trained on, as the first BatchNorm remembers it.
+        brightness: The mean pixel of the images that the weights were trained on, as the first BatchNorm remembers it.
         input_range: What white is in the pixels that the network gets: 1 or 255.
     """
 
@@ -99,7 +99,7 @@ def read_keras(
 
     Args:
         path: The file.
-        input_range: What white was in the photos that the weights were trained on: 1 or 255. Without it, it is judged
+        input_range: What white was in the images that the weights were trained on: 1 or 255. Without it, it is judged
             by what the first BatchNorm remembers of them.
         reporter: Warned where that looks like neither.
 
@@ -108,7 +108,7 @@ def read_keras(
         ConfigError: the input range is neither 1 nor 255.
     """
     if input_range not in (None, *INPUT_RANGES):
-        raise ConfigError(f"the input range must be 1 or 255 (white in the training photos), got {input_range!r}")
+        raise ConfigError(f"the input range must be 1 or 255 (white in the training images), got {input_range!r}")
     with open_keras(path) as file:
         options, layers = match_reference(file)
         values = [
@@ -126,9 +126,9 @@ def read_keras(
 
 
 def training_brightness(kernel: np.ndarray, bias: np.ndarray, moving_mean: np.ndarray) -> float:
-    """The mean pixel of the photos that a network was trained on, as its first BatchNorm remembers it.
+    """The mean pixel of the images that a network was trained on, as its first BatchNorm remembers it.
 
-    A photo of one colour m leaves a convolution as m times the sum of its kernel, plus its bias; photos are nearly of
+    An image of one colour m leaves a convolution as m times the sum of its kernel, plus its bias; images are nearly of
     one colour over three pixels, so m is the least-squares solution over all channels. 0 for untrained weights.
 
     Args:
@@ -149,8 +149,8 @@ def _judged(brightness: float, path: str | os.PathLike[str], reporter: Reporter)
         return 255
     if not 0.02 < brightness < 1:
         reporter.warn(
-            f"{os.fspath(path)}: the first BatchNorm remembers photos of mean pixel {brightness:.3f}: these weights are"
-            " untrained, or their photos went neither from 0 to 1 nor from 0 to 255; 0 to 1 is taken"
+            f"{os.fspath(path)}: the first BatchNorm remembers images of mean pixel {brightness:.3f}: these weights are"
+            " untrained, or their images went neither from 0 to 1 nor from 0 to 255; 0 to 1 is taken"
         )
     return 1
 

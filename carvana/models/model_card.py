@@ -44,7 +44,7 @@ def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], rep
         "",
         f"# {spec.arch}",
         "",
-        "A photo becomes a mask: trained with the Python library carvana.",
+        "An image becomes a mask: trained with the Python library carvana.",
         "",
         *_table(("", ""), facts),
     ]
@@ -54,7 +54,7 @@ def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], rep
     own = ", network=your_module" if spec.package == "script" else ""
     load = f'carvana.Segmenter.from_pretrained("{repository or "PATH OR REPOSITORY"}"{own})'
     lines += ["", "## Use", "", "```python", "import carvana", "", f"model = {load}"]
-    lines += ['mask = carvana.Predictor(model).predict("photo.jpg").mask', "```"]
+    lines += ['mask = carvana.Predictor(model).predict("image.jpg").mask', "```"]
     if spec.package not in ("carvana", "script"):
         lines += ["", f"The architecture comes from the package `{spec.package}`: `pip install {spec.package}`."]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""What stands between photos and a network: padding to sizes that it takes, and normalisation.
+"""What stands between images and a network: padding to sizes that it takes, and normalisation.
 
 Both keep the memory's order. In channels_last three numbers a pixel lie side by side, and torch is slow where its
 innermost loop has three steps: there, whole rows of pixels are worked on.
@@ -23,7 +23,7 @@ def padded_size(size: int, stride: int, min_size: int) -> int:
 def reflection(size: int, padded: int, device: torch.device) -> Tensor:
     """Indices 0, 1, .., size - 1, size - 2, .., that bounce off both ends as often as it takes to reach ``padded``.
 
-    Rows and columns are added behind the last ones only, so that a network's grid begins at the photo's corner.
+    Rows and columns are added behind the last ones only, so that a network's grid begins at the image's corner.
     """
     last = size - 1
     steps = torch.arange(padded, device=device)

@@ -1,4 +1,4 @@
-"""The one thing that all architectures stand behind: photos of any size in, logits of that size out."""
+"""The one thing that all architectures stand behind: images of any size in, logits of that size out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from carvana.entry import told
 from carvana.errors import CarvanaError, ModelError
 from carvana.models import serialization as storage
-from carvana.models.allocation_limit import Bounded
+from carvana.models.allocation_limit import AllocationLimit
 from carvana.models.build import build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
@@ -68,7 +68,7 @@ class Segmenter(nn.Module):
         return [] if self._encoder is None else list(self.network.get_submodule(self._encoder).parameters())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map photos to logits.
+        """Map images to logits.
 
         Args:
             images: (N, 3, H, W), RGB, uint8 or float in [0, 1], any H and W.
@@ -128,7 +128,9 @@ class Segmenter(nn.Module):
         if network is None:
             storage.check_installed(folder, spec)
             sizes = (spec.stride, spec.min_size)
-            with Bounded(storage.most_elements(folder), f"'{folder}' holds too little for its options: '{spec.arch}'"):
+            with AllocationLimit(
+                storage.most_elements(folder), f"'{folder}' holds too little for its options: '{spec.arch}'"
+            ):
                 built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options, known_sizes=sizes)
             network, encoder = built.module, built.encoder
         storage.load_weights(folder, network)
@@ -163,7 +165,7 @@ class Segmenter(nn.Module):
                 raise
             if len(images) == 1 and "more than 1 value per channel" in str(error):
                 raise ModelError(
-                    f"'{self._spec.arch}' cannot train on one photo at a time: its BatchNorm would see one value a"
+                    f"'{self._spec.arch}' cannot train on one image at a time: its BatchNorm would see one value a"
                     " channel; take batches of at least 2"
                 ) from None
             raise ModelError(

@@ -141,7 +141,7 @@ def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
             error = _try(module, (min_size, min_size + stride)) or _try(module, (min_size + 2 * stride, min_size))
             if error is None:
                 return stride, min_size
-    raise ModelError(f"'{name}' cannot be used: it does not take photos of any size ({first_line(error)})") from error
+    raise ModelError(f"'{name}' cannot be used: it does not take images of any size ({first_line(error)})") from error
 
 
 def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:

@@ -114,7 +114,7 @@ _POOLED = ("vgg", "densenet", "inception", "xception")  # they shrink by pooling
 
 
 # Of timm's modules: plain transformers that dpt takes; others with features of one scale, for no decoder here; and
-# those that take photos of one size only. The rest gives features of several scales, for all decoders but dpt.
+# those that take images of one size only. The rest gives features of several scales, for all decoders but dpt.
 _PLAIN_VIT = (
     "deit",
     "eva",

@@ -85,8 +85,8 @@ class ModelSpec(BaseModel):
         min_size: The smallest height and width that the network works with, in pixels.
         mean: Subtracted from pixels in [0, 1], red, green, blue.
         std: Divided by after that.
-        trained_size: (height, width) to which whole photos were shrunk in training; None before training, and after a
-            training on crops, which shows photos at their own size.
+        trained_size: (height, width) to which whole images were shrunk in training; None before training, and after a
+            training on crops, which shows images at their own size.
         threshold: A probability above it is foreground.
         init: Where the weights started: "random", "imagenet", "file:NAME", "run:NAME", "auto: random (reason)".
         package: The distribution that brings the architecture, so that an error can name it.

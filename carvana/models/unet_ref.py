@@ -68,7 +68,7 @@ class UNetRef(nn.Module):
 def build(*, classes: int = 1, width: int = 64, bn_momentum: float = 0.01, bn_eps: float = 1e-3) -> Network:
     """Make the reference network; see ``UNetRef`` for the options.
 
-    The notebook does not tell how it scaled its photos, and BatchNorm after the first convolution makes a constant
+    The notebook does not tell how it scaled its images, and BatchNorm after the first convolution makes a constant
     factor irrelevant: pixels go in as they are, in [0, 1].
 
     Raises:

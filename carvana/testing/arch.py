@@ -25,14 +25,14 @@ _NUDGE = 1e-2
 def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tuple[int, int] = (45, 61)) -> None:
     """Check that an architecture does what the rest of the library relies on.
 
-    Logits have the size of the photos, whatever that is; gradients reach every trainable parameter; evaluation gives
+    Logits have the size of the images, whatever that is; gradients reach every trainable parameter; evaluation gives
     the same each time, whatever else is in the batch; a model that is saved reads back to the same bits; foreign
     weights are refused.
 
     Args:
         name: An architecture of the registry; register your own first.
         options: Options for its factory, such as a small width that makes the check fast.
-        size: Height and width in pixels of the photos that it trains on here, in batches of two.
+        size: Height and width in pixels of the images that it trains on here, in batches of two.
 
     Raises:
         AssertionError: what is broken, in one line.
@@ -46,12 +46,12 @@ def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tup
     try:
         torch.manual_seed(0)
         model = create_model(name, options=options)
-        photos = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
         _check_sizes(model, size)
-        _check_classes(name, options, photos)
-        _check_gradients(name, options, model, photos)
-        _check_evaluation(model, photos)
-        _check_saving(model, photos)
+        _check_classes(name, options, images)
+        _check_gradients(name, options, model, images)
+        _check_evaluation(model, images)
+        _check_saving(model, images)
     except Exception as error:  # whatever a network raises, an assertion of its own too
         raise broken(f"'{name}'", error) from error
 
@@ -68,19 +68,19 @@ def _check_sizes(model: Segmenter, size: tuple[int, int]) -> None:
         )
         _expect(model, bool(logits.isfinite().all()), f"{height}x{width} gives logits that are not finite")
     same = torch.equal(logits, _run(model, images / 255))
-    _expect(model, same, "floats in [0, 1] give other logits than bytes of the same photo")
+    _expect(model, same, "floats in [0, 1] give other logits than bytes of the same image")
 
 
-def _check_classes(name: str, options: dict[str, Any], photos: Tensor) -> None:
+def _check_classes(name: str, options: dict[str, Any], images: Tensor) -> None:
     model = create_model(name, classes=3, options=options).eval()
-    logits = _run(model, photos[:1])
+    logits = _run(model, images[:1])
     _expect(model, logits.shape[1] == 3, f"classes=3 gives {logits.shape[1]} channels")
 
 
-def _check_gradients(name: str, options: dict[str, Any], model: Segmenter, photos: Tensor) -> None:
+def _check_gradients(name: str, options: dict[str, Any], model: Segmenter, images: Tensor) -> None:
     known = {id(parameter) for parameter in model.parameters()}
     _expect(model, all(id(p) in known for p in model.encoder_parameters()), "its encoder is no part of it")
-    still = _without_gradient(model, photos)
+    still = _without_gradient(model, images)
     for attempt in range(1, _ATTEMPTS):
         if not still:
             return
@@ -89,13 +89,13 @@ def _check_gradients(name: str, options: dict[str, Any], model: Segmenter, photo
         with torch.no_grad():  # layers that begin at zero, as many blocks do, let no gradient through at the very start
             for parameter in other.parameters():
                 parameter.add_(_NUDGE * torch.randn_like(parameter))
-        still &= _without_gradient(other, photos)
+        still &= _without_gradient(other, images)
     _expect(
         model, not still, f"no gradient reaches {len(still)} trainable parameters, such as '{min(still, default='')}'"
     )
 
 
-def _without_gradient(model: Segmenter, photos: Tensor) -> set[str]:
+def _without_gradient(model: Segmenter, images: Tensor) -> set[str]:
     """Parameters that training twice does not move: once as in training, once with BatchNorm's statistics fixed.
 
     Both, since BatchNorm over one pixel takes the gradient from the bias before it.
@@ -104,7 +104,7 @@ def _without_gradient(model: Segmenter, photos: Tensor) -> set[str]:
     _expect(model, bool(trainable), "it has no trainable parameter")
     for training in (True, False):
         model.train(training)
-        logits = model(photos)
+        logits = model(images)
         _expect(model, logits.requires_grad, "no gradient comes back from its logits")
         (logits * torch.randn_like(logits)).sum().backward()
     for name, parameter in trainable.items():
@@ -115,30 +115,30 @@ def _without_gradient(model: Segmenter, photos: Tensor) -> set[str]:
     return set(trainable) - reached
 
 
-def _check_evaluation(model: Segmenter, photos: Tensor) -> None:
+def _check_evaluation(model: Segmenter, images: Tensor) -> None:
     model.eval()
-    logits = _run(model, photos)
-    _expect(model, torch.equal(logits, _run(model, photos)), "evaluation is random: the same photos give other logits")
-    other = torch.stack([photos[0], 255 - photos[1]])
+    logits = _run(model, images)
+    _expect(model, torch.equal(logits, _run(model, images)), "evaluation is random: the same images give other logits")
+    other = torch.stack([images[0], 255 - images[1]])
     torch.manual_seed(1)
     close = torch.allclose(logits[0], _run(model, other)[0], rtol=1e-4, atol=1e-5)
-    _expect(model, close, "the logits of a photo depend on the other photos of its batch")
-    alone = _run(model, photos[:1])
+    _expect(model, close, "the logits of an image depend on the other images of its batch")
+    alone = _run(model, images[:1])
     scale = float(logits[0].abs().max())
     close = torch.allclose(logits[0], alone[0], rtol=1e-3, atol=1e-3 * scale + 1e-6)
-    _expect(model, close, "the logits of a photo differ between a batch of one and of two")
+    _expect(model, close, "the logits of an image differ between a batch of one and of two")
     twin = copy.deepcopy(model)
-    _expect(model, torch.equal(logits, _run(twin, photos)), "a copy gives other logits")
+    _expect(model, torch.equal(logits, _run(twin, images)), "a copy gives other logits")
 
 
-def _check_saving(model: Segmenter, photos: Tensor) -> None:
-    logits = _run(model.eval(), photos)
+def _check_saving(model: Segmenter, images: Tensor) -> None:
+    logits = _run(model.eval(), images)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         twin = Segmenter.from_pretrained(folder)
         _expect(model, twin.spec == model.spec, "the spec changes when it is saved and read back")
         _expect(
-            model, torch.equal(logits, _run(twin, photos)), "a model that is saved and read back gives other logits"
+            model, torch.equal(logits, _run(twin, images)), "a model that is saved and read back gives other logits"
         )
         weights = Path(folder, "model.safetensors")
         state = {name: tensor.clone() for name, tensor in load_file(weights).items()}

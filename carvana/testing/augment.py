@@ -12,18 +12,18 @@ from carvana.registry import registry
 from carvana.testing.broken import broken
 
 _DRAWS = 16  # so that what happens in one of four is met
-_CONTRAST = 150  # of a photo's greys, 0 to 255
+_CONTRAST = 150  # of an image's greys, 0 to 255
 
 
 def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
-    """Check that an augmentation keeps photos, masks and coverage together.
+    """Check that an augmentation keeps images, masks and coverage together.
 
-    Photo and mask come back of their size and type, moved alike; shares stay shares; and the same seed gives the same,
+    Image and mask come back of their size and type, moved alike; shares stay shares; and the same seed gives the same,
     whatever was drawn in between.
 
     Args:
         name: An augmentation of the registry; register your own first.
-        size: Height and width in pixels of the photos that it is tried on.
+        size: Height and width in pixels of the images that it is tried on.
 
     Raises:
         AssertionError: what is broken, in one line.
@@ -52,7 +52,7 @@ def _made(name: str) -> Augment | None:
 def _check(name: str, augment: Augment, size: tuple[int, int]) -> None:
     check_keeps_coverage(augment)
     mask = _blocks(size)
-    image = _photo(mask)
+    image = _image(mask)
     stays = False
     for draw in range(_DRAWS):
         coverage = _check_draw(name, augment, image, mask, draw)
@@ -70,13 +70,13 @@ def _check_draw(
     result = augment(image=image.copy(), mask=mask.copy())
     complete = isinstance(result, Mapping) and {"image", "mask"} <= result.keys()
     _expect(name, complete, f"it must return a mapping with image and mask, got {type(result).__name__}")
-    photo, coverage = apply(augment, image.copy(), mask.copy(), (0, 0, draw))
-    for what, array, like in (("image", photo, image), ("mask", coverage, mask)):
+    changed, coverage = apply(augment, image.copy(), mask.copy(), (0, 0, draw))
+    for what, array, like in (("image", changed, image), ("mask", coverage, mask)):
         same = array.shape == like.shape and array.dtype == like.dtype
         _expect(name, same, f"its {what} is {array.dtype} {array.shape}, and was {like.dtype} {like.shape}")
     again = apply(augment, image.copy(), mask.copy(), (0, 0, draw))
-    same = np.array_equal(photo, again[0]) and np.array_equal(coverage, again[1])
-    _expect(name, same, "the same seed gives another photo: draw from albumentations, random or numpy.random alone")
+    same = np.array_equal(changed, again[0]) and np.array_equal(coverage, again[1])
+    _expect(name, same, "the same seed gives another image: draw from albumentations, random or numpy.random alone")
     return coverage
 
 
@@ -94,23 +94,23 @@ def _check_alike(
     got: tuple[NDArray[np.float32], NDArray[np.bool_]],
     draw: int,
 ) -> None:
-    """Where the photo shows the object, its mask must be.
+    """Where the image shows the object, its mask must be.
 
-    The same draw of a photo without the object tells where that is: noise, dropout, inverted light and new
+    The same draw of an image without the object tells where that is: noise, dropout, inverted light and new
     backgrounds are the same in both.
     """
     (image, mask), (coverage, inside) = given, got
-    photo, _ = apply(augment, image.copy(), mask.copy(), (0, 0, draw))
-    bare, _ = apply(augment, _photo(0 * mask), mask.copy(), (0, 0, draw))
-    shown = (photo.mean(axis=2) - bare.mean(axis=2))[inside]
+    changed, _ = apply(augment, image.copy(), mask.copy(), (0, 0, draw))
+    bare, _ = apply(augment, _image(0 * mask), mask.copy(), (0, 0, draw))
+    shown = (changed.mean(axis=2) - bare.mean(axis=2))[inside]
     there = coverage[inside]
     if inside.mean() < 0.1 or there.std() < 0.05 or shown.std() < 0.3 * _CONTRAST * there.std():
         return  # this draw leaves too little to see
-    _expect(name, abs(float(np.corrcoef(shown, there)[0, 1])) > 0.3, "photo and mask are not moved alike")
+    _expect(name, abs(float(np.corrcoef(shown, there)[0, 1])) > 0.3, "image and mask are not moved alike")
 
 
-def _photo(mask: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A photo of the mask, whose two greys stay two when they are inverted above any threshold."""
+def _image(mask: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """An image of the mask, whose two greys stay two when they are inverted above any threshold."""
     return np.repeat((10 + _CONTRAST * mask).astype(np.uint8)[..., None], 3, axis=2)
 
 

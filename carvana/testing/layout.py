@@ -21,7 +21,7 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
 
     Args:
         name: A layout of the registry; register your own first.
-        folder: A data folder that is laid out so, with masks as large as their photos; None checks only that other
+        folder: A data folder that is laid out so, with masks as large as their images; None checks only that other
             folders are left alone.
 
     Raises:
@@ -46,7 +46,7 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
         check_sizes(samples)
     except CarvanaError as error:
         raise AssertionError(f"the layout '{name}': {' '.join(str(error).split())}") from error
-    _expect(name, all(sample.group for sample in samples), "it finds photos without a group (the car's name)")
+    _expect(name, all(sample.group for sample in samples), "it finds images without a group (the group's name)")
 
 
 def _check_strangers(name: str) -> None:

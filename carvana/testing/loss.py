@@ -19,7 +19,7 @@ def check_loss(name: str) -> None:
     """Check that a loss can train a network here.
 
     It is a finite scalar with finite gradients, also where masks are empty or full and logits are large; it is less
-    for better logits; and the loss of a batch is the mean over its photos, on which accumulated batches and trainings
+    for better logits; and the loss of a batch is the mean over its images, on which accumulated batches and trainings
     in several processes rely. Its inputs are left as they are.
 
     Args:
@@ -82,12 +82,12 @@ def _check_direction(name: str, loss: Loss, targets: Tensor) -> None:
 
 
 def _check_mean(name: str, loss: Loss, logits: Tensor, targets: Tensor) -> None:
-    # Photos of which the object covers little, half and all: alike ones would hide a sum over the whole batch.
+    # Images of which the object covers little, half and all: alike ones would hide a sum over the whole batch.
     targets = targets * torch.tensor([0.02, 0.5, 1.0]).view(3, 1, 1, 1)
     alone = [loss(logits[i : i + 1], targets[i : i + 1]).item() for i in range(len(logits))]
     mean, together = sum(alone) / len(alone), loss(logits, targets).item()
     close = math.isclose(mean, together, rel_tol=1e-4, abs_tol=1e-6)
-    _expect(name, close, f"of a batch it is {together:.6g}, and {mean:.6g} in the mean over the batch's photos")
+    _expect(name, close, f"of a batch it is {together:.6g}, and {mean:.6g} in the mean over the batch's images")
 
 
 def _expect(name: str, holds: bool, otherwise: str) -> None:

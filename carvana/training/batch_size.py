@@ -13,7 +13,7 @@ from carvana.models.segmenter import Segmenter
 from carvana.utils.devices import Precision, autocast, free_memory, release_memory
 
 STEPS_AN_EPOCH = 16
-"""An epoch keeps at least so many steps: with fewer, each sees more photos than it learns from."""
+"""An epoch keeps at least so many steps: with fewer, each sees more images than it learns from."""
 
 LARGEST = 1024
 MEMORY_SHARE = 0.6
@@ -21,24 +21,24 @@ MEMORY_SHARE = 0.6
 
 
 def largest_batch(
-    model: Segmenter, size: tuple[int, int], *, photos: int, loss: Loss, device: torch.device, precision: Precision
+    model: Segmenter, size: tuple[int, int], *, images: int, loss: Loss, device: torch.device, precision: Precision
 ) -> int:
     """The largest power of two that fits, and with which an epoch has :data:`STEPS_AN_EPOCH` steps; at least 2.
 
     On an NVIDIA GPU whole training steps are tried, larger ones until one does not fit. Where the memory is the
-    computer's own (a CPU, an Apple GPU) that would end in the system killing the process, so what one photo keeps for
+    computer's own (a CPU, an Apple GPU) that would end in the system killing the process, so what one image keeps for
     the backward pass is counted.
 
     Args:
         model: The network, on its device; it stays as it is.
-        size: (height, width) of the photos in training.
-        photos: How many photos train, divided by the processes and by the batches of a step.
+        size: (height, width) of the images in training.
+        images: How many images train, divided by the processes and by the batches of a step.
         loss: The training's loss.
         device: Where it trains.
         precision: The arithmetic.
     """
     wanted = 2
-    while wanted * 2 <= min(LARGEST, photos // STEPS_AN_EPOCH):
+    while wanted * 2 <= min(LARGEST, images // STEPS_AN_EPOCH):
         wanted *= 2
     trial = _Trial(copy.deepcopy(model).train(), size, loss, device, precision)
     on_gpu = device.type == "cuda"

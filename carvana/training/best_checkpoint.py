@@ -11,7 +11,7 @@ from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 
 
-class Best:
+class BestCheckpoint:
     """Keeps one state of a network.
 
     Args:

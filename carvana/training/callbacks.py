@@ -36,7 +36,7 @@ class Callback:
         """An epoch is over; ``record`` is its line of metrics.jsonl and the epoch's times."""
 
     def on_evaluation(self, numbers: Mapping[str, Any]) -> None:
-        """Photos were evaluated at full size; ``numbers`` is what stands in evaluation.json."""
+        """Images were evaluated at full size; ``numbers`` is what stands in evaluation.json."""
 
     def on_fit_end(self) -> None:
         """The training is over, also when it failed."""

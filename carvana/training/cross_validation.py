@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold of cars, and the numbers of all photos by networks that never saw their car."""
+"""Cross-validation: a run for each fold of groups, and each image's score by a network that never saw its group."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def fit_folds(
     callbacks: tuple[Callback, ...] = (),
     reporter: Reporter | None = None,
 ) -> Folds:
-    """Train a network for each fold on the cars of the others, and evaluate all photos out of fold.
+    """Train a network for each fold on the groups of the others, and evaluate all images out of fold.
 
     Every fold is a run of its own by the same recipe, seed and first weights; its split is given by file. Where ``out``
     holds unfinished folds that were begun with the same arguments, they go on: finished ones are kept.
 
     Args:
-        config: The recipe. ``split.by`` and ``split.seed`` say how photos are dealt out; ``split.val`` plays no part.
+        config: The recipe. ``split.by`` and ``split.seed`` say how images are dealt out; ``split.val`` plays no part.
         folds: How many, at least 2.
         out: The folder; by default ``runs/<architecture>-folds`` with a free number.
         init: A run or model folder to take all weights from before each training.
@@ -48,7 +48,7 @@ def fit_folds(
         ConfigError, DataError, ModelError, RunError: one line that says what is wrong; each of them is a ValueError.
 
     Example:
-        >>> folds = fit_folds(FitConfig(data={"root": "photos"}), folds=5)  # doctest: +SKIP
+        >>> folds = fit_folds(FitConfig(data={"root": "images"}), folds=5)  # doctest: +SKIP
         >>> folds.read_evaluation()["dice"]  # doctest: +SKIP
         0.985
     """
@@ -90,7 +90,7 @@ def resume_folds(
 
     Raises:
         RunError: there are no folds, or a state cannot be read.
-        DataError: the photos are not there any more, or others.
+        DataError: the images are not there any more, or others.
     """
     reporter = reporter or default_reporter()
     made = Folds.open(path)
@@ -98,7 +98,7 @@ def resume_folds(
         reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")
         return made
     config = where_it_is(made.read_config(), root, name=made.path)
-    if not made.table_path.is_file():  # killed before the photos were dealt out
+    if not made.table_path.is_file():  # killed before the images were dealt out
         _write(made, _deal(config, made.count))
     return _fit_all(made, config, root=root, device=device, callbacks=callbacks, reporter=reporter)
 
@@ -106,7 +106,7 @@ def resume_folds(
 def _check_folds(config: FitConfig) -> None:
     if config.split.file is not None:
         raise ConfigError(
-            f"split.file = {str(config.split.file)!r}: folds deal out the photos themselves; leave it out, or fit "
+            f"split.file = {str(config.split.file)!r}: folds deal out the images themselves; leave it out, or fit "
             "without --folds"
         )
     check_alone("folds are fitted")
@@ -133,7 +133,7 @@ def _write(made: Folds, splits: list[Split]) -> None:
     for number, split in enumerate(splits, start=1):
         write_split(made.split_path(number), split)
     rows = [(sample.name, sample.group, n) for n, split in enumerate(splits, start=1) for sample in split.val]
-    made.write_table(rows)  # the last: with it the photos are dealt out
+    made.write_table(rows)  # the last: with it the images are dealt out
 
 
 def _fit_all(
@@ -147,7 +147,7 @@ def _fit_all(
 ) -> Folds:
     begun = next((run for run in made.runs if run.split_path.is_file()), None)
     if root is not None and begun is not None:
-        read_run_split(begun, root=root, reporter=reporter)  # the folds that are not begun have the same photos
+        read_run_split(begun, root=root, reporter=reporter)  # the folds that are not begun have the same images
     for number, run in enumerate(made.runs, start=1):
         name = f"fold {number} of {made.count}"
         if run.is_evaluated:

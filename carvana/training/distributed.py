@@ -35,7 +35,7 @@ def add_up(accelerator: Accelerator, values: Tensor) -> Tensor:
 
 
 def average_buffers(accelerator: Accelerator, module: torch.nn.Module) -> None:
-    """Give all processes the mean of their buffers: BatchNorm's statistics, which each took over photos of its own."""
+    """Give all processes the mean of their buffers: BatchNorm's statistics, which each took over images of its own."""
     for buffer in module.buffers() if accelerator.num_processes > 1 else ():
         if buffer.is_floating_point():
             buffer.copy_(add_up(accelerator, buffer.clone()) / accelerator.num_processes)

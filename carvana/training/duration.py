@@ -10,7 +10,7 @@ from carvana.config import TrainConfig
 from carvana.training.optim import rate_factor
 
 
-class Budget:
+class Duration:
     """Counts steps and training time; time between :meth:`start` and :meth:`stop` alone is counted.
 
     Args:

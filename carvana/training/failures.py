@@ -36,7 +36,7 @@ def not_finite(
     or_precision = "" if settings.precision == "fp32" else " or take train.precision fp32"
     parts = [
         f"the loss became {loss} in epoch {at.epoch + 1}, step {step} (learning rate {at.rate:.3g}), {where}, or the "
-        f"weights in the step before: look at the photos, lower train.lr (now {settings.lr:g}){or_precision}"
+        f"weights in the step before: look at the images, lower train.lr (now {settings.lr:g}){or_precision}"
     ]
     if run is not None and has_state(run.state_path):
         parts.append(f"the last good state, of step {peek_state(run.state_path)[0].step}, is in {run.state_path}")

@@ -97,7 +97,7 @@ def find_lr(
     """Find a learning rate for a recipe: train some steps while the rate rises from 1e-6 to 1, and look at the loss.
 
     The range test of Smith 2017 (Cyclical Learning Rates for Training Neural Networks, WACV,
-    https://doi.org/10.1109/WACV.2017.58), with rates that rise exponentially. Photos, augmentation, batch size,
+    https://doi.org/10.1109/WACV.2017.58), with rates that rise exponentially. Images, augmentation, batch size,
     optimizer and first weights are the recipe's; the test ends early when the loss diverges. Nothing is kept of it.
 
     Args:
@@ -112,7 +112,7 @@ def find_lr(
         CarvanaError: the loss fell at no rate.
 
     Example:
-        >>> find_lr(FitConfig(data={"root": "photos"})).suggestion  # doctest: +SKIP
+        >>> find_lr(FitConfig(data={"root": "images"})).suggestion  # doctest: +SKIP
         0.0021
     """
     reporter = reporter or default_reporter()

@@ -61,7 +61,7 @@ def fit(
         ConfigError, DataError, ModelError, RunError: one line that says what is wrong; each of them is a ValueError.
 
     Example:
-        >>> run = fit(FitConfig(arch="unet-ref", data={"root": "photos"}))  # doctest: +SKIP
+        >>> run = fit(FitConfig(arch="unet-ref", data={"root": "images"}))  # doctest: +SKIP
         >>> run.read_evaluation()["dice"]  # doctest: +SKIP
         0.985
     """
@@ -125,7 +125,7 @@ def resume(
     Raises:
         RunError: no run, or its state cannot be read.
         ConfigError: not more epochs than the run has had, or another number of processes.
-        DataError: the run's photos are not there any more, or others.
+        DataError: the run's images are not there any more, or others.
 
     Example:
         >>> resume("runs/unet-ref", epochs=20)  # doctest: +SKIP
@@ -193,8 +193,8 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     run, weights = trainer.run, trainer.model.spec.init
     assert run is not None
     assert trainer.val_data is not None
-    photos = f"{len(trainer.train_data)} photos, {len(trainer.val_data)} to validate"
-    reporter.info(f"training {config.arch} ({weights} weights) on {photos}")
+    images = f"{len(trainer.train_data)} images, {len(trainer.val_data)} to validate"
+    reporter.info(f"training {config.arch} ({weights} weights) on {images}")
     try:
         trainer.fit()
     finally:
@@ -235,7 +235,7 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
 
 
 def _recipe_digest(config: FitConfig) -> str:
-    """What a recipe is known by: all of it but its length, and what changes nothing, such as where the photos lie."""
+    """What a recipe is known by: all of it but its length, and what changes nothing, such as where the images lie."""
     places = {"data.root": None, "data.images": None, "data.masks": None}
     neutral = {"train.epochs": 1, "train.minutes": None, "data.workers": 0, "data.cache_gb": 0}
     values = config.replace(places | neutral).model_dump(mode="json")

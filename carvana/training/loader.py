@@ -34,7 +34,7 @@ def make_loader(
         ConfigError: the data set is empty, or reading processes cannot begin.
     """
     if not len(data):
-        raise ConfigError("a data set is empty; expected at least one photo")
+        raise ConfigError("a data set is empty; expected at least one image")
     if workers:
         check_readers_can_begin()
     # Three bytes of image and four of coverage a pixel.

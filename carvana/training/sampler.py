@@ -1,4 +1,4 @@
-"""Which photos make which batch of an epoch, in one process or in several, from its beginning or from its middle."""
+"""Which images make which batch of an epoch, in one process or in several, from its beginning or from its middle."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class EpochBatches(Sampler[list[Key]]):
     """The batches of an epoch, as lists of keys (epoch, index).
 
     The order of an epoch depends on the seed and the epoch alone. It is cut into as few batches as the batch size
-    allows, and these are of equal size but for one photo: each photo is seen once, and no small batch trails behind,
-    over whose few photos BatchNorm would average. Several processes cut the same batches and each takes its share.
+    allows, and these are of equal size but for one image: each image is seen once, and no small batch trails behind,
+    over whose few images BatchNorm would average. Several processes cut the same batches and each takes its share.
 
     Args:
-        length: Photos of the data set.
-        batch_size: The most photos that each process gets at a time.
+        length: Images of the data set.
+        batch_size: The most images that each process gets at a time.
         seed: Where the orders begin.
-        shuffle: A new order in each epoch, or the photos' own, as validation has it.
+        shuffle: A new order in each epoch, or the images' own, as validation has it.
         process: The number of this process, from 0.
         processes: How many there are.
 
     Attributes:
-        sizes: How many photos each batch has, all processes together.
+        sizes: How many images each batch has, all processes together.
 
     >>> batches = EpochBatches(9, 8, seed=0, shuffle=False)
     >>> batches.sizes
@@ -57,11 +57,11 @@ class EpochBatches(Sampler[list[Key]]):
         self.first = first
 
     def indices(self, epoch: int, batch: int) -> NDArray[np.int64]:
-        """The photos of a batch, all processes together."""
+        """The images of a batch, all processes together."""
         return np.array_split(self._order(epoch), self._count)[batch]
 
     def share(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], int]:
-        """This process's photos of a batch, and how many of them count.
+        """This process's images of a batch, and how many of them count.
 
         A process for which none is left gets one that does not count: it must take part in what all do together.
         """
@@ -71,12 +71,12 @@ class EpochBatches(Sampler[list[Key]]):
         """Of a batch, where ``every`` batches make a step: what the step must know.
 
         Returns:
-            How many of this process's photos count, the weight of its mean loss in the step (times the number of
+            How many of this process's images count, the weight of its mean loss in the step (times the number of
             processes, over whom gradients are averaged), and whether this batch is the step's last.
         """
         group = self.sizes[batch - batch % every :][:every]
-        photos = self.share(epoch, batch)[1]
-        return photos, photos * self._processes / sum(group), batch % every == len(group) - 1
+        images = self.share(epoch, batch)[1]
+        return images, images * self._processes / sum(group), batch % every == len(group) - 1
 
     def keys_before(self, epoch: int, batch: int, count: int) -> list[list[Key]]:
         """The last ``count`` batches (fewer at the very beginning) that lie before a place, the oldest first."""

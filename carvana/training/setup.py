@@ -93,7 +93,7 @@ def demo_folder() -> Path:
 def datasets(
     config: FitConfig, split: Split, *, reporter: Reporter | None = None
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training photos as the recipe augments them, the validation photos as they are; both cached on disk."""
+    """The training images as the recipe augments them, the validation images as they are; both cached on disk."""
     data = config.data
     augments: tuple[str | None, ...] = data.augment, None
     train, val = _datasets(config, (split.train, split.val), data.size, data.mode, augments, reporter)
@@ -113,7 +113,7 @@ def _datasets(
 ) -> list[SegmentationDataset]:
     data = config.data
     caches: Sequence[SampleCache | None] = [None] * len(parts)
-    if mode == "resize":  # what is cut out of a photo is of no one size
+    if mode == "resize":  # what is cut out of an image is of no one size
         caches = build_caches(parts, size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
     return [
         SegmentationDataset(

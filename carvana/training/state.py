@@ -25,6 +25,9 @@ from carvana.utils.files import file_digest, read_json, write_json
 FORMAT_VERSION = 1
 RECORD = "state.json"
 
+_KEYS = {"images": "photos"}
+"""Fields of the progress whose key in the record has the name of format 1."""
+
 
 @dataclass
 class Progress:
@@ -35,8 +38,8 @@ class Progress:
         batch: Batches of the present epoch that are over.
         step: Steps of the optimizer.
         seconds: Training time.
-        loss: The sum of the losses of the present epoch's photos.
-        photos: How many these are, all processes together.
+        loss: The sum of the losses of the present epoch's images.
+        images: How many these are, all processes together.
         waited: Seconds of the present epoch that were spent waiting for data.
         rate: The learning rate of the last step.
         began: Training time at which the present epoch began.
@@ -52,7 +55,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     loss: float = 0.0
-    photos: int = 0
+    images: int = 0
     waited: float = 0.0
     rate: float = 0.0
     began: float = 0.0
@@ -64,7 +67,7 @@ class Progress:
 
     def begin_epoch(self, epoch: int, seconds: float) -> None:
         """Stand at the beginning of an epoch, after so much training time."""
-        self.epoch, self.batch, self.loss, self.photos, self.waited, self.began = epoch, 0, 0.0, 0, 0.0, seconds
+        self.epoch, self.batch, self.loss, self.images, self.waited, self.began = epoch, 0, 0.0, 0, 0.0, seconds
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "format_version": FORMAT_VERSION,
         "tensors": name,
         "digest": file_digest(folder / name),
-        "progress": asdict(state.progress),
+        "progress": {_KEYS.get(name, name): value for name, value in asdict(state.progress).items()},
         "scaler": state.scaler,
         "generators": state.generators,
         "origin": state.origin,
@@ -202,6 +205,6 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _progress_of(record: dict[str, Any]) -> Progress:
-    known = {entry.name for entry in fields(Progress)}
-    values = {key: value for key, value in record["progress"].items() if key in known}
+    keys = {_KEYS.get(entry.name, entry.name): entry.name for entry in fields(Progress)}
+    values = {keys[key]: value for key, value in record["progress"].items() if key in keys}
     return TypeAdapter(Progress).validate_python(values)

@@ -14,12 +14,12 @@ from carvana.utils.devices import float64_device
 
 
 @dataclass(frozen=True)
-class Beat:
+class StepFlags:
     """One batch, all processes together.
 
     Attributes:
         batch: Its number within the epoch.
-        loss: The sum of its photos' losses.
+        loss: The sum of its images' losses.
         stop: Whether a process was asked to stop.
         save: Whether the first process wants the state saved.
         seconds: The first process's training time: clocks differ, and a budget of minutes must end for all at once.
@@ -32,7 +32,7 @@ class Beat:
     seconds: float
 
 
-class Pulse:
+class StepSync:
     """Shares a batch's numbers; on a GPU they are looked at a batch later, since asking at once would hold it up."""
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -40,7 +40,7 @@ class Pulse:
         self._lag = 1 if accelerator.device.type == "cuda" else 0
         self._unread: deque[tuple[int, Tensor]] = deque()
 
-    def beat(self, batch: int, loss: Tensor, *, stop: bool, save: bool, seconds: float) -> list[Beat]:
+    def beat(self, batch: int, loss: Tensor, *, stop: bool, save: bool, seconds: float) -> list[StepFlags]:
         """Send this process's numbers; returns the beats that have arrived.
 
         Args:
@@ -57,16 +57,16 @@ class Pulse:
         self._unread.append((batch, add_up(self._accelerator, values)))
         return self._read(self._lag)
 
-    def rest(self) -> list[Beat]:
+    def rest(self) -> list[StepFlags]:
         """Wait for all beats that have not been looked at."""
         return self._read(0)
 
-    def _read(self, left: int) -> list[Beat]:
+    def _read(self, left: int) -> list[StepFlags]:
         beats = []
         while len(self._unread) > left:
             batch, values = self._unread.popleft()
             loss, stop, save, seconds = values.tolist()
-            beats.append(Beat(batch, loss, stop > 0, save > 0, seconds))
+            beats.append(StepFlags(batch, loss, stop > 0, save > 0, seconds))
         return beats
 
 

@@ -29,12 +29,12 @@ from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.training.batch_size import largest_batch
-from carvana.training.best_checkpoint import Best, choose_run
+from carvana.training.best_checkpoint import BestCheckpoint, choose_run
 from carvana.training.callbacks import Callback, notify
 from carvana.training.checkpoint import Checkpoint
 from carvana.training.depthwise import depthwise_in
 from carvana.training.distributed import all_of, average_buffers, make_accelerator
-from carvana.training.duration import Budget
+from carvana.training.duration import Duration
 from carvana.training.failures import explained, not_finite, some
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.network import as_segmenter, unwrap
@@ -50,8 +50,8 @@ from carvana.training.optim import (
 from carvana.training.sampler import EpochBatches
 from carvana.training.signals import StopSignals, TrainingInterrupted
 from carvana.training.state import Progress
-from carvana.training.step_sync import Beat, Pulse, agree
-from carvana.training.training_log import Journal
+from carvana.training.step_sync import StepFlags, StepSync, agree
+from carvana.training.training_log import TrainingLog
 from carvana.training.validation import Validation, validate
 from carvana.utils.cpu_allocator import freed_memory_kept
 from carvana.utils.devices import process_number, resolve_device, resolve_precision
@@ -59,20 +59,20 @@ from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter, SilentReporter
 
 STATISTICS_IMAGES = 64
-"""Photos that BatchNorm's statistics are computed over before each evaluation."""
+"""Images that BatchNorm's statistics are computed over before each evaluation."""
 
 
 class Trainer:
     """Trains a network on a data set and keeps the best state of it.
 
-    Under torchrun or accelerate launch each process makes its own Trainer of the same arguments; they share the photos
+    Under torchrun or accelerate launch each process makes its own Trainer of the same arguments; they share the images
     of every batch out among them, and the first one writes.
 
     Args:
         model: A Segmenter, or any nn.Module that turns normalised images (N, 3, H, W) into logits (N, 1, H, W), with H
             and W multiples of 32.
-        train: Photos to learn from.
-        val: Photos to choose the best epoch by; without them the last epoch is kept.
+        train: Images to learn from.
+        val: Images to choose the best epoch by; without them the last epoch is kept.
         settings: How long and by what rule; keyword arguments (``loss="dice"``, ``epochs=10``) change single ones.
         out: A new run folder; without one, nothing is written and the network is left in its best state.
         resume: Go on from the state in ``out``, an existing run, with the settings that it was begun with. More epochs
@@ -134,16 +134,16 @@ class Trainer:
         with explained():
             self.wrapped = self.accelerator.prepare(self._compiled(self.model))
         self.progress = Progress()
-        self.budget = Budget(self.settings, len(self.train_batches.sizes))
+        self.budget = Duration(self.settings, len(self.train_batches.sizes))
         self.callbacks = list(callbacks) if self.main else []
-        self.journal = Journal(self.run if self.main else None, self.budget, self.callbacks, self.reporter)
-        self.pulse = Pulse(self.accelerator)
+        self.journal = TrainingLog(self.run if self.main else None, self.budget, self.callbacks, self.reporter)
+        self.pulse = StepSync(self.accelerator)
         self.signals = StopSignals()
         self.checkpoint = Checkpoint(
             self.run.state_path if self.run else None, model=self.model, average=self.average,
             optimizer=self.optimizer, accelerator=self.accelerator, settings=self.settings, precision=self.precision,
         )  # fmt: skip
-        self.best = Best(self.run, writes=self.main)
+        self.best = BestCheckpoint(self.run, writes=self.main)
         self._recent: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
         self._stop_wanted = self._save_wanted = False
         self._ended = False
@@ -200,7 +200,7 @@ class Trainer:
         return self.best.restore(self.kept)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """The photos of an epoch, from the place where the training stands; returns the epoch's numbers."""
+        """The images of an epoch, from the place where the training stands; returns the epoch's numbers."""
         train_mode(self.model)
         at = self.progress
         if at.epoch != epoch:
@@ -211,9 +211,9 @@ class Trainer:
         for (images, targets), wait in timed(self.train_loader):
             at.rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
             self._recent.append(images)
-            photos, weight, complete = self.train_batches.in_step(epoch, at.batch, self.settings.accumulate)
+            count, weight, complete = self.train_batches.in_step(epoch, at.batch, self.settings.accumulate)
             loss = self.train_step(*self._to_device(images, targets), weight=weight, complete=complete)
-            self._tell(loss * photos)
+            self._tell(loss * count)
             at.batch, at.waited = at.batch + 1, at.waited + wait
             self.journal.batch(at)
             if complete:
@@ -234,7 +234,7 @@ class Trainer:
             complete: Whether this batch is the last of its step; until then gradients are added up.
 
         Returns:
-            The loss, a scalar: the mean over these photos.
+            The loss, a scalar: the mean over these images.
         """
         adding_up = nullcontext() if complete else self.accelerator.no_sync(self.wrapped)
         with adding_up, explained():
@@ -253,13 +253,13 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> Validation | None:
-        """Refresh BatchNorm's statistics, then measure the kept network on the validation photos."""
+        """Refresh BatchNorm's statistics, then measure the kept network on the validation images."""
         refresh_statistics(self.kept, [batch.to(self.device) for batch in self._recent], self.accelerator.autocast)
         average_buffers(self.accelerator, self.kept)
         return self.measure(self.kept) if self.val_loader is not None else None
 
     def measure(self, model: nn.Module) -> Validation:
-        """The numbers of a network as it stands, on the validation photos."""
+        """The numbers of a network as it stands, on the validation images."""
         assert self.val_batches is not None
         assert self.val_data is not None
         return validate(
@@ -268,15 +268,15 @@ class Trainer:
         )  # fmt: skip
 
     def evaluate(self) -> Evaluation:
-        """Measure the kept network on the validation photos at full size; a run keeps numbers, masks and pictures.
+        """Measure the kept network on the validation images at full size; a run keeps numbers, masks and pictures.
 
         To be called after :meth:`fit`, in the first process.
 
         Raises:
-            ConfigError: there are no validation photos.
+            ConfigError: there are no validation images.
         """
         if self.val_data is None:
-            raise ConfigError("there are no validation photos to evaluate on; give the trainer some as val")
+            raise ConfigError("there are no validation images to evaluate on; give the trainer some as val")
         how: dict[str, Any] = {"precision": self.precision, "reporter": self.reporter}
         device = str(self.device)
         if self.run is not None:
@@ -297,8 +297,8 @@ class Trainer:
         at.step, at.seconds = self.budget.step, self.budget.seconds
         if validation is not None and not math.isfinite(validation.loss):
             assert self.val_data is not None
-            photos = [self.val_data.samples[place].name for place in validation.not_finite]
-            raise self._not_finite(validation.loss, f"on {len(photos)} validation photos ({some(photos)})")
+            images = [self.val_data.samples[place].name for place in validation.not_finite]
+            raise self._not_finite(validation.loss, f"on {len(images)} validation images ({some(images)})")
         if not is_finite(self.kept):
             raise self._not_finite(math.nan, "where a weight or a statistic of BatchNorm is not finite")
         better = validation is None or validation.dice > self.best_dice
@@ -327,11 +327,11 @@ class Trainer:
             return self.settings.batch_size
         together = self.accelerator.num_processes * self.settings.accumulate
         fits = largest_batch(
-            self.model, self.train_data.largest_size, photos=len(self.train_data) // together,
+            self.model, self.train_data.largest_size, images=len(self.train_data) // together,
             loss=self.loss, device=self.device, precision=self.precision,
         )  # fmt: skip
         size: int = min(all_of(self.accelerator, fits))
-        self.reporter.info(f"train.batch_size auto: {size} photos a step")
+        self.reporter.info(f"train.batch_size auto: {size} images a step")
         self.settings = self.settings.model_copy(update={"batch_size": size})
         return size
 
@@ -385,7 +385,7 @@ class Trainer:
         seconds = self.budget.seconds
         self._hear(self.pulse.beat(self.progress.batch, loss, stop=stop, save=self.checkpoint.due, seconds=seconds))
 
-    def _hear(self, beats: Sequence[Beat]) -> None:
+    def _hear(self, beats: Sequence[StepFlags]) -> None:
         at = self.progress
         for beat in beats:
             size = self.train_batches.sizes[beat.batch]
@@ -393,9 +393,9 @@ class Trainer:
                 indices = self.train_batches.indices(at.epoch, beat.batch)
                 names = some([self.train_data.samples[int(index)].name for index in indices])
                 step = self._steps_before + beat.batch // self.settings.accumulate + 1
-                raise self._not_finite(beat.loss / size, f"at the photos {names}", step=step)
+                raise self._not_finite(beat.loss / size, f"at the images {names}", step=step)
             at.loss += beat.loss
-            at.photos += size
+            at.images += size
             self.budget.seen = beat.seconds
             self._stop_wanted |= beat.stop
             self._save_wanted |= beat.save

@@ -7,14 +7,14 @@ from typing import Any
 
 from carvana.run import Run
 from carvana.training.callbacks import Callback, notify
-from carvana.training.duration import Budget
+from carvana.training.duration import Duration
 from carvana.training.state import Progress
 from carvana.training.validation import Validation
 from carvana.utils.notebook import NotebookReporter
 from carvana.utils.progress import Reporter
 
 
-class Journal:
+class TrainingLog:
     """Writes the logs of a run and tells listeners.
 
     Args:
@@ -24,7 +24,7 @@ class Journal:
         reporter: Where progress goes.
     """
 
-    def __init__(self, run: Run | None, budget: Budget, callbacks: Sequence[Callback], reporter: Reporter) -> None:
+    def __init__(self, run: Run | None, budget: Duration, callbacks: Sequence[Callback], reporter: Reporter) -> None:
         self._run = run
         self._budget = budget
         self._callbacks = callbacks
@@ -38,13 +38,13 @@ class Journal:
     def batch(self, at: Progress) -> None:
         """A batch is over."""
         best = {} if at.best_dice is None else {"best_dice": at.best_dice}
-        shown = {"loss": at.loss / at.photos} if at.photos else {}
+        shown = {"loss": at.loss / at.images} if at.images else {}
         values = {**shown, **best, **self._speed(at)}
         self._reporter.advance("training", self._budget.advance(), epoch=at.epoch + 1, **values)
 
     def train_numbers(self, at: Progress) -> dict[str, float]:
         """The numbers of the epoch that is ending."""
-        return {"train_loss": at.loss / at.photos, "lr": at.rate, **self._speed(at)}
+        return {"train_loss": at.loss / at.images, "lr": at.rate, **self._speed(at)}
 
     def epoch(self, at: Progress, numbers: dict[str, float], validation: Validation | None) -> None:
         """An epoch is over: add it to both logs."""
@@ -74,4 +74,4 @@ class Journal:
 
     def _speed(self, at: Progress) -> dict[str, float]:
         elapsed = max(self._budget.seconds - at.began, 1e-9)
-        return {"images_per_s": at.photos / elapsed, "data_wait": at.waited / elapsed}
+        return {"images_per_s": at.images / elapsed, "data_wait": at.waited / elapsed}

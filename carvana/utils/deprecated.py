@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-MODULES = {
-    "carvana.compare": "carvana.leaderboard",
-    "carvana.compare.records": "carvana.leaderboard.records",
-    "carvana.data.rle": "carvana.data.io.rle",
-    "carvana.inference.photos": "carvana.inference.inputs",
-    "carvana.training.stopping": "carvana.training.signals",
-}
-"""Modules that have moved, and where to."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MODULES: dict[str, str] = {}
 
 
 def renamed(module: str, **names: str) -> Callable[[str], Any]:
@@ -32,8 +29,41 @@ def renamed(module: str, **names: str) -> Callable[[str], Any]:
     return attribute
 
 
-def install() -> None:
-    """Let the old names of modules be imported; called once, by ``import carvana``."""
+class Attribute:
+    """An attribute that has another name now: ``photos = Attribute("images")`` in the class."""
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        _warn(f"{owner.__name__}.{self.name}", f"{owner.__name__}.{self.new}")
+        return getattr(instance, self.new)
+
+
+def parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator for a function whose parameters have other names now: ``@parameters(old="new")``."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **settings: P.kwargs) -> R:
+            for old in settings.keys() & names:
+                _warn(f"{function.__qualname__}({old}=...)", f"{function.__qualname__}({names[old]}=...)")
+                settings[names[old]] = settings.pop(old)
+            return function(*args, **settings)
+
+        return call
+
+    return decorate
+
+
+def modules(moved: Mapping[str, str]) -> None:
+    """Let modules be imported by their old names; called once, by ``import carvana``."""
+    _MODULES.update(moved)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
@@ -44,22 +74,23 @@ class _Moved(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        new = MODULES[self.__name__]
+        new = _MODULES[self.__name__]
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # one is enough
             value = getattr(import_module(new), name)
         _warn(f"{self.__name__}.{name}", f"{new}.{getattr(value, '__name__', name)}")
         return value
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        """``carvana.compare`` is a function, also behind an import of ``carvana.compare.records``."""
-        return import_module("carvana.leaderboard.compare").compare(*args, **settings)
+        """Call the function of the same name: ``carvana.compare``, behind an import of ``carvana.compare.records``."""
+        package, _, name = self.__name__.rpartition(".")
+        return sys.modules[package].__getattr__(name)(*args, **settings)
 
 
 class _Finder:
     """Asked by the import system where no file of the name was found."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name in MODULES else None  # type: ignore[arg-type]
+        return ModuleSpec(name, self, is_package=True) if name in _MODULES else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Moved(spec.name)

@@ -58,8 +58,8 @@ def build(data: Path, folder: Path, size: tuple[int, int]) -> None:
         ).stdout.split()
         assert torch == "False"
         print(
-            f"{what}: {held} photos in {float(seconds):.2f} s ({float(used):.2f} processor s, "
-            f"{int(held) / float(seconds):.0f} photos/s), memory "
+            f"{what}: {held} images in {float(seconds):.2f} s ({float(used):.2f} processor s, "
+            f"{int(held) / float(seconds):.0f} images/s), memory "
             f"{float(before):.0f} MB before, {float(peak):.0f} MB at most (with what is mapped)"
         )
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -86,7 +86,7 @@ def compare(
 
 
 def copying(cache: SampleCache) -> float:
-    """Seconds to copy the bytes of all photos out of the maps."""
+    """Seconds to copy the bytes of all images out of the maps."""
     image, coverage = (np.empty_like(part) for part in cache.read(0) or ())
     times = []
     for _ in range(ROUNDS):
@@ -105,7 +105,7 @@ def loader(data: SegmentationDataset, workers: int) -> DataLoader[tuple[object, 
 
 
 def epochs(samples: list[Sample], cache: SampleCache, size: tuple[int, int]) -> None:
-    """Compare the ways to go through all photos once."""
+    """Compare the ways to go through all images once."""
     for augment in (None, "seed"):
         files = SegmentationDataset(samples, size, augment=augment)
         cached = SegmentationDataset(samples, size, augment=augment, cache=cache)
@@ -129,7 +129,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(os.environ.get("CARVANA_DATA") or write_demo(Path(folder) / "cars", cars=12))
         samples = list(find_samples(data))
-        print(f"{len(samples)} photos at {size[0]}x{size[1]}, {cpu_count()} cores")
+        print(f"{len(samples)} images at {size[0]}x{size[1]}, {cpu_count()} cores")
         build(data, Path(folder) / "cache", size)
         [cache] = build_caches([samples], size, folder=Path(folder) / "cache")
         epochs(samples, cache, size)

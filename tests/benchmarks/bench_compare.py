@@ -1,6 +1,6 @@
 """What ``carvana compare`` adds to its fits, and whether kills change its table. By hand, with CARVANA_DATA set::
 
-    CARVANA_DATA=photos python tests/benchmarks/bench_compare.py
+    CARVANA_DATA=images python tests/benchmarks/bench_compare.py
 
 1. Peer: ``carvana fit`` for each network, one command after the other, which is what one would type otherwise. Against
    it ``carvana compare`` of the same networks, recipe and split, without the measuring of costs, which fits do not do.

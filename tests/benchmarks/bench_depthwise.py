@@ -2,7 +2,7 @@
 
 By hand, nothing else running: ``python tests/benchmarks/bench_depthwise.py [--rounds N]``.
 
-1. The backward pass of depthwise convolutions of EfficientNet-Lite0, photos of 352 x 512, batch 8: bf16 as torch does
+1. The backward pass of depthwise convolutions of EfficientNet-Lite0, images of 352 x 512, batch 8: bf16 as torch does
    it, and carvana's. The smallest of five.
 2. A training step of unet/tu-tf_efficientnet_lite0 (forward, loss, backward, AdamW): as torch does it, with these
    gradients, with freed memory kept, with both. They take turns, a process each, since a process keeps its memory.

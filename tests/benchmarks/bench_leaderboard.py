@@ -1,11 +1,11 @@
 """How often a leaderboard is wrong, and what it finds. By hand: ``python tests/benchmarks/bench_leaderboard.py [N]``.
 
 1. In how many of N = 2,000 leaderboards some row is called worse than the best one, although it is as good in truth;
-   beside this library's way: single-step max-T; the named peer, bootstrap over cars + Holm against the best row; and
-   paired t-tests against the best row that are not corrected, over cars and over photos.
+   beside this library's way: single-step max-T; the named peer, bootstrap over groups + Holm against the best row; and
+   paired t-tests against the best row that are not corrected, over groups and over images.
 2. How often a true gap is found, by its size.
 3. What the number of flips changes.
-4. What 50 networks on 1,000 photos of 64 cars take; the least that they could take is the product of flips and pairs.
+4. What 50 networks on 1,000 images of 64 groups take; the least that they could take is the product of flips and pairs.
 
 The errors of networks are drawn by ``tests/leaderboards.py``: its parameters are stated first. A rate of 5% in 2,000
 leaderboards is known to 0.5 points.
@@ -39,7 +39,7 @@ Called = NDArray[np.bool_]
 
 
 def car_sums(scores: Scores, groups: Sequence[str]) -> tuple[Scores, NDArray[np.int64]]:
-    """Each network's sum over each car, (K, C), and the number of the car's photos."""
+    """Each network's sum over each group, (K, C), and the number of the group's images."""
     _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     return np.stack([np.bincount(members, weights=network) for network in scores]), sizes
 
@@ -63,7 +63,7 @@ def single_step(scores: Scores, groups: Sequence[str], seed: int) -> Called:
 
 
 def bootstrap_holm(scores: Scores, groups: Sequence[str], seed: int) -> Called:
-    """Each row's gap to the best row by bootstrap over cars, corrected by Holm's step-down for the rows."""
+    """Each row's gap to the best row by bootstrap over groups, corrected by Holm's step-down for the rows."""
     sums, sizes = car_sums(scores, groups)
     cars = len(sizes)
     drawn = np.random.default_rng(seed).integers(cars, size=(FLIPS, cars))
@@ -97,8 +97,8 @@ METHODS: dict[str, Callable[[Scores, Sequence[str], int], Called]] = {
     "max-T": step_down,
     "single": single_step,
     "Holm": bootstrap_holm,
-    "t cars": t_over_cars,
-    "t photos": t_over_photos,
+    "t groups": t_over_cars,
+    "t images": t_over_photos,
 }
 
 
@@ -109,7 +109,7 @@ def rates(model: ErrorModel, gaps: Sequence[float], number: int, *, rare: float 
         model: of the errors.
         gaps: the K networks' true gaps to the best one.
         number: how many leaderboards.
-        rare: the first network gains this much everywhere and loses as much in all on one car in 20.
+        rare: the first network gains this much everywhere and loses as much in all on one group in 20.
     """
     generator = np.random.default_rng(0)
     counts = dict.fromkeys(METHODS, 0)
@@ -117,7 +117,7 @@ def rates(model: ErrorModel, gaps: Sequence[float], number: int, *, rare: float 
         scores, groups = model.draw(generator, gaps)
         if rare:
             _, members = np.unique(groups, return_inverse=True)
-            scores[0] += rare - 20 * rare * (generator.random(model.cars) < 1 / 20)[members]
+            scores[0] += rare - 20 * rare * (generator.random(model.groups) < 1 / 20)[members]
         for name, method in METHODS.items():
             counts[name] += wrong(scores, method(scores, groups, seed), gaps)
     return [count / number for count in counts.values()]
@@ -131,20 +131,20 @@ def wrong_calls(number: int) -> None:
         *((f"{count} equal", model, [0.0] * count, 0.0) for count in (2, 5, 8)),
         *((f"{count} equal, normal errors", ErrorModel(tail=0), [0.0] * count, 0.0) for count in (2, 5, 8)),
         ("8 equal, heavier tails (sigma 1.5)", ErrorModel(tail=1.5), [0.0] * 8, 0.0),
-        ("8 equal, 1 to 16 photos a car", ErrorModel(photos=(1, 16)), [0.0] * 8, 0.0),
-        ("8 equal, 16 photos a car", ErrorModel(photos=(16, 16)), [0.0] * 8, 0.0),
-        ("8 equal, 6 cars", ErrorModel(cars=6), [0.0] * 8, 0.0),
-        ("8 equal, 10 cars", ErrorModel(cars=10), [0.0] * 8, 0.0),
-        ("8 equal, 20 cars", ErrorModel(cars=20), [0.0] * 8, 0.0),
+        ("8 equal, 1 to 16 images a group", ErrorModel(images=(1, 16)), [0.0] * 8, 0.0),
+        ("8 equal, 16 images a group", ErrorModel(images=(16, 16)), [0.0] * 8, 0.0),
+        ("8 equal, 6 groups", ErrorModel(groups=6), [0.0] * 8, 0.0),
+        ("8 equal, 10 groups", ErrorModel(groups=10), [0.0] * 8, 0.0),
+        ("8 equal, 20 groups", ErrorModel(groups=20), [0.0] * 8, 0.0),
         ("3 equal best, 5 far below", model, [0.0] * 3 + [far] * 5, 0.0),
         ("3 equal best, 5 far below and apart", model, [0.0] * 3 + [far * step for step in range(1, 6)], 0.0),
         ("  the same, normal errors", ErrorModel(tail=0), [0.0] * 3 + [far * step for step in range(1, 6)], 0.0),
         ("2 equal best, 6 far below and apart", model, [0.0] * 2 + [far * step for step in range(1, 7)], 0.0),
         ("7 equal best, 1 nearly found", model, [0.0] * 7 + [3 * error], 0.0),
         ("8 on a ladder of 0.5 errors", model, [0.5 * error * step for step in range(8)], 0.0),
-        ("8 equal, 1 of them fails on rare cars", model, [0.0] * 8, 2 * error),
+        ("8 equal, 1 of them fails on rare groups", model, [0.0] * 8, 2 * error),
     ]
-    print(f"\nwrong in % of {number} leaderboards, 51 cars of 4 photos where nothing else is said")
+    print(f"\nwrong in % of {number} leaderboards, 51 groups of 4 images where nothing else is said")
     print(f"{'':38s}" + "".join(f"{name:>10s}" for name in METHODS))
     for name, case, gaps, rare in cases:
         found = rates(case, gaps, number, rare=rare)
@@ -194,7 +194,7 @@ def speed() -> None:
     """Print the time of a large leaderboard beside the product it cannot do without."""
     networks, photos, cars, flips = 50, 1000, 64, 10_000
     generator = np.random.default_rng(0)
-    scores, groups = generator.random((networks, photos)), [f"car-{photo % cars}" for photo in range(photos)]
+    scores, groups = generator.random((networks, photos)), [f"group-{photo % cars}" for photo in range(photos)]
     signs = generator.choice((-1.0, 1.0), size=(flips, cars))
     rows = generator.random((networks * (networks - 1) // 2, cars))
 
@@ -210,7 +210,7 @@ def speed() -> None:
         seconds(lambda: [rows @ part.T for part in np.array_split(signs, flips // 200)]) for _ in range(ROUNDS)
     )
     print(
-        f"\n{networks} networks, {photos} photos, {cars} cars, {flips} flips: {ours:.3f} s, {more:.0f} MB more memory"
+        f"\n{networks} networks, {photos} images in {cars} groups, {flips} flips: {ours:.3f} s, {more:.0f} MB more memory"
     )
     print(f"the product alone: {product:.3f} s, ratio {ours / product:.2f}")
 

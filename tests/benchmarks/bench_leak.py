@@ -1,11 +1,12 @@
-"""How much a split by photo flatters: ``CARVANA_DATA=photos python tests/benchmarks/bench_leak.py OUT [PARTS]``.
+"""How much a split by image flatters: ``CARVANA_DATA=images python tests/benchmarks/bench_leak.py OUT [PARTS]``.
 
-The seed's recipe to the letter (``seed-128``: hard targets, a fifth of the photos held out one by one) is scored on its
-own validation photos. The same photos are then scored by networks that never saw the cars on them: the cars are dealt
-into three parts, and for each part a network is trained by the same recipe on all photos of all other cars, which is
-as many photos as the seed's split trains on. Everything is compared photo by photo, at full size and the threshold 0.5,
-and the interval is a bootstrap over cars. Four trainings of ten epochs: over an hour of two cores. PARTS takes fewer of
-the three parts, and compares on their cars alone. Runs that are there already are not trained again.
+The seed's recipe to the letter (``seed-128``: hard targets, a fifth of the images held out one by one) is scored on its
+own validation images. The same images are then scored by networks that never saw the groups on them: the groups are
+dealt into three parts, and for each part a network is trained by the same recipe on all images of all other groups,
+which is as many images as the seed's split trains on. Everything is compared image by image, at full size and the
+threshold 0.5, and the interval is a bootstrap over groups. Four trainings of ten epochs: over an hour of two cores.
+PARTS takes fewer of the three parts, and compares on their groups alone. Runs that are there already are not trained
+again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PARTS = 3
 
 
 def splits(samples: list[carvana.Sample], *, val: float, seed: int) -> dict[str, Split]:
-    """The seed's split, and one for each part of the cars that it validates on."""
+    """The seed's split, and one for each part of the groups that it validates on."""
     leaking = split_samples(samples, by="image", val=val, seed=seed)
     cars = np.random.default_rng(seed).permutation(sorted({sample.group for sample in leaking.val}))
     found = {"leaking": leaking}
@@ -55,17 +56,17 @@ def main() -> None:
     wanted = splits(carvana.find_samples(data), val=recipe.val, seed=recipe.seed)
     for name, split in list(wanted.items())[: 1 + parts]:
         run = fit(name, split, data, out)
-        leaks = f"{len(split.shared_groups())} cars on both sides"
-        print(f"{name}: {len(split.train)} photos train, {len(split.val)} validate, {leaks}", flush=True)
+        leaks = f"{len(split.shared_groups())} groups on both sides"
+        print(f"{name}: {len(split.train)} images train, {len(split.val)} validate, {leaks}", flush=True)
         side = scores[name.partition("-")[0]]
         side.update({photo["image"]: photo for photo in run.read_evaluation()["per_image"]})
     names = sorted(scores["unseen"])
     cars = [str(scores["unseen"][name]["group"]) for name in names]
-    print(f"{len(names)} photos of {len(set(cars))} cars")
+    print(f"{len(names)} images of {len(set(cars))} groups")
     for key in ("dice_at_half", "pixel_accuracy"):
         leaking, unseen = (np.array([scores[side][name][key] for name in names]) for side in ("leaking", "unseen"))
         low, high = bootstrap_interval(list(leaking - unseen), cars) or (float("nan"), float("nan"))
-        print(f"{key}: {leaking.mean():.5f} by photo, {unseen.mean():.5f} where the car was never seen")
+        print(f"{key}: {leaking.mean():.5f} by image, {unseen.mean():.5f} where the group was never seen")
         print(f"  flattered by {np.mean(leaking - unseen):.5f} ({low:.5f} .. {high:.5f})")
 
 

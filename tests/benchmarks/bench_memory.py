@@ -30,7 +30,7 @@ SETTINGS = (
 
 
 def link(samples: list[Sample], folder: Path, count: int) -> Path:
-    """A data folder of ``count`` photos in Carvana's layout, all of them links."""
+    """A data folder of ``count`` images in Carvana's layout, all of them links."""
     images, masks = folder / "train", folder / "train_masks"
     for made in (images, masks):
         made.mkdir(parents=True)
@@ -91,12 +91,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = os.environ.get("CARVANA_DATA") or write_demo(Path(folder) / "demo", cars=12)
         samples = carvana.find_samples(data)[:FEW]
-        print(f"links to {len(samples)} photos of {data}; peak PSS of all processes, without files, seconds")
+        print(f"links to {len(samples)} images of {data}; peak PSS of all processes, without files, seconds")
         peaks = []
         for count in (FEW, MANY):
             own = Path(folder) / str(count)
             whole, without_files, seconds = peak(link(samples, own / "data", count), own)
-            print(f"  {count:6,} photos: {whole:7.1f} MB {without_files:7.1f} MB {seconds:5.0f} s", flush=True)
+            print(f"  {count:6,} images: {whole:7.1f} MB {without_files:7.1f} MB {seconds:5.0f} s", flush=True)
             peaks.append((whole, without_files))
         ratios = [many / few for few, many in zip(*peaks, strict=True)]
         print(f"  {MANY:,} against {FEW:,}: {ratios[0]:.3f}, {ratios[1]:.3f} without files")

@@ -64,7 +64,7 @@ def main() -> None:
                     words = ["predict", str(folder / arch), str(folder / f"{count}"), "--out", str(out)]
                     peaks[count].append(peak_megabytes(words))
             few, many = (statistics.median(peaks[count]) for count in COUNTS)
-            told = f"{COUNTS[0]} photos {few:.0f} MB, {COUNTS[1]} photos {many:.0f} MB, ratio {many / few:.3f}"
+            told = f"{COUNTS[0]} images {few:.0f} MB, {COUNTS[1]} images {many:.0f} MB, ratio {many / few:.3f}"
             print(f"{arch} at {size[0]}x{size[1]}: {told} (all: {peaks})", flush=True)
 
 

@@ -61,7 +61,7 @@ def readers(size: tuple[int, int]) -> dict[str, Reader]:
         f"Pillow, {way}, reducing_gap={gap}": pillow(size, gap, way) for way, gap in product(("convert", "array"), gaps)
     }
     found["  the bytes alone"] = lambda sample: (sample.image.read_bytes(), sample.mask.read_bytes())
-    found["  and the photo decoded, reduced"] = lambda sample: (
+    found["  and the image decoded, reduced"] = lambda sample: (
         simplejpeg.decode_jpeg(sample.image.read_bytes(), "RGB", min_height=size[0], min_width=size[1]),
         sample.mask.read_bytes(),
     )
@@ -96,7 +96,7 @@ def compare(samples: list[Sample], size: tuple[int, int]) -> None:
             taken = seconds(reader, samples)
             if turn:  # the first turn brings the files into memory
                 times[name].append(taken)
-    print(f"{size[0]} x {size[1]} (height x width), ms a photo with its mask:")
+    print(f"{size[0]} x {size[1]} (height x width), ms an image with its mask:")
     for name, taken in times.items():
         print(f"  {name:40} {1000 * statistics.median(taken):6.2f}")
     peers = {name: statistics.median(taken) for name, taken in times.items() if name.startswith("Pillow")}
@@ -111,7 +111,7 @@ def main() -> None:
         data = os.environ.get("CARVANA_DATA") or write_demo(Path(folder) / "demo", cars=8)
         samples = carvana.find_samples(data)
         samples = samples[:: max(1, len(samples) // PHOTOS)][:PHOTOS]
-        print(f"{len(samples)} photos of {data}, one thread\n")
+        print(f"{len(samples)} images of {data}, one thread\n")
         for size in SIZES:
             compare(samples, size)
 

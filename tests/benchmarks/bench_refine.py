@@ -1,12 +1,12 @@
 """Coarse to fine: time against Dice as the band widens. By hand, nothing else running:
 
     python tests/benchmarks/bench_refine.py COARSE FINE [--scale HxW] [--tile N ...]
-        [--photos N] [--judge N] [--rounds N] [--look LOW,HIGH,MARGIN ...]
+        [--images N] [--judge N] [--rounds N] [--look LOW,HIGH,MARGIN ...]
 
-COARSE and FINE are runs of one split. Dice is that of COARSE's validation photos at full size, thresholds cross-fitted,
+COARSE and FINE are runs of one split. Dice is that of COARSE's validation images at full size, thresholds cross-fitted,
 as ``carvana evaluate`` says it. A look is a band and a margin; by default they go from few pixels to many. Times are
-from the photo's pixels in memory to its mask, a photo at a time, freed memory kept as ``carvana predict`` does; the
-fine network over the whole photo, the coarse one alone and each look take turns in every round on some of the photos.
+from the image's pixels in memory to its mask, an image at a time, freed memory kept as ``carvana predict`` does; the
+fine network over the whole image, the coarse one alone and each look take turns in every round on some of the images.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def main() -> None:
     samples = choose_samples(asked.coarse)
     judged = spread(samples, asked.judge or len(samples))
     print(f"{describe(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {whole.precision}")
-    print(f"{asked.coarse} then {asked.fine}: {len(judged)} photos, times of {asked.photos}, {asked.rounds} rounds")
-    photos = [read_image(sample.image) for sample in spread(samples, asked.photos)]
+    print(f"{asked.coarse} then {asked.fine}: {len(judged)} images, times of {asked.images}, {asked.rounds} rounds")
+    photos = [read_image(sample.image) for sample in spread(samples, asked.images)]
     times: dict[str, list[float]] = {name: [] for name in ways}
     with freed_memory_kept(device):
         for number in range(asked.rounds + 1):  # the first warms up
@@ -74,7 +74,7 @@ def main() -> None:
                 if number:
                     times[name].append((time.perf_counter() - began) / len(photos))
     first, best = statistics.median(times["fine over everything"]), 0.0
-    table("", "ms a photo", "of the whole", "pixels of windows", "Dice", "less than the whole")
+    table("", "ms an image", "of the whole", "pixels of windows", "Dice", "less than the whole")
     table(*["---"] * 6)
     for name, predictor in ways.items():
         took = statistics.median(times[name])

@@ -120,13 +120,13 @@ def stations(samples: Sequence[Sample]) -> None:
         print(f"  {name:32} {taken:7.2f} ms")
     total = sum(each.values())
     print(
-        f"  {'together':32} {total:7.2f} ms: on {cpu_count()} cores at most {1000 * cpu_count() / total:.0f} photos/s"
+        f"  {'together':32} {total:7.2f} ms: on {cpu_count()} cores at most {1000 * cpu_count() / total:.0f} images/s"
     )
     return total
 
 
 def alone(predictor: Predictor, chunks: Sequence[Sequence[Path]]) -> tuple[float, float]:
-    """Seconds of the network on prepared photos, in the batches that a submission makes, and the others' share."""
+    """Seconds of the network on prepared images, in the batches that a submission makes, and the others' share."""
     taken, others = 0.0, 0.0
     for chunk in chunks:
         batches = predictor.batches([predictor.prepare(photo) for photo in chunk])
@@ -152,7 +152,7 @@ def main() -> None:
         samples = list(carvana.find_samples(data))
         count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
         photos = [sample.image for sample in samples]
-        print(f"{cpu_count()} cores, {torch.get_num_threads()} threads, photos of {data}")
+        print(f"{cpu_count()} cores, {torch.get_num_threads()} threads, images of {data}")
         stations(samples)
 
         torch.manual_seed(0)
@@ -163,7 +163,7 @@ def main() -> None:
         runs = [submit(stub, photos, folder) for _ in range(3)]
         rates = [len(photos) / seconds for seconds, _ in runs]
         print(
-            f"stub, {len(photos)} photos: {statistics.median(rates):.0f} photos/s ({min(rates):.0f} to "
+            f"stub, {len(photos)} images: {statistics.median(rates):.0f} images/s ({min(rates):.0f} to "
             f"{max(rates):.0f}); at least 90 wanted{verdict(max(others for _, others in runs))}"
         )
 
@@ -179,8 +179,8 @@ def main() -> None:
             ]
             own, whole = phases[0][0] + phases[2][0], phases[1][0]
             print(
-                f"{model.spec.arch} in {predictor.precision}, {count} photos: {whole:.1f} s, the network alone "
-                f"{own:.1f} s ({1000 * own / count:.0f} ms a photo): {whole / own:.3f}; at most 1.15 wanted"
+                f"{model.spec.arch} in {predictor.precision}, {count} images: {whole:.1f} s, the network alone "
+                f"{own:.1f} s ({1000 * own / count:.0f} ms an image): {whole / own:.3f}; at most 1.15 wanted"
                 f"{verdict(max(others for _, others in phases))}"
             )
 

@@ -118,7 +118,7 @@ def main() -> None:
             "bare folded": lambda p=precision: bare(folded[p].network, padded, p),
         }
         times = turns(actions, rounds)
-        print(f"{precision}, a photo of {photo.shape[0]} x {photo.shape[1]}, {len(tiles.plan(photo.shape[:2]))} tiles")
+        print(f"{precision}, an image of {photo.shape[0]} x {photo.shape[1]}, {len(tiles.plan(photo.shape[:2]))} tiles")
         for name, each in times.items():
             print(f"    {name:20s} {statistics.median(each):.3f} s (least {min(each):.3f})")
         best = min(("MONAI 1", "MONAI 4"), key=lambda name: statistics.median(times[name]))

@@ -39,7 +39,7 @@ def test_networks_are_measured_whole_and_in_tiles(tmp_path: Path) -> None:
 
     table = call("bench", tmp_path / "model", *words)
     assert "native, 9 tiles" in table.stdout
-    assert "photo of 128x160" in table.stdout
+    assert "image of 128x160" in table.stdout
 
 
 def test_an_unknown_network_is_one_line() -> None:

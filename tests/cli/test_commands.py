@@ -122,7 +122,7 @@ def test_predict_saves_what_is_asked_for(tiny_run: Path, tiny_data: Path, tmp_pa
 def test_predict_goes_on_past_a_broken_photo_and_ends_with_1(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     photos = Path(shutil.copytree(tiny_data / "train", tmp_path / "photos"))
     victim = sorted(photos.iterdir())[2]
-    victim.write_bytes(b"no photo")
+    victim.write_bytes(b"no image")
     result = call("predict", tiny_run, photos, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert victim.name in result.stderr

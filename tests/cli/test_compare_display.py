@@ -7,13 +7,13 @@ from boards import make_board
 from rich.console import Console
 
 from carvana.cli import compare_display
-from carvana.cli.compare_display import LiveWatcher, sparkline
+from carvana.cli.compare_display import LiveComparisonProgress, sparkline
 from carvana.cli.display import LiveReporter
 from carvana.cli.leaderboard import leaderboard_table
 from carvana.leaderboard.progress import FITTING, MEASURING
-from carvana.leaderboard.records import Refit, Row
+from carvana.leaderboard.records import Row, SeedRun
 
-ROWS = (Row("done", status="ok", dice=0.98, refits=(Refit("r", 0, 0.98, 0.5, curve=({"val_dice": 0.9},)),)),
+ROWS = (Row("done", status="ok", dice=0.98, refits=(SeedRun("r", 0, 0.98, 0.5, curve=({"val_dice": 0.9},)),)),
         Row("now"), Row("later"))  # fmt: skip
 
 
@@ -25,19 +25,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def watcher() -> LiveWatcher:
+def watcher() -> LiveComparisonProgress:
     reporter = LiveReporter()
     reporter.console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    return LiveWatcher(reporter)
+    return LiveComparisonProgress(reporter)
 
 
-def shown(watcher: LiveWatcher) -> str:
+def shown(watcher: LiveComparisonProgress) -> str:
     console = Console(file=io.StringIO(), width=120)
     console.print(watcher.render())
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveWatcher, clock: list[float]) -> None:
+def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveComparisonProgress, clock: list[float]) -> None:
     watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 100))
@@ -54,7 +54,7 @@ def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveWatcher, c
     watcher.close()
 
 
-def test_the_time_left_counts_those_that_wait(watcher: LiveWatcher, clock: list[float]) -> None:
+def test_the_time_left_counts_those_that_wait(watcher: LiveComparisonProgress, clock: list[float]) -> None:
     watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 100))
@@ -68,7 +68,9 @@ def test_the_time_left_counts_those_that_wait(watcher: LiveWatcher, clock: list[
     watcher.close()
 
 
-def test_with_a_budget_of_minutes_it_is_known_from_the_start(watcher: LiveWatcher, clock: list[float]) -> None:
+def test_with_a_budget_of_minutes_it_is_known_from_the_start(
+    watcher: LiveComparisonProgress, clock: list[float]
+) -> None:
     watcher.begin(ROWS, fits=2, minutes=2.0, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 120))
@@ -78,7 +80,7 @@ def test_with_a_budget_of_minutes_it_is_known_from_the_start(watcher: LiveWatche
     watcher.close()
 
 
-def test_a_fit_that_goes_on_is_not_taken_for_a_quick_one(watcher: LiveWatcher, clock: list[float]) -> None:
+def test_a_fit_that_goes_on_is_not_taken_for_a_quick_one(watcher: LiveComparisonProgress, clock: list[float]) -> None:
     watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
     watcher.progress("now", "start", ("training", 100))
@@ -89,7 +91,7 @@ def test_a_fit_that_goes_on_is_not_taken_for_a_quick_one(watcher: LiveWatcher, c
     watcher.close()
 
 
-def test_a_failure_shows_its_reason_and_a_measurement_its_name(watcher: LiveWatcher) -> None:
+def test_a_failure_shows_its_reason_and_a_measurement_its_name(watcher: LiveComparisonProgress) -> None:
     watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.row(Row("now", status="failed: out of memory"))
     watcher.stage("done", MEASURING)

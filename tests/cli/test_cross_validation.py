@@ -66,7 +66,7 @@ def test_evaluate_takes_the_mean_of_networks_on_other_photos(folds: Folds, tiny_
     other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
     result = call("evaluate", folds.path, "--data", other, "--device", "cpu", "--json", "-")
     assert result.exit_code == 0, result.stderr
-    assert "5 cars of this data were trained on" in result.stderr  # a different part of them by each network
+    assert "5 groups of this data were trained on" in result.stderr  # a different part of them by each network
     ensemble = carvana.Ensemble.from_pretrained(folds.path, device="cpu")
     expected = carvana.evaluate(ensemble, carvana.find_samples(other)).to_json()
     assert json.loads(result.stdout) | {"seconds": 0} == expected | {"seconds": 0}

@@ -33,7 +33,7 @@ def test_check_ends_with_0_and_shows_what_is_there(folder: Path) -> None:
     assert result.exit_code == 0
     assert "Nothing is wrong" in result.stdout
     assert str(folder) in result.stdout
-    for words in (("cars", "5"), ("photos", "20"), ("160 x 240",), ("128 x 128", "0.9"), ("640 x 960",)):
+    for words in (("groups", "5"), ("images", "20"), ("160 x 240",), ("128 x 128", "0.9"), ("640 x 960",)):
         assert any(all(word in line for word in words) for line in result.stdout.splitlines()), words
     assert result.stderr == ""
 

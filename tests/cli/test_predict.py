@@ -22,7 +22,7 @@ def call(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory: pytest.TempPathFactory) -> Folds:
-    """Two networks that know nothing, one of each fold, which see photos at sizes of their own."""
+    """Two networks that know nothing, one of each fold, which see images at sizes of their own."""
     made = Folds.create(tmp_path_factory.mktemp("runs") / "folds", FitConfig(), folds=2)
     for number, run in enumerate(made.runs):
         torch.manual_seed(number)

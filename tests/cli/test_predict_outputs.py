@@ -144,7 +144,7 @@ def test_cut_outs_and_overlays_of_a_photo_with_a_profile_have_its_colours(
 
 
 def test_a_cut_out_of_a_cut_out_stays_transparent(model: Predictor, photo: Path, tmp_path: Path) -> None:
-    """Networks see white where a photo is transparent, and this one takes white for the object."""
+    """Networks see white where an image is transparent, and this one takes white for the object."""
     pixels = read_image(photo)
     clear = np.full(pixels.shape[:2], 255, np.uint8)
     clear[:, :200] = 0

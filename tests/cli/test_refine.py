@@ -45,7 +45,7 @@ def coarse(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def fine(coarse: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The same network, gone on with on pieces at the photos' own size."""
+    """The same network, gone on with on pieces at the images' own size."""
     config = coarse.read_config().replace({"data.mode": "crop", "data.size": [64, 64], "train.epochs": 1})
     return fit(config, out=tmp_path_factory.mktemp("runs") / "fine", init=coarse.path, device="cpu")
 
@@ -56,7 +56,7 @@ def refiner(first: Run, second: Run, **settings: object) -> Refiner:
 
 
 def agree(mask: NDArray[np.uint8], prediction: Prediction) -> bool:
-    """Whether masks are the same but where rounding decides: photos go together, and here each alone."""
+    """Whether masks are the same but where rounding decides: images go together, and here each alone."""
     differs = mask != prediction.mask
     return bool((abs(prediction.probabilities[differs] - prediction.threshold) < 1e-4).all())
 
@@ -118,7 +118,7 @@ def test_a_network_that_knows_the_cars_is_told_of(coarse: Run, tiny_data: Path, 
     other = fit(config, out=tmp_path / "other", device="cpu")
     result = call("evaluate", coarse.path, "--refine-with", other.path, "--device", "cpu")
     assert result.exit_code == 0
-    assert "cars of this data were trained on" in result.stderr
+    assert "groups of this data were trained on" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_photo_that_cannot_be_read_is_one_line_and_a_second_call_finishes(mode
     assert done.exit_code == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    assert lines[0].startswith(f"error: 1 of 9 photos could not be read, the first: {photos[4]}; replace them")
+    assert lines[0].startswith(f"error: 1 of 9 images could not be read, the first: {photos[4]}; replace them")
     assert not out.exists()
     photos[4].write_bytes(kept)
     assert call(*words).exit_code == 0
@@ -139,7 +139,7 @@ def test_a_sample_that_names_other_photos_is_one_line(model: Path, photos: Path,
     sample.write_text("img,rle_mask\nx.jpg,1 1\ncar_000.png,1 1\n")
     done = call("submit", model, photos, "--out", tmp_path / "s.csv", "--against", sample, "--device", "cpu")
     assert done.exit_code == 1
-    assert re.fullmatch(r"error: 1 of the 2 photos that the sample names are not there, the first: x\.jpg; .*\n",
+    assert re.fullmatch(r"error: 1 of the 2 images that the sample names are not there, the first: x\.jpg; .*\n",
                         done.stderr)  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from carvana.errors import UnknownNameError
 
 @pytest.fixture
 def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A photo, and a mask that is half covered nearly everywhere: what hard masks cannot hold."""
+    """An image, and a mask that is half covered nearly everywhere: what hard masks cannot hold."""
     image = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
     return image, np.full((48, 64), 0.5, np.float32)
 
@@ -73,7 +73,7 @@ def test_the_result_depends_on_the_key_alone(pair: tuple[np.ndarray, np.ndarray]
 
 
 def test_flips_and_rotations_are_drawn_independently(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    """The seed's recipe flips half of the photos, whatever way they are turned."""
+    """The seed's recipe flips half of the images, whatever way they are turned."""
     augment = make_augment("seed")
     corner = np.zeros((48, 64), np.float32)
     corner[:24, :32] = 1

@@ -26,10 +26,10 @@ from caching import SIZE, Listener
 from carvana.data import cache_build
 from carvana.data.samples import Sample
 
-cache_build.PACK_PHOTOS = 8
-photos = [Sample(path, path.with_name(path.stem + "_mask.png"), "a") for path in sorted(Path("photos").glob("*.bmp"))]
+cache_build.PACK_IMAGES = 8
+images = [Sample(path, path.with_name(path.stem + "_mask.png"), "a") for path in sorted(Path("photos").glob("*.bmp"))]
 told = Listener()
-cache_build.build_caches([photos], SIZE, folder="cache", workers=2, reporter=told)
+cache_build.build_caches([images], SIZE, folder="cache", workers=2, reporter=told)
 print(told.totals["caching"])
 """
 
@@ -77,7 +77,7 @@ def test_two_processes_that_start_at_once_decode_each_photo_once(tmp_path: Path)
 
 
 class Interrupted(Listener):
-    """Ctrl-C, once a certain number of photos is cached."""
+    """Ctrl-C, once a certain number of images is cached."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Interrupted(Listener):
 
 
 def test_ctrl_c_keeps_the_finished_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carvana.data.cache_build.PACK_PHOTOS", 4)
+    monkeypatch.setattr("carvana.data.cache_build.PACK_IMAGES", 4)
     samples = make_photos(tmp_path / "photos", 40)
     told = Interrupted(after=21)
     with pytest.raises(KeyboardInterrupt):
@@ -109,7 +109,7 @@ def test_progress_is_told_and_a_second_building_has_nothing_to_do(tmp_path: Path
     train, val = build_caches([samples[:20], samples[20:]], SIZE, folder=tmp_path / "cache", reporter=told)
     assert told.totals["caching"] == told.done["caching"] == 30
     assert told.open == 0
-    assert "cached 30 photos at 24x32" in told.infos[-1]
+    assert "cached 30 images at 24x32" in told.infos[-1]
     assert same_as_files(train, samples[:20])
     assert same_as_files(val, samples[20:])
     again = Listener()
@@ -140,7 +140,7 @@ def test_a_photo_with_another_mask_is_another_content(tmp_path: Path) -> None:
 
 
 class Watching(Listener):
-    """Looks at the folder after every photo."""
+    """Looks at the folder after every image."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ def test_of_too_many_photos_as_many_are_kept_as_fit(tmp_path: Path) -> None:
         [cache] = build_caches([samples], SIZE, folder=folder, limit_gb=limit / 1e9, workers=workers, reporter=told)
         assert least <= cache.held < 20
         assert total_bytes(folder) <= limit
-        assert [f"{20 - cache.held} photos do not fit" in line for line in told.infos].count(True) == 1
+        assert [f"{20 - cache.held} images do not fit" in line for line in told.infos].count(True) == 1
         rest = [index for index in range(20) if cache.read(index) is None]
         assert len(rest) == 20 - cache.held
     [whole] = build_caches([samples], SIZE, folder=folder)

@@ -28,7 +28,7 @@ def read_again(path: Path, samples: list[Sample]) -> int:
         known.save()
     assert told.open == 0
     assert told.done == told.totals
-    return told.totals["reading photos"]
+    return told.totals["reading images"]
 
 
 def test_a_key_is_the_digest_of_the_digests_of_both_files(tmp_path: Path) -> None:

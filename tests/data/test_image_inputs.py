@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from submitting import small_predictor
 
 from carvana.data.io.images import image_size, read_image, read_mask
-from carvana.data.layouts import find_photos
+from carvana.data.layouts import find_images
 from carvana.errors import DataError
 
 FORMS: dict[str, Callable[[Path], Any]] = {
@@ -35,7 +35,7 @@ FORMS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.fixture(params=["JPEG", "PNG"])
 def path(request: pytest.FixtureRequest, tmp_path: Path, rng: np.random.Generator) -> Path:
-    """A photo that EXIF turns."""
+    """An image that EXIF turns."""
     pixels = cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (70, 40))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -142,7 +142,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, rng: np.ran
     found = read_image(tmp_path / "photo.heic")
     np.testing.assert_array_equal(found, np.asarray(pillow_heif.open_heif(tmp_path / "photo.heic")))
     assert np.abs(found.astype(int) - pixels).mean() < 6  # its colours are sampled at half the size
-    assert [path.name for path in find_photos(tmp_path)] == ["photo.heic"]
+    assert [path.name for path in find_images(tmp_path)] == ["photo.heic"]
 
 
 def test_an_image_in_memory_that_is_too_large_is_refused(tmp_path: Path) -> None:

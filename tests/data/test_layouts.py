@@ -26,7 +26,7 @@ def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def garage(tmp_path: Path) -> Path:
-    """A folder for each car, photo and mask side by side."""
+    """A folder for each group, image and mask side by side."""
     for car in ("red", "blue"):
         (tmp_path / car).mkdir()
         for view in ("1", "2"):
@@ -85,7 +85,7 @@ def test_a_pattern_wins_over_what_the_layout_says(garage: Path) -> None:
 def test_check_and_fit_read_through_it(garage: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     carvana.register_layout("garage", read_garage)
     report = check_data(garage)
-    assert (report.photos, report.pairs, report.cars) == (4, 4, 2)
+    assert (report.image_count, report.pairs, report.group_count) == (4, 4, 2)
     config = carvana.FitConfig(
         data={"root": garage, "size": 32, "workers": 0, "cache_gb": 0},
         model={"options": {"width": 4}},
@@ -118,7 +118,7 @@ def test_what_is_registered_last_is_asked_first(tmp_path: Path) -> None:
         (lambda root: [carvana.Sample(root / "a.jpg", root / "a.png", 5)], "as text"),
         (lambda root: sorted((root / "nowhere").iterdir()), "fails on it: FileNotFoundError"),
         (lambda root: (carvana.Sample(root / f"{n}.jpg", "x", "a") for n in "ab"), "pathlib.Path"),
-        (lambda root: [], "lists no photo"),
+        (lambda root: [], "lists no image"),
         (lambda root: [carvana.Sample(root / "a.jpg", None, "a")], "a.jpg without a mask"),
         (lambda root: [carvana.Sample(root / d / "a.jpg", root / "a.png", "a") for d in "xy"], "have one name"),
     ],

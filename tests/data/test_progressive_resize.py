@@ -36,7 +36,7 @@ def test_the_largest_photo_of_any_epoch_is_known(tiny_data: Path) -> None:
 def test_other_photos_are_refused(tiny_data: Path) -> None:
     samples = find_samples(tiny_data)
     for other in (samples[:2], samples[::-1]):
-        with pytest.raises(ConfigError, match=f"start: its {len(other)} photos are not the 20 of data"):
+        with pytest.raises(ConfigError, match=f"start: its {len(other)} images are not the 20 of data"):
             GrowingDataset(SegmentationDataset(samples), start=SegmentationDataset(other), epochs=1)
 
 

@@ -14,7 +14,7 @@ from carvana.data.io.images import read_image, read_mask, shrink_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.metrics import dice
 
-pytestmark = pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real photos")
+pytestmark = pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real images")
 
 
 @pytest.fixture(scope="module")

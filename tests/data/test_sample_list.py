@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carvana.data.sample_list import SampleTable
+from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample
 
 SAMPLES = [
@@ -42,17 +42,17 @@ def many(count: int) -> list[Sample]:
 
 
 def test_a_table_holds_the_samples_that_it_was_made_of() -> None:
-    table = SampleTable.of(SAMPLES)
+    table = SampleList.of(SAMPLES)
     assert list(table) == SAMPLES
     assert [table[place] for place in range(len(SAMPLES))] == SAMPLES
     assert [table[place] for place in range(-len(SAMPLES), 0)] == SAMPLES
     assert table[np.int64(2)] == SAMPLES[2]
-    assert list(SampleTable.of(iter(SAMPLES))) == SAMPLES
-    assert SampleTable.of(table) is table
+    assert list(SampleList.of(iter(SAMPLES))) == SAMPLES
+    assert SampleList.of(table) is table
 
 
 def test_a_table_does_what_a_tuple_does() -> None:
-    table, like = SampleTable.of(SAMPLES), tuple(SAMPLES)
+    table, like = SampleList.of(SAMPLES), tuple(SAMPLES)
     for part in (slice(2), slice(1, None), slice(None, None, -2), slice(-3, 100), slice(5, 2)):
         assert tuple(table[part]) == like[part]
         assert len(table[part]) == len(like[part])
@@ -67,44 +67,44 @@ def test_a_table_does_what_a_tuple_does() -> None:
     assert table.index(SAMPLES[3]) == 3
     assert table.count(SAMPLES[3]) == 1
     assert SAMPLES[4] in table
-    assert not SampleTable.of([])
-    assert SampleTable.of([]) == ()
+    assert not SampleList.of([])
+    assert SampleList.of([]) == ()
 
 
 @pytest.mark.parametrize("place", [7, -8, 100])
 def test_a_place_beyond_the_table_is_an_index_error(place: int) -> None:
     with pytest.raises(IndexError, match=f"sample {place} of 7"):
-        SampleTable.of(SAMPLES)[place]
+        SampleList.of(SAMPLES)[place]
 
 
 def test_tables_lists_and_tuples_are_joined() -> None:
-    table = SampleTable.of(SAMPLES)
+    table = SampleList.of(SAMPLES)
     assert table[:3] + table[3:] == SAMPLES
-    assert table + SampleTable.of(many(3)) == SAMPLES + many(3)
+    assert table + SampleList.of(many(3)) == SAMPLES + many(3)
     assert table + SAMPLES[:1] == SAMPLES + SAMPLES[:1]
     assert tuple(SAMPLES[:1]) + table == SAMPLES[:1] + SAMPLES
     assert SAMPLES[:1] + table == SAMPLES[:1] + SAMPLES
-    assert isinstance(SAMPLES[:1] + table, SampleTable)
+    assert isinstance(SAMPLES[:1] + table, SampleList)
 
 
 def test_taken_samples_come_in_the_order_asked_for() -> None:
-    table = SampleTable.of(SAMPLES)
+    table = SampleList.of(SAMPLES)
     assert table.take([3, 0, 0]) == [SAMPLES[3], SAMPLES[0], SAMPLES[0]]
     assert table[2:].take(np.array([1, 0])) == [SAMPLES[3], SAMPLES[2]]
     assert table.take([]) == []
 
 
 def test_a_table_cannot_be_changed_and_says_what_it_is() -> None:
-    table = SampleTable.of(SAMPLES)
+    table = SampleList.of(SAMPLES)
     with pytest.raises(TypeError):
         table[0] = SAMPLES[1]  # type: ignore[index]
-    assert repr(table).startswith("SampleTable(7 samples: Sample(image=PosixPath('/data/train/00087a6bd4dc_01.jpg')")
+    assert repr(table).startswith("SampleList(7 samples: Sample(image=PosixPath('/data/train/00087a6bd4dc_01.jpg')")
     assert repr(table).endswith(", ...)")
-    assert repr(table[:0]) == "SampleTable(no samples)"
+    assert repr(table[:0]) == "SampleList(no samples)"
 
 
 def test_a_table_reaches_another_process() -> None:
-    table = SampleTable.of(SAMPLES)[1:]
+    table = SampleList.of(SAMPLES)[1:]
     assert pickle.loads(pickle.dumps(table)) == table
     program = (
         "import pickle, sys; table = pickle.load(sys.stdin.buffer); print(len(table), table[1].name, table[-2].group)"
@@ -119,7 +119,7 @@ def test_a_sample_takes_a_hundred_bytes() -> None:
         str(sample.image), str(sample.mask)  # paths keep what they read like
     tracemalloc.start()
     try:
-        table = SampleTable.of(samples)
+        table = SampleList.of(samples)
         parts = table.take(range(0, 5000, 2)), table.take(range(1, 5000, 2))
         held, _ = tracemalloc.get_traced_memory()
     finally:
@@ -135,7 +135,7 @@ def test_names_with_folders_and_several_masks_are_kept() -> None:
         Sample(Path("images/a/b/1.jpg"), (Path("m/1.png"), Path("m/1_mask_1.png"), Path("/n/1.png")), "b", depth=2),
         SAMPLES[0],
     ]
-    table = SampleTable.of(samples)
+    table = SampleList.of(samples)
     assert list(table) == samples
     assert pickle.loads(pickle.dumps(table)) == samples
     assert [sample.name for sample in table[:2]] == ["a/1.jpg", "a/b/1.jpg"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from carvana.data.check.folder import list_folders
-from carvana.data.layouts import find_photos
+from carvana.data.layouts import find_images
 from carvana.data.samples import find_samples
 from carvana.data.splits import read_split, split_samples, write_split
 from carvana.errors import ConfigError, DataError
@@ -87,14 +87,14 @@ def test_photos_without_masks_are_counted_and_the_first_is_named(tmp_path: Path)
     make(tmp_path, "images", "masks", ["a", "b", "c"], "")
     (tmp_path / "masks" / "b.png").unlink()
     (tmp_path / "masks" / "c.png").unlink()
-    with pytest.raises(DataError, match=r"2 of 3 photos have no mask .*b\.jpg"):
+    with pytest.raises(DataError, match=r"2 of 3 images have no mask .*b\.jpg"):
         find_samples(tmp_path)
 
 
 def test_two_photos_of_one_stem_are_refused_and_both_are_named(tmp_path: Path) -> None:
     make(tmp_path, "images", "masks", ["a", "b"], "")
     (tmp_path / "images" / "b.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"images: b\.jpg and b\.png both stand for the photo 'b'"):
+    with pytest.raises(DataError, match=r"images: b\.jpg and b\.png both stand for the image 'b'"):
         find_samples(tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_two_masks_of_one_photo_are_refused_and_both_are_named(tmp_path: Path, s
     make(tmp_path, "images", "masks", ["a", "b"], "_mask")
     (tmp_path / "masks" / second).write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"masks: (?=.*b_mask\.png)(?=.*b\.png|.*b_mask\.gif).* both stand for the photo 'b'"
+        DataError, match=r"masks: (?=.*b_mask\.png)(?=.*b\.png|.*b_mask\.gif).* both stand for the image 'b'"
     ):
         find_samples(tmp_path)
 
@@ -118,7 +118,7 @@ def test_masks_that_belong_to_no_photo_do_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pattern", [r"(red)?.*", r"(?P<group>red)?-?(?P<view>\w+)", r"(r?e?d?)b?.*"])
 def test_a_pattern_that_finds_no_car_in_a_name_is_told(tmp_path: Path, pattern: str) -> None:
     make(tmp_path, "images", "masks", ["blue-front", "red-front"], "")
-    with pytest.raises(ConfigError, match=r"finds no car in the photo 'blue-front'"):
+    with pytest.raises(ConfigError, match=r"finds no group in the image 'blue-front'"):
         find_samples(tmp_path, group=pattern)
 
 
@@ -138,13 +138,13 @@ def test_the_users_home_is_understood(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_hidden_files_and_other_files_are_no_photos(tmp_path: Path) -> None:
     for name in ("a.JPG", ".part-b.jpg", "notes.txt", "b.png"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in find_photos(tmp_path)] == ["a.JPG", "b.png"]
+    assert [path.name for path in find_images(tmp_path)] == ["a.JPG", "b.png"]
 
 
 def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(DataError, match=str(folder)):
-            find_photos(folder)
+            find_images(folder)
         with pytest.raises(DataError, match=str(folder)):
             find_samples(folder)
 
@@ -160,7 +160,7 @@ def put(root: Path, *names: str) -> Path:
 
 
 def found(root: Path, **options: str) -> dict[str, list[str]]:
-    """Each photo's masks, by names; ``list_folders`` must find the same."""
+    """Each image's masks, by names; ``list_folders`` must find the same."""
     samples = find_samples(root, **options)  # type: ignore[arg-type]
     listing = list_folders(root, **options)  # type: ignore[arg-type]
     assert listing.problems == []

@@ -21,8 +21,8 @@ def test_both_sides_are_counted(tiny_data: Path, by: str) -> None:
     split = split_samples(find_samples(tiny_data), by=by, val=0.4, seed=1)  # type: ignore[arg-type]
     report = describe_split(split)
     for side, samples in ((report.train, tuple(split.train)), (report.val, tuple(split.val))):
-        assert side.photos == len(samples)
-        assert side.cars == len({sample.group for sample in samples})
+        assert side.images == len(samples)
+        assert side.groups == len({sample.group for sample in samples})
         assert side.views == Counter(sample.view for sample in samples)
         assert side.foreground == pytest.approx(np.mean(shares(samples)))
         assert side.spread == pytest.approx(tuple(np.quantile(shares(samples), (0.1, 0.9))))

@@ -13,7 +13,7 @@ from carvana.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Forty cars of two views; car i covers about i/40 of its photos."""
+    """Forty groups of two views; group i covers about i/40 of its images."""
     folder = tmp_path_factory.mktemp("masks")
     found = []
     for car in range(40):
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_folds_whatever_the_order(samples: list[Sam
 
 
 def test_every_fold_holds_small_and_large_cars(samples: list[Sample]) -> None:
-    """Cars are numbered by size, and each fold has one of the five smallest, one of the next five, and so on."""
+    """Groups are numbered by size, and each fold has one of the five smallest, one of the next five, and so on."""
     for seed in range(10):
         splits = split_folds(samples, folds=5, seed=seed)
         for split in splits:
@@ -89,7 +89,7 @@ def test_folds_by_photo_deal_out_photos(samples: list[Sample]) -> None:
 
 
 def test_folds_that_cannot_be_are_refused(samples: list[Sample]) -> None:
-    with pytest.raises(DataError, match="41 folds need as many cars, and there are 40"):
+    with pytest.raises(DataError, match="41 folds need as many groups, and there are 40"):
         split_folds(samples, folds=41)
     with pytest.raises(ConfigError, match="1 folds: expected at least 2"):
         split_folds(samples, folds=1)

@@ -46,10 +46,10 @@ class Slow(nn.Module):
 def test_time_is_told_with_the_network_s_own_part() -> None:
     predictor = carvana.Predictor(Segmenter(Slow(), ModelSpec(arch="mine")), scale="native", mode="whole")
     cost = measure_cost(predictor, np.zeros((64, 96, 3), np.uint8), seconds=0.2)
-    assert cost.network_ms == pytest.approx(20, abs=8)
-    assert cost.network_ms <= cost.ms < 60
-    assert 5 < cost.images_per_s < 50
-    assert 5 < cost.files_per_s < 50
+    assert 20 <= cost.network_ms < 200
+    assert cost.network_ms <= cost.ms < 400
+    assert 1 < cost.images_per_s < 50
+    assert 1 < cost.files_per_s < 50
     assert 0 <= cost.outside < 0.7
     assert (cost.mode, cost.scale, cost.tiles) == ("whole", "native", 1)
 

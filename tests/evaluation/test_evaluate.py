@@ -67,7 +67,7 @@ def mean_dice(samples: list[Sample], threshold: float) -> float:
 
 def test_every_score_is_that_of_the_photo_s_own_mask(samples: list[Sample]) -> None:
     evaluation = evaluate(predictor(), samples)
-    for sample, score in zip(samples, evaluation.photos, strict=True):
+    for sample, score in zip(samples, evaluation.images, strict=True):
         mask = predictor(threshold=score.threshold).predict(sample.image).mask
         assert score.dice == pytest.approx(dice(mask, truth(sample)), abs=1e-12)
         assert score.iou == pytest.approx(iou(mask, truth(sample)), abs=1e-12)
@@ -83,14 +83,14 @@ def test_the_threshold_is_the_best_of_all_and_no_photo_is_scored_with_its_own(sa
     best = mean_dice(samples, evaluation.threshold)
     assert best >= max(tried)
     assert evaluation.dice <= best
-    assert len({score.threshold for score in evaluation.photos}) > 1
+    assert len({score.threshold for score in evaluation.images}) > 1
     for group in "abcdef":
-        assert len({score.threshold for score in evaluation.photos if score.group == group}) == 1
+        assert len({score.threshold for score in evaluation.images if score.group == group}) == 1
 
 
 def test_the_predictor_s_own_threshold_plays_no_part_but_in_its_own_number(samples: list[Sample]) -> None:
     one, other = evaluate(predictor(threshold=0.5), samples), evaluate(predictor(threshold=0.25), samples)
-    assert one.photos == other.photos
+    assert one.images == other.images
     assert one.dice_as_predicted == one.dice_at_half
     assert other.dice_as_predicted == pytest.approx(mean_dice(samples, 0.25), abs=1e-12)
 
@@ -149,7 +149,7 @@ def test_a_photo_without_a_mask_is_named(samples: list[Sample]) -> None:
 def test_photos_larger_than_the_predictor_takes_are_refused(samples: list[Sample]) -> None:
     with pytest.raises(DataError, match=r"a_01\.png"):
         evaluate(predictor(max_pixels=1000), samples)
-    assert len(evaluate(predictor(max_pixels=72 * 96), samples).photos) == 12
+    assert len(evaluate(predictor(max_pixels=72 * 96), samples).images) == 12
 
 
 def test_a_mask_of_another_size_is_named_with_both_sizes(samples: list[Sample]) -> None:
@@ -161,7 +161,7 @@ def test_a_mask_of_another_size_is_named_with_both_sizes(samples: list[Sample]) 
 
 def test_masks_of_two_photos_never_share_a_file(samples: list[Sample], tmp_path: Path) -> None:
     namesake = draw(tmp_path / "more", "a", 1)
-    assert len(evaluate(predictor(), [*samples, namesake]).photos) == 13
+    assert len(evaluate(predictor(), [*samples, namesake]).images) == 13
     with pytest.raises(DataError, match=r"a_01_mask\.png"):
         evaluate(predictor(), [*samples, namesake], masks_dir=tmp_path / "out")
 
@@ -172,12 +172,12 @@ def test_a_folder_for_masks_that_cannot_be_made_is_one_line(samples: list[Sample
 
 
 def test_nothing_to_evaluate_on_is_an_error() -> None:
-    with pytest.raises(DataError, match="no labelled photos"):
+    with pytest.raises(DataError, match="no labelled images"):
         evaluate(predictor(), [])
 
 
 def test_a_photo_without_a_car_counts_as_the_competition_counts_it(samples: list[Sample], tmp_path: Path) -> None:
     empty = draw(tmp_path, "z", 1, light=0.0)
     write_mask(empty.mask, np.zeros((72, 96), np.uint8))  # type: ignore[arg-type]
-    score = evaluate(predictor(), [*samples, empty]).photos[-1]
+    score = evaluate(predictor(), [*samples, empty]).images[-1]
     assert (score.dice, score.boundary_dice) == (1.0, 1.0)

@@ -10,8 +10,8 @@ from profiles import in_srgb, rgb_profile
 from carvana.data.io.images import write_image, write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
-from carvana.evaluation.evaluate import Evaluation, PhotoScore
-from carvana.evaluation.plots import contact_sheet, curves, worst_photos
+from carvana.evaluation.evaluate import Evaluation, ImageScore
+from carvana.evaluation.plots import contact_sheet, curves, worst_images
 from carvana.inference.outputs.overlay import MISSED
 
 
@@ -34,7 +34,7 @@ def noise(seed: int, height: int = 60, width: int = 80) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
 def test_a_sheet_holds_every_image_pixel_by_pixel(tmp_path: Path, count: int) -> None:
     images = [noise(seed) for seed in range(count)]
-    contact_sheet(images, [f"photo {seed}" for seed in range(count)], path=tmp_path / "sheet.png", title="Some")
+    contact_sheet(images, [f"image {seed}" for seed in range(count)], path=tmp_path / "sheet.png", title="Some")
     sheet = pixels(tmp_path / "sheet.png")
     assert all(holds(sheet, image) for image in images)
 
@@ -65,11 +65,11 @@ def labelled(folder: Path, dices: list[float]) -> tuple[Evaluation, list[Sample]
     for number, value in enumerate(dices):
         mask = np.zeros((60, 80), np.uint8)
         mask[10:40, 10 + number : 60] = 1
-        sample = Sample(folder / f"{number}.png", folder / f"{number}_mask.png", f"car {number}")
+        sample = Sample(folder / f"{number}.png", folder / f"{number}_mask.png", f"group {number}")
         write_image(sample.image, noise(number))
         write_mask(folder / f"{number}_mask.png", mask)
         samples.append(sample)
-        scores.append(PhotoScore(sample.name, sample.group, "", value, value, value, value, value, 0.5))
+        scores.append(ImageScore(sample.name, sample.group, "", value, value, value, value, value, 0.5))
     mean = float(np.mean(dices))
     return Evaluation(tuple(scores), mean, None, mean, mean, mean, mean, mean, 0.5, "native", 1.0), samples
 
@@ -82,7 +82,7 @@ def test_the_worst_photos_are_shown_worst_first(tmp_path: Path) -> None:
         asked.append(sample)
         return np.zeros((60, 80), np.uint8)
 
-    worst_photos(evaluation, samples, mask_of, path=tmp_path / "worst.png", count=3)
+    worst_images(evaluation, samples, mask_of, path=tmp_path / "worst.png", count=3)
     assert asked == [samples[1], samples[3], samples[2]]
     sheet = pixels(tmp_path / "worst.png")
     missed = (sheet == MISSED).all(axis=2).sum()
@@ -93,14 +93,14 @@ def test_photos_are_shown_in_the_colours_of_their_profile(tmp_path: Path) -> Non
     evaluation, samples = labelled(tmp_path, [0.9])
     flat = np.full((60, 80, 3), (90, 200, 110), np.uint8)
     Image.fromarray(flat).save(samples[0].image, icc_profile=rgb_profile())
-    worst_photos(evaluation, samples, lambda _: np.ones((60, 80), np.uint8), path=tmp_path / "worst.png")
+    worst_images(evaluation, samples, lambda _: np.ones((60, 80), np.uint8), path=tmp_path / "worst.png")
     within = (np.abs(pixels(tmp_path / "worst.png") - in_srgb(flat[0, 0])) < 2).all(axis=2)
     assert within.sum() > 1000  # of the true mask, which nothing is painted on
 
 
 def test_fewer_photos_than_asked_for_are_all_shown(tmp_path: Path) -> None:
     evaluation, samples = labelled(tmp_path, [0.9, 0.8])
-    worst_photos(evaluation, samples, lambda _: np.ones((60, 80), np.uint8), path=tmp_path / "worst.png")
+    worst_images(evaluation, samples, lambda _: np.ones((60, 80), np.uint8), path=tmp_path / "worst.png")
     assert pixels(tmp_path / "worst.png").shape[1] > 160
 
 

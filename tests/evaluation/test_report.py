@@ -37,7 +37,7 @@ def samples(tmp_path: Path) -> list[Sample]:
     for number in range(4):
         mask = np.zeros((40, 60), np.uint8)
         mask[10 : 20 + number, 10:40] = 1
-        sample = Sample(tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png", f"car {number // 2}")
+        sample = Sample(tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png", f"group {number // 2}")
         write_image(sample.image, np.repeat(mask[..., None] * np.uint8(100), 3, axis=2))
         write_mask(tmp_path / f"{number}_mask.png", mask)
         found.append(sample)

@@ -11,7 +11,7 @@ from leaderboards import ErrorModel, called_worse, wrong
 from numpy.typing import NDArray
 
 from carvana.errors import DataError
-from carvana.evaluation.statistics import LEVEL, cars_needed, pairwise_p
+from carvana.evaluation.statistics import LEVEL, groups_needed, pairwise_p
 from carvana.metrics import bootstrap_interval
 
 LEADERBOARDS = 2000
@@ -20,7 +20,7 @@ FINDABLE = 4.5  # standard errors of a difference
 
 
 def summed(scores: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Each network's sum over each car, (K, C)."""
+    """Each network's sum over each group, (K, C)."""
     names = np.asarray(groups)
     return np.stack([scores[:, names == name].sum(axis=1) for name in sorted(set(groups))], axis=1)
 
@@ -50,8 +50,8 @@ def by_definition(scores: NDArray[np.float64], groups: Sequence[str]) -> NDArray
 
 @pytest.fixture
 def uneven(rng: np.random.Generator) -> tuple[NDArray[np.float64], list[str]]:
-    """Four networks, one clearly worse, on seven cars of one to five photos."""
-    return ErrorModel(cars=7, photos=(1, 5)).draw(rng, [0, 0, 0.001, 0.01])
+    """Four networks, one clearly worse, on seven groups of one to five images."""
+    return ErrorModel(groups=7, images=(1, 5)).draw(rng, [0, 0, 0.001, 0.01])
 
 
 def test_a_single_pair_agrees_with_scipy_over_all_patterns(uneven: tuple[NDArray[np.float64], list[str]]) -> None:
@@ -91,7 +91,7 @@ def test_a_single_pair_of_many_cars_agrees_with_scipy_within_the_error_of_random
 def test_the_interval_of_a_mean_agrees_with_scipys_bootstrap_over_cars(
     rng: np.random.Generator, photos: tuple[int, int]
 ) -> None:
-    scores, groups = ErrorModel(photos=photos).draw(rng, [0])
+    scores, groups = ErrorModel(images=photos).draw(rng, [0])
     names = np.asarray(groups)
     sizes = np.array([(names == name).sum() for name in sorted(set(groups))])
     theirs = scipy.stats.bootstrap(
@@ -119,12 +119,12 @@ def test_all_pairs_agree_with_the_definition(uneven: tuple[NDArray[np.float64], 
 def test_ties_agree_with_the_definition(rng: np.random.Generator) -> None:
     tenths = rng.integers(1, 4, size=(5, 16)) / 10  # many sums are equal but for rounding
     tenths[1] = tenths[0]
-    groups = [f"car-{photo % 8}" for photo in range(16)]
+    groups = [f"group-{photo % 8}" for photo in range(16)]
     np.testing.assert_allclose(pairwise_p(tenths, groups), by_definition(tenths, groups))
 
 
 def test_random_flips_come_near_all_patterns(rng: np.random.Generator) -> None:
-    scores, groups = ErrorModel(cars=12).draw(rng, [0, 0, 0.001, 0.002, 0.004])
+    scores, groups = ErrorModel(groups=12).draw(rng, [0, 0, 0.001, 0.002, 0.004])
     exact, flips = pairwise_p(scores, groups, flips=2**11), 2**11 - 1
     random = pairwise_p(scores, groups, flips=flips)
     assert not np.array_equal(random, exact)
@@ -132,7 +132,7 @@ def test_random_flips_come_near_all_patterns(rng: np.random.Generator) -> None:
 
 
 def test_the_order_of_networks_and_of_photos_does_not_matter(rng: np.random.Generator) -> None:
-    scores, groups = ErrorModel(photos=(1, 6)).draw(rng, [0, 0, 0.001, 0.002])
+    scores, groups = ErrorModel(images=(1, 6)).draw(rng, [0, 0, 0.001, 0.002])
     p = pairwise_p(scores, groups)
     networks, photos = rng.permutation(len(scores)), rng.permutation(len(groups))
     np.testing.assert_array_equal(pairwise_p(scores[networks], groups), p[np.ix_(networks, networks)])
@@ -168,7 +168,7 @@ def test_it_is_symmetric_with_ones_on_the_diagonal_and_equal_for_equal_seeds(rng
 def test_working_in_blocks_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, cars: int
 ) -> None:
-    scores, groups = ErrorModel(cars=cars).draw(rng, [0, 0.001, 0.002])
+    scores, groups = ErrorModel(groups=cars).draw(rng, [0, 0.001, 0.002])
     whole = pairwise_p(scores, groups)
     monkeypatch.setattr("carvana.evaluation.statistics._BLOCK", 1000)
     np.testing.assert_array_equal(pairwise_p(scores, groups), whole)
@@ -199,7 +199,7 @@ def test_cars_needed_is_the_least_number_that_can_tell_two_networks_apart(level:
     def least_p(cars: int) -> float:
         return float(pairwise_p([[1.0] * cars, [0.0] * cars], [f"{car}" for car in range(cars)])[0, 1])
 
-    assert least_p(cars_needed(level)) <= level < least_p(cars_needed(level) - 1)
+    assert least_p(groups_needed(level)) <= level < least_p(groups_needed(level) - 1)
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_cars_needed_is_the_least_number_that_can_tell_two_networks_apart(level:
     [
         ([[0.9, 0.8], [0.7, math.nan]], ["a", "b"], r"scores\[1, 1\] is nan"),
         ([[0.9, math.inf]], ["a", "b"], r"scores\[0, 1\] is inf"),
-        ([[0.9, 0.8]], ["a"], r"\(1, 2\) do not fit the cars of 1 photos"),
+        ([[0.9, 0.8]], ["a"], r"\(1, 2\) do not fit the groups of 1 images"),
         ([0.9, 0.8], ["a", "b"], r"\(2,\) do not fit"),
-        ([[], []], [], "at least one photo"),
+        ([[], []], [], "at least one image"),
     ],
 )
 def test_scores_that_cannot_be_compared_are_refused_in_one_line(

@@ -62,7 +62,7 @@ def model(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def photos(tiny_data: Path, tmp_path: Path) -> Path:
-    """Two photos."""
+    """Two images."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for photo in sorted((tiny_data / "train").iterdir())[:2]:

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "split": {"val": 1},
     "train": {"epochs": 3, "batch_size": 4, "lr": 1e-2, "precision": "fp32"},
 }
-"""On the tiny cars: 16 photos to train on, 4 batches an epoch."""
+"""On the tiny groups: 16 images to train on, 4 batches an epoch."""
 
 
 def recipe(data: Path, **changes: Any) -> FitConfig:

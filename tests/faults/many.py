@@ -1,4 +1,4 @@
-"""Folders of very many photos that cost little disk, and what a command takes of memory and of open files."""
+"""Folders of very many images that cost little disk, and what a command takes of memory and of open files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 from faults.commands import PATIENCE, carvana
 
 SIZE = 24, 36
-"""(height, width) of the photos."""
+"""(height, width) of the images."""
 
 DIFFERENT = 1000
-"""How many photos differ; all others are hard links to these."""
+"""How many images differ; all others are hard links to these."""
 
 _TOLD = r"^peak (\d+) kB, now (\d+) kB, (\d+) files$"
 
@@ -71,17 +71,17 @@ def measured(*words: object, script: str | None = None, codes: tuple[int, ...] =
 
 
 def growth(few: Taken, many: Taken, photos: int) -> int:
-    """Bytes that each of so many more photos added to the peak."""
+    """Bytes that each of so many more images added to the peak."""
     return round((many.peak - few.peak) / photos)
 
 
 def photo_name(number: int) -> str:
-    """A photo's stem, as Carvana has them: sixteen views of each car."""
+    """An image's stem, as Carvana has them: sixteen views of each group."""
     return f"{number // 16:012x}_{number % 16 + 1:02}"
 
 
 def draw_folder(root: Path, count: int) -> Path:
-    """``train/`` and ``train_masks/`` with so many photos: soft noise, and rectangles for cars."""
+    """``train/`` and ``train_masks/`` with so many images: soft noise, and rectangles for groups."""
     (root / "train").mkdir(parents=True)
     (root / "train_masks").mkdir()
     for number in range(count):
@@ -105,7 +105,7 @@ def touch_folder(root: Path, count: int) -> Path:
 
 
 def write_tables(folder: Path, count: int) -> tuple[Path, Path]:
-    """A table of masks and the competition's sample, of so many photos."""
+    """A table of masks and the competition's sample, of so many images."""
     table, sample = folder / f"table-{count}.csv.gz", folder / f"sample-{count}.csv"
     names = [f"{photo_name(number)}.jpg" for number in range(count)]
     sample.write_text("img,rle_mask\n" + "".join(f"{name},1 1\n" for name in names))
@@ -117,7 +117,7 @@ def write_tables(folder: Path, count: int) -> tuple[Path, Path]:
 
 
 def pair(root: Path, number: int) -> tuple[Path, Path]:
-    """Where a photo and its mask lie."""
+    """Where an image and its mask lie."""
     return root / "train" / f"{photo_name(number)}.jpg", root / "train_masks" / f"{photo_name(number)}_mask.png"
 
 
@@ -132,7 +132,7 @@ def _draw(photo: Path, mask: Path, number: int) -> None:
 
 
 def some_photos(root: Path, folder: Path, count: int) -> Path:
-    """A folder of links to the first photos of a data folder."""
+    """A folder of links to the first images of a data folder."""
     folder.mkdir()
     for number in range(count):
         photo, _ = pair(root, number)

@@ -82,12 +82,12 @@ def put(path: Path, data: bytes) -> Path:
 
 
 def photo_called(raw: bytes, folder: Path, seed: int = 0) -> Path:
-    """Write a photo whose stem is these bytes."""
+    """Write an image whose stem is these bytes."""
     return put(folder / os.fsdecode(raw + b".png"), encode(draw_photo(seed=seed), "PNG"))
 
 
 def labelled(data: Path, names: list[bytes]) -> Path:
-    """A data folder with a photo and a mask for each of these names."""
+    """A data folder with an image and a mask for each of these names."""
     for seed, raw in enumerate(names):
         photo_called(raw, data / "images", seed)
         put(data / "masks" / os.fsdecode(raw + b".gif"), gif_mask(draw_mask(seed=seed), data))

@@ -22,7 +22,7 @@ def fit_words(data: Path, out: Path, **changes: object) -> list[object]:
 
 
 def result_of(run: Path) -> dict[str, bytes]:
-    """What a fit of the same photos and settings always gives."""
+    """What a fit of the same images and settings always gives."""
     files = [run / "model" / "model.safetensors", run / "metrics.jsonl", *sorted((run / "masks").iterdir())]
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 

@@ -1,4 +1,4 @@
-"""Losses and networks that go wrong when they are told to, and small folders of photos that are odd."""
+"""Losses and networks that go wrong when they are told to, and small folders of images that are odd."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Spoilt:
 
 
 class NanOnWhite(nn.Module):
-    """One convolution; NaN for each photo that is white."""
+    """One convolution; NaN for each image that is white."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def command(value: str = "", batches: str = "") -> tuple[object, ...]:
 
 
 def noise(number: int, size: tuple[int, int] = (40, 60)) -> np.ndarray:
-    """A photo that shows nothing, uint8 (H, W, 3)."""
+    """An image that shows nothing, uint8 (H, W, 3)."""
     return np.random.default_rng(number).integers(0, 256, (*size, 3)).astype(np.uint8)
 
 
@@ -118,7 +118,7 @@ FULL = np.full((40, 60), 255, np.uint8)
 
 
 def write_pairs(root: Path, photos: Sequence[np.ndarray], masks: Sequence[np.ndarray], *, views: int = 2) -> Path:
-    """A data folder; so many photos show one car."""
+    """A data folder; so many images show one group."""
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
     for number, (photo, area) in enumerate(zip(photos, masks, strict=True)):

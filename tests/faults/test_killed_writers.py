@@ -27,7 +27,7 @@ PARTS = ("*.parts/record.json", "*.parts/*.gz", "*/s.csv.gz")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder: 40 cars from four angles, clouds of light of 640 x 960 pixels with a box for a mask."""
+    """A data folder: 40 groups from four angles, clouds of light of 640 x 960 pixels with a box for a mask."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     cloud = cv2.GaussianBlur(rng.integers(0, 256, (1280, 1920, 3)).astype(np.uint8), (0, 0), 5)
@@ -86,7 +86,7 @@ def whole_cache(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     folder = tmp_path_factory.mktemp("whole")
     env = {"CARVANA_CACHE": str(folder / "cache")}
     told_by_it = ended(*fit_words(photos, folder), env=env, fault={"record": str(folder / "record")})
-    seconds = re.search(r"cached 160 photos at 32x48 in ([\d.]+) s", told_by_it)
+    seconds = re.search(r"cached 160 images at 32x48 in ([\d.]+) s", told_by_it)
     assert seconds
     weights = (folder / "run" / "model" / "model.safetensors").read_bytes()
     return {"records": cached(folder), "weights": weights, "seconds": float(seconds[1]), "record": folder / "record"}
@@ -101,7 +101,7 @@ def same_cache_again(photos: Path, folder: Path, whole_cache: dict[str, Any]) ->
 
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that the cache writes, half of the file being written",
-    promised="the same fit again finishes the cache, each photo kept once, and trains the same weights",
+    promised="the same fit again finishes the cache, each image kept once, and trains the same weights",
     reaches="data/cache_room.py: sweep; data/cache_keys.py: a table of files that is missing",
     quick=1,
 )
@@ -112,7 +112,7 @@ def test_the_cache_killed_at_a_write(point: Point, whole_cache: dict[str, Any], 
 
 
 @pytest.mark.fault(
-    done="SIGKILL at random times while photos are cached",
+    done="SIGKILL at random times while images are cached",
     promised="as above",
     reaches="data/cache_build.py: packs in several threads, some of them finished",
     quick=0,
@@ -166,7 +166,7 @@ def test_predict_killed_at_a_write(
 @pytest.mark.fault(
     done="SIGKILL at random times while predict writes",
     promised="as above",
-    reaches="inference/predict_folder.py: several photos under way",
+    reaches="inference/predict_folder.py: several images under way",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(20))

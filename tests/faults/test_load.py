@@ -1,4 +1,4 @@
-"""Load: very many photos."""
+"""Load: very many images."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from submitting import small_predictor
 from carvana.data.check.duplicates import find_twins_among
 
 KB = 1000
-"""Bytes that a photo may add to a command's memory."""
+"""Bytes that an image may add to a command's memory."""
 
 STEP = 4_000_000
-"""Bytes by which two processes differ that do the same; they hide nothing where there are 90,000 photos more."""
+"""Bytes by which two processes differ that do the same; they hide nothing where there are 90,000 images more."""
 
 Folders = Callable[[int], Path]
 
 
 @pytest.fixture
 def counts(whole: bool) -> tuple[int, int]:
-    """Few photos and many."""
+    """Few images and many."""
     return (10_000, 100_000) if whole else (1_000, 2_000)
 
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Folders]:
-    """A data folder of so many photos, drawn once."""
+    """A data folder of so many images, drawn once."""
     root = tmp_path_factory.mktemp("many")
 
     def folder(count: int) -> Path:
@@ -47,13 +47,13 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
 def bounded(
     counts: tuple[int, int], whole: bool, came_out: Callable[..., None]
 ) -> Callable[[Callable[[int], Taken]], list[Taken]]:
-    """Measure the same work on few photos and on many, and hold it to its memory."""
+    """Measure the same work on few images and on many, and hold it to its memory."""
 
     def check(work: Callable[[int], Taken]) -> list[Taken]:
         few, many = counts
         taken = [work(few), work(many)]
         each = growth(*taken, many - few)
-        came_out(f"{each} bytes a photo from {few:,} to {many:,} photos, which took {taken[1].seconds:.0f} s")
+        came_out(f"{each} bytes an image from {few:,} to {many:,} images, which took {taken[1].seconds:.0f} s")
         assert each < KB + (0 if whole else STEP // (many - few))
         return taken
 
@@ -62,7 +62,7 @@ def bounded(
 
 @pytest.mark.fault(
     done="data check of 100,000 names, of which 99,000 are hard links to one of the others",
-    promised="memory grows by less than 1 kB a photo; each repeated photo is told",
+    promised="memory grows by less than 1 kB an image; each repeated image is told",
     reaches="data/check/gathered.py; data/check/folder.py: Places",
 )
 def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -> None:
@@ -72,8 +72,8 @@ def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -
 
 
 @pytest.mark.fault(
-    done="16,384 photos compared with one another, all different but four",
-    promised="the four are found; memory grows by less than 1 kB a photo besides the photos",
+    done="16,384 images compared with one another, all different but four",
+    promised="the four are found; memory grows by less than 1 kB an image besides the images",
     reaches="data/check/duplicates.py: _candidates, block by block",
 )
 def test_all_photos_are_compared_with_all(whole: bool, came_out: Callable[..., None]) -> None:
@@ -96,13 +96,13 @@ def test_all_photos_are_compared_with_all(whole: bool, came_out: Callable[..., N
         twins = [(each.first, each.second, each.mirrored) for each in found]
         assert twins == [(3, 1500, False), (7, count - 2, True), (1200, count - 1, False)]
     each = round((peaks[1] - peaks[0]) / (many - 2_048))
-    came_out(f"{each} bytes a photo from 2,048 to {many:,}")
+    came_out(f"{each} bytes an image from 2,048 to {many:,}")
     assert each < KB - 512  # what the photos themselves are compared by
 
 
 @pytest.mark.fault(
-    done="data split of 100,000 names, by car and by photo",
-    promised="memory grows by less than 1 kB a photo; each photo stands in the file",
+    done="data split of 100,000 names, by group and by image",
+    promised="memory grows by less than 1 kB an image; each image stands in the file",
     reaches="data/splits.py: split_samples; data/split_report.py",
     quick=1,
 )
@@ -118,18 +118,18 @@ def test_data_split(by: str, folder_of: Folders, bounded: Any, tmp_path: Path) -
 
 
 @pytest.mark.fault(
-    done="digests of 100,000 photos and their masks, each a file of its own",
-    promised="memory grows by less than 1 kB a photo",
+    done="digests of 100,000 images and their masks, each a file of its own",
+    promised="memory grows by less than 1 kB an image",
     reaches="data/cache_keys.py: KnownFiles.keys",
 )
 def test_cache_keys(bounded: Any, tmp_path: Path) -> None:
     script = """
 from carvana.data.cache_keys import KnownFiles
 from carvana.data.samples import each_sample
-from carvana.data.sample_list import SampleTable
+from carvana.data.sample_list import SampleList
 from carvana.utils.progress import SilentReporter
 from pathlib import Path
-samples = SampleTable.of(each_sample(sys.argv[1]))
+samples = SampleList.of(each_sample(sys.argv[1]))
 for _ in range(2):
     known = KnownFiles(Path(sys.argv[1]) / "files")
     keys, _ = known.keys(samples, reporter=SilentReporter())
@@ -149,7 +149,7 @@ print((keys != b"").sum())
 
 @pytest.mark.fault(
     done="the cache is built for 100,000 names and opened again",
-    promised="memory grows by less than 1 kB a photo; what is linked is kept once",
+    promised="memory grows by less than 1 kB an image; what is linked is kept once",
     reaches="data/cache_build.py: build_caches; data/cache_pack.py: find_records",
     quick=0,
 )
@@ -157,8 +157,8 @@ def test_cache_building(folder_of: Folders, bounded: Any, tmp_path: Path) -> Non
     script = """
 from carvana.data.cache_build import build_caches
 from carvana.data.samples import each_sample
-from carvana.data.sample_list import SampleTable
-samples = SampleTable.of(each_sample(sys.argv[1]))
+from carvana.data.sample_list import SampleList
+samples = SampleList.of(each_sample(sys.argv[1]))
 half = len(samples) // 2
 for _ in range(2):
     caches = build_caches([samples[:half], samples[half:]], (16, 24), folder=sys.argv[2])
@@ -176,7 +176,7 @@ print(sum(cache.read(number) is not None for cache in caches for number in range
 
 @pytest.mark.fault(
     done="submit --check of a table of 100,000 rows",
-    promised="memory grows by less than 1 kB a photo",
+    promised="memory grows by less than 1 kB an image",
     reaches="inference/submission/check.py",
 )
 def test_submit_check(bounded: Any, tmp_path: Path) -> None:
@@ -202,9 +202,9 @@ import itertools
 sys.path.insert(0, sys.argv[4])
 from pathlib import Path
 from submitting import small_predictor
-predictor, photos = small_predictor(), sorted(Path(sys.argv[1], "train").iterdir())
+predictor, images = small_predictor(), sorted(Path(sys.argv[1], "train").iterdir())
 way, count = sys.argv[2], int(sys.argv[3])
-again = itertools.islice(itertools.cycle(photos), count)
+again = itertools.islice(itertools.cycle(images), count)
 if way == "predict":
     made = map(predictor.predict, again)
 else:
@@ -228,8 +228,8 @@ print(area)
 
 
 @pytest.mark.fault(
-    done="carvana predict of a folder of 10,000 photos, then again",
-    promised="memory grows by less than 1 kB a photo, open files do not; nothing is made twice",
+    done="carvana predict of a folder of 10,000 images, then again",
+    promised="memory grows by less than 1 kB an image, open files do not; nothing is made twice",
     reaches="inference/predict_folder.py: predict_folder; inference/manifest.py",
     quick=0,
 )
@@ -248,7 +248,7 @@ def test_predict_a_large_folder(whole: bool, folder_of: Folders, tmp_path: Path,
     again = predicted(counts[1])
     assert f"0 written to {tmp_path / f'masks-{counts[1]}'}, {counts[1]} there already" in again.out
     each = growth(few, many, counts[1] - counts[0])
-    came_out(f"{each} bytes a photo, {many.files} open files, {many.seconds:.0f} s; again {again.seconds:.0f} s")
+    came_out(f"{each} bytes an image, {many.files} open files, {many.seconds:.0f} s; again {again.seconds:.0f} s")
     assert few.files == many.files == again.files
     slack = 0 if whole else STEP // (counts[1] - counts[0])
     assert max(each, growth(few, again, counts[1] - counts[0])) < KB + slack

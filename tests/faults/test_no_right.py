@@ -176,13 +176,13 @@ def test_a_cache_of_somebody_else(run: Path, tiny_data: Path, tmp_path: Path, mo
         done = carvana(*words, env={"CARVANA_CACHE": str(home)}, **without_rights())
     assert_done(done)
     [warning] = [line for line in done.err.splitlines() if line.startswith("warning: ")]
-    assert warning.startswith(f"warning: {home / 'samples'}: photos cannot be cached there (Permission denied")
+    assert warning.startswith(f"warning: {home / 'samples'}: images cannot be cached there (Permission denied")
     assert "set CARVANA_CACHE to another folder" in warning
     assert result_of(tmp_path / "run") == result_of(run)
 
 
 @pytest.mark.fault(
-    done="`fit` without --data where the folder for drawn cars is read-only",
+    done="`fit` without --data where the folder for drawn groups is read-only",
     promised="exit 1 and one line that names the folder",
     reaches="training/setup.py, data/demo/write.py: EACCES",
     quick=0,
@@ -218,8 +218,8 @@ def test_trackio_without_a_right(run: Path, tiny_data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.fault(
-    done="a photo, a folder of photos, the weights and the recipe of a run that may not be read",
-    promised="one line that names the file; the other photos' masks are there",
+    done="an image, a folder of images, the weights and the recipe of a run that may not be read",
+    promised="one line that names the file; the other images' masks are there",
     reaches="data/io/images.py, models/serialization.py, config.py: EACCES while reading",
     quick=0,
 )

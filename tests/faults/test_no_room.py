@@ -136,7 +136,7 @@ def test_a_full_disk_under_the_cache_costs_no_training(
             done = fit()
         assert_done(done)
         if "lock" not in place:  # an empty file takes no room, and without room nothing is tried
-            assert f"warning: {home / 'samples'}: photos cannot be cached there" in done.err
+            assert f"warning: {home / 'samples'}: images cannot be cached there" in done.err
         assert result_of(tmp_path / "run") == result_of(run)
         assert_whole(home)
         disk.clear()

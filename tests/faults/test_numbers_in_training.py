@@ -207,7 +207,7 @@ ONE_BY_ONE = ("unet-ref", "unet/resnet18", "deeplabv3plus/resnet18", "pspnet/res
 
 
 @pytest.mark.fault(
-    done="batches of one photo of 32x32 through networks with BatchNorm, whose deepest map is 1x1",
+    done="batches of one image of 32x32 through networks with BatchNorm, whose deepest map is 1x1",
     promised="a run whose numbers are all finite, or one line that asks for batches of two",
     reaches="models/segmenter.py: _train_on_one",
     quick=1,
@@ -220,7 +220,7 @@ def test_batches_of_one(arch: str, tiny_data: Path, tmp_path: Path, came_out: Ca
     )
     message = fit_or_fail(config, tmp_path / "run", ModelError)
     if message:
-        assert message.startswith(f"'{arch}' cannot train on one photo at a time")
+        assert message.startswith(f"'{arch}' cannot train on one image at a time")
         assert message.endswith("take batches of at least 2")
     else:
         check_sound(Run(tmp_path / "run"))

@@ -33,30 +33,30 @@ class Flat(nn.Module):
 
 
 @pytest.mark.fault(
-    done="a network of one's own with BatchNorm over one value a channel: batches of 2 of 3 photos, so that one trails",
+    done="a network of one's own with BatchNorm over one value a channel: batches of 2 of 3 images, so that one trails",
     promised="one line that asks for larger batches",
     reaches="training/sampler.py: a last batch of one",
 )
 def test_a_trailing_photo(tiny_data: Path) -> None:
     data = carvana.SegmentationDataset(carvana.find_samples(tiny_data)[:3], (32, 32))
     trainer = carvana.Trainer(Flat(), train=data, epochs=1, batch_size=2, workers=0, device="cpu")
-    with pytest.raises(ModelError, match=r"cannot train on one photo at a time.*batches of at least 2"):
+    with pytest.raises(ModelError, match=r"cannot train on one image at a time.*batches of at least 2"):
         trainer.fit()
 
 
 SMALL = {
     "all masks empty": lambda: (noises(8), [EMPTY] * 8),
-    "fewer photos than a batch": lambda: (noises(4), [mask()] * 4),
+    "fewer images than a batch": lambda: (noises(4), [mask()] * 4),
     "all masks full": lambda: (noises(8), [FULL] * 8),
-    "one pixel of car": lambda: (noises(8), [mask(height=1, width=1)] * 8),
-    "all photos black": lambda: ([0 * noise(0)] * 8, [mask()] * 8),
-    "all photos equal": lambda: ([noise(0)] * 8, [mask()] * 8),
-    "two photos of two cars": lambda: (noises(2), [mask()] * 2),
+    "one pixel of group": lambda: (noises(8), [mask(height=1, width=1)] * 8),
+    "all images black": lambda: ([0 * noise(0)] * 8, [mask()] * 8),
+    "all images equal": lambda: ([noise(0)] * 8, [mask()] * 8),
+    "two images of two groups": lambda: (noises(2), [mask()] * 2),
 }
 
 
 @pytest.mark.fault(
-    done="data without a car, of car alone, of one pixel of it; black and equal photos; fewer photos than a batch",
+    done="data without a group, of group alone, of one pixel of it; black and equal images; fewer images than a batch",
     promised="a run whose numbers are all finite, with a threshold inside of 0 to 1",
     reaches="losses.py: SMOOTH; thresholds.py: a curve that is flat",
     quick=2,
@@ -73,7 +73,7 @@ def test_data_that_teach_little(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="each loss, and their sum, on a black photo and a white one, an empty mask and a full one, logits of 0, 80 "
+    done="each loss, and their sum, on a black image and a white one, an empty mask and a full one, logits of 0, 80 "
     "and -80, alone in its batch",
     promised="a finite loss, and finite gradients",
     reaches="losses.py: each loss",
@@ -116,7 +116,7 @@ def says(logit: float) -> carvana.Predictor:
 
 
 @pytest.mark.fault(
-    done="evaluation of networks that see car everywhere or nowhere, on masks that are all empty, all full, or both",
+    done="evaluation of networks that see group everywhere or nowhere, on masks that are all empty, all full, or both",
     promised="Dice 1 where both masks are empty, the numbers of the definition elsewhere, a threshold inside of 0 to 1",
     reaches="metrics.py: _ratio; thresholds.py: _summit",
 )
@@ -141,7 +141,7 @@ def test_empty_and_full_masks_are_scored_by_definition(tmp_path: Path, came_out:
 
 
 @pytest.mark.fault(
-    done="data of one car, of one photo, and a share of 1 to validate",
+    done="data of one group, of one image, and a share of 1 to validate",
     promised="one line that tells how many there are and what to do",
     reaches="data/splits.py: _count",
 )
@@ -149,24 +149,24 @@ def test_too_few_to_split(tmp_path: Path, came_out: Callable[..., None]) -> None
     car = write_pairs(tmp_path / "car", noises(4), [mask()] * 4, views=4)
     photo = write_pairs(tmp_path / "photo", noises(1), [mask()])
     cars = write_pairs(tmp_path / "cars", noises(4), [mask()] * 4)
-    with pytest.raises(DataError, match=r"one of the cars to split.*split.by=image.*split.file"):
+    with pytest.raises(DataError, match=r"one of the groups to split.*split.by=image.*split.file"):
         fit(recipe(car), tmp_path / "run")
-    with pytest.raises(DataError, match=r"one of the photos to split.*split.file"):
+    with pytest.raises(DataError, match=r"one of the images to split.*split.file"):
         fit(recipe(photo, split__by="image"), tmp_path / "run")
-    with pytest.raises(DataError, match="holds out 2 of 2 cars and leaves none for training"):
+    with pytest.raises(DataError, match="holds out 2 of 2 groups and leaves none for training"):
         fit(recipe(cars, split__val=2), tmp_path / "run")
-    with pytest.raises(DataError, match="2 folds need as many cars, and there are 1"):
+    with pytest.raises(DataError, match="2 folds need as many groups, and there are 1"):
         carvana.data.splits.split_folds(carvana.find_samples(car), folds=2)
     done = command_line(*words(recipe(car), tmp_path / "run"))
-    assert "one of the cars to split" in done.error
+    assert "one of the groups to split" in done.error
     assert not (tmp_path / "run").exists()
     check_sound(fit(recipe(car, split__by="image"), tmp_path / "run"))
     came_out(times=6)
 
 
 @pytest.mark.fault(
-    done="validation photos none of which shows a car, and one photo alone to validate",
-    promised="a run whose numbers are all finite; no interval where there is one car",
+    done="validation images none of which shows a group, and one image alone to validate",
+    promised="a run whose numbers are all finite; no interval where there is one group",
     reaches="training/validation.py: _agreement; metrics.py: bootstrap_interval of one group",
     quick=1,
 )

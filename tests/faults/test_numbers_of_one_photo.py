@@ -1,4 +1,4 @@
-"""Numbers that one photo, or one network, spoils."""
+"""Numbers that one image, or one network, spoils."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def white_among(root: Path, *, at: int = 2) -> Path:
 
 
 @pytest.mark.fault(
-    done="a network that gives NaN for one photo alone: in training, validation, evaluation and prediction",
-    promised="one line that names the photo",
+    done="a network that gives NaN for one image alone: in training, validation, evaluation and prediction",
+    promised="one line that names the image",
     reaches="inference/pipeline.py: NotANumberError; training/validation.py: not_finite",
 )
 def test_a_network_that_fails_on_one_photo(tmp_path: Path, loss: Spoilt, came_out: Callable[..., None]) -> None:
@@ -40,9 +40,9 @@ def test_a_network_that_fails_on_one_photo(tmp_path: Path, loss: Spoilt, came_ou
     white = "000000000001_01.png"
     others = write_pairs(tmp_path / "others", noises(6), [mask()] * 6)
     common = {"arch": NETWORK, "model__options": {}, "train__batch_size": 1, "train__epochs": 1}
-    with pytest.raises(NonFiniteLossError, match=f"at the photos {white}, "):
+    with pytest.raises(NonFiniteLossError, match=f"at the images {white}, "):
         fit(recipe(data, split__file=str(others), **common), tmp_path / "train")
-    with pytest.raises(NonFiniteLossError, match=rf"on 1 validation photos \({white}\)"):
+    with pytest.raises(NonFiniteLossError, match=rf"on 1 validation images \({white}\)"):
         fit(recipe(others, split__file=str(data), **common), tmp_path / "val")
     run = fit(recipe(others, **common), tmp_path / "run")
     model = carvana.Segmenter.from_pretrained(run.path)
@@ -56,8 +56,8 @@ def test_a_network_that_fails_on_one_photo(tmp_path: Path, loss: Spoilt, came_ou
 
 
 @pytest.mark.fault(
-    done="carvana predict and carvana submit with such a network, then again without the photo",
-    promised="exit code 1 and one line that names the photo; what was done is kept, and the rest is done then",
+    done="carvana predict and carvana submit with such a network, then again without the image",
+    promised="exit code 1 and one line that names the image; what was done is kept, and the rest is done then",
     reaches="inference/predict_folder.py and inference/submission/write.py: an error of the network",
     quick=0,
 )

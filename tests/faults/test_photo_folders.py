@@ -1,4 +1,4 @@
-"""Links to photos, and folders that go away."""
+"""Links to images, and folders that go away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from faults.pictures import labelled, photo_called, put
 
 from carvana.data.check.report import check_data
 from carvana.data.io.images import read_image, read_mask
-from carvana.data.layouts import find_photos
+from carvana.data.layouts import find_images
 from carvana.data.samples import find_samples
 from carvana.errors import DataError
 from carvana.inference.predict_folder import predict_folder
@@ -25,7 +25,7 @@ from carvana.utils.files import read_json_lines
 
 @pytest.fixture
 def linked(tmp_path: Path) -> Path:
-    """A data folder of links: to a photo and a mask outside of it, to a photo of its own, in a circle, to nowhere."""
+    """A data folder of links: to an image and a mask outside of it, to an image of its own, in a circle, to nowhere."""
     outside = labelled(tmp_path / "outside", [b"far"])
     data = labelled(tmp_path / "data", [b"near"])
     (data / "images" / "out.png").symlink_to(outside / "images" / "far.png")
@@ -39,8 +39,8 @@ def linked(tmp_path: Path) -> Path:
 
 
 @pytest.mark.fault(
-    done="a data folder with links to a photo and a mask outside of it, links in a circle and links to nowhere",
-    promised="links count as what they lead to, wherever that lies: people link photos on purpose; the others are "
+    done="a data folder with links to an image and a mask outside of it, links in a circle and links to nowhere",
+    promised="links count as what they lead to, wherever that lies: people link images on purpose; the others are "
     "listed, and told when they are read",
     reaches="data/layouts.py: image_names, is_folder on a circle",
 )
@@ -71,7 +71,7 @@ def test_outputs_are_named_by_links_and_never_written_through_them(
     put(tmp_path / "out" / "x", b"")
     for name in ("near", "out"):
         (tmp_path / "out" / f"{name}_mask.png").symlink_to(precious)
-    photos = find_photos(linked / "images")
+    photos = find_images(linked / "images")
     summary = predict_folder(predictor, photos, out=tmp_path / "out")
     assert (summary.written, summary.kept) == (0, 2)
     assert sorted(photo.stem for photo, _ in summary.failed) == ["circle", "nowhere"]
@@ -106,12 +106,12 @@ def many_photos(folder: Path, count: int) -> Path:
 
 
 @pytest.mark.fault(
-    done="predict_folder while the folder of photos is deleted after the first batch of 1500",
-    promised="each photo is done or told; nothing is raised",
-    reaches="inference/predict_folder.py: a photo that was there when it was listed",
+    done="predict_folder while the folder of images is deleted after the first batch of 1500",
+    promised="each image is done or told; nothing is raised",
+    reaches="inference/predict_folder.py: an image that was there when it was listed",
 )
 def test_photos_that_go_away_while_predicting(predictor: Predictor, tmp_path: Path) -> None:
-    photos = find_photos(many_photos(tmp_path / "photos", 1500))
+    photos = find_images(many_photos(tmp_path / "photos", 1500))
     deleting = Deleting(tmp_path / "photos")
     summary = predict_folder(predictor, photos, out=tmp_path / "out", workers=1, reporter=deleting)
     assert summary.written + len(summary.failed) == 1500
@@ -123,10 +123,10 @@ def test_photos_that_go_away_while_predicting(predictor: Predictor, tmp_path: Pa
 @pytest.mark.fault(
     done="predict_folder while its folder of outputs is deleted again and again",
     promised="one line that names the folder, or the outputs since the last time",
-    reaches="inference/predict_folder.py: OSError of a write that is not the photo's fault",
+    reaches="inference/predict_folder.py: OSError of a write that is not the image's fault",
 )
 def test_outputs_that_go_away_while_predicting(predictor: Predictor, tmp_path: Path) -> None:
-    photos, message = find_photos(many_photos(tmp_path / "photos", 300)), ""
+    photos, message = find_images(many_photos(tmp_path / "photos", 300)), ""
     try:
         predict_folder(predictor, photos, out=tmp_path / "out", workers=1, reporter=Deleting(tmp_path / "out"))
     except DataError as error:
@@ -135,14 +135,14 @@ def test_outputs_that_go_away_while_predicting(predictor: Predictor, tmp_path: P
 
 
 @pytest.mark.fault(
-    done="photos deleted while reading processes make them ready for a submission",
-    promised="each photo comes out in its turn, ready or with the line that says why not",
+    done="images deleted while reading processes make them ready for a submission",
+    promised="each image comes out in its turn, ready or with the line that says why not",
     reaches="inference/prefetch.py: _Reader in a process",
     quick=1,
 )
 @pytest.mark.parametrize("workers", [0, 2])
 def test_photos_that_go_away_under_readers(workers: int, predictor: Predictor, tmp_path: Path) -> None:
-    photos = find_photos(many_photos(tmp_path / "photos", 200))
+    photos = find_images(many_photos(tmp_path / "photos", 200))
     found = []
     for photo, prepared in read_prepared(predictor, photos, workers=workers):
         shutil.rmtree(tmp_path / "photos", ignore_errors=True)
@@ -154,9 +154,9 @@ def test_photos_that_go_away_under_readers(workers: int, predictor: Predictor, t
 
 
 @pytest.mark.fault(
-    done="carvana predict while its folder of 1,000 photos is deleted",
-    promised="exit code 1, no traceback, each photo is a mask or a warning; once they are back, the rest is done",
-    reaches="cli/predict.py: photos that failed",
+    done="carvana predict while its folder of 1,000 images is deleted",
+    promised="exit code 1, no traceback, each image is a mask or a warning; once they are back, the rest is done",
+    reaches="cli/predict.py: images that failed",
     quick=0,
 )
 def test_predict_survives_the_loss_of_its_photos(model: Path, tmp_path: Path, came_out: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""Names of photos."""
+"""Names of images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from faults.pictures import ODD_NAMES, labelled, photo_called
 
 from carvana.data.check.report import check_data
 from carvana.data.io.images import read_image, read_mask
-from carvana.data.layouts import find_photos
-from carvana.data.sample_list import SampleTable
+from carvana.data.layouts import find_images
+from carvana.data.sample_list import SampleList
 from carvana.data.samples import find_samples
 from carvana.data.splits import Split, check_unchanged, read_split, split_samples, write_split
 from carvana.errors import DataError
@@ -32,7 +32,7 @@ def is_tame(text: str) -> bool:
 
 
 @pytest.mark.fault(
-    done="photos and masks with odd names: spaces, Unicode composed in two ways, bytes that are no UTF-8, line breaks, "
+    done="images and masks with odd names: spaces, Unicode composed in two ways, bytes that are no UTF-8, line breaks, "
     "escape sequences, leading dashes, quotes, marks of shells and of markup, 246 bytes long",
     promised="found, checked, split, written to a split and read from it, predicted and found done, like any others",
     reaches="data/splits.py: write_split and read_split with bytes that are no text and carriage returns",
@@ -42,10 +42,10 @@ def test_odd_names_are_names(name: str, predictor: Predictor, tmp_path: Path) ->
     data = labelled(tmp_path / "data", [ODD_NAMES[name], b"b", b"c"])
     samples = find_samples(data)
     assert os.fsencode(ODD_NAMES[name] + b".png") in [os.fsencode(sample.name) for sample in samples]
-    assert list(SampleTable.of(samples)) == samples
+    assert list(SampleList.of(samples)) == samples
     assert check_data(data).problems == ()
     (tmp_path / "run").mkdir()
-    for split in (split_samples(samples, val=1), Split(SampleTable.of(samples[:1]), SampleTable.of(samples[1:]))):
+    for split in (split_samples(samples, val=1), Split(SampleList.of(samples[:1]), SampleList.of(samples[1:]))):
         write_split(tmp_path / "split.csv", split)
         assert read_split(tmp_path / "split.csv", samples) == split
         check_unchanged(tmp_path / "split.csv", split)
@@ -53,7 +53,7 @@ def test_odd_names_are_names(name: str, predictor: Predictor, tmp_path: Path) ->
         assert Run(tmp_path / "run").read_split("val") == {sample.name: sample.group for sample in split.val}
     Folds(tmp_path / "folds").write_table([(sample.name, sample.group, 1) for sample in samples])
     assert ODD_NAMES[name].replace(b'"', b'""') in (tmp_path / "folds" / "folds.csv").read_bytes()
-    photos = find_photos(data / "images")
+    photos = find_images(data / "images")
     for expected in ((3, 0), (0, 3)):
         summary = predict_folder(predictor, photos, out=tmp_path / "out")
         assert (summary.written, summary.skipped, summary.failed) == (*expected, [])
@@ -61,7 +61,7 @@ def test_odd_names_are_names(name: str, predictor: Predictor, tmp_path: Path) ->
 
 
 @pytest.mark.fault(
-    done="damaged photos whose names hold line breaks, escape sequences, bytes that are no UTF-8",
+    done="damaged images whose names hold line breaks, escape sequences, bytes that are no UTF-8",
     promised="one line of printable characters that tells the name: \\n for a line break",
     reaches="errors.py: printable",
 )
@@ -78,8 +78,8 @@ def test_what_is_said_of_odd_names_is_one_tame_line(name: str, tmp_path: Path) -
 
 
 @pytest.mark.fault(
-    done="carvana fit, then evaluate, predict and submit, on a folder of photos and masks with all odd names",
-    promised="a run, its numbers again, all masks; submit names the photo whose name would be two rows",
+    done="carvana fit, then evaluate, predict and submit, on a folder of images and masks with all odd names",
+    promised="a run, its numbers again, all masks; submit names the image whose name would be two rows",
     reaches="run.py: read_split; evaluation: pictures and masks; inference/submission/table.py: make_row",
     quick=0,
 )
@@ -116,7 +116,7 @@ def test_no_name_reaches_the_terminal_raw(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="carvana predict in a folder with the photos -dash.png and --help.png, as the folder . and behind --",
+    done="carvana predict in a folder with the images -dash.png and --help.png, as the folder . and behind --",
     promised="masks of both; none is taken for an option",
     reaches="cli/predict.py: arguments",
     quick=0,
@@ -131,7 +131,7 @@ def test_leading_dashes_are_no_options(words: list[str], model: Path, tmp_path: 
 
 
 @pytest.mark.fault(
-    done="photos whose names are so long that their outputs can have none, among others",
+    done="images whose names are so long that their outputs can have none, among others",
     promised="they are told, one by one, and the others are done",
     reaches="inference/inputs.py: unwritable",
 )
@@ -139,8 +139,8 @@ def test_leading_dashes_are_no_options(words: list[str], model: Path, tmp_path: 
 def test_names_too_long_for_outputs_are_told_alone(length: int, predictor: Predictor, tmp_path: Path) -> None:
     for raw in (b"a", b"n" * length, b"z"):
         photo_called(raw, tmp_path / "photos")
-    summary = predict_folder(predictor, find_photos(tmp_path / "photos"), out=tmp_path / "out")
+    summary = predict_folder(predictor, find_images(tmp_path / "photos"), out=tmp_path / "out")
     ((photo, message),) = summary.failed
     assert (summary.written, len(photo.stem)) == (2, length)
     assert message.startswith(f"{photo}: ")
-    assert "rename the photo" in message
+    assert "rename the image" in message

@@ -1,4 +1,4 @@
-"""Photos of any size, and those that claim one."""
+"""Images of any size, and those that claim one."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ WAYS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.fault(
-    done="photos of 1x1, 1x2, 3x5, 1x20000 and 20000x1 pixels, predicted whole, in tiles, joined exactly and mirrored",
-    promised="a mask of the photo's size",
-    reaches="inference/tiling/sliding_window.py: Coverer.plan, sides below the network's smallest and above any tile",
+    done="images of 1x1, 1x2, 3x5, 1x20000 and 20000x1 pixels, predicted whole, in tiles, joined exactly and mirrored",
+    promised="a mask of the image's size",
+    reaches="inference/tiling/sliding_window.py: sides below the network's smallest and above any tile",
     quick=2,
 )
 @pytest.mark.parametrize("way", WAYS)
@@ -54,7 +54,7 @@ def test_photos_of_any_size_are_predicted(way: str, came_out: Callable[..., None
 
 
 @pytest.mark.fault(
-    done="all outputs of a folder with photos of 1x1, 1x20000 and 70000x1 pixels",
+    done="all outputs of a folder with images of 1x1, 1x20000 and 70000x1 pixels",
     promised="all files of the first two; the third, too long for a JPEG, is told alone and keeps nobody else",
     reaches="inference/predict_folder.py: write, outputs that no file can hold",
 )
@@ -104,7 +104,7 @@ def read_in_a_process(path: Path, sound: Path, *, limit: int = 300_000_000) -> t
 
 @pytest.mark.fault(
     done="decompression bombs: files of up to 300 kB in 11 formats that claim 50000x50000 pixels (WebP: 16383x16383, "
-    "above a limit of 100 million), read for their size, as photo and as mask",
+    "above a limit of 100 million), read for their size, as image and as mask",
     promised="refused above max_pixels before there are pixels; less than 30 MB",
     reaches="data/io/decode.py: open_header within pillow_limit; data/io/images.py: check_pixels on a JPEG header",
     quick=2,
@@ -124,7 +124,7 @@ def test_a_bomb_is_refused_in_little_memory(kind: str, tmp_path: Path, came_out:
 
 
 @pytest.mark.fault(
-    done="carvana predict on a folder of a sound photo and 11 bombs",
+    done="carvana predict on a folder of a sound image and 11 bombs",
     promised="one mask, one warning for each bomb that names --max-pixels, exit code 1",
     reaches="cli/predict.py: --max-pixels",
     quick=0,
@@ -158,7 +158,7 @@ def test_a_file_of_more_bytes_than_a_photo_takes_is_refused(tmp_path: Path, came
 
 
 @pytest.mark.fault(
-    done="a progressive JPEG, RGB and CMYK, with 20,000 scans in a megabyte, as photo and as mask",
+    done="a progressive JPEG, RGB and CMYK, with 20,000 scans in a megabyte, as image and as mask",
     promised="refused before it is decoded, however long that would take; an ordinary progressive JPEG is read",
     reaches="data/io/jpeg_segments.py: count_scans",
 )

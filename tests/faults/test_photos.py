@@ -1,4 +1,4 @@
-"""Photos and masks as files."""
+"""Images and masks as files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLACES = range(20)
 
 
 @pytest.mark.fault(
-    done="a JPEG photo cut at 20 places, read at full and at reduced size",
+    done="a JPEG image cut at 20 places, read at full and at reduced size",
     promised="an error of one line that names the file, and never a picture with a grey rest",
     reaches="data/io/jpeg.py: libjpeg-turbo's warnings taken for errors",
     quick=4,
@@ -77,7 +77,7 @@ def test_a_cut_png_mask_is_refused(place: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="photos of eight other formats, each cut at 20 places",
+    done="images of eight other formats, each cut at 20 places",
     promised="an error of one line that names the file, or all pixels as they were",
     reaches="data/io/decode.py: open_picture, whatever Pillow raises",
     quick=1,
@@ -101,7 +101,7 @@ def test_a_cut_photo_of_another_format_is_refused_or_whole(
 
 
 def not_images(folder: Path) -> dict[str, Path]:
-    """Things that are called like photos and are none."""
+    """Things that are called like images and are none."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / "zip.jpg", "w") as archive:
         archive.writestr("a.txt", "a" * 1000)
@@ -159,7 +159,7 @@ def test_a_socket_and_impossible_names_are_refused(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.fault(
-    done="carvana predict on a folder of 2 photos, a cut photo, a folder called x.jpg and 11 things that are none, "
+    done="carvana predict on a folder of 2 images, a cut image, a folder called x.jpg and 11 things that are none, "
     "a FIFO among them",
     promised="2 masks, one warning for each of the others but the folder, exit code 1, no traceback",
     reaches="inference/predict_folder.py: predict_folder, a job that fails, check_regular before the digest",
@@ -182,7 +182,7 @@ def test_predict_does_what_can_be_done(model: Path, tmp_path: Path, came_out: Ca
 
 
 @pytest.mark.fault(
-    done="carvana data check on a folder with cut, empty and foreign photos and masks, a FIFO among them",
+    done="carvana data check on a folder with cut, empty and foreign images and masks, a FIFO among them",
     promised="all of them named, exit code 1, one error line",
     reaches="data/check/files.py: inspect, each file on its own",
     quick=0,
@@ -207,7 +207,7 @@ def test_check_names_all_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="carvana fit with a photo, then with a mask, that is cut behind its header; two processes read",
+    done="carvana fit with an image, then with a mask, that is cut behind its header; two processes read",
     promised="one error line that names the file, of what a reading process met, and no traceback",
     reaches="training/loader.py: timed, an error from another process",
     quick=0,

@@ -1,4 +1,4 @@
-"""Kinds of pixels, turned photos, masks of other values."""
+"""Kinds of pixels, turned images, masks of other values."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ UNUSUAL: dict[str, tuple[Callable[[UInt8], bytes], Callable[[UInt8], UInt8], flo
     "palette": (as_palette, lambda photo: photo, 12.0),
     "alpha": (with_alpha, lambda photo: np.where(photo.max(axis=2, keepdims=True) > 60, photo, 255), 0),
 }
-"""A file of a photo, the pixels that it shows, and by how much they may differ in the mean."""
+"""A file of an image, the pixels that it shows, and by how much they may differ in the mean."""
 
 
 @pytest.mark.fault(
-    done="photos as CMYK JPEG, as PNG of 16 bits, grey, grey of 16 bits, with a palette and with alpha, predicted",
-    promised="the pixels that the file shows, white where it is transparent, and a mask of the photo's size",
+    done="images as CMYK JPEG, as PNG of 16 bits, grey, grey of 16 bits, with a palette and with alpha, predicted",
+    promised="the pixels that the file shows, white where it is transparent, and a mask of the image's size",
     reaches="data/io/convert.py: to_rgb, each kind of pixel",
 )
 @pytest.mark.parametrize("kind", UNUSUAL)
@@ -86,9 +86,9 @@ def test_unusual_pixels_are_read_as_they_show(kind: str, predictor: Predictor, t
 
 
 @pytest.mark.fault(
-    done="a photo and its mask that EXIF turns, in all 8 ways, read for training and predicted",
+    done="an image and its mask that EXIF turns, in all 8 ways, read for training and predicted",
     promised="both upright, as Pillow turns them; they count as of one size; the predicted mask is upright",
-    reaches="data/io/convert.py: turn, of a photo and of a mask",
+    reaches="data/io/convert.py: turn, of an image and of a mask",
 )
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_what_exif_turns_comes_out_upright(orientation: int, predictor: Predictor, tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_what_exif_turns_comes_out_upright(orientation: int, predictor: Predicto
 
 
 MASKS: dict[str, tuple[Callable[[UInt8], bytes] | None, str]] = {
-    "another size": (lambda mask: encode(mask[:-1] * np.uint8(255), "PNG"), "masks differ from their photos"),
-    "turned": (lambda mask: encode(np.rot90(mask) * np.uint8(255), "PNG"), "masks differ from their photos"),
+    "another size": (lambda mask: encode(mask[:-1] * np.uint8(255), "PNG"), "masks differ from their images"),
+    "turned": (lambda mask: encode(np.rot90(mask) * np.uint8(255), "PNG"), "masks differ from their images"),
     "0, 1 and 2": (lambda mask: encode(mask + (np.cumsum(mask, 1) > 9), "PNG"), "the mask holds the values 0, 1, 2"),
     "0 and 100": (lambda mask: encode(mask * np.uint8(100), "PNG"), "the mask holds the values 0, 100"),
     "not there": (None, "have no mask in"),
@@ -119,7 +119,7 @@ MASKS: dict[str, tuple[Callable[[UInt8], bytes] | None, str]] = {
 @pytest.mark.fault(
     done="carvana.fit with masks of another size, turned, of the values 0, 1 and 2, or 0 and 100, missing, folders",
     promised="one line that names a mask, before anything is trained",
-    reaches="data/check/sizes.py: check_sizes; data/io/masks.py: object_of; data/samples.py: photos without a mask",
+    reaches="data/check/sizes.py: check_sizes; data/io/masks.py: object_of; data/samples.py: images without a mask",
 )
 @pytest.mark.parametrize("kind", MASKS)
 def test_masks_that_tell_nothing_stop_a_fit(kind: str, tmp_path: Path) -> None:

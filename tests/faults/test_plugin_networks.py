@@ -59,7 +59,7 @@ GIVEN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "None": (lambda logits: None, "got NoneType"),
     "two classes": (lambda logits: torch.cat([logits, logits], 1), "got [4, 2, 32, 48]"),
     "half the size": (lambda logits: logits[..., ::2, ::2], "got [4, 1, 16, 24]"),
-    "one photo of four": (lambda logits: logits[:1], "got [1, 1, 32, 48]"),
+    "one image of four": (lambda logits: logits[:1], "got [1, 1, 32, 48]"),
     "one number": (lambda logits: logits.mean(), "got []"),
     "whole numbers": (lambda logits: (logits > 0).long(), "must return floating-point logits, got torch.int64"),
     "a mask": (lambda logits: logits > 0, "must return floating-point logits, got torch.bool"),
@@ -104,7 +104,7 @@ def test_a_factory_that_makes_no_network(what: str, tiny_data: Path, tmp_path: P
 
 @pytest.mark.fault(
     done="networks that give tuples, other sizes, classes, types or batches, no gradient, NaN, or raise, in a fit",
-    promised="one line that names the network, or the photos of the batch that became NaN",
+    promised="one line that names the network, or the images of the batch that became NaN",
     reaches="models/segmenter.py: _logits, _check_logits and _check_frozen",
     quick=5,
 )

@@ -1,4 +1,4 @@
-"""Readers of photos, masks, runs and tables, fuzzed."""
+"""Readers of images, masks, runs and tables, fuzzed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fuzzed(kind: str, examples: int) -> float:
 
 @pytest.mark.fault(
     done="files of 10 formats, made of sound ones of all kinds of pixels by cutting, changing, repeating and splicing "
-    "(Hypothesis, the same ones each time), read as photo, at reduced size, as mask, as coverage, for size and share",
+    "(Hypothesis, the same ones each time), read as image, at reduced size, as mask, as coverage, for size and share",
     promised="pixels of the size that the header tells, masks of 0 and 1, or one line; no other exception, no crash, "
     "no hang, less than 100 MB, Hypothesis's own included, with a limit of a million pixels; what the GIF reader takes "
     "is what Pillow reads",

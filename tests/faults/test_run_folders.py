@@ -134,7 +134,7 @@ def test_resume(name: str, way: str, run: Path, other: Path, tmp_path: Path) -> 
 
 @pytest.mark.fault(
     done="half a line at the end of metrics.jsonl, of times.jsonl and of predict's manifest",
-    promised="the epochs and photos before it count; the next line begins its own",
+    promised="the epochs and images before it count; the next line begins its own",
     reaches="files.py: read_json_lines and append_json_line",
 )
 @pytest.mark.parametrize("name", ["metrics.jsonl", "times.jsonl", "manifest.jsonl"])

@@ -194,12 +194,12 @@ def test_unknown_keys_name_the_nearest(key: str, tmp_path: Path, came_out: Calla
 CONTRADICTIONS: dict[str, dict[str, object]] = {
     "no encoder for weights": {"model.encoder_weights": "imagenet"},
     "a frozen encoder with a rate": {"arch": "unet/resnet18", "train.freeze_encoder": True, "train.encoder_lr": 1e-4},
-    "photos without masks": {"data.images": "{root}/train", "data.root": "{root}/train"},
-    "more cars to validate than there are": {"split.val": 5},
-    "a share that leaves no car": {"split.val": 0.001},
+    "images without masks": {"data.images": "{root}/train", "data.root": "{root}/train"},
+    "more groups to validate than there are": {"split.val": 5},
+    "a share that leaves no group": {"split.val": 0.001},
     "a group that no name has": {"data.group": "(zebra)"},
     "a group without a name in it": {"data.group": "[0-9]+"},
-    "a split of other photos": {"split.file": "{other}/split.csv"},
+    "a split of other images": {"split.file": "{other}/split.csv"},
     "patience longer than the training": {"train.patience": 100},
     "a decoder below its size": {"arch": "pan/resnet18", "data.size": [32, 48]},
     "options of another architecture": {"model.options": {"decoder_channels": [8, 8]}},
@@ -208,8 +208,8 @@ CONTRADICTIONS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.fault(
-    done="keys that contradict one another, or the photos: a frozen encoder with a rate, weights without an encoder, "
-    "more cars to validate than there are, a group that no name has",
+    done="keys that contradict one another, or the images: a frozen encoder with a rate, weights without an encoder, "
+    "more groups to validate than there are, a group that no name has",
     promised="one line that names a key or what it is about, before anything is trained; or a sound run",
     reaches="training/setup.py: check; data/splits.py: make_split",
     quick=4,
@@ -236,4 +236,4 @@ def test_contradictions(what: str, tiny_data: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "run" / "metrics.jsonl").exists()
     else:
         assert run.is_evaluated
-        assert what in ("a share that leaves no car", "patience longer than the training", "a decoder below its size")
+        assert what in ("a share that leaves no group", "patience longer than the training", "a decoder below its size")

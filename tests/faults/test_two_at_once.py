@@ -107,7 +107,7 @@ class Meanwhile(SilentReporter):
 
 
 @pytest.mark.fault(
-    done="a fit that begins and ends while another one on its folder is still looking for its photos",
+    done="a fit that begins and ends while another one on its folder is still looking for its images",
     promised="the later one is refused, and the finished run stays as it is",
     reaches="training/trainer.py: a second look under the lock",
 )

@@ -1,6 +1,6 @@
 """Writes the share of a submission that RANK and WORLD_SIZE say; run by test_shares.py.
 
-Prints how many rows it made, and whether the table is complete. With ``die`` it kills itself at its twentieth photo.
+Prints how many rows it made, and whether the table is complete. With ``die`` it kills itself at its twentieth image.
 """
 
 from __future__ import annotations

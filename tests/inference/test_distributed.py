@@ -118,7 +118,7 @@ def test_torchrun_submits_with_two_processes_and_a_bad_photo_stops_none(model: P
     words = ("submit", model, folder, "--device", "cpu", "--out", "s.csv")
     done = torchrun(*words, cwd=tmp_path)
     assert done.returncode != 0
-    assert "error: 1 of 130 photos could not be read" in done.stderr
+    assert "error: 1 of 130 images could not be read" in done.stderr
     assert parts(tmp_path / "s.csv") == 2
     photos[3].write_bytes(kept)
     done = torchrun(*words, cwd=tmp_path)

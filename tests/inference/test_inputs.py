@@ -6,7 +6,7 @@ import pytest
 from reference import Lines
 
 from carvana.errors import DataError
-from carvana.inference.inputs import collect_photos, distinct, refuse_equal_stems
+from carvana.inference.inputs import collect_images, distinct, refuse_equal_stems
 
 
 @pytest.fixture
@@ -22,24 +22,24 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def test_photos_are_collected_in_order_and_once(photos: list[Path], tmp_path: Path) -> None:
     folder = photos[0].parent
-    (folder / "notes.txt").write_text("no photo")
-    assert collect_photos([folder]) == photos
-    assert collect_photos([photos[3], folder]) == [photos[3], *photos[:3], photos[4]]
+    (folder / "notes.txt").write_text("no image")
+    assert collect_images([folder]) == photos
+    assert collect_images([photos[3], folder]) == [photos[3], *photos[:3], photos[4]]
 
 
 def test_sources_without_a_photo_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no photo in this folder"):
-        collect_photos([tmp_path / "empty"])
-    with pytest.raises(DataError, match="no photos"):
-        collect_photos([])
+    with pytest.raises(DataError, match=r"empty: no image in this folder"):
+        collect_images([tmp_path / "empty"])
+    with pytest.raises(DataError, match="no images"):
+        collect_images([])
 
 
 def test_outputs_may_not_go_among_the_photos_of_a_folder(photos: list[Path]) -> None:
     folder = photos[0].parent
     with pytest.raises(DataError, match="share this folder"):
-        collect_photos([folder], out=folder)
-    assert collect_photos([photos[0]], out=folder) == [photos[0]]
+        collect_images([folder], out=folder)
+    assert collect_images([photos[0]], out=folder) == [photos[0]]
 
 
 def test_a_photo_is_one_however_its_path_is_spelt(
@@ -49,7 +49,7 @@ def test_a_photo_is_one_however_its_path_is_spelt(
     (tmp_path / "linked").symlink_to(photos[0].parent, target_is_directory=True)
     spellings = [Path("photos/car_0.png"), Path("photos/../photos/car_0.png"), photos[0], Path("linked/car_0.png")]
     assert distinct(spellings) == spellings[:1]
-    assert collect_photos([*spellings, "photos"]) == [spellings[0], *(Path("photos", p.name) for p in photos[1:])]
+    assert collect_images([*spellings, "photos"]) == [spellings[0], *(Path("photos", p.name) for p in photos[1:])]
     refuse_equal_stems(spellings)
     (tmp_path / "car_0.jpg").touch()
     with pytest.raises(DataError, match=r"car_0\.jpg and .*car_0\.png .* car_0_mask\.png"):
@@ -62,8 +62,8 @@ def test_what_is_passed_over_in_a_folder_is_counted_by_kind(tmp_path: Path, monk
         (tmp_path / name).touch()
     (tmp_path / "more").mkdir()
     lines = Lines()
-    assert collect_photos([tmp_path], reporter=lines) == [tmp_path / "a.jpg"]
+    assert collect_images([tmp_path], reporter=lines) == [tmp_path / "a.jpg"]
     found = "2 HEIC images, 1 folder, 1 other file, 1 video; pip install 'carvana[heic]' reads HEIC"
     assert lines.warnings == [f"{tmp_path}: passed over {found}"]
-    collect_photos([tmp_path / "a.jpg"], reporter=lines)
+    collect_images([tmp_path / "a.jpg"], reporter=lines)
     assert len(lines.warnings) == 1

@@ -1,4 +1,4 @@
-"""A photo of 12,000 x 12,000 pixels in tiles, in a process of its own whose memory is looked at."""
+"""An image of 12,000 x 12,000 pixels in tiles, in a process of its own whose memory is looked at."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ predictor = carvana.Predictor(model, scale="native", mode="tiles", tile=1024, pr
 predictor.predict(np.zeros((1100, 1100, 3), np.uint8)).mask
 with PeakMemory(torch.device("cpu")) as before:
     pass
-photo = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 with PeakMemory(torch.device("cpu")) as peak:
-    (prediction,) = predictor.predict_many([photo])
+    (prediction,) = predictor.predict_many([image])
     assert prediction.mask.shape == (side, side)
 assert 0 < prediction.mask.mean() < 1
 print(peak.megabytes - before.megabytes)

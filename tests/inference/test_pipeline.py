@@ -11,7 +11,7 @@ import torch
 
 from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction
-from carvana.inference.preprocessed import Prepared
+from carvana.inference.preprocessed import PreprocessedImage
 
 
 def test_results_come_in_order_whoever_finishes_first() -> None:
@@ -82,23 +82,23 @@ def test_stopping_early_drops_what_waits() -> None:
 
 
 class Recorder:
-    """Stands where a predictor does: batches of at most three photos of one size."""
+    """Stands where a predictor does: batches of at most three images of one size."""
 
     device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def joins(self, photo: Prepared, batch: list[Prepared]) -> bool:
+    def joins(self, photo: PreprocessedImage, batch: list[PreprocessedImage]) -> bool:
         return photo.image.shape == batch[0].image.shape and len(batch) < 3
 
-    def run(self, batch: list[Prepared], *, want: str) -> list[Prediction]:
+    def run(self, batch: list[PreprocessedImage], *, want: str) -> list[Prediction]:
         self.batches.append(len(batch))
         return [Prediction(photo.image[..., 0].astype(np.float32), photo.size, 0.5) for photo in batch]
 
 
-def prepared(number: int, size: int = 4) -> Prepared:
-    return Prepared(np.full((size, size, 3), number, np.uint8), (size, size))
+def prepared(number: int, size: int = 4) -> PreprocessedImage:
+    return PreprocessedImage(np.full((size, size, 3), number, np.uint8), (size, size))
 
 
 def test_batches_keep_the_order_and_let_other_jobs_pass() -> None:

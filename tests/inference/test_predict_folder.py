@@ -20,7 +20,7 @@ from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.predict_folder import Summary, predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
-from carvana.inference.preprocessed import Prepared
+from carvana.inference.preprocessed import PreprocessedImage
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 
@@ -230,7 +230,7 @@ def kill(event, arguments):
         if steps.count("appended") == 2 and arguments[0] == "synced":  # the line is there, the file has no name yet
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(kill)
-predict_folder(predictor(), {[str(photo) for photo in photos]!r}, out={str(out)!r}, workers=1)
+predict_folder(predictor(), {[str(image) for image in photos]!r}, out={str(out)!r}, workers=1)
 """.replace("predictor(), [", "predictor(), [*map(Path, [").replace("], out=", "])], out=")
     assert forkserver.run([sys.executable, "-c", script]).returncode == -9
     done = predict_folder(predictor(), photos, out=out)
@@ -282,7 +282,7 @@ class Interrupted(Predictor):
 
     calls = 0
 
-    def joins(self, photo: Prepared, batch: object) -> bool:
+    def joins(self, photo: PreprocessedImage, batch: object) -> bool:
         return False
 
     def run(self, batch: object, **settings: object) -> list[Prediction]:

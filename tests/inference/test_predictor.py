@@ -68,7 +68,7 @@ def test_maps_have_the_photo_s_own_size(scale: str | tuple[int, int]) -> None:
 
 def test_who_shows_a_network_larger_objects_than_it_knows_is_told(caplog: pytest.LogCaptureFixture) -> None:
     Predictor(segmenter(trained_size=(16, 24)), scale="native")
-    assert "trained on whole photos of 16x24" in caplog.text
+    assert "trained on whole images of 16x24" in caplog.text
     caplog.clear()
     Predictor(segmenter(), scale="native")  # trained on crops, or not at all
     Predictor(segmenter(trained_size=(16, 24)), scale="32x48")
@@ -192,7 +192,7 @@ class Broken(nn.Module):
 
 
 def test_a_network_that_does_not_fit_the_memory_is_one_line_with_its_size() -> None:
-    with pytest.raises(ModelError, match=r"photos of 640x960 pixels .*--scale 320x480$") as error:
+    with pytest.raises(ModelError, match=r"images of 640x960 pixels .*--scale 320x480$") as error:
         Predictor(segmenter(Greedy()), scale="640x960").predict(photo())
     assert "\n" not in str(error.value)
 

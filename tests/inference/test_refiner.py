@@ -197,7 +197,7 @@ def test_what_decides_a_mask_is_told() -> None:
 
 def test_what_cannot_be_is_refused_in_a_line() -> None:
     coarse, fine = predictor(1, size=(52, 76)), predictor(2, scale="native")
-    with pytest.raises(ConfigError, match=r'at the photo\'s own size, not at 52x76: give it scale="native"'):
+    with pytest.raises(ConfigError, match=r'at the image\'s own size, not at 52x76: give it scale="native"'):
         Refiner(fine, coarse)
     for band in ((0.5, 0.5), (-0.1, 0.5), (0.2, 1.5), (float("nan"), 1.0)):
         with pytest.raises(ConfigError, match=r"band .* expected two probabilities"):
@@ -226,7 +226,7 @@ def test_it_is_loaded_by_names(tmp_path: Path) -> None:
     many = load_predictor([small, large], refine_with=large, **how)
     assert isinstance(many, Refiner)
     assert many.scale == "64x96 + native, then native"
-    with pytest.raises(ConfigError, match=r"large sees photos at their own size at the first look as well; name"):
+    with pytest.raises(ConfigError, match=r"large sees images at their own size at the first look as well; name"):
         load_predictor(large, mode="refine", **how)
     assert isinstance(load_predictor(small, scale="native", refine_with=large, **how), Refiner)
     with pytest.raises(ConfigError, match=r"'refin' is unknown; expected auto, whole, tiles, refine.*'refine'"):

@@ -133,19 +133,19 @@ def test_costs_are_measured_for_all_that_were_evaluated(board: Leaderboard) -> N
 
 
 def test_all_are_judged_on_the_same_photos_that_none_was_trained_on(board: Leaderboard) -> None:
-    judges = {photo.image for photo in board.photos}
-    assert len(judges) == board.header.photos == 8
-    assert board.header.cars == 2
-    assert board.header.train_cars == 3
+    judges = {photo.image for photo in board.images}
+    assert len(judges) == board.header.images == 8
+    assert board.header.groups == 2
+    assert board.header.train_groups == 3
     for row in board.ranked:
         run = Run(str(row.run))
-        assert {photo.group for photo in board.photos}.isdisjoint(run.read_groups("train"))
-        assert all(row.name in photo.dice for photo in board.photos)
+        assert {photo.group for photo in board.images}.isdisjoint(run.read_groups("train"))
+        assert all(row.name in photo.dice for photo in board.images)
 
 
 def test_the_masks_of_a_row_give_its_scores(board: Leaderboard) -> None:
     for row in board.ranked:
-        for sample, photo in zip(board.samples, board.photos, strict=True):
+        for sample, photo in zip(board.samples, board.images, strict=True):
             assert sample.mask is not None
             mask = read_mask(Path(str(row.masks)) / f"{sample.image.stem}_mask.png")
             # The scores are at thresholds from other cars, the masks at one for all.
@@ -162,7 +162,7 @@ def test_two_cars_tell_nobody_apart(board: Leaderboard) -> None:
 def test_the_leaderboard_comes_back_from_its_file(board: Leaderboard, tmp_path: Path) -> None:
     assert board.path is not None
     read = Leaderboard.load(board.path)
-    assert (read.header, read.rows, read.pairs, read.photos) == (board.header, board.rows, board.pairs, board.photos)
+    assert (read.header, read.rows, read.pairs, read.images) == (board.header, board.rows, board.pairs, board.images)
     board.save(tmp_path / "elsewhere")
     names = [f"leaderboard.{kind}" for kind in ("csv", "html", "json", "md")]
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == names
@@ -240,7 +240,7 @@ def test_seeds_are_fits_of_their_own_whose_spread_is_shown(tiny_data: Path, tmp_
     assert row.dice_spread == pytest.approx(abs(first - second))
     assert row.run == row.refits[0].run
     scores = [Run(refit.run).read_evaluation()["per_image"] for refit in row.refits]
-    assert board.photos[0].dice["unet-ref"] == pytest.approx(np.mean([each[0]["dice"] for each in scores]))
+    assert board.images[0].dice["unet-ref"] == pytest.approx(np.mean([each[0]["dice"] for each in scores]))
 
 
 def test_finished_runs_alone_are_compared_on_the_validation_photos_of_the_first(
@@ -250,7 +250,7 @@ def test_finished_runs_alone_are_compared_on_the_validation_photos_of_the_first(
     board = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")
     assert started == [f"judge_run {finished.path}", f"measure {finished.path}"]
     assert board.rows[0].dice == pytest.approx(finished.read_evaluation()["dice"])
-    assert {photo.group for photo in board.photos} == finished.read_groups("val")
+    assert {photo.group for photo in board.images} == finished.read_groups("val")
 
 
 def test_a_run_that_saw_a_validation_car_is_refused_before_anything_is_trained(
@@ -303,7 +303,7 @@ def test_without_data_the_photos_of_the_first_run_judge_whatever_the_recipe(
 ) -> None:
     config = FitConfig(**RECIPE).replace({"split": {}, "train.epochs": 1})
     board = carvana.compare([finished.path, "unet-ref"], config, out=tmp_path / "board", device="cpu")
-    assert {photo.group for photo in board.photos} == finished.read_groups("val")
+    assert {photo.group for photo in board.images} == finished.read_groups("val")
     assert board.header.data == str(tiny_data)
     assert board["unet-ref"].status == "ok"
     with pytest.raises(ConfigError, match=f"split: without a data folder .*{finished.path}"):

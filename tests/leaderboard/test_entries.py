@@ -85,7 +85,7 @@ def test_folders_that_are_no_finished_run_are_refused(run: Run, tmp_path: Path) 
     with pytest.raises(RunError, match=f"not finished.*--resume {run.path}"):
         make_entries([run.path])
     run.split_path.unlink()
-    with pytest.raises(RunError, match="nobody knows which cars"):
+    with pytest.raises(RunError, match="nobody knows which groups"):
         make_entries([run.path])
     (tmp_path / "five").mkdir()
     (tmp_path / "five" / "folds.json").write_text('{"format_version": 1, "folds": 2, "recipe": {}}')

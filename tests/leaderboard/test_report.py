@@ -18,7 +18,7 @@ from rich.text import Text
 
 from carvana.evaluation.statistics import LEVEL
 from carvana.leaderboard.board import Leaderboard
-from carvana.leaderboard.records import FAILED, Pair, Photo, Refit, Row
+from carvana.leaderboard.records import FAILED, Pair, Row, ScoredImage, SeedRun
 from carvana.leaderboard.report.charts import COSTS, LAYOUTS
 from carvana.leaderboard.report.columns import COLUMNS, columns
 from carvana.leaderboard.report.facts import notes
@@ -38,7 +38,7 @@ PARTIAL = {
         make_board(2), rows=tuple(replace(row, latency_ms=None, gflops=None) for row in make_board(2).rows)
     ),
     "measuring failed": replace(make_board(1), rows=(replace(make_board(1).rows[0], status=f"{FAILED}no memory"),)),
-    "a single car": replace(make_board(2), rows=tuple(replace(row, dice_ci95=None) for row in make_board(2).rows)),
+    "a single group": replace(make_board(2), rows=tuple(replace(row, dice_ci95=None) for row in make_board(2).rows)),
     "perfect": Leaderboard(HEADER, (Row("a", status="ok", dice=1.0, rank=1, latency_ms=0.0, dice_ci95=(1.0, 1.0)),)),
 }
 each_board = pytest.mark.parametrize("board", PARTIAL.values(), ids=PARTIAL)
@@ -80,7 +80,7 @@ def nasty_board() -> Leaderboard:
     row = replace(make_board(1).rows[0], name=NASTY, arch=NASTY, init=NASTY)
     other = replace(row, name="other", rank=2, dice=0.9, tied_with_best=False)
     header = replace(HEADER, data=NASTY, machine=NASTY, recipe={NASTY: NASTY}, recipe_name=NASTY, commit=NASTY)
-    photos = tuple(Photo(NASTY, NASTY, f"{view}<b>", {NASTY: 0.98, "other": 0.97}) for view in range(2))
+    photos = tuple(ScoredImage(NASTY, NASTY, f"{view}<b>", {NASTY: 0.98, "other": 0.97}) for view in range(2))
     failed = Row("failed <i>", status=FAILED + NASTY)
     return Leaderboard(header, (row, other, failed), (Pair(NASTY, "other", 0.1, None, 0.5),), photos)
 
@@ -153,7 +153,7 @@ def test_csv_reads_back_equal() -> None:
 def test_csv_has_every_field_of_a_row_and_of_its_refits() -> None:
     head = next(csv.reader(io.StringIO(to_csv(make_board(1)))))
     of_rows = {name.name for name in fields(Row)} - {"dice_ci95", "refits"}
-    of_refits = {f"refit_{name.name}" for name in fields(Refit)} - {"refit_curve"}
+    of_refits = {f"refit_{name.name}" for name in fields(SeedRun)} - {"refit_curve"}
     assert set(head) == of_rows | of_refits | {"dice_ci95_low", "dice_ci95_high", "error_1e4"}
 
 
@@ -266,12 +266,12 @@ def test_sections_without_data_are_left_out() -> None:
 
 def test_errors_by_view_are_the_means_of_its_photos() -> None:
     board = make_board(2)
-    found = view_errors(board.photos, [row.name for row in board.ranked])
+    found = view_errors(board.images, [row.name for row in board.ranked])
     assert list(found) == ["01", "05", "09", "13"]
     for view, of_view in found.items():
         for name, error in of_view.items():
             assert error == pytest.approx(
-                1 - np.mean([photo.dice[name] for photo in board.photos if photo.view == view])
+                1 - np.mean([photo.dice[name] for photo in board.images if photo.view == view])
             )
 
 

@@ -213,7 +213,7 @@ def test_the_page_forbids_itself_to_fetch(opened: Page) -> None:
 
 
 def test_pictures_are_shown(opened: Page) -> None:
-    sizes = opened.eval_on_selector_all(".photo img", "images => images.map((image) => image.naturalWidth)")
+    sizes = opened.eval_on_selector_all(".image img", "images => images.map((image) => image.naturalWidth)")
     assert len(sizes) == 6 * (1 + 1 + 7)
     assert min(sizes) > 0
 

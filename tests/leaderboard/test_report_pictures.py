@@ -15,7 +15,7 @@ from PIL import Image
 from carvana.data.io.images import read_image, read_mask
 from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.leaderboard.board import Leaderboard
-from carvana.leaderboard.records import WAITING, Photo, Row
+from carvana.leaderboard.records import WAITING, Row, ScoredImage
 from carvana.leaderboard.report.disagreement import mean_distance, most_different
 from carvana.leaderboard.report.html import to_html
 from carvana.leaderboard.report.images import busiest_window, errors, outline
@@ -30,58 +30,60 @@ def board(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaderbo
 
 
 @pytest.fixture
-def scored(rng: np.random.Generator) -> tuple[list[Photo], dict[str, list[np.ndarray]]]:
-    """Forty photos of ten cars with masks of 12 x 12, some of which are far from the truth and some near."""
+def scored(rng: np.random.Generator) -> tuple[list[ScoredImage], dict[str, list[np.ndarray]]]:
+    """Forty images of ten groups with masks of 12 x 12, some of which are far from the truth and some near."""
     photos, masks = [], {}
     for place in range(40):
         true = rng.random((12, 12)) < 0.5
         flips = rng.random((len(NAMES), 12, 12)) < rng.choice([0.01, 0.05, 0.3], (len(NAMES), 1, 1))
         of_photo = [(true ^ flip).astype(np.uint8) for flip in flips]
         scores = {name: dice(mask, true) for name, mask in zip(NAMES, of_photo, strict=True)}
-        photos.append(Photo(f"{place}.jpg", f"car{place % 10}", "", scores))
+        photos.append(ScoredImage(f"{place}.jpg", f"group{place % 10}", "", scores))
         masks[f"{place}.jpg"] = of_photo
     return photos, masks
 
 
-def brute_force(photos: list[Photo], masks: dict[str, list[np.ndarray]], *, count: int, per_car: int) -> list[str]:
-    """All pairs of masks of all photos, then the largest means with no car too often."""
+def brute_force(
+    photos: list[ScoredImage], masks: dict[str, list[np.ndarray]], *, count: int, per_group: int
+) -> list[str]:
+    """All pairs of masks of all images, then the largest means with no group too often."""
     means = {photo.image: np.mean([1 - iou(a, b) for a, b in combinations(masks[photo.image], 2)]) for photo in photos}
-    chosen: list[Photo] = []
+    chosen: list[ScoredImage] = []
     for photo in sorted(photos, key=lambda photo: -means[photo.image]):
-        if len(chosen) < count and sum(other.group == photo.group for other in chosen) < per_car:
+        if len(chosen) < count and sum(other.group == photo.group for other in chosen) < per_group:
             chosen.append(photo)
     return [photo.image for photo in chosen]
 
 
-@pytest.mark.parametrize(("count", "per_car"), [(1, 1), (3, 1), (6, 2), (40, 40)])
+@pytest.mark.parametrize(("count", "per_group"), [(1, 1), (3, 1), (6, 2), (40, 40)])
 def test_photos_are_those_of_all_pairs_of_masks(
-    scored: tuple[list[Photo], dict[str, list[np.ndarray]]], count: int, per_car: int
+    scored: tuple[list[ScoredImage], dict[str, list[np.ndarray]]], count: int, per_group: int
 ) -> None:
     photos, masks = scored
-    found = most_different(photos, NAMES, lambda photo: masks[photo.image], count=count, per_car=per_car)
-    assert [each.photo.image for each in found] == brute_force(photos, masks, count=count, per_car=per_car)
+    found = most_different(photos, NAMES, lambda photo: masks[photo.image], count=count, per_group=per_group)
+    assert [each.image.image for each in found] == brute_force(photos, masks, count=count, per_group=per_group)
 
 
-def test_most_masks_are_never_read(scored: tuple[list[Photo], dict[str, list[np.ndarray]]]) -> None:
+def test_most_masks_are_never_read(scored: tuple[list[ScoredImage], dict[str, list[np.ndarray]]]) -> None:
     photos, masks = scored
     asked: list[str] = []
 
-    def read(photo: Photo) -> list[np.ndarray]:
+    def read(photo: ScoredImage) -> list[np.ndarray]:
         asked.append(photo.image)
         return masks[photo.image]
 
-    most_different(photos, NAMES, read, count=3, per_car=1)
+    most_different(photos, NAMES, read, count=3, per_group=1)
     assert len(asked) < len(photos) * 0.7
     asked.clear()
     assert len(most_different(photos, NAMES, read, readings=4 * len(NAMES))) == 4
     assert len(asked) == 4
 
 
-def test_photos_without_masks_are_passed_over(scored: tuple[list[Photo], dict[str, list[np.ndarray]]]) -> None:
+def test_photos_without_masks_are_passed_over(scored: tuple[list[ScoredImage], dict[str, list[np.ndarray]]]) -> None:
     photos, masks = scored
-    lost = brute_force(photos, masks, count=2, per_car=1)[0]
+    lost = brute_force(photos, masks, count=2, per_group=1)[0]
     found = most_different(photos, NAMES, lambda photo: None if photo.image == lost else masks[photo.image])
-    assert lost not in [each.photo.image for each in found]
+    assert lost not in [each.image.image for each in found]
     assert most_different(photos, NAMES, lambda _: None) == []
 
 
@@ -134,9 +136,9 @@ def test_the_outline_lies_on_the_border_of_the_truth() -> None:
 
 def test_a_page_shows_each_network_on_some_photos_of_different_cars(board: Leaderboard) -> None:
     page = to_html(board)
-    photos = re.findall(r'<article id="photo-\d" class="photo"><h3>(.*?)</h3>', page)
+    photos = re.findall(r'<article id="image-\d" class="image"><h3>(.*?)</h3>', page)
     assert len(photos) == 6
-    cars = [next(photo.group for photo in board.photos if photo.image == image) for image in photos]
+    cars = [next(photo.group for photo in board.images if photo.image == image) for image in photos]
     assert max(map(cars.count, cars)) <= 2
     for row in board.ranked:
         assert page.count(f'alt="the errors of {row.name}"') == 6
@@ -154,7 +156,7 @@ def test_a_photo_in_the_page_is_the_part_that_its_frame_says(board: Leaderboard)
     left, top, wide, high = (float(frame[key]) / 100 for key in ("left", "top", "width", "height"))
     rows = slice(round(top * height), round((top + high) * height))
     columns = slice(round(left * width), round((left + wide) * width))
-    data = re.search(r"#photo-1 \.crop\{background-image:url\(data:image/jpeg;base64,(.*?)\)", page)
+    data = re.search(r"#image-1 \.crop\{background-image:url\(data:image/jpeg;base64,(.*?)\)", page)
     assert data is not None
     shown = np.asarray(
         Image.open(io.BytesIO(base64.b64decode(data[1]))).resize((columns.stop - columns.start, rows.stop - rows.start))

@@ -155,7 +155,7 @@ def test_weights_alone_of_another_network_are_refused_too(made: Path, name: str,
 
 
 def trained_on(photos: torch.Tensor) -> UNetRef:
-    """A network whose first BatchNorm remembers these photos, as a training leaves it."""
+    """A network whose first BatchNorm remembers these images, as a training leaves it."""
     torch.manual_seed(2)
     network = UNetRef(width=8, bn_momentum=1.0).train()
     torch.nn.init.normal_(network.down[0][0].bias)

@@ -127,7 +127,7 @@ def test_options_are_those_of_smp_and_an_unknown_one_is_one_clear_line():
     [
         ("unet/resnet18", {"decoder_channels": [8, 8]}, r"cannot be built with \{'decoder_channels': \[8, 8\]\}"),
         ("unet/tu-vit_tiny_patch16_224", {}, "features of several scales"),
-        ("unet/tu-coat_lite_tiny", {}, "does not take photos of any size|features_only not implemented"),
+        ("unet/tu-coat_lite_tiny", {}, "does not take images of any size|features_only not implemented"),
         ("pan/tu-pvt_v2_b0", {}, "dilates its encoder, which this one does not allow"),
         ("deeplabv3/tu-vgg11", {}, "dilates its encoder, which this one does not allow"),
         ("dpt/tu-resnet18", {}, "only plain vision transformers"),

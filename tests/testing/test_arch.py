@@ -103,7 +103,7 @@ def test_a_sound_architecture_passes():
         (Shrinking, "must return logits"),
         (OneClass, "must return logits|classes=3 gives 1"),
         (Random, "other logits than bytes|evaluation is random"),
-        (Gossiping, "depend on the other photos|batch of one and of two"),
+        (Gossiping, "depend on the other images|batch of one and of two"),
         (Forgetful, "saved and read back gives other logits"),
         (Overflowing, "not finite"),
     ],

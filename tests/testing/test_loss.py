@@ -51,7 +51,7 @@ def logarithm(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def test_smps_dice_over_the_whole_batch_is_found() -> None:
-    with pytest.raises(AssertionError, match="in the mean over the batch's photos"):
+    with pytest.raises(AssertionError, match="in the mean over the batch's images"):
         check(smp.losses.DiceLoss("binary"))
 
 
@@ -88,7 +88,7 @@ def test_a_sound_loss_passes() -> None:
     [
         (wrong_way, "does not fall from wrong to right"),
         (of_several, "^the loss 'under-test': AssertionError: more photos"),
-        (of_the_sum, "in the mean over the batch's photos"),
+        (of_the_sum, "in the mean over the batch's images"),
         (in_place, "changes the masks"),
         (logarithm, "it is (nan|inf) for|gradient is not finite for"),
         (lambda logits, targets: (logits.sigmoid() - targets).square(), "scalar tensor"),

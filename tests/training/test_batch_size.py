@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def largest(photos: int, size: tuple[int, int] = (64, 64), width: int = 8) -> int:
     model = carvana.create_model("unet-ref", width=width)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = largest_batch(model, size, photos=photos, loss=make_loss("bce"), device=CPU, precision="fp32")
+    found = largest_batch(model, size, images=photos, loss=make_loss("bce"), device=CPU, precision="fp32")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     return found
 
@@ -29,7 +29,7 @@ def test_an_epoch_keeps_sixteen_steps(photos: int, expected: int) -> None:
 
 
 def test_what_does_not_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A photo of 64 x 64 keeps about 64 x 64 x 100 numbers in this network: some megabytes."""
+    """An image of 64 x 64 keeps about 64 x 64 x 100 numbers in this network: some megabytes."""
     found = []
     for gigabytes in (0.02, 0.2, 2.0):
         monkeypatch.setattr(batch_size, "free_memory", lambda gigabytes=gigabytes: int(gigabytes * 1e9))

@@ -136,15 +136,15 @@ socket.socket.connect = socket.create_connection = refuse
 
 from carvana.training.callbacks import Trackio
 def record(epoch, dice): return {"epoch": epoch, "step": 10 * epoch, "val_dice": dice}
-first = Trackio("cars", name="first", config={"arch": "unet-ref"})
+first = Trackio("groups", name="first", config={"arch": "unet-ref"})
 first.on_epoch_end(record(1, 0.25))
 first.on_epoch_end(record(2, 0.5))
 first.on_fit_end()
 first.on_evaluation({"dice": 0.75, "per_image": []})
-again = Trackio("cars", name="first", first_step=21)
+again = Trackio("groups", name="first", first_step=21)
 again.on_epoch_end(record(3, 0.625))
 again.on_fit_end()
-other = Trackio("cars", name="other")
+other = Trackio("groups", name="other")
 other.on_epoch_end(record(1, 0.125))
 other.on_fit_end()
 assert not {"torch", "tensorboard"} & set(sys.modules)
@@ -154,7 +154,7 @@ import contextlib, io, json, sys
 from trackio.cli import main
 found = []
 for run, metric in (("first", "val_dice"), ("first", "evaluation/dice"), ("other", "val_dice")):
-    sys.argv = ["trackio", "get", "metric", "--project", "cars", "--run", run, "--metric", metric, "--json"]
+    sys.argv = ["trackio", "get", "metric", "--project", "groups", "--run", run, "--metric", metric, "--json"]
     with contextlib.redirect_stdout(io.StringIO()) as answer:
         main()
     found.append([(value["step"], value["value"]) for value in json.loads(answer.getvalue())["values"]])

@@ -37,7 +37,7 @@ def recipe(data: Path, **changes: Any) -> FitConfig:
 
 @pytest.fixture(scope="module")
 def folds(quick_fits: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Folds:
-    """Five cars in three folds."""
+    """Five groups in three folds."""
     return fit_folds(recipe(tiny_data), folds=3, out=tmp_path_factory.mktemp("runs") / "folds", device="cpu")
 
 
@@ -143,7 +143,7 @@ def test_folds_go_on_where_their_data_folder_has_moved(folds: Folds, tiny_data: 
     shutil.copytree(now, tmp_path / "other")
     masks = sorted((tmp_path / "other" / "train_masks").iterdir())
     shutil.copy(masks[1], masks[0])
-    with pytest.raises(DataError, match="1 of 20 photos"):
+    with pytest.raises(DataError, match="1 of 20 images"):
         resume_folds(out, root=tmp_path / "other", device="cpu")
     resume_folds(out, root=now, device="cpu")
     for run, undisturbed in zip(Folds(out).runs, folds.runs, strict=True):
@@ -207,9 +207,9 @@ def test_folds_of_photos_are_told_to_leak(tiny_data: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "count", "error", "word"),
     [
-        ({}, 6, DataError, "6 folds need as many cars, and there are 5"),
+        ({}, 6, DataError, "6 folds need as many groups, and there are 5"),
         ({}, 1, ConfigError, "1 folds: expected at least 2"),
-        ({"split__file": "own"}, 2, ConfigError, "split.file = 'own': folds deal out the photos themselves"),
+        ({"split__file": "own"}, 2, ConfigError, "split.file = 'own': folds deal out the images themselves"),
         ({"train__loss": "bcd"}, 2, CarvanaError, "bce"),
         ({"arch": "unet-erf"}, 2, CarvanaError, "unet-ref"),
         ({"model__options": {"widht": 4}}, 2, CarvanaError, "width"),

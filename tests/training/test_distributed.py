@@ -57,7 +57,7 @@ SETTINGS = {"epochs": 2, "accumulate": 2, "ema": 0.8}
 
 @pytest.fixture(scope="module")
 def pair(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Two processes, one photo each at a time: of 13 photos the last batch has one, and a process is left with none."""
+    """Two processes, one image each at a time: of 13 images the last batch has one, and a process is left with none."""
     out = tmp_path_factory.mktemp("runs") / "pair"
     return out, train(2, tiny_data, out, batch_size=1, **SETTINGS)
 

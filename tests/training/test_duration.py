@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from carvana.config import TrainConfig
-from carvana.training.duration import Budget
+from carvana.training.duration import Duration
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 
 
 def test_epochs_are_counted_in_steps() -> None:
-    budget = Budget(TrainConfig(epochs=3, accumulate=2, warmup=0.0), 5)
+    budget = Duration(TrainConfig(epochs=3, accumulate=2, warmup=0.0), 5)
     assert [budget.ends_with(epochs) for epochs in range(5)] == [False, False, False, True, True]
     assert budget.length == 15
     rates = []
@@ -34,7 +34,7 @@ def test_epochs_are_counted_in_steps() -> None:
 
 def test_minutes_count_training_time_alone() -> None:
     clock = Clock()
-    budget = Budget(TrainConfig(minutes=1.0, schedule="cosine", warmup=0.0), 5, clock=clock)
+    budget = Duration(TrainConfig(minutes=1.0, schedule="cosine", warmup=0.0), 5, clock=clock)
     assert budget.length == 60
     budget.start()
     clock.now += 30

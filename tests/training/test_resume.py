@@ -120,7 +120,7 @@ def test_a_training_goes_on_where_its_data_folder_has_moved_to_the_same_end(
     shutil.copytree(now, tmp_path / "other")
     masks = sorted((tmp_path / "other" / "train_masks").iterdir())
     shutil.copy(masks[1], masks[0])
-    with pytest.raises(DataError, match=f"{masks[0]} is not the one that .* was begun with; 1 of 20 photos"):
+    with pytest.raises(DataError, match=f"{masks[0]} is not the one that .* was begun with; 1 of 20 images"):
         resume(out, root=tmp_path / "other", device="cpu")
     told = Lines()
     resume(out, root=now, device="cpu", reporter=told)

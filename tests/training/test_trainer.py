@@ -18,7 +18,7 @@ from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.training.callbacks import TensorBoard
-from carvana.training.duration import Budget
+from carvana.training.duration import Duration
 from carvana.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
@@ -256,7 +256,7 @@ def test_minutes_end_a_training_in_the_middle_of_an_epoch(sides: Any) -> None:
     listener = Listener()
     trainer = Trainer(small(), train=sides[0], val=sides[1], minutes=1.0, batch_size=4, workers=0, callbacks=[listener])
     ticks = iter(range(10**6))
-    trainer.budget = Budget(trainer.settings, len(trainer.train_batches.sizes), clock=lambda: float(next(ticks)))
+    trainer.budget = Duration(trainer.settings, len(trainer.train_batches.sizes), clock=lambda: float(next(ticks)))
     trainer.fit()
     assert 60 <= trainer.budget.seconds < 90  # every look at this clock costs a second, a step has several
     assert trainer.budget.step % len(trainer.train_batches.sizes) != 0

@@ -25,7 +25,7 @@ def frozen_norms(model: nn.Module) -> nn.Module:
 
 
 class Seen(Trainer):
-    """Notes the photos of each step, and dies when it is told to."""
+    """Notes the images of each step, and dies when it is told to."""
 
     die_at: int | None = None
 

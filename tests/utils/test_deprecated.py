@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import carvana
 
 OLD = {
     "carvana.compare.records.Row": "carvana.leaderboard.records.Row",
-    "carvana.compare.records.Photo": "carvana.leaderboard.records.Photo",
+    "carvana.compare.records.Photo": "carvana.leaderboard.records.ScoredImage",
     "carvana.data.rle.encode": "carvana.data.io.rle.encode",
-    "carvana.inference.photos.collect_photos": "carvana.inference.inputs.collect_photos",
+    "carvana.inference.photos.collect_photos": "carvana.inference.inputs.collect_images",
     "carvana.training.stopping.TrainingInterrupted": "carvana.training.signals.TrainingInterrupted",
 }
 
@@ -42,3 +44,13 @@ def test_a_name_that_never_was_is_refused() -> None:
         import_module("carvana.compare.nosuch")
     with pytest.raises(AttributeError, match="nosuch"):
         named("carvana.compare.records.nosuch")
+
+
+def test_old_attributes_and_parameters_work_and_say_so(tiny_data: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="Report.photos is now Report.image_count"):
+        assert carvana.check_data(tiny_data).photos == 20
+    predictor = carvana.Predictor(carvana.create_model("unet-ref", encoder_weights="none"))
+    image = np.zeros((16, 16, 3), np.uint8)
+    with pytest.warns(DeprecationWarning, match=r"predict\(photo=...\) is now .*predict\(image=...\)"):
+        old = predictor.predict(photo=image)  # type: ignore[call-arg]
+    np.testing.assert_array_equal(old.mask, predictor.predict(image=image).mask)

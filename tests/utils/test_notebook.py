@@ -51,18 +51,18 @@ class Page(html.parser.HTMLParser):
 
 def test_bars_messages_and_the_table_of_epochs_are_shown() -> None:
     bars = [Bar("training", 40, done=12, numbers="epoch 2 · loss 0.5"), Bar("reading", None, done=3)]
-    page = Page(as_html(bars, ["few photos"], ["<unet> on 4 photos"], EPOCHS))
+    page = Page(as_html(bars, ["few images"], ["<unet> on 4 images"], EPOCHS))
     assert page.bars == [{"value": "12", "max": "40"}, {"value": "0", "max": "1"}]
     assert page.texts["div"] == [
-        "warning: few photos", "<unet> on 4 photos", " training 12/40 epoch 2 · loss 0.5", " reading 3",
+        "warning: few images", "<unet> on 4 images", " training 12/40 epoch 2 · loss 0.5", " reading 3",
     ]  # fmt: skip
     assert page.texts["th"] == ["epoch", "train loss", "val dice", "images/s"]
     assert page.texts["td"] == ["1", "0.75123", "0.50000", "12.3", "2", "0.50000", "0.90000", "13.0"]
 
 
 def test_without_html_the_same_stands_there_as_text() -> None:
-    lines = as_text([Bar("training", 40, done=12)], ["few photos"], ["on 4 photos"], EPOCHS).splitlines()
-    assert lines[:2] == ["warning: few photos", "on 4 photos"]
+    lines = as_text([Bar("training", 40, done=12)], ["few images"], ["on 4 images"], EPOCHS).splitlines()
+    assert lines[:2] == ["warning: few images", "on 4 images"]
     assert lines[2].split() == ["epoch", "train", "loss", "val", "dice", "images/s"]
     assert lines[3].split() == ["1", "0.75123", "0.50000", "12.3"]
     assert lines[-1] == "training 12/40"
@@ -114,8 +114,8 @@ def test_a_fit_in_a_notebook_shows_a_bar_and_its_table(tiny_data: Path, tmp_path
     out = str(tmp_path / "run")
     cells = [
         CELL.format(data=str(tiny_data), out=out),
-        f"photos = [sample.image for sample in carvana.find_samples({str(tiny_data)!r})]\n"
-        f"done = predict_folder(carvana.Predictor.from_pretrained({out!r}), photos, out={str(tmp_path / 'masks')!r})",
+        f"images = [sample.image for sample in carvana.find_samples({str(tiny_data)!r})]\n"
+        f"done = predict_folder(carvana.Predictor.from_pretrained({out!r}), images, out={str(tmp_path / 'masks')!r})",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -110,7 +110,7 @@ import carvana
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 
-PHOTO = np.zeros((600, 800, 3), np.uint8)
+IMAGE = np.zeros((600, 800, 3), np.uint8)
 
 def make():
     model = Segmenter(torch.nn.Conv2d(3, 1, 1), ModelSpec(arch="mine", trained_size=(256, 256)))
@@ -131,7 +131,7 @@ def forked(work):
 
 def predict(predictor, threads=2):
     torch.set_num_threads(threads)
-    return predictor.predict(PHOTO).mask.shape
+    return predictor.predict(IMAGE).mask.shape
 """
 
 

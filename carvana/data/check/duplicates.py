@@ -1,8 +1,8 @@
-"""Photos that are another photo over again: resaved, resized, brightened or mirrored, under another name.
+"""Images that are another image over again: resaved, resized, brightened or mirrored, under another name.
 
-Two photos of one studio from one angle have nearly everything in common but the car. What tells them apart is where
-brightness changes: each photo is shrunk to 64 x 64 grey pixels, and the differences between neighbours are correlated
-with another photo's. Brightness and contrast cancel out; the size in pixels does not matter.
+Two images of one studio from one angle have nearly everything in common but the car. What tells them apart is where
+brightness changes: each image is shrunk to 64 x 64 grey pixels, and the differences between neighbours are correlated
+with another image's. Brightness and contrast cancel out; the size in pixels does not matter.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ SIDE = 64
 """Pixels of a thumbnail's side."""
 
 SIMILAR = 0.95
-"""Correlation from which two photos are the same.
+"""Correlation from which two images are the same.
 
-Among 1,016 real photos two of different cars reach 0.904. Of 60 of them, saved as JPEG of quality 10 to 60, halved,
-resized by 3%, brightened, darkened to 0.7, put through a gamma of 1.4 or made grey, none falls below 0.981. A photo
+Among 1,016 real images two of different groups reach 0.904. Of 60 of them, saved as JPEG of quality 10 to 60, halved,
+resized by 3%, brightened, darkened to 0.7, put through a gamma of 1.4 or made grey, none falls below 0.981. An image
 that is cropped by more than a percent is another one by this measure.
 """
 
 COARSE = 16
 """Side at which all are compared with all."""
 
-_PER_PHOTO = 4  # most similar ones at that side that are then looked at closely
+_PER_IMAGE = 4  # most similar ones at that side that are then looked at closely
 _BLOCK = 1024
 _LEAST_DETAIL = 1.0  # grey levels between neighbours, root mean square: less is no picture
 
 
 @dataclass(frozen=True)
 class Twins:
-    """Two photos that are alike.
+    """Two images that are alike.
 
     Attributes:
         first: the index of the earlier one.
@@ -51,14 +51,14 @@ class Twins:
 
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What :func:`find_twins` compares of a photo (H, W, 3): uint8 (64, 64), grey."""
+    """What :func:`find_twins` compares of an image (H, W, 3): uint8 (64, 64), grey."""
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     grey: NDArray[np.uint8] = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return grey
 
 
 def coarse(picture: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """What all photos are compared by, uint16 (16, 16): sums of 4 x 4 pixels of a thumbnail; all 0 for a blank one."""
+    """What all images are compared by, uint16 (16, 16): sums of 4 x 4 pixels of a thumbnail; all 0 for a blank one."""
     if np.diff(picture.astype(np.float32), axis=1).std() < _LEAST_DETAIL:
         return np.zeros((COARSE, COARSE), np.uint16)
     step = SIDE // COARSE
@@ -67,14 +67,14 @@ def coarse(picture: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 
 def find_twins(thumbnails: NDArray[np.uint8], groups: Sequence[str]) -> list[Twins]:
-    """Find photos that are the same as one of another group, though not bit by bit.
+    """Find images that are the same as one of another group, though not bit by bit.
 
     Args:
         thumbnails: uint8 (N, 64, 64), as :func:`thumbnail` gives them.
-        groups: N names of cars. Photos of one car are not compared: they stand on one side of a split.
+        groups: N names of groups. Images of one group are not compared: they stand on one side of a split.
 
     Returns:
-        for each photo that is like an earlier one of another car, the two, and of several the most similar.
+        for each image that is like an earlier one of another group, the two, and of several the most similar.
     """
     pictures = np.array([coarse(each) for each in thumbnails]).reshape(-1, COARSE, COARSE)
     return find_twins_among(pictures, groups, look=thumbnails.__getitem__)
@@ -83,20 +83,20 @@ def find_twins(thumbnails: NDArray[np.uint8], groups: Sequence[str]) -> list[Twi
 def find_twins_among(
     pictures: NDArray[np.uint16], groups: Iterable[str], *, look: Callable[[int], NDArray[np.uint8] | None]
 ) -> list[Twins]:
-    """What :func:`find_twins` finds, where thumbnails of all photos would take too much memory.
+    """What :func:`find_twins` finds, where thumbnails of all images would take too much memory.
 
-    All are compared with all, coarsely, which takes a second for 5,000 photos, and a few minutes for 100,000; memory
+    All are compared with all, coarsely, which takes a second for 5,000 images, and a few minutes for 100,000; memory
     does not grow but for what is found.
 
     Args:
         pictures: uint16 (N, 16, 16), as :func:`coarse` gives them.
-        groups: N names of cars.
-        look: called with the place of a photo that may be a twin, gives its thumbnail; None if it is gone meanwhile.
+        groups: N names of groups.
+        look: called with the place of an image that may be a twin, gives its thumbnail; None if it is gone meanwhile.
     """
     numbers: dict[str, int] = {}
-    cars = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
+    numbered = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
     found: dict[int, Twins] = {}
-    for first, second, mirrored in _candidates(pictures, cars):
+    for first, second, mirrored in _candidates(pictures, numbered):
         one, other = look(second), look(first)
         if one is None or other is None:
             continue
@@ -107,8 +107,8 @@ def find_twins_among(
     return [found[second] for second in sorted(found)]
 
 
-def _candidates(pictures: NDArray[np.uint16], cars: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
-    """Pairs that look alike coarsely: the earlier photo, the later one, and whether it is mirrored."""
+def _candidates(pictures: NDArray[np.uint16], groups: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
+    """Pairs that look alike coarsely: the earlier image, the later one, and whether it is mirrored."""
     detail: NDArray[np.bool_] = np.any(pictures, axis=(1, 2))
     for start in range(0, len(pictures), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(pictures)))
@@ -118,16 +118,16 @@ def _candidates(pictures: NDArray[np.uint16], cars: NDArray[np.int64]) -> Iterat
         for begin in range(0, start + 1, _BLOCK):
             columns = np.arange(begin, min(begin + _BLOCK, len(pictures)))
             earlier = _changes(pictures[columns].astype(np.float32)).T
-            comparable = np.less(columns, rows[:, None]) & np.not_equal(cars[rows, None], cars[columns])
+            comparable = np.less(columns, rows[:, None]) & np.not_equal(groups[rows, None], groups[columns])
             comparable &= detail[rows, None] & detail[columns]
             for mirrored, changes in ways:
                 similarity = changes @ earlier
                 similarity[~comparable] = -1
                 for row in np.flatnonzero(similarity.max(axis=1) >= SIMILAR).tolist():
-                    places = np.argsort(similarity[row])[-_PER_PHOTO:]
+                    places = np.argsort(similarity[row])[-_PER_IMAGE:]
                     found = [(float(similarity[row, place]), begin + int(place)) for place in places]
                     kept = alike.get((mirrored, start + row), [])
-                    alike[mirrored, start + row] = sorted([*kept, *found], reverse=True)[:_PER_PHOTO]
+                    alike[mirrored, start + row] = sorted([*kept, *found], reverse=True)[:_PER_IMAGE]
         for (mirrored, row), nearest in sorted(alike.items()):
             yield from ((column, row, mirrored) for similarity, column in nearest if similarity >= SIMILAR)
 

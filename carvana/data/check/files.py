@@ -1,4 +1,4 @@
-"""What one photo and its mask tell: their sizes, and what is wrong inside of them. Each file is decoded once."""
+"""What one image and its mask tell: their sizes, and what is wrong inside of them. Each file is decoded once."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Size = tuple[int, int]
 
 
 @dataclass
-class PhotoFacts:
-    """A readable photo: its (height, width), a digest of its pixels, and what near-duplicates are found by."""
+class ImageFacts:
+    """A readable image: its (height, width), a digest of its pixels, and what near-duplicates are found by."""
 
     size: Size
     digest: bytes
@@ -54,7 +54,7 @@ class Facts:
     """What became known of a place; ``turned``: see :func:`carvana.data.check.sizes.fits_better_turned`."""
 
     place: Place
-    photo: PhotoFacts | None = None
+    image: ImageFacts | None = None
     mask: MaskFacts | None = None
     turned: bool | None = None
     problems: list[Problem] = field(default_factory=list)
@@ -69,7 +69,7 @@ def inspect(place: Place, *, ceilings: bool) -> Facts:
     """
     facts = Facts(place)
     if place.image is not None:
-        facts.photo = _tried(_photo, place.image, facts.problems)
+        facts.image = _tried(_image, place.image, facts.problems)
     files = [_tried(inspect_mask, path, facts.problems) for path in place.masks]
     masks = [file.mask for file in files if file is not None]
     for path, file in zip(place.masks, files, strict=True):
@@ -77,13 +77,13 @@ def inspect(place: Place, *, ceilings: bool) -> Facts:
             facts.problems += _odd(file, path)
     if len({mask.shape for mask in masks}) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in {mask.shape for mask in masks})
-        message = f"the masks of one photo are of several sizes (height x width): {sizes}"
+        message = f"the masks of one image are of several sizes (height x width): {sizes}"
         facts.problems.append(Problem("size-differs", str(place.masks[0]), message))
     elif masks and len(masks) == len(place.masks):
         facts.mask = _mask(np.maximum.reduce(masks), place.masks[0], facts.problems, ceilings=ceilings)
-    if facts.photo is not None and facts.mask is not None and facts.photo.size != facts.mask.size:
-        facts.problems.append(Problem("size-differs", str(place.masks[0]), _sizes(facts.photo.size, facts.mask.size)))
-    elif place.image and facts.photo and facts.mask and files[0]:
+    if facts.image is not None and facts.mask is not None and facts.image.size != facts.mask.size:
+        facts.problems.append(Problem("size-differs", str(place.masks[0]), _sizes(facts.image.size, facts.mask.size)))
+    elif place.image and facts.image and facts.mask and files[0]:
         with suppress(DataError):  # it is gone meanwhile
             facts.turned = fits_better_turned(place.image, np.maximum.reduce(masks), files[0].orientation)
     return facts
@@ -106,10 +106,10 @@ def _tried(read: Callable[[bytes], T], path: Path, problems: list[Problem]) -> T
         return None
 
 
-def _photo(data: bytes) -> PhotoFacts:
+def _image(data: bytes) -> ImageFacts:
     # A JPEG at an eighth of its size takes a third of the time, and its bytes are all gone through just the same.
     size, image = image_size(data), read_image(data, at_least=(SIDE, SIDE))
-    return PhotoFacts(size, _digest(image, size), thumbnail(image))
+    return ImageFacts(size, _digest(image, size), thumbnail(image))
 
 
 def _mask(mask: NDArray[np.uint8], path: Path, problems: list[Problem], *, ceilings: bool) -> MaskFacts:
@@ -150,6 +150,6 @@ def _unreadable(path: Path, data: bytes, error: DataError) -> Problem:
     return Problem(kind, str(path), message)
 
 
-def _sizes(photo: Size, mask: Size) -> str:
-    turned = "; one of them is turned on its side" if photo == mask[::-1] else ""
-    return f"the mask is {mask[0]} x {mask[1]} pixels (height x width), its photo {photo[0]} x {photo[1]}{turned}"
+def _sizes(image: Size, mask: Size) -> str:
+    turned = "; one of them is turned on its side" if image == mask[::-1] else ""
+    return f"the mask is {mask[0]} x {mask[1]} pixels (height x width), its image {image[0]} x {image[1]}{turned}"

@@ -20,7 +20,7 @@ from carvana.data.layouts import (
     is_folder,
 )
 from carvana.data.mask_names import EXPECTED, MaskNames
-from carvana.data.sample_list import SampleTable
+from carvana.data.sample_list import SampleList
 from carvana.data.samples import PairedNames, Sample, listed, pair_names
 from carvana.errors import ConfigError
 from carvana.utils.files import expanded
@@ -28,7 +28,7 @@ from carvana.utils.files import expanded
 
 @dataclass(frozen=True)
 class Place:
-    """One photo's place in the data and what is there of it: the photo, its mask, or both."""
+    """One image's place in the data and what is there of it: the image, its mask, or both."""
 
     stem: str
     image: Path | None
@@ -43,17 +43,17 @@ class Place:
 
 
 class Places(Sequence[Place]):
-    """The places of a data folder: photos, with their masks or without, and behind them masks without photos.
+    """The places of a data folder: images, with their masks or without, and behind them masks without images.
 
     A place is made when it is asked for: all of them at a time would take a kilobyte each.
     """
 
-    def __init__(self, photos: SampleTable, alone: Sequence[Path] = ()) -> None:
-        self._photos = photos
+    def __init__(self, images: SampleList, alone: Sequence[Path] = ()) -> None:
+        self._images = images
         self._alone = alone
 
     def __len__(self) -> int:
-        return len(self._photos) + len(self._alone)
+        return len(self._images) + len(self._alone)
 
     @overload
     def __getitem__(self, index: int) -> Place: ...
@@ -62,10 +62,10 @@ class Places(Sequence[Place]):
     def __getitem__(self, index: int | slice) -> Place | list[Place]:
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
-        if index >= len(self._photos):
-            mask = self._alone[index - len(self._photos)]
+        if index >= len(self._images):
+            mask = self._alone[index - len(self._images)]
             return Place(mask.stem, None, (mask,), mask.stem, "")
-        sample = self._photos[index]
+        sample = self._images[index]
         return Place(sample.stem, sample.image, sample.masks, sample.group, sample.view)
 
 
@@ -75,7 +75,7 @@ class Listing:
 
     images: Path
     masks: Path
-    places: Places = field(default_factory=lambda: Places(SampleTable.of(())))
+    places: Places = field(default_factory=lambda: Places(SampleList.of(())))
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
 
@@ -88,31 +88,31 @@ def list_folders(
     group: str | None = None,
     mask_suffix: str | None = None,
 ) -> Listing:
-    """Pair the photos and masks of a data folder as :func:`carvana.find_samples` does, but go on past what is wrong.
+    """Pair the images and masks of a data folder as :func:`carvana.find_samples` does, but go on past what is wrong.
 
     Raises:
-        DataError: there is no such folder, or no photo in it.
+        DataError: there is no such folder, or no image in it.
         ConfigError: ``group`` cannot serve at all.
     """
     rule = MaskNames(mask_suffix)
     layout, found = find_layout(expanded(root), images, masks, rule)
     pattern = group_pattern(group)
     if not isinstance(found, Folders):
-        samples = SampleTable.of(listed(found, layout, expanded(root), pattern))
+        samples = SampleList.of(listed(found, layout, expanded(root), pattern))
         return Listing(expanded(root), expanded(root), Places(samples))
     names = pair_names(found, rule)
     listing = Listing(*found)
-    samples = SampleTable.of(_samples(names, pattern, listing.problems))
+    samples = SampleList.of(_samples(names, pattern, listing.problems))
     listing.places = Places(samples, [listing.masks / mask for mask in names.alone])
-    for stem in sorted(names.photos.keys() - names.masks.keys()):
+    for stem in sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if mask_suffix is None else f"a name that ends in {mask_suffix}"
         message = f"has no mask in {listing.masks}; expected {expected}, as {stem}{mask_suffix or '_mask'}.png"
-        listing.problems.append(Problem("no-mask", str(listing.images / names.photos[stem]), message))
+        listing.problems.append(Problem("no-mask", str(listing.images / names.images[stem]), message))
     for mask in names.alone:
-        message = f"belongs to no photo in {listing.images}"
+        message = f"belongs to no image in {listing.images}"
         listing.problems.append(Problem("no-photo", str(listing.masks / mask), message))
     for _, first, other in names.same_stem:
-        message = f"stands for the same photo as {first.name}; not read"
+        message = f"stands for the same image as {first.name}; not read"
         listing.problems.append(Problem("same-stem", str(other), message))
     for folder, suffixes in {listing.images: SUFFIXES, listing.masks: MASK_SUFFIXES}.items():  # one, if they are one
         listing.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
@@ -120,15 +120,15 @@ def list_folders(
 
 
 def _samples(names: PairedNames, pattern: re.Pattern[str] | None, problems: list[Problem]) -> Iterator[Sample]:
-    for stem in sorted(names.photos):
-        photo = names.photos[stem]
+    for stem in sorted(names.images):
+        image = names.images[stem]
         try:
-            car, view = group_and_view(stem, pattern)
+            group, view = group_and_view(stem, pattern)
         except ConfigError as error:
-            car, view = stem, ""
-            file = str(names.folders.images / photo)
+            group, view = stem, ""
+            file = str(names.folders.images / image)
             problems.append(Problem("no-car", file, str(error).removeprefix("data.group: ")))
-        yield names.sample(stem, photo, car, view)
+        yield names.sample(stem, image, group, view)
 
 
 def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A sheet that shows what training makes of photos: their outlines, the coverage it learns, augmented versions."""
+"""A sheet that shows what training makes of images: their outlines, the coverage it learns, augmented versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTLY = (255, 149, 0)
 """Orange: pixels that the object covers in part, in the pictures of coverage."""
 
 VERSIONS = 4
-"""How many augmented versions of each photo are drawn: those of the first epochs."""
+"""How many augmented versions of each image are drawn: those of the first epochs."""
 
 _CELL = 256  # pixels, about the height of a picture on the sheet
 _GAP, _LINE, _HEAD, _MARGIN = 10, 24, 84, 22  # pixels: between pictures, for names, above all, around all
@@ -54,19 +54,19 @@ def show_samples(
     count: int = 6,
     seed: int = 0,
 ) -> list[Sample]:
-    """Draw some photos with their masks, and what training at a size makes of them.
+    """Draw some images with their masks, and what training at a size makes of them.
 
-    A row holds the photo with its mask's outline; the coverage that the network learns, where orange pixels lie on
-    the boundary; and the photo as the first epochs of a training would show it. All pixels are those of the training
+    A row holds the image with its mask's outline; the coverage that the network learns, where orange pixels lie on
+    the boundary; and the image as the first epochs of a training would show it. All pixels are those of the training
     size, enlarged; the outline is where the coverage is one half.
 
     Args:
-        samples: labelled photos.
+        samples: labelled images.
         path: the PNG to write.
         size: (height, width) of the training.
         augment: a registered name: studio, seed, none, or a plugin's.
-        count: how many photos, each of another car while there are enough.
-        seed: which photos, and how they are augmented.
+        count: how many images, each of another group while there are enough.
+        seed: which images, and how they are augmented.
 
     Returns:
         what was drawn, in order.
@@ -83,7 +83,7 @@ def show_samples(
     height, width = size
     name = f"{augment}, epoch" if recipe is not None else "as the network sees it"
     heads = [
-        "photo",
+        "image",
         f"coverage at {height} x {width}",
         *(f"{name} {n + 1}" if recipe else name for n in range(versions)),
     ]
@@ -92,13 +92,13 @@ def show_samples(
 
 
 def choose(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
-    """Which samples to draw: at random, a photo of each of some cars before a second one of any; sorted by name.
+    """Which samples to draw: at random, an image of each of some groups before a second one of any; sorted by name.
 
     Raises:
         DataError: there are none.
     """
     if not samples:
-        raise DataError("no photos to show")
+        raise DataError("no images to show")
     order = np.random.default_rng(seed).permutation(len(samples)).tolist()
     seen: dict[str, int] = {}
     turns = []
@@ -114,7 +114,7 @@ def _row(sample: Sample, size: tuple[int, int], augment: Augment | None, version
     image, mask = read_image(sample.image), read_mask(mask_of(sample))
     if image.shape[:2] != mask.shape:
         raise DataError(
-            f"{sample.masks[0]}: the mask and its photo are not of one size; `carvana data check` tells all"
+            f"{sample.masks[0]}: the mask and its image are not of one size; `carvana data check` tells all"
         )
     height, width = mask.shape
     small, coverage = resize_image(image, size), _coverage(mask, size)
@@ -126,9 +126,9 @@ def _row(sample: Sample, size: tuple[int, int], augment: Augment | None, version
         pictures.append(_outlined(_enlarged(version), share))
     tall = pictures[0].shape[0]
     shown = (tall, max(1, round(tall * width / height)))
-    photo = _outlined(resize_image(image, shown), _coverage(mask, shown))
+    first = _outlined(resize_image(image, shown), _coverage(mask, shown))
     caption = f"{sample.name}   {height} x {width}   object {mask.mean():.1%}"
-    return _Row(caption, (photo, *pictures))
+    return _Row(caption, (first, *pictures))
 
 
 def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:
@@ -160,7 +160,7 @@ def _outlined(image: Image, coverage: FloatMap) -> Image:
     how = cv2.INTER_AREA if coverage.shape[0] > height else cv2.INTER_LINEAR
     inside = (cv2.resize(coverage, (width, height), interpolation=how) > 0.5).view(np.uint8)
     contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    # A faint dark rim makes the line stand out from white cars as well.
+    # A faint dark rim makes the line stand out from white objects as well.
     rimmed = cv2.addWeighted(image, 0.6, cv2.drawContours(image.copy(), contours, -1, _RIM, 3), 0.4, 0)
     drawn: Image = cv2.drawContours(rimmed, contours, -1, OUTLINE, 1)
     return drawn

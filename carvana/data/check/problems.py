@@ -5,28 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ADVICE = {
-    "unreadable": "replace the file, or move photo and mask away",
+    "unreadable": "replace the file, or move image and mask away",
     "range": "scale the values to 0 to 255 and save 8 bits",
-    "no-mask": "add the mask, or move the photo away",
-    "no-photo": "add the photo, or move the mask away",
+    "no-mask": "add the mask, or move the image away",
+    "no-photo": "add the image, or move the mask away",
     "same-stem": "keep one of the files",
-    "no-car": "make --group (data.group) match every photo's name",
-    "size-differs": "export photo and mask at one size",
+    "no-car": "make --group (data.group) match every image's name",
+    "size-differs": "export image and mask at one size",
     "not-binary": "store two values alone: 0 and 255, or 0 and 1",
     "inverted": "if object and background are exchanged, invert the masks: the object is white, or 1",
-    "turned": "look at it (carvana data show); turn the mask, or take the orientation out of the photo's EXIF",
+    "turned": "look at it (carvana data show); turn the mask, or take the orientation out of the image's EXIF",
     "frames": "store one picture a file: the first one counts",
-    "empty-mask": "draw the object, or leave the photo out if there should be one",
-    "full-mask": "make sure that the object really fills the photo",
-    "same-mask": "one of the photos may have another one's mask",
+    "empty-mask": "draw the object, or leave the image out if there should be one",
+    "full-mask": "make sure that the object really fills the image",
+    "same-mask": "one of the images may have another one's mask",
     "duplicate": "keep one: it counts twice",
-    "near-duplicate": "give both photos one car's name, or keep one: a split may put them on both sides",
+    "near-duplicate": "give both images one group's name, or keep one: a split may put them on both sides",
 }
 """What to do, by kind of problem; the order is that of reports."""
 
 NOTES = {
     "ignored": "not read: no image by its suffix, or a folder",
-    "mixed-sizes": "photos of one car differ in size",
+    "mixed-sizes": "images of one group differ in size",
 }
 """What is odd, but wrong for nobody, by kind."""
 

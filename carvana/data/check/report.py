@@ -18,15 +18,16 @@ from carvana.data.check.files import Facts, Size, inspect
 from carvana.data.check.folder import Places, list_folders
 from carvana.data.check.gathered import Gathered
 from carvana.data.check.problems import ADVICE, Problem
-from carvana.data.check.resolution_limit import Ceiling, mean_ceilings
+from carvana.data.check.resolution_limit import ResolutionLimit, mean_ceilings
 from carvana.data.check.sizes import is_inverted
 from carvana.data.io.images import read_image
 from carvana.errors import DataError
+from carvana.utils.deprecated import Attribute
 from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
 
-_THUMBNAILS = 1024  # of photos that may be another's twin, kept in memory
+_THUMBNAILS = 1024  # of images that may be another's twin, kept in memory
 
 CEILING_MASKS = 256
 """From how many masks the ceilings are computed, evenly spread over all: their mean is then good to about 3e-5."""
@@ -34,7 +35,7 @@ CEILING_MASKS = 256
 
 @dataclass(frozen=True)
 class Foreground:
-    """The share of the photos that the object covers: the mean, and the masks with the lowest and highest share."""
+    """The share of the images that the object covers: the mean, and the masks with the lowest and highest share."""
 
     mean: float
     lowest: tuple[str, float]
@@ -51,14 +52,14 @@ class Report:
     """What :func:`check_data` found.
 
     Attributes:
-        images: the folder of photos.
+        images: the folder of images.
         masks: the folder of masks.
-        photos: how many photos there are, readable or not.
+        image_count: how many images there are, readable or not.
         pairs: how many of them have a mask.
-        cars: how many cars they show.
-        views: how many photos there are of each view; empty where names tell none.
-        photos_per_car: the fewest and the most.
-        sizes: how many readable photos there are of each (height, width).
+        group_count: how many groups they show.
+        views: how many images there are of each view; empty where names tell none.
+        images_per_group: the fewest and the most.
+        sizes: how many readable images there are of each (height, width).
         foreground: None where no mask can be read.
         ceilings: the best Dice possible at usual training sizes.
         ceiling_masks: from how many masks that was computed.
@@ -68,17 +69,18 @@ class Report:
 
     images: str
     masks: str
-    photos: int
+    image_count: int
     pairs: int
-    cars: int
+    group_count: int
     views: dict[str, int]
-    photos_per_car: tuple[int, int]
+    images_per_group: tuple[int, int]
     sizes: dict[Size, int]
     foreground: Foreground | None
-    ceilings: tuple[Ceiling, ...]
+    ceilings: tuple[ResolutionLimit, ...]
     ceiling_masks: int
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
+    photos, cars, photos_per_car = Attribute("image_count"), Attribute("group_count"), Attribute("images_per_group")
 
     def count(self) -> dict[str, int]:
         """How many problems there are of each kind that there is."""
@@ -89,10 +91,10 @@ class Report:
         return {
             "images": self.images,
             "masks": self.masks,
-            "photos": self.photos,
+            "photos": self.image_count,
             "pairs": self.pairs,
-            "cars": self.cars,
-            "photos_per_car": list(self.photos_per_car),
+            "cars": self.group_count,
+            "photos_per_car": list(self.images_per_group),
             "views": self.views,
             "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.items()},
             "foreground": None if self.foreground is None else self.foreground.to_json(),
@@ -120,13 +122,13 @@ def check_data(
         root: the data folder.
         images: as for :func:`carvana.find_samples`, like the next three.
         masks: the folder of masks.
-        group: the pattern that names the car.
+        group: the pattern that names the group.
         mask_suffix: how the names of masks end.
         workers: threads that read; None for one per core.
         reporter: told of the progress.
 
     Raises:
-        DataError: there is no such folder, or no photo in it.
+        DataError: there is no such folder, or no image in it.
         ConfigError: the folders are half named, or ``group`` is no pattern.
 
     Example:
@@ -134,7 +136,7 @@ def check_data(
         >>> from carvana import write_demo
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = check_data(write_demo(folder, cars=1, views=2, size=(40, 60), workers=1))
-        >>> report.photos, report.cars, report.problems
+        >>> report.image_count, report.group_count, report.problems
         (2, 1, ())
     """
     reporter = reporter or default_reporter()
@@ -149,20 +151,20 @@ def check_data(
     found = threaded(look, range(len(places)), workers=workers)
     for number, facts in enumerate(track(found, reporter, "checking files", len(places))):
         gathered.add(number, facts)
-    problems = [*listing.problems, *gathered.problems, *_equal_photos(places, gathered)]
+    problems = [*listing.problems, *gathered.problems, *_equal_images(places, gathered)]
     problems += [*_inverted_masks(listing.masks, gathered), *_turned_masks(places, gathered)]
     problems += [*_equal_masks(places, gathered), *_near_duplicates(places, gathered)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
-    cars = Counter(place.group for place in places if place.image is not None)
+    groups = Counter(place.group for place in places if place.image is not None)
     return Report(
         images=str(listing.images),
         masks=str(listing.masks),
-        photos=sum(cars.values()),
+        image_count=sum(groups.values()),
         pairs=sum(place.image is not None and bool(place.masks) for place in places),
-        cars=len(cars),
+        group_count=len(groups),
         views=_sorted(place.view for place in places if place.image is not None and place.view),
-        photos_per_car=(min(cars.values()), max(cars.values())),
+        images_per_group=(min(groups.values()), max(groups.values())),
         sizes=gathered.count_sizes(),
         foreground=_foreground(places, gathered.shares),
         ceilings=mean_ceilings(gathered.ceilings),
@@ -193,12 +195,12 @@ def _foreground(places: Places, shares: NDArray[np.float64]) -> Foreground | Non
     return Foreground(float(np.nanmean(shares)), lowest, highest)
 
 
-def _equal_photos(places: Places, gathered: Gathered) -> Iterator[Problem]:
-    """Photos that hold the pixels of an earlier one."""
-    for number, first in gathered.repeated_photos():
+def _equal_images(places: Places, gathered: Gathered) -> Iterator[Problem]:
+    """Images that hold the pixels of an earlier one."""
+    for number, first in gathered.repeated_images():
         place, other = places[number], places[first]
         assert other.image is not None
-        of = "the same car" if other.group == place.group else f"another car, {other.group}"
+        of = "the same group" if other.group == place.group else f"another group, {other.group}"
         yield Problem("duplicate", place.file, f"is {other.image.name} over again, of {of}")
 
 
@@ -212,23 +214,23 @@ def _inverted_masks(folder: Path, gathered: Gathered) -> Iterator[Problem]:
 
 
 def _turned_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:
-    """All masks of photos that EXIF turns alone, if most of them fit better turned as well."""
+    """All masks of images that EXIF turns alone, if most of them fit better turned as well."""
     count = sum(gathered.turned.values())
     if count > len(gathered.turned) / 2:
-        message = f"EXIF turns its photo alone, and {count} of {len(gathered.turned)} such masks fit better turned, too"
+        message = f"EXIF turns its image alone, and {count} of {len(gathered.turned)} such masks fit better turned, too"
         for number in gathered.turned:
             yield Problem("turned", str(places[number].masks[0]), message)
 
 
 def _equal_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:
-    """Masks that are those of an earlier, different photo."""
+    """Masks that are those of an earlier, different image."""
     for number, first in gathered.repeated_masks():
         message = f"is the mask of {places[first].stem} pixel by pixel"
         yield Problem("same-mask", str(places[number].masks[0]), message)
 
 
 def _near_duplicates(places: Places, gathered: Gathered) -> Iterator[Problem]:
-    numbers, pictures = gathered.different_photos()
+    numbers, pictures = gathered.different_images()
 
     @lru_cache(_THUMBNAILS)
     def look(number: int) -> NDArray[np.uint8] | None:
@@ -243,7 +245,7 @@ def _near_duplicates(places: Places, gathered: Gathered) -> Iterator[Problem]:
     for twins in find_twins_among(pictures, groups, look=look):
         place, other = places[numbers[twins.second]], places[numbers[twins.first]]
         how = "the mirror image of" if twins.mirrored else "nearly the same picture as"
-        message = f"is {how} {other.stem} of another car (correlation {twins.similarity:.3f})"
+        message = f"is {how} {other.stem} of another group (correlation {twins.similarity:.3f})"
         yield Problem("near-duplicate", place.file, message)
 
 
@@ -257,5 +259,5 @@ def _mixed_sizes(places: Places, gathered: Gathered) -> Iterator[Problem]:
             mixed.setdefault(group, {known}).add(size)
     for group, found in mixed.items():
         told = ", ".join(f"{height} x {width}" for height, width in sorted(found))
-        message = f"the photos of {group} are of {len(found)} sizes: {told}"
+        message = f"the images of {group} are of {len(found)} sizes: {told}"
         yield Problem("mixed-sizes", places[first[group]].file, message)

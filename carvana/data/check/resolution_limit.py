@@ -21,7 +21,7 @@ TARGETS = ("coverage", "nearest")
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class ResolutionLimit:
     """The best mean Dice possible at a training size.
 
     Attributes:
@@ -66,7 +66,7 @@ def best_dice(mask: NDArray[np.uint8], size: tuple[int, int], *, target: str = "
 
 
 def mean_best_dice(samples: Sequence[Sample], size: tuple[int, int], *, target: str = "coverage") -> float:
-    """The mean of :func:`best_dice` over the masks of photos, read by as many threads as there are cores."""
+    """The mean of :func:`best_dice` over the masks of images, read by as many threads as there are cores."""
     masks = (sample.mask for sample in samples if sample.mask is not None)
     return float(np.mean(list(threaded(lambda mask: best_dice(read_mask(mask), size, target=target), masks))))
 
@@ -78,10 +78,10 @@ def best_dices(mask: NDArray[np.uint8], sizes: Sequence[tuple[int, int]] = SIZES
 
 def mean_ceilings(
     dices: Iterable[NDArray[np.float64]], sizes: Sequence[tuple[int, int]] = SIZES
-) -> tuple[Ceiling, ...]:
+) -> tuple[ResolutionLimit, ...]:
     """The mean over masks of what :func:`best_dices` gave; nothing for no masks."""
     rows = list(dices)
     if not rows:
         return ()
     means = np.mean(rows, axis=0)
-    return tuple(Ceiling(size, float(c), float(n)) for size, (c, n) in zip(sizes, means, strict=True))
+    return tuple(ResolutionLimit(size, float(c), float(n)) for size, (c, n) in zip(sizes, means, strict=True))

@@ -1,4 +1,4 @@
-"""Whether photos and masks fit together, before any time is spent on training."""
+"""Whether images and masks fit together, before any time is spent on training."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from carvana.utils.progress import Reporter, track
 _LOOKED_AT = 32  # masks: enough to tell what is odd about nearly all of them
 _LEAST_MASKS = 3  # one or two may be of large objects
 _SMALL = 128, 128  # at which outlines and edges are compared
-_TOGETHER = 1024  # photos that are handed to the threads at a time: work for all of them, in little memory
+_TOGETHER = 1024  # images that are handed to the threads at a time: work for all of them, in little memory
 
 
 def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> None:
-    """Make sure that each mask is as large as its photo, both upright as their EXIF says.
+    """Make sure that each mask is as large as its image, both upright as their EXIF says.
 
-    Only headers are read, and photos of more than 8 bits a value, which may use a small part of their range.
+    Only headers are read, and images of more than 8 bits a value, which may use a small part of their range.
 
     Args:
-        samples: Photos; those without a mask are passed over.
+        samples: Images; those without a mask are passed over.
         workers: Threads that read; None takes a few for each core, since they wait for the disk most of the time.
 
     Raises:
-        DataError: masks are of another size than their photos, or files cannot be read. The first of them is named
+        DataError: masks are of another size than their images, or files cannot be read. The first of them is named
             and all of them are counted.
     """
     pairs = ((sample.image, mask) for sample in samples for mask in sample.masks)
@@ -64,24 +64,24 @@ def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> Non
                     continue
                 if of_image.size != of_mask.size:
                     wrong.add(
-                        f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its photo "
+                        f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its image "
                         f"{image.name} {of_image.size[0]} x {of_image.size[1]}"
                     )
                 if of_image.bits > 8 and image not in wide[-1:]:
                     wide.append(image)
     finally:
         pool.shutdown(cancel_futures=True)
-    # All of a photo is read only where its values may use a small part of their range, and by few threads.
-    for error in threaded(_problem_of_photo, wide):
+    # All of an image is read only where its values may use a small part of their range, and by few threads.
+    for error in threaded(_problem_of_image, wide):
         if error is not None:
             unreadable.add(error)
     if unreadable.count:
-        more = f" ({unreadable.count} of {2 * count} photos and masks cannot be read)" if unreadable.count > 1 else ""
+        more = f" ({unreadable.count} of {2 * count} images and masks cannot be read)" if unreadable.count > 1 else ""
         raise DataError(f"{unreadable.first}{more}")
     if wrong.count:
         raise DataError(
-            f"{wrong.first}; {wrong.count} of {count} masks differ from their photos: "
-            "give each the size of its photo, or leave the photo out"
+            f"{wrong.first}; {wrong.count} of {count} masks differ from their images: "
+            "give each the size of its image, or leave the image out"
         )
 
 
@@ -104,7 +104,7 @@ def _header(path: Path) -> Header | DataError:
         return error
 
 
-def _problem_of_photo(path: Path) -> str | None:
+def _problem_of_image(path: Path) -> str | None:
     try:
         read_image(path)
     except DataError as error:
@@ -113,7 +113,7 @@ def _problem_of_photo(path: Path) -> str | None:
 
 
 def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
-    """Warn of what the folder of a training's photos holds besides; not where photos lie in sub-folders."""
+    """Warn of what the folder of a training's images holds besides; not where images lie in sub-folders."""
     first = samples[0]
     if not first.depth:
         beside = any(mask.parent == first.image.parent for mask in first.masks)
@@ -123,11 +123,11 @@ def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
 def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bool = False) -> None:
     """Warn of what is odd about the masks of a training, from a few of them.
 
-    They are object nearly everywhere; they lie as their photos are stored, which EXIF turns; or their boundaries are
+    They are object nearly everywhere; they lie as their images are stored, which EXIF turns; or their boundaries are
     antialiased.
 
     Args:
-        samples: Photos with masks.
+        samples: Images with masks.
         reporter: Where the warnings go.
         every: Read all masks, where nothing else reads them before the training.
 
@@ -150,7 +150,7 @@ def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bo
     turned = [look.turned for look in looks if look.turned is not None]
     if sum(turned) > len(turned) / 2:
         reporter.warn(
-            f"{what}{len(turned)} belong to photos that EXIF turns alone, and most of these fit better turned as well: "
+            f"{what}{len(turned)} belong to images that EXIF turns alone, and most of these fit better turned as well: "
             "`carvana data check` names them all"
         )
     soft = sum(look.soft for look in looks)
@@ -194,21 +194,21 @@ def border_share(mask: NDArray[np.uint8]) -> float:
 
 
 def fits_better_turned(image: Path, mask: NDArray[np.uint8], orientation: int) -> bool | None:
-    """Whether a mask was drawn on a photo as it is stored, which EXIF turns.
+    """Whether a mask was drawn on an image as it is stored, which EXIF turns.
 
-    Sizes tell that a photo was turned on its side. Where they do not, the mask's outline is compared with the photo's
-    edges, as it lies and turned. For one photo in thirty that is wrong: what most photos of a data set say counts.
+    Sizes tell that an image was turned on its side. Where they do not, the mask's outline is compared with the image's
+    edges, as it lies and turned. For one image in thirty that is wrong: what most images of a data set say counts.
 
     Args:
-        image: The photo.
+        image: The image.
         mask: uint8 (H, W) of 0/1.
         orientation: What the mask's own EXIF says, 1 to 8.
 
     Returns:
-        None where EXIF does not turn the photo alone, or sizes tell.
+        None where EXIF does not turn the image alone, or sizes tell.
 
     Raises:
-        DataError: the photo cannot be read.
+        DataError: the image cannot be read.
     """
     header = image_header(image)
     turned = turn(mask, header.orientation)

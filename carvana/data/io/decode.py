@@ -82,7 +82,7 @@ def name_of(source: Source) -> str:
 
 
 def heif_is_installed() -> bool:
-    """Whether pillow-heif is there, which reads the photos of iPhones."""
+    """Whether pillow-heif is there, which reads the images of iPhones."""
     return find_spec("pillow_heif") is not None
 
 

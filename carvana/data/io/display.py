@@ -1,7 +1,7 @@
-"""Photos as people see them: colours in sRGB, and the transparency that the file has.
+"""Images as people see them: colours in sRGB, and the transparency that the file has.
 
 Networks get pixels as they stand in the file (:func:`carvana.data.io.images.read_image`): a mask depends on no colour
-profile. What is shown to people has the photo's colours: its ICC profile is obeyed here. Files are written without a
+profile. What is shown to people has the image's colours: its ICC profile is obeyed here. Files are written without a
 profile, which means sRGB.
 """
 
@@ -30,7 +30,7 @@ _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 def read_shown(
     source: str | os.PathLike[str] | bytes, *, pixels: UInt8 | None = None, max_pixels: int = MAX_PIXELS
 ) -> UInt8:
-    """Read a photo to show it: in sRGB, with its transparency.
+    """Read an image to show it: in sRGB, with its transparency.
 
     An ICC profile is obeyed, and ignored where it is damaged or belongs to pixels of another kind.
 
@@ -38,7 +38,7 @@ def read_shown(
         source: A path, or the bytes of an image file.
         pixels: What :func:`carvana.read_image` made of it at full size, if that is known: most files are then not
             decoded again.
-        max_pixels: Refuse photos that hold more pixels.
+        max_pixels: Refuse images that hold more pixels.
 
     Returns:
         uint8, upright: (H, W, 3) RGB, or (H, W, 4) RGBA, not premultiplied, if a pixel is not opaque.

@@ -1,6 +1,6 @@
 """Reading and writing of image files: the one place of the package that opens them.
 
-A photo is a uint8 array (H, W, 3), RGB, upright; a mask is a uint8 array (H, W) of 0 and 1. Whatever bytes stand on
+An image is a uint8 array (H, W, 3), RGB, upright; a mask is a uint8 array (H, W) of 0 and 1. Whatever bytes stand on
 disk (JPEG, PNG, GIF, TIFF, WebP, BMP; grey, palette, alpha, CMYK, 16 bit, turned by EXIF), that is what comes out.
 All of it may be called from many threads at once.
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 UInt8 = NDArray[np.uint8]
 
 MAX_PIXELS = 300_000_000
-"""Photos with more pixels than this are refused unless the caller allows more: a small file can claim any size."""
+"""Images with more pixels than this are refused unless the caller allows more: a small file can claim any size."""
 
 _LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
 
@@ -68,15 +68,15 @@ ImageSource: TypeAlias = "Source | Image.Image | NDArray[np.uint8] | torch.Tenso
 
 
 def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
-    """Read a photo.
+    """Read an image.
 
     Args:
         source: A path, the bytes of an image file, or one that is open; or an image in memory: a PIL image, a uint8
             array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, or a uint8 tensor (3, H, W) RGB.
         at_least: (height, width). Where the file allows it (JPEG), decode at an eighth, a quarter, ... of the size,
             but never below this one. It is faster by up to 8 times and changes the pixels a little, so it is for
-            training, where the photo is shrunk anyway.
-        max_pixels: Refuse photos that hold more pixels.
+            training, where the image is shrunk anyway.
+        max_pixels: Refuse images that hold more pixels.
 
     Returns:
         uint8 (H, W, 3), RGB, turned upright as EXIF says. Transparent pixels show white.
@@ -164,7 +164,7 @@ def read_coverage(
 
 
 def read_share(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> float:
-    """The share of a photo that its mask covers, in [0, 1].
+    """The share of an image that its mask covers, in [0, 1].
 
     Raises:
         DataError: as for :func:`read_mask`.

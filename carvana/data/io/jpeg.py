@@ -51,7 +51,7 @@ def jpeg_size(start: bytes, file: BinaryIO) -> tuple[int, int, int] | None:
 
 
 def read_jpeg(data: bytes, source: Source, at_least: tuple[int, int] | None) -> UInt8 | None:
-    """An upright RGB photo, not below ``at_least``; about twice as fast as by OpenCV (docs/benchmarks.md).
+    """An upright RGB image, not below ``at_least``; about twice as fast as by OpenCV (docs/benchmarks.md).
 
     None where the decoder stops at something else than the end of the data: Pillow may read it, or say what is wrong.
 

@@ -1,6 +1,6 @@
 """A mask of two values as the places where its value changes: a few thousand numbers instead of millions of pixels.
 
-A car's outline crosses each row of a photo twice or so. All that training asks of a mask, the share of each small pixel
+An outline crosses each row of an image twice or so. All that training asks of a mask, the share of each small pixel
 that the object covers, follows from those crossings alone.
 """
 

@@ -1,6 +1,6 @@
 """A Segmenter as one ONNX file that holds all of it: normalisation, padding, the network, cropping, and its record.
 
-Photos go in as bytes of any batch, height and width, and logits of that size come out, so that whoever runs the file
+Images go in as bytes of any batch, height and width, and logits of that size come out, so that whoever runs the file
 needs ONNX Runtime and nothing else. Every file is compared with PyTorch before it gets its name.
 """
 
@@ -51,7 +51,7 @@ class Check:
     """One comparison of the file with PyTorch.
 
     Attributes:
-        shape: (N, 3, H, W) of the photos.
+        shape: (N, 3, H, W) of the images.
         difference: see the function of this name.
     """
 
@@ -132,7 +132,7 @@ def export_onnx(
 
 
 def check_shapes(stride: int, min_size: int) -> list[tuple[int, int, int, int]]:
-    """The shapes of photos at which a file is compared: not square, hardly a multiple of the stride, and one small.
+    """The shapes of images at which a file is compared: not square, hardly a multiple of the stride, and one small.
 
     >>> check_shapes(32, 64)
     [(1, 3, 31, 99), (2, 3, 129, 95), (1, 3, 95, 229)]
@@ -161,7 +161,7 @@ def difference(expected: Tensor, found: Tensor) -> float:
 def _traced(network: Segmenter) -> ExportedProgram:
     spec = network.spec
     # Sides that nothing divides, and a batch above 1, which torch takes for a number that never changes.
-    images = _photos((2, 3, spec.min_size + spec.stride + 3, spec.min_size + 2 * spec.stride + 5))
+    images = _images((2, 3, spec.min_size + spec.stride + 3, spec.min_size + 2 * spec.stride + 5))
     free = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     try:
         with _quiet():
@@ -191,7 +191,7 @@ def _onnx_bytes(network: Segmenter, program: ExportedProgram) -> bytes:
     proto.producer_name, proto.producer_version = "carvana", __version__
     proto.graph.name = network.spec.arch
     proto.doc_string = (
-        f"{INPUT}: photos, RGB, uint8 (batch, 3, height, width), of any size. {OUTPUT}: float32 (batch, "
+        f"{INPUT}: images, RGB, uint8 (batch, 3, height, width), of any size. {OUTPUT}: float32 (batch, "
         f"{network.spec.classes}, height, width), of that size. Foreground is where sigmoid({OUTPUT}) is above the "
         f"threshold in the metadata '{METADATA}'."
     )
@@ -233,7 +233,7 @@ def _strip(graph: Any) -> None:
 
 
 def _checked(network: Segmenter, path: Path, shape: tuple[int, int, int, int], reporter: Reporter) -> Check:
-    images = _photos(shape)
+    images = _images(shape)
     where = f"at {shape[0]} x {shape[2]}x{shape[3]} pixels"
     with torch.no_grad():
         expected = network(images)
@@ -254,7 +254,7 @@ def _checked(network: Segmenter, path: Path, shape: tuple[int, int, int, int], r
     return check
 
 
-def _photos(shape: tuple[int, int, int, int]) -> Tensor:
+def _images(shape: tuple[int, int, int, int]) -> Tensor:
     """Areas of a colour under noise: what is smooth tells of errors in enlarging, what is not of those in padding."""
     generator = torch.Generator().manual_seed(0)
     areas = torch.rand(*shape[:2], 5, 7, generator=generator)
@@ -264,7 +264,7 @@ def _photos(shape: tuple[int, int, int, int]) -> Tensor:
 
 def _cannot(network: Segmenter, reason: str) -> ModelError:
     return ModelError(
-        f"'{network.spec.arch}' cannot be exported to an ONNX file that takes photos of every size: {reason}; predict "
+        f"'{network.spec.arch}' cannot be exported to an ONNX file that takes images of every size: {reason}; predict "
         "with the run itself, or train an architecture that can, such as unet-ref or unet/resnet34"
     )
 

@@ -1,4 +1,4 @@
-"""A network out of an ONNX file of ``carvana export``, run by ONNX Runtime: photos in, logits out, as a Segmenter."""
+"""A network out of an ONNX file of ``carvana export``, run by ONNX Runtime: images in, logits out, as a Segmenter."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ class ExportedModel:
         metadata = session.get_modelmeta().custom_metadata_map
         if METADATA not in metadata or inputs != [(INPUT, "tensor(uint8)")] or outputs != [(OUTPUT, "tensor(float)")]:
             raise ModelError(
-                f"'{path}' was not written by carvana export, so nothing tells how to prepare photos for it; "
+                f"'{path}' was not written by carvana export, so nothing tells how to prepare images for it; "
                 "export the run: carvana export RUN --to onnx --out FILE"
             )
         return cls(session, _spec(path, metadata[METADATA]), path=path, device=device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map photos to logits.
+        """Map images to logits.
 
         Args:
             images: uint8 (N, 3, H, W), RGB, any H and W, in any memory format.
@@ -229,7 +229,7 @@ def _open(path: Path, device: torch.device) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = torch.get_num_threads()
-    # It keeps the most that was ever taken and a third more, for a twentieth of the time: photos are large.
+    # It keeps the most that was ever taken and a third more, for a twentieth of the time: images are large.
     options.enable_cpu_mem_arena = False
     settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
     try:

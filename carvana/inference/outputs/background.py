@@ -46,7 +46,7 @@ class Colour:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture, enlarged or shrunk until it covers the photo, and cut around its middle.
+    """A picture, enlarged or shrunk until it covers the image, and cut around its middle.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
@@ -66,7 +66,7 @@ class Picture:
         return cls(over_white(read_shown(path)), file_digest(path))
 
     def pixels(self, size: tuple[int, int]) -> Image:
-        """The picture over the whole of a photo of this size."""
+        """The picture over the whole of an image of this size."""
         return cover(self.image, size)
 
     def settings(self) -> Any:

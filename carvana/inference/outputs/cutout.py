@@ -1,4 +1,4 @@
-"""An object cut out of its photo: soft edges, and no rim of the old background's colour."""
+"""An object cut out of its image: soft edges, and no rim of the old background's colour."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def cutout(
     softness: float = 1.0,
     cleaned: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Cut the object out of a photo.
+    """Cut the object out of an image.
 
-    The probabilities, sharpened around the threshold, become the opacity. At the edge a photo's pixel mixes the object
+    The probabilities, sharpened around the threshold, become the opacity. At the edge an image's pixel mixes the object
     with what is behind it; the object's own colour there is estimated by blur fusion (Forte 2021, Approximate Fast
     Foreground Colour Estimation, https://doi.org/10.1109/ICIP42928.2021.9506164), so nothing of the old background
-    shows on a new one. What is transparent in the photo stays so: the smaller of both opacities counts.
+    shows on a new one. What is transparent in the image stays so: the smaller of both opacities counts.
 
     Args:
         image: uint8 (H, W, 3), RGB, or (H, W, 4), RGBA and not premultiplied. An array has no colour profile: its
@@ -54,7 +54,7 @@ def cutout(
         DataError: the sizes differ.
     """
     if probabilities.shape != image.shape[:2]:
-        raise DataError(f"probabilities of shape {probabilities.shape} do not fit a photo of {image.shape[:2]}")
+        raise DataError(f"probabilities of shape {probabilities.shape} do not fit an image of {image.shape[:2]}")
     opacity = sharpen(probabilities, threshold, softness)
     result = np.zeros((*image.shape[:2], 4), np.uint8)
     left, top, width, height = cv2.boundingRect((opacity > 0).view(np.uint8))
@@ -79,21 +79,21 @@ def cutout(
     return result
 
 
-def edge_softness(photo_size: tuple[int, int], network_size: tuple[int, int], width: float = EDGE_WIDTH) -> float:
+def edge_softness(image_size: tuple[int, int], network_size: tuple[int, int], width: float = EDGE_WIDTH) -> float:
     """The ``softness`` that makes a cut-out's edge about ``width`` pixels wide.
 
-    A network that sees a photo ten times smaller says where the edge runs to a fraction of its own pixel, but its
-    enlarged probabilities rise over some ten pixels of the photo. Only their middle part is taken.
+    A network that sees an image ten times smaller says where the edge runs to a fraction of its own pixel, but its
+    enlarged probabilities rise over some ten pixels of the image. Only their middle part is taken.
 
     Args:
-        photo_size: (height, width).
-        network_size: (height, width) at which the network saw the photo.
-        width: in pixels of the photo.
+        image_size: (height, width).
+        network_size: (height, width) at which the network saw the image.
+        width: in pixels of the image.
 
     >>> edge_softness((1280, 1920), (640, 960), width=1.0)
     0.5
     """
-    ratio = max(photo / network for photo, network in zip(photo_size, network_size, strict=True))
+    ratio = max(image / network for image, network in zip(image_size, network_size, strict=True))
     return float(min(1.0, width / ratio))
 
 

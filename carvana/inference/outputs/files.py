@@ -58,8 +58,8 @@ class Outputs:
         return cls(tuple(dict.fromkeys(save)), cleaning, background)
 
     @property
-    def need_photo(self) -> bool:
-        """Whether the photo's pixels are needed again, once the network has seen them."""
+    def need_image(self) -> bool:
+        """Whether the image's pixels are needed again, once the network has seen them."""
         return not {"cutout", "overlay"}.isdisjoint(self.kinds)
 
     @property
@@ -68,12 +68,12 @@ class Outputs:
         return "probabilities" if "cutout" in self.kinds else "levels" if "prob" in self.kinds else "mask"
 
     def names(self, stem: str) -> dict[str, str]:
-        """The file's name for each kind, given the photo's stem."""
+        """The file's name for each kind, given the image's stem."""
         suffixes = _SUFFIXES | ({"cutout": "_cutout.jpg"} if self.background is not None else {})
         return {kind: stem + suffixes[kind] for kind in self.kinds}
 
     def settings(self) -> dict[str, Any]:
-        """What decides the files besides the predictor and the photo, as JSON-able values; empty for plain outputs."""
+        """What decides the files besides the predictor and the image, as JSON-able values; empty for plain outputs."""
         settings: dict[str, Any] = {}
         if self.cleaning is not None:
             settings["clean"] = asdict(self.cleaning)
@@ -84,13 +84,13 @@ class Outputs:
     def encode(
         self, names: Mapping[str, str], prediction: Prediction, image: Image | None
     ) -> Iterator[tuple[str, bytes]]:
-        """The files of one photo, one after the other: name and bytes.
+        """The files of one image, one after the other: name and bytes.
 
         Args:
             names: as :meth:`names` gives them, or some of them.
             prediction: what the network says.
-            image: the photo, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, as :func:`carvana.data.io.display.read_shown` gives
-                it; None will do where :attr:`need_photo` is false.
+            image: the image, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, as :func:`carvana.data.io.display.read_shown` gives
+                it; None will do where :attr:`need_image` is false.
 
         Raises:
             DataError: no file of that kind holds so many pixels.
@@ -103,7 +103,7 @@ class Outputs:
 @dataclass(frozen=True, eq=False)
 class _Finished:
     prediction: Prediction
-    image: Image | None
+    shown: Image | None
     outputs: Outputs
 
     @cached_property
@@ -116,9 +116,9 @@ class _Finished:
         return self.prediction.mask if self.cleaned is None else self.cleaned
 
     @property
-    def photo(self) -> Image:
-        assert self.image is not None
-        return self.image
+    def image(self) -> Image:
+        assert self.shown is not None
+        return self.shown
 
 
 def _mask(name: str, finished: _Finished) -> bytes:
@@ -133,13 +133,13 @@ def _cutout(name: str, finished: _Finished) -> bytes:
     prediction, background = finished.prediction, finished.outputs.background
     softness = edge_softness(prediction.size, prediction.network_probabilities.shape)
     cut = cutout(
-        finished.photo, prediction.probabilities, prediction.threshold, softness=softness, cleaned=finished.cleaned
+        finished.image, prediction.probabilities, prediction.threshold, softness=softness, cleaned=finished.cleaned
     )
     return _encoded(name, cut if background is None else compose(cut, background))
 
 
 def _overlay(name: str, finished: _Finished) -> bytes:
-    return _encoded(name, overlay(over_white(finished.photo), finished.mask))
+    return _encoded(name, overlay(over_white(finished.image), finished.mask))
 
 
 def _encoded(name: str, pixels: Image) -> bytes:

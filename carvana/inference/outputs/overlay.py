@@ -1,4 +1,4 @@
-"""A mask shown on its photo."""
+"""A mask shown on its image."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ EXTRA = (255, 45, 85)
 MISSED = (10, 132, 255)
 """Blue: foreground, but not marked (false negatives)."""
 
-_DIMMED = 0.45  # of the photo's light that is left outside the mask
+_DIMMED = 0.45  # of the image's light that is left outside the mask
 
 
 def overlay(
     image: NDArray[np.uint8], mask: ArrayLike, target: ArrayLike | None = None, *, thickness: int | None = None
 ) -> NDArray[np.uint8]:
-    """Show a mask on its photo: what it leaves out is dimmed, and its outline drawn.
+    """Show a mask on its image: what it leaves out is dimmed, and its outline drawn.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         mask: (H, W), nonzero where the object is thought to be.
         target: the true mask (H, W). With it, errors are painted instead of the outline: red is too much, blue missed.
         thickness: pixels of the outline, or by which errors are made thicker so that they are seen when the picture is
-            shrunk; None takes one for each 500 pixels of the photo's width.
+            shrunk; None takes one for each 500 pixels of the image's width.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -53,7 +53,7 @@ def overlay(
 def _binary(mask: ArrayLike, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     array = np.asarray(mask)
     if array.shape != image.shape[:2]:
-        raise DataError(f"a mask of shape {array.shape} does not lie on a photo of shape {image.shape[:2]}")
+        raise DataError(f"a mask of shape {array.shape} does not lie on an image of shape {image.shape[:2]}")
     return np.ascontiguousarray(array != 0).view(np.uint8)
 
 

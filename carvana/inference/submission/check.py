@@ -1,4 +1,4 @@
-"""Whether a table of masks is one that the competition takes: names, their order, and runs inside the photo."""
+"""Whether a table of masks is one that the competition takes: names, their order, and runs inside the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
 SIZE = 1280, 1918
-"""(height, width) of the competition's photos."""
+"""(height, width) of the competition's images."""
 
 SHOWN = 20
 """Problems that are told in detail."""
@@ -56,14 +56,14 @@ def check_submission(
     size: tuple[int, int] = SIZE,
     reporter: Reporter | None = None,
 ) -> SubmissionReport:
-    """Compare a table with the competition's sample: the same photos in the same order, and sound runs in each row.
+    """Compare a table with the competition's sample: the same images in the same order, and sound runs in each row.
 
     Both are read a line at a time, so the memory does not grow with the table; of the names alone all are kept.
 
     Args:
         path: the table, plain or gzip.
         against: the sample, plain or gzip; its runs do not matter.
-        size: (height, width) of all photos.
+        size: (height, width) of all images.
         reporter: told how far it is.
 
     Raises:
@@ -119,12 +119,12 @@ def _check_row(
         report.add(error.problem, f"line {number}, {name}: {error}")
     place = places.get(name)
     if place is None:
-        report.add("unknown", f"line {number}, {name}: the sample has no such photo")
+        report.add("unknown", f"line {number}, {name}: the sample has no such image")
         return last
     if seen[place]:
         report.add("doubled", f"line {number}, {name}: has a row already")
     elif place < last:
-        report.add("out of order", f"line {number}, {name}: stands behind photos that follow it in the sample")
+        report.add("out of order", f"line {number}, {name}: stands behind images that follow it in the sample")
     seen[place] = 1
     return max(last, place)
 

@@ -1,7 +1,7 @@
 """A large table as parts in a folder beside it: each is whole or not there, whoever is killed, and the last one joins.
 
 A part is a gzip member, and members behind one another are a gzip file, so joining is copying. Names of parts hold a
-digest of all that decides their rows: parts of another model or of other photos are never taken for one's own.
+digest of all that decides their rows: parts of another model or of other images are never taken for one's own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def clear_joined(out: Path) -> None:
             _remove(folder)
 
 
-class Parts:
+class Shards:
     """The parts of one table.
 
     Args:

@@ -1,4 +1,4 @@
-"""The competition's table of masks: a line of titles, then one line a photo, ``name,runs``; gzip or plain text."""
+"""The competition's table of masks: a line of titles, then one line an image, ``name,runs``; gzip or plain text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def make_row(name: str, runs: str) -> bytes:
-    r"""A photo's line, the line break included.
+    r"""An image's line, the line break included.
 
     Raises:
         DataError: the name holds a line break, which would be two lines.
@@ -26,7 +26,7 @@ def make_row(name: str, runs: str) -> bytes:
     (b'car_01.jpg,2 5 8 1\n', b'"a,b.jpg",\n')
     """
     if "\n" in name or "\r" in name:
-        raise DataError(f"the photo {name!r} has a line break in its name; rename it")
+        raise DataError(f"the image {name!r} has a line break in its name; rename it")
     if "," in name or '"' in name:
         name = '"' + name.replace('"', '""') + '"'
     return os.fsencode(name) + b"," + runs.encode() + b"\n"
@@ -70,7 +70,7 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[bytes]]:
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:
-    """The photos that a table names, in its order.
+    """The images that a table names, in its order.
 
     Raises:
         DataError: it cannot be read, names none, or names one twice.
@@ -83,10 +83,10 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
             if row is None:
                 raise DataError(f"{path}, line {number}: expected a name, a comma and runs, as in {HEADER.decode()}")
             if row[0] in names:
-                raise DataError(f"{path}, line {number}: names {row[0]} a second time; expected each photo once")
+                raise DataError(f"{path}, line {number}: names {row[0]} a second time; expected each image once")
             names[row[0]] = None
     if not names:
-        raise DataError(f"{path}: names no photo; expected a line of titles and a line for each photo")
+        raise DataError(f"{path}: names no image; expected a line of titles and a line for each image")
     return list(names)
 
 

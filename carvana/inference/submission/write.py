@@ -1,7 +1,7 @@
-"""The whole competition: a table of masks of all photos, made by any number of processes, stopped and gone on with.
+"""The whole competition: a table of masks of all images, made by any number of processes, stopped and gone on with.
 
-Stations that overlap: processes read, the network predicts, threads turn masks into runs and write. Photos go in
-chunks of a fixed size, and no batch holds photos of two, so a chunk's rows are the same whoever makes them and when.
+Stations that overlap: processes read, the network predicts, threads turn masks into runs and write. Images go in
+chunks of a fixed size, and no batch holds images of two, so a chunk's rows are the same whoever makes them and when.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import ConfigError, DataError, cause
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.distributed import leave_together, others_told, own_share, tell_others
-from carvana.inference.inputs import collect_photos, places
+from carvana.inference.inputs import collect_images, places
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.prefetch import FEWER_READERS, read_prepared
-from carvana.inference.submission.shards import Parts, clear_joined
+from carvana.inference.submission.shards import Shards, clear_joined
 from carvana.inference.submission.table import HEADER, make_row
+from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
 from carvana.utils.notebook import default_reporter
 from carvana.utils.processes import tells_of_killed_reader
@@ -38,18 +39,18 @@ from carvana.utils.progress import Reporter
 FORMAT_VERSION = 1
 
 CHUNK = 64
-"""Photos that are kept or lost together when a run is killed: half a minute or so on a few cores."""
+"""Images that are kept or lost together when a run is killed: half a minute or so on a few cores."""
 
 
 @dataclass
 class Submission:
-    """What became of the photos given to :func:`write_submission`.
+    """What became of the images given to :func:`write_submission`.
 
     Attributes:
         rows: the rows that the table has, or is to have.
         written: those that this process made now.
-        failed: photos of its share that could not be read, each with the message that says why.
-        complete: whether the table is there. If not, photos of this share failed, or other processes are still at work,
+        failed: images of its share that could not be read, each with the message that says why.
+        complete: whether the table is there. If not, images of this share failed, or other processes are still at work,
             or still to be started; the last one joins.
     """
 
@@ -59,9 +60,10 @@ class Submission:
     complete: bool = False
 
 
+@parameters(photos="images")
 def write_submission(
     predictor: BasePredictor[P],
-    photos: Iterable[str | os.PathLike[str]],
+    images: Iterable[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str],
     names: Sequence[str] | None = None,
@@ -70,32 +72,32 @@ def write_submission(
     chunk: int = CHUNK,
     reporter: Reporter | None = None,
 ) -> Submission:
-    """Predict photos and write the runs of their masks into a table ``img,rle_mask``, a row for each photo.
+    """Predict images and write the runs of their masks into a table ``img,rle_mask``, a row for each image.
 
     What is done lies in ``<out>.parts/`` until all is; called again after it was stopped or killed, this goes on there,
-    and the table is the same to the byte; where photos must be divided into tiles for want of memory, give the
-    predictor its memory, for what is free changes. A photo that is edited between two runs keeps the row that it has.
+    and the table is the same to the byte; where images must be divided into tiles for want of memory, give the
+    predictor its memory, for what is free changes. An image that is edited between two runs keeps the row that it has.
 
     Under torchrun, or with RANK and WORLD_SIZE in the environment, each process does its share of the chunks, on any
-    machine that has the photos and ``out`` at the same paths, and the one that finds all chunks there joins them.
+    machine that has the images and ``out`` at the same paths, and the one that finds all chunks there joins them.
 
     Args:
         predictor: what makes the masks.
-        photos: image files and folders of them, no two photos of the same name.
+        images: image files and folders of them, no two images of the same name.
         out: the table; compressed if its name ends in ``.gz``.
-        names: the file names of the photos to take, in the order of the rows; None takes all, sorted by name.
+        names: the file names of the images to take, in the order of the rows; None takes all, sorted by name.
         cleaning: how masks are cleaned.
         workers: processes that read; see :func:`carvana.inference.prefetch.read_prepared`.
-        chunk: photos that are kept or lost together.
-        reporter: told of each photo, and of those that cannot be read.
+        chunk: images that are kept or lost together.
+        reporter: told of each image, and of those that cannot be read.
 
     Returns:
-        What became of this process's share. If photos failed, the other chunks are done and kept; once those photos
+        What became of this process's share. If images failed, the other chunks are done and kept; once those images
         are replaced, another call makes their chunks and finishes the table.
 
     Raises:
-        DataError: ``out`` exists, its parts are of another table, a photo is missing or of the same name as another, or
-            nothing can be written.
+        DataError: ``out`` exists, its parts are of another table, an image is missing or of the same name as another,
+            or nothing can be written.
         ReaderKilledError: a reading process was killed.
 
     Example:
@@ -104,13 +106,13 @@ def write_submission(
         True
     """
     if chunk < 1:
-        raise ConfigError(f"chunk = {chunk}; expected one photo at least")
+        raise ConfigError(f"chunk = {chunk}; expected one image at least")
     reporter = reporter or default_reporter()
     out = Path(out)
     refuse_existing(out)
-    rows = _in_order(collect_photos(photos), names, reporter)
-    for photo in rows:  # a name that no row can hold, told before any work
-        make_row(photo.name, "")
+    rows = _in_order(collect_images(images), names, reporter)
+    for image in rows:  # a name that no row can hold, told before any work
+        make_row(image.name, "")
     record = {
         "format": FORMAT_VERSION,
         "weights": predictor.weights_digest,
@@ -119,7 +121,7 @@ def write_submission(
         "chunks": chunk,
         "photos": digest([str(place) for place in places(rows)]),
     }
-    parts = Parts(out, record, count=math.ceil(len(rows) / chunk), header=HEADER + b"\n")
+    parts = Shards(out, record, count=math.ceil(len(rows) / chunk), header=HEADER + b"\n")
     done = Submission(len(rows))
     with _explained(out):
         if parts.begin():
@@ -147,18 +149,18 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
 
 
 class _Chunk:
-    """Photos that become a part together: threads enter their rows, and the last one learns that it was the last."""
+    """Images that become a part together: threads enter their rows, and the last one learns that it was the last."""
 
-    def __init__(self, number: int, photos: Sequence[Path]) -> None:
+    def __init__(self, number: int, images: Sequence[Path]) -> None:
         self.number = number
-        self.photos = photos
-        self.rows = [b""] * len(photos)
+        self.images = images
+        self.rows = [b""] * len(images)
         self.failed = False
-        self._left = len(photos)
+        self._left = len(images)
         self._lock = threading.Lock()
 
     def enter(self, place: int, row: bytes | None) -> bool:
-        """Enter the row of one photo, None if it has none; whether now all have been entered."""
+        """Enter the row of one image, None if it has none; whether now all have been entered."""
         with self._lock:
             self.rows[place] = row or b""
             self.failed |= row is None
@@ -168,67 +170,67 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Job:
-    """A photo on its way: its chunk, its place there, and why it cannot be read, if it cannot."""
+    """An image on its way: its chunk, its place there, and why it cannot be read, if it cannot."""
 
     chunk: _Chunk
     place: int
     message: str = ""
 
     @property
-    def photo(self) -> Path:
-        return self.chunk.photos[self.place]
+    def image(self) -> Path:
+        return self.chunk.images[self.place]
 
 
 def _write_parts(
     predictor: BasePredictor[P],
     chunks: Sequence[_Chunk],
-    parts: Parts,
+    parts: Shards,
     done: Submission,
     *,
     cleaning: Cleaning | None,
     workers: int | None,
     reporter: Reporter,
 ) -> None:
-    """Make the chunks' parts, and enter what becomes of the photos into ``done``."""
+    """Make the chunks' parts, and enter what becomes of the images into ``done``."""
 
     def finish(result: tuple[_Job, Prediction | None]) -> _Job:
         # Down to the file in one go: what the network has seen is also kept when the next batch is interrupted.
         job, prediction = result
-        row = None if prediction is None else make_row(job.photo.name, rle.encode(_mask(prediction, cleaning)))
+        row = None if prediction is None else make_row(job.image.name, rle.encode(_mask(prediction, cleaning)))
         if job.chunk.enter(job.place, row) and not job.chunk.failed:
             parts.add(job.chunk.number, job.chunk.rows)
             job.chunk.rows.clear()
         return job
 
     task = "predicting"
-    reporter.start(task, sum(len(chunk.photos) for chunk in chunks))
+    reporter.start(task, sum(len(chunk.images) for chunk in chunks))
     try:
         # Closed by hand, or readers would live for as long as somebody holds an error's traceback.
         with closing(_predicted(predictor, chunks, workers)) as predicted:
             for job in ordered_map(finish, predicted):
                 if job.message:
-                    done.failed.append((job.photo, job.message))
+                    done.failed.append((job.image, job.message))
                     reporter.warn(job.message)
                 reporter.advance(task)
     finally:
         reporter.finish(task)
-    done.written = sum(len(chunk.photos) for chunk in chunks if not chunk.failed)
+    done.written = sum(len(chunk.images) for chunk in chunks if not chunk.failed)
 
 
 def _predicted(
     predictor: BasePredictor[P], chunks: Sequence[_Chunk], workers: int | None
 ) -> Generator[tuple[_Job, Prediction | None], None, None]:
-    """All photos with what the network says, in order; those of one chunk apart from those of the next."""
-    photos = [photo for chunk in chunks for photo in chunk.photos]
-    reading = read_prepared(predictor, photos, workers=workers)
+    """All images with what the network says, in order; those of one chunk apart from those of the next."""
+    images = [image for chunk in chunks for image in chunk.images]
+    reading = read_prepared(predictor, images, workers=workers)
     with closing(reading) as prepared:
         for chunk in chunks:
-            found = enumerate(ready for _, ready in islice(prepared, len(chunk.photos)))
+            found = enumerate(ready for _, ready in islice(prepared, len(chunk.images)))
             jobs = (
                 (_Job(chunk, place, ready), None) if isinstance(ready, str) else (_Job(chunk, place), ready)
                 for place, ready in found
             )
-            yield from run_batches(predictor, jobs, want="mask", name=lambda job: job.photo)
+            yield from run_batches(predictor, jobs, want="mask", name=lambda job: job.image)
 
 
 def _mask(prediction: Prediction, cleaning: Cleaning | None) -> NDArray[np.uint8]:
@@ -237,31 +239,31 @@ def _mask(prediction: Prediction, cleaning: Cleaning | None) -> NDArray[np.uint8
     return clean(prediction.mask, parts=cleaning.parts, holes=cleaning.holes)
 
 
-def _in_order(photos: Sequence[Path], names: Sequence[str] | None, reporter: Reporter) -> list[Path]:
-    """The photos in the order of their rows.
+def _in_order(images: Sequence[Path], names: Sequence[str] | None, reporter: Reporter) -> list[Path]:
+    """The images in the order of their rows.
 
     Raises:
         DataError: there are none, two have the same name, or one that is wanted is not among them.
     """
-    if not photos:
-        raise DataError("no photos; name a folder of image files")
+    if not images:
+        raise DataError("no images; name a folder of image files")
     known: dict[str, Path] = {}
-    for photo in photos:
-        other = known.setdefault(photo.name, photo)
-        if other is not photo:
-            raise DataError(f"{photo} and {other} would be two rows of one name; rename one of them")
+    for image in images:
+        other = known.setdefault(image.name, image)
+        if other is not image:
+            raise DataError(f"{image} and {other} would be two rows of one name; rename one of them")
     if names is None:
         return [known[name] for name in sorted(known)]
     missing = [name for name in names if name not in known]
     if missing:
         raise DataError(
-            f"{len(missing)} of the {len(names)} photos that the sample names are not there, the first: {missing[0]}; "
+            f"{len(missing)} of the {len(names)} images that the sample names are not there, the first: {missing[0]}; "
             "name the folder that holds them all"
         )
     wanted = set(names)
     others = [name for name in known if name not in wanted]
     if others:
-        reporter.info(f"{len(others)} photos that the sample does not name are left out, the first: {others[0]}")
+        reporter.info(f"{len(others)} images that the sample does not name are left out, the first: {others[0]}")
     return [known[name] for name in names]
 
 

@@ -13,7 +13,7 @@ Mode = Literal["auto", "whole", "tiles"]
 
 
 @dataclass(frozen=True)
-class Cover:
+class SlidingWindowConfig:
     """What is asked for.
 
     Attributes:
@@ -54,5 +54,5 @@ class Cover:
 
     def settings(self) -> dict[str, Any]:
         """What may decide a mask, as JSON-able values: those that are not the defaults."""
-        default = Cover()
+        default = SlidingWindowConfig()
         return {name: value for name, value in vars(self).items() if value != getattr(default, name)}

@@ -33,7 +33,7 @@ _MOST_ALONG = 256  # tiles along one side that a search for the cheapest plan go
 
 
 @dataclass(frozen=True)
-class Span:
+class TileSpan:
     """A tile along one side of the picture: it sees ``start`` to ``stop`` and gives ``first`` to ``last``."""
 
     start: int
@@ -63,7 +63,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TileGrid:
     """A picture covered with tiles: every row of tiles crossed with every column.
 
     Attributes:
@@ -80,8 +80,8 @@ class Plan:
 
     size: Size
     padded: Size
-    rows: tuple[Span, ...]
-    columns: tuple[Span, ...]
+    rows: tuple[TileSpan, ...]
+    columns: tuple[TileSpan, ...]
     join: Join
 
     def __len__(self) -> int:
@@ -106,14 +106,14 @@ class Plan:
         return _distances(self.rows, row), _distances(self.columns, column)
 
 
-def plan_whole(size: Size) -> Plan:
+def plan_whole(size: Size) -> TileGrid:
     """One tile that is the picture as it stands: whoever looks at it pads for himself.
 
     >>> plan_whole((1280, 1918)).cost
     1.0
     """
-    rows, columns = ((Span(0, side, 0, side),) for side in size)
-    return Plan(size, size, rows, columns, "blend")
+    rows, columns = ((TileSpan(0, side, 0, side),) for side in size)
+    return TileGrid(size, size, rows, columns, "blend")
 
 
 def plan_tiles(
@@ -124,7 +124,7 @@ def plan_tiles(
     halo: int | None = None,
     stride: int = 1,
     min_size: int = 1,
-) -> Plan:
+) -> TileGrid:
     """Tiles of a given size, spread evenly; for the exact join no larger than so many of them need to be.
 
     Args:
@@ -141,7 +141,7 @@ def plan_tiles(
             to hold its halo.
 
     >>> plan_tiles((100, 100), tile=64, halo=8, stride=4).columns
-    (Span(start=0, stop=60, first=0, last=50), Span(start=40, stop=100, first=50, last=100))
+    (TileSpan(start=0, stop=60, first=0, last=50), TileSpan(start=40, stop=100, first=50, last=100))
     """
     sides = tuple(tile) if isinstance(tile, tuple | list) else (tile, tile)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -172,7 +172,7 @@ def plan_tiles(
 
 def cheapest_plan(
     size: Size, *, most_pixels: int, margin: int, join: Join, stride: int = 1, min_size: int = 1, least_tiles: int = 1
-) -> Plan | None:
+) -> TileGrid | None:
     """The tiles by which the network sees the fewest pixels: strips of full height or width where these cost less.
 
     Args:
@@ -214,7 +214,7 @@ def blend_weights(tile: Size, rows: Sequence[int], columns: Sequence[int]) -> ND
 
     Args:
         tile: (height, width).
-        rows: how far down the tiles lie that overlap it, itself (0) among them: see :meth:`Plan.neighbours`.
+        rows: how far down the tiles lie that overlap it, itself (0) among them: see :meth:`TileGrid.neighbours`.
         columns: likewise, how far to the right.
 
     Returns:
@@ -261,20 +261,20 @@ def _side(whole: int, count: int, margin: int, stride: int) -> int:
     return round_up(-(-(whole + (count - 1) * margin) // count), stride)
 
 
-def _plan(size: Size, padded: Size, tile: Size, margins: Size, stride: int, join: Join) -> Plan:
+def _plan(size: Size, padded: Size, tile: Size, margins: Size, stride: int, join: Join) -> TileGrid:
     rows, columns = (_spans(*sides, stride, join) for sides in zip(padded, tile, margins, strict=True))
-    return Plan(size, padded, rows, columns, join)
+    return TileGrid(size, padded, rows, columns, join)
 
 
-def _spans(whole: int, side: int, margin: int, stride: int, join: Join) -> tuple[Span, ...]:
+def _spans(whole: int, side: int, margin: int, stride: int, join: Join) -> tuple[TileSpan, ...]:
     count = _count(whole, side, margin)
     starts = [(whole - side) * index // max(count - 1, 1) // stride * stride for index in range(count)]
     if join == "blend":
-        return tuple(Span(start, start + side, start, start + side) for start in starts)
+        return tuple(TileSpan(start, start + side, start, start + side) for start in starts)
     # Each border lies in the middle of what both neighbours see, so that either sees at least its halo beyond.
     borders = [0, *((start + before + side) // 2 for before, start in itertools.pairwise(starts)), whole]
     return tuple(
-        Span(starts[index], starts[index] + side, borders[index], borders[index + 1]) for index in range(count)
+        TileSpan(starts[index], starts[index] + side, borders[index], borders[index + 1]) for index in range(count)
     )
 
 
@@ -300,7 +300,7 @@ def round_up(length: int, stride: int) -> int:
     return -(-length // stride) * stride
 
 
-def _distances(spans: tuple[Span, ...], index: int) -> tuple[int, ...]:
+def _distances(spans: tuple[TileSpan, ...], index: int) -> tuple[int, ...]:
     own = spans[index]
     return tuple(span.start - own.start for span in spans if abs(span.start - own.start) < own.length)
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from carvana.utils.devices import free_memory
 
 SHARE = 0.6
-"""The share of the free memory that one pass of a network may take; photos, masks and other programs want some, too."""
+"""The share of the free memory that one pass of a network may take; images, masks and other programs want some, too."""
 
 RESERVE = 1.25
 """What a pass takes is taken to be larger than measured by this: libraries keep scratch memory of their own."""

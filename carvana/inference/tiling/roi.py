@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.inference.tiling.grid import Size, Span, padded_to, round_up
+from carvana.inference.tiling.grid import Size, TileSpan, padded_to, round_up
 
 CELL = 8
 """Pixels along the side of the cells by which the unsure parts are told."""
@@ -24,7 +24,7 @@ LEADS = 4
 
 
 @dataclass(frozen=True)
-class Windows:
+class RoiTiles:
     """Some parts of a picture.
 
     Attributes:
@@ -41,7 +41,7 @@ class Windows:
 
     size: Size
     tile: Size
-    places: tuple[tuple[Span, Span], ...]
+    places: tuple[tuple[TileSpan, TileSpan], ...]
 
     @property
     def pixels(self) -> int:
@@ -73,7 +73,7 @@ def mirrored(cells: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 
 def cover_cells(
     unsure: NDArray[np.bool_], size: Size, *, side: int, halo: int, stride: int = 1, min_size: int = 1, grid: int = 1
-) -> Windows:
+) -> RoiTiles:
     """The fewest windows of one size that take all unsure pixels.
 
     Args:
@@ -94,12 +94,12 @@ def cover_cells(
     side = round_up(max(side, min_size, 2 * halo + grid), stride)
     tile = min(side, padded[0]), min(side, padded[1])
     places = min(_coverings(unsure, padded, tile, halo, grid), key=len)
-    return Windows(size, tile, tuple(_centred(unsure, *place, padded, halo, grid) for place in places))
+    return RoiTiles(size, tile, tuple(_centred(unsure, *place, padded, halo, grid) for place in places))
 
 
 def _coverings(
     unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int
-) -> Iterator[list[tuple[Span, Span]]]:
+) -> Iterator[list[tuple[TileSpan, TileSpan]]]:
     """Some ways to cover the cells: in rows of windows or in columns, and with more or less before the first."""
     step = max(grid, (tile[0] - 2 * halo) // LEADS // grid * grid)
     for lead in range(0, max(1, tile[0] - 2 * halo - grid), step):
@@ -112,7 +112,7 @@ def _coverings(
 
 def _in_rows(
     unsure: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int, lead: int
-) -> list[tuple[Span, Span]]:
+) -> list[tuple[TileSpan, TileSpan]]:
     places = []
     for rows in _spans(unsure.max(axis=1), padded[0], tile[0], halo, grid, lead):
         band = unsure[rows.first // CELL : -(-rows.last // CELL)].max(axis=0)
@@ -120,9 +120,9 @@ def _in_rows(
     return places
 
 
-def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int, lead: int = 0) -> list[Span]:
+def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int, lead: int = 0) -> list[TileSpan]:
     """The fewest windows along one side that take all pixels of some cells, the first one ``lead`` earlier."""
-    spans: list[Span] = []
+    spans: list[TileSpan] = []
     done = 0
     for cell in np.flatnonzero(cells).tolist():
         while (cell + 1) * CELL > done and done < whole:
@@ -130,14 +130,14 @@ def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int
             start = min(max(pixel - lead - halo, 0) // grid * grid, whole - side)
             first = start + halo if start > 0 else 0
             last = whole if start + side == whole else start + side - halo
-            spans.append(Span(start, start + side, max(first, done), last))
+            spans.append(TileSpan(start, start + side, max(first, done), last))
             done, lead = last, 0
     return spans
 
 
 def _centred(
-    unsure: NDArray[np.bool_], rows: Span, columns: Span, padded: Size, halo: int, grid: int
-) -> tuple[Span, Span]:
+    unsure: NDArray[np.bool_], rows: TileSpan, columns: TileSpan, padded: Size, halo: int, grid: int
+) -> tuple[TileSpan, TileSpan]:
     """A window of which no more is taken than its unsure cells, and which sees as much on all sides of them."""
     cells = unsure[rows.first // CELL : -(-rows.last // CELL), columns.first // CELL : -(-columns.last // CELL)]
     return (
@@ -146,7 +146,7 @@ def _centred(
     )
 
 
-def _around(cells: NDArray[np.bool_], span: Span, whole: int, halo: int, grid: int) -> Span:
+def _around(cells: NDArray[np.bool_], span: TileSpan, whole: int, halo: int, grid: int) -> TileSpan:
     """The side of a window moved around some of the cells that it takes: halo and grid allowing."""
     found = np.flatnonzero(cells) + span.first // CELL
     first, last = max(span.first, int(found[0]) * CELL), min(span.last, int(found[-1] + 1) * CELL)
@@ -155,4 +155,4 @@ def _around(cells: NDArray[np.bool_], span: Span, whole: int, halo: int, grid: i
     stop = start + span.length
     if (start > 0 and first < start + halo) or (stop < whole and last > stop - halo):
         start = span.start  # nothing between two places of the grid is better
-    return Span(start, start + span.length, first, last)
+    return TileSpan(start, start + span.length, first, last)

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.tiling.config import Cover
-from carvana.inference.tiling.grid import Plan, Size, cheapest_plan, plan_tiles, plan_whole
+from carvana.inference.tiling.config import SlidingWindowConfig
+from carvana.inference.tiling.grid import Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
 from carvana.inference.tiling.memory import budget_bytes, is_out_of_memory
-from carvana.inference.tiling.roi import CELL, Windows, cover_cells
-from carvana.inference.tiling.tiled import Canvas, Patches, Surface, fill
+from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
+from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, fill
 from carvana.models.preprocess import padded_size
 from carvana.utils.devices import release_memory
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
-C = TypeVar("C", bound=Surface)
+C = TypeVar("C", bound=Accumulator)
 
 MARGIN = 128
 """Pixels that neighbours have in common where the tiles are chosen here: a quarter of the usual 512."""
@@ -34,14 +34,14 @@ TAKEN = 176
 """Pixels along the side of what is taken of a window.
 
 Less costs less, but shows too little: a network that was trained on pieces of 256 falls from a Dice of 0.995 to 0.973
-in windows of 96, halo and all. One side for all photos: on a CPU a new shape's first batch takes longer.
+in windows of 96, halo and all. One side for all images: on a CPU a new shape's first batch takes longer.
 """
 
 SMALL = 2**18
 """A picture of so many pixels is taken to fit a memory that was not named: what it takes is not worth measuring."""
 
 
-class Coverer:
+class SlidingWindowInferer:
     """Sends pictures through a network as a :class:`Cover` asks.
 
     When the device's memory runs out, batches are halved, then tiles; that is told once and kept.
@@ -62,7 +62,7 @@ class Coverer:
     def __init__(
         self,
         network: Callable[[Tensor], Tensor],
-        cover: Cover,
+        cover: SlidingWindowConfig,
         *,
         name: str,
         stride: int,
@@ -82,21 +82,21 @@ class Coverer:
         self._find_halo = halo
         self._bytes_per_pixel = bytes_per_pixel
         self._reporter = reporter or default_reporter()
-        self._plans: dict[Size, Plan] = {}
+        self._plans: dict[Size, TileGrid] = {}
         self._halo: int | None = None
         self._most: int | None = None  # pixels at once, as measured, or as was learned when memory ran short
         self._ran_short = False
         self._last = torch.Size((1, 3, 0, 0))  # of the last batch that was tried
         self._told: set[str] = set()
 
-    def plan(self, size: Size) -> Plan:
+    def plan(self, size: Size) -> TileGrid:
         """How a picture of (height, width) is covered; found once for each size.
 
         Raises:
             ModelError: the exact join cannot be had, or no tile fits the memory.
         """
         if size not in self._plans:
-            if len(self._plans) > 4096:  # every photo of a folder may have a size of its own
+            if len(self._plans) > 4096:  # every image of a folder may have a size of its own
                 self._plans.clear()
             self._plans[size] = self._make_plan(size)
         return self._plans[size]
@@ -120,7 +120,7 @@ class Coverer:
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         canvases = self._filled(
-            lambda: [Canvas(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)], sizes
+            lambda: [TileAccumulator(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)], sizes
         )
         return [canvas.output for canvas in canvases]
 
@@ -144,18 +144,18 @@ class Coverer:
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
 
-        def make() -> list[Canvas | Patches]:
-            made: list[Canvas | Patches] = []
+        def make() -> list[TileAccumulator | RoiAccumulator]:
+            made: list[TileAccumulator | RoiAccumulator] = []
             for image, draft, cells, size in zip(images, drafts, unsure, sizes, strict=True):
                 plan = self.plan_again(cells, size)
-                if isinstance(plan, Windows):
-                    made.append(Patches(image, draft.float().clone(), plan))
+                if isinstance(plan, RoiTiles):
+                    made.append(RoiAccumulator(image, draft.float().clone(), plan))
                 else:
-                    made.append(Canvas(image, plan))
+                    made.append(TileAccumulator(image, plan))
             return made
 
         return [
-            surface.output if isinstance(surface, Patches) else surface.output[0].float().sigmoid_()
+            surface.output if isinstance(surface, RoiAccumulator) else surface.output[0].float().sigmoid_()
             for surface in self._filled(make, sizes)
         ]
 
@@ -172,7 +172,7 @@ class Coverer:
             del surfaces  # and with them the outputs so far
             self._take_less(max(sizes, key=math.prod))
 
-    def plan_again(self, cells: NDArray[np.bool_], size: Size) -> Windows | Plan:
+    def plan_again(self, cells: NDArray[np.bool_], size: Size) -> RoiTiles | TileGrid:
         """How the unsure cells of a picture of (height, width) are covered: in windows, or by all of it where these
         would show the network more.
 
@@ -205,7 +205,7 @@ class Coverer:
         self._last = tiles.shape
         return self._network(tiles)
 
-    def _make_plan(self, size: Size) -> Plan:
+    def _make_plan(self, size: Size) -> TileGrid:
         cover, whole = self.cover, plan_whole(size)
         if cover.mode == "whole":
             return whole
@@ -227,7 +227,7 @@ class Coverer:
             )
         return plan
 
-    def _asked_plan(self, size: Size, halo: int | None) -> Plan:
+    def _asked_plan(self, size: Size, halo: int | None) -> TileGrid:
         """The tiles that are asked for, halved until they fit."""
         tile = 512 if self.cover.tile is None else self.cover.tile
         sides = (tile, tile) if isinstance(tile, int) else tile
@@ -252,7 +252,7 @@ class Coverer:
                 raise
         raise self._too_large(size, " in tiles" + (f" with {halo} pixels around" if halo is not None else ""))
 
-    def _cheapest_plan(self, size: Size, pixels: int, margin: int) -> Plan:
+    def _cheapest_plan(self, size: Size, pixels: int, margin: int) -> TileGrid:
         most = pixels if self._fits(pixels) else self._most_pixels()
         found = cheapest_plan(
             size,
@@ -288,7 +288,7 @@ class Coverer:
         height, width = size
         tiles = " --mode tiles, or" if self.cover.mode == "whole" else ""
         return ModelError(
-            f"{self._name} does not fit the memory with photos of {height}x{width} pixels (height x width){how}; "
+            f"{self._name} does not fit the memory with images of {height}x{width} pixels (height x width){how}; "
             f"take{tiles} a smaller scale, such as --scale {max(height // 2, 8)}x{max(width // 2, 8)}"
         )
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.tiling.grid import Plan, Size, Span, blend_weights, plan_tiles
-from carvana.inference.tiling.roi import Windows
+from carvana.inference.tiling.grid import Size, TileGrid, TileSpan, blend_weights, plan_tiles
+from carvana.inference.tiling.roi import RoiTiles
 from carvana.models.preprocess import reflection
 
 Network = Callable[[Tensor], Tensor]
@@ -66,12 +66,12 @@ def tiled(
         raise ConfigError(f"batch {batch}: at least 1 tile must go through the network at a time")
     height, width = images.shape[-2:]
     plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride, min_size=min_size)
-    canvases = [Canvas(image, plan) for image in images]
+    canvases = [TileAccumulator(image, plan) for image in images]
     fill(canvases, network, most=lambda _: batch)
     return torch.stack([canvas.output for canvas in canvases])
 
 
-class Surface(Protocol):
+class Accumulator(Protocol):
     """A picture and the output as far as it is known."""
 
     @property
@@ -88,10 +88,10 @@ class Surface(Protocol):
         """Take what the network gave for a place, (K, h, w)."""
 
 
-class Canvas:
+class TileAccumulator:
     """A picture (C, H, W), its plan, and the output as far as it is known."""
 
-    def __init__(self, image: Tensor, plan: Plan) -> None:
+    def __init__(self, image: Tensor, plan: TileGrid) -> None:
         self.plan = plan
         self._image = image
         self._joined: Tensor | None = None
@@ -134,7 +134,7 @@ class Canvas:
             self._joined[:, rows.taken, columns.taken] = output[:, rows.given, columns.given]
 
 
-class Patches:
+class RoiAccumulator:
     """A picture (C, H, W), a draft of its probabilities, and the windows in which the network has the last word.
 
     Args:
@@ -143,7 +143,7 @@ class Patches:
         windows: Where.
     """
 
-    def __init__(self, image: Tensor, draft: Tensor, windows: Windows) -> None:
+    def __init__(self, image: Tensor, draft: Tensor, windows: RoiTiles) -> None:
         self.output = draft
         self._image = image
         self._windows = windows
@@ -170,7 +170,7 @@ class Patches:
         place.copy_(output[0, rows.given, columns.given][:height, :width].float().sigmoid_())
 
 
-def fill(canvases: Sequence[Surface], network: Network, *, most: Callable[[Size], int]) -> None:
+def fill(canvases: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
     """Send the tiles of some pictures through the network, in batches of tiles of one size, and join them.
 
     Args:
@@ -189,14 +189,14 @@ def fill(canvases: Sequence[Surface], network: Network, *, most: Callable[[Size]
                 canvas.add(row, column, output)
 
 
-def _by_size(canvases: Sequence[Surface]) -> Iterator[tuple[Size, list[tuple[Surface, int, int]]]]:
-    jobs: dict[Size, list[tuple[Surface, int, int]]] = {}
+def _by_size(canvases: Sequence[Accumulator]) -> Iterator[tuple[Size, list[tuple[Accumulator, int, int]]]]:
+    jobs: dict[Size, list[tuple[Accumulator, int, int]]] = {}
     for canvas in canvases:
         jobs.setdefault(canvas.tile, []).extend((canvas, *place) for place in canvas.places())
     yield from jobs.items()
 
 
-def _cut(image: Tensor, rows: Span, columns: Span) -> Tensor:
+def _cut(image: Tensor, rows: TileSpan, columns: TileSpan) -> Tensor:
     """Part of a picture (C, H, W), reflected where that ends."""
     for axis, span in ((1, rows), (2, columns)):
         side = image.shape[axis]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from carvana.leaderboard.records import Refit, Row
+from carvana.leaderboard.records import Row, SeedRun
 from carvana.leaderboard.report.columns import interval, millions, minutes, short
 from carvana.leaderboard.report.front import pareto_front
 from carvana.leaderboard.report.labels import Box, place_labels, spread
@@ -78,8 +78,8 @@ class Cost:
 
 
 COSTS = (
-    Cost("latency_ms", "ms", "ms for one photo", lambda v: f"{short(v)} ms", lambda v: f"{v:,.6g}"),
-    Cost("gflops", "GFLOP", "GFLOP for a full photo", lambda v: f"{short(v)} GFLOP", lambda v: f"{v:,.6g}"),
+    Cost("latency_ms", "ms", "ms for one image", lambda v: f"{short(v)} ms", lambda v: f"{v:,.6g}"),
+    Cost("gflops", "GFLOP", "GFLOP for a full image", lambda v: f"{short(v)} GFLOP", lambda v: f"{v:,.6g}"),
     Cost("params", "params", "parameters", lambda v: millions(round(v)), lambda v: f"{v / 1e6:,.4g} M"),
     Cost("fit_seconds", "fit", "minutes of training", lambda v: f"{minutes(60 * v)} min", lambda v: f"{v:,.4g}", 60),
 )
@@ -132,7 +132,7 @@ def learning_curves(series: Iterable[Series]) -> Markup | None:
             layout.height,
             _curve_chart(known, layout),
             title="Learning curves",
-            description=f"Dice on the validation photos at the training size after the last epoch: {last}.",
+            description=f"Dice on the validation images at the training size after the last epoch: {last}.",
             class_=layout.name,
         )
         for layout in LAYOUTS
@@ -144,7 +144,7 @@ def error_of(dice: float | None) -> float | None:
     return None if dice is None else max(1 - dice, _LEAST_ERROR)
 
 
-def curve_points(refit: Refit) -> list[tuple[float, float]]:
+def curve_points(refit: SeedRun) -> list[tuple[float, float]]:
     """(minutes, Dice) after each epoch that was validated."""
     return [
         (record["seconds"] / 60, record["val_dice"])

@@ -1,4 +1,4 @@
-"""On which photos networks disagree most, found without reading the masks of all of them."""
+"""On which images networks disagree most, found without reading the masks of all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.leaderboard.records import Photo
+from carvana.leaderboard.records import ScoredImage
 
 Masks = Sequence[NDArray[np.uint8]]
 
@@ -19,52 +19,52 @@ READINGS = 240
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A photo and how much its masks differ: the mean Jaccard distance of each two, in [0, 1]."""
+    """An image and how much its masks differ: the mean Jaccard distance of each two, in [0, 1]."""
 
-    photo: Photo
+    image: ScoredImage
     distance: float
 
 
 def most_different(
-    photos: Sequence[Photo],
+    images: Sequence[ScoredImage],
     names: Sequence[str],
-    read: Callable[[Photo], Masks | None],
+    read: Callable[[ScoredImage], Masks | None],
     *,
     count: int = 6,
-    per_car: int = 2,
+    per_group: int = 2,
     readings: int = READINGS,
 ) -> list[Disagreement]:
-    """The photos whose masks differ most, at most ``per_car`` of one car.
+    """The images whose masks differ most, at most ``per_group`` of one group.
 
     The Jaccard distance obeys the triangle inequality: two masks are no farther from each other than both are from the
-    truth together, and that much their scores tell. So photos are read from the largest such bound on, until no other
-    can come in. (Scores are of thresholds chosen on other cars and masks are not, which moves the bound by a little;
-    the photos shown are examples, and no number depends on them.)
+    truth together, and that much their scores tell. So images are read from the largest such bound on, until no other
+    can come in. (Scores are of thresholds chosen on other groups and masks are not, which moves the bound by a little;
+    the images shown are examples, and no number depends on them.)
 
     Args:
-        photos: with the scores of all networks.
+        images: with the scores of all networks.
         names: of the networks.
-        read: gives a photo's masks, uint8 (H, W) of 0 and 1, in any order, or None where some are missing.
-        count: how many photos.
-        per_car: how many of one car.
+        read: gives an image's masks, uint8 (H, W) of 0 and 1, in any order, or None where some are missing.
+        count: how many images.
+        per_group: how many of one group.
         readings: when to stop reading masks even so.
 
     Returns:
         At most ``count``, the largest distance first.
     """
-    bounds = {photo.image: _bound([photo.dice[name] for name in names if name in photo.dice]) for photo in photos}
+    bounds = {image.image: _bound([image.dice[name] for name in names if name in image.dice]) for image in images}
     found: list[Disagreement] = []
     chosen: list[Disagreement] = []
     read_so_far = 0
-    for photo in sorted(photos, key=lambda photo: -bounds[photo.image]):
+    for image in sorted(images, key=lambda image: -bounds[image.image]):
         full = len(chosen) == count
-        if read_so_far + len(names) > readings or (full and bounds[photo.image] <= chosen[-1].distance):
+        if read_so_far + len(names) > readings or (full and bounds[image.image] <= chosen[-1].distance):
             break
-        masks = read(photo)
+        masks = read(image)
         if masks is not None:
             read_so_far += len(masks)
-            found.append(Disagreement(photo, mean_distance(masks)))
-            chosen = _at_most(found, count, per_car)
+            found.append(Disagreement(image, mean_distance(masks)))
+            chosen = _at_most(found, count, per_group)
     return chosen
 
 
@@ -90,11 +90,11 @@ def _bound(scores: Sequence[float]) -> float:
     return float(np.mean([min(1.0, a + b) for a, b in combinations(distances, 2)])) if len(distances) > 1 else 0.0
 
 
-def _at_most(found: Sequence[Disagreement], count: int, per_car: int) -> list[Disagreement]:
-    """The largest of them, with no car more often than allowed."""
+def _at_most(found: Sequence[Disagreement], count: int, per_group: int) -> list[Disagreement]:
+    """The largest of them, with no group more often than allowed."""
     chosen: list[Disagreement] = []
     for each in sorted(found, key=lambda each: -each.distance):
-        same_car = sum(other.photo.group == each.photo.group for other in chosen)
-        if same_car < per_car and len(chosen) < count:
+        same_group = sum(other.image.group == each.image.group for other in chosen)
+        if same_group < per_group and len(chosen) < count:
             chosen.append(each)
     return chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from carvana.evaluation.statistics import LEVEL, cars_needed
+from carvana.evaluation.statistics import LEVEL, groups_needed
 from carvana.leaderboard.records import WAITING, Row
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ def facts(board: Leaderboard) -> tuple[tuple[str, str], ...]:
     several = len(header.seeds) > 1
     return (
         ("data", header.data),
-        ("judged on", counted(header.photos, header.cars)),
-        ("trained on", counted(header.train_photos, header.train_cars)),
+        ("judged on", counted(header.images, header.groups)),
+        ("trained on", counted(header.train_images, header.train_groups)),
         ("scored", header.scored),
         ("split", f"{header.split} (content {header.content})"),
         ("recipe", header.recipe_name),
@@ -35,19 +35,19 @@ def notes(board: Leaderboard) -> tuple[str, ...]:
     lines = []
     if any(row.tied_with_best and row.rank != 1 for row in ranked):
         lines.append(
-            "Networks marked = cannot be told from the best: with the sign of the difference flipped for whole cars "
+            "Networks marked = cannot be told from the best: with the sign of the difference flipped for whole groups "
             f"at a time, p adjusted for all pairs is above {LEVEL:g}."
         )
-    if len(ranked) > 1 and 0 < board.header.cars < cars_needed(LEVEL):
+    if len(ranked) > 1 and 0 < board.header.groups < groups_needed(LEVEL):
         lines.append(
-            f"{board.header.cars} cars are too few to tell any two networks apart; it takes {cars_needed(LEVEL)}."
+            f"{board.header.groups} groups are too few to tell any two networks apart; it takes {groups_needed(LEVEL)}."
         )
     if any(row.dice_ci95 for row in ranked):
-        lines.append("The 95% interval is from a bootstrap over cars, since photos of one car are alike.")
+        lines.append("The 95% interval is from a bootstrap over groups, since images of one group are alike.")
     if any(row.dice_spread is not None for row in ranked):
         lines.append("The spread is the best minus the worst Dice of the trainings with different seeds.")
     if any(row.latency_ms is not None for row in ranked):
-        lines.append("Prediction (ms, photos/s, MB) was measured for each network alone, after all trainings.")
+        lines.append("Prediction (ms, images/s, MB) was measured for each network alone, after all trainings.")
     elsewhere = _fitted_elsewhere(board)
     if elsewhere:
         lines.append(f"Not fitted by this version on this machine: {'; '.join(elsewhere)}.")
@@ -85,11 +85,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def counted(photos: int, cars: int) -> str:
-    """Photos and cars, in words.
+def counted(images: int, groups: int) -> str:
+    """Images and groups, in words.
 
     Example:
         >>> counted(1, 1), counted(5088, 318)
-        ('1 photo of 1 car', '5,088 photos of 318 cars')
+        ('1 image of 1 group', '5,088 images of 318 groups')
     """
-    return f"{photos:,} photo{'s' * (photos != 1)} of {cars:,} car{'s' * (cars != 1)}"
+    return f"{images:,} image{'s' * (images != 1)} of {groups:,} group{'s' * (groups != 1)}"

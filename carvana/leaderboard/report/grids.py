@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from carvana.evaluation.statistics import LEVEL
-from carvana.leaderboard.records import Pair, Photo
+from carvana.leaderboard.records import Pair, ScoredImage
 from carvana.leaderboard.report.columns import MISSING, interval
 from carvana.leaderboard.report.markup import Markup, element
 from carvana.leaderboard.report.series import Series
@@ -17,24 +17,24 @@ _TURN = 360 / 16  # degrees from one of Carvana's views to the next
 _HOTTEST = 62  # per cent of the colour of heat; more would make the numbers hard to read
 
 
-def view_errors(photos: Iterable[Photo], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The mean of 1 - Dice by view and network; empty where photos tell no two views apart."""
+def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The mean of 1 - Dice by view and network; empty where images tell no two views apart."""
     errors: dict[str, dict[str, list[float]]] = {}
-    for photo in photos:
-        if photo.view:
-            of_view = errors.setdefault(photo.view, {})
+    for image in images:
+        if image.view:
+            of_view = errors.setdefault(image.view, {})
             for name in names:
-                if name in photo.dice:
-                    of_view.setdefault(name, []).append(1 - photo.dice[name])
+                if name in image.dice:
+                    of_view.setdefault(name, []).append(1 - image.dice[name])
     if len(errors) < 2:
         return {}
     ordered = sorted(errors, key=lambda view: (len(view), view) if view.isdigit() else (math.inf, view))
     return {view: {name: float(np.mean(found)) for name, found in errors[view].items()} for view in ordered}
 
 
-def view_table(photos: Sequence[Photo], series: Mapping[str, Series]) -> Markup | None:
+def view_table(images: Sequence[ScoredImage], series: Mapping[str, Series]) -> Markup | None:
     """A heat map of networks by views, the darker the larger the error; None where there are no views."""
-    errors = view_errors(photos, list(series))
+    errors = view_errors(images, list(series))
     if not errors or not series:
         return None
     known = [error for of_view in errors.values() for error in of_view.values()]

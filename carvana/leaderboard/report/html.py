@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def to_html(board: Leaderboard) -> str:
-    """One self-contained page: table, charts and photos; nothing in it is fetched from anywhere.
+    """One self-contained page: table, charts and images; nothing in it is fetched from anywhere.
 
     Sections for which the board has no data are left out, so it may be called while networks are still waiting.
     """
@@ -49,7 +49,7 @@ def to_html(board: Leaderboard) -> str:
             _curve_section(series),
             _view_section(board, series),
             _pair_section(board, series),
-            _photo_section(board, series),
+            _image_section(board, series),
         ),
         element("footer", f"Written by carvana {board.header.version}. This file is complete: it loads nothing."),
         _script(),
@@ -188,7 +188,7 @@ def _curve_section(series: Mapping[str, Series]) -> Markup:
     again = any(len(each.row.refits) > 1 for each in series.values())
     return _section(
         "Learning curves",
-        "Dice on the photos that judge, at the training size and threshold 0.5, over the minutes of training alone. "
+        "Dice on the images that judge, at the training size and threshold 0.5, over the minutes of training alone. "
         "The scale is that of the error, so 0.9, 0.99 and 0.999 lie equally far apart."
         + " Thin lines are the trainings with other seeds."
         * again,
@@ -198,12 +198,12 @@ def _curve_section(series: Mapping[str, Series]) -> Markup:
 
 
 def _view_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
-    table = view_table(board.photos, series)
+    table = view_table(board.images, series)
     if table is None:
         return Markup()
     return _section(
         "Dice by view angle",
-        "Mean error x 1e4 on the photos from each side: the stronger the colour, the larger.",
+        "Mean error x 1e4 on the images from each side: the stronger the colour, the larger.",
         _scroll(table, "Dice by view angle"),
     )
 
@@ -225,7 +225,7 @@ def _pair_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _photo_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _image_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     if not series:
         return Markup()
     shown = disagreements(board, series)
@@ -234,7 +234,7 @@ def _photo_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
         return _section(title, shown)
     key = joined(
         [
-            "The photos whose masks differ most:",
+            "The images whose masks differ most:",
             *(element("span", element("i", class_=name), text) for name, text in _KEY.items()),
         ]
     )

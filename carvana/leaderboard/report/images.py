@@ -1,4 +1,4 @@
-"""The photos on which networks disagree most, their masks side by side, as they are put into the page."""
+"""The images on which networks disagree most, their masks side by side, as they are put into the page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import mask_path
 from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE
-from carvana.leaderboard.records import WAITING, Photo
+from carvana.leaderboard.records import WAITING, ScoredImage
 from carvana.leaderboard.report.disagreement import Disagreement, Masks, most_different
 from carvana.leaderboard.report.markup import Markup, element, joined
 from carvana.leaderboard.report.series import Series
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
 UInt8 = NDArray[np.uint8]
 
-_THUMBNAIL = 420  # pixels, the width of a whole photo
-_CROP = (3 / 16, 1 / 4)  # of the photo's width: height and width of the part that is shown large
+_THUMBNAIL = 420  # pixels, the width of a whole image
+_CROP = (3 / 16, 1 / 4)  # of the image's width: height and width of the part that is shown large
 _LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not blur them
-_DIMMED = 140  # of 255: how much of the photo's light is taken away outside a mask
+_DIMMED = 140  # of 255: how much of the image's light is taken away outside a mask
 
 
 def disagreements(board: Leaderboard, series: Mapping[str, Series]) -> Markup | str:
     """The section's pictures, or a sentence on why there are none."""
     if any(row.status == WAITING for row in board.rows):
-        return "Photos are compared once no network is waiting any more."
+        return "Images are compared once no network is waiting any more."
     with_masks = {name: each for name, each in series.items() if each.row.masks}
     if len(with_masks) < 2:
         return "It takes the masks of two networks to compare them."
     samples = {sample.name: sample for sample in board.samples if sample.mask is not None}
-    photos = [photo for photo in board.photos if photo.image in samples]
-    if not photos:
-        return "The photos were not at hand when this page was written."
+    images = [image for image in board.images if image.image in samples]
+    if not images:
+        return "The images were not at hand when this page was written."
 
-    def read(photo: Photo) -> Masks | None:
-        return _read_masks(samples[photo.image], with_masks.values())
+    def read(image: ScoredImage) -> Masks | None:
+        return _read_masks(samples[image.image], with_masks.values())
 
-    chosen = most_different(photos, list(with_masks), read)
+    chosen = most_different(images, list(with_masks), read)
     if not chosen:
         return "The masks were not at hand when this page was written."
-    shown = [_photo(each, samples[each.photo.image], with_masks, place) for place, each in enumerate(chosen, start=1)]
+    shown = [_article(each, samples[each.image.image], with_masks, place) for place, each in enumerate(chosen, start=1)]
     return joined(shown)
 
 
@@ -68,7 +68,7 @@ def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) ->
 
 
 def _read_masks(sample: Sample, series: Iterable[Series]) -> list[UInt8] | None:
-    """The masks of a photo, one of each network; None where one is missing, damaged or of another size."""
+    """The masks of an image, one of each network; None where one is missing, damaged or of another size."""
     try:
         masks = [read_mask(mask_path(each.row.masks or "", sample)) for each in series]
     except DataError:
@@ -76,9 +76,9 @@ def _read_masks(sample: Sample, series: Iterable[Series]) -> list[UInt8] | None:
     return masks if len({mask.shape for mask in masks}) == 1 else None
 
 
-def _photo(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], place: int) -> Markup:
-    """One photo: as a whole, then where its masks differ most the truth and what each network makes of it."""
-    photo, masks = chosen.photo, _read_masks(sample, series.values())
+def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], place: int) -> Markup:
+    """One image: as a whole, then where its masks differ most the truth and what each network makes of it."""
+    scored, masks = chosen.image, _read_masks(sample, series.values())
     assert masks is not None
     assert sample.mask is not None
     image, true = over_white(read_shown(sample.image)), read_mask(sample.mask)
@@ -96,31 +96,31 @@ def _photo(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], p
     )
     whole = element(
         "figure",
-        element("div", _image(_shrunk(image), ".jpg", alt=f"the photo {photo.image}"), element("span", style=frame)),
-        element("figcaption", "the whole photo"),
+        element("div", _image(_shrunk(image), ".jpg", alt=f"the image {scored.image}"), element("span", style=frame)),
+        element("figcaption", "the whole image"),
         class_="whole",
     )
     tiles = [_tile(outline(true[part], factor), "truth", alt="the true mask's outline")]
     for (name, each), mask in zip(series.items(), masks, strict=True):
         layer = errors(mask[part], true[part], factor)
-        caption = each.label(element("small", f"Dice {photo.dice[name]:.5f}"))
+        caption = each.label(element("small", f"Dice {scored.dice[name]:.5f}"))
         tiles.append(_tile(layer, caption, alt=f"the errors of {name}"))
-    words = [f"car {photo.group}" if photo.group else "", f"view {photo.view}" if photo.view else ""]
+    words = [f"group {scored.group}" if scored.group else "", f"view {scored.view}" if scored.view else ""]
     words.append(f"two masks differ by {chosen.distance:.2%} of their union, on average")
     return element(
         "article",
-        element("h3", photo.image),
+        element("h3", scored.image),
         element("p", ", ".join(filter(None, words)), class_="muted"),
         # Once for all tiles: each lays its own transparent picture over it.
-        element("style", Markup(f"#photo-{place} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
+        element("style", Markup(f"#image-{place} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
         element("div", whole, element("div", *tiles, class_="tiles"), class_="side-by-side"),
-        id=f"photo-{place}",
-        class_="photo",
+        id=f"image-{place}",
+        class_="image",
     )
 
 
 def errors(mask: UInt8, true: UInt8, factor: int = 1) -> UInt8:
-    """What lies over a photo to show a mask and its errors, in the colours of :mod:`carvana.inference.outputs.overlay`.
+    """A layer that shows a mask and its errors, in the colours of :mod:`carvana.inference.outputs.overlay`.
 
     Args:
         mask: uint8 (H, W) of 0 and 1.

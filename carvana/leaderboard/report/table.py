@@ -11,14 +11,14 @@ from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from carvana.leaderboard.records import Refit, Row
+from carvana.leaderboard.records import Row, SeedRun
 from carvana.leaderboard.report.columns import Column, brief_columns
 from carvana.leaderboard.report.facts import facts, notes, one_line, remark, remarks
 
 if TYPE_CHECKING:
     from carvana.leaderboard.board import Leaderboard
 
-_REFIT_KEYS = tuple(field.name for field in fields(Refit) if field.name != "curve")
+_REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
 

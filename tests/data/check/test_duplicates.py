@@ -94,7 +94,7 @@ def test_blank_photos_are_nobody_s_twins() -> None:
     assert find_twins(blank[:1], ["a"]) == []
 
 
-@pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real photos")
+@pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real images")
 def test_no_real_photo_is_called_another_car_s_and_real_copies_are_found() -> None:
     samples = find_samples(Path(os.environ["CARVANA_DATA"]))
     thumbnails = [thumbnail(read_image(sample.image, at_least=(SIDE, SIDE))) for sample in samples]

@@ -103,7 +103,7 @@ def test_photos_of_as_many_cars_as_possible_are_chosen(samples: list[Sample]) ->
 
 
 def test_what_cannot_be_shown_is_told(samples: list[Sample], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no photos"):
+    with pytest.raises(DataError, match="no images"):
         show_samples([], tmp_path / "sheet.png")
     with pytest.raises(UnknownNameError, match="studio"):
         show_samples(samples, tmp_path / "sheet.png", augment="studo")

@@ -26,7 +26,7 @@ class Folder:
         samples = find_samples(root)
         self.images = [sample.image for sample in samples]
         self.masks = [sample.mask for sample in samples if sample.mask is not None]
-        self.cars = [sample.group for sample in samples]
+        self.groups = [sample.group for sample in samples]
 
     def check(self, **options: object) -> Report:
         return check_data(self.root, **options)  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def folder(tiny_data: Path, tmp_path: Path) -> Folder:
 def test_nothing_is_wrong_with_sound_data_and_it_is_counted(folder: Folder) -> None:
     report = folder.check()
     assert report.problems == report.notes == ()
-    assert (report.photos, report.pairs, report.cars, report.photos_per_car) == (20, 20, 5, (4, 4))
+    assert (report.image_count, report.pairs, report.group_count, report.images_per_group) == (20, 20, 5, (4, 4))
     assert report.sizes == {(160, 240): 20}
     assert sum(report.views.values()) == 20
     shares = {mask: float((np.asarray(Image.open(mask)) > 0).mean()) for mask in folder.masks}
@@ -69,7 +69,7 @@ def test_cut_files_are_told(folder: Folder, share: float) -> None:
 
 def test_files_that_are_empty_text_or_folders_are_told(folder: Folder) -> None:
     folder.images[0].write_bytes(b"")
-    folder.images[1].write_text("no photo")
+    folder.images[1].write_text("no image")
     folder.masks[2].write_bytes(b"")
     folder.masks[3].unlink()
     folder.masks[3].mkdir()
@@ -86,7 +86,7 @@ def test_missing_partners_are_told(folder: Folder) -> None:
     folder.images[7].unlink()
     assert folder.found() == {("no-mask", folder.images[4].name), ("no-photo", folder.masks[7].name)}
     report = folder.check()
-    assert (report.photos, report.pairs) == (19, 18)
+    assert (report.image_count, report.pairs) == (19, 18)
 
 
 def test_a_damaged_photo_does_not_keep_its_mask_from_being_looked_at(folder: Folder) -> None:
@@ -160,8 +160,8 @@ def test_a_photo_over_again_is_told_whatever_its_bytes(folder: Folder) -> None:
     assert folder.found() == {("duplicate", folder.images[1].name), ("duplicate", folder.images[17].name)}
     same, other = (problem.message for problem in folder.check().problems)
     assert folder.images[0].name in same
-    assert "the same car" in same
-    assert folder.cars[2] in other
+    assert "the same group" in same
+    assert folder.groups[2] in other
 
 
 def test_near_duplicates_are_told_across_cars_alone(folder: Folder) -> None:

@@ -54,7 +54,7 @@ def test_means_are_taken_over_masks() -> None:
     assert mean_ceilings([]) == ()
 
 
-@pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real photos")
+@pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real images")
 def test_real_masks_have_the_ceilings_that_were_measured_before() -> None:
     """160 masks gave 0.99742 and 0.98241 at 128, 0.99998 and 0.99772 at 1024; others of the kind come close."""
     samples = find_samples(Path(os.environ["CARVANA_DATA"]))[::32]

@@ -72,7 +72,7 @@ def test_thousands_of_pairs_are_counted_as_a_few_are(samples: list[Sample]) -> N
     with pytest.raises(DataError, match=r"masks/c\.gif: .* 800 of 2400 masks"):
         check_sizes(samples * 800)
     samples[1].image.unlink()
-    with pytest.raises(DataError, match=r"images/b\.jpg.*\(800 of 4800 photos and masks cannot be read\)"):
+    with pytest.raises(DataError, match=r"images/b\.jpg.*\(800 of 4800 images and masks cannot be read\)"):
         check_sizes(samples * 800)
 
 
@@ -89,7 +89,7 @@ class Told(SilentReporter):
 
 
 def turn_masks(samples: list[Sample], orientation: int) -> None:
-    """Photos as they are stored when EXIF turns them upright; masks as they would lie on the stored pixels."""
+    """Images as they are stored when EXIF turns them upright; masks as they would lie on the stored pixels."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     for sample in samples:
@@ -109,7 +109,7 @@ def test_masks_drawn_on_stored_pixels_are_told_and_masks_drawn_upright_are_not(
     check_sizes(samples)
     told = Told()
     warn_about_masks(samples, told)
-    assert [f"{len(samples)} belong to photos that EXIF turns alone" in line for line in told.lines] == [True]
+    assert [f"{len(samples)} belong to images that EXIF turns alone" in line for line in told.lines] == [True]
     for sample, mask in zip(samples, masks, strict=True):
         Image.fromarray(mask * np.uint8(255)).save(sample.masks[0])
     told = Told()

@@ -240,7 +240,7 @@ def test_damaged_files_are_read_as_pillow_reads_them_or_left_to_it(rng: np.rando
     assert taken > 200  # bits that change the picture, not the layout: the comparison is not empty
 
 
-@pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real photos")
+@pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real images")
 def test_all_real_masks_are_taken_and_read_as_pillow_reads_them() -> None:
     files = sorted((Path(os.environ["CARVANA_DATA"]) / "train_masks").iterdir())
     assert files

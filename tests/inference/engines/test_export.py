@@ -143,7 +143,7 @@ def test_files_are_compared_at_three_sizes_that_ask_for_padding(tmp_path: Path) 
 
 
 class ByWidth(nn.Module):
-    """What it computes depends on how wide the photo is."""
+    """What it computes depends on how wide the image is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class OtherWhenExported(nn.Module):
 @pytest.mark.parametrize(
     ("network", "line"),
     [
-        (ByWidth(), "takes photos of every size: at .* the file differs from PyTorch"),
+        (ByWidth(), "takes images of every size: at .* the file differs from PyTorch"),
         (OtherWhenExported(0.1), r"at 1 x 7x27 pixels the file differs from PyTorch by 0\.\d+, above 0.001"),
         (nn.Sequential(nn.Conv2d(3, 1, 1), nn.LayerNorm(32)), "'tiny'"),
     ],

@@ -88,9 +88,9 @@ def test_settings_name_only_what_is_asked_for() -> None:
 
 
 def test_only_what_shows_the_photo_needs_it() -> None:
-    assert not Outputs(("mask", "prob")).need_photo
-    assert Outputs(("mask", "overlay")).need_photo
-    assert Outputs(("cutout",)).need_photo
+    assert not Outputs(("mask", "prob")).need_image
+    assert Outputs(("mask", "overlay")).need_image
+    assert Outputs(("cutout",)).need_image
 
 
 def test_a_background_without_a_cut_out_is_refused() -> None:

@@ -24,7 +24,7 @@ from carvana.utils.progress import SilentReporter
 
 
 class Told(SilentReporter):
-    """Writes a byte into a pipe for each photo, slowly enough for a kill to come before the next."""
+    """Writes a byte into a pipe for each image, slowly enough for a kill to come before the next."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe

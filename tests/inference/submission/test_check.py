@@ -94,7 +94,7 @@ def test_every_problem_of_names_is_counted(tmp_path: Path, sample: Path, rng: np
 
 
 def expected_counts(order: list[str]) -> dict[str, int]:
-    """By definition: a row is out of order if a photo that follows it in the sample has a row before it."""
+    """By definition: a row is out of order if an image that follows it in the sample has a row before it."""
     counts = Counter({"missing": len(set(NAMES) - set(order))})
     for place, name in enumerate(order):
         before = order[:place]
@@ -142,7 +142,7 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path: Path, sample: Path, rn
         (tmp_path, sample, "cannot be read"),
         (sample, tmp_path / "nowhere.csv", "cannot be read"),
         (sample, doubled, "names a.jpg a second time"),
-        (sample, none, "names no photo"),
+        (sample, none, "names no image"),
     ):
         with pytest.raises(DataError, match=words) as error:
             check(path, against)

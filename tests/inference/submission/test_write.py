@@ -18,7 +18,7 @@ from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission import shards as parts
-from carvana.inference.submission.shards import Parts
+from carvana.inference.submission.shards import Shards
 from carvana.inference.submission.write import Submission, write_submission
 from carvana.utils.progress import SilentReporter
 
@@ -51,7 +51,7 @@ class Listener(SilentReporter):
 
 
 class Counting(Predictor):
-    """Counts the photos that its network sees."""
+    """Counts the images that its network sees."""
 
     seen = 0
 
@@ -61,7 +61,7 @@ class Counting(Predictor):
 
 
 class Stopped(Predictor):
-    """Is interrupted, as by Ctrl-C, at its tenth photo."""
+    """Is interrupted, as by Ctrl-C, at its tenth image."""
 
     seen = 0
 
@@ -136,8 +136,8 @@ def test_the_sample_names_the_photos_and_their_order(photos: list[Path], tmp_pat
     names = [photo.name for photo in (photos[7], photos[2], photos[11])]
     submit(photos, tmp_path / "s.csv", names=names, reporter=listener)
     assert list(read_table(tmp_path / "s.csv")) == names
-    assert listener.lines == ["11 photos that the sample does not name are left out, the first: car_000.png"]
-    with pytest.raises(DataError, match=r"2 of the 3 photos that the sample names are not there, the first: x\.jpg"):
+    assert listener.lines == ["11 images that the sample does not name are left out, the first: car_000.png"]
+    with pytest.raises(DataError, match=r"2 of the 3 images that the sample names are not there, the first: x\.jpg"):
         submit(photos, tmp_path / "t.csv", names=["x.jpg", photos[0].name, "y.jpg"])
 
 
@@ -185,7 +185,7 @@ def test_two_photos_of_one_name_are_refused(photos: list[Path], tmp_path: Path) 
     other = draw_photos(tmp_path / "others", 3)[2]
     with pytest.raises(DataError, match=r"others.car_002\.png and .*photos.car_002\.png would be two rows"):
         submit([*photos, other], tmp_path / "s.csv")
-    with pytest.raises(DataError, match="no photos"):
+    with pytest.raises(DataError, match="no images"):
         submit([], tmp_path / "s.csv")
     with pytest.raises(ConfigError, match="chunk = 0"):
         submit(photos, tmp_path / "s.csv", chunk=0)
@@ -298,7 +298,7 @@ def test_a_photo_of_another_size_than_all_others_is_a_row_as_well(photos: list[P
 
 def test_a_part_that_comes_after_the_table_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "s.csv"
-    slow, quick = (Parts(out, {"photos": "abc"}, count=1, header=b"img,rle_mask\n") for _ in range(2))
+    slow, quick = (Shards(out, {"photos": "abc"}, count=1, header=b"img,rle_mask\n") for _ in range(2))
     assert slow.begin()
     assert quick.begin()
     write, joins = parts.write_bytes, [True]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import carvana
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.tiling.config import Cover
+from carvana.inference.tiling.config import SlidingWindowConfig
 from carvana.inference.tiling.grid import plan_whole
-from carvana.inference.tiling.sliding_window import Coverer
+from carvana.inference.tiling.sliding_window import SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 
@@ -60,10 +60,10 @@ def coverer(
     min_size: int = 16,
     reporter: Listener | None = None,
     **cover: Any,
-) -> Coverer:
-    return Coverer(
+) -> SlidingWindowInferer:
+    return SlidingWindowInferer(
         lambda tiles: module(tiles.float() / 255),
-        Cover(**cover),
+        SlidingWindowConfig(**cover),
         name="test",
         stride=8,
         min_size=min_size,
@@ -235,7 +235,7 @@ def test_other_errors_are_not_swallowed() -> None:
 
 
 def test_a_memory_that_holds_no_tile_is_one_line() -> None:
-    with pytest.raises(ModelError, match=r"test does not fit the memory with photos of 900x900 pixels .*in common"):
+    with pytest.raises(ModelError, match=r"test does not fit the memory with images of 900x900 pixels .*in common"):
         predictor(memory=1e-6).predict(photo(900, 900))
 
 

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana.errors import ConfigError
-from carvana.inference.tiling.grid import Plan, Span, blend_weights, cheapest_plan, plan_tiles, plan_whole
+from carvana.inference.tiling.grid import TileGrid, TileSpan, blend_weights, cheapest_plan, plan_tiles, plan_whole
 
 Stride = st.sampled_from([1, 2, 8, 16, 32])
 Side = st.integers(1, 900)
 Tile = st.integers(1, 300)
 
 
-def spans(plan: Plan) -> Iterator[tuple[Span, Span]]:
+def spans(plan: TileGrid) -> Iterator[tuple[TileSpan, TileSpan]]:
     return ((plan.rows[row], plan.columns[column]) for row, column in plan.tiles())
 
 
-def check(plan: Plan, stride: int) -> None:
+def check(plan: TileGrid, stride: int) -> None:
     """What holds for every plan, whoever made it."""
     assert all(padded - side in range(stride) for padded, side in zip(plan.padded, plan.size, strict=True))
     seen, taken = np.zeros(plan.padded, np.int64), np.zeros(plan.padded, np.int64)

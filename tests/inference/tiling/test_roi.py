@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carvana.inference.tiling.roi import CELL, Windows, cells_of, cover_cells, mirrored
+from carvana.inference.tiling.roi import CELL, RoiTiles, cells_of, cover_cells, mirrored
 
 
-def taken(windows: Windows) -> np.ndarray:
+def taken(windows: RoiTiles) -> np.ndarray:
     """How many windows each pixel of the picture is taken from."""
     count = np.zeros(windows.size, int)
     for rows, columns in windows.places:
