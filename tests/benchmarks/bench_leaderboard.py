@@ -209,9 +209,7 @@ def speed() -> None:
     product = statistics.median(
         seconds(lambda: [rows @ part.T for part in np.array_split(signs, flips // 200)]) for _ in range(ROUNDS)
     )
-    print(
-        f"\n{networks} networks, {photos} images in {cars} groups, {flips} flips: {ours:.3f} s, {more:.0f} MB more memory"
-    )
+    print(f"\n{networks} networks, {photos} images in {cars} groups, {flips} flips: {ours:.3f} s, {more:.0f} MB more")
     print(f"the product alone: {product:.3f} s, ratio {ours / product:.2f}")
 
 
