@@ -1,6 +1,6 @@
-"""The data alone: a data set for any PyTorch loop, a split by car, and the competition's run lengths.
+"""The data alone: a data set for any PyTorch loop, a split by car, and the competition's run-length table.
 
-No network is built. Masks are written into a table line by line, as the competition takes them, and read again.
+No network is built. Masks are written row by row into a table in the competition's format, and read again.
 
     python data_only.py
 """
@@ -18,7 +18,7 @@ SIZE = 160, 240  # (height, width)
 
 
 def main() -> None:
-    """Find photos, divide them, load a batch, write a table and check it."""
+    """Find photos, split them, load a batch, write a table and check it."""
     samples = carvana.find_samples(carvana.write_demo("cars", cars=4, views=4, size=SIZE, workers=1))
     print(f"{len(samples)} photos of {len({sample.group for sample in samples})} cars")
 
@@ -26,7 +26,7 @@ def main() -> None:
     print(f"{len(split.train)} train, {len(split.val)} validate, cars on both sides: {len(split.shared_groups())}")
 
     data = carvana.SegmentationDataset(split.train, size=(64, 96), augment="seed")
-    sampler = carvana.EpochSampler(len(data), seed=0)  # each epoch has an order and an augmentation of its own
+    sampler = carvana.EpochSampler(len(data), seed=0)  # another order and augmentation in each epoch
     sampler.set_epoch(1)
     images, coverage = next(iter(DataLoader(data, batch_size=4, sampler=sampler)))
     between = ((coverage > 0) & (coverage < 1)).float().mean().item()

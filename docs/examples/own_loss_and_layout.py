@@ -1,7 +1,8 @@
-"""A loss and a data layout of one's own, registered from a script, and a fit with both.
+"""Your own loss and data layout: registered in a script, then used in a fit.
 
-The photos lie in a folder for each car, ``album/CAR/front.jpg`` beside ``album/CAR/front.mask.png``. The layout tells
-where; the loss weighs missed pixels twice. A package adds the same names for all its users: ``carvana new-plugin``.
+The photos lie in a folder for each car, ``album/CAR/front.jpg`` beside ``album/CAR/front.mask.png``; the layout finds
+them. The loss weighs missed pixels twice. To use both in other scripts and commands, put them into a package:
+``carvana new-plugin``.
 
     python own_loss_and_layout.py
 """
@@ -17,17 +18,17 @@ import carvana
 
 
 def careful() -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy in which a missed pixel costs twice what a false one does."""
+    """Cross-entropy in which a false negative costs twice as much as a false positive."""
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        """Of logits and coverage, both (N, 1, H, W)."""
+        """The loss of logits and coverage, both (N, 1, H, W)."""
         return F.binary_cross_entropy_with_logits(logits, targets, weight=1 + targets)
 
     return loss
 
 
 def album(root: Path) -> Iterator[carvana.Sample] | None:
-    """The photos of an album, or None where the folder is something else."""
+    """The photos of an album, or None if the folder has another layout."""
     masks = sorted(root.glob("*/*.mask.png"))
     if not masks:
         return None
@@ -36,7 +37,7 @@ def album(root: Path) -> Iterator[carvana.Sample] | None:
 
 
 def make_album(root: Path) -> None:
-    """Drawn cars, sorted into an album."""
+    """Draw cars and sort them into an album."""
     for sample in carvana.find_samples(carvana.write_demo("cars", cars=4, views=4, size=(160, 240), workers=1)):
         assert sample.mask is not None
         (root / sample.group).mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def make_album(root: Path) -> None:
 
 
 def main() -> None:
-    """Register, fit, and tell what came out."""
+    """Register both, fit, and print the result."""
     make_album(Path("album"))
     carvana.register_layout("album", album, summary="a folder for each car")
     carvana.register_loss("careful", careful, summary="missed pixels count twice")

@@ -1,7 +1,7 @@
-"""A Trainer with a network, a data set and a listener of one's own.
+"""The Trainer with your own network, data set and callback.
 
-The Trainer takes any ``nn.Module`` that turns normalised images into logits. Its weights lie in the run's ``model/``;
-since no registry knows the network, it is handed over when they are read.
+The Trainer takes any ``nn.Module`` that maps normalised images to logits, and saves its weights in the run's
+``model/``. The network is not in the registry, so it is passed as an argument when they are loaded.
 
     python own_network.py
 """
@@ -29,29 +29,29 @@ class SmallNet(nn.Sequential):
 
 
 class ColouredWalls(carvana.SegmentationDataset):
-    """Cars in front of walls of any colour: what an item becomes depends on its epoch and index alone."""
+    """Cars in front of walls of random colours. A colour depends only on the epoch and the index of the item."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The car where it covers a pixel, a colour where it does not."""
+        """Replace the background, blending at the boundary by the coverage."""
         image, coverage = super().__getitem__(key)
         wall = torch.from_numpy(np.random.default_rng(key).integers(60, 256, (3, 1, 1)))
         return (image * coverage + wall * (1 - coverage)).round().to(torch.uint8), coverage
 
 
 class Printer(carvana.Callback):
-    """Prints the epochs as they end, and the numbers at full size."""
+    """Prints each epoch, and the evaluation at full size."""
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
-        """One line an epoch."""
+        """Print one line for each epoch."""
         print(f"epoch {record['epoch']}: loss {record['train_loss']:.3f}, Dice {record['val_dice']:.3f}")
 
     def on_evaluation(self, numbers: Mapping[str, Any]) -> None:
-        """The photos' own size."""
+        """Print the evaluation at the photos' own size."""
         print(f"at full size: Dice {numbers['dice']:.3f} on {numbers['images']} photos")
 
 
 def main() -> None:
-    """Train, evaluate, and read the model again."""
+    """Train, evaluate, and load the model again."""
     torch.manual_seed(0)
     cars = carvana.write_demo("cars", cars=4, views=4, size=(160, 240), workers=1)
     split = carvana.split_samples(carvana.find_samples(cars))

@@ -1,8 +1,8 @@
-"""The network alone: ``carvana.create_model`` in a PyTorch loop of another project.
+"""The network alone: ``carvana.create_model`` in an ordinary PyTorch training loop.
 
-The model is an ``nn.Module`` like any other. It takes bytes, (N, 3, H, W) of any height and width, and gives logits of
-the same height and width; normalisation, padding and cropping are inside. The loop, the loss and the reading of files
-are this project's own. Drawn cars stand for its photos.
+The model is an ``nn.Module``. It maps uint8 images (N, 3, H, W) of any height and width to logits of the same height
+and width; normalisation, padding and cropping are inside. Everything else, the loop, the loss and the reading of files,
+is plain PyTorch. The photos are drawn cars.
 
     python plain_loop.py
 """
@@ -19,7 +19,7 @@ import carvana
 
 
 def read_folder(root: Path) -> tuple[Tensor, Tensor]:
-    """All photos as bytes (N, 3, H, W), and their masks (N, 1, H, W) of 0 and 1."""
+    """All photos as uint8 (N, 3, H, W), and their masks (N, 1, H, W) of 0 and 1."""
     photos = sorted((root / "train").glob("*.jpg"))
     masks = [root / "train_masks" / f"{photo.stem}_mask.gif" for photo in photos]
     images = np.stack([np.asarray(Image.open(photo).convert("RGB")) for photo in photos])
@@ -28,13 +28,13 @@ def read_folder(root: Path) -> tuple[Tensor, Tensor]:
 
 
 def dice(logits: Tensor, targets: Tensor) -> float:
-    """The mean Dice of some photos."""
+    """The mean Dice of a batch."""
     masks = (logits > 0).float()
     return float((2 * (masks * targets).sum((1, 2, 3)) / (masks + targets).sum((1, 2, 3))).mean())
 
 
 def main() -> None:
-    """Train on two cars, test on a third one, save the model and read it again."""
+    """Train on two cars, evaluate on a third one, save the model and load it again."""
     images, targets = read_folder(carvana.write_demo("cars", cars=3, views=4, size=(64, 96), workers=1))
     torch.manual_seed(0)
     model = carvana.create_model("linknet/resnet18", encoder_weights=None)
@@ -51,10 +51,10 @@ def main() -> None:
     model.eval()
     with torch.no_grad():
         logits = model(images[8:])
-        print(f"Dice on the car that it has not seen: {dice(logits, targets[8:]):.3f}")
+        print(f"Dice on the third car: {dice(logits, targets[8:]):.3f}")
         model.save_pretrained("car-model")
         again = carvana.Segmenter.from_pretrained("car-model")
-        print(f"read back from car-model, the same logits: {torch.equal(again(images[8:]), logits)}")
+        print(f"loaded from car-model, the same logits: {torch.equal(again(images[8:]), logits)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The tiling alone: ``carvana.tiled`` around two networks of torchvision, with random weights.
 
-Any callable from pictures (N, C, H, W) to maps of the same height and width can be tiled. A picture of 2000 x 3000
-pixels goes through LRASPP in tiles and at one look: the tiles take less memory, and give nearly the same, since LRASPP
-pools over all that it sees. FCN looks at a limited surrounding: if each pixel is taken from a tile that sees at least
-that much around it (``halo``), the tiles give what the whole picture gives.
+Any callable from images (N, C, H, W) to maps of the same height and width can be run in tiles. An image of 2000 x 3000
+pixels goes through LRASPP in tiles and whole. The tiles take less memory and give nearly the same logits; not exactly,
+because LRASPP pools over its whole input. FCN has a limited receptive field: if each pixel is taken from a tile that
+contains it (``halo``), the tiles give the same as the whole image.
 
     python tiled_torchvision.py
 """
@@ -21,25 +21,25 @@ import carvana
 
 
 def logits(network: torch.nn.Module, images: Tensor) -> Tensor:
-    """What a network of torchvision says of bytes: its answer is a dictionary."""
+    """The logits of uint8 images: networks of torchvision take floats and return a dictionary."""
     found: Tensor = network(images.float() / 255)["out"]
     return found
 
 
 def peak_memory() -> float:
-    """The most memory that this process has had so far, in GB, as Linux tells."""
+    """The peak memory of this process so far, in GB, read from Linux."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1e6
 
 
-def far(one: Tensor, other: Tensor) -> str:
-    """The largest difference of two maps, as a share of the second one's largest value."""
+def difference(one: Tensor, other: Tensor) -> str:
+    """The largest difference of two maps, relative to the largest value of the second."""
     return f"{float((one - other).abs().max() / other.abs().max()):.1e}"
 
 
 @torch.inference_mode()
 def main() -> None:
-    """Compare tiles with the whole picture."""
+    """Compare tiles with the whole image."""
     torch.manual_seed(0)
     (sample,) = carvana.find_samples(carvana.write_demo("cars", cars=1, views=1, size=(500, 750), workers=1))
     small = torch.from_numpy(carvana.read_image(sample.image)).permute(2, 0, 1)[None]
@@ -52,7 +52,7 @@ def main() -> None:
     in_tiles = carvana.tiled(lraspp, large, tile=512, overlap=0.25)
     print(f"LRASPP, 2000 x 3000, tiles of 512: {peak_memory() - before:.2f} GB more, {tuple(in_tiles.shape)}")
     at_once = lraspp(large)
-    print(f"LRASPP, at one look: {peak_memory() - before:.2f} GB more; the tiles differ by {far(in_tiles, at_once)}")
+    print(f"LRASPP, whole: {peak_memory() - before:.2f} GB more; the tiles differ by {difference(in_tiles, at_once)}")
 
     backbone = create_feature_extractor(resnet18(weights=None), {"layer4": "out"})
     fcn = partial(logits, FCN(backbone, FCNHead(512, 1)).eval())
@@ -60,8 +60,8 @@ def main() -> None:
     whole = fcn(part)
     blended = carvana.tiled(fcn, part, tile=512, overlap=0.25, stride=32)
     exact = carvana.tiled(fcn, part, tile=832, halo=320, stride=32)
-    print(f"FCN, 480 x 1024, tiles of 512 blended: they differ by {far(blended, whole)}")
-    print(f"FCN, tiles of 832 with a halo of 320: they differ by {far(exact, whole)}")
+    print(f"FCN, 480 x 1024, tiles of 512 blended: they differ by {difference(blended, whole)}")
+    print(f"FCN, tiles of 832 with a halo of 320: they differ by {difference(exact, whole)}")
 
 
 if __name__ == "__main__":

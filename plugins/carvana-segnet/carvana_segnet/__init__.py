@@ -1,4 +1,4 @@
-"""SegNet for carvana. Listing names imports this file and no more: the network comes when it is asked for."""
+"""SegNet for carvana. Listing architectures imports only this file; ``net`` is imported when SegNet is built."""
 
 from __future__ import annotations
 

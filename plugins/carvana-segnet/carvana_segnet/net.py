@@ -1,8 +1,8 @@
-"""SegNet: the convolutions of VGG16, and their mirror image, which puts features where the encoder found its maxima.
+"""SegNet: the convolutions of VGG16, and a mirrored decoder that unpools to the positions of the encoder's maxima.
 
 Badrinarayanan, Kendall, Cipolla: SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation.
-IEEE TPAMI 39(12), 2017, https://doi.org/10.1109/TPAMI.2016.2644615. Where the paper leaves it open, this follows the
-released model: the decoder has biases, BatchNorm and ReLU as the encoder, and its thirteenth convolution is the
+IEEE TPAMI 39(12), 2017, https://doi.org/10.1109/TPAMI.2016.2644615. Where the paper is not specific, this follows
+the released model: the decoder has biases, BatchNorm and ReLU like the encoder, and its thirteenth convolution is the
 classifier.
 """
 
@@ -25,11 +25,11 @@ MULTIPLES = (1, 2, 4, 8, 8)
 """The widths of the five stages, as multiples of the first."""
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
-"""How many there are in each stage."""
+"""The number of convolutions in each stage."""
 
 
 class SegNet(nn.Module):
-    """Five stages down and five up; the only way across is by the bottleneck and the positions of maxima.
+    """Five stages down and five up, connected by the bottleneck and the positions of maxima, without skip connections.
 
     Args:
         classes: Channels of the logits.
@@ -54,7 +54,7 @@ class SegNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the kernels as He et al. 2015 do, by their inputs; zero biases, BatchNorm as the identity."""
+        """Draw the kernels as in He et al. 2015 (fan-in); zero biases, BatchNorm as the identity."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -76,12 +76,12 @@ class SegNet(nn.Module):
 
 
 def unpool(features: Tensor, indices: Tensor) -> Tensor:
-    """Put each value where the maximum of its 2x2 window was, and zeros around it.
+    """Write each value to the position of the maximum in its 2x2 window, and zeros elsewhere.
 
     Args:
         features: (N, C, H, W).
-        indices: (N, C, H, W), as ``torch.nn.functional.max_pool2d(..., 2, return_indices=True)`` gives them: the place
-            in the plane of 2H x 2W pixels.
+        indices: (N, C, H, W), from ``torch.nn.functional.max_pool2d(..., 2, return_indices=True)``: flat positions in
+            the plane of 2H x 2W pixels.
 
     Returns:
         (N, C, 2H, 2W), in the precision of the features.
@@ -92,23 +92,23 @@ def unpool(features: Tensor, indices: Tensor) -> Tensor:
     """
     if not torch.compiler.is_exporting():
         return functional.max_unpool2d(features, indices, (2, 2))
-    # The same in operations that ONNX has: every pixel asks whether it is the one.
+    # The same in operations that ONNX has: each position is compared with the index of its window.
     height, width = 2 * features.shape[-2], 2 * features.shape[-1]
     places = torch.arange(height * width, device=features.device).view(height, width)
     return torch.where(_doubled(indices) == places, _doubled(features), 0)
 
 
 def build(*, classes: int = 1, encoder_weights: str | None = None, width: int = WIDTH) -> carvana.Network:
-    """Make SegNet for carvana, which calls this with what a recipe's ``model`` says.
+    """Build SegNet with the values of a config's ``model``.
 
     Args:
         classes: Channels of the logits.
-        encoder_weights: None, "imagenet", "auto" or a file: weights of VGG16 with BatchNorm, as torchvision names it.
-        width: Channels of the first stage; smaller ones are for tests and have no weights to start from.
+        encoder_weights: None, "imagenet", "auto" or a file of the weights of torchvision's ``vgg16_bn``.
+        width: Channels of the first stage; pretrained weights exist for 64 only.
 
     Raises:
-        ConfigError: the width is out of its range, or weights are wanted for another one than 64.
-        ModelError: the weights cannot be had or do not fit.
+        ConfigError: the width is not a positive whole number, or it is not 64 and pretrained weights are given.
+        ModelError: the weights are not available or do not fit.
     """
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
         raise ConfigError(f"segnet's width must be a whole number of at least 1, got {width!r}")
@@ -120,7 +120,7 @@ def build(*, classes: int = 1, encoder_weights: str | None = None, width: int = 
     network = SegNet(classes, width=width)
     made = carvana.Network(
         network, stride=32, min_size=32, encoder=network.encoder
-    )  # VGG16's mean and std are the usual ones
+    )  # the defaults of mean and std are VGG16's
     if encoder_weights is None:
         return made
     if width != WIDTH:
@@ -144,5 +144,5 @@ def _stage(widths: list[int]) -> nn.Sequential:
 
 
 def _doubled(features: Tensor) -> Tensor:
-    """Each pixel as 2x2 of itself."""
+    """Repeat each pixel 2x2 times."""
     return features.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)

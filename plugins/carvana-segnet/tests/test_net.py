@@ -40,7 +40,7 @@ def vgg() -> torch.nn.Module:
 
 
 def learned(network: torch.nn.Module, size: tuple[int, int] = (64, 96)) -> torch.nn.Module:
-    """The network with statistics of noise, as training would leave them."""
+    """The network with BatchNorm statistics of noise, as after training."""
     network.train()
     with torch.no_grad():
         for _ in range(20):
@@ -97,10 +97,10 @@ def test_the_whole_is_what_plain_loops_over_the_layers_give():
 def by_hand(features: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     """Unpooling, window by window: the value goes where ``before`` has its first maximum."""
     made = torch.zeros_like(before)
-    for photo, channel, row, column in torch.cartesian_prod(*(torch.arange(side) for side in features.shape)).tolist():
-        window = before[photo, channel, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten().tolist()
+    for image, channel, row, column in torch.cartesian_prod(*(torch.arange(side) for side in features.shape)).tolist():
+        window = before[image, channel, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten().tolist()
         place = window.index(max(window))
-        made[photo, channel, 2 * row + place // 2, 2 * column + place % 2] = features[photo, channel, row, column]
+        made[image, channel, 2 * row + place // 2, 2 * column + place % 2] = features[image, channel, row, column]
     return made
 
 
@@ -126,7 +126,7 @@ def test_an_exported_network_unpools_alike_at_other_sizes_too():
     free = torch.export.Dim.DYNAMIC
     features, indices, _ = example(4, 6)
     program = torch.export.export(Unpooling(), (features, indices), dynamic_shapes=({2: free, 3: free},) * 2)
-    assert not [node for node in program.graph.nodes if "max_unpool" in str(node.target)]  # it takes the other way
+    assert not [node for node in program.graph.nodes if "max_unpool" in str(node.target)]  # it compares
     for height, width in ((4, 6), (7, 3), (1, 2)):
         features, indices, before = example(height, width)
         assert torch.equal(program.module()(features, indices), by_hand(features, before))
@@ -138,7 +138,7 @@ def test_gradients_come_from_where_the_maxima_were():
     assert torch.autograd.gradcheck(unpool, (features, indices))
 
 
-def test_the_full_width_maps_a_photo_of_any_size():
+def test_the_full_width_maps_an_image_of_any_size():
     model = carvana.create_model("segnet").eval()
     with torch.no_grad():
         assert model(torch.randint(0, 256, (1, 3, 70, 45), dtype=torch.uint8)).shape == (1, 1, 70, 45)

@@ -1,4 +1,4 @@
-"""SegNet in carvana: what every architecture must do, and a training that leaves a model."""
+"""SegNet in carvana: the checks for every architecture, and one training."""
 
 import carvana
 import carvana.testing
@@ -6,11 +6,11 @@ import carvana.testing
 pytest_plugins = ["carvana.testing.fixtures"]
 
 
-def test_the_contract():
+def test_it_passes_the_checks_for_plugins():
     carvana.testing.check_plugin("carvana-segnet", options={"segnet": {"width": 4}})
 
 
-def test_a_training_leaves_a_model_that_reads_back(tiny_config, tmp_path):
+def test_a_training_saves_a_model_that_can_be_loaded(tiny_config, tmp_path):
     carvana.fit(tiny_config.replace({"arch": "segnet", "model.options": {"width": 4}}), out=tmp_path / "run")
     spec = carvana.Segmenter.from_pretrained(tmp_path / "run").spec
     assert (spec.arch, spec.package, spec.options) == ("segnet", "carvana-segnet", {"width": 4})
