@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
 from carvana.inference.mixture import Mixture
-from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction, Want
 from carvana.inference.preprocessed import bytes_of
 from carvana.utils.deprecated import parameters
@@ -75,7 +75,7 @@ class BasePredictor(ABC, Generic[P]):
         """
         if isinstance(images, str | os.PathLike):
             raise ConfigError(f"{images!r}: expected a row of images; predict() takes a single one")
-        jobs = ((None, prepared) for prepared in ordered_map(self.prepare, images, bytes_of=bytes_of))
+        jobs = ((None, prepared) for prepared in overlapped(self.prepare, images, bytes_of=bytes_of))
         for _, prediction in run_batches(self, jobs, want=want):
             assert prediction is not None
             yield prediction

@@ -6,9 +6,7 @@ and memory does not grow with the number of images. Threads suffice: decoding, O
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 import torch
@@ -17,6 +15,7 @@ from carvana.errors import ModelError
 from carvana.inference.prediction import Prediction, Want
 from carvana.utils.cpu_allocator import freed_memory_kept
 from carvana.utils.devices import cpu_count
+from carvana.utils.parallel import threaded
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,53 +47,23 @@ class NotANumberError(ModelError):
         self.place = place
 
 
-AHEAD_BYTES = 2**30
-"""What the items in flight of one station may take together, as far as it is known."""
-
-
-def ordered_map(
+def overlapped(
     function: Callable[[T], R],
     items: Iterable[T],
     *,
     workers: int | None = None,
     bytes_of: Callable[[R], int] | None = None,
 ) -> Iterator[R]:
-    """Apply ``function`` in threads and give the results in order, keeping two items per thread in flight.
-
-    An exception comes out at its item's turn. When the caller stops early, what waits is dropped; when ``items`` fail,
-    or Ctrl-C comes in between, all that was pulled before is finished first.
+    """Apply ``function`` in threads while the caller works, in order: see :func:`carvana.utils.parallel.threaded`.
 
     Args:
         function: called in other threads.
         items: pulled in the caller's thread.
-        workers: threads; None for one per core, from 2 to 8.
-        bytes_of: what a result takes; fewer are in flight where as many of the largest so far exceed ``AHEAD_BYTES``.
+        workers: threads, with two items each in flight; None for one per core, from 2 to 8.
+        bytes_of: the size of a result, where these may be large.
     """
     workers = workers or min(max(cpu_count(), 2), 8)
-    most = 2 * workers if bytes_of is None else 1  # until the first result has told
-    largest = 1
-
-    def told(result: R) -> R:
-        nonlocal most, largest
-        if bytes_of is not None:
-            largest = max(largest, bytes_of(result))
-            most = max(1, min(2 * workers, AHEAD_BYTES // largest))
-        return result
-
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            while len(pending) > most:
-                yield told(pending.popleft().result())
-        while pending:
-            yield told(pending.popleft().result())
-    except GeneratorExit:
-        pool.shutdown(cancel_futures=True)
-        raise
-    finally:
-        pool.shutdown()
+    return threaded(function, items, workers=workers, ahead=2, bytes_of=bytes_of)
 
 
 def run_batches(

@@ -21,7 +21,7 @@ from carvana.inference.manifest import Manifest
 from carvana.inference.outputs.background import Background
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
-from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.preprocessed import bytes_of
 from carvana.utils.files import atomic_path, bytes_digest, file_digest
@@ -136,9 +136,9 @@ def predict_folder(
     task = "predicting"
     reporter.start(task, len(images))
     try:
-        reading = ordered_map(read, images, workers=workers, bytes_of=_bytes_of)
+        reading = overlapped(read, images, workers=workers, bytes_of=_bytes_of)
         predicted = run_batches(predictor, reading, want=outputs.want, name=lambda job: job.path)
-        for job in ordered_map(write, predicted, workers=workers):
+        for job in overlapped(write, predicted, workers=workers):
             _enter(job, summary, reporter)
             reporter.advance(task)
     except BrokenPipeError:  # whoever reads our output has gone

@@ -27,7 +27,7 @@ from carvana.data.reader_processes import (
 from carvana.errors import ConfigError, DataError
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.inputs import unreadable
-from carvana.inference.pipeline import ordered_map
+from carvana.inference.pipeline import overlapped
 from carvana.inference.preprocessed import PreprocessedImage, bytes_of
 
 FEWER_READERS = "take fewer with --workers; what was done is kept"
@@ -66,7 +66,7 @@ def read_prepared(
     reader = _Reader(predictor.preparation, predictor.max_pixels)
     workers = reader_count() if workers is None else workers
     if workers == 0 or len(images) < _FEW:
-        yield from zip(images, ordered_map(reader, images, bytes_of=bytes_of), strict=True)
+        yield from zip(images, overlapped(reader, images, bytes_of=bytes_of), strict=True)
         return
     check_readers_can_begin()
     each = max(1, _bytes_of_largest(reader, images))

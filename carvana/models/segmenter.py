@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ from carvana.models.allocation_limit import AllocationLimit
 from carvana.models.build import build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
+from carvana.utils.devices import is_out_of_memory
 from carvana.utils.processes import tells_of_killed_reader
 
 
@@ -159,7 +159,7 @@ class Segmenter(nn.Module):
         except (CarvanaError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, RuntimeError) and re.search("memory|alloc|cuda|cudnn", str(error), re.IGNORECASE):
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             if tells_of_killed_reader(error):  # torch raises it wherever the main thread is, so also in here
                 raise

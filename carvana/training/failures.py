@@ -10,9 +10,9 @@ import torch
 from carvana.config import TrainConfig
 from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import CarvanaError
-from carvana.inference.tiling.memory import is_out_of_memory
 from carvana.run import Run
 from carvana.training.state import Progress, has_state, peek_state
+from carvana.utils.devices import is_out_of_memory
 from carvana.utils.processes import tells_of_killed_reader
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")

@@ -17,7 +17,7 @@ from torch import Tensor
 from carvana.errors import ConfigError, ModelError
 from carvana.models.spec import ModelSpec
 from carvana.models.weight_files import first_line
-from carvana.utils.devices import resolve_device
+from carvana.utils.devices import is_out_of_memory, resolve_device
 from carvana.utils.files import file_digest, parse_json
 
 METADATA = "carvana"
@@ -33,9 +33,6 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What a tensor begins the name of another file with that its numbers are in: a field 1 of 8 bytes, in each way in which
 # protobuf writes these numbers.
 _ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
-
-# ONNX Runtime's own allocator, C++, and CUDA's libraries; it has no error of its own for a lack of memory.
-_NO_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "out of memory", "ALLOC_FAILED")
 
 
 class ExportedModel:
@@ -159,7 +156,7 @@ class ExportedModel:
         return file_digest(self.path)
 
     def _explained(self, error: Exception, images: Tensor) -> Exception:
-        if any(words in str(error) for words in _NO_MEMORY):
+        if is_out_of_memory(error):
             kind = torch.OutOfMemoryError if self.device.type == "cuda" else MemoryError
             return kind(first_line(error))
         count, _, height, width = images.shape

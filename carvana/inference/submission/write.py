@@ -25,7 +25,7 @@ from carvana.inference.base import BasePredictor, P
 from carvana.inference.distributed import leave_together, others_told, own_share, tell_others
 from carvana.inference.inputs import collect_images, places
 from carvana.inference.outputs.postprocess import Cleaning, clean
-from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.prefetch import FEWER_READERS, read_prepared
 from carvana.inference.submission.shards import Shards, clear_joined
@@ -207,7 +207,7 @@ def _write_parts(
     try:
         # Closed by hand, or readers would live for as long as somebody holds an error's traceback.
         with closing(_predicted(predictor, chunks, workers)) as predicted:
-            for job in ordered_map(finish, predicted):
+            for job in overlapped(finish, predicted):
                 if job.message:
                     done.failed.append((job.image, job.message))
                     reporter.warn(job.message)

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from carvana.utils.devices import free_memory
+from carvana.utils.devices import free_memory, is_out_of_memory
 
 SHARE = 0.6
 """The share of the free memory that one pass of a network may take; images, masks and other programs want some, too."""
@@ -61,15 +61,6 @@ def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.d
             raise
         return math.inf
     return max(1.0, RESERVE * taken / side**2)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a device has no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # Others raise a bare RuntimeError: a CPU's on Linux and macOS, a CPU's on Windows, an Apple GPU's.
-    signs = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-    return any(words in str(error) for words in signs)
 
 
 def _peak_on_gpu(run: Callable[[], Any], device: torch.device) -> float:

@@ -14,11 +14,11 @@ from torch import Tensor
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.tiling.config import SlidingWindowConfig
 from carvana.inference.tiling.grid import Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
-from carvana.inference.tiling.memory import budget_bytes, is_out_of_memory
+from carvana.inference.tiling.memory import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
 from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, fill
 from carvana.models.preprocess import padded_size
-from carvana.utils.devices import release_memory
+from carvana.utils.devices import is_out_of_memory, release_memory
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
