@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
-from carvana.inference.mixture import Mixture
 from carvana.inference.pipeline import overlapped, run_batches
-from carvana.inference.prediction import Prediction, Want
+from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocessed import bytes_of
 from carvana.utils.deprecated import parameters
 
@@ -110,7 +109,7 @@ class BasePredictor(ABC, Generic[P]):
         Raises:
             ModelError: the network gives something that is no number, or the memory is too small for it.
         """
-        return [mixture.predict(self.threshold, want) for mixture in self.mix(batch)]
+        return [Prediction.from_maps(maps, self.threshold, want) for maps in self.mix(batch)]
 
     @property
     @abstractmethod
@@ -136,7 +135,7 @@ class BasePredictor(ABC, Generic[P]):
         """Whether one more image may go with a batch."""
 
     @abstractmethod
-    def mix(self, batch: Sequence[P]) -> list[Mixture]:
+    def mix(self, batch: Sequence[P]) -> list[ProbabilityMaps]:
         """What the networks say of images that join one another, still on their device; see :meth:`run`."""
 
 

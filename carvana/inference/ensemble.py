@@ -11,7 +11,7 @@ import numpy as np
 from carvana.errors import ModelError
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.mixture import Mixture
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.preprocessed import PreprocessedImage, Preprocessors
 from carvana.utils.files import digest
@@ -91,14 +91,14 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         columns = zip(self.members, image, zip(*batch, strict=True), strict=True)
         return all(member.joins(own, others) for member, own, others in columns)
 
-    def mix(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[Mixture]:
+    def mix(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[ProbabilityMaps]:
         """Send prepared images through every network, and average.
 
         Raises:
             ModelError: a network gives something that is no number, or the memory is too small for it.
         """
         said = [member.mix(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)]
-        return [Mixture.mean(of_one_image) for of_one_image in zip(*said, strict=True)]
+        return [ProbabilityMaps.mean(of_one_image) for of_one_image in zip(*said, strict=True)]
 
 
 def member_paths(paths: Paths) -> list[str | os.PathLike[str]]:

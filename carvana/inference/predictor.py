@@ -20,9 +20,9 @@ from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.device_timer import DeviceTimer
 from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
-from carvana.inference.mixture import Mixture
 from carvana.inference.pipeline import NotANumberError
 from carvana.inference.precision import precision_of
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.scale import Scale, network_size
 from carvana.inference.tiling.config import SlidingWindowConfig
@@ -162,7 +162,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         return self._coverer.joins(_size(image), [_size(other) for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[PreprocessedImage]) -> list[Mixture]:
+    def mix(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Send prepared images through the network together.
 
         Raises:
@@ -175,12 +175,12 @@ class Predictor(BasePredictor[PreprocessedImage]):
         if self.tta:
             maps = _means(maps, self._probabilities([image.flip(-1) for image in images]))
         self._refuse_nan(maps)
-        return [Mixture.of(single, each.size) for single, each in zip(maps, batch, strict=True)]
+        return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
     @torch.inference_mode()
     def mix_again(
         self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
-    ) -> list[Mixture]:
+    ) -> list[ProbabilityMaps]:
         """Send the unsure parts of images through the network, and leave the rest as it is drafted.
 
         Args:
@@ -199,7 +199,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
             flipped = [image.flip(-1) for image in images], [draft.flip(-1) for draft in drafts]
             maps = _means(maps, self._coverer.refined(*flipped, turned))
         self._refuse_nan(maps)
-        return [Mixture.of(single, each.size) for single, each in zip(maps, batch, strict=True)]
+        return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
     def cost_again(self, unsure: NDArray[np.bool_], size: tuple[int, int]) -> float:
         """The pixels that :meth:`mix_again` shows the network of an image of (height, width), for each pixel of it."""

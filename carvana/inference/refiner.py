@@ -15,7 +15,7 @@ from torch.nn import functional
 from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.mixture import Mixture
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.tiling.roi import CELL, cells_of
@@ -112,25 +112,25 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         return pixels <= MOST_PIXELS and self.coarse.joins(image[0], [other[0] for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[Mixture]:
+    def mix(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[ProbabilityMaps]:
         """Send prepared images through the first network, and their unsure parts through the second.
 
         Raises:
             ModelError: a network gives something that is no number, or the memory is too small for it.
         """
         first = self.coarse.mix([image[0] for image in batch])
-        sizes = [mixture.size for mixture in first]
-        drafts = [mixture.at(size).to(self.fine.device) for mixture, size in zip(first, sizes, strict=True)]
-        unsure = [self.unsure(mixture) for mixture in first]
+        sizes = [maps.size for maps in first]
+        drafts = [maps.resized(size).to(self.fine.device) for maps, size in zip(first, sizes, strict=True)]
+        unsure = [self.unsure(maps) for maps in first]
         return self.fine.mix_again([image[1] for image in batch], drafts, unsure)
 
     def looked_at(self, image: ImageSource) -> float:
         """The pixels that the second network would see of an image, for each pixel of it."""
         prepared = self.prepare(image)
-        [mixture] = self.coarse.mix([prepared[0]])
-        return self.fine.cost_again(self.unsure(mixture), mixture.size)
+        [maps] = self.coarse.mix([prepared[0]])
+        return self.fine.cost_again(self.unsure(maps), maps.size)
 
-    def unsure(self, coarse: Mixture) -> NDArray[np.bool_]:
+    def unsure(self, coarse: ProbabilityMaps) -> NDArray[np.bool_]:
         """The cells of an image that are looked at again: see :mod:`carvana.inference.tiling.roi`."""
         low, high = self.band
         most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)

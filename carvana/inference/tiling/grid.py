@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.errors import ConfigError
+from carvana.models.preprocess import padded_size, round_up
 
 Join = Literal["blend", "exact"]
 Size = tuple[int, int]
@@ -292,12 +293,7 @@ def padded_to(size: Size, stride: int, min_size: int) -> Size:
     """What a network sees of a picture of (height, width): multiples of the stride, no side below ``min_size``."""
     if len(size) != 2 or min(size) < 1 or stride < 1:
         raise ConfigError(f"a picture of {size} pixels (height, width) and the stride {stride} cannot be tiled")
-    return round_up(max(size[0], min_size), stride), round_up(max(size[1], min_size), stride)
-
-
-def round_up(length: int, stride: int) -> int:
-    """The next multiple of the stride."""
-    return -(-length // stride) * stride
+    return padded_size(size[0], stride, min_size), padded_size(size[1], stride, min_size)
 
 
 def _distances(spans: tuple[TileSpan, ...], index: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from carvana.errors import ModelError
 from carvana.inference.tiling.tiled import tiled
+from carvana.models.preprocess import padded_size, round_up
 
 LARGEST = 2048
 """Pixels; a network that looks further is taken to see the whole picture."""
@@ -33,7 +34,7 @@ class _Grid:
 
     def up(self, length: int) -> int:
         """The next length, from this one on, that the network takes."""
-        return -(-max(length, self.min_size) // self.stride) * self.stride
+        return padded_size(length, self.stride, self.min_size)
 
 
 def exact_halo(
@@ -58,8 +59,7 @@ def exact_halo(
     """
     grid = _Grid(stride, min_size, device)
     with torch.inference_mode():
-        halo = max(_reach(network, grid, axis) for axis in (2, 3))
-        halo = -(-halo // stride) * stride
+        halo = round_up(max(_reach(network, grid, axis) for axis in (2, 3)), stride)
         for axis in (2, 3):
             _check(network, grid, halo, axis)
     return halo

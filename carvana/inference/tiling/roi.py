@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.inference.tiling.grid import Size, TileSpan, padded_to, round_up
+from carvana.inference.tiling.grid import Size, TileSpan, padded_to
+from carvana.models.preprocess import round_up
 
 CELL = 8
 """Pixels along the side of the cells by which the unsure parts are told."""
