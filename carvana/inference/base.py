@@ -16,7 +16,7 @@ from carvana.errors import ConfigError
 from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocessed import bytes_of
-from carvana.utils.deprecated import parameters
+from carvana.utils.deprecated import Attribute, parameters
 
 P = TypeVar("P")
 """An image made ready: a predictor's own form, which nobody else looks into."""
@@ -26,8 +26,8 @@ class BasePredictor(ABC, Generic[P]):
     """An image of any size to probabilities, or a mask, of that size.
 
     The work comes in two parts, so that threads or processes can do the first while the network does the second:
-    :meth:`prepare` makes an image ready, :meth:`run` sends some of them through the network. :meth:`joins` says which
-    may go together.
+    :meth:`prepare` reads and resizes an image, :meth:`run` sends a batch of them through the network.
+    :meth:`fits_batch` says which images may form a batch.
 
     Attributes:
         device: where the networks run; of several, the first one's.
@@ -83,7 +83,7 @@ class BasePredictor(ABC, Generic[P]):
         """Cut a row of images into batches that :meth:`run` takes: such that go together, and no more than is quick."""
         parts: list[list[P]] = []
         for image in prepared:
-            if parts and self.joins(image, parts[-1]):
+            if parts and self.fits_batch(image, parts[-1]):
                 parts[-1].append(image)
             else:
                 parts.append([image])
@@ -97,19 +97,19 @@ class BasePredictor(ABC, Generic[P]):
     @parameters(photo="image")
     def prepare(self, image: ImageSource) -> P:
         """Read an image and bring it to the network's size. Safe in any thread."""
-        return self.preparation(self.read(image))
+        return self.preprocessor(self.read(image))
 
     def run(self, batch: Sequence[P], *, want: Want = "probabilities") -> list[Prediction]:
         """Send prepared images that join one another through the network together.
 
         Args:
-            batch: at least one, as :meth:`joins` allows.
+            batch: at least one, as :meth:`fits_batch` allows.
             want: what will be asked of the predictions.
 
         Raises:
             ModelError: the network gives something that is no number, or the memory is too small for it.
         """
-        return [Prediction.from_maps(maps, self.threshold, want) for maps in self.mix(batch)]
+        return [Prediction.from_maps(maps, self.threshold, want) for maps in self.predict_maps(batch)]
 
     @property
     @abstractmethod
@@ -127,16 +127,18 @@ class BasePredictor(ABC, Generic[P]):
 
     @property
     @abstractmethod
-    def preparation(self) -> Callable[[NDArray[np.uint8]], P]:
+    def preprocessor(self) -> Callable[[NDArray[np.uint8]], P]:
         """What brings an image's pixels, uint8 (H, W, 3), to the network's size: light, and other processes take it."""
 
     @abstractmethod
-    def joins(self, image: P, batch: Sequence[P]) -> bool:
+    def fits_batch(self, image: P, batch: Sequence[P]) -> bool:
         """Whether one more image may go with a batch."""
 
     @abstractmethod
-    def mix(self, batch: Sequence[P]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[P]) -> list[ProbabilityMaps]:
         """What the networks say of images that join one another, still on their device; see :meth:`run`."""
+
+    mix, joins, preparation = Attribute("predict_maps"), Attribute("fits_batch"), Attribute("preprocessor")
 
 
 def checked_threshold(threshold: float) -> float:

@@ -27,30 +27,30 @@ _PATIENCE = timedelta(seconds=60)
 _leavings = itertools.count()
 
 
-def own_share(items: Sequence[T]) -> Sequence[T]:
+def rank_slice(items: Sequence[T]) -> Sequence[T]:
     """Every n-th item, from this process's own number on: all of them where there is one process.
 
-    >>> own_share("abc")
+    >>> rank_slice("abc")
     'abc'
     """
     return items[process_number() :: process_count()]
 
 
-def tell_others(word: str) -> None:
+def announce(word: str) -> None:
     """Leave a word for the processes that torchrun started together with this one; nothing without torchrun."""
     with _store() as store:
         if store is not None:
             store.set(word, "")
 
 
-def others_told(word: str) -> bool:
+def was_announced(word: str) -> bool:
     """Whether one of them has left this word."""
     with _store() as store:
         return store is not None and store.check([word])
     return False
 
 
-def leave_together(*, failed: bool) -> None:
+def wait_for_all_ranks(*, failed: bool) -> None:
     """Say that this process has done its share; if it is to fail, wait for the others to say so too.
 
     torchrun ends all processes as soon as one fails: an image that cannot be read would keep the others from ever

@@ -13,7 +13,7 @@ from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
-from carvana.inference.preprocessed import PreprocessedImage, Preprocessors
+from carvana.inference.preprocessed import EnsemblePreprocessor, PreprocessedImage
 from carvana.utils.files import digest
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -82,22 +82,24 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
 
     @property
-    def preparation(self) -> Preprocessors:
+    def preprocessor(self) -> EnsemblePreprocessor:
         """Brings an image to each network's size, once for each different one."""
-        return Preprocessors(tuple(member.preparation for member in self.members))
+        return EnsemblePreprocessor(tuple(member.preprocessor for member in self.members))
 
-    def joins(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
+    def fits_batch(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
         """Whether one more image may go with a batch, for every member."""
         columns = zip(self.members, image, zip(*batch, strict=True), strict=True)
-        return all(member.joins(own, others) for member, own, others in columns)
+        return all(member.fits_batch(own, others) for member, own, others in columns)
 
-    def mix(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[ProbabilityMaps]:
         """Send prepared images through every network, and average.
 
         Raises:
             ModelError: a network gives something that is no number, or the memory is too small for it.
         """
-        said = [member.mix(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)]
+        said = [
+            member.predict_maps(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)
+        ]
         return [ProbabilityMaps.mean(of_one_image) for of_one_image in zip(*said, strict=True)]
 
 

@@ -47,12 +47,12 @@ def collect_images(
 def distinct(images: Sequence[Path]) -> list[Path]:
     """Each image once, as it is spelt first: ``a/../x.jpg`` is ``x.jpg``."""
     found: dict[Path, Path] = {}
-    for image, place in zip(images, places(images), strict=True):
+    for image, place in zip(images, absolute_paths(images), strict=True):
         found.setdefault(place, image)
     return list(found.values())
 
 
-def places(images: Sequence[Path]) -> list[Path]:
+def absolute_paths(images: Sequence[Path]) -> list[Path]:
     """The absolute paths by which images are the same or not. A link keeps its own name: outputs are named by it."""
     folders = {folder: folder.resolve() for folder in {image.parent for image in images}}
     return [folders[image.parent] / image.name for image in images]
@@ -69,7 +69,9 @@ def refuse_equal_stems(images: Sequence[Path], stems: Iterable[str] | None = Non
         DataError: two images share a stem.
     """
     seen: dict[str, Path] = {}
-    for image, place, stem in zip(images, places(images), stems or (image.stem for image in images), strict=True):
+    for image, place, stem in zip(
+        images, absolute_paths(images), stems or (image.stem for image in images), strict=True
+    ):
         if seen.setdefault(stem, place) != place:
             raise DataError(
                 f"{image} and {seen[stem]} would both write {stem}_mask.png, or its like; rename one of them, "

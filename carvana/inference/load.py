@@ -26,7 +26,7 @@ def load_predictor(
 
     Args:
         paths: What to load.
-        mode: ``refine`` looks again at what the first look leaves unsure: see :class:`carvana.Refiner`. Else as for
+        mode: ``refine`` looks again at what the first look leaves uncertain: see :class:`carvana.Refiner`. Else as for
             :class:`carvana.Predictor`.
         refine_with: What looks again, which implies ``refine``; by default the network that ``paths`` names.
         band: See :class:`carvana.Refiner`; only with ``refine``.

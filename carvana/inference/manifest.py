@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from carvana.errors import DataError
 from carvana.inference.base import BasePredictor
-from carvana.inference.inputs import places
+from carvana.inference.inputs import absolute_paths
 from carvana.utils.files import append_json_line, digest, file_digest, read_json_lines
 
 MANIFEST = "manifest.jsonl"
@@ -67,7 +67,7 @@ class Manifest:
             DataError: one line that names both images.
         """
         images = list(files)
-        for image, place in zip(images, places(images), strict=True):
+        for image, place in zip(images, absolute_paths(images), strict=True):
             for name in files[image]:
                 known = self._outputs.get(name)
                 if known is None or known.image == str(place) or not (self._folder / name).is_file():
@@ -103,7 +103,7 @@ class Manifest:
             OSError: the folder cannot be written to.
         """
         line = {
-            "photo": str(places([image])[0]),
+            "photo": str(absolute_paths([image])[0]),
             "files": dict(files),
             "photo_digest": image_digest,
             "weights_digest": self._weights,

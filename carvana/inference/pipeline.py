@@ -23,12 +23,12 @@ P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
 
-class Runs(Protocol[P_contra]):
+class BatchRunner(Protocol[P_contra]):
     """What of a :class:`carvana.inference.base.BasePredictor` batches are made by."""
 
     device: torch.device
 
-    def joins(self, image: P_contra, batch: Sequence[P_contra]) -> bool:
+    def fits_batch(self, image: P_contra, batch: Sequence[P_contra]) -> bool:
         """Whether one more image may go with a batch."""
 
     def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
@@ -67,7 +67,7 @@ def overlapped(
 
 
 def run_batches(
-    predictor: Runs[P],
+    predictor: BatchRunner[P],
     jobs: Iterable[tuple[T, P | None]],
     *,
     want: Want = "probabilities",
@@ -91,7 +91,7 @@ def run_batches(
     with freed_memory_kept(predictor.device):
         for job in jobs:
             prepared = job[1]
-            full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
+            full = bool(batch) and prepared is not None and not predictor.fits_batch(prepared, batch)
             if full or not batch:
                 yield from _flush(predictor, waiting, batch, want, name)
                 waiting, batch = [], []
@@ -102,7 +102,7 @@ def run_batches(
 
 
 def _flush(
-    predictor: Runs[P],
+    predictor: BatchRunner[P],
     waiting: list[tuple[T, P | None]],
     batch: list[P],
     want: Want,

@@ -8,14 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from carvana.data.io.decode import check_regular
 from carvana.data.io.display import read_shown
+from carvana.data.io.images import UInt8
 from carvana.errors import DataError, cause
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.distributed import leave_together, own_share
+from carvana.inference.distributed import rank_slice, wait_for_all_ranks
 from carvana.inference.inputs import distinct, refuse_equal_stems, unreadable, unwritable
 from carvana.inference.manifest import Manifest
 from carvana.inference.outputs.background import Background
@@ -27,8 +25,6 @@ from carvana.inference.preprocessed import bytes_of
 from carvana.utils.files import atomic_path, bytes_digest, file_digest
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
-
-Image = NDArray[np.uint8]
 
 
 @dataclass
@@ -95,51 +91,51 @@ def predict_folder(
     manifest = Manifest(folder, predictor, finish=outputs.settings())
     manifest.refuse_overwriting({path: list(outputs.names(path.stem).values()) for path in images})
 
-    images = own_share(images)
+    images = rank_slice(images)
 
-    def read(path: Path) -> tuple[_Job, P | None]:
-        job = _Job(path, outputs.names(path.stem))
+    def read(path: Path) -> tuple[_Item, P | None]:
+        item = _Item(path, outputs.names(path.stem))
         try:
             check_regular(path)  # a pipe might be read for ever
-            job.digest = file_digest(path)
-            states = {name: manifest.state(name, job.digest) for name in job.files.values()}
+            item.digest = file_digest(path)
+            states = {name: manifest.state(name, item.digest) for name in item.files.values()}
             if not replace:
-                job.keep(name for name, state in states.items() if state == "foreign")
-            if all(states[name] == "current" for name in job.files.values()):
-                job.state = "skipped"
-                return job, None
+                item.keep(name for name, state in states.items() if state == "foreign")
+            if all(states[name] == "current" for name in item.files.values()):
+                item.state = "skipped"
+                return item, None
             image = predictor.read(path)
             if outputs.need_image:
-                job.image = read_shown(path, pixels=image, max_pixels=predictor.max_pixels)
+                item.image = read_shown(path, pixels=image, max_pixels=predictor.max_pixels)
         except (OSError, DataError) as error:
-            job.fail(unreadable(path, error))
-            return job, None
-        return job, predictor.prepare(image)
+            item.fail(unreadable(path, error))
+            return item, None
+        return item, predictor.prepare(image)
 
-    def write(result: tuple[_Job, Prediction | None]) -> _Job:
-        job, prediction = result
+    def write(result: tuple[_Item, Prediction | None]) -> _Item:
+        item, prediction = result
         if prediction is not None:
             try:
                 if not replace:  # somebody may have put a file there meanwhile
-                    job.keep([name for name in job.files.values() if manifest.state(name, job.digest) == "foreign"])
+                    item.keep([name for name in item.files.values() if manifest.state(name, item.digest) == "foreign"])
                 with ExitStack() as files:  # they get their names at its end
                     digests = {}
-                    for name, data in outputs.encode(job.files, prediction, job.image):
+                    for name, data in outputs.encode(item.files, prediction, item.image):
                         files.enter_context(atomic_path(folder / name)).write_bytes(data)
                         digests[name] = bytes_digest(data)
-                    manifest.add(job.path, job.digest, digests)
+                    manifest.add(item.path, item.digest, digests)
             except (OSError, DataError) as error:
-                job.fail(unwritable(job.path, error))
-        return job
+                item.fail(unwritable(item.path, error))
+        return item
 
     summary = Summary()
     task = "predicting"
     reporter.start(task, len(images))
     try:
         reading = overlapped(read, images, workers=workers, bytes_of=_bytes_of)
-        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda job: job.path)
-        for job in overlapped(write, predicted, workers=workers):
-            _enter(job, summary, reporter)
+        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda item: item.path)
+        for item in overlapped(write, predicted, workers=workers):
+            _enter(item, summary, reporter)
             reporter.advance(task)
     except BrokenPipeError:  # whoever reads our output has gone
         raise
@@ -148,12 +144,12 @@ def predict_folder(
         raise DataError(f"{place}: cannot be written to: {cause(error)}; what was done is kept") from error
     finally:
         reporter.finish(task)
-    leave_together(failed=bool(summary.failed))
+    wait_for_all_ranks(failed=bool(summary.failed))
     return summary
 
 
 @dataclass
-class _Job:
+class _Item:
     """One image on its way."""
 
     path: Path
@@ -161,7 +157,7 @@ class _Job:
     digest: str = ""
     state: str = "written"
     message: str = ""
-    image: Image | None = None
+    image: UInt8 | None = None
     kept: int = 0
 
     def keep(self, names: Iterable[str]) -> None:
@@ -175,17 +171,17 @@ class _Job:
         self.state, self.message = "failed", message
 
 
-def _bytes_of(read: tuple[_Job, object]) -> int:
-    job, prepared = read
-    return bytes_of(prepared) + (0 if job.image is None else job.image.nbytes)
+def _bytes_of(read: tuple[_Item, object]) -> int:
+    item, prepared = read
+    return bytes_of(prepared) + (0 if item.image is None else item.image.nbytes)
 
 
-def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
-    summary.kept += job.kept
-    if job.state == "written":
-        summary.written += bool(job.files)
-    elif job.state == "skipped":
-        summary.skipped += bool(job.files)
+def _enter(item: _Item, summary: Summary, reporter: Reporter) -> None:
+    summary.kept += item.kept
+    if item.state == "written":
+        summary.written += bool(item.files)
+    elif item.state == "skipped":
+        summary.skipped += bool(item.files)
     else:
-        summary.failed.append((job.path, job.message))
-        reporter.warn(job.message)
+        summary.failed.append((item.path, item.message))
+        reporter.warn(item.message)

@@ -35,6 +35,7 @@ from carvana.models.fuse import for_inference
 from carvana.models.preprocess import padded_size
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
+from carvana.utils.deprecated import Attribute
 from carvana.utils.devices import Precision, autocast, resolve_device, resolve_precision
 from carvana.utils.files import digest
 from carvana.utils.notebook import default_reporter
@@ -112,9 +113,9 @@ class Predictor(BasePredictor[PreprocessedImage]):
             self.device = resolve_device(device)
             self.precision = resolve_precision(precision, self.device)
             self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
-        _tell_of_scale(model.spec, self.size, reporter or default_reporter())
-        self._clock: DeviceTimer | None = None
-        self._coverer = SlidingWindowInferer(
+        _warn_about_scale(model.spec, self.size, reporter or default_reporter())
+        self._timer: DeviceTimer | None = None
+        self._inferer = SlidingWindowInferer(
             self._logits,
             SlidingWindowConfig(mode, tile, overlap, join, memory),
             name=model.spec.arch,
@@ -149,20 +150,20 @@ class Predictor(BasePredictor[PreprocessedImage]):
         return cls(Segmenter.from_pretrained(path), **settings)
 
     @property
-    def preparation(self) -> Preprocessor:
+    def preprocessor(self) -> Preprocessor:
         """Brings an image to the network's size, by area."""
         return Preprocessor(self.size)
 
     def plan(self, size: tuple[int, int]) -> TileGrid:
         """How the network covers an image of (height, width): see :class:`carvana.inference.tiling.grid.TileGrid`."""
-        return self._coverer.plan(self.size or size)
+        return self._inferer.plan(self.size or size)
 
-    def joins(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
+    def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
         """Whether one more image may go with a batch."""
-        return self._coverer.joins(_size(image), [_size(other) for other in batch])
+        return self._inferer.fits_batch(_size(image), [_size(other) for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Send prepared images through the network together.
 
         Raises:
@@ -178,33 +179,33 @@ class Predictor(BasePredictor[PreprocessedImage]):
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
     @torch.inference_mode()
-    def mix_again(
-        self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
+    def refine_maps(
+        self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
     ) -> list[ProbabilityMaps]:
-        """Send the unsure parts of images through the network, and leave the rest as it is drafted.
+        """Send the uncertain parts of images through the network, and leave the rest as it is drafted.
 
         Args:
             batch: Images made ready.
             drafts: Of each one its probabilities (h, w), on the device.
-            unsure: Of each one the cells that are unsure: see :func:`carvana.inference.tiling.roi.cover_cells`.
+            uncertain: Of each one the cells that are uncertain: see :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Raises:
-            ModelError: as :meth:`mix` says.
+            ModelError: as :meth:`predict_maps` says.
         """
         network_runs()
         images = [self._on_device(each.image) for each in batch]
-        maps = self._coverer.refined(images, drafts, unsure)
+        maps = self._inferer.refine(images, drafts, uncertain)
         if self.tta:
-            turned = [mirrored(cells, image.shape[2]) for cells, image in zip(unsure, images, strict=True)]
+            turned = [mirrored(cells, image.shape[2]) for cells, image in zip(uncertain, images, strict=True)]
             flipped = [image.flip(-1) for image in images], [draft.flip(-1) for draft in drafts]
-            maps = _means(maps, self._coverer.refined(*flipped, turned))
+            maps = _means(maps, self._inferer.refine(*flipped, turned))
         self._refuse_nan(maps)
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
-    def cost_again(self, unsure: NDArray[np.bool_], size: tuple[int, int]) -> float:
-        """The pixels that :meth:`mix_again` shows the network of an image of (height, width), for each pixel of it."""
+    def refine_cost(self, uncertain: NDArray[np.bool_], size: tuple[int, int]) -> float:
+        """The pixels that the network sees in :meth:`refine_maps`, per pixel of an image of (height, width)."""
         # Mirrored, about as many are seen once more.
-        return (2 if self.tta else 1) * self._coverer.plan_again(unsure, size).cost
+        return (2 if self.tta else 1) * self._inferer.plan_refinement(uncertain, size).cost
 
     def _refuse_nan(self, maps: Sequence[Tensor]) -> None:
         for place, single in enumerate(maps):
@@ -224,21 +225,21 @@ class Predictor(BasePredictor[PreprocessedImage]):
         return tensor.permute(2, 0, 1)
 
     def _probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return [logits[0].float().sigmoid_() for logits in self._coverer.logits(images)]
+        return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
 
     def _logits(self, images: Tensor) -> Tensor:
-        with self._clock or nullcontext(), autocast(self.device, self.precision):
+        with self._timer or nullcontext(), autocast(self.device, self.precision):
             logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
         return logits
 
     @contextmanager
     def timed(self) -> Iterator[DeviceTimer]:
         """Add up the seconds that the network takes meanwhile; on a GPU each batch is then waited for."""
-        self._clock = DeviceTimer(self.device)
+        self._timer = DeviceTimer(self.device)
         try:
-            yield self._clock
+            yield self._timer
         finally:
-            self._clock = None
+            self._timer = None
 
     @cached_property
     def _network(self) -> Segmenter | ExportedModel:
@@ -268,7 +269,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON-able values."""
         settings = {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
-        return settings | self._coverer.cover.settings() | ({"tta": True} if self.tta else {})
+        return settings | self._inferer.config.settings() | ({"tta": True} if self.tta else {})
 
     @cached_property
     def weights_digest(self) -> str:
@@ -283,8 +284,10 @@ class Predictor(BasePredictor[PreprocessedImage]):
             hasher.update(values.flatten().view(torch.uint8).numpy())
         return hasher.hexdigest()
 
+    mix_again, cost_again = Attribute("refine_maps"), Attribute("refine_cost")
 
-def _tell_of_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
+
+def _warn_about_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
     """A network knows objects as large as it was trained on, and a whole image at its own size holds larger ones."""
     if size is None and spec.trained_size is not None:
         height, width = spec.trained_size

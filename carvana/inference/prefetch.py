@@ -63,7 +63,7 @@ def read_prepared(
     """
     if workers is not None and workers < 0:
         raise ConfigError(f"workers = {workers}: expected a number of processes, or 0 to read in threads")
-    reader = _Reader(predictor.preparation, predictor.max_pixels)
+    reader = _Reader(predictor.preprocessor, predictor.max_pixels)
     workers = reader_count() if workers is None else workers
     if workers == 0 or len(images) < _FEW:
         yield from zip(images, overlapped(reader, images, bytes_of=bytes_of), strict=True)
@@ -91,13 +91,13 @@ def read_prepared(
 class _Reader:
     """Reads an image and makes it ready; gives the line that says why where it cannot."""
 
-    def __init__(self, preparation: Callable[[NDArray[np.uint8]], Any], max_pixels: int) -> None:
-        self._preparation = preparation
+    def __init__(self, preprocessor: Callable[[NDArray[np.uint8]], Any], max_pixels: int) -> None:
+        self._preprocessor = preprocessor
         self.max_pixels = max_pixels
 
     def __call__(self, image: Path) -> Any:
         try:
-            return self._preparation(read_image(image, max_pixels=self.max_pixels))
+            return self._preprocessor(read_image(image, max_pixels=self.max_pixels))
         except (OSError, DataError) as error:
             return unreadable(image, error)
 

@@ -38,7 +38,7 @@ class Preprocessor:
 
 
 @dataclass(frozen=True)
-class Preprocessors:
+class EnsemblePreprocessor:
     """Brings images to the sizes of several networks, to each different one once.
 
     Attributes:

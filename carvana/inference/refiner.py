@@ -1,4 +1,4 @@
-"""Coarse to fine: one network over the shrunken image, a second at full size where the first is unsure."""
+"""Coarse to fine: one network over the shrunken image, a second at full size where the first is uncertain."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.tiling.roi import CELL, cells_of
+from carvana.utils.deprecated import Attribute
 from carvana.utils.devices import float64_device
 from carvana.utils.files import digest
 
 BAND = (0.1, 0.9)
-"""Probabilities between which the first network counts as unsure."""
+"""Probabilities between which the first network counts as uncertain."""
 
 MARGIN = 8
-"""Pixels by which the unsure parts are widened."""
+"""Pixels by which the uncertain parts are widened."""
 
 MOST_PIXELS = 2**25
 """Pixels that the images of a batch may have together, however small the first look: of each 11 bytes are kept."""
@@ -45,8 +46,8 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         fine: The second, at the image's own size (``scale="native"``). Its ``tile`` is the side of the windows, by
             default 192 pixels; ``join="exact"`` gives windows the whole reach of the network around
             what is taken from them, so that they tell what it would say of the whole image.
-        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as unsure.
-        margin: Pixels by which the unsure parts are widened.
+        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as uncertain.
+        margin: Pixels by which the uncertain parts are widened.
         threshold: In [0, 1]; None takes the fine network's own.
 
     Raises:
@@ -99,38 +100,38 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
 
     @property
-    def preparation(self) -> Both:
+    def preprocessor(self) -> RefinerPreprocessor:
         """Brings an image to the first one's size, and keeps it for the second."""
-        return Both(self.coarse.preparation, self.fine.preparation)
+        return RefinerPreprocessor(self.coarse.preprocessor, self.fine.preprocessor)
 
-    def joins(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
+    def fits_batch(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
         """Whether one more image may go with a batch, for the first look; the second sorts windows by itself.
 
         All images of a batch wait at their own size, so these must not be too many pixels together.
         """
         pixels = sum(math.prod(other[1].size) for other in (*batch, image))
-        return pixels <= MOST_PIXELS and self.coarse.joins(image[0], [other[0] for other in batch])
+        return pixels <= MOST_PIXELS and self.coarse.fits_batch(image[0], [other[0] for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[ProbabilityMaps]:
-        """Send prepared images through the first network, and their unsure parts through the second.
+    def predict_maps(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[ProbabilityMaps]:
+        """Send prepared images through the first network, and their uncertain parts through the second.
 
         Raises:
             ModelError: a network gives something that is no number, or the memory is too small for it.
         """
-        first = self.coarse.mix([image[0] for image in batch])
+        first = self.coarse.predict_maps([image[0] for image in batch])
         sizes = [maps.size for maps in first]
         drafts = [maps.resized(size).to(self.fine.device) for maps, size in zip(first, sizes, strict=True)]
-        unsure = [self.unsure(maps) for maps in first]
-        return self.fine.mix_again([image[1] for image in batch], drafts, unsure)
+        uncertain = [self.uncertain_cells(maps) for maps in first]
+        return self.fine.refine_maps([image[1] for image in batch], drafts, uncertain)
 
-    def looked_at(self, image: ImageSource) -> float:
+    def refined_share(self, image: ImageSource) -> float:
         """The pixels that the second network would see of an image, for each pixel of it."""
         prepared = self.prepare(image)
-        [maps] = self.coarse.mix([prepared[0]])
-        return self.fine.cost_again(self.unsure(maps), maps.size)
+        [maps] = self.coarse.predict_maps([prepared[0]])
+        return self.fine.refine_cost(self.uncertain_cells(maps), maps.size)
 
-    def unsure(self, coarse: ProbabilityMaps) -> NDArray[np.bool_]:
+    def uncertain_cells(self, coarse: ProbabilityMaps) -> NDArray[np.bool_]:
         """The cells of an image that are looked at again: see :mod:`carvana.inference.tiling.roi`."""
         low, high = self.band
         most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)
@@ -144,12 +145,14 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         grown = functional.max_pool2d(grown, (1, 2 * around + 1), 1, (0, around))
         return (grown[0] > 0).cpu().numpy()
 
+    looked_at, unsure = Attribute("refined_share"), Attribute("uncertain_cells")
 
-class Both:
+
+class RefinerPreprocessor:
     """Brings an image to two looks.
 
     Args:
-        coarse: The first one's preparation.
+        coarse: The first one's preprocessor.
         fine: The second one's.
     """
 

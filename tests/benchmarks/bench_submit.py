@@ -77,7 +77,7 @@ class Stub(Predictor):
     def answer(self, maps: Sequence[np.ndarray]) -> None:
         self._maps = cycle(torch.from_numpy(single) for single in maps)
 
-    def mix(self, batch: Sequence[Any]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[Any]) -> list[ProbabilityMaps]:
         return [ProbabilityMaps.single(next(self._maps), photo.size) for photo in batch]
 
 
@@ -131,7 +131,7 @@ def alone(predictor: Predictor, chunks: Sequence[Sequence[Path]]) -> tuple[float
         batches = predictor.batches([predictor.prepare(photo) for photo in chunk])
         with Watch() as watch:
             for batch in batches:
-                predictor.mix(batch)
+                predictor.predict_maps(batch)
         taken, others = taken + watch.seconds, max(others, watch.others)
     return taken, others
 

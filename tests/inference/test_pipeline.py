@@ -18,7 +18,7 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def joins(self, photo: PreprocessedImage, batch: list[PreprocessedImage]) -> bool:
+    def fits_batch(self, photo: PreprocessedImage, batch: list[PreprocessedImage]) -> bool:
         return photo.image.shape == batch[0].image.shape and len(batch) < 3
 
     def run(self, batch: list[PreprocessedImage], *, want: str) -> list[Prediction]:

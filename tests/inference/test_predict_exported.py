@@ -63,7 +63,7 @@ def test_an_exported_file_looks_again_as_the_model_does(model: carvana.Segmenter
             carvana.Predictor.from_pretrained(file, scale="native", tile=32, device="cpu"),
         )
     )
-    assert 0 < found.looked_at(image) == expected.looked_at(image) < 1
+    assert 0 < found.refined_share(image) == expected.refined_share(image) < 1
     np.testing.assert_allclose(found.predict(image).probabilities, expected.predict(image).probabilities, atol=1e-5)
 
 

@@ -59,7 +59,7 @@ def disc(size: tuple[int, int] = (403, 610), radius: float = 0.3) -> np.ndarray:
 
 def pixels(refiner: Refiner, image: np.ndarray) -> np.ndarray:
     """The pixels that are looked at again."""
-    cells = refiner.unsure(refiner.coarse.mix([refiner.coarse.prepare(image)])[0])
+    cells = refiner.uncertain_cells(refiner.coarse.predict_maps([refiner.coarse.prepare(image)])[0])
     return np.kron(cells, np.ones((CELL, CELL), bool))[: image.shape[0], : image.shape[1]]
 
 
@@ -151,10 +151,10 @@ def test_where_the_first_networks_contradict_each_other_the_second_decides() -> 
 def test_a_batch_holds_no_more_than_so_many_pixels_at_their_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
     refiner = Refiner(predictor(1, size=(52, 76)), predictor(2, scale="native"))
     photo = refiner.prepare(disc((200, 300)))
-    assert refiner.joins(photo, [photo] * 3)
+    assert refiner.fits_batch(photo, [photo] * 3)
     monkeypatch.setattr("carvana.inference.refiner.MOST_PIXELS", 3 * 200 * 300)
-    assert refiner.joins(photo, [photo] * 2)
-    assert not refiner.joins(photo, [photo] * 3)
+    assert refiner.fits_batch(photo, [photo] * 2)
+    assert not refiner.fits_batch(photo, [photo] * 3)
 
 
 def test_the_pixels_of_the_second_look_are_told() -> None:
@@ -162,8 +162,8 @@ def test_the_pixels_of_the_second_look_are_told() -> None:
     once, twice = (Refiner(coarse, predictor(2, scale="native", tta=tta)) for tta in (False, True))
     once.predict(image)
     shown = sum(shape[0] * shape[2] * shape[3] for shape in seen(once.fine)) / (403 * 610)
-    assert once.looked_at(image) == pytest.approx(shown)
-    assert twice.looked_at(image) == pytest.approx(2 * shown)
+    assert once.refined_share(image) == pytest.approx(shown)
+    assert twice.refined_share(image) == pytest.approx(2 * shown)
 
 
 def test_an_unet_joins_exactly() -> None:

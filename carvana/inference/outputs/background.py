@@ -8,21 +8,18 @@ from typing import Any, Protocol, Self
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from carvana.data.colours import parse_colour
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.images import resize_image
+from carvana.data.io.images import UInt8, resize_image
 from carvana.errors import ConfigError
 from carvana.utils.files import expanded, file_digest
-
-Image = NDArray[np.uint8]
 
 
 class Background(Protocol):
     """What lies behind the object."""
 
-    def pixels(self, size: tuple[int, int]) -> Image:
+    def pixels(self, size: tuple[int, int]) -> UInt8:
         """uint8 (H, W, 3), RGB, of this (height, width); not to be written into. Safe in any thread."""
 
     def settings(self) -> Any:
@@ -35,7 +32,7 @@ class Colour:
 
     rgb: tuple[int, int, int]
 
-    def pixels(self, size: tuple[int, int]) -> Image:
+    def pixels(self, size: tuple[int, int]) -> UInt8:
         """The colour, spread without memory."""
         return np.broadcast_to(np.array(self.rgb, np.uint8), (*size, 3))
 
@@ -53,7 +50,7 @@ class Picture:
         digest: of the file's bytes.
     """
 
-    image: Image
+    image: UInt8
     digest: str
 
     @classmethod
@@ -65,7 +62,7 @@ class Picture:
         """
         return cls(over_white(read_shown(path)), file_digest(path))
 
-    def pixels(self, size: tuple[int, int]) -> Image:
+    def pixels(self, size: tuple[int, int]) -> UInt8:
         """The picture over the whole of an image of this size."""
         return cover(self.image, size)
 
@@ -93,7 +90,7 @@ def parse_background(text: str) -> Background:
         raise ConfigError(f"no picture lies at {text!r}, and {error}") from error
 
 
-def cover(image: Image, size: tuple[int, int]) -> Image:
+def cover(image: UInt8, size: tuple[int, int]) -> UInt8:
     """Scale an image (H, W, 3) evenly, until it covers ``size`` (height, width), and cut what sticks out on both sides.
 
     >>> cover(np.zeros((100, 300, 3), np.uint8), (50, 60)).shape
@@ -105,7 +102,7 @@ def cover(image: Image, size: tuple[int, int]) -> Image:
     return np.ascontiguousarray(resize_image(image, (height, width))[top : top + size[0], left : left + size[1]])
 
 
-def compose(cut: Image, background: Background) -> Image:
+def compose(cut: UInt8, background: Background) -> UInt8:
     """Lay a cut-out onto a background.
 
     Args:

@@ -8,19 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from carvana.data.io.display import over_white
-from carvana.data.io.images import encode_image, encode_mask
+from carvana.data.io.images import UInt8, encode_image, encode_mask
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.outputs.background import Background, compose
 from carvana.inference.outputs.cutout import cutout, edge_softness
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
-
-Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ class Outputs:
         return settings
 
     def encode(
-        self, names: Mapping[str, str], prediction: Prediction, image: Image | None
+        self, names: Mapping[str, str], prediction: Prediction, image: UInt8 | None
     ) -> Iterator[tuple[str, bytes]]:
         """The files of one image, one after the other: name and bytes.
 
@@ -103,20 +98,20 @@ class Outputs:
 @dataclass(frozen=True, eq=False)
 class _Finished:
     prediction: Prediction
-    shown: Image | None
+    shown: UInt8 | None
     outputs: Outputs
 
     @cached_property
-    def cleaned(self) -> Image | None:
+    def cleaned(self) -> UInt8 | None:
         cleaning = self.outputs.cleaning
         return None if cleaning is None else clean(self.prediction.mask, parts=cleaning.parts, holes=cleaning.holes)
 
     @property
-    def mask(self) -> Image:
+    def mask(self) -> UInt8:
         return self.prediction.mask if self.cleaned is None else self.cleaned
 
     @property
-    def image(self) -> Image:
+    def image(self) -> UInt8:
         assert self.shown is not None
         return self.shown
 
@@ -142,7 +137,7 @@ def _overlay(name: str, finished: _Finished) -> bytes:
     return _encoded(name, overlay(over_white(finished.image), finished.mask))
 
 
-def _encoded(name: str, pixels: Image) -> bytes:
+def _encoded(name: str, pixels: UInt8) -> bytes:
     return encode_image(pixels, Path(name).suffix, name=name)
 
 

@@ -56,9 +56,9 @@ def check_submission(
     size: tuple[int, int] = SIZE,
     reporter: Reporter | None = None,
 ) -> SubmissionReport:
-    """Compare a table with the competition's sample: the same images in the same order, and sound runs in each row.
+    """Compare a table with the competition's sample: the same images in the same order, and valid runs in each row.
 
-    Both are read a line at a time, so the memory does not grow with the table; of the names alone all are kept.
+    Both files are read line by line, and only the names are kept, so memory does not grow with the runs.
 
     Args:
         path: the table, plain or gzip.

@@ -22,8 +22,8 @@ from carvana.data.io import rle
 from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import ConfigError, DataError, cause
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.distributed import leave_together, others_told, own_share, tell_others
-from carvana.inference.inputs import collect_images, places
+from carvana.inference.distributed import announce, rank_slice, wait_for_all_ranks, was_announced
+from carvana.inference.inputs import absolute_paths, collect_images
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
@@ -119,17 +119,17 @@ def write_submission(
         "settings": predictor.settings(),
         "cleaning": cleaning and asdict(cleaning),
         "chunks": chunk,
-        "photos": digest([str(place) for place in places(rows)]),
+        "photos": digest([str(place) for place in absolute_paths(rows)]),
     }
     parts = Shards(out, record, count=math.ceil(len(rows) / chunk), header=HEADER + b"\n")
     done = Submission(len(rows))
     with _explained(out):
         if parts.begin():
-            undone = sorted(set(parts.missing()).intersection(own_share(range(parts.count))))
+            undone = sorted(set(parts.missing()).intersection(rank_slice(range(parts.count))))
             chunks = [_Chunk(number, rows[number * chunk : (number + 1) * chunk]) for number in undone]
             _write_parts(predictor, chunks, parts, done, cleaning=cleaning, workers=workers, reporter=reporter)
         done.complete = parts.join()
-    leave_together(failed=bool(done.failed))
+    wait_for_all_ranks(failed=bool(done.failed))
     return done
 
 
@@ -141,8 +141,8 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
     """
     word = f"there was no {Path(out).name}"
     if not Path(out).exists():
-        tell_others(word)
-    elif not others_told(word):
+        announce(word)
+    elif not was_announced(word):
         with _explained(Path(out)):
             clear_joined(Path(out))
         raise DataError(f"{out}: exists already; take another --out, or remove it")
@@ -154,22 +154,22 @@ class _Chunk:
     def __init__(self, number: int, images: Sequence[Path]) -> None:
         self.number = number
         self.images = images
-        self.rows = [b""] * len(images)
+        self.lines = [b""] * len(images)
         self.failed = False
         self._left = len(images)
         self._lock = threading.Lock()
 
-    def enter(self, place: int, row: bytes | None) -> bool:
+    def enter(self, place: int, line: bytes | None) -> bool:
         """Enter the row of one image, None if it has none; whether now all have been entered."""
         with self._lock:
-            self.rows[place] = row or b""
-            self.failed |= row is None
+            self.lines[place] = line or b""
+            self.failed |= line is None
             self._left -= 1
             return not self._left
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Row:
     """An image on its way: its chunk, its place there, and why it cannot be read, if it cannot."""
 
     chunk: _Chunk
@@ -193,24 +193,24 @@ def _write_parts(
 ) -> None:
     """Make the chunks' parts, and enter what becomes of the images into ``done``."""
 
-    def finish(result: tuple[_Job, Prediction | None]) -> _Job:
+    def finish(result: tuple[_Row, Prediction | None]) -> _Row:
         # Down to the file in one go: what the network has seen is also kept when the next batch is interrupted.
-        job, prediction = result
-        row = None if prediction is None else make_row(job.image.name, rle.encode(_mask(prediction, cleaning)))
-        if job.chunk.enter(job.place, row) and not job.chunk.failed:
-            parts.add(job.chunk.number, job.chunk.rows)
-            job.chunk.rows.clear()
-        return job
+        row, prediction = result
+        line = None if prediction is None else make_row(row.image.name, rle.encode(_mask(prediction, cleaning)))
+        if row.chunk.enter(row.place, line) and not row.chunk.failed:
+            parts.add(row.chunk.number, row.chunk.lines)
+            row.chunk.lines.clear()
+        return row
 
     task = "predicting"
     reporter.start(task, sum(len(chunk.images) for chunk in chunks))
     try:
         # Closed by hand, or readers would live for as long as somebody holds an error's traceback.
         with closing(_predicted(predictor, chunks, workers)) as predicted:
-            for job in overlapped(finish, predicted):
-                if job.message:
-                    done.failed.append((job.image, job.message))
-                    reporter.warn(job.message)
+            for row in overlapped(finish, predicted):
+                if row.message:
+                    done.failed.append((row.image, row.message))
+                    reporter.warn(row.message)
                 reporter.advance(task)
     finally:
         reporter.finish(task)
@@ -219,18 +219,18 @@ def _write_parts(
 
 def _predicted(
     predictor: BasePredictor[P], chunks: Sequence[_Chunk], workers: int | None
-) -> Generator[tuple[_Job, Prediction | None], None, None]:
+) -> Generator[tuple[_Row, Prediction | None], None, None]:
     """All images with what the network says, in order; those of one chunk apart from those of the next."""
     images = [image for chunk in chunks for image in chunk.images]
     reading = read_prepared(predictor, images, workers=workers)
     with closing(reading) as prepared:
         for chunk in chunks:
             found = enumerate(ready for _, ready in islice(prepared, len(chunk.images)))
-            jobs = (
-                (_Job(chunk, place, ready), None) if isinstance(ready, str) else (_Job(chunk, place), ready)
+            rows = (
+                (_Row(chunk, place, ready), None) if isinstance(ready, str) else (_Row(chunk, place), ready)
                 for place, ready in found
             )
-            yield from run_batches(predictor, jobs, want="mask", name=lambda job: job.image)
+            yield from run_batches(predictor, rows, want="mask", name=lambda row: row.image)
 
 
 def _mask(prediction: Prediction, cleaning: Cleaning | None) -> NDArray[np.uint8]:

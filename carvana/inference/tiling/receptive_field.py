@@ -59,13 +59,13 @@ def exact_halo(
     """
     grid = _Grid(stride, min_size, device)
     with torch.inference_mode():
-        halo = round_up(max(_reach(network, grid, axis) for axis in (2, 3)), stride)
+        halo = round_up(max(_receptive_field(network, grid, axis) for axis in (2, 3)), stride)
         for axis in (2, 3):
             _check(network, grid, halo, axis)
     return halo
 
 
-def _reach(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int) -> int:
+def _receptive_field(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int) -> int:
     """The pixels, before or behind a border across ``axis``, from which outputs depend on what lies beyond it."""
     half = grid.up(max(256, 4 * grid.stride))
     while half <= LARGEST:

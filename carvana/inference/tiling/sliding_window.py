@@ -16,7 +16,7 @@ from carvana.inference.tiling.config import SlidingWindowConfig
 from carvana.inference.tiling.grid import Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
 from carvana.inference.tiling.memory import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
-from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, fill
+from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, run_tiles
 from carvana.models.preprocess import padded_size
 from carvana.utils.devices import is_out_of_memory, release_memory
 from carvana.utils.notebook import default_reporter
@@ -48,7 +48,7 @@ class SlidingWindowInferer:
 
     Args:
         network: uint8 images (N, 3, h, w) on the device to logits (N, K, h, w).
-        cover: what is asked for.
+        config: what is asked for.
         name: the network's, for messages.
         stride: tiles stand on multiples of it.
         min_size: the smallest height and width.
@@ -62,7 +62,7 @@ class SlidingWindowInferer:
     def __init__(
         self,
         network: Callable[[Tensor], Tensor],
-        cover: SlidingWindowConfig,
+        config: SlidingWindowConfig,
         *,
         name: str,
         stride: int,
@@ -73,7 +73,7 @@ class SlidingWindowInferer:
         bytes_per_pixel: Callable[[], float],
         reporter: Reporter | None = None,
     ) -> None:
-        self.cover = cover
+        self.config = config
         self._network = network
         self._name = name
         self._stride, self._min_size = stride, min_size
@@ -101,7 +101,7 @@ class SlidingWindowInferer:
             self._plans[size] = self._make_plan(size)
         return self._plans[size]
 
-    def joins(self, size: Size, others: Sequence[Size]) -> bool:
+    def fits_batch(self, size: Size, others: Sequence[Size]) -> bool:
         """Whether one more picture may go with others: of tiles of the same size, and few enough in flight."""
         plans = [self.plan(one) for one in (*others, size)]
         pixels = sum(len(plan) * self._pixels(plan.tile) for plan in plans)
@@ -119,20 +119,20 @@ class SlidingWindowInferer:
             ModelError: the memory is too small for the smallest tile.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        canvases = self._filled(
+        accumulators = self._run_tiles(
             lambda: [TileAccumulator(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)], sizes
         )
-        return [canvas.output for canvas in canvases]
+        return [accumulator.output for accumulator in accumulators]
 
-    def refined(
-        self, images: Sequence[Tensor], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
+    def refine(
+        self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
     ) -> list[Tensor]:
-        """Send the unsure parts of pictures through the network, and take the rest from drafts.
+        """Send the uncertain parts of pictures through the network, and take the rest from drafts.
 
         Args:
             images: uint8 (3, h, w) on the device.
             drafts: of each one its probabilities (h, w) as far as they are known, on the device.
-            unsure: of each one the cells whose pixels the network shall tell: see
+            uncertain: of each one the cells whose pixels the network shall tell: see
                 :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Returns:
@@ -146,8 +146,8 @@ class SlidingWindowInferer:
 
         def make() -> list[TileAccumulator | RoiAccumulator]:
             made: list[TileAccumulator | RoiAccumulator] = []
-            for image, draft, cells, size in zip(images, drafts, unsure, sizes, strict=True):
-                plan = self.plan_again(cells, size)
+            for image, draft, cells, size in zip(images, drafts, uncertain, sizes, strict=True):
+                plan = self.plan_refinement(cells, size)
                 if isinstance(plan, RoiTiles):
                     made.append(RoiAccumulator(image, draft.float().clone(), plan))
                 else:
@@ -155,34 +155,34 @@ class SlidingWindowInferer:
             return made
 
         return [
-            surface.output if isinstance(surface, RoiAccumulator) else surface.output[0].float().sigmoid_()
-            for surface in self._filled(make, sizes)
+            accumulator.output if isinstance(accumulator, RoiAccumulator) else accumulator.output[0].float().sigmoid_()
+            for accumulator in self._run_tiles(make, sizes)
         ]
 
-    def _filled(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
+    def _run_tiles(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
         """Surfaces of pictures of these sizes after the network; they are made anew where it needs a smaller memory."""
         while True:
-            surfaces = make()
+            accumulators = make()
             try:
-                fill(surfaces, self._run, most=self._tiles_at_once)
-                return surfaces
+                run_tiles(accumulators, self._run, most=self._tiles_at_once)
+                return accumulators
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            del surfaces  # and with them the outputs so far
+            del accumulators  # and with them the outputs so far
             self._take_less(max(sizes, key=math.prod))
 
-    def plan_again(self, cells: NDArray[np.bool_], size: Size) -> RoiTiles | TileGrid:
-        """How the unsure cells of a picture of (height, width) are covered: in windows, or by all of it where these
+    def plan_refinement(self, cells: NDArray[np.bool_], size: Size) -> RoiTiles | TileGrid:
+        """How the uncertain cells of a picture of (height, width) are covered: in windows, or by all of it where these
         would show the network more.
 
         Raises:
             ConfigError: the windows that were asked for are too small to take anything.
             ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
         """
-        exact = self.cover.join == "exact"
+        exact = self.config.join == "exact"
         halo, grid = (self._exact_halo(), self._stride) if exact else (HALO, CELL)
-        asked = TAKEN + 2 * halo if self.cover.tile is None else self.cover.tile
+        asked = TAKEN + 2 * halo if self.config.tile is None else self.config.tile
         side, least = asked if isinstance(asked, int) else max(asked), 2 * halo + grid
         if side < least:
             raise ConfigError(
@@ -206,18 +206,18 @@ class SlidingWindowInferer:
         return self._network(tiles)
 
     def _make_plan(self, size: Size) -> TileGrid:
-        cover, whole = self.cover, plan_whole(size)
-        if cover.mode == "whole":
+        config, whole = self.config, plan_whole(size)
+        if config.mode == "whole":
             return whole
         pixels = self._pixels(size)
-        if cover.mode == "auto" and self._fits(pixels):
+        if config.mode == "auto" and self._fits(pixels):
             return whole
-        halo = self._exact_halo() if cover.join == "exact" else None
-        if cover.tile is not None or cover.overlap is not None:
+        halo = self._exact_halo() if config.join == "exact" else None
+        if config.tile is not None or config.overlap is not None:
             plan = self._asked_plan(size, halo)
         else:
             plan = self._cheapest_plan(size, pixels, MARGIN if halo is None else 2 * halo)
-        if cover.mode == "auto" and len(plan) > 1:
+        if config.mode == "auto" and len(plan) > 1:
             (height, width), tile = size, plan.tile
             self._once(
                 "tiles",
@@ -229,14 +229,14 @@ class SlidingWindowInferer:
 
     def _asked_plan(self, size: Size, halo: int | None) -> TileGrid:
         """The tiles that are asked for, halved until they fit."""
-        tile = 512 if self.cover.tile is None else self.cover.tile
+        tile = 512 if self.config.tile is None else self.config.tile
         sides = (tile, tile) if isinstance(tile, int) else tile
         try:
             while True:
                 plan = plan_tiles(
                     size,
                     tile=sides,
-                    overlap=self.cover.overlap,
+                    overlap=self.config.overlap,
                     halo=halo,
                     stride=self._stride,
                     min_size=self._min_size,
@@ -258,7 +258,7 @@ class SlidingWindowInferer:
             size,
             most_pixels=most,
             margin=margin,
-            join=self.cover.join,  # type: ignore[arg-type]
+            join=self.config.join,  # type: ignore[arg-type]
             stride=self._stride,
             min_size=self._min_size,
             least_tiles=2,
@@ -276,7 +276,7 @@ class SlidingWindowInferer:
         tried = self._pixels((height, width))
         if count > 1:
             self._batch_pixels = count // 2 * tried
-        elif self.cover.mode == "whole" or tried <= 1:
+        elif self.config.mode == "whole" or tried <= 1:
             raise self._too_large(size, f", {height}x{width} of them at once")
         else:
             self._most, self._ran_short = tried // 2, True
@@ -286,7 +286,7 @@ class SlidingWindowInferer:
 
     def _too_large(self, size: Size, how: str) -> ModelError:
         height, width = size
-        tiles = " --mode tiles, or" if self.cover.mode == "whole" else ""
+        tiles = " --mode tiles, or" if self.config.mode == "whole" else ""
         return ModelError(
             f"{self._name} does not fit the memory with images of {height}x{width} pixels (height x width){how}; "
             f"take{tiles} a smaller scale, such as --scale {max(height // 2, 8)}x{max(width // 2, 8)}"
@@ -298,13 +298,13 @@ class SlidingWindowInferer:
 
     def _fits(self, pixels: int) -> bool:
         """Whether the network may see so many pixels at once."""
-        named = self.cover.memory is not None or self._ran_short
+        named = self.config.memory is not None or self._ran_short
         return (pixels <= SMALL and not named) or pixels <= self._most_pixels()
 
     def _most_pixels(self) -> int:
         """How many pixels the network may see at once, by what it takes for a few."""
         if self._most is None:
-            self._most = int(budget_bytes(self._device, self.cover.memory) / self._bytes_per_pixel())
+            self._most = int(budget_bytes(self._device, self.config.memory) / self._bytes_per_pixel())
         return self._most
 
     def _pixels(self, size: Size) -> int:

@@ -66,9 +66,9 @@ def tiled(
         raise ConfigError(f"batch {batch}: at least 1 tile must go through the network at a time")
     height, width = images.shape[-2:]
     plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride, min_size=min_size)
-    canvases = [TileAccumulator(image, plan) for image in images]
-    fill(canvases, network, most=lambda _: batch)
-    return torch.stack([canvas.output for canvas in canvases])
+    accumulators = [TileAccumulator(image, plan) for image in images]
+    run_tiles(accumulators, network, most=lambda _: batch)
+    return torch.stack([accumulator.output for accumulator in accumulators])
 
 
 class Accumulator(Protocol):
@@ -170,29 +170,29 @@ class RoiAccumulator:
         place.copy_(output[0, rows.given, columns.given][:height, :width].float().sigmoid_())
 
 
-def fill(canvases: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
+def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
     """Send the tiles of some pictures through the network, in batches of tiles of one size, and join them.
 
     Args:
-        canvases: the pictures, to be seen in tiles or in windows.
+        accumulators: the pictures, to be seen in tiles or in windows.
         network: the callable.
         most: how many tiles of a size (height, width) may go together.
     """
-    for size, jobs in _by_size(canvases):
+    for size, jobs in _by_size(accumulators):
         batches = -(-len(jobs) // max(1, most(size)))
         for number in range(batches):  # of one size: a full one and a rest take longer than two halves
             part = jobs[len(jobs) * number // batches : len(jobs) * (number + 1) // batches]
-            cuts = [canvas.crop(row, column) for canvas, row, column in part]
+            cuts = [accumulator.crop(row, column) for accumulator, row, column in part]
             # Copied also where it is one: it is a part of the picture, which who works in place would change.
             outputs = network(cuts[0].clone()[None] if len(cuts) == 1 else torch.stack(cuts))
-            for (canvas, row, column), output in zip(part, outputs, strict=True):
-                canvas.add(row, column, output)
+            for (accumulator, row, column), output in zip(part, outputs, strict=True):
+                accumulator.add(row, column, output)
 
 
-def _by_size(canvases: Sequence[Accumulator]) -> Iterator[tuple[Size, list[tuple[Accumulator, int, int]]]]:
+def _by_size(accumulators: Sequence[Accumulator]) -> Iterator[tuple[Size, list[tuple[Accumulator, int, int]]]]:
     jobs: dict[Size, list[tuple[Accumulator, int, int]]] = {}
-    for canvas in canvases:
-        jobs.setdefault(canvas.tile, []).extend((canvas, *place) for place in canvas.places())
+    for accumulator in accumulators:
+        jobs.setdefault(accumulator.tile, []).extend((accumulator, *place) for place in accumulator.places())
     yield from jobs.items()
 
 

@@ -55,9 +55,9 @@ class Counting(Predictor):
 
     seen = 0
 
-    def mix(self, batch: Any) -> Any:
+    def predict_maps(self, batch: Any) -> Any:
         self.seen += len(batch)
-        return super().mix(batch)
+        return super().predict_maps(batch)
 
 
 class Stopped(Predictor):
@@ -154,7 +154,7 @@ class Untouchable(Predictor):
     """Fails if any work is done with it."""
 
     @property
-    def preparation(self) -> Any:
+    def preprocessor(self) -> Any:
         raise AssertionError
 
 
