@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Self
 
@@ -19,7 +18,9 @@ from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.device_timer import DeviceTimer
-from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
+from carvana.inference.engine import Engine
+from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
+from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.pipeline import NotANumberError
 from carvana.inference.precision import precision_of
 from carvana.inference.prediction import ProbabilityMaps
@@ -27,17 +28,11 @@ from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.scale import Scale, network_size
 from carvana.inference.tiling.config import SlidingWindowConfig
 from carvana.inference.tiling.grid import TileGrid
-from carvana.inference.tiling.memory import bytes_per_pixel
-from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.inference.tiling.roi import mirrored
 from carvana.inference.tiling.sliding_window import SlidingWindowInferer
-from carvana.models.fuse import for_inference
-from carvana.models.preprocess import padded_size
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.utils.deprecated import Attribute
-from carvana.utils.devices import Precision, autocast, resolve_device, resolve_precision
-from carvana.utils.files import digest
 from carvana.utils.notebook import default_reporter
 from carvana.utils.processes import check_fork, network_runs
 from carvana.utils.progress import Reporter
@@ -77,7 +72,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
 
     def __init__(
         self,
-        model: Segmenter | ExportedModel,
+        model: Segmenter | Engine,
         *,
         scale: Scale = "trained",
         mode: str = "auto",
@@ -92,9 +87,9 @@ class Predictor(BasePredictor[PreprocessedImage]):
         max_pixels: int = MAX_PIXELS,
         reporter: Reporter | None = None,
     ) -> None:
-        if not isinstance(model, Segmenter | ExportedModel):
+        if not isinstance(model, Segmenter | Engine):
             raise ModelError(
-                f"a {type(model).__name__} does not tell how to prepare images for it; "
+                f"a {type(model).__name__} does not say how to prepare images for it; "
                 "wrap it: Segmenter(network, ModelSpec(...))"
             )
         if model.spec.classes != 1:
@@ -103,30 +98,18 @@ class Predictor(BasePredictor[PreprocessedImage]):
         self.tta = tta
         self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
         self.max_pixels = max_pixels
-        if isinstance(model, ExportedModel):
-            self.device = model.device
-            if precision not in ("auto", "fp32"):
-                raise ConfigError(f"precision {precision!r}: exported files compute in fp32; leave it out")
-            self.precision: Precision = "fp32"
-            self.model: Segmenter | ExportedModel = model
+        self.model = model
+        self.engine: Engine
+        if isinstance(model, Segmenter):
+            self.engine = TorchEngine(model, device=device, precision=precision)
         else:
-            self.device = resolve_device(device)
-            self.precision = resolve_precision(precision, self.device)
-            self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+            self.engine = model
+            if precision not in ("auto", model.precision):
+                raise ConfigError(f"precision {precision!r}: exported files compute in {model.precision}; leave it out")
+        self.device, self.precision = self.engine.device, self.engine.precision
         _warn_about_scale(model.spec, self.size, reporter or default_reporter())
-        self._timer: DeviceTimer | None = None
         self._inferer = SlidingWindowInferer(
-            self._logits,
-            SlidingWindowConfig(mode, tile, overlap, join, memory),
-            name=model.spec.arch,
-            stride=model.spec.stride,
-            min_size=model.spec.min_size,
-            device=self.device,
-            # Two cores need a fifth less time for a pixel than in batches of 2**17, and gain nothing from larger ones.
-            batch_pixels=2**19 if self.device.type == "cpu" else 2**21,
-            halo=self._halo,
-            bytes_per_pixel=self._bytes_per_pixel,
-            reporter=reporter,
+            self.engine, SlidingWindowConfig(mode, tile, overlap, join, memory), reporter=reporter
         )
 
     @classmethod
@@ -145,7 +128,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         if Folds(path).exists:
             raise ModelError(f"{os.fspath(path)}: holds folds; carvana.Ensemble.from_pretrained averages all of them")
         if is_exported(path):
-            return cls(ExportedModel.load(path, device=onnx_device(settings.get("device", "auto"))), **settings)
+            return cls(OnnxEngine.load(path, device=onnx_device(settings.get("device", "auto"))), **settings)
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 
@@ -227,39 +210,14 @@ class Predictor(BasePredictor[PreprocessedImage]):
     def _probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
 
-    def _logits(self, images: Tensor) -> Tensor:
-        with self._timer or nullcontext(), autocast(self.device, self.precision):
-            logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
-        return logits
-
     @contextmanager
     def timed(self) -> Iterator[DeviceTimer]:
         """Add up the seconds that the network takes meanwhile; on a GPU each batch is then waited for."""
-        self._timer = DeviceTimer(self.device)
+        self._inferer.timer = timer = DeviceTimer(self.device)
         try:
-            yield self._timer
+            yield timer
         finally:
-            self._timer = None
-
-    @cached_property
-    def _network(self) -> Segmenter | ExportedModel:
-        if isinstance(self.model, ExportedModel):
-            return self.model
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return for_inference(self.model, dtypes[self.precision])
-
-    def _bytes_per_pixel(self) -> float:
-        if isinstance(self.model, ExportedModel):
-            return self.model.bytes_per_pixel
-        side = padded_size(256, self.model.spec.stride, self.model.spec.min_size)
-        return bytes_per_pixel(self._logits, side, self.device)
-
-    def _halo(self) -> int:
-        """Found in fp32: other arithmetic rounds differently for other sizes, whatever the network sees."""
-        if isinstance(self.model, ExportedModel):
-            return self.model.halo
-        spec = self.model.spec
-        return exact_halo(for_inference(self.model), stride=spec.stride, min_size=spec.min_size, device=self.device)
+            self._inferer.timer = None
 
     @property
     def scale(self) -> str | tuple[int, int]:
@@ -273,16 +231,8 @@ class Predictor(BasePredictor[PreprocessedImage]):
 
     @cached_property
     def weights_digest(self) -> str:
-        """What the weights are known by in manifests: a digest of every tensor, its name, and what the model is."""
-        if isinstance(self.model, ExportedModel):
-            return self.model.weights_digest
-        spec = self.model.spec.model_dump(mode="json", include={"arch", "options", "mean", "std"})
-        hasher = hashlib.blake2b(digest(spec).encode(), digest_size=16)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            values = tensor.detach().cpu().contiguous()
-            hasher.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-            hasher.update(values.flatten().view(torch.uint8).numpy())
-        return hasher.hexdigest()
+        """The weights' digest in manifests."""
+        return self.engine.digest()
 
     mix_again, cost_again = Attribute("refine_maps"), Attribute("refine_cost")
 

@@ -45,7 +45,7 @@ def predictor(reach: int, gain: float = 30.0, size: tuple[int, int] | None = Non
 
 def seen(predictor: Predictor) -> list[tuple[int, ...]]:
     """The shapes that its network, which is a copy made for inference, was given."""
-    return predictor._network.network.seen  # type: ignore[union-attr, return-value]
+    return predictor.engine.network.network.seen  # type: ignore[union-attr, return-value]
 
 
 def disc(size: tuple[int, int] = (403, 610), radius: float = 0.3) -> np.ndarray:

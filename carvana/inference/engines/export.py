@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, ExportedModel, is_exported, needed
+from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
 from carvana.inference.engines.onnx_pooling import pool_at_any_size
 from carvana.inference.tiling.memory import bytes_per_pixel
 from carvana.inference.tiling.receptive_field import exact_halo
@@ -242,7 +242,7 @@ def _checked(network: Segmenter, path: Path, shape: tuple[int, int, int, int], r
             f"'{network.spec.arch}' gives NaN {where}: its training may have diverged, so it is not exported"
         )
     try:
-        found = ExportedModel.load(path)(images)
+        found = OnnxEngine.load(path)(images)
     except ModelError as error:
         raise _cannot(network, f"{where} ONNX Runtime fails ({_cause(error)})") from error
     if found.shape != expected.shape:

@@ -1,4 +1,4 @@
-"""A network out of an ONNX file of ``carvana export``, run by ONNX Runtime: images in, logits out, as a Segmenter."""
+"""Runs an ONNX file of ``carvana export`` with ONNX Runtime: images to logits, as a Segmenter does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from carvana.errors import ConfigError, ModelError
 from carvana.models.spec import ModelSpec
 from carvana.models.weight_files import first_line
-from carvana.utils.devices import is_out_of_memory, resolve_device
+from carvana.utils.devices import Precision, is_out_of_memory, resolve_device
 from carvana.utils.files import file_digest, parse_json
 
 METADATA = "carvana"
@@ -35,20 +35,17 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 
 
-class ExportedModel:
-    """A network that ONNX Runtime runs.
+class OnnxEngine:
+    """Keeps :class:`carvana.inference.engine.Engine` with ONNX Runtime.
 
     Args:
         session: ONNX Runtime's, of the file.
-        spec: the record out of its metadata.
+        spec: the ModelSpec in the file's metadata.
         path: the file.
         device: where the session runs.
-
-    Attributes:
-        spec: what a :class:`carvana.Segmenter` has under this name.
-        path: the file.
-        device: where it runs.
     """
+
+    precision: Precision = "fp32"
 
     def __init__(self, session: Any, spec: ModelSpec, *, path: Path, device: torch.device) -> None:
         self.spec = spec
@@ -114,35 +111,33 @@ class ExportedModel:
             raise ModelError(f"'{self.path}' gives logits of {logits.shape} where {expected} belongs: export it anew")
         return torch.from_numpy(logits).to(images.device)
 
-    @property
-    def halo(self) -> int:
-        """The halo with which tiles give what the whole picture gives, in pixels.
+    def receptive_field(self) -> int:
+        """How many pixels on each side an output depends on, as it was measured at the export.
 
         Raises:
-            ModelError: there is none, or the file does not tell.
+            ModelError: every output depends on the whole image, or the file does not say.
         """
-        told = self._tiling
-        if "halo" not in told:
-            raise ModelError(str(told.get("no_halo", f"'{self.path}' does not tell how far the network looks")))
+        if "halo" not in self._tiling:
+            unknown = f"'{self.path}' does not name the receptive field of its network"
+            raise ModelError(str(self._tiling.get("no_halo", unknown)))
         return int(self._measured("halo"))
 
-    @property
     def bytes_per_pixel(self) -> float:
-        """What the network takes at once for each pixel that it sees, as it was measured at the export.
+        """The memory that the network takes at once for each pixel, as it was measured at the export.
 
         Raises:
-            ModelError: the file does not tell.
+            ModelError: the file does not say.
         """
         if "bytes_per_pixel" not in self._tiling:
             raise ModelError(
-                f"'{self.path}' does not tell what memory its network takes; take --mode whole, or export it anew"
+                f"'{self.path}' does not say what memory its network takes; take --mode whole, or export it anew"
             )
         return self._measured("bytes_per_pixel")
 
     @cached_property
     def _tiling(self) -> dict[str, Any]:
-        told = _json(self.path, TILING, self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
-        return told if isinstance(told, dict) else {}
+        found = _json(self.path, TILING, self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
+        return found if isinstance(found, dict) else {}
 
     def _measured(self, name: str) -> float:
         value = self._tiling[name]
@@ -150,9 +145,8 @@ class ExportedModel:
             raise ModelError(f"'{self.path}' is damaged: {name} in its metadata is {value!r:.60}; export it anew")
         return value
 
-    @cached_property
-    def weights_digest(self) -> str:
-        """What the weights are known by in manifests: the digest of the file."""
+    def digest(self) -> str:
+        """The digest of the file."""
         return file_digest(self.path)
 
     def _explained(self, error: Exception, images: Tensor) -> Exception:
@@ -231,7 +225,7 @@ def _open(path: Path, device: torch.device) -> Any:
     settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=[(provider, settings)])
-    except Exception as error:  # see ExportedModel.__call__
+    except Exception as error:  # see OnnxEngine.__call__
         raise ModelError(
             f"'{path}' cannot be read by ONNX Runtime, it is damaged or of another kind: {first_line(error)}"
         ) from error

@@ -61,18 +61,29 @@ def inferer(
     reporter: Listener | None = None,
     **cover: Any,
 ) -> SlidingWindowInferer:
-    return SlidingWindowInferer(
-        lambda tiles: module(tiles.float() / 255),
-        SlidingWindowConfig(**cover),
-        name="test",
-        stride=8,
-        min_size=min_size,
-        device=torch.device("cpu"),
-        batch_pixels=batch_pixels,
-        halo=lambda: 10,
-        bytes_per_pixel=lambda: 100.0,
-        reporter=reporter,
-    )
+    engine = StubEngine(module, ModelSpec(arch="test", stride=8, min_size=min_size))
+    return SlidingWindowInferer(engine, SlidingWindowConfig(**cover), batch_pixels=batch_pixels, reporter=reporter)
+
+
+class StubEngine:
+    """A module on the CPU, with numbers of its own for the receptive field and the memory."""
+
+    device, precision = torch.device("cpu"), "fp32"
+
+    def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
+        self.module, self.spec = module, spec
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.module(images.float() / 255)
+
+    def receptive_field(self) -> int:
+        return 10
+
+    def bytes_per_pixel(self) -> float:
+        return 100.0
+
+    def digest(self) -> str:
+        return ""
 
 
 def tensors(*photos: np.ndarray) -> list[Tensor]:
@@ -213,7 +224,7 @@ def test_tiles_are_never_smaller_than_the_network_takes() -> None:
 
 
 def test_a_named_memory_counts_for_small_photos_as_well() -> None:
-    each = predictor()._bytes_per_pixel()
+    each = predictor().engine.bytes_per_pixel()
     assert len(predictor(memory=each * 300**2 / 1e9).plan((500, 500))) > 1
     assert len(predictor().plan((500, 500))) == 1
 
