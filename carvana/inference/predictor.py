@@ -41,27 +41,27 @@ from carvana.utils.progress import Reporter
 class Predictor(BasePredictor[PreprocessedImage]):
     """A network, the scale at which it sees images, and the threshold that makes masks of its probabilities.
 
-    The weights are taken as they are at the first prediction; a network that learns on needs a new predictor.
+    The weights are copied at the first prediction; after more training, make a new predictor.
 
     Args:
-        model: moved to the device and set to evaluation mode, in place; or an exported one.
+        model: a Segmenter, moved to the device and set to evaluation mode, in place; or another engine.
         scale: how large the network sees images: ``"trained"`` as in its training, ``"native"`` the image's own size,
             ``"HEIGHTxWIDTH"`` or (height, width).
-        mode: how that picture is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
+        mode: how that image is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
         tile: largest side of tiles in pixels, or (height, width); None chooses the cheapest ones that fit the memory.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9; not for the exact join.
-        join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole picture gives, up to rounding.
-        tta: average with what the network says of the mirrored image, at twice the time.
+        join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole image gives, up to rounding.
+        tta: average with the probabilities of the mirrored image, in twice the time.
         memory: what one pass of the network may take, in GB; None takes a share of what is free.
         threshold: in [0, 1]; None takes the model's own.
         device: auto, cpu, cuda or mps.
         precision: auto, fp32, bf16 or fp16.
         max_pixels: files that hold more pixels are refused before they are decoded.
-        reporter: told where memory runs short; by default the log is.
+        reporter: where warnings go, as when memory runs short; None takes the log.
 
     Raises:
-        ConfigError: an argument is none of the above.
-        ModelError: the model is neither a Segmenter nor an exported one, or has several classes.
+        ConfigError: an argument is out of its range.
+        ModelError: the model is neither a Segmenter nor an engine, or has several classes.
 
     Example:
         >>> from carvana.models.spec import ModelSpec
@@ -134,7 +134,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """Brings an image to the network's size, by area."""
+        """Resizes an image to the network's size, by area."""
         return Preprocessor(self.size)
 
     def plan(self, size: tuple[int, int]) -> TileGrid:
@@ -142,16 +142,16 @@ class Predictor(BasePredictor[PreprocessedImage]):
         return self._inferer.plan(self.size or size)
 
     def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
-        """Whether one more image may go with a batch."""
+        """Whether one more image may join a batch."""
         return self._inferer.fits_batch(_size(image), [_size(other) for other in batch])
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
-        """Send prepared images through the network together.
+        """Run the network on a batch of prepared images.
 
         Raises:
-            ModelError: the network gives something that is no number, the memory is too small for it, or the exact join
-                cannot be had.
+            ModelError: the network gives NaN, the memory is too small for it, or there is no
+                exact join.
         """
         network_runs()
         images = [self._on_device(each.image) for each in batch]
@@ -165,12 +165,12 @@ class Predictor(BasePredictor[PreprocessedImage]):
     def refine_maps(
         self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
     ) -> list[ProbabilityMaps]:
-        """Send the uncertain parts of images through the network, and leave the rest as it is drafted.
+        """Run the network on the uncertain regions of images, and take the rest from drafts.
 
         Args:
-            batch: Images made ready.
-            drafts: Of each one its probabilities (h, w), on the device.
-            uncertain: Of each one the cells that are uncertain: see :func:`carvana.inference.tiling.roi.cover_cells`.
+            batch: Prepared images.
+            drafts: For each image its coarse probabilities (h, w), on the device.
+            uncertain: For each image its uncertain cells: see :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Raises:
             ModelError: as :meth:`predict_maps` says.
@@ -201,7 +201,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
                 )
 
     def _on_device(self, image: NDArray[np.uint8]) -> Tensor:
-        """An image (3, h, w), in memory as it was: a row of pixels after another, which is torch's channels_last."""
+        """An image (3, h, w) whose memory stays in the order of pixels, which is torch's channels_last."""
         tensor = torch.from_numpy(image)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)
@@ -212,7 +212,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
 
     @contextmanager
     def timed(self) -> Iterator[DeviceTimer]:
-        """Add up the seconds that the network takes meanwhile; on a GPU each batch is then waited for."""
+        """Measure the seconds that the network takes within the block; on a GPU this waits for each batch."""
         self._inferer.timer = timer = DeviceTimer(self.device)
         try:
             yield timer
@@ -238,12 +238,12 @@ class Predictor(BasePredictor[PreprocessedImage]):
 
 
 def _warn_about_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
-    """A network knows objects as large as it was trained on, and a whole image at its own size holds larger ones."""
+    """Warn that a network trained on whole, shrunken images sees larger objects in images at their own size."""
     if size is None and spec.trained_size is not None:
         height, width = spec.trained_size
         reporter.warn(
-            f"{spec.arch} was trained on whole images of {height}x{width}; larger ones at their own size show objects "
-            "larger than any it knows, and masks suffer (data.mode=crop trains for that)"
+            f"{spec.arch} was trained on whole images of {height}x{width}; larger ones at their own size show larger "
+            "objects than in training, and masks get worse (data.mode=crop trains for that)"
         )
 
 

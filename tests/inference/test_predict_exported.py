@@ -75,7 +75,7 @@ def test_what_has_no_exact_join_says_so_from_the_file(tmp_path: Path) -> None:
     segmenter = carvana.Segmenter(Mean(), carvana.ModelSpec(arch="mine"))
     export_onnx(segmenter, tmp_path / "mine.onnx")
     made = carvana.Predictor.from_pretrained(tmp_path / "mine.onnx", scale="native", mode="tiles", join="exact")
-    with pytest.raises(ModelError, match=r"mine has no exact join: .*depends on the whole picture"):
+    with pytest.raises(ModelError, match=r"mine has no exact join: .*depends on the whole image"):
         made.predict(photo())
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from carvana.data.io import rle
 from carvana.data.reader_processes import ReaderKilledError
-from carvana.errors import ConfigError, DataError, cause
+from carvana.errors import ConfigError, DataError, ModelError, cause
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.distributed import announce, rank_slice, wait_for_all_ranks, was_announced
 from carvana.inference.inputs import absolute_paths, collect_images
@@ -275,7 +275,7 @@ def _explained(out: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {cause(error)}; what was done is kept") from error
-    except RuntimeError as error:
+    except (RuntimeError, ModelError) as error:
         if tells_of_killed_reader(error):
             raise ReaderKilledError(FEWER_READERS) from error
         raise

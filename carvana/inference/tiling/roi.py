@@ -18,20 +18,20 @@ from carvana.inference.tiling.grid import Size, TileSpan, padded_to
 from carvana.models.preprocess import round_up
 
 CELL = 8
-"""Pixels along the side of the cells by which the uncertain parts are told."""
+"""Side of the cells that are certain or uncertain, in pixels."""
 
 LEADS = 4
-"""About so many places of the first row of windows are tried: the rows below begin where it ends."""
+"""About how many positions of the first row of windows are tried; the rows below begin where it ends."""
 
 
 @dataclass(frozen=True)
 class RoiTiles:
-    """Some parts of a picture.
+    """Windows on the uncertain regions of an image.
 
     Attributes:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         tile: (height, width) of each window.
-        places: the windows: which rows and which columns each sees, and which are taken of it.
+        places: the rows and the columns of each window: those that it sees, and those that are used.
 
     >>> uncertain = np.zeros((8, 8), bool)
     >>> uncertain[1, 2:5] = True
@@ -51,17 +51,17 @@ class RoiTiles:
 
     @property
     def cost(self) -> float:
-        """The pixels that the network sees, for each pixel of the picture."""
+        """The pixels that the network sees, for each pixel of the image."""
         return self.pixels / math.prod(self.size)
 
 
 def cells_of(size: Size) -> Size:
-    """How many rows and columns of cells a picture of (height, width) has."""
+    """How many rows and columns of cells an image of (height, width) has."""
     return -(-size[0] // CELL), -(-size[1] // CELL)
 
 
 def mirrored(cells: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """The cells of the picture turned left to right: where its width is no multiple of theirs, one lies in two.
+    """The cells of the mirrored image: where cells do not divide its width, a cell of one lies in two of the other.
 
     >>> mirrored(np.array([[True, False, False]]), 23).tolist()
     [[False, True, True]]
@@ -75,18 +75,18 @@ def mirrored(cells: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 def cover_cells(
     uncertain: NDArray[np.bool_], size: Size, *, side: int, halo: int, stride: int = 1, min_size: int = 1, grid: int = 1
 ) -> RoiTiles:
-    """The fewest windows of one size that take all uncertain pixels.
+    """The fewest windows of one size that cover all uncertain pixels.
 
     Args:
         uncertain: (rows, columns) of cells, as many as :func:`cells_of` says. Each pixel of the cells that are True is
             taken from one window.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         side: The windows' height and width in pixels, enlarged to a multiple of the stride, and to what one must see to
-            take anything; a picture that is smaller is one window high or wide.
+            take anything; an image that is smaller is one window high or wide.
         halo: Pixels around what is taken of a window that it must see.
         stride: The sides of windows are multiples of it.
         min_size: No side of a window is smaller.
-        grid: Windows begin at multiples of it, those apart that end with the picture.
+        grid: Windows begin at multiples of it, those apart that end with the image.
 
     Returns:
         Without an uncertain cell, no windows.

@@ -1,4 +1,4 @@
-"""Sends pictures through a network as was asked: a plan for each size, windows of a second look, what memory allows."""
+"""Runs a network over images whole, in tiles or in windows, in batches that fit the memory."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from carvana.utils.progress import Reporter
 C = TypeVar("C", bound=Accumulator)
 
 MARGIN = 128
-"""Pixels that neighbours have in common where the tiles are chosen here: a quarter of the usual 512."""
+"""Pixels that neighbours have in common where the size of tiles is chosen here: a quarter of the usual 512."""
 
 HALO = 8
-"""Pixels that a window of a second look sees around what is taken of it, where the join is not exact."""
+"""Pixels around the part of a window that is used, where the join is not exact."""
 
 TAKEN = 176
-"""Pixels along the side of what is taken of a window.
+"""Side of the part of a window that is used, in pixels.
 
-Less costs less, but shows too little: a network that was trained on pieces of 256 falls from a Dice of 0.995 to 0.973
-in windows of 96, halo and all. One side for all images: on a CPU a new shape's first batch takes longer.
+Smaller windows cost less but show too little: a network that was trained on crops of 256 falls from a Dice of 0.995 to
+0.973 in windows of 96, halo included. All images have the same: on a CPU the first batch of a new shape takes longer.
 """
 
 SMALL = 2**18
-"""A picture of so many pixels is taken to fit a memory that was not named: what it takes is not worth measuring."""
+"""An image of so many pixels is assumed to fit, unless a memory is given: measuring would take longer."""
 
 
 class SlidingWindowInferer:
-    """Sends pictures through a network as a :class:`Cover` asks.
+    """Runs a network over images as a :class:`SlidingWindowConfig` says.
 
-    When the device's memory runs out, batches are halved, then tiles; that is told once and kept.
+    When the device's memory runs out, batches are halved, then tiles; one warning says so, and later images keep to it.
 
     Args:
         engine: what runs the network.
@@ -81,10 +81,10 @@ class SlidingWindowInferer:
         self._most: int | None = None  # pixels at once, as measured, or as was learned when memory ran short
         self._ran_short = False
         self._last = torch.Size((1, 3, 0, 0))  # of the last batch that was tried
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def plan(self, size: Size) -> TileGrid:
-        """How a picture of (height, width) is covered; found once for each size.
+        """How an image of (height, width) is covered; computed once for each size.
 
         Raises:
             ModelError: the exact join cannot be had, or no tile fits the memory.
@@ -96,7 +96,7 @@ class SlidingWindowInferer:
         return self._plans[size]
 
     def fits_batch(self, size: Size, others: Sequence[Size]) -> bool:
-        """Whether one more picture may go with others: of tiles of the same size, and few enough in flight."""
+        """Whether an image may join a batch of others: it has tiles of the same size, and they are not too many."""
         plans = [self.plan(one) for one in (*others, size)]
         pixels = sum(len(plan) * self._pixels(plan.tile) for plan in plans)
         # Pictures in tiles wait for one another, so that few batches are cut short.
@@ -104,7 +104,7 @@ class SlidingWindowInferer:
         return plans[-1].tile == plans[0].tile and pixels <= most
 
     def logits(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Send pictures, uint8 (3, h, w) on the device, through the network.
+        """Run the network on images, uint8 (3, h, w) on the device.
 
         Returns:
             For each one its logits (K, h, w), on the device.
@@ -121,17 +121,17 @@ class SlidingWindowInferer:
     def refine(
         self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
     ) -> list[Tensor]:
-        """Send the uncertain parts of pictures through the network, and take the rest from drafts.
+        """Run the network on the uncertain regions of images, and take the rest from drafts.
 
         Args:
             images: uint8 (3, h, w) on the device.
-            drafts: of each one its probabilities (h, w) as far as they are known, on the device.
-            uncertain: of each one the cells whose pixels the network shall tell: see
+            drafts: for each image its coarse probabilities (h, w), on the device.
+            uncertain: for each image the cells whose pixels the network predicts: see
                 :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Returns:
             For each one its probabilities, float32 (h, w). Where windows would show the network more pixels than the
-            picture has, it sees all of it.
+            image has, it sees all of it.
 
         Raises:
             ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
@@ -154,7 +154,7 @@ class SlidingWindowInferer:
         ]
 
     def _run_tiles(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
-        """Surfaces of pictures of these sizes after the network; they are made anew where it needs a smaller memory."""
+        """The accumulators after the network has run; made again with less at once where memory runs out."""
         while True:
             accumulators = make()
             try:
@@ -167,8 +167,8 @@ class SlidingWindowInferer:
             self._take_less(max(sizes, key=math.prod))
 
     def plan_refinement(self, cells: NDArray[np.bool_], size: Size) -> RoiTiles | TileGrid:
-        """How the uncertain cells of a picture of (height, width) are covered: in windows, or by all of it where these
-        would show the network more.
+        """How the uncertain cells of an image of (height, width) are covered: by windows, or by the whole image where
+        windows would have more pixels.
 
         Raises:
             ConfigError: the windows that were asked for are too small to take anything.
@@ -223,7 +223,7 @@ class SlidingWindowInferer:
         return plan
 
     def _asked_plan(self, size: Size, halo: int | None) -> TileGrid:
-        """The tiles that are asked for, halved until they fit."""
+        """Tiles of the size that was asked for, halved until they fit."""
         tile = 512 if self.config.tile is None else self.config.tile
         sides = (tile, tile) if isinstance(tile, int) else tile
         try:
@@ -265,7 +265,7 @@ class SlidingWindowInferer:
         raise self._too_large(size, f" in tiles that have {margin} pixels in common")
 
     def _take_less(self, size: Size) -> None:
-        """After memory ran out on pictures of up to this size: half the batch, or half the tile."""
+        """Halve the batch, or the tile, after memory ran out on images of up to this size."""
         release_memory(self._engine.device)
         count, _, height, width = self._last
         tried = self._pixels((height, width))
@@ -292,18 +292,18 @@ class SlidingWindowInferer:
         return max(1, pixels // self._pixels(tile))
 
     def _fits(self, pixels: int) -> bool:
-        """Whether the network may see so many pixels at once."""
+        """Whether so many pixels at once fit the memory."""
         named = self.config.memory is not None or self._ran_short
         return (pixels <= SMALL and not named) or pixels <= self._most_pixels()
 
     def _most_pixels(self) -> int:
-        """How many pixels the network may see at once, by what it takes for a few."""
+        """How many pixels at once fit the memory, by the memory for one."""
         if self._most is None:
             self._most = int(budget_bytes(self._engine.device, self.config.memory) / self._engine.bytes_per_pixel())
         return self._most
 
     def _pixels(self, size: Size) -> int:
-        """How many pixels the network sees of a picture: with those that it is padded by."""
+        """How many pixels the network sees of an image, padding included."""
         return math.prod(padded_size(side, self._stride, self._min_size) for side in size)
 
     def _exact_halo(self) -> int:
@@ -317,7 +317,7 @@ class SlidingWindowInferer:
         return self._halo
 
     def _once(self, what: str, say: Callable[[str], None], message: str) -> None:
-        """Say something that is said once for each ``what``."""
-        if what not in self._told:
-            self._told.add(what)
+        """Report a message once for each ``what``."""
+        if what not in self._reported:
+            self._reported.add(what)
             say(message)
