@@ -1,7 +1,7 @@
-"""Work that overlaps: threads read ahead and finish behind, while the network computes in between.
+"""Overlaps reading, the network and writing: threads read ahead and write behind, while the network computes.
 
-Each station is a generator that pulls from the one before it, so nothing runs further ahead than its few places allow,
-and memory does not grow with the number of images. Threads suffice: decoding, OpenCV and the network release the GIL.
+Each stage is a generator that pulls from the one before it and holds few items, so memory does not grow with the number
+of images. Threads suffice: decoding, OpenCV and the network release the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ P_contra = TypeVar("P_contra", contravariant=True)
 
 
 class BatchRunner(Protocol[P_contra]):
-    """What of a :class:`carvana.inference.base.BasePredictor` batches are made by."""
+    """The part of :class:`carvana.inference.base.BasePredictor` that makes and runs batches."""
 
     device: torch.device
 
     def fits_batch(self, image: P_contra, batch: Sequence[P_contra]) -> bool:
-        """Whether one more image may go with a batch."""
+        """Whether an image may join a batch."""
 
     def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
-        """Send images that join one another through the network together."""
+        """Run the network on a batch."""
 
 
 class NotANumberError(ModelError):
     """A network gave NaN.
 
     Attributes:
-        place: of which image, by its place in the batch.
+        place: the image's place in the batch.
     """
 
     def __init__(self, message: str, place: int) -> None:
@@ -73,18 +73,18 @@ def run_batches(
     want: Want = "probabilities",
     name: Callable[[T], object] | None = None,
 ) -> Iterator[tuple[T, Prediction | None]]:
-    """Send the prepared images of a stream of jobs through the network in batches, keeping the order.
+    """Predict the images of a stream of jobs in batches, keeping the order.
 
     A job without an image (unreadable, or done already) passes through.
 
     Args:
-        predictor: what makes predictions.
-        jobs: each with its image, made ready.
-        want: what will be asked of the predictions.
-        name: what a job's image is called where the network gives NaN for it.
+        predictor: makes the predictions.
+        jobs: each with its prepared image, or None.
+        want: the most that will be read from the predictions.
+        name: names a job's image in the error message where the network gives NaN for it.
 
     Raises:
-        NotANumberError: it does.
+        NotANumberError: the network gives NaN for an image.
     """
     waiting: list[tuple[T, P | None]] = []
     batch: list[P] = []

@@ -1,4 +1,4 @@
-"""Whole folders of images to masks: overlapped, resumable, and not stopped by an image that cannot be read."""
+"""Writes masks of whole folders of images; resumes, and goes on behind images that cannot be read."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Summary:
 
     Attributes:
         written: images whose outputs were written now.
-        skipped: images whose outputs were there already.
-        kept: files that were left as they are, since they were not written here or were changed since.
+        skipped: images whose outputs were written before.
+        kept: files that were left as they are: this function did not write them, or they were changed since.
         failed: images that could not be read, or whose outputs no file can hold, each with the message that says why.
     """
 
@@ -56,16 +56,16 @@ def predict_folder(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Summary:
-    """Predict images and write what was asked for beside one another into a folder, at each image's own size.
+    """Predict images and write masks and other outputs into one folder, at each image's own size.
 
-    An image whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
-    weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another image are never
-    overwritten, nor are files that this function did not write or that were changed since, such as masks mended by
-    hand. Processes that torchrun started, on one machine or on several that share ``out``, each do their share
-    of the images, and each tells what became of its own.
+    An image whose outputs are there is skipped if the manifest in ``out`` shows that they come from the same bytes,
+    weights and settings; so a call after an interruption continues where that stopped. Outputs of another image are
+    never overwritten, nor are files that this function did not write or that were changed since, such as masks that
+    were corrected by hand. Processes that torchrun started, on one machine or on several that share ``out``, each do
+    their share of the images, and each returns the summary of its share.
 
     Args:
-        predictor: what makes the masks.
+        predictor: makes the predictions.
         images: image files, no two with the same stem: see :func:`carvana.inference.inputs.collect_images`; the same
             in all processes.
         out: a folder, made if it is not there.
@@ -76,7 +76,7 @@ def predict_folder(
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
         replace: overwrite files that were not written here or were changed since.
         workers: threads that read, and as many that write; None for one per core.
-        reporter: told of each image, and of those that cannot be read.
+        reporter: shows progress, and a warning for each image that cannot be read.
 
     Raises:
         ConfigError: ``save`` names something else, or no cut-out though there is a background.
@@ -96,7 +96,7 @@ def predict_folder(
     def read(path: Path) -> tuple[_Item, P | None]:
         item = _Item(path, outputs.names(path.stem))
         try:
-            check_regular(path)  # a pipe might be read for ever
+            check_regular(path)  # reading a pipe might never end
             item.digest = file_digest(path)
             states = {name: manifest.state(name, item.digest) for name in item.files.values()}
             if not replace:
@@ -137,7 +137,7 @@ def predict_folder(
         for item in overlapped(write, predicted, workers=workers):
             _enter(item, summary, reporter)
             reporter.advance(task)
-    except BrokenPipeError:  # whoever reads our output has gone
+    except BrokenPipeError:  # the reader of this process's output has ended
         raise
     except OSError as error:
         place = error.filename or folder
@@ -150,7 +150,7 @@ def predict_folder(
 
 @dataclass
 class _Item:
-    """One image on its way."""
+    """One image in the pipeline."""
 
     path: Path
     files: dict[str, str]
@@ -161,13 +161,13 @@ class _Item:
     kept: int = 0
 
     def keep(self, names: Iterable[str]) -> None:
-        """Leave these files as they are."""
+        """Do not overwrite these files."""
         foreign = set(names)
         self.kept += len(foreign)
         self.files = {kind: name for kind, name in self.files.items() if name not in foreign}
 
     def fail(self, message: str) -> None:
-        """Note why there will be no outputs."""
+        """Record why there will be no outputs."""
         self.state, self.message = "failed", message
 
 

@@ -32,7 +32,7 @@ from carvana.inference.tiling.roi import mirrored
 from carvana.inference.tiling.sliding_window import SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.utils.deprecated import Attribute
+from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.notebook import default_reporter
 from carvana.utils.processes import check_fork, network_runs
 from carvana.utils.progress import Reporter
@@ -161,6 +161,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         self._refuse_nan(maps)
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
+    @parameters(unsure="uncertain")
     @torch.inference_mode()
     def refine_maps(
         self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
@@ -185,6 +186,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         self._refuse_nan(maps)
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
+    @parameters(unsure="uncertain")
     def refine_cost(self, uncertain: NDArray[np.bool_], size: tuple[int, int]) -> float:
         """The pixels that the network sees in :meth:`refine_maps`, per pixel of an image of (height, width)."""
         # Mirrored, about as many are seen once more.

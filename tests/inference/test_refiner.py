@@ -197,7 +197,7 @@ def test_what_decides_a_mask_is_told() -> None:
 
 def test_what_cannot_be_is_refused_in_a_line() -> None:
     coarse, fine = predictor(1, size=(52, 76)), predictor(2, scale="native")
-    with pytest.raises(ConfigError, match=r'at the image\'s own size, not at 52x76: give it scale="native"'):
+    with pytest.raises(ConfigError, match=r'at their own size, not at 52x76: give it scale="native"'):
         Refiner(fine, coarse)
     for band in ((0.5, 0.5), (-0.1, 0.5), (0.2, 1.5), (float("nan"), 1.0)):
         with pytest.raises(ConfigError, match=r"band .* expected two probabilities"):
@@ -242,3 +242,20 @@ def test_it_is_loaded_by_names(tmp_path: Path) -> None:
         load_predictor([small, large], mode="refine", **how)
     with pytest.raises(ModelError):
         load_predictor(small, refine_with=tmp_path / "nothing", **how)
+
+
+def test_the_names_of_the_last_release_work_and_say_the_new_ones() -> None:
+    image, coarse = disc(), predictor(1, size=(52, 76))
+    refiner = Refiner(coarse, predictor(2, scale="native"))
+    prepared = refiner.prepare(image)
+    with pytest.warns(DeprecationWarning, match="is now") as warned:  # noqa: PT031 - one list of all
+        maps = coarse.mix([prepared[0]])
+        cells = refiner.unsure(maps[0])
+        refined = refiner.fine.mix_again([prepared[1]], [maps[0].resized(maps[0].size)], unsure=[cells])
+        assert refiner.looked_at(image) == refiner.fine.cost_again(cells, maps[0].size) > 0
+        assert refiner.joins(prepared, [prepared])
+        assert refiner.preparation(image)[1].size == prepared[1].size
+    assert torch.equal(refined[0].maps[0], refiner.predict_maps([prepared])[0].maps[0])
+    new = [str(each.message).split(" is now ")[1].split(";")[0].partition(".")[2] for each in warned]
+    names = ["predict_maps", "uncertain_cells", "refine_maps", "refine_maps(uncertain=...)", "refined_share"]
+    assert new == [*names, "refine_cost", "fits_batch", "preprocessor"]

@@ -24,14 +24,14 @@ METADATA = "carvana"
 """The key of the ModelSpec, as JSON, in a file's metadata."""
 
 TILING = "carvana.tiling"
-"""Likewise that of what tiles must know: bytes_per_pixel, and halo or no_halo, the reason why there is none."""
+"""The key of what tiling needs, as JSON: bytes_per_pixel, and halo, or no_halo with the reason why there is none."""
 
 INPUT, OUTPUT = "images", "logits"
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-# What a tensor begins the name of another file with that its numbers are in: a field 1 of 8 bytes, in each way in which
-# protobuf writes these numbers.
+# The beginning of a tensor's reference to another file: field 1, "location", 8 bytes long, in each way in which
+# protobuf encodes these two numbers.
 _ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 
 
@@ -79,7 +79,7 @@ class OnnxEngine:
         metadata = session.get_modelmeta().custom_metadata_map
         if METADATA not in metadata or inputs != [(INPUT, "tensor(uint8)")] or outputs != [(OUTPUT, "tensor(float)")]:
             raise ModelError(
-                f"'{path}' was not written by carvana export, so nothing tells how to prepare images for it; "
+                f"'{path}' was not written by carvana export, so it does not say how to prepare images for it; "
                 "export the run: carvana export RUN --to onnx --out FILE"
             )
         return cls(session, _spec(path, metadata[METADATA]), path=path, device=device)
@@ -160,7 +160,7 @@ class OnnxEngine:
 
 
 def onnx_device(name: str) -> torch.device:
-    """Where an exported file runs for a device by name: "auto" is no Apple GPU, which ONNX Runtime does not serve.
+    """The device of an exported file: "auto" is never an Apple GPU, which ONNX Runtime does not support.
 
     Raises:
         ConfigError: there is no such device here.
@@ -170,7 +170,7 @@ def onnx_device(name: str) -> torch.device:
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names an exported file, by its suffix.
+    """Whether a path has the suffix of an exported file.
 
     >>> is_exported("car.onnx"), is_exported("runs/unet-ref")
     (True, False)
@@ -197,7 +197,7 @@ _FATAL = 4  # its errors come as exceptions, too
 
 
 def _refuse_other_files(path: Path) -> None:
-    """One file is all there is to it: what lies elsewhere is nobody's to name, and no digest would cover it."""
+    """Refuse weights in other files: a model could name any file of the machine, and the digest would not cover it."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return
@@ -220,7 +220,7 @@ def _open(path: Path, device: torch.device) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = torch.get_num_threads()
-    # It keeps the most that was ever taken and a third more, for a twentieth of the time: images are large.
+    # The arena would keep a third more than the largest use ever, to save a twentieth of the time.
     options.enable_cpu_mem_arena = False
     settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
     try:

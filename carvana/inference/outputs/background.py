@@ -1,4 +1,4 @@
-"""What a cut-out is laid onto: a colour, or another picture."""
+"""Backgrounds for cut-outs: a colour, or an image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from carvana.utils.files import expanded, file_digest
 
 
 class Background(Protocol):
-    """What lies behind the object."""
+    """The background of a cut-out."""
 
     def pixels(self, size: tuple[int, int]) -> UInt8:
         """uint8 (H, W, 3), RGB, of this (height, width); not to be written into. Safe in any thread."""
 
     def settings(self) -> Any:
-        """What manifests know it by, as a JSON-able value."""
+        """A JSON value for manifests."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Colour:
     rgb: tuple[int, int, int]
 
     def pixels(self, size: tuple[int, int]) -> UInt8:
-        """The colour, spread without memory."""
+        """The colour, as a view that takes no memory."""
         return np.broadcast_to(np.array(self.rgb, np.uint8), (*size, 3))
 
     def settings(self) -> Any:
@@ -43,7 +43,7 @@ class Colour:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture, enlarged or shrunk until it covers the image, and cut around its middle.
+    """An image, scaled until it covers the cut-out, and cropped around its middle.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
@@ -55,7 +55,7 @@ class Picture:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a picture, in sRGB; what is transparent in it is white.
+        """Read an image, in sRGB, its transparent parts white.
 
         Raises:
             DataError: it cannot be read.
@@ -63,7 +63,7 @@ class Picture:
         return cls(over_white(read_shown(path)), file_digest(path))
 
     def pixels(self, size: tuple[int, int]) -> UInt8:
-        """The picture over the whole of an image of this size."""
+        """The image, scaled and cropped to this size."""
         return cover(self.image, size)
 
     def settings(self) -> Any:
@@ -72,11 +72,11 @@ class Picture:
 
 
 def parse_background(text: str) -> Background:
-    """A colour by name, or else a picture by path.
+    """A colour by name, or else an image by path.
 
     Raises:
         ConfigError: it is neither.
-        DataError: the file is no picture.
+        DataError: the file is not an image.
 
     >>> parse_background("#ffd60a")
     Colour(rgb=(255, 214, 10))
@@ -87,11 +87,11 @@ def parse_background(text: str) -> Background:
     except ConfigError as error:
         if path.suffix or path.exists():
             return Picture.read(path)
-        raise ConfigError(f"no picture lies at {text!r}, and {error}") from error
+        raise ConfigError(f"{text!r} is not an image file, and {error}") from error
 
 
 def cover(image: UInt8, size: tuple[int, int]) -> UInt8:
-    """Scale an image (H, W, 3) evenly, until it covers ``size`` (height, width), and cut what sticks out on both sides.
+    """Scale an image (H, W, 3) evenly until it covers ``size`` (height, width), and crop it around its middle.
 
     >>> cover(np.zeros((100, 300, 3), np.uint8), (50, 60)).shape
     (50, 60, 3)
@@ -107,7 +107,7 @@ def compose(cut: UInt8, background: Background) -> UInt8:
 
     Args:
         cut: uint8 (H, W, 4), RGBA, not premultiplied, as :func:`carvana.inference.outputs.cutout.cutout` gives it.
-        background: what is behind.
+        background: the new background.
 
     Returns:
         uint8 (H, W, 3), RGB.

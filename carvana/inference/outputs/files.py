@@ -1,4 +1,4 @@
-"""The files that are made of one prediction: mask, probabilities, cut-out, overlay, and what they are called."""
+"""Encodes the files of a prediction: mask, probabilities, cut-out, overlay; and names them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from carvana.inference.prediction import Prediction, Want
 
 @dataclass(frozen=True)
 class Outputs:
-    """What to make of predictions.
+    """The files to make of predictions.
 
     Attributes:
         kinds: some of mask, prob, cutout, overlay.
         cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
             probabilities stay what the network gave.
-        background: what cut-outs are laid onto; None leaves them transparent.
+        background: the background of cut-outs; None leaves them transparent.
     """
 
     kinds: tuple[str, ...]
@@ -54,12 +54,12 @@ class Outputs:
 
     @property
     def need_image(self) -> bool:
-        """Whether the image's pixels are needed again, once the network has seen them."""
+        """Whether the image's pixels are needed again after the network has run."""
         return not {"cutout", "overlay"}.isdisjoint(self.kinds)
 
     @property
     def want(self) -> Want:
-        """The most that is asked of a prediction."""
+        """The most that is read from a prediction."""
         return "probabilities" if "cutout" in self.kinds else "levels" if "prob" in self.kinds else "mask"
 
     def names(self, stem: str) -> dict[str, str]:
@@ -68,7 +68,7 @@ class Outputs:
         return {kind: stem + suffixes[kind] for kind in self.kinds}
 
     def settings(self) -> dict[str, Any]:
-        """What decides the files besides the predictor and the image, as JSON-able values; empty for plain outputs."""
+        """All that decides the files besides the predictor and the image, as JSON values; empty for plain outputs."""
         settings: dict[str, Any] = {}
         if self.cleaning is not None:
             settings["clean"] = asdict(self.cleaning)
@@ -79,11 +79,11 @@ class Outputs:
     def encode(
         self, names: Mapping[str, str], prediction: Prediction, image: UInt8 | None
     ) -> Iterator[tuple[str, bytes]]:
-        """The files of one image, one after the other: name and bytes.
+        """The name and the bytes of each file of one image.
 
         Args:
             names: as :meth:`names` gives them, or some of them.
-            prediction: what the network says.
+            prediction: of the image.
             image: the image, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, as :func:`carvana.data.io.display.read_shown` gives
                 it; None will do where :attr:`need_image` is false.
 

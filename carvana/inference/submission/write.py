@@ -1,7 +1,8 @@
-"""The whole competition: a table of masks of all images, made by any number of processes, stopped and gone on with.
+"""Writes the competition's table of all masks, with any number of processes; continues after an interruption.
 
-Stations that overlap: processes read, the network predicts, threads turn masks into runs and write. Images go in
-chunks of a fixed size, and no batch holds images of two, so a chunk's rows are the same whoever makes them and when.
+Its stages overlap: worker processes read, the network predicts, threads encode masks as runs and write. Images are
+divided into chunks of a fixed size, and no batch holds images of two chunks, so the rows of a chunk do not depend on
+which process makes them, nor when.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from carvana.utils.progress import Reporter
 FORMAT_VERSION = 1
 
 CHUNK = 64
-"""Images that are kept or lost together when a run is killed: half a minute or so on a few cores."""
+"""Images that are kept or lost together when the process is killed: about half a minute on a few cores."""
 
 
 @dataclass
@@ -47,11 +48,11 @@ class Submission:
     """What became of the images given to :func:`write_submission`.
 
     Attributes:
-        rows: the rows that the table has, or is to have.
-        written: those that this process made now.
+        rows: the rows of the finished table.
+        written: the rows that this process made in this call.
         failed: images of its share that could not be read, each with the message that says why.
-        complete: whether the table is there. If not, images of this share failed, or other processes are still at work,
-            or still to be started; the last one joins.
+        complete: whether the table is finished. If not, images of this share failed, or other processes are still
+            running or not started yet; the last one joins the parts.
     """
 
     rows: int
@@ -74,25 +75,26 @@ def write_submission(
 ) -> Submission:
     """Predict images and write the runs of their masks into a table ``img,rle_mask``, a row for each image.
 
-    What is done lies in ``<out>.parts/`` until all is; called again after it was stopped or killed, this goes on there,
-    and the table is the same to the byte; where images must be divided into tiles for want of memory, give the
-    predictor its memory, for what is free changes. An image that is edited between two runs keeps the row that it has.
+    Finished chunks are kept in ``<out>.parts/`` until all are done. Called again after an interruption, this continues
+    there, and the table is the same to the byte. Where images need tiles to fit the memory, give the predictor its
+    ``memory``: the free memory changes from call to call, and tiles with it. An image that is edited between two calls
+    keeps the row that it has.
 
     Under torchrun, or with RANK and WORLD_SIZE in the environment, each process does its share of the chunks, on any
-    machine that has the images and ``out`` at the same paths, and the one that finds all chunks there joins them.
+    machine that has the images and ``out`` at the same paths, and the last process joins them.
 
     Args:
-        predictor: what makes the masks.
+        predictor: makes the predictions.
         images: image files and folders of them, no two images of the same name.
         out: the table; compressed if its name ends in ``.gz``.
         names: the file names of the images to take, in the order of the rows; None takes all, sorted by name.
         cleaning: how masks are cleaned.
         workers: processes that read; see :func:`carvana.inference.prefetch.read_prepared`.
         chunk: images that are kept or lost together.
-        reporter: told of each image, and of those that cannot be read.
+        reporter: shows progress, and a warning for each image that cannot be read.
 
     Returns:
-        What became of this process's share. If images failed, the other chunks are done and kept; once those images
+        The result of this process's share. If images failed, the other chunks are done and kept; once those images
         are replaced, another call makes their chunks and finishes the table.
 
     Raises:
@@ -111,7 +113,7 @@ def write_submission(
     out = Path(out)
     refuse_existing(out)
     rows = _in_order(collect_images(images), names, reporter)
-    for image in rows:  # a name that no row can hold, told before any work
+    for image in rows:  # refuse names that no row can hold before any work
         make_row(image.name, "")
     record = {
         "format": FORMAT_VERSION,
@@ -134,10 +136,10 @@ def write_submission(
 
 
 def refuse_existing(out: str | os.PathLike[str]) -> None:
-    """Refuse to write over a table, before any work.
+    """Refuse to overwrite a table, before any work.
 
     Raises:
-        DataError: the file exists, and did when the first of the processes started together looked for it.
+        DataError: the file exists, and did when the first of torchrun's processes checked.
     """
     word = f"there was no {Path(out).name}"
     if not Path(out).exists():
@@ -149,7 +151,7 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
 
 
 class _Chunk:
-    """Images that become a part together: threads enter their rows, and the last one learns that it was the last."""
+    """Images whose rows become one part: threads enter the rows, and the thread with the last one writes the part."""
 
     def __init__(self, number: int, images: Sequence[Path]) -> None:
         self.number = number
@@ -160,7 +162,7 @@ class _Chunk:
         self._lock = threading.Lock()
 
     def enter(self, place: int, line: bytes | None) -> bool:
-        """Enter the row of one image, None if it has none; whether now all have been entered."""
+        """Enter the line of one image, None if it has none; whether all lines are entered now."""
         with self._lock:
             self.lines[place] = line or b""
             self.failed |= line is None
@@ -170,7 +172,7 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Row:
-    """An image on its way: its chunk, its place there, and why it cannot be read, if it cannot."""
+    """A row in the pipeline: its chunk, its place there, and why the image cannot be read, if so."""
 
     chunk: _Chunk
     place: int
@@ -191,10 +193,10 @@ def _write_parts(
     workers: int | None,
     reporter: Reporter,
 ) -> None:
-    """Make the chunks' parts, and enter what becomes of the images into ``done``."""
+    """Make the parts of chunks, and record the results of their images in ``done``."""
 
     def finish(result: tuple[_Row, Prediction | None]) -> _Row:
-        # Down to the file in one go: what the network has seen is also kept when the next batch is interrupted.
+        # One step from mask to file: predicted images are kept even when the next batch is interrupted.
         row, prediction = result
         line = None if prediction is None else make_row(row.image.name, rle.encode(_mask(prediction, cleaning)))
         if row.chunk.enter(row.place, line) and not row.chunk.failed:
@@ -205,7 +207,7 @@ def _write_parts(
     task = "predicting"
     reporter.start(task, sum(len(chunk.images) for chunk in chunks))
     try:
-        # Closed by hand, or readers would live for as long as somebody holds an error's traceback.
+        # Closed explicitly, or readers would live as long as an error's traceback.
         with closing(_predicted(predictor, chunks, workers)) as predicted:
             for row in overlapped(finish, predicted):
                 if row.message:
@@ -220,7 +222,7 @@ def _write_parts(
 def _predicted(
     predictor: BasePredictor[P], chunks: Sequence[_Chunk], workers: int | None
 ) -> Generator[tuple[_Row, Prediction | None], None, None]:
-    """All images with what the network says, in order; those of one chunk apart from those of the next."""
+    """All images with their predictions, in order; batches end where a chunk does."""
     images = [image for chunk in chunks for image in chunk.images]
     reading = read_prepared(predictor, images, workers=workers)
     with closing(reading) as prepared:
@@ -271,7 +273,7 @@ def _in_order(images: Sequence[Path], names: Sequence[str] | None, reporter: Rep
 def _explained(out: Path) -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # whoever reads our output has gone
+    except BrokenPipeError:  # the reader of this process's output has ended
         raise
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {cause(error)}; what was done is kept") from error
