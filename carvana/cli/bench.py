@@ -65,7 +65,7 @@ def _predictors(
     names: list[str], size: tuple[int, int], device: str, tile: int | None, overlap: float | None
 ) -> Iterator[tuple[str, Predictor]]:
     """Each network at each scale that it is used at, whole and in tiles, in each precision that is quick here."""
-    from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
+    from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
     from carvana.inference.predictor import Predictor
     from carvana.models.create import create_model
     from carvana.models.segmenter import Segmenter
@@ -73,9 +73,9 @@ def _predictors(
 
     quick = resolve_precision("auto", resolve_device(device))
     for name in names:
-        model: Segmenter | ExportedModel
+        model: Segmenter | OnnxEngine
         if is_exported(name):
-            model = ExportedModel.load(name, device=onnx_device(device))
+            model = OnnxEngine.load(name, device=onnx_device(device))
         else:
             model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name)
         for scale in ("trained", "native") if model.spec.trained_size else ("native",):

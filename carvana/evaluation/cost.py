@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carvana.data.io.images import write_image
 from carvana.errors import ModelError
-from carvana.inference.engines.onnx import ExportedModel
+from carvana.inference.engine import Engine
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
 from carvana.utils.devices import PeakMemory, describe
@@ -64,12 +64,12 @@ class Cost:
         return asdict(self) | {"scale": self.scale if isinstance(self.scale, str) else list(self.scale)}
 
 
-def count_parameters(model: nn.Module | ExportedModel) -> int | None:
+def count_parameters(model: nn.Module | Engine) -> int | None:
     """How many numbers training could change; None for an exported file, which does not tell them from others."""
-    return None if isinstance(model, ExportedModel) else sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else None
 
 
-def count_gflops(model: nn.Module | ExportedModel, size: tuple[int, int]) -> float | None:
+def count_gflops(model: nn.Module | Engine, size: tuple[int, int]) -> float | None:
     """The floating-point operations of one forward pass, in billions, without computing it.
 
     Args:
@@ -83,7 +83,7 @@ def count_gflops(model: nn.Module | ExportedModel, size: tuple[int, int]) -> flo
     >>> round(count_gflops(create_model("unet-ref"), (128, 128)), 1)
     32.7
     """
-    if isinstance(model, ExportedModel):
+    if not isinstance(model, nn.Module):
         return None
     try:
         twin = copy.deepcopy(model).to("meta").eval()

@@ -16,7 +16,7 @@ from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import Spool
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.metrics import bootstrap_interval
 from carvana.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
@@ -177,9 +177,9 @@ def count_images(
             shelf.put(labelled.sample, graded)
         return threshold_counts(graded, labelled.mask)
 
-    read = ordered_map(lambda sample: _read(predictor, sample), samples, workers=workers)
+    read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
     predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled.sample.image)
-    counted = ordered_map(finish, predicted, workers=workers)
+    counted = overlapped(finish, predicted, workers=workers)
     return list(track(counted, reporter or default_reporter(), "evaluating", len(samples)))
 
 

@@ -15,7 +15,7 @@ from carvana.data.io.images import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError, cause
 from carvana.inference.inputs import refuse_equal_stems
-from carvana.inference.pipeline import ordered_map
+from carvana.inference.pipeline import overlapped
 from carvana.thresholds import threshold_index
 from carvana.utils.files import scratch_folder
 from carvana.utils.progress import Reporter, track
@@ -73,7 +73,7 @@ class Spool:
             graded = np.frombuffer(zlib.decompress(data[16:]), np.uint8).reshape(shape)
             write_mask(mask_path(self._masks_dir, sample), graded >= least)
 
-        for _ in track(ordered_map(write, samples, workers=workers), reporter, "writing masks", len(samples)):
+        for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
             pass
 
     def _place(self, sample: Sample) -> Path:

@@ -1,4 +1,4 @@
-"""What one network and several together have in common: images in, probabilities and masks out."""
+"""BasePredictor: what Predictor, Ensemble and Refiner have in common."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from numpy.typing import NDArray
 
 from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
-from carvana.inference.mixture import Mixture
-from carvana.inference.pipeline import ordered_map, run_batches
-from carvana.inference.prediction import Prediction, Want
+from carvana.inference.pipeline import overlapped, run_batches
+from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocessed import bytes_of
-from carvana.utils.deprecated import parameters
+from carvana.utils.deprecated import Attribute, parameters
 
 P = TypeVar("P")
-"""An image made ready: a predictor's own form, which nobody else looks into."""
+"""A prepared image, in the predictor's own form."""
 
 
 class BasePredictor(ABC, Generic[P]):
-    """An image of any size to probabilities, or a mask, of that size.
+    """Maps images of any size to probabilities and masks of that size.
 
-    The work comes in two parts, so that threads or processes can do the first while the network does the second:
-    :meth:`prepare` makes an image ready, :meth:`run` sends some of them through the network. :meth:`joins` says which
-    may go together.
+    The work has two steps, so that threads or processes can do the first while the network does the second:
+    :meth:`prepare` reads and resizes an image, :meth:`run` sends a batch of them through the network.
+    :meth:`fits_batch` says which images may form a batch.
 
     Attributes:
         device: where the networks run; of several, the first one's.
@@ -47,13 +46,13 @@ class BasePredictor(ABC, Generic[P]):
         A path, its bytes and its pixels, in any form that :func:`carvana.read_image` takes, give the same bits.
 
         Raises:
-            DataError: the file cannot be read, or the array is no image.
+            DataError: the file cannot be read, or the array is not an image.
         """
         return self.run([self.prepare(image)])[0]
 
     @parameters(photos="images")
     def predict_batch(self, images: Iterable[ImageSource]) -> list[Prediction]:
-        """Predict some images of any sizes, in their order. For more than fit the memory: :meth:`predict_many`."""
+        """Predict some images of any sizes, in their order. :meth:`predict_many` takes more than fit the memory."""
         prepared = [self.prepare(image) for image in images]
         return [prediction for batch in self.batches(prepared) for prediction in self.run(batch)]
 
@@ -63,28 +62,28 @@ class BasePredictor(ABC, Generic[P]):
 
         Args:
             images: any number, of any sizes.
-            want: what will be asked of the predictions: see :class:`carvana.inference.prediction.Prediction`. On a GPU
-                the rest stays there.
+            want: the most that will be read from the predictions: "probabilities" for all of a
+                :class:`carvana.inference.prediction.Prediction`, "levels", or "mask". On a GPU the rest stays there.
 
         Raises:
-            DataError: a file cannot be read, or an array is no image; it comes out at its image's turn.
+            DataError: a file cannot be read, or an array is not an image; raised at that image's turn.
 
         Example:
             >>> for prediction in predictor.predict_many(Path("images").glob("*.jpg")):  # doctest: +SKIP
             ...     print(prediction.mask.mean())
         """
         if isinstance(images, str | os.PathLike):
-            raise ConfigError(f"{images!r}: expected a row of images; predict() takes a single one")
-        jobs = ((None, prepared) for prepared in ordered_map(self.prepare, images, bytes_of=bytes_of))
+            raise ConfigError(f"{images!r}: expected several images; predict() takes a single one")
+        jobs = ((None, prepared) for prepared in overlapped(self.prepare, images, bytes_of=bytes_of))
         for _, prediction in run_batches(self, jobs, want=want):
             assert prediction is not None
             yield prediction
 
     def batches(self, prepared: Sequence[P]) -> list[list[P]]:
-        """Cut a row of images into batches that :meth:`run` takes: such that go together, and no more than is quick."""
+        """Divide prepared images into batches for :meth:`run`: of one size, and no larger than is fast."""
         parts: list[list[P]] = []
         for image in prepared:
-            if parts and self.joins(image, parts[-1]):
+            if parts and self.fits_batch(image, parts[-1]):
                 parts[-1].append(image)
             else:
                 parts.append([image])
@@ -97,20 +96,20 @@ class BasePredictor(ABC, Generic[P]):
 
     @parameters(photo="image")
     def prepare(self, image: ImageSource) -> P:
-        """Read an image and bring it to the network's size. Safe in any thread."""
-        return self.preparation(self.read(image))
+        """Read an image and resize it for the network. Safe in any thread."""
+        return self.preprocessor(self.read(image))
 
     def run(self, batch: Sequence[P], *, want: Want = "probabilities") -> list[Prediction]:
-        """Send prepared images that join one another through the network together.
+        """Run the network on a batch of prepared images.
 
         Args:
-            batch: at least one, as :meth:`joins` allows.
-            want: what will be asked of the predictions.
+            batch: at least one, as :meth:`fits_batch` allows.
+            want: the most that will be read from the predictions.
 
         Raises:
-            ModelError: the network gives something that is no number, or the memory is too small for it.
+            ModelError: the network gives NaN, or the memory is too small for it.
         """
-        return [mixture.predict(self.threshold, want) for mixture in self.mix(batch)]
+        return [Prediction.from_maps(maps, self.threshold, want) for maps in self.predict_maps(batch)]
 
     @property
     @abstractmethod
@@ -120,28 +119,30 @@ class BasePredictor(ABC, Generic[P]):
     @property
     @abstractmethod
     def weights_digest(self) -> str:
-        """What the weights are known by in manifests."""
+        """The weights' digest in manifests."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the image, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON values."""
 
     @property
     @abstractmethod
-    def preparation(self) -> Callable[[NDArray[np.uint8]], P]:
-        """What brings an image's pixels, uint8 (H, W, 3), to the network's size: light, and other processes take it."""
+    def preprocessor(self) -> Callable[[NDArray[np.uint8]], P]:
+        """Resizes an image, uint8 (H, W, 3), for the network; small, so that it is quickly sent to other processes."""
 
     @abstractmethod
-    def joins(self, image: P, batch: Sequence[P]) -> bool:
-        """Whether one more image may go with a batch."""
+    def fits_batch(self, image: P, batch: Sequence[P]) -> bool:
+        """Whether one more image may join a batch."""
 
     @abstractmethod
-    def mix(self, batch: Sequence[P]) -> list[Mixture]:
-        """What the networks say of images that join one another, still on their device; see :meth:`run`."""
+    def predict_maps(self, batch: Sequence[P]) -> list[ProbabilityMaps]:
+        """The probabilities of a batch of prepared images, still on their device; see :meth:`run`."""
+
+    mix, joins, preparation = Attribute("predict_maps"), Attribute("fits_batch"), Attribute("preprocessor")
 
 
 def checked_threshold(threshold: float) -> float:
-    """The threshold, if it is one.
+    """The threshold, as a float.
 
     Raises:
         ConfigError: it is outside 0 to 1.

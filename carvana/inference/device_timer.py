@@ -1,4 +1,4 @@
-"""How long a device computes, which runs ahead of the program that asks it to."""
+"""Measures the time that a device computes: a GPU runs asynchronously to the program."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from carvana.utils.devices import synchronize
 
 
 class DeviceTimer:
-    """Adds up the time of blocks: ``with clock: ...``, again and again.
+    """Adds up the time of blocks: ``with timer: ...``, any number of times.
 
     Args:
-        device: where they compute; a GPU is waited for at both ends of a block.
+        device: where the blocks compute; a GPU is synchronized at both ends of a block.
 
     Attributes:
         seconds: the sum.
 
-    >>> clock = DeviceTimer(torch.device("cpu"))
-    >>> with clock:
+    >>> timer = DeviceTimer(torch.device("cpu"))
+    >>> with timer:
     ...     total = sum(range(1000))
-    >>> 0 < clock.seconds < 1
+    >>> 0 < timer.seconds < 1
     True
     """
 

@@ -1,7 +1,7 @@
-"""Images shared out over processes, and how processes that torchrun started leave together.
+"""Divides images among processes, and lets processes that torchrun started end together.
 
-Which share is a process's own follows from its number alone, so processes need not know of one another: they may run on
-several machines, at different times, started by torchrun or by hand with RANK and WORLD_SIZE in their environment.
+The share of a process follows from its rank alone, so processes need not communicate: they may run on several machines,
+at different times, started by torchrun or by hand with RANK and WORLD_SIZE in their environment.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LOOK_EVERY = 0.2  # seconds
-_PATIENCE = timedelta(seconds=60)
+_POLL_SECONDS = 0.2
+_TIMEOUT = timedelta(seconds=60)
 
-_leavings = itertools.count()
+_calls = itertools.count()
 
 
-def own_share(items: Sequence[T]) -> Sequence[T]:
-    """Every n-th item, from this process's own number on: all of them where there is one process.
+def rank_slice(items: Sequence[T]) -> Sequence[T]:
+    """The items of this process: every n-th from its rank on, or all of them where there is one process.
 
-    >>> own_share("abc")
+    >>> rank_slice("abc")
     'abc'
     """
     return items[process_number() :: process_count()]
 
 
-def tell_others(word: str) -> None:
-    """Leave a word for the processes that torchrun started together with this one; nothing without torchrun."""
+def announce(flag: str) -> None:
+    """Set a flag that the other processes of torchrun see; does nothing without torchrun."""
     with _store() as store:
         if store is not None:
-            store.set(word, "")
+            store.set(flag, "")
 
 
-def others_told(word: str) -> bool:
-    """Whether one of them has left this word."""
+def was_announced(flag: str) -> bool:
+    """Whether a process of torchrun has set a flag."""
     with _store() as store:
-        return store is not None and store.check([word])
+        return store is not None and store.check([flag])
     return False
 
 
-def leave_together(*, failed: bool) -> None:
-    """Say that this process has done its share; if it is to fail, wait for the others to say so too.
+def wait_for_all_ranks(*, failed: bool) -> None:
+    """Announce that this process has done its share; if it will fail, wait until all others have done theirs.
 
-    torchrun ends all processes as soon as one fails: an image that cannot be read would keep the others from ever
-    finishing theirs. Every process calls this once its share is done. Without torchrun nobody waits.
+    torchrun ends all processes as soon as one fails, so an image that cannot be read would keep the others from
+    finishing their shares. Every process calls this once its share is done. Without torchrun it returns at once.
     """
-    turn = next(_leavings)  # a script may share out several folders, one after the other
-    everybody = [f"left-{turn}-{number}" for number in range(process_count())]
+    turn = next(_calls)  # a script may divide several folders, one after the other
+    all_ranks = [f"left-{turn}-{number}" for number in range(process_count())]
     with _store() as store:
         if store is not None:
-            store.set(everybody[process_number()], "")
-            # A wait in small steps, since Python hears no signal within one of torch's.
-            while failed and not store.check(everybody):
-                time.sleep(_LOOK_EVERY)
+            store.set(all_ranks[process_number()], "")
+            # In small steps, since Python handles no signal while torch waits.
+            while failed and not store.check(all_ranks):
+                time.sleep(_POLL_SECONDS)
 
 
 @contextmanager
 def _store() -> Iterator[PrefixStore | None]:
-    """What torchrun keeps for its processes; None without torchrun. Where it ends meanwhile, so does the block."""
+    """The key-value store of torchrun; None without torchrun. The block ends early if torchrun does."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or process_count() == 1:
         yield None
         return
@@ -76,7 +76,7 @@ def _store() -> Iterator[PrefixStore | None]:
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        store = TCPStore(host, port, is_master=False, timeout=_PATIENCE, wait_for_workers=False)
+        store = TCPStore(host, port, is_master=False, timeout=_TIMEOUT, wait_for_workers=False)
     except RuntimeError:  # torchrun is gone, and with it those that it started
         yield None
         return

@@ -11,9 +11,9 @@ import numpy as np
 from carvana.errors import ModelError
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.mixture import Mixture
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
-from carvana.inference.preprocessed import PreprocessedImage, Preprocessors
+from carvana.inference.preprocessed import EnsemblePreprocessor, PreprocessedImage
 from carvana.utils.files import digest
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -66,7 +66,7 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
 
     @property
     def scale(self) -> str | tuple[int, int]:
-        """What all members see images at; where they differ, all their scales in words: "128x128 + native"."""
+        """The scale of all members; where they differ, their scales as text: "128x128 + native"."""
         scales = list(dict.fromkeys(member.scale for member in self.members))
         if len(scales) == 1:
             return scales[0]
@@ -74,7 +74,7 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
 
     @property
     def weights_digest(self) -> str:
-        """What the weights of all members are known by in manifests."""
+        """The digest of all members' weights in manifests."""
         return digest([member.weights_digest for member in self.members])
 
     def settings(self) -> dict[str, Any]:
@@ -82,23 +82,25 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
 
     @property
-    def preparation(self) -> Preprocessors:
-        """Brings an image to each network's size, once for each different one."""
-        return Preprocessors(tuple(member.preparation for member in self.members))
+    def preprocessor(self) -> EnsemblePreprocessor:
+        """Resizes an image to each network's size, once for each different size."""
+        return EnsemblePreprocessor(tuple(member.preprocessor for member in self.members))
 
-    def joins(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
-        """Whether one more image may go with a batch, for every member."""
+    def fits_batch(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
+        """Whether one more image may join a batch, for every member."""
         columns = zip(self.members, image, zip(*batch, strict=True), strict=True)
-        return all(member.joins(own, others) for member, own, others in columns)
+        return all(member.fits_batch(own, others) for member, own, others in columns)
 
-    def mix(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[Mixture]:
-        """Send prepared images through every network, and average.
+    def predict_maps(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[ProbabilityMaps]:
+        """Run every network on prepared images, and average their probabilities.
 
         Raises:
-            ModelError: a network gives something that is no number, or the memory is too small for it.
+            ModelError: a network gives NaN, or the memory is too small for it.
         """
-        said = [member.mix(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)]
-        return [Mixture.mean(of_one_image) for of_one_image in zip(*said, strict=True)]
+        maps = [
+            member.predict_maps(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)
+        ]
+        return [ProbabilityMaps.mean(of_one_image) for of_one_image in zip(*maps, strict=True)]
 
 
 def member_paths(paths: Paths) -> list[str | os.PathLike[str]]:

@@ -1,4 +1,4 @@
-"""Which images are meant by files and folders, each once, and none that would write over another's outputs."""
+"""Collects images from files and folders, each once, and refuses those whose outputs would collide."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def collect_images(
     """The images that files and folders stand for, each once: files as given, a folder's images sorted by name.
 
     Args:
-        sources: files and folders. A file that is not there is kept: predicting tells that it cannot be read.
-        out: where outputs will go, which may be none of the folders, or the next run would take masks for images.
-        reporter: warned of what folders hold besides images.
+        sources: files and folders. A file that does not exist is kept if others do: predicting reports it.
+        out: where outputs will go. It may not be one of the folders, or the next call would take masks for images.
+        reporter: warns of other files in the folders.
 
     Raises:
-        DataError: nothing is given, a folder holds no image, or is ``out`` itself.
+        DataError: no source is given, none exists, or a folder holds no image or is ``out`` itself.
     """
     images: list[Path] = []
     for source in map(Path, sources):
@@ -41,19 +41,21 @@ def collect_images(
                 warn_of_others(source, reporter)
     if not images:
         raise DataError("no images; name image files or folders of them")
+    if all(map(_is_missing, images)):
+        raise DataError(f"{images[0]}: no such file or folder")
     return distinct(images)
 
 
 def distinct(images: Sequence[Path]) -> list[Path]:
-    """Each image once, as it is spelt first: ``a/../x.jpg`` is ``x.jpg``."""
+    """Each image once, by its first path: ``a/../x.jpg`` is ``x.jpg``."""
     found: dict[Path, Path] = {}
-    for image, place in zip(images, places(images), strict=True):
+    for image, place in zip(images, absolute_paths(images), strict=True):
         found.setdefault(place, image)
     return list(found.values())
 
 
-def places(images: Sequence[Path]) -> list[Path]:
-    """The absolute paths by which images are the same or not. A link keeps its own name: outputs are named by it."""
+def absolute_paths(images: Sequence[Path]) -> list[Path]:
+    """Absolute paths, to compare images by. A link keeps its own name, since outputs are named by it."""
     folders = {folder: folder.resolve() for folder in {image.parent for image in images}}
     return [folders[image.parent] / image.name for image in images]
 
@@ -63,18 +65,30 @@ def refuse_equal_stems(images: Sequence[Path], stems: Iterable[str] | None = Non
 
     Args:
         images: The images.
-        stems: What their outputs are named by, if it is not the stem of the file alone.
+        stems: The names of their outputs, if these are not the stems of the files.
 
     Raises:
         DataError: two images share a stem.
     """
     seen: dict[str, Path] = {}
-    for image, place, stem in zip(images, places(images), stems or (image.stem for image in images), strict=True):
+    for image, place, stem in zip(
+        images, absolute_paths(images), stems or (image.stem for image in images), strict=True
+    ):
         if seen.setdefault(stem, place) != place:
             raise DataError(
                 f"{image} and {seen[stem]} would both write {stem}_mask.png, or its like; rename one of them, "
                 "or let them write into two folders"
             )
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # such as a folder that may not be read, which is reported when the image is
+        return False
+    return False
 
 
 def unreadable(image: Path, error: OSError | DataError) -> str:
@@ -83,10 +97,10 @@ def unreadable(image: Path, error: OSError | DataError) -> str:
 
 
 def unwritable(image: Path, error: OSError | DataError) -> str:
-    """The line that says why an image's outputs cannot be written, where it is the image that is to blame for it.
+    """The line that says why an image's outputs cannot be written, if the reason is the image.
 
     Raises:
-        OSError: the image is not: the folder takes no files.
+        OSError: the reason is the folder.
     """
     if isinstance(error, DataError):
         return str(error)

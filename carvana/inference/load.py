@@ -1,4 +1,4 @@
-"""The predictor of what is named: one network, several as one, or a coarse look and a fine one."""
+"""Loads a Predictor, an Ensemble or a Refiner, by what is named."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def load_predictor(
 
     Args:
         paths: What to load.
-        mode: ``refine`` looks again at what the first look leaves unsure: see :class:`carvana.Refiner`. Else as for
+        mode: ``refine`` runs a second network on uncertain regions: see :class:`carvana.Refiner`. Else as for
             :class:`carvana.Predictor`.
-        refine_with: What looks again, which implies ``refine``; by default the network that ``paths`` names.
+        refine_with: The network that refines, which implies ``refine``; by default that of ``paths``.
         band: See :class:`carvana.Refiner`; only with ``refine``.
         margin: See :class:`carvana.Refiner`; only with ``refine``.
-        settings: See :meth:`carvana.Ensemble.from_pretrained`. With ``refine``, ``scale`` is the first look's, and
-            ``tile`` and ``join`` are the second one's.
+        settings: See :meth:`carvana.Ensemble.from_pretrained`. With ``refine``, ``scale`` is for the first
+            network, ``tile`` and ``join`` are for the second.
 
     Raises:
         ConfigError: several networks are to refine, or an option does not go with another.

@@ -1,4 +1,7 @@
-"""What was written from what: by this log a stopped prediction goes on, and a file that is not its own is kept."""
+"""Manifest of a folder of outputs: which file was made of which image, weights and settings.
+
+By it an interrupted prediction continues, and files of the user are not overwritten.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any, Literal
 
 from carvana.errors import DataError
 from carvana.inference.base import BasePredictor
-from carvana.inference.inputs import places
+from carvana.inference.inputs import absolute_paths
 from carvana.utils.files import append_json_line, digest, file_digest, read_json_lines
 
 MANIFEST = "manifest.jsonl"
@@ -21,7 +24,7 @@ State = Literal["missing", "foreign", "own", "current"]
 
 @dataclass(frozen=True)
 class _Output:
-    """A file that was written: the digest of its bytes, and what they came from."""
+    """A file that was written: the digest of its bytes, and of what they were made of."""
 
     digest: str
     image: str
@@ -31,16 +34,16 @@ class _Output:
 
 
 class Manifest:
-    """The log of a folder of outputs: one line per image, added when its files are complete and before they have names.
+    """A log with one line per image, appended when its files are written and before they get their names.
 
     A line names each file with the digest of its bytes. A file whose digest is in no line for its name was not written
-    by this library, or was changed since, as by somebody who mended a mask: it belongs to the user. A process that is
-    killed behind the line leaves a file that is missing or an older one of its own, and the next run makes it again.
+    by this library, or was changed since, such as a mask that was corrected by hand: it belongs to the user. A process
+    that is killed after the line leaves no file, or an older one of its own, and the next call makes it again.
 
     Args:
         folder: where the outputs go.
-        predictor: whose outputs they are to be.
-        finish: what is done to them afterwards, as JSON-able values; it counts with the predictor's settings.
+        predictor: makes the outputs.
+        finish: what is done to masks afterwards, as JSON values; counts with the predictor's settings.
     """
 
     def __init__(self, folder: Path, predictor: BasePredictor[Any], *, finish: Mapping[str, Any] | None = None) -> None:
@@ -56,9 +59,9 @@ class Manifest:
                 self._enter(name, output)
 
     def refuse_overwriting(self, files: Mapping[Path, Iterable[str]]) -> None:
-        """Refuse images whose files would take the place of another image's.
+        """Refuse images whose files would replace those of another image.
 
-        The same image is one of the same path, edited perhaps, or one of the same bytes, which may have moved.
+        An image is the same if it has the same path, even when edited, or the same bytes, even when moved.
 
         Args:
             files: for each image the names of the files that it will write.
@@ -67,7 +70,7 @@ class Manifest:
             DataError: one line that names both images.
         """
         images = list(files)
-        for image, place in zip(images, places(images), strict=True):
+        for image, place in zip(images, absolute_paths(images), strict=True):
             for name in files[image]:
                 known = self._outputs.get(name)
                 if known is None or known.image == str(place) or not (self._folder / name).is_file():
@@ -79,8 +82,8 @@ class Manifest:
                     )
 
     def state(self, name: str, image_digest: str) -> State:
-        """What is known of a file: ``current`` comes from these bytes, these weights and these settings; ``own`` was
-        written here, from others; ``foreign`` was not, or was changed since.
+        """The state of a file: ``current`` if it was made of these bytes, weights and settings; ``own`` if it was
+        written here, of others; ``foreign`` if it was not, or was changed since.
         """
         found = _digest(self._folder / name)
         if found is None:
@@ -92,10 +95,10 @@ class Manifest:
         return "current" if made_of == (found, image_digest, self._weights, self._settings) else "own"
 
     def add(self, image: Path, image_digest: str, files: Mapping[str, str]) -> None:
-        """Vouch for an image's files, before they get their names. Safe in any thread.
+        """Record an image's files, before they get their names. Safe in any thread.
 
         Args:
-            image: What they show.
+            image: The image.
             image_digest: Of its bytes.
             files: For each name the digest of the file's bytes.
 
@@ -103,7 +106,7 @@ class Manifest:
             OSError: the folder cannot be written to.
         """
         line = {
-            "photo": str(places([image])[0]),
+            "photo": str(absolute_paths([image])[0]),
             "files": dict(files),
             "photo_digest": image_digest,
             "weights_digest": self._weights,

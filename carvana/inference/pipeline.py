@@ -1,14 +1,12 @@
-"""Work that overlaps: threads read ahead and finish behind, while the network computes in between.
+"""Overlaps reading, the network and writing: threads read ahead and write behind, while the network computes.
 
-Each station is a generator that pulls from the one before it, so nothing runs further ahead than its few places allow,
-and memory does not grow with the number of images. Threads suffice: decoding, OpenCV and the network release the GIL.
+Each stage is a generator that pulls from the one before it and holds few items, so memory does not grow with the number
+of images. Threads suffice: decoding, OpenCV and the network release the interpreter's lock.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 import torch
@@ -17,6 +15,7 @@ from carvana.errors import ModelError
 from carvana.inference.prediction import Prediction, Want
 from carvana.utils.cpu_allocator import freed_memory_kept
 from carvana.utils.devices import cpu_count
+from carvana.utils.parallel import threaded
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,23 +23,23 @@ P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
 
-class Runs(Protocol[P_contra]):
-    """What of a :class:`carvana.inference.base.BasePredictor` batches are made by."""
+class BatchRunner(Protocol[P_contra]):
+    """The part of :class:`carvana.inference.base.BasePredictor` that makes and runs batches."""
 
     device: torch.device
 
-    def joins(self, image: P_contra, batch: Sequence[P_contra]) -> bool:
-        """Whether one more image may go with a batch."""
+    def fits_batch(self, image: P_contra, batch: Sequence[P_contra]) -> bool:
+        """Whether an image may join a batch."""
 
     def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
-        """Send images that join one another through the network together."""
+        """Run the network on a batch."""
 
 
 class NotANumberError(ModelError):
     """A network gave NaN.
 
     Attributes:
-        place: of which image, by its place in the batch.
+        place: the image's place in the batch.
     """
 
     def __init__(self, message: str, place: int) -> None:
@@ -48,81 +47,51 @@ class NotANumberError(ModelError):
         self.place = place
 
 
-AHEAD_BYTES = 2**30
-"""What the items in flight of one station may take together, as far as it is known."""
-
-
-def ordered_map(
+def overlapped(
     function: Callable[[T], R],
     items: Iterable[T],
     *,
     workers: int | None = None,
     bytes_of: Callable[[R], int] | None = None,
 ) -> Iterator[R]:
-    """Apply ``function`` in threads and give the results in order, keeping two items per thread in flight.
-
-    An exception comes out at its item's turn. When the caller stops early, what waits is dropped; when ``items`` fail,
-    or Ctrl-C comes in between, all that was pulled before is finished first.
+    """Apply ``function`` in threads while the caller works, in order: see :func:`carvana.utils.parallel.threaded`.
 
     Args:
         function: called in other threads.
         items: pulled in the caller's thread.
-        workers: threads; None for one per core, from 2 to 8.
-        bytes_of: what a result takes; fewer are in flight where as many of the largest so far exceed ``AHEAD_BYTES``.
+        workers: threads, with two items each in flight; None for one per core, from 2 to 8.
+        bytes_of: the size of a result, where these may be large.
     """
     workers = workers or min(max(cpu_count(), 2), 8)
-    most = 2 * workers if bytes_of is None else 1  # until the first result has told
-    largest = 1
-
-    def told(result: R) -> R:
-        nonlocal most, largest
-        if bytes_of is not None:
-            largest = max(largest, bytes_of(result))
-            most = max(1, min(2 * workers, AHEAD_BYTES // largest))
-        return result
-
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            while len(pending) > most:
-                yield told(pending.popleft().result())
-        while pending:
-            yield told(pending.popleft().result())
-    except GeneratorExit:
-        pool.shutdown(cancel_futures=True)
-        raise
-    finally:
-        pool.shutdown()
+    return threaded(function, items, workers=workers, ahead=2, bytes_of=bytes_of)
 
 
 def run_batches(
-    predictor: Runs[P],
+    predictor: BatchRunner[P],
     jobs: Iterable[tuple[T, P | None]],
     *,
     want: Want = "probabilities",
     name: Callable[[T], object] | None = None,
 ) -> Iterator[tuple[T, Prediction | None]]:
-    """Send the prepared images of a stream of jobs through the network in batches, keeping the order.
+    """Predict the images of a stream of jobs in batches, keeping the order.
 
     A job without an image (unreadable, or done already) passes through.
 
     Args:
-        predictor: what makes predictions.
-        jobs: each with its image, made ready.
-        want: what will be asked of the predictions.
-        name: what a job's image is called where the network gives NaN for it.
+        predictor: makes the predictions.
+        jobs: each with its prepared image, or None.
+        want: the most that will be read from the predictions.
+        name: names a job's image in the error message where the network gives NaN for it.
 
     Raises:
-        NotANumberError: it does.
+        NotANumberError: the network gives NaN for an image.
     """
     waiting: list[tuple[T, P | None]] = []
     batch: list[P] = []
     with freed_memory_kept(predictor.device):
         for job in jobs:
             prepared = job[1]
-            full = bool(batch) and prepared is not None and not predictor.joins(prepared, batch)
+            full = bool(batch) and prepared is not None and not predictor.fits_batch(prepared, batch)
             if full or not batch:
                 yield from _flush(predictor, waiting, batch, want, name)
                 waiting, batch = [], []
@@ -133,7 +102,7 @@ def run_batches(
 
 
 def _flush(
-    predictor: Runs[P],
+    predictor: BatchRunner[P],
     waiting: list[tuple[T, P | None]],
     batch: list[P],
     want: Want,

@@ -1,4 +1,4 @@
-"""In which precision a run's masks and numbers come out again as its training left them."""
+"""The precision in which to use a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from carvana.utils.devices import describe, resolve_device
 def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
     """The precision to use a run in, as ``carvana.utils.devices`` names it.
 
-    On the machine that trained it a run keeps its precision, and fp32 everywhere: it may have been chosen because the
-    network's numbers overflow in less. Another machine takes what it is quick in.
+    On the machine that trained it, a run keeps the precision of its training, so that results are the same. fp32 is
+    kept everywhere: it may have been chosen because the network overflows in others. Else it is "auto".
 
     Args:
-        path: a run; of all else nothing is known, and it is "auto".
+        path: a run; "auto" for anything else.
         device: auto, cpu, cuda or mps.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Whole folders of images to masks: overlapped, resumable, and not stopped by an image that cannot be read."""
+"""Writes masks of whole folders of images; resumes, and goes on behind images that cannot be read."""
 
 from __future__ import annotations
 
@@ -8,27 +8,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from carvana.data.io.decode import check_regular
 from carvana.data.io.display import read_shown
+from carvana.data.io.images import UInt8
 from carvana.errors import DataError, cause
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.distributed import leave_together, own_share
+from carvana.inference.distributed import rank_slice, wait_for_all_ranks
 from carvana.inference.inputs import distinct, refuse_equal_stems, unreadable, unwritable
 from carvana.inference.manifest import Manifest
 from carvana.inference.outputs.background import Background
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
-from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.preprocessed import bytes_of
 from carvana.utils.files import atomic_path, bytes_digest, file_digest
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
-
-Image = NDArray[np.uint8]
 
 
 @dataclass
@@ -37,8 +33,8 @@ class Summary:
 
     Attributes:
         written: images whose outputs were written now.
-        skipped: images whose outputs were there already.
-        kept: files that were left as they are, since they were not written here or were changed since.
+        skipped: images whose outputs were written before.
+        kept: files that were left as they are: this function did not write them, or they were changed since.
         failed: images that could not be read, or whose outputs no file can hold, each with the message that says why.
     """
 
@@ -60,16 +56,16 @@ def predict_folder(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Summary:
-    """Predict images and write what was asked for beside one another into a folder, at each image's own size.
+    """Predict images and write masks and other outputs into one folder, at each image's own size.
 
-    An image whose outputs are there is left alone if the manifest in ``out`` shows that they come from the same bytes,
-    weights and settings; so a run that was interrupted goes on where it stopped. Outputs of another image are never
-    overwritten, nor are files that this function did not write or that were changed since, such as masks mended by
-    hand. Processes that torchrun started, on one machine or on several that share ``out``, each do their share
-    of the images, and each tells what became of its own.
+    An image whose outputs are there is skipped if the manifest in ``out`` shows that they come from the same bytes,
+    weights and settings; so a call after an interruption continues where that stopped. Outputs of another image are
+    never overwritten, nor are files that this function did not write or that were changed since, such as masks that
+    were corrected by hand. Processes that torchrun started, on one machine or on several that share ``out``, each do
+    their share of the images, and each returns the summary of its share.
 
     Args:
-        predictor: what makes the masks.
+        predictor: makes the predictions.
         images: image files, no two with the same stem: see :func:`carvana.inference.inputs.collect_images`; the same
             in all processes.
         out: a folder, made if it is not there.
@@ -80,7 +76,7 @@ def predict_folder(
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
         replace: overwrite files that were not written here or were changed since.
         workers: threads that read, and as many that write; None for one per core.
-        reporter: told of each image, and of those that cannot be read.
+        reporter: shows progress, and a warning for each image that cannot be read.
 
     Raises:
         ConfigError: ``save`` names something else, or no cut-out though there is a background.
@@ -95,97 +91,97 @@ def predict_folder(
     manifest = Manifest(folder, predictor, finish=outputs.settings())
     manifest.refuse_overwriting({path: list(outputs.names(path.stem).values()) for path in images})
 
-    images = own_share(images)
+    images = rank_slice(images)
 
-    def read(path: Path) -> tuple[_Job, P | None]:
-        job = _Job(path, outputs.names(path.stem))
+    def read(path: Path) -> tuple[_Item, P | None]:
+        item = _Item(path, outputs.names(path.stem))
         try:
-            check_regular(path)  # a pipe might be read for ever
-            job.digest = file_digest(path)
-            states = {name: manifest.state(name, job.digest) for name in job.files.values()}
+            check_regular(path)  # reading a pipe might never end
+            item.digest = file_digest(path)
+            states = {name: manifest.state(name, item.digest) for name in item.files.values()}
             if not replace:
-                job.keep(name for name, state in states.items() if state == "foreign")
-            if all(states[name] == "current" for name in job.files.values()):
-                job.state = "skipped"
-                return job, None
+                item.keep(name for name, state in states.items() if state == "foreign")
+            if all(states[name] == "current" for name in item.files.values()):
+                item.state = "skipped"
+                return item, None
             image = predictor.read(path)
             if outputs.need_image:
-                job.image = read_shown(path, pixels=image, max_pixels=predictor.max_pixels)
+                item.image = read_shown(path, pixels=image, max_pixels=predictor.max_pixels)
         except (OSError, DataError) as error:
-            job.fail(unreadable(path, error))
-            return job, None
-        return job, predictor.prepare(image)
+            item.fail(unreadable(path, error))
+            return item, None
+        return item, predictor.prepare(image)
 
-    def write(result: tuple[_Job, Prediction | None]) -> _Job:
-        job, prediction = result
+    def write(result: tuple[_Item, Prediction | None]) -> _Item:
+        item, prediction = result
         if prediction is not None:
             try:
                 if not replace:  # somebody may have put a file there meanwhile
-                    job.keep([name for name in job.files.values() if manifest.state(name, job.digest) == "foreign"])
+                    item.keep([name for name in item.files.values() if manifest.state(name, item.digest) == "foreign"])
                 with ExitStack() as files:  # they get their names at its end
                     digests = {}
-                    for name, data in outputs.encode(job.files, prediction, job.image):
+                    for name, data in outputs.encode(item.files, prediction, item.image):
                         files.enter_context(atomic_path(folder / name)).write_bytes(data)
                         digests[name] = bytes_digest(data)
-                    manifest.add(job.path, job.digest, digests)
+                    manifest.add(item.path, item.digest, digests)
             except (OSError, DataError) as error:
-                job.fail(unwritable(job.path, error))
-        return job
+                item.fail(unwritable(item.path, error))
+        return item
 
     summary = Summary()
     task = "predicting"
     reporter.start(task, len(images))
     try:
-        reading = ordered_map(read, images, workers=workers, bytes_of=_bytes_of)
-        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda job: job.path)
-        for job in ordered_map(write, predicted, workers=workers):
-            _enter(job, summary, reporter)
+        reading = overlapped(read, images, workers=workers, bytes_of=_bytes_of)
+        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda item: item.path)
+        for item in overlapped(write, predicted, workers=workers):
+            _enter(item, summary, reporter)
             reporter.advance(task)
-    except BrokenPipeError:  # whoever reads our output has gone
+    except BrokenPipeError:  # the reader of this process's output has ended
         raise
     except OSError as error:
         place = error.filename or folder
         raise DataError(f"{place}: cannot be written to: {cause(error)}; what was done is kept") from error
     finally:
         reporter.finish(task)
-    leave_together(failed=bool(summary.failed))
+    wait_for_all_ranks(failed=bool(summary.failed))
     return summary
 
 
 @dataclass
-class _Job:
-    """One image on its way."""
+class _Item:
+    """One image in the pipeline."""
 
     path: Path
     files: dict[str, str]
     digest: str = ""
     state: str = "written"
     message: str = ""
-    image: Image | None = None
+    image: UInt8 | None = None
     kept: int = 0
 
     def keep(self, names: Iterable[str]) -> None:
-        """Leave these files as they are."""
+        """Do not overwrite these files."""
         foreign = set(names)
         self.kept += len(foreign)
         self.files = {kind: name for kind, name in self.files.items() if name not in foreign}
 
     def fail(self, message: str) -> None:
-        """Note why there will be no outputs."""
+        """Record why there will be no outputs."""
         self.state, self.message = "failed", message
 
 
-def _bytes_of(read: tuple[_Job, object]) -> int:
-    job, prepared = read
-    return bytes_of(prepared) + (0 if job.image is None else job.image.nbytes)
+def _bytes_of(read: tuple[_Item, object]) -> int:
+    item, prepared = read
+    return bytes_of(prepared) + (0 if item.image is None else item.image.nbytes)
 
 
-def _enter(job: _Job, summary: Summary, reporter: Reporter) -> None:
-    summary.kept += job.kept
-    if job.state == "written":
-        summary.written += bool(job.files)
-    elif job.state == "skipped":
-        summary.skipped += bool(job.files)
+def _enter(item: _Item, summary: Summary, reporter: Reporter) -> None:
+    summary.kept += item.kept
+    if item.state == "written":
+        summary.written += bool(item.files)
+    elif item.state == "skipped":
+        summary.skipped += bool(item.files)
     else:
-        summary.failed.append((job.path, job.message))
-        reporter.warn(job.message)
+        summary.failed.append((item.path, item.message))
+        reporter.warn(item.message)

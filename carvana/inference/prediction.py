@@ -1,47 +1,95 @@
-"""What networks say of an image, at the image's size: probabilities, 8-bit levels, a mask."""
+"""A network's probabilities of an image: on its device, then as levels and a mask of the image's size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
-import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
+from carvana.data.io.images import resize_image
 from carvana.errors import ConfigError
 from carvana.thresholds import levels
+from carvana.utils.devices import float64_device
 
 FloatMap = NDArray[np.float32]
 
 Want = Literal["probabilities", "levels", "mask"]
-"""The most that will be asked of a prediction: a mask alone; levels and the mask; or probabilities and all of it."""
+"""The most that will be read from a prediction: the mask; levels and the mask; or probabilities and both."""
 
 
-@dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the network says of one image.
+    """The probabilities of one image, and the mask that a threshold makes of them.
 
-    It holds the network's own small map; the maps at the image's size are made when they are asked for.
+    It holds the network's own small map; the maps at the image's size are made when they are first read.
 
-    Attributes:
+    Args:
         network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw.
         size: (H, W) of the image.
-        threshold: above which a probability means foreground.
+        threshold: a probability above it is foreground.
+
+    Attributes:
+        size: (H, W) of the image.
+        threshold: a probability above it is foreground.
     """
 
-    network_probabilities: FloatMap
-    size: tuple[int, int]
-    threshold: float
+    def __init__(self, network_probabilities: FloatMap, size: tuple[int, int], threshold: float) -> None:
+        self.size = size
+        self.threshold = threshold
+        self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they stayed on the GPU
+        self._weights: tuple[float, ...] = (1.0,)
+        self._levels: NDArray[np.uint8] | None = None
+
+    @classmethod
+    def from_maps(cls, maps: ProbabilityMaps, threshold: float, want: Want = "probabilities") -> Self:
+        """Take probability maps off their device: from a GPU as 8 bits a pixel, unless probabilities are wanted."""
+        if maps.maps[0].is_cuda and want != "probabilities":
+            return cls.from_device(maps, threshold, want)
+        arrays = tuple(single.cpu().numpy() for single in maps.maps)
+        prediction = cls(arrays[0], maps.size, threshold)
+        prediction._maps, prediction._weights = arrays, maps.weights
+        return prediction
+
+    @classmethod
+    def from_device(cls, maps: ProbabilityMaps, threshold: float, want: Want) -> Self:
+        """Enlarge, average and threshold where the maps are: what OpenCV does on the CPU, up to rounding."""
+        probabilities = maps.resized(maps.size)
+        prediction = cls(np.empty((0, 0), np.float32), maps.size, threshold)
+        prediction._maps = ()
+        prediction.__dict__["mask"] = (probabilities > threshold).to(torch.uint8).cpu().numpy()
+        if want == "levels":
+            # See carvana.thresholds.levels for the factor.
+            graded = (probabilities * (256 * (1 - 2**-24))).clamp_(0, 255)
+            prediction._levels = graded.to(torch.uint8).cpu().numpy()
+        return prediction
+
+    def __repr__(self) -> str:
+        return f"Prediction(size={self.size}, threshold={self.threshold})"
+
+    @property
+    def network_probabilities(self) -> FloatMap:
+        """float32 (h, w) in [0, 1], at the size that the network saw; of several networks' sizes, the smallest."""
+        return min(self._available("probabilities"), key=lambda single: single.size)
 
     @cached_property
     def probabilities(self) -> FloatMap:
-        """float32 (H, W) in [0, 1]: the network's map, enlarged bilinearly.
+        """float32 (H, W) in [0, 1]: the network's map, enlarged bilinearly; the mean of several networks' maps.
 
         Enlarging before the threshold keeps the boundary's place to a fraction of a network's pixel.
         """
-        return resize_map(self.network_probabilities, self.size)
+        maps = self._available("probabilities")
+        if len(maps) == 1:
+            return resize_image(maps[0], self.size)
+        mean = np.zeros(self.size, np.float32)
+        for single, weight in zip(maps, self._weights, strict=True):
+            mean += np.float32(weight) * resize_image(single, self.size)
+        return mean
 
     @property
     def levels(self) -> NDArray[np.uint8]:
@@ -49,6 +97,9 @@ class Prediction:
 
         It holds for each t that is a multiple of 1/256: see :func:`carvana.thresholds.levels`.
         """
+        if self._levels is not None:
+            return self._levels
+        self._available("levels")
         return levels(self.probabilities)
 
     @cached_property
@@ -56,73 +107,71 @@ class Prediction:
         """uint8 (H, W), 1 where the probability is above the threshold, else 0."""
         return (self.probabilities > self.threshold).view(np.uint8)
 
+    def _available(self, what: Want) -> tuple[FloatMap, ...]:
+        if not self._maps:
+            raise ConfigError(f"{what}: not copied from the GPU; ask for them with want={what!r}")
+        return self._maps
+
 
 @dataclass(frozen=True, eq=False)
-class MixedPrediction(Prediction):
-    """The mean of networks that saw the image at different sizes; it is taken at the image's own.
+class ProbabilityMaps:
+    """The probabilities of one image on their device, at each size at which networks saw the image.
 
     Attributes:
-        network_probabilities: the coarsest map, whose pixels say how wide an edge comes out.
-        maps: one for each size, each the mean (h, w) of the networks that saw the image at that size.
-        weights: the share of the networks behind each map; they sum to 1.
+        maps: float32 (h, w) in [0, 1], one for each size.
+        weights: the share of the networks that saw the image at that size; they sum to 1.
+        size: (H, W) of the image.
     """
 
-    maps: tuple[FloatMap, ...]
+    maps: tuple[Tensor, ...]
     weights: tuple[float, ...]
+    size: tuple[int, int]
 
-    @cached_property
-    def probabilities(self) -> FloatMap:
-        """float32 (H, W) in [0, 1]: the mean over the networks."""
-        mean = np.zeros(self.size, np.float32)
-        for small, weight in zip(self.maps, self.weights, strict=True):
-            mean += np.float32(weight) * resize_map(small, self.size)
-        return mean
+    @classmethod
+    def single(cls, probabilities: Tensor, size: tuple[int, int]) -> Self:
+        """The probabilities of one network."""
+        return cls((probabilities,), (1.0,), size)
 
+    @classmethod
+    def mean(cls, several: Sequence[Self]) -> Self:
+        """The mean of several networks' probabilities of one image, every network counting the same.
 
-class FinishedPrediction(Prediction):
-    """A prediction that was finished on the GPU: it holds what was wanted, and the rest never left the device.
+        Maps of one size are averaged at that size, which gives the mean at the image's size: enlarging is linear.
 
-    Args:
-        mask: uint8 (H, W) of 0 and 1.
-        levels: uint8 (H, W); None where only the mask was wanted.
-        threshold: above which a probability meant foreground.
-    """
+        >>> one, two = (ProbabilityMaps.single(torch.full((2, 2), p), (4, 4)) for p in (0.25, 0.75))
+        >>> float(Prediction.from_maps(ProbabilityMaps.mean([one, two]), 0.4).probabilities[0, 0])
+        0.5
+        """
+        shares: dict[torch.Size, float] = {}
+        sums: dict[torch.Size, Tensor] = {}
+        for each in several:
+            for single, weight in zip(each.maps, each.weights, strict=True):
+                share = weight / len(several)
+                shares[single.shape] = shares.get(single.shape, 0.0) + share
+                sums[single.shape] = sums[single.shape] + share * single if single.shape in sums else share * single
+        maps = tuple(sums[shape] / shares[shape] for shape in sums)
+        return cls(maps, tuple(shares.values()), several[0].size)
 
-    def __init__(self, mask: NDArray[np.uint8], levels: NDArray[np.uint8] | None, threshold: float) -> None:
-        self.__dict__.update(mask=mask, _levels=levels, threshold=threshold, size=mask.shape)
-
-    def __repr__(self) -> str:
-        return f"FinishedPrediction(size={self.size}, threshold={self.threshold})"
-
-    @property
-    def network_probabilities(self) -> FloatMap:
-        """Not to be had."""
-        raise _not_wanted("probabilities")
-
-    @property
-    def probabilities(self) -> FloatMap:
-        """Not to be had."""
-        raise _not_wanted("probabilities")
-
-    @property
-    def levels(self) -> NDArray[np.uint8]:
-        """As for any prediction, if they were wanted."""
-        found: NDArray[np.uint8] | None = self.__dict__["_levels"]
-        if found is None:
-            raise _not_wanted("levels")
-        return found
+    def resized(self, size: tuple[int, int]) -> Tensor:
+        """The mean of the maps at a size (height, width), float32, on their device."""
+        parts = [weight * _resized(single, size) for single, weight in zip(self.maps, self.weights, strict=True)]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
-def _not_wanted(what: Want) -> ConfigError:
-    return ConfigError(f"{what} never left the GPU, for less was wanted; ask for them with want={what!r}")
+def _resized(single: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring a map to (height, width): by area where it shrinks, else bilinearly, as :func:`resize_image` does."""
+    if single.shape == size:
+        return single
+    if single.shape[0] >= size[0] and single.shape[1] >= size[1]:
+        rows, columns = (_area_weights(*sides, single.device) for sides in zip(single.shape, size, strict=True))
+        return rows @ single @ columns.T
+    return functional.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
-def resize_map(probabilities: FloatMap, size: tuple[int, int]) -> FloatMap:
-    """Bring a map to (height, width): bilinearly where it grows, by area where it shrinks."""
-    height, width = size
-    if probabilities.shape == (height, width):
-        return probabilities
-    shrinks = probabilities.shape[0] >= height and probabilities.shape[1] >= width
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: FloatMap = cv2.resize(probabilities, (width, height), interpolation=how)
-    return resized
+def _area_weights(before: int, after: int, device: torch.device) -> Tensor:
+    """The weight of each of ``before`` pixels in each of ``after`` larger ones: (after, before), by area."""
+    exact = float64_device(device)
+    borders = torch.arange(after + 1, device=exact, dtype=torch.float64) * (before / after)
+    edges = torch.arange(before + 1, device=exact, dtype=torch.float64)
+    ends = torch.minimum(borders[1:, None], edges[None, 1:]) - torch.maximum(borders[:-1, None], edges[None, :-1])
+    return (ends.clamp_(min=0) * (after / before)).float().to(device)

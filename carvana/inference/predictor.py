@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Self
 
@@ -19,24 +18,21 @@ from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.device_timer import DeviceTimer
-from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
-from carvana.inference.mixture import Mixture
+from carvana.inference.engine import Engine
+from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
+from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.pipeline import NotANumberError
 from carvana.inference.precision import precision_of
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.scale import Scale, network_size
 from carvana.inference.tiling.config import SlidingWindowConfig
 from carvana.inference.tiling.grid import TileGrid
-from carvana.inference.tiling.memory import bytes_per_pixel
-from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.inference.tiling.roi import mirrored
 from carvana.inference.tiling.sliding_window import SlidingWindowInferer
-from carvana.models.fuse import for_inference
-from carvana.models.preprocess import padded_size
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.utils.devices import Precision, autocast, resolve_device, resolve_precision
-from carvana.utils.files import digest
+from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.notebook import default_reporter
 from carvana.utils.processes import check_fork, network_runs
 from carvana.utils.progress import Reporter
@@ -45,27 +41,27 @@ from carvana.utils.progress import Reporter
 class Predictor(BasePredictor[PreprocessedImage]):
     """A network, the scale at which it sees images, and the threshold that makes masks of its probabilities.
 
-    The weights are taken as they are at the first prediction; a network that learns on needs a new predictor.
+    The weights are copied at the first prediction; after more training, make a new predictor.
 
     Args:
-        model: moved to the device and set to evaluation mode, in place; or an exported one.
+        model: a Segmenter, moved to the device and set to evaluation mode, in place; or another engine.
         scale: how large the network sees images: ``"trained"`` as in its training, ``"native"`` the image's own size,
             ``"HEIGHTxWIDTH"`` or (height, width).
-        mode: how that picture is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
+        mode: how that image is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
         tile: largest side of tiles in pixels, or (height, width); None chooses the cheapest ones that fit the memory.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9; not for the exact join.
-        join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole picture gives, up to rounding.
-        tta: average with what the network says of the mirrored image, at twice the time.
+        join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole image gives, up to rounding.
+        tta: average with the probabilities of the mirrored image, in twice the time.
         memory: what one pass of the network may take, in GB; None takes a share of what is free.
         threshold: in [0, 1]; None takes the model's own.
         device: auto, cpu, cuda or mps.
         precision: auto, fp32, bf16 or fp16.
         max_pixels: files that hold more pixels are refused before they are decoded.
-        reporter: told where memory runs short; by default the log is.
+        reporter: where warnings go, as when memory runs short; None takes the log.
 
     Raises:
-        ConfigError: an argument is none of the above.
-        ModelError: the model is neither a Segmenter nor an exported one, or has several classes.
+        ConfigError: an argument is out of its range.
+        ModelError: the model is neither a Segmenter nor an engine, or has several classes.
 
     Example:
         >>> from carvana.models.spec import ModelSpec
@@ -76,7 +72,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
 
     def __init__(
         self,
-        model: Segmenter | ExportedModel,
+        model: Segmenter | Engine,
         *,
         scale: Scale = "trained",
         mode: str = "auto",
@@ -91,9 +87,9 @@ class Predictor(BasePredictor[PreprocessedImage]):
         max_pixels: int = MAX_PIXELS,
         reporter: Reporter | None = None,
     ) -> None:
-        if not isinstance(model, Segmenter | ExportedModel):
+        if not isinstance(model, Segmenter | Engine):
             raise ModelError(
-                f"a {type(model).__name__} does not tell how to prepare images for it; "
+                f"a {type(model).__name__} does not say how to prepare images for it; "
                 "wrap it: Segmenter(network, ModelSpec(...))"
             )
         if model.spec.classes != 1:
@@ -102,30 +98,18 @@ class Predictor(BasePredictor[PreprocessedImage]):
         self.tta = tta
         self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
         self.max_pixels = max_pixels
-        if isinstance(model, ExportedModel):
-            self.device = model.device
-            if precision not in ("auto", "fp32"):
-                raise ConfigError(f"precision {precision!r}: exported files compute in fp32; leave it out")
-            self.precision: Precision = "fp32"
-            self.model: Segmenter | ExportedModel = model
+        self.model = model
+        self.engine: Engine
+        if isinstance(model, Segmenter):
+            self.engine = TorchEngine(model, device=device, precision=precision)
         else:
-            self.device = resolve_device(device)
-            self.precision = resolve_precision(precision, self.device)
-            self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
-        _tell_of_scale(model.spec, self.size, reporter or default_reporter())
-        self._clock: DeviceTimer | None = None
-        self._coverer = SlidingWindowInferer(
-            self._logits,
-            SlidingWindowConfig(mode, tile, overlap, join, memory),
-            name=model.spec.arch,
-            stride=model.spec.stride,
-            min_size=model.spec.min_size,
-            device=self.device,
-            # Two cores need a fifth less time for a pixel than in batches of 2**17, and gain nothing from larger ones.
-            batch_pixels=2**19 if self.device.type == "cpu" else 2**21,
-            halo=self._halo,
-            bytes_per_pixel=self._bytes_per_pixel,
-            reporter=reporter,
+            self.engine = model
+            if precision not in ("auto", model.precision):
+                raise ConfigError(f"precision {precision!r}: exported files compute in {model.precision}; leave it out")
+        self.device, self.precision = self.engine.device, self.engine.precision
+        _warn_about_scale(model.spec, self.size, reporter or default_reporter())
+        self._inferer = SlidingWindowInferer(
+            self.engine, SlidingWindowConfig(mode, tile, overlap, join, memory), reporter=reporter
         )
 
     @classmethod
@@ -144,30 +128,30 @@ class Predictor(BasePredictor[PreprocessedImage]):
         if Folds(path).exists:
             raise ModelError(f"{os.fspath(path)}: holds folds; carvana.Ensemble.from_pretrained averages all of them")
         if is_exported(path):
-            return cls(ExportedModel.load(path, device=onnx_device(settings.get("device", "auto"))), **settings)
+            return cls(OnnxEngine.load(path, device=onnx_device(settings.get("device", "auto"))), **settings)
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
 
     @property
-    def preparation(self) -> Preprocessor:
-        """Brings an image to the network's size, by area."""
+    def preprocessor(self) -> Preprocessor:
+        """Resizes an image to the network's size, by area."""
         return Preprocessor(self.size)
 
     def plan(self, size: tuple[int, int]) -> TileGrid:
         """How the network covers an image of (height, width): see :class:`carvana.inference.tiling.grid.TileGrid`."""
-        return self._coverer.plan(self.size or size)
+        return self._inferer.plan(self.size or size)
 
-    def joins(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
-        """Whether one more image may go with a batch."""
-        return self._coverer.joins(_size(image), [_size(other) for other in batch])
+    def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
+        """Whether one more image may join a batch."""
+        return self._inferer.fits_batch(_size(image), [_size(other) for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[PreprocessedImage]) -> list[Mixture]:
-        """Send prepared images through the network together.
+    def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
+        """Run the network on a batch of prepared images.
 
         Raises:
-            ModelError: the network gives something that is no number, the memory is too small for it, or the exact join
-                cannot be had.
+            ModelError: the network gives NaN, the memory is too small for it, or there is no
+                exact join.
         """
         network_runs()
         images = [self._on_device(each.image) for each in batch]
@@ -175,36 +159,38 @@ class Predictor(BasePredictor[PreprocessedImage]):
         if self.tta:
             maps = _means(maps, self._probabilities([image.flip(-1) for image in images]))
         self._refuse_nan(maps)
-        return [Mixture.of(single, each.size) for single, each in zip(maps, batch, strict=True)]
+        return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
+    @parameters(unsure="uncertain")
     @torch.inference_mode()
-    def mix_again(
-        self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
-    ) -> list[Mixture]:
-        """Send the unsure parts of images through the network, and leave the rest as it is drafted.
+    def refine_maps(
+        self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
+    ) -> list[ProbabilityMaps]:
+        """Run the network on the uncertain regions of images, and take the rest from drafts.
 
         Args:
-            batch: Images made ready.
-            drafts: Of each one its probabilities (h, w), on the device.
-            unsure: Of each one the cells that are unsure: see :func:`carvana.inference.tiling.roi.cover_cells`.
+            batch: Prepared images.
+            drafts: For each image its coarse probabilities (h, w), on the device.
+            uncertain: For each image its uncertain cells: see :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Raises:
-            ModelError: as :meth:`mix` says.
+            ModelError: as :meth:`predict_maps` says.
         """
         network_runs()
         images = [self._on_device(each.image) for each in batch]
-        maps = self._coverer.refined(images, drafts, unsure)
+        maps = self._inferer.refine(images, drafts, uncertain)
         if self.tta:
-            turned = [mirrored(cells, image.shape[2]) for cells, image in zip(unsure, images, strict=True)]
+            turned = [mirrored(cells, image.shape[2]) for cells, image in zip(uncertain, images, strict=True)]
             flipped = [image.flip(-1) for image in images], [draft.flip(-1) for draft in drafts]
-            maps = _means(maps, self._coverer.refined(*flipped, turned))
+            maps = _means(maps, self._inferer.refine(*flipped, turned))
         self._refuse_nan(maps)
-        return [Mixture.of(single, each.size) for single, each in zip(maps, batch, strict=True)]
+        return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
-    def cost_again(self, unsure: NDArray[np.bool_], size: tuple[int, int]) -> float:
-        """The pixels that :meth:`mix_again` shows the network of an image of (height, width), for each pixel of it."""
+    @parameters(unsure="uncertain")
+    def refine_cost(self, uncertain: NDArray[np.bool_], size: tuple[int, int]) -> float:
+        """The pixels that the network sees in :meth:`refine_maps`, per pixel of an image of (height, width)."""
         # Mirrored, about as many are seen once more.
-        return (2 if self.tta else 1) * self._coverer.plan_again(unsure, size).cost
+        return (2 if self.tta else 1) * self._inferer.plan_refinement(uncertain, size).cost
 
     def _refuse_nan(self, maps: Sequence[Tensor]) -> None:
         for place, single in enumerate(maps):
@@ -217,48 +203,23 @@ class Predictor(BasePredictor[PreprocessedImage]):
                 )
 
     def _on_device(self, image: NDArray[np.uint8]) -> Tensor:
-        """An image (3, h, w), in memory as it was: a row of pixels after another, which is torch's channels_last."""
+        """An image (3, h, w) whose memory stays in the order of pixels, which is torch's channels_last."""
         tensor = torch.from_numpy(image)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.permute(2, 0, 1)
 
     def _probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return [logits[0].float().sigmoid_() for logits in self._coverer.logits(images)]
-
-    def _logits(self, images: Tensor) -> Tensor:
-        with self._clock or nullcontext(), autocast(self.device, self.precision):
-            logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
-        return logits
+        return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
 
     @contextmanager
     def timed(self) -> Iterator[DeviceTimer]:
-        """Add up the seconds that the network takes meanwhile; on a GPU each batch is then waited for."""
-        self._clock = DeviceTimer(self.device)
+        """Measure the seconds that the network takes within the block; on a GPU this waits for each batch."""
+        self._inferer.timer = timer = DeviceTimer(self.device)
         try:
-            yield self._clock
+            yield timer
         finally:
-            self._clock = None
-
-    @cached_property
-    def _network(self) -> Segmenter | ExportedModel:
-        if isinstance(self.model, ExportedModel):
-            return self.model
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return for_inference(self.model, dtypes[self.precision])
-
-    def _bytes_per_pixel(self) -> float:
-        if isinstance(self.model, ExportedModel):
-            return self.model.bytes_per_pixel
-        side = padded_size(256, self.model.spec.stride, self.model.spec.min_size)
-        return bytes_per_pixel(self._logits, side, self.device)
-
-    def _halo(self) -> int:
-        """Found in fp32: other arithmetic rounds differently for other sizes, whatever the network sees."""
-        if isinstance(self.model, ExportedModel):
-            return self.model.halo
-        spec = self.model.spec
-        return exact_halo(for_inference(self.model), stride=spec.stride, min_size=spec.min_size, device=self.device)
+            self._inferer.timer = None
 
     @property
     def scale(self) -> str | tuple[int, int]:
@@ -268,29 +229,23 @@ class Predictor(BasePredictor[PreprocessedImage]):
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON-able values."""
         settings = {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
-        return settings | self._coverer.cover.settings() | ({"tta": True} if self.tta else {})
+        return settings | self._inferer.config.settings() | ({"tta": True} if self.tta else {})
 
     @cached_property
     def weights_digest(self) -> str:
-        """What the weights are known by in manifests: a digest of every tensor, its name, and what the model is."""
-        if isinstance(self.model, ExportedModel):
-            return self.model.weights_digest
-        spec = self.model.spec.model_dump(mode="json", include={"arch", "options", "mean", "std"})
-        hasher = hashlib.blake2b(digest(spec).encode(), digest_size=16)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            values = tensor.detach().cpu().contiguous()
-            hasher.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-            hasher.update(values.flatten().view(torch.uint8).numpy())
-        return hasher.hexdigest()
+        """The weights' digest in manifests."""
+        return self.engine.digest()
+
+    mix_again, cost_again = Attribute("refine_maps"), Attribute("refine_cost")
 
 
-def _tell_of_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
-    """A network knows objects as large as it was trained on, and a whole image at its own size holds larger ones."""
+def _warn_about_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
+    """Warn that a network trained on whole, shrunken images sees larger objects in images at their own size."""
     if size is None and spec.trained_size is not None:
         height, width = spec.trained_size
         reporter.warn(
-            f"{spec.arch} was trained on whole images of {height}x{width}; larger ones at their own size show objects "
-            "larger than any it knows, and masks suffer (data.mode=crop trains for that)"
+            f"{spec.arch} was trained on whole images of {height}x{width}; larger ones at their own size show larger "
+            "objects than in training, and masks get worse (data.mode=crop trains for that)"
         )
 
 

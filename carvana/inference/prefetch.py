@@ -1,4 +1,4 @@
-"""Processes that read images and make them ready, in order, while the network is busy with those before."""
+"""Reads and resizes images in worker processes, in order, while the network runs on those before."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ from carvana.data.reader_processes import (
 from carvana.errors import ConfigError, DataError
 from carvana.inference.base import BasePredictor, P
 from carvana.inference.inputs import unreadable
-from carvana.inference.pipeline import ordered_map
+from carvana.inference.pipeline import overlapped
 from carvana.inference.preprocessed import PreprocessedImage, bytes_of
 
 FEWER_READERS = "take fewer with --workers; what was done is kept"
-"""What to do when readers are killed."""
+"""Advice when a reading process is killed."""
 
 _FEW = 8
-"""Fewer images than this are read before processes would have begun."""
+"""Fewer images than this are read by threads: processes take longer to start."""
 
-_LOOKED_AT = 16
-"""Images whose headers are looked at, to know how large they are."""
+_SAMPLED = 16
+"""Images whose headers are read, to estimate the largest size."""
 
 
 def read_prepared(
     predictor: BasePredictor[P], images: Sequence[Path], *, workers: int | None = None
 ) -> Generator[tuple[Path, P | str], None, None]:
-    """Read images ahead and make them ready for a network, in their order.
+    """Read images ahead and prepare them for a predictor, in their order.
 
-    Processes do it, which a Python thread that is busy does not hold up; a few images are read by threads. What waits
-    for the network is bounded in bytes, by the largest of some images looked at beforehand.
+    Worker processes do it, which the interpreter's lock does not slow down; a few images are read by threads. The bytes
+    that wait for the network are limited, by the size of the largest of a sample of the images.
 
     Args:
-        predictor: whose network they are for.
+        predictor: prepares the images.
         images: image files.
         workers: processes; 0 reads in threads; None is one a core, at most 8, shared among the processes that torchrun
             started on this machine.
 
     Yields:
-        Each image, with what the predictor makes of it, or with the line that says why it cannot be read.
+        Each image, prepared, or with the line that says why it cannot be read.
 
     Raises:
         ConfigError: the number of workers is negative, or reading processes cannot begin.
@@ -63,10 +63,10 @@ def read_prepared(
     """
     if workers is not None and workers < 0:
         raise ConfigError(f"workers = {workers}: expected a number of processes, or 0 to read in threads")
-    reader = _Reader(predictor.preparation, predictor.max_pixels)
+    reader = _Reader(predictor.preprocessor, predictor.max_pixels)
     workers = reader_count() if workers is None else workers
     if workers == 0 or len(images) < _FEW:
-        yield from zip(images, ordered_map(reader, images, bytes_of=bytes_of), strict=True)
+        yield from zip(images, overlapped(reader, images, bytes_of=bytes_of), strict=True)
         return
     check_readers_can_begin()
     each = max(1, _bytes_of_largest(reader, images))
@@ -89,24 +89,24 @@ def read_prepared(
 
 
 class _Reader:
-    """Reads an image and makes it ready; gives the line that says why where it cannot."""
+    """Reads and prepares an image; returns a line that says why where it cannot be read."""
 
-    def __init__(self, preparation: Callable[[NDArray[np.uint8]], Any], max_pixels: int) -> None:
-        self._preparation = preparation
+    def __init__(self, preprocessor: Callable[[NDArray[np.uint8]], Any], max_pixels: int) -> None:
+        self._preprocessor = preprocessor
         self.max_pixels = max_pixels
 
     def __call__(self, image: Path) -> Any:
         try:
-            return self._preparation(read_image(image, max_pixels=self.max_pixels))
+            return self._preprocessor(read_image(image, max_pixels=self.max_pixels))
         except (OSError, DataError) as error:
             return unreadable(image, error)
 
 
 class _Images(Dataset[Any]):
-    """Images as a loader's processes see them: by number, and in a form that travels in shared memory.
+    """Images for a loader's processes: by number, and in tensors, which travel in shared memory.
 
-    The paths are one array. As objects they would be copied into each process, page by page, since whoever looks at an
-    object counts its references.
+    The paths are one array: as objects they would be copied into each process, page by page, since reading an object
+    changes its reference count.
     """
 
     def __init__(self, reader: _Reader, images: Sequence[Path]) -> None:
@@ -122,20 +122,20 @@ class _Images(Dataset[Any]):
 
 
 def _packed(prepared: Any, known: dict[int, Tensor]) -> Any:
-    """A prepared image with tensors for arrays, which torch hands on without a copy; equal pictures travel once."""
+    """A prepared image with tensors in place of arrays, which torch sends without a copy; the same array once."""
     if isinstance(prepared, PreprocessedImage):
         image = prepared.image
         tensor = known.get(id(image))
         if tensor is None:
-            # Shared here and not by the thread that sends it, which would drop an image that finds no room, for ever.
+            # Shared here, not by the thread that sends it: without room, that one would drop the image silently.
             tensor = torch.from_numpy(np.require(image, requirements="W")).share_memory_()
             known[id(image)] = tensor
         return tensor, prepared.size
-    return [_packed(part, known) for part in prepared]  # a list, which is told from a single one
+    return [_packed(part, known) for part in prepared]  # a list: a single image is a tuple
 
 
 def _as_it_is(shipped: Any) -> Any:
-    """Takes the place of torch's own, which makes lists of tuples."""
+    """Replaces torch's own, which makes lists of tuples."""
     return shipped
 
 
@@ -156,12 +156,12 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _bytes_of_largest(reader: _Reader, images: Sequence[Path]) -> int:
-    """The bytes of the largest prepared image, of some that lie spread out over all."""
+    """The bytes of the largest prepared image, of an evenly spread sample."""
     largest, pixels = images[0], 0
-    for image in images[:: -(-len(images) // _LOOKED_AT)]:
+    for image in images[:: -(-len(images) // _SAMPLED)]:
         try:
             height, width = image_size(image, max_pixels=reader.max_pixels)
-        except DataError:  # it is told at its turn
+        except DataError:  # reported at its turn
             continue
         if height * width > pixels:
             largest, pixels = image, height * width

@@ -1,4 +1,4 @@
-"""An image made ready for a network: read, checked and brought to the size at which the network sees it."""
+"""Prepared images: resized to what the network sees, before batching."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from carvana.data.io.images import resize_image
 
-"""What :func:`carvana.read_image` takes."""
-
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedImage:
-    """An image as the network will see it, uint8 (h, w, 3), and the size (H, W) that its mask must have."""
+    """An image at the network's size, uint8 (h, w, 3), and the size (H, W) of the original, which its mask gets."""
 
     image: NDArray[np.uint8]
     size: tuple[int, int]
@@ -23,7 +21,7 @@ class PreprocessedImage:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Brings images to one network's size, by area.
+    """Resizes images for one network, by area.
 
     Attributes:
         size: (height, width); None leaves each image as it is.
@@ -32,29 +30,29 @@ class Preprocessor:
     size: tuple[int, int] | None
 
     def __call__(self, image: NDArray[np.uint8]) -> PreprocessedImage:
-        """Make an image, uint8 (H, W, 3), ready."""
+        """Resize an image, uint8 (H, W, 3)."""
         height, width = image.shape[:2]
         return PreprocessedImage(resize_image(image, self.size or (height, width)), (height, width))
 
 
 @dataclass(frozen=True)
-class Preprocessors:
-    """Brings images to the sizes of several networks, to each different one once.
+class EnsemblePreprocessor:
+    """Resizes images for several networks, once for each different size.
 
     Attributes:
-        members: those of the networks.
+        members: the preprocessors of the networks.
     """
 
     members: tuple[Preprocessor, ...]
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[PreprocessedImage, ...]:
-        """Make an image, uint8 (H, W, 3), ready for each network."""
+        """Resize an image, uint8 (H, W, 3), for each network."""
         prepared = {member: member(image) for member in set(self.members)}
         return tuple(prepared[member] for member in self.members)
 
 
 def bytes_of(prepared: Any) -> int:
-    """What an image that was made ready takes, for one network or for several; 0 for whatever else takes its place."""
+    """The bytes of a prepared image, for one network or for several; 0 for anything else, such as an error message."""
     if isinstance(prepared, PreprocessedImage):
         return prepared.image.nbytes
     return sum(bytes_of(part) for part in prepared) if isinstance(prepared, tuple) else 0

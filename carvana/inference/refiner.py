@@ -1,4 +1,4 @@
-"""Coarse to fine: one network over the shrunken image, a second at full size where the first is unsure."""
+"""Refines uncertain regions: one network sees the image small, a second one sees those regions at full size."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ from torch.nn import functional
 from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.mixture import Mixture
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.tiling.roi import CELL, cells_of
+from carvana.utils.deprecated import Attribute
 from carvana.utils.devices import float64_device
 from carvana.utils.files import digest
 
 BAND = (0.1, 0.9)
-"""Probabilities between which the first network counts as unsure."""
+"""Probabilities between which the first network counts as uncertain."""
 
 MARGIN = 8
-"""Pixels by which the unsure parts are widened."""
+"""Pixels by which the uncertain parts are widened."""
 
 MOST_PIXELS = 2**25
-"""Pixels that the images of a batch may have together, however small the first look: of each 11 bytes are kept."""
+"""Pixels that the images of a batch may have together: memory holds 11 bytes of each, however small the first scale."""
 
 
 class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
-    """A coarse look at the whole image, then a fine one where it left doubt.
+    """Two networks: a coarse one for the whole image, and a fine one for the regions where the first is uncertain.
 
-    An image's boundary is a thin line: most pixels are settled by a network that sees the image small. The second
-    network sees it at its own size, in windows that cover the pixels whose first probability lies within a band, and
-    decides there; elsewhere the first one's probabilities stand, enlarged. (Kirillov et al. 2020, PointRend,
-    https://arxiv.org/abs/1912.08193, refine points likewise, within one network.)
+    The boundary of an object is a thin line, and a network that sees the image small is certain of most other pixels.
+    The second network sees the image at its own size, in windows that cover the pixels whose coarse probability lies
+    within a band. Its probabilities replace the coarse ones there; elsewhere the coarse ones are enlarged. (Kirillov et
+    al. 2020, PointRend, https://arxiv.org/abs/1912.08193, refine points likewise, within one network.)
 
     Args:
-        coarse: The first look: one network at its scale, or an ensemble.
-        fine: The second, at the image's own size (``scale="native"``). Its ``tile`` is the side of the windows, by
-            default 192 pixels; ``join="exact"`` gives windows the whole reach of the network around
-            what is taken from them, so that they tell what it would say of the whole image.
-        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as unsure.
-        margin: Pixels by which the unsure parts are widened.
+        coarse: The first network at its scale, or an ensemble.
+        fine: The second network, at the image's own size (``scale="native"``). Its ``tile`` is the side of the windows,
+            by default 192 pixels; with ``join="exact"`` each window has the network's whole receptive field around the
+            pixels that are taken from it, so that these are what the network gives for the whole image.
+        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as uncertain.
+        margin: Pixels by which the uncertain parts are widened.
         threshold: In [0, 1]; None takes the fine network's own.
 
     Raises:
-        ConfigError: an argument is none of the above.
+        ConfigError: an argument is out of its range.
 
     Example:
         >>> first = Predictor.from_pretrained("runs/small")  # doctest: +SKIP
@@ -70,7 +71,7 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
     ) -> None:
         if fine.size is not None:
             raise ConfigError(
-                f"the second look is at the image's own size, not at {fine.size[0]}x{fine.size[1]}: give it "
+                f"the fine network sees images at their own size, not at {fine.size[0]}x{fine.size[1]}: give it "
                 'scale="native"'
             )
         self.coarse, self.fine = coarse, fine
@@ -84,13 +85,13 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
 
     @property
     def scale(self) -> str:
-        """What the two see images at, in words: "512x768, then native"."""
+        """The scales of the two networks, such as "512x768, then native"."""
         first = self.coarse.scale
         return f"{first if isinstance(first, str) else f'{first[0]}x{first[1]}'}, then native"
 
     @property
     def weights_digest(self) -> str:
-        """What the weights of both are known by in manifests."""
+        """The digest of both networks' weights in manifests."""
         return digest([self.coarse.weights_digest, self.fine.weights_digest])
 
     def settings(self) -> dict[str, Any]:
@@ -99,39 +100,39 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
 
     @property
-    def preparation(self) -> Both:
-        """Brings an image to the first one's size, and keeps it for the second."""
-        return Both(self.coarse.preparation, self.fine.preparation)
+    def preprocessor(self) -> RefinerPreprocessor:
+        """Resizes an image for the coarse network, and keeps it at its own size for the fine one."""
+        return RefinerPreprocessor(self.coarse.preprocessor, self.fine.preprocessor)
 
-    def joins(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
-        """Whether one more image may go with a batch, for the first look; the second sorts windows by itself.
+    def fits_batch(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
+        """Whether an image may join a batch of the coarse network; windows of the fine one are batched separately.
 
-        All images of a batch wait at their own size, so these must not be too many pixels together.
+        All images of a batch are held at their own size, so the sum of their pixels is limited.
         """
         pixels = sum(math.prod(other[1].size) for other in (*batch, image))
-        return pixels <= MOST_PIXELS and self.coarse.joins(image[0], [other[0] for other in batch])
+        return pixels <= MOST_PIXELS and self.coarse.fits_batch(image[0], [other[0] for other in batch])
 
     @torch.inference_mode()
-    def mix(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[Mixture]:
-        """Send prepared images through the first network, and their unsure parts through the second.
+    def predict_maps(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[ProbabilityMaps]:
+        """Run the coarse network on prepared images, and the fine one on their uncertain regions.
 
         Raises:
-            ModelError: a network gives something that is no number, or the memory is too small for it.
+            ModelError: a network gives NaN, or the memory is too small for it.
         """
-        first = self.coarse.mix([image[0] for image in batch])
-        sizes = [mixture.size for mixture in first]
-        drafts = [mixture.at(size).to(self.fine.device) for mixture, size in zip(first, sizes, strict=True)]
-        unsure = [self.unsure(mixture) for mixture in first]
-        return self.fine.mix_again([image[1] for image in batch], drafts, unsure)
+        first = self.coarse.predict_maps([image[0] for image in batch])
+        sizes = [maps.size for maps in first]
+        drafts = [maps.resized(size).to(self.fine.device) for maps, size in zip(first, sizes, strict=True)]
+        uncertain = [self.uncertain_cells(maps) for maps in first]
+        return self.fine.refine_maps([image[1] for image in batch], drafts, uncertain)
 
-    def looked_at(self, image: ImageSource) -> float:
-        """The pixels that the second network would see of an image, for each pixel of it."""
+    def refined_share(self, image: ImageSource) -> float:
+        """How many pixels of an image the fine network would see, as a share of its pixels; overlaps count again."""
         prepared = self.prepare(image)
-        [mixture] = self.coarse.mix([prepared[0]])
-        return self.fine.cost_again(self.unsure(mixture), mixture.size)
+        [maps] = self.coarse.predict_maps([prepared[0]])
+        return self.fine.refine_cost(self.uncertain_cells(maps), maps.size)
 
-    def unsure(self, coarse: Mixture) -> NDArray[np.bool_]:
-        """The cells of an image that are looked at again: see :mod:`carvana.inference.tiling.roi`."""
+    def uncertain_cells(self, coarse: ProbabilityMaps) -> NDArray[np.bool_]:
+        """The cells of an image that are refined: see :mod:`carvana.inference.tiling.roi`."""
         low, high = self.band
         most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)
         for single, weight in zip(coarse.maps, coarse.weights, strict=True):
@@ -144,25 +145,27 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         grown = functional.max_pool2d(grown, (1, 2 * around + 1), 1, (0, around))
         return (grown[0] > 0).cpu().numpy()
 
+    looked_at, unsure = Attribute("refined_share"), Attribute("uncertain_cells")
 
-class Both:
-    """Brings an image to two looks.
+
+class RefinerPreprocessor:
+    """Resizes an image for both networks.
 
     Args:
-        coarse: The first one's preparation.
-        fine: The second one's.
+        coarse: The coarse network's preprocessor.
+        fine: The fine network's.
     """
 
     def __init__(self, coarse: Any, fine: Preprocessor) -> None:
         self._coarse, self._fine = coarse, fine
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, PreprocessedImage]:
-        """Make an image, uint8 (H, W, 3), ready for both."""
+        """Resize an image, uint8 (H, W, 3), for both."""
         return self._coarse(image), self._fine(image)
 
 
 def _most(single: Tensor, side: int) -> Tensor:
-    """Of a map (n, m), for each row of cells of a picture with ``side`` rows of pixels, the largest value it shows."""
+    """The largest value of a map (n, m) in each row of cells of an image that has ``side`` rows of pixels."""
     count, ratio = -(-side // CELL), single.shape[0] / side
     exact = float64_device(single.device)
     cells = torch.arange(count, device=exact, dtype=torch.float64) * CELL
@@ -176,10 +179,10 @@ def _most(single: Tensor, side: int) -> Tensor:
 
 
 def checked_band(band: tuple[float, float]) -> tuple[float, float]:
-    """The band, if it is one.
+    """The band, as floats.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: its ends are not two probabilities in ascending order.
     """
     low, high = band
     if not 0 <= low < high <= 1:

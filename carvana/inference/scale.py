@@ -10,11 +10,11 @@ Scale = str | tuple[int, int]
 """``"trained"``, ``"native"``, ``"HEIGHTxWIDTH"`` or (height, width)."""
 
 SMALLEST, LARGEST = 8, 16384
-"""Bounds of either side, in pixels: those of a recipe's data.size."""
+"""Bounds of either side, in pixels: those of data.size in a config."""
 
 
 def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Decide to which size images are brought before the network sees them.
+    """The size to which images are resized for the network.
 
     Args:
         scale: ``"trained"`` is the size that the network was trained at, ``"native"`` the image's own.
@@ -24,7 +24,7 @@ def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[in
         (height, width), each from 8 to 16384, or None for each image's own size.
 
     Raises:
-        ConfigError: the scale is none of these.
+        ConfigError: the scale is not valid.
 
     >>> network_size("trained", (128, 128)), network_size("640x960", (128, 128)), network_size("native", (128, 128))
     ((128, 128), (640, 960), None)

@@ -17,8 +17,7 @@ from carvana.entry import resolve
 from carvana.errors import CarvanaError, cause
 from carvana.leaderboard.script_registrations import register_places
 from carvana.leaderboard.worker_pool import Job, PipeEnd
-
-_NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "not enough memory")
+from carvana.utils.devices import is_out_of_memory
 
 _LONGEST = 300
 """Characters of a reason; the log has all of it."""
@@ -104,7 +103,7 @@ def _reason(error: BaseException, job: Job) -> str:
     words = words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
     if "CUDA out of memory" in words:
         return "out of memory on the GPU"
-    if isinstance(error, MemoryError) or any(sign in words for sign in _NO_MEMORY):
+    if is_out_of_memory(error):
         limit = "" if job.memory_gb is None else f" (its process may take {job.memory_gb:g} GB)"
         return f"out of memory{limit}"
     if isinstance(error, CarvanaError):

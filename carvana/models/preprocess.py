@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 
+def round_up(length: int, stride: int) -> int:
+    """The next multiple of the stride."""
+    # ONNX rounds quotients towards zero, so an exported graph is right where none is negative.
+    return (length + stride - 1) // stride * stride
+
+
 def padded_size(size: int, stride: int, min_size: int) -> int:
-    """The number of rows, or columns, that a network sees of a picture that has ``size`` of them.
+    """The height, or width, to which an image is padded for a network.
 
     >>> padded_size(1918, 32, 64), padded_size(5, 32, 64)
     (1920, 64)
     """
-    # ONNX rounds quotients towards zero, so an exported graph is right where none is negative.
-    return (max(size, min_size) + stride - 1) // stride * stride
+    return round_up(max(size, min_size), stride)
 
 
 def reflection(size: int, padded: int, device: torch.device) -> Tensor:

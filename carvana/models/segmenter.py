@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from carvana.models.allocation_limit import AllocationLimit
 from carvana.models.build import build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
-from carvana.utils.processes import tells_of_killed_reader
+from carvana.utils.devices import is_out_of_memory
 
 
 class Segmenter(nn.Module):
@@ -153,15 +152,13 @@ class Segmenter(nn.Module):
         self.std.copy_(torch.tensor(spec.std).view(1, 3, 1, 1))
 
     def _logits(self, images: Tensor) -> Any:
-        """Whatever goes wrong in a stranger's network is one line, but for what the caller may have an answer to."""
+        """The network's output; what it raises becomes one line, except for a lack of memory, which callers handle."""
         try:
             return self.network(images)
         except (CarvanaError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, RuntimeError) and re.search("memory|alloc|cuda|cudnn", str(error), re.IGNORECASE):
-                raise
-            if tells_of_killed_reader(error):  # torch raises it wherever the main thread is, so also in here
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             if len(images) == 1 and "more than 1 value per channel" in str(error):
                 raise ModelError(

@@ -9,10 +9,10 @@ import torch
 
 from carvana.config import TrainConfig
 from carvana.data.reader_processes import ReaderKilledError
-from carvana.errors import CarvanaError
-from carvana.inference.tiling.memory import is_out_of_memory
+from carvana.errors import CarvanaError, ModelError
 from carvana.run import Run
 from carvana.training.state import Progress, has_state, peek_state
+from carvana.utils.devices import is_out_of_memory
 from carvana.utils.processes import tells_of_killed_reader
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")
@@ -62,14 +62,14 @@ def explained() -> Iterator[None]:
     """Turn a lack of memory, of a compiler, of a reader or of another process into one line; other errors pass."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ModelError) as error:
         message = _explanation(error)
         if message is None:
             raise
         raise message from error
 
 
-def _explanation(error: RuntimeError) -> CarvanaError | None:
+def _explanation(error: RuntimeError | ModelError) -> CarvanaError | None:
     words = str(error)
     if is_out_of_memory(error):
         return CarvanaError(
@@ -88,7 +88,7 @@ def _explanation(error: RuntimeError) -> CarvanaError | None:
     return None
 
 
-def _is_lost_process(error: RuntimeError) -> bool:
+def _is_lost_process(error: Exception) -> bool:
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return False
     return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _LOST)

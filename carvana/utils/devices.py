@@ -77,6 +77,25 @@ def release_memory(device: torch.device) -> None:
         torch.get_device_module(device).empty_cache()
 
 
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, Apple's GPUs
+    "allocate memory",  # torch on a CPU of Linux and macOS, ONNX Runtime
+    "not enough memory",  # torch on a CPU of Windows
+    "bad_alloc", "bad allocation",  # C++
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has no memory left: many libraries have no class of error for it.
+
+    >>> is_out_of_memory(RuntimeError("MPS backend out of memory")), is_out_of_memory(RuntimeError("sizes differ"))
+    (True, False)
+    """
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch may not be imported
+    return named or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def devices_named(name: str) -> list[str]:
     """The devices that work can be spread over: with "auto" or "cuda" all GPUs, where there are several.
 

@@ -1,4 +1,4 @@
-"""The same for very many items, by several threads, in the memory of a few."""
+"""Ordered thread-pool map with bounded memory."""
 
 from __future__ import annotations
 
@@ -12,31 +12,57 @@ from carvana.utils.devices import cpu_count
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 64  # items a thread: work for all of them while the first one takes its time
+AHEAD_BYTES = 2**30
+"""What the results in flight may take together, as far as it is known."""
 
 
-def threaded(function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None) -> Iterator[R]:
+def threaded(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int | None = None,
+    ahead: int = 16,
+    bytes_of: Callable[[R], int] | None = None,
+) -> Iterator[R]:
     """Apply ``function`` in threads; the results come in order, and items are pulled as they are needed.
 
-    ``ThreadPoolExecutor.map`` would begin by handing over all items, at a kilobyte each.
+    An exception is raised at its item's turn. When the caller stops early, items that wait are dropped; when ``items``
+    fail, or Ctrl-C comes in between, all items that were pulled before are finished first.
 
     Args:
         function: called in other threads.
         items: pulled in the caller's thread.
         workers: threads; None for one per core.
+        ahead: items in flight for each thread, which keep all of them busy while the first one takes its time.
+        bytes_of: the size of a result; fewer are in flight where the largest so far, times their number, would exceed
+            ``AHEAD_BYTES``.
 
     >>> list(threaded(str.upper, "abc", workers=2))
     ['A', 'B', 'C']
     """
     workers = workers or cpu_count()
+    most = ahead * workers if bytes_of is None else 1  # until the size of the first result is known
+    largest = 1
+
+    def measured(result: R) -> R:
+        nonlocal most, largest
+        if bytes_of is not None:
+            largest = max(largest, bytes_of(result))
+            most = max(1, min(ahead * workers, AHEAD_BYTES // largest))
+        return result
+
+    # ThreadPoolExecutor.map would pull all items at once, at a kilobyte each.
     pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > _AHEAD * workers:
-                yield pending.popleft().result()
+            while len(pending) > most:
+                yield measured(pending.popleft().result())
         while pending:
-            yield pending.popleft().result()
-    finally:
+            yield measured(pending.popleft().result())
+    except GeneratorExit:
         pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        pool.shutdown()

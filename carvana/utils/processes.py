@@ -112,5 +112,8 @@ def end_with_parent() -> None:
 
 
 def tells_of_killed_reader(error: BaseException) -> bool:
-    """Whether this is how torch tells, wherever the main thread is at that moment, that a reader was killed."""
-    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    """Whether torch says with an error, or with its cause, that a reading process was killed.
+
+    torch raises it in the main thread wherever that is, within a network for one, whose errors then have it as cause.
+    """
+    return any(isinstance(each, RuntimeError) and "DataLoader worker" in str(each) for each in (error, error.__cause__))

@@ -80,7 +80,7 @@ def main() -> None:
         took = statistics.median(times[name])
         dice = evaluate(predictor, judged, **silent).dice
         best = best or dice
-        seen = statistics.mean(map(predictor.looked_at, photos)) if isinstance(predictor, Refiner) else None
+        seen = statistics.mean(map(predictor.refined_share, photos)) if isinstance(predictor, Refiner) else None
         share = "" if seen is None else f"{seen:.3f}"
         table(name, f"{1e3 * took:.0f}", f"{took / first:.3f}", share, f"{dice:.5f}", f"{best - dice:+.5f}")
 

@@ -35,8 +35,7 @@ from carvana.data.demo import write_demo
 from carvana.data.io import rle
 from carvana.data.io.images import read_coverage, read_image, read_mask, resize_image
 from carvana.data.samples import Sample
-from carvana.inference.mixture import Mixture
-from carvana.inference.prediction import resize_map
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission.write import CHUNK, write_submission
 from carvana.models.create import create_model
@@ -78,8 +77,8 @@ class Stub(Predictor):
     def answer(self, maps: Sequence[np.ndarray]) -> None:
         self._maps = cycle(torch.from_numpy(single) for single in maps)
 
-    def mix(self, batch: Sequence[Any]) -> list[Mixture]:
-        return [Mixture.of(next(self._maps), photo.size) for photo in batch]
+    def predict_maps(self, batch: Sequence[Any]) -> list[ProbabilityMaps]:
+        return [ProbabilityMaps.single(next(self._maps), photo.size) for photo in batch]
 
 
 def maps_of(samples: Sequence[Sample]) -> list[np.ndarray]:
@@ -104,13 +103,13 @@ def stations(samples: Sequence[Sample]) -> None:
     images = [read_image(path) for path in paths[:8]]
     shape = images[0].shape[:2]
     small = maps_of(samples)
-    full = [resize_map(single, shape) for single in small[:8]]
+    full = [resize_image(single, shape) for single in small[:8]]
     masks = [read_mask(sample.mask) for sample in samples[:FEW]]
     rows = [rle.encode(mask).encode() for mask in masks]
     each = {
         "decode a JPEG": milliseconds(read_image, paths),
         "shrink it by area": milliseconds(lambda image: resize_image(image, SIZE), images),
-        "enlarge the network's map": milliseconds(lambda single: resize_map(single, shape), small),
+        "enlarge the network's map": milliseconds(lambda single: resize_image(single, shape), small),
         "cut it": milliseconds(lambda single: (single > 0.5).view(np.uint8), full),
         "runs as text": milliseconds(rle.encode, masks),
         "compress": milliseconds(lambda row: gzip.compress(row, 6, mtime=0), rows),
@@ -132,7 +131,7 @@ def alone(predictor: Predictor, chunks: Sequence[Sequence[Path]]) -> tuple[float
         batches = predictor.batches([predictor.prepare(photo) for photo in chunk])
         with Watch() as watch:
             for batch in batches:
-                predictor.mix(batch)
+                predictor.predict_maps(batch)
         taken, others = taken + watch.seconds, max(others, watch.others)
     return taken, others
 

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
-from carvana.inference.engines.onnx import ExportedModel
+from carvana.inference.engines.onnx import OnnxEngine
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 
@@ -42,7 +42,7 @@ def test_a_run_becomes_a_file_and_the_command_tells_how_it_was_checked(run: Path
     assert "torch" not in done.stderr
     assert list(out.parent.iterdir()) == [out]
 
-    exported, model = ExportedModel.load(out), Segmenter.from_pretrained(run)
+    exported, model = OnnxEngine.load(out), Segmenter.from_pretrained(run)
     assert exported.spec == model.spec
     images = torch.randint(0, 256, (1, 3, 70, 50), dtype=torch.uint8)
     with torch.no_grad():

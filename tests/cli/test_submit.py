@@ -160,7 +160,7 @@ def test_ctrl_c_ends_with_130_and_no_process_is_left(model: Path, tmp_path: Path
         os.killpg(process.pid, 0)
     done = call("submit", model, tmp_path / "photos", "--out", tmp_path / "s.csv", "--device", "cpu")
     assert done.exit_code == 1
-    assert "holds the beginning of a table with other settings" in done.stderr
+    assert "holds an unfinished table with other settings" in done.stderr
     done = call(
         "submit", model, tmp_path / "photos", "--out", tmp_path / "s.csv", "--device", "cpu", "--scale", "320x480"
     )

@@ -192,7 +192,7 @@ def test_submit_check(bounded: Any, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="10,000 predictions in one process: one by one, and as a stream",
     promised="as many open files at the end as after 2,000, and no more than 4 MB of memory more",
-    reaches="inference/predictor.py: predict; inference/pipeline.py: ordered_map",
+    reaches="inference/predictor.py: predict; utils/parallel.py: threaded",
     quick=1,
 )
 @pytest.mark.parametrize("way", ["predict_many", "predict"])

@@ -17,7 +17,7 @@ from faults.models import WEIGHTS, refusal, save_model
 from safetensors.torch import save_file
 
 from carvana.errors import ModelError
-from carvana.inference.engines.onnx import ExportedModel
+from carvana.inference.engines.onnx import OnnxEngine
 from carvana.inference.load import load_predictor
 from carvana.models.create import create_model
 from carvana.models.keras_weights import read_keras
@@ -57,7 +57,7 @@ def as_keras(path: Path) -> object:
 
 def as_onnx(path: Path) -> object:
     shutil.copy(path, path.with_suffix(".onnx"))
-    return ExportedModel.load(path.with_suffix(".onnx"))
+    return OnnxEngine.load(path.with_suffix(".onnx"))
 
 
 DOORS: dict[str, Callable[[Path], object]] = {

@@ -11,7 +11,7 @@ import torch
 from faults.models import refusal
 from onnx import TensorProto, helper, numpy_helper
 
-from carvana.inference.engines.onnx import ExportedModel
+from carvana.inference.engines.onnx import OnnxEngine
 from carvana.models.spec import ModelSpec
 
 
@@ -47,19 +47,19 @@ def test_weights_in_other_files_are_refused(location: str, tmp_path: Path) -> No
     path = network(tmp_path / "net.onnx", elsewhere(location))
     if location == "weights":
         onnxruntime.InferenceSession(path)  # it would
-    assert "names another file for its weights" in refusal(lambda: ExportedModel.load(path))
+    assert "names another file for its weights" in refusal(lambda: OnnxEngine.load(path))
 
 
 @pytest.mark.fault(
     done="an exported file that claims a shape of 2^40, and one whose record tells more classes than it gives",
     promised="one line that names the file",
-    reaches="inference/engines/onnx.py: _open; ExportedModel, the form of the logits",
+    reaches="inference/engines/onnx.py: _open; OnnxEngine, the form of the logits",
 )
 def test_claims_of_an_exported_file_are_checked(tmp_path: Path) -> None:
     weights = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "w")
     other = network(tmp_path / "other.onnx", weights, classes=5)
-    line = refusal(lambda: ExportedModel.load(other)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)))
+    line = refusal(lambda: OnnxEngine.load(other)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)))
     assert str(other) in line
     assert "(1, 5, 8, 8)" in line
     weights.dims[0] = 2**40
-    assert "huge.onnx" in refusal(lambda: ExportedModel.load(network(tmp_path / "huge.onnx", weights)))
+    assert "huge.onnx" in refusal(lambda: OnnxEngine.load(network(tmp_path / "huge.onnx", weights)))

@@ -147,7 +147,7 @@ def test_damaged_weights_are_refused(how: str, model: Path) -> None:
 @pytest.mark.fault(
     done="model.safetensors with NaN, and with a BatchNorm whose variance is below zero, for predict",
     promised="exit code 1, one line, no mask",
-    reaches="inference/mixture.py: what a network gives that is no number",
+    reaches="inference/predictor.py: what a network gives that is no number",
     quick=0,
 )
 @pytest.mark.parametrize(("how", "words"), [("weight", "not finite"), ("variance", "no number")])

@@ -13,7 +13,7 @@ import pytest
 from submitting import draw_photos, small_predictor
 
 from carvana.data.io.images import read_mask
-from carvana.inference.distributed import own_share
+from carvana.inference.distributed import rank_slice
 from carvana.inference.manifest import MANIFEST
 from carvana.inference.submission.write import write_submission
 from carvana.utils.files import read_json_lines
@@ -49,7 +49,7 @@ def test_the_shares_of_all_processes_are_everything_once(monkeypatch: pytest.Mon
         taken = []
         for rank in range(count):
             monkeypatch.setenv("RANK", str(rank))
-            taken += own_share(range(13))
+            taken += rank_slice(range(13))
         assert sorted(taken) == list(range(13))
 
 

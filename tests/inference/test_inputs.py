@@ -35,6 +35,13 @@ def test_sources_without_a_photo_are_refused(tmp_path: Path) -> None:
         collect_images([])
 
 
+def test_missing_files_are_refused_unless_others_exist(photos: list[Path], tmp_path: Path) -> None:
+    missing = [tmp_path / "nowhere.jpg", tmp_path / "nofolder"]
+    with pytest.raises(DataError, match=r"nowhere\.jpg: no such file or folder"):
+        collect_images(missing)
+    assert collect_images([*missing, photos[0]]) == [*missing, photos[0]]
+
+
 def test_outputs_may_not_go_among_the_photos_of_a_folder(photos: list[Path]) -> None:
     folder = photos[0].parent
     with pytest.raises(DataError, match="share this folder"):

@@ -63,7 +63,7 @@ def test_an_exported_file_looks_again_as_the_model_does(model: carvana.Segmenter
             carvana.Predictor.from_pretrained(file, scale="native", tile=32, device="cpu"),
         )
     )
-    assert 0 < found.looked_at(image) == expected.looked_at(image) < 1
+    assert 0 < found.refined_share(image) == expected.refined_share(image) < 1
     np.testing.assert_allclose(found.predict(image).probabilities, expected.predict(image).probabilities, atol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_what_has_no_exact_join_says_so_from_the_file(tmp_path: Path) -> None:
     segmenter = carvana.Segmenter(Mean(), carvana.ModelSpec(arch="mine"))
     export_onnx(segmenter, tmp_path / "mine.onnx")
     made = carvana.Predictor.from_pretrained(tmp_path / "mine.onnx", scale="native", mode="tiles", join="exact")
-    with pytest.raises(ModelError, match=r"mine has no exact join: .*depends on the whole picture"):
+    with pytest.raises(ModelError, match=r"mine has no exact join: .*depends on the whole image"):
         made.predict(photo())
 
 

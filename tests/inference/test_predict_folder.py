@@ -282,7 +282,7 @@ class Interrupted(Predictor):
 
     calls = 0
 
-    def joins(self, photo: PreprocessedImage, batch: object) -> bool:
+    def fits_batch(self, photo: PreprocessedImage, batch: object) -> bool:
         return False
 
     def run(self, batch: object, **settings: object) -> list[Prediction]:

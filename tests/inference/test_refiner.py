@@ -45,7 +45,7 @@ def predictor(reach: int, gain: float = 30.0, size: tuple[int, int] | None = Non
 
 def seen(predictor: Predictor) -> list[tuple[int, ...]]:
     """The shapes that its network, which is a copy made for inference, was given."""
-    return predictor._network.network.seen  # type: ignore[union-attr, return-value]
+    return predictor.engine.network.network.seen  # type: ignore[union-attr, return-value]
 
 
 def disc(size: tuple[int, int] = (403, 610), radius: float = 0.3) -> np.ndarray:
@@ -59,7 +59,7 @@ def disc(size: tuple[int, int] = (403, 610), radius: float = 0.3) -> np.ndarray:
 
 def pixels(refiner: Refiner, image: np.ndarray) -> np.ndarray:
     """The pixels that are looked at again."""
-    cells = refiner.unsure(refiner.coarse.mix([refiner.coarse.prepare(image)])[0])
+    cells = refiner.uncertain_cells(refiner.coarse.predict_maps([refiner.coarse.prepare(image)])[0])
     return np.kron(cells, np.ones((CELL, CELL), bool))[: image.shape[0], : image.shape[1]]
 
 
@@ -151,10 +151,10 @@ def test_where_the_first_networks_contradict_each_other_the_second_decides() -> 
 def test_a_batch_holds_no_more_than_so_many_pixels_at_their_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
     refiner = Refiner(predictor(1, size=(52, 76)), predictor(2, scale="native"))
     photo = refiner.prepare(disc((200, 300)))
-    assert refiner.joins(photo, [photo] * 3)
+    assert refiner.fits_batch(photo, [photo] * 3)
     monkeypatch.setattr("carvana.inference.refiner.MOST_PIXELS", 3 * 200 * 300)
-    assert refiner.joins(photo, [photo] * 2)
-    assert not refiner.joins(photo, [photo] * 3)
+    assert refiner.fits_batch(photo, [photo] * 2)
+    assert not refiner.fits_batch(photo, [photo] * 3)
 
 
 def test_the_pixels_of_the_second_look_are_told() -> None:
@@ -162,8 +162,8 @@ def test_the_pixels_of_the_second_look_are_told() -> None:
     once, twice = (Refiner(coarse, predictor(2, scale="native", tta=tta)) for tta in (False, True))
     once.predict(image)
     shown = sum(shape[0] * shape[2] * shape[3] for shape in seen(once.fine)) / (403 * 610)
-    assert once.looked_at(image) == pytest.approx(shown)
-    assert twice.looked_at(image) == pytest.approx(2 * shown)
+    assert once.refined_share(image) == pytest.approx(shown)
+    assert twice.refined_share(image) == pytest.approx(2 * shown)
 
 
 def test_an_unet_joins_exactly() -> None:
@@ -197,7 +197,7 @@ def test_what_decides_a_mask_is_told() -> None:
 
 def test_what_cannot_be_is_refused_in_a_line() -> None:
     coarse, fine = predictor(1, size=(52, 76)), predictor(2, scale="native")
-    with pytest.raises(ConfigError, match=r'at the image\'s own size, not at 52x76: give it scale="native"'):
+    with pytest.raises(ConfigError, match=r'at their own size, not at 52x76: give it scale="native"'):
         Refiner(fine, coarse)
     for band in ((0.5, 0.5), (-0.1, 0.5), (0.2, 1.5), (float("nan"), 1.0)):
         with pytest.raises(ConfigError, match=r"band .* expected two probabilities"):
@@ -242,3 +242,20 @@ def test_it_is_loaded_by_names(tmp_path: Path) -> None:
         load_predictor([small, large], mode="refine", **how)
     with pytest.raises(ModelError):
         load_predictor(small, refine_with=tmp_path / "nothing", **how)
+
+
+def test_the_names_of_the_last_release_work_and_say_the_new_ones() -> None:
+    image, coarse = disc(), predictor(1, size=(52, 76))
+    refiner = Refiner(coarse, predictor(2, scale="native"))
+    prepared = refiner.prepare(image)
+    with pytest.warns(DeprecationWarning, match="is now") as warned:  # noqa: PT031 - one list of all
+        maps = coarse.mix([prepared[0]])
+        cells = refiner.unsure(maps[0])
+        refined = refiner.fine.mix_again([prepared[1]], [maps[0].resized(maps[0].size)], unsure=[cells])
+        assert refiner.looked_at(image) == refiner.fine.cost_again(cells, maps[0].size) > 0
+        assert refiner.joins(prepared, [prepared])
+        assert refiner.preparation(image)[1].size == prepared[1].size
+    assert torch.equal(refined[0].maps[0], refiner.predict_maps([prepared])[0].maps[0])
+    new = [str(each.message).split(" is now ")[1].split(";")[0].partition(".")[2] for each in warned]
+    names = ["predict_maps", "uncertain_cells", "refine_maps", "refine_maps(uncertain=...)", "refined_share"]
+    assert new == [*names, "refine_cost", "fits_batch", "preprocessor"]

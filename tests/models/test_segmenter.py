@@ -134,10 +134,10 @@ if __name__ == "__main__":
 """
 
 
-def test_a_reader_that_is_killed_meanwhile_is_no_fault_of_the_network(tmp_path: Path):
+def test_a_reader_that_is_killed_meanwhile_is_found_behind_the_networks_error(tmp_path: Path):
     (tmp_path / "loses.py").write_text(LOSES_A_READER)
     done = forkserver.run([sys.executable, tmp_path / "loses.py"], capture_output=True, text=True, check=True)
-    assert done.stdout == "RuntimeError True\n"
+    assert done.stdout == "ModelError True\n"
 
 
 def test_with_spec_changes_what_the_next_photo_sees():

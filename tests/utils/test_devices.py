@@ -13,6 +13,7 @@ from carvana.utils.devices import (
     describe,
     devices_named,
     float64_device,
+    is_out_of_memory,
     resolve_device,
     resolve_precision,
 )
@@ -80,6 +81,14 @@ def test_autocast_computes_in_the_precision() -> None:
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with autocast(CPU, precision):
             assert layer(torch.zeros(1, 4)).dtype == dtype
+
+
+def test_each_devices_lack_of_memory_is_known() -> None:
+    """An Apple GPU raises no error of its own kind."""
+    full = "MPS backend out of memory (MPS allocated: 18.00 GB, other allocations: 96.00 MB, max allowed: 18.13 GB)"
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError(full)):
+        assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("sizes do not match"))
 
 
 def test_the_machine_is_described() -> None:

@@ -1,1 +1,1 @@
-"""What runs a network: ONNX Runtime, and the export to it."""
+"""Engines that run a network: PyTorch and ONNX Runtime; and the export to ONNX."""

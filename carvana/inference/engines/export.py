@@ -1,7 +1,7 @@
-"""A Segmenter as one ONNX file that holds all of it: normalisation, padding, the network, cropping, and its record.
+"""Exports a Segmenter as one ONNX file: normalisation, padding, the network, cropping, and its ModelSpec.
 
-Images go in as bytes of any batch, height and width, and logits of that size come out, so that whoever runs the file
-needs ONNX Runtime and nothing else. Every file is compared with PyTorch before it gets its name.
+The file maps uint8 images of any batch size, height and width to logits of that size, so running it needs ONNX Runtime
+alone. Every file is compared with PyTorch before it gets its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, ExportedModel, is_exported, needed
+from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
 from carvana.inference.engines.onnx_pooling import pool_at_any_size
 from carvana.inference.tiling.memory import bytes_per_pixel
 from carvana.inference.tiling.receptive_field import exact_halo
@@ -36,7 +36,7 @@ from carvana.utils.progress import Reporter
 from carvana.utils.targets import check_target
 
 TOLERANCE = 1e-3
-"""How far ONNX Runtime may be from PyTorch: see ``difference``."""
+"""The largest allowed difference between ONNX Runtime and PyTorch: see ``difference``."""
 
 OPSET = 18
 """The oldest that torch writes, so that old runtimes read the files, too."""
@@ -61,12 +61,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """The result of an export.
 
     Attributes:
         path: the file.
         size: its bytes.
-        checks: how it compares with PyTorch, at three sizes.
+        checks: its comparisons with PyTorch, at three sizes.
     """
 
     path: Path
@@ -84,7 +84,7 @@ def export_onnx(
 ) -> Exported:
     """Write a model as an ONNX file: ``images``, uint8 (N, 3, H, W), to ``logits``, float32 (N, classes, H, W).
 
-    N, H and W are free. The ModelSpec is in the metadata, as JSON under ``carvana``, and so is what tiles need to know,
+    N, H and W are free. The ModelSpec is in the metadata, as JSON under ``carvana``, and so is what tiling needs,
     under ``carvana.tiling``: the halo of the exact join, and the memory for a pixel. The network is exported on the
     CPU, in fp32 and evaluation mode, from a copy: the model stays as it is.
 
@@ -92,7 +92,7 @@ def export_onnx(
         model: on any device, in any mode.
         out: the file, whose name ends in ``.onnx``.
         replace: overwrite a file that is there.
-        reporter: told of the steps.
+        reporter: shows progress.
 
     Raises:
         ConfigError: the file is there already, or has another suffix.
@@ -108,7 +108,7 @@ def export_onnx(
     """
     out, reporter = Path(out), reporter or default_reporter()
     if not is_exported(out):
-        raise ConfigError(f"'{out}' must end in .onnx, by which an exported file is known: take '{out}.onnx'")
+        raise ConfigError(f"'{out}' must end in .onnx, as exported files do: take '{out}.onnx'")
     check_target(out, replace=replace)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         needed(package)
@@ -132,7 +132,7 @@ def export_onnx(
 
 
 def check_shapes(stride: int, min_size: int) -> list[tuple[int, int, int, int]]:
-    """The shapes of images at which a file is compared: not square, hardly a multiple of the stride, and one small.
+    """The shapes of images at which a file is compared: not square, not multiples of the stride, and one small.
 
     >>> check_shapes(32, 64)
     [(1, 3, 31, 99), (2, 3, 129, 95), (1, 3, 95, 229)]
@@ -145,10 +145,10 @@ def check_shapes(stride: int, min_size: int) -> list[tuple[int, int, int, int]]:
 
 
 def difference(expected: Tensor, found: Tensor) -> float:
-    """How far two sets of logits are apart: in probability, or as a share of the largest logit, whichever is more.
+    """The largest difference of two sets of logits: in probability, or as a share of the largest logit.
 
-    Probabilities tell what a mask sees of it. The share tells of errors that they hide, where logits are far from zero
-    or all near it.
+    The difference in probability is what a mask shows. The share also shows errors where logits are far from zero, or
+    all near it.
 
     >>> round(difference(torch.tensor([0.0, 8.0]), torch.tensor([0.004, 8.0])), 5)  # a quarter, in probability
     0.001
@@ -202,10 +202,9 @@ def _onnx_bytes(network: Segmenter, program: ExportedProgram) -> bytes:
 
 
 def _tiling(network: Segmenter) -> dict[str, Any]:
-    """How far the network looks, or why no halo is enough, and what memory it takes.
+    """The receptive field, or why it has no limit, and the memory for a pixel.
 
-    It is found here, with torch: nothing promises that ONNX Runtime's kernels spread what is no number, and its memory
-    is nobody's to look into.
+    Measured with torch: ONNX Runtime's kernels need not spread NaN, and its memory cannot be observed.
     """
     spec, folded = network.spec, for_inference(network)
     with torch.inference_mode():
@@ -220,7 +219,7 @@ def _tiling(network: Segmenter) -> dict[str, Any]:
 
 
 def _strip(graph: Any) -> None:
-    """Leave out what torch notes for those who debug it: lines of source, with the folders of the machine."""
+    """Remove torch's notes for debugging: lines of source code, with folders of this machine."""
     for part in (graph, *graph.node, *getattr(graph, "input", ()), *getattr(graph, "initializer", ())):
         if not isinstance(part, str):
             part.ClearField("metadata_props")
@@ -242,7 +241,7 @@ def _checked(network: Segmenter, path: Path, shape: tuple[int, int, int, int], r
             f"'{network.spec.arch}' gives NaN {where}: its training may have diverged, so it is not exported"
         )
     try:
-        found = ExportedModel.load(path)(images)
+        found = OnnxEngine.load(path)(images)
     except ModelError as error:
         raise _cannot(network, f"{where} ONNX Runtime fails ({_cause(error)})") from error
     if found.shape != expected.shape:
@@ -255,7 +254,7 @@ def _checked(network: Segmenter, path: Path, shape: tuple[int, int, int, int], r
 
 
 def _images(shape: tuple[int, int, int, int]) -> Tensor:
-    """Areas of a colour under noise: what is smooth tells of errors in enlarging, what is not of those in padding."""
+    """Smooth areas with noise: smooth parts show errors of enlarging, noise shows those of padding."""
     generator = torch.Generator().manual_seed(0)
     areas = torch.rand(*shape[:2], 5, 7, generator=generator)
     smooth = torch.nn.functional.interpolate(areas, size=shape[2:], mode="bilinear")
@@ -270,7 +269,7 @@ def _cannot(network: Segmenter, reason: str) -> ModelError:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what was raised first: the exporter wraps it in pages of advice."""
+    """The first line of the first error, which the exporter wraps in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
@@ -278,7 +277,7 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch and onnxscript say of their own workings, on logs, warnings and standard output."""
+    """Silence the logs, warnings and standard output of torch and onnxscript."""
     logs = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "onnx")]
     levels = [log.level for log in logs]
     for log in logs:

@@ -1,4 +1,4 @@
-"""A network out of an ONNX file of ``carvana export``, run by ONNX Runtime: images in, logits out, as a Segmenter."""
+"""Runs an ONNX file of ``carvana export`` with ONNX Runtime: images to logits, as a Segmenter does."""
 
 from __future__ import annotations
 
@@ -17,41 +17,35 @@ from torch import Tensor
 from carvana.errors import ConfigError, ModelError
 from carvana.models.spec import ModelSpec
 from carvana.models.weight_files import first_line
-from carvana.utils.devices import resolve_device
+from carvana.utils.devices import Precision, is_out_of_memory, resolve_device
 from carvana.utils.files import file_digest, parse_json
 
 METADATA = "carvana"
 """The key of the ModelSpec, as JSON, in a file's metadata."""
 
 TILING = "carvana.tiling"
-"""Likewise that of what tiles must know: bytes_per_pixel, and halo or no_halo, the reason why there is none."""
+"""The key of what tiling needs, as JSON: bytes_per_pixel, and halo, or no_halo with the reason why there is none."""
 
 INPUT, OUTPUT = "images", "logits"
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-# What a tensor begins the name of another file with that its numbers are in: a field 1 of 8 bytes, in each way in which
-# protobuf writes these numbers.
+# The beginning of a tensor's reference to another file: field 1, "location", 8 bytes long, in each way in which
+# protobuf encodes these two numbers.
 _ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 
-# ONNX Runtime's own allocator, C++, and CUDA's libraries; it has no error of its own for a lack of memory.
-_NO_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "out of memory", "ALLOC_FAILED")
 
-
-class ExportedModel:
-    """A network that ONNX Runtime runs.
+class OnnxEngine:
+    """Keeps :class:`carvana.inference.engine.Engine` with ONNX Runtime.
 
     Args:
         session: ONNX Runtime's, of the file.
-        spec: the record out of its metadata.
+        spec: the ModelSpec in the file's metadata.
         path: the file.
         device: where the session runs.
-
-    Attributes:
-        spec: what a :class:`carvana.Segmenter` has under this name.
-        path: the file.
-        device: where it runs.
     """
+
+    precision: Precision = "fp32"
 
     def __init__(self, session: Any, spec: ModelSpec, *, path: Path, device: torch.device) -> None:
         self.spec = spec
@@ -85,7 +79,7 @@ class ExportedModel:
         metadata = session.get_modelmeta().custom_metadata_map
         if METADATA not in metadata or inputs != [(INPUT, "tensor(uint8)")] or outputs != [(OUTPUT, "tensor(float)")]:
             raise ModelError(
-                f"'{path}' was not written by carvana export, so nothing tells how to prepare images for it; "
+                f"'{path}' was not written by carvana export, so it does not say how to prepare images for it; "
                 "export the run: carvana export RUN --to onnx --out FILE"
             )
         return cls(session, _spec(path, metadata[METADATA]), path=path, device=device)
@@ -117,35 +111,33 @@ class ExportedModel:
             raise ModelError(f"'{self.path}' gives logits of {logits.shape} where {expected} belongs: export it anew")
         return torch.from_numpy(logits).to(images.device)
 
-    @property
-    def halo(self) -> int:
-        """The halo with which tiles give what the whole picture gives, in pixels.
+    def receptive_field(self) -> int:
+        """How many pixels on each side an output depends on, as it was measured at the export.
 
         Raises:
-            ModelError: there is none, or the file does not tell.
+            ModelError: every output depends on the whole image, or the file does not say.
         """
-        told = self._tiling
-        if "halo" not in told:
-            raise ModelError(str(told.get("no_halo", f"'{self.path}' does not tell how far the network looks")))
+        if "halo" not in self._tiling:
+            unknown = f"'{self.path}' does not name the receptive field of its network"
+            raise ModelError(str(self._tiling.get("no_halo", unknown)))
         return int(self._measured("halo"))
 
-    @property
     def bytes_per_pixel(self) -> float:
-        """What the network takes at once for each pixel that it sees, as it was measured at the export.
+        """The memory that the network takes at once for each pixel, as it was measured at the export.
 
         Raises:
-            ModelError: the file does not tell.
+            ModelError: the file does not say.
         """
         if "bytes_per_pixel" not in self._tiling:
             raise ModelError(
-                f"'{self.path}' does not tell what memory its network takes; take --mode whole, or export it anew"
+                f"'{self.path}' does not say what memory its network takes; take --mode whole, or export it anew"
             )
         return self._measured("bytes_per_pixel")
 
     @cached_property
     def _tiling(self) -> dict[str, Any]:
-        told = _json(self.path, TILING, self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
-        return told if isinstance(told, dict) else {}
+        found = _json(self.path, TILING, self._session.get_modelmeta().custom_metadata_map.get(TILING, "{}"))
+        return found if isinstance(found, dict) else {}
 
     def _measured(self, name: str) -> float:
         value = self._tiling[name]
@@ -153,13 +145,12 @@ class ExportedModel:
             raise ModelError(f"'{self.path}' is damaged: {name} in its metadata is {value!r:.60}; export it anew")
         return value
 
-    @cached_property
-    def weights_digest(self) -> str:
-        """What the weights are known by in manifests: the digest of the file."""
+    def digest(self) -> str:
+        """The digest of the file."""
         return file_digest(self.path)
 
     def _explained(self, error: Exception, images: Tensor) -> Exception:
-        if any(words in str(error) for words in _NO_MEMORY):
+        if is_out_of_memory(error):
             kind = torch.OutOfMemoryError if self.device.type == "cuda" else MemoryError
             return kind(first_line(error))
         count, _, height, width = images.shape
@@ -169,7 +160,7 @@ class ExportedModel:
 
 
 def onnx_device(name: str) -> torch.device:
-    """Where an exported file runs for a device by name: "auto" is no Apple GPU, which ONNX Runtime does not serve.
+    """The device of an exported file: "auto" is never an Apple GPU, which ONNX Runtime does not support.
 
     Raises:
         ConfigError: there is no such device here.
@@ -179,7 +170,7 @@ def onnx_device(name: str) -> torch.device:
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names an exported file, by its suffix.
+    """Whether a path has the suffix of an exported file.
 
     >>> is_exported("car.onnx"), is_exported("runs/unet-ref")
     (True, False)
@@ -206,7 +197,7 @@ _FATAL = 4  # its errors come as exceptions, too
 
 
 def _refuse_other_files(path: Path) -> None:
-    """One file is all there is to it: what lies elsewhere is nobody's to name, and no digest would cover it."""
+    """Refuse weights in other files: a model could name any file of the machine, and the digest would not cover it."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return
@@ -229,12 +220,12 @@ def _open(path: Path, device: torch.device) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = torch.get_num_threads()
-    # It keeps the most that was ever taken and a third more, for a twentieth of the time: images are large.
+    # The arena would keep a third more than the largest use ever, to save a twentieth of the time.
     options.enable_cpu_mem_arena = False
     settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=[(provider, settings)])
-    except Exception as error:  # see ExportedModel.__call__
+    except Exception as error:  # see OnnxEngine.__call__
         raise ModelError(
             f"'{path}' cannot be read by ONNX Runtime, it is damaged or of another kind: {first_line(error)}"
         ) from error

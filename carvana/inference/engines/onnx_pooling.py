@@ -1,7 +1,7 @@
-"""Adaptive pooling in operations that hold for any size: what exported pyramids of pools are made of.
+"""Adaptive average pooling for exported graphs, valid for images of any size.
 
-Which pixels each part of a picture pools depends on the picture's size. Torch's decomposition writes those of one size
-into the graph; a product with a matrix that is itself computed from the size does not.
+Which pixels belong to each pooled cell depends on the image's size. Torch's decomposition fixes those of one size in
+the graph; here pooling is a product with a matrix that the graph computes from the size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _POOLS: tuple[Any, ...] = (torch.ops.aten.adaptive_avg_pool2d.default, torch.ops
 
 
 def pool_at_any_size(program: ExportedProgram) -> ExportedProgram:
-    """The same program, with adaptive average pooling that holds for every height and width."""
+    """The same program, with adaptive average pooling that is valid for every height and width."""
     if not any(node.target in _POOLS and list(node.args[1]) != [1, 1] for node in program.graph.nodes):
         return program
     pooled: ExportedProgram = program.run_decompositions(dict.fromkeys(_POOLS, adaptive_average))
@@ -25,7 +25,7 @@ def pool_at_any_size(program: ExportedProgram) -> ExportedProgram:
 
 
 def adaptive_average(features: Tensor, output_size: Sequence[int]) -> Tensor:
-    """What ``torch.nn.functional.adaptive_avg_pool2d`` gives, as two products of matrices.
+    """The same as ``torch.nn.functional.adaptive_avg_pool2d``, as two matrix products.
 
     Args:
         features: float (..., H, W).
@@ -39,10 +39,14 @@ def adaptive_average(features: Tensor, output_size: Sequence[int]) -> Tensor:
     True
     """
     height, width = output_size
-    return _shares(features.shape[-2], height, features) @ features @ _shares(features.shape[-1], width, features).T
+    return (
+        _pool_weights(features.shape[-2], height, features)
+        @ features
+        @ _pool_weights(features.shape[-1], width, features).T
+    )
 
 
-def _shares(size: int, parts: int, like: Tensor) -> Tensor:
+def _pool_weights(size: int, parts: int, like: Tensor) -> Tensor:
     """The weight of each of ``size`` pixels in each of the parts, which overlap where ``parts`` does not divide it."""
     pixel = torch.arange(size, device=like.device)
     part = torch.arange(parts, device=like.device)[:, None]

@@ -1,4 +1,4 @@
-"""What a cut-out is laid onto: a colour, or another picture."""
+"""Backgrounds for cut-outs: a colour, or an image."""
 
 from __future__ import annotations
 
@@ -8,25 +8,22 @@ from typing import Any, Protocol, Self
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from carvana.data.colours import parse_colour
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.images import resize_image
+from carvana.data.io.images import UInt8, resize_image
 from carvana.errors import ConfigError
 from carvana.utils.files import expanded, file_digest
 
-Image = NDArray[np.uint8]
-
 
 class Background(Protocol):
-    """What lies behind the object."""
+    """The background of a cut-out."""
 
-    def pixels(self, size: tuple[int, int]) -> Image:
+    def pixels(self, size: tuple[int, int]) -> UInt8:
         """uint8 (H, W, 3), RGB, of this (height, width); not to be written into. Safe in any thread."""
 
     def settings(self) -> Any:
-        """What manifests know it by, as a JSON-able value."""
+        """A JSON value for manifests."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,8 @@ class Colour:
 
     rgb: tuple[int, int, int]
 
-    def pixels(self, size: tuple[int, int]) -> Image:
-        """The colour, spread without memory."""
+    def pixels(self, size: tuple[int, int]) -> UInt8:
+        """The colour, as a view that takes no memory."""
         return np.broadcast_to(np.array(self.rgb, np.uint8), (*size, 3))
 
     def settings(self) -> Any:
@@ -46,27 +43,27 @@ class Colour:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture, enlarged or shrunk until it covers the image, and cut around its middle.
+    """An image, scaled until it covers the cut-out, and cropped around its middle.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
         digest: of the file's bytes.
     """
 
-    image: Image
+    image: UInt8
     digest: str
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a picture, in sRGB; what is transparent in it is white.
+        """Read an image, in sRGB, its transparent parts white.
 
         Raises:
             DataError: it cannot be read.
         """
         return cls(over_white(read_shown(path)), file_digest(path))
 
-    def pixels(self, size: tuple[int, int]) -> Image:
-        """The picture over the whole of an image of this size."""
+    def pixels(self, size: tuple[int, int]) -> UInt8:
+        """The image, scaled and cropped to this size."""
         return cover(self.image, size)
 
     def settings(self) -> Any:
@@ -75,11 +72,11 @@ class Picture:
 
 
 def parse_background(text: str) -> Background:
-    """A colour by name, or else a picture by path.
+    """A colour by name, or else an image by path.
 
     Raises:
         ConfigError: it is neither.
-        DataError: the file is no picture.
+        DataError: the file is not an image.
 
     >>> parse_background("#ffd60a")
     Colour(rgb=(255, 214, 10))
@@ -90,11 +87,11 @@ def parse_background(text: str) -> Background:
     except ConfigError as error:
         if path.suffix or path.exists():
             return Picture.read(path)
-        raise ConfigError(f"no picture lies at {text!r}, and {error}") from error
+        raise ConfigError(f"{text!r} is not an image file, and {error}") from error
 
 
-def cover(image: Image, size: tuple[int, int]) -> Image:
-    """Scale an image (H, W, 3) evenly, until it covers ``size`` (height, width), and cut what sticks out on both sides.
+def cover(image: UInt8, size: tuple[int, int]) -> UInt8:
+    """Scale an image (H, W, 3) evenly until it covers ``size`` (height, width), and crop it around its middle.
 
     >>> cover(np.zeros((100, 300, 3), np.uint8), (50, 60)).shape
     (50, 60, 3)
@@ -105,12 +102,12 @@ def cover(image: Image, size: tuple[int, int]) -> Image:
     return np.ascontiguousarray(resize_image(image, (height, width))[top : top + size[0], left : left + size[1]])
 
 
-def compose(cut: Image, background: Background) -> Image:
+def compose(cut: UInt8, background: Background) -> UInt8:
     """Lay a cut-out onto a background.
 
     Args:
         cut: uint8 (H, W, 4), RGBA, not premultiplied, as :func:`carvana.inference.outputs.cutout.cutout` gives it.
-        background: what is behind.
+        background: the new background.
 
     Returns:
         uint8 (H, W, 3), RGB.

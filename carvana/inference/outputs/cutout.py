@@ -1,4 +1,4 @@
-"""An object cut out of its image: soft edges, and no rim of the old background's colour."""
+"""Cuts an object out of its image, with soft edges and without a rim of the old background's colour."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cutout(
         threshold: the probability of half opacity.
         softness: how far probabilities may lie apart, around the threshold, for opacity to go from 0 to 1; at most 1.
             See :func:`edge_softness`.
-        cleaned: uint8 (H, W) of 0 and 1, what became of the mask when it was cleaned. The opacity then follows it:
+        cleaned: uint8 (H, W) of 0 and 1, the cleaned mask. The opacity then follows it:
             see :func:`carvana.inference.outputs.postprocess.follow`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The files that are made of one prediction: mask, probabilities, cut-out, overlay, and what they are called."""
+"""Encodes the files of a prediction: mask, probabilities, cut-out, overlay; and names them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from carvana.data.io.display import over_white
-from carvana.data.io.images import encode_image, encode_mask
+from carvana.data.io.images import UInt8, encode_image, encode_mask
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.outputs.background import Background, compose
 from carvana.inference.outputs.cutout import cutout, edge_softness
@@ -20,18 +17,16 @@ from carvana.inference.outputs.overlay import overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
 
-Image = NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class Outputs:
-    """What to make of predictions.
+    """The files to make of predictions.
 
     Attributes:
         kinds: some of mask, prob, cutout, overlay.
         cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
             probabilities stay what the network gave.
-        background: what cut-outs are laid onto; None leaves them transparent.
+        background: the background of cut-outs; None leaves them transparent.
     """
 
     kinds: tuple[str, ...]
@@ -59,12 +54,12 @@ class Outputs:
 
     @property
     def need_image(self) -> bool:
-        """Whether the image's pixels are needed again, once the network has seen them."""
+        """Whether the image's pixels are needed again after the network has run."""
         return not {"cutout", "overlay"}.isdisjoint(self.kinds)
 
     @property
     def want(self) -> Want:
-        """The most that is asked of a prediction."""
+        """The most that is read from a prediction."""
         return "probabilities" if "cutout" in self.kinds else "levels" if "prob" in self.kinds else "mask"
 
     def names(self, stem: str) -> dict[str, str]:
@@ -73,7 +68,7 @@ class Outputs:
         return {kind: stem + suffixes[kind] for kind in self.kinds}
 
     def settings(self) -> dict[str, Any]:
-        """What decides the files besides the predictor and the image, as JSON-able values; empty for plain outputs."""
+        """All that decides the files besides the predictor and the image, as JSON values; empty for plain outputs."""
         settings: dict[str, Any] = {}
         if self.cleaning is not None:
             settings["clean"] = asdict(self.cleaning)
@@ -82,13 +77,13 @@ class Outputs:
         return settings
 
     def encode(
-        self, names: Mapping[str, str], prediction: Prediction, image: Image | None
+        self, names: Mapping[str, str], prediction: Prediction, image: UInt8 | None
     ) -> Iterator[tuple[str, bytes]]:
-        """The files of one image, one after the other: name and bytes.
+        """The name and the bytes of each file of one image.
 
         Args:
             names: as :meth:`names` gives them, or some of them.
-            prediction: what the network says.
+            prediction: of the image.
             image: the image, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, as :func:`carvana.data.io.display.read_shown` gives
                 it; None will do where :attr:`need_image` is false.
 
@@ -103,20 +98,20 @@ class Outputs:
 @dataclass(frozen=True, eq=False)
 class _Finished:
     prediction: Prediction
-    shown: Image | None
+    shown: UInt8 | None
     outputs: Outputs
 
     @cached_property
-    def cleaned(self) -> Image | None:
+    def cleaned(self) -> UInt8 | None:
         cleaning = self.outputs.cleaning
         return None if cleaning is None else clean(self.prediction.mask, parts=cleaning.parts, holes=cleaning.holes)
 
     @property
-    def mask(self) -> Image:
+    def mask(self) -> UInt8:
         return self.prediction.mask if self.cleaned is None else self.cleaned
 
     @property
-    def image(self) -> Image:
+    def image(self) -> UInt8:
         assert self.shown is not None
         return self.shown
 
@@ -142,7 +137,7 @@ def _overlay(name: str, finished: _Finished) -> bytes:
     return _encoded(name, overlay(over_white(finished.image), finished.mask))
 
 
-def _encoded(name: str, pixels: Image) -> bytes:
+def _encoded(name: str, pixels: UInt8) -> bytes:
     return encode_image(pixels, Path(name).suffix, name=name)
 
 

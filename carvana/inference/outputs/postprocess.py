@@ -1,4 +1,4 @@
-"""A mask without crumbs: small parts beside the object are taken away, pinholes in it are filled."""
+"""Cleans masks: removes small parts beside the object, fills small holes in it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from carvana.errors import ConfigError
 
 PARTS = 0.05
-"""Parts smaller than this share of the largest one are taken away.
+"""Parts smaller than this share of the largest one are removed.
 
-Of 1,016 true masks 11 have parts besides the largest, none above 0.0003 of it: networks alone make larger ones.
+Of 1,016 true masks 11 have parts besides the largest, none above 0.0003 of it: larger ones are errors of networks.
 """
 
 HOLES = 0.0001
@@ -28,7 +28,7 @@ class Cleaning:
     """How masks are cleaned.
 
     Attributes:
-        parts: parts smaller than this share of the largest one go, in [0, 1]; 1 keeps the largest alone.
+        parts: parts smaller than this share of the largest one are removed, in [0, 1]; 1 keeps only the largest.
         holes: holes smaller than this share of the largest part are filled; 0 fills none.
 
     Raises:
@@ -47,9 +47,8 @@ class Cleaning:
 def clean(mask: NDArray[np.uint8], *, parts: float = PARTS, holes: float = HOLES) -> NDArray[np.uint8]:
     """Keep the largest parts of a mask and fill its smallest holes.
 
-    Pixels that touch at a corner belong to one part, but do not join two holes: what is no part of the object is
-    connected by edges alone. Background that reaches the picture's edge is no hole. Parts go first, so one inside a
-    hole does not keep it.
+    Pixels of the object that touch at a corner belong to one part; background is connected by edges only. Background
+    that reaches the image's edge is not a hole. Parts are removed first, so that a part inside a hole does not keep it.
 
     Args:
         mask: uint8 (H, W) of 0 and 1.
@@ -86,8 +85,8 @@ def clean(mask: NDArray[np.uint8], *, parts: float = PARTS, holes: float = HOLES
 def follow(opacity: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Bring opacity in line with a cleaned mask: clear where parts were taken away, opaque where holes were filled.
 
-    The soft rim of a part goes with it, and so does a faint patch that no pixel of the mask lies in. The kept edges
-    stay as they are.
+    The soft rim of a part is removed with it, and so is a faint patch without a pixel of the mask. Other edges stay as
+    they are.
 
     Args:
         opacity: float32 (H, W) in [0, 1], above one half where the mask was before it was cleaned.
@@ -96,12 +95,12 @@ def follow(opacity: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.
     Returns:
         float32 (H, W), above one half exactly where ``mask`` is 1, if that differs from the old one by whole parts.
     """
-    opaque = np.float32(1) - _without_strangers(opacity, mask)
-    return np.float32(1) - _without_strangers(opaque, 1 - mask)
+    opaque = np.float32(1) - _connected_to_mask(opacity, mask)
+    return np.float32(1) - _connected_to_mask(opaque, 1 - mask)
 
 
-def _without_strangers(opacity: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The opacity of what belongs to the mask alone; patches that touch it are cut halfway to what does not belong."""
+def _connected_to_mask(opacity: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The opacity of patches that belong to the mask; a patch that also holds a removed part is cut halfway to it."""
     seen = (opacity > 0).view(np.uint8)
     count, labels = cv2.connectedComponents(seen, connectivity=8, ltype=cv2.CV_32S)
     belongs = np.zeros(count, bool)
@@ -126,7 +125,7 @@ def _distance_to(place: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _components(
     mask: NDArray[np.uint8], *, connectivity: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
-    """Labels (H, W), 0 outside; the area of each component; and whether it reaches the picture's edge."""
+    """Labels (H, W), 0 outside; the area of each component; and whether it reaches the image's edge."""
     _, labels, numbers, _ = cv2.connectedComponentsWithStats(mask, connectivity=connectivity, ltype=cv2.CV_32S)
     left, top, width, height, areas = numbers[1:].T.astype(np.int64)
     edge = (left == 0) | (top == 0) | (left + width == mask.shape[1]) | (top + height == mask.shape[0])

@@ -1,4 +1,4 @@
-"""Whether a table of masks is one that the competition takes: names, their order, and runs inside the image."""
+"""Checks a table of masks as the competition does: names, their order, and runs inside the image."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SIZE = 1280, 1918
 """(height, width) of the competition's images."""
 
 SHOWN = 20
-"""Problems that are told in detail."""
+"""Problems that are reported in detail."""
 
-_TOLD_EVERY = 256  # rows
+_ROWS_PER_UPDATE = 256
 
 
 @dataclass
 class SubmissionReport:
-    """What was found.
+    """The problems of a table.
 
     Attributes:
         rows: the rows that the table has.
@@ -43,7 +43,7 @@ class SubmissionReport:
         return not self.counts
 
     def add(self, kind: str, message: str) -> None:
-        """Count a problem, and keep its line if it is one of the first."""
+        """Count a problem, and keep its message if it is one of the first."""
         self.counts[kind] += 1
         if len(self.first) < SHOWN:
             self.first.append(message)
@@ -56,18 +56,18 @@ def check_submission(
     size: tuple[int, int] = SIZE,
     reporter: Reporter | None = None,
 ) -> SubmissionReport:
-    """Compare a table with the competition's sample: the same images in the same order, and sound runs in each row.
+    """Compare a table with the competition's sample: the same images in the same order, and valid runs in each row.
 
-    Both are read a line at a time, so the memory does not grow with the table; of the names alone all are kept.
+    Both files are read line by line, and only the names are kept, so memory does not grow with the runs.
 
     Args:
         path: the table, plain or gzip.
         against: the sample, plain or gzip; its runs do not matter.
         size: (height, width) of all images.
-        reporter: told how far it is.
+        reporter: shows progress.
 
     Raises:
-        DataError: one of the files cannot be read, or the sample is no table.
+        DataError: one of the files cannot be read, or the sample is not a table.
     """
     reporter = reporter or default_reporter()
     places = {name: place for place, name in enumerate(read_names(against))}
@@ -82,8 +82,8 @@ def check_submission(
             for number, line in enumerate(lines, start=2):
                 report.rows += 1
                 last = _check_row(number, line, places, seen, last, size, report)
-                if report.rows % _TOLD_EVERY == 0:
-                    reporter.advance(task, _TOLD_EVERY)
+                if report.rows % _ROWS_PER_UPDATE == 0:
+                    reporter.advance(task, _ROWS_PER_UPDATE)
     finally:
         reporter.finish(task)
     for name in _unseen(places, seen):
@@ -110,7 +110,7 @@ def _check_row(
     row = split_row(line)
     if row is None:
         shown = line[:40].decode("utf-8", "replace")
-        report.add("no row", f"line {number}: {shown!r} is no row; expected a name, a comma and runs")
+        report.add("no row", f"line {number}: {shown!r} is not a row; expected a name, a comma and runs")
         return last
     name, runs = row
     try:

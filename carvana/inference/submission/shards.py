@@ -1,7 +1,8 @@
-"""A large table as parts in a folder beside it: each is whole or not there, whoever is killed, and the last one joins.
+"""Writes a large table as parts in a folder beside it, by several processes; the last process joins them.
 
-A part is a gzip member, and members behind one another are a gzip file, so joining is copying. Names of parts hold a
-digest of all that decides their rows: parts of another model or of other images are never taken for one's own.
+A part is complete or does not exist, even when a process is killed. It is a gzip member, and a row of members is a gzip
+file, so joining is copying. The names of parts hold a digest of all that decides their rows, so parts of another model
+or of other images are not mixed up.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no differe
 
 
 def clear_joined(out: Path) -> None:
-    """Remove the parts of a table that is there already: its writer was killed between the table and this."""
+    """Remove the parts of a finished table, which remain if its writer was killed just after it was joined."""
     folder = _folder(out)
     if out.exists() and folder.is_dir():
         with lock(folder / _LOCK):
@@ -37,9 +38,9 @@ class Shards:
 
     Args:
         out: the table, which is compressed if its name ends in ``.gz``.
-        record: all that decides the rows, as JSON-able values, each under a name that a message can use.
-        count: how many parts there are to be.
-        header: the bytes that stand before all parts.
+        record: all that decides the rows, as JSON values, each under a name for messages.
+        count: the number of parts.
+        header: the bytes before all parts.
     """
 
     def __init__(self, out: Path, record: Mapping[str, Any], *, count: int, header: bytes) -> None:
@@ -51,7 +52,7 @@ class Shards:
         self._mark = digest(self._record)[:12]
 
     def begin(self) -> bool:
-        """Take the folder, or go on in it; false if other processes have finished the table meanwhile.
+        """Begin in the folder, or continue there; false if other processes have finished the table meanwhile.
 
         Raises:
             DataError: the folder holds parts of another table, or cannot be written to.
@@ -68,7 +69,7 @@ class Shards:
             return True
 
     def missing(self) -> list[int]:
-        """The numbers of the parts that are not there, from 0."""
+        """The numbers of the parts that are missing, from 0."""
         there = set(self._numbers(self._record))
         return [number for number in range(self.count) if number not in there]
 
@@ -85,13 +86,13 @@ class Shards:
                 raise
 
     def join(self) -> bool:
-        """Make the table of the parts and remove them, unless some are missing; whether the table is there.
+        """Join the parts to the table and remove them, unless some are missing; whether the table is complete.
 
         Raises:
             OSError: the folder cannot be written to.
         """
         with self._held():
-            if not self.out.exists():  # another process may have been quicker
+            if not self.out.exists():  # another process may have joined it
                 if self.missing():
                     return False
                 with atomic_path(self.out) as temporary:
@@ -108,10 +109,10 @@ class Shards:
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise DataError(f"{self.folder}: cannot be written to: {cause(error)}; take another --out") from error
         if sys.platform == "win32" and not (self.folder / _RECORD).exists():
-            shutil.rmtree(self.folder, ignore_errors=True)  # what is open, as the lock was, cannot be removed there
+            shutil.rmtree(self.folder, ignore_errors=True)  # an open file, as the lock was, cannot be removed there
 
     def _sweep(self) -> None:
-        """Remove the folder if nothing but the lock is in it, which was made by asking for it."""
+        """Remove the folder if it holds only the lock, which taking the lock has made."""
         if not (self.folder / _RECORD).exists():
             _remove(self.folder)
 
@@ -141,7 +142,7 @@ class Shards:
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder / _RECORD}: cannot be read ({error}); remove {self.folder}") from error
         if not isinstance(record, dict) or not self._record.keys() & record.keys():
-            raise DataError(f"{self.folder / _RECORD}: is no record of a table that was begun; take another --out")
+            raise DataError(f"{self.folder / _RECORD}: is not the record of an unfinished table; take another --out")
         return record
 
     def _refusal(self, known: Any) -> str:
@@ -154,8 +155,8 @@ class Shards:
             if other.get(name) != self._record[name]
         ]
         return (
-            f"{self.folder}: holds the beginning of a table with other {' and '.join(differing or ['format'])}; go on "
-            "with what it was begun with, take another --out, or remove the folder"
+            f"{self.folder}: holds an unfinished table with other {' and '.join(differing or ['format'])}; continue "
+            "with those, take another --out, or remove the folder"
         )
 
 
@@ -170,7 +171,7 @@ def _packed(data: bytes) -> bytes:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what is written here from a folder, and the folder if nothing else is in it."""
+    """Remove this module's files from a folder, and the folder if it is empty then."""
     with suppress(OSError):
         for path in folder.iterdir():
             if path.name in (_RECORD, _LOCK) or _PART.fullmatch(path.name) or is_leftover(path):

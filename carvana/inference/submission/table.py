@@ -1,4 +1,4 @@
-"""The competition's table of masks: a line of titles, then one line an image, ``name,runs``; gzip or plain text."""
+"""Reads and writes the competition's table of masks: a header, then ``name,runs`` per image; gzip or plain text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def make_row(name: str, runs: str) -> bytes:
-    r"""An image's line, the line break included.
+    r"""The line of an image, with its line break.
 
     Raises:
         DataError: the name holds a line break, which would be two lines.
@@ -33,7 +33,7 @@ def make_row(name: str, runs: str) -> bytes:
 
 
 def split_row(line: bytes) -> tuple[str, bytes] | None:
-    """Name and runs of a line without its break; None where it is no line of two columns.
+    """The name and the runs of a line without its line break; None if it does not have two columns.
 
     >>> split_row(b"car_01.jpg,2 5 8 1"), split_row(b'"a,b.jpg",'), split_row(b"car_01.jpg"), split_row(b"a,b,1 1")
     (('car_01.jpg', b'2 5 8 1'), ('a,b.jpg', b''), None, None)
@@ -49,10 +49,10 @@ def split_row(line: bytes) -> tuple[str, bytes] | None:
 
 @contextmanager
 def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[bytes]]:
-    """The lines of a table, titles included, without their breaks; one at a time, so it may be of any size.
+    """The lines of a table, header included, without line breaks; one at a time, so it may be of any size.
 
     Raises:
-        DataError: it is not there, or its gzip is cut or damaged.
+        DataError: it does not exist, or its gzip is cut or damaged.
     """
     try:
         with open(path, "rb") as file:
@@ -63,7 +63,7 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[bytes]]:
         raise DataError(f"{path}: is cut short; make or copy it again") from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: is damaged ({error}); make or copy it again") from error
-    except BrokenPipeError:  # whoever reads our output has gone
+    except BrokenPipeError:  # the reader of this process's output has ended
         raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; expected a table of masks") from error
@@ -86,7 +86,7 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
                 raise DataError(f"{path}, line {number}: names {row[0]} a second time; expected each image once")
             names[row[0]] = None
     if not names:
-        raise DataError(f"{path}: names no image; expected a line of titles and a line for each image")
+        raise DataError(f"{path}: names no image; expected a header and a line for each image")
     return list(names)
 
 
@@ -94,7 +94,7 @@ def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
     blank = 0
     for number, line in enumerate(file):
         bare = (line.removeprefix(_BOM) if number == 0 else line).rstrip(b"\r\n")
-        if not bare:  # of no consequence at the end, where spreadsheets leave some
+        if not bare:  # ignored at the end, where spreadsheets leave some
             blank += 1
             continue
         yield from [b""] * blank

@@ -1,7 +1,8 @@
-"""The whole competition: a table of masks of all images, made by any number of processes, stopped and gone on with.
+"""Writes the competition's table of all masks, with any number of processes; continues after an interruption.
 
-Stations that overlap: processes read, the network predicts, threads turn masks into runs and write. Images go in
-chunks of a fixed size, and no batch holds images of two, so a chunk's rows are the same whoever makes them and when.
+Its stages overlap: worker processes read, the network predicts, threads encode masks as runs and write. Images are
+divided into chunks of a fixed size, and no batch holds images of two chunks, so the rows of a chunk do not depend on
+which process makes them, nor when.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from numpy.typing import NDArray
 
 from carvana.data.io import rle
 from carvana.data.reader_processes import ReaderKilledError
-from carvana.errors import ConfigError, DataError, cause
+from carvana.errors import ConfigError, DataError, ModelError, cause
 from carvana.inference.base import BasePredictor, P
-from carvana.inference.distributed import leave_together, others_told, own_share, tell_others
-from carvana.inference.inputs import collect_images, places
+from carvana.inference.distributed import announce, rank_slice, wait_for_all_ranks, was_announced
+from carvana.inference.inputs import absolute_paths, collect_images
 from carvana.inference.outputs.postprocess import Cleaning, clean
-from carvana.inference.pipeline import ordered_map, run_batches
+from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.prefetch import FEWER_READERS, read_prepared
 from carvana.inference.submission.shards import Shards, clear_joined
@@ -39,7 +40,7 @@ from carvana.utils.progress import Reporter
 FORMAT_VERSION = 1
 
 CHUNK = 64
-"""Images that are kept or lost together when a run is killed: half a minute or so on a few cores."""
+"""Images that are kept or lost together when the process is killed: about half a minute on a few cores."""
 
 
 @dataclass
@@ -47,11 +48,11 @@ class Submission:
     """What became of the images given to :func:`write_submission`.
 
     Attributes:
-        rows: the rows that the table has, or is to have.
-        written: those that this process made now.
+        rows: the rows of the finished table.
+        written: the rows that this process made in this call.
         failed: images of its share that could not be read, each with the message that says why.
-        complete: whether the table is there. If not, images of this share failed, or other processes are still at work,
-            or still to be started; the last one joins.
+        complete: whether the table is finished. If not, images of this share failed, or other processes are still
+            running or not started yet; the last one joins the parts.
     """
 
     rows: int
@@ -74,25 +75,26 @@ def write_submission(
 ) -> Submission:
     """Predict images and write the runs of their masks into a table ``img,rle_mask``, a row for each image.
 
-    What is done lies in ``<out>.parts/`` until all is; called again after it was stopped or killed, this goes on there,
-    and the table is the same to the byte; where images must be divided into tiles for want of memory, give the
-    predictor its memory, for what is free changes. An image that is edited between two runs keeps the row that it has.
+    Finished chunks are kept in ``<out>.parts/`` until all are done. Called again after an interruption, this continues
+    there, and the table is the same to the byte. Where images need tiles to fit the memory, give the predictor its
+    ``memory``: the free memory changes from call to call, and tiles with it. An image that is edited between two calls
+    keeps the row that it has.
 
     Under torchrun, or with RANK and WORLD_SIZE in the environment, each process does its share of the chunks, on any
-    machine that has the images and ``out`` at the same paths, and the one that finds all chunks there joins them.
+    machine that has the images and ``out`` at the same paths, and the last process joins them.
 
     Args:
-        predictor: what makes the masks.
+        predictor: makes the predictions.
         images: image files and folders of them, no two images of the same name.
         out: the table; compressed if its name ends in ``.gz``.
         names: the file names of the images to take, in the order of the rows; None takes all, sorted by name.
         cleaning: how masks are cleaned.
         workers: processes that read; see :func:`carvana.inference.prefetch.read_prepared`.
         chunk: images that are kept or lost together.
-        reporter: told of each image, and of those that cannot be read.
+        reporter: shows progress, and a warning for each image that cannot be read.
 
     Returns:
-        What became of this process's share. If images failed, the other chunks are done and kept; once those images
+        The result of this process's share. If images failed, the other chunks are done and kept; once those images
         are replaced, another call makes their chunks and finishes the table.
 
     Raises:
@@ -111,7 +113,7 @@ def write_submission(
     out = Path(out)
     refuse_existing(out)
     rows = _in_order(collect_images(images), names, reporter)
-    for image in rows:  # a name that no row can hold, told before any work
+    for image in rows:  # refuse names that no row can hold before any work
         make_row(image.name, "")
     record = {
         "format": FORMAT_VERSION,
@@ -119,58 +121,58 @@ def write_submission(
         "settings": predictor.settings(),
         "cleaning": cleaning and asdict(cleaning),
         "chunks": chunk,
-        "photos": digest([str(place) for place in places(rows)]),
+        "photos": digest([str(place) for place in absolute_paths(rows)]),
     }
     parts = Shards(out, record, count=math.ceil(len(rows) / chunk), header=HEADER + b"\n")
     done = Submission(len(rows))
     with _explained(out):
         if parts.begin():
-            undone = sorted(set(parts.missing()).intersection(own_share(range(parts.count))))
+            undone = sorted(set(parts.missing()).intersection(rank_slice(range(parts.count))))
             chunks = [_Chunk(number, rows[number * chunk : (number + 1) * chunk]) for number in undone]
             _write_parts(predictor, chunks, parts, done, cleaning=cleaning, workers=workers, reporter=reporter)
         done.complete = parts.join()
-    leave_together(failed=bool(done.failed))
+    wait_for_all_ranks(failed=bool(done.failed))
     return done
 
 
 def refuse_existing(out: str | os.PathLike[str]) -> None:
-    """Refuse to write over a table, before any work.
+    """Refuse to overwrite a table, before any work.
 
     Raises:
-        DataError: the file exists, and did when the first of the processes started together looked for it.
+        DataError: the file exists, and did when the first of torchrun's processes checked.
     """
     word = f"there was no {Path(out).name}"
     if not Path(out).exists():
-        tell_others(word)
-    elif not others_told(word):
+        announce(word)
+    elif not was_announced(word):
         with _explained(Path(out)):
             clear_joined(Path(out))
         raise DataError(f"{out}: exists already; take another --out, or remove it")
 
 
 class _Chunk:
-    """Images that become a part together: threads enter their rows, and the last one learns that it was the last."""
+    """Images whose rows become one part: threads enter the rows, and the thread with the last one writes the part."""
 
     def __init__(self, number: int, images: Sequence[Path]) -> None:
         self.number = number
         self.images = images
-        self.rows = [b""] * len(images)
+        self.lines = [b""] * len(images)
         self.failed = False
         self._left = len(images)
         self._lock = threading.Lock()
 
-    def enter(self, place: int, row: bytes | None) -> bool:
-        """Enter the row of one image, None if it has none; whether now all have been entered."""
+    def enter(self, place: int, line: bytes | None) -> bool:
+        """Enter the line of one image, None if it has none; whether all lines are entered now."""
         with self._lock:
-            self.rows[place] = row or b""
-            self.failed |= row is None
+            self.lines[place] = line or b""
+            self.failed |= line is None
             self._left -= 1
             return not self._left
 
 
 @dataclass(frozen=True)
-class _Job:
-    """An image on its way: its chunk, its place there, and why it cannot be read, if it cannot."""
+class _Row:
+    """A row in the pipeline: its chunk, its place there, and why the image cannot be read, if so."""
 
     chunk: _Chunk
     place: int
@@ -191,26 +193,26 @@ def _write_parts(
     workers: int | None,
     reporter: Reporter,
 ) -> None:
-    """Make the chunks' parts, and enter what becomes of the images into ``done``."""
+    """Make the parts of chunks, and record the results of their images in ``done``."""
 
-    def finish(result: tuple[_Job, Prediction | None]) -> _Job:
-        # Down to the file in one go: what the network has seen is also kept when the next batch is interrupted.
-        job, prediction = result
-        row = None if prediction is None else make_row(job.image.name, rle.encode(_mask(prediction, cleaning)))
-        if job.chunk.enter(job.place, row) and not job.chunk.failed:
-            parts.add(job.chunk.number, job.chunk.rows)
-            job.chunk.rows.clear()
-        return job
+    def finish(result: tuple[_Row, Prediction | None]) -> _Row:
+        # One step from mask to file: predicted images are kept even when the next batch is interrupted.
+        row, prediction = result
+        line = None if prediction is None else make_row(row.image.name, rle.encode(_mask(prediction, cleaning)))
+        if row.chunk.enter(row.place, line) and not row.chunk.failed:
+            parts.add(row.chunk.number, row.chunk.lines)
+            row.chunk.lines.clear()
+        return row
 
     task = "predicting"
     reporter.start(task, sum(len(chunk.images) for chunk in chunks))
     try:
-        # Closed by hand, or readers would live for as long as somebody holds an error's traceback.
+        # Closed explicitly, or readers would live as long as an error's traceback.
         with closing(_predicted(predictor, chunks, workers)) as predicted:
-            for job in ordered_map(finish, predicted):
-                if job.message:
-                    done.failed.append((job.image, job.message))
-                    reporter.warn(job.message)
+            for row in overlapped(finish, predicted):
+                if row.message:
+                    done.failed.append((row.image, row.message))
+                    reporter.warn(row.message)
                 reporter.advance(task)
     finally:
         reporter.finish(task)
@@ -219,18 +221,18 @@ def _write_parts(
 
 def _predicted(
     predictor: BasePredictor[P], chunks: Sequence[_Chunk], workers: int | None
-) -> Generator[tuple[_Job, Prediction | None], None, None]:
-    """All images with what the network says, in order; those of one chunk apart from those of the next."""
+) -> Generator[tuple[_Row, Prediction | None], None, None]:
+    """All images with their predictions, in order; batches end where a chunk does."""
     images = [image for chunk in chunks for image in chunk.images]
     reading = read_prepared(predictor, images, workers=workers)
     with closing(reading) as prepared:
         for chunk in chunks:
             found = enumerate(ready for _, ready in islice(prepared, len(chunk.images)))
-            jobs = (
-                (_Job(chunk, place, ready), None) if isinstance(ready, str) else (_Job(chunk, place), ready)
+            rows = (
+                (_Row(chunk, place, ready), None) if isinstance(ready, str) else (_Row(chunk, place), ready)
                 for place, ready in found
             )
-            yield from run_batches(predictor, jobs, want="mask", name=lambda job: job.image)
+            yield from run_batches(predictor, rows, want="mask", name=lambda row: row.image)
 
 
 def _mask(prediction: Prediction, cleaning: Cleaning | None) -> NDArray[np.uint8]:
@@ -271,11 +273,11 @@ def _in_order(images: Sequence[Path], names: Sequence[str] | None, reporter: Rep
 def _explained(out: Path) -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # whoever reads our output has gone
+    except BrokenPipeError:  # the reader of this process's output has ended
         raise
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {cause(error)}; what was done is kept") from error
-    except RuntimeError as error:
+    except (RuntimeError, ModelError) as error:
         if tells_of_killed_reader(error):
             raise ReaderKilledError(FEWER_READERS) from error
         raise

@@ -1,4 +1,4 @@
-"""How pictures are to be covered: at one look or in tiles, and how these are joined."""
+"""Settings of the sliding window: whole images or tiles, and how tiles are joined."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Mode = Literal["auto", "whole", "tiles"]
 
 @dataclass(frozen=True)
 class SlidingWindowConfig:
-    """What is asked for.
+    """How a network covers an image.
 
     Attributes:
         mode: ``whole``, ``tiles``, or ``auto``: whole if it fits the memory, else the cheapest tiles that do.
         tile: largest side of tiles in pixels, or (height, width); None chooses those by which the network sees the
             fewest pixels.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9, for the join ``blend``.
-        join: ``blend`` weighs tiles by a gaussian; ``exact`` gives what the whole picture gives, if it can.
+        join: ``blend`` weighs tiles by a gaussian; ``exact`` gives what the whole image gives, and needs a limited
+            receptive field.
         memory: what one pass of the network may take on its device, in GB; None measures what is free.
 
     Raises:
@@ -43,8 +44,8 @@ class SlidingWindowConfig:
         if self.memory is not None and not 0 < self.memory < math.inf:
             raise ConfigError(f"memory {self.memory}: expected GB above 0")
         if self.mode == "whole" and (self.tile, self.overlap, self.join) != (None, None, "blend"):
-            raise ConfigError("mode whole takes no tile, overlap or join: the network sees the picture at one look")
-        # Whether these can be had is known before any picture is.
+            raise ConfigError("mode whole takes no tile, overlap or join: the network sees the whole image at once")
+        # Refuses a tile, overlap or join that is not valid before any image is read.
         plan_tiles(
             (2**14, 2**14),
             tile=512 if self.tile is None else self.tile,
@@ -53,6 +54,6 @@ class SlidingWindowConfig:
         )
 
     def settings(self) -> dict[str, Any]:
-        """What may decide a mask, as JSON-able values: those that are not the defaults."""
+        """The settings that are not the defaults, as JSON values: they may change a mask."""
         default = SlidingWindowConfig()
         return {name: value for name, value in vars(self).items() if value != getattr(default, name)}

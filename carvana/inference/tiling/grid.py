@@ -1,8 +1,8 @@
-"""How a picture is covered with tiles: pure geometry, in pixels, without a network.
+"""Covers an image with tiles: pure geometry, in pixels.
 
-Tiles stand on the grid of the network's stride and never reach past the padded picture. They overlap by a margin. Two
-ways join them: ``blend`` weighs each tile by a gaussian around its middle, ``exact`` takes every pixel from one tile
-alone, which must see a halo of the network's reach around what is taken from it.
+Tiles begin at multiples of the network's stride and end within the padded image. They overlap by a margin. Two ways
+join them: ``blend`` weighs each tile by a gaussian around its middle; ``exact`` takes every pixel from one tile, which
+has a halo as wide as the network's receptive field around the pixels that are taken from it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.errors import ConfigError
+from carvana.models.preprocess import padded_size, round_up
 
 Join = Literal["blend", "exact"]
 Size = tuple[int, int]
@@ -34,7 +35,7 @@ _MOST_ALONG = 256  # tiles along one side that a search for the cheapest plan go
 
 @dataclass(frozen=True)
 class TileSpan:
-    """A tile along one side of the picture: it sees ``start`` to ``stop`` and gives ``first`` to ``last``."""
+    """A tile along one axis: the network sees ``start`` to ``stop``, of which ``first`` to ``last`` is used."""
 
     start: int
     stop: int
@@ -43,35 +44,35 @@ class TileSpan:
 
     @property
     def length(self) -> int:
-        """What it sees, in pixels."""
+        """How many pixels the network sees."""
         return self.stop - self.start
 
     @property
     def seen(self) -> slice:
-        """The part of the picture that it sees."""
+        """The part of the image that the network sees."""
         return slice(self.start, self.stop)
 
     @property
     def taken(self) -> slice:
-        """The part of the picture that is taken from it in an exact join."""
+        """The part of the image whose output comes from this tile in an exact join."""
         return slice(self.first, self.last)
 
     @property
     def given(self) -> slice:
-        """The same part, counted from its own beginning."""
+        """The same part, counted from the beginning of the tile."""
         return slice(self.first - self.start, self.last - self.start)
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """A picture covered with tiles: every row of tiles crossed with every column.
+    """An image covered with tiles: every row of tiles crossed with every column.
 
     Attributes:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         padded: (height, width) that it is padded to, at its right and lower edge.
         rows: the tiles along the height.
         columns: those along the width.
-        join: how they become one picture.
+        join: how they become one image.
 
     >>> plan = plan_tiles((1280, 1918), tile=512, overlap=0.25, stride=32)
     >>> len(plan), plan.padded, [span.start for span in plan.rows], round(plan.cost, 2)
@@ -98,16 +99,16 @@ class TileGrid:
 
     @property
     def cost(self) -> float:
-        """The pixels that the network sees, for each pixel of the picture."""
+        """The pixels that the network sees, for each pixel of the image."""
         return len(self) * math.prod(self.tile) / math.prod(self.size)
 
     def neighbours(self, row: int, column: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """How far those that a tile overlaps are from it, itself among them: all that its weights depend on."""
+        """The distances to the tiles that a tile overlaps, itself (0) included: its weights depend on these alone."""
         return _distances(self.rows, row), _distances(self.columns, column)
 
 
 def plan_whole(size: Size) -> TileGrid:
-    """One tile that is the picture as it stands: whoever looks at it pads for himself.
+    """One tile that is the whole image, not padded: the Segmenter pads it.
 
     >>> plan_whole((1280, 1918)).cost
     1.0
@@ -128,13 +129,13 @@ def plan_tiles(
     """Tiles of a given size, spread evenly; for the exact join no larger than so many of them need to be.
 
     Args:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         tile: the largest side of tiles, or (height, width); rounded up to the stride.
         overlap: the least share of a tile's side that neighbours have in common, in [0, 0.9]; tiles are blended. A
             quarter if neither this nor ``halo`` is given.
         halo: instead of ``overlap``: pixels around what is taken of a tile that it must see; tiles are joined exactly.
         stride: tiles begin and end at multiples of it.
-        min_size: no side of a tile, nor of the padded picture, is smaller.
+        min_size: no side of a tile, nor of the padded image, is smaller.
 
     Raises:
         ConfigError: an argument is out of its range, both ``overlap`` and ``halo`` are given, or the tile is too small
@@ -148,7 +149,7 @@ def plan_tiles(
         raise ConfigError(f"tile {tile!r} cannot be used; expected pixels, such as 512, or (height, width)")
     if overlap is not None and halo is not None:
         raise ConfigError(
-            f"overlap {overlap} with the exact join: its tiles overlap by the network's reach; leave overlap out"
+            f"overlap {overlap} with the exact join: its tiles overlap by the receptive field; leave overlap out"
         )
     padded = padded_to(size, stride, min_size)
     height, width = map(min, padded_to((sides[0], sides[1]), stride, min_size), padded)
@@ -176,13 +177,13 @@ def cheapest_plan(
     """The tiles by which the network sees the fewest pixels: strips of full height or width where these cost less.
 
     Args:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         most_pixels: a tile may not hold more.
         margin: pixels that neighbours must have in common; twice the halo for the exact join.
-        join: how tiles become one picture.
+        join: how tiles become one image.
         stride: tiles begin and end at multiples of it.
-        min_size: no side of a tile, nor of the padded picture, is smaller.
-        least_tiles: at least so many, where the picture can be divided.
+        min_size: no side of a tile, nor of the padded image, is smaller.
+        least_tiles: at least so many, where the image can be divided.
 
     Returns:
         None if no tile is both small enough and larger than its margins.
@@ -209,8 +210,8 @@ def cheapest_plan(
 def blend_weights(tile: Size, rows: Sequence[int], columns: Sequence[int]) -> NDArray[np.float32]:
     """What each pixel of a tile counts in the whole; over all tiles of a plan they sum to 1.
 
-    It is the tile's gaussian divided by the sum of its own and its neighbours'. Most tiles of a picture have their
-    neighbours at the same distances, so few different ones are needed, and no sum over a whole picture.
+    It is the tile's gaussian divided by the sum of its own and its neighbours'. Most tiles of an image have their
+    neighbours at the same distances, so few different ones are needed, and no sum over a whole image.
 
     Args:
         tile: (height, width).
@@ -289,15 +290,10 @@ def _margin(side: int, share: float, stride: int) -> int:
 
 
 def padded_to(size: Size, stride: int, min_size: int) -> Size:
-    """What a network sees of a picture of (height, width): multiples of the stride, no side below ``min_size``."""
+    """What a network sees of an image of (height, width): multiples of the stride, no side below ``min_size``."""
     if len(size) != 2 or min(size) < 1 or stride < 1:
-        raise ConfigError(f"a picture of {size} pixels (height, width) and the stride {stride} cannot be tiled")
-    return round_up(max(size[0], min_size), stride), round_up(max(size[1], min_size), stride)
-
-
-def round_up(length: int, stride: int) -> int:
-    """The next multiple of the stride."""
-    return -(-length // stride) * stride
+        raise ConfigError(f"an image of {size} pixels (height, width) and the stride {stride} cannot be tiled")
+    return padded_size(size[0], stride, min_size), padded_size(size[1], stride, min_size)
 
 
 def _distances(spans: tuple[TileSpan, ...], index: int) -> tuple[int, ...]:

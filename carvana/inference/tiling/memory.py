@@ -1,4 +1,4 @@
-"""How much memory a network takes for a picture, measured on a small one, and how much there is."""
+"""Measures the memory that a network takes for a pixel, and the memory that is free."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from carvana.utils.devices import free_memory
+from carvana.utils.devices import free_memory, is_out_of_memory
 
 SHARE = 0.6
-"""The share of the free memory that one pass of a network may take; images, masks and other programs want some, too."""
+"""The share of the free memory that one forward pass may take; images, masks and other programs need the rest."""
 
 RESERVE = 1.25
-"""What a pass takes is taken to be larger than measured by this: libraries keep scratch memory of their own."""
+"""Factor on the measured memory, since libraries keep scratch memory of their own."""
 
 
 def budget_bytes(device: torch.device, wanted_gb: float | None = None) -> float:
-    """What one pass of a network may take on a device, in bytes.
+    """The memory that one forward pass may take on a device, in bytes.
 
     Args:
         device: where it runs.
@@ -40,17 +40,17 @@ def budget_bytes(device: torch.device, wanted_gb: float | None = None) -> float:
 
 
 def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.device) -> float:
-    """What the network takes at once for each pixel that it sees: its largest set of features alive at a time.
+    """The memory that a network takes at once for each pixel: the largest set of features that are alive together.
 
-    Attention over all pixels grows faster, which a small picture does not show; there it says too little.
+    Attention over all pixels grows faster than the image, so for such networks the result is too small.
 
     Args:
         network: uint8 images (1, 3, h, w) to logits.
-        side: of the picture to try, in pixels; the network must take it, and some 256 are enough.
+        side: of the image to try, in pixels; the network must take it, and some 256 are enough.
         device: where it runs.
 
     Returns:
-        Bytes; infinite where even this picture does not fit.
+        Bytes; infinite where even this image does not fit.
     """
     images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
     peak = _peak_on_gpu if device.type == "cuda" else _peak_of_tensors
@@ -63,17 +63,8 @@ def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.d
     return max(1.0, RESERVE * taken / side**2)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a device has no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # Others raise a bare RuntimeError: a CPU's on Linux and macOS, a CPU's on Windows, an Apple GPU's.
-    signs = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-    return any(words in str(error) for words in signs)
-
-
 def _peak_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
-    run()  # what is made once, such as the libraries' work spaces, does not grow with the picture
+    run()  # what is made once, such as the libraries' work spaces, does not grow with the image
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     run()

@@ -1,8 +1,8 @@
-"""How far a network looks: the halo with which tiles give what the whole picture gives, or why there is none.
+"""Measures the receptive field of a network: the halo with which tiles give what the whole image gives.
 
-A pixel that is no number makes every output that depends on it no number. So one half of a picture is made of such
-pixels, with its border on the stride's grid, where tiles end: how far the damage comes over the border is what a tile
-must see beyond what is taken from it, for all phases of the grid at once.
+A NaN pixel makes every output that depends on it NaN. So one half of an image is filled with NaN, its border on the
+stride's grid, where tiles end. How far NaN spreads over the border is the halo that a tile needs around the pixels that
+are taken from it, for all phases of the grid at once.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from carvana.errors import ModelError
 from carvana.inference.tiling.tiled import tiled
+from carvana.models.preprocess import padded_size, round_up
 
 LARGEST = 2048
-"""Pixels; a network that looks further is taken to see the whole picture."""
+"""Pixels; a network with a larger receptive field counts as seeing the whole image."""
 
 TOLERANCE = 1e-4
 """How much the logits of tiles may differ from those of the whole, as a share of the largest one, at least 1."""
@@ -32,14 +33,14 @@ class _Grid:
     device: str | torch.device
 
     def up(self, length: int) -> int:
-        """The next length, from this one on, that the network takes."""
-        return -(-max(length, self.min_size) // self.stride) * self.stride
+        """The smallest length that the network takes, from this one on."""
+        return padded_size(length, self.stride, self.min_size)
 
 
 def exact_halo(
     network: Callable[[Tensor], Tensor], *, stride: int = 1, min_size: int = 1, device: str | torch.device = "cpu"
 ) -> int:
-    """The halo that makes tiles of a network give what the whole picture gives, found by trying and then checked.
+    """The halo with which tiles of a network give what the whole image gives: measured, then checked on noise.
 
     Args:
         network: float32 images (N, 3, H, W) in [0, 1] to logits (N, K, H, W); in evaluation mode.
@@ -51,21 +52,20 @@ def exact_halo(
         Pixels, a multiple of the stride.
 
     Raises:
-        ModelError: the network sees the whole picture, or its tiles differ from the whole for another reason.
+        ModelError: the network sees the whole image, or its tiles differ from the whole for another reason.
 
     >>> exact_halo(nn.Conv2d(3, 1, 5, padding=2), stride=4)
     4
     """
     grid = _Grid(stride, min_size, device)
     with torch.inference_mode():
-        halo = max(_reach(network, grid, axis) for axis in (2, 3))
-        halo = -(-halo // stride) * stride
+        halo = round_up(max(_receptive_field(network, grid, axis) for axis in (2, 3)), stride)
         for axis in (2, 3):
             _check(network, grid, halo, axis)
     return halo
 
 
-def _reach(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int) -> int:
+def _receptive_field(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int) -> int:
     """The pixels, before or behind a border across ``axis``, from which outputs depend on what lies beyond it."""
     half = grid.up(max(256, 4 * grid.stride))
     while half <= LARGEST:
@@ -76,20 +76,20 @@ def _reach(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int) -> int:
         behind, before = (_damaged(network(image[None]), axis) for image in images)
         first, last = int(behind.int().argmax()), len(before) - 1 - int(before.flip(0).int().argmax())
         if not behind.any() or not before.any():
-            raise ModelError("what it says does not depend on its input")
+            raise ModelError("its output does not depend on its input")
         if first > 0 and last < 2 * half - 1:
             return max(half - first, last + 1 - half, 0)
         half *= 2
-    raise ModelError(_seer(network, images[:1]))
+    raise ModelError(_first_global_layer(network, images[:1]))
 
 
 def _damaged(logits: Tensor, axis: int) -> Tensor:
-    """Which lines across ``axis`` hold no number somewhere."""
+    """Which lines across ``axis`` hold a NaN."""
     return logits.isnan().movedim(axis, 0).flatten(1).any(1)
 
 
 def _check(network: Callable[[Tensor], Tensor], grid: _Grid, halo: int, axis: int) -> None:
-    """Compare tiles with the whole on noise: damage does not show, for one, a resize that depends on the size."""
+    """Compare tiles with the whole on noise: NaN does not show, for one, a resize that depends on the size."""
     tile = grid.up(2 * halo + 2 * grid.stride)
     shape = _shape(grid, axis, tile + 3 * grid.stride, count=1)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(grid.device)
@@ -103,13 +103,13 @@ def _check(network: Callable[[Tensor], Tensor], grid: _Grid, halo: int, axis: in
 
 
 def _shape(grid: _Grid, axis: int, length: int, *, count: int) -> tuple[int, int, int, int]:
-    """A narrow picture, long across the border; what looks far along it does so in the narrowest one, too."""
+    """A narrow image, long across the border; a network that depends on whole rows does so in narrow images, too."""
     narrow = grid.up(2 * grid.stride)
     return (count, 3, length, narrow) if axis == 2 else (count, 3, narrow, length)
 
 
-def _seer(network: Callable[[Tensor], Tensor], image: Tensor) -> str:
-    """From where on the whole picture is seen: the first layer all of whose output is damaged by half a picture."""
+def _first_global_layer(network: Callable[[Tensor], Tensor], image: Tensor) -> str:
+    """The layer from which on every value depends on the whole image: the first whose output is all NaN."""
     found: list[str] = []
 
     def look(module: nn.Module, _: object, output: object) -> None:
@@ -125,4 +125,4 @@ def _seer(network: Callable[[Tensor], Tensor], image: Tensor) -> str:
         for hook in hooks:
             hook.remove()
     where = f"from its layer {found[0]} on " if found else ""
-    return f"{where}every value depends on the whole picture"
+    return f"{where}every value depends on the whole image"

@@ -1,9 +1,10 @@
-"""Sends pictures through a network as was asked: a plan for each size, windows of a second look, what memory allows."""
+"""Runs a network over images whole, in tiles or in windows, in batches that fit the memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -12,85 +13,78 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.errors import ConfigError, ModelError
+from carvana.inference.device_timer import DeviceTimer
+from carvana.inference.engine import Engine
 from carvana.inference.tiling.config import SlidingWindowConfig
 from carvana.inference.tiling.grid import Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
-from carvana.inference.tiling.memory import budget_bytes, is_out_of_memory
+from carvana.inference.tiling.memory import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
-from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, fill
+from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, run_tiles
 from carvana.models.preprocess import padded_size
-from carvana.utils.devices import release_memory
+from carvana.utils.devices import is_out_of_memory, release_memory
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
 C = TypeVar("C", bound=Accumulator)
 
 MARGIN = 128
-"""Pixels that neighbours have in common where the tiles are chosen here: a quarter of the usual 512."""
+"""Pixels that neighbours have in common where the size of tiles is chosen here: a quarter of the usual 512."""
 
 HALO = 8
-"""Pixels that a window of a second look sees around what is taken of it, where the join is not exact."""
+"""Pixels around the part of a window that is used, where the join is not exact."""
 
 TAKEN = 176
-"""Pixels along the side of what is taken of a window.
+"""Side of the part of a window that is used, in pixels.
 
-Less costs less, but shows too little: a network that was trained on pieces of 256 falls from a Dice of 0.995 to 0.973
-in windows of 96, halo and all. One side for all images: on a CPU a new shape's first batch takes longer.
+Smaller windows cost less but show too little: a network that was trained on crops of 256 falls from a Dice of 0.995 to
+0.973 in windows of 96, halo included. All images have the same: on a CPU the first batch of a new shape takes longer.
 """
 
 SMALL = 2**18
-"""A picture of so many pixels is taken to fit a memory that was not named: what it takes is not worth measuring."""
+"""An image of so many pixels is assumed to fit, unless a memory is given: measuring would take longer."""
 
 
 class SlidingWindowInferer:
-    """Sends pictures through a network as a :class:`Cover` asks.
+    """Runs a network over images as a :class:`SlidingWindowConfig` says.
 
-    When the device's memory runs out, batches are halved, then tiles; that is told once and kept.
+    When the device's memory runs out, batches are halved, then tiles; one warning says so, and later images keep to it.
 
     Args:
-        network: uint8 images (N, 3, h, w) on the device to logits (N, K, h, w).
-        cover: what is asked for.
-        name: the network's, for messages.
-        stride: tiles stand on multiples of it.
-        min_size: the smallest height and width.
-        device: where the network runs.
-        batch_pixels: how many pixels make a batch that keeps the device busy.
-        halo: finds the halo of the exact join, or raises a ModelError that says why there is none.
-        bytes_per_pixel: finds what the network takes at once for each pixel that it sees.
-        reporter: told of tiles that memory demands.
+        engine: what runs the network.
+        config: how images are covered.
+        batch_pixels: how many pixels make a batch that keeps the device busy; None takes what suits the device.
+        reporter: where messages go about tiles, or smaller batches, that the memory demands.
+
+    Attributes:
+        config: how images are covered.
+        timer: measures the time of the network; None measures none.
     """
 
     def __init__(
         self,
-        network: Callable[[Tensor], Tensor],
-        cover: SlidingWindowConfig,
+        engine: Engine,
+        config: SlidingWindowConfig,
         *,
-        name: str,
-        stride: int,
-        min_size: int,
-        device: torch.device,
-        batch_pixels: int,
-        halo: Callable[[], int],
-        bytes_per_pixel: Callable[[], float],
+        batch_pixels: int | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        self.cover = cover
-        self._network = network
-        self._name = name
-        self._stride, self._min_size = stride, min_size
-        self._device = device
-        self._batch_pixels = batch_pixels
-        self._find_halo = halo
-        self._bytes_per_pixel = bytes_per_pixel
+        self.config = config
+        self.timer: DeviceTimer | None = None
+        self._engine = engine
+        self._name = engine.spec.arch
+        self._stride, self._min_size = engine.spec.stride, engine.spec.min_size
+        # Two cores need a fifth less time for a pixel than in batches of 2**17, and gain nothing from larger ones.
+        self._batch_pixels = batch_pixels or (2**19 if engine.device.type == "cpu" else 2**21)
         self._reporter = reporter or default_reporter()
         self._plans: dict[Size, TileGrid] = {}
         self._halo: int | None = None
         self._most: int | None = None  # pixels at once, as measured, or as was learned when memory ran short
         self._ran_short = False
         self._last = torch.Size((1, 3, 0, 0))  # of the last batch that was tried
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def plan(self, size: Size) -> TileGrid:
-        """How a picture of (height, width) is covered; found once for each size.
+        """How an image of (height, width) is covered; computed once for each size.
 
         Raises:
             ModelError: the exact join cannot be had, or no tile fits the memory.
@@ -101,8 +95,8 @@ class SlidingWindowInferer:
             self._plans[size] = self._make_plan(size)
         return self._plans[size]
 
-    def joins(self, size: Size, others: Sequence[Size]) -> bool:
-        """Whether one more picture may go with others: of tiles of the same size, and few enough in flight."""
+    def fits_batch(self, size: Size, others: Sequence[Size]) -> bool:
+        """Whether an image may join a batch of others: it has tiles of the same size, and they are not too many."""
         plans = [self.plan(one) for one in (*others, size)]
         pixels = sum(len(plan) * self._pixels(plan.tile) for plan in plans)
         # Pictures in tiles wait for one another, so that few batches are cut short.
@@ -110,7 +104,7 @@ class SlidingWindowInferer:
         return plans[-1].tile == plans[0].tile and pixels <= most
 
     def logits(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Send pictures, uint8 (3, h, w) on the device, through the network.
+        """Run the network on images, uint8 (3, h, w) on the device.
 
         Returns:
             For each one its logits (K, h, w), on the device.
@@ -119,25 +113,25 @@ class SlidingWindowInferer:
             ModelError: the memory is too small for the smallest tile.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        canvases = self._filled(
+        accumulators = self._run_tiles(
             lambda: [TileAccumulator(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)], sizes
         )
-        return [canvas.output for canvas in canvases]
+        return [accumulator.output for accumulator in accumulators]
 
-    def refined(
-        self, images: Sequence[Tensor], drafts: Sequence[Tensor], unsure: Sequence[NDArray[np.bool_]]
+    def refine(
+        self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
     ) -> list[Tensor]:
-        """Send the unsure parts of pictures through the network, and take the rest from drafts.
+        """Run the network on the uncertain regions of images, and take the rest from drafts.
 
         Args:
             images: uint8 (3, h, w) on the device.
-            drafts: of each one its probabilities (h, w) as far as they are known, on the device.
-            unsure: of each one the cells whose pixels the network shall tell: see
+            drafts: for each image its coarse probabilities (h, w), on the device.
+            uncertain: for each image the cells whose pixels the network predicts: see
                 :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Returns:
             For each one its probabilities, float32 (h, w). Where windows would show the network more pixels than the
-            picture has, it sees all of it.
+            image has, it sees all of it.
 
         Raises:
             ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
@@ -146,8 +140,8 @@ class SlidingWindowInferer:
 
         def make() -> list[TileAccumulator | RoiAccumulator]:
             made: list[TileAccumulator | RoiAccumulator] = []
-            for image, draft, cells, size in zip(images, drafts, unsure, sizes, strict=True):
-                plan = self.plan_again(cells, size)
+            for image, draft, cells, size in zip(images, drafts, uncertain, sizes, strict=True):
+                plan = self.plan_refinement(cells, size)
                 if isinstance(plan, RoiTiles):
                     made.append(RoiAccumulator(image, draft.float().clone(), plan))
                 else:
@@ -155,34 +149,34 @@ class SlidingWindowInferer:
             return made
 
         return [
-            surface.output if isinstance(surface, RoiAccumulator) else surface.output[0].float().sigmoid_()
-            for surface in self._filled(make, sizes)
+            accumulator.output if isinstance(accumulator, RoiAccumulator) else accumulator.output[0].float().sigmoid_()
+            for accumulator in self._run_tiles(make, sizes)
         ]
 
-    def _filled(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
-        """Surfaces of pictures of these sizes after the network; they are made anew where it needs a smaller memory."""
+    def _run_tiles(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
+        """The accumulators after the network has run; made again with less at once where memory runs out."""
         while True:
-            surfaces = make()
+            accumulators = make()
             try:
-                fill(surfaces, self._run, most=self._tiles_at_once)
-                return surfaces
+                run_tiles(accumulators, self._run, most=self._tiles_at_once)
+                return accumulators
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            del surfaces  # and with them the outputs so far
+            del accumulators  # and with them the outputs so far
             self._take_less(max(sizes, key=math.prod))
 
-    def plan_again(self, cells: NDArray[np.bool_], size: Size) -> RoiTiles | TileGrid:
-        """How the unsure cells of a picture of (height, width) are covered: in windows, or by all of it where these
-        would show the network more.
+    def plan_refinement(self, cells: NDArray[np.bool_], size: Size) -> RoiTiles | TileGrid:
+        """How the uncertain cells of an image of (height, width) are covered: by windows, or by the whole image where
+        windows would have more pixels.
 
         Raises:
             ConfigError: the windows that were asked for are too small to take anything.
             ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
         """
-        exact = self.cover.join == "exact"
+        exact = self.config.join == "exact"
         halo, grid = (self._exact_halo(), self._stride) if exact else (HALO, CELL)
-        asked = TAKEN + 2 * halo if self.cover.tile is None else self.cover.tile
+        asked = TAKEN + 2 * halo if self.config.tile is None else self.config.tile
         side, least = asked if isinstance(asked, int) else max(asked), 2 * halo + grid
         if side < least:
             raise ConfigError(
@@ -203,21 +197,22 @@ class SlidingWindowInferer:
 
     def _run(self, tiles: Tensor) -> Tensor:
         self._last = tiles.shape
-        return self._network(tiles)
+        with self.timer or nullcontext():
+            return self._engine(tiles)
 
     def _make_plan(self, size: Size) -> TileGrid:
-        cover, whole = self.cover, plan_whole(size)
-        if cover.mode == "whole":
+        config, whole = self.config, plan_whole(size)
+        if config.mode == "whole":
             return whole
         pixels = self._pixels(size)
-        if cover.mode == "auto" and self._fits(pixels):
+        if config.mode == "auto" and self._fits(pixels):
             return whole
-        halo = self._exact_halo() if cover.join == "exact" else None
-        if cover.tile is not None or cover.overlap is not None:
+        halo = self._exact_halo() if config.join == "exact" else None
+        if config.tile is not None or config.overlap is not None:
             plan = self._asked_plan(size, halo)
         else:
             plan = self._cheapest_plan(size, pixels, MARGIN if halo is None else 2 * halo)
-        if cover.mode == "auto" and len(plan) > 1:
+        if config.mode == "auto" and len(plan) > 1:
             (height, width), tile = size, plan.tile
             self._once(
                 "tiles",
@@ -228,15 +223,15 @@ class SlidingWindowInferer:
         return plan
 
     def _asked_plan(self, size: Size, halo: int | None) -> TileGrid:
-        """The tiles that are asked for, halved until they fit."""
-        tile = 512 if self.cover.tile is None else self.cover.tile
+        """Tiles of the size that was asked for, halved until they fit."""
+        tile = 512 if self.config.tile is None else self.config.tile
         sides = (tile, tile) if isinstance(tile, int) else tile
         try:
             while True:
                 plan = plan_tiles(
                     size,
                     tile=sides,
-                    overlap=self.cover.overlap,
+                    overlap=self.config.overlap,
                     halo=halo,
                     stride=self._stride,
                     min_size=self._min_size,
@@ -258,7 +253,7 @@ class SlidingWindowInferer:
             size,
             most_pixels=most,
             margin=margin,
-            join=self.cover.join,  # type: ignore[arg-type]
+            join=self.config.join,  # type: ignore[arg-type]
             stride=self._stride,
             min_size=self._min_size,
             least_tiles=2,
@@ -270,13 +265,13 @@ class SlidingWindowInferer:
         raise self._too_large(size, f" in tiles that have {margin} pixels in common")
 
     def _take_less(self, size: Size) -> None:
-        """After memory ran out on pictures of up to this size: half the batch, or half the tile."""
-        release_memory(self._device)
+        """Halve the batch, or the tile, after memory ran out on images of up to this size."""
+        release_memory(self._engine.device)
         count, _, height, width = self._last
         tried = self._pixels((height, width))
         if count > 1:
             self._batch_pixels = count // 2 * tried
-        elif self.cover.mode == "whole" or tried <= 1:
+        elif self.config.mode == "whole" or tried <= 1:
             raise self._too_large(size, f", {height}x{width} of them at once")
         else:
             self._most, self._ran_short = tried // 2, True
@@ -286,7 +281,7 @@ class SlidingWindowInferer:
 
     def _too_large(self, size: Size, how: str) -> ModelError:
         height, width = size
-        tiles = " --mode tiles, or" if self.cover.mode == "whole" else ""
+        tiles = " --mode tiles, or" if self.config.mode == "whole" else ""
         return ModelError(
             f"{self._name} does not fit the memory with images of {height}x{width} pixels (height x width){how}; "
             f"take{tiles} a smaller scale, such as --scale {max(height // 2, 8)}x{max(width // 2, 8)}"
@@ -297,24 +292,24 @@ class SlidingWindowInferer:
         return max(1, pixels // self._pixels(tile))
 
     def _fits(self, pixels: int) -> bool:
-        """Whether the network may see so many pixels at once."""
-        named = self.cover.memory is not None or self._ran_short
+        """Whether so many pixels at once fit the memory."""
+        named = self.config.memory is not None or self._ran_short
         return (pixels <= SMALL and not named) or pixels <= self._most_pixels()
 
     def _most_pixels(self) -> int:
-        """How many pixels the network may see at once, by what it takes for a few."""
+        """How many pixels at once fit the memory, by the memory for one."""
         if self._most is None:
-            self._most = int(budget_bytes(self._device, self.cover.memory) / self._bytes_per_pixel())
+            self._most = int(budget_bytes(self._engine.device, self.config.memory) / self._engine.bytes_per_pixel())
         return self._most
 
     def _pixels(self, size: Size) -> int:
-        """How many pixels the network sees of a picture: with those that it is padded by."""
+        """How many pixels the network sees of an image, padding included."""
         return math.prod(padded_size(side, self._stride, self._min_size) for side in size)
 
     def _exact_halo(self) -> int:
         if self._halo is None:
             try:
-                self._halo = self._find_halo()
+                self._halo = self._engine.receptive_field()
             except ModelError as error:
                 raise ModelError(
                     f"{self._name} has no exact join: {error}; take --join blend, or --mode whole"
@@ -322,7 +317,7 @@ class SlidingWindowInferer:
         return self._halo
 
     def _once(self, what: str, say: Callable[[str], None], message: str) -> None:
-        """Say something that is said once for each ``what``."""
-        if what not in self._told:
-            self._told.add(what)
+        """Report a message once for each ``what``."""
+        if what not in self._reported:
+            self._reported.add(what)
             say(message)

@@ -1,6 +1,6 @@
-"""Tiles through a network: cut out of pictures, sent in batches, joined into one output for each picture.
+"""Runs a network on tiles: cuts them out of images, runs batches of them, joins the outputs of each image.
 
-Nothing here knows what the network is: any callable from pictures to maps of the same height and width will do.
+The network may be any callable from images to maps of the same height and width.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def tiled(
         overlap: Share of a tile's side, from 0 to 0.9, that neighbours have in common at the least; they are blended by
             gaussian weights. 0.25 if neither this nor ``halo`` is given.
         halo: Instead of ``overlap``: each pixel is taken from one tile, which sees at least so many pixels around it.
-            If that is the network's reach, the output is that for the whole image.
+            If that is the network's receptive field, the output is that for the whole image.
         stride: Tiles begin and end at multiples of it, as the grid of networks that halve their input demands; the
             images are reflected at the right and lower edge up to the next multiple.
         min_size: The smallest height and width that the callable takes; smaller images are reflected up to it.
@@ -66,30 +66,30 @@ def tiled(
         raise ConfigError(f"batch {batch}: at least 1 tile must go through the network at a time")
     height, width = images.shape[-2:]
     plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride, min_size=min_size)
-    canvases = [TileAccumulator(image, plan) for image in images]
-    fill(canvases, network, most=lambda _: batch)
-    return torch.stack([canvas.output for canvas in canvases])
+    accumulators = [TileAccumulator(image, plan) for image in images]
+    run_tiles(accumulators, network, most=lambda _: batch)
+    return torch.stack([accumulator.output for accumulator in accumulators])
 
 
 class Accumulator(Protocol):
-    """A picture and the output as far as it is known."""
+    """An image and its output so far."""
 
     @property
     def tile(self) -> Size:
-        """(height, width) of what the network sees of it at a time."""
+        """(height, width) of each tile or window."""
 
     def places(self) -> Iterable[tuple[int, int]]:
-        """What there is to see, each by two numbers."""
+        """The places of all tiles, each as two numbers."""
 
     def crop(self, first: int, second: int) -> Tensor:
-        """What the network sees at a place, (C, h, w)."""
+        """The tile at a place, (C, h, w)."""
 
     def add(self, first: int, second: int, output: Tensor) -> None:
-        """Take what the network gave for a place, (K, h, w)."""
+        """Add the network's output for a place, (K, h, w)."""
 
 
 class TileAccumulator:
-    """A picture (C, H, W), its plan, and the output as far as it is known."""
+    """An image (C, H, W), its tiles, and its output so far."""
 
     def __init__(self, image: Tensor, plan: TileGrid) -> None:
         self.plan = plan
@@ -113,14 +113,14 @@ class TileAccumulator:
         return self.plan.tiles()
 
     def crop(self, row: int, column: int) -> Tensor:
-        """What a tile sees, (C, h, w): reflected where the picture ends."""
+        """A tile, (C, h, w), reflected where the image ends."""
         return _cut(self._image, self.plan.rows[row], self.plan.columns[column])
 
     def add(self, row: int, column: int, output: Tensor) -> None:
-        """Take what the network gave for a tile, (K, h, w)."""
+        """Add the network's output for a tile, (K, h, w)."""
         _check(output, self.tile)
         if len(self.plan) == 1:
-            self._joined = output.clone()  # the next picture's may come in the same memory
+            self._joined = output.clone()  # the next image's may come in the same memory
             return
         if self._joined is None:
             make = torch.zeros if self.plan.join == "blend" else torch.empty
@@ -135,11 +135,11 @@ class TileAccumulator:
 
 
 class RoiAccumulator:
-    """A picture (C, H, W), a draft of its probabilities, and the windows in which the network has the last word.
+    """An image (C, H, W), its coarse probabilities, and the windows in which the network replaces them.
 
     Args:
-        image: The picture.
-        draft: (H, W) in [0, 1], on the picture's device; what the network says is written into it.
+        image: The image.
+        draft: (H, W) in [0, 1], on the image's device; the network's probabilities are written into it.
         windows: Where.
     """
 
@@ -158,46 +158,46 @@ class RoiAccumulator:
         return ((number, 0) for number in range(len(self._windows.places)))
 
     def crop(self, number: int, _: int) -> Tensor:
-        """What a window sees, (C, h, w): reflected where the picture ends."""
+        """A window, (C, h, w), reflected where the image ends."""
         return _cut(self._image, *self._windows.places[number])
 
     def add(self, number: int, _: int, output: Tensor) -> None:
-        """Take the logits that the network gave for a window, (1, h, w)."""
+        """Add the network's logits for a window, (1, h, w)."""
         _check(output, self.tile)
         rows, columns = self._windows.places[number]
-        place = self.output[rows.taken, columns.taken]  # it ends with the picture, the window perhaps beyond
+        place = self.output[rows.taken, columns.taken]  # it ends with the image, the window perhaps beyond
         height, width = place.shape
         place.copy_(output[0, rows.given, columns.given][:height, :width].float().sigmoid_())
 
 
-def fill(canvases: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
-    """Send the tiles of some pictures through the network, in batches of tiles of one size, and join them.
+def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
+    """Run a network on the tiles of some images, in batches of tiles of one size, and join the outputs.
 
     Args:
-        canvases: the pictures, to be seen in tiles or in windows.
+        accumulators: the images, with their tiles or windows.
         network: the callable.
         most: how many tiles of a size (height, width) may go together.
     """
-    for size, jobs in _by_size(canvases):
+    for size, jobs in _by_size(accumulators):
         batches = -(-len(jobs) // max(1, most(size)))
         for number in range(batches):  # of one size: a full one and a rest take longer than two halves
             part = jobs[len(jobs) * number // batches : len(jobs) * (number + 1) // batches]
-            cuts = [canvas.crop(row, column) for canvas, row, column in part]
-            # Copied also where it is one: it is a part of the picture, which who works in place would change.
+            cuts = [accumulator.crop(row, column) for accumulator, row, column in part]
+            # A single tile is copied as well: a network that works in place would change the image.
             outputs = network(cuts[0].clone()[None] if len(cuts) == 1 else torch.stack(cuts))
-            for (canvas, row, column), output in zip(part, outputs, strict=True):
-                canvas.add(row, column, output)
+            for (accumulator, row, column), output in zip(part, outputs, strict=True):
+                accumulator.add(row, column, output)
 
 
-def _by_size(canvases: Sequence[Accumulator]) -> Iterator[tuple[Size, list[tuple[Accumulator, int, int]]]]:
+def _by_size(accumulators: Sequence[Accumulator]) -> Iterator[tuple[Size, list[tuple[Accumulator, int, int]]]]:
     jobs: dict[Size, list[tuple[Accumulator, int, int]]] = {}
-    for canvas in canvases:
-        jobs.setdefault(canvas.tile, []).extend((canvas, *place) for place in canvas.places())
+    for accumulator in accumulators:
+        jobs.setdefault(accumulator.tile, []).extend((accumulator, *place) for place in accumulator.places())
     yield from jobs.items()
 
 
 def _cut(image: Tensor, rows: TileSpan, columns: TileSpan) -> Tensor:
-    """Part of a picture (C, H, W), reflected where that ends."""
+    """Part of an image (C, H, W), reflected where the image ends."""
     for axis, span in ((1, rows), (2, columns)):
         side = image.shape[axis]
         if span.stop <= side:
@@ -215,6 +215,6 @@ def _check(output: Tensor, tile: Size) -> None:
         )
 
 
-@lru_cache(maxsize=16)  # for a row of tiles in the middle of a picture it takes five at the most
+@lru_cache(maxsize=16)  # for a row of tiles in the middle of an image it takes five at the most
 def _weights(tile: Size, rows: tuple[int, ...], columns: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.from_numpy(blend_weights(tile, rows, columns)).to(device)

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from carvana.data.check.resolution_limit import SIZES, TARGETS, best_dice, best_dices, mean_ceilings
-from carvana.data.io.images import read_mask, shrink_mask
+from carvana.data.io.images import read_mask, resize_image, shrink_mask
 from carvana.data.samples import find_samples
-from carvana.inference.prediction import resize_map
 from carvana.metrics import dice
 
 
@@ -24,7 +23,7 @@ def disc(height: int = 300, width: int = 450) -> np.ndarray:
 def test_a_ceiling_is_what_a_predictor_makes_of_the_exact_target(size: tuple[int, int], target: str) -> None:
     mask = disc()
     learnt = shrink_mask(mask, size, target=target).astype(np.float32) / 255
-    assert best_dice(mask, size, target=target) == pytest.approx(dice(resize_map(learnt, (300, 450)) > 0.5, mask))
+    assert best_dice(mask, size, target=target) == pytest.approx(dice(resize_image(learnt, (300, 450)) > 0.5, mask))
 
 
 def test_a_ceiling_agrees_with_pillow_where_sizes_divide() -> None:

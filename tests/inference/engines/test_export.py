@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.export import TOLERANCE, check_shapes, difference, export_onnx
-from carvana.inference.engines.onnx import ExportedModel
+from carvana.inference.engines.onnx import OnnxEngine
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
@@ -63,7 +63,7 @@ def test_every_decoder_gives_what_pytorch_gives_at_sizes_that_the_export_did_not
     encoder = "tu-vit_tiny_patch16_224" if decoder == "dpt" else "resnet18"
     model = create_model(f"{decoder}/{encoder}", options=SMALL[decoder])
     export_onnx(model, tmp_path / "model.onnx")
-    exported = ExportedModel.load(tmp_path / "model.onnx")
+    exported = OnnxEngine.load(tmp_path / "model.onnx")
     side = model.spec.min_size
     for shape in ((1, 3, 1, 1), (3, 3, side, side), (1, 3, 150, 333)):
         wanted = expected(model, photos(*shape))
@@ -112,7 +112,7 @@ def test_a_model_in_training_on_other_memory_and_precision_is_exported_and_stays
         assert torch.equal(tensor, state[name]), name
     images = photos(1, 3, 40, 30)
     wanted = expected(copy.deepcopy(model).float(), images)
-    torch.testing.assert_close(ExportedModel.load(tmp_path / "model.onnx")(images), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(OnnxEngine.load(tmp_path / "model.onnx")(images), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_an_export_says_nothing_of_its_workings_and_leaves_logs_and_warnings_as_they_were(

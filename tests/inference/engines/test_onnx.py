@@ -12,7 +12,7 @@ from torch import nn
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.export import export_onnx
-from carvana.inference.engines.onnx import ExportedModel, is_exported, onnx_device
+from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.utils.files import file_digest
@@ -31,7 +31,7 @@ def file(model: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_gives_what_the_segmenter_gives_in_any_memory_format(model: Segmenter, file: Path) -> None:
-    exported = ExportedModel.load(file)
+    exported = OnnxEngine.load(file)
     images = torch.randint(0, 256, (2, 3, 45, 31), dtype=torch.uint8)
     rows = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert not rows.is_contiguous()
@@ -46,9 +46,9 @@ def test_it_gives_what_the_segmenter_gives_in_any_memory_format(model: Segmenter
 
 
 def test_it_knows_the_record_and_the_digest_of_its_file(model: Segmenter, file: Path) -> None:
-    exported = ExportedModel.load(file)
+    exported = OnnxEngine.load(file)
     assert exported.spec == model.spec
-    assert exported.weights_digest == file_digest(file)
+    assert exported.digest() == file_digest(file)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_it_knows_the_record_and_the_digest_of_its_file(model: Segmenter, file: 
 )
 def test_other_tensors_are_refused(file: Path, images: torch.Tensor) -> None:
     with pytest.raises(ModelError, match=r"must be uint8 \(N, 3, H, W\)"):
-        ExportedModel.load(file)(images)
+        OnnxEngine.load(file)(images)
 
 
 def changed(file: Path, path: Path, key: str, value: str) -> Path:
@@ -88,7 +88,7 @@ def test_files_without_a_record_that_can_be_read_are_refused_in_one_line(
     file: Path, tmp_path: Path, key: str, value: str, line: str
 ) -> None:
     with pytest.raises(ModelError, match=line) as raised:
-        ExportedModel.load(changed(file, tmp_path / "changed.onnx", key, value))
+        OnnxEngine.load(changed(file, tmp_path / "changed.onnx", key, value))
     assert "changed.onnx" in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -100,7 +100,7 @@ def test_a_foreign_network_is_refused_even_under_our_record(model: Segmenter, tm
     helper.set_model_props(foreign, {"carvana": model.spec.model_dump_json()})
     onnx.save(foreign, tmp_path / "foreign.onnx")
     with pytest.raises(ModelError, match="was not written by carvana export"):
-        ExportedModel.load(tmp_path / "foreign.onnx")
+        OnnxEngine.load(tmp_path / "foreign.onnx")
 
 
 def test_damaged_files_are_refused_in_one_line(file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -108,10 +108,10 @@ def test_damaged_files_are_refused_in_one_line(file: Path, tmp_path: Path, capfd
     for damaged in (b"", b"no network", data[: len(data) // 2], data[:-3]):
         (tmp_path / "damaged.onnx").write_bytes(damaged)
         with pytest.raises(ModelError, match=r"damaged\.onnx' cannot be read by ONNX Runtime") as raised:
-            ExportedModel.load(tmp_path / "damaged.onnx")
+            OnnxEngine.load(tmp_path / "damaged.onnx")
         assert "\n" not in str(raised.value)
     with pytest.raises(ModelError, match=r"no file '.*nowhere\.onnx'"):
-        ExportedModel.load(tmp_path / "nowhere.onnx")
+        OnnxEngine.load(tmp_path / "nowhere.onnx")
     assert capfd.readouterr() == ("", "")
 
 
@@ -119,12 +119,12 @@ def test_weights_outside_of_the_file_are_refused(file: Path, tmp_path: Path) -> 
     stored = onnx.load(file)
     onnx.save(stored, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     with pytest.raises(ModelError, match="names another file for its weights"):
-        ExportedModel.load(tmp_path / "model.onnx")
+        OnnxEngine.load(tmp_path / "model.onnx")
 
 
 def test_a_gpu_that_onnx_runtime_does_not_know_is_told(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"'cuda:0'.* no CUDAExecutionProvider; take --device cpu.*onnxruntime-gpu"):
-        ExportedModel.load(file, device=torch.device("cuda", 0))
+        OnnxEngine.load(file, device=torch.device("cuda", 0))
 
 
 def test_it_is_known_by_its_suffix(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_it_is_known_by_its_suffix(tmp_path: Path) -> None:
 def test_a_lack_of_memory_is_pythons_own_error_and_smaller_photos_go_on(file: Path) -> None:
     program = (
         "import resource, sys, torch\n"
-        "from carvana.inference.engines.onnx import ExportedModel\n"
-        "model = ExportedModel.load(sys.argv[1])\n"
+        "from carvana.inference.engines.onnx import OnnxEngine\n"
+        "model = OnnxEngine.load(sys.argv[1])\n"
         "large, small = (torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in (9000, 90))\n"
         "model(small)\n"
         "with open('/proc/self/status') as file:\n"
@@ -161,4 +161,4 @@ def test_auto_leaves_an_apple_gpu_to_torch_and_by_name_it_is_refused(
     monkeypatch.setattr("carvana.inference.engines.onnx.resolve_device", lambda name: torch.device("mps"))
     assert onnx_device("auto") == torch.device("cpu")
     with pytest.raises(ConfigError, match=r"device 'mps': .* take --device cpu"):
-        ExportedModel.load(path, device=onnx_device("mps"))
+        OnnxEngine.load(path, device=onnx_device("mps"))

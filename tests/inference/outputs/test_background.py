@@ -66,7 +66,9 @@ def test_colours_go_by_name_and_pictures_by_path(tmp_path: Path) -> None:
 
 
 def test_what_is_neither_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no picture .*'whit' is no colour.*did you mean 'white'") as error:
+    with pytest.raises(
+        ConfigError, match=r"'whit' is not an image file, and .*'whit' is no colour.*did you mean 'white'"
+    ) as error:
         parse_background("whit")
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match=r"nowhere\.jpg"):

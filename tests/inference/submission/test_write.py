@@ -55,9 +55,9 @@ class Counting(Predictor):
 
     seen = 0
 
-    def mix(self, batch: Any) -> Any:
+    def predict_maps(self, batch: Any) -> Any:
         self.seen += len(batch)
-        return super().mix(batch)
+        return super().predict_maps(batch)
 
 
 class Stopped(Predictor):
@@ -154,7 +154,7 @@ class Untouchable(Predictor):
     """Fails if any work is done with it."""
 
     @property
-    def preparation(self) -> Any:
+    def preprocessor(self) -> Any:
         raise AssertionError
 
 
@@ -176,7 +176,7 @@ def test_what_others_put_where_the_parts_go_is_kept(photos: list[Path], tmp_path
     assert [path.name for path in parts.iterdir()] == ["notes.txt"]
     (tmp_path / "s.csv").unlink()
     (parts / "record.json").write_text('{"song": "mine"}')
-    with pytest.raises(DataError, match=r"record\.json: is no record of a table that was begun; take another --out"):
+    with pytest.raises(DataError, match=r"record\.json: is not the record of an unfinished table; take another --out"):
         submit(photos, tmp_path / "s.csv")
     assert (parts / "record.json").read_text() == '{"song": "mine"}'
 

@@ -53,7 +53,7 @@ class Limited(nn.Module):
         return self.inner(images)
 
 
-def coverer(
+def inferer(
     module: nn.Module,
     *,
     batch_pixels: int = 2**20,
@@ -61,18 +61,29 @@ def coverer(
     reporter: Listener | None = None,
     **cover: Any,
 ) -> SlidingWindowInferer:
-    return SlidingWindowInferer(
-        lambda tiles: module(tiles.float() / 255),
-        SlidingWindowConfig(**cover),
-        name="test",
-        stride=8,
-        min_size=min_size,
-        device=torch.device("cpu"),
-        batch_pixels=batch_pixels,
-        halo=lambda: 10,
-        bytes_per_pixel=lambda: 100.0,
-        reporter=reporter,
-    )
+    engine = StubEngine(module, ModelSpec(arch="test", stride=8, min_size=min_size))
+    return SlidingWindowInferer(engine, SlidingWindowConfig(**cover), batch_pixels=batch_pixels, reporter=reporter)
+
+
+class StubEngine:
+    """A module on the CPU, with numbers of its own for the receptive field and the memory."""
+
+    device, precision = torch.device("cpu"), "fp32"
+
+    def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
+        self.module, self.spec = module, spec
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.module(images.float() / 255)
+
+    def receptive_field(self) -> int:
+        return 10
+
+    def bytes_per_pixel(self) -> float:
+        return 100.0
+
+    def digest(self) -> str:
+        return ""
 
 
 def tensors(*photos: np.ndarray) -> list[Tensor]:
@@ -116,7 +127,7 @@ def test_an_overlap_alone_means_the_usual_tiles() -> None:
 
 def test_out_of_memory_halves_the_batch_then_the_tile_says_so_once_and_goes_on() -> None:
     module, listener = Limited(5000), Listener()
-    cover = coverer(module, batch_pixels=16 * 64 * 128, reporter=listener, mode="tiles", tile=(64, 128), overlap=0.25)
+    cover = inferer(module, batch_pixels=16 * 64 * 128, reporter=listener, mode="tiles", tile=(64, 128), overlap=0.25)
     pictures = tensors(photo(200, 300), photo(200, 300, seed=1))
     with torch.no_grad():
         results = cover.logits(pictures)
@@ -140,26 +151,26 @@ def test_windows_are_halved_where_memory_runs_short_until_one_could_take_nothing
     [picture] = tensors(photo(600, 800))
     module = Limited(10_000)
     with torch.no_grad():
-        [refined] = coverer(module, batch_pixels=2**20, reporter=Listener()).refined([picture], [draft], [cells])
+        [refined] = inferer(module, batch_pixels=2**20, reporter=Listener()).refine([picture], [draft], [cells])
     assert {shape[2:] for shape in module.tried} == {(192, 192), (96, 96)}
     assert (refined[240:248, 80:720] != 0.25).all()
     assert (refined[:100] == 0.25).all()
     for least, pixels in ((16, 500), (64, 4000)):  # windows of 24 pixels, which a network may need to be larger
         words = r"^test does not fit the memory in windows of 24x24 pixels; take a larger --memory"
-        small = coverer(Limited(pixels), min_size=least, reporter=Listener())
+        small = inferer(Limited(pixels), min_size=least, reporter=Listener())
         with torch.no_grad(), pytest.raises(ModelError, match=words):
-            small.refined([picture], [draft], [cells])
+            small.refine([picture], [draft], [cells])
 
 
 @pytest.mark.parametrize(("join", "least", "side"), [("blend", 24, 24), ("exact", 28, 32)])
 def test_windows_that_take_nothing_are_refused(join: str, least: int, side: int) -> None:
     cells = np.ones((75, 100), bool)
     with pytest.raises(ConfigError, match=rf"tile {least - 1}: too small for windows.* at least {least}"):
-        coverer(network(), tile=least - 1, join=join).plan_again(cells, (600, 800))
-    made = coverer(network(), tile=least, join=join)
-    assert made.plan_again(cells, (600, 800)) == plan_whole((600, 800))
+        inferer(network(), tile=least - 1, join=join).plan_refinement(cells, (600, 800))
+    made = inferer(network(), tile=least, join=join)
+    assert made.plan_refinement(cells, (600, 800)) == plan_whole((600, 800))
     cells[2:] = False
-    assert made.plan_again(cells, (600, 800)).tile == (side, side)
+    assert made.plan_refinement(cells, (600, 800)).tile == (side, side)
 
 
 def test_auto_goes_on_in_tiles_where_the_whole_does_not_fit_after_all() -> None:
@@ -213,15 +224,15 @@ def test_tiles_are_never_smaller_than_the_network_takes() -> None:
 
 
 def test_a_named_memory_counts_for_small_photos_as_well() -> None:
-    each = predictor()._bytes_per_pixel()
+    each = predictor().engine.bytes_per_pixel()
     assert len(predictor(memory=each * 300**2 / 1e9).plan((500, 500))) > 1
     assert len(predictor().plan((500, 500))) == 1
 
 
 def test_padding_counts_in_a_batch() -> None:
-    cover = coverer(network(), batch_pixels=4 * 16 * 16, reporter=Listener(), mode="whole")
-    assert cover.joins((4, 4), [(4, 4)] * 3)
-    assert not cover.joins((4, 4), [(4, 4)] * 4)
+    cover = inferer(network(), batch_pixels=4 * 16 * 16, reporter=Listener(), mode="whole")
+    assert cover.fits_batch((4, 4), [(4, 4)] * 3)
+    assert not cover.fits_batch((4, 4), [(4, 4)] * 4)
 
 
 def test_whole_is_never_divided() -> None:
@@ -240,15 +251,15 @@ def test_a_memory_that_holds_no_tile_is_one_line() -> None:
 
 
 def test_no_more_than_the_photos_in_flight_go_together() -> None:
-    cover = coverer(network(), batch_pixels=2**14, reporter=Listener(), mode="tiles", tile=64, overlap=0)
-    assert cover.joins((128, 128), [(128, 128)])
-    assert cover.joins((128, 192), [(128, 128)])  # another size, the same tiles
-    assert not cover.joins((128, 128), [(128, 128)] * 4)
-    assert not cover.joins((40, 40), [(128, 128)])
-    whole = coverer(network(), batch_pixels=2**14, reporter=Listener(), mode="whole")
-    assert whole.joins((64, 64), [(64, 64)] * 3)
-    assert not whole.joins((64, 64), [(64, 64)] * 4)
-    assert not whole.joins((64, 72), [(64, 64)])
+    cover = inferer(network(), batch_pixels=2**14, reporter=Listener(), mode="tiles", tile=64, overlap=0)
+    assert cover.fits_batch((128, 128), [(128, 128)])
+    assert cover.fits_batch((128, 192), [(128, 128)])  # another size, the same tiles
+    assert not cover.fits_batch((128, 128), [(128, 128)] * 4)
+    assert not cover.fits_batch((40, 40), [(128, 128)])
+    whole = inferer(network(), batch_pixels=2**14, reporter=Listener(), mode="whole")
+    assert whole.fits_batch((64, 64), [(64, 64)] * 3)
+    assert not whole.fits_batch((64, 64), [(64, 64)] * 4)
+    assert not whole.fits_batch((64, 72), [(64, 64)])
 
 
 def test_what_cannot_be_joined_exactly_says_why() -> None:

@@ -65,7 +65,7 @@ def test_convolutional_decoders_have_one(name: str) -> None:
     ],
 )
 def test_what_sees_the_whole_picture_is_refused_with_the_layer(name: str, layer: str) -> None:
-    with pytest.raises(ModelError, match=rf"its layer '.*' \({layer}\) on every value depends on the whole picture"):
+    with pytest.raises(ModelError, match=rf"its layer '.*' \({layer}\) on every value depends on the whole image"):
         halo_of(name)
 
 

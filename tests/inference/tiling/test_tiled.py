@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import carvana
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.tiling.grid import plan_tiles
-from carvana.inference.tiling.tiled import TileAccumulator, fill, tiled
+from carvana.inference.tiling.tiled import TileAccumulator, run_tiles, tiled
 from carvana.models.create import create_model
 
 
@@ -62,22 +62,22 @@ def test_tiles_beyond_the_edge_see_the_picture_mirrored_like_the_whole_padded_on
     rows, columns = (torch.tensor([*range(side), *range(side - 2, -1, -1)]) for side in (21, 45))
     padded = photo.index_select(1, rows[:32]).index_select(2, columns[:64])
     plan = plan_tiles((21, 45), tile=32, overlap=0.25, stride=16)
-    canvas = TileAccumulator(photo, plan)
+    accumulator = TileAccumulator(photo, plan)
     for row, column in plan.tiles():
         expected = padded[:, plan.rows[row].seen, plan.columns[column].seen]
-        assert torch.equal(canvas.crop(row, column), expected)
+        assert torch.equal(accumulator.crop(row, column), expected)
 
 
 def test_pictures_of_several_sizes_share_batches() -> None:
     watched = Watched(nn.Conv2d(3, 1, 1))
     photos = [images(3, 64, 100), images(3, 90, 64), images(3, 16, 16)]
-    canvases = [
+    accumulators = [
         TileAccumulator(photo, plan_tiles((photo.shape[1], photo.shape[2]), tile=32, overlap=0)) for photo in photos
     ]
     with torch.no_grad():
-        fill(canvases, watched, most=lambda _: 5)
-        for canvas, photo in zip(canvases, photos, strict=True):
-            torch.testing.assert_close(canvas.output, watched.network(photo[None])[0])
+        run_tiles(accumulators, watched, most=lambda _: 5)
+        for accumulator, photo in zip(accumulators, photos, strict=True):
+            torch.testing.assert_close(accumulator.output, watched.network(photo[None])[0])
     counts = [shape[0] for shape in watched.seen if shape[2:] == (32, 32)]
     assert counts == [4, 5, 5]  # 8 tiles and 6
 
