@@ -27,7 +27,7 @@ def make_reporter() -> Reporter:
     return LiveReporter() if sys.stderr.isatty() and process_number() == 0 else PlainReporter()
 
 
-class LiveReporter:
+class LiveReporter(Reporter):
     """Bars that move, with the numbers of the moment beside them and messages above them."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class QuietReporter(SilentReporter):
         print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-class PlainReporter:
+class PlainReporter(Reporter):
     """Lines for log files: messages at once, progress twice a minute."""
 
     def __init__(self) -> None:

@@ -17,6 +17,7 @@ from carvana.entry import resolve
 from carvana.errors import CarvanaError, cause
 from carvana.leaderboard.script_registrations import register_places
 from carvana.leaderboard.worker_pool import Job, PipeEnd
+from carvana.utils.progress import Reporter
 
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "not enough memory")
 
@@ -27,7 +28,7 @@ _EVERY = 0.25
 """Seconds between two messages of how far a task has come."""
 
 
-class Channel:
+class Channel(Reporter):
     """A Reporter whose listener is another process."""
 
     def __init__(self, connection: PipeEnd) -> None:

@@ -201,7 +201,7 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
         trainer.close()
     if trainer.main:
         record = run.read_record()
-        seconds = {"fit_seconds": trainer.budget.seconds, "seconds": record.get("seconds", 0.0) + time.time() - began}
+        seconds = {"fit_seconds": trainer.duration.seconds, "seconds": record.get("seconds", 0.0) + time.time() - began}
         run.write_record(record | _record(trainer) | seconds)
         trainer.evaluate()  # the last: a run that holds its evaluation lacks nothing
     return run
