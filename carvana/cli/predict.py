@@ -10,6 +10,7 @@ import typer
 from carvana.cli import options
 
 
+@options.with_records
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")],
@@ -23,16 +24,7 @@ def predict(
             metavar="COLOUR|FILE", help="Lay cut-outs onto a colour (a name of CSS, #rrggbb) or a picture, as JPEG."
         ),
     ] = None,
-    scale: options.SCALE = "trained",
-    mode: options.MODE = "auto",
-    refine_with: options.REFINE_WITH = None,
-    band: options.BAND = (0.1, 0.9),
-    margin: options.MARGIN = 8,
-    tile: options.TILE = None,
-    overlap: options.OVERLAP = None,
-    join: options.JOIN = "blend",
-    tta: options.TTA = False,
-    memory: options.MEMORY = None,
+    covering: options.Covering = options.Covering(),
     max_pixels: options.MAX_PIXELS = 300_000_000,
     device: options.DEVICE = "auto",
     replace: Annotated[
@@ -50,23 +42,7 @@ def predict(
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
     found = collect_images(images, out=out, reporter=reporter)
-    predictor = options.load_networks(
-        run,
-        others,
-        scale=scale,
-        mode=mode,
-        refine_with=refine_with,
-        band=band,
-        margin=margin,
-        tile=tile,
-        overlap=overlap,
-        join=join,
-        tta=tta,
-        memory=memory,
-        max_pixels=max_pixels,
-        device=device,
-        reporter=reporter,
-    )
+    predictor = options.load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     cleaning = Cleaning() if clean else None
     summary = predict_folder(

@@ -10,6 +10,7 @@ import typer
 from carvana.cli import options
 
 
+@options.with_records
 def submit(
     context: typer.Context,
     run: Annotated[
@@ -28,16 +29,7 @@ def submit(
     ] = "1280x1918",
     others: options.OTHERS = None,
     clean: options.CLEAN = False,
-    scale: options.SCALE = "trained",
-    mode: options.MODE = "auto",
-    refine_with: options.REFINE_WITH = None,
-    band: options.BAND = (0.1, 0.9),
-    margin: options.MARGIN = 8,
-    tile: options.TILE = None,
-    overlap: options.OVERLAP = None,
-    join: options.JOIN = "blend",
-    tta: options.TTA = False,
-    memory: options.MEMORY = None,
+    covering: options.Covering = options.Covering(),
     max_pixels: options.MAX_PIXELS = 300_000_000,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read images; 0 reads in threads; by default one a core.")
@@ -66,23 +58,7 @@ def submit(
     refuse_existing(out)
     names = None if against is None else read_names(against)
     found = collect_images([images], reporter=reporter)
-    predictor = options.load_networks(
-        run,
-        others,
-        scale=scale,
-        mode=mode,
-        refine_with=refine_with,
-        band=band,
-        margin=margin,
-        tile=tile,
-        overlap=overlap,
-        join=join,
-        tta=tta,
-        memory=memory,
-        max_pixels=max_pixels,
-        device=device,
-        reporter=reporter,
-    )
+    predictor = options.load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
     done = write_submission(
         predictor,
         found,
