@@ -16,12 +16,13 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     others: options.OTHERS = None,
-    save: Annotated[str, typer.Option(help="What to write, with commas: mask, prob, cutout, overlay.")] = "mask",
+    save: Annotated[str, typer.Option(help="What to write, comma-separated: mask, prob, cutout, overlay.")] = "mask",
     clean: options.CLEAN = False,
     background: Annotated[
         str | None,
         typer.Option(
-            metavar="COLOUR|FILE", help="Lay cut-outs onto a colour (a name of CSS, #rrggbb) or a picture, as JPEG."
+            metavar="COLOUR|FILE",
+            help="Background of cut-outs (then JPEG): a CSS colour name, #rrggbb, or a picture.",
         ),
     ] = None,
     covering: options.Covering = options.Covering(),
@@ -29,10 +30,10 @@ def predict(
     device: options.DEVICE = "auto",
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Overwrite files that predict did not write, or that were changed since."),
+        typer.Option("--replace", help="Overwrite files that predict did not write, or that have changed since."),
     ] = False,
 ) -> None:
-    """Write masks of images at their own size; a second call does what the first left undone."""
+    """Write masks of images at the images' own size; run again, it continues with what is missing."""
     from carvana.cli.display import make_reporter
     from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.background import parse_background

@@ -19,13 +19,14 @@ def submit(
     images: Annotated[Path | None, typer.Argument(metavar="DIR", help="The folder of the images.")] = None,
     out: Annotated[Path | None, typer.Option(help="The table to write; compressed if it ends in .gz.")] = None,
     check: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Check this table and write none; with --against.")
+        Path | None, typer.Option(metavar="FILE", help="Check this table instead of writing one; needs --against.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The competition's sample: which images, in which order.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The competition's sample: its images, in its order."),
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar="HxW", help="Height and width of the images that a checked table is about.")
+        str, typer.Option(metavar="HxW", help="Height and width of the images of a checked table.")
     ] = "1280x1918",
     others: options.OTHERS = None,
     clean: options.CLEAN = False,
@@ -36,7 +37,7 @@ def submit(
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Write the masks of a folder as the competition's table, or check such a table; a second call goes on."""
+    """Write the masks of a folder as the competition's table, or check such a table; run again, it continues."""
     if check is not None:
         if needless := sorted(options.given(context) - {"check", "against", "size"}):
             raise typer.BadParameter(f"--check reads a table and writes none: leave out {', '.join(needless)}")
