@@ -1,4 +1,4 @@
-"""The command ``carvana``: which commands there are, and how all of them end."""
+"""The command ``carvana``: its commands, and their exit codes."""
 
 from __future__ import annotations
 
@@ -36,17 +36,29 @@ from carvana.errors import CarvanaError, cause, printable
 
 
 class Commands(TyperGroup):
-    """Ends every command alike: 0 done, 1 failed with one line, 2 wrong usage, 130 interrupted."""
+    """Exit codes of all commands: 0 done, 1 failed with one line, 2 wrong usage, 130 interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command and turn what the user can mend into one line."""
+        """Run a command; an error that the user can correct becomes one line."""
         with self._ended(ctx):
             result = super().invoke(ctx)
-            sys.stdout.flush()  # not at exit, where nobody could tell that there is no room
+            sys.stdout.flush()  # here, where an error (a full disk) still becomes a line
             return result
 
+    def get_params(self, ctx: Any) -> Any:
+        """The options; a flag takes no value, so its help shows no type."""
+        return _flags_without_type(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command; its flags likewise."""
+        command = super().get_command(ctx, cmd_name)
+        for each in (command, *getattr(command, "commands", {}).values()):
+            if each is not None:
+                _flags_without_type(each.get_params(ctx))
+        return command
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Begin anew: a program may run several command lines. Help and the version are printed from here."""
+        """Reset the verbosity: a program may run several command lines. Help and the version are printed here."""
         verbosity.reset()
         with self._ended(ctx):
             return super().parse_args(ctx, args)
@@ -58,7 +70,7 @@ class Commands(TyperGroup):
         except CarvanaError as error:
             self._fail(ctx, str(error))
         except BrokenPipeError:
-            _leave_stdout()  # the reader of our output has gone; nothing is wrong
+            _leave_stdout()  # the reader of the output has closed it, as head does; that is no error
             ctx.exit(0)
         except OSError as error:
             if error.filename is None:
@@ -101,6 +113,13 @@ for name, function in COMMANDS.items():
 app.add_typer(data.app, name="data")
 
 
+def _flags_without_type(parameters: Any) -> Any:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from carvana import __version__
@@ -121,7 +140,7 @@ def carvana(
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which clusters send before they take a machine away: it ends a command as Ctrl-C does."""
+    """SIGTERM, which clusters send before they take back a machine: it ends a command as Ctrl-C does."""
 
     exit_code = 128 + signal.SIGTERM
 
@@ -129,15 +148,15 @@ class Terminated(KeyboardInterrupt):
 def main() -> None:
     """Run the command line."""
     _open_streams()
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged EXIF and the like: errors tell what matters
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged EXIF and the like; what matters is an error
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold bytes that are not text
     signal.signal(signal.SIGTERM, _terminated)
     app()
 
 
 def _open_streams() -> None:
-    """Open what is closed of the three on nothing: files would get their numbers, and what libraries print with it."""
+    """Open closed standard streams on the null device: else a file gets their number, and what libraries print."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -148,7 +167,7 @@ def _open_streams() -> None:
 
 
 def _leave_stdout() -> None:
-    """Send what is left to nowhere, or the interpreter would complain at its exit."""
+    """Discard what is left to print, or the interpreter fails on it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

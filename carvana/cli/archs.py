@@ -1,4 +1,4 @@
-"""``carvana archs``: the architectures that there are, without importing any."""
+"""``carvana archs``: lists the architectures without importing them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def archs(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout: name, summary, source, version.")] = False,
 ) -> None:
-    """List the architectures: all in short, or the names that match a pattern."""
+    """List the architectures: an overview of all, or the names that match a pattern."""
     if json:
         _print_json(registry.archs.entries() if pattern is None else matching(pattern))
     elif pattern is None:
@@ -36,10 +36,10 @@ def archs(
 
 
 def matching(pattern: str) -> list[Entry]:
-    """The entries that a user means: by wildcards, or else by name, by family, or by a part of the name.
+    """The entries that match: by wildcards, or else by name, by family, or by a part of the name.
 
     Raises:
-        UnknownNameError: there are none.
+        UnknownNameError: none match.
     """
     attempts = [pattern]
     if not any(sign in pattern for sign in _WILDCARDS):
@@ -48,7 +48,7 @@ def matching(pattern: str) -> list[Entry]:
         found = registry.archs.entries(attempt)
         if found:
             return found
-    hint = did_you_mean(pattern, registry.archs.names()) or "; carvana archs, without a pattern, shows all in short"
+    hint = did_you_mean(pattern, registry.archs.names()) or "; carvana archs, without a pattern, shows an overview"
     raise UnknownNameError(f"no architecture matches '{pattern}'{hint}")
 
 
@@ -63,7 +63,7 @@ def _print_json(entries: list[Entry]) -> None:
 
 
 def _print_overview() -> None:
-    """One block of text for each entry. Without rich, which would cost a fifth of the time that this command has."""
+    """A block of text for each entry. Without rich, whose import would take a fifth of the command's time."""
     import shutil
     import textwrap
 
@@ -84,7 +84,7 @@ def _print_overview() -> None:
 
 
 def _encoders(entry: Entry) -> tuple[str, str]:
-    """How many encoders a family has, and one whole name of it."""
+    """How many encoders a family has, and an example of a whole name."""
     if not entry.name.endswith("/*"):
         return "", ""
     names = registry.archs.names(entry.name)

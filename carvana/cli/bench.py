@@ -28,12 +28,12 @@ def bench(
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "1280x1918",
     tile: options.TILE = None,
     overlap: options.OVERLAP = None,
-    seconds: Annotated[float, typer.Option(min=0, help="How long each measurement goes on, at least.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0, help="The least time of each measurement.")] = 3.0,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Measure what networks cost: parameters, arithmetic, time and memory, whole and in tiles, in each precision."""
+    """Measure the cost of networks: parameters, FLOPs, time and memory, whole and in tiles, in each precision."""
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, show, write_json_result
     from carvana.data.demo import draw_photo
@@ -54,7 +54,7 @@ def bench(
         costs.append((name, parameters, cost))
         rows.append({"name": name, "parameters": parameters, **cost.to_json()})
         machine = describe_machine(predictor)
-        del predictor  # its copy of the network would count with the next one's memory
+        del predictor  # else its network would count towards the memory of the next one
     if json != "-":
         show(_table(costs, f"an image of {shape[0]}x{shape[1]} (height x width) on {machine}"))
     if json is not None:
@@ -64,7 +64,7 @@ def bench(
 def _predictors(
     names: list[str], size: tuple[int, int], device: str, tile: int | None, overlap: float | None
 ) -> Iterator[tuple[str, Predictor]]:
-    """Each network at each scale that it is used at, whole and in tiles, in each precision that is quick here."""
+    """Each network at each scale it is used at, whole and in tiles, in fp32 and in the fast precision of the device."""
     from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
     from carvana.inference.predictor import Predictor
     from carvana.models.create import create_model

@@ -173,7 +173,7 @@ class LiveComparisonProgress(ComparisonProgress):
             typical: float | None = sum(self._took) / len(self._took)
         else:
             typical = None if self._minutes is None else 60 * self._minutes + _AROUND
-        lasting = [line.left if line.task == "training" else typical for line in working]
+        lasting = [line.left if line.task.startswith("training") else typical for line in working]
         lasting += [typical] * self._waiting
         if not lasting or None in lasting:
             return None
@@ -191,5 +191,6 @@ def _cells(line: _Line) -> list[Any]:
         return [Text(line.status if not line.task else f"{line.status}: {line.task}", style="yellow"), curve, ""]
     left = line.left
     bar = ProgressBar(total=line.total, completed=line.done, width=20)
-    words = f"{line.task} {line.done / line.total:.0%}" + ("" if left is None else f", {minutes(left)} left")
+    task = line.task.partition(",")[0]  # without the unit
+    words = f"{task} {line.done / line.total:.0%}" + ("" if left is None else f", {minutes(left)} left")
     return [bar, curve, Text(words, style="yellow")]

@@ -1,4 +1,4 @@
-"""What the shell offers when Tab is pressed: architectures and recipes. Nothing heavy is imported for it."""
+"""Completion in the shell: architectures and configs. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def archs(incomplete: str) -> list[str]:
-    """The architectures that begin so; families first, and timm's encoders once ``tu-`` and a letter are there."""
+    """The architectures that begin with this: families first; timm's encoders once ``tu-`` and a letter are typed."""
     from carvana.errors import UnknownNameError
     from carvana.registry import registry
 
@@ -23,8 +23,9 @@ def archs(incomplete: str) -> list[str]:
     return [label + equals + known.removesuffix("*") for known in found if known.startswith(name)]
 
 
-def recipes(incomplete: str) -> Iterator[tuple[str, str]]:
-    """The shipped recipes that begin so, each with its line."""
-    from carvana.config import configs, describe
+def configs(incomplete: str) -> Iterator[tuple[str, str]]:
+    """The shipped configs that begin with this, each with its line."""
+    from carvana.config import configs as shipped
+    from carvana.config import describe
 
-    return ((name, describe(path)) for name, path in configs().items() if name.startswith(incomplete))
+    return ((name, describe(path)) for name, path in shipped().items() if name.startswith(incomplete))

@@ -1,4 +1,4 @@
-"""``carvana configs``: the recipes that there are."""
+"""``carvana configs``: the configs that ship with the package."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import typer
 
 
 def configs() -> None:
-    """List the recipes that --config takes by name, with a line each."""
+    """List the configs that --config takes by name."""
     from carvana.config import configs as shipped
     from carvana.config import describe
 
-    recipes = shipped()
-    width = max(map(len, recipes))
-    for name, path in recipes.items():
+    found = shipped()
+    width = max(map(len, found))
+    for name, path in found.items():
         typer.echo(f"{name.ljust(width)}  {describe(path)}")
-    typer.echo(
-        "\ncarvana fit --config NAME --print-config shows the whole of one; a YAML file of your own serves as well."
-    )
+    typer.echo("\ncarvana fit --config NAME --print-config prints the whole of one; --config also takes a YAML file.")

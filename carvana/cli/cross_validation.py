@@ -1,4 +1,4 @@
-"""``carvana fit --folds``: folds fitted, or gone on with, and their numbers."""
+"""``carvana fit --folds``: fits or resumes folds and prints their numbers."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ if TYPE_CHECKING:
     from carvana.folds import Folds
 
 
-def fit_folds(recipe: FitConfig, *, folds: int, out: Path | None, init: Path | None, device: str) -> None:
-    """Fit all folds and print what came out."""
+def fit_folds(config: FitConfig, *, folds: int, out: Path | None, init: Path | None, device: str) -> None:
+    """Fit all folds and print their numbers."""
     from carvana.cli.display import make_reporter
     from carvana.training.cross_validation import fit_folds as run_folds
 
-    print_folds(run_folds(recipe, folds=folds, out=out, init=init, device=device, reporter=make_reporter()))
+    print_folds(run_folds(config, folds=folds, out=out, init=init, device=device, reporter=make_reporter()))
 
 
 def is_folds(path: Path) -> bool:
-    """Whether a folder holds folds, rather than one run."""
+    """Whether a folder holds folds."""
     from carvana.folds import Folds
 
     return Folds(path).exists
 
 
 def resume_folds(path: Path, given: Sequence[str], *, root: Path | None, device: str) -> None:
-    """Go on with folds that were interrupted and print what came out; options of new folds are refused."""
+    """Resume interrupted folds and print their numbers; options of new folds are refused."""
     from carvana.cli.display import make_reporter
     from carvana.errors import ConfigError
     from carvana.training.cross_validation import resume_folds as run_folds
 
     if given:
         raise ConfigError(
-            f"--resume {path} with {', '.join(given)}: the folds' own recipe counts; leave it out, or begin other folds"
+            f"--resume {path} with {', '.join(given)}: folds are resumed with their own config; leave it out, or fit "
+            "other folds"
         )
     print_folds(run_folds(path, root=root, device=device, reporter=make_reporter()))
 
 
 def print_folds(folds: Folds) -> None:
-    """The numbers of each fold and of all images together, and where things lie."""
+    """Print the numbers of each fold and of all images together, and the paths."""
     from carvana.cli.tables import evaluation_table, show
 
     numbers = folds.read_evaluation()
@@ -58,7 +59,7 @@ def print_folds(folds: Folds) -> None:
 
 
 def folds_table(numbers: Mapping[str, Any]) -> Table:
-    """Each fold's own Dice, then their mean and standard deviation.
+    """The Dice of each fold, then their mean and standard deviation.
 
     Args:
         numbers: the folds' ``evaluation.json``.

@@ -1,4 +1,4 @@
-"""How progress looks: a live line in a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""Progress on stderr: live bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PLAIN_EVERY = 30.0
 
 
 def make_reporter() -> Reporter:
-    """The reporter that fits what was asked for and what stderr is; of several processes one alone moves."""
+    """The reporter for the verbosity and for stderr; of several processes only the first shows bars."""
     if verbosity.chosen() == verbosity.QUIET:
         return QuietReporter()
     return LiveReporter() if sys.stderr.isatty() and process_number() == 0 else PlainReporter()
 
 
-class LiveReporter:
-    """Bars that move, with the numbers of the moment beside them and messages above them."""
+class LiveReporter(Reporter):
+    """Live bars with numbers beside them and messages above them."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -60,7 +60,7 @@ class LiveReporter:
                 self._progress.update(bar, numbers=describe(values))
 
     def finish(self, task: str, **values: float) -> None:
-        """Take a bar away; the last one takes the display with it."""
+        """Remove a bar; with the last one the display ends."""
         _LOG.debug("%s: ends", task)
         if self._progress is None or task not in self._tasks:
             return
@@ -71,41 +71,41 @@ class LiveReporter:
 
 
 class QuietReporter(SilentReporter):
-    """Warnings alone."""
+    """Prints only warnings."""
 
     def warn(self, message: str) -> None:
-        """Print a line that says it is a warning."""
+        """Print a line that begins with "warning:"."""
         print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-class PlainReporter:
-    """Lines for log files: messages at once, progress twice a minute."""
+class PlainReporter(Reporter):
+    """Plain lines for log files: messages at once, progress every :data:`PLAIN_EVERY` seconds."""
 
     def __init__(self) -> None:
         self._done: dict[str, int] = {}
         self._total: dict[str, int | None] = {}
-        self._told: dict[str, float] = {}
+        self._printed_at: dict[str, float] = {}
 
     def info(self, message: str) -> None:
         """Print a line."""
         print(printable(message), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        """Print a line that says it is a warning."""
+        """Print a line that begins with "warning:"."""
         self.info(f"warning: {message}")
 
     def start(self, task: str, total: int | None) -> None:
-        """Begin to count."""
+        """Start counting."""
         _LOG.debug("%s: begins%s", task, f", {total} steps" if total else "")
-        self._done[task], self._total[task], self._told[task] = 0, total, time.monotonic()
+        self._done[task], self._total[task], self._printed_at[task] = 0, total, time.monotonic()
 
     def advance(self, task: str, steps: int = 1, **values: float) -> None:
         """Count, and print when it is time."""
         if task not in self._done:
             return
         self._done[task] += steps
-        if time.monotonic() - self._told[task] >= PLAIN_EVERY:
-            self._told[task] = time.monotonic()
+        if time.monotonic() - self._printed_at[task] >= PLAIN_EVERY:
+            self._printed_at[task] = time.monotonic()
             total = self._total[task]
             share = f"{self._done[task]}/{total}" if total else str(self._done[task])
             self.info(f"{task}: {share} {describe(values)}".rstrip())

@@ -22,29 +22,21 @@ class Subset(StrEnum):
     all = "all"
 
 
+@options.with_records
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or folds; with --data a model folder serves.")],
-    data: Annotated[Path | None, typer.Option(help="Other labelled images: all of them count.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or folds; with --data also a model folder.")],
+    data: Annotated[Path | None, typer.Option(help="Other labelled images; all are evaluated.")] = None,
     root: Annotated[
         Path | None, typer.Option(help="Where the run's own data folder lies now, if it has moved.")
     ] = None,
     others: options.OTHERS = None,
-    split: Annotated[Subset | None, typer.Option(help="Part of the run's own images; val if not given.")] = None,
-    scale: options.SCALE = "trained",
-    mode: options.MODE = "auto",
-    refine_with: options.REFINE_WITH = None,
-    band: options.BAND = (0.1, 0.9),
-    margin: options.MARGIN = 8,
-    tile: options.TILE = None,
-    overlap: options.OVERLAP = None,
-    join: options.JOIN = "blend",
-    tta: options.TTA = False,
-    memory: options.MEMORY = None,
+    split: Annotated[Subset | None, typer.Option(help="Which of the run's own images; by default val.")] = None,
+    covering: options.Covering = options.Covering(),
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Measure a run's masks against the true ones, at full size; a run whose fit was interrupted is finished."""
+    """Compare a run's masks with the true ones at full size; where fit ended before its evaluation, finish the run."""
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, evaluation_table
     from carvana.errors import ConfigError
@@ -53,19 +45,8 @@ def evaluate(
 
     check_json_target(json, replace=replace)
     reporter = make_reporter()
-    settings: dict[str, Any] = {
-        "mode": mode,
-        "refine_with": refine_with,
-        "band": band,
-        "margin": margin,
-        "tile": tile,
-        "overlap": overlap,
-        "join": join,
-        "tta": tta,
-        "memory": memory,
-    }
-    as_trained = scale == "trained" and settings == options.COVER
-    settings |= {"scale": scale, "device": device, "reporter": reporter}
+    as_trained = covering == options.Covering()
+    settings: dict[str, Any] = {**vars(covering), "device": device, "reporter": reporter}
     if others or Folds(run).exists:
         if root is not None:
             raise ConfigError(f"--root {root}: goes with one run, evaluated on its own images; leave it out")
@@ -77,7 +58,7 @@ def evaluate(
     if finishes and folder.config_path.is_file() and not folder.is_evaluated:
         from carvana.evaluation.report import finish_run
 
-        reporter.info(f"{run}: has no readable evaluation.json; this evaluation stays there, with masks and pictures")
+        reporter.info(f"{run}: not evaluated yet; the numbers, masks and pictures are written into the run")
         numbers = finish_run(folder, root=root, device=device, reporter=reporter).to_json()
         table = evaluation_table(numbers, title=str(run))
     else:
@@ -88,10 +69,10 @@ def evaluate(
         predictor = load_predictor(run, **settings)
         part: Literal["val", "train", "all"] | None = None if split is None else split.value
         samples = choose_samples(run, data=data, split=part, root=root, reporter=reporter)
-        if refine_with is not None:
-            tell_known_groups([refine_with], samples, reporter)
+        if covering.refine_with is not None:
+            tell_known_groups([covering.refine_with], samples, reporter)
         numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
-        note = f"best on these images; the model's own, {predictor.threshold:.3f}, is what `carvana predict` takes"
+        note = _note(predictor.threshold, "the model's own")
         table = evaluation_table(numbers, title=str(run), threshold=note)
     _give(numbers, table, json)
 
@@ -99,7 +80,7 @@ def evaluate(
 def _evaluate_together(
     runs: list[Path], data: Path | None, split: Subset | None, settings: dict[str, Any], *, as_trained: bool
 ) -> tuple[dict[str, Any], Table]:
-    """The mean of several networks on images that none of them should know; or what a folder of folds holds already."""
+    """Evaluate several networks together on images of groups unknown to them; or read the evaluation of folds."""
     from carvana.cli.tables import evaluation_table
     from carvana.errors import ConfigError
     from carvana.evaluation.evaluate import evaluate as run_evaluate
@@ -121,9 +102,13 @@ def _evaluate_together(
     known = [*member_paths(runs), *([settings["refine_with"]] if settings["refine_with"] else [])]
     samples = choose_for_all(known, data=data, reporter=reporter)
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
-    whose = "the mean of the networks'" if isinstance(predictor, Ensemble) else "that of the network that looks again"
-    note = f"best on these images; `carvana predict` takes {predictor.threshold:.3f}, {whose}"
+    whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "that of the refining network"
+    note = _note(predictor.threshold, whose)
     return numbers, evaluation_table(numbers, title=" with ".join(map(str, runs)), threshold=note)
+
+
+def _note(threshold: float, whose: str) -> str:
+    return f"best on these images; `carvana predict` uses {whose}, {threshold:.3f}; no row above is measured at that"
 
 
 def _give(numbers: dict[str, Any], table: Table, json: str | None) -> None:

@@ -18,7 +18,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write; its name ends in .onnx.")],
     replace: REPLACE = False,
 ) -> None:
-    """Write a model as one file that runs without torch, compared with it at three sizes."""
+    """Write a model as one file that runs without torch, and compare both at three image sizes."""
     from carvana.errors import ConfigError, ModelError, did_you_mean
     from carvana.folds import Folds
 

@@ -1,4 +1,4 @@
-"""``carvana fit --find-lr``: learning rates tested, and one suggested."""
+"""``carvana fit --find-lr``: tests learning rates and suggests one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from carvana.config import FitConfig
 
 
-def find_lr(recipe: FitConfig, *, out: Path | None, init: Path | None, device: str) -> None:
-    """Test learning rates, draw the losses and print a suggestion."""
+def find_lr(config: FitConfig, *, out: Path | None, init: Path | None, device: str) -> None:
+    """Test learning rates, plot the losses and print a suggestion."""
     from carvana.cli.display import make_reporter
     from carvana.run import Run
     from carvana.training.find_lr import find_lr as run_test
 
-    folder = Run.choose(out, arch=f"{recipe.arch}-lr").path  # before the work: it may be taken
-    test = run_test(recipe, init=init, device=device, reporter=make_reporter())
+    folder = Run.choose(out, arch=f"{config.arch}-lr").path  # before the work: the folder may exist
+    test = run_test(config, init=init, device=device, reporter=make_reporter())
     picture = folder / "lr.png"
     test.plot(picture)
     typer.echo(f"suggestion  {test.suggestion:g}, where the loss falls most steeply")

@@ -20,7 +20,7 @@ def fit(
     arch: Annotated[
         str | None, typer.Option(help="The architecture, as `carvana archs` lists them.", autocompletion=complete.archs)
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The data folder. Without one, demo cars are drawn.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data folder; without one, demo cars are drawn.")] = None,
     config: CONFIG = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set train.epochs=8")
@@ -29,20 +29,23 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/ARCH.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with an interrupted run; --set train.epochs=N makes it longer."),
+        typer.Option(metavar="RUN", help="Resume an interrupted run; --set train.epochs=N makes it longer."),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="With --resume: where the run's data folder lies now, if it has moved.")
+        Path | None, typer.Option(help="With --resume: where the run's data folder is now, if it has moved.")
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Fit N networks, each on the groups of the other folds; judge every image."),
+        typer.Option(
+            metavar="N",
+            help="Cross-validate: fit N networks, each without one fold of groups, and evaluate it on that fold.",
+        ),
     ] = None,
-    find_lr: Annotated[bool, typer.Option("--find-lr", help="Test learning rates, suggest one, and end.")] = False,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Test learning rates, suggest one, and stop.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and end.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole config and stop.")] = False,
 ) -> None:
-    """Train a network on labelled images and leave a run: model, masks, pictures, numbers."""
+    """Train a network on labelled images; writes a run folder with model, masks, pictures and numbers."""
     if resume is not None:
         asked = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out, "--folds": folds}
         given = [
@@ -62,37 +65,35 @@ def fit(
     from carvana.errors import ConfigError
 
     if root is not None:
-        raise ConfigError(f"--root {root}: goes with --resume RUN; name the data folder of a new training with --data")
+        raise ConfigError(f"--root {root}: needs --resume RUN; name the data folder of a new training with --data")
     changes: dict[str, Any] = parse_settings(settings or [])
     if arch is not None:
         changes["arch"] = arch
     if data is not None:
         changes["data.root"] = str(data)
-    recipe = load_config(config, changes)
+    wanted = load_config(config, changes)
     if print_config:
-        typer.echo(recipe.to_yaml(), nl=False)
+        typer.echo(wanted.to_yaml(), nl=False)
         return
 
     if find_lr and folds is not None:
-        raise ConfigError(
-            "--find-lr with --folds: they are two pieces of work; find the rate first, then fit the folds"
-        )
+        raise ConfigError("--find-lr with --folds: these do not go together; find the rate first, then fit the folds")
     if find_lr:
-        test_rates(recipe, out=out, init=init, device=device)
+        test_rates(wanted, out=out, init=init, device=device)
         return
     if folds is not None:
-        fit_folds(recipe, folds=folds, out=out, init=init, device=device)
+        fit_folds(wanted, folds=folds, out=out, init=init, device=device)
         return
 
     from carvana.cli.display import make_reporter
     from carvana.training.fit import fit as run_fit
 
-    run = run_fit(recipe, out=out, init=init, device=device, reporter=make_reporter())
+    run = run_fit(wanted, out=out, init=init, device=device, reporter=make_reporter())
     print_result(run)
 
 
 def resumed(path: Path, settings: list[str], given: list[str], root: Path | None, device: str) -> Run:
-    """Go on with a run, whose own recipe counts: of all settings only the length can change."""
+    """Resume a run by its own config; of all settings only the length can change."""
     from carvana.cli.display import make_reporter
     from carvana.config import parse_settings
     from carvana.errors import ConfigError
@@ -103,15 +104,15 @@ def resumed(path: Path, settings: list[str], given: list[str], root: Path | None
     if refused:
         moved = "; where its data folder has moved, name it with --root" if "--data" in refused else ""
         raise ConfigError(
-            f"--resume {path} with {', '.join(refused)}: the run's own recipe counts; only more epochs can be asked "
-            f"for (--set train.epochs=N), other changes need a run of their own (--init){moved}"
+            f"--resume {path} with {', '.join(refused)}: a run is resumed with its own config; only more epochs can "
+            f"be asked for (--set train.epochs=N), other changes need a new run (--init){moved}"
         )
     longer = {key.partition(".")[2]: value for key, value in changes.items()}
     return resume(path, root=root, **longer, device=device, reporter=make_reporter())
 
 
 def print_result(run: Run) -> None:
-    """What came out and where it lies; of several processes that trained together, the first one tells."""
+    """Print the numbers of a run and its paths; of several processes, only the first one prints."""
     from carvana.cli.tables import evaluation_table, show
     from carvana.utils.devices import process_number
 

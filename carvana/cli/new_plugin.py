@@ -9,10 +9,10 @@ import typer
 
 
 def new_plugin(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of its architecture, as users will write it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the architecture that it adds.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make; by default carvana-NAME.")] = None,
 ) -> None:
-    """Write the skeleton of a package that adds an architecture, with tests that pass."""
+    """Write a template of a package that adds an architecture, with tests that pass."""
     from carvana.plugin_template import write_plugin
 
     made = write_plugin(name, out)

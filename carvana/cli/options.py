@@ -1,11 +1,14 @@
-"""Options that several commands share, word for word, and the networks that they ask for."""
+"""Options that several commands share, and the networks that they ask for."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -18,20 +21,12 @@ if TYPE_CHECKING:
 CONFIG = Annotated[
     str | None,
     typer.Option(
-        help="A recipe: a name that `carvana configs` lists, or a YAML file.", autocompletion=complete.recipes
+        help="A config: a name that `carvana configs` lists, or a YAML file.", autocompletion=complete.configs
     ),
 ]
 OTHERS = Annotated[
     list[Path] | None,
-    typer.Option("--with", metavar="RUN", help="Average with this one, each at its own scale; may be repeated."),
-]
-SCALE = Annotated[str, typer.Option(help="How large the network sees images: trained, native or HxW.")]
-MODE = Annotated[
-    str,
-    typer.Option(
-        help="How it covers them: whole, tiles, auto (whole if it fits the memory, else tiles), or refine: at the "
-        "scale first, then natively where that leaves doubt."
-    ),
+    typer.Option("--with", metavar="RUN", help="Average with this network, each at its own scale; may be repeated."),
 ]
 TILE = Annotated[
     int | None,
@@ -39,37 +34,96 @@ TILE = Annotated[
 ]
 OVERLAP = Annotated[
     float | None,
-    typer.Option(metavar="F", help="Share of a tile that its neighbours see too, 0 to 0.9; 0.25 with --tile."),
-]
-JOIN = Annotated[
-    str, typer.Option(help="blend: tiles weighed by a gaussian; exact: what the whole image gives, where that can be.")
-]
-TTA = Annotated[bool, typer.Option("--tta", help="Average with the mirrored image, at twice the time.")]
-MEMORY = Annotated[
-    float | None,
-    typer.Option(metavar="GB", help="What one pass of the network may take; by default a share of what is free."),
+    typer.Option(metavar="F", help="Share of a tile that overlaps its neighbours, 0 to 0.9; 0.25 with --tile."),
 ]
 MAX_PIXELS = Annotated[
     int, typer.Option(min=1, help="Images with more pixels are refused: small files may claim any size.")
 ]
 REPLACE = Annotated[bool, typer.Option("--replace", help="Overwrite the file to write, if it exists.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-REFINE_WITH = Annotated[
-    Path | None,
-    typer.Option(metavar="RUN", help="The network that looks again at what is left unsure; implies --mode refine."),
-]
-BAND = Annotated[
-    tuple[float, float],
-    typer.Option(metavar="LOW HIGH", help="With refine: probabilities between which a pixel is looked at again."),
-]
-MARGIN = Annotated[int, typer.Option(metavar="N", help="With refine: pixels by which the unsure parts are widened.")]
 CLEAN = Annotated[
     bool,
     typer.Option(
         "--clean",
-        help="Take away parts below 1/20 of the largest one, fill holes below 1/10,000 of it; not in prob.",
+        help="Remove parts smaller than 1/20 of the largest, fill holes smaller than 1/10,000 of it; not in prob.",
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covering:
+    """How networks see and cover images: options of predict, evaluate and submit."""
+
+    scale: Annotated[str, typer.Option(help="Size at which the network sees images: trained, native or HxW.")] = (
+        "trained"
+    )
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="How images are covered: whole, tiles, auto (whole if that fits into memory, else tiles), or refine "
+            "(at the scale first, then low-confidence regions at native size)."
+        ),
+    ] = "auto"
+    refine_with: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="The network that refines low-confidence regions; implies --mode refine."),
+    ] = None
+    band: Annotated[
+        tuple[float, float],
+        typer.Option(metavar="LOW HIGH", help="With refine: pixels with a probability between these are refined."),
+    ] = (0.1, 0.9)
+    margin: Annotated[
+        int, typer.Option(metavar="N", help="With refine: pixels by which low-confidence regions are widened.")
+    ] = 8
+    tile: TILE = None
+    overlap: OVERLAP = None
+    join: Annotated[
+        str,
+        typer.Option(
+            help="blend: tiles are averaged with Gaussian weights; exact: equal to the whole image, where possible."
+        ),
+    ] = "blend"
+    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored image, which takes twice the time.")] = (
+        False
+    )
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB", help="Memory that one forward pass may take; by default a share of the free memory."
+        ),
+    ] = None
+
+
+def with_records(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with an option for each field of its parameters that are records, such as :class:`Covering`."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    records: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        if not is_dataclass(hint):
+            parameters.append(parameter.replace(annotation=hint))
+            continue
+        records[parameter.name] = hint
+        kinds = get_type_hints(hint, include_extras=True)
+        for field in fields(hint):
+            default, annotation = field.default, kinds[field.name]
+            parameters.append(inspect.Parameter(field.name, parameter.kind, default=default, annotation=annotation))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        for name, record in records.items():
+            values[name] = record(**{field.name: values.pop(field.name) for field in fields(record)})
+        return function(**values)
+
+    return signed(command, parameters)
+
+
+def signed(command: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
+    """Give a function the signature that typer reads."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -86,26 +140,19 @@ def given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-COVER = {
-    "mode": "auto", "refine_with": None, "band": (0.1, 0.9), "margin": 8, "tile": None, "overlap": None,
-    "join": "blend", "tta": False, "memory": None,
-}  # fmt: skip
-"""The defaults of the options that say how images are covered."""
-
-
 def load_networks(
-    run: Path, others: Sequence[Path] | None, *, reporter: Reporter, **settings: Any
+    run: Path, others: Sequence[Path] | None, covering: Covering, *, reporter: Reporter, **settings: Any
 ) -> BasePredictor[Any]:
-    """The network of a run, the mean of several, or one that another looks after; which of them is told."""
+    """The predictor of one run, or of several; the reporter says where several networks work together."""
     from carvana.inference.ensemble import Ensemble
     from carvana.inference.load import load_predictor
     from carvana.inference.refiner import Refiner
 
-    predictor = load_predictor([run, *(others or [])], reporter=reporter, **settings)
+    predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
     if isinstance(predictor, Ensemble):
         count, threshold = len(predictor.members), predictor.threshold
-        reporter.info(f"the mean of {count} networks, cut at {threshold:.3f}, the mean of their thresholds")
+        reporter.info(f"mean of {count} networks, threshold {threshold:.3f} (the mean of their thresholds)")
     if isinstance(predictor, Refiner):
-        again, threshold = settings["refine_with"] or run, predictor.threshold
-        reporter.info(f"what is unsure is looked at again by {again}, cut at {threshold:.3f}, that one's threshold")
+        by, threshold = covering.refine_with or run, predictor.threshold
+        reporter.info(f"low-confidence regions are refined by {by}, threshold {threshold:.3f} (that network's)")
     return predictor

@@ -10,37 +10,30 @@ import typer
 from carvana.cli import options
 
 
+@options.with_records
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     others: options.OTHERS = None,
-    save: Annotated[str, typer.Option(help="What to write, with commas: mask, prob, cutout, overlay.")] = "mask",
+    save: Annotated[str, typer.Option(help="What to write, comma-separated: mask, prob, cutout, overlay.")] = "mask",
     clean: options.CLEAN = False,
     background: Annotated[
         str | None,
         typer.Option(
-            metavar="COLOUR|FILE", help="Lay cut-outs onto a colour (a name of CSS, #rrggbb) or a picture, as JPEG."
+            metavar="COLOUR|FILE",
+            help="Background of cut-outs (then JPEG): a CSS colour name, #rrggbb, or a picture.",
         ),
     ] = None,
-    scale: options.SCALE = "trained",
-    mode: options.MODE = "auto",
-    refine_with: options.REFINE_WITH = None,
-    band: options.BAND = (0.1, 0.9),
-    margin: options.MARGIN = 8,
-    tile: options.TILE = None,
-    overlap: options.OVERLAP = None,
-    join: options.JOIN = "blend",
-    tta: options.TTA = False,
-    memory: options.MEMORY = None,
+    covering: options.Covering = options.Covering(),
     max_pixels: options.MAX_PIXELS = 300_000_000,
     device: options.DEVICE = "auto",
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Overwrite files that predict did not write, or that were changed since."),
+        typer.Option("--replace", help="Overwrite files that predict did not write, or that have changed since."),
     ] = False,
 ) -> None:
-    """Write masks of images at their own size; a second call does what the first left undone."""
+    """Write masks of images at the images' own size; run again, it continues with what is missing."""
     from carvana.cli.display import make_reporter
     from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.background import parse_background
@@ -50,23 +43,7 @@ def predict(
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
     found = collect_images(images, out=out, reporter=reporter)
-    predictor = options.load_networks(
-        run,
-        others,
-        scale=scale,
-        mode=mode,
-        refine_with=refine_with,
-        band=band,
-        margin=margin,
-        tile=tile,
-        overlap=overlap,
-        join=join,
-        tta=tta,
-        memory=memory,
-        max_pixels=max_pixels,
-        device=device,
-        reporter=reporter,
-    )
+    predictor = options.load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     cleaning = Cleaning() if clean else None
     summary = predict_folder(

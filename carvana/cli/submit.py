@@ -10,6 +10,7 @@ import typer
 from carvana.cli import options
 
 
+@options.with_records
 def submit(
     context: typer.Context,
     run: Annotated[
@@ -18,33 +19,25 @@ def submit(
     images: Annotated[Path | None, typer.Argument(metavar="DIR", help="The folder of the images.")] = None,
     out: Annotated[Path | None, typer.Option(help="The table to write; compressed if it ends in .gz.")] = None,
     check: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Check this table and write none; with --against.")
+        Path | None, typer.Option(metavar="FILE", help="Check this table instead of writing one; needs --against.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The competition's sample: which images, in which order.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The competition's sample: its images, in its order."),
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar="HxW", help="Height and width of the images that a checked table is about.")
+        str, typer.Option(metavar="HxW", help="Height and width of the images of a checked table.")
     ] = "1280x1918",
     others: options.OTHERS = None,
     clean: options.CLEAN = False,
-    scale: options.SCALE = "trained",
-    mode: options.MODE = "auto",
-    refine_with: options.REFINE_WITH = None,
-    band: options.BAND = (0.1, 0.9),
-    margin: options.MARGIN = 8,
-    tile: options.TILE = None,
-    overlap: options.OVERLAP = None,
-    join: options.JOIN = "blend",
-    tta: options.TTA = False,
-    memory: options.MEMORY = None,
+    covering: options.Covering = options.Covering(),
     max_pixels: options.MAX_PIXELS = 300_000_000,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read images; 0 reads in threads; by default one a core.")
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Write the masks of a folder as the competition's table, or check such a table; a second call goes on."""
+    """Write the masks of a folder as the competition's table, or check such a table; run again, it continues."""
     if check is not None:
         if needless := sorted(options.given(context) - {"check", "against", "size"}):
             raise typer.BadParameter(f"--check reads a table and writes none: leave out {', '.join(needless)}")
@@ -66,23 +59,7 @@ def submit(
     refuse_existing(out)
     names = None if against is None else read_names(against)
     found = collect_images([images], reporter=reporter)
-    predictor = options.load_networks(
-        run,
-        others,
-        scale=scale,
-        mode=mode,
-        refine_with=refine_with,
-        band=band,
-        margin=margin,
-        tile=tile,
-        overlap=overlap,
-        join=join,
-        tta=tta,
-        memory=memory,
-        max_pixels=max_pixels,
-        device=device,
-        reporter=reporter,
-    )
+    predictor = options.load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
     done = write_submission(
         predictor,
         found,

@@ -16,7 +16,7 @@ from carvana.utils.targets import check_target
 
 
 def show(table: RenderableType) -> None:
-    """Print a table, or what else rich can print, to stdout, never folded where stdout is no terminal."""
+    """Print a table, or anything that rich prints, to stdout; lines are not folded where stdout is not a terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
@@ -26,24 +26,25 @@ def show(table: RenderableType) -> None:
 def evaluation_table(
     evaluation: Mapping[str, Any], *, title: str, threshold: str = "chosen on these images, stored in the model"
 ) -> Table:
-    """The numbers of ``evaluation.json``, each with what it means.
+    """The numbers of ``evaluation.json``, each with its meaning.
 
     Args:
         evaluation: the numbers.
         title: a line above them, printed as it is.
-        threshold: what became of the threshold.
+        threshold: the note on the last row.
     """
-    # A Text: in a string, brackets of a path would be read as markup.
+    # A Text, since rich reads brackets in a string as markup.
     table = Table(title=Text(title, style="table.title"), box=SIMPLE, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    images = f"mean of {evaluation['images']} images at full size (groups: {evaluation['groups']})"
-    chosen = "thresholds from other groups" if evaluation["groups"] > 1 else "threshold 0.5"
+    count, groups = evaluation["images"], evaluation["groups"]
+    images = f"mean of {count} image{'s' * (count != 1)} at full size (groups: {groups})"
+    chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
     table.add_row("Dice", _number(evaluation["dice"]), f"{images}, {chosen}")
     low, high = evaluation["dice_ci95"]
     interval = "" if low is None else f"{low:.5f} .. {high:.5f}"
-    table.add_row("95% interval", interval, "bootstrap over groups" if interval else "needs two groups")
+    table.add_row("95% interval", interval, "of Dice, bootstrap over groups" if interval else "needs two groups")
     table.add_row("Dice at 0.5", _number(evaluation["dice_at_half"]), "without a chosen threshold")
     table.add_row("IoU", _number(evaluation["iou"]), "")
     table.add_row("pixel accuracy", _number(evaluation["pixel_accuracy"]), "")
@@ -57,7 +58,7 @@ def _number(value: float) -> str:
 
 
 def check_json_target(target: str | None, *, replace: bool = False) -> None:
-    """Refuse a file for ``--json`` as :func:`carvana.utils.targets.check_target` does; ``-``, for stdout, is none.
+    """Refuse a file for ``--json`` as :func:`carvana.utils.targets.check_target` does; ``-`` is stdout.
 
     Raises:
         ConfigError: it is there already, or cannot be written.

@@ -1,4 +1,4 @@
-"""How much a command tells: ``--quiet`` and ``--verbose``, which stand before or behind the command's name."""
+"""How much a command prints: ``--quiet`` and ``--verbose``, before or after the command's name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from carvana.cli.options import signed
+
 QUIET, NORMAL, VERBOSE = "quiet", "normal", "verbose"
 
 _chosen = NORMAL
@@ -19,12 +21,12 @@ _LISTED = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "ac
 
 
 def chosen() -> str:
-    """What the command line of this process says."""
+    """The verbosity that the command line asks for."""
     return _chosen
 
 
 def reset() -> None:
-    """Forget it: a new command line begins."""
+    """Back to normal: a new command line begins."""
     global _chosen
     _chosen = NORMAL
     log = logging.getLogger("carvana")
@@ -33,10 +35,9 @@ def reset() -> None:
 
 
 def with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same command with both options, which it need not know of."""
+    """The command with both options added, which the function itself does not take."""
     hints = get_type_hints(function, include_extras=True)
-    signature = inspect.signature(function)
-    parameters = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
+    parameters = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
     for name, annotation in (("quiet", QUIETLY), ("verbose", VERBOSELY)):
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, kind, default=False, annotation=annotation))
@@ -45,13 +46,11 @@ def with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(*args: Any, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+    return signed(command, parameters)
 
 
 class _Handler(logging.Handler):
-    """Prints to stderr as it is at the moment, which a live display replaces."""
+    """Prints to the present ``sys.stderr``, which a live display replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line."""
@@ -89,9 +88,7 @@ def _version(package: str) -> str:
 
 QUIETLY = Annotated[
     bool,
-    typer.Option(
-        "-q", "--quiet", is_eager=True, callback=_be_quiet, help="Tell warnings and errors alone, beside the results."
-    ),
+    typer.Option("-q", "--quiet", is_eager=True, callback=_be_quiet, help="Print only results, warnings and errors."),
 ]
 VERBOSELY = Annotated[
     bool,
@@ -100,6 +97,6 @@ VERBOSELY = Annotated[
         "--verbose",
         is_eager=True,
         callback=_be_verbose,
-        help="Tell versions and times too, and where errors arise.",
+        help="Print versions and times too, and the traceback of an error.",
     ),
 ]

@@ -18,6 +18,7 @@ from carvana.errors import CarvanaError, cause
 from carvana.leaderboard.script_registrations import register_places
 from carvana.leaderboard.worker_pool import Job, PipeEnd
 from carvana.utils.devices import is_out_of_memory
+from carvana.utils.progress import Reporter
 
 _LONGEST = 300
 """Characters of a reason; the log has all of it."""
@@ -26,7 +27,7 @@ _EVERY = 0.25
 """Seconds between two messages of how far a task has come."""
 
 
-class Channel:
+class Channel(Reporter):
     """A Reporter whose listener is another process."""
 
     def __init__(self, connection: PipeEnd) -> None:

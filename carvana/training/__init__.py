@@ -1,1 +1,1 @@
-"""From a recipe to a finished run."""
+"""From a config to a finished run."""

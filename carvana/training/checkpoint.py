@@ -1,11 +1,10 @@
-"""When the state of a training is written, what it is made of, and what must be as before to go on from it."""
+"""Checkpoints of a training: the state that it resumes from, and the best network."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +13,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from carvana.config import TrainConfig
-from carvana.errors import CarvanaError, ConfigError
+from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.models.segmenter import Segmenter
+from carvana.run import Run
 from carvana.training.distributed import all_of
 from carvana.training.optim import is_finite
 from carvana.training.rng_state import generator_states, restore_generators
@@ -41,21 +41,21 @@ LONGER = ("epochs", "minutes")
 
 
 class Checkpoint:
-    """The parts of a training that make its state, and the folder that it is kept in.
+    """Saves and restores the state of a training in ``state/`` of its run.
 
     Args:
-        folder: ``state/``, or None where nothing is kept.
+        run: The run; None keeps no state.
         model: The network in training.
-        average: Its moving average, if there is one.
-        optimizer: The one that Accelerate prepared.
-        accelerator: Its loss scaling, and the other processes.
-        settings: The training's.
-        precision: The arithmetic that ``auto`` came to.
+        average: The moving average of its weights, if there is one.
+        optimizer: The optimizer, prepared by Accelerate.
+        accelerator: Holds the loss scaling and the connection to the other processes.
+        settings: ``train`` of the config.
+        precision: The precision, resolved.
     """
 
     def __init__(
         self,
-        folder: Path | None,
+        run: Run | None,
         *,
         model: Segmenter,
         average: AveragedModel | None,
@@ -64,7 +64,8 @@ class Checkpoint:
         settings: TrainConfig,
         precision: str,
     ) -> None:
-        self._folder = folder
+        self._run = run
+        self._folder = None if run is None else run.state_path
         self._model = model
         self._average = average
         self._optimizer = optimizer
@@ -76,7 +77,7 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether enough time has gone by since the last state for another one; the first is due at once."""
+        """Whether to save again: writing may take :data:`STATE_SHARE` of the time. The first state is due at once."""
         return self._folder is not None and (time.monotonic() - self._saved_at) * STATE_SHARE >= self._cost
 
     def save(self, progress: Progress) -> None:
@@ -97,15 +98,21 @@ class Checkpoint:
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
-    def restore(self, reporter: Reporter) -> Progress | None:
-        """Bring all parts to where the state has them; None if nothing was saved yet.
+    def restore(self, reporter: Reporter) -> Progress:
+        """Load the state into network, average, optimizer and generators; returns how far the training was.
 
         Raises:
             ConfigError: this training's settings are not those of the state.
-            RunError: the state cannot be read.
+            RunError: the state is gone or cannot be read.
         """
         if self._folder is None or not has_state(self._folder):
-            return None
+            if self._run is not None and self._run.metrics_path.exists():
+                raise RunError(
+                    f"{self._run.path}: its state is gone ({self._folder}), so it cannot be resumed; begin another "
+                    f"training with --init {self._run.path}"
+                )
+            reporter.info("no state was saved yet: the training starts from the beginning")
+            return Progress()
         state = read_state(self._folder)
         try:
             self._check(state.origin, reporter)
@@ -115,8 +122,8 @@ class Checkpoint:
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise unreadable(self._folder, error) from error
         if self._accelerator.is_main_process:
-            with suppress(OSError):  # they are in nobody's way
-                remove_leftovers(self._folder)  # now, since a finished training writes no state any more
+            with suppress(OSError):  # they do no harm
+                remove_leftovers(self._folder)  # here, since a finished training writes no further state
         if self._is_longer(state.origin):
             state.progress.finished, state.progress.epochs_since_best = False, 0  # patience begins anew
         return state.progress
@@ -181,3 +188,32 @@ class Checkpoint:
                     f"the training was begun with {key} {before[key]} and goes on with {now[key]}: "
                     "it will not be the same bit for bit"
                 )
+
+
+class BestCheckpoint:
+    """Keeps the best network: in ``model/`` of the run, or in memory where there is no run.
+
+    Args:
+        run: The run, or None.
+        writes: Whether this process writes. In other processes :meth:`restore` leaves the last weights.
+    """
+
+    def __init__(self, run: Run | None, *, writes: bool) -> None:
+        self._run = run
+        self._writes = writes
+        self._state: dict[str, Tensor] = {}
+
+    def keep(self, model: Segmenter) -> None:
+        """Keep the present weights in place of those kept before."""
+        if self._run is None:
+            self._state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        elif self._writes:
+            model.save_pretrained(self._run.model_path)
+
+    def restore(self, model: Segmenter) -> Segmenter:
+        """Load the kept weights; the network is left in evaluation mode."""
+        if self._run is None:
+            model.load_state_dict(self._state)
+        elif self._writes:
+            Segmenter.from_pretrained(self._run.model_path, network=model.network)
+        return model.eval()

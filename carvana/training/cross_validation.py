@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold of groups, and each image's score by a network that never saw its group."""
+"""Cross-validation: a run for each fold of groups; each image is evaluated by the network that did not train on it."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def fit_folds(
     callbacks: tuple[Callback, ...] = (),
     reporter: Reporter | None = None,
 ) -> Folds:
-    """Train a network for each fold on the groups of the others, and evaluate all images out of fold.
+    """Train a network for each fold on the groups of the other folds, and evaluate all images out of fold.
 
-    Every fold is a run of its own by the same recipe, seed and first weights; its split is given by file. Where ``out``
-    holds unfinished folds that were begun with the same arguments, they go on: finished ones are kept.
+    Each fold is a run with the same config, seed and first weights; its split is given by file. Where ``out`` holds
+    unfinished folds of the same arguments, they are resumed, and finished ones are kept.
 
     Args:
-        config: The recipe. ``split.by`` and ``split.seed`` say how images are dealt out; ``split.val`` plays no part.
+        config: The config. ``split.by`` and ``split.seed`` decide the folds; ``split.val`` is not used.
         folds: How many, at least 2.
         out: The folder; by default ``runs/<architecture>-folds`` with a free number.
         init: A run or model folder to take all weights from before each training.
         device: auto, cpu, cuda or cuda:N.
-        callbacks: Listeners of every training.
-        reporter: Where progress goes.
+        callbacks: Called during every training.
+        reporter: Shows progress.
 
     Raises:
         ConfigError, DataError, ModelError, RunError: one line that says what is wrong; each of them is a ValueError.
@@ -60,13 +60,13 @@ def fit_folds(
     if out is not None and Folds(out).exists:
         _check_same(Folds(out), config, folds, first_weights)
         return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
-    splits = _deal(config, folds)
+    splits = _split(config, folds)
     made = Folds.create(out, config, folds=folds, init=first_weights)
     try:
         _write(made, splits)
         return _fit_all(made, config, device=device, callbacks=callbacks, reporter=reporter)
     except CarvanaError:
-        if not any(run.path.exists() for run in made.runs):  # a mistake that was found before the first training
+        if not any(run.path.exists() for run in made.runs):  # the error came before the first training
             shutil.rmtree(made.path, ignore_errors=True)
         raise
 
@@ -79,18 +79,18 @@ def resume_folds(
     callbacks: tuple[Callback, ...] = (),
     reporter: Reporter | None = None,
 ) -> Folds:
-    """Go on with folds that were interrupted, by their own recipe: finished folds are kept, an unfinished one resumed.
+    """Resume interrupted folds, by their own config: finished folds are kept, an unfinished one is resumed.
 
     Args:
         path: The folder of folds.
-        root: Where their data folder lies now, if it has moved; see :func:`carvana.resume`.
+        root: Where their data folder is now, if it has moved; see :func:`carvana.resume`.
         device: auto, cpu, cuda or cuda:N.
-        callbacks: Listeners of every training that is left to do.
-        reporter: Where progress goes.
+        callbacks: Called during every training that is left.
+        reporter: Shows progress.
 
     Raises:
-        RunError: there are no folds, or a state cannot be read.
-        DataError: the images are not there any more, or others.
+        RunError: not a folder of folds, or a state cannot be read.
+        DataError: the images are missing or changed.
     """
     reporter = reporter or default_reporter()
     made = Folds.open(path)
@@ -98,16 +98,16 @@ def resume_folds(
         reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")
         return made
     config = where_it_is(made.read_config(), root, name=made.path)
-    if not made.table_path.is_file():  # killed before the images were dealt out
-        _write(made, _deal(config, made.count))
+    if not made.table_path.is_file():  # killed before the folds were written
+        _write(made, _split(config, made.count))
     return _fit_all(made, config, root=root, device=device, callbacks=callbacks, reporter=reporter)
 
 
 def _check_folds(config: FitConfig) -> None:
     if config.split.file is not None:
         raise ConfigError(
-            f"split.file = {str(config.split.file)!r}: folds deal out the images themselves; leave it out, or fit "
-            "without --folds"
+            f"split.file = {str(config.split.file)!r}: --folds makes its own splits; leave it out, or fit without "
+            "--folds"
         )
     check_alone("folds are fitted")
 
@@ -117,12 +117,12 @@ def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) ->
         raise RunError(f"{made.path}: exists already and is never overwritten; name another folder with --out")
     if (made.read_config(), made.count, made.init) != (config, folds, init):
         raise RunError(
-            f"{made.path}: holds folds that were begun with another recipe; `carvana fit --resume {made.path}` goes on "
-            "with that one, and --out names another folder"
+            f"{made.path}: holds folds of another config; `carvana fit --resume {made.path}` goes on with that one, "
+            "and --out names another folder"
         )
 
 
-def _deal(config: FitConfig, folds: int) -> list[Split]:
+def _split(config: FitConfig, folds: int) -> list[Split]:
     samples = recipe_samples(config.data, config.data.root)
     splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by)
     check_sizes(samples)
@@ -133,7 +133,7 @@ def _write(made: Folds, splits: list[Split]) -> None:
     for number, split in enumerate(splits, start=1):
         write_split(made.split_path(number), split)
     rows = [(sample.name, sample.group, n) for n, split in enumerate(splits, start=1) for sample in split.val]
-    made.write_table(rows)  # the last: with it the images are dealt out
+    made.write_table(rows)  # last: where it is there, all splits are
 
 
 def _fit_all(
@@ -147,7 +147,7 @@ def _fit_all(
 ) -> Folds:
     begun = next((run for run in made.runs if run.split_path.is_file()), None)
     if root is not None and begun is not None:
-        read_run_split(begun, root=root, reporter=reporter)  # the folds that are not begun have the same images
+        read_run_split(begun, root=root, reporter=reporter)  # those of the other folds are the same images
     for number, run in enumerate(made.runs, start=1):
         name = f"fold {number} of {made.count}"
         if run.is_evaluated:

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from carvana.training.failures import explained
+from carvana.training.failures import translate_errors
 from carvana.utils.devices import Precision
 
 
@@ -21,7 +21,7 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with explained():
+    with translate_errors():
         return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
 
 
@@ -29,7 +29,7 @@ def add_up(accelerator: Accelerator, values: Tensor) -> Tensor:
     """The sum over all processes."""
     if accelerator.num_processes == 1:
         return values
-    with explained():
+    with translate_errors():
         total: Tensor = accelerator.reduce(values, reduction="sum")
     return total
 
@@ -45,6 +45,6 @@ def all_of(accelerator: Accelerator, value: Any) -> list[Any]:
     """A value of each process, in the order of their numbers."""
     if accelerator.num_processes == 1:
         return [value]
-    with explained():
+    with translate_errors():
         gathered: list[Any] = gather_object([value])
     return gathered

@@ -1,4 +1,4 @@
-"""How long a training lasts, in epochs or in minutes, and how far it has come."""
+"""The duration of a training, in epochs or in minutes, and how much of it is done."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from carvana.training.optim import rate_factor
 
 
 class Duration:
-    """Counts steps and training time; time between :meth:`start` and :meth:`stop` alone is counted.
+    """Counts steps and training time, which is the time between :meth:`start` and :meth:`stop`.
 
     Args:
         settings: ``minutes``, or else ``epochs``; and the schedule of the learning rate.
         batches: Batches of an epoch.
-        clock: Seconds.
+        clock: A clock in seconds.
 
     Attributes:
         step: Steps of the optimizer so far.
-        seen: Training seconds as of the last batch, the same number in all processes: what decides is read from here.
+        seen: Training seconds as of the last batch, equal in all processes: they decide by it when to end.
     """
 
     def __init__(self, settings: TrainConfig, batches: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -31,16 +31,16 @@ class Duration:
         self._clock = clock
         self._before = 0.0
         self._started: float | None = None
-        self._told = 0
+        self._shown = 0
 
     def ends_with(self, epochs: int) -> bool:
-        """Whether the training is over when so many epochs are."""
+        """Whether the training ends after this many epochs."""
         return self.spent if self._settings.minutes is not None else epochs >= self._settings.epochs
 
     def resume(self, *, step: int, seconds: float) -> None:
-        """Go on from an earlier process's count."""
+        """Continue the count of an earlier process."""
         self.step, self._before, self.seen = step, seconds, seconds
-        self._told = int(seconds)
+        self._shown = int(seconds)
 
     def start(self) -> None:
         """Let the clock run."""
@@ -62,28 +62,33 @@ class Duration:
 
     @property
     def rate_factor(self) -> float:
-        """The next step's learning rate, as a share of the highest."""
+        """The learning rate of the next step, as a share of the highest."""
         if self._settings.minutes is not None:
             progress = self.seen / (60 * self._settings.minutes)
         else:
             steps = math.ceil(self._batches / self._settings.accumulate) * self._settings.epochs
-            # From one step's share to nearly one: a step at rate zero would be a step for nothing.
+            # Neither 0 nor 1: a step at learning rate zero would have no effect.
             progress = (self.step + 1) / (steps + 1)
         return rate_factor(progress, warmup=self._settings.warmup, schedule=self._settings.schedule)
 
     @property
     def length(self) -> int:
-        """The length of a progress bar: batches, or seconds."""
+        """The length of the progress bar, in :attr:`unit`."""
         minutes = self._settings.minutes
         return self._batches * self._settings.epochs if minutes is None else math.ceil(60 * minutes)
 
+    @property
+    def unit(self) -> str:
+        """What the progress bar counts."""
+        return "batches" if self._settings.minutes is None else "seconds"
+
     def done(self, epoch: int, batch: int) -> int:
-        """What such a bar shows at a place that a training goes on from."""
-        return epoch * self._batches + batch if self._settings.minutes is None else self._told
+        """How much of the bar is done where a training resumes."""
+        return epoch * self._batches + batch if self._settings.minutes is None else self._shown
 
     def advance(self) -> int:
-        """By how much the bar moves after a batch."""
+        """By how much the bar moves after a batch; not beyond its length, which the last batch may exceed."""
         if self._settings.minutes is None:
             return 1
-        told, self._told = self._told, int(self.seen)
-        return self._told - told
+        before, self._shown = self._shown, min(int(self.seen), self.length)
+        return self._shown - before

@@ -1,4 +1,4 @@
-"""What goes wrong in a step, in a line that tells the user what to do."""
+"""Errors of a training step as one line that says what to do."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from carvana.utils.processes import tells_of_killed_reader
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")
 
 FEWER_READERS = "take fewer with data.workers, or smaller train.batch_size; --resume goes on"
-"""What to do in a training whose readers are killed."""
+"""The advice where readers are killed."""
 
 
 class LostProcessError(CarvanaError):
-    """Another process of the same training ended or cannot be reached any more."""
+    """Another process of the same training has ended or cannot be reached."""
 
 
 class NonFiniteLossError(CarvanaError):
-    """The loss became infinite or not a number; the last good state and the best network are still in the run."""
+    """The loss is infinite or not a number; the run keeps the last good state and the best network."""
 
 
 def not_finite(
     loss: float, where: str, at: Progress, settings: TrainConfig, run: Run | None, *, step: int
 ) -> NonFiniteLossError:
-    """What to say of a loss: where it arose and in which step, what to try, and what is kept."""
+    """The error for a loss that is not finite: where it arose, what to try, and what is kept."""
     or_precision = "" if settings.precision == "fp32" else " or take train.precision fp32"
     parts = [
         f"the loss became {loss} in epoch {at.epoch + 1}, step {step} (learning rate {at.rate:.3g}), {where}, or the "
@@ -58,8 +58,8 @@ def some(names: Sequence[str], count: int = 16) -> str:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn a lack of memory, of a compiler, of a reader or of another process into one line; other errors pass."""
+def translate_errors() -> Iterator[None]:
+    """Turn errors about memory, the compiler, readers or other processes into one line; others pass unchanged."""
     try:
         yield
     except (RuntimeError, ModelError) as error:

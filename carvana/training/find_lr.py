@@ -1,4 +1,4 @@
-"""The learning rate finder: a short training in which the rate rises, and the rate at which the loss fell fastest."""
+"""Learning rate finder: a short training with a rising rate, and the rate at which the loss fell fastest."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.config import FitConfig
-from carvana.data.splits import make_split
 from carvana.errors import CarvanaError
 from carvana.evaluation.plots import rate_curve
 from carvana.training.loader import timed
 from carvana.training.optim import set_learning_rate, train_mode
-from carvana.training.setup import build_model, check, check_alone, datasets, with_data
+from carvana.training.setup import check, check_alone, datasets, new_setup
 from carvana.training.trainer import Trainer
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
@@ -35,7 +33,7 @@ _WIDTH = 3.0  # steps: the standard deviation of the smoothing
 
 @dataclass(frozen=True, eq=False)
 class RateTest:
-    """What a learning rate test measured.
+    """The result of a learning rate test.
 
     Attributes:
         rates: (N,), rising by equal factors.
@@ -49,7 +47,7 @@ class RateTest:
 
     @classmethod
     def of(cls, rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Self:
-        """Smooth what was measured.
+        """Make the result from rates and losses.
 
         Raises:
             CarvanaError: the loss fell at no rate.
@@ -57,7 +55,7 @@ class RateTest:
         smoothed = smooth(losses)
         if len(losses) < 3 or int(np.argmin(smoothed)) == 0:
             raise CarvanaError(
-                "the loss fell at no learning rate: look at the masks (`carvana data check`), at train.loss, or take "
+                "the loss fell at no learning rate: check the masks (`carvana data check`) and train.loss, or set "
                 "train.precision=fp32"
             )
         return cls(rates, losses, smoothed)
@@ -74,7 +72,7 @@ class RateTest:
 
     @property
     def _lowest(self) -> int:
-        """Where the loss is lowest before its first real rise: with BatchNorm it comes down again from such peaks."""
+        """The place of the lowest loss before its first real rise: with BatchNorm the loss can fall again later."""
         best = np.minimum.accumulate(self.smoothed)
         risen = self.smoothed > best + _RISE * (self.smoothed[0] - best[-1])
         end = int(np.argmax(risen)) if risen.any() else len(self.smoothed)
@@ -94,18 +92,18 @@ def find_lr(
     steps: int = STEPS,
     reporter: Reporter | None = None,
 ) -> RateTest:
-    """Find a learning rate for a recipe: train some steps while the rate rises from 1e-6 to 1, and look at the loss.
+    """Find a learning rate for a config: train some steps while the rate rises from 1e-6 to 1.
 
     The range test of Smith 2017 (Cyclical Learning Rates for Training Neural Networks, WACV,
     https://doi.org/10.1109/WACV.2017.58), with rates that rise exponentially. Images, augmentation, batch size,
-    optimizer and first weights are the recipe's; the test ends early when the loss diverges. Nothing is kept of it.
+    optimizer and first weights are the config's; the test ends early when the loss diverges. Nothing is written.
 
     Args:
-        config: The recipe; of ``train.lr`` and ``train.encoder_lr`` the ratio counts.
+        config: The config; of ``train.lr`` and ``train.encoder_lr`` only the ratio matters.
         init: A run or model folder to take all weights from.
         device: auto, cpu or cuda.
         steps: Steps of the optimizer.
-        reporter: Where progress goes.
+        reporter: Shows progress.
 
     Raises:
         ConfigError, DataError, ModelError: as for :func:`carvana.fit`.
@@ -118,12 +116,10 @@ def find_lr(
     reporter = reporter or default_reporter()
     check_alone("learning rates are tried")
     check(config, device=device)
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, init=init, reporter=reporter)
-    config = with_data(config, reporter=reporter)
-    train, _ = datasets(config, make_split(config.data, config.split), reporter=reporter)
+    setup = new_setup(config, init=init, reporter=reporter)
+    train, _ = datasets(setup.config, setup.split, reporter=reporter)
     trainer = Trainer(
-        model, train=train, settings=config.train, device=device, workers=config.data.workers, reporter=reporter
+        setup.model, train=train, settings=config.train, device=device, workers=config.data.workers, reporter=reporter
     )
     rates = np.geomspace(LOWEST, HIGHEST, steps)
     try:
@@ -134,7 +130,7 @@ def find_lr(
 
 
 def smooth(values: NDArray[np.float64], width: float = _WIDTH) -> NDArray[np.float64]:
-    """Average values (N,) with those around them, Gaussian weights of ``width`` places: what it tells comes not late.
+    """Average values (N,) with their neighbours, Gaussian weights with a standard deviation of ``width`` places.
 
     >>> smooth(np.array([1.0, 1.0, 1.0])).round(6).tolist()
     [1.0, 1.0, 1.0]
@@ -168,7 +164,7 @@ def _losses(trainer: Trainer, rates: NDArray[np.float64], reporter: Reporter) ->
 
 
 def _step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-    """One step of the optimizer over as many batches as the recipe adds up; returns their mean loss."""
+    """One step of the optimizer over ``train.accumulate`` batches; returns their mean loss."""
     count = trainer.settings.accumulate
     total = 0.0
     for number in range(1, count + 1):
@@ -178,7 +174,7 @@ def _step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
 
 
 def _batches(trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
-    """The training's batches, epoch after epoch, without end."""
+    """Training batches, epoch after epoch, without end."""
     epoch = 0
     while True:
         trainer.train_batches.set_place(epoch)

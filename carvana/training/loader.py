@@ -1,4 +1,4 @@
-"""How samples become batches: worker processes, the order of an epoch, and the time spent waiting for them."""
+"""Batches of samples: the worker processes that read them, and the time spent waiting."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -26,20 +27,43 @@ from carvana.training.sampler import EpochBatches
 
 
 def make_loader(
-    data: SegmentationDataset, batches: EpochBatches, *, workers: int, pin_memory: bool
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)), read by processes that live on.
+    data: SegmentationDataset,
+    batch_size: int,
+    accelerator: Accelerator,
+    *,
+    shuffle: bool,
+    seed: int,
+    workers: int,
+    pin_memory: bool,
+) -> tuple[EpochBatches, DataLoader[tuple[Tensor, Tensor]]]:
+    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)).
+
+    Args:
+        data: The images.
+        batch_size: The most images of a batch in this process.
+        accelerator: Tells how many processes share the images.
+        shuffle: A new order in each epoch.
+        seed: Of the orders.
+        workers: Processes that read; they live as long as the loader.
+        pin_memory: Copy batches to pinned memory, for an NVIDIA GPU.
+
+    Returns:
+        The sampler, which chooses epoch and batch, and the loader.
 
     Raises:
         ConfigError: the data set is empty, or reading processes cannot begin.
     """
     if not len(data):
         raise ConfigError("a data set is empty; expected at least one image")
+    batches = EpochBatches(
+        len(data), batch_size, seed=seed, shuffle=shuffle,
+        process=accelerator.process_index, processes=accelerator.num_processes,
+    )  # fmt: skip
     if workers:
         check_readers_can_begin()
     # Three bytes of image and four of coverage a pixel.
     largest = max(batches.sizes) * math.prod(data.largest_size) * 7
-    return DataLoader(
+    loader = DataLoader(
         data,
         batch_sampler=batches,
         num_workers=workers,
@@ -47,9 +71,10 @@ def make_loader(
         prefetch_factor=read_ahead(largest, workers) if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=begin_reader,
-        # One of its own: the loader draws a number at each start, which the network's generator must not notice.
+        # A generator of its own: the loader draws a number at each start, and torch's own must not advance by it.
         generator=torch.Generator(),
     )
+    return batches, loader
 
 
 def worker_count(workers: int | str) -> int:
@@ -66,10 +91,10 @@ def worker_count(workers: int | str) -> int:
 
 
 def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
-    """Each batch with the seconds that it was waited for.
+    """Each batch, and the seconds spent waiting for it.
 
     Raises:
-        CarvanaError: what a reader met, as one line.
+        CarvanaError: a reader failed; the message is one line.
     """
     iterator: Iterator[Any] | None = None
     while True:
@@ -80,9 +105,9 @@ def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
         except StopIteration:
             return
         except CarvanaError as error:
-            # torch puts the worker's traceback before the message, and a line break, by now in two letters, behind it.
+            # torch puts the worker's traceback before the message, and an escaped line break after it.
             raise type(error)(str(error).rpartition(_full_name(error))[2].removesuffix(r"\n")) from None
-        except (ConnectionError, EOFError) as error:  # it was sending a batch
+        except (ConnectionError, EOFError) as error:  # the reader died while it was sending a batch
             raise ReaderKilledError(FEWER_READERS) from error
         except OSError as error:
             raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error

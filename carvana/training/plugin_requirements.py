@@ -1,4 +1,4 @@
-"""Which packages a recipe's names come from, so that a run can say what it needs where they are not installed."""
+"""Which packages the names of a config come from, so that a run can name those that are not installed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from carvana.registry import Catalog, registry
 from carvana.run import Run
 
 KEY = "plugins"
-"""Where a run's record keeps them: the package of each name."""
+"""The key of a run's record: the package of each name."""
 
 
 def packages_of(config: FitConfig) -> dict[str, str]:
-    """The package of each name that neither this library nor a script brought: ``{"segnet": "carvana-segnet"}``."""
+    """The package of each name that a plugin adds: ``{"segnet": "carvana-segnet"}``."""
     sources = {name: catalog.entry(name).source for catalog, name in _names(config)}
     return {name: source for name, source in sources.items() if source not in ("carvana", "script")}
 
 
 def check_packages(run: Run, config: FitConfig) -> None:
-    """Make sure that all names of a run's recipe are known here.
+    """Refuse a run whose names are not all registered here.
 
     Raises:
-        RunError: one is not, and the run knows which package brings it; or its record of them is damaged.
-        UnknownNameError: one is not, and nobody knows.
+        RunError: a name is missing whose package the run records; or that record is damaged.
+        UnknownNameError: a name is missing, and its package is not recorded.
     """
     needed = run.read_record().get(KEY) or {}
     if not isinstance(needed, dict) or not all(isinstance(p, str) and is_distribution(p) for p in needed.values()):

@@ -1,7 +1,7 @@
-"""The loop: epochs of steps, a validation after each, the best network kept, and a state to go on from.
+"""The training loop: epochs of steps, a validation after each epoch, the best network kept, the state saved.
 
-One loop for every architecture, on Accelerate, which brings devices, processes, mixed precision and the scaling of
-fp16 losses. Each thing that one may want to change is a method of its own.
+One loop for every architecture. Accelerate handles devices, processes, mixed precision and the scaling of fp16 losses.
+Each step of the loop is a method, which a subclass can override.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from torch.utils.data import default_collate
 from carvana.config import TrainConfig, make_section
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.reader_processes import end_readers
-from carvana.errors import CarvanaError, ConfigError, RunError
+from carvana.errors import ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
-from carvana.training.batch_size import largest_batch
-from carvana.training.best_checkpoint import BestCheckpoint, choose_run
+from carvana.training.batch_size import choose_batch_size
 from carvana.training.callbacks import Callback, notify
-from carvana.training.checkpoint import Checkpoint
+from carvana.training.checkpoint import BestCheckpoint, Checkpoint
 from carvana.training.depthwise import depthwise_in
 from carvana.training.distributed import all_of, average_buffers, make_accelerator
 from carvana.training.duration import Duration
-from carvana.training.failures import explained, not_finite, some
+from carvana.training.failures import NonFiniteLossError, not_finite, some, translate_errors
 from carvana.training.loader import make_loader, timed, worker_count
 from carvana.training.network import as_segmenter, unwrap
 from carvana.training.optim import (
@@ -47,6 +46,7 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
+from carvana.training.run_folder import choose_run, hold_run
 from carvana.training.sampler import EpochBatches
 from carvana.training.signals import StopSignals, TrainingInterrupted
 from carvana.training.state import Progress
@@ -59,31 +59,31 @@ from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter, SilentReporter
 
 STATISTICS_IMAGES = 64
-"""Images that BatchNorm's statistics are computed over before each evaluation."""
+"""Images that BatchNorm's statistics are computed over before each validation."""
 
 
 class Trainer:
     """Trains a network on a data set and keeps the best state of it.
 
-    Under torchrun or accelerate launch each process makes its own Trainer of the same arguments; they share the images
-    of every batch out among them, and the first one writes.
+    Under torchrun or accelerate launch each process makes a Trainer with the same arguments; each takes its share of
+    every batch, and the first process writes.
 
     Args:
         model: A Segmenter, or any nn.Module that turns normalised images (N, 3, H, W) into logits (N, 1, H, W), with H
             and W multiples of 32.
-        train: Images to learn from.
-        val: Images to choose the best epoch by; without them the last epoch is kept.
-        settings: How long and by what rule; keyword arguments (``loss="dice"``, ``epochs=10``) change single ones.
+        train: Training images.
+        val: Validation images, by which the best epoch is chosen; without them the last epoch is kept.
+        settings: ``train`` of a config; keyword arguments (``loss="dice"``, ``epochs=10``) change single settings.
         out: A new run folder; without one, nothing is written and the network is left in its best state.
-        resume: Go on from the state in ``out``, an existing run, with the settings that it was begun with. More epochs
-            (or minutes) are the one thing that may differ.
+        resume: Resume from the state in ``out``, an existing run, with the same settings. Only more epochs (or minutes)
+            may be asked for.
         device: auto, cpu, cuda, cuda:N or mps.
-        workers: Processes that read, or "auto".
-        callbacks: Listeners.
+        workers: Processes that read images, or "auto".
+        callbacks: Called during the training.
         reporter: Where progress goes.
 
     Raises:
-        ConfigError: settings contradict each other, the network or this machine, or those of the state.
+        ConfigError: settings do not fit each other, the network, this machine or the state.
         RunError: ``out`` exists already, or with ``resume`` does not.
 
     Example:
@@ -108,7 +108,9 @@ class Trainer:
         reporter: Reporter | None = None,
         **changes: Any,
     ) -> None:
-        self.settings = make_section(TrainConfig, {**(settings or TrainConfig()).model_dump(), **changes}, "train")
+        self.settings = settings or TrainConfig()
+        if changes:
+            self.settings = make_section(TrainConfig, {**self.settings.model_dump(), **changes}, "train")
         self.model = as_segmenter(model, train)
         self.train_data, self.val_data = train, val
         self.loss: Loss = make_loss(self.settings.loss)
@@ -122,7 +124,13 @@ class Trainer:
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch_size = self._batch_size()
+        self.batch_size = choose_batch_size(
+            self.model, train, self.settings,
+            loss=self.loss, accelerator=self.accelerator, device=self.device, precision=self.precision,
+        )  # fmt: skip
+        if self.settings.batch_size == "auto":
+            self.reporter.info(f"train.batch_size auto: {self.batch_size} images a step")
+            self.settings = self.settings.model_copy(update={"batch_size": self.batch_size})
         readers = worker_count(workers)
         self.train_batches, self.train_loader = self._loader(train, readers, shuffle=True)
         self.val_batches: EpochBatches | None = None
@@ -131,34 +139,34 @@ class Trainer:
             self.val_batches, self.val_loader = self._loader(val, readers, shuffle=False)
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
-        with explained():
-            self.wrapped = self.accelerator.prepare(self._compiled(self.model))
+        if self.settings.compile:
+            self.model.compile(backend=self.compile_backend)  # in place: torch.compile would rename the weights
+        with translate_errors():
+            self.wrapped = self.accelerator.prepare(self.model)
         self.progress = Progress()
-        self.budget = Duration(self.settings, len(self.train_batches.sizes))
+        self.duration = Duration(self.settings, len(self.train_batches.sizes))
         self.callbacks = list(callbacks) if self.main else []
-        self.journal = TrainingLog(self.run if self.main else None, self.budget, self.callbacks, self.reporter)
-        self.pulse = StepSync(self.accelerator)
-        self.signals = StopSignals()
+        self.log = TrainingLog(self.run if self.main else None, self.duration, self.callbacks, self.reporter)
+        self.sync = StepSync(self.accelerator)
+        self.signals = StopSignals(self.reporter)
         self.checkpoint = Checkpoint(
-            self.run.state_path if self.run else None, model=self.model, average=self.average,
-            optimizer=self.optimizer, accelerator=self.accelerator, settings=self.settings, precision=self.precision,
+            self.run, model=self.model, average=self.average, optimizer=self.optimizer,
+            accelerator=self.accelerator, settings=self.settings, precision=self.precision,
         )  # fmt: skip
-        self.best = BestCheckpoint(self.run, writes=self.main)
-        self._recent: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
+        self.best_checkpoint = BestCheckpoint(self.run, writes=self.main)
+        self._recent_images: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
         self._stop_wanted = self._save_wanted = False
-        self._ended = False
-        self._steps_before = 0  # the present epoch
-        self._held = ExitStack()
-        if self.run is not None and self.main:
-            self.run.make()  # last, so that no mistake above leaves an empty folder
-            self._held.enter_context(self.run.held())
-            if not resume:
-                self._look_again(self.run)
-        if resume:
-            self._resume()
+        self._was_fitted = False
+        self._steps_before = 0  # of the present epoch
+        with ExitStack() as held:
+            if self.run is not None and self.main:  # last, so that no error above leaves an empty folder
+                held.enter_context(hold_run(self.run, arch=self.model.spec.arch, resume=resume))
+            if resume:
+                self._resume()
+            self._held = held.pop_all()
 
     def close(self) -> None:
-        """End the reading processes and the connection to other processes, and leave the run; the networks stay."""
+        """End the reading processes and the connection to other processes, and release the run folder."""
         self._held.close()
         self._end_readers()
         self.accelerator.free_memory()
@@ -171,82 +179,89 @@ class Trainer:
 
     @property
     def best_dice(self) -> float:
-        """The best validation's Dice so far, minus infinity before the first."""
+        """The best Dice of a validation so far, minus infinity before the first."""
         return -math.inf if self.progress.best_dice is None else self.progress.best_dice
 
     def fit(self) -> Segmenter:
-        """Train to the end of the budget; returns the best network, in evaluation mode (in the first process).
+        """Train to the end; returns the best network, in evaluation mode (in the first process).
 
-        The first Ctrl-C or SIGTERM lets the step end and saves the state; the second acts at once.
+        After the first Ctrl-C or SIGTERM the step is finished and the state saved; the second one ends at once.
 
         Raises:
             NonFiniteLossError: the training diverged.
             TrainingInterrupted: Ctrl-C or SIGTERM.
             LostProcessError: another process of the training died.
         """
-        if self._ended and not self.progress.finished:
+        if self._was_fitted and not self.progress.finished:
             raise RunError("this trainer was interrupted: make a new one, with resume=True if it has a run")
-        self._ended = True
-        self.journal.begin(self.progress)
+        self._was_fitted = True
+        self.log.begin(self.progress)
         try:
-            with self.signals, explained(), freed_memory_kept(self.device):
+            with self.signals, translate_errors(), freed_memory_kept(self.device):
                 while not self.progress.finished:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
             self._end_readers()
             unwrap(self.model)
             self._held.close()
-            self.journal.end()
-        return self.best.restore(self.kept)
+            self.log.end()
+        return self.best_checkpoint.restore(self.kept)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """The images of an epoch, from the place where the training stands; returns the epoch's numbers."""
+        """Train on the batches of an epoch that are left; returns the epoch's numbers."""
         train_mode(self.model)
-        at = self.progress
-        if at.epoch != epoch:
-            at.begin_epoch(epoch, self.budget.seconds)
-        self.train_batches.set_place(epoch, at.batch)
-        self._steps_before = self.budget.step - -(-at.batch // self.settings.accumulate)
-        self.budget.start()
+        progress = self.progress
+        if progress.epoch != epoch:
+            progress.begin_epoch(epoch, self.duration.seconds)
+        self.train_batches.set_place(epoch, progress.batch)
+        self._steps_before = self.duration.step - -(-progress.batch // self.settings.accumulate)
+        self.duration.start()
         for (images, targets), wait in timed(self.train_loader):
-            at.rate = set_learning_rate(self.optimizer, self.budget.rate_factor)
-            self._recent.append(images)
-            count, weight, complete = self.train_batches.in_step(epoch, at.batch, self.settings.accumulate)
+            progress.rate = set_learning_rate(self.optimizer, self.duration.rate_factor)
+            self._recent_images.append(images)
+            count, weight, complete = self.train_batches.in_step(epoch, progress.batch, self.settings.accumulate)
             loss = self.train_step(*self._to_device(images, targets), weight=weight, complete=complete)
-            self._tell(loss * count)
-            at.batch, at.waited = at.batch + 1, at.waited + wait
-            self.journal.batch(at)
+            self._add_losses(
+                self.sync.send(
+                    progress.batch, loss * count, stop=self.signals.received is not None,
+                    save=self.checkpoint.due, seconds=self.duration.seconds,
+                )
+            )  # fmt: skip
+            progress.batch, progress.waited = progress.batch + 1, progress.waited + wait
+            self.log.batch(progress)
             if complete:
-                self._between_steps()
-                if self.budget.spent:
+                if self._stop_wanted or self._save_wanted:
+                    self._save()
+                if self.duration.spent:
                     break
-        self._hear(self.pulse.rest())
-        self.budget.stop()
-        return self.journal.train_numbers(at)
+        self._add_losses(self.sync.flush())
+        self.duration.stop()
+        return self.log.train_numbers(progress)
 
     def train_step(self, images: Tensor, targets: Tensor, *, weight: float = 1.0, complete: bool = True) -> Tensor:
-        """Forward and backward, and a step of the optimizer.
+        """Forward and backward pass, and a step of the optimizer.
 
         Args:
             images: uint8 (N, 3, h, w).
             targets: Coverage, float (N, 1, h, w) in [0, 1].
-            weight: The share that this batch has in its step, times the number of processes.
+            weight: The batch's share of its step, times the number of processes.
             complete: Whether this batch is the last of its step; until then gradients are added up.
 
         Returns:
             The loss, a scalar: the mean over these images.
         """
         adding_up = nullcontext() if complete else self.accelerator.no_sync(self.wrapped)
-        with adding_up, explained():
+        with adding_up, translate_errors():
             with depthwise_in(self.device, self.precision):
                 logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
             loss = self.loss(logits.float(), targets)
             self.accelerator.backward(loss * weight)
             if complete:
-                self._before_step()
+                if self.settings.clip is not None:
+                    self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                self.budget.step += 1
+                self.duration.step += 1
                 if self.average is not None:
                     self.average.update_parameters(self.model)
         return loss.detach()
@@ -254,12 +269,13 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> Validation | None:
         """Refresh BatchNorm's statistics, then measure the kept network on the validation images."""
-        refresh_statistics(self.kept, [batch.to(self.device) for batch in self._recent], self.accelerator.autocast)
+        batches = [batch.to(self.device) for batch in self._recent_images]
+        refresh_statistics(self.kept, batches, self.accelerator.autocast)
         average_buffers(self.accelerator, self.kept)
         return self.measure(self.kept) if self.val_loader is not None else None
 
     def measure(self, model: nn.Module) -> Validation:
-        """The numbers of a network as it stands, on the validation images."""
+        """Loss, Dice and accuracy of a network on the validation images, at the training size."""
         assert self.val_batches is not None
         assert self.val_data is not None
         return validate(
@@ -267,8 +283,33 @@ class Trainer:
             loss=self.loss, accelerator=self.accelerator, crops=self.val_data.mode == "crop",
         )  # fmt: skip
 
+    def end_epoch(self, numbers: dict[str, float], validation: Validation | None) -> None:
+        """Keep the network if it is the best so far, log the epoch's numbers, and save the state.
+
+        Raises:
+            NonFiniteLossError: the validation loss, or a weight, is NaN or infinite.
+            TrainingInterrupted: the process was asked to stop, and the state is saved.
+        """
+        progress = self.progress
+        progress.step, progress.seconds = self.duration.step, self.duration.seconds
+        self._check_finite(validation)
+        better = validation is None or validation.dice > self.best_dice
+        progress.epochs_since_best = 0 if better else progress.epochs_since_best + 1
+        no_patience = progress.epochs_since_best == self.settings.patience
+        progress.finished = self.duration.ends_with(progress.epoch + 1) or no_patience
+        if better:
+            progress.best_dice = None if validation is None else validation.dice
+            self.best_checkpoint.keep(self.kept)
+        self.log.epoch(progress, numbers, validation)
+        progress.begin_epoch(progress.epoch + 1, progress.seconds)
+        stop, save = agree(self.accelerator, stop=self.signals.received is not None, save=self.checkpoint.due)
+        if stop or save or progress.finished:
+            self.checkpoint.save(progress)
+        if stop:
+            raise self._interrupted()
+
     def evaluate(self) -> Evaluation:
-        """Measure the kept network on the validation images at full size; a run keeps numbers, masks and pictures.
+        """Evaluate the kept network on the validation images at full size; a run keeps numbers, masks and pictures.
 
         To be called after :meth:`fit`, in the first process.
 
@@ -277,153 +318,79 @@ class Trainer:
         """
         if self.val_data is None:
             raise ConfigError("there are no validation images to evaluate on; give the trainer some as val")
-        how: dict[str, Any] = {"precision": self.precision, "reporter": self.reporter}
         device = str(self.device)
         if self.run is not None:
-            evaluation = evaluate_run(self.run, self.kept, self.val_data.samples, device=device, **how)
+            evaluation = evaluate_run(
+                self.run, self.kept, self.val_data.samples,
+                device=device, precision=self.precision, reporter=self.reporter,
+            )  # fmt: skip
         else:
             evaluation = evaluate(Predictor(self.kept, device=device, precision=self.precision), self.val_data.samples)
         notify(self.callbacks, "on_evaluation", evaluation.to_json())
         return evaluation
 
-    def end_epoch(self, numbers: dict[str, float], validation: Validation | None) -> None:
-        """Keep the network if it is the best so far, note the epoch's numbers, and save the state.
+    def _loader(self, data: SegmentationDataset, readers: int, *, shuffle: bool) -> tuple[EpochBatches, Any]:
+        return make_loader(
+            data, self.batch_size, self.accelerator, shuffle=shuffle, seed=self.settings.seed,
+            workers=readers, pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
 
-        Raises:
-            NonFiniteLossError: the validation loss, or a weight, is NaN or infinite.
-            TrainingInterrupted: the process was asked to stop, and the state is saved.
-        """
-        at = self.progress
-        at.step, at.seconds = self.budget.step, self.budget.seconds
+    def _resume(self) -> None:
+        progress = self.progress = self.checkpoint.restore(self.reporter)
+        if self.run is not None and self.main:
+            self.run.write_epochs(progress.metrics, progress.times)
+        self.duration.resume(step=progress.step, seconds=progress.seconds)
+        count = self._recent_images.maxlen or 0
+        for keys in self.train_batches.keys_before(progress.epoch, progress.batch, count):
+            self._recent_images.append(default_collate([self.train_data[key][0] for key in keys]))
+
+    def _to_device(self, *tensors: Tensor) -> list[Tensor]:
+        # For an NVIDIA GPU they are in pinned memory: the copy runs while the GPU still computes the step before.
+        return [tensor.to(self.device, non_blocking=self.device.type == "cuda") for tensor in tensors]
+
+    def _add_losses(self, batches: Sequence[StepFlags]) -> None:
+        """Add up the losses of batches, and note what the processes want."""
+        progress = self.progress
+        for batch in batches:
+            size = self.train_batches.sizes[batch.batch]
+            if not math.isfinite(batch.loss):
+                indices = self.train_batches.indices(progress.epoch, batch.batch)
+                names = some([self.train_data.samples[int(index)].name for index in indices])
+                step = self._steps_before + batch.batch // self.settings.accumulate + 1
+                raise self._not_finite(batch.loss / size, f"at the images {names}", step=step)
+            progress.loss += batch.loss
+            progress.images += size
+            self.duration.seen = batch.seconds
+            self._stop_wanted |= batch.stop
+            self._save_wanted |= batch.save
+
+    def _check_finite(self, validation: Validation | None) -> None:
         if validation is not None and not math.isfinite(validation.loss):
             assert self.val_data is not None
             images = [self.val_data.samples[place].name for place in validation.not_finite]
             raise self._not_finite(validation.loss, f"on {len(images)} validation images ({some(images)})")
         if not is_finite(self.kept):
             raise self._not_finite(math.nan, "where a weight or a statistic of BatchNorm is not finite")
-        better = validation is None or validation.dice > self.best_dice
-        at.epochs_since_best = 0 if better else at.epochs_since_best + 1
-        at.finished = self.budget.ends_with(at.epoch + 1) or at.epochs_since_best == self.settings.patience
-        if better:
-            at.best_dice = None if validation is None else validation.dice
-            self.best.keep(self.kept)
-        self.journal.epoch(at, numbers, validation)
-        at.begin_epoch(at.epoch + 1, at.seconds)
-        stop, save = agree(self.accelerator, stop=self.signals.received is not None, save=self.checkpoint.due)
-        if stop or save or at.finished:
-            self.checkpoint.save(at)
-        if stop:
-            raise self._interrupted()
 
-    def _loader(self, data: SegmentationDataset, readers: int, *, shuffle: bool) -> tuple[EpochBatches, Any]:
-        batches = EpochBatches(
-            len(data), self.batch_size, seed=self.settings.seed, shuffle=shuffle,
-            process=self.accelerator.process_index, processes=self.accelerator.num_processes,
-        )  # fmt: skip
-        return batches, make_loader(data, batches, workers=readers, pin_memory=self.device.type == "cuda")
-
-    def _batch_size(self) -> int:
-        if self.settings.batch_size != "auto":
-            return self.settings.batch_size
-        together = self.accelerator.num_processes * self.settings.accumulate
-        fits = largest_batch(
-            self.model, self.train_data.largest_size, images=len(self.train_data) // together,
-            loss=self.loss, device=self.device, precision=self.precision,
-        )  # fmt: skip
-        size: int = min(all_of(self.accelerator, fits))
-        self.reporter.info(f"train.batch_size auto: {size} images a step")
-        self.settings = self.settings.model_copy(update={"batch_size": size})
-        return size
-
-    def _compiled(self, model: Segmenter) -> Segmenter:
-        if self.settings.compile:
-            model.compile(backend=self.compile_backend)  # in place: torch.compile would rename the weights
-        return model
-
-    def _look_again(self, run: Run) -> None:
-        """Refuse a run that another process has begun, and ended perhaps, since this one found the folder free."""
-        try:
-            Run.choose(run.path, arch=self.model.spec.arch)
-        except CarvanaError:
-            self._held.close()
-            raise
-
-    def _resume(self) -> None:
-        """Bring everything to where the state has it."""
-        try:
-            at = self.checkpoint.restore(self.reporter)
-        except CarvanaError:
-            self._held.close()
-            raise
-        if at is None:
-            if self.run is not None and self.run.metrics_path.exists():
-                self._held.close()
-                raise RunError(
-                    f"{self.run.path}: its state is gone ({self.run.state_path}), so it cannot go on; begin another "
-                    f"training with --init {self.run.path}"
-                )
-            self.reporter.info("no state was saved yet: the training begins anew")
-            at = Progress()
-        if self.run is not None and self.main:
-            self.run.write_epochs(at.metrics, at.times)
-        self.progress = at
-        self.budget.resume(step=at.step, seconds=at.seconds)
-        for keys in self.train_batches.keys_before(at.epoch, at.batch, self._recent.maxlen or 0):
-            self._recent.append(default_collate([self.train_data[key][0] for key in keys]))
-
-    def _to_device(self, *tensors: Tensor) -> list[Tensor]:
-        # They come in pinned memory for an NVIDIA GPU: the copy need not wait for the step before.
-        return [tensor.to(self.device, non_blocking=self.device.type == "cuda") for tensor in tensors]
-
-    def _before_step(self) -> None:
-        if self.settings.clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-
-    def _tell(self, loss: Tensor) -> None:
-        """Share the sum of a batch's losses, and hear of the batches that all processes are through with."""
-        stop = self.signals.received is not None
-        seconds = self.budget.seconds
-        self._hear(self.pulse.beat(self.progress.batch, loss, stop=stop, save=self.checkpoint.due, seconds=seconds))
-
-    def _hear(self, beats: Sequence[StepFlags]) -> None:
-        at = self.progress
-        for beat in beats:
-            size = self.train_batches.sizes[beat.batch]
-            if not math.isfinite(beat.loss):
-                indices = self.train_batches.indices(at.epoch, beat.batch)
-                names = some([self.train_data.samples[int(index)].name for index in indices])
-                step = self._steps_before + beat.batch // self.settings.accumulate + 1
-                raise self._not_finite(beat.loss / size, f"at the images {names}", step=step)
-            at.loss += beat.loss
-            at.images += size
-            self.budget.seen = beat.seconds
-            self._stop_wanted |= beat.stop
-            self._save_wanted |= beat.save
-
-    def _not_finite(self, loss: float, where: str, *, step: int | None = None) -> CarvanaError:
-        step = self.budget.step if step is None else step
+    def _not_finite(self, loss: float, where: str, *, step: int | None = None) -> NonFiniteLossError:
+        step = self.duration.step if step is None else step
         return not_finite(loss, where, self.progress, self.settings, self.run, step=step)
 
-    def _between_steps(self) -> None:
-        """Save the state if it is time, and stop if that was asked for."""
-        if not (self._stop_wanted or self._save_wanted):
-            return
-        self._hear(self.pulse.rest())  # nothing that has gone wrong may be saved
-        self._save()
+    def _save(self) -> None:
+        """Save the state between two steps; ends the training if that was asked for."""
+        self._add_losses(self.sync.flush())  # raises if a loss is not finite: such a state must not be saved
+        self._save_wanted = False
+        self.duration.stop()
+        self.progress.step, self.progress.seconds = self.duration.step, self.duration.seconds
+        self.checkpoint.save(self.progress)
+        self.duration.start()
         if self._stop_wanted:
             raise self._interrupted()
-
-    def _save(self) -> None:
-        self._save_wanted = False
-        self.budget.stop()
-        self.progress.step, self.progress.seconds = self.budget.step, self.budget.seconds
-        self.checkpoint.save(self.progress)
-        self.budget.start()
 
     def _interrupted(self) -> TrainingInterrupted:
         kept = f"; continue with carvana fit --resume {self.run.path}" if self.run is not None else ""
         number = self.signals.received or signal.SIGINT
-        return TrainingInterrupted(f"stopped after step {self.budget.step}{kept}", signal_number=number)
+        return TrainingInterrupted(f"stopped after step {self.duration.step}{kept}", signal_number=number)
 
     def _end_readers(self) -> None:
         for loader in (self.train_loader, self.val_loader):

@@ -49,7 +49,7 @@ class Bar:
     finished: bool = False
 
 
-class NotebookReporter:
+class NotebookReporter(Reporter):
     """Shows all that one call has to say in one output of a notebook's cell."""
 
     def __init__(self) -> None:

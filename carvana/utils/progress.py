@@ -1,39 +1,50 @@
-"""How long work tells what it does, without knowing who listens.
+"""Progress and messages: library code calls a Reporter, which shows them.
 
-Library code takes a Reporter and calls it; the terminal display lives in ``carvana.cli``, that of notebooks in
-``carvana.utils.notebook``.
+The display of the terminal is in ``carvana.cli``, that of notebooks in ``carvana.utils.notebook``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
 
 class Reporter(Protocol):
-    """What a listener must understand. All methods may be called from one thread only."""
+    """Shows messages and progress. All methods are called from one thread.
+
+    A reporter may subclass this and define only what it shows; the other methods do nothing.
+    """
 
     def info(self, message: str) -> None:
-        """Something worth a line."""
+        """Show a line."""
+        return
 
     def warn(self, message: str) -> None:
-        """Something that the user should know and may want to mend."""
+        """Show a line about something that the user may want to change."""
+        return
 
     def start(self, task: str, total: int | None) -> None:
-        """A task of ``total`` steps begins (None: nobody knows how many)."""
+        """A task of ``total`` steps begins (None: unknown)."""
+        return
 
     def advance(self, task: str, steps: int = 1, **values: float) -> None:
         """``steps`` more are done; ``values`` are the numbers to show beside the bar."""
+        return
 
     def finish(self, task: str, **values: float) -> None:
-        """The task is over, done or given up; ``values`` are its last numbers."""
+        """The task has ended, done or given up; ``values`` are its last numbers."""
+        return
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """An epoch of a training has ended; ``record`` is its line of ``metrics.jsonl`` and of ``times.jsonl``."""
+        self.info(describe_epoch(record))
 
 
-class LogReporter:
-    """The default for library users outside of notebooks: messages go to the ``carvana`` logger, progress to nobody."""
+class LogReporter(Reporter):
+    """The default outside of notebooks: messages go to the logger ``carvana``, progress is not shown."""
 
     def __init__(self) -> None:
         self._log = logging.getLogger("carvana")
@@ -47,38 +58,20 @@ class LogReporter:
         self._log.warning(message)
 
     def start(self, task: str, total: int | None) -> None:
-        """Log it for those who debug."""
+        """Log it at level DEBUG."""
         self._log.debug("%s: %s steps", task, total)
 
-    def advance(self, task: str, steps: int = 1, **values: float) -> None:
-        """Nothing: a line for each step would drown the rest."""
-
     def finish(self, task: str, **values: float) -> None:
-        """Log it for those who debug."""
+        """Log it at level DEBUG."""
         self._log.debug("%s: done %s", task, values)
 
 
-class SilentReporter:
-    """Tells nobody: for the other processes of a training, whose first one speaks for all."""
-
-    def info(self, message: str) -> None:
-        """Nothing."""
-
-    def warn(self, message: str) -> None:
-        """Nothing."""
-
-    def start(self, task: str, total: int | None) -> None:
-        """Nothing."""
-
-    def advance(self, task: str, steps: int = 1, **values: float) -> None:
-        """Nothing."""
-
-    def finish(self, task: str, **values: float) -> None:
-        """Nothing."""
+class SilentReporter(Reporter):
+    """Shows nothing: for all processes of a training but the first."""
 
 
 def track(items: Iterable[T], reporter: Reporter, task: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over ``items`` and report each one as a step of ``task``, which is finished however the loop ends."""
+    """Iterate over ``items`` and report each as a step of ``task``; the task is finished however the loop ends."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     reporter.start(task, total)
@@ -90,8 +83,21 @@ def track(items: Iterable[T], reporter: Reporter, task: str, total: int | None =
         reporter.finish(task)
 
 
+def describe_epoch(record: Mapping[str, Any]) -> str:
+    """The line about an epoch.
+
+    >>> describe_epoch({"epoch": 1, "train_loss": 0.64, "images_per_s": 2.5, "data_wait": 0.02})
+    'epoch 1, loss 0.6400, 2.5 images/s, 2% waiting for data'
+    """
+    words = [f"epoch {record['epoch']}", f"loss {record['train_loss']:.4f}"]
+    if "val_dice" in record:
+        words += [f"val Dice {record['val_dice']:.5f}", f"accuracy {record['val_accuracy']:.5f}"]
+    words += [_describe(name, record[name]) for name in ("images_per_s", "data_wait")]
+    return ", ".join(words)
+
+
 def describe(values: dict[str, float]) -> str:
-    """The numbers beside a bar, in words.
+    """The numbers beside a bar.
 
     >>> describe({"epoch": 2, "loss": 0.12345, "images_per_s": 3.61, "data_wait": 0.021})
     'epoch 2 · loss 0.1235 · 3.6 images/s · 2% waiting for data'

@@ -189,6 +189,13 @@ def test_help_and_archs_do_not_import_torch() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["fit"], ["predict"], ["data"], ["data", "check"]])
+def test_a_flag_shows_no_type(words: list[str]) -> None:
+    shown = call(*words, "--help").output
+    assert "--quiet" in shown
+    assert "bool" not in shown
+
+
 def test_python_m_carvana_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "carvana", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == carvana.__version__

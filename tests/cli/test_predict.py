@@ -40,7 +40,7 @@ def test_with_averages_probabilities_and_says_at_which_threshold(folds: Folds, t
     first, second = (run.path for run in folds.runs)
     result = call("predict", first, tiny_data / "train", "--with", second, "--out", tmp_path / "both")
     assert result.exit_code == 0, result.stderr
-    assert "2 networks, cut at 0.500" in result.stderr
+    assert "2 networks, threshold 0.500" in result.stderr
     members = [carvana.Predictor.from_pretrained(path) for path in (first, second)]
     for sample in find_samples(tiny_data):
         mean = np.mean([member.predict(sample.image).probabilities for member in members], axis=0)

@@ -68,7 +68,7 @@ def test_predict_writes_the_refined_masks_and_knows_them_again(
     result = call(*words, "--refine-with", fine.path, "--band", 0.1, 0.7, "--margin", 0)
     assert result.exit_code == 0, result.stderr
     predictor = refiner(coarse, fine, band=(0.1, 0.7), margin=0)
-    assert f"looked at again by {fine.path}, cut at {predictor.threshold:.3f}" in result.stderr
+    assert f"refined by {fine.path}, threshold {predictor.threshold:.3f}" in result.stderr
     first = 0
     for photo in sorted((tiny_data / "train").iterdir()):
         written = read_mask(tmp_path / f"{photo.stem}_mask.png")
@@ -96,7 +96,7 @@ def test_an_evaluation_says_whose_threshold_is_taken(coarse: Run, fine: Run, tin
     assert "the mean of the networks'" in " ".join(call(*words).stdout.split())
     refined = call(*words, "--refine-with", fine.path)
     assert refined.exit_code == 0, refined.stderr
-    assert "that of the network that looks again" in " ".join(refined.stdout.split())
+    assert "that of the refining network" in " ".join(refined.stdout.split())
 
 
 def test_submit_writes_the_refined_masks(coarse: Run, fine: Run, tiny_data: Path, tmp_path: Path) -> None:

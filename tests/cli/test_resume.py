@@ -23,8 +23,8 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
-def interrupted(data: Path, out: Path, number: int) -> tuple[int, str]:
-    """Send a signal to all processes of a fit that is under way; returns its exit code and its last line."""
+def interrupted(data: Path, out: Path, number: int) -> tuple[int, list[str]]:
+    """Send a signal to all processes of a fit that is under way; returns its exit code and the lines of stderr."""
     command = [sys.executable, "-m", "carvana", "fit", "--data", str(data), "--out", str(out), "--device", "cpu"]
     process = forkserver.Popen(
         [*command, *WORDS, "--set", "train.epochs=500"], start_new_session=True, stderr=subprocess.PIPE, text=True
@@ -34,14 +34,16 @@ def interrupted(data: Path, out: Path, number: int) -> tuple[int, str]:
         time.sleep(0.02)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
-    return process.returncode, errors.splitlines()[-1]
+    return process.returncode, errors.splitlines()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_go_on(tiny_data: Path, tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "run"
-    ended, line = interrupted(tiny_data, out, number)
+    ended, told = interrupted(tiny_data, out, number)
     assert ended == code
+    assert any("Ctrl-C again ends at once" in line for line in told[:-1]) == (number == signal.SIGINT)
+    line = told[-1]
     assert line.startswith("interrupted: stopped after step ")
     assert line.endswith(f"continue with carvana fit --resume {out}")
     saved = json.loads((out / "state" / "state.json").read_text())["progress"]

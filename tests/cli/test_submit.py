@@ -71,7 +71,7 @@ def test_the_options_of_predict_are_understood(model: Path, photos: Path, tmp_pa
     words = ("--with", model, "--scale", "native", "--tta", "--device", "cpu", "--workers", 0, "--clean")
     done = call("submit", model, photos, "--out", tmp_path / "s.csv", *words)
     assert done.exit_code == 0, done.stderr
-    assert "2 networks, cut at 0.500" in done.stderr
+    assert "2 networks, threshold 0.500" in done.stderr
     both = Ensemble.from_pretrained([model, model], scale="native", tta=True, device="cpu")
     found = sorted(photos.iterdir())
     masks = [clean(prediction.mask) for prediction in both.predict_batch(found)]

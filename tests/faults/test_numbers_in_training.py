@@ -134,7 +134,7 @@ class Poison(carvana.Callback):
 @pytest.mark.fault(
     done="a listener that makes a weight NaN behind an epoch",
     promised="a line in the next epoch; behind the last one the best network is brought back, and is what is kept",
-    reaches="training/best_checkpoint.py: restore",
+    reaches="training/checkpoint.py: restore",
     quick=0,
 )
 @pytest.mark.parametrize("epoch", [1, 2, 3])

@@ -82,7 +82,7 @@ def test_two_fits_on_one_run(
 @pytest.mark.fault(
     done="two fits of one recipe on one folder, started in one moment",
     promised="one of them trains to the end of an undisturbed run; the other is refused by one line",
-    reaches="training/best_checkpoint.py: choose_run; training/fit.py: _is_interrupted",
+    reaches="training/run_folder.py: choose_run; training/fit.py: _is_interrupted",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(2))

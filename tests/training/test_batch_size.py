@@ -47,4 +47,4 @@ def test_the_run_keeps_the_number(tiny_data: Path, tmp_path: Path) -> None:
     trainer = Trainer(carvana.create_model("unet-ref", width=4), train=data, out=tmp_path / "run", **settings)
     assert trainer.batch_size == trainer.settings.batch_size == 4
     trainer.fit()
-    assert trainer.budget.step == 20
+    assert trainer.duration.step == 20

@@ -173,9 +173,9 @@ def test_finished_folds_are_never_overwritten(folds: Folds, tiny_data: Path) -> 
 def test_unfinished_folds_of_another_recipe_are_left_alone(tiny_data: Path, tmp_path: Path) -> None:
     made = Folds.create(tmp_path / "folds", recipe(tiny_data), folds=3)
     for other in ({"folds": 4}, {"init": tmp_path}):
-        with pytest.raises(RunError, match="begun with another recipe"):
+        with pytest.raises(RunError, match="holds folds of another config"):
             fit_folds(recipe(tiny_data), out=made.path, **{"folds": 3} | other)  # type: ignore[arg-type]
-    with pytest.raises(RunError, match="begun with another recipe"):
+    with pytest.raises(RunError, match="holds folds of another config"):
         fit_folds(recipe(tiny_data, train__lr=0.5), folds=3, out=made.path)
 
 
@@ -209,7 +209,7 @@ def test_folds_of_photos_are_told_to_leak(tiny_data: Path, tmp_path: Path) -> No
     [
         ({}, 6, DataError, "6 folds need as many groups, and there are 5"),
         ({}, 1, ConfigError, "1 folds: expected at least 2"),
-        ({"split__file": "own"}, 2, ConfigError, "split.file = 'own': folds deal out the images themselves"),
+        ({"split__file": "own"}, 2, ConfigError, "split.file = 'own': --folds makes its own splits"),
         ({"train__loss": "bcd"}, 2, CarvanaError, "bce"),
         ({"arch": "unet-erf"}, 2, CarvanaError, "unet-ref"),
         ({"model__options": {"widht": 4}}, 2, CarvanaError, "width"),

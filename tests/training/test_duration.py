@@ -19,38 +19,38 @@ class Clock:
 
 
 def test_epochs_are_counted_in_steps() -> None:
-    budget = Duration(TrainConfig(epochs=3, accumulate=2, warmup=0.0), 5)
-    assert [budget.ends_with(epochs) for epochs in range(5)] == [False, False, False, True, True]
-    assert budget.length == 15
+    duration = Duration(TrainConfig(epochs=3, accumulate=2, warmup=0.0), 5)
+    assert [duration.ends_with(epochs) for epochs in range(5)] == [False, False, False, True, True]
+    assert duration.length == 15
     rates = []
     for step in range(9):  # three steps an epoch, the last of one batch
-        budget.step = step
-        rates.append(budget.rate_factor)
-        assert budget.advance() == 1
+        duration.step = step
+        rates.append(duration.rate_factor)
+        assert duration.advance() == 1
     assert all(later < earlier for earlier, later in pairwise(rates))
     assert 0 < rates[-1] < 0.1
-    assert not budget.spent
+    assert not duration.spent
 
 
 def test_minutes_count_training_time_alone() -> None:
     clock = Clock()
-    budget = Duration(TrainConfig(minutes=1.0, schedule="cosine", warmup=0.0), 5, clock=clock)
-    assert budget.length == 60
-    budget.start()
+    duration = Duration(TrainConfig(minutes=1.0, schedule="cosine", warmup=0.0), 5, clock=clock)
+    assert duration.length == 60
+    duration.start()
     clock.now += 30
-    budget.seen = budget.seconds
-    assert budget.rate_factor == pytest.approx(0.5)
-    assert budget.advance() == 30
-    budget.stop()
+    duration.seen = duration.seconds
+    assert duration.rate_factor == pytest.approx(0.5)
+    assert duration.advance() == 30
+    duration.stop()
     clock.now += 1000  # a validation
-    assert budget.seconds == 30
-    assert not budget.spent
-    budget.start()
+    assert duration.seconds == 30
+    assert not duration.spent
+    duration.start()
     clock.now += 29.5
-    budget.seen = budget.seconds
-    assert budget.advance() == 29
+    duration.seen = duration.seconds
+    assert duration.advance() == 29
     clock.now += 0.5
-    budget.seen = budget.seconds
-    assert budget.spent
-    assert budget.ends_with(1)
-    assert budget.seconds == 60
+    duration.seen = duration.seconds
+    assert duration.spent
+    assert duration.ends_with(1)
+    assert duration.seconds == 60

@@ -56,7 +56,7 @@ def interrupted(config: FitConfig, out: Path, step: int, monkeypatch: pytest.Mon
     before, sent = Trainer.train_step, []
 
     def train_step(self: Trainer, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self.budget.step == step and not sent:
+        if self.duration.step == step and not sent:
             sent.append(step)
             signal.raise_signal(signal.SIGINT)
         return before(self, *args, **kwargs)
@@ -404,7 +404,7 @@ def test_a_reader_that_is_killed_is_told_in_a_line(tiny_data: Path, tmp_path: Pa
     step = trainer.train_step
 
     def train_step(*args: Any, **place: Any) -> torch.Tensor:
-        if trainer.budget.step == 4:
+        if trainer.duration.step == 4:
             for child in multiprocessing.active_children():
                 os.kill(child.pid or 0, signal.SIGKILL)
         return step(*args, **place)
@@ -430,7 +430,7 @@ def test_weights_that_went_wrong_do_not_replace_the_last_good_state(tiny_data: P
 
     def train_step(*args: Any, **place: Any) -> torch.Tensor:
         loss = step(*args, **place)
-        if trainer.budget.step == 4:
+        if trainer.duration.step == 4:
             next(model.parameters()).data.fill_(float("inf"))
         return loss
 

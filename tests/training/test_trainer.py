@@ -112,7 +112,7 @@ def test_accumulated_batches_give_the_gradients_of_a_large_one(sides: Any) -> No
             optimizer="sgd", precision="fp32", workers=0, clip=None,
         )  # fmt: skip
         weights.append(trainer.fit().state_dict())
-        assert trainer.budget.step == 2 * (len(plain) // 8)
+        assert trainer.duration.step == 2 * (len(plain) // 8)
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], atol=1e-6, rtol=1e-4)
 
@@ -124,7 +124,7 @@ def test_the_moving_average_is_what_is_kept(sides: Any) -> None:
 
     def recording(images: torch.Tensor, targets: torch.Tensor, **place: Any) -> torch.Tensor:
         loss = step(images, targets, **place)
-        done = trainer.budget.step - 1
+        done = trainer.duration.step - 1
         decay = min(0.6, (1 + done) / (10 + done))
         for name, value in trainer.model.named_parameters():
             last = expected.get(name)
@@ -256,10 +256,10 @@ def test_minutes_end_a_training_in_the_middle_of_an_epoch(sides: Any) -> None:
     listener = Listener()
     trainer = Trainer(small(), train=sides[0], val=sides[1], minutes=1.0, batch_size=4, workers=0, callbacks=[listener])
     ticks = iter(range(10**6))
-    trainer.budget = Duration(trainer.settings, len(trainer.train_batches.sizes), clock=lambda: float(next(ticks)))
+    trainer.duration = Duration(trainer.settings, len(trainer.train_batches.sizes), clock=lambda: float(next(ticks)))
     trainer.fit()
-    assert 60 <= trainer.budget.seconds < 90  # every look at this clock costs a second, a step has several
-    assert trainer.budget.step % len(trainer.train_batches.sizes) != 0
+    assert 60 <= trainer.duration.seconds < 90  # every look at this clock costs a second, a step has several
+    assert trainer.duration.step % len(trainer.train_batches.sizes) != 0
     assert listener.records[-1]["lr"] < 1e-4
 
 

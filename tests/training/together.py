@@ -30,7 +30,7 @@ class Seen(Trainer):
     die_at: int | None = None
 
     def train_step(self, images: torch.Tensor, targets: torch.Tensor, **place: Any) -> torch.Tensor:
-        if self.die_at is not None and self.budget.step == self.die_at and not self.main:
+        if self.die_at is not None and self.duration.step == self.die_at and not self.main:
             os.kill(os.getpid(), 9)
         indices, count = self.train_batches.share(self.progress.epoch, self.progress.batch)
         self.seen.setdefault(self.progress.epoch, []).extend(indices[:count].tolist())
