@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from carvana.models.encoders import Encoder, create_encoder
     from carvana.models.segmenter import Segmenter
     from carvana.models.spec import ModelSpec, Network
-    from carvana.register import register_arch, register_augment, register_layout, register_loss
+    from carvana.plugins import register_arch, register_augment, register_layout, register_loss
     from carvana.run import Run
     from carvana.training.callbacks import Callback, TensorBoard, Trackio
     from carvana.training.cross_validation import fit_folds
@@ -85,10 +85,10 @@ _HOMES = {
     "load_config": "carvana.config",
     "read_image": "carvana.data.io.images",
     "read_mask": "carvana.data.io.images",
-    "register_arch": "carvana.register",
-    "register_augment": "carvana.register",
-    "register_layout": "carvana.register",
-    "register_loss": "carvana.register",
+    "register_arch": "carvana.plugins",
+    "register_augment": "carvana.plugins",
+    "register_layout": "carvana.plugins",
+    "register_loss": "carvana.plugins",
     "resume": "carvana.training.fit",
     "split_samples": "carvana.data.splits",
     "tiled": "carvana.inference.tiling.tiled",

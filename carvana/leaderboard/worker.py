@@ -13,10 +13,10 @@ import time
 import traceback
 from typing import Any
 
-from carvana.entry import resolve
 from carvana.errors import CarvanaError, cause
 from carvana.leaderboard.script_registrations import register_places
 from carvana.leaderboard.worker_pool import Job, PipeEnd
+from carvana.utils.imports import resolve
 
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "not enough memory")
 

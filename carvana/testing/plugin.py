@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carvana.plugins import VARIABLE, canonical, plugins
-from carvana.registry import registry
+from carvana.registry import has_wildcards, registry
 from carvana.testing.arch import check_arch
 from carvana.testing.augment import check_augment
 from carvana.testing.layout import check_layout
@@ -98,7 +98,7 @@ def _check_archs(name: str, options: Mapping[str, Mapping[str, Any]]) -> None:
         check_arch(name, options=options.get(name))
         return
     chosen = [known for known in options if known.startswith(name[:-1])]
-    listed = (known for known in registry.archs.names(name) if not any(sign in known for sign in "*?["))
+    listed = (known for known in registry.archs.names(name) if not has_wildcards(known))
     first = next(listed, None)
     if not chosen and first is None:
         family = name.removesuffix("/*")

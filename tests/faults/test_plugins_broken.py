@@ -25,7 +25,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "quits": ({"code": "raise SystemExit(3)"}, "SystemExit: 3"),
     "based": ({"code": "class Odd(BaseException): pass\nraise Odd('x')"}, "Odd: x"),
     "wordless": (
-        {"code": "class Odd(Exception):\n def __str__(self): raise SystemExit\nraise Odd()"}, "Odd: without a word",
+        {"code": "class Odd(Exception):\n def __str__(self): raise SystemExit\nraise Odd()"}, "Odd: without a message",
     ),
     "endless": ({"code": "raise RuntimeError('\\x1b[2J' + 'y' * 100000)"}, "RuntimeError: \\x1b[2Jyyy"),
     "cut": ({"code": "def ("}, "SyntaxError: invalid syntax (cut.py, line 1)"),
