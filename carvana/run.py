@@ -10,10 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from carvana.config import FitConfig, load_config
+from carvana.config import FitConfig, load_config, read_yaml
 from carvana.errors import RunError
 from carvana.utils.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
-from carvana.yaml_file import read_yaml
 
 FORMAT_VERSION = 1
 
