@@ -1,25 +1,32 @@
-"""Recipes: what ``fit`` is told, as frozen pydantic models whose defaults are the recipe ``default``.
+"""Configs: the settings of ``fit`` as frozen pydantic models, whose defaults are the config ``default``.
 
-A recipe is a YAML file with these keys; ``carvana fit --print-config`` prints the whole of one. Unknown keys are
-errors, since a misspelt setting that silently does nothing costs a training.
+A config is a YAML file with these keys; ``carvana fit --print-config`` prints a whole one. Unknown keys are errors,
+since a misspelt setting that silently does nothing costs a training. Every error names the file, the line and the key.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from carvana.errors import ConfigError, did_you_mean
-from carvana.mistakes import explain
+from carvana.errors import ConfigError, did_you_mean, explain, line_of
 from carvana.utils.files import expanded
-from carvana.yaml_file import Lines, read_yaml
 
 S = TypeVar("S", bound=BaseModel)
+
+Lines = dict[tuple[str, ...], int]
+"""The line of each key, counted from 1; a key is its path from the outside in. 0: not from a file."""
+
+LARGEST_FILE = 10**6
+"""Bytes of a config; usual ones have a few thousand."""
+
+MOST_VALUES = 10**5
+"""Values of a config, those of aliases counted each time."""
 
 
 def _both_sides(value: Any) -> Any:
@@ -35,7 +42,7 @@ def _no_boolean(value: Any) -> Any:
 
 
 Side = Annotated[int, Field(ge=8, le=16384)]
-# Where there is no natural bound, one that nobody reaches keeps numbers within what torch and the clock can count.
+# Where there is no natural bound, one beyond all use keeps numbers within what torch and the clock can count.
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=10**9)]
 Seed = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, lt=2**32)]
 Real = Annotated[float, BeforeValidator(_no_boolean)]
@@ -46,7 +53,7 @@ Size = Annotated[tuple[Side, Side], BeforeValidator(_both_sides)]
 
 
 class Section(BaseModel):
-    """What all parts of a recipe share: frozen, and strict about unknown keys."""
+    """The base of all sections of a config: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -63,7 +70,7 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """``data``: the images, and what the network gets to see of them."""
+    """``data``: the images, and how they are shown to the network."""
 
     root: Folder | None = Field(None, description="The data folder; none means the drawn demo cars.")
     images: Folder | None = Field(None, description="Folder of images, if the data folder is laid out otherwise.")
@@ -144,7 +151,7 @@ class TrainConfig(Section):
 
 
 class FitConfig(Section):
-    """A whole recipe.
+    """A whole config.
 
     >>> FitConfig(arch="unet/resnet34", data={"size": 256}).data.size
     (256, 256)
@@ -159,7 +166,7 @@ class FitConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _sections_are_mappings(cls, values: Any) -> Any:
-        # A key with nothing below it is read as None; it means that the section keeps its defaults.
+        # A section with nothing below it is read as None, and keeps its defaults.
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
     def __init__(self, /, **values: Any) -> None:
@@ -187,19 +194,19 @@ class FitConfig(Section):
         return self.replace({"data.root": now, **changes})
 
     def to_yaml(self) -> str:
-        """The whole recipe as YAML that reads back to an equal one."""
+        """The whole config as YAML that reads back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)
 
 
 def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[str, Any] | None = None) -> FitConfig:
-    """Read a recipe and change some of its keys.
+    """Read a config and change some of its keys.
 
     Args:
-        source: The name of a shipped recipe, a YAML file, or None for ``default``.
+        source: The name of a shipped config, a YAML file, or None for ``default``.
         changes: Dotted keys and their new values, ``{"train.epochs": 8}``; they win over the file.
 
     Raises:
-        ConfigError: there is no such recipe, or a key or value in it is wrong; the message names file, line and key.
+        ConfigError: there is no such config, or a key or value in it is wrong; the message names file, line and key.
 
     >>> load_config("default", {"train.epochs": 8}).train.epochs
     8
@@ -211,18 +218,19 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     return make_config(values, str(source or "default"), lines)
 
 
-def make_config(values: Mapping[str, Any], origin: str = "recipe", lines: Lines | None = None) -> FitConfig:
-    """Validate plain values; every mistake becomes part of one line that begins with ``origin``."""
+def make_config(values: Mapping[str, Any], origin: str = "config", lines: Lines | None = None) -> FitConfig:
+    """Validate plain values; a message begins with ``origin``, unless none of the keys in it is from the file."""
     try:
         return FitConfig(**{str(key): value for key, value in values.items()})
     except ConfigError as error:
         cause = error.__cause__
         assert isinstance(cause, ValidationError)
-        raise ConfigError(f"{origin}: {explain(FitConfig, cause, lines)}") from cause
+        from_file = not lines or any(line_of(detail["loc"], lines) for detail in cause.errors())
+        raise ConfigError(f"{origin}: " * from_file + explain(FitConfig, cause, lines)) from cause
 
 
 def make_section(section: type[S], values: Mapping[str, Any], origin: str) -> S:
-    """Validate the values of one section of a recipe."""
+    """Validate the values of one section of a config."""
     try:
         return section(**values)
     except ValidationError as error:
@@ -243,40 +251,69 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         try:
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting!r}: {value!r} is no YAML value") from error
+            raise ConfigError(f"--set {setting!r}: {value!r} is not a YAML value") from error
     return changes
 
 
 def find_config(source: str | os.PathLike[str]) -> Path:
-    """The file of a recipe: a shipped name, or a path."""
+    """The file of a config: a shipped name, or a path."""
     shipped = configs()
     if str(source) in shipped:
         return shipped[str(source)]
     path = Path(source)
     if path.is_file():
         return path
-    raise ConfigError(f"recipe {str(source)!r}: no file and no shipped recipe{did_you_mean(str(source), shipped)}")
+    raise ConfigError(
+        f"config {str(source)!r}: neither a file nor a shipped config{did_you_mean(str(source), shipped)}"
+    )
 
 
 def configs() -> dict[str, Path]:
-    """The shipped recipes by name. A wheel carries them inside the package, an editable install beside it."""
+    """The shipped configs by name. A wheel carries them inside the package, an editable install beside it."""
     here = Path(__file__).parent
     folder = next((f for f in (here / "configs", here.parent / "configs") if f.is_dir()), here)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _without(lines: Lines, dotted: str) -> Lines:
-    """The lines of a file where a key was changed: neither it, nor what it holds, nor what holds it stands there."""
-    path = tuple(dotted.split("."))
-    kept = {key: line for key, line in lines.items() if key[: len(path)] != path}
-    return kept | {path[:length]: 0 for length in range(1, len(path) + 1)}
-
-
 def describe(path: Path) -> str:
-    """The line that a recipe begins with, without its name."""
+    """The first line of a config, which describes it, without its name."""
     with open(path, encoding="utf-8") as file:
         first = file.readline()
     return first.removeprefix("#").strip().removeprefix(f"{path.stem}:").strip()
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The values of a file, and the lines of its keys. Only plain values are made; nothing is executed.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, is too large, has no keys, or has one twice.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ConfigError(f"{path}: larger than {LARGEST_FILE} bytes, too large for settings; name another file")
+        text = data.decode("utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None or node.tag == "tag:yaml.org,2002:null":
+            return {}, {}
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{path}: expected keys and values, as `carvana fit --print-config` shows")
+        if _count(node, {}) > MOST_VALUES:
+            raise ConfigError(f"{path}: its aliases expand to more than {MOST_VALUES} values; write them out")
+        lines = _lines(node, path)
+        values: dict[str, Any] = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{path}: {where}not readable as YAML: {error.problem}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not readable as YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    return values, lines
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -286,3 +323,66 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
         values[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
         values = inner
     values[key] = value
+
+
+def _without(lines: Lines, dotted: str) -> Lines:
+    """The lines of a file after a key was changed: it, the keys below it and its sections have no line any more."""
+    path = tuple(dotted.split("."))
+    kept = {key: line for key, line in lines.items() if key[: len(path)] != path}
+    return kept | {path[:length]: 0 for length in range(1, len(path) + 1)}
+
+
+def _count(node: yaml.Node, known: dict[int, float]) -> float:
+    """The number of values of a node, its aliases expanded; infinite where it contains itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # a node that is met again before it is counted contains itself
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        known[id(node)] = 1 + sum(_count(part, known) for part in inner)
+    return known[id(node)]
+
+
+def _lines(root: yaml.MappingNode, path: Path) -> Lines:
+    lines: Lines = {}
+    for key, line, own in _keys_of(root, (), set()):
+        if not own:
+            lines.setdefault(key, line)
+            continue
+        if key in lines:
+            raise ConfigError(
+                f"{path}: line {line}, {'.'.join(key)}: is there twice, first on line {lines[key]}; keep one"
+            )
+        lines[key] = line
+    return lines
+
+
+def _keys_of(
+    node: yaml.Node, above: tuple[str, ...], seen: set[int], own: bool = True
+) -> Iterator[tuple[tuple[str, ...], int, bool]]:
+    """Each key with its line, and whether it is the node's own or merged in (``<<``); merged ones come last.
+
+    A node that aliases repeat is visited once, or a short file could take for ever.
+    """
+    if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    merged: list[yaml.Node] = []
+    for key, value in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+            continue
+        where = (*above, _text(key))
+        yield where, key.start_mark.line + 1, own
+        yield from _keys_of(value, where, seen, own)
+    for part in merged:
+        yield from _keys_of(part, above, seen, False)
+
+
+def _text(key: yaml.Node) -> str:
+    """The key as pydantic names it: ``on`` is read as True."""
+    if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:str":
+        return str(yaml.safe_load(key.value))
+    return str(key.value)

@@ -1,20 +1,30 @@
-"""Every error that a user can mend: one line that names the value, what was expected and what to do."""
+"""Errors that a user can correct, and the parts of their messages: the value, what was expected, what to do."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-# Control characters, line breaks of Unicode, what turns the direction of writing, and bytes that are no text.
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+# Control characters, line breaks of Unicode, marks that change the direction of writing, and bytes that are not text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_REPR = reprlib.Repr()  # a short file can make an endless value by aliases
+_REPR.maxstring = _REPR.maxother = 80
+_REPR.maxlevel = 2
+_SHOWN = 5  # mistakes in one message
 
 
 class CarvanaError(ValueError):
     """The caller's mistake, or the data's. The message is one line and complete without a traceback.
 
-    It is a ValueError, so code that knows nothing of this library still catches it.
+    It is a ValueError, which code that does not know this library catches.
 
     >>> import carvana
     >>> try:
@@ -29,11 +39,20 @@ class CarvanaError(ValueError):
 
 
 class ConfigError(CarvanaError):
-    """A recipe or an option that cannot be used as it stands."""
+    """A config or an option that cannot be used as it stands."""
 
 
 class DataError(CarvanaError):
-    """An image, a mask or a folder of them that cannot be used as it stands."""
+    """An image, a mask or a folder of them that cannot be used as it stands.
+
+    Attributes:
+        kind: The kind of problem, as ``carvana data check`` groups them: ``unreadable``, unless the file itself is
+            sound and its values are not: ``not-binary`` (a mask) or ``range`` (more than 8 bits).
+    """
+
+    def __init__(self, message: str, *, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ModelError(CarvanaError):
@@ -45,11 +64,11 @@ class RunError(CarvanaError):
 
 
 class UnknownNameError(CarvanaError):
-    """A name that is not in a registry; the message holds the nearest ones."""
+    """A name that is not registered; the message holds the nearest ones."""
 
 
 def printable(text: str) -> str:
-    r"""The text in one line that does nothing to a terminal, whatever characters the names of files in it hold.
+    r"""The text in one line and without control characters, which the names of files in it may hold.
 
     >>> print(printable("a\nb\x1b[2J\udcff.jpg"))
     a\nb\x1b[2J\xff.jpg
@@ -58,7 +77,7 @@ def printable(text: str) -> str:
 
 
 def cause(error: OSError) -> str:
-    """Why the system refuses something, in its own words, and what to do where that is known.
+    """The system's reason for an error, and what to do where that is known.
 
     >>> cause(OSError(errno.ENOSPC, "No space left on device"))
     'No space left on device; make room there and start the same again'
@@ -91,8 +110,106 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(choice) for choice in found)}?" if found else ""
 
 
+def check_format_version(version: object, newest: int, *, where: object, error: type[CarvanaError] = RunError) -> None:
+    """Refuse a file that a later version of this library wrote.
+
+    Args:
+        version: The version that the file names.
+        newest: The newest that can be read here; the first one is 1.
+        where: The file, which begins the message.
+        error: The class of the error.
+
+    Raises:
+        CarvanaError: of that class, if it is a later one.
+    """
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= newest:
+        raise error(
+            f"{where}: has format version {_short(version)}, this carvana reads up to {newest}; upgrade carvana"
+        )
+
+
+def explain(root: type[BaseModel], error: ValidationError, lines: Mapping[tuple[str, ...], int] | None = None) -> str:
+    """All mistakes in settings, in one line: on which line of the file, which key, and the nearest valid one.
+
+    Args:
+        root: The pydantic model that refused the values.
+        error: Its error.
+        lines: The line of each key, where the values are from a file; 0 for those that are not.
+    """
+    lines = lines or {}
+    mistakes: dict[str, list[str]] = {}
+    for detail in sorted(error.errors(), key=lambda detail: line_of(detail["loc"], lines) or 0):
+        where, message = _explain_one(root, detail, lines)
+        mistakes.setdefault(where, []).append(message)
+    # A key that may have several types has a message for each of them.
+    shown = [f"{where}: {' or '.join(dict.fromkeys(messages))}" for where, messages in mistakes.items()]
+    more = [f"and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+    return "; ".join(shown[:_SHOWN] + more)
+
+
+def line_of(path: Sequence[str | int], lines: Mapping[tuple[str, ...], int]) -> int | None:
+    """The line of a key, or else of the section around it; None if neither is in the file."""
+    parts = tuple(map(str, path))
+    return next((lines[parts[:length]] for length in range(len(parts), 0, -1) if parts[:length] in lines), None)
+
+
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no text, as Python hands it around
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not text, as Python writes it in a string
         return f"\\x{code - 0xDC00:02x}"
     return ascii(match[0])[1:-1]
+
+
+def _explain_one(root: type[BaseModel], detail: Any, lines: Mapping[tuple[str, ...], int]) -> tuple[str, str]:
+    path = [str(part) for part in detail["loc"]]
+    if detail["type"] == "extra_forbidden":
+        return _at(path, lines) + ".".join(path), f"unknown key{_instead(root, path)}"
+    # pydantic adds the type that it tried to the key: data.workers.int
+    known = [part for part in path if part in _section(root, path[: path.index(part)]).model_fields]
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{_at(known, lines)}{'.'.join(known)} = {_short(detail['input'])}", f"{message[0].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # Python does not write a number of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+def _at(path: Sequence[str], lines: Mapping[tuple[str, ...], int]) -> str:
+    line = line_of(path, lines)
+    return f"line {line}, " if line else ""
+
+
+def _instead(root: type[BaseModel], path: Sequence[str]) -> str:
+    """The valid key: of this name in another section, or spelled like it here, or elsewhere."""
+    here = _section(root, path[:-1]).model_fields
+    elsewhere = {key.rpartition(".")[2]: key for key in _keys(root)}
+    if path[-1] in elsewhere.values():
+        section, _, key = path[-1].rpartition(".")
+        return f": write it as '{key}' below '{section}:'"
+    if path[-1] in elsewhere:
+        return f"; did you mean '{elsewhere[path[-1]]}'?"
+    hint = did_you_mean(path[-1], here)
+    if not hint and (found := nearest(path[-1], elsewhere, 1)):
+        hint = f"; did you mean '{elsewhere[found[0]]}'?"
+    if not hint and "options" in here:  # model.width is written in place of model.options.width
+        hint = f"; an option of the network is {'.'.join([*path[:-1], 'options', path[-1]])}"
+    return hint or f"; expected {', '.join(here)}"
+
+
+def _keys(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        section: Any = field.annotation
+        if hasattr(section, "model_fields"):  # another pydantic model
+            yield from _keys(section, f"{above}{name}.")
+        else:
+            yield above + name
+
+
+def _section(model: type[BaseModel], where: Sequence[str]) -> type[BaseModel]:
+    for name in where:
+        annotation: Any = model.model_fields[name].annotation if name in model.model_fields else None
+        model = annotation if hasattr(annotation, "model_fields") else model
+    return model

@@ -1,4 +1,4 @@
-"""Folds: the folder that ``fit --folds`` writes, as paths and records. Nothing here needs torch."""
+"""The folder that ``fit --folds`` writes, as paths and records. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from carvana.config import FitConfig, make_config
-from carvana.errors import RunError
-from carvana.run import Run, is_evaluated, read_evaluation, read_record
+from carvana.errors import RunError, check_format_version
+from carvana.run import EVALUATION, MASKS, PICTURES, Run, is_evaluated, read_evaluation, read_record
 from carvana.utils.files import write_json, write_text
 
 FORMAT_VERSION = 1
@@ -22,7 +22,7 @@ class Folds:
 
     Attributes:
         path: The folder itself.
-        record_path: ``folds.json``: how many folds, the recipe that all of them share, where the weights come from.
+        record_path: ``folds.json``: the number of folds, their config, where the first weights come from.
         table_path: ``folds.csv``: image, group, and the fold that validates it, from 1.
         splits_path: ``splits/``, a ``split.csv`` for each fold.
         evaluation_path: ``evaluation.json``, the numbers of all images together, each by the network that was not
@@ -36,29 +36,28 @@ class Folds:
         self.record_path = self.path / "folds.json"
         self.table_path = self.path / "folds.csv"
         self.splits_path = self.path / "splits"
-        pooled = Run(self.path)  # what concerns all images lies where a run has what concerns its own
-        self.evaluation_path = pooled.evaluation_path
-        self.masks_path = pooled.masks_path
-        self.pictures_path = pooled.pictures_path
+        self.evaluation_path = self.path / EVALUATION
+        self.masks_path = self.path / MASKS
+        self.pictures_path = self.path / PICTURES
 
     @classmethod
     def create(
         cls, path: str | os.PathLike[str] | None, config: FitConfig, *, folds: int, init: str | None = None
     ) -> Self:
-        """Begin a folder that is not there yet; without a path, ``runs/<architecture>-folds`` or the next free number.
+        """Begin a new folder; without a path, ``runs/<architecture>-folds`` or the next free number.
 
         Args:
             path: The folder.
-            config: The recipe that all folds share.
-            folds: How many.
+            config: The config of all folds.
+            folds: Their number.
             init: Where all folds take their first weights from.
 
         Raises:
             RunError: the folder exists and is not empty.
         """
         made = cls(Run.choose(path, arch=f"{config.arch}-folds").path)
-        recipe = config.model_dump(mode="json")
-        record = {"format_version": FORMAT_VERSION, "folds": folds, "init": init, "recipe": recipe}
+        values = config.model_dump(mode="json")
+        record = {"format_version": FORMAT_VERSION, "folds": folds, "init": init, "recipe": values}
         write_json(made.record_path, record)
         return made
 
@@ -67,12 +66,13 @@ class Folds:
         """An existing folder of folds.
 
         Raises:
-            RunError: the folder is missing or holds no folds.
+            RunError: the folder is missing, or not one of folds.
         """
         folds = cls(path)
         if not folds.exists:
             raise RunError(
-                f"{folds.path}: no folds (it holds no folds.json); expected a folder that `carvana fit --folds` wrote"
+                f"{folds.path}: not a folder of folds: {folds.record_path.name} is missing; name one that `carvana fit "
+                "--folds` wrote"
             )
         return folds
 
@@ -83,7 +83,7 @@ class Folds:
 
     @property
     def count(self) -> int:
-        """How many folds there are."""
+        """The number of folds."""
         return int(self._record()["folds"])
 
     @property
@@ -126,33 +126,35 @@ class Folds:
         write_text(self.table_path, table.getvalue())
 
     def read_config(self) -> FitConfig:
-        """The recipe that all folds share."""
+        """The config of all folds."""
         return make_config(self._record()["recipe"], str(self.record_path))
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Keep the numbers of all images."""
+        """Write the numbers of all images."""
         write_json(self.evaluation_path, evaluation)
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the numbers of all images are there, and can be read."""
+        """Whether the numbers of all images exist and can be read."""
         return is_evaluated(self.path)
 
     def read_evaluation(self) -> dict[str, Any]:
-        """The numbers of all images; a RunError if the folds did not come that far, or they are damaged."""
+        """The numbers of all images.
+
+        Raises:
+            RunError: they do not exist yet, or are damaged.
+        """
         try:
             return read_evaluation(self.path)
         except RunError as error:
-            what = "no evaluation.json" if not self.evaluation_path.exists() else "its evaluation.json is damaged"
-            raise RunError(f"{self.path}: {what}; `carvana fit --resume {self.path}` goes on and makes one") from error
+            what = "damaged" if self.evaluation_path.exists() else "missing"
+            raise RunError(
+                f"{self.path}: its evaluation.json is {what}; `carvana fit --resume {self.path}` makes it"
+            ) from error
 
     def _record(self) -> dict[str, Any]:
         record = read_record(self.record_path)
-        version = record.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise RunError(
-                f"{self.record_path}: format {version!r}, this carvana reads up to {FORMAT_VERSION}: upgrade carvana"
-            )
+        check_format_version(record.get("format_version"), FORMAT_VERSION, where=self.record_path)
         if not isinstance(record.get("folds"), int) or not isinstance(record.get("recipe"), dict):
-            raise RunError(f"{self.record_path}: expected a number of folds and a recipe in it")
+            raise RunError(f"{self.record_path}: expected the number of folds and their config")
         return record

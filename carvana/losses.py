@@ -17,9 +17,9 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from segmentation_models_pytorch.losses._functional import soft_tversky_score
 from torch import Tensor, nn
 
-from carvana.entry import told
 from carvana.errors import CarvanaError, ConfigError
 from carvana.registry import registry
+from carvana.utils.imports import error_line
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -119,7 +119,7 @@ def _made(name: str) -> Loss:
     except CarvanaError:
         raise
     except (Exception, SystemExit) as error:  # whatever a stranger's factory raises
-        raise ConfigError(f"the loss '{name}' (from {entry.source}) cannot be made: {told(error)}") from error
+        raise ConfigError(f"the loss '{name}' (from {entry.source}) cannot be made: {error_line(error)}") from error
     if not callable(loss):
         raise ConfigError(f"the factory of the loss '{name}' (from {entry.source}) returned {loss!r:.60}, no loss")
     return loss

@@ -11,15 +11,75 @@ import fnmatch
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from carvana.entry import Entry, NamesFunction, Plugin, Target, check_target, resolve, told
 from carvana.errors import CarvanaError, UnknownNameError, did_you_mean
+from carvana.utils.imports import error_line, resolve
 
 _SCRIPT = ("script", "")  # the source, and its version, of what no plugin registers
+
+Target = str | Callable[..., Any]
+"""A ``"module:attribute"`` string, imported when it is needed, or the object itself."""
+
+NamesFunction = Callable[[str, str], Iterable[str]]
+"""``names(family, pattern)``: the names in ``family`` ("unet/*") that may match ``pattern``.
+
+A returned name may itself hold wildcards: it is then a rule, shown as it stands ("unet/tu-*"), and every name that fits
+it is known. The function may raise UnknownNameError where it knows why a name cannot exist.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One name and what stands behind it.
+
+    Attributes:
+        name: What the user writes; a family as registered ends with ``/*``.
+        target: Where the object is.
+        summary: One line for listings.
+        source: The distribution that registered it, ``"script"`` for the user's own code.
+        version: The version of that distribution, empty for ``"script"``.
+        family: The family that a concrete name belongs to, such as ``"unet/*"``; None for a name of its own.
+        names: What lists the names of a family; None where any name with the prefix is right.
+    """
+
+    name: str
+    target: Target
+    summary: str = ""
+    source: str = "script"
+    version: str = ""
+    family: str | None = None
+    names: str | NamesFunction | None = None
+
+    def load(self) -> Any:
+        """Import the target and return it.
+
+        Raises:
+            CarvanaError: the module cannot be imported, whatever it raises, or lacks the attribute.
+        """
+        return resolve(self.target, f"'{self.name}' (from {self.source})")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin, loaded or broken.
+
+    Attributes:
+        name: The name of its entry point.
+        package: The distribution that brings it.
+        version: The version of that distribution.
+        adds: The names that it registered, by catalog (``{"archs": ("segnet",)}``); empty if broken.
+        error: Why it is broken, in one line; None if it is not.
+    """
+
+    name: str
+    package: str
+    version: str
+    adds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    error: str | None = None
 
 
 class Catalog:
@@ -41,7 +101,7 @@ class Catalog:
         self._before_use = before_use
         self._entries: dict[str, Entry] = {}
         self._source = _SCRIPT
-        self._told: set[str] = set()
+        self._unlisted: set[str] = set()
 
     def register(
         self,
@@ -63,7 +123,7 @@ class Catalog:
             replace: Take the place of an entry of the same name.
 
         Raises:
-            CarvanaError: the name is taken, or not a name, the target is not of the form above, or the summary no text.
+            CarvanaError: the name is taken or not a name, the target has another form, or the summary is not text.
         """
         self._before_use()
         _check_name(name)
@@ -71,11 +131,11 @@ class Catalog:
             raise CarvanaError(
                 f"'{name}' cannot be the name of a {self.kind}: use letters, digits, - and _, a letter first"
             )
-        check_target(target)
+        _check_target(target)
         if not isinstance(summary, str):
             raise CarvanaError(f"the summary of '{name}' must be a text of one line, got {summary!r:.60}")
         if names is not None:
-            check_target(names)
+            _check_target(names)
         taken = self._entries.get(name)
         if taken and not replace:
             owner = f"{taken.source} {taken.version}".rstrip()
@@ -99,12 +159,13 @@ class Catalog:
             UnknownNameError: there is none; the message holds the nearest names.
         """
         self._before_use()
-        exact = self._entries.get(name)
-        if exact and not _is_rule(name):
-            return exact
-        for family in self._families_of(name):
-            if not _is_rule(name) and any(known == name or _fits(name, known) for known in self._members(family, name)):
-                return replace(family, name=name, family=family.name)
+        if not has_wildcards(name):
+            if name in self._entries:
+                return self._entries[name]
+            families = [entry for entry in self._entries.values() if _fits(name, entry.name)]
+            for family in sorted(families, key=lambda entry: -len(entry.name)):
+                if any(known == name or _fits(name, known) for known in self._members(family, name)):
+                    return replace(family, name=name, family=family.name)
         raise UnknownNameError(self._why_unknown(name))
 
     def load(self, name: str) -> Any:
@@ -144,24 +205,20 @@ class Catalog:
             return False
         return True
 
-    def _families_of(self, name: str) -> list[Entry]:
-        families = [entry for entry in self._entries.values() if _fits(name, entry.name)]
-        return sorted(families, key=lambda entry: -len(entry.name))
-
     def _members(self, family: Entry, pattern: str) -> Iterable[str]:
         if family.names is None:
             return [family.name]
         what = f"the names of '{family.name}' (from {family.source})"
         try:
             found = list(resolve(family.names, what)(family.name, pattern))
-            if strange := [name for name in found if not isinstance(name, str)]:
-                raise TypeError(f"{strange[0]!r} is no name")
-        except UnknownNameError:  # it says why one name cannot be
+            if others := [name for name in found if not isinstance(name, str)]:
+                raise TypeError(f"{others[0]!r} is not a name")
+        except UnknownNameError:  # it says why one name cannot exist
             raise
-        except (Exception, SystemExit) as error:  # whatever a stranger's function does: other names must not suffer
-            if what not in self._told:
-                self._told.add(what)
-                logging.getLogger("carvana").warning("%s cannot be listed: %s", what, told(error))
+        except (Exception, SystemExit) as error:  # from a plugin; the other names are listed all the same
+            if what not in self._unlisted:  # one warning for each
+                self._unlisted.add(what)
+                logging.getLogger("carvana").warning("%s cannot be listed: %s", what, error_line(error))
             return [family.name]
         return found
 
@@ -169,8 +226,8 @@ class Catalog:
         prefix = name.rstrip("/*")
         family = self._entries.get(f"{prefix}/*")
         if family:
-            example = next((known for known in self.names(family.name) if not _is_rule(known)), None)
-            example = example or next(iter(self.names(family.name)), family.name)
+            names = self.names(family.name)
+            example = next((known for known in names if not has_wildcards(known)), names[0] if names else family.name)
             return f"'{name}' is a family of {self.kind}s and needs a second half, such as '{example}'"
         choices = self.names()
         hint = did_you_mean(name, choices)
@@ -181,7 +238,7 @@ class Catalog:
 
 
 class Registry:
-    """The catalogs, and the plugins that filled them.
+    """The catalogs ``archs``, ``losses``, ``augments`` and ``layouts``, and the plugins that filled them.
 
     Args:
         loader: A function, or where it is (``"module:function"``). It is called once, before the first look-up, to
@@ -191,7 +248,7 @@ class Registry:
     def __init__(self, loader: str | Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
         self._catalogs = {
             "archs": Catalog("architecture", self._load),
-            "losses": Catalog("loss", self._load, form=r"[A-Za-z][\w-]*"),  # recipes add them up: bce + 0.5*mine
+            "losses": Catalog("loss", self._load, form=r"[A-Za-z][\w-]*"),  # a config adds them up: bce + 0.5*mine
             "augments": Catalog("augmentation", self._load),
             "layouts": Catalog("data layout", self._load),
         }
@@ -200,6 +257,7 @@ class Registry:
         self._plugins: tuple[Plugin, ...] = ()
         self._lock = threading.RLock()
 
+    # Properties, so that a plugin cannot set one of them to something else.
     @property
     def archs(self) -> Catalog:
         """Architectures."""
@@ -233,27 +291,26 @@ class Registry:
 
     @contextmanager
     def registering(self, source: str, version: str = "") -> Iterator[dict[str, tuple[str, ...]]]:
-        """What is registered in this block is marked with its source; an error undoes all of it.
+        """Mark what is registered in this block with its source; an error undoes all of it.
 
         Yields a mapping that holds, once the block has ended well, the new names by catalog.
         """
         self._load()  # what is undone must not be what a first look-up within the block loads
         added: dict[str, tuple[str, ...]] = {}
-        before = {key: dict(catalog._entries) for key, catalog in self.catalogs.items()}
-        sources = {key: catalog._source for key, catalog in self.catalogs.items()}
+        before = {key: (catalog._entries.copy(), catalog._source) for key, catalog in self.catalogs.items()}
         for catalog in self.catalogs.values():
             catalog._source = (source, version)
         try:
             yield added
         except BaseException:
             for key, catalog in self.catalogs.items():
-                catalog._entries = before[key]
+                catalog._entries = before[key][0]
             raise
         finally:
             for key, catalog in self.catalogs.items():
-                catalog._source = sources[key]
+                catalog._source = before[key][1]
         for key, catalog in self.catalogs.items():
-            new = tuple(name for name, entry in catalog._entries.items() if before[key].get(name) is not entry)
+            new = tuple(name for name, entry in catalog._entries.items() if before[key][0].get(name) is not entry)
             if new:
                 added[key] = new
 
@@ -273,7 +330,14 @@ class Registry:
             self._ready = True
 
 
-registry = Registry("carvana.plugins:load_plugins")  # a string, since plugins.py stands on this module
+registry = Registry("carvana.plugins:load_plugins")  # a string, since plugins.py imports this module
+
+
+def _check_target(target: Target) -> None:
+    """Raise a CarvanaError for what cannot be a target."""
+    if callable(target) or (isinstance(target, str) and re.fullmatch(r"[\w.]+:[\w.]+", target)):
+        return
+    raise CarvanaError(f"a target must be 'module:attribute' or a callable, got {target!r}")
 
 
 def _check_name(name: str) -> None:
@@ -284,7 +348,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _is_rule(name: str) -> bool:
+def has_wildcards(name: str) -> bool:
+    """Whether a name is a pattern: ``unet/*``, or a rule that a family lists, ``unet/tu-*``."""
     return any(sign in name for sign in "*?[")
 
 

@@ -10,29 +10,28 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from carvana.config import FitConfig, load_config
-from carvana.errors import RunError
+from carvana.config import FitConfig, load_config, read_yaml
+from carvana.errors import RunError, check_format_version
 from carvana.utils.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
-from carvana.yaml_file import read_yaml
 
 FORMAT_VERSION = 1
 
-EVALUATION = "evaluation.json"
+EVALUATION, MASKS, PICTURES = "evaluation.json", "masks", "pictures"  # of a run, and of folds
 _LOCK = ".lock"
 
 
 class Run:
-    """The paths of a run folder, and its records.
+    """The paths of a run folder, which need not exist yet, and its records; :meth:`open` checks that it is a run.
 
     Attributes:
         path: The folder itself.
-        config_path: ``config.yaml``, the resolved recipe.
+        config_path: ``config.yaml``, the resolved config.
         split_path: ``split.csv``: image, group, subset, digest (of the bytes of the image and its mask).
         model_path: ``model/``, the best network so far.
         state_path: ``state/``, the last state, from which an interrupted fit goes on.
         lock_path: ``state/.lock``, held while a process trains in the run.
-        metrics_path: ``metrics.jsonl``, a line an epoch: the same bytes whenever the same training is done.
-        times_path: ``times.jsonl``, likewise: speed, waiting and seconds, which are never the same.
+        metrics_path: ``metrics.jsonl``, a line an epoch: the same bytes each time the same training is repeated.
+        times_path: ``times.jsonl``, a line an epoch: speed, waiting and seconds, which differ each time.
         evaluation_path: ``evaluation.json``, the numbers at full size.
         record_path: ``run.json``: versions, hardware, initial weights, times.
         masks_path: ``masks/``, the validation images' masks.
@@ -54,14 +53,14 @@ class Run:
         self.metrics_path = self.path / "metrics.jsonl"
         self.evaluation_path = self.path / EVALUATION
         self.record_path = self.path / "run.json"
-        self.masks_path = self.path / "masks"
-        self.pictures_path = self.path / "pictures"
+        self.masks_path = self.path / MASKS
+        self.pictures_path = self.path / PICTURES
 
     @classmethod
     def choose(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
-        """A run that is not there yet; without a path, ``runs/<architecture>`` or the next free number behind it.
+        """A run that does not exist yet; without a path, ``runs/<architecture>`` or the next free number after it.
 
-        What a fit leaves that was killed before its recipe stood there is no run: nothing was trained.
+        A fit that was killed before it wrote its config has trained nothing: its folder may be used again.
 
         Raises:
             RunError: the folder exists and is not empty. A run is never overwritten.
@@ -77,7 +76,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
-        """Choose a run and make its folder; see :meth:`choose`."""
+        """Choose a new run and make its folder; see :meth:`choose`."""
         run = cls.choose(path, arch=arch)
         run.make()
         return run
@@ -89,7 +88,7 @@ class Run:
     def _is_free(self) -> bool:
         first = {self.record_path.name, self.split_path.name, self.state_path.name}
         others = [path for path in self.path.iterdir() if not is_leftover(path)]
-        if self.split_path in others and self.record_path not in others:  # a fit writes the record first
+        if self.split_path in others and self.record_path not in others:  # not of a fit, which writes the record first
             return False
         state = list(self.state_path.iterdir()) if self.state_path.is_dir() else []
         return {path.name for path in others} <= first and all(path.name.startswith(_LOCK) for path in state)
@@ -99,7 +98,7 @@ class Run:
         """Keep other processes from training in this run meanwhile.
 
         Raises:
-            RunError: another one does.
+            RunError: another process is training in it.
         """
         with ExitStack() as stack:
             try:
@@ -113,46 +112,48 @@ class Run:
         """An existing run.
 
         Raises:
-            RunError: the folder is missing or no run.
+            RunError: the folder is missing, or not a run folder.
         """
         run = cls(path)
-        if not run.config_path.is_file():
-            raise RunError(f"{run.path}: no run (it holds no config.yaml); expected a folder that `carvana fit` wrote")
+        if not is_run(path):
+            raise RunError(
+                f"{run.path}: not a run folder: {run.config_path.name} is missing; name one that `carvana fit` wrote"
+            )
         return run
 
     def write_config(self, config: FitConfig) -> None:
-        """Keep the resolved recipe."""
+        """Keep the resolved config."""
         write_text(self.config_path, config.to_yaml())
 
     def read_config(self) -> FitConfig:
-        """The recipe that the run was fitted with.
+        """The config that the run was fitted with.
 
         Raises:
             ConfigError: it is damaged.
-            RunError: it is cut, or another recipe.
+            RunError: it is cut, or not that of a run.
         """
         config = load_config(self.config_path)
         written, _ = read_yaml(self.config_path)
         cut = [name for name in type(config).model_fields if name not in written]
         if cut:
             raise RunError(
-                f"{self.config_path}: has no {cut[0]!r}, as the recipe of a run does: it is cut, or another one; "
-                f"begin another training with --init {self.path}"
+                f"{self.config_path}: {cut[0]!r} is missing, which the config of every run has; begin another training "
+                f"with --init {self.path}"
             )
         return config
 
     def read_split(self, subset: str) -> dict[str, str]:
-        """The images of one side of the split, "train" or "val": file name to group."""
+        """The images of a subset, "train" or "val": file name to group."""
         rows = [row for row in self._split_rows() if row.get("subset") == subset]
         return {row.get("image") or "": row.get("group") or "" for row in rows}
 
     def read_digests(self) -> dict[tuple[str, str], str]:
-        """What each image of the split and its mask held, by (subset, file name); an earlier carvana kept none."""
+        """The digest of each image and its mask, by (subset, file name); empty in runs of earlier versions."""
         rows = self._split_rows()
         return {(row["subset"], row["image"]): row["digest"] for row in rows if row.get("digest")}
 
     def read_groups(self, subset: str) -> set[str]:
-        """The groups of one side of the split, "train" or "val"."""
+        """The groups of a subset, "train" or "val"."""
         return set(self.read_split(subset).values())
 
     def _split_rows(self) -> list[dict[str, str]]:
@@ -160,22 +161,17 @@ class Run:
             return list(csv.DictReader(file))
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Keep versions, hardware and times."""
+        """Write versions, hardware and times."""
         write_json(self.record_path, {"format_version": FORMAT_VERSION, **record})
 
     def read_record(self) -> dict[str, Any]:
-        """What :meth:`write_record` kept; empty if nothing was.
+        """What :meth:`write_record` wrote; empty if there is nothing.
 
         Raises:
             RunError: a later version of the library wrote it, or it is damaged.
         """
         record = read_record(self.record_path) if self.record_path.is_file() else {}
-        version = record.get("format_version", FORMAT_VERSION)
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise RunError(
-                f"{self.record_path}: has format version {version!r}, this carvana reads up to {FORMAT_VERSION}; "
-                "upgrade carvana"
-            )
+        check_format_version(record.get("format_version", FORMAT_VERSION), FORMAT_VERSION, where=self.record_path)
         return record
 
     def add_epoch(self, metrics: dict[str, Any], times: dict[str, Any]) -> None:
@@ -184,7 +180,7 @@ class Run:
         append_json_line(self.times_path, times)
 
     def write_epochs(self, metrics: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> None:
-        """Replace both logs: a training that goes on from an earlier epoch repeats those behind it."""
+        """Replace both logs: a resumed training repeats the epochs after its last state."""
         for path, records in ((self.metrics_path, metrics), (self.times_path, times)):
             if records or path.exists():
                 write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
@@ -199,39 +195,44 @@ class Run:
         return [times.get(record.get("epoch"), {}) | record for record in self.read_metrics()]
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Keep the numbers at full size."""
+        """Write the numbers at full size."""
         write_json(self.evaluation_path, evaluation)
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the numbers at full size are there, and can be read."""
+        """Whether the numbers at full size exist and can be read."""
         return is_evaluated(self.path)
 
     def read_evaluation(self) -> dict[str, Any]:
         """The numbers at full size.
 
         Raises:
-            RunError: the fit did not come that far, or they are damaged.
+            RunError: they do not exist yet, or are damaged.
         """
         return read_evaluation(self.path)
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a run, finished or not."""
+    return Run(path).config_path.is_file()
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """The ``evaluation.json`` of a run, or of folds.
 
     Raises:
-        RunError: there is none, or it is damaged.
+        RunError: it does not exist, or is damaged.
     """
     path = folder / EVALUATION
     advice = f"`carvana evaluate {folder}` makes one"
     if not path.is_file():
-        raise RunError(f"{folder}: no {EVALUATION}; {advice}")
+        raise RunError(f"{folder}: {EVALUATION} is missing; {advice}")
     try:
         numbers = read_record(path)
     except RunError as error:
         raise RunError(f"{error}; {advice} anew") from error
     if "dice" not in numbers:
-        raise RunError(f"{path}: no evaluation (it has no 'dice'); {advice} anew")
+        raise RunError(f"{path}: not an evaluation: 'dice' is missing; {advice} anew")
     return numbers
 
 
@@ -264,12 +265,12 @@ def read_record(path: Path) -> dict[str, Any]:
     """A JSON object of a run.
 
     Raises:
-        RunError: it is damaged, or something else.
+        RunError: it is damaged, or not an object.
     """
     try:
         value = read_json(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: no readable JSON ({error})") from error
+        raise RunError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):
         raise RunError(f"{path}: expected a JSON object")
     return value

@@ -113,8 +113,8 @@ def test_the_home_of_a_user_who_is_not_there_is_a_folder_that_is_missing() -> No
         ("split:\n  <<: [{val: 2}, {seeds: 2}]\n  val: 3\n", "line 2, split.seeds: unknown key"),
         ("arch: x\non: 2\n", "line 2, True: unknown key"),
         ("arch: x\nself: 2\n", "line 2, self: unknown key"),
-        ("train:\n  lr: 1\n  epochs: 2\n  lr: 2\n", "line 4, train.lr: stands there twice, first on line 2"),
-        ("train:\n  lr: [1\nepochs: 2\n", "line 3, column 7: no readable YAML"),
+        ("train:\n  lr: 1\n  epochs: 2\n  lr: 2\n", "line 4, train.lr: is there twice, first on line 2"),
+        ("train:\n  lr: [1\nepochs: 2\n", "line 3, column 7: not readable as YAML"),
     ],
 )
 def test_a_mistake_in_a_file_names_file_line_key_and_the_nearest(tmp_path: Path, text: str, expected: str) -> None:
@@ -156,10 +156,10 @@ def test_a_file_that_is_deep_or_repeats_itself_is_refused_in_a_line(tmp_path: Pa
 def test_aliases_within_aliases_are_refused(tmp_path: Path) -> None:
     levels = [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 40)]
     (tmp_path / "bad.yaml").write_text("\n".join(["a0: &a0 {x: 1}", *levels]) + "\n")
-    with pytest.raises(ConfigError, match="its aliases make more than"):
+    with pytest.raises(ConfigError, match="its aliases expand to more than"):
         load_config(tmp_path / "bad.yaml")
     (tmp_path / "bad.yaml").write_text("\n".join(["a0: &a0 {x: 1}", *levels, "arch: *a39"]) + "\n")
-    with pytest.raises(ConfigError, match="its aliases make more than"):
+    with pytest.raises(ConfigError, match="its aliases expand to more than"):
         load_config(tmp_path / "bad.yaml")
 
 

@@ -32,17 +32,17 @@ def test_a_folder_that_holds_something_is_never_overwritten(tmp_path: Path) -> N
     (tmp_path / "x").touch()
     with pytest.raises(RunError, match="--out"):
         Folds.create(tmp_path, FitConfig(), folds=2)
-    with pytest.raises(RunError, match="no folds"):
+    with pytest.raises(RunError, match="not a folder of folds"):
         Folds.open(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("{", "no readable JSON"),
+        ("{", "not readable as JSON"),
         ("[]", "expected a JSON object"),
-        (json.dumps({"format_version": 99}), "format 99, .*upgrade carvana"),
-        (json.dumps({"format_version": 1, "folds": 3}), "expected a number of folds and a recipe"),
+        (json.dumps({"format_version": 99}), "format version 99, .*upgrade carvana"),
+        (json.dumps({"format_version": 1, "folds": 3}), "expected the number of folds and their config"),
     ],
 )
 def test_a_record_that_cannot_serve_is_told_in_a_line(tmp_path: Path, text: str, word: str) -> None:
@@ -59,5 +59,5 @@ def test_only_finished_folds_give_their_runs(tmp_path: Path) -> None:
             folds.finished_runs()
         run.write_evaluation({"dice": 0.5})
     assert [run.path.name for run in folds.finished_runs()] == ["fold-1", "fold-2"]
-    with pytest.raises(RunError, match=r"no evaluation\.json"):
+    with pytest.raises(RunError, match=r"evaluation\.json is missing"):
         folds.read_evaluation()

@@ -13,7 +13,8 @@ import pytest
 import torch
 from reference import Lines
 
-from carvana.data.io.images import write_image, write_mask
+from carvana.data.io.images import write_image
+from carvana.data.io.masks import write_mask
 from carvana.errors import ModelError, RunError
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
@@ -76,7 +77,7 @@ def test_a_model_of_a_later_format_asks_for_a_later_carvana_in_one_line(tmp_path
     path = tmp_path / "model" / "config.json"
     later = {**json.loads(path.read_text()), "format_version": version, "something_new": 3}
     path.write_text(json.dumps(later))
-    with pytest.raises(ModelError, match=r"reads up to 1: upgrade carvana") as caught:
+    with pytest.raises(ModelError, match=r"reads up to 1; upgrade carvana") as caught:
         Segmenter.from_pretrained(tmp_path / "model")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

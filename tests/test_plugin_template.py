@@ -65,9 +65,9 @@ def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_names_and_folders_that_are_taken_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CarvanaError, match="an architecture of this name is there already"):
+    with pytest.raises(CarvanaError, match="an architecture of this name exists already"):
         write_plugin("unet-ref", tmp_path / "x")
-    with pytest.raises(CarvanaError, match="an architecture of this name is there already"):
+    with pytest.raises(CarvanaError, match="an architecture of this name exists already"):
         write_plugin("fpn", tmp_path / "x")  # carvana archs fpn lists the family
     (tmp_path / "x").mkdir()
     with pytest.raises(CarvanaError, match="nothing was written"):

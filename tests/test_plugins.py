@@ -75,7 +75,7 @@ def test_plugins_load_in_a_fixed_order_and_broken_ones_are_listed(points: list[E
     assert "no_such_module_anywhere" in errors["crash"]
     assert "I quit" in errors["quits"]
     assert "not a function" in errors["shapeless"]
-    assert errors["silent"] == "RuntimeError: without a word"
+    assert errors["silent"] == "RuntimeError: without a message"
     assert "'3 net:register' must have the form 'module:function'" in errors["malformed"]
     assert "'unet-ref' is already registered by carvana" in errors["thief"]
     assert all("\n" not in error for error in errors.values())

@@ -7,12 +7,9 @@ from typing import Annotated
 import typer
 
 from carvana.cli import complete
-from carvana.entry import Entry
 from carvana.errors import UnknownNameError, did_you_mean
 from carvana.models.smp_encoders import DPT_EXAMPLE
-from carvana.registry import registry
-
-_WILDCARDS = "*?["
+from carvana.registry import Entry, has_wildcards, registry
 
 
 def archs(
@@ -42,7 +39,7 @@ def matching(pattern: str) -> list[Entry]:
         UnknownNameError: none match.
     """
     attempts = [pattern]
-    if not any(sign in pattern for sign in _WILDCARDS):
+    if not has_wildcards(pattern):
         attempts += [f"{pattern}/*", f"*{pattern}*"]
     for attempt in attempts:
         found = registry.archs.entries(attempt)
@@ -88,7 +85,7 @@ def _encoders(entry: Entry) -> tuple[str, str]:
     if not entry.name.endswith("/*"):
         return "", ""
     names = registry.archs.names(entry.name)
-    rules = [name for name in names if any(sign in name for sign in _WILDCARDS)]
+    rules = [name for name in names if has_wildcards(name)]
     own = [name for name in names if name not in rules]
     prefix = entry.name.removesuffix("*")
     usual = prefix + "resnet34"

@@ -41,7 +41,7 @@ def evaluate(
     from carvana.cli.tables import check_json_target, evaluation_table
     from carvana.errors import ConfigError
     from carvana.folds import Folds
-    from carvana.run import Run
+    from carvana.run import Run, is_run
 
     check_json_target(json, replace=replace)
     reporter = make_reporter()
@@ -55,7 +55,7 @@ def evaluate(
         return
     folder = Run(run)
     finishes = data is None and split in (None, Subset.val) and as_trained
-    if finishes and folder.config_path.is_file() and not folder.is_evaluated:
+    if finishes and is_run(run) and not folder.is_evaluated:
         from carvana.evaluation.report import finish_run
 
         reporter.info(f"{run}: not evaluated yet; the numbers, masks and pictures are written into the run")

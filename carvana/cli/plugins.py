@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from carvana.entry import Plugin
+from carvana.registry import Plugin
 
 _NOUNS = {"archs": "architecture", "losses": "loss", "augments": "augmentation", "layouts": "data layout"}
 _PLURALS = {"archs": "architectures", "losses": "losses", "augments": "augmentations", "layouts": "data layouts"}

@@ -12,7 +12,7 @@ from carvana.data.digest import content_digests
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split
 from carvana.errors import ConfigError, DataError
-from carvana.run import Run
+from carvana.run import Run, is_run
 from carvana.utils.files import expanded
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
@@ -137,14 +137,13 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
 
 
 def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
-    path = Run(run).config_path
-    own = Run(run).read_config().data.root if path.is_file() else None
+    own = Run(run).read_config().data.root if is_run(run) else None
     return own is not None and own.resolve() == Path(data).resolve()
 
 
 def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
     """How a run reads the names of files."""
-    if not Run(run).config_path.is_file():
+    if not is_run(run):
         return {}
     data = Run(run).read_config().data
     return {"group": data.group, "mask_suffix": data.mask_suffix}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from carvana.run import Run
+from carvana.run import Run, is_run
 from carvana.utils.devices import describe, resolve_device
 
 
@@ -25,9 +25,9 @@ def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
     >>> precision_of("no such run")
     'auto'
     """
-    run = Run(path)
-    if not run.config_path.is_file():
+    if not is_run(path):
         return "auto"
+    run = Run(path)
     record = run.read_record()
     # A fit that was interrupted has not recorded what "auto" was; it is the same again on the same machine.
     precision = str(record.get("precision") or run.read_config().train.precision)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from carvana.data.samples import Sample
-from carvana.errors import RunError
+from carvana.errors import RunError, check_format_version
 from carvana.leaderboard.records import Header, Pair, Row, ScoredImage
 from carvana.leaderboard.report.html import to_html, to_html_table
 from carvana.leaderboard.report.markdown import to_markdown
@@ -85,9 +85,7 @@ class Leaderboard:
         file = Path(path)
         file = file / LEADERBOARD if file.is_dir() else file
         values = read_record(file)
-        version = values.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise RunError(f"{file}: format {version!r}, this carvana reads up to {FORMAT_VERSION}: upgrade carvana")
+        check_format_version(values.get("format_version"), FORMAT_VERSION, where=file)
         try:
             images = tuple(map(ScoredImage.from_json, values["photos"]))
             return cls(

@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from carvana.entry import Entry as Registered
-from carvana.entry import resolve
 from carvana.errors import CarvanaError, ConfigError
+from carvana.registry import Entry as Registered
 from carvana.registry import registry
+from carvana.utils.imports import resolve
 
 Places = Mapping[str, Mapping[str, str]]
 """By catalog (``archs``, ``losses``, ...) the names that scripts registered, and their ``"module:attribute"``."""

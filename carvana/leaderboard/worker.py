@@ -13,11 +13,11 @@ import time
 import traceback
 from typing import Any
 
-from carvana.entry import resolve
 from carvana.errors import CarvanaError, cause
 from carvana.leaderboard.script_registrations import register_places
 from carvana.leaderboard.worker_pool import Job, PipeEnd
 from carvana.utils.devices import is_out_of_memory
+from carvana.utils.imports import resolve
 from carvana.utils.progress import Reporter
 
 _LONGEST = 300

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from carvana.entry import Entry, quietly
 from carvana.errors import CarvanaError, ConfigError, ModelError, did_you_mean
 from carvana.models.spec import ModelSpec, Network
 from carvana.models.weight_files import first_line
-from carvana.registry import registry
+from carvana.registry import Entry, registry
+from carvana.utils.imports import stdout_to_stderr
 
 RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
 
@@ -78,7 +78,7 @@ def build_network(
 def _call(factory: Callable[..., Any], entry: Entry, arguments: Mapping[str, Any]) -> Any:
     """What the factory makes; whatever goes wrong in a stranger's code is one line."""
     try:
-        with quietly():
+        with stdout_to_stderr():
             return factory(entry.name, **arguments) if entry.family else factory(**arguments)
     except (CarvanaError, OSError):
         raise

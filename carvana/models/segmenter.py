@@ -9,7 +9,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from carvana.entry import told
 from carvana.errors import CarvanaError, ModelError
 from carvana.models import serialization as storage
 from carvana.models.allocation_limit import AllocationLimit
@@ -17,6 +16,7 @@ from carvana.models.build import build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import is_out_of_memory
+from carvana.utils.imports import error_line
 
 
 class Segmenter(nn.Module):
@@ -166,7 +166,8 @@ class Segmenter(nn.Module):
                     " channel; take batches of at least 2"
                 ) from None
             raise ModelError(
-                f"the network of '{self._spec.arch}' fails on images of shape {tuple(images.shape)}: {told(error)}"
+                f"the network of '{self._spec.arch}' fails on images of shape {tuple(images.shape)}: "
+                f"{error_line(error)}"
             ) from error
 
     def _crop(self, logits: Tensor, height: int, width: int) -> Tensor:

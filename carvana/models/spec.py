@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from carvana.errors import ModelError
-from carvana.mistakes import explain
+from carvana.errors import ModelError, check_format_version, explain
 from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD, Triple
 
 if TYPE_CHECKING:
@@ -125,11 +123,7 @@ class ModelSpec(BaseModel):
         if not isinstance(values, dict):
             raise ModelError(f"a model's configuration must be a JSON object, got {type(values).__name__}")
         version = values.get("format_version", FORMAT_VERSION)
-        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-            raise ModelError(
-                f"the model was saved in format {reprlib.repr(version)}, this carvana reads up to {FORMAT_VERSION}:"
-                " upgrade carvana"
-            )
+        check_format_version(version, FORMAT_VERSION, where="the model", error=ModelError)
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -1,6 +1,6 @@
-"""The skeleton of a plugin: a package that adds an architecture, ready to be installed and tested.
+"""Writes a new plugin: a package that adds an architecture, ready to be installed and tested.
 
-The files beside this one are what is written, with ``$name`` and the like in the places to fill.
+The files beside this one are its templates, with ``$name`` and the like in the places to fill.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Mad
         folder: Where; by default ``carvana-NAME`` in the current folder.
 
     Raises:
-        CarvanaError: it is no such name, an architecture has it already, or the folder is there already.
+        CarvanaError: the name has another form, an architecture has it already, or the folder exists already.
         OSError: it cannot be written.
     """
     name = name.removeprefix("carvana-")
@@ -62,12 +62,12 @@ def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Mad
     taken = [entry for entry in registry.archs.registered() if entry.name in (name, f"{name}/*")]
     if taken:
         source = taken[0].source
-        raise CarvanaError(f"new-plugin {name!r}: an architecture of this name is there already (from {source})")
+        raise CarvanaError(f"new-plugin {name!r}: an architecture of this name exists already (from {source})")
     file = re.sub(r"\W", "_", name).lower()
     places = {"name": name, "package": f"carvana-{name}", "module": f"carvana_{file}", "file": file}
     target = Path(folder or places["package"])
     if target.exists():
-        raise CarvanaError(f"{target}: is there already; nothing was written: choose another name, or --out")
+        raise CarvanaError(f"{target}: exists already; nothing was written: choose another name, or --out")
     made = {}
     for path, template in _FILES.items():
         content = "" if template is None else (files(__name__) / template).read_text(encoding="utf-8")
@@ -77,9 +77,9 @@ def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Mad
 
 
 def _write_together(target: Path, contents: Mapping[str, str]) -> None:
-    """Write a folder of files beside its place and give it its name when it is whole."""
+    """Write a folder of files beside ``target`` and rename it when it is complete."""
     with scratch_folder(target.parent) as scratch:
-        begun = scratch / "whole"
+        begun = scratch / "complete"
         for path, content in contents.items():
             write_text(begun / path, content)
         begun.rename(target)

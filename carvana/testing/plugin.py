@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from carvana.plugins import VARIABLE, canonical, plugins
-from carvana.registry import registry
+from carvana.registry import has_wildcards, registry
 from carvana.testing.arch import check_arch
 from carvana.testing.augment import check_augment
 from carvana.testing.layout import check_layout
 from carvana.testing.loss import check_loss
 
-_ANSWER = "carvana.testing heard:"
+_ANSWER = "carvana.testing imported:"
 _LISTING = f"""
 import sys
 from carvana.registry import registry
@@ -76,14 +76,14 @@ def _check_entries(adds: Mapping[str, list[str]]) -> None:
 
 
 def _check_listing(package: str) -> None:
-    """In a process of its own: this one has torch already."""
+    """In another process, since this one has imported torch already."""
     environment = os.environ | {VARIABLE: package}
     done = subprocess.run(  # noqa: S603 - this interpreter, and our own words
         [sys.executable, "-c", _LISTING], env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]  # modules may print as well
     if done.returncode or not answers:
-        lines = done.stderr.strip().splitlines() or ["Python ended without a word"]
+        lines = done.stderr.strip().splitlines() or ["Python ended without a message"]
         raise AssertionError(f"'{package}' cannot be listed: {lines[-1]}")
     imported = answers[-1].removeprefix(_ANSWER).strip()
     if imported:
@@ -98,7 +98,7 @@ def _check_archs(name: str, options: Mapping[str, Mapping[str, Any]]) -> None:
         check_arch(name, options=options.get(name))
         return
     chosen = [known for known in options if known.startswith(name[:-1])]
-    listed = (known for known in registry.archs.names(name) if not any(sign in known for sign in "*?["))
+    listed = (known for known in registry.archs.names(name) if not has_wildcards(known))
     first = next(listed, None)
     if not chosen and first is None:
         family = name.removesuffix("/*")

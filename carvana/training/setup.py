@@ -18,7 +18,6 @@ from carvana.data.cache_home import cache_home
 from carvana.data.check.sizes import check_sizes
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
-from carvana.data.progressive_resize import GrowingDataset
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, ModelError
@@ -190,7 +189,8 @@ def datasets(
     if data.start_size is None:
         return train, val
     (start,) = _datasets(config, (split.train,), data.start_size, "resize", augments[:1], reporter)
-    return GrowingDataset(train, start=start, epochs=data.start_epochs), val
+    train.begin_with(start, epochs=data.start_epochs)
+    return train, val
 
 
 def _datasets(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from carvana.errors import RunError
+from carvana.errors import RunError, check_format_version
 from carvana.models.serialization import write_tensors
 from carvana.utils.files import file_digest, read_json, write_json
 
@@ -125,11 +125,7 @@ def read_state(folder: Path) -> TrainingState:
     path = folder / RECORD
     try:
         record = read_json(path)
-        version = record["format_version"]
-        if version > FORMAT_VERSION:
-            raise RunError(
-                f"{path}: has format version {version}, this carvana reads up to {FORMAT_VERSION}: upgrade it"
-            )
+        check_format_version(record["format_version"], FORMAT_VERSION, where=path)
         path = folder / Path(record["tensors"]).name
         if file_digest(path) != record["digest"]:
             raise ValueError(f"{path.name} is damaged")
@@ -197,10 +193,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             raise KeyError("origin")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise unreadable(folder, error) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise RunError(
-            f"{path}: has format version {version!r}, this carvana reads up to {FORMAT_VERSION}; upgrade carvana"
-        )
+    check_format_version(version, FORMAT_VERSION, where=path)
     return record
 
 

@@ -86,4 +86,4 @@ def test_new_plugin_lists_what_it_wrote_and_says_what_comes_next(
     assert "pip install './carvana-mine[test]' && pytest carvana-mine" in result.stderr
     again = CliRunner().invoke(app, ["new-plugin", "mine"])
     assert again.exit_code == 1
-    assert again.stderr.startswith("error: carvana-mine: is there already")
+    assert again.stderr.startswith("error: carvana-mine: exists already")

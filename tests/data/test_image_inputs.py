@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from submitting import small_predictor
 
-from carvana.data.io.images import image_size, read_image, read_mask
+from carvana.data.io.images import image_size, read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.layouts import find_images
 from carvana.errors import DataError
 
@@ -83,8 +84,8 @@ def test_masks_and_sizes_are_read_from_open_files_as_well(tmp_path: Path, rng: n
         (torch.zeros(3, 4, 5), r"a tensor of float32 \(3, 4, 5\) is not an image; expected uint8"),
         (torch.zeros(4, 5, 3, dtype=torch.uint8), r"a tensor of uint8 \(4, 5, 3\)"),
         (io.StringIO("x"), "open as text"),
-        (bytearray(b"no image" * 100_000), "800000 bytes: no image"),
-        (io.BytesIO(b""), "an open file: no image"),
+        (bytearray(b"no image" * 100_000), "800000 bytes: not an image"),
+        (io.BytesIO(b""), "an open file: not an image"),
         (io.BytesIO(bytes(10**8)), "bytes are more than"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

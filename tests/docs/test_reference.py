@@ -40,8 +40,8 @@ def test_the_pages_are_what_the_code_says() -> None:
 @pytest.mark.parametrize(
     ("file", "before", "after"),
     [
-        ("register.py", "def register_arch(name: str,", "def register_arch(name: str, more: int,"),
-        ("register.py", "Add an architecture,", "Add one architecture,"),
+        ("plugins.py", "def register_arch(name: str,", "def register_arch(name: str, more: int,"),
+        ("plugins.py", "Add an architecture,", "Add one architecture,"),
         ("inference/base.py", "def predict_batch(", "def predict_some("),
         ("__init__.py", '    "tiled",\n', ""),
     ],

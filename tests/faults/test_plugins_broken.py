@@ -25,7 +25,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "quits": ({"code": "raise SystemExit(3)"}, "SystemExit: 3"),
     "based": ({"code": "class Odd(BaseException): pass\nraise Odd('x')"}, "Odd: x"),
     "wordless": (
-        {"code": "class Odd(Exception):\n def __str__(self): raise SystemExit\nraise Odd()"}, "Odd: without a word",
+        {"code": "class Odd(Exception):\n def __str__(self): raise SystemExit\nraise Odd()"}, "Odd: without a message",
     ),
     "endless": ({"code": "raise RuntimeError('\\x1b[2J' + 'y' * 100000)"}, "RuntimeError: \\x1b[2Jyyy"),
     "cut": ({"code": "def ("}, "SyntaxError: invalid syntax (cut.py, line 1)"),
@@ -60,7 +60,7 @@ def load(site: Path, filled: Registry) -> dict[str, str | None]:
 @pytest.mark.fault(
     done="plugins that raise on import, end the process, have no function, take a built-in's name, register nonsense",
     promised="listed with what failed in one line; nothing of it stays, a plugin beside it works",
-    reaches="plugins.py: _load; registry.py: registering, undone; entry.py: told",
+    reaches="plugins.py: _load; registry.py: registering, undone; utils/imports.py: error_line",
 )
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_plugin_is_undone_and_listed(name: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def build(*, classes=1, **options):
 @pytest.mark.fault(
     done="an architecture whose module, and whose factory, print to stdout, for bench --json -",
     promised="stdout is JSON alone; what was printed is on stderr",
-    reaches="entry.py: quietly, around imports and factories",
+    reaches="utils/imports.py: stdout_to_stderr, around imports and factories",
     quick=0,
 )
 def test_what_an_architecture_prints_is_not_in_the_json(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_what_an_architecture_prints_is_not_in_the_json(tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="an architecture whose module is missing, raises, ends the process, or lacks the factory, for fit",
     promised="exit code 1, one line that names the architecture, its package and its module; no folder is left",
-    reaches="entry.py: resolve, an import that fails",
+    reaches="utils/imports.py: resolve, an import that fails",
     quick=0,
 )
 @pytest.mark.parametrize(

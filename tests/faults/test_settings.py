@@ -108,7 +108,7 @@ def as_yaml(key: str, value: Any) -> tuple[str, int]:
     done="a value of a wrong type, out of range, not finite, empty or null, for each key of a recipe, in a file, "
     "with --set and in Python",
     promised="one line with file, line, key, value and what was expected",
-    reaches="mistakes.py: each kind of mistake that pydantic tells of",
+    reaches="errors.py: explain, each kind of mistake that pydantic finds",
 )
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_refuses_what_it_cannot_take(key: str, tmp_path: Path, came_out: Callable[..., None]) -> None:
@@ -170,7 +170,7 @@ def test_each_key_takes_extremes_soundly_or_refuses_them(key: str, came_out: Cal
 @pytest.mark.fault(
     done="an unknown key beside each key of a recipe: misspelt, in another section, with a section's name before it",
     promised="one line that names file, line, key and the nearest that there is",
-    reaches="mistakes.py: _instead",
+    reaches="errors.py: _instead",
 )
 @pytest.mark.parametrize("key", KEYS)
 def test_unknown_keys_name_the_nearest(key: str, tmp_path: Path, came_out: Callable[..., None]) -> None:
