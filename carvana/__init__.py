@@ -9,8 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from carvana.utils import deprecated
-
-__version__ = "0.1.0"
+from carvana.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from carvana import testing

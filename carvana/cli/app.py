@@ -103,7 +103,7 @@ app.add_typer(data.app, name="data")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from carvana import __version__
+        from carvana.utils.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit

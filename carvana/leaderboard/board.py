@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.leaderboard.records import Header, Pair, Row, ScoredImage
+from carvana.leaderboard.records import Header, LeaderboardData, Pair, Row, ScoredImage
 from carvana.leaderboard.report.html import to_html, to_html_table
 from carvana.leaderboard.report.markdown import to_markdown
 from carvana.leaderboard.report.table import to_csv, to_text
@@ -23,7 +22,7 @@ LEADERBOARD = "leaderboard.json"
 
 
 @dataclass(frozen=True)
-class Leaderboard:
+class Leaderboard(LeaderboardData):
     """Networks, best first; those that failed or are still to come stand at the end.
 
     In a notebook it shows itself as a table, and so it does to ``rich.print`` and ``print``.
@@ -42,13 +41,7 @@ class Leaderboard:
         ('unet/resnet34', 0.97412)
     """
 
-    header: Header
-    rows: tuple[Row, ...]
-    pairs: tuple[Pair, ...] = ()
-    images: tuple[ScoredImage, ...] = ()
     photos = Attribute("images")
-    path: Path | None = None
-    samples: Sequence[Sample] = ()
 
     def __getitem__(self, name: str) -> Row:
         """The row of a network by its name."""
@@ -56,11 +49,6 @@ class Leaderboard:
             if row.name == name:
                 return row
         raise KeyError(name)
-
-    @property
-    def ranked(self) -> tuple[Row, ...]:
-        """The rows of networks that were evaluated."""
-        return tuple(row for row in self.rows if row.ok)
 
     def to_json(self) -> dict[str, Any]:
         """What leaderboard.json holds."""

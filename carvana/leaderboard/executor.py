@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-import carvana
 from carvana.data.check.resolution_limit import mean_best_dice
 from carvana.errors import CarvanaError
 from carvana.leaderboard.board import Leaderboard
@@ -20,6 +19,7 @@ from carvana.leaderboard.records import FAILED, WAITING, Header, Row
 from carvana.leaderboard.script_registrations import Places
 from carvana.leaderboard.worker_pool import Ended, Job, Said, run_jobs
 from carvana.utils.devices import describe, devices_named, resolve_device
+from carvana.utils.version import __version__
 
 
 class Executor:
@@ -127,7 +127,7 @@ class Executor:
 
     def _cost_key(self) -> dict[str, Any]:
         """What makes a measurement out of date."""
-        return {"carvana": carvana.__version__, "measured_on": self._header.machine}
+        return {"carvana": __version__, "measured_on": self._header.machine}
 
     def _seed_to_tell(self, trial: Trial) -> int | None:
         return trial.seed if len(self._plan.seeds) > 1 else None
@@ -192,7 +192,7 @@ def _header(plan: Plan, devices: Sequence[str]) -> Header:
         recipe_name=plan.recipe_name,
         budget=plan.budget,
         seeds=plan.seeds,
-        version=carvana.__version__,
+        version=__version__,
         commit=commit(),
         machine=f"{many}{describe(device)}, torch {torch.__version__}{threads}",
     )

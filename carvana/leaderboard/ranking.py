@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,10 @@ from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import DataError, RunError
 from carvana.evaluation.statistics import LEVEL, pairwise_p
+from carvana.leaderboard.plan import Trial
 from carvana.leaderboard.records import FAILED, OK, Pair, Row, ScoredImage, SeedRun
 from carvana.metrics import bootstrap_interval
 from carvana.run import Run, read_record
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.plan import Trial
 
 WORST = 0.01
 """The share of the images, the worst ones, whose mean Dice stands in a column of its own."""

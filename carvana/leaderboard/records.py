@@ -5,10 +5,12 @@ All of it becomes JSON and comes back as it was: ``leaderboard.json`` is enough 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from carvana.data.samples import Sample
 from carvana.utils.deprecated import Attribute, renamed
 
 OK = "ok"
@@ -230,6 +232,32 @@ class ScoredImage(Record):
     dice: Mapping[str, float] = field(default_factory=dict)
     path: str = ""
     mask: str | tuple[str, ...] = ""
+
+
+@dataclass(frozen=True)
+class LeaderboardData:
+    """All numbers of a leaderboard; :class:`carvana.Leaderboard` also writes and shows them.
+
+    Attributes:
+        header: what all rows share.
+        rows: the networks, best first; those that failed or still wait stand at the end.
+        pairs: each two networks compared, the largest gap first.
+        images: each image's scores.
+        path: the folder that holds it; None if it was made in memory.
+        samples: the images and masks on disk, from which pictures are made; without them there are none.
+    """
+
+    header: Header
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+    images: tuple[ScoredImage, ...] = ()
+    path: Path | None = None
+    samples: Sequence[Sample] = ()
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        """The rows of networks that were evaluated."""
+        return tuple(row for row in self.rows if row.ok)
 
 
 __getattr__ = renamed(__name__, Photo="ScoredImage", Refit="SeedRun")

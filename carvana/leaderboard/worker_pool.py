@@ -19,7 +19,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import carvana
 from carvana.leaderboard.script_registrations import Places
 from carvana.utils.devices import cpu_count
 
@@ -181,7 +180,7 @@ def _popen_arguments(end: PipeEnd) -> dict[str, Any]:
 
 def _environment(sharing: int) -> dict[str, str]:
     """That of this process, in which this very library is found, and a share of the cores where there are others."""
-    home = str(Path(carvana.__file__).resolve().parents[1])
+    home = str(Path(__file__).resolve().parents[2])
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
     if sharing > 1:
         found["LOCAL_WORLD_SIZE"] = str(sharing)  # by which readers are shared out

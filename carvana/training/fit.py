@@ -268,7 +268,7 @@ def _model_of(run: Run, config: FitConfig, *, reporter: Reporter) -> Segmenter:
 
 
 def _record(trainer: Trainer) -> dict[str, Any]:
-    from carvana import __version__
+    from carvana.utils.version import __version__
 
     return {
         "carvana": __version__,

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from carvana.leaderboard.records import Row
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.records import LeaderboardData, Row
 
 MISSING = "–"  # noqa: RUF001 (an en dash is meant)
 """What stands for a value that is not known."""
@@ -44,7 +40,7 @@ class Column:
         return MISSING if self.value(row) is None else self.text(row)
 
 
-def columns(board: Leaderboard) -> tuple[Column, ...]:
+def columns(board: LeaderboardData) -> tuple[Column, ...]:
     """The columns that hold anything for this board: the spread of refits needs several seeds, for one."""
     return tuple(
         column
@@ -53,7 +49,7 @@ def columns(board: Leaderboard) -> tuple[Column, ...]:
     )
 
 
-def brief_columns(board: Leaderboard) -> tuple[Column, ...]:
+def brief_columns(board: LeaderboardData) -> tuple[Column, ...]:
     """Those of them that fit a terminal."""
     return tuple(column for column in columns(board) if column.brief)
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from carvana.evaluation.statistics import LEVEL, groups_needed
-from carvana.leaderboard.records import WAITING, Row
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.records import WAITING, LeaderboardData, Row
 
 
-def facts(board: Leaderboard) -> tuple[tuple[str, str], ...]:
+def facts(board: LeaderboardData) -> tuple[tuple[str, str], ...]:
     """The header as pairs of a label and a text."""
     header = board.header
     several = len(header.seeds) > 1
@@ -29,7 +24,7 @@ def facts(board: Leaderboard) -> tuple[tuple[str, str], ...]:
     )
 
 
-def notes(board: Leaderboard) -> tuple[str, ...]:
+def notes(board: LeaderboardData) -> tuple[str, ...]:
     """How to read the table: one sentence or two for each thing that needs it."""
     ranked = board.ranked
     lines = []
@@ -54,7 +49,7 @@ def notes(board: Leaderboard) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _fitted_elsewhere(board: Leaderboard) -> list[str]:
+def _fitted_elsewhere(board: LeaderboardData) -> list[str]:
     """The networks whose trainings another version did, or another machine, with which."""
     found = []
     for row in board.ranked:
@@ -70,7 +65,7 @@ def _fitted_elsewhere(board: Leaderboard) -> list[str]:
     return found
 
 
-def remarks(board: Leaderboard) -> tuple[Row, ...]:
+def remarks(board: LeaderboardData) -> tuple[Row, ...]:
     """The rows of which there is something to say: those that wait, then those of which something failed."""
     return tuple(sorted((row for row in board.rows if not row.ok or row.failed), key=lambda row: row.failed))
 

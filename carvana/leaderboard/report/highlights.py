@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from carvana.leaderboard.records import Row
+from carvana.leaderboard.records import LeaderboardData, Row
 from carvana.leaderboard.report.columns import interval, millions, short
 from carvana.leaderboard.report.markup import Markup, element
 
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
-
-def highlights(board: Leaderboard) -> Markup | str:
+def highlights(board: LeaderboardData) -> Markup | str:
     """Up to four cards; nothing where no network is ranked."""
     ranked = board.ranked
     if not ranked:

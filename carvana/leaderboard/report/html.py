@@ -8,11 +8,10 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 import yaml
 
-from carvana.leaderboard.records import WAITING
+from carvana.leaderboard.records import WAITING, LeaderboardData
 from carvana.leaderboard.report.charts import COSTS, learning_curves, quality_against_cost
 from carvana.leaderboard.report.columns import brief_columns
 from carvana.leaderboard.report.facts import facts, notes, remark, remarks
@@ -23,11 +22,8 @@ from carvana.leaderboard.report.markup import Markup, element, joined
 from carvana.leaderboard.report.series import Series, all_series
 from carvana.leaderboard.report.sorting import sortable_table
 
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
-
-def to_html(board: Leaderboard) -> str:
+def to_html(board: LeaderboardData) -> str:
     """One self-contained page: table, charts and images; nothing in it is fetched from anywhere.
 
     Sections for which the board has no data are left out, so it may be called while networks are still waiting.
@@ -57,7 +53,7 @@ def to_html(board: Leaderboard) -> str:
     return "<!doctype html>\n" + element("html", _head(title), element("body", *body), lang="en") + "\n"
 
 
-def to_html_table(board: Leaderboard) -> str:
+def to_html_table(board: LeaderboardData) -> str:
     """The small table that a notebook shows: the columns of a terminal, in the notebook's own style."""
     shown = brief_columns(board)
     align = ["text-align: right" if column.numeric else "text-align: left" for column in shown]
@@ -83,12 +79,12 @@ def to_html_table(board: Leaderboard) -> str:
     return element("table", element("thead", element("tr", *head)), element("tbody", *body, *others))
 
 
-def _title(board: Leaderboard) -> str:
+def _title(board: LeaderboardData) -> str:
     count = len(board.rows)
     return f"{count} network{'s' * (count != 1)} on {PurePath(board.header.data).name or board.header.data}"
 
 
-def _lead(board: Leaderboard) -> str:
+def _lead(board: LeaderboardData) -> str:
     waiting = sum(row.status == WAITING for row in board.rows)
     progress = f"Not finished: {waiting} of {len(board.rows)} networks are still waiting. " if waiting else ""
     return f"{progress}{board.header.scored[:1].upper()}{board.header.scored[1:]}."
@@ -124,7 +120,7 @@ def _scroll(content: Markup, label: str) -> Markup:
     return element("div", content, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
-def _table_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _table_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     below = [element("ul", *(element("li", note) for note in notes(board)), class_="notes")] if notes(board) else []
     return _section(
         "Leaderboard",
@@ -134,7 +130,7 @@ def _table_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _header_section(board: Leaderboard) -> Markup:
+def _header_section(board: LeaderboardData) -> Markup:
     known = [element("div", element("dt", label), element("dd", text)) for label, text in facts(board)]
     recipe = yaml.safe_dump(json.loads(json.dumps(board.header.recipe, default=str)), sort_keys=False)
     return element(
@@ -197,7 +193,7 @@ def _curve_section(series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _view_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _view_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     table = view_table(board.images, series)
     if table is None:
         return Markup()
@@ -208,7 +204,7 @@ def _view_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _pair_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _pair_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     matrix = pair_matrix(board.pairs, series)
     if matrix is None:
         return Markup()
@@ -225,7 +221,7 @@ def _pair_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _image_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _image_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     if not series:
         return Markup()
     shown = disagreements(board, series)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,13 +16,10 @@ from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import mask_path
 from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE
-from carvana.leaderboard.records import WAITING, ScoredImage
+from carvana.leaderboard.records import WAITING, LeaderboardData, ScoredImage
 from carvana.leaderboard.report.disagreement import Disagreement, Masks, most_different
 from carvana.leaderboard.report.markup import Markup, element, joined
 from carvana.leaderboard.report.series import Series
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
 UInt8 = NDArray[np.uint8]
 
@@ -32,7 +29,7 @@ _LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not
 _DIMMED = 140  # of 255: how much of the image's light is taken away outside a mask
 
 
-def disagreements(board: Leaderboard, series: Mapping[str, Series]) -> Markup | str:
+def disagreements(board: LeaderboardData, series: Mapping[str, Series]) -> Markup | str:
     """The section's pictures, or a sentence on why there are none."""
     if any(row.status == WAITING for row in board.rows):
         return "Images are compared once no network is waiting any more."

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from carvana.leaderboard.records import LeaderboardData
 from carvana.leaderboard.report.columns import columns
 from carvana.leaderboard.report.facts import facts, notes, one_line, remark, remarks
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
 # A low line within a word is itself, and names that hold one stay readable in the source.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#&]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))")
 
 
-def to_markdown(board: Leaderboard) -> str:
+def to_markdown(board: LeaderboardData) -> str:
     """A list of facts, the table of ranked networks, those without a result and why, and how to read it."""
     parts = [[f"- **{label}**: {escaped(text)}" for label, text in facts(board)]]
     if board.ranked:
@@ -36,7 +33,7 @@ def escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", one_line(text))
 
 
-def _table(board: Leaderboard) -> list[str]:
+def _table(board: LeaderboardData) -> list[str]:
     shown = columns(board)
     lines = [
         [column.heading for column in shown],

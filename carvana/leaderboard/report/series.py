@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from carvana.leaderboard.records import Row
+from carvana.leaderboard.records import LeaderboardData, Row
 from carvana.leaderboard.report.markup import Markup, breakable, element
 from carvana.leaderboard.report.svg import marker
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
 COLOURS = 12
 """How many page.css has; a thirteenth network begins anew."""
@@ -55,6 +51,6 @@ class Series:
         return element("span", self.swatch(), element("span", breakable(self.name), *below), class_="network")
 
 
-def all_series(board: Leaderboard) -> Mapping[str, Series]:
+def all_series(board: LeaderboardData) -> Mapping[str, Series]:
     """Those of the networks that were evaluated, by name, best first."""
     return {row.name: Series(row, place) for place, row in enumerate(board.ranked)}

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from carvana.leaderboard.records import Row
+from carvana.leaderboard.records import LeaderboardData, Row
 from carvana.leaderboard.report.columns import Column, columns
 from carvana.leaderboard.report.facts import remark, remarks
 from carvana.leaderboard.report.markup import Markup, element
 from carvana.leaderboard.report.series import Series
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
 _BELOW = {"name": "init", "dice": "dice_ci95"}
 """Columns that stand in small letters below another one's cells: they are long, and nobody sorts by them."""
@@ -20,7 +16,7 @@ _BELOW = {"name": "init", "dice": "dice_ci95"}
 _WITH_NAME = "arch"  # likewise, and only where it differs from the name
 
 
-def sortable_table(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def sortable_table(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     """Ranked rows, then those without a result, which stay there however the table is sorted."""
     all_columns = {column.key: column for column in columns(board)}
     shown = [column for key, column in all_columns.items() if key not in (*_BELOW.values(), _WITH_NAME)]

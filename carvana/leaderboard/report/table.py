@@ -9,21 +9,18 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from carvana.leaderboard.records import Row, SeedRun
+from carvana.leaderboard.records import LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import Column, brief_columns
 from carvana.leaderboard.report.facts import facts, notes, one_line, remark, remarks
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
 _REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
 
 
-def to_csv(board: Leaderboard) -> str:
+def to_csv(board: LeaderboardData) -> str:
     """One line for each row under one header line, all digits kept.
 
     What is not known is empty. An interval has two columns; what each refit has of its own is a JSON list, such as
@@ -37,7 +34,7 @@ def to_csv(board: Leaderboard) -> str:
     return text.getvalue()
 
 
-def to_text(board: Leaderboard, *, markup: bool = False) -> str:
+def to_text(board: LeaderboardData, *, markup: bool = False) -> str:
     """Facts, table and notes as aligned lines.
 
     Args:
@@ -84,7 +81,7 @@ def _aligned(cells: Iterable[str], shown: Sequence[Column], widths: Sequence[int
     return _GAP.join(padded).rstrip()
 
 
-def _facts(board: Leaderboard) -> list[str]:
+def _facts(board: LeaderboardData) -> list[str]:
     known = facts(board)
     width = max(len(label) for label, _ in known)
     return [f"{label.ljust(width)}{_GAP}{text}" for label, text in known]
