@@ -48,12 +48,12 @@ def compare(
 
     Each network has a process of its own. Run again, it continues with what is missing.
     """
-    from carvana.cli.compare_display import make_watcher
+    from carvana.cli.compare_display import make_progress
     from carvana.cli.leaderboard import show_leaderboard
     from carvana.cli.tables import check_json_target, write_json_result
     from carvana.config import load_config, parse_settings
     from carvana.errors import CarvanaError, ConfigError
-    from carvana.leaderboard.compare import QUICK_RECIPE
+    from carvana.leaderboard.compare import QUICK_CONFIG
     from carvana.leaderboard.compare import compare as run_comparison
     from carvana.leaderboard.entries import is_own_setting
 
@@ -61,7 +61,7 @@ def compare(
         raise typer.BadParameter("name the networks to compare, or take --quick, which has some of its own")
     if quick and config is not None:
         raise ConfigError(
-            f"--quick with --config {config}: --quick is the recipe {QUICK_RECIPE}; leave one of them out"
+            f"--quick with --config {config}: --quick is the recipe {QUICK_CONFIG}; leave one of them out"
         )
     check_json_target(json, replace=replace)
     shared = [setting for setting in settings or [] if not is_own_setting(setting)]
@@ -71,12 +71,12 @@ def compare(
         changes["data.root"] = str(data)
     if "arch" in changes:
         raise ConfigError("--set arch: the networks are the names themselves")
-    source = QUICK_RECIPE if quick else config
+    source = QUICK_CONFIG if quick else config
     board = run_comparison(
         names or (),
         load_config(source, changes) if source or changes else None,
         quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
-        recipe_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_watcher(),
+        recipe_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_progress(),
     )  # fmt: skip
     if json != "-":
         show_leaderboard(board)

@@ -25,7 +25,7 @@ _CURVE = 12
 """Epochs that a curve shows, the last ones."""
 
 
-def make_watcher() -> ComparisonProgress:
+def make_progress() -> ComparisonProgress:
     """The watcher that fits what stderr is connected to."""
     reporter = make_reporter()
     return LiveComparisonProgress(reporter) if isinstance(reporter, LiveReporter) else ComparisonProgress(reporter)

@@ -19,7 +19,7 @@ from rich.text import Text
 from carvana.evaluation.statistics import LEVEL
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import FAILED, Pair, Row, ScoredImage, SeedRun
-from carvana.leaderboard.report.charts import COSTS, LAYOUTS
+from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS
 from carvana.leaderboard.report.columns import COLUMNS, columns
 from carvana.leaderboard.report.facts import notes
 from carvana.leaderboard.report.grids import view_errors
@@ -232,7 +232,7 @@ def test_a_page_is_well_formed_and_complete() -> None:
     page = Balanced(to_html(board))
     assert page.count("h1") == 1
     assert page.count("h2") == 7
-    assert page.count("svg") > len(COSTS) * len(LAYOUTS)
+    assert page.count("svg") > len(COST_AXES) * len(LAYOUTS)
     assert all(row.name in page.texts for row in board.rows[-1:])
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)

@@ -13,14 +13,14 @@ from carvana.leaderboard.report.front import pareto_front
 from carvana.leaderboard.report.labels import Box, place_labels, spread
 from carvana.leaderboard.report.markup import Markup, element, joined
 from carvana.leaderboard.report.series import Series
-from carvana.leaderboard.report.svg import Scale, axes, figure, marker, padded, polyline, text, text_width
+from carvana.leaderboard.report.svg import AxisScale, axes, figure, marker, padded, polyline, text, text_width
 
 _LINE = 15.0  # pixels from one line of text to the next
 _LEAST_ERROR = 1e-6  # a perfect mask has a place on a log scale, too
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChartLayout:
     """The room that a chart has, in pixels; names are replaced by ranks where there is none for them."""
 
     name: str
@@ -44,15 +44,15 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout("wide", 1136, 440, named=True),
-    Layout("medium", 690, 420, named=True),
-    Layout("narrow", 330, 330, named=False),
+    ChartLayout("wide", 1136, 440, named=True),
+    ChartLayout("medium", 690, 420, named=True),
+    ChartLayout("narrow", 330, 330, named=False),
 )
 _TOP = 40.0
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAxis:
     """Something that a network costs.
 
     Attributes:
@@ -77,15 +77,17 @@ class Cost:
         return value / self.unit if value else None
 
 
-COSTS = (
-    Cost("latency_ms", "ms", "ms for one image", lambda v: f"{short(v)} ms", lambda v: f"{v:,.6g}"),
-    Cost("gflops", "GFLOP", "GFLOP for a full image", lambda v: f"{short(v)} GFLOP", lambda v: f"{v:,.6g}"),
-    Cost("params", "params", "parameters", lambda v: millions(round(v)), lambda v: f"{v / 1e6:,.4g} M"),
-    Cost("fit_seconds", "fit", "minutes of training", lambda v: f"{minutes(60 * v)} min", lambda v: f"{v:,.4g}", 60),
+COST_AXES = (
+    CostAxis("latency_ms", "ms", "ms for one image", lambda v: f"{short(v)} ms", lambda v: f"{v:,.6g}"),
+    CostAxis("gflops", "GFLOP", "GFLOP for a full image", lambda v: f"{short(v)} GFLOP", lambda v: f"{v:,.6g}"),
+    CostAxis("params", "params", "parameters", lambda v: millions(round(v)), lambda v: f"{v / 1e6:,.4g} M"),
+    CostAxis(
+        "fit_seconds", "fit", "minutes of training", lambda v: f"{minutes(60 * v)} min", lambda v: f"{v:,.4g}", 60
+    ),
 )
 
 
-def quality_against_cost(series: Iterable[Series], cost: Cost) -> Markup | None:
+def quality_against_cost(series: Iterable[Series], cost: CostAxis) -> Markup | None:
     """Error against a cost, both on log scales, with intervals and the Pareto front; None where no cost is known.
 
     Filled marks are on the front, hollow ones are beaten by another network in both.
@@ -158,11 +160,13 @@ def _finite(record: Mapping[str, float], key: str) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _cost_chart(points: Sequence[tuple[Series, float, float]], front: set[int], cost: Cost, layout: Layout) -> Markup:
+def _cost_chart(
+    points: Sequence[tuple[Series, float, float]], front: set[int], cost: CostAxis, layout: ChartLayout
+) -> Markup:
     ends = [error for _, _, error in points]
     for each, _, _ in points:
         ends += [error for bound in each.row.dice_ci95 or () if (error := error_of(bound)) is not None]
-    x = Scale(*padded([spent for _, spent, _ in points], log=True), layout.left, layout.width - 12, log=True)
+    x = AxisScale(*padded([spent for _, spent, _ in points], log=True), layout.left, layout.width - 12, log=True)
     y = _error_scale(ends, layout)
     marks, obstacles = [], []
     for place, (each, spent, error) in enumerate(points):
@@ -193,13 +197,13 @@ def _cost_chart(points: Sequence[tuple[Series, float, float]], front: set[int], 
     return joined([scales, polyline(steps, class_="front"), *marks, labels])
 
 
-def _error_scale(errors: Sequence[float], layout: Layout) -> Scale:
+def _error_scale(errors: Sequence[float], layout: ChartLayout) -> AxisScale:
     """Small errors at the top, each halving as high as the one before."""
     low, high = padded(errors, log=True, share=0.06)
-    return Scale(high, low, layout.bottom, _TOP, log=True)
+    return AxisScale(high, low, layout.bottom, _TOP, log=True)
 
 
-def _staircase(front: Sequence[tuple[float, float]], x: Scale) -> list[tuple[float, float]]:
+def _staircase(front: Sequence[tuple[float, float]], x: AxisScale) -> list[tuple[float, float]]:
     """The best error for each cost: level from one network of the front to the next, then up."""
     steps: list[tuple[float, float]] = []
     for point in front:
@@ -210,7 +214,11 @@ def _staircase(front: Sequence[tuple[float, float]], x: Scale) -> list[tuple[flo
 
 
 def _labels(
-    points: Sequence[tuple[Series, float, float]], obstacles: Sequence[Box], x: Scale, y: Scale, layout: Layout
+    points: Sequence[tuple[Series, float, float]],
+    obstacles: Sequence[Box],
+    x: AxisScale,
+    y: AxisScale,
+    layout: ChartLayout,
 ) -> Markup:
     sizes = [(text_width(layout.label(each)), _LINE) for each, _, _ in points]
     inside = Box(x.start, y.stop - 6, x.stop + 8, y.start)
@@ -228,11 +236,11 @@ def _labels(
     return joined(parts)
 
 
-def _curve_chart(series: Sequence[Series], layout: Layout) -> Markup:
+def _curve_chart(series: Sequence[Series], layout: ChartLayout) -> Markup:
     curves = [(each, refit, curve_points(refit)) for each in series for refit in each.row.refits]
     curves = [curve for curve in curves if curve[2]]
     room = max(text_width(layout.label(each)) for each in series) + 30
-    x = Scale(0, max(at for *_, points in curves for at, _ in points) * 1.01 or 1, layout.left, layout.width - room)
+    x = AxisScale(0, max(at for *_, points in curves for at, _ in points) * 1.01 or 1, layout.left, layout.width - room)
     y = _error_scale([error_of(dice) or 0 for *_, points in curves for _, dice in points], layout)
     lines: list[Markup] = []
     ends: dict[str, tuple[Series, tuple[float, float]]] = {}
@@ -258,7 +266,9 @@ def _curve_chart(series: Sequence[Series], layout: Layout) -> Markup:
     return joined([scales, *lines, _end_labels(list(ends.values()), x, y, layout)])
 
 
-def _end_labels(ends: Sequence[tuple[Series, tuple[float, float]]], x: Scale, y: Scale, layout: Layout) -> Markup:
+def _end_labels(
+    ends: Sequence[tuple[Series, tuple[float, float]]], x: AxisScale, y: AxisScale, layout: ChartLayout
+) -> Markup:
     heights = spread([top for _, (_, top) in ends], _LINE, y.stop - 4, y.start)
     parts = []
     for (each, (left, top)), height in zip(ends, heights, strict=True):

@@ -12,7 +12,7 @@ from pathlib import PurePath
 import yaml
 
 from carvana.leaderboard.records import WAITING, LeaderboardData
-from carvana.leaderboard.report.charts import COSTS, learning_curves, quality_against_cost
+from carvana.leaderboard.report.charts import COST_AXES, learning_curves, quality_against_cost
 from carvana.leaderboard.report.columns import brief_columns
 from carvana.leaderboard.report.facts import facts, notes, remark, remarks
 from carvana.leaderboard.report.grids import pair_list, pair_matrix, view_table
@@ -142,7 +142,7 @@ def _header_section(board: LeaderboardData) -> Markup:
 
 
 def _cost_section(series: Mapping[str, Series]) -> Markup:
-    charts = [(cost, chart) for cost in COSTS if (chart := quality_against_cost(series.values(), cost))]
+    charts = [(cost, chart) for cost in COST_AXES if (chart := quality_against_cost(series.values(), cost))]
     if not charts:
         return Markup()
     buttons = [

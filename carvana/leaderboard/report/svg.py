@@ -17,7 +17,7 @@ _SHAPES = ("circle", "square", "triangle", "diamond", "inverse", "cross")
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Values to pixels along one axis.
 
     Attributes:
@@ -78,8 +78,8 @@ def figure(width: float, height: float, *parts: str, title: str, description: st
 
 
 def axes(
-    x: Scale,
-    y: Scale,
+    x: AxisScale,
+    y: AxisScale,
     *,
     x_title: str,
     y_title: str,
