@@ -22,10 +22,9 @@ from carvana.leaderboard.records import FAILED, Pair, Row, ScoredImage, SeedRun
 from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS
 from carvana.leaderboard.report.columns import COLUMNS, columns
 from carvana.leaderboard.report.facts import notes
-from carvana.leaderboard.report.grids import view_errors
-from carvana.leaderboard.report.html import to_html, to_html_table
-from carvana.leaderboard.report.markdown import escaped, to_markdown
-from carvana.leaderboard.report.table import to_csv, to_text
+from carvana.leaderboard.report.html import to_html
+from carvana.leaderboard.report.tables import to_html_table, view_errors
+from carvana.leaderboard.report.text import escaped, to_csv, to_markdown, to_text
 
 NASTY = "a|b<script>alert(1)</script>[bold]`c`\n&amp;\"'\\"
 PARTIAL = {
@@ -275,12 +274,23 @@ def test_errors_by_view_are_the_means_of_its_photos() -> None:
             )
 
 
+@pytest.mark.parametrize("board", [PARTIAL["one done"], PARTIAL["not measured yet"]])
+def test_an_unfinished_comparison_says_so_and_ranks_no_costs_yet(board: Leaderboard) -> None:
+    page = to_html(board)
+    assert page.count("ot finished: of ") == 2  # below the title, and first of the facts
+    assert "Best so far" in page
+    assert "Fastest" not in page
+    assert to_text(board).startswith("status        not finished: of ")
+    for finished in (make_board(), PARTIAL["measuring failed"], PARTIAL["failed ones only"]):
+        assert "not finished" not in to_text(finished)
+
+
 def test_pairs_are_told_apart_where_p_is_small() -> None:
     board = make_board()
     page = to_html(board)
     apart = sum(pair.p <= LEVEL for pair in board.pairs)
     assert 0 < apart < len(board.pairs)
-    assert page.count('class="apart"') == page.count("<td>told apart</td>") == apart
+    assert page.count('class="apart"') == page.count("<td>different</td>") == apart
     assert page.count('class="tied"') == len(board.pairs) - apart
 
 

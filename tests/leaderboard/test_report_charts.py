@@ -8,11 +8,9 @@ from boards import make_board
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS, quality_against_cost
-from carvana.leaderboard.report.front import pareto_front
-from carvana.leaderboard.report.labels import Box, place_labels, spread
-from carvana.leaderboard.report.series import all_series
-from carvana.leaderboard.report.svg import AxisScale
+from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS, pareto_front, quality_against_cost
+from carvana.leaderboard.report.markup import all_series
+from carvana.leaderboard.report.svg import AxisScale, Box, place_labels, spread
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))

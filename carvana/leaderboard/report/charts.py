@@ -9,11 +9,19 @@ from itertools import pairwise
 
 from carvana.leaderboard.records import Row, SeedRun
 from carvana.leaderboard.report.columns import interval, millions, minutes, short
-from carvana.leaderboard.report.front import pareto_front
-from carvana.leaderboard.report.labels import Box, place_labels, spread
-from carvana.leaderboard.report.markup import Markup, element, joined
-from carvana.leaderboard.report.series import Series
-from carvana.leaderboard.report.svg import AxisScale, axes, figure, marker, padded, polyline, text, text_width
+from carvana.leaderboard.report.markup import Markup, Series, element, joined, marker
+from carvana.leaderboard.report.svg import (
+    AxisScale,
+    Box,
+    axes,
+    figure,
+    padded,
+    place_labels,
+    polyline,
+    spread,
+    text,
+    text_width,
+)
 
 _LINE = 15.0  # pixels from one line of text to the next
 _LEAST_ERROR = 1e-6  # a perfect mask has a place on a log scale, too
@@ -139,6 +147,27 @@ def learning_curves(series: Iterable[Series]) -> Markup | None:
         )
         for layout in LAYOUTS
     )
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which points no other point beats: none is at most as high in both coordinates and lower in one.
+
+    Args:
+        points: pairs of a cost and an error; the less of either, the better.
+
+    Returns:
+        Places in ``points``, from the cheapest on. Equal points are all on the front or none is.
+
+    Example:
+        >>> pareto_front([(10, 0.2), (20, 0.1), (30, 0.15)])
+        [0, 1]
+    """
+    front: list[int] = []
+    for place in sorted(range(len(points)), key=points.__getitem__):
+        # All before it cost at most as much, so only a smaller error than the last one's keeps it on the front.
+        if not front or points[place][1] < points[front[-1]][1] or points[place] == points[front[-1]]:
+            front.append(place)
+    return front
 
 
 def error_of(dice: float | None) -> float | None:

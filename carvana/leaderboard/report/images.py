@@ -18,8 +18,7 @@ from carvana.evaluation.spool import mask_path
 from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE
 from carvana.leaderboard.records import WAITING, LeaderboardData, ScoredImage
 from carvana.leaderboard.report.disagreement import Disagreement, Masks, most_different
-from carvana.leaderboard.report.markup import Markup, element, joined
-from carvana.leaderboard.report.series import Series
+from carvana.leaderboard.report.markup import Markup, Series, element, joined
 
 UInt8 = NDArray[np.uint8]
 

@@ -1,4 +1,4 @@
-"""The charts that are tables: Dice by view angle as a heat map, and who can be told from whom as a matrix."""
+"""The leaderboard's HTML tables: networks to sort, a heat map of views, a matrix of pairs, and one for notebooks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,59 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from carvana.evaluation.statistics import LEVEL
-from carvana.leaderboard.records import Pair, ScoredImage
-from carvana.leaderboard.report.columns import MISSING, interval
-from carvana.leaderboard.report.markup import Markup, element
-from carvana.leaderboard.report.series import Series
+from carvana.leaderboard.records import LeaderboardData, Pair, Row, ScoredImage
+from carvana.leaderboard.report.columns import MISSING, Column, brief_columns, columns, interval
+from carvana.leaderboard.report.facts import remark, remarks
+from carvana.leaderboard.report.markup import Markup, Series, element
+
+_BELOW = {"name": "init", "dice": "dice_ci95"}
+"""Columns that stand in small letters below the cells of another one: they are long and rarely sorted by."""
+
+_WITH_NAME = "arch"  # likewise, and only where it differs from the name
 
 _TURN = 360 / 16  # degrees from one of Carvana's views to the next
 _HOTTEST = 62  # per cent of the colour of heat; more would make the numbers hard to read
 
 
+def sortable_table(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
+    """Ranked rows, then those without a result, which stay at the end however the table is sorted."""
+    all_columns = {column.key: column for column in columns(board)}
+    shown = [column for key, column in all_columns.items() if key not in (*_BELOW.values(), _WITH_NAME)]
+    below = {key: all_columns[lower] for key, lower in _BELOW.items() if lower in all_columns}
+    head = element("tr", *(_heading(column, below.get(column.key)) for column in shown))
+    body = [_ranked(series[row.name], shown, below) for row in board.ranked]
+    others = [_unranked(row, len(shown)) for row in remarks(board) if not row.ok]
+    return element("table", element("thead", head), element("tbody", *body, *others), class_="sortable")
+
+
+def to_html_table(board: LeaderboardData) -> str:
+    """The table in a notebook: the columns of a terminal, in the notebook's own style."""
+    shown = brief_columns(board)
+    align = ["text-align: right" if column.numeric else "text-align: left" for column in shown]
+    head = [
+        element("th", column.heading, scope="col", title=column.meaning, style=style)
+        for column, style in zip(shown, align, strict=True)
+    ]
+    body = [
+        element(
+            "tr", *(element("td", column.cell(row), style=style) for column, style in zip(shown, align, strict=True))
+        )
+        for row in board.ranked
+    ]
+    others = [
+        element(
+            "tr",
+            element("td"),
+            element("td", row.name, style="text-align: left"),
+            element("td", remark(row), colspan=len(shown) - 2, style="text-align: left"),
+        )
+        for row in remarks(board)
+    ]
+    return element("table", element("thead", element("tr", *head)), element("tbody", *body, *others))
+
+
 def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The mean of 1 - Dice by view and network; empty where images tell no two views apart."""
+    """The mean of 1 - Dice by view and network; empty unless the images have two views or more."""
     errors: dict[str, dict[str, list[float]]] = {}
     for image in images:
         if image.view:
@@ -33,7 +75,7 @@ def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str
 
 
 def view_table(images: Sequence[ScoredImage], series: Mapping[str, Series]) -> Markup | None:
-    """A heat map of networks by views, the darker the larger the error; None where there are no views."""
+    """A heat map of networks by views, darker for larger errors; None without views."""
     errors = view_errors(images, list(series))
     if not errors or not series:
         return None
@@ -57,7 +99,7 @@ def view_table(images: Sequence[ScoredImage], series: Mapping[str, Series]) -> M
 
 
 def pair_matrix(pairs: Sequence[Pair], series: Mapping[str, Series]) -> Markup | None:
-    """Each network against those below it: by how much it is better, and whether that can be told; None for one."""
+    """Each network against those ranked below it: the gap, and whether it is significant; None for one network."""
     found = {(pair.better, pair.worse): pair for pair in pairs if pair.better in series and pair.worse in series}
     if not found:
         return None
@@ -99,16 +141,56 @@ def pair_list(pairs: Sequence[Pair]) -> Markup:
             element("td", f"{1e4 * pair.gap:.1f}", class_="number"),
             element("td", interval(pair.ci95, scale=1e4, digits=1), class_="number"),
             element("td", _p(pair.p), class_="number"),
-            element("td", "told apart" if told_apart(pair) else "tied"),
+            element("td", "different" if significant(pair) else "tied"),
         )
         for pair in pairs
     ]
     return element("table", element("thead", element("tr", *head)), element("tbody", *body), class_="list")
 
 
-def told_apart(pair: Pair) -> bool:
-    """Whether chance does not explain the gap."""
+def significant(pair: Pair) -> bool:
+    """Whether the gap is larger than chance explains."""
     return pair.p <= LEVEL
+
+
+def _heading(column: Column, below: Column | None) -> Markup:
+    return element(
+        "th",
+        column.heading,
+        element("small", below.heading) if below else "",
+        scope="col",
+        title=f"{column.meaning} {below.meaning if below else ''}".strip(),
+        class_="number" if column.numeric else None,
+        data_key=column.key,
+        data_best="high" if column.more_is_better else None,
+    )
+
+
+def _ranked(series: Series, shown: Sequence[Column], below: Mapping[str, Column]) -> Markup:
+    row = series.row
+    cells = []
+    for column in shown:
+        value = column.value(row)
+        small = [element("small", below[column.key].cell(row))] if column.key in below else []
+        if column.key == "name":
+            small += [element("small", row.arch)] if row.arch and row.arch != row.name else []
+            small += [element("small", remark(row))] if row.failed else []
+            cells.append(element("th", series.label(*small), scope="row", data_value=row.name))
+        else:
+            number = "number" if column.numeric else None
+            known = None if value is None else repr(value) if isinstance(value, float) else str(value)
+            cells.append(element("td", column.cell(row), *small, class_=number, data_value=known))
+    return element("tr", *cells, class_="best" if row.rank == 1 or row.tied_with_best else None)
+
+
+def _unranked(row: Row, width: int) -> Markup:
+    return element(
+        "tr",
+        element("td"),
+        element("th", element("span", row.name, class_="network"), scope="row"),
+        element("td", element("span", remark(row)), colspan=width - 2, class_="remark"),
+        class_="unranked" if row.failed else "unranked waiting",
+    )
 
 
 def _view_heading(view: str) -> Markup:
@@ -129,7 +211,7 @@ def _heat(error: float | None, low: float, high: float) -> Markup:
 def _pair_cell(pair: Pair | None) -> Markup:
     if pair is None:
         return element("td", MISSING)
-    apart = told_apart(pair)
+    apart = significant(pair)
     title = (
         f"{pair.better} - {pair.worse}: {1e4 * pair.gap:.1f} "
         f"({interval(pair.ci95, scale=1e4, digits=1)}), adjusted p {_p(pair.p)}"
