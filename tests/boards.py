@@ -12,10 +12,10 @@ import numpy as np
 
 from carvana.data.io.images import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
-from carvana.evaluation.statistics import pairwise_p
+from carvana.evaluation.statistics import bootstrap_interval, pairwise_p
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import FAILED, WAITING, Header, Pair, Row, ScoredImage, SeedRun
-from carvana.metrics import bootstrap_interval, dice
+from carvana.metrics import dice
 
 # name, error x 1e4, parameters, GFLOP, ms, minutes of training
 NETWORKS = (

@@ -15,9 +15,9 @@ from carvana.evaluation.evaluate import Evaluation, count_images, summarise
 from carvana.evaluation.plots import worst_images
 from carvana.evaluation.samples import read_run_split
 from carvana.evaluation.spool import Spool, mask_path
+from carvana.evaluation.thresholds import ImageCounts, best_threshold
 from carvana.folds import Folds
 from carvana.inference.predictor import Predictor
-from carvana.thresholds import ImageCounts, best_threshold
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 

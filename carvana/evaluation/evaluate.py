@@ -15,11 +15,12 @@ from carvana.data.io.images import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import Spool
+from carvana.evaluation.statistics import bootstrap_interval
+from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
 from carvana.inference.base import BasePredictor, P
+from carvana.inference.levels import threshold_index
 from carvana.inference.pipeline import ordered_map, run_batches
 from carvana.inference.prediction import Prediction
-from carvana.metrics import bootstrap_interval
-from carvana.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
 from carvana.utils.deprecated import Attribute, renamed
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter, track

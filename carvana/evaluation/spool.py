@@ -15,8 +15,8 @@ from carvana.data.io.images import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError, cause
 from carvana.inference.inputs import refuse_equal_stems
+from carvana.inference.levels import threshold_index
 from carvana.inference.pipeline import ordered_map
-from carvana.thresholds import threshold_index
 from carvana.utils.files import scratch_folder
 from carvana.utils.progress import Reporter, track
 
@@ -59,7 +59,7 @@ class Spool:
             raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
 
     def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
-        """Keep one image's levels (H, W): see :func:`carvana.thresholds.levels`. Safe in any thread."""
+        """Keep one image's levels (H, W): see :func:`carvana.inference.levels.levels`. Safe in any thread."""
         shape = np.array(graded.shape, np.int64).tobytes()
         self._place(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
 

@@ -74,7 +74,7 @@ def finish_on_device(mixture: Mixture, threshold: float, want: Want) -> Finished
     mask = (probabilities > threshold).to(torch.uint8).cpu().numpy()
     graded = None
     if want == "levels":
-        # See carvana.thresholds.levels for the factor.
+        # See carvana.inference.levels.levels for the factor.
         graded = (probabilities * (256 * (1 - 2**-24))).clamp_(0, 255).to(torch.uint8).cpu().numpy()
     return FinishedPrediction(mask, graded, threshold)
 

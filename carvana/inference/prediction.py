@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.errors import ConfigError
-from carvana.thresholds import levels
+from carvana.inference.levels import levels
 
 FloatMap = NDArray[np.float32]
 
@@ -47,7 +47,7 @@ class Prediction:
     def levels(self) -> NDArray[np.uint8]:
         """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
 
-        It holds for each t that is a multiple of 1/256: see :func:`carvana.thresholds.levels`.
+        It holds for each t that is a multiple of 1/256: see :func:`carvana.inference.levels.levels`.
         """
         return levels(self.probabilities)
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import DataError, RunError
-from carvana.evaluation.statistics import LEVEL, pairwise_p
+from carvana.evaluation.statistics import LEVEL, bootstrap_interval, pairwise_p
 from carvana.leaderboard.plan import Trial
 from carvana.leaderboard.records import FAILED, OK, WAITING, Pair, Row, ScoredImage, SeedRun
-from carvana.metrics import bootstrap_interval
 from carvana.run import Run, read_record
 
 WORST = 0.01

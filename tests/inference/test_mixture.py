@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from carvana.errors import ConfigError
+from carvana.inference.levels import THRESHOLDS
 from carvana.inference.mixture import Mixture, finish_on_device
-from carvana.thresholds import THRESHOLDS
 
 
 def mixture(*sizes: tuple[int, int], photo: tuple[int, int] = (83, 121)) -> Mixture:

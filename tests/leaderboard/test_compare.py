@@ -20,11 +20,12 @@ from carvana.config import FitConfig
 from carvana.data.check.resolution_limit import best_dice
 from carvana.data.io.images import read_mask
 from carvana.errors import ConfigError, RunError
+from carvana.evaluation.statistics import bootstrap_interval
 from carvana.leaderboard import compare as comparison
 from carvana.leaderboard import executor
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.worker_pool import WorkerJob
-from carvana.metrics import bootstrap_interval, dice
+from carvana.metrics import dice
 from carvana.run import Run
 from carvana.training.fit import fit
 from carvana.utils.progress import SilentReporter

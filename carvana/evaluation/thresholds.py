@@ -1,7 +1,6 @@
-"""How good the masks of an image's probabilities are at every threshold at once, and which threshold to take.
+"""Scores of an image's probabilities at every threshold of the grid in one pass, and the choice of a threshold.
 
-Thresholds lie on a grid of 1/256. A probability's *level* is the number of grid thresholds below it, so a histogram of
-levels knows the mask ``probability > threshold`` of every grid threshold exactly, 0.5 included.
+A histogram of levels (``carvana.inference.levels``) holds the counts of every threshold's mask exactly.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carvana.errors import DataError
+from carvana.inference.levels import THRESHOLDS, levels, threshold_index
 from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, surroundings
-
-THRESHOLDS: NDArray[np.float64] = np.arange(1, 256) / 256
-"""The grid: 1/256, 2/256, ..., 255/256."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +45,7 @@ def threshold_counts(
     """Compare one image's probabilities with its true mask at all thresholds in one pass.
 
     Args:
-        probabilities: (H, W), floats in [0, 1], or the levels that :func:`levels` makes of them.
+        probabilities: (H, W), floats in [0, 1], or their levels.
         target: the true mask (H, W).
         width: of the boundary band on either side, in pixels.
 
@@ -68,31 +65,6 @@ def threshold_counts(
     graded, true = np.ascontiguousarray(graded[window]), np.ascontiguousarray(true[window])
     band = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, disk(width))
     return _compact(*whole, *_histograms(graded, true, band))
-
-
-def levels(probabilities: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Count the grid thresholds below each probability: 8 bits that keep ``probability > threshold`` exact on the grid.
-
-    Args:
-        probabilities: float32 in [0, 1]; or uint8, taken to be levels already and handed back.
-
-    >>> levels(np.array([0.0, 0.5, 0.50001, 1.0]))
-    array([  0, 127, 128, 255], dtype=uint8)
-    """
-    if probabilities.dtype == np.uint8:
-        return probabilities  # type: ignore[return-value]
-    # A hair less than 256: truncation then gives ceil(256 p) - 1, exactly, for every float32 p in (0, 1].
-    scaled = np.multiply(probabilities, np.float32(256 * (1 - 2**-24)), dtype=np.float32)
-    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)  # interpolation leaves [0, 1] by a rounding at times
-
-
-def threshold_index(threshold: float) -> int:
-    """The place on the grid that is nearest to ``threshold``.
-
-    >>> float(THRESHOLDS[threshold_index(0.5)])
-    0.5
-    """
-    return int(np.clip(round(threshold * 256), 1, 255)) - 1
 
 
 def best_threshold(counts: Sequence[ImageCounts]) -> float:
