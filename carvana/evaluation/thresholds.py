@@ -19,7 +19,7 @@ from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_sha
 
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
-    """What one image contributes at every threshold of the grid, in 4 KB: images may be many.
+    """The counts of one image at every threshold of the grid, in 4 KB.
 
     Attributes:
         histograms: (4, 256), pixels at each level: the object's and the background's of the whole image, then the
@@ -35,7 +35,7 @@ class ImageCounts:
 
     @property
     def band(self) -> Confusion:
-        """Those near the true boundary, or over the whole image where the truth has no boundary."""
+        """The counts near the true boundary, or over the whole image where the true mask has no boundary."""
         return _at_every_threshold(*self.histograms[2:])
 
 
@@ -83,10 +83,10 @@ def best_threshold(counts: Sequence[ImageCounts]) -> float:
 def cross_fitted_thresholds(
     counts: Sequence[ImageCounts], groups: Sequence[str], *, folds: int = 5, seed: int = 0
 ) -> NDArray[np.float64]:
-    """For each image the threshold that is best on other groups, so that the choice cannot flatter its score.
+    """For each image the threshold that is best on other groups, so that its choice does not flatter the score.
 
     The groups are dealt out to ``folds`` parts, and each part's threshold is chosen on the others (cross-fitting:
-    Chernozhukov et al. 2018, https://doi.org/10.1111/ectj.12097). One group leaves nothing to choose on: 0.5 for all.
+    Chernozhukov et al. 2018, https://doi.org/10.1111/ectj.12097). With one group all thresholds are 0.5.
 
     Returns:
         (N,) in (0, 1).
@@ -140,7 +140,7 @@ def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np
     step = max(1, 2**23 // max(1, graded.shape[1]))  # OpenCV counts in float32, which is exact up to 2**24
     for start in range(0, graded.shape[0], step):
         rows = slice(start, start + step)
-        # Most pixels are level 0, and adding to one place again and again is slow: those are counted apart.
+        # Most pixels are level 0, and adding to one bin again and again is slow: they are counted separately.
         doubtful = cv2.bitwise_and(mask[rows], (graded[rows] > 0).view(np.uint8))
         part = cv2.calcHist([graded[rows]], [0], doubtful, [256], [0, 256]).ravel().astype(np.int64)
         part[0] = cv2.countNonZero(mask[rows]) - cv2.countNonZero(doubtful)

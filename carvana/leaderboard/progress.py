@@ -15,7 +15,7 @@ _INTERVAL = 0.25
 """Seconds between two messages about the progress of a task."""
 
 
-class WorkerReporter:
+class WorkerReporter(Reporter):
     """A Reporter that sends everything to another process, as tuples of a kind and its values.
 
     Args:
