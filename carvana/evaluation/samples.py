@@ -131,7 +131,7 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(
             f"{first.image}: this image or its mask {first.masks[0]} has changed since {run.path} was begun "
-            f"({len(differing)} of {len(samples)} images have): name the run's own data folder, unchanged, with --root; "
+            f"({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root; "
             f"take other images with evaluate --data, or with a new fit and --init {run.path}"
         )
 
