@@ -246,8 +246,8 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
 
 
 def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:
-    place = threshold_index(threshold)
-    whole, band = counts.whole[place], counts.band[place]
+    index = threshold_index(threshold)
+    whole, band = counts.whole[index], counts.band[index]
     return ImageScore(
         image=sample.name,
         group=sample.group,

@@ -86,12 +86,12 @@ def contact_sheet(
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     if title:
         figure.text(gap / width, 1 - head / 2 / height, title, size=13, weight="bold", va="center")
-    for place, thumbnail in enumerate(thumbnails):
-        row, column = divmod(place, columns)
+    for index, thumbnail in enumerate(thumbnails):
+        row, column = divmod(index, columns)
         left = gap + column * (cell_width + gap)
         top = head + gap + row * (cell_height + line + gap)
         if titles:
-            figure.text(left / width, 1 - (top + line / 2) / height, titles[place], size=9.5, va="center")
+            figure.text(left / width, 1 - (top + line / 2) / height, titles[index], size=9.5, va="center")
         # Whole pixels of the sheet, so that nothing is resampled and thin errors stay visible.
         figure.figimage(thumbnail, xo=left, yo=height - top - line - thumbnail.shape[0])
     _save(figure, path)

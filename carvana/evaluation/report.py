@@ -130,5 +130,5 @@ def draw_pictures(
 
 def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
     """Samples evenly spread over the list, so that many groups and views are shown."""
-    places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    return [samples[place] for place in places]
+    indices = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
+    return [samples[index] for index in indices]

@@ -114,11 +114,11 @@ def rank(
     rows = [
         replace(
             row,
-            rank=1 + sum(other > means[place] for other in means),
-            p_best=float(p[0, place]),
-            tied_with_best=bool(p[0, place] > LEVEL),
+            rank=1 + sum(other > means[index] for other in means),
+            p_best=float(p[0, index]),
+            tied_with_best=bool(p[0, index] > LEVEL),
         )
-        for place, (row, _) in enumerate(scored)
+        for index, (row, _) in enumerate(scored)
     ]
     pairs = [
         Pair(
@@ -137,9 +137,9 @@ def rank(
             sample.view,
             path=str(sample.image),
             mask=_mask_paths(sample),
-            dice={row.name: float(dice[place]) for row, dice in scored},
+            dice={row.name: float(dice[index]) for row, dice in scored},
         )
-        for place, sample in enumerate(samples)
+        for index, sample in enumerate(samples)
     )
     others.sort(key=lambda row: row.status == WAITING)
     return (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), images

@@ -147,7 +147,7 @@ class _Worker:
             time.sleep(_TICK / 10)
 
     def ended(self) -> bool:
-        # The pipe's end does not tell: a reader process that lives a moment longer holds it open.
+        # A closed pipe would not show it: a reader process that lives a moment longer holds it open.
         return self.process.poll() is not None
 
     def reason(self) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from carvana.leaderboard.records import LeaderboardData, Row
 
 MISSING = "–"  # noqa: RUF001 (an en dash is meant)
-"""What stands for a value that is not known."""
+"""The text for a value that is not known."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Column:
     """One column.
 
     Attributes:
-        key: names it in ids and tests.
-        heading: what stands above it.
+        key: its name in ids and tests.
+        heading: the text above it.
         meaning: one sentence for a tooltip or a legend.
-        value: what it is sorted by; None where it is not known.
-        text: how a known value is shown.
+        value: the value to sort by; None where it is not known.
+        text: a known value as text.
         numeric: whether it is aligned on the right.
         more_is_better: whether its largest value is the best one.
         brief: whether it belongs to tables with little room.
@@ -41,7 +41,7 @@ class Column:
 
 
 def columns(board: LeaderboardData) -> tuple[Column, ...]:
-    """The columns that hold anything for this board: the spread of refits needs several seeds, for one."""
+    """The columns that have a value in this board; the spread, for example, needs several seeds."""
     return tuple(
         column
         for column in COLUMNS
@@ -50,7 +50,7 @@ def columns(board: LeaderboardData) -> tuple[Column, ...]:
 
 
 def brief_columns(board: LeaderboardData) -> tuple[Column, ...]:
-    """Those of them that fit a terminal."""
+    """The columns that fit a terminal."""
     return tuple(column for column in columns(board) if column.brief)
 
 
@@ -136,7 +136,7 @@ COLUMNS = (
     Column(
         "rank",
         "#",
-        "Rank by Dice; = marks networks that cannot be told from the best.",
+        "Rank by Dice; = marks networks that are tied with the best.",
         _field("rank"),
         _rank,
         brief=True,
@@ -144,7 +144,7 @@ COLUMNS = (
     Column(
         "name",
         "network",
-        "The name it was asked for by.",
+        "The name as it was given.",
         _field("name"),
         lambda row: " ".join(row.name.split()),
         numeric=False,
@@ -153,7 +153,7 @@ COLUMNS = (
     Column(
         "arch",
         "architecture",
-        "What the network is, where its name is another one.",
+        "The architecture, if the name is another one.",
         lambda row: row.arch if row.arch not in ("", row.name) else None,
         lambda row: row.arch,
         numeric=False,
@@ -161,7 +161,7 @@ COLUMNS = (
     Column(
         "init",
         "init",
-        "What the first weights were.",
+        "The kind of first weights.",
         _field("init"),
         lambda row: str(row.init),
         numeric=False,
@@ -187,7 +187,7 @@ COLUMNS = (
     Column(
         "dice_spread",
         "spread",
-        "Of the trainings with different seeds: the largest Dice minus the smallest.",
+        "The largest Dice minus the smallest of trainings with different seeds.",
         _field("dice_spread"),
         _number("dice_spread"),
         brief=True,
@@ -211,7 +211,7 @@ COLUMNS = (
     Column(
         "dice_worst",
         "worst 1%",
-        "Mean Dice of the worst hundredth of the images, one at the least.",
+        "Mean Dice of the worst hundredth of the images, at least one.",
         _field("dice_worst"),
         _number("dice_worst"),
         more_is_better=True,
@@ -220,7 +220,7 @@ COLUMNS = (
     Column(
         "params",
         "params",
-        "Numbers that training could change, in millions.",
+        "Trainable parameters, in millions.",
         _field("params"),
         lambda row: millions(row.params or 0),
         brief=True,
@@ -235,7 +235,7 @@ COLUMNS = (
     Column(
         "latency_ms",
         "ms",
-        "Prediction of one image, from the array of pixels to the mask, measured alone.",
+        "Prediction of one image, from the array of pixels to the mask, with nothing else running.",
         _field("latency_ms"),
         _short("latency_ms"),
         brief=True,
@@ -243,7 +243,7 @@ COLUMNS = (
     Column(
         "images_per_s",
         "images/s",
-        "Prediction of many images in batches, measured alone.",
+        "Prediction of many images in batches, with nothing else running.",
         _field("images_per_s"),
         _short("images_per_s"),
         more_is_better=True,
@@ -251,7 +251,7 @@ COLUMNS = (
     Column(
         "peak_memory_mb",
         "MB",
-        "Peak memory of prediction; on a CPU that of the whole process.",
+        "Peak memory of prediction; on a CPU of the whole process.",
         _field("peak_memory_mb"),
         lambda row: f"{row.peak_memory_mb:,.0f}",
     ),
@@ -282,10 +282,10 @@ COLUMNS = (
     Column(
         "ceiling",
         "ceiling",
-        "The Dice that a perfect network would reach, trained at that size on these images.",
+        "The Dice that a perfect network would reach at that training size on these images.",
         _field("ceiling"),
         _number("ceiling"),
         more_is_better=True,
     ),
 )
-"""All columns, in the order in which they stand."""
+"""All columns, in their order."""

@@ -128,10 +128,10 @@ def _cost_section(series: Mapping[str, Series]) -> Markup:
     buttons = [
         element(
             "label",
-            element("input", type="radio", name="cost", id=f"by-{cost.key}", checked=place == 0),
+            element("input", type="radio", name="cost", id=f"by-{cost.key}", checked=index == 0),
             cost.heading,
         )
-        for place, (cost, _) in enumerate(charts)
+        for index, (cost, _) in enumerate(charts)
     ]
     shown = [element("div", chart, class_=f"cost by-{cost.key}") for cost, chart in charts]
     return _section(

@@ -46,7 +46,7 @@ def disagreements(board: LeaderboardData, series: Mapping[str, Series]) -> Marku
     chosen = most_different(images, list(with_masks), read)
     if not chosen:
         return "The masks could not be found when this page was written."
-    shown = [_article(each, samples[each.image.image], with_masks, place) for place, each in enumerate(chosen, start=1)]
+    shown = [_article(each, samples[each.image.image], with_masks, index) for index, each in enumerate(chosen, start=1)]
     return joined(shown)
 
 
@@ -58,8 +58,8 @@ def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) ->
     height, width = (min(window, whole) for window, whole in zip(size, weights.shape, strict=True))
     sums = cv2.integral(weights, sdepth=cv2.CV_64F)
     held = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    places = np.argwhere(held >= held.max() * (1 - 1e-6))
-    row, column = places[np.argmin(np.square(places - places.mean(axis=0)).sum(axis=1))]
+    corners = np.argwhere(held >= held.max() * (1 - 1e-6))
+    row, column = corners[np.argmin(np.square(corners - corners.mean(axis=0)).sum(axis=1))]
     return int(row), int(column)
 
 
@@ -72,7 +72,7 @@ def _read_masks(sample: Sample, series: Iterable[Series]) -> list[UInt8] | None:
     return masks if len({mask.shape for mask in masks}) == 1 else None
 
 
-def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], place: int) -> Markup:
+def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], index: int) -> Markup:
     """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
     scored, masks = chosen.image, _read_masks(sample, series.values())
     assert masks is not None
@@ -108,9 +108,9 @@ def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series],
         element("h3", scored.image),
         element("p", ", ".join(filter(None, words)), class_="muted"),
         # Shared by all tiles, each of which lays its own transparent picture over it.
-        element("style", Markup(f"#image-{place} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
+        element("style", Markup(f"#image-{index} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
         element("div", whole, element("div", *tiles, class_="tiles"), class_="side-by-side"),
-        id=f"image-{place}",
+        id=f"image-{index}",
         class_="image",
     )
 

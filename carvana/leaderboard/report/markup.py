@@ -10,7 +10,7 @@ from html import escape
 from carvana.leaderboard.records import LeaderboardData, Row
 
 COLOURS = 12
-"""How many page.css has; a thirteenth network begins anew."""
+"""Colours in page.css; the thirteenth network has the first one again."""
 
 _SHAPES = ("circle", "square", "triangle", "diamond", "inverse", "cross")
 
@@ -60,10 +60,10 @@ def breakable(name: str) -> Markup:
 
 
 def marker(
-    x: float, y: float, place: int, *, radius: float = 5.5, title: str | None = None, class_: str = ""
+    x: float, y: float, index: int, *, radius: float = 5.5, title: str | None = None, class_: str = ""
 ) -> Markup:
-    """A network's mark. The first six places have different shapes, so that colour is not all that tells them apart."""
-    shape = _SHAPES[place % len(_SHAPES)]
+    """A network's mark. The first six places have different shapes, so that colour is not the only difference."""
+    shape = _SHAPES[index % len(_SHAPES)]
     children = [element("title", title)] if title else []
     names = f"mark {class_}".strip()
     if shape == "circle":
@@ -88,41 +88,41 @@ class Series:
 
     Attributes:
         row: its numbers.
-        place: from 0, in the order of the rows.
+        index: from 0, in the order of the rows.
     """
 
     row: Row
-    place: int
+    index: int
 
     @property
     def name(self) -> str:
-        """Of the network."""
+        """The network's name."""
         return self.row.name
 
     @property
     def number(self) -> str:
-        """What stands for it where there is no room for its name."""
-        return str(self.row.rank if self.row.rank is not None else self.place + 1)
+        """Its rank, for where there is no room for its name."""
+        return str(self.row.rank if self.row.rank is not None else self.index + 1)
 
     @property
     def class_(self) -> str:
         """The class by which page.css gives it a colour and, from the seventh on, dashes."""
-        return f"s{self.place % COLOURS}"
+        return f"s{self.index % COLOURS}"
 
     def swatch(self) -> Markup:
-        """Its mark, to stand beside its name."""
+        """Its mark, to be put beside its name."""
         return element(
-            "svg", marker(8, 8, self.place), viewBox="0 0 16 16", class_=f"swatch {self.class_}", aria_hidden="true"
+            "svg", marker(8, 8, self.index), viewBox="0 0 16 16", class_=f"swatch {self.class_}", aria_hidden="true"
         )
 
     def label(self, *below: str) -> Markup:
-        """Its mark and its name, and what stands below the name."""
+        """Its mark and its name, with more below the name."""
         return element("span", self.swatch(), element("span", breakable(self.name), *below), class_="network")
 
 
 def all_series(board: LeaderboardData) -> Mapping[str, Series]:
-    """Those of the networks that were evaluated, by name, best first."""
-    return {row.name: Series(row, place) for place, row in enumerate(board.ranked)}
+    """The networks that were evaluated, by name, best first."""
+    return {row.name: Series(row, index) for index, row in enumerate(board.ranked)}
 
 
 def _attribute(key: str, value: str | float | bool | None) -> str:

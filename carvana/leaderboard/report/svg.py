@@ -10,12 +10,12 @@ from itertools import product
 from carvana.leaderboard.report.markup import Markup, element, joined
 
 FONT = 12.0
-"""Pixels, of all text in charts; page.css says the same."""
+"""The font size of charts in pixels, as in page.css."""
 
 _CHARACTER = 0.57  # of the font size: a little more than the mean width of a letter in the fonts of systems
 _STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
 _OFFSETS = (0.0, *(sign * step for step in (0.9, 1.6, 2.4, 3.4, 4.4, 5.4, 6.6, 8.0) for sign in (-1, 1)))
-"""How far up or down a label may go, in its heights."""
+"""Offsets of a label up or down, in its heights."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def padded(values: Sequence[float], *, log: bool, share: float = 0.08) -> tuple[
 
 
 def text_width(text: str, size: float = FONT) -> float:
-    """How wide a text is, about, in pixels."""
+    """The approximate width of a text in pixels."""
     return _CHARACTER * size * len(text)
 
 
 def figure(width: float, height: float, *parts: str, title: str, description: str, class_: str = "") -> Markup:
-    """A drawing with a name and what it shows in words, for those who do not see it."""
+    """A drawing with a title and a description for screen readers."""
     return element(
         "svg",
         element("title", title),
@@ -89,7 +89,7 @@ def axes(
     y_format: Callable[[float], str],
     x_ticks: int = 6,
 ) -> Markup:
-    """Grid lines, their labels and both titles: that of y stands above the plot, where it is read first."""
+    """Grid lines, their labels and both titles; that of y is above the plot, where it is read first."""
     parts = []
     for value in y.ticks():
         parts.append(element("line", x1=x.start, x2=x.stop, y1=y(value), y2=y(value), class_="grid"))
@@ -109,7 +109,7 @@ def text(x: float, y: float, content: str, *, class_: str = "label", anchor: str
 
 
 def polyline(points: Sequence[tuple[float, float]], *, class_: str, title: str | None = None) -> Markup:
-    """A line through points, with a title that shows where the mouse rests on it."""
+    """A line through points, with a title as its tooltip."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     children = [element("title", title)] if title else []
     return element("polyline", *children, points=path, class_=class_)
@@ -132,7 +132,7 @@ class Box:
 
     @property
     def area(self) -> float:
-        """Its own."""
+        """The area of the box."""
         return (self.right - self.left) * (self.bottom - self.top)
 
 
@@ -146,21 +146,21 @@ def place_labels(
 ) -> list[Box]:
     """A box for the label of each point: near it, inside the plot, and on as little as possible of what is there.
 
-    Each label in turn takes the best of some dozens of places beside, above and below its point; those whose points
-    have the most company choose first.
+    Each label in turn is put at the best of some dozens of positions beside, above and below its point; labels of the
+    most crowded points come first.
 
     Args:
         points: the (x, y) of each.
         sizes: the (width, height) of each label.
-        inside: what no label may leave.
-        obstacles: what labels should keep off: marks, whiskers.
+        inside: the box that no label may leave.
+        obstacles: boxes that labels should not cover: marks, whiskers.
         distance: in pixels, between a point and its label at the least.
     """
     taken = list(obstacles)
     placed: dict[int, Box] = {}
-    for index in sorted(range(len(points)), key=lambda index: -_company(points, index)):
-        boxes = list(_places(points[index], sizes[index], distance))
-        best = min(boxes, key=lambda choice: _trouble(choice[0], choice[1], inside, taken))[0]
+    for index in sorted(range(len(points)), key=lambda index: -_crowding(points, index)):
+        boxes = list(_positions(points[index], sizes[index], distance))
+        best = min(boxes, key=lambda choice: _penalty(choice[0], choice[1], inside, taken))[0]
         placed[index] = best
         taken.append(best)
     return [placed[index] for index in range(len(points))]
@@ -203,16 +203,16 @@ def _linear_ticks(low: float, high: float, count: int) -> list[float]:
     rough = (high - low) / count
     size = 10.0 ** math.floor(math.log10(rough))
     step = size * next(nice for nice in (1, 2, 5, 10) if nice * size >= rough)
-    return [place * step for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _company(points: Sequence[tuple[float, float]], index: int) -> float:
+def _crowding(points: Sequence[tuple[float, float]], index: int) -> float:
     x, y = points[index]
     return sum(1 / (1 + (abs(x - a) / 60 + abs(y - b) / 20)) for a, b in points)
 
 
-def _places(point: tuple[float, float], size: tuple[float, float], distance: float) -> Iterable[tuple[Box, float]]:
-    """Boxes round a point, each with how little it is liked: right before left, near before far."""
+def _positions(point: tuple[float, float], size: tuple[float, float], distance: float) -> Iterable[tuple[Box, float]]:
+    """Boxes around a point, each with a penalty: right before left, near before far."""
     (x, y), (width, height) = point, size
     near, far, middle = distance, 4 * distance, -width / 2
     sides = ((near, 0.0), (-near - width, 1.0), (middle, 2.0), (far, 4.0), (-far - width, 5.0))
@@ -223,6 +223,6 @@ def _places(point: tuple[float, float], size: tuple[float, float], distance: flo
         yield Box(x + shift, top, x + shift + width, top + height), dislike + 1.5 * abs(step)
 
 
-def _trouble(box: Box, dislike: float, inside: Box, taken: Sequence[Box]) -> float:
+def _penalty(box: Box, dislike: float, inside: Box, taken: Sequence[Box]) -> float:
     outside = 1 - box.overlap(inside) / box.area
     return dislike + 400 * outside + sum(box.overlap(other) for other in taken) / 4

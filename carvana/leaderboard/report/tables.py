@@ -115,10 +115,10 @@ def pair_matrix(pairs: Sequence[Pair], series: Mapping[str, Series]) -> Markup |
             "tr",
             element("td", series[name].number),
             element("th", series[name].label(), scope="row"),
-            *(element("td") for _ in names[1 : place + 1]),
-            *(_pair_cell(found.get((name, other))) for other in names[max(1, place + 1) :]),
+            *(element("td") for _ in names[1 : index + 1]),
+            *(_pair_cell(found.get((name, other))) for other in names[max(1, index + 1) :]),
         )
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
     ]
     return element(
         "table",

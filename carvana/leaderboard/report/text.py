@@ -18,15 +18,15 @@ from carvana.leaderboard.report.facts import facts, notes, one_line, remark, rem
 _REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
-# A low line within a word is itself, and names that hold one stay readable in the source.
+# An underscore within a word needs no escape, so names stay readable in the source.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#&]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))")
 
 
 def to_csv(board: LeaderboardData) -> str:
     """One line for each row under one header line, all digits kept.
 
-    What is not known is empty. An interval has two columns; what each refit has of its own is a JSON list, such as
-    ``refit_dice`` with ``[0.98732, 0.98868]``; their curves are in leaderboard.json only.
+    Unknown values are empty. An interval has two columns; values of each seed are a JSON list, such as ``refit_dice``
+    with ``[0.98732, 0.98868]``; the curves are in leaderboard.json only.
     """
     lines = [_flat(row) for row in board.rows] or [_flat(Row(""))]
     text = io.StringIO()
