@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,13 @@ def make_entries(names: Named | Sequence[Named], settings: Sequence[str] = ()) -
     """
     listed = [names] if isinstance(names, str | os.PathLike | NetworkEntry) else list(names)
     found = list(map(_entry, listed))
+    for one, other in _equal(found, lambda entry: entry.name):
+        raise ConfigError(f"{one.name} is named twice; give one a label: other={one.run or one.arch}")
+    for one, other in _equal(found, lambda entry: entry.run and entry.run.resolve()):
+        raise ConfigError(f"{one.name} and {other.name} are the same run; name it once")
+    for one, other in _equal(found, lambda entry: None if entry.run else entry.slug.lower()):
+        raise ConfigError(f"{one.name} and {other.name} would use the same folder; give one of them another label")
     entries = {entry.name: entry for entry in found}
-    if len(entries) < len(found):
-        twice = next(entry for entry in found if sum(entry.name == other.name for other in found) > 1)
-        raise ConfigError(f"{twice.name} is named twice; give one a label: other={twice.run or twice.arch}")
-    _refuse_same_run(found)
     for setting in settings:
         name, _, assignment = setting.partition(":")
         if name not in entries:
@@ -90,7 +92,6 @@ def make_entries(names: Named | Sequence[Named], settings: Sequence[str] = ()) -
         if entry.run is not None:
             raise ConfigError(f"--set {setting!r}: {name} is a finished run, whose settings cannot be changed")
         entries[name] = NetworkEntry(entry.name, entry.arch, changes={**entry.changes, **parse_settings([assignment])})
-    _refuse_same_folder([entry for entry in entries.values() if entry.run is None])
     return list(entries.values())
 
 
@@ -145,19 +146,13 @@ def _check_run(path: Path) -> None:
         raise RunError(f"{path}: not finished; `carvana fit --resume {path}` continues it")
 
 
-def _refuse_same_run(entries: Sequence[NetworkEntry]) -> None:
-    runs: dict[Path, str] = {}
+def _equal(
+    entries: Sequence[NetworkEntry], key: Callable[[NetworkEntry], object]
+) -> Iterator[tuple[NetworkEntry, NetworkEntry]]:
+    """Pairs of entries with the same key; None is no key."""
+    seen: dict[object, NetworkEntry] = {}
     for entry in entries:
-        if entry.run is not None:
-            other = runs.setdefault(entry.run.resolve(), entry.name)
-            if other != entry.name:
-                raise ConfigError(f"{other} and {entry.name} are the same run; name it once")
-
-
-def _refuse_same_folder(entries: Sequence[NetworkEntry]) -> None:
-    """Refuse different names that would give one folder."""
-    slugs: dict[str, str] = {}
-    for entry in entries:
-        other = slugs.setdefault(entry.slug.lower(), entry.name)
-        if other != entry.name:
-            raise ConfigError(f"{entry.name} and {other} would use the same folder; give one of them another label")
+        if (value := key(entry)) in seen:
+            yield seen[value], entry
+        elif value is not None:
+            seen[value] = entry
