@@ -98,7 +98,7 @@ def test_every_registered_name_stands_in_the_tests_of_its_kind(kind: str, name: 
 
 @pytest.mark.parametrize("name", configs())
 def test_every_recipe_is_trained_with_and_promises_something(name: str) -> None:
-    assert name in strings(TESTS / "test_recipes.py"), f"say in tests/test_recipes.py what {name!r} promises"
+    assert name in strings(TESTS / "test_configs.py"), f"say in tests/test_configs.py what {name!r} promises"
 
 
 @pytest.mark.parametrize("words", list(commands(app)), ids=" ".join)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import cli_page
 import python_page
-import recipe_page
+import config_page
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python docs/make_reference"
 
 PAGES: dict[str, Callable[[Path], str]] = {
     "cli.md": lambda source: cli_page.page(),
-    "recipe.md": lambda source: recipe_page.page(),
+    "config.md": lambda source: config_page.page(),
     "python.md": python_page.page,
 }
 

@@ -61,7 +61,7 @@ def _everywhere() -> str:
     lines = [parameter.line() for parameter in shared if parameter.name in EVERYWHERE]
     lines.append(item(f"{code('-h')}, {code('--help')}", "Say what a command takes, and end."))
     alone = [parameter.line() for parameter in shared if parameter.name not in EVERYWHERE]
-    alone.append(item(code("--install-completion"), "Let your shell complete commands, architectures and recipes."))
+    alone.append(item(code("--install-completion"), "Let your shell complete commands, architectures and configs."))
     alone.append(item(code("--show-completion"), "Print what that would add to the shell's settings."))
     return "\n".join([*lines, "", "And on `carvana` alone:", "", *alone, ""])
 

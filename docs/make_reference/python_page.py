@@ -14,7 +14,7 @@ from signatures import attribute_type, signature
 GROUPS = {
     "Networks": ("models",),
     "Data": ("data",),
-    "Recipes and runs": ("config", "run", "folds"),
+    "Configs and runs": ("config", "run", "folds"),
     "Training": ("training",),
     "Prediction": ("inference",),
     "Evaluation and comparison": ("evaluation", "leaderboard"),
@@ -54,7 +54,7 @@ BESIDE = (
 )
 """Names that are public and not in ``carvana.__all__``: what those in it return and raise, and what examples use."""
 
-NOTES = {"FitConfig": "Every key, its range and its default: [recipes](recipe.md)."}
+NOTES = {"FitConfig": "Every key, its range and its default: [configs](config.md)."}
 
 INTRODUCTION = """\
 # Python

@@ -18,7 +18,7 @@ VIEWS, SIZE = 4, (96, 144)
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The words, and what makes them short. A run that is resumed keeps its recipe, and a printed one is as it is."""
+    """The words, and what makes them short. A run that is resumed keeps its config, and a printed one is as it is."""
     command, *rest = words or [""]
     if command not in ("fit", "compare") or {"--resume", "--print-config", "--help"} & set(rest):
         return words

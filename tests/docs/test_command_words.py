@@ -1,4 +1,4 @@
-"""Every call of carvana on every page has words that carvana takes: commands, options, keys and recipes."""
+"""Every call of carvana on every page has words that carvana takes: commands, options, keys and configs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_command_on_every_page_is_one_that_carvana_takes(page: Path, words
         (["fit", "--dat", "photos"], "NoSuchOption"),
         (["predict", "run", "car.jpg"], "MissingParameter"),
         (["fit", "--set", "train.epoch=3"], "ConfigError"),
-        (["fit", "--config", "no-recipe"], "ConfigError"),
+        (["fit", "--config", "no-config"], "ConfigError"),
     ],
     ids=str,
 )

@@ -25,7 +25,7 @@ from carvana.config import FitConfig, configs
 
 GENERATOR = ROOT / "docs" / "make_reference"
 REFERENCE = ROOT / "docs" / "reference"
-CLI, RECIPE, PYTHON = ((REFERENCE / name).read_text(encoding="utf-8") for name in ("cli.md", "recipe.md", "python.md"))
+CLI, RECIPE, PYTHON = ((REFERENCE / name).read_text(encoding="utf-8") for name in ("cli.md", "config.md", "python.md"))
 
 
 def check(*words: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +87,7 @@ def test_each_option_that_a_commands_help_shows_is_on_the_page_and_no_other(word
     assert written == helped
 
 
-# The recipes
+# The configs
 
 
 def test_each_key_stands_in_its_section_with_the_default_that_holds() -> None:
@@ -99,7 +99,7 @@ def test_each_key_stands_in_its_section_with_the_default_that_holds() -> None:
 
 
 def test_each_shipped_recipe_is_shown() -> None:
-    assert set(re.findall(r"^### Recipe (\S+)$", RECIPE, re.MULTILINE)) == set(configs())
+    assert set(re.findall(r"^### Config (\S+)$", RECIPE, re.MULTILINE)) == set(configs())
 
 
 # Python

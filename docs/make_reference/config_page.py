@@ -1,4 +1,4 @@
-"""docs/reference/recipe.md: every key of a recipe, from the models that read it, and the recipes that are shipped."""
+"""docs/reference/config.md: every key of a config, from the models that read it, and the configs that are shipped."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 INTRODUCTION = """\
-# Recipes
+# Configs
 
-A recipe is a YAML file of the keys below. A key that is not there keeps its default; an unknown key is an error that
+A config is a YAML file of the keys below. A key that is not there keeps its default; an unknown key is an error that
 names file, line and the nearest valid key.
 
-`carvana fit --config NAME` takes a shipped recipe or a file; `--set train.epochs=8` changes a single key, written with
-a dot; `--print-config` prints the whole recipe and ends. From Python:
-`carvana.load_config("default", {"train.epochs": 8})`. How recipes are used: [how to train](../how-to/train.md#recipes).
+`carvana fit --config NAME` takes a shipped config or a file; `--set train.epochs=8` changes a single key, written with
+a dot; `--print-config` prints the whole config and ends. From Python:
+`carvana.load_config("default", {"train.epochs": 8})`. How configs are used: [how to train](../how-to/train.md#configs).
 """
 
 
@@ -38,9 +38,9 @@ def page() -> str:
         section = typing.cast("type[BaseModel]", field.annotation)
         summary = prose((section.__doc__ or "").partition(": ")[2].strip())
         parts += [f"### {name}\n", summary[:1].upper() + summary[1:] + "\n", _keys(section.model_fields.items(), name)]
-    parts += ["## Shipped recipes\n", "`carvana configs` lists them.\n", _summaries()]
+    parts += ["## Shipped configs\n", "`carvana configs` lists them.\n", _summaries()]
     for name, path in configs().items():
-        parts += [f"### Recipe {name}\n", f"```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n"]
+        parts += [f"### Config {name}\n", f"```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n"]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -89,7 +89,7 @@ def _limits(metadata: Any) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """A default as it stands in a recipe."""
+    """A default as it stands in a config."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -100,5 +100,5 @@ def _yaml(value: Any) -> str:
 
 
 def _summaries() -> str:
-    rows = [[f"[{name}](#recipe-{name})", prose(describe(path))] for name, path in configs().items()]
-    return table(("recipe", "what it is for"), rows) + "\n"
+    rows = [[f"[{name}](#config-{name})", prose(describe(path))] for name, path in configs().items()]
+    return table(("config", "what it is for"), rows) + "\n"
