@@ -77,7 +77,7 @@ def make_entries(names: Named | Sequence[Named], settings: Sequence[str] = ()) -
     """
     listed = [names] if isinstance(names, str | os.PathLike | NetworkEntry) else list(names)
     found = list(map(_entry, listed))
-    for one, other in _equal(found, lambda entry: entry.name):
+    for one, _ in _equal(found, lambda entry: entry.name):
         raise ConfigError(f"{one.name} is named twice; give one a label: other={one.run or one.arch}")
     for one, other in _equal(found, lambda entry: entry.run and entry.run.resolve()):
         raise ConfigError(f"{one.name} and {other.name} are the same run; name it once")
