@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 deprecated.modules(
     {
         "carvana.compare": "carvana.leaderboard",
+        "carvana.compare.entries": "carvana.leaderboard.entries",
         "carvana.compare.records": "carvana.leaderboard.records",
         "carvana.data.rle": "carvana.data.io.rle",
         "carvana.inference.photos": "carvana.inference.inputs",

@@ -36,12 +36,12 @@ HEADER = Header(
     train_groups=17,
     split="5f0c2a9e",
     content="b81e44d07a16",
-    recipe={
+    config={
         "data": {"size": [128, 128], "target": "coverage"},
         "fit": {"optimizer": "adamw", "lr": 0.001, "batch_size": 16, "schedule": "onecycle"},
         "loss": {"name": "bce_dice", "weights": [0.5, 0.5]},
     },
-    recipe_name="default",
+    config_name="default",
     budget="8 epochs",
     seeds=(0,),
     version="0.2.0",

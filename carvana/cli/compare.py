@@ -76,7 +76,7 @@ def compare(
         names or (),
         load_config(source, changes) if source or changes else None,
         quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
-        recipe_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_progress(),
+        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_progress(),
     )  # fmt: skip
     if json != "-":
         show_leaderboard(board)

@@ -11,11 +11,12 @@ from pathlib import Path
 from carvana.config import FitConfig, load_config
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
-from carvana.leaderboard.entries import Named, make_entries
+from carvana.leaderboard.entries import NetworkName, make_entries
 from carvana.leaderboard.executor import Executor
 from carvana.leaderboard.plan import ComparisonPlan, make_plan, write_plan
 from carvana.leaderboard.progress import ComparisonProgress
 from carvana.training.setup import check_alone
+from carvana.utils.deprecated import parameters
 from carvana.utils.files import lock
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
@@ -26,8 +27,9 @@ QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 QUICK_CONFIG = "compare-quick"
 
 
+@parameters(recipe_name="config_name")
 def compare(
-    names: Named | Sequence[Named] = (),
+    names: NetworkName | Sequence[NetworkName] = (),
     config: FitConfig | None = None,
     *,
     quick: bool = False,
@@ -36,7 +38,7 @@ def compare(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     memory_gb: float | None = None,
-    recipe_name: str | None = None,
+    config_name: str | None = None,
     reporter: Reporter | ComparisonProgress | None = None,
 ) -> Leaderboard:
     """Fit networks with one config, evaluate all on the same images at full size, and rank them.
@@ -58,7 +60,7 @@ def compare(
         out: The folder; by default ``runs/compare``, or ``runs/compare-quick``.
         device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs.
         memory_gb: The limit of a network's process, in GB of 10^9 bytes (of its data, on the CPU); None sets none.
-        recipe_name: The name of the config in the leaderboard.
+        config_name: The name of the config in the leaderboard.
         reporter: Receives the progress.
 
     Returns:
@@ -79,7 +81,7 @@ def compare(
     if memory_gb is not None and find_spec("resource") is None:
         raise ConfigError("memory_gb: this system cannot limit the memory of a process; leave it out (--memory)")
     if quick and config is None:
-        config, recipe_name = load_config(QUICK_CONFIG), recipe_name or QUICK_CONFIG
+        config, config_name = load_config(QUICK_CONFIG), config_name or QUICK_CONFIG
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
@@ -88,7 +90,7 @@ def compare(
     )
     plan = make_plan(
         entries, config,
-        out=folder, seeds=seeds, recipe_name=recipe_name or _name_of(config), device=device, reporter=progress.reporter,
+        out=folder, seeds=seeds, config_name=config_name or _name_of(config), device=device, reporter=progress.reporter,
     )  # fmt: skip
     with _locked(folder):
         _warn_of_dropped_rows(plan, progress.reporter)

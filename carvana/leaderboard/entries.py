@@ -57,11 +57,11 @@ class NetworkEntry:
         return words.encode()[:_SLUG_BYTES].decode(errors="ignore")
 
 
-Named = str | os.PathLike[str] | NetworkEntry
+NetworkName = str | os.PathLike[str] | NetworkEntry
 """How a network may be named."""
 
 
-def make_entries(names: Named | Sequence[Named], settings: Sequence[str] = ()) -> list[NetworkEntry]:
+def make_entries(names: NetworkName | Sequence[NetworkName], settings: Sequence[str] = ()) -> list[NetworkEntry]:
     """Find the networks that names stand for, and apply the settings of single ones.
 
     Args:
@@ -107,7 +107,7 @@ def is_own_setting(setting: str) -> bool:
 __getattr__ = renamed(__name__, Entry="NetworkEntry")
 
 
-def _entry(name: Named) -> NetworkEntry:
+def _entry(name: NetworkName) -> NetworkEntry:
     if isinstance(name, NetworkEntry):
         if name.run is not None:
             _check_run(name.run)

@@ -88,9 +88,9 @@ class ComparisonPlan:
 
     Attributes:
         out: The folder.
-        recipe: The config as it was given.
+        given_config: The config as it was given.
         config: The config that the fits share, with this comparison's split.
-        recipe_name: The name of the config.
+        config_name: The name of the config.
         split: The training and the validation images.
         split_digest: A digest of their names, groups and sides.
         content: A digest of their bytes.
@@ -100,9 +100,9 @@ class ComparisonPlan:
     """
 
     out: Path
-    recipe: FitConfig
+    given_config: FitConfig
     config: FitConfig
-    recipe_name: str
+    config_name: str
     split: Split
     split_digest: str
     content: str
@@ -131,7 +131,7 @@ def make_plan(
     *,
     out: str | os.PathLike[str],
     seeds: int,
-    recipe_name: str,
+    config_name: str,
     device: str,
     reporter: Reporter,
 ) -> ComparisonPlan:
@@ -143,7 +143,7 @@ def make_plan(
             images of the first finished run.
         out: The folder of the comparison.
         seeds: How many times each network is fitted.
-        recipe_name: The name of the config.
+        config_name: The name of the config.
         device: auto, cpu, cuda or cuda:N.
         reporter: Receives what is drawn and read.
 
@@ -165,7 +165,7 @@ def make_plan(
     tell_of_leak(split, reporter)
     for run in runs:
         refuse_known_groups(run, split.val, group=config.data.group, reporter=reporter)
-    folder, recipe = Path(out), config
+    folder, given = Path(out), config
     if config.split.file is None or not config.split.file.is_dir():
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
     sides = (("train", split.train), ("val", split.val))
@@ -175,7 +175,7 @@ def make_plan(
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, folder, numbers, split_digest + content) for entry in entries}
     targets = script_targets(trial.trained_with.arch for each in trials.values() for trial in each)
-    return ComparisonPlan(folder, recipe, config, recipe_name, split, split_digest, content, numbers, trials, targets)
+    return ComparisonPlan(folder, given, config, config_name, split, split_digest, content, numbers, trials, targets)
 
 
 def write_plan(plan: ComparisonPlan) -> None:

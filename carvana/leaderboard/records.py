@@ -155,8 +155,8 @@ class Header(Record):
         train_groups: the number of their groups.
         split: a digest of which images are training and which validation images.
         content: a digest of the images' and masks' bytes.
-        recipe: the config that the fits share, as nested keys.
-        recipe_name: the name or file of that config, and what was changed in it.
+        config: the config that the fits share, as nested keys.
+        config_name: the name or file of that config, and what was changed in it.
         budget: "4 epochs" or "8 minutes"; empty if nothing was fitted.
         seeds: of the fits.
         scored: how images are scored, in words.
@@ -170,9 +170,12 @@ class Header(Record):
         "groups": "cars",
         "train_images": "train_photos",
         "train_groups": "train_cars",
+        "config": "recipe",
+        "config_name": "recipe_name",
     }
     photos, cars = Attribute("images"), Attribute("groups")
     train_photos, train_cars = Attribute("train_images"), Attribute("train_groups")
+    recipe, recipe_name = Attribute("config"), Attribute("config_name")
 
     data: str
     images: int
@@ -181,8 +184,8 @@ class Header(Record):
     train_groups: int
     split: str
     content: str
-    recipe: Mapping[str, Any]
-    recipe_name: str
+    config: Mapping[str, Any]
+    config_name: str
     budget: str
     seeds: tuple[int, ...]
     version: str

@@ -19,7 +19,7 @@ def plan(
     config: FitConfig, entries: list[NetworkEntry] | None = None, *, out: str = "board", seeds: int = 1
 ) -> ComparisonPlan:
     return make_plan(
-        entries or make_entries(["unet-ref", "wide=unet-ref"]), config, out=out, seeds=seeds, recipe_name="test",
+        entries or make_entries(["unet-ref", "wide=unet-ref"]), config, out=out, seeds=seeds, config_name="test",
         device="cpu", reporter=SilentReporter(),
     )  # fmt: skip
 

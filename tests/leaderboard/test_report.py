@@ -78,7 +78,7 @@ def nasty_board() -> Leaderboard:
     """Every string is one that must not become markup."""
     row = replace(make_board(1).rows[0], name=NASTY, arch=NASTY, init=NASTY)
     other = replace(row, name="other", rank=2, dice=0.9, tied_with_best=False)
-    header = replace(HEADER, data=NASTY, machine=NASTY, recipe={NASTY: NASTY}, recipe_name=NASTY, commit=NASTY)
+    header = replace(HEADER, data=NASTY, machine=NASTY, config={NASTY: NASTY}, config_name=NASTY, commit=NASTY)
     photos = tuple(ScoredImage(NASTY, NASTY, f"{view}<b>", {NASTY: 0.98, "other": 0.97}) for view in range(2))
     failed = Row("failed <i>", status=FAILED + NASTY)
     return Leaderboard(header, (row, other, failed), (Pair(NASTY, "other", 0.1, None, 0.5),), photos)

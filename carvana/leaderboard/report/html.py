@@ -112,7 +112,7 @@ def _table_section(board: LeaderboardData, series: Mapping[str, Series]) -> Mark
 
 def _header_section(board: LeaderboardData) -> Markup:
     known = [element("div", element("dt", label), element("dd", text)) for label, text in facts(board)]
-    config = yaml.safe_dump(json.loads(json.dumps(board.header.recipe, default=str)), sort_keys=False)
+    config = yaml.safe_dump(json.loads(json.dumps(board.header.config, default=str)), sort_keys=False)
     return element(
         "section",
         element("h2", "What was compared"),
