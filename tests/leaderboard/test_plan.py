@@ -82,7 +82,7 @@ def test_all_fits_take_the_split_of_the_comparison(tiny_data: Path) -> None:
     made = plan(recipe(tiny_data))
     files = {trial.config.split.file for trial in made.all_trials if trial.config is not None}
     assert files == {Path("board/split.csv").resolve()}
-    assert made.recipe.split.file is None  # what was asked for
+    assert made.given_config.split.file is None  # what was asked for
 
 
 def test_a_validation_folder_of_its_own_judges(tiny_data: Path, tmp_path: Path) -> None:
