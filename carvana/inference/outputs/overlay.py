@@ -1,4 +1,4 @@
-"""Masks shown on images: outlines, and errors in colour."""
+"""Draws a mask on its image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _DIMMED = 0.45  # of the image's light that is left outside the mask
 def overlay(
     image: NDArray[np.uint8], mask: ArrayLike, target: ArrayLike | None = None, *, thickness: int | None = None
 ) -> NDArray[np.uint8]:
-    """Show a mask on its image: what it leaves out is dimmed, and its outline drawn.
+    """Draw a mask on its image: the background is dimmed, the outline drawn.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        mask: (H, W), nonzero where the object is thought to be.
-        target: the true mask (H, W). With it, errors are painted instead of the outline: red too much, blue missed.
+        mask: (H, W), nonzero where the object was predicted.
+        target: the true mask (H, W). With it, errors are painted in place of the outline: false positives red, misses
+            blue.
         thickness: pixels of the outline, or by which errors are made thicker so that they are seen when the picture is
             shrunk; None takes one for each 500 pixels of the image's width.
 
