@@ -24,7 +24,7 @@ BOUNDARY_WIDTH = 7
 class Confusion:
     """True and false positives and negatives, in pixels.
 
-    Each field is one whole number, or an array with a place for each threshold.
+    Each field is one whole number, or an array over thresholds.
     """
 
     true_positives: NDArray[np.int64]

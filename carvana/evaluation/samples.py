@@ -87,14 +87,14 @@ def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, repo
         DataError: images are missing or have changed.
     """
     config = run.read_config()
-    config = where_it_is(config, root, name=run.path)
+    config = with_data_root(config, root, name=run.path)
     split = recall_split(config.data, config.split, run.split_path)
     if root is not None:
         _check_contents(run, split, reporter or default_reporter())
     return split
 
 
-def where_it_is(config: FitConfig, root: str | os.PathLike[str] | None, *, name: Path) -> FitConfig:
+def with_data_root(config: FitConfig, root: str | os.PathLike[str] | None, *, name: Path) -> FitConfig:
     """The config of a run, or of folds, with ``root`` as its data folder if that has moved.
 
     Raises:

@@ -29,7 +29,7 @@ def levels(probabilities: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[n
 
 
 def threshold_index(threshold: float) -> int:
-    """The place on the grid that is nearest to ``threshold``.
+    """The index of the grid threshold that is nearest to ``threshold``.
 
     >>> float(THRESHOLDS[threshold_index(0.5)])
     0.5

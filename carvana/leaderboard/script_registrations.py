@@ -16,7 +16,7 @@ ScriptTargets = Mapping[str, Mapping[str, str]]
 
 
 def script_targets(archs: Iterable[str]) -> ScriptTargets:
-    """Where worker processes import what the script, and no plugin, registered.
+    """The ``"module:attribute"`` of everything that scripts, not plugins, have registered.
 
     Args:
         archs: The architectures that they need.

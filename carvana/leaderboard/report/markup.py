@@ -49,7 +49,7 @@ def joined(parts: Iterable[str]) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """A name that may go on in the next line after each slash and each low line, where it falls into parts.
+    """A name with possible line breaks after each slash and underscore.
 
     Example:
         >>> breakable("unet/resnet34")
