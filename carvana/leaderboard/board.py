@@ -30,6 +30,7 @@ class Leaderboard(LeaderboardData):
     Attributes:
         header: what all rows share.
         rows: see :class:`carvana.leaderboard.records.Row`.
+        ranked: the rows of networks that were evaluated.
         pairs: each two networks compared, the largest gap first.
         images: each image's scores.
         path: the folder that holds it; None if it was made in memory.
