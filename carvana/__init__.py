@@ -9,8 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from carvana.utils import deprecated
-
-__version__ = "0.1.0"
+from carvana.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from carvana import testing
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 deprecated.modules(
     {
         "carvana.compare": "carvana.leaderboard",
+        "carvana.compare.entries": "carvana.leaderboard.entries",
         "carvana.compare.records": "carvana.leaderboard.records",
         "carvana.data.rle": "carvana.data.io.rle",
         "carvana.inference.photos": "carvana.inference.inputs",

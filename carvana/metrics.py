@@ -1,15 +1,14 @@
-"""How good a mask is, and how sure one can be of a mean.
+"""Dice, IoU, pixel accuracy and boundary Dice of a mask; at all thresholds at once: ``carvana.evaluation.thresholds``.
 
 The measure of the Carvana challenge is the Dice coefficient of each image at its full size, averaged over images, 1
-where both masks are empty (https://www.kaggle.com/c/carvana-image-masking-challenge/overview/evaluation). All else here
-stands beside it. The same measures at all thresholds at once: ``carvana.thresholds``.
+where both masks are empty (https://www.kaggle.com/c/carvana-image-masking-challenge/overview/evaluation).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +24,7 @@ BOUNDARY_WIDTH = 7
 class Confusion:
     """True and false positives and negatives, in pixels.
 
-    Each field is one whole number, or an array with a place for each threshold.
+    Each field is one whole number, or an array over thresholds.
     """
 
     true_positives: NDArray[np.int64]
@@ -35,11 +34,8 @@ class Confusion:
 
     @property
     def dice(self) -> NDArray[np.float64]:
-        """2 TP / (2 TP + FP + FN), in [0, 1]; 1 where neither mask has a pixel.
-
-        Dice 1945, https://doi.org/10.2307/1932409.
-        """
-        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+        """2 TP / (2 TP + FP + FN), in [0, 1]; 1 where neither mask has a pixel."""
+        return dice_of(self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -60,6 +56,19 @@ class Confusion:
             self.false_negatives[index],
             self.true_negatives[index],
         )
+
+
+def dice_of(both: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:
+    """The Dice coefficient from counts of pixels (Dice 1945, https://doi.org/10.2307/1932409).
+
+    Args:
+        both: pixels that both masks hold.
+        total: the pixels of the one mask plus those of the other.
+
+    Returns:
+        2 both / total, in [0, 1]; 1 where total is 0.
+    """
+    return _ratio(2 * np.asarray(both), np.asarray(total))
 
 
 def confusion(prediction: ArrayLike, target: ArrayLike) -> Confusion:
@@ -144,40 +153,7 @@ def boundary_band(target: ArrayLike, width: int = BOUNDARY_WIDTH) -> NDArray[np.
     return band
 
 
-def bootstrap_interval(
-    values: ArrayLike, groups: Sequence[str], *, samples: int = 10_000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float] | None:
-    """An interval for the mean of ``values`` where those of one group hang together: whole groups are redrawn.
-
-    The percentile bootstrap over clusters (Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).
-
-    Args:
-        values: (N,), one an image.
-        groups: N names.
-        samples: how many times to draw.
-        level: the share of draws inside the interval.
-        seed: equal seeds give equal intervals.
-
-    Returns:
-        (low, high), or None for a single group, which says nothing of how groups differ.
-    """
-    _, members, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    if len(sizes) < 2:
-        return None
-    sums = np.bincount(members, weights=np.asarray(values, dtype=np.float64))
-    generator = np.random.default_rng(seed)
-    means = np.empty(samples)
-    step = max(1, 2**21 // len(sizes))  # draws at a time: bounds the memory
-    for start in range(0, samples, step):
-        part = means[start : start + step]
-        drawn = generator.integers(len(sizes), size=(len(part), len(sizes)))
-        part[:] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, (tail, 1 - tail))
-    return float(low), float(high)
-
-
-def _ratio(part: NDArray[np.int64], of: NDArray[np.int64]) -> NDArray[np.float64]:
+def _ratio(part: NDArray[Any], of: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(of > 0, part / np.maximum(of, 1), 1.0)
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
-from carvana.evaluation.statistics import pairwise_p
+from carvana.evaluation.statistics import bootstrap_interval, pairwise_p
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import FAILED, WAITING, Header, Pair, Row, ScoredImage, SeedRun
-from carvana.metrics import bootstrap_interval, dice
+from carvana.metrics import dice
 
 # name, error x 1e4, parameters, GFLOP, ms, minutes of training
 NETWORKS = (
@@ -36,12 +36,12 @@ HEADER = Header(
     train_groups=17,
     split="5f0c2a9e",
     content="b81e44d07a16",
-    recipe={
+    config={
         "data": {"size": [128, 128], "target": "coverage"},
         "fit": {"optimizer": "adamw", "lr": 0.001, "batch_size": 16, "schedule": "onecycle"},
         "loss": {"name": "bce_dice", "weights": [0.5, 0.5]},
     },
-    recipe_name="default",
+    config_name="default",
     budget="8 epochs",
     seeds=(0,),
     version="0.2.0",
@@ -54,15 +54,16 @@ VIEWS = ("01", "05", "09", "13")
 def make_board(
     networks: int = 7,
     *,
-    cars: int = 8,
+    groups: int = 8,
     views: Sequence[str] = VIEWS,
     seeds: tuple[int, ...] = (0,),
     failed: bool = True,
 ) -> Leaderboard:
     """A finished leaderboard of networks that differ by as much as real ones; none of its files exists."""
-    scores = _scores(networks, cars, views, np.random.default_rng(7))
-    photos = [Sample(Path(f"car{car}_{view}.jpg"), None, f"car{car}", view) for car in range(cars) for view in views]
-    return _board(photos, scores, NETWORKS[:networks], seeds=seeds, others=(OUT_OF_MEMORY,) if failed else ())
+    scores = _scores(networks, groups, views, np.random.default_rng(7))
+    names = [f"group{number}" for number in range(groups)]
+    images = [Sample(Path(f"{name}_{view}.jpg"), None, name, view) for name in names for view in views]
+    return _board(images, scores, NETWORKS[:networks], seeds=seeds, others=(OUT_OF_MEMORY,) if failed else ())
 
 
 def waiting_board(done: int, networks: int = 4) -> Leaderboard:
@@ -104,9 +105,9 @@ def spoiled(mask: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
     return bent
 
 
-def _scores(networks: int, cars: int, views: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+def _scores(networks: int, groups: int, views: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """(networks, images): an image is as hard as its group and its view, and each network adds chance of its own."""
-    hard = np.exp(rng.normal(0, 0.25, (cars, 1)) + rng.normal(0, 0.2, (1, len(views)))).ravel()
+    hard = np.exp(rng.normal(0, 0.25, (groups, 1)) + rng.normal(0, 0.2, (1, len(views)))).ravel()
     errors = np.array([error for _, error, *_ in NETWORKS[:networks]])
     noise = np.exp(rng.normal(0, 0.08, (networks, hard.size)))
     return 1 - 1e-4 * errors[:, None] * hard / hard.mean() * noise
@@ -140,12 +141,12 @@ def _board(
         )
         for a, b in combinations(order, 2)
     ]
-    photos = [
+    images = [
         ScoredImage(sample.name, sample.group, sample.view, dict(zip(names, map(float, column), strict=True)))
         for sample, column in zip(samples, scores.T, strict=True)
     ]
     header = replace(HEADER, images=len(samples), groups=len(set(groups)), seeds=seeds)
-    return Leaderboard(header, (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), tuple(photos))
+    return Leaderboard(header, (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), tuple(images))
 
 
 def _row(

@@ -182,12 +182,11 @@ def serve() -> None:
 
 def fork_workers() -> None:
     """From here on the processes of a comparison are forks as well, and measure costs for a tenth of a second."""
-    from carvana.leaderboard import jobs as tasks
-    from carvana.leaderboard import worker_pool as crew
+    from carvana.leaderboard import jobs, worker_pool
 
-    crew.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Popen})  # type: ignore[assignment]
-    measure = tasks.measure_cost
-    tasks.measure_cost = lambda *given, seconds: measure(*given, seconds=min(seconds, 0.1))
+    worker_pool.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Popen})  # type: ignore[assignment]
+    measure = jobs.measure_cost
+    jobs.measure_cost = lambda *given, seconds: measure(*given, seconds=min(seconds, 0.1))
 
 
 def _become(request: Mapping[str, Any], descriptors: Sequence[int]) -> NoReturn:

@@ -33,9 +33,9 @@ class ErrorModel:
     """
 
     mean: float = 0.02
-    car_sd: float = 0.0033
+    group_sd: float = 0.0033
     correlation: float = 0.8
-    photo_sd: float = 0.0032
+    image_sd: float = 0.0032
     tail: float = 1.0
     groups: int = 51
     images: tuple[int, int] = (4, 4)
@@ -43,8 +43,8 @@ class ErrorModel:
     @property
     def standard_error(self) -> float:
         """Of the difference of two networks' Dice, where all groups have the same number of images."""
-        shared, own = self._shared_sd, self.car_sd * math.sqrt(1 - self.correlation)
-        variance = (own**2 + self.photo_sd**2 / self.images[1]) * (1 + (shared / self.mean) ** 2)
+        shared, own = self._shared_sd, self.group_sd * math.sqrt(1 - self.correlation)
+        variance = (own**2 + self.image_sd**2 / self.images[1]) * (1 + (shared / self.mean) ** 2)
         return math.sqrt(2 * variance / self.groups)
 
     def draw(self, generator: np.random.Generator, gaps: Sequence[float]) -> tuple[NDArray[np.float64], list[str]]:
@@ -60,14 +60,14 @@ class ErrorModel:
         counts = generator.integers(*self.images, size=self.groups, endpoint=True)
         members = np.repeat(np.arange(self.groups), counts)
         hard = self._shared_sd * self._effect(generator, self.groups)
-        own = self.car_sd * math.sqrt(1 - self.correlation) * self._effect(generator, len(gaps), self.groups)
-        photo = self.photo_sd * self._effect(generator, len(gaps), len(members))
-        error = self.mean + hard[members] + (own[:, members] + photo) * (1 + hard / self.mean)[members]
-        return 1 - error - np.asarray(gaps)[:, None], [f"car-{member:03d}" for member in members]
+        own = self.group_sd * math.sqrt(1 - self.correlation) * self._effect(generator, len(gaps), self.groups)
+        image = self.image_sd * self._effect(generator, len(gaps), len(members))
+        error = self.mean + hard[members] + (own[:, members] + image) * (1 + hard / self.mean)[members]
+        return 1 - error - np.asarray(gaps)[:, None], [f"group-{member:03d}" for member in members]
 
     @property
     def _shared_sd(self) -> float:
-        return self.car_sd * math.sqrt(self.correlation)
+        return self.group_sd * math.sqrt(self.correlation)
 
     def _effect(self, generator: np.random.Generator, *shape: int) -> NDArray[np.float64]:
         """Independent numbers of mean 0 and variance 1."""

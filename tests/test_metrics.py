@@ -9,10 +9,8 @@ from reference import blob, brute_force_band
 from segmentation_models_pytorch import metrics as smp_metrics
 
 from carvana.errors import DataError
-from carvana.metrics import bootstrap_interval, boundary_band, boundary_dice, dice, iou, pixel_accuracy
-from carvana.thresholds import (
-    threshold_counts,
-)
+from carvana.evaluation.thresholds import threshold_counts
+from carvana.metrics import boundary_band, boundary_dice, dice, iou, pixel_accuracy
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,38 +93,3 @@ def test_boundary_dice_counts_the_band_alone() -> None:
     both = (prediction & target & band).sum()
     expected = 2 * both / ((prediction & band).sum() + (target & band).sum())
     assert boundary_dice(prediction, target) == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(30).astype(str), 4)
-    hits = 0
-    for _ in range(300):
-        values = np.repeat(rng.normal(0, 1, 30), 4) + rng.normal(0, 0.2, 120)
-        low, high = bootstrap_interval(values, groups, samples=400) or (0, 0)
-        hits += low <= 0 <= high
-    assert 0.88 <= hits / 300 <= 0.98  # photos drawn one by one would cover about 0.65
-
-
-def test_the_interval_of_equal_groups_is_that_of_the_normal_theory() -> None:
-    values = np.random.default_rng(1).normal(0.99, 0.01, 200)
-    low, high = bootstrap_interval(values, [str(i) for i in range(200)]) or (0, 0)
-    error = values.std() / np.sqrt(200)
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
-
-
-def test_the_interval_is_of_the_mean_per_photo_also_when_groups_differ_in_size() -> None:
-    values, groups = [1.0] * 30 + [0.0], ["big"] * 30 + ["small"]
-    low, high = bootstrap_interval(values, groups, level=0.4) or (0, 0)
-    assert low == high == pytest.approx(30 / 31)  # both drawn once, half of the time
-
-
-def test_one_group_has_no_interval() -> None:
-    assert bootstrap_interval([0.9, 0.8], ["a", "a"]) is None
-
-
-def test_equal_seeds_give_equal_intervals() -> None:
-    values, groups = np.random.default_rng(0).random(40), [str(i % 9) for i in range(40)]
-    assert bootstrap_interval(values, groups) == bootstrap_interval(values, groups)
-    assert bootstrap_interval(values, groups) != bootstrap_interval(values, groups, seed=1)

@@ -122,7 +122,7 @@ def _flags_without_type(parameters: Any) -> Any:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from carvana import __version__
+        from carvana.utils.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit

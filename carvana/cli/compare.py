@@ -34,34 +34,34 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Fit each network N times, with other seeds.")] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="The folder; what is done in it is kept. By default runs/compare.")
+        Path | None, typer.Option(help="The folder; finished parts in it are kept. By default runs/compare.")
     ] = None,
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the rows as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
     memory: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="GB", help="What each network's process may take; over it, its row fails."),
+        typer.Option(min=0.1, metavar="GB", help="Memory limit of a network's process; its row fails above it."),
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Fit networks under one recipe, judge all on the same images at full size, and rank them with what they cost.
+    """Fit networks with one config, evaluate all on the same images at full size, and rank them by Dice, with costs.
 
-    Each network has a process of its own. Run again, it continues with what is missing.
+    Each network has a process of its own. Run the command again to continue with what is missing.
     """
-    from carvana.cli.compare_display import make_watcher
+    from carvana.cli.compare_display import make_progress
     from carvana.cli.leaderboard import show_leaderboard
     from carvana.cli.tables import check_json_target, write_json_result
     from carvana.config import load_config, parse_settings
     from carvana.errors import CarvanaError, ConfigError
-    from carvana.leaderboard.compare import QUICK_RECIPE
+    from carvana.leaderboard.compare import QUICK_CONFIG
     from carvana.leaderboard.compare import compare as run_comparison
     from carvana.leaderboard.entries import is_own_setting
 
     if not names and not quick:
-        raise typer.BadParameter("name the networks to compare, or take --quick, which has some of its own")
+        raise typer.BadParameter("name the networks to compare, or take --quick, which compares some small ones")
     if quick and config is not None:
         raise ConfigError(
-            f"--quick with --config {config}: --quick is the recipe {QUICK_RECIPE}; leave one of them out"
+            f"--quick with --config {config}: --quick takes the config {QUICK_CONFIG}; leave one of them out"
         )
     check_json_target(json, replace=replace)
     shared = [setting for setting in settings or [] if not is_own_setting(setting)]
@@ -70,13 +70,13 @@ def compare(
     if data is not None:
         changes["data.root"] = str(data)
     if "arch" in changes:
-        raise ConfigError("--set arch: the networks are the names themselves")
-    source = QUICK_RECIPE if quick else config
+        raise ConfigError("--set arch: the architectures are the names that are compared")
+    source = QUICK_CONFIG if quick else config
     board = run_comparison(
         names or (),
         load_config(source, changes) if source or changes else None,
         quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
-        recipe_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_watcher(),
+        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_progress(),
     )  # fmt: skip
     if json != "-":
         show_leaderboard(board)

@@ -1,4 +1,4 @@
-"""How a comparison looks while it goes on: all networks below one another, what fits now, its curve, the time left."""
+"""The live display of a comparison: a line for each network with its status, learning curve and time left."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _CURVE = 12
 """Epochs that a curve shows, the last ones."""
 
 
-def make_watcher() -> ComparisonProgress:
-    """The watcher that fits what stderr is connected to."""
+def make_progress() -> ComparisonProgress:
+    """The progress display for what stderr is connected to: live in a terminal, lines elsewhere."""
     reporter = make_reporter()
     return LiveComparisonProgress(reporter) if isinstance(reporter, LiveReporter) else ComparisonProgress(reporter)
 
@@ -50,12 +50,12 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 _AROUND = 30.0
-"""Seconds that a fit takes beside its training: starting, reading, evaluating."""
+"""Seconds that a fit takes in addition to training: starting, reading, evaluating."""
 
 
 @dataclass
 class _Line:
-    """What is shown of one network."""
+    """The line of one network."""
 
     name: str
     status: str = "waiting"
@@ -70,7 +70,7 @@ class _Line:
 
     @property
     def left(self) -> float | None:
-        """Seconds until its present task is done; None while nobody knows."""
+        """Seconds until the current task is done; None while it is unknown."""
         moved = self.done - self.before
         if not self.total or moved <= 0:
             return None
@@ -78,7 +78,7 @@ class _Line:
 
 
 class LiveComparisonProgress(ComparisonProgress):
-    """A table that moves, on stderr; warnings stand above it."""
+    """A live table on stderr, with warnings above it."""
 
     def __init__(self, reporter: LiveReporter | PlainReporter) -> None:
         super().__init__(reporter)
@@ -101,7 +101,7 @@ class LiveComparisonProgress(ComparisonProgress):
         self._live.start()
 
     def stage(self, name: str, stage: str, seed: int | None = None) -> None:
-        """A network's process has begun."""
+        """Show the stage that a network's process has begun."""
         line = self._lines[name]
         line.stage = stage
         line.status = stage if seed is None else f"{stage}, seed {seed}"
@@ -112,40 +112,40 @@ class LiveComparisonProgress(ComparisonProgress):
             self._fits_began[name] = time.monotonic()
 
     def epoch(self, name: str, record: Mapping[str, Any]) -> None:
-        """Its curve grows."""
+        """Extend its curve."""
         if record.get("val_dice") is not None:
             self._lines[name].curve.append(record["val_dice"])
 
     def progress(self, name: str, kind: str, values: Sequence[Any]) -> None:
-        """Its bar moves."""
+        """Move its bar."""
         line = self._lines[name]
         if kind == "start":
             line.task, line.total, line.done, line.before = values[0], values[1], 0, 0
             line.began = time.monotonic()
         elif kind == "advance" and values[0] == line.task:
             if line.done == 0 and time.monotonic() - line.began < 1 and values[1] > 1:
-                line.before = values[1]  # a training that goes on begins in the middle
+                line.before = values[1]  # a resumed training begins in the middle
             line.done += values[1]
 
     def message(self, name: str, kind: str, message: str) -> None:
-        """Warnings are printed; the rest can be seen."""
+        """Print warnings; everything else is in the table."""
         if kind == "warn":
             self.reporter.warn(f"{name}: {message}")
 
     def row(self, row: Row) -> None:
-        """Its result."""
+        """Show its result."""
         if row.name in self._fits_began:
             self._took.append(time.monotonic() - self._fits_began.pop(row.name))
         self._note(row)
 
     def close(self) -> None:
-        """Take the table away."""
+        """Remove the table."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def render(self) -> RenderableType:
-        """What is shown at this moment."""
+        """The table as it is now."""
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=False)
         for line in self._lines.values():
             table.add_row(Text(line.name, style="bold"), *_cells(line))
@@ -167,7 +167,7 @@ class LiveComparisonProgress(ComparisonProgress):
         return words if left is None else f"{words}, about {minutes(left)} left for fits"
 
     def _seconds_left(self) -> float | None:
-        """How long the fits will still take, from those that are done, the budget, and the one under way."""
+        """Seconds that the fits will still take, from finished fits, the budget, and the one under way."""
         working = [line for line in self._lines.values() if line.stage == FITTING]
         if self._took:
             typical: float | None = sum(self._took) / len(self._took)

@@ -63,14 +63,14 @@ def evaluate(
         table = evaluation_table(numbers, title=str(run))
     else:
         from carvana.evaluation.evaluate import evaluate as run_evaluate
-        from carvana.evaluation.samples import choose_samples, tell_known_groups
+        from carvana.evaluation.samples import choose_samples, warn_of_known_groups
         from carvana.inference.load import load_predictor
 
         predictor = load_predictor(run, **settings)
         part: Literal["val", "train", "all"] | None = None if split is None else split.value
         samples = choose_samples(run, data=data, split=part, root=root, reporter=reporter)
         if covering.refine_with is not None:
-            tell_known_groups([covering.refine_with], samples, reporter)
+            warn_of_known_groups([covering.refine_with], samples, reporter)
         numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
         note = _note(predictor.threshold, "the model's own")
         table = evaluation_table(numbers, title=str(run), threshold=note)

@@ -1,4 +1,4 @@
-"""A leaderboard in a terminal: the columns that there is room for."""
+"""Prints a leaderboard, with the columns that fit the terminal."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from carvana.leaderboard.report.columns import Column, brief_columns, columns
 from carvana.leaderboard.report.facts import facts, notes, remark, remarks
 
 _FULL_WIDTH = 170
-"""Characters of a line that holds all columns."""
+"""Characters of a line that are enough for all columns."""
 
 
 def show_leaderboard(board: Leaderboard) -> None:
-    """Print the facts, the table, what failed, and where the rest lies."""
+    """Print the facts, the table, the failures and the path of the page."""
     show(leaderboard_table(board, width=Console().width))
     if board.path is not None:
         show(Text(f"page  {board.path / 'leaderboard.html'}"))
 
 
 def leaderboard_table(board: Leaderboard, *, width: int) -> RenderableType:
-    """What :func:`show_leaderboard` prints.
+    """Make what :func:`show_leaderboard` prints.
 
     Args:
         board: The leaderboard.
-        width: Characters of a line; the brief columns serve where it is narrow.
+        width: Characters of a line; narrow ones get the brief columns.
     """
     head = Table.grid(padding=(0, 2))
     for label, text in facts(board):

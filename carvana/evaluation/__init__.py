@@ -1,1 +1,1 @@
-"""How good a model's masks are on labelled images, at full size, as numbers and as pictures."""
+"""Evaluation of a model on labelled images at full size: numbers, costs and pictures."""

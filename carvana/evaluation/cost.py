@@ -1,4 +1,4 @@
-"""What a network costs: parameters, arithmetic, time, memory. Measured, with the machine's name beside it."""
+"""Measures what a network costs: parameters, arithmetic, time and memory."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ FULL = (1280, 1918)
 
 @dataclass(frozen=True)
 class Cost:
-    """What one way of predicting costs, for one image.
+    """The cost of predicting one image in one way.
 
     Attributes:
         scale: (height, width) at which the network sees it, or "native".
         mode: whole or tiles.
         precision: of the arithmetic.
-        tiles: how many the network sees.
+        tiles: the number of tiles.
         gflops: billions of floating-point operations, a multiplication and an addition being two; None if they cannot
             be counted.
         ms: from the array of pixels to the mask, one image at a time, in milliseconds.
-        network_ms: the network's own part of it.
+        network_ms: the part of it that the network takes.
         images_per_s: images a second, many of them in batches.
-        outside: the share of those seconds that is spent outside the network.
-        files_per_s: likewise from files to files: reading, predicting and writing masks overlap.
-        peak_memory_mb: on a CPU the whole process, on a GPU what its tensors take; in MB of 10^6 bytes.
+        outside: the share of that time that is spent outside the network.
+        files_per_s: images a second from files to files: reading, predicting and writing overlap.
+        peak_memory_mb: of the whole process on a CPU, of the tensors on a GPU; in MB of 10^6 bytes.
     """
 
     scale: tuple[int, int] | str
@@ -65,7 +65,7 @@ class Cost:
 
 
 def count_parameters(model: nn.Module | Engine) -> int | None:
-    """How many numbers training could change; None for an exported file, which does not tell them from others."""
+    """The number of trainable parameters; None for an exported file, which does not mark them."""
     return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else None
 
 
@@ -112,7 +112,7 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
         with predictor.timed() as clock:
             began = time.perf_counter()
             for prediction in predictor.predict_many([image] * count):
-                prediction.mask  # noqa: B018 - made when it is asked for
+                prediction.mask  # noqa: B018 - made when it is read
             took = time.perf_counter() - began
         outside = max(0.0, 1 - clock.seconds / took)
         files = _files_per_s(predictor, image, count)
@@ -133,7 +133,7 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
 
 
 def describe_machine(predictor: Predictor) -> str:
-    """The hardware and the software that numbers are from."""
+    """The hardware and software of a measurement."""
     threads = f", {torch.get_num_threads()} threads" if predictor.device.type == "cpu" else ""
     return f"{describe(predictor.device)}, torch {torch.__version__}{threads}"
 
@@ -145,7 +145,7 @@ def _repeat(predictor: Predictor, image: NDArray[np.uint8], seconds: float) -> t
     while len(times) < 2 or sum(times) < seconds:
         with predictor.timed() as clock:
             began = time.perf_counter()
-            predictor.predict(image).mask  # noqa: B018 - made when it is asked for
+            predictor.predict(image).mask  # noqa: B018 - made when it is read
             times.append(time.perf_counter() - began)
         parts.append(clock.seconds)
     return times, parts

@@ -1,4 +1,4 @@
-"""All images of some folds together, each judged by the network that was not trained on its group."""
+"""Out-of-fold evaluation: all images of some folds, each by the network that was not trained on its group."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from carvana.evaluation.evaluate import Evaluation, count_images, summarise
 from carvana.evaluation.plots import worst_images
 from carvana.evaluation.samples import read_run_split
 from carvana.evaluation.spool import Spool, mask_path
+from carvana.evaluation.thresholds import ImageCounts, best_threshold
 from carvana.folds import Folds
 from carvana.inference.predictor import Predictor
-from carvana.thresholds import ImageCounts, best_threshold
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
@@ -30,19 +30,19 @@ def evaluate_folds(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate finished folds on all images at full size (out of fold), and keep all that comes of it.
+    """Evaluate finished folds on all images at full size, out of fold, and write the results into their folder.
 
-    The folds' counts are pooled: the best threshold is that of all images, each image is scored at one chosen on other
-    groups, and the interval is drawn over all groups. Written are ``evaluation.json`` (a run's keys, and the folds' own
-    Dice with its mean and standard deviation), ``masks/`` of all images at the pooled threshold, and
-    ``pictures/worst.png``. The folds' models keep thresholds of their own.
+    The counts of the folds are pooled: the best threshold is chosen on all images, each image is scored at one chosen
+    on other groups, and the interval is over all groups. Written are ``evaluation.json`` (the keys of a run, and each
+    fold's Dice with their mean and standard deviation), ``masks/`` of all images at the pooled threshold, and
+    ``pictures/worst.png``. The models of the folds keep their own thresholds.
 
     Args:
-        folds: the folder; ``dice_as_predicted`` takes each fold's own threshold.
+        folds: the folder; ``dice_as_predicted`` is at each fold's own threshold.
         root: where the data folder lies now, if it has moved.
         device: auto, cpu or cuda.
         workers: threads that read, and as many that count.
-        reporter: told of the progress.
+        reporter: receives the progress.
 
     Raises:
         RunError: a fold is not finished.
@@ -55,20 +55,20 @@ def evaluate_folds(
     counts: list[ImageCounts] = []
     own_thresholds: list[float] = []
     started = time.perf_counter()
-    with Spool.opened(folds.masks_path, samples) as shelf:
-        assert shelf is not None
-        for run, part in zip(runs, parts, strict=True):  # one network at a time in the memory
+    with Spool.opened(folds.masks_path, samples) as spool:
+        assert spool is not None
+        for run, part in zip(runs, parts, strict=True):  # one network at a time in memory
             predictor = Predictor.from_pretrained(run.path, device=device)
-            counts += count_images(predictor, part, shelf=shelf, workers=workers, reporter=reporter)
+            counts += count_images(predictor, part, spool=spool, workers=workers, reporter=reporter)
             own_thresholds += [predictor.threshold] * len(part)
         threshold = best_threshold(counts)
-        shelf.write_masks(samples, threshold, workers, reporter)
+        spool.write_masks(samples, threshold, workers, reporter)
     evaluation = summarise(
         samples,
         counts,
         threshold=threshold,
         own_thresholds=own_thresholds,
-        scale=predictor.scale,  # folds share their recipe
+        scale=predictor.scale,  # folds share their config
         seconds=time.perf_counter() - started,
     )
     _draw_worst(folds, evaluation, samples)

@@ -1,4 +1,4 @@
-"""A model on labelled images, at their full size, in one pass."""
+"""Evaluates a model on labelled images at their full size, in one pass."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import Spool
+from carvana.evaluation.statistics import bootstrap_interval
+from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
 from carvana.inference.base import BasePredictor, P
+from carvana.inference.levels import threshold_index
 from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
-from carvana.metrics import bootstrap_interval
-from carvana.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts, threshold_index
 from carvana.utils.deprecated import Attribute, renamed
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter, track
@@ -27,7 +28,7 @@ from carvana.utils.progress import Reporter, track
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image's scores, at ``threshold``, which was chosen without its group."""
+    """The scores of one image at ``threshold``, which was chosen on other groups."""
 
     image: str
     group: str
@@ -46,16 +47,16 @@ class Evaluation:
 
     Attributes:
         images: each image's scores, in the order given.
-        dice: the mean of Dice per image at full size, thresholds chosen on other groups: the honest number.
+        dice: the mean of Dice per image at full size, thresholds chosen on other groups.
         dice_ci95: its interval, by bootstrap over groups; None for a single group.
         dice_at_half: mean Dice at the threshold 0.5.
         dice_as_predicted: mean Dice of the masks that the predictor makes, at its own threshold.
-        iou: mean intersection over union per image, thresholds chosen on other groups; likewise those below.
+        iou: mean intersection over union per image, thresholds chosen on other groups, as for the next two.
         pixel_accuracy: the mean share of pixels that are right.
         boundary_dice: mean Dice within 7 pixels of the true boundary.
-        threshold: the best one on all these images: what to store with the model.
+        threshold: the best one on all these images, to be stored with the model.
         scale: (height, width) at which the network saw the images, "native", or several of these in words.
-        seconds: what it took, reading and counting included.
+        seconds: that it took, reading and counting included.
     """
 
     images: tuple[ImageScore, ...]
@@ -73,11 +74,11 @@ class Evaluation:
 
     @property
     def groups(self) -> int:
-        """How many groups the images show."""
+        """The number of groups."""
         return len({image.group for image in self.images})
 
     def to_json(self) -> dict[str, Any]:
-        """What evaluation.json holds; the bounds of an interval that one group cannot give are null."""
+        """The content of evaluation.json; without an interval its bounds are null."""
         return {
             "images": len(self.images),
             "groups": self.groups,
@@ -105,16 +106,16 @@ def evaluate(
 ) -> Evaluation:
     """Compare a model's masks with the true ones, at each image's full size.
 
-    Each image passes through the network once; its counts at all thresholds are kept, so the threshold can be chosen
-    afterwards. Each image is scored at a threshold chosen on other groups, for one chosen on itself would
-    flatter the model; the threshold to store is chosen on all.
+    Each image passes through the network once; its counts at all thresholds are kept, and the threshold is chosen
+    afterwards: to score an image on other groups, since one chosen on the image itself would flatter the model; to
+    store with the model on all images.
 
     Args:
-        predictor: the model, and the scale at which it sees images. Its threshold decides ``dice_as_predicted`` alone.
+        predictor: the model, and the scale at which it sees images. Its threshold is for ``dice_as_predicted`` only.
         samples: images with masks.
         masks_dir: where to write the masks at the chosen threshold, ``<stem>_mask.png``; None writes none.
         workers: threads that read, and as many that count; None for one per core.
-        reporter: told of the progress.
+        reporter: receives the progress.
 
     Raises:
         DataError: no images, one that cannot be read or has no mask, a mask of another size than its image, or
@@ -130,11 +131,11 @@ def evaluate(
     if not samples:
         raise DataError("no labelled images to evaluate on; name a data folder that holds some")
     started = time.perf_counter()
-    with Spool.opened(masks_dir, samples) as shelf:
-        counts = count_images(predictor, samples, shelf=shelf, workers=workers, reporter=reporter)
+    with Spool.opened(masks_dir, samples) as spool:
+        counts = count_images(predictor, samples, spool=spool, workers=workers, reporter=reporter)
         threshold = best_threshold(counts)
-        if shelf is not None:
-            shelf.write_masks(samples, threshold, workers, reporter)
+        if spool is not None:
+            spool.write_masks(samples, threshold, workers, reporter)
     return summarise(
         samples,
         counts,
@@ -152,7 +153,7 @@ def count_images(
     predictor: BasePredictor[Any],
     samples: Sequence[Sample],
     *,
-    shelf: Spool | None = None,
+    spool: Spool | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> list[ImageCounts]:
@@ -161,9 +162,9 @@ def count_images(
     Args:
         predictor: the model.
         samples: images with masks.
-        shelf: where the predictions wait until a threshold is chosen; None keeps none.
+        spool: stores the predictions until the threshold is chosen; None stores none.
         workers: threads that read, and as many that count; None for one per core.
-        reporter: told of the progress.
+        reporter: receives the progress.
 
     Raises:
         DataError: an image cannot be read, has no mask, or one of another size.
@@ -173,8 +174,8 @@ def count_images(
         labelled, prediction = job
         assert prediction is not None
         graded = prediction.levels
-        if shelf is not None:
-            shelf.put(labelled.sample, graded)
+        if spool is not None:
+            spool.put(labelled.sample, graded)
         return threshold_counts(graded, labelled.mask)
 
     read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
@@ -196,11 +197,11 @@ def summarise(
 
     Args:
         samples: the images.
-        counts: what :func:`count_images` says of each of them.
+        counts: of each image, from :func:`count_images`.
         threshold: the one that is best on all of them.
-        own_thresholds: for each image that of the model that predicted it.
+        own_thresholds: for each image, that of the model that predicted it.
         scale: (height, width) at which the network saw the images, or a word.
-        seconds: what it took.
+        seconds: that it took.
     """
     groups = [sample.group for sample in samples]
     chosen = cross_fitted_thresholds(counts, groups)
@@ -245,8 +246,8 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
 
 
 def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:
-    place = threshold_index(threshold)
-    whole, band = counts.whole[place], counts.band[place]
+    index = threshold_index(threshold)
+    whole, band = counts.whole[index], counts.band[index]
     return ImageScore(
         image=sample.name,
         group=sample.group,

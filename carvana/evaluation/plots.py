@@ -1,4 +1,4 @@
-"""What numbers cannot tell: the worst images, sheets of many, and how the training went."""
+"""Pictures of an evaluation: the worst images, contact sheets, and the curves of a training."""
 
 from __future__ import annotations
 
@@ -87,19 +87,19 @@ def contact_sheet(
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     if title:
         figure.text(gap / width, 1 - head / 2 / height, title, size=13, weight="bold", va="center")
-    for place, thumbnail in enumerate(thumbnails):
-        row, column = divmod(place, columns)
+    for index, thumbnail in enumerate(thumbnails):
+        row, column = divmod(index, columns)
         left = gap + column * (cell_width + gap)
         top = head + gap + row * (cell_height + line + gap)
         if titles:
-            figure.text(left / width, 1 - (top + line / 2) / height, titles[place], size=9.5, va="center")
+            figure.text(left / width, 1 - (top + line / 2) / height, titles[index], size=9.5, va="center")
         # Whole pixels of the sheet, so that nothing is resampled and thin errors stay visible.
         figure.figimage(thumbnail, xo=left, yo=height - top - line - thumbnail.shape[0])
     _save(figure, path)
 
 
 def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw how a training went: losses, the errors on the validation images, learning rate and speed.
+    """Draw the curves of a training: losses, errors on the validation images, learning rate and speed.
 
     Args:
         records: the lines of ``metrics.jsonl``: epoch, train_loss, val_loss, val_dice, val_accuracy, lr, images_per_s;
@@ -137,13 +137,13 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -
 def rate_curve(
     rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: Mapping[str, float], path: str | os.PathLike[str]
 ) -> None:
-    """Draw a test of learning rates: the loss at each rate, and the rates that it speaks for.
+    """Draw a learning rate test: the loss at each rate, and the rates that it suggests.
 
     Args:
         rates: (N,), above 0.
         losses: (N,), as they were measured.
-        smoothed: (N,), the same made smooth.
-        marks: rates to mark on the curve, by what they are.
+        smoothed: (N,), the losses smoothed.
+        marks: rates to mark on the curve, by their labels.
         path: the PNG to write.
     """
     figure = Figure(figsize=(8, 4.8), dpi=_DPI, facecolor="white", layout="constrained")
@@ -156,7 +156,7 @@ def rate_curve(
         height = float(np.interp(rate, np.asarray(rates), np.asarray(smoothed)))
         axes.plot([rate], [height], color=colour, marker="o", markersize=6, linestyle="none", label=f"{name}: {rate:g}")
     low, high = float(np.min(smoothed)), float(np.asarray(smoothed)[0])
-    axes.set_ylim(low - 0.1 * (high - low), high + 0.35 * (high - low))  # the divergence would press all else flat
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.35 * (high - low))  # without what diverges at high rates
     _finish(axes, "Learning rate test")
     axes.xaxis.set_major_locator(LogLocator())
     axes.set_xlabel("learning rate")

@@ -1,4 +1,4 @@
-"""What is left in a run folder at the end of a fit: numbers, threshold, masks and pictures."""
+"""Evaluates a run and writes numbers, threshold, masks and pictures into its folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate_run(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate a run's model on its validation images at full size, and keep all that comes of it.
+    """Evaluate a run's model on its validation images at full size, and write the results into the run.
 
     Written are ``evaluation.json``, the model with its threshold, ``masks/`` and ``pictures/`` (``worst.png``,
     ``masks.png``, ``curves.png``).
@@ -50,7 +50,7 @@ def evaluate_run(
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16 or fp16.
         workers: threads that read, and as many that count.
-        reporter: told of the progress.
+        reporter: receives the progress.
 
     Raises:
         DataError: an image cannot be read, or has no mask of its size.
@@ -69,18 +69,18 @@ def finish_run(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Do for a fit that was interrupted what its end would have done with the best network so far.
+    """Evaluate the best network so far of an interrupted fit, as the end of the fit would have done.
 
     Args:
-        run: a run without ``evaluation.json``; what is written is told at :func:`evaluate_run`.
+        run: a run without ``evaluation.json``; the same is written as by :func:`evaluate_run`.
         root: where its data folder lies now, if it has moved.
         device: auto, cpu or cuda.
         workers: threads that read, and as many that count.
-        reporter: told of the progress.
+        reporter: receives the progress.
 
     Raises:
-        RunError: the fit is under way and has found a better network meanwhile, which must not be overwritten.
-        DataError, ModelError: the images or the network are not there.
+        RunError: the fit is running and has saved a better network meanwhile, which must not be overwritten.
+        DataError, ModelError: the images or the network are missing.
     """
     weights = run.model_path / WEIGHTS
     before = file_digest(weights) if weights.is_file() else None
@@ -88,8 +88,8 @@ def finish_run(
     predictor = Predictor.from_pretrained(run.path, device=device)
     evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
     if file_digest(weights) != before:
-        raise RunError(f"{run.path}: its network changed meanwhile: the fit goes on, and evaluates it at its end")
-    assert isinstance(predictor.model, Segmenter)  # a run holds no exported one
+        raise RunError(f"{run.path}: its network has changed meanwhile: the fit is running, and will evaluate it")
+    assert isinstance(predictor.model, Segmenter)  # a run does not hold an exported one
     _keep(run, predictor.model, samples, evaluation, reporter)
     return evaluation
 
@@ -102,13 +102,13 @@ def _keep(
     interval = {"dice_ci95": numbers["dice_ci95"]} if evaluation.dice_ci95 else {}
     model.save_pretrained(run.model_path, metrics={name: numbers[name] for name in _ON_CARD} | interval)
     draw_pictures(run, evaluation, samples, reporter=reporter)
-    run.write_evaluation(numbers)  # the last: a run that holds it lacks nothing
+    run.write_evaluation(numbers)  # last: a run with evaluation.json is complete
 
 
 def draw_pictures(
     run: Run, evaluation: Evaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
 ) -> None:
-    """Draw the run's pictures from its records and its masks; they must be there."""
+    """Draw the run's pictures from its metrics and masks, which must be there."""
     reporter = reporter or default_reporter()
 
     def mask_of(sample: Sample) -> NDArray[np.uint8]:
@@ -129,6 +129,6 @@ def draw_pictures(
 
 
 def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
-    """Some samples from all over the list, so that many groups and views are shown."""
-    places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    return [samples[place] for place in places]
+    """Samples evenly spread over the list, so that many groups and views are shown."""
+    indices = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
+    return [samples[index] for index in indices]

@@ -1,4 +1,4 @@
-"""Which images a run is evaluated on."""
+"""Finds the images to evaluate a run on."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def choose_samples(
 
     Args:
         run: A run; a model folder serves if ``data`` is given.
-        data: Another data folder: all of it counts, and it is told if it shows groups that the run was trained on.
+        data: Another data folder, all of which is taken.
         split: Part of the run's own images: val (the default), train or all.
         root: Where the run's own data folder lies now, if it has moved; not with ``data``.
-        reporter: Told if the data shows groups that the run knows.
+        reporter: Receives a warning if the run was trained on groups of ``data``.
 
     Raises:
         ConfigError: ``root`` with ``data``.
-        DataError: the images are gone, none of them is in this part, or ``root`` holds others.
-        RunError: without ``data``, ``run`` must be a run.
+        DataError: images are missing, this part has none, or ``root`` holds other images.
+        RunError: ``run`` is not a run, and ``data`` is not given.
     """
     reporter = reporter or default_reporter()
     if data is not None and root is not None:
@@ -63,60 +63,60 @@ def choose_for_all(
     """All images of a data folder, to evaluate several networks on together.
 
     Args:
-        runs: Runs or model folders; the first one says how groups are told apart.
+        runs: Runs or model folders; the first one says how to read the group in a name.
         data: The data folder.
-        reporter: Told if the data shows groups that one of the runs was trained on.
+        reporter: Receives a warning if one of the runs was trained on groups of ``data``.
 
     Raises:
-        DataError: the images are not there.
+        DataError: the images are missing.
     """
     samples = find_samples(data, **_reading(runs[0]))
-    tell_known_groups(runs, samples, reporter or default_reporter())
+    warn_of_known_groups(runs, samples, reporter or default_reporter())
     return samples
 
 
 def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, reporter: Reporter | None = None) -> Split:
-    """The images of a run, as it divided them.
+    """The images of a run, split as it did.
 
     Args:
         run: The run.
         root: Where its data folder lies now, if it has moved; all files in it are compared with the run's digests.
-        reporter: Told where the run holds none.
+        reporter: Receives a warning if the run has no digests.
 
     Raises:
-        DataError: the images are gone, or others.
+        DataError: images are missing or have changed.
     """
     config = run.read_config()
-    config = where_it_is(config, root, name=run.path)
+    config = with_data_root(config, root, name=run.path)
     split = recall_split(config.data, config.split, run.split_path)
     if root is not None:
         _check_contents(run, split, reporter or default_reporter())
     return split
 
 
-def where_it_is(config: FitConfig, root: str | os.PathLike[str] | None, *, name: Path) -> FitConfig:
-    """The recipe of a run, or of folds, with the place where its data folder lies now: ``root``, or its own.
+def with_data_root(config: FitConfig, root: str | os.PathLike[str] | None, *, name: Path) -> FitConfig:
+    """The config of a run, or of folds, with ``root`` as its data folder if that has moved.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: ``root`` is not given, and the folder is missing.
     """
     if root is not None:
         return config.moved(expanded(root).resolve())
     if config.data.root is not None and not config.data.root.exists():
         raise DataError(
-            f"{config.data.root}: the data folder of {name} is not there any more; if it has moved, name where it is "
-            "now with --root DIR (fit --resume, evaluate)"
+            f"{config.data.root}: the data folder of {name} is missing; if it has moved, name the new folder with "
+            "--root DIR (fit --resume, evaluate)"
         )
     return config
 
 
 def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
-    """Make sure that the images and masks of a split hold what they held when the run began."""
+    """Refuse images or masks whose bytes have changed since the run began."""
     kept = run.read_digests()
     if not kept:
         reporter.warn(
-            f"{run.path}: was begun by an earlier carvana, which kept no digests: the images' names are those of the "
-            "run, and what is in them was not compared"
+            f"{run.path}: an earlier carvana, which kept no digests, began this run: the names of the images were "
+            "compared, their content was not"
         )
         return
     samples = split.train + split.val
@@ -130,9 +130,9 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
     if differing:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(
-            f"{first.image}: it or its mask {first.masks[0]} is not the one that {run.path} was begun with; "
-            f"{len(differing)} of {len(samples)} images differ so: name the run's own data folder, unchanged, with "
-            f"--root; other images go to evaluate --data, or to a new fit with --init {run.path}"
+            f"{first.image}: this image or its mask {first.masks[0]} has changed since {run.path} was begun "
+            f"({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root; "
+            f"take other images with evaluate --data, or with a new fit and --init {run.path}"
         )
 
 
@@ -142,20 +142,20 @@ def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
 
 
 def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
-    """How a run reads the names of files."""
+    """The keys by which a run reads groups and masks from the names of files."""
     if not is_run(run):
         return {}
     data = Run(run).read_config().data
     return {"group": data.group, "mask_suffix": data.mask_suffix}
 
 
-def tell_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:
-    """Warn if samples show groups that one of the runs was trained on; a model folder does not say which those are."""
+def warn_of_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Warn if one of the runs was trained on groups of the samples; a model folder does not hold its groups."""
     trained_on: set[str] = set()
     for run in map(Run, runs):
         trained_on |= run.read_groups("train") if run.split_path.is_file() else set()
     known = sorted({sample.group for sample in samples} & trained_on)
     if known:
         reporter.warn(
-            f"{len(known)} groups of this data were trained on (the first: {known[0]}): the numbers read too high"
+            f"{len(known)} groups of this data were trained on (the first: {known[0]}): the scores are too high"
         )

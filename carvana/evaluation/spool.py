@@ -1,4 +1,4 @@
-"""Where predictions wait for their threshold, which is known only after the last image."""
+"""Spools predictions to disk until the threshold is known, after the last image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError, cause
 from carvana.inference.inputs import refuse_equal_stems
+from carvana.inference.levels import threshold_index
 from carvana.inference.pipeline import overlapped
-from carvana.thresholds import threshold_index
 from carvana.utils.files import scratch_folder
 from carvana.utils.progress import Reporter, track
 
@@ -27,20 +27,20 @@ def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
 
 
 class Spool:
-    """Predictions waiting on disk to become masks in a folder.
+    """Predictions on disk, to be written as masks once the threshold is known.
 
-    They wait in 8 bits a pixel and packed, which holds the mask of every threshold of the grid exactly, so the memory
+    They are stored in 8 bits a pixel, compressed, which keeps the mask of every threshold of the grid exact. So memory
     does not grow with the number of images.
     """
 
-    def __init__(self, masks_dir: Path, waiting: Path) -> None:
+    def __init__(self, masks_dir: Path, scratch: Path) -> None:
         self._masks_dir = masks_dir
-        self._waiting = waiting
+        self._scratch = scratch
 
     @classmethod
     @contextmanager
     def opened(cls, masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Spool | None]:
-        """A shelf for the length of a block, or none where no masks are wanted.
+        """Open a spool for a ``with`` block; None if ``masks_dir`` is None.
 
         Raises:
             DataError: two images would write the same mask, or the folder cannot be written to.
@@ -51,24 +51,24 @@ class Spool:
         refuse_equal_stems([sample.image for sample in samples], [sample.stem for sample in samples])
         folder = Path(masks_dir)
         try:
-            with scratch_folder(folder) as waiting:
-                yield cls(folder, waiting)
-        except BrokenPipeError:  # whoever reads our output has gone
+            with scratch_folder(folder) as scratch:
+                yield cls(folder, scratch)
+        except BrokenPipeError:  # the reader of our output has closed it
             raise
         except OSError as error:  # images that cannot be read are a DataError already
             raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
 
     def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
-        """Keep one image's levels (H, W): see :func:`carvana.thresholds.levels`. Safe in any thread."""
+        """Store one image's levels (H, W), see :mod:`carvana.inference.levels`. May be called from any thread."""
         shape = np.array(graded.shape, np.int64).tobytes()
-        self._place(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
+        self._path(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
 
     def write_masks(self, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter) -> None:
         """Write all masks at a threshold of the grid."""
-        least = threshold_index(threshold) + 1  # the level of what is just above the threshold
+        least = threshold_index(threshold) + 1  # the lowest level above the threshold
 
         def write(sample: Sample) -> None:
-            data = self._place(sample).read_bytes()
+            data = self._path(sample).read_bytes()
             shape = np.frombuffer(data[:16], np.int64)
             graded = np.frombuffer(zlib.decompress(data[16:]), np.uint8).reshape(shape)
             write_mask(mask_path(self._masks_dir, sample), graded >= least)
@@ -76,8 +76,8 @@ class Spool:
         for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
             pass
 
-    def _place(self, sample: Sample) -> Path:
-        place = self._waiting / sample.stem
+    def _path(self, sample: Sample) -> Path:
+        path = self._scratch / sample.stem
         if sample.depth:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        return place
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path

@@ -1,17 +1,16 @@
-"""Which networks can be told apart: all pairs of a leaderboard tested at once, by sign flips of whole groups.
+"""The statistics of a leaderboard: intervals by bootstrap over groups, and a test of all pairs by sign flips of groups.
 
-The images of a group hang together, so the unit is the group. For each pair of networks, D of a group is the sum over
-its images of the difference of their Dice. The D of all groups add up to the very gap that ranks the two, so a group
-with more images weighs more, as it does in the mean. If neither network is better, D of a group might as well have had
-the other
-sign: T = abs(sum of D) / sqrt(sum of D^2) is compared with what T becomes when the signs of groups are flipped. The
-root stays as it is, so a few very hard groups are as heavy in each flip as they are in T itself.
+The images of a group are alike, so the unit of the test is the group. For each pair of networks, D of a group is the
+sum over its images of the difference of their Dice. The D of all groups add up to the very gap that ranks the two, so a
+group with more images weighs more, as it does in the mean. If neither network is better, D of a group might as well
+have the other sign: T = abs(sum of D) / sqrt(sum of D^2) is compared with what T becomes when the signs of groups are
+flipped. The root stays as it is, so a few very hard groups are as heavy in each flip as they are in T itself.
 
-Whoever looks at the best row of eight has looked at 28 pairs. So one flip goes through all pairs, and a pair's T is
-compared with the largest T of all: the chance that any two equal networks are told apart is then at most the level,
-however the pairs hang together and whichever network comes out best. Pairs that are told apart leave those among which
-the largest is sought (step-down), which finds more at the same level. Westfall and Young 1993; Romano and Wolf 2005,
-https://doi.org/10.1198/016214504000000539.
+A leaderboard of eight rows has 28 pairs. So one flip is applied to all pairs, and the T of a pair is compared with the
+largest T of all: the chance that the difference of any two equal networks is called significant is then at most the
+level, however the pairs depend on one another and whichever network comes out best. Pairs that are significant are
+taken out before the largest T of the others is sought (step-down), which finds more at the same level. Westfall and
+Young 1993; Romano and Wolf 2005, https://doi.org/10.1198/016214504000000539.
 
 The level is exact for any number of groups where D is as likely to be above as below 0 by as much, in all pairs at
 once; for other D of mean 0 it is approached as groups grow in number (Canay, Romano and Shaikh 2017,
@@ -29,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from carvana.errors import DataError
 
 LEVEL = 0.05
-"""Two networks are told apart where the adjusted p is at most this."""
+"""The difference of two networks is significant where the adjusted p is at most this."""
 
 _ROUNDING = 1e-10  # far above what adding floats in another order changes, far below what one pixel does
 _BLOCK = 2**18  # numbers worked on at a time: 2 MB, which stay in a processor's cache
@@ -68,8 +67,41 @@ def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000,
     return adjusted
 
 
+def bootstrap_interval(
+    values: ArrayLike, groups: Sequence[str], *, samples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """An interval for the mean of ``values`` that are alike within groups: whole groups are redrawn.
+
+    The percentile bootstrap over clusters (Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).
+
+    Args:
+        values: (N,), one an image.
+        groups: N names.
+        samples: how many times to draw.
+        level: the share of draws inside the interval.
+        seed: equal seeds give equal intervals.
+
+    Returns:
+        (low, high), or None for a single group, which cannot show how groups differ.
+    """
+    _, members, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        return None
+    sums = np.bincount(members, weights=np.asarray(values, dtype=np.float64))
+    generator = np.random.default_rng(seed)
+    means = np.empty(samples)
+    step = max(1, 2**21 // len(sizes))  # draws at a time: bounds the memory
+    for start in range(0, samples, step):
+        part = means[start : start + step]
+        drawn = generator.integers(len(sizes), size=(len(part), len(sizes)))
+        part[:] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, (tail, 1 - tail))
+    return float(low), float(high)
+
+
 def groups_needed(level: float = LEVEL) -> int:
-    """The least number of groups with which any two networks can be told apart.
+    """The least number of groups with which a difference can be significant.
 
     With C groups there are 2^C patterns of signs; the one that was found and its mirror image always count.
 

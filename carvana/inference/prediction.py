@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from carvana.data.io.images import resize_image
 from carvana.errors import ConfigError
-from carvana.thresholds import levels
+from carvana.inference.levels import levels
 from carvana.utils.devices import float64_device
 
 FloatMap = NDArray[np.float32]
@@ -95,7 +95,7 @@ class Prediction:
     def levels(self) -> NDArray[np.uint8]:
         """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
 
-        It holds for each t that is a multiple of 1/256: see :func:`carvana.thresholds.levels`.
+        It holds for each t that is a multiple of 1/256: see :func:`carvana.inference.levels.levels`.
         """
         if self._levels is not None:
             return self._levels

@@ -1,19 +1,18 @@
-"""The leaderboard: networks ranked on the same images, with what they cost, and with whom each is tied."""
+"""The leaderboard on disk and on the screen: JSON, CSV, Markdown, HTML and text."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from carvana.data.samples import Sample
 from carvana.errors import RunError, check_format_version
-from carvana.leaderboard.records import Header, Pair, Row, ScoredImage
-from carvana.leaderboard.report.html import to_html, to_html_table
-from carvana.leaderboard.report.markdown import to_markdown
-from carvana.leaderboard.report.table import to_csv, to_text
+from carvana.leaderboard.records import Header, LeaderboardData, Pair, Row, ScoredImage
+from carvana.leaderboard.report.html import to_html
+from carvana.leaderboard.report.tables import to_html_table
+from carvana.leaderboard.report.text import to_csv, to_markdown, to_text
 from carvana.run import read_record
 from carvana.utils.deprecated import Attribute
 from carvana.utils.files import write_json, write_text
@@ -23,18 +22,19 @@ LEADERBOARD = "leaderboard.json"
 
 
 @dataclass(frozen=True)
-class Leaderboard:
-    """Networks, best first; those that failed or are still to come stand at the end.
+class Leaderboard(LeaderboardData):
+    """Networks ranked on the same images; those that failed or still wait stand at the end.
 
-    In a notebook it shows itself as a table, and so it does to ``rich.print`` and ``print``.
+    Notebooks, ``print`` and ``rich.print`` show it as a table.
 
     Attributes:
         header: what all rows share.
         rows: see :class:`carvana.leaderboard.records.Row`.
+        ranked: the rows of networks that were evaluated.
         pairs: each two networks compared, the largest gap first.
         images: each image's scores.
         path: the folder that holds it; None if it was made in memory.
-        samples: where the images and their masks lie, of which pictures are made; without them there are none.
+        samples: the images and masks on disk, from which pictures are made; without them there are none.
 
     Example:
         >>> board = carvana.compare(["unet-ref", "unet/resnet34"], quick=True)  # doctest: +SKIP
@@ -42,13 +42,7 @@ class Leaderboard:
         ('unet/resnet34', 0.97412)
     """
 
-    header: Header
-    rows: tuple[Row, ...]
-    pairs: tuple[Pair, ...] = ()
-    images: tuple[ScoredImage, ...] = ()
     photos = Attribute("images")
-    path: Path | None = None
-    samples: Sequence[Sample] = ()
 
     def __getitem__(self, name: str) -> Row:
         """The row of a network by its name."""
@@ -56,11 +50,6 @@ class Leaderboard:
             if row.name == name:
                 return row
         raise KeyError(name)
-
-    @property
-    def ranked(self) -> tuple[Row, ...]:
-        """The rows of networks that were evaluated."""
-        return tuple(row for row in self.rows if row.ok)
 
     def to_json(self) -> dict[str, Any]:
         """What leaderboard.json holds."""
@@ -80,7 +69,7 @@ class Leaderboard:
             path: the folder that ``compare`` wrote, or its leaderboard.json.
 
         Raises:
-            RunError: there is none, it is damaged, or a later version wrote it.
+            RunError: the file is missing or damaged, or a later version wrote it.
         """
         file = Path(path)
         file = file / LEADERBOARD if file.is_dir() else file
@@ -97,15 +86,15 @@ class Leaderboard:
                 samples=tuple(_sample(image) for image in images if image.path and image.mask),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{file}: no leaderboard ({type(error).__name__}: {error})") from error
+            raise RunError(f"{file}: not a leaderboard ({type(error).__name__}: {error})") from error
 
     def save(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """Write leaderboard.json, .csv, .md and .html into a folder, by default its own; returns the folder.
+        """Write leaderboard.json, .csv, .md and .html into a folder, by default its own, and return the folder.
 
         Each file is replaced as a whole. The HTML file needs nothing beside it.
 
         Raises:
-            RunError: no folder is named, and it has none.
+            RunError: no folder is given, and it has none.
         """
         folder = Path(path) if path is not None else self.path
         if folder is None:

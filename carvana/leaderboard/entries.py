@@ -1,10 +1,10 @@
-"""What is compared: architectures to fit, under names of their own if wanted, and finished runs."""
+"""The networks of a comparison: architectures to fit, finished runs, and the labels they may have."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,24 @@ from carvana.errors import ConfigError, RunError, UnknownNameError, did_you_mean
 from carvana.folds import Folds
 from carvana.registry import registry
 from carvana.run import Run
+from carvana.utils.deprecated import renamed
 
 _SLUG_BYTES = 80
-"""What a name may take of a file's name, which systems bound at 255 bytes."""
+"""Bytes of a file's name, of which systems allow 255, that a network's name may take."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class NetworkEntry:
     """One network of a comparison.
 
     Args:
-        name: What its row is called.
+        name: Of its row.
         arch: The architecture to fit; "" for a run.
         run: A finished run, which is only evaluated.
-        changes: Keys below ``model`` that hold for this network alone, ``{"model.encoder_weights": "lite0.pth"}``. All
-            else is shared, so that networks are compared and not recipes.
+        changes: Keys below ``model`` for this network alone, such as ``{"model.encoder_weights": "lite0.pth"}``. All
+            other keys are shared, so that networks are compared and not configs.
 
-    >>> Entry("a wide one", arch="unet-ref", changes={"model.options": {"width": 96}}).slug
+    >>> NetworkEntry("a wide one", arch="unet-ref", changes={"model.options": {"width": 96}}).slug
     'a-wide-one'
     """
 
@@ -45,54 +46,57 @@ class Entry:
         others = [key for key in self.changes if not key.startswith("model.")]
         if others:
             raise ConfigError(
-                f"{self.name}: {others[0]} cannot be changed for one network alone, only what is below model; the "
-                "rest is the recipe, which all of them share"
+                f"{self.name}: {others[0]} cannot be changed for one network alone, only keys below model can; all "
+                "networks share the rest of the config"
             )
 
     @property
     def slug(self) -> str:
-        """Its name as part of a file's name."""
+        """The name, changed so that it can be part of a file's name."""
         words = re.sub(r"[^\w.+-]+", "-", self.name).strip("-.") or "network"
         return words.encode()[:_SLUG_BYTES].decode(errors="ignore")
 
 
-def make_entries(
-    names: str | os.PathLike[str] | Entry | Sequence[str | os.PathLike[str] | Entry], settings: Sequence[str] = ()
-) -> list[Entry]:
-    """What some names stand for, with the settings that hold for single ones.
+NetworkName = str | os.PathLike[str] | NetworkEntry
+"""How a network may be named."""
+
+
+def make_entries(names: NetworkName | Sequence[NetworkName], settings: Sequence[str] = ()) -> list[NetworkEntry]:
+    """Find the networks that names stand for, and apply the settings of single ones.
 
     Args:
-        names: Architectures as ``carvana archs`` lists them, the folders of finished runs, or ``LABEL=ONE`` of either
-            to have one under another name. As a string an architecture's name wins over a folder of the same name;
-            write ``./unet-ref`` for the folder.
+        names: Architectures as ``carvana archs`` lists them, folders of finished runs, or ``LABEL=NAME`` to give either
+            another name. A string that names both an architecture and a folder means the architecture; write
+            ``./unet-ref`` for the folder.
         settings: ``NAME:model.key=value``, for the network of that name alone.
 
     Raises:
         UnknownNameError: a name is neither.
-        ConfigError: a name or a run stands twice, or a setting cannot be used.
-        RunError: a folder is no finished run.
+        ConfigError: a name or a run occurs twice, or a setting cannot be used.
+        RunError: a folder is not a finished run.
     """
-    listed = [names] if isinstance(names, str | os.PathLike | Entry) else list(names)
+    listed = [names] if isinstance(names, str | os.PathLike | NetworkEntry) else list(names)
     found = list(map(_entry, listed))
+    for one, _ in _equal(found, lambda entry: entry.name):
+        raise ConfigError(f"{one.name} is named twice; give one a label: other={one.run or one.arch}")
+    for one, other in _equal(found, lambda entry: entry.run and entry.run.resolve()):
+        raise ConfigError(f"{one.name} and {other.name} are the same run; name it once")
+    for one, other in _equal(found, lambda entry: None if entry.run else entry.slug.lower()):
+        raise ConfigError(f"{one.name} and {other.name} would use the same folder; give one of them another label")
     entries = {entry.name: entry for entry in found}
-    if len(entries) < len(found):
-        twice = next(entry for entry in found if sum(entry.name == other.name for other in found) > 1)
-        raise ConfigError(f"{twice.name} is named twice; tell them apart by labels: other={twice.run or twice.arch}")
-    _refuse_same_run(found)
     for setting in settings:
         name, _, assignment = setting.partition(":")
         if name not in entries:
-            raise ConfigError(f"--set {setting!r}: no network {name!r} is compared{did_you_mean(name, entries)}")
+            raise ConfigError(f"--set {setting!r}: no network of the name {name!r}{did_you_mean(name, entries)}")
         entry = entries[name]
         if entry.run is not None:
-            raise ConfigError(f"--set {setting!r}: {name} is a finished run, whose settings are what they are")
-        entries[name] = Entry(entry.name, entry.arch, changes={**entry.changes, **parse_settings([assignment])})
-    _tell_apart([entry for entry in entries.values() if entry.run is None])
+            raise ConfigError(f"--set {setting!r}: {name} is a finished run, whose settings cannot be changed")
+        entries[name] = NetworkEntry(entry.name, entry.arch, changes={**entry.changes, **parse_settings([assignment])})
     return list(entries.values())
 
 
 def is_own_setting(setting: str) -> bool:
-    """Whether a word of ``--set`` is for one network alone.
+    """Whether an argument of ``--set`` is for one network alone.
 
     >>> is_own_setting("wide:model.options={width: 96}"), is_own_setting("data.root=C:x")
     (True, False)
@@ -100,8 +104,11 @@ def is_own_setting(setting: str) -> bool:
     return ":" in setting.partition("=")[0]
 
 
-def _entry(name: str | os.PathLike[str] | Entry) -> Entry:
-    if isinstance(name, Entry):
+__getattr__ = renamed(__name__, Entry="NetworkEntry")
+
+
+def _entry(name: NetworkName) -> NetworkEntry:
+    if isinstance(name, NetworkEntry):
         if name.run is not None:
             _check_run(name.run)
         else:
@@ -109,16 +116,16 @@ def _entry(name: str | os.PathLike[str] | Entry) -> Entry:
         return name
     text, there = os.fspath(name), Path(name).exists()
     if text in registry.archs and (isinstance(name, str) or not there):
-        return Entry(text, text)
+        return NetworkEntry(text, text)
     if there:
         _check_run(Path(text))
-        return Entry(text, run=Path(text))
+        return NetworkEntry(text, run=Path(text))
     label, equals, rest = text.partition("=")
     if equals:
         if not label or not rest:
             raise ConfigError(f"{text!r}: expected LABEL=ARCHITECTURE or LABEL=RUN, such as wide=unet-ref")
         inner = _entry(rest)
-        return Entry(label, inner.arch, inner.run)
+        return NetworkEntry(label, inner.arch, inner.run)
     try:
         registry.archs.entry(text)
     except UnknownNameError as error:
@@ -128,30 +135,24 @@ def _entry(name: str | os.PathLike[str] | Entry) -> Entry:
 
 def _check_run(path: Path) -> None:
     if Folds(path).exists:
-        raise RunError(f"{path}: holds folds, which together have seen every group; name another run")
+        raise RunError(f"{path}: a folder of folds, which together were trained on every group; name another run")
     run = Run(path)
     if not run.config_path.is_file() or not run.split_path.is_file():
         raise RunError(
-            f"{path}: no run (it holds no config.yaml and split.csv), so nobody knows which groups it was trained on; "
-            "name the folder that `carvana fit` wrote"
+            f"{path}: not a run folder: config.yaml or split.csv, the list of its training groups, is missing; name "
+            "the folder that `carvana fit` wrote"
         )
     if not run.is_evaluated:
-        raise RunError(f"{path}: is not finished; `carvana fit --resume {path}` goes on")
+        raise RunError(f"{path}: not finished; `carvana fit --resume {path}` continues it")
 
 
-def _refuse_same_run(entries: Sequence[Entry]) -> None:
-    runs: dict[Path, str] = {}
+def _equal(
+    entries: Sequence[NetworkEntry], key: Callable[[NetworkEntry], object]
+) -> Iterator[tuple[NetworkEntry, NetworkEntry]]:
+    """Pairs of entries with the same key; None is no key."""
+    seen: dict[object, NetworkEntry] = {}
     for entry in entries:
-        if entry.run is not None:
-            other = runs.setdefault(entry.run.resolve(), entry.name)
-            if other != entry.name:
-                raise ConfigError(f"{other} and {entry.name} are one run; name it once")
-
-
-def _tell_apart(entries: Sequence[Entry]) -> None:
-    """Different names must give different folders."""
-    slugs: dict[str, str] = {}
-    for entry in entries:
-        other = slugs.setdefault(entry.slug.lower(), entry.name)
-        if other != entry.name:
-            raise ConfigError(f"{entry.name} and {other} would be the same folder; give one a label of its own")
+        if (value := key(entry)) in seen:
+            yield seen[value], entry
+        elif value is not None:
+            seen[value] = entry

@@ -1,4 +1,4 @@
-"""What a network's process does: fit it, judge it, or measure what it costs. Results are files, written when done."""
+"""The jobs of worker processes: fit, evaluate or measure a network. Results are files, written at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carvana.config import FitConfig
 from carvana.data.io.images import read_image
@@ -15,6 +15,7 @@ from carvana.errors import RunError
 from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
 from carvana.evaluation.evaluate import evaluate
 from carvana.inference.predictor import Predictor
+from carvana.leaderboard.progress import WorkerReporter
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.training.callbacks import Callback
@@ -22,44 +23,43 @@ from carvana.training.fit import fit, resume
 from carvana.training.state import has_state, read_state
 from carvana.utils.files import lock, write_json
 
-if TYPE_CHECKING:
-    from carvana.leaderboard.worker import Channel
-
 _PATIENCE = 15.0
-"""Seconds to wait for another process to leave a run: one whose parent was killed may still be ending."""
+"""Seconds to wait until a run is unlocked: a worker whose parent was killed may still be ending."""
 
 _NEUTRAL = ("root", "images", "masks", "workers", "cache_gb")
-"""Keys of data that may differ when a fit goes on: where images lie and how they are read."""
+"""Keys of data that may change before a fit is resumed: where images lie and how they are read."""
 
 
-def fit_network(*, channel: Channel, device: str, config: FitConfig, run: Run) -> None:
-    """Fit a network into a run folder and evaluate it; go on where an earlier process was stopped."""
-    _wait_for(run)
-    callbacks = (_Told(channel),)
-    if run.config_path.is_file() and not _can_go_on(run):
-        channel.warn(f"the state of {run.path} cannot be read: it is put aside, and the fit begins anew")
-        _put_aside(run)
+def fit_network(*, reporter: WorkerReporter, device: str, config: FitConfig, run: Run) -> None:
+    """Fit a network into a run folder and evaluate it; resume what an earlier process was stopped in."""
+    _wait_until_unlocked(run)
+    callbacks = (_EpochSender(reporter),)
+    if run.config_path.is_file() and not _can_resume(run):
+        reporter.warn(f"the state of {run.path} cannot be read; the folder is renamed, and the fit starts again")
+        _set_aside(run)
     if run.config_path.is_file():
         for record in run.read_epochs():
-            channel.say("epoch", record)
+            reporter.send("epoch", record)
         now = {f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}
         run.write_config(run.read_config().replace(now))
-        if "fit_seconds" not in run.read_record():  # what was evaluated is no finished network
+        if "fit_seconds" not in run.read_record():  # an interrupted fit that was evaluated by hand
             run.evaluation_path.unlink(missing_ok=True)
-        resume(run.path, device=device, callbacks=callbacks, reporter=channel)
+        resume(run.path, device=device, callbacks=callbacks, reporter=reporter)
         return
-    fit(config, out=run.path, device=device, callbacks=callbacks, reporter=channel)
+    fit(config, out=run.path, device=device, callbacks=callbacks, reporter=reporter)
 
 
-def judge_run(*, channel: Channel, device: str, run: Run, result: Run, samples: Sequence[Sample]) -> None:
-    """Evaluate a finished run on the comparison's images."""
+def evaluate_finished(
+    *, reporter: WorkerReporter, device: str, run: Run, result: Run, samples: Sequence[Sample]
+) -> None:
+    """Evaluate a finished run on the validation images of the comparison."""
     predictor = Predictor.from_pretrained(run.path, device=device)
-    evaluation = evaluate(predictor, samples, masks_dir=result.masks_path, reporter=channel)
+    evaluation = evaluate(predictor, samples, masks_dir=result.masks_path, reporter=reporter)
     result.write_evaluation(evaluation.to_json())
 
 
-def measure(*, channel: Channel, device: str, run: Run, image: Path, out: Path, key: Mapping[str, Any]) -> None:
-    """Measure what predicting costs, at the scale that the network was trained at."""
+def measure(*, reporter: WorkerReporter, device: str, run: Run, image: Path, out: Path, key: Mapping[str, Any]) -> None:
+    """Measure the cost of prediction at the scale that the network was trained at."""
     predictor = Predictor.from_pretrained(run.path, device=device)
     cost = measure_cost(predictor, read_image(image), seconds=2.0)
     model = predictor.model
@@ -67,16 +67,16 @@ def measure(*, channel: Channel, device: str, run: Run, image: Path, out: Path, 
     write_json(out, {**key, "params": trainable, "machine": describe_machine(predictor), **cost.to_json()})
 
 
-class _Told(Callback):
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+class _EpochSender(Callback):
+    def __init__(self, reporter: WorkerReporter) -> None:
+        self._reporter = reporter
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
-        """Pass the epoch's numbers on."""
-        self._channel.say("epoch", dict(record))
+        """Send the numbers of the epoch."""
+        self._reporter.send("epoch", dict(record))
 
 
-def _wait_for(run: Run) -> None:
+def _wait_until_unlocked(run: Run) -> None:
     until = time.monotonic() + _PATIENCE
     while run.lock_path.exists():
         try:
@@ -84,11 +84,11 @@ def _wait_for(run: Run) -> None:
                 return
         except BlockingIOError:
             if time.monotonic() > until:
-                return  # the fit itself says who is there
+                return  # the fit then reports who holds the lock
             time.sleep(0.1)
 
 
-def _can_go_on(run: Run) -> bool:
+def _can_resume(run: Run) -> bool:
     if not has_state(run.state_path):
         return not run.metrics_path.exists()
     try:
@@ -98,6 +98,6 @@ def _can_go_on(run: Run) -> bool:
     return True
 
 
-def _put_aside(run: Run) -> None:
-    places = (run.path.with_name(f"{run.path.name}-damaged-{number}") for number in itertools.count(1))
-    run.path.rename(next(place for place in places if not place.exists()))
+def _set_aside(run: Run) -> None:
+    names = (run.path.with_name(f"{run.path.name}-damaged-{number}") for number in itertools.count(1))
+    run.path.rename(next(name for name in names if not name.exists()))

@@ -1,4 +1,4 @@
-"""Whether a run saw the groups that judge it: in its own training, or in that of the run it was started from."""
+"""Checks that a run was not trained on the validation groups, nor the run that its weights come from."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from carvana.utils.progress import Reporter
 _SHOWN = 20
 
 
-def refuse_known_groups(run: Run, judges: Sequence[Sample], *, group: str | None = None, reporter: Reporter) -> None:
-    """Refuse a run that was trained on a group that judges.
+def refuse_known_groups(run: Run, scored: Sequence[Sample], *, group: str | None = None, reporter: Reporter) -> None:
+    """Refuse a run that was trained on a group of the images to score.
 
-    Groups go by the names that the run gave them when it was fitted, and by those that this comparison gives its
-    images.
+    Groups are compared by the names that the run gave them when it was fitted, and by those that this comparison finds
+    in the names of its images.
 
     Args:
         run: The run.
-        judges: The images that judge.
-        group: The expression by which this comparison tells groups (``data.group``).
-        reporter: Warned where the run's first weights come from somewhere unknown.
+        scored: The images to score.
+        group: The expression by which this comparison finds the group in a name (``data.group``).
+        reporter: Receives a warning where the training behind the run's first weights is not known.
 
     Raises:
         RunError: it was; the message names the groups.
     """
-    groups = {sample.group for sample in judges}
-    images = {sample.name: sample.group for sample in judges}
+    groups = {sample.group for sample in scored}
+    images = {sample.name: sample.group for sample in scored}
     seen: set[Path] = set()
     at, via = run, ""
     while at.path.resolve() not in seen:
@@ -43,8 +43,8 @@ def refuse_known_groups(run: Run, judges: Sequence[Sample], *, group: str | None
         known |= {own for name in trained if (own := _group(name, group)) in groups}
         if known:
             raise RunError(
-                f"{run.path}: {via}was trained on {len(known)} of the {len(groups)} groups that judge here "
-                f"({_listed(sorted(known))}); leave it out, or divide the images as it did (--set "
+                f"{run.path}: {via}was trained on {len(known)} of the {len(groups)} validation groups "
+                f"({_listed(sorted(known))}); leave it out, or split the images as it did (--set "
                 f"split.file={run.split_path})"
             )
         first = at.read_record().get("init_from")
@@ -53,7 +53,7 @@ def refuse_known_groups(run: Run, judges: Sequence[Sample], *, group: str | None
         before = _run_of(Path(first))
         if before is None:
             reporter.warn(
-                f"{run.path}: started from the weights of {first}, of which nobody knows what they were trained on"
+                f"{run.path}: started from the weights of {first}; on which groups these were trained is not known"
             )
             return
         at, via = before, f"the run that it was started from, {before.path}, "

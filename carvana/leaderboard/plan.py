@@ -1,16 +1,16 @@
-"""What there is to do for a comparison, and where each piece of it lies: decided before anything is trained.
+"""The plan of a comparison: which fits and evaluations it needs, and in which folders their results lie.
 
 The folder of a comparison::
 
-    split.csv                    which images train and which judge, the same for all
+    split.csv                    the training and the validation images, the same for all networks
     runs/<name>-<digest>/        a run for each network and seed
     judged/<name>-<digest>/      evaluation.json and masks of runs that were finished before
-    costs/<name>-<digest>.json   what predicting costs
-    logs/<name>-<digest>.log     all that a network's process printed
+    costs/<name>-<digest>.json   the cost of prediction
+    logs/<name>-<digest>.log     everything that a network's process printed
     leaderboard.json, .csv, .md, .html
 
-A digest stands for all that decides the result: the recipe, the split, the bytes of the images, first weights. So a
-second call finds what is done, does what is missing, and fits anew, beside the old run, what has changed.
+A digest covers everything that decides the result: the config, the split, the bytes of the images, first weights. So a
+second call finds what is done, does what is missing, and refits, beside the old run, what has changed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from carvana.data.digest import content_digest
 from carvana.data.splits import Split, make_split, tell_of_leak, write_split
 from carvana.errors import CarvanaError, ConfigError
 from carvana.evaluation.samples import read_run_split
-from carvana.leaderboard.entries import Entry
+from carvana.leaderboard.entries import NetworkEntry
 from carvana.leaderboard.leakage import refuse_known_groups
+from carvana.leaderboard.script_registrations import ScriptTargets, script_targets
 from carvana.registry import registry
 from carvana.run import Run
 from carvana.training.setup import check, with_data
@@ -41,18 +42,18 @@ _DIGITS = 8
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One network to fit (or one finished run to read) and to judge.
+    """One fit of a network with one seed, or one finished run to evaluate.
 
     Attributes:
         entry: The network.
-        config: The recipe of its fit; None for a finished run.
-        run: Its run folder.
-        result: The folder that evaluation.json and masks/ are in once it is judged: the run's own, if it is fitted.
-        cost: The file of what it costs.
-        log: What its process prints.
+        config: The config of the fit; None for a finished run.
+        run: The run folder.
+        result: The folder of evaluation.json and masks/: the run itself if it is fitted here.
+        cost: The file with the cost of prediction.
+        log: The file that receives what its processes print.
     """
 
-    entry: Entry
+    entry: NetworkEntry
     config: FitConfig | None
     run: Run
     result: Run
@@ -61,14 +62,20 @@ class Trial:
 
     @property
     def seed(self) -> int | None:
-        """The seed of its fit."""
+        """The seed of the fit."""
         return None if self.config is None else self.config.train.seed
 
     @property
-    def judged(self) -> bool:
+    def trained_with(self) -> FitConfig:
+        """The config of the fit, read from the run if it was finished before."""
+        return self.config or self.run.read_config()
+
+    @property
+    def done(self) -> bool:
         """Whether it is fitted to its end and evaluated.
 
-        ``carvana evaluate`` judges an interrupted fit as well, but how long a fit took is noted at its end alone.
+        An interrupted fit may have been evaluated by ``carvana evaluate``; its training time is written at the end
+        only.
         """
         if not self.result.is_evaluated:
             return False
@@ -76,39 +83,41 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """A whole comparison.
 
     Attributes:
-        out: Its folder.
-        recipe: What was asked for.
-        config: The recipe that the fits share, with this comparison's split.
-        recipe_name: What the recipe is called.
-        split: Which images train and which judge.
-        split_digest: Of their names, groups and sides.
-        content: Of their bytes.
-        seeds: Of the refits; none if only finished runs are compared.
-        trials: For each network its trials, in the order that they were named.
+        out: The folder.
+        given_config: The config as it was given.
+        config: The config that the fits share, with this comparison's split.
+        config_name: The name of the config.
+        split: The training and the validation images.
+        split_digest: A digest of their names, groups and sides.
+        content: A digest of their bytes.
+        seeds: Of the fits; none if only finished runs are compared.
+        trials: The trials of each network, in the order in which the networks were named.
+        targets: Names that a script registered, which worker processes must register as well.
     """
 
     out: Path
-    recipe: FitConfig
+    given_config: FitConfig
     config: FitConfig
-    recipe_name: str
+    config_name: str
     split: Split
     split_digest: str
     content: str
     seeds: tuple[int, ...]
     trials: dict[str, list[Trial]]
+    targets: ScriptTargets
 
     @property
     def all_trials(self) -> list[Trial]:
-        """Those of all networks."""
+        """The trials of all networks."""
         return [trial for trials in self.trials.values() for trial in trials]
 
     @property
     def budget(self) -> str:
-        """How long each network may train; nothing if none does."""
+        """How long each network may train; empty if only finished runs are compared."""
         if not self.seeds:
             return ""
         train = self.config.train
@@ -117,29 +126,29 @@ class Plan:
 
 
 def make_plan(
-    entries: Sequence[Entry],
+    entries: Sequence[NetworkEntry],
     config: FitConfig | None,
     *,
     out: str | os.PathLike[str],
     seeds: int,
-    recipe_name: str,
+    config_name: str,
     device: str,
     reporter: Reporter,
-) -> Plan:
-    """Decide everything, and find all mistakes that can be found before a training.
+) -> ComparisonPlan:
+    """Plan a comparison, and raise every error that can be found before a fit.
 
     Args:
         entries: The networks.
-        config: The recipe. Where it names no data folder, or there is none, and finished runs are compared, the
-            validation images of the first of them judge.
+        config: The config that the fits share. Without a data folder, the networks are evaluated on the validation
+            images of the first finished run.
         out: The folder of the comparison.
         seeds: How many times each network is fitted.
-        recipe_name: What the recipe is called.
+        config_name: The name of the config.
         device: auto, cpu, cuda or cuda:N.
-        reporter: Told of what is drawn and read.
+        reporter: Receives what is drawn and read.
 
     Raises:
-        ConfigError, DataError, RunError: the recipe, the images or a run cannot be used.
+        ConfigError, DataError, RunError: the config, the images or a run cannot be used.
     """
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}: expected 1 or more fits of each network")
@@ -147,7 +156,7 @@ def make_plan(
     if runs and (config is None or config.data.root is None):
         config = _on_images_of(runs[0], config)
         split = read_run_split(runs[0])
-        reporter.info(f"the validation images of {runs[0].path} judge, since no --data is given")
+        reporter.info(f"no --data given: networks are evaluated on the validation images of {runs[0].path}")
     else:
         config = with_data(config or load_config(), reporter=reporter)
         split = make_split(config.data, config.split)
@@ -156,7 +165,7 @@ def make_plan(
     tell_of_leak(split, reporter)
     for run in runs:
         refuse_known_groups(run, split.val, group=config.data.group, reporter=reporter)
-    folder, recipe = Path(out), config
+    folder, given = Path(out), config
     if config.split.file is None or not config.split.file.is_dir():
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
     sides = (("train", split.train), ("val", split.val))
@@ -165,27 +174,28 @@ def make_plan(
     fits = any(entry.run is None for entry in entries)
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, folder, numbers, split_digest + content) for entry in entries}
-    return Plan(folder, recipe, config, recipe_name, split, split_digest, content, numbers, trials)
+    targets = script_targets(trial.trained_with.arch for each in trials.values() for trial in each)
+    return ComparisonPlan(folder, given, config, config_name, split, split_digest, content, numbers, trials, targets)
 
 
-def write_plan(plan: Plan) -> None:
-    """Make the folder, and write the split that all fits take."""
+def write_plan(plan: ComparisonPlan) -> None:
+    """Create the folder and write the split of all fits into it."""
     write_split(plan.out / "split.csv", plan.split)
 
 
 def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
-    """A recipe with the images and the split of a finished run."""
+    """The config with the images and the split of a finished run."""
     if config is not None and config.split != SplitConfig():
         raise ConfigError(
-            f"split: without a data folder the validation images of {run.path} judge, as that run divided them; name "
-            "the folder with --data, too, to divide its images anew"
+            f"split: without a data folder the split of {run.path} is taken; to split its images in another way, name "
+            "their folder with --data"
         )
     theirs = run.read_config()
     data = {f"data.{key}": getattr(theirs.data, key) for key in ("root", "images", "masks", "group")}
     return (config or load_config()).replace({**data, "split": theirs.split.model_dump()})
 
 
-def _trials(entry: Entry, config: FitConfig, out: Path, seeds: Sequence[int], data: str) -> list[Trial]:
+def _trials(entry: NetworkEntry, config: FitConfig, out: Path, seeds: Sequence[int], data: str) -> list[Trial]:
     if entry.run is not None:
         run = Run(entry.run)
         model = [file_digest(run.model_path / name) for name in ("model.safetensors", "config.json")]
@@ -202,13 +212,13 @@ def _trials(entry: Entry, config: FitConfig, out: Path, seeds: Sequence[int], da
     return trials
 
 
-def _trial(entry: Entry, config: FitConfig | None, run: Run, result: Run, out: Path) -> Trial:
+def _trial(entry: NetworkEntry, config: FitConfig | None, run: Run, result: Run, out: Path) -> Trial:
     key = result.path.name
     return Trial(entry, config, run, result, cost=out / "costs" / f"{key}.json", log=out / "logs" / f"{key}.log")
 
 
 def _folder(path: Path, config: FitConfig, data: str) -> Run:
-    """The run of this recipe: its folder, or the next number where somebody made another training of that one."""
+    """The run of this config: the folder, or the next numbered one if that holds another training."""
     for number in itertools.count(1):
         run = Run(path if number == 1 else path.with_name(f"{path.name}-{number}"))
         if not run.config_path.exists():
@@ -223,7 +233,7 @@ def _folder(path: Path, config: FitConfig, data: str) -> Run:
 
 
 def _fit_digest(config: FitConfig, data: str) -> str:
-    """All that decides what a fit gives; where images and weights lie, and how they are read, does not."""
+    """A digest of everything that decides the result of a fit, but not of where images and weights lie."""
     values = config.model_dump(mode="json")
     shown = {key: values["data"][key] for key in ("size", "mode", "target", "augment")}
     weights = Path(config.model.encoder_weights)

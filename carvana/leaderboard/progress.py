@@ -1,18 +1,64 @@
-"""Who watches a comparison: a Reporter that is also told which network does what."""
+"""Progress of a comparison: sent by each worker process, shown by the process that started them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from carvana.leaderboard.records import Row
 from carvana.utils.progress import Reporter
 
-FITTING, JUDGING, MEASURING = "fitting", "evaluating", "measuring"
+FITTING, EVALUATING, MEASURING = "fitting", "evaluating", "measuring"
+
+_INTERVAL = 0.25
+"""Seconds between two messages about the progress of a task."""
+
+
+class WorkerReporter(Reporter):
+    """A Reporter that sends everything to another process, as tuples of a kind and its values.
+
+    Args:
+        send: Sends one such tuple.
+    """
+
+    def __init__(self, send: Callable[[tuple[Any, ...]], None]) -> None:
+        self._send = send
+        self._steps: dict[str, int] = {}
+        self._sent_at = 0.0
+
+    def send(self, kind: str, *values: Any) -> None:
+        """Send a message."""
+        self._send((kind, *values))
+
+    def info(self, message: str) -> None:
+        """Send a line."""
+        self.send("info", message)
+
+    def warn(self, message: str) -> None:
+        """Send a warning."""
+        self.send("warn", message)
+
+    def start(self, task: str, total: int | None) -> None:
+        """Send that a task begins."""
+        self._steps[task] = 0
+        self.send("start", task, total)
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        """Send the steps of a task, a few times a second."""
+        self._steps[task] = self._steps.get(task, 0) + steps
+        if time.monotonic() - self._sent_at >= _INTERVAL:
+            self._sent_at = time.monotonic()
+            self.send("advance", task, self._steps[task], values)
+            self._steps[task] = 0
+
+    def finish(self, task: str, **values: float) -> None:
+        """Send that a task is done."""
+        self.send("finish", task, values)
 
 
 class ComparisonProgress:
-    """Tells a Reporter in lines. The command's live display overrides what it shows otherwise.
+    """Shows a comparison's progress as lines of a Reporter; the command's live display overrides its methods.
 
     Args:
         reporter: Where the lines go.
@@ -25,21 +71,21 @@ class ComparisonProgress:
         """A comparison begins.
 
         Args:
-            rows: What is known of each network.
-            fits: How many trainings are still to do.
-            minutes: The budget of one, if it is told in minutes.
-            devices: How many are done at a time.
+            rows: The networks as they stand.
+            fits: How many fits are missing.
+            minutes: The training time of one, if the config gives it in minutes.
+            devices: How many fits run at a time.
         """
 
     def stage(self, name: str, stage: str, seed: int | None = None) -> None:
-        """A network is fitted, evaluated or measured from now on."""
+        """A network's fit, evaluation or measurement begins."""
         self.reporter.info(f"{name}: {stage}" + ("" if seed is None else f", seed {seed}"))
 
     def epoch(self, name: str, record: Mapping[str, Any]) -> None:
-        """A network's fit has had an epoch; its line of metrics.jsonl and times."""
+        """An epoch of a network's fit is over: its lines of metrics.jsonl and times.jsonl."""
 
     def progress(self, name: str, kind: str, values: Sequence[Any]) -> None:
-        """A task within a network's process moves: ``start``, ``advance`` or ``finish``, as a Reporter is told."""
+        """A call of a network's :class:`WorkerReporter`: ``start``, ``advance`` or ``finish``."""
         task = f"{name}: {values[0]}"
         if kind == "start":
             self.reporter.start(task, values[1])
@@ -49,7 +95,7 @@ class ComparisonProgress:
             self.reporter.finish(task, **values[1])
 
     def message(self, name: str, kind: str, message: str) -> None:
-        """A network's process has something to say: ``info`` or ``warn``."""
+        """A line about a network: ``info`` or ``warn``."""
         (self.reporter.warn if kind == "warn" else self.reporter.info)(f"{name}: {message}")
 
     def row(self, row: Row) -> None:

@@ -1,4 +1,4 @@
-"""Which source of this library is running: its version, and its commit where that can be known."""
+"""The commit of the library's source that is running, where it can be found out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def commit() -> str | None:
-    """The commit of the source, 12 digits, with "+" where tracked files are changed; None if nothing tells.
+    """The commit of the source, 12 digits, with "+" where tracked files are changed; None if it is not known.
 
     An installation from a version-control address records its commit (PEP 610); else the folder above the package
     may be a git checkout.
@@ -27,7 +27,7 @@ def _recorded() -> str | None:
 
 
 def _checked_out(folder: Path) -> str | None:
-    if not (folder / ".git").exists():  # of a folder further up it may be the commit of something else
+    if not (folder / ".git").exists():  # a folder further up may be the checkout of something else
         return None
     head = _git(folder, "rev-parse", "HEAD")
     if not head:
@@ -39,7 +39,7 @@ def _checked_out(folder: Path) -> str | None:
 def _git(folder: Path, *words: str) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603 - the words are ours
-            ["git", "-C", str(folder), *words],  # noqa: S607 - where git lies is the system's affair
+            ["git", "-C", str(folder), *words],  # noqa: S607 - the system's git
             capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):

@@ -1,11 +1,12 @@
-"""From evaluations to a ranked table, with what can and what cannot be told apart."""
+"""From evaluations to ranked rows, with a test of every two networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,61 +14,58 @@ from numpy.typing import NDArray
 from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import DataError, RunError
-from carvana.evaluation.statistics import LEVEL, pairwise_p
-from carvana.leaderboard.records import FAILED, OK, Pair, Row, ScoredImage, SeedRun
-from carvana.metrics import bootstrap_interval
+from carvana.evaluation.statistics import LEVEL, bootstrap_interval, pairwise_p
+from carvana.leaderboard.plan import Trial
+from carvana.leaderboard.records import FAILED, OK, WAITING, Pair, Row, ScoredImage, SeedRun
 from carvana.run import Run, read_record
 
-if TYPE_CHECKING:
-    from carvana.leaderboard.plan import Trial
-
 WORST = 0.01
-"""The share of the images, the worst ones, whose mean Dice stands in a column of its own."""
+"""The share of the images, those with the lowest Dice, whose mean is a column of its own."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A network's scores: the means of its refits.
+class NetworkResult:
+    """One network before it is ranked.
 
     Attributes:
-        row: What is known of it without the others.
-        dice: (N,), an image each.
+        row: Its row, without what depends on other networks.
+        dice: (N,), its Dice on each image, the mean over its seeds; None if it is not evaluated.
     """
 
     row: Row
-    dice: NDArray[np.float64]
+    dice: NDArray[np.float64] | None = None
 
 
-def read_row(
+def read_result(
     trials: Sequence[Trial],
     samples: Sequence[Sample],
     *,
     failures: Mapping[Trial, str],
     unmeasured: Mapping[Trial, str],
-    ceilings: Mapping[Any, float],
-) -> Scored | Row:
-    """What is known of a network: its scores if all its trials are judged, else a row that says how it stands.
+    limits: Mapping[Any, float],
+) -> NetworkResult:
+    """Read what the trials of a network have left on disk: its scores once all of them are done.
 
     Args:
-        trials: Its trials.
-        samples: The images that judge.
-        failures: Why trials failed; one that did leaves its network without a score, however many others there are.
-        unmeasured: Why they could not be measured.
-        ceilings: The best Dice possible, by :func:`seen_at`.
+        trials: The trials of one network.
+        samples: The validation images.
+        failures: Why trials failed; a network with one failed trial has no scores.
+        unmeasured: Why measurements failed.
+        limits: The best Dice possible, by :func:`seen_at`.
     """
     first = trials[0]
-    config = first.config or first.run.read_config()
+    config = first.trained_with
     row = Row(first.entry.name, arch=config.arch)
     failed = [trial for trial in trials if trial in failures]
     if failed:
         which = f"seed {failed[0].seed}: " if len(trials) > 1 else ""
-        return replace(row, status=f"{FAILED}{which}{failures[failed[0]]}")
-    if not all(trial.judged for trial in trials):
-        return row
+        return NetworkResult(replace(row, status=f"{FAILED}{which}{failures[failed[0]]}"))
+    if not all(trial.done for trial in trials):
+        return NetworkResult(row)
     evaluations = [trial.result.read_evaluation() for trial in trials]
-    dice = np.mean([_column(trial, each, samples, "dice") for trial, each in zip(trials, evaluations, strict=True)], 0)
+    dice = np.mean([_dice_column(trial, each, samples) for trial, each in zip(trials, evaluations, strict=True)], 0)
     boundary = np.mean([each["boundary_dice"] for each in evaluations])
-    refits = tuple(_refit(trial, each) for trial, each in zip(trials, evaluations, strict=True))
+    refits = tuple(_seed_run(trial, each) for trial, each in zip(trials, evaluations, strict=True))
     means = [refit.dice for refit in refits]
     seconds = [refit.fit_seconds for refit in refits if refit.fit_seconds is not None]
     interval = bootstrap_interval(dice, [sample.group for sample in samples])
@@ -82,7 +80,7 @@ def read_row(
         dice_worst=float(np.sort(dice)[: max(1, round(WORST * len(dice)))].mean()),
         threshold=refits[0].threshold,
         size=size,
-        ceiling=ceilings.get(seen),
+        ceiling=limits.get(seen),
         fit_seconds=float(np.mean(seconds)) if seconds else None,
         init=first.run.read_record().get("init"),
         run=str(first.run.path),
@@ -90,43 +88,47 @@ def read_row(
         refits=refits,
         **_cost(first.cost),
     )
-    return Scored(row, dice)
+    return NetworkResult(row, dice)
 
 
 def rank(
-    judged: Sequence[Scored], others: Sequence[Row], samples: Sequence[Sample]
+    results: Sequence[NetworkResult], samples: Sequence[Sample]
 ) -> tuple[tuple[Row, ...], tuple[Pair, ...], tuple[ScoredImage, ...]]:
     """Order networks by Dice, and compare each two of them.
 
     Args:
-        judged: Networks with scores.
-        others: Rows of networks that failed or are still to come; they follow in this order.
-        samples: The images.
+        results: Of all networks, in the order in which they were named.
+        samples: The validation images.
 
     Returns:
-        The rows, the pairs from the largest gap on, and the images with all scores.
+        The rows (ranked networks first, then those that failed, then those that wait), the pairs from the largest gap
+        on, and the images with the scores of all networks.
     """
-    # Equal means keep the order in which they were named: sorting is stable.
-    ordered = sorted(judged, key=lambda each: -float(each.dice.mean()))
+    scored = [(result.row, result.dice) for result in results if result.dice is not None]
+    others = [result.row for result in results if result.dice is None]
+    scored.sort(key=lambda each: -float(each[1].mean()))  # equal means stay in the order of their names: it is stable
     groups = [sample.group for sample in samples]
-    scores = np.array([each.dice for each in ordered]).reshape(len(ordered), len(samples))
-    p = pairwise_p(scores, groups) if ordered else np.ones((0, 0))
-    rows = []
-    for place, each in enumerate(ordered):
-        better = sum(other.row.dice > each.row.dice for other in ordered)  # type: ignore[operator]
-        rows.append(
-            replace(each.row, rank=1 + better, p_best=float(p[0, place]), tied_with_best=bool(p[0, place] > LEVEL))
+    scores = np.array([dice for _, dice in scored]).reshape(len(scored), len(samples))
+    means = [float(dice.mean()) for _, dice in scored]
+    p = pairwise_p(scores, groups) if scored else np.ones((0, 0))
+    rows = [
+        replace(
+            row,
+            rank=1 + sum(other > means[index] for other in means),
+            p_best=float(p[0, index]),
+            tied_with_best=bool(p[0, index] > LEVEL),
         )
+        for index, (row, _) in enumerate(scored)
+    ]
     pairs = [
         Pair(
-            better=ordered[a].row.name,
-            worse=ordered[b].row.name,
-            gap=float(scores[a].mean() - scores[b].mean()),
+            better=rows[a].name,
+            worse=rows[b].name,
+            gap=means[a] - means[b],
             ci95=bootstrap_interval(scores[a] - scores[b], groups),
             p=float(p[a, b]),
         )
-        for a in range(len(ordered))
-        for b in range(a + 1, len(ordered))
+        for a, b in combinations(range(len(rows)), 2)
     ]
     images = tuple(
         ScoredImage(
@@ -135,15 +137,16 @@ def rank(
             sample.view,
             path=str(sample.image),
             mask=_mask_paths(sample),
-            dice={each.row.name: float(each.dice[place]) for each in ordered},
+            dice={row.name: float(dice[index]) for row, dice in scored},
         )
-        for place, sample in enumerate(samples)
+        for index, sample in enumerate(samples)
     )
+    others.sort(key=lambda row: row.status == WAITING)
     return (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), images
 
 
 def seen_at(config: FitConfig) -> tuple[tuple[int, int] | str, str]:
-    """The size at which a network of this recipe sees images, and what it is trained on there."""
+    """The size at which a network of this config sees images, and the kind of target it is trained on."""
     return (config.data.size if config.data.mode == "resize" else "native"), config.data.target
 
 
@@ -152,18 +155,19 @@ def _mask_paths(sample: Sample) -> str | tuple[str, ...]:
     return paths if len(paths) > 1 else "".join(paths)
 
 
-def _column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[Sample], name: str) -> list[float]:
-    scores = {image["image"]: image[name] for image in evaluation["per_image"]}
+def _dice_column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[Sample]) -> list[float]:
+    scores = {image["image"]: image["dice"] for image in evaluation["per_image"]}
     missing = [sample.name for sample in samples if sample.name not in scores]
     if missing or len(scores) != len(samples):
         raise DataError(
-            f"{trial.result.evaluation_path}: judges {len(scores)} images, not the {len(samples)} of this comparison "
-            f"({missing[0] if missing else 'one too many'}); remove that folder, and it is judged anew"
+            f"{trial.result.evaluation_path}: scores {len(scores)} images, expected the {len(samples)} of this "
+            f"comparison ({missing[0] + ' is missing' if missing else 'some are not among them'}); remove that folder, "
+            "and the network is evaluated again"
         )
     return [scores[sample.name] for sample in samples]
 
 
-def _refit(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:
+def _seed_run(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:
     run: Run = trial.run
     record = run.read_record()
     epochs = run.read_epochs()
@@ -183,7 +187,7 @@ def _refit(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:
 
 
 def _cost(path: Path) -> dict[str, Any]:
-    """The columns of a file that :func:`carvana.leaderboard.jobs.measure` wrote; none if there is none."""
+    """The columns that :func:`carvana.leaderboard.jobs.measure` measured; None for each if there is no file."""
     found = read_cost(path)
     names = {"params": "params", "gflops": "gflops", "ms": "latency_ms"}
     names |= {name: name for name in ("images_per_s", "peak_memory_mb")}
@@ -191,7 +195,7 @@ def _cost(path: Path) -> dict[str, Any]:
 
 
 def read_cost(path: Path) -> dict[str, Any]:
-    """Such a file; empty if it is missing or damaged, since measuring again costs seconds."""
+    """Read a file of costs; empty if it is missing or damaged, since measuring again takes seconds."""
     try:
         return read_record(path)
     except RunError:

@@ -1,31 +1,30 @@
-"""What a leaderboard is made of: rows, what stands above them, and what they were computed from. Nothing needs torch.
-
-All of it becomes JSON and comes back as it was: ``leaderboard.json`` is enough to rank, to draw and to test anew.
-"""
+"""The records of a leaderboard, which leaderboard.json holds: header, rows, pairs and images. None needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from carvana.data.samples import Sample
 from carvana.utils.deprecated import Attribute, renamed
 
 OK = "ok"
 WAITING = "waiting"
 FAILED = "failed: "
-"""How a row's status begins whose network could not be fitted, evaluated or measured; the reason follows."""
+"""The beginning of the status of a network that could not be fitted, evaluated or measured; the reason follows."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What becomes a JSON object and comes back; keys of later versions are passed over."""
+    """A record that is written as a JSON object and read back; keys of later versions are ignored."""
 
     KEYS: ClassVar[Mapping[str, str]] = {}
-    """The fields whose JSON key has another name."""
+    """The JSON keys of fields whose key has another name."""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """The record as JSON-able values."""
         return {self.KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
@@ -37,18 +36,18 @@ class Record:
 
 @dataclass(frozen=True)
 class SeedRun(Record):
-    """One training of a network, or the one run that was named.
+    """One training of a network with one seed, or the finished run that was named.
 
     Attributes:
-        run: its folder.
+        run: the run folder.
         seed: of weights, order and augmentation.
         dice: the mean over the images.
         threshold: the best one on these images.
         fit_seconds: training time alone.
-        epochs: how many it had.
+        epochs: their number.
         steps: of the optimizer.
         curve: after each epoch: epoch, step, seconds of training, train_loss, val_dice at the training size.
-        version: of carvana, which fitted it.
+        version: of the carvana that fitted it.
         machine: on which it was fitted.
     """
 
@@ -66,35 +65,35 @@ class SeedRun(Record):
 
 @dataclass(frozen=True)
 class Row(Record):
-    """One network of a leaderboard; what is not known (yet) is None.
+    """One network of a leaderboard; values that are not known (yet) are None.
 
     Attributes:
-        name: as it was asked for: an architecture, a label, or the path of a run.
-        status: "ok", "waiting", or "failed: " and the reason; one that could be judged and not measured keeps its
-            scores and its rank.
+        name: as it was given: an architecture, a label, or the path of a run.
+        status: "ok", "waiting", or "failed: " and the reason; a network that was evaluated and could not be measured
+            keeps its scores and its rank.
         arch: the architecture.
         rank: from 1, by Dice.
-        dice: the mean over images of Dice at full size, thresholds chosen on other groups; with several seeds, of the
-            refits' means.
+        dice: the mean over images of Dice at full size, thresholds chosen on other groups; with several seeds the mean
+            of these.
         dice_ci95: its interval, by bootstrap over groups; None for a single group.
-        tied_with_best: whether it cannot be told from the best (see ``carvana.evaluation.statistics``).
+        tied_with_best: whether its difference from the best is not significant (see ``carvana.evaluation.statistics``).
         p_best: the adjusted p-value of its difference from the best.
-        dice_spread: the largest minus the smallest Dice of the refits; None for one.
+        dice_spread: the largest minus the smallest Dice of the seeds; None for one seed.
         boundary_dice: the mean within 7 pixels of the true boundary.
-        dice_worst: the mean over the worst hundredth of the images, one at the least.
+        dice_worst: the mean over the worst hundredth of the images, at least one.
         threshold: that of ``run``.
         size: (height, width) at which the network sees an image, or "native".
-        ceiling: the Dice that a perfect network could reach, trained at that size on these images.
-        params: numbers that training could change.
+        ceiling: the Dice that a perfect network could reach at that training size on these images.
+        params: the number of trainable parameters.
         gflops: for a full image.
         latency_ms: from the array of pixels to the mask, one image at a time.
         images_per_s: many of them, in batches.
         peak_memory_mb: of prediction; on a CPU the whole process.
-        fit_seconds: training time, the mean of the refits.
-        init: what the first weights were.
+        fit_seconds: training time, the mean over the seeds.
+        init: the kind of first weights.
         run: the run folder: with several seeds the first one's.
         masks: the folder of that run's masks of these images.
-        refits: all trainings of it.
+        refits: its trainings, one for each seed.
     """
 
     name: str
@@ -129,7 +128,7 @@ class Row(Record):
 
     @property
     def failed(self) -> bool:
-        """Whether it could not be."""
+        """Whether it could not be fitted, evaluated or measured."""
         return self.status.startswith(FAILED)
 
     @property
@@ -150,19 +149,19 @@ class Header(Record):
 
     Attributes:
         data: the data folder.
-        images: how many judge.
-        groups: how many groups they show.
-        train_images: how many train.
-        train_groups: how many groups they show.
-        split: a digest of which image trains and which judges.
+        images: the number of validation images.
+        groups: the number of their groups.
+        train_images: the number of training images.
+        train_groups: the number of their groups.
+        split: a digest of which images are training and which validation images.
         content: a digest of the images' and masks' bytes.
-        recipe: all settings that the fits share, as nested keys.
-        recipe_name: the shipped name or the file that it came from, and what was changed.
+        config: the config that the fits share, as nested keys.
+        config_name: the name or file of that config, and what was changed in it.
         budget: "4 epochs" or "8 minutes"; empty if nothing was fitted.
-        seeds: of the refits.
-        scored: words for how images are scored.
+        seeds: of the fits.
+        scored: how images are scored, in words.
         version: of carvana.
-        commit: of its source, with "+" where files are changed; None if that is not known.
+        commit: of its source, with "+" where files are changed; None if it is not known.
         machine: hardware and torch.
     """
 
@@ -171,9 +170,12 @@ class Header(Record):
         "groups": "cars",
         "train_images": "train_photos",
         "train_groups": "train_cars",
+        "config": "recipe",
+        "config_name": "recipe_name",
     }
     photos, cars = Attribute("images"), Attribute("groups")
     train_photos, train_cars = Attribute("train_images"), Attribute("train_groups")
+    recipe, recipe_name = Attribute("config"), Attribute("config_name")
 
     data: str
     images: int
@@ -182,8 +184,8 @@ class Header(Record):
     train_groups: int
     split: str
     content: str
-    recipe: Mapping[str, Any]
-    recipe_name: str
+    config: Mapping[str, Any]
+    config_name: str
     budget: str
     seeds: tuple[int, ...]
     version: str
@@ -201,7 +203,7 @@ class Pair(Record):
         worse: the name of the other.
         gap: the difference of their Dice.
         ci95: its interval, by bootstrap over groups; None for a single group.
-        p: of no difference, adjusted for all pairs of the leaderboard.
+        p: the p-value of no difference, adjusted for all pairs of the leaderboard.
     """
 
     better: str
@@ -213,15 +215,15 @@ class Pair(Record):
 
 @dataclass(frozen=True)
 class ScoredImage(Record):
-    """An image that judges.
+    """A validation image and its scores.
 
     Attributes:
         image: its file name.
-        group: the group.
-        view: from where it is seen.
-        dice: each network's score on it, by name; with several seeds the mean.
-        path: where it lies.
-        mask: where its true mask lies; several are joined.
+        group: its group.
+        view: the viewpoint, where names hold one.
+        dice: each network's Dice on it, by name; with several seeds the mean.
+        path: of the image.
+        mask: of its true mask; several masks are united.
     """
 
     image: str
@@ -232,9 +234,35 @@ class ScoredImage(Record):
     mask: str | tuple[str, ...] = ""
 
 
+@dataclass(frozen=True)
+class LeaderboardData:
+    """All numbers of a leaderboard; :class:`carvana.Leaderboard` also writes and shows them.
+
+    Attributes:
+        header: what all rows share.
+        rows: the networks, best first; those that failed or still wait stand at the end.
+        pairs: each two networks compared, the largest gap first.
+        images: each image's scores.
+        path: the folder that holds it; None if it was made in memory.
+        samples: the images and masks on disk, from which pictures are made; without them there are none.
+    """
+
+    header: Header
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+    images: tuple[ScoredImage, ...] = ()
+    path: Path | None = None
+    samples: Sequence[Sample] = ()
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        """The rows of networks that were evaluated."""
+        return tuple(row for row in self.rows if row.ok)
+
+
 __getattr__ = renamed(__name__, Photo="ScoredImage", Refit="SeedRun")
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists are tuples here."""
+    """Turn JSON's lists into tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""What a script registered, and how other processes find it."""
+"""Names that a script registered, and how worker processes import what is behind them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from carvana.registry import Entry as Registered
 from carvana.registry import registry
 from carvana.utils.imports import resolve
 
-Places = Mapping[str, Mapping[str, str]]
-"""By catalog (``archs``, ``losses``, ...) the names that scripts registered, and their ``"module:attribute"``."""
+ScriptTargets = Mapping[str, Mapping[str, str]]
+"""By catalog (``archs``, ``losses``, ...): names that scripts registered, each with its ``"module:attribute"``."""
 
 
-def script_places(archs: Iterable[str]) -> Places:
-    """Where other processes import from what no plugin brings.
+def script_targets(archs: Iterable[str]) -> ScriptTargets:
+    """The ``"module:attribute"`` of everything that scripts, not plugins, have registered.
 
     Args:
-        archs: The architectures that they will need.
+        archs: The architectures that they need.
 
     Raises:
-        ConfigError: one of these is a function that only this process has.
+        ConfigError: one of these is a function that cannot be imported elsewhere.
     """
     for name in archs:
         entry = registry.archs.entry(name) if name in registry.archs else None
-        if entry is not None and entry.source == "script" and _place(entry) is None:
+        if entry is not None and entry.source == "script" and _target(entry) is None:
             where = getattr(entry.target, "__module__", "?"), getattr(entry.target, "__qualname__", entry.target)
             raise ConfigError(
                 f"the architecture '{name}' is built by {'.'.join(map(str, where))}, which other processes cannot "
@@ -34,33 +34,35 @@ def script_places(archs: Iterable[str]) -> Places:
             )
     return {
         key: {
-            entry.name: place for entry in catalog.registered() if entry.source == "script" and (place := _place(entry))
+            entry.name: target
+            for entry in catalog.registered()
+            if entry.source == "script" and (target := _target(entry))
         }
         for key, catalog in registry.catalogs.items()
     }
 
 
-def register_places(places: Places) -> None:
-    """In another process: register the same, unless a module does so itself as soon as it is imported."""
-    for key, targets in places.items():
-        for name, target in targets.items():
-            with suppress(CarvanaError):  # who needs it is told then
+def register_targets(targets: ScriptTargets) -> None:
+    """Register the same names in a worker process, except those that an import registers by itself."""
+    for key, named in targets.items():
+        for name, target in named.items():
+            with suppress(CarvanaError):  # using the name raises it again
                 resolve(target, f"'{name}' (from a script)")
             catalog = registry.catalogs[key]
             if name not in {entry.name for entry in catalog.registered()}:
                 catalog.register(name, target)
 
 
-def _place(entry: Registered) -> str | None:
+def _target(entry: Registered) -> str | None:
     target = entry.target
     if isinstance(target, str):
         return None if target.startswith("__main__:") else target
     module, name = getattr(target, "__module__", "?"), getattr(target, "__qualname__", "?")
-    importable = module != "__main__" and "<" not in name and _finds(module, name, target)
+    importable = module != "__main__" and "<" not in name and _is_importable(module, name, target)
     return f"{module}:{name}" if importable else None
 
 
-def _finds(module: str, name: str, target: object) -> bool:
+def _is_importable(module: str, name: str, target: object) -> bool:
     try:
         found = importlib.import_module(module)
         for part in name.split("."):

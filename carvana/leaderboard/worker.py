@@ -1,7 +1,7 @@
-"""A network's own process, which worker_pool.py starts: ``python -m carvana.leaderboard.worker FD``.
+"""The worker process that worker_pool.py starts for each job: ``python -m carvana.leaderboard.worker FD``.
 
-It receives a job through the file descriptor, does it, says through it how that goes, and ends. All that anything
-prints goes into the job's log.
+It receives the job through the file descriptor, does it, sends its progress back, and ends. Everything printed goes
+into the job's log.
 """
 
 from __future__ import annotations
@@ -9,88 +9,45 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 import traceback
-from typing import Any
 
 from carvana.errors import CarvanaError, cause
-from carvana.leaderboard.script_registrations import register_places
-from carvana.leaderboard.worker_pool import Job, PipeEnd
+from carvana.leaderboard.progress import WorkerReporter
+from carvana.leaderboard.script_registrations import register_targets
+from carvana.leaderboard.worker_pool import PipeEnd, WorkerJob
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.imports import resolve
-from carvana.utils.progress import Reporter
 
 _LONGEST = 300
-"""Characters of a reason; the log has all of it."""
-
-_EVERY = 0.25
-"""Seconds between two messages of how far a task has come."""
-
-
-class Channel(Reporter):
-    """A Reporter whose listener is another process."""
-
-    def __init__(self, connection: PipeEnd) -> None:
-        self._connection = connection
-        self._steps: dict[str, int] = {}
-        self._told = 0.0
-
-    def say(self, kind: str, *values: Any) -> None:
-        """Send a message."""
-        self._connection.send((kind, *values))
-
-    def info(self, message: str) -> None:
-        """Pass it on."""
-        self.say("info", message)
-
-    def warn(self, message: str) -> None:
-        """Pass it on."""
-        self.say("warn", message)
-
-    def start(self, task: str, total: int | None) -> None:
-        """Pass it on."""
-        self._steps[task] = 0
-        self.say("start", task, total)
-
-    def advance(self, task: str, steps: int = 1, **values: float) -> None:
-        """Pass it on, a few times a second."""
-        self._steps[task] = self._steps.get(task, 0) + steps
-        if time.monotonic() - self._told >= _EVERY:
-            self._told = time.monotonic()
-            self.say("advance", task, self._steps[task], values)
-            self._steps[task] = 0
-
-    def finish(self, task: str, **values: float) -> None:
-        """Pass it on."""
-        self.say("finish", task, values)
+"""Characters of a reason; the log has the whole text."""
 
 
 def main() -> None:
-    """Do the job that comes through the descriptor on the command line."""
+    """Do the job that arrives through the descriptor on the command line."""
     connection = PipeEnd(int(sys.argv[1]))
     path, job, device = connection.recv()
     sys.path[:] = path
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
-    channel = Channel(connection)
+    reporter = WorkerReporter(connection.send)
     try:
         if job.memory_gb is not None:
             _limit_memory(int(1e9 * job.memory_gb))
-        register_places(job.places)
-        resolve(job.function, "the work of a comparison")(channel=channel, device=device, **job.arguments)
+        register_targets(job.targets)
+        resolve(job.function, "the job of a comparison")(reporter=reporter, device=device, **job.arguments)
     except BaseException as error:
         traceback.print_exc()
-        channel.say("failed", _reason(error, job))
+        reporter.send("failed", _reason(error, job))
     else:
-        channel.say("done")
+        reporter.send("done")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # whatever thread or library is still there must not hold up the end, or crash at it
+    os._exit(0)  # threads and libraries that still run must neither delay the end nor crash it
 
 
 def _limit_memory(limit: int) -> None:
-    """Data, not address space: CUDA's libraries alone map dozens of GB that they never touch."""
+    """Limit the data, not the address space: CUDA's libraries alone map dozens of GB that they never touch."""
     if sys.platform == "win32":
-        raise NotImplementedError  # compare has refused it
+        raise NotImplementedError  # compare refuses memory_gb there
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -98,14 +55,14 @@ def _limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _reason(error: BaseException, job: Job) -> str:
-    """One line; a lack of memory tells of the limit, if the process has one."""
+def _reason(error: BaseException, job: WorkerJob) -> str:
+    """The error as one line; where memory ran out, with the process's limit if it has one."""
     words = " ".join(str(error).split())
     words = words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
     if "CUDA out of memory" in words:
         return "out of memory on the GPU"
     if is_out_of_memory(error):
-        limit = "" if job.memory_gb is None else f" (its process may take {job.memory_gb:g} GB)"
+        limit = "" if job.memory_gb is None else f" (the limit of its process is {job.memory_gb:g} GB)"
         return f"out of memory{limit}"
     if isinstance(error, CarvanaError):
         return words
@@ -115,7 +72,7 @@ def _reason(error: BaseException, job: Job) -> str:
 
 
 def _end_with_parent(connection: PipeEnd) -> None:
-    """Nothing more comes from the parent, so the first thing that does is its end."""
+    """End when the parent ends: it sends nothing after the job, so the pipe becomes readable only when it closes."""
     try:
         connection.recv()
     except (EOFError, OSError):

@@ -1,7 +1,7 @@
-"""Processes of their own for networks: what they say is heard, and what becomes of them is told.
+"""Runs jobs in worker processes and yields their messages and how each one ended.
 
-A network that crashes, is killed or finds no memory ends its process and nothing else. A process ends with the one
-that started it, however that ends.
+A network that crashes, is killed or runs out of memory ends its own process and nothing else. Workers end when the
+process that started them ends, in whatever way.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import carvana
-from carvana.leaderboard.script_registrations import Places
+from carvana.leaderboard.script_registrations import ScriptTargets
 from carvana.utils.devices import cpu_count
 
 if sys.platform == "win32":
@@ -33,62 +32,62 @@ else:
     PipeEnd = Connection
 
 _TICK = 0.2
-"""Seconds between two looks at whether a process is still there."""
+"""Seconds between two checks of whether a process still runs."""
 
 GRACE = 60.0
-"""Seconds that a process has to save its training and end, once it is asked to."""
+"""Seconds that a worker has to save its training and end after it is asked to."""
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A piece of work for a process.
+class WorkerJob:
+    """A job for one worker process.
 
     Attributes:
-        name: Whose it is.
-        function: ``"module:function"``; it is called with a Reporter-like channel and ``arguments``.
-        arguments: By keyword; they can be pickled.
-        log: A file for all that the process prints.
-        places: What a script registered, to be registered there as well.
-        memory_gb: What the process may take, in GB of 10^9 bytes; None sets no limit.
+        name: Of the network.
+        function: ``"module:function"``; called with ``reporter``, ``device`` and ``arguments``.
+        arguments: By keyword; they are pickled.
+        log: The file that receives everything the process prints.
+        targets: Names that a script registered, to be registered in the process as well.
+        memory_gb: The limit of the process's data, in GB of 10^9 bytes; None sets none.
     """
 
     name: str
     function: str
     arguments: dict[str, Any]
     log: Path
-    places: Places = field(default_factory=dict)
+    targets: ScriptTargets = field(default_factory=dict)
     memory_gb: float | None = None
 
 
 @dataclass(frozen=True)
-class Said:
-    """Something that a process said: a kind (``info``, ``advance``, ``epoch``, ...) and its values."""
+class WorkerMessage:
+    """A message from a worker: a kind (``info``, ``advance``, ``epoch``, ...) and its values."""
 
-    job: Job
+    job: WorkerJob
     kind: str
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process ended; ``reason`` is None if its work is done."""
+class WorkerExit:
+    """A worker ended; ``reason`` says why its job is not done, and is None if it is."""
 
-    job: Job
+    job: WorkerJob
     reason: str | None
 
 
 def run_jobs(
-    jobs: Sequence[Job], devices: Sequence[str], *, stopping: Callable[[], None] = lambda: None
-) -> Generator[Said | Ended, None, None]:
-    """Do jobs, as many at once as there are devices, each in a process of its own.
+    jobs: Sequence[WorkerJob], devices: Sequence[str], *, stopping: Callable[[], None] = lambda: None
+) -> Generator[WorkerMessage | WorkerExit, None, None]:
+    """Run jobs in this order, as many at a time as there are devices, each in a worker process of its own.
 
-    The job's argument ``device`` is one of ``devices``. Whoever stops iterating, or is interrupted, has the processes
-    asked to save and end; a second interruption kills them.
+    When the caller stops iterating or is interrupted, the workers are asked to save and end; a second interruption
+    kills them.
 
     Args:
-        jobs: What is to do, in this order.
+        jobs: The jobs.
         devices: One for each process at a time, such as ``("cuda:0", "cuda:1")``; they share the processor's cores.
-        stopping: Called before processes are asked to end early.
+        stopping: Called before workers are asked to end early.
     """
     waiting, free = list(jobs), list(devices)
     working: dict[PipeEnd, _Worker] = {}
@@ -99,22 +98,22 @@ def run_jobs(
                 working[worker.channel] = worker
             for channel in wait(list(working), timeout=_TICK):
                 assert isinstance(channel, PipeEnd)
-                yield from working[channel].heard()
+                yield from working[channel].messages()
             for channel, worker in list(working.items()):
                 if worker.ended():
-                    yield from worker.heard()
+                    yield from worker.messages()
                     del working[channel]
                     free.append(worker.device)
-                    yield Ended(worker.job, worker.reason())
+                    yield WorkerExit(worker.job, worker.reason())
     finally:
         if working:
             _end(list(working.values()), stopping)
 
 
 class _Worker:
-    """A process at work on a job."""
+    """A worker process and its job."""
 
-    def __init__(self, job: Job, device: str, *, sharing: int) -> None:
+    def __init__(self, job: WorkerJob, device: str, *, sharing: int) -> None:
         self.job, self.device = job, device
         self.channel, theirs = Pipe()
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -127,14 +126,14 @@ class _Worker:
         theirs.close()
         self._outcome: tuple[str | None] | None = None
         try:
-            with suppress(OSError):  # it is gone already, of which we hear in a moment
+            with suppress(OSError):  # it has ended already; run_jobs reports that next
                 self.channel.send((sys.path, job, device))
         except BaseException:
             self.process.kill()
             raise
 
-    def heard(self) -> Iterator[Said]:
-        """What it has said since."""
+    def messages(self) -> Iterator[WorkerMessage]:
+        """The messages that have arrived since the last call."""
         try:
             while self.channel.poll():
                 kind, *values = self.channel.recv()
@@ -143,23 +142,23 @@ class _Worker:
                 elif kind == "failed":
                     self._outcome = (values[0],)
                 else:
-                    yield Said(self.job, kind, tuple(values))
-        except (EOFError, OSError):  # it is gone, or about to be: waiting on it would return at once, again and again
+                    yield WorkerMessage(self.job, kind, tuple(values))
+        except (EOFError, OSError):  # it ends: until it has, wait() would return at once, again and again
             time.sleep(_TICK / 10)
 
     def ended(self) -> bool:
-        # Not by the end of the pipe: a reading process that outlives it for a moment holds that open.
+        # A closed pipe would not show it: a reader process that lives a moment longer holds it open.
         return self.process.poll() is not None
 
     def reason(self) -> str | None:
-        """Why its work is not done; None if it is."""
+        """Why its job is not done; None if it is."""
         if self._outcome is not None:
             return self._outcome[0]
         code = self.process.returncode
-        limit = f"; it may take {self.job.memory_gb:g} GB" if self.job.memory_gb is not None else ""
+        limit = f"; its limit is {self.job.memory_gb:g} GB" if self.job.memory_gb is not None else ""
         name = _signal_name(-code) if code < 0 else ""
         if name == "SIGKILL":
-            return f"its process was killed (SIGKILL), as systems do where memory runs out{limit}"
+            return f"its process was killed (SIGKILL), as systems do when memory runs out{limit}"
         if name in ("SIGTERM", "SIGINT", "SIGHUP"):
             return f"its process was asked to end ({name})"
         if name:
@@ -168,9 +167,9 @@ class _Worker:
 
 
 def _popen_arguments(end: PipeEnd) -> dict[str, Any]:
-    """Popen's arguments for a process that inherits an end of a pipe, and that Ctrl-C in the terminal does not reach.
+    """Popen's arguments for a process that inherits one end of a pipe and is not reached by Ctrl-C in the terminal.
 
-    Ctrl-C reaches this process alone, which asks the others to end.
+    Ctrl-C reaches this process alone, which then asks the workers to end.
     """
     if sys.platform == "win32":
         os.set_handle_inheritable(end.fileno(), True)
@@ -180,11 +179,11 @@ def _popen_arguments(end: PipeEnd) -> dict[str, Any]:
 
 
 def _environment(sharing: int) -> dict[str, str]:
-    """That of this process, in which this very library is found, and a share of the cores where there are others."""
-    home = str(Path(carvana.__file__).resolve().parents[1])
+    """This process's environment, with this library on the path and, if workers share the cores, a share of them."""
+    home = str(Path(__file__).resolve().parents[2])
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
     if sharing > 1:
-        found["LOCAL_WORLD_SIZE"] = str(sharing)  # by which readers are shared out
+        found["LOCAL_WORLD_SIZE"] = str(sharing)  # by which readers divide the cores
         found.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // sharing)))
     return found
 
@@ -197,9 +196,9 @@ def _signal_name(number: int) -> str:
 
 
 def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
-    """Ask processes to save and end; kill those that do not.
+    """Ask workers to save and end; kill those that do not.
 
-    Windows has no way to ask: processes end at once there, and are continued from the last state that they saved.
+    Windows has no way to ask: workers end at once there, and a later call continues from their last saved state.
     """
     try:
         stopping()
@@ -220,6 +219,6 @@ def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
-        process.kill()  # its readers end with it by themselves
+        process.kill()  # its reader processes end with it
     else:
         os.killpg(process.pid, signal.SIGKILL)

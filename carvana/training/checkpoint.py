@@ -150,7 +150,7 @@ class Checkpoint:
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def _origin(self) -> dict[str, Any]:
-        from carvana import __version__
+        from carvana.utils.version import __version__
 
         return {
             "torch": torch.__version__,

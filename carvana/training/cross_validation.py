@@ -10,7 +10,7 @@ from carvana.data.check.sizes import check_sizes
 from carvana.data.splits import Split, config_samples, split_folds, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.cross_validation import evaluate_folds
-from carvana.evaluation.samples import read_run_split, where_it_is
+from carvana.evaluation.samples import read_run_split, with_data_root
 from carvana.folds import Folds
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
@@ -97,7 +97,7 @@ def resume_folds(
     if made.is_evaluated:
         reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")
         return made
-    config = where_it_is(made.read_config(), root, name=made.path)
+    config = with_data_root(made.read_config(), root, name=made.path)
     if not made.table_path.is_file():  # killed before the folds were written
         _write(made, _split(config, made.count))
     return _fit_all(made, config, root=root, device=device, callbacks=callbacks, reporter=reporter)

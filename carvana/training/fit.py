@@ -222,7 +222,7 @@ def _longer(config: FitConfig, *, epochs: int | None, minutes: float | None) -> 
 
 
 def _record(trainer: Trainer) -> dict[str, Any]:
-    from carvana import __version__
+    from carvana.utils.version import __version__
 
     return {
         "carvana": __version__,

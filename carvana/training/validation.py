@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from carvana.losses import Loss
+from carvana.metrics import dice_of
 from carvana.training.distributed import add_up
 from carvana.training.loader import timed
 from carvana.training.sampler import EpochBatches
@@ -52,7 +53,7 @@ def validate(
     not_finite = torch.nonzero(~torch.isfinite(rows[:, 0])).flatten()
     mean_loss, *_, accuracy = rows.mean(0).tolist()
     both, either = rows[:, 1:3].sum(0, keepdim=True).T if crops else rows[:, 1:3].T
-    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean().item()
+    dice = torch.from_numpy(dice_of(both.cpu().numpy(), either.cpu().numpy())).mean().item()
     return Validation(mean_loss, dice, accuracy, tuple(not_finite.tolist()))
 
 

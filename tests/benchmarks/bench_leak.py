@@ -19,7 +19,7 @@ import numpy as np
 
 import carvana
 from carvana.data.splits import Split, split_samples, write_split
-from carvana.metrics import bootstrap_interval
+from carvana.evaluation.statistics import bootstrap_interval
 
 PARTS = 3
 

@@ -93,7 +93,7 @@ def test_mistakes_end_with_one_line_and_leave_nothing(
 def test_quick_has_four_networks_and_a_recipe_of_its_own() -> None:
     from carvana.config import load_config
 
-    quick = load_config(comparison.QUICK_RECIPE)
+    quick = load_config(comparison.QUICK_CONFIG)
     assert len(comparison.QUICK) >= 4
     assert "unet-ref" in comparison.QUICK
     assert quick.split.val == 6  # fewer cars could tell nobody apart

@@ -82,7 +82,7 @@ def test_a_fit_that_goes_on_keeps_its_better_network(tmp_path: Path, tiny_data: 
             nn.init.constant_(model.network.head.bias, 0.5)
             model.save_pretrained(run.model_path)
 
-    with pytest.raises(RunError, match="network changed meanwhile"):
+    with pytest.raises(RunError, match="network has changed meanwhile"):
         finish_run(run, device="cpu", reporter=Training())
     assert not run.evaluation_path.exists()
     assert Segmenter.from_pretrained(run.path).network.head.bias.item() == 0.5

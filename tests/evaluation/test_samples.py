@@ -68,7 +68,7 @@ def moved(tiny_data: Path, tmp_path: Path) -> tuple[Run, Path]:
 
 def test_a_data_folder_that_is_gone_is_asked_for(moved: tuple[Run, Path]) -> None:
     run, _ = moved
-    with pytest.raises(DataError, match=r"data: the data folder of .*run is not there any more.*--root DIR"):
+    with pytest.raises(DataError, match=r"data: the data folder of .*run is missing.*--root DIR"):
         choose_samples(run.path)
 
 
@@ -89,7 +89,7 @@ def test_another_folder_with_the_same_names_is_refused(moved: tuple[Run, Path], 
     first, second, other = (getattr(samples[place], kind) for place in (3, 7, 8))
     for path in (first, second):
         shutil.copy(other, path)
-    with pytest.raises(DataError, match=r"2 of 20 images differ so: .*--root.*--data.*--init") as caught:
+    with pytest.raises(DataError, match=r"2 of 20 images have.: .*--root.*--data.*--init") as caught:
         choose_samples(run.path, root=now)
     assert str(first) in str(caught.value)
     assert "\n" not in str(caught.value)

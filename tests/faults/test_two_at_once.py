@@ -141,7 +141,7 @@ def test_two_comparisons_in_one_folder(tiny_data: Path, tmp_path: Path) -> None:
     first = start(*asked)
     wait_for(lambda: list(out.glob("runs/*/state/state.json")), first)
     first.send_signal(signal.SIGSTOP)
-    assert f"{out}: another comparison is at work in it" in carvana(*asked).error
+    assert f"{out}: another comparison is running in it" in carvana(*asked).error
     kill(first)
     again = carvana(*asked)
     assert again.code == 0, again

@@ -20,11 +20,12 @@ from carvana.config import FitConfig
 from carvana.data.check.resolution_limit import best_dice
 from carvana.data.io.masks import read_mask
 from carvana.errors import ConfigError, RunError
+from carvana.evaluation.statistics import bootstrap_interval
 from carvana.leaderboard import compare as comparison
-from carvana.leaderboard import executor as course
+from carvana.leaderboard import executor
 from carvana.leaderboard.board import Leaderboard
-from carvana.leaderboard.worker_pool import Job
-from carvana.metrics import bootstrap_interval, dice
+from carvana.leaderboard.worker_pool import WorkerJob
+from carvana.metrics import dice
 from carvana.run import Run
 from carvana.training.fit import fit
 from carvana.utils.progress import SilentReporter
@@ -74,13 +75,13 @@ def board(tiny_data: Path, finished: Run, tmp_path_factory: pytest.TempPathFacto
 def jobs_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the names of the processes that are started, and start them."""
     started: list[str] = []
-    real = course.run_jobs
+    real = executor.run_jobs
 
-    def watched(jobs: Sequence[Job], devices: Sequence[str], **settings: Any) -> Any:
+    def watched(jobs: Sequence[WorkerJob], devices: Sequence[str], **settings: Any) -> Any:
         started.extend(f"{job.function.rpartition(':')[2]} {job.name}" for job in jobs)
         return real(jobs, devices, **settings)
 
-    monkeypatch.setattr(course, "run_jobs", watched)
+    monkeypatch.setattr(executor, "run_jobs", watched)
     return started
 
 
@@ -96,7 +97,7 @@ def test_whatever_goes_wrong_is_told_in_its_row(board: Leaderboard) -> None:
     assert board["raises"].status.startswith("failed: ")
     assert board["raises"].status.endswith("IndexError: a mistake of two lines")
     assert board["killed"].status.startswith("failed: its process was killed (SIGKILL)")
-    assert board["greedy"].status == "failed: out of memory (its process may take 4 GB)"
+    assert board["greedy"].status == "failed: out of memory (the limit of its process is 4 GB)"
     assert all(row.dice is None and row.rank is None for row in board.rows if row.failed)
 
 
@@ -248,7 +249,7 @@ def test_finished_runs_alone_are_compared_on_the_validation_photos_of_the_first(
 ) -> None:
     started = jobs_of(monkeypatch)
     board = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")
-    assert started == [f"judge_run {finished.path}", f"measure {finished.path}"]
+    assert started == [f"evaluate_finished {finished.path}", f"measure {finished.path}"]
     assert board.rows[0].dice == pytest.approx(finished.read_evaluation()["dice"])
     assert {photo.group for photo in board.images} == finished.read_groups("val")
 
@@ -277,7 +278,7 @@ def test_mistakes_are_found_before_anything_is_written(tiny_data: Path, tmp_path
 
 def test_one_comparison_at_a_time_works_in_a_folder(board: Leaderboard, tiny_data: Path) -> None:
     assert board.path is not None
-    with comparison._held(board.path), pytest.raises(RunError, match="another comparison"):
+    with comparison._locked(board.path), pytest.raises(RunError, match="another comparison"):
         carvana.compare(["small=unet-ref"], recipe(tiny_data), out=board.path, device="cpu")
 
 
@@ -293,7 +294,7 @@ def test_progress_is_told_in_lines(tiny_data: Path, tmp_path: Path, broken: None
 
 def test_a_folder_that_holds_something_else_is_left_alone(finished: Run, tiny_data: Path) -> None:
     before = finished.split_path.read_bytes()
-    with pytest.raises(RunError, match=f"{finished.path}: exists already and is no comparison"):
+    with pytest.raises(RunError, match=f"{finished.path}: exists already and is not the folder of a comparison"):
         carvana.compare(["unet-ref"], recipe(tiny_data), out=finished.path, device="cpu")
     assert finished.split_path.read_bytes() == before
 
@@ -338,7 +339,7 @@ def test_a_fit_whose_state_is_damaged_is_put_aside_and_done_anew(
     heard = Heard()
     again = carvana.compare(["small=unet-ref"], recipe(tiny_data), out=tmp_path / "board", device="cpu", reporter=heard)
     assert again["small"].dice == board["small"].dice
-    assert any("put aside" in line for line in heard.lines)
+    assert any("the fit starts again" in line for line in heard.lines)
     assert run.path.with_name(f"{run.path.name}-damaged-1").is_dir()
 
 

@@ -9,7 +9,7 @@ from carvana.config import FitConfig
 from carvana.data.samples import find_samples
 from carvana.data.splits import split_samples, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError, UnknownNameError
-from carvana.leaderboard.entries import Entry, make_entries
+from carvana.leaderboard.entries import NetworkEntry, make_entries
 from carvana.run import Run
 
 
@@ -25,7 +25,7 @@ def run(tmp_path: Path, tiny_data: Path) -> Run:
 
 
 def test_names_are_architectures_labels_or_runs(run: Run) -> None:
-    entries = make_entries(["unet-ref", "mine=unet/resnet18", run.path, Entry("third", arch="fpn/resnet18")])
+    entries = make_entries(["unet-ref", "mine=unet/resnet18", run.path, NetworkEntry("third", arch="fpn/resnet18")])
     [labelled] = make_entries([f"best={run.path}"])
     assert (labelled.name, labelled.run) == ("best", run.path)
     assert [entry.name for entry in make_entries("unet-ref")] == ["unet-ref"]
@@ -62,7 +62,7 @@ def test_a_setting_can_be_for_one_network_alone() -> None:
         (["a=nosuch"], [], ["nosuch"]),
         (["=unet-ref"], [], ["LABEL=ARCHITECTURE"]),
         (["unet-ref"], ["unet-reff:model.classes=1"], ["unet-reff", "did you mean 'unet-ref'"]),
-        (["unet-ref"], ["unet-ref:train.lr=1"], ["train.lr", "only what is below model"]),
+        (["unet-ref"], ["unet-ref:train.lr=1"], ["train.lr", "only keys below model"]),
         (["a b=unet-ref", "a-b=unet-ref"], [], ["same folder", "label"]),
     ],
 )
@@ -85,7 +85,7 @@ def test_folders_that_are_no_finished_run_are_refused(run: Run, tmp_path: Path) 
     with pytest.raises(RunError, match=f"not finished.*--resume {run.path}"):
         make_entries([run.path])
     run.split_path.unlink()
-    with pytest.raises(RunError, match="nobody knows which groups"):
+    with pytest.raises(RunError, match="list of its training groups, is missing"):
         make_entries([run.path])
     (tmp_path / "five").mkdir()
     (tmp_path / "five" / "folds.json").write_text('{"format_version": 1, "folds": 2, "recipe": {}}')
@@ -95,15 +95,15 @@ def test_folders_that_are_no_finished_run_are_refused(run: Run, tmp_path: Path) 
 
 def test_one_run_cannot_stand_there_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.path.parent)
-    with pytest.raises(ConfigError, match="are one run"):
+    with pytest.raises(ConfigError, match="are the same run"):
         make_entries([run.path, "./first"])
 
 
 def test_long_names_make_short_folders() -> None:
-    assert len(Entry("x" * 300, arch="unet-ref").slug) == 80
-    assert len(Entry("\u8eca" * 100, arch="unet-ref").slug.encode()) <= 80
+    assert len(NetworkEntry("x" * 300, arch="unet-ref").slug) == 80
+    assert len(NetworkEntry("\u8eca" * 100, arch="unet-ref").slug.encode()) <= 80
 
 
 def test_an_entry_is_an_architecture_or_a_run() -> None:
     with pytest.raises(ConfigError, match="one of the two"):
-        Entry("neither")
+        NetworkEntry("neither")

@@ -80,7 +80,7 @@ def test_ctrl_c_saves_the_fit_that_is_under_way_and_says_how_to_go_on(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == f"interrupted: 0 of 2 fits are done, in {out}; the same command goes on"
+    assert errors.splitlines()[-1] == f"interrupted: 0 of 2 fits are done, in {out}; the same command continues"
     assert not workers()
     assert any((folder / "state" / "state.json").exists() for folder in (out / "runs").iterdir())
     assert without_times(finish(tiny_data, out)) == without_times(undisturbed)

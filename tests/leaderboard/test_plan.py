@@ -10,35 +10,37 @@ from carvana.config import FitConfig
 from carvana.data.demo import write_demo
 from carvana.data.io.images import read_image, write_image
 from carvana.errors import ConfigError
-from carvana.leaderboard.entries import Entry, make_entries
-from carvana.leaderboard.plan import Plan, Trial, make_plan
+from carvana.leaderboard.entries import NetworkEntry, make_entries
+from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
 from carvana.utils.progress import SilentReporter
 
 
-def plan(config: FitConfig, entries: list[Entry] | None = None, *, out: str = "board", seeds: int = 1) -> Plan:
+def plan(
+    config: FitConfig, entries: list[NetworkEntry] | None = None, *, out: str = "board", seeds: int = 1
+) -> ComparisonPlan:
     return make_plan(
-        entries or make_entries(["unet-ref", "wide=unet-ref"]), config, out=out, seeds=seeds, recipe_name="test",
+        entries or make_entries(["unet-ref", "wide=unet-ref"]), config, out=out, seeds=seeds, config_name="test",
         device="cpu", reporter=SilentReporter(),
     )  # fmt: skip
 
 
-def places(made: Plan) -> list[str]:
+def folders(made: ComparisonPlan) -> list[str]:
     return [trial.run.path.name for trial in made.all_trials]
 
 
 def test_each_network_and_seed_has_a_folder_of_its_own_that_begins_with_its_name(tiny_data: Path) -> None:
-    found = places(plan(recipe(tiny_data), seeds=2))
+    found = folders(plan(recipe(tiny_data), seeds=2))
     assert len(set(found)) == 4
     assert [name.rpartition("-")[0] for name in found] == ["unet-ref", "unet-ref", "wide", "wide"]
 
 
-def test_equal_questions_have_equal_places(tiny_data: Path, tmp_path: Path) -> None:
-    assert places(plan(recipe(tiny_data))) == places(plan(recipe(tiny_data), out=str(tmp_path / "elsewhere")))
+def test_equal_questions_have_equal_folders(tiny_data: Path, tmp_path: Path) -> None:
+    assert folders(plan(recipe(tiny_data))) == folders(plan(recipe(tiny_data), out=str(tmp_path / "elsewhere")))
 
 
 @pytest.mark.parametrize("key", ["data.workers", "data.cache_gb"])
 def test_what_changes_no_result_changes_no_place(tiny_data: Path, key: str) -> None:
-    assert places(plan(recipe(tiny_data, **{key: 1}))) == places(plan(recipe(tiny_data)))
+    assert folders(plan(recipe(tiny_data, **{key: 1}))) == folders(plan(recipe(tiny_data)))
 
 
 @pytest.mark.parametrize(
@@ -54,16 +56,16 @@ def test_what_changes_no_result_changes_no_place(tiny_data: Path, key: str) -> N
     ],
 )
 def test_what_changes_a_result_changes_the_place(tiny_data: Path, change: dict[str, Any]) -> None:
-    assert not set(places(plan(recipe(tiny_data, **change)))) & set(places(plan(recipe(tiny_data))))
+    assert not set(folders(plan(recipe(tiny_data, **change)))) & set(folders(plan(recipe(tiny_data))))
 
 
 def test_so_do_the_photos_but_not_where_they_lie(tmp_path: Path) -> None:
     first, second = (write_demo(tmp_path / name, cars=3, views=2, size=(32, 48), workers=1) for name in ("a", "b"))
     one, two = (plan(recipe(root, split__val=1)) for root in (first, second))
-    assert places(one) == places(two)
+    assert folders(one) == folders(two)
     photo = next((second / "train").iterdir())
     write_image(photo, read_image(photo)[::-1])
-    assert not set(places(one)) & set(places(plan(recipe(second, split__val=1))))
+    assert not set(folders(one)) & set(folders(plan(recipe(second, split__val=1))))
 
 
 def test_a_file_of_weights_counts_by_its_bytes(tiny_data: Path, tmp_path: Path) -> None:
@@ -71,8 +73,8 @@ def test_a_file_of_weights_counts_by_its_bytes(tiny_data: Path, tmp_path: Path) 
     found = []
     for content in (b"one", b"two", b"one"):
         weights.write_bytes(content)
-        entry = Entry("unet/resnet18", "unet/resnet18", changes={"model.encoder_weights": str(weights)})
-        found += places(plan(recipe(tiny_data, **{"model.options": {}}), [entry]))
+        entry = NetworkEntry("unet/resnet18", "unet/resnet18", changes={"model.encoder_weights": str(weights)})
+        found += folders(plan(recipe(tiny_data, **{"model.options": {}}), [entry]))
     assert found[0] == found[2] != found[1]
 
 
@@ -80,7 +82,7 @@ def test_all_fits_take_the_split_of_the_comparison(tiny_data: Path) -> None:
     made = plan(recipe(tiny_data))
     files = {trial.config.split.file for trial in made.all_trials if trial.config is not None}
     assert files == {Path("board/split.csv").resolve()}
-    assert made.recipe.split.file is None  # what was asked for
+    assert made.given_config.split.file is None  # what was asked for
 
 
 def test_a_validation_folder_of_its_own_judges(tiny_data: Path, tmp_path: Path) -> None:
@@ -118,13 +120,13 @@ def as_fitted(trial: Trial, *, config: FitConfig | None = None, finished: bool =
 
 def test_a_finished_fit_is_found_again(tiny_data: Path, tmp_path: Path) -> None:
     as_fitted(trial_of(tiny_data, tmp_path))
-    assert trial_of(tiny_data, tmp_path).judged
+    assert trial_of(tiny_data, tmp_path).done
 
 
 def test_so_is_one_whose_batch_size_was_found(tiny_data: Path, tmp_path: Path) -> None:
     trial = trial_of(tiny_data, tmp_path, train__batch_size="auto")
     as_fitted(trial, config=trial.config.replace({"train.batch_size": 4}))  # type: ignore[union-attr]
-    assert trial_of(tiny_data, tmp_path, train__batch_size="auto").judged
+    assert trial_of(tiny_data, tmp_path, train__batch_size="auto").done
 
 
 def test_an_interrupted_fit_that_somebody_evaluated_is_not_finished(tiny_data: Path, tmp_path: Path) -> None:
@@ -132,14 +134,14 @@ def test_an_interrupted_fit_that_somebody_evaluated_is_not_finished(tiny_data: P
     as_fitted(trial, finished=False)
     again = trial_of(tiny_data, tmp_path)
     assert again.run.path == trial.run.path
-    assert not again.judged
+    assert not again.done
 
 
 def test_a_fit_that_somebody_made_longer_is_left_alone(tiny_data: Path, tmp_path: Path) -> None:
     trial = trial_of(tiny_data, tmp_path)
     as_fitted(trial, config=trial.config.replace({"train.epochs": 100}))  # type: ignore[union-attr]
     again = trial_of(tiny_data, tmp_path)
-    assert not again.judged
+    assert not again.done
     assert again.run.path.name == f"{trial.run.path.name}-2"
 
 
@@ -148,7 +150,7 @@ def test_weights_may_lie_elsewhere(tiny_data: Path, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     found = []
     for path in ("weights.pth", str(tmp_path / "weights.pth")):
-        entry = Entry("unet/resnet18", "unet/resnet18", changes={"model.encoder_weights": path})
+        entry = NetworkEntry("unet/resnet18", "unet/resnet18", changes={"model.encoder_weights": path})
         found += plan(recipe(tiny_data, **{"model.options": {}}), [entry]).all_trials
     assert found[0].run.path.name == found[1].run.path.name
     assert found[0].config.model.encoder_weights == str(tmp_path / "weights.pth")  # type: ignore[union-attr]

@@ -19,13 +19,12 @@ from rich.text import Text
 from carvana.evaluation.statistics import LEVEL
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import FAILED, Pair, Row, ScoredImage, SeedRun
-from carvana.leaderboard.report.charts import COSTS, LAYOUTS
+from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS
 from carvana.leaderboard.report.columns import COLUMNS, columns
 from carvana.leaderboard.report.facts import notes
-from carvana.leaderboard.report.grids import view_errors
-from carvana.leaderboard.report.html import to_html, to_html_table
-from carvana.leaderboard.report.markdown import escaped, to_markdown
-from carvana.leaderboard.report.table import to_csv, to_text
+from carvana.leaderboard.report.html import to_html
+from carvana.leaderboard.report.tables import to_html_table, view_errors
+from carvana.leaderboard.report.text import escaped, to_csv, to_markdown, to_text
 
 NASTY = "a|b<script>alert(1)</script>[bold]`c`\n&amp;\"'\\"
 PARTIAL = {
@@ -79,7 +78,7 @@ def nasty_board() -> Leaderboard:
     """Every string is one that must not become markup."""
     row = replace(make_board(1).rows[0], name=NASTY, arch=NASTY, init=NASTY)
     other = replace(row, name="other", rank=2, dice=0.9, tied_with_best=False)
-    header = replace(HEADER, data=NASTY, machine=NASTY, recipe={NASTY: NASTY}, recipe_name=NASTY, commit=NASTY)
+    header = replace(HEADER, data=NASTY, machine=NASTY, config={NASTY: NASTY}, config_name=NASTY, commit=NASTY)
     photos = tuple(ScoredImage(NASTY, NASTY, f"{view}<b>", {NASTY: 0.98, "other": 0.97}) for view in range(2))
     failed = Row("failed <i>", status=FAILED + NASTY)
     return Leaderboard(header, (row, other, failed), (Pair(NASTY, "other", 0.1, None, 0.5),), photos)
@@ -232,7 +231,7 @@ def test_a_page_is_well_formed_and_complete() -> None:
     page = Balanced(to_html(board))
     assert page.count("h1") == 1
     assert page.count("h2") == 7
-    assert page.count("svg") > len(COSTS) * len(LAYOUTS)
+    assert page.count("svg") > len(COST_AXES) * len(LAYOUTS)
     assert all(row.name in page.texts for row in board.rows[-1:])
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
@@ -275,12 +274,23 @@ def test_errors_by_view_are_the_means_of_its_photos() -> None:
             )
 
 
+@pytest.mark.parametrize("board", [PARTIAL["one done"], PARTIAL["not measured yet"]])
+def test_an_unfinished_comparison_says_so_and_ranks_no_costs_yet(board: Leaderboard) -> None:
+    page = to_html(board)
+    assert page.count("ot finished: of ") == 2  # below the title, and first of the facts
+    assert "Best so far" in page
+    assert "Fastest" not in page
+    assert to_text(board).startswith("status        not finished: of ")
+    for finished in (make_board(), PARTIAL["measuring failed"], PARTIAL["failed ones only"]):
+        assert "not finished" not in to_text(finished)
+
+
 def test_pairs_are_told_apart_where_p_is_small() -> None:
     board = make_board()
     page = to_html(board)
     apart = sum(pair.p <= LEVEL for pair in board.pairs)
     assert 0 < apart < len(board.pairs)
-    assert page.count('class="apart"') == page.count("<td>told apart</td>") == apart
+    assert page.count('class="apart"') == page.count("<td>different</td>") == apart
     assert page.count('class="tied"') == len(board.pairs) - apart
 
 

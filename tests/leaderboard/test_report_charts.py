@@ -8,11 +8,9 @@ from boards import make_board
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carvana.leaderboard.report.charts import COSTS, LAYOUTS, quality_against_cost
-from carvana.leaderboard.report.front import pareto_front
-from carvana.leaderboard.report.labels import Box, place_labels, spread
-from carvana.leaderboard.report.series import all_series
-from carvana.leaderboard.report.svg import Scale
+from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS, pareto_front, quality_against_cost
+from carvana.leaderboard.report.markup import all_series
+from carvana.leaderboard.report.svg import AxisScale, Box, place_labels, spread
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
@@ -28,7 +26,7 @@ def test_a_chart_fills_the_marks_on_the_front_alone() -> None:
     board = make_board()
     series = all_series(board)
     front = pareto_front([(row.latency_ms or 0, row.error or 0) for row in board.ranked])
-    chart = quality_against_cost(series.values(), COSTS[0])
+    chart = quality_against_cost(series.values(), COST_AXES[0])
     assert chart is not None
     assert chart.count("beaten") == len(LAYOUTS) * (len(board.ranked) - len(front))
     description = re.search("<desc>(.*?)</desc>", chart)
@@ -58,7 +56,7 @@ def test_labels_of_points_do_not_cover_each_other(seed: int) -> None:
 
 @given(st.floats(1e-3, 1e3), st.floats(1.05, 1e4), st.booleans())
 def test_an_axis_has_some_round_ticks_inside_its_range(low: float, ratio: float, log: bool) -> None:
-    scale = Scale(low, low * ratio, 0, 100, log=log)
+    scale = AxisScale(low, low * ratio, 0, 100, log=log)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 12
     assert all(low * (1 - 1e-9) <= tick <= low * ratio * (1 + 1e-9) for tick in ticks)

@@ -172,8 +172,8 @@ def test_a_photo_in_the_page_is_the_part_that_its_frame_says(board: Leaderboard)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"samples": ()}, "not at hand"),
-        ({"masks": "/nowhere"}, "masks were not at hand"),
+        ({"samples": ()}, "images could not be found"),
+        ({"masks": "/nowhere"}, "masks could not be found"),
         ({"waiting": True}, "once no network is waiting"),
         ({"networks": 1}, "masks of two networks"),
     ],
@@ -197,7 +197,7 @@ def test_a_damaged_mask_leaves_its_photo_out(board: Leaderboard, tmp_path: Path)
     for mask in Path(board.ranked[0].masks or "").iterdir():
         (tmp_path / mask.name).write_bytes(b"no image")
     rows = (replace(board.ranked[0], masks=str(tmp_path)), *board.rows[1:])
-    assert "masks were not at hand" in to_html(replace(board, rows=rows))
+    assert "masks could not be found" in to_html(replace(board, rows=rows))
 
 
 def test_a_page_without_pictures_needs_no_files() -> None:

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from carvana.errors import ConfigError
-from carvana.leaderboard.script_registrations import register_places, script_places
+from carvana.leaderboard.script_registrations import register_targets, script_targets
 from carvana.registry import registry
 
 
@@ -18,38 +18,38 @@ def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_architectures_of_plugins_need_no_word() -> None:
-    assert not {"unet-ref", "unet/*"} & set(script_places(["unet-ref", "unet/resnet18"])["archs"])
+    assert not {"unet-ref", "unet/*"} & set(script_targets(["unet-ref", "unet/resnet18"])["archs"])
 
 
 def test_those_of_scripts_are_told_by_their_place() -> None:
     registry.archs.register("function", broken_networks.plain)
     registry.losses.register("mine", broken_networks.plain)
-    places = script_places(["plain", "function"])
-    assert places["archs"]["plain"] == places["archs"]["function"] == "broken_networks:plain"
-    assert places["losses"]["mine"] == "broken_networks:plain"
+    targets = script_targets(["plain", "function"])
+    assert targets["archs"]["plain"] == targets["archs"]["function"] == "broken_networks:plain"
+    assert targets["losses"]["mine"] == "broken_networks:plain"
 
 
 @pytest.mark.parametrize("target", [lambda **_: nn.Identity(), "__main__:build"])
 def test_a_function_that_no_other_process_can_import_is_refused(target: Any) -> None:
     registry.archs.register("here", target)
     with pytest.raises(ConfigError, match=r"'here' is built by .*module of its own"):
-        script_places(["here"])
-    assert "here" not in script_places(["plain"])["archs"]  # nobody needs it
+        script_targets(["here"])
+    assert "here" not in script_targets(["plain"])["archs"]  # nobody needs it
 
 
 def test_another_process_registers_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = script_places(["plain"])
+    targets = script_targets(["plain"])
     monkeypatch.setattr(registry.archs, "_entries", {k: v for k, v in registry.archs._entries.items() if k != "plain"})
-    register_places(places)
+    register_targets(targets)
     assert registry.archs.load("plain") is broken_networks.plain
-    register_places(places)  # as a module does that registers itself when it is imported
-    register_places({"archs": {"gone": "no_such_module:build"}})  # of no use to anybody but who asks for it
+    register_targets(targets)  # as a module does that registers itself when it is imported
+    register_targets({"archs": {"gone": "no_such_module:build"}})  # of no use to anybody but who asks for it
 
 
 def test_families_stay_families(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.archs.register("mine/*", "broken_networks:plain")
-    places = script_places(["mine/one"])
+    targets = script_targets(["mine/one"])
     entries = {key: value for key, value in registry.archs._entries.items() if key != "mine/*"}
     monkeypatch.setattr(registry.archs, "_entries", entries)
-    register_places(places)
+    register_targets(targets)
     assert registry.archs.entry("mine/one").family == "mine/*"

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from boards import HEADER
 
 import carvana
 
 OLD = {
+    "carvana.compare.entries.Entry": "carvana.leaderboard.entries.NetworkEntry",
     "carvana.compare.records.Row": "carvana.leaderboard.records.Row",
     "carvana.compare.records.Photo": "carvana.leaderboard.records.ScoredImage",
     "carvana.data.rle.encode": "carvana.data.io.rle.encode",
@@ -49,6 +51,8 @@ def test_a_name_that_never_was_is_refused() -> None:
 def test_old_attributes_and_parameters_work_and_say_so(tiny_data: Path) -> None:
     with pytest.warns(DeprecationWarning, match="Report.photos is now Report.image_count"):
         assert carvana.check_data(tiny_data).photos == 20
+    with pytest.warns(DeprecationWarning, match="Header.recipe_name is now Header.config_name"):
+        assert HEADER.recipe_name == HEADER.config_name
     predictor = carvana.Predictor(carvana.create_model("unet-ref", encoder_weights="none"))
     image = np.zeros((16, 16, 3), np.uint8)
     with pytest.warns(DeprecationWarning, match=r"predict\(photo=...\) is now .*predict\(image=...\)"):

@@ -171,7 +171,7 @@ def _traced(network: Segmenter) -> ExportedProgram:
 
 
 def _onnx_bytes(network: Segmenter, program: ExportedProgram) -> bytes:
-    from carvana import __version__
+    from carvana.utils.version import __version__
 
     try:
         with _quiet():

@@ -43,12 +43,37 @@ def overlay(
     shown = np.where(marked[..., None] > 0, image, cv2.convertScaleAbs(shade, alpha=_DIMMED))
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * thickness - 1, 2 * thickness - 1))
     if target is None:
-        shown[cv2.morphologyEx(marked, cv2.MORPH_GRADIENT, _grown(brush)) > 0] = OUTLINE
-        return shown
-    true = _binary(target, image)
-    shown[cv2.dilate(marked & ~true, brush) > 0] = EXTRA
-    shown[cv2.dilate(true & ~marked, brush) > 0] = MISSED
+        # A brush of one pixel would find no gradient.
+        paint_outline(shown, marked, brush if thickness > 1 else np.ones((3, 3), np.uint8))
+    else:
+        paint_errors(shown, marked, _binary(target, image), brush)
     return shown
+
+
+def paint_outline(picture: NDArray[np.uint8], mask: NDArray[np.uint8], brush: NDArray[np.uint8]) -> None:
+    """Paint a mask's outline in yellow.
+
+    Args:
+        picture: uint8 (H, W, 3), or (H, W, 4), where what is painted becomes opaque.
+        mask: uint8 (H, W) of 0 and 1.
+        brush: a kernel of 3 x 3 pixels or more, the width of the outline.
+    """
+    picture[cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, brush) > 0] = (*OUTLINE, 255)[: picture.shape[2]]
+
+
+def paint_errors(
+    picture: NDArray[np.uint8], mask: NDArray[np.uint8], target: NDArray[np.uint8], brush: NDArray[np.uint8]
+) -> None:
+    """Paint red where a mask is too much and blue where it misses.
+
+    Args:
+        picture: as for :func:`paint_outline`.
+        mask: uint8 (H, W) of 0 and 1.
+        target: the true mask, likewise.
+        brush: a kernel by which errors are made thicker.
+    """
+    for colour, wrong in ((EXTRA, mask & ~target), (MISSED, target & ~mask)):
+        picture[cv2.dilate(wrong, brush) > 0] = (*colour, 255)[: picture.shape[2]]
 
 
 def _binary(mask: ArrayLike, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -56,8 +81,3 @@ def _binary(mask: ArrayLike, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if array.shape != image.shape[:2]:
         raise DataError(f"a mask of shape {array.shape} does not lie on an image of shape {image.shape[:2]}")
     return np.ascontiguousarray(array != 0).view(np.uint8)
-
-
-def _grown(brush: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """At least three pixels: a gradient with a brush of one pixel finds nothing."""
-    return brush if brush.shape[0] > 1 else np.ones((3, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The drawn charts: quality against cost, and learning curves; each for wide, medium and narrow screens."""
+"""The charts: quality against cost, and learning curves; each for wide, medium and narrow screens."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ from itertools import pairwise
 
 from carvana.leaderboard.records import Row, SeedRun
 from carvana.leaderboard.report.columns import interval, millions, minutes, short
-from carvana.leaderboard.report.front import pareto_front
-from carvana.leaderboard.report.labels import Box, place_labels, spread
-from carvana.leaderboard.report.markup import Markup, element, joined
-from carvana.leaderboard.report.series import Series
-from carvana.leaderboard.report.svg import Scale, axes, figure, marker, padded, polyline, text, text_width
+from carvana.leaderboard.report.markup import Markup, Series, element, joined, marker
+from carvana.leaderboard.report.svg import (
+    AxisScale,
+    Box,
+    axes,
+    figure,
+    padded,
+    place_labels,
+    polyline,
+    spread,
+    text,
+    text_width,
+)
 
 _LINE = 15.0  # pixels from one line of text to the next
-_LEAST_ERROR = 1e-6  # a perfect mask has a place on a log scale, too
+_LEAST_ERROR = 1e-6  # so that a perfect mask can be drawn on a log scale
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The room that a chart has, in pixels; names are replaced by ranks where there is none for them."""
+class ChartLayout:
+    """The size of a chart in pixels; a narrow one shows ranks in place of names."""
 
     name: str
     width: float
@@ -30,38 +38,38 @@ class Layout:
 
     @property
     def left(self) -> float:
-        """Of the plot."""
+        """The plot's edge."""
         return 52.0
 
     @property
     def bottom(self) -> float:
-        """Of the plot."""
+        """The plot's edge."""
         return self.height - 50
 
     def label(self, series: Series) -> str:
-        """What stands beside a mark."""
+        """The text beside a mark."""
         return series.name if self.named else series.number
 
 
 LAYOUTS = (
-    Layout("wide", 1136, 440, named=True),
-    Layout("medium", 690, 420, named=True),
-    Layout("narrow", 330, 330, named=False),
+    ChartLayout("wide", 1136, 440, named=True),
+    ChartLayout("medium", 690, 420, named=True),
+    ChartLayout("narrow", 330, 330, named=False),
 )
 _TOP = 40.0
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Something that a network costs.
+class CostAxis:
+    """A kind of cost, as the horizontal axis of a chart.
 
     Attributes:
         key: the field of a row.
-        heading: what the switch calls it.
-        axis: the title of its axis.
-        format: how a value is told.
-        tick: how a value stands at the axis.
-        unit: one of what the axis counts, in what the row counts.
+        heading: its name in the switch.
+        axis: the title of the axis.
+        format: a value as text.
+        tick: a value as text at the axis.
+        unit: the unit of the axis, in the unit of the row.
     """
 
     key: str
@@ -72,23 +80,25 @@ class Cost:
     unit: float = 1.0
 
     def of(self, row: Row) -> float | None:
-        """What it costs; None where that is unknown, or nothing at all, which a log scale cannot show."""
+        """The cost of a network; None where it is unknown, or 0, which a log scale cannot show."""
         value = getattr(row, self.key)
         return value / self.unit if value else None
 
 
-COSTS = (
-    Cost("latency_ms", "ms", "ms for one image", lambda v: f"{short(v)} ms", lambda v: f"{v:,.6g}"),
-    Cost("gflops", "GFLOP", "GFLOP for a full image", lambda v: f"{short(v)} GFLOP", lambda v: f"{v:,.6g}"),
-    Cost("params", "params", "parameters", lambda v: millions(round(v)), lambda v: f"{v / 1e6:,.4g} M"),
-    Cost("fit_seconds", "fit", "minutes of training", lambda v: f"{minutes(60 * v)} min", lambda v: f"{v:,.4g}", 60),
+COST_AXES = (
+    CostAxis("latency_ms", "ms", "ms for one image", lambda v: f"{short(v)} ms", lambda v: f"{v:,.6g}"),
+    CostAxis("gflops", "GFLOP", "GFLOP for a full image", lambda v: f"{short(v)} GFLOP", lambda v: f"{v:,.6g}"),
+    CostAxis("params", "params", "parameters", lambda v: millions(round(v)), lambda v: f"{v / 1e6:,.4g} M"),
+    CostAxis(
+        "fit_seconds", "fit", "minutes of training", lambda v: f"{minutes(60 * v)} min", lambda v: f"{v:,.4g}", 60
+    ),
 )
 
 
-def quality_against_cost(series: Iterable[Series], cost: Cost) -> Markup | None:
+def quality_against_cost(series: Iterable[Series], cost: CostAxis) -> Markup | None:
     """Error against a cost, both on log scales, with intervals and the Pareto front; None where no cost is known.
 
-    Filled marks are on the front, hollow ones are beaten by another network in both.
+    Filled marks are on the front; another network beats hollow ones in both.
     """
     known = [(each, cost.of(each.row), error_of(each.row.dice)) for each in series]
     points = [(each, spent, error) for each, spent, error in known if spent is not None and error is not None]
@@ -97,8 +107,8 @@ def quality_against_cost(series: Iterable[Series], cost: Cost) -> Markup | None:
     front = set(pareto_front([(spent, error) for _, spent, error in points]))
     names = ", ".join(
         f"{each.name} ({cost.format(spent)}, Dice {each.row.dice:.5f})"
-        for place, (each, spent, _) in sorted(enumerate(points), key=lambda point: point[1][1])
-        if place in front
+        for index, (each, spent, _) in sorted(enumerate(points), key=lambda point: point[1][1])
+        if index in front
     )
     title = f"Error against {cost.axis}"
     description = f"On the Pareto front, from the cheapest on: {names}."
@@ -139,6 +149,27 @@ def learning_curves(series: Iterable[Series]) -> Markup | None:
     )
 
 
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The points that no other point beats: none is at most as high in both coordinates and lower in one.
+
+    Args:
+        points: pairs of a cost and an error; the less of either, the better.
+
+    Returns:
+        indices into ``points``, from the cheapest on. Equal points are all on the front, or none is.
+
+    Example:
+        >>> pareto_front([(10, 0.2), (20, 0.1), (30, 0.15)])
+        [0, 1]
+    """
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=points.__getitem__):
+        # All points before it cost at most as much, so only a smaller error than the last one's is on the front.
+        if not front or points[index][1] < points[front[-1]][1] or points[index] == points[front[-1]]:
+            front.append(index)
+    return front
+
+
 def error_of(dice: float | None) -> float | None:
     """1 - Dice, above 0."""
     return None if dice is None else max(1 - dice, _LEAST_ERROR)
@@ -158,14 +189,16 @@ def _finite(record: Mapping[str, float], key: str) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _cost_chart(points: Sequence[tuple[Series, float, float]], front: set[int], cost: Cost, layout: Layout) -> Markup:
+def _cost_chart(
+    points: Sequence[tuple[Series, float, float]], front: set[int], cost: CostAxis, layout: ChartLayout
+) -> Markup:
     ends = [error for _, _, error in points]
     for each, _, _ in points:
         ends += [error for bound in each.row.dice_ci95 or () if (error := error_of(bound)) is not None]
-    x = Scale(*padded([spent for _, spent, _ in points], log=True), layout.left, layout.width - 12, log=True)
+    x = AxisScale(*padded([spent for _, spent, _ in points], log=True), layout.left, layout.width - 12, log=True)
     y = _error_scale(ends, layout)
     marks, obstacles = [], []
-    for place, (each, spent, error) in enumerate(points):
+    for index, (each, spent, error) in enumerate(points):
         at = (x(spent), y(error))
         title = f"{each.name}: {cost.format(spent)}, Dice {each.row.dice:.5f} ({interval(each.row.dice_ci95)})"
         parts = []
@@ -173,11 +206,11 @@ def _cost_chart(points: Sequence[tuple[Series, float, float]], front: set[int], 
             low, high = (y(error_of(bound) or 0) for bound in each.row.dice_ci95)
             parts.append(element("line", x1=at[0], x2=at[0], y1=low, y2=high, class_="whisker"))
             obstacles.append(Box(at[0] - 2, min(low, high), at[0] + 2, max(low, high)))
-        parts.append(marker(*at, each.place, title=title, class_="" if place in front else "beaten"))
+        parts.append(marker(*at, each.index, title=title, class_="" if index in front else "beaten"))
         obstacles.append(Box(at[0] - 8, at[1] - 8, at[0] + 8, at[1] + 8))
         marks.append(element("g", *parts, class_=each.class_))
     steps = _staircase(
-        [(x(points[place][1]), y(points[place][2])) for place in sorted(front, key=lambda p: points[p][1])], x
+        [(x(points[index][1]), y(points[index][2])) for index in sorted(front, key=lambda p: points[p][1])], x
     )
     obstacles += [Box(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in pairwise(steps)]
     scales = axes(
@@ -193,14 +226,14 @@ def _cost_chart(points: Sequence[tuple[Series, float, float]], front: set[int], 
     return joined([scales, polyline(steps, class_="front"), *marks, labels])
 
 
-def _error_scale(errors: Sequence[float], layout: Layout) -> Scale:
-    """Small errors at the top, each halving as high as the one before."""
+def _error_scale(errors: Sequence[float], layout: ChartLayout) -> AxisScale:
+    """A log scale with small errors at the top."""
     low, high = padded(errors, log=True, share=0.06)
-    return Scale(high, low, layout.bottom, _TOP, log=True)
+    return AxisScale(high, low, layout.bottom, _TOP, log=True)
 
 
-def _staircase(front: Sequence[tuple[float, float]], x: Scale) -> list[tuple[float, float]]:
-    """The best error for each cost: level from one network of the front to the next, then up."""
+def _staircase(front: Sequence[tuple[float, float]], x: AxisScale) -> list[tuple[float, float]]:
+    """The smallest error for each cost, as a line: level from one network of the front to the next, then up."""
     steps: list[tuple[float, float]] = []
     for point in front:
         if steps:
@@ -210,7 +243,11 @@ def _staircase(front: Sequence[tuple[float, float]], x: Scale) -> list[tuple[flo
 
 
 def _labels(
-    points: Sequence[tuple[Series, float, float]], obstacles: Sequence[Box], x: Scale, y: Scale, layout: Layout
+    points: Sequence[tuple[Series, float, float]],
+    obstacles: Sequence[Box],
+    x: AxisScale,
+    y: AxisScale,
+    layout: ChartLayout,
 ) -> Markup:
     sizes = [(text_width(layout.label(each)), _LINE) for each, _, _ in points]
     inside = Box(x.start, y.stop - 6, x.stop + 8, y.start)
@@ -228,11 +265,11 @@ def _labels(
     return joined(parts)
 
 
-def _curve_chart(series: Sequence[Series], layout: Layout) -> Markup:
+def _curve_chart(series: Sequence[Series], layout: ChartLayout) -> Markup:
     curves = [(each, refit, curve_points(refit)) for each in series for refit in each.row.refits]
     curves = [curve for curve in curves if curve[2]]
     room = max(text_width(layout.label(each)) for each in series) + 30
-    x = Scale(0, max(at for *_, points in curves for at, _ in points) * 1.01 or 1, layout.left, layout.width - room)
+    x = AxisScale(0, max(at for *_, points in curves for at, _ in points) * 1.01 or 1, layout.left, layout.width - room)
     y = _error_scale([error_of(dice) or 0 for *_, points in curves for _, dice in points], layout)
     lines: list[Markup] = []
     ends: dict[str, tuple[Series, tuple[float, float]]] = {}
@@ -258,13 +295,15 @@ def _curve_chart(series: Sequence[Series], layout: Layout) -> Markup:
     return joined([scales, *lines, _end_labels(list(ends.values()), x, y, layout)])
 
 
-def _end_labels(ends: Sequence[tuple[Series, tuple[float, float]]], x: Scale, y: Scale, layout: Layout) -> Markup:
+def _end_labels(
+    ends: Sequence[tuple[Series, tuple[float, float]]], x: AxisScale, y: AxisScale, layout: ChartLayout
+) -> Markup:
     heights = spread([top for _, (_, top) in ends], _LINE, y.stop - 4, y.start)
     parts = []
     for (each, (left, top)), height in zip(ends, heights, strict=True):
         parts.append(
             polyline([(left, top), (x.stop + 4, height), (x.stop + 10, height)], class_=f"leader {each.class_}")
         )
-        parts.append(element("g", marker(x.stop + 15, height, each.place, radius=3.6), class_=each.class_))
+        parts.append(element("g", marker(x.stop + 15, height, each.index, radius=3.6), class_=each.class_))
         parts.append(text(x.stop + 24, height + 4, layout.label(each)))
     return joined(parts)

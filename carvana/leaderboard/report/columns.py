@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-from carvana.leaderboard.records import Row
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.records import LeaderboardData, Row
 
 MISSING = "–"  # noqa: RUF001 (an en dash is meant)
-"""What stands for a value that is not known."""
+"""The text for a value that is not known."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +17,12 @@ class Column:
     """One column.
 
     Attributes:
-        key: names it in ids and tests.
-        heading: what stands above it.
+        key: its name in ids and tests, and the field of a row that it shows.
+        heading: the text above it.
         meaning: one sentence for a tooltip or a legend.
-        value: what it is sorted by; None where it is not known.
-        text: how a known value is shown.
+        format: a known value as text.
+        sort_by: the value to sort by, None where it is not known; by default the field ``key``.
+        text: a row as text, where the value alone is not enough.
         numeric: whether it is aligned on the right.
         more_is_better: whether its largest value is the best one.
         brief: whether it belongs to tables with little room.
@@ -33,19 +31,26 @@ class Column:
     key: str
     heading: str
     meaning: str
-    value: Callable[[Row], float | str | None]
-    text: Callable[[Row], str]
+    format: Callable[[Any], str] = str
+    sort_by: Callable[[Row], float | str | None] | None = None
+    text: Callable[[Row], str] | None = None
     numeric: bool = True
     more_is_better: bool = False
     brief: bool = False
 
+    def value(self, row: Row) -> float | str | None:
+        """The value of a row to sort by; None where it is not known."""
+        found: float | str | None = self.sort_by(row) if self.sort_by else getattr(row, self.key)
+        return found
+
     def cell(self, row: Row) -> str:
         """The cell of a row; a dash where its value is not known."""
-        return MISSING if self.value(row) is None else self.text(row)
+        value = self.value(row)
+        return MISSING if value is None else self.text(row) if self.text else self.format(value)
 
 
-def columns(board: Leaderboard) -> tuple[Column, ...]:
-    """The columns that hold anything for this board: the spread of refits needs several seeds, for one."""
+def columns(board: LeaderboardData) -> tuple[Column, ...]:
+    """The columns that have a value in this board; the spread, for example, needs several seeds."""
     return tuple(
         column
         for column in COLUMNS
@@ -53,8 +58,8 @@ def columns(board: Leaderboard) -> tuple[Column, ...]:
     )
 
 
-def brief_columns(board: Leaderboard) -> tuple[Column, ...]:
-    """Those of them that fit a terminal."""
+def brief_columns(board: LeaderboardData) -> tuple[Column, ...]:
+    """The columns that fit a terminal."""
     return tuple(column for column in columns(board) if column.brief)
 
 
@@ -118,178 +123,66 @@ def _pixels(row: Row) -> float | None:
     return float("inf") if isinstance(row.size, str) else row.size[0] * row.size[1]
 
 
-def _number(key: str, digits: int = 5) -> Callable[[Row], str]:
-    return lambda row: f"{getattr(row, key):.{digits}f}"
-
-
-def _short(key: str) -> Callable[[Row], str]:
-    return lambda row: short(getattr(row, key))
-
-
-def _field(key: str) -> Callable[[Row], float | str | None]:
-    def value(row: Row) -> float | str | None:
-        found: float | str | None = getattr(row, key)
-        return found
-
-    return value
-
-
+_five_digits = "{:.5f}".format
 _ALWAYS = frozenset({"rank", "name", "dice"})
 
 COLUMNS = (
+    Column("rank", "#", "Rank by Dice; = marks networks that are tied with the best.", text=_rank, brief=True),
     Column(
-        "rank",
-        "#",
-        "Rank by Dice; = marks networks that cannot be told from the best.",
-        _field("rank"),
-        _rank,
+        "name", "network", "The name as it was given.", lambda name: " ".join(name.split()), numeric=False, brief=True
+    ),
+    Column(
+        "arch", "architecture", "The architecture, if the name is another one.",
+        sort_by=lambda row: row.arch if row.arch not in ("", row.name) else None, numeric=False,
+    ),
+    Column("init", "init", "The kind of first weights.", numeric=False),
+    Column(
+        "dice", "Dice", "Mean over the images at full size, thresholds chosen on other groups.", _five_digits,
+        more_is_better=True, brief=True,
+    ),
+    Column(
+        "dice_ci95", "95% interval", "Of the Dice, by bootstrap over groups.",
+        sort_by=lambda row: row.dice_ci95[0] if row.dice_ci95 else None, text=lambda row: interval(row.dice_ci95),
+        more_is_better=True, brief=True,
+    ),
+    Column(
+        "dice_spread", "spread", "The largest Dice minus the smallest of trainings with different seeds.", _five_digits,
         brief=True,
     ),
     Column(
-        "name",
-        "network",
-        "The name it was asked for by.",
-        _field("name"),
-        lambda row: " ".join(row.name.split()),
-        numeric=False,
+        "error", "error x 1e4", "(1 - Dice) x 10,000: the unit in which good networks differ.", "{:.1f}".format,
         brief=True,
     ),
     Column(
-        "arch",
-        "architecture",
-        "What the network is, where its name is another one.",
-        lambda row: row.arch if row.arch not in ("", row.name) else None,
-        lambda row: row.arch,
-        numeric=False,
-    ),
-    Column(
-        "init",
-        "init",
-        "What the first weights were.",
-        _field("init"),
-        lambda row: str(row.init),
-        numeric=False,
-    ),
-    Column(
-        "dice",
-        "Dice",
-        "Mean over the images at full size, thresholds chosen on other groups.",
-        _field("dice"),
-        _number("dice"),
-        more_is_better=True,
-        brief=True,
-    ),
-    Column(
-        "dice_ci95",
-        "95% interval",
-        "Of the Dice, by bootstrap over groups.",
-        lambda row: row.dice_ci95[0] if row.dice_ci95 else None,
-        lambda row: interval(row.dice_ci95),
-        more_is_better=True,
-        brief=True,
-    ),
-    Column(
-        "dice_spread",
-        "spread",
-        "Of the trainings with different seeds: the largest Dice minus the smallest.",
-        _field("dice_spread"),
-        _number("dice_spread"),
-        brief=True,
-    ),
-    Column(
-        "error",
-        "error x 1e4",
-        "(1 - Dice) x 10,000: the unit in which good networks differ.",
-        lambda row: row.error,
-        lambda row: f"{row.error:.1f}",
-        brief=True,
-    ),
-    Column(
-        "boundary_dice",
-        "boundary",
-        "Mean Dice of the pixels within 7 pixels of the true boundary.",
-        _field("boundary_dice"),
-        _number("boundary_dice"),
+        "boundary_dice", "boundary", "Mean Dice of the pixels within 7 pixels of the true boundary.", _five_digits,
         more_is_better=True,
     ),
     Column(
-        "dice_worst",
-        "worst 1%",
-        "Mean Dice of the worst hundredth of the images, one at the least.",
-        _field("dice_worst"),
-        _number("dice_worst"),
-        more_is_better=True,
-        brief=True,
+        "dice_worst", "worst 1%", "Mean Dice of the worst hundredth of the images, at least one.", _five_digits,
+        more_is_better=True, brief=True,
+    ),
+    Column("params", "params", "Trainable parameters, in millions.", millions, brief=True),
+    Column("gflops", "GFLOP", "Billions of floating-point operations for a full image.", short),
+    Column(
+        "latency_ms", "ms", "Prediction of one image, from the array of pixels to the mask, with nothing else running.",
+        short, brief=True,
     ),
     Column(
-        "params",
-        "params",
-        "Numbers that training could change, in millions.",
-        _field("params"),
-        lambda row: millions(row.params or 0),
-        brief=True,
-    ),
-    Column(
-        "gflops",
-        "GFLOP",
-        "Billions of floating-point operations for a full image.",
-        _field("gflops"),
-        _short("gflops"),
-    ),
-    Column(
-        "latency_ms",
-        "ms",
-        "Prediction of one image, from the array of pixels to the mask, measured alone.",
-        _field("latency_ms"),
-        _short("latency_ms"),
-        brief=True,
-    ),
-    Column(
-        "images_per_s",
-        "images/s",
-        "Prediction of many images in batches, measured alone.",
-        _field("images_per_s"),
-        _short("images_per_s"),
+        "images_per_s", "images/s", "Prediction of many images in batches, with nothing else running.", short,
         more_is_better=True,
     ),
+    Column("peak_memory_mb", "MB", "Peak memory of prediction; on a CPU of the whole process.", "{:,.0f}".format),
     Column(
-        "peak_memory_mb",
-        "MB",
-        "Peak memory of prediction; on a CPU that of the whole process.",
-        _field("peak_memory_mb"),
-        lambda row: f"{row.peak_memory_mb:,.0f}",
+        "fit_seconds", "fit, min", "Training time in minutes:seconds, the mean of the trainings.", minutes, brief=True
+    ),
+    Column("threshold", "threshold", "The best one on these images, stored in the model.", "{:.3f}".format),
+    Column(
+        "size", "size", "Height x width at which the network sees an image.",
+        sort_by=_pixels, text=lambda row: size_text(row.size or ""), more_is_better=True, brief=True,
     ),
     Column(
-        "fit_seconds",
-        "fit, min",
-        "Training time in minutes:seconds, the mean of the trainings.",
-        _field("fit_seconds"),
-        lambda row: minutes(row.fit_seconds or 0),
-        brief=True,
+        "ceiling", "ceiling", "The Dice that a perfect network would reach at that training size on these images.",
+        _five_digits, more_is_better=True,
     ),
-    Column(
-        "threshold",
-        "threshold",
-        "The best one on these images, stored in the model.",
-        _field("threshold"),
-        _number("threshold", 3),
-    ),
-    Column(
-        "size",
-        "size",
-        "Height x width at which the network sees an image.",
-        _pixels,
-        lambda row: size_text(row.size or ""),
-        more_is_better=True,
-        brief=True,
-    ),
-    Column(
-        "ceiling",
-        "ceiling",
-        "The Dice that a perfect network would reach, trained at that size on these images.",
-        _field("ceiling"),
-        _number("ceiling"),
-        more_is_better=True,
-    ),
-)
-"""All columns, in the order in which they stand."""
+)  # fmt: skip
+"""All columns, in their order."""

@@ -1,4 +1,4 @@
-"""On which images networks disagree most, found without reading the masks of all of them."""
+"""Finds the images on which networks disagree most, without reading all masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from carvana.leaderboard.records import ScoredImage
 Masks = Sequence[NDArray[np.uint8]]
 
 READINGS = 240
-"""How many masks are read at most: some seconds where they are 1918 x 1280."""
+"""The most masks that are read: some seconds at 1918 x 1280 pixels."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ def most_different(
 ) -> list[Disagreement]:
     """The images whose masks differ most, at most ``per_group`` of one group.
 
-    The Jaccard distance obeys the triangle inequality: two masks are no farther from each other than both are from the
-    truth together, and that much their scores tell. So images are read from the largest such bound on, until no other
-    can come in. (Scores are of thresholds chosen on other groups and masks are not, which moves the bound by a little;
-    the images shown are examples, and no number depends on them.)
+    The Jaccard distance obeys the triangle inequality: the distance of two masks is at most the sum of their distances
+    from the true mask, which follow from their scores. So masks are read in the order of this bound, the largest first,
+    until no other image can be among the chosen. (Scores are at thresholds chosen on other groups and masks are not,
+    which moves the bound a little; the images are examples, and no number depends on them.)
 
     Args:
         images: with the scores of all networks.
@@ -47,7 +47,7 @@ def most_different(
         read: gives an image's masks, uint8 (H, W) of 0 and 1, in any order, or None where some are missing.
         count: how many images.
         per_group: how many of one group.
-        readings: when to stop reading masks even so.
+        readings: the most masks to read.
 
     Returns:
         At most ``count``, the largest distance first.
@@ -69,7 +69,7 @@ def most_different(
 
 
 def mean_distance(masks: Masks) -> float:
-    """The mean of 1 - intersection / union over each two of some masks; two empty ones are alike."""
+    """The mean of 1 - intersection / union over all pairs of masks; 0 for two empty ones."""
     packed = [np.packbits(mask) for mask in masks]
     areas = [_area(mask) for mask in packed]
     distances = []
@@ -85,13 +85,13 @@ def _area(packed: NDArray[np.uint8]) -> int:
 
 
 def _bound(scores: Sequence[float]) -> float:
-    """The most that masks of these scores can differ, on the mean of each two."""
+    """The largest mean distance that masks with these scores can have."""
     distances = [1 - dice / (2 - dice) for dice in scores]
     return float(np.mean([min(1.0, a + b) for a, b in combinations(distances, 2)])) if len(distances) > 1 else 0.0
 
 
 def _at_most(found: Sequence[Disagreement], count: int, per_group: int) -> list[Disagreement]:
-    """The largest of them, with no group more often than allowed."""
+    """The largest distances, with at most ``per_group`` of one group."""
     chosen: list[Disagreement] = []
     for each in sorted(found, key=lambda each: -each.distance):
         same_group = sum(other.image.group == each.image.group for other in chosen)

@@ -1,4 +1,4 @@
-"""The leaderboard as HTML: a page that needs nothing beside it, and a small table for notebooks."""
+"""The leaderboard as one HTML page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -8,38 +8,27 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 import yaml
 
-from carvana.leaderboard.records import WAITING
-from carvana.leaderboard.report.charts import COSTS, learning_curves, quality_against_cost
-from carvana.leaderboard.report.columns import brief_columns
-from carvana.leaderboard.report.facts import facts, notes, remark, remarks
-from carvana.leaderboard.report.grids import pair_list, pair_matrix, view_table
-from carvana.leaderboard.report.highlights import highlights
+from carvana.leaderboard.records import LeaderboardData
+from carvana.leaderboard.report.charts import COST_AXES, learning_curves, quality_against_cost
+from carvana.leaderboard.report.facts import facts, highlights, notes, unfinished
 from carvana.leaderboard.report.images import disagreements
-from carvana.leaderboard.report.markup import Markup, element, joined
-from carvana.leaderboard.report.series import Series, all_series
-from carvana.leaderboard.report.sorting import sortable_table
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.report.markup import Markup, Series, all_series, element, joined
+from carvana.leaderboard.report.tables import pair_list, pair_matrix, sortable_table, view_table
 
 
-def to_html(board: Leaderboard) -> str:
-    """One self-contained page: table, charts and images; nothing in it is fetched from anywhere.
-
-    Sections for which the board has no data are left out, so it may be called while networks are still waiting.
-    """
+def to_html(board: LeaderboardData) -> str:
+    """One self-contained page with the table, charts and images; sections without data are left out."""
     series = all_series(board)
     title = _title(board)
     body = [
         element(
             "header",
             element("h1", title),
-            element("p", _lead(board), class_="lead"),
-            highlights(board),
+            element("p", *_lead(board), class_="lead"),
+            _cards(board),
         ),
         element(
             "main",
@@ -57,41 +46,28 @@ def to_html(board: Leaderboard) -> str:
     return "<!doctype html>\n" + element("html", _head(title), element("body", *body), lang="en") + "\n"
 
 
-def to_html_table(board: Leaderboard) -> str:
-    """The small table that a notebook shows: the columns of a terminal, in the notebook's own style."""
-    shown = brief_columns(board)
-    align = ["text-align: right" if column.numeric else "text-align: left" for column in shown]
-    head = [
-        element("th", column.heading, scope="col", title=column.meaning, style=style)
-        for column, style in zip(shown, align, strict=True)
-    ]
-    body = [
-        element(
-            "tr", *(element("td", column.cell(row), style=style) for column, style in zip(shown, align, strict=True))
-        )
-        for row in board.ranked
-    ]
-    others = [
-        element(
-            "tr",
-            element("td"),
-            element("td", row.name, style="text-align: left"),
-            element("td", remark(row), colspan=len(shown) - 2, style="text-align: left"),
-        )
-        for row in remarks(board)
-    ]
-    return element("table", element("thead", element("tr", *head)), element("tbody", *body, *others))
-
-
-def _title(board: Leaderboard) -> str:
+def _title(board: LeaderboardData) -> str:
     count = len(board.rows)
     return f"{count} network{'s' * (count != 1)} on {PurePath(board.header.data).name or board.header.data}"
 
 
-def _lead(board: Leaderboard) -> str:
-    waiting = sum(row.status == WAITING for row in board.rows)
-    progress = f"Not finished: {waiting} of {len(board.rows)} networks are still waiting. " if waiting else ""
-    return f"{progress}{board.header.scored[:1].upper()}{board.header.scored[1:]}."
+def _lead(board: LeaderboardData) -> tuple[str, ...]:
+    status, scored = unfinished(board), f"{_capital(board.header.scored)}."
+    return (element("strong", f"{_capital(status)}."), " ", scored) if status else (scored,)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _cards(board: LeaderboardData) -> Markup | str:
+    cards = [
+        element(
+            "li", element("span", title, class_="what"), element("strong", name), element("span", words, class_="what")
+        )
+        for title, name, words in highlights(board)
+    ]
+    return element("ul", *cards, class_="highlights") if cards else ""
 
 
 def _head(title: str) -> Markup:
@@ -106,7 +82,7 @@ def _head(title: str) -> Markup:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{title} - leaderboard"),
-        element("link", rel="icon", href="data:,"),  # or browsers would ask a server for one
+        element("link", rel="icon", href="data:,"),  # without it browsers ask a server for one
         element("style", Markup(_asset("page.css"))),
     )
 
@@ -120,42 +96,42 @@ def _section(title: str, explanation: str, *content: str) -> Markup:
 
 
 def _scroll(content: Markup, label: str) -> Markup:
-    """What may be wider than the screen scrolls by itself, also by keyboard."""
+    """Content that may be wider than the screen: it scrolls by itself, also by keyboard."""
     return element("div", content, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
-def _table_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _table_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     below = [element("ul", *(element("li", note) for note in notes(board)), class_="notes")] if notes(board) else []
     return _section(
         "Leaderboard",
-        joined(["A bar marks the best and those that cannot be told from it. ", _SORTS]),
+        joined(["A bar marks the best and the networks tied with it. ", _SORTS]),
         _scroll(sortable_table(board, series), "Leaderboard"),
         *below,
     )
 
 
-def _header_section(board: Leaderboard) -> Markup:
+def _header_section(board: LeaderboardData) -> Markup:
     known = [element("div", element("dt", label), element("dd", text)) for label, text in facts(board)]
-    recipe = yaml.safe_dump(json.loads(json.dumps(board.header.recipe, default=str)), sort_keys=False)
+    config = yaml.safe_dump(json.loads(json.dumps(board.header.config, default=str)), sort_keys=False)
     return element(
         "section",
         element("h2", "What was compared"),
         element("dl", *known, class_="facts"),
-        element("details", element("summary", "The recipe that all networks share"), element("pre", recipe)),
+        element("details", element("summary", "The config that all networks share"), element("pre", config)),
     )
 
 
 def _cost_section(series: Mapping[str, Series]) -> Markup:
-    charts = [(cost, chart) for cost in COSTS if (chart := quality_against_cost(series.values(), cost))]
+    charts = [(cost, chart) for cost in COST_AXES if (chart := quality_against_cost(series.values(), cost))]
     if not charts:
         return Markup()
     buttons = [
         element(
             "label",
-            element("input", type="radio", name="cost", id=f"by-{cost.key}", checked=place == 0),
+            element("input", type="radio", name="cost", id=f"by-{cost.key}", checked=index == 0),
             cost.heading,
         )
-        for place, (cost, _) in enumerate(charts)
+        for index, (cost, _) in enumerate(charts)
     ]
     shown = [element("div", chart, class_=f"cost by-{cost.key}") for cost, chart in charts]
     return _section(
@@ -188,7 +164,7 @@ def _curve_section(series: Mapping[str, Series]) -> Markup:
     again = any(len(each.row.refits) > 1 for each in series.values())
     return _section(
         "Learning curves",
-        "Dice on the images that judge, at the training size and threshold 0.5, over the minutes of training alone. "
+        "Dice on the validation images, at the training size and threshold 0.5, over the minutes of training alone. "
         "The scale is that of the error, so 0.9, 0.99 and 0.999 lie equally far apart."
         + " Thin lines are the trainings with other seeds."
         * again,
@@ -197,7 +173,7 @@ def _curve_section(series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _view_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _view_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     table = view_table(board.images, series)
     if table is None:
         return Markup()
@@ -208,15 +184,15 @@ def _view_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _pair_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _pair_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     matrix = pair_matrix(board.pairs, series)
     if matrix is None:
         return Markup()
     return _section(
-        "Who can be told from whom",
+        "Which networks differ",
         "By how much a network (row) is better than those ranked below it (columns), in Dice x 1e4. Bold on colour: "
-        "told apart. Grey and =: tied, it may be chance.",
-        _scroll(matrix, "Who can be told from whom"),
+        "a significant difference. Grey and =: tied, it may be chance.",
+        _scroll(matrix, "Which networks differ"),
         element(
             "details",
             element("summary", "All pairs with intervals and p-values"),
@@ -225,7 +201,7 @@ def _pair_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
     )
 
 
-def _image_section(board: Leaderboard, series: Mapping[str, Series]) -> Markup:
+def _image_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
     if not series:
         return Markup()
     shown = disagreements(board, series)

@@ -1,10 +1,10 @@
-"""The images on which networks disagree most, their masks side by side, as they are put into the page."""
+"""The pictures of the page: the images on which networks disagree most, with each network's errors."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,14 +16,10 @@ from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import mask_path
-from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE
-from carvana.leaderboard.records import WAITING, ScoredImage
+from carvana.inference.outputs.overlay import paint_errors, paint_outline
+from carvana.leaderboard.records import WAITING, LeaderboardData, ScoredImage
 from carvana.leaderboard.report.disagreement import Disagreement, Masks, most_different
-from carvana.leaderboard.report.markup import Markup, element, joined
-from carvana.leaderboard.report.series import Series
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.report.markup import Markup, Series, element, joined
 
 UInt8 = NDArray[np.uint8]
 
@@ -33,8 +29,8 @@ _LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not
 _DIMMED = 140  # of 255: how much of the image's light is taken away outside a mask
 
 
-def disagreements(board: Leaderboard, series: Mapping[str, Series]) -> Markup | str:
-    """The section's pictures, or a sentence on why there are none."""
+def disagreements(board: LeaderboardData, series: Mapping[str, Series]) -> Markup | str:
+    """The pictures, or a sentence that says why there are none."""
     if any(row.status == WAITING for row in board.rows):
         return "Images are compared once no network is waiting any more."
     with_masks = {name: each for name, each in series.items() if each.row.masks}
@@ -43,28 +39,28 @@ def disagreements(board: Leaderboard, series: Mapping[str, Series]) -> Markup | 
     samples = {sample.name: sample for sample in board.samples if sample.mask is not None}
     images = [image for image in board.images if image.image in samples]
     if not images:
-        return "The images were not at hand when this page was written."
+        return "The images could not be found when this page was written."
 
     def read(image: ScoredImage) -> Masks | None:
         return _read_masks(samples[image.image], with_masks.values())
 
     chosen = most_different(images, list(with_masks), read)
     if not chosen:
-        return "The masks were not at hand when this page was written."
-    shown = [_article(each, samples[each.image.image], with_masks, place) for place, each in enumerate(chosen, start=1)]
+        return "The masks could not be found when this page was written."
+    shown = [_article(each, samples[each.image.image], with_masks, index) for index, each in enumerate(chosen, start=1)]
     return joined(shown)
 
 
 def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) -> tuple[int, int]:
     """The top left corner (row, column) of the window of a size (height, width) that holds the most weight.
 
-    Among equal ones it is the one in their middle, which has what it shows in its own.
+    Of equal windows it is the middle one, which shows what it holds in its centre.
     """
     height, width = (min(window, whole) for window, whole in zip(size, weights.shape, strict=True))
     sums = cv2.integral(weights, sdepth=cv2.CV_64F)
     held = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    places = np.argwhere(held >= held.max() * (1 - 1e-6))
-    row, column = places[np.argmin(np.square(places - places.mean(axis=0)).sum(axis=1))]
+    corners = np.argwhere(held >= held.max() * (1 - 1e-6))
+    row, column = corners[np.argmin(np.square(corners - corners.mean(axis=0)).sum(axis=1))]
     return int(row), int(column)
 
 
@@ -77,8 +73,8 @@ def _read_masks(sample: Sample, series: Iterable[Series]) -> list[UInt8] | None:
     return masks if len({mask.shape for mask in masks}) == 1 else None
 
 
-def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], place: int) -> Markup:
-    """One image: as a whole, then where its masks differ most the truth and what each network makes of it."""
+def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], index: int) -> Markup:
+    """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
     scored, masks = chosen.image, _read_masks(sample, series.values())
     assert masks is not None
     assert sample.mask is not None
@@ -112,10 +108,10 @@ def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series],
         "article",
         element("h3", scored.image),
         element("p", ", ".join(filter(None, words)), class_="muted"),
-        # Once for all tiles: each lays its own transparent picture over it.
-        element("style", Markup(f"#image-{place} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
+        # Shared by all tiles, each of which lays its own transparent picture over it.
+        element("style", Markup(f"#image-{index} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
         element("div", whole, element("div", *tiles, class_="tiles"), class_="side-by-side"),
-        id=f"image-{place}",
+        id=f"image-{index}",
         class_="image",
     )
 
@@ -132,17 +128,15 @@ def errors(mask: UInt8, true: UInt8, factor: int = 1) -> UInt8:
         uint8 (factor H, factor W, 4), RGBA: dark outside the mask, red where it is too much, blue where it misses.
     """
     layer = _dimmed(mask)
-    brush = np.ones((2, 2) if factor == 1 else (1, 1), np.uint8)  # single pixels would not be seen
-    layer[cv2.dilate(mask & (1 - true), brush) > 0] = (*EXTRA, 255)
-    layer[cv2.dilate(true & (1 - mask), brush) > 0] = (*MISSED, 255)
+    # Single pixels would not be seen.
+    paint_errors(layer, mask, true, brush=np.ones((2, 2) if factor == 1 else (1, 1), np.uint8))
     return _enlarged(layer, factor)
 
 
 def outline(true: UInt8, factor: int = 1) -> UInt8:
     """The same for the truth: dark outside it, its outline yellow."""
     layer = _enlarged(_dimmed(true), factor)
-    large = _enlarged(true, factor)
-    layer[cv2.morphologyEx(large, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0] = (*OUTLINE, 255)
+    paint_outline(layer, _enlarged(true, factor), brush=np.ones((3, 3), np.uint8))
     return layer
 
 

@@ -1,18 +1,18 @@
-// Sorting of the leaderboard. Without it the page shows all there is, in the order of rank.
+// Sorting of the leaderboard. Without it the rows stay in the order of rank.
 "use strict";
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const headings = [...table.tHead.rows[0].cells];
-  const places = new Map([...body.rows].map((row, place) => [row, place]));
+  const ranks = new Map([...body.rows].map((row, index) => [row, index]));
 
-  // Numbers by their size, names as people sort them ("unet2" before "unet10"); what is not known comes last both ways.
+  // Numbers by their size, names as people sort them ("unet2" before "unet10"); unknown values come last both ways.
   function compare(a, b, column, sign) {
     const [x, y] = [a, b].map((row) => row.cells[column].dataset.value);
     if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
     const numeric = headings[column].classList.contains("number");
     const order = numeric ? Number(x) - Number(y) : x.localeCompare(y, undefined, { numeric: true });
-    return sign * order || places.get(a) - places.get(b);
+    return sign * order || ranks.get(a) - ranks.get(b);
   }
 
   function sort(column, sign) {
@@ -21,8 +21,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const others = rows.filter((row) => row.classList.contains("unranked"));
     ranked.sort((a, b) => compare(a, b, column, sign));
     body.append(...ranked, ...others);
-    headings.forEach((heading, place) => {
-      if (place === column) heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    headings.forEach((heading, index) => {
+      if (index === column) heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
       else heading.removeAttribute("aria-sort");
     });
   }

@@ -1,23 +1,25 @@
-"""The parts of a chart as inline SVG: scales, ticks, axes and markers. Colours come from the page's style sheet."""
+"""The parts of a chart as inline SVG: scales, axes, lines, and labels that do not cover each other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from carvana.leaderboard.report.markup import Markup, element, joined
 
 FONT = 12.0
-"""Pixels, of all text in charts; page.css says the same."""
+"""The font size of charts in pixels, as in page.css."""
 
 _CHARACTER = 0.57  # of the font size: a little more than the mean width of a letter in the fonts of systems
 _STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
-_SHAPES = ("circle", "square", "triangle", "diamond", "inverse", "cross")
+_OFFSETS = (0.0, *(sign * step for step in (0.9, 1.6, 2.4, 3.4, 4.4, 5.4, 6.6, 8.0) for sign in (-1, 1)))
+"""Offsets of a label up or down, in its heights."""
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Values to pixels along one axis.
 
     Attributes:
@@ -59,12 +61,12 @@ def padded(values: Sequence[float], *, log: bool, share: float = 0.08) -> tuple[
 
 
 def text_width(text: str, size: float = FONT) -> float:
-    """How wide a text is, about, in pixels."""
+    """The approximate width of a text in pixels."""
     return _CHARACTER * size * len(text)
 
 
 def figure(width: float, height: float, *parts: str, title: str, description: str, class_: str = "") -> Markup:
-    """A drawing with a name and what it shows in words, for those who do not see it."""
+    """A drawing with a title and a description for screen readers."""
     return element(
         "svg",
         element("title", title),
@@ -78,8 +80,8 @@ def figure(width: float, height: float, *parts: str, title: str, description: st
 
 
 def axes(
-    x: Scale,
-    y: Scale,
+    x: AxisScale,
+    y: AxisScale,
     *,
     x_title: str,
     y_title: str,
@@ -87,7 +89,7 @@ def axes(
     y_format: Callable[[float], str],
     x_ticks: int = 6,
 ) -> Markup:
-    """Grid lines, their labels and both titles: that of y stands above the plot, where it is read first."""
+    """Grid lines, their labels and both titles; that of y is above the plot, where it is read first."""
     parts = []
     for value in y.ticks():
         parts.append(element("line", x1=x.start, x2=x.stop, y1=y(value), y2=y(value), class_="grid"))
@@ -107,33 +109,83 @@ def text(x: float, y: float, content: str, *, class_: str = "label", anchor: str
 
 
 def polyline(points: Sequence[tuple[float, float]], *, class_: str, title: str | None = None) -> Markup:
-    """A line through points, with a title that shows where the mouse rests on it."""
+    """A line through points, with a title as its tooltip."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     children = [element("title", title)] if title else []
     return element("polyline", *children, points=path, class_=class_)
 
 
-def marker(
-    x: float, y: float, place: int, *, radius: float = 5.5, title: str | None = None, class_: str = ""
-) -> Markup:
-    """A network's mark. The first six places have different shapes, so that colour is not all that tells them apart."""
-    shape = _SHAPES[place % len(_SHAPES)]
-    children = [element("title", title)] if title else []
-    names = f"mark {class_}".strip()
-    if shape == "circle":
-        return element("circle", *children, cx=x, cy=y, r=radius, class_=names)
-    corners = {
-        "square": [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
-        "triangle": [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
-        "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
-        "inverse": [(0, 1.2), (1.1, -0.8), (-1.1, -0.8)],
-        "cross": [
-            *((-0.4, -1.15), (0.4, -1.15), (0.4, -0.4), (1.15, -0.4), (1.15, 0.4), (0.4, 0.4)),
-            *((0.4, 1.15), (-0.4, 1.15), (-0.4, 0.4), (-1.15, 0.4), (-1.15, -0.4), (-0.4, -0.4)),
-        ],
-    }[shape]
-    path = " ".join(f"{x + radius * dx:.1f},{y + radius * dy:.1f}" for dx, dy in corners)
-    return element("polygon", *children, points=path, class_=names)
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: Box) -> float:
+        """The area that both cover."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(width, 0.0) * max(height, 0.0)
+
+    @property
+    def area(self) -> float:
+        """The area of the box."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+def place_labels(
+    points: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    *,
+    inside: Box,
+    obstacles: Iterable[Box] = (),
+    distance: float = 10.0,
+) -> list[Box]:
+    """A box for the label of each point: near it, inside the plot, and on as little as possible of what is there.
+
+    Each label in turn is put at the best of some dozens of positions beside, above and below its point; labels of the
+    most crowded points come first.
+
+    Args:
+        points: the (x, y) of each.
+        sizes: the (width, height) of each label.
+        inside: the box that no label may leave.
+        obstacles: boxes that labels should not cover: marks, whiskers.
+        distance: in pixels, between a point and its label at the least.
+    """
+    taken = list(obstacles)
+    placed: dict[int, Box] = {}
+    for index in sorted(range(len(points)), key=lambda index: -_crowding(points, index)):
+        boxes = list(_positions(points[index], sizes[index], distance))
+        best = min(boxes, key=lambda choice: _penalty(choice[0], choice[1], inside, taken))[0]
+        placed[index] = best
+        taken.append(best)
+    return [placed[index] for index in range(len(points))]
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions near the wanted ones, at least ``gap`` apart and between ``low`` and ``high`` as long as there is room.
+
+    Example:
+        >>> spread([10, 11, 50], gap=8, low=0, high=60)
+        [10, 18, 50]
+        >>> spread([55, 58], gap=8, low=0, high=60)
+        [52, 60]
+    """
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    found = list(wanted)
+    floor = low
+    for index in order:
+        found[index] = max(found[index], floor)
+        floor = found[index] + gap
+    ceiling = high
+    for index in reversed(order):
+        found[index] = min(found[index], ceiling)
+        ceiling = found[index] - gap
+    return found
 
 
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
@@ -151,4 +203,26 @@ def _linear_ticks(low: float, high: float, count: int) -> list[float]:
     rough = (high - low) / count
     size = 10.0 ** math.floor(math.log10(rough))
     step = size * next(nice for nice in (1, 2, 5, 10) if nice * size >= rough)
-    return [place * step for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _crowding(points: Sequence[tuple[float, float]], index: int) -> float:
+    x, y = points[index]
+    return sum(1 / (1 + (abs(x - a) / 60 + abs(y - b) / 20)) for a, b in points)
+
+
+def _positions(point: tuple[float, float], size: tuple[float, float], distance: float) -> Iterable[tuple[Box, float]]:
+    """Boxes around a point, each with a penalty: right before left, near before far."""
+    (x, y), (width, height) = point, size
+    near, far, middle = distance, 4 * distance, -width / 2
+    sides = ((near, 0.0), (-near - width, 1.0), (middle, 2.0), (far, 4.0), (-far - width, 5.0))
+    for (shift, dislike), step in product(sides, _OFFSETS):
+        if shift == middle and abs(step) < 1.6:
+            continue  # on the point itself
+        top = y + step * height - height / 2
+        yield Box(x + shift, top, x + shift + width, top + height), dislike + 1.5 * abs(step)
+
+
+def _penalty(box: Box, dislike: float, inside: Box, taken: Sequence[Box]) -> float:
+    outside = 1 - box.overlap(inside) / box.area
+    return dislike + 400 * outside + sum(box.overlap(other) for other in taken) / 4

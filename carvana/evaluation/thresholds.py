@@ -1,7 +1,6 @@
-"""How good the masks of an image's probabilities are at every threshold at once, and which threshold to take.
+"""Scores of an image's probabilities at every threshold of the grid in one pass, and the choice of a threshold.
 
-Thresholds lie on a grid of 1/256. A probability's *level* is the number of grid thresholds below it, so a histogram of
-levels knows the mask ``probability > threshold`` of every grid threshold exactly, 0.5 included.
+A histogram of levels (``carvana.inference.levels``) holds the counts of every threshold's mask exactly.
 """
 
 from __future__ import annotations
@@ -14,15 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carvana.errors import DataError
+from carvana.inference.levels import THRESHOLDS, levels, threshold_index
 from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, surroundings
-
-THRESHOLDS: NDArray[np.float64] = np.arange(1, 256) / 256
-"""The grid: 1/256, 2/256, ..., 255/256."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
-    """What one image contributes at every threshold of the grid, in 4 KB: images may be many.
+    """The counts of one image at every threshold of the grid, in 4 KB.
 
     Attributes:
         histograms: (4, 256), pixels at each level: the object's and the background's of the whole image, then the
@@ -38,7 +35,7 @@ class ImageCounts:
 
     @property
     def band(self) -> Confusion:
-        """Those near the true boundary, or over the whole image where the truth has no boundary."""
+        """The counts near the true boundary, or over the whole image where the true mask has no boundary."""
         return _at_every_threshold(*self.histograms[2:])
 
 
@@ -48,7 +45,7 @@ def threshold_counts(
     """Compare one image's probabilities with its true mask at all thresholds in one pass.
 
     Args:
-        probabilities: (H, W), floats in [0, 1], or the levels that :func:`levels` makes of them.
+        probabilities: (H, W), floats in [0, 1], or their levels.
         target: the true mask (H, W).
         width: of the boundary band on either side, in pixels.
 
@@ -70,31 +67,6 @@ def threshold_counts(
     return _compact(*whole, *_histograms(graded, true, band))
 
 
-def levels(probabilities: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Count the grid thresholds below each probability: 8 bits that keep ``probability > threshold`` exact on the grid.
-
-    Args:
-        probabilities: float32 in [0, 1]; or uint8, taken to be levels already and handed back.
-
-    >>> levels(np.array([0.0, 0.5, 0.50001, 1.0]))
-    array([  0, 127, 128, 255], dtype=uint8)
-    """
-    if probabilities.dtype == np.uint8:
-        return probabilities  # type: ignore[return-value]
-    # A hair less than 256: truncation then gives ceil(256 p) - 1, exactly, for every float32 p in (0, 1].
-    scaled = np.multiply(probabilities, np.float32(256 * (1 - 2**-24)), dtype=np.float32)
-    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)  # interpolation leaves [0, 1] by a rounding at times
-
-
-def threshold_index(threshold: float) -> int:
-    """The place on the grid that is nearest to ``threshold``.
-
-    >>> float(THRESHOLDS[threshold_index(0.5)])
-    0.5
-    """
-    return int(np.clip(round(threshold * 256), 1, 255)) - 1
-
-
 def best_threshold(counts: Sequence[ImageCounts]) -> float:
     """The threshold of the grid with the highest mean Dice per image.
 
@@ -111,10 +83,10 @@ def best_threshold(counts: Sequence[ImageCounts]) -> float:
 def cross_fitted_thresholds(
     counts: Sequence[ImageCounts], groups: Sequence[str], *, folds: int = 5, seed: int = 0
 ) -> NDArray[np.float64]:
-    """For each image the threshold that is best on other groups, so that the choice cannot flatter its score.
+    """For each image the threshold that is best on other groups, so that its choice does not flatter the score.
 
     The groups are dealt out to ``folds`` parts, and each part's threshold is chosen on the others (cross-fitting:
-    Chernozhukov et al. 2018, https://doi.org/10.1111/ectj.12097). One group leaves nothing to choose on: 0.5 for all.
+    Chernozhukov et al. 2018, https://doi.org/10.1111/ectj.12097). With one group all thresholds are 0.5.
 
     Returns:
         (N,) in (0, 1).
@@ -168,7 +140,7 @@ def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np
     step = max(1, 2**23 // max(1, graded.shape[1]))  # OpenCV counts in float32, which is exact up to 2**24
     for start in range(0, graded.shape[0], step):
         rows = slice(start, start + step)
-        # Most pixels are level 0, and adding to one place again and again is slow: those are counted apart.
+        # Most pixels are level 0, and adding to one bin again and again is slow: they are counted separately.
         doubtful = cv2.bitwise_and(mask[rows], (graded[rows] > 0).view(np.uint8))
         part = cv2.calcHist([graded[rows]], [0], doubtful, [256], [0, 256]).ravel().astype(np.int64)
         part[0] = cv2.countNonZero(mask[rows]) - cv2.countNonZero(doubtful)

@@ -10,16 +10,9 @@ import pytest
 from reference import blob, brute_force_band
 
 from carvana.errors import DataError
+from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
+from carvana.inference.levels import THRESHOLDS, levels, threshold_index
 from carvana.metrics import boundary_dice, confusion, dice
-from carvana.thresholds import (
-    THRESHOLDS,
-    ImageCounts,
-    best_threshold,
-    cross_fitted_thresholds,
-    levels,
-    threshold_counts,
-    threshold_index,
-)
 
 
 def soft(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The leaderboard as text: CSV for machines, aligned columns for terminals."""
+"""The leaderboard as text: CSV for programs, Markdown for a README or a pull request, aligned columns for terminals."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from carvana.leaderboard.records import Row, SeedRun
-from carvana.leaderboard.report.columns import Column, brief_columns
+from carvana.leaderboard.records import LeaderboardData, Row, SeedRun
+from carvana.leaderboard.report.columns import Column, brief_columns, columns
 from carvana.leaderboard.report.facts import facts, notes, one_line, remark, remarks
-
-if TYPE_CHECKING:
-    from carvana.leaderboard.board import Leaderboard
 
 _REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
+# An underscore within a word needs no escape, so names stay readable in the source.
+_SPECIAL = re.compile(r"([\\`*\[\]<>|~#&]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))")
 
 
-def to_csv(board: Leaderboard) -> str:
+def to_csv(board: LeaderboardData) -> str:
     """One line for each row under one header line, all digits kept.
 
-    What is not known is empty. An interval has two columns; what each refit has of its own is a JSON list, such as
-    ``refit_dice`` with ``[0.98732, 0.98868]``; their curves are in leaderboard.json only.
+    Unknown values are empty. An interval has two columns; values of each seed are a JSON list, such as ``refit_dice``
+    with ``[0.98732, 0.98868]``; the curves are in leaderboard.json only.
     """
     lines = [_flat(row) for row in board.rows] or [_flat(Row(""))]
     text = io.StringIO()
@@ -37,7 +36,7 @@ def to_csv(board: Leaderboard) -> str:
     return text.getvalue()
 
 
-def to_text(board: Leaderboard, *, markup: bool = False) -> str:
+def to_text(board: LeaderboardData, *, markup: bool = False) -> str:
     """Facts, table and notes as aligned lines.
 
     Args:
@@ -55,6 +54,27 @@ def to_text(board: Leaderboard, *, markup: bool = False) -> str:
     parts = [_plain(_facts(board)), table, _plain(others), _plain(notes(board))]
     lines = [line for part in parts if part for line in [*part, ("", False)]][:-1]
     return _marked_up(lines) if markup else "\n".join(line for line, _ in lines)
+
+
+def to_markdown(board: LeaderboardData) -> str:
+    """A list of facts, the table of ranked networks, those without a result and why, and how to read it."""
+    parts = [[f"- **{label}**: {escaped(text)}" for label, text in facts(board)]]
+    if board.ranked:
+        parts.append(_markdown_table(board))
+    if others := remarks(board):
+        parts.append([f"- {escaped(row.name)}: {escaped(remark(row))}" for row in others])
+    parts.append(list(notes(board)))
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def escaped(text: str) -> str:
+    r"""Text as Markdown that shows just that, on one line, in a cell or outside.
+
+    Example:
+        >>> escaped("a|b\n<c>")
+        'a\\|b \\<c\\>'
+    """
+    return _SPECIAL.sub(r"\\\1", one_line(text))
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -84,7 +104,7 @@ def _aligned(cells: Iterable[str], shown: Sequence[Column], widths: Sequence[int
     return _GAP.join(padded).rstrip()
 
 
-def _facts(board: Leaderboard) -> list[str]:
+def _facts(board: LeaderboardData) -> list[str]:
     known = facts(board)
     width = max(len(label) for label, _ in known)
     return [f"{label.ljust(width)}{_GAP}{text}" for label, text in known]
@@ -107,3 +127,13 @@ def _marked_up(lines: Sequence[tuple[str, bool]]) -> str:
         text += "\\" * (len(text) - len(text.rstrip("\\"))) if bold else ""
         pieces.append(f"[bold]{text}[/bold]" if bold else text)
     return "\n".join(pieces)
+
+
+def _markdown_table(board: LeaderboardData) -> list[str]:
+    shown = columns(board)
+    lines = [
+        [column.heading for column in shown],
+        ["---:" if column.numeric else "---" for column in shown],
+        *([escaped(column.cell(row)) for column in shown] for row in board.ranked),
+    ]
+    return [f"| {' | '.join(line)} |" for line in lines]
