@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cli_page
-import python_page
 import config_page
+import python_page
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python docs/make_reference"
