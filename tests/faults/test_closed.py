@@ -90,7 +90,7 @@ def heard(command: str, places: Mapping[str, Path], folder: Path, offline: str) 
 
 
 @pytest.mark.fault(
-    done="the commands of the command line are counted",
+    done="all commands of the command line are listed",
     promised="each has a line in the two cases below, or this one fails",
     reaches="cli/app.py: COMMANDS",
 )
@@ -102,7 +102,7 @@ def test_all_commands_are_covered() -> None:
 
 @pytest.mark.fault(
     done="each command does its work with HF_HUB_OFFLINE=1, where any socket but a local one, and any look-up, raises",
-    promised="exit code 0, and nobody asked, in any of its processes; albumentations' update check is off",
+    promised="exit code 0, and no connection from any of its processes; albumentations' update check is off",
     reaches="data/augment.py: _albumentations; huggingface_hub, timm, torch and matplotlib on import",
     quick=2,
 )
@@ -118,7 +118,7 @@ def test_no_command_needs_the_network(
 
 @pytest.mark.fault(
     done="each command does its work without HF_HUB_OFFLINE, on networks that need no hub, where any socket raises",
-    promised="exit code 0, and nobody asked: no telemetry, no look for updates",
+    promised="exit code 0, and no connection: no telemetry, no check for updates",
     reaches="models/encoder_weights.py: resolve, which asks for an encoder's weights alone",
     quick=0,
 )
@@ -128,8 +128,8 @@ def test_no_command_tells_anybody(command: str, places: Mapping[str, Path], tmp_
 
 
 @pytest.mark.fault(
-    done="a socket is asked for under the same watch",
-    promised="it is written down, though the asker catches what is raised: the two cases above can fail",
+    done="a socket is opened while connections are recorded",
+    promised="it is recorded, even if the code catches the exception: so the two cases above can fail",
     reaches="tests/faults/silence/sitecustomize.py",
 )
 def test_the_watch_hears_who_asks(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ THEIRS = re.compile(r"events\.out\.tfevents\..*")
 
 
 @pytest.mark.fault(
-    done="files that processes open to write are noted in fit, evaluate, predict, submit, export",
+    done="files that fit, evaluate, predict, submit and export open for writing are recorded",
     promised="in the output folder under names of files.py alone, but for TensorBoard's; elsewhere the cache and temp",
     reaches="files.py: atomic_path, scratch_folder, append_json_line and lock, by way of Python's audit event open",
     quick=1,
@@ -193,7 +193,7 @@ def through_files(path: Path) -> bool:
 
 @pytest.mark.fault(
     done="the linter's rules about security (S) over carvana/, and each exception to them",
-    promised="they are on, nothing but assert is excepted as a whole, each single exception tells its reason",
+    promised="they are on, only assert is excepted everywhere, and each other exception gives a reason",
     reaches="pyproject.toml: tool.ruff",
 )
 def test_the_rules_about_security_hold(came_out: Callable[..., None]) -> None:

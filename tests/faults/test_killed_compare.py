@@ -27,8 +27,8 @@ OF_A_RUN: tuple[Point, ...] = (
 
 
 @pytest.mark.fault(
-    done="each write of a comparison is recorded, and compared with the places of these cases",
-    promised="no place writes that is not killed at",
+    done="each write of a comparison is recorded, and compared with the writes that these cases kill",
+    promised="every place that writes is killed",
     reaches="the same event, in leaderboard/board.py and tasks.py",
     quick=0,
 )
@@ -38,7 +38,7 @@ def test_all_places_that_write_are_known(whole_board: dict[str, Any], came_out: 
 
 
 @pytest.mark.fault(
-    done="SIGKILL in the middle of each kind of file that compare writes, and behind it",
+    done="SIGKILL in the middle of each kind of file that compare writes, and after it",
     promised="the same command again ends with the same leaderboard, and fits nothing twice",
     reaches="leaderboard/records.py and plan.py: what is done already",
     quick=0,

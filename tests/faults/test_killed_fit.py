@@ -65,8 +65,8 @@ def same_again(data: Path, folder: Path, whole_run: dict[str, Any]) -> None:
 
 
 @pytest.mark.fault(
-    done="each write of a fit is recorded, and compared with the places at which it is killed below",
-    promised="no place writes that is not killed at",
+    done="each write of a fit is recorded, and compared with the writes that are killed below",
+    promised="every place that writes is killed",
     reaches="files.py: the audit event carvana.write, wherever a run is written",
 )
 def test_all_places_that_write_are_known(whole_run: dict[str, Any], came_out: Callable[..., None]) -> None:
@@ -103,7 +103,7 @@ def test_killed_at_a_random_time(
 
 
 @pytest.mark.fault(
-    done="a fit killed three times on its way: at its first state, at its second network, among its masks",
+    done=("a fit killed three times: at its first checkpoint, at its second saved network, while it writes masks"),
     promised="as above",
     reaches="training/fit.py: resume of a resumed training",
 )

@@ -62,7 +62,7 @@ def alike(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.fault(
     done="a reader killed while fit trains",
-    promised="one line within 60 s that tells of the reader; the same command goes on to the end",
+    promised="one line about the reader within 60 s; the same command continues to the end",
     reaches="training/loader.py: a reader that is gone; data/reader_processes.py: ReaderKilledError",
 )
 def test_a_reader_of_fit(
@@ -84,7 +84,7 @@ def test_a_reader_of_fit(
 
 @pytest.mark.fault(
     done="a reader killed while submit predicts",
-    promised="one line within 60 s that tells of the reader; the same command again ends",
+    promised="one line about the reader within 60 s; the same command again completes",
     reaches="inference/prefetch.py and submission.py: _explained",
 )
 def test_a_reader_of_submit(
@@ -142,7 +142,7 @@ def test_a_process_of_torchrun(
 
 @pytest.mark.fault(
     done="a network's process killed while compare fits it",
-    promised="its row tells how it ended, the other network is ranked; the same command fits it",
+    promised="its row says how it ended, the other network is ranked; the same command trains it",
     reaches="leaderboard/worker_pool.py: _Worker.reason",
     quick=0,
 )

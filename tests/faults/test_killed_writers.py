@@ -233,8 +233,10 @@ def test_submit_killed_at_a_random_time(
 
 
 @pytest.mark.fault(
-    done="each write of a fit, of predict and of submit is recorded, and compared with the places of these cases",
-    promised="no place writes that is not killed at",
+    done=(
+        "each write of a fit, of predict and of submit is recorded, and compared with the writes that these cases kill"
+    ),
+    promised="every place that writes is killed",
     reaches="the same event, in inference/outputs/files.py, manifest.py and parts.py",
 )
 def test_all_places_that_write_are_known(

@@ -44,8 +44,8 @@ FITS: dict[str, list[Any]] = {
 
 
 @pytest.mark.fault(
-    done="each key of config.json with 13 values of other types, out of range, or that steer a terminal",
-    promised="one line that names the file, the key and the value; it is shown so that it steers nothing",
+    done=("each key of config.json with 13 values of other types, out of range, or with control characters"),
+    promised="one line that names the file, the key and the value, with control characters escaped",
     reaches="models/spec.py: ModelSpec.from_json",
 )
 @pytest.mark.parametrize(
@@ -64,7 +64,10 @@ def test_each_key_of_a_configuration_is_checked(key: str, model: Path, came_out:
 
 
 @pytest.mark.fault(
-    done="config.json that is empty, nested 200,000 deep, has a number of 5,000 digits, is no UTF-8, of a later format",
+    done=(
+        "config.json that is empty, nested 200,000 deep, has a number of 5,000 digits, is not UTF-8, is "
+        "of a later format"
+    ),
     promised="one line that names the file, and what to do about a later format",
     reaches="models/serialization.py: read_spec on what is no JSON object",
 )

@@ -71,7 +71,9 @@ DOORS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.fault(
-    done="a pickle that makes a folder when it is unpickled, in 7 kinds of file, at 6 doors of the library",
+    done=(
+        "a pickle that makes a folder when it is unpickled, in 7 kinds of file, passed to 6 functions of the library"
+    ),
     promised="refused in one line, nothing is unpickled",
     reaches="models/weight_files.py: _unpickled; models/serialization.py: locate and load_weights on foreign bytes",
     quick=14,
@@ -131,8 +133,8 @@ def test_no_command_reads_a_pickle(command: str, model: Path, tiny_data: Path, t
 
 
 @pytest.mark.fault(
-    done="files of torch, new and old, in which 1 to 3 bytes are others, or the end is missing",
-    promised="tensors, or one line that names the file; never torch's advice to load it all the same",
+    done="files of torch, new and old, with 1 to 3 bytes changed, or without their end",
+    promised=("tensors, or one line that names the file; never torch's advice to load it without safety checks"),
     reaches="models/weight_files.py: _unpickled, whatever torch's reader raises",
     quick=2,
 )

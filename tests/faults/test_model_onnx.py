@@ -37,7 +37,7 @@ def network(path: Path, weights: TensorProto, **spec: int) -> Path:
 
 @pytest.mark.fault(
     done="an exported file whose weights are in another file: absolute, above its folder, a link, beside it",
-    promised="refused in one line before ONNX Runtime sees it, which would read the one beside it",
+    promised="refused in one line before it is passed to ONNX Runtime, which would read a file beside it",
     reaches="inference/engines/onnx.py: _refuse_other_files",
 )
 @pytest.mark.parametrize("location", ["/etc/passwd", "../" * 20 + "etc/passwd", "link", "weights"])
@@ -51,7 +51,7 @@ def test_weights_in_other_files_are_refused(location: str, tmp_path: Path) -> No
 
 
 @pytest.mark.fault(
-    done="an exported file that claims a shape of 2^40, and one whose record tells more classes than it gives",
+    done=("an exported file that claims a shape of 2^40, and one with more classes in its metadata than in its output"),
     promised="one line that names the file",
     reaches="inference/engines/onnx.py: _open; OnnxEngine, the form of the logits",
 )

@@ -166,7 +166,7 @@ def test_a_network_that_gives_no_numbers_writes_no_mask(
 
 @pytest.mark.fault(
     done="model.safetensors and the model folder as links to where the real ones are",
-    promised="followed, as the hub's cache is made of links: what is read must fit, whoever it is from",
+    promised="followed, because the hub's cache consists of links; the file must fit the model",
     reaches="models/serialization.py: locate and load_weights through a link",
 )
 def test_links_to_sound_weights_are_followed(model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""No right: folders that are read-only, and files of others."""
+"""No permission: read-only folders, and other users' files."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ COMMANDS: dict[str, Callable[[Path, Path, Path, Path], list[object]]] = {
 
 
 @pytest.mark.fault(
-    done="the real commands, as a user who may not write where they are told to",
+    done="the real commands, as a user without write access to the output",
     promised="exit 1, one line that names the place and what to do; nothing is written",
     reaches="each command's first write: EACCES, and cli/app.py",
     quick=1,
@@ -218,7 +218,7 @@ def test_trackio_without_a_right(run: Path, tiny_data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.fault(
-    done="an image, a folder of images, the weights and the recipe of a run that may not be read",
+    done="an image, a folder of images, the weights and the config of a run that may not be read",
     promised="one line that names the file; the other images' masks are there",
     reaches="data/io/images.py, models/serialization.py, config.py: EACCES while reading",
     quick=0,

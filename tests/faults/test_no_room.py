@@ -19,7 +19,10 @@ from carvana.training.callbacks import TensorBoard
 
 @pytest.mark.fault(
     done="the disk full at each file that `fit` writes, found by a recording; then the same command again",
-    promised="one line that names file and remedy; nothing half; a model that is there serves; at last the same",
+    promised=(
+        "one line that names the file and what to do; no incomplete file; an existing model works; with "
+        "room, the same end"
+    ),
     reaches="training/fit.py, checkpoint.py, journal.py, evaluation/report.py: OSError in each write of a run",
 )
 def test_a_fit_that_meets_a_full_disk_ends_and_goes_on(
@@ -42,7 +45,7 @@ def test_a_fit_that_meets_a_full_disk_ends_and_goes_on(
 
 @pytest.mark.fault(
     done="the disk full at each file that `fit --resume` with one more epoch writes; then the same command again",
-    promised="one line; the network of before stays and predicts until there is room; the end as undisturbed",
+    promised="one line; the earlier network is kept and predicts; with room, the end as undisturbed",
     reaches="run.py: write_config and write_epochs over older files; training/state.py: the state before stays",
 )
 def test_a_resumed_fit_that_meets_a_full_disk_keeps_what_was_there(

@@ -46,7 +46,7 @@ def test_a_command_on_a_full_disk(disk: Disk, run: Path, tiny_data: Path, comman
 
 @pytest.mark.fault(
     done="the disk full at each mask, probability map, cut-out, overlay and manifest of `predict`",
-    promised="one line; what is there is whole; all files, and the same masks, at last",
+    promised="one line; existing files are complete; with room, all files and the same masks",
     reaches="inference/outputs/files.py, manifest.py: OSError in a writing thread",
 )
 def test_predictions_that_meet_a_full_disk(disk: Disk, run: Path, photos: Path, whole: bool, came_out: Any) -> None:
@@ -145,7 +145,7 @@ def test_a_small_command_that_meets_a_full_disk(
 
 @pytest.mark.fault(
     done="the disk full at each image, mask and manifest of `data demo`",
-    promised="an OSError that names the file; the same pictures at last",
+    promised="an OSError that names the file; with room, the same images",
     reaches="data/demo/write.py, data/io/masks.py: write_palette_mask",
 )
 def test_a_demo_that_meets_a_full_disk(disk: Disk, came_out: Any) -> None:

@@ -99,7 +99,7 @@ def test_the_command_tells_of_it_and_goes_on(tiny_data: Path, tmp_path: Path, un
 @pytest.mark.fault(
     done="a gradient turned infinite while the loss is finite, with clipping and without, with a moving average and "
     "without",
-    promised="a line in the next step, or behind the last; no state and no network with NaN; then as undisturbed",
+    promised=("a line in the next step, or after the last; no checkpoint and no weights with NaN; then as undisturbed"),
     reaches="training/checkpoint.py: save; training/trainer.py: end_epoch",
     quick=1,
 )
@@ -132,8 +132,8 @@ class Poison(carvana.Callback):
 
 
 @pytest.mark.fault(
-    done="a listener that makes a weight NaN behind an epoch",
-    promised="a line in the next epoch; behind the last one the best network is brought back, and is what is kept",
+    done="a callback that makes a weight NaN after an epoch",
+    promised="a line in the next epoch; after the last epoch the best weights are restored and saved",
     reaches="training/checkpoint.py: restore",
     quick=0,
 )

@@ -1,4 +1,4 @@
-"""Numbers of data from which little can be learnt."""
+"""Numbers in training on degenerate data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Flat(nn.Module):
 
 
 @pytest.mark.fault(
-    done="a network of one's own with BatchNorm over one value a channel: batches of 2 of 3 images, so that one trails",
+    done=(
+        "a user's network with BatchNorm over one value a channel: batches of 2 of 3 images, so that the last has one"
+    ),
     promised="one line that asks for larger batches",
     reaches="training/sampler.py: a last batch of one",
 )
@@ -116,7 +118,10 @@ def says(logit: float) -> carvana.Predictor:
 
 
 @pytest.mark.fault(
-    done="evaluation of networks that see group everywhere or nowhere, on masks that are all empty, all full, or both",
+    done=(
+        "evaluation of networks that predict foreground everywhere or nowhere, on masks that are all "
+        "empty, all full, or both"
+    ),
     promised="Dice 1 where both masks are empty, the numbers of the definition elsewhere, a threshold inside of 0 to 1",
     reaches="metrics.py: _ratio; thresholds.py: _summit",
 )
@@ -142,7 +147,7 @@ def test_empty_and_full_masks_are_scored_by_definition(tmp_path: Path, came_out:
 
 @pytest.mark.fault(
     done="data of one group, of one image, and a share of 1 to validate",
-    promised="one line that tells how many there are and what to do",
+    promised="one line that gives their number and what to do",
     reaches="data/splits.py: _count",
 )
 def test_too_few_to_split(tmp_path: Path, came_out: Callable[..., None]) -> None:

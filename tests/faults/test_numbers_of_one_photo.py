@@ -1,4 +1,4 @@
-"""Numbers that one image, or one network, spoils."""
+"""Numbers that one image or one network makes NaN."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_commands_with_such_a_network(work: str, tmp_path: Path, loss: Spoilt) -
 
 @pytest.mark.fault(
     done="the learning rate finder with a loss that is NaN at once, in the second step, and half way up",
-    promised="one line that tells what to look at, or a rate from what was seen before",
+    promised="one line that says what to check, or a rate from the steps before",
     reaches="training/find_lr.py: RateTest.of",
 )
 def test_find_lr_where_the_loss_explodes(loss: Spoilt, tiny_data: Path, came_out: Callable[..., None]) -> None:

@@ -41,8 +41,7 @@ def linked(tmp_path: Path) -> Path:
 
 @pytest.mark.fault(
     done="a data folder with links to an image and a mask outside of it, links in a circle and links to nowhere",
-    promised="links count as what they lead to, wherever that lies: people link images on purpose; the others are "
-    "listed, and told when they are read",
+    promised=("links are followed, also out of the folder; broken ones are listed, and reported when they are read"),
     reaches="data/layouts.py: image_names, is_folder on a circle",
 )
 def test_links_are_followed_and_circles_are_told(linked: Path) -> None:
@@ -61,8 +60,8 @@ def test_links_are_followed_and_circles_are_told(linked: Path) -> None:
 
 @pytest.mark.fault(
     done="the same folder predicted, then links in the folder of outputs that lead to a file elsewhere",
-    promised="outputs are named by the link; a link where an output goes stays, as does what it led to, "
-    "whatever replaces it",
+    promised="outputs are named after the link; "
+    "a link in an output's place is kept, or replaced with --replace; its target is kept",
     reaches="inference/inputs.py: places; files.py: a rename over a link",
 )
 def test_outputs_are_named_by_links_and_never_written_through_them(
@@ -108,7 +107,7 @@ def many_photos(folder: Path, count: int) -> Path:
 
 @pytest.mark.fault(
     done="predict_folder while the folder of images is deleted after the first batch of 1500",
-    promised="each image is done or told; nothing is raised",
+    promised="each image is predicted or reported; no exception",
     reaches="inference/predict_folder.py: an image that was there when it was listed",
 )
 def test_photos_that_go_away_while_predicting(predictor: Predictor, tmp_path: Path) -> None:
@@ -137,7 +136,7 @@ def test_outputs_that_go_away_while_predicting(predictor: Predictor, tmp_path: P
 
 @pytest.mark.fault(
     done="images deleted while reading processes make them ready for a submission",
-    promised="each image comes out in its turn, ready or with the line that says why not",
+    promised="each image comes in order, prepared or with an error",
     reaches="inference/prefetch.py: _Reader in a process",
     quick=1,
 )

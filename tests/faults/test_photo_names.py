@@ -33,8 +33,11 @@ def is_tame(text: str) -> bool:
 
 
 @pytest.mark.fault(
-    done="images and masks with odd names: spaces, Unicode composed in two ways, bytes that are no UTF-8, line breaks, "
-    "escape sequences, leading dashes, quotes, marks of shells and of markup, 246 bytes long",
+    done=(
+        "images and masks with unusual names: spaces, Unicode composed in two ways, bytes that are not "
+        "UTF-8, line breaks, escape sequences, leading dashes, quotes, characters of shells and of "
+        "markup, 246 bytes long"
+    ),
     promised="found, checked, split, written to a split and read from it, predicted and found done, like any others",
     reaches="data/splits.py: write_split and read_split with bytes that are no text and carriage returns",
 )
@@ -62,8 +65,8 @@ def test_odd_names_are_names(name: str, predictor: Predictor, tmp_path: Path) ->
 
 
 @pytest.mark.fault(
-    done="damaged images whose names hold line breaks, escape sequences, bytes that are no UTF-8",
-    promised="one line of printable characters that tells the name: \\n for a line break",
+    done="damaged images whose names contain line breaks, escape sequences, bytes that are not UTF-8",
+    promised="one line of printable characters with the name: \\n for a line break",
     reaches="errors.py: printable",
 )
 @pytest.mark.parametrize("name", UNSAFE)
@@ -99,7 +102,7 @@ def test_all_commands_take_odd_names(tmp_path: Path) -> None:
 
 @pytest.mark.fault(
     done="carvana data check and predict on damaged files with all odd names, where output must be UTF-8",
-    promised="exit code 1, all told, no character that a terminal would obey",
+    promised="exit code 1, all reported, no control character for a terminal",
     reaches="cli/data_tables.py: names in tables; cli/display.py: warnings; cli/app.py: stdout",
     quick=0,
 )
@@ -133,7 +136,7 @@ def test_leading_dashes_are_no_options(words: list[str], model: Path, tmp_path: 
 
 @pytest.mark.fault(
     done="images whose names are so long that their outputs can have none, among others",
-    promised="they are told, one by one, and the others are done",
+    promised="each is reported, and the others are predicted",
     reaches="inference/inputs.py: unwritable",
 )
 @pytest.mark.parametrize("length", [247, 251])

@@ -1,4 +1,4 @@
-"""Images of any size, and those that claim one."""
+"""Images of any size, and files that claim a large one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_photos_of_any_size_are_predicted(way: str, came_out: Callable[..., None
 
 @pytest.mark.fault(
     done="all outputs of a folder with images of 1x1, 1x20000 and 70000x1 pixels",
-    promised="all files of the first two; the third, too long for a JPEG, is told alone and keeps nobody else",
+    promised=("all files of the first two; the third, too long for a JPEG, is reported and does not stop the others"),
     reaches="inference/predict_folder.py: write, outputs that no file can hold",
 )
 def test_a_photo_too_long_for_its_overlay_is_told_alone(predictor: Predictor, tmp_path: Path) -> None:

@@ -132,8 +132,10 @@ KINDS = [
 @pytest.mark.fault(
     done="an empty file, text, HTML, SVG, a ZIP, PDF and EPS file, a program, zeros, a folder, a FIFO, a device, "
     "called x.jpg",
-    promised="an error of one line that names the file; nothing waits for a pipe, reads on for ever, or hands the file "
-    "to Ghostscript",
+    promised=(
+        "an error of one line that names the file; the command does not wait for a pipe, read without "
+        "end, or start Ghostscript"
+    ),
     reaches="data/io/decode.py: check_regular, and the formats that Pillow may open",
 )
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,9 +162,11 @@ def test_a_socket_and_impossible_names_are_refused(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.fault(
-    done="carvana predict on a folder of 2 images, a cut image, a folder called x.jpg and 11 things that are none, "
-    "a FIFO among them",
-    promised="2 masks, one warning for each of the others but the folder, exit code 1, no traceback",
+    done=(
+        "carvana predict on a folder of 2 images, an incomplete image, a folder called x.jpg and 11 "
+        "entries that are not images, a FIFO among them"
+    ),
+    promised="2 masks, one warning for each other entry except the folder, exit code 1, no traceback",
     reaches="inference/predict_folder.py: predict_folder, a job that fails, check_regular before the digest",
     quick=0,
 )

@@ -1,4 +1,4 @@
-"""Kinds of pixels, turned images, masks of other values."""
+"""Pixel formats, rotated images, masks of other values."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_masks_that_tell_nothing_stop_a_fit(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.fault(
     done="masks with soft edges (1% of the pixels, 68 to 187), in colour, as JPEG, with alpha",
-    promised="object where the brightest channel exceeds half; carvana data check tells that there are other values",
+    promised=("foreground where the brightest channel exceeds half; carvana data check reports the other values"),
     reaches="data/io/mask_values.py: mask_values, object_of; data/io/masks.py: inspect_mask",
 )
 @pytest.mark.parametrize("kind", ["soft", "colour", "jpeg", "alpha"])

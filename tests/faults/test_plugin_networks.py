@@ -88,7 +88,7 @@ def refused_fit(data: Path, out: Path) -> str:
 
 
 @pytest.mark.fault(
-    done="factories that return None, a class, a text, a Network with nonsense in it, or fail, for fit",
+    done="factories that return None, a class, a text, an invalid Network, or fail, for fit",
     promised="one line that names the architecture and what was wrong",
     reaches="models/build.py: _call and build_network",
     quick=5,

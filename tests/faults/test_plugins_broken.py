@@ -58,7 +58,9 @@ def load(site: Path, filled: Registry) -> dict[str, str | None]:
 
 
 @pytest.mark.fault(
-    done="plugins that raise on import, end the process, have no function, take a built-in's name, register nonsense",
+    done=(
+        "plugins that raise on import, end the process, have no function, take a built-in name, register invalid values"
+    ),
     promised="listed with what failed in one line; nothing of it stays, a plugin beside it works",
     reaches="plugins.py: _load; registry.py: registering, undone; utils/imports.py: error_line",
 )
@@ -82,7 +84,10 @@ def test_a_broken_plugin_is_undone_and_listed(name: str, site: Path, monkeypatch
 
 
 @pytest.mark.fault(
-    done="all of these plugins at once beside commands; for plugins and archs also one whose entry points are none",
+    done=(
+        "all of these plugins installed at once, with other commands; for plugins and archs also one "
+        "without valid entry points"
+    ),
     promised="exit code 0, JSON alone on stdout, a line for each broken one on stderr",
     reaches="plugins.py: _installed, package by package; cli/plugins.py",
     quick=2,
@@ -123,7 +128,9 @@ def test_commands_work_beside_broken_plugins(command: list[str], tmp_path: Path)
 
 @pytest.mark.fault(
     done="a plugin that raises KeyboardInterrupt on import",
-    promised="ends the command as Ctrl-C does, from which nothing tells it; CARVANA_PLUGINS goes without it",
+    promised=(
+        "ends the command like Ctrl-C, from which it cannot be distinguished; CARVANA_PLUGINS excludes the plugin"
+    ),
     reaches="plugins.py: _load, an interrupt",
     quick=0,
 )
@@ -137,7 +144,10 @@ def test_an_interrupt_of_a_plugin_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.fault(
     done="two plugins that register one name, and two packages whose entry points have one name",
-    promised="the first by package name has it, the second is listed with the name of its owner; both entry points are",
+    promised=(
+        "the first by package name gets it, the second is listed with the name of the first; both entry "
+        "points are listed"
+    ),
     reaches="registry.py: Catalog.register, a name that is taken",
 )
 def test_two_plugins_with_one_name(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +171,7 @@ def test_two_plugins_with_one_name(site: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.fault(
     done="families whose function for names raises, ends the process, gives numbers, is not there; all names listed",
-    promised="the family stands there by its rule, told once; all other names are listed",
+    promised="the family is listed by its pattern, with one warning; all other names are listed",
     reaches="registry.py: Catalog._members",
 )
 @pytest.mark.parametrize("names", ["lambda *_: 1 / 0", "lambda *_: exit(3)", "lambda *_: [1, None]", "'m:no'"])
@@ -232,8 +242,8 @@ def test_an_architecture_that_cannot_be_imported(code: str | None, words: str, t
 
 
 @pytest.mark.fault(
-    done="run.json whose table of packages is a list, a text, or names what is no package",
-    promised="one line that names the file; no command for pip that a stranger wrote",
+    done="run.json whose table of packages is a list, a text, or names something that is not a package",
+    promised="one line that names the file; no pip command with text from the file",
     reaches="training/plugin_requirements.py: check_packages",
 )
 @pytest.mark.parametrize("told", [["mine"], "mine", {"mine": 3}, {"mine": "x; rm -rf ~"}, {"mine": "--index-url"}])

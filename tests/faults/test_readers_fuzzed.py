@@ -1,4 +1,4 @@
-"""Readers of images, masks, runs and tables, fuzzed."""
+"""Fuzzed files for the readers of images, masks, run lengths and tables."""
 
 from __future__ import annotations
 

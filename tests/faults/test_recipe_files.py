@@ -1,4 +1,4 @@
-"""Recipes that are no YAML, or YAML that is made to harm."""
+"""Configs that are not YAML, or malicious YAML."""
 
 import os
 import resource
@@ -67,8 +67,10 @@ EVIL: dict[str, str | bytes] = {
 
 
 @pytest.mark.fault(
-    done="YAML that is made to harm: aliases and merge keys that grow exponentially, 100,000 levels, tags that name "
-    "Python objects, keys twice, mappings as keys, other encodings, binary",
+    done=(
+        "malicious YAML: aliases and merge keys that grow exponentially, 100,000 levels, tags that name "
+        "Python objects, keys twice, mappings as keys, other encodings, binary"
+    ),
     promised="one short line that names the file, nothing executed, under 200 MB",
     reaches="config.py: read_yaml",
 )
@@ -113,7 +115,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.fault(
-    done="no file, or one of 100 MB or a terabyte, in a recipe's place: a folder, a FIFO, a device without end",
+    done=("no file, or one of 100 MB or a terabyte, in a config's place: a folder, a FIFO, a device without end"),
     promised="one line that names it, at once, under 200 MB",
     reaches="config.py: find_config, read_yaml: the bound on a file's size",
 )
@@ -134,8 +136,8 @@ def test_what_is_no_recipe_file_is_one_line_with_bounded_memory(name: str, tmp_p
 
 
 @pytest.mark.fault(
-    done="an empty recipe, one of comments alone, one whose sections are empty",
-    promised="the recipe `default`",
+    done="an empty config, one of comments alone, one whose sections are empty",
+    promised="the config `default`",
     reaches="config.py: sections without keys",
 )
 @pytest.mark.parametrize("text", ["", "# nothing\n", "train:\ndata:\n", "---\n", "\ufeffarch: unet-ref\n"])
@@ -146,7 +148,7 @@ def test_an_empty_recipe_is_the_default(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="`carvana fit` with a bomb of aliases as its recipe, an unknown key with --set, a tag that names os.system",
+    done=("`carvana fit` with a bomb of aliases as its config, an unknown key with --set, a tag that names os.system"),
     promised="exit code 1 and one line, nothing written",
     reaches="cli/fit.py: what a recipe's mistake becomes",
     quick=1,

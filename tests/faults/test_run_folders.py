@@ -196,7 +196,7 @@ def test_as_processes(run: Path, tiny_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="the files of a run listed, and compared with those of these cases",
+    done="the files of a run are listed, and compared with those that these cases break",
     promised="none that is not broken here",
     reaches="run.py: the paths of a run",
 )

@@ -1,4 +1,4 @@
-"""Settings: recipes with mistakes, and YAML that is none.
+"""Settings: configs with mistakes, and invalid YAML.
 
 The keys are those of the recipe's own model, so that a new one is covered by itself.
 """
@@ -105,8 +105,10 @@ def as_yaml(key: str, value: Any) -> tuple[str, int]:
 
 
 @pytest.mark.fault(
-    done="a value of a wrong type, out of range, not finite, empty or null, for each key of a recipe, in a file, "
-    "with --set and in Python",
+    done=(
+        "a value of a wrong type, out of range, not finite, empty or null, for each key of a config, in "
+        "a file, with --set and in Python"
+    ),
     promised="one line with file, line, key, value and what was expected",
     reaches="errors.py: explain, each kind of mistake that pydantic finds",
 )
@@ -146,9 +148,11 @@ HUGE = [10**400, 2**63, 2**64, 1e308, 5e-324, "x" * 10**6, "a\0b", "\udcff", " "
 
 
 @pytest.mark.fault(
-    done="values of the right type that nobody means, for each key of a recipe: huge, tiny, a megabyte of text, a "
-    "NUL byte, half a pattern",
-    promised="one line that names the key, or a recipe that is the same when written and read",
+    done=(
+        "senseless values of the right type for each key of a config: huge, tiny, a megabyte of text, a "
+        "NUL byte, half a pattern"
+    ),
+    promised="one line that names the key, or a config that is the same when written and read",
     reaches="config.py: the bounds of the keys",
 )
 @pytest.mark.parametrize("key", KEYS)
@@ -168,7 +172,7 @@ def test_each_key_takes_extremes_soundly_or_refuses_them(key: str, came_out: Cal
 
 
 @pytest.mark.fault(
-    done="an unknown key beside each key of a recipe: misspelt, in another section, with a section's name before it",
+    done=("an unknown key beside each key of a config: misspelt, in another section, with a section's name before it"),
     promised="one line that names file, line, key and the nearest that there is",
     reaches="errors.py: _instead",
 )

@@ -1,4 +1,4 @@
-"""Output that nobody takes, and shared memory that is full."""
+"""Output that is not read, and shared memory that is full."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_reader_that_goes(run: Path, tiny_data: Path, tmp_path: Path, words: s
 
 @pytest.mark.fault(
     done="`predict` with stdout and stderr closed, or stderr without room",
-    promised="exit 0, all masks, and no word of it in any file",
+    promised="exit 0, all masks, and no message written into any file",
     reaches="cli/app.py: numbers 1 and 2 that files would get",
     quick=0,
 )

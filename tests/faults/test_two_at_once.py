@@ -45,8 +45,11 @@ def ended(process: Any) -> Done:
 
 
 @pytest.mark.fault(
-    done="a second fit on the run of one that is at work: resumed, the same command, another recipe; then the first "
-    "is killed, all its processes or the one that holds the lock, and the second is asked again",
+    done=(
+        "a second fit on the run of a running one: resumed, the same command, another config; then the "
+        "first is killed, all its processes or the one that holds the lock, and the second is started "
+        "again"
+    ),
     promised="the second is refused by one line; a dead owner leaves no lock; the end is an undisturbed run's",
     reaches="run.py: held; files.py: lock, _leave_locks",
     quick=0,
@@ -80,7 +83,7 @@ def test_two_fits_on_one_run(
 
 
 @pytest.mark.fault(
-    done="two fits of one recipe on one folder, started in one moment",
+    done="two fits of one config on one folder, started at the same moment",
     promised="one of them trains to the end of an undisturbed run; the other is refused by one line",
     reaches="training/run_folder.py: choose_run; training/fit.py: _is_interrupted",
     quick=0,
@@ -107,7 +110,7 @@ class Meanwhile(SilentReporter):
 
 
 @pytest.mark.fault(
-    done="a fit that begins and ends while another one on its folder is still looking for its images",
+    done="a fit that begins and ends while another one on its folder still lists its images",
     promised="the later one is refused, and the finished run stays as it is",
     reaches="training/trainer.py: a second look under the lock",
 )
@@ -129,7 +132,7 @@ def test_a_run_that_was_finished_meanwhile(tiny_data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.fault(
-    done="a second comparison in the folder of one that is at work, then the first is killed",
+    done="a second comparison in the folder of a running one, then the first is killed",
     promised="the second is refused by one line; a dead owner leaves no lock",
     reaches="leaderboard/compare.py: _held",
     quick=0,
@@ -149,8 +152,8 @@ def test_two_comparisons_in_one_folder(tiny_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="two submissions into one table, started in one moment; then also where a third was killed on its way",
-    promised="the table has each row once; each command ends well, or says that the table is there",
+    done=("two submissions into one table, started at the same moment; then the same after a third was killed"),
+    promised="the table has each row once; each command succeeds, or says that the table exists",
     reaches="inference/submission/shards.py: begin and join under a lock",
     quick=0,
 )
@@ -175,8 +178,8 @@ def test_two_submissions_into_one_table(killed: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(
-    done="two predictions into one folder, started in one moment",
-    promised="both end well; each mask is there, and vouched for by its bytes",
+    done="two predictions into one folder, started at the same moment",
+    promised="both succeed; each mask exists, and its digest is in the manifest",
     reaches="files.py: append_json_line of two processes",
     quick=0,
 )
