@@ -78,7 +78,7 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         return digest([member.weights_digest for member in self.members])
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the image, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON values."""
         return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
 
     @property

@@ -227,7 +227,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         return self.size or "native"
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the image, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON values."""
         settings = {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
         return settings | self._inferer.config.settings() | ({"tta": True} if self.tta else {})
 

@@ -95,7 +95,7 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         return digest([self.coarse.weights_digest, self.fine.weights_digest])
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a mask besides the weights and the image, as JSON-able values."""
+        """All that decides a mask besides the weights and the image, as JSON values."""
         how = {"band": list(self.band), "margin": self.margin, "threshold": self.threshold}
         return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
 

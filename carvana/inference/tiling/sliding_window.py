@@ -87,7 +87,7 @@ class SlidingWindowInferer:
         """How an image of (height, width) is covered; computed once for each size.
 
         Raises:
-            ModelError: the exact join cannot be had, or no tile fits the memory.
+            ModelError: there is no exact join, or no tile fits the memory.
         """
         if size not in self._plans:
             if len(self._plans) > 4096:  # every image of a folder may have a size of its own
@@ -134,7 +134,7 @@ class SlidingWindowInferer:
             image has, it sees all of it.
 
         Raises:
-            ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
+            ModelError: the memory is too small for the smallest window, or there is no exact join.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
 
@@ -172,7 +172,7 @@ class SlidingWindowInferer:
 
         Raises:
             ConfigError: the windows that were asked for are too small to take anything.
-            ModelError: the memory is too small for the smallest window, or the exact join cannot be had.
+            ModelError: the memory is too small for the smallest window, or there is no exact join.
         """
         exact = self.config.join == "exact"
         halo, grid = (self._exact_halo(), self._stride) if exact else (HALO, CELL)
