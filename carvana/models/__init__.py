@@ -1,1 +1,1 @@
-"""Architectures: names, networks, and the Segmenter that all of them stand behind."""
+"""Architectures: names, networks, and the Segmenter that wraps them."""

@@ -1,4 +1,4 @@
-"""A bound on what a network may take while it is built, for sizes that a file names and nobody vouches for."""
+"""A bound on the memory that building a network takes, for sizes from an untrusted file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from carvana.errors import ModelError
 
 
 class AllocationLimit(TorchDispatchMode):
-    """Refuses, before memory is taken, what makes more numbers than ``most`` in all while the block lasts.
+    """Refuses tensors once more than ``most`` numbers are made within the block, before their memory is taken.
 
-    It counts tensors that are made by their size, as parameters and buffers are. What comes of other tensors is not
-    counted, nor is what is on the device "meta", which has no memory.
+    It counts tensors that are made from a size, as parameters and buffers are. Results computed from other tensors are
+    not counted, nor are tensors on the device "meta", which take no memory.
 
     >>> with AllocationLimit(1000, "a model"):
     ...     torch.empty(20, 20, 20)
@@ -34,7 +34,7 @@ class AllocationLimit(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Count, then do it."""
+        """Count, then run the operation."""
         kwargs = kwargs or {}
         if args and isinstance(args[0], list | tuple | torch.Size) and kwargs.get("device") != torch.device("meta"):
             sides = [side for side in args[0] if isinstance(side, int)]

@@ -1,4 +1,4 @@
-"""From a name to a network: the registry's factory is called with what it takes, and its answer is made uniform."""
+"""From a name to a network: calls the registry's factory with the arguments it takes, and checks its result."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def build_network(
 ) -> tuple[Network, ModelSpec]:
     """Call the factory of ``name``; see ``carvana.create_model`` for the arguments and the errors.
 
-    A saved model tells its stride and smallest size as ``known_sizes``: a factory with an argument of this name, which
-    would find them by trying, need not.
+    ``known_sizes`` are the stride and smallest size of a saved model, for factories with an argument of this name: they
+    need not find them by trying.
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ConfigError(f"classes must be a whole number of at least 1, got {classes!r}")
@@ -45,8 +45,11 @@ def build_network(
     if "encoder_weights" in takes:
         arguments["encoder_weights"] = weights
     elif weights not in (None, "auto"):
-        raise ConfigError(f"'{name}' has no encoder that could start from '{weights}': leave encoder_weights at none")
-    with torch.inference_mode(False), torch.enable_grad():  # of whoever loads a model: gradients show what is unused
+        raise ConfigError(f"'{name}' has no encoder to load '{weights}' into: leave encoder_weights at none")
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):  # factories may look at gradients
         built = _call(factory, entry, {"classes": classes, **arguments})
     network = Network(built) if isinstance(built, nn.Module) else built
     if not isinstance(network, Network):
@@ -76,7 +79,7 @@ def build_network(
 
 
 def _call(factory: Callable[..., Any], entry: Entry, arguments: Mapping[str, Any]) -> Any:
-    """What the factory makes; whatever goes wrong in a stranger's code is one line."""
+    """Call the factory; an error in its code becomes one line."""
     try:
         with stdout_to_stderr():
             return factory(entry.name, **arguments) if entry.family else factory(**arguments)
@@ -89,7 +92,7 @@ def _call(factory: Callable[..., Any], entry: Entry, arguments: Mapping[str, Any
 
 
 def unknown_option(option: str, name: str, known: list[str]) -> ConfigError:
-    """The error that refuses an option and lists those that there are."""
+    """The error for an unknown option, with the known ones."""
     listing = f"it takes {', '.join(known)}" if known else "it takes none"
     return ConfigError(f"'{name}' has no option '{option}'{did_you_mean(option, known)}; {listing}")
 
@@ -103,10 +106,10 @@ def _plain(encoder_weights: str | Path | None) -> str | None:
 
 
 def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuse an option that the factory's signature does not know; a factory that takes any checks them itself."""
+    """Refuse options that are not in the factory's signature; a factory with ``**options`` checks them itself."""
     for option in options:
         if option in RESERVED:
-            raise ConfigError(f"'{option}' is no option of '{name}': it has its own argument, beside the options")
+            raise ConfigError(f"'{option}' is not an option of '{name}': it has an argument of its own")
     parameters = inspect.signature(factory).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return

@@ -36,7 +36,7 @@ def create_model(
     Raises:
         UnknownNameError: no such architecture.
         ConfigError: an option or a value that the architecture does not take.
-        ModelError: the architecture cannot be built, or the weights cannot be had.
+        ModelError: the architecture cannot be built, or the weights are not available.
 
     >>> model = create_model("unet-ref", width=4)
     >>> model.spec.stride, model.spec.init

@@ -1,4 +1,4 @@
-"""Where an encoder's weights come from: nowhere, a file, or what smp and timm publish on the Hugging Face hub."""
+"""Encoder weights: random, from a file, or as smp and timm publish them on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
-class Source:
-    """What an encoder starts from, resolved.
+class EncoderWeights:
+    """The weights that an encoder starts from, resolved.
 
     Attributes:
-        init: What the spec records.
-        mean: Normalisation that belongs to the weights.
-        std: The same.
+        init: The value of ``ModelSpec.init``.
+        mean: Mean of the images that the weights were trained on.
+        std: Their standard deviation.
         published: The name under which the weights are published; None to download nothing.
         file: A local file of weights.
     """
@@ -42,8 +42,8 @@ class Source:
     file: Path | None = None
 
 
-def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | None) -> Source:
-    """Decide where the weights of ``encoder`` come from.
+def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | None) -> EncoderWeights:
+    """Find the weights of ``encoder``.
 
     Args:
         encoder: One of smp's encoders, or ``tu-`` and a model of timm.
@@ -58,22 +58,24 @@ def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | 
     usual = published[0] if published else ""
     mean, std = _normalisation(encoder, wanted if wanted in published else usual)
     if wanted is None:
-        return Source("random", mean, std)
+        return EncoderWeights("random", mean, std)
     if wanted == "auto":
         reason = _why_not(encoder, smp_repository) if published else "none are published"
         if reason is None:
-            return Source(usual, mean, std, published=usual)
-        return fallen_back(Source(usual, mean, std), reason)
+            return EncoderWeights(usual, mean, std, published=usual)
+        return fallen_back(EncoderWeights(usual, mean, std), reason)
     if wanted in published:
         reason = _why_not(encoder, smp_repository)
         if reason:
-            raise ModelError(f"the weights '{wanted}' of {encoder} cannot be had: {reason}; use auto, none or a file")
-        return Source(wanted, mean, std, published=wanted)
+            raise ModelError(
+                f"the weights '{wanted}' of {encoder} are not available: {reason}; use auto, none or a file"
+            )
+        return EncoderWeights(wanted, mean, std, published=wanted)
     path = expanded(wanted)
     if path.suffix or path.parent != Path() or path.exists():
         if not path.is_file():
-            raise ModelError(f"encoder_weights names a file that is not there: '{wanted}'")
-        return Source(f"file:{path.name}", mean, std, file=path)
+            raise ModelError(f"encoder_weights: no such file '{wanted}'")
+        return EncoderWeights(f"file:{path.name}", mean, std, file=path)
     choices = [*published, "auto", "none"]
     raise ConfigError(
         f"there are no weights '{wanted}' for {encoder}{did_you_mean(wanted, choices)};"
@@ -81,11 +83,11 @@ def resolve(encoder: str, wanted: str | None, smp_repository: tuple[str, str] | 
     )
 
 
-def fallen_back(source: Source, reason: str) -> Source:
-    """What ``auto`` becomes where nothing can be had: random, on the record with the reason."""
+def fallen_back(source: EncoderWeights, reason: str) -> EncoderWeights:
+    """Random weights, where ``auto`` finds none; ``init`` records the reason."""
     reason = " ".join(reason.split())
     reason = reason if len(reason) <= 160 else reason[:157] + "..."
-    return Source(f"auto: random ({reason})", source.mean, source.std)
+    return EncoderWeights(f"auto: random ({reason})", source.mean, source.std)
 
 
 def published_names(encoder: str) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ def file_for_timm(path: Path, model: str) -> dict[str, Tensor]:
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     state = whole.state_dict()
     optional = {name for name in state if name.startswith(tuple(f"{head}." for head in heads))} if heads else set()
-    rest = {name: torch.zeros(state[name].shape) for name in optional}  # timm reads strictly; they are dropped later
+    rest = {name: torch.zeros(state[name].shape) for name in optional}  # timm wants every name; these are dropped later
     return rest | _matched(path, state, optional, model)
 
 
@@ -138,7 +140,7 @@ def _normalisation(encoder: str, weights: str) -> tuple[Triple, Triple]:
 
 
 def _why_not(encoder: str, smp_repository: tuple[str, str] | None) -> str | None:
-    """Why published weights cannot be had now; None if they are cached, or the hub answers."""
+    """Why published weights are not available now; None if they are cached, or the hub answers."""
     if _is_cached(encoder, smp_repository):
         return None
     if constants.is_offline_mode():

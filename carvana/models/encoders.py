@@ -1,4 +1,4 @@
-"""Encoders of smp and timm (``tu-``), with weights by the library's rules: for its own decoders and for anybody's."""
+"""Encoders of smp and timm (``tu-``) with their weights, for smp's decoders and for architectures of plugins."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from carvana.errors import ModelError, UnknownNameError, did_you_mean
 from carvana.models import encoder_weights
+from carvana.models.encoder_weights import EncoderWeights
 from carvana.models.smp_encoders import ENCODERS, Triple
 from carvana.models.weight_files import first_line
 
@@ -25,14 +26,14 @@ Make = Callable[[str | bool | None, dict[str, Any]], nn.Module]
 
 @dataclass(frozen=True)
 class Encoder:
-    """What ``create_encoder`` hands over; all but the module belongs into the ``Network`` that is made of it.
+    """An encoder of ``create_encoder``; its ``init``, ``mean`` and ``std`` go into the ``Network`` made with it.
 
     Attributes:
         module: Normalised float images (N, 3, H, W) to a list of features, the finest first. The channels of each are
             in ``module.out_channels``, by how much the last is smaller in ``module.output_stride``.
-        init: Where its weights came from, as ``ModelSpec.init`` records it.
-        mean: What it expects to be subtracted from pixels in [0, 1], red, green, blue.
-        std: What it expects them to be divided by after that.
+        init: Where its weights came from, as in ``ModelSpec.init``.
+        mean: To be subtracted from pixels in [0, 1]; red, green, blue.
+        std: To divide the result by.
 
     >>> encoder = create_encoder("mobilenet_v2")
     >>> encoder.is_random, encoder.mean
@@ -46,7 +47,7 @@ class Encoder:
 
     @property
     def is_random(self) -> bool:
-        """Whether it starts from random weights, wished or, with ``auto``, for want of others."""
+        """Whether it starts from random weights: asked for, or because ``auto`` found no others."""
         return self.init == "random" or self.init.startswith("auto: random ")
 
 
@@ -55,14 +56,14 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
 
     Args:
         name: An encoder of smp, such as ``"resnet34"``, or ``tu-`` and a model of timm.
-        weights: What a recipe's ``model.encoder_weights`` means: None or ``"none"`` (random), ``"imagenet"`` or another
+        weights: As ``model.encoder_weights`` of a config: None or ``"none"`` (random), ``"imagenet"`` or another
             name that is published, ``"auto"`` (pretrained if cached or if the hub answers within 3 s, else random, and
-            ``init`` tells why), or a file (.safetensors, .pth).
+            ``init`` has the reason), or a file (.safetensors, .pth).
 
     Raises:
         UnknownNameError: there is no such encoder.
         ConfigError: nothing is published under the name that ``weights`` gives.
-        ModelError: the encoder cannot be built, or the weights cannot be had or do not fit.
+        ModelError: the encoder cannot be built, or the weights are not available or do not fit.
 
     Example:
         >>> encoder = create_encoder("resnet18")
@@ -93,7 +94,7 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
     return Encoder(module, source.init, source.mean, source.std)
 
 
-def start(encoder: str, wanted: str | None, make: Make, *, part: str = "") -> tuple[nn.Module, encoder_weights.Source]:
+def start(encoder: str, wanted: str | None, make: Make, *, part: str = "") -> tuple[nn.Module, EncoderWeights]:
     """Build a network whose encoder starts from the wanted weights.
 
     Args:
@@ -103,11 +104,11 @@ def start(encoder: str, wanted: str | None, make: Make, *, part: str = "") -> tu
         part: Where in the network the encoder is; by default the network is the encoder.
 
     Returns:
-        The network, and what became of the wish.
+        The network, and the weights that were found.
 
     Raises:
         ConfigError: no such weights.
-        ModelError: the network cannot be built, or the weights cannot be had.
+        ModelError: the network cannot be built, or the weights are not available.
     """
     source = encoder_weights.resolve(encoder, wanted, _repository(encoder, wanted))
     try:
@@ -121,7 +122,7 @@ def start(encoder: str, wanted: str | None, make: Make, *, part: str = "") -> tu
 
 
 def first_built(build: Callable[..., nn.Module], attempts: list[dict[str, Any]]) -> nn.Module:
-    """What the first arguments give that work; the last ones' error where none do."""
+    """Build with the first arguments that work; raises the error of the last ones where none do."""
     for arguments in attempts[:-1]:
         with contextlib.suppress(Exception):
             return build(**arguments)
@@ -129,22 +130,22 @@ def first_built(build: Callable[..., nn.Module], attempts: list[dict[str, Any]])
 
 
 def size_arguments(encoder: str) -> list[dict[str, Any]]:
-    """What frees some of timm's transformers from the size that they were trained at; the last is always nothing."""
+    """Arguments to try, so that timm's Swin transformers take other sizes than the trained one; the last is empty."""
     return [{"strict_img_size": False}, {}] if encoder.startswith("tu-swin") else [{}]
 
 
 def check_timm(name: str, encoder: str) -> None:
-    """Refuse what timm does not know as a model, and what it would fetch from elsewhere.
+    """Refuse names that timm does not list, and names that it would download from elsewhere.
 
     Args:
-        name: What was asked for, to begin the message with.
+        name: The name asked for, which begins the message.
         encoder: ``tu-`` and a model.
 
     Raises:
         UnknownNameError: timm has no such model, or no such weights of it.
     """
     model = encoder.removeprefix("tu-")
-    if not timm.is_model(model) or ":" in model or "/" in model:  # timm would fetch what names with these mean
+    if not timm.is_model(model) or ":" in model or "/" in model:  # timm would download names with these
         hint = did_you_mean(model, timm.list_models())
         raise UnknownNameError(f"'{name}' cannot be built: timm has no model '{model}'{hint}")
     tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
@@ -157,7 +158,7 @@ def check_timm(name: str, encoder: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what smp and timm say of names, arguments and left-out classifiers that no user of ours wrote."""
+    """Silence warnings of smp and timm about names and arguments that the user did not write."""
     log = logging.getLogger("timm")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -170,7 +171,7 @@ def quiet() -> Iterator[None]:
 
 
 def _repository(encoder: str, wanted: str | None) -> tuple[str, str] | None:
-    """Where smp publishes weights of its own encoders."""
+    """Repository and revision of the weights of smp's own encoders."""
     if encoder.startswith("tu-"):
         return None
     published = smp.encoders.encoders[encoder]["pretrained_settings"]
@@ -178,7 +179,7 @@ def _repository(encoder: str, wanted: str | None) -> tuple[str, str] | None:
     return settings["repo_id"], settings["revision"]
 
 
-def _made(encoder: str, source: encoder_weights.Source, make: Make, part: str) -> nn.Module:
+def _made(encoder: str, source: EncoderWeights, make: Make, part: str) -> nn.Module:
     weights: str | bool | None = source.published
     arguments: dict[str, Any] = {}
     is_timm = encoder.startswith("tu-")
@@ -191,7 +192,7 @@ def _made(encoder: str, source: encoder_weights.Source, make: Make, part: str) -
         module = make(weights, arguments)
     if source.file and not is_timm:
         encoder_weights.load_file_into(source.file, module.get_submodule(part), encoder)
-    for layer in module.modules():  # timm keeps a copy of the weights that it was handed
+    for layer in module.modules():  # timm keeps a copy of the weights in its configuration
         for config in (getattr(layer, "pretrained_cfg", None), getattr(layer, "default_cfg", None)):
             if isinstance(config, dict):
                 config.pop("state_dict", None)

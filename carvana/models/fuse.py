@@ -1,4 +1,4 @@
-"""A network as inference wants it: BatchNorm folded into the convolutions before it, weights in the arithmetic's type.
+"""Networks for inference: BatchNorm folded into the convolutions before it, weights in the precision of the arithmetic.
 
 In evaluation BatchNorm is one multiplication and one addition a channel, which the convolution before it can do as well
 (Jacob et al. 2018, https://doi.org/10.1109/CVPR.2018.00286, section 3.2); the passes over memory that it takes are
@@ -25,9 +25,9 @@ _TOLERANCE = 1e-3
 
 
 def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segmenter:
-    """A copy of a model for inference alone; the model stays as it is, and later changes of it do not reach the copy.
+    """A copy of a model for inference; later changes of the model do not change the copy.
 
-    What cannot be folded stays as it is, and a model that cannot be copied is handed back itself.
+    What cannot be folded stays as it is; a model that cannot be copied is returned itself.
 
     Args:
         model: on any device, in evaluation mode.
@@ -40,7 +40,7 @@ def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segme
     """
     try:
         plain = copy.deepcopy(model).eval().requires_grad_(False)
-    except RuntimeError:  # weights that are made of others keep their history, which torch does not copy; or no memory
+    except RuntimeError:  # torch copies no weights that are computed from others (weight_norm); or memory is short
         return model
     made = _folded(plain) or plain
     if dtype != torch.float32:
@@ -51,23 +51,23 @@ def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segme
 
 
 def _folded(plain: Segmenter) -> Segmenter | None:
-    """A copy with its norms folded; None where something that the pairs do not tell happens in between."""
+    """A copy with folded norms; None where the folded network gives other logits."""
     made = copy.deepcopy(plain)
     noise = torch.rand(1, 3, *_small(plain), generator=torch.Generator().manual_seed(0)).to(plain.mean.device)
     try:
-        # In full precision, whatever surrounds it: half of it rounds more than the tolerance allows.
+        # In fp32 also under autocast: half precision rounds more than the tolerance allows.
         with torch.no_grad(), torch.autocast(noise.device.type, enabled=False):
             pairs, before = _pairs(made.network, noise)
             for convolution, norm in pairs:
                 _fold(made.network, convolution, norm)
             after = made.network(noise) if pairs else before
             return made if pairs and _same(before, after) else None
-    except Exception:  # networks of strangers raise anything; if one cannot be used at all, its first image will tell
+    except Exception:  # a plugin's network may raise anything; if it is broken, the first image shows that
         return None
 
 
 def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
-    """The names of convolutions whose output a BatchNorm takes as it is, and of these; and the network's output."""
+    """The names of each convolution and the BatchNorm that takes its output unchanged; and the network's output."""
     names = {module: name for name, module in network.named_modules()}
     calls: dict[nn.Module, int] = {}
     outputs: dict[int, tuple[nn.Module, Any]] = {}  # the tensors are kept, so that no address is used twice
@@ -92,7 +92,7 @@ def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], T
 
 
 def _plain(convolution: nn.Module) -> bool:
-    """Whether its weight is its own, not made of others before each use as by weight_norm or spectral_norm."""
+    """Whether its weight is a plain parameter, not computed before each use as by weight_norm or spectral_norm."""
     made = parametrize.is_parametrized(convolution) or convolution._forward_pre_hooks
     return type(convolution) is nn.Conv2d and not made
 

@@ -1,4 +1,4 @@
-"""The model card: what a reader of the hub, or of the folder, wants to know first."""
+"""The model card of a model folder and of the hub."""
 
 from __future__ import annotations
 

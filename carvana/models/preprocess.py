@@ -1,7 +1,7 @@
-"""What stands between images and a network: padding to sizes that it takes, and normalisation.
+"""Preprocessing of images for a network: padding to sizes that it takes, and normalisation.
 
-Both keep the memory's order. In channels_last three numbers a pixel lie side by side, and torch is slow where its
-innermost loop has three steps: there, whole rows of pixels are worked on.
+Both keep the memory format. In channels_last the three channels of a pixel lie side by side, and torch is slow where
+its innermost loop has three steps; there, whole rows of pixels are processed at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def round_up(length: int, stride: int) -> int:
 
 
 def padded_size(size: int, stride: int, min_size: int) -> int:
-    """The height, or width, to which an image is padded for a network.
+    """The height, or width, after padding of an image with height, or width, ``size``.
 
     >>> padded_size(1918, 32, 64), padded_size(5, 32, 64)
     (1920, 64)
@@ -28,7 +28,7 @@ def padded_size(size: int, stride: int, min_size: int) -> int:
 def reflection(size: int, padded: int, device: torch.device) -> Tensor:
     """Indices 0, 1, .., size - 1, size - 2, .., that bounce off both ends as often as it takes to reach ``padded``.
 
-    Rows and columns are added behind the last ones only, so that a network's grid begins at the image's corner.
+    Rows and columns are added only after the last ones, so that the network's grid begins at the image's corner.
     """
     last = size - 1
     steps = torch.arange(padded, device=device)
@@ -37,7 +37,7 @@ def reflection(size: int, padded: int, device: torch.device) -> Tensor:
 
 
 def reflected(images: Tensor, height: int, width: int) -> Tensor:
-    """Pad images (N, C, h, w) at their lower and right edge by what lies before it, mirrored."""
+    """Pad images (N, C, h, w) at the lower and right edge by reflection."""
     if torch.compiler.is_exporting():  # an exported graph holds for all sizes: no branch there
         for axis, side in ((2, height), (3, width)):
             images = images.index_select(axis, reflection(images.shape[axis], side, images.device))
@@ -58,13 +58,13 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         return ((pixels / 255 if images.dtype == torch.uint8 else pixels) - mean) / std
     rows = pixels.permute(0, 2, 3, 1).reshape(count, height, width * channels)
     mean, std = (values.flatten().repeat(width) for values in (mean, std))
-    # Bytes were copied above, so that their copy may be changed in place; floats are the caller's.
+    # uint8 was copied above, so the copy may be changed in place; floats are the caller's tensor.
     rows = rows.div_(255).sub_(mean) if images.dtype == torch.uint8 else rows - mean
     return rows.div_(std).reshape(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _joined(images: Tensor, beyond: Tensor, axis: int) -> Tensor:
-    """Both side by side, in the order of the first in memory; torch.cat would not keep it."""
+    """Concatenate in the memory format of the first; torch.cat would not keep it."""
     form = torch.channels_last if _channels_last(images) else torch.contiguous_format
     size = list(images.shape)
     size[axis] += beyond.shape[axis]

@@ -1,4 +1,4 @@
-"""The one thing that all architectures stand behind: images of any size in, logits of that size out."""
+"""The Segmenter, which wraps every architecture: images of any size to logits of that size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from carvana.errors import CarvanaError, ModelError
-from carvana.models import serialization as storage
+from carvana.models import serialization
 from carvana.models.allocation_limit import AllocationLimit
 from carvana.models.build import build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
@@ -20,13 +20,13 @@ from carvana.utils.imports import error_line
 
 
 class Segmenter(nn.Module):
-    """A network and the ModelSpec that tells how to feed it: an ``nn.Module`` like any other.
+    """A network and its ModelSpec: an ``nn.Module`` with padding and normalisation inside.
 
     Args:
         network: Normalised float images (N, 3, H, W), H and W multiples of ``spec.stride`` and at least
             ``spec.min_size``, to logits (N, ``spec.classes``, H, W).
         spec: The record that travels with the weights.
-        encoder: The part of ``network`` that a smaller learning rate or freezing is for.
+        encoder: The part of ``network`` that ``encoder_lr`` and ``freeze_encoder`` apply to.
 
     >>> model = Segmenter(nn.Conv2d(3, 1, 1), ModelSpec(arch="mine", stride=8))
     >>> model(torch.zeros(1, 3, 5, 13, dtype=torch.uint8)).shape
@@ -40,7 +40,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.network = network
         self._encoder = _path_of(encoder, network)
-        # Not in the state: they are the spec's, and the weights alone must load into the bare network.
+        # Not in the state: they are in the spec, and the weights must load into the bare network.
         self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
         self._set_spec(spec)
@@ -63,7 +63,7 @@ class Segmenter(nn.Module):
         return self
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the encoder; empty if the architecture does not tell which part that is."""
+        """The parameters of the encoder; empty if the architecture does not name that part."""
         return [] if self._encoder is None else list(self.network.get_submodule(self._encoder).parameters())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Segmenter(nn.Module):
             folder: Made if it is missing; files of these names in it are replaced.
             metrics: Numbers to show on the card, by name.
         """
-        storage.save(folder, self.network, self._spec, metrics=metrics)
+        serialization.save(folder, self.network, self._spec, metrics=metrics)
 
     @classmethod
     def from_pretrained(
@@ -121,18 +121,18 @@ class Segmenter(nn.Module):
             ModelError: files are missing or foreign, weights do not fit exactly or are not finite, or the architecture
                 is not installed.
         """
-        folder = storage.locate(source, revision)
-        spec = storage.read_spec(folder)
+        folder = serialization.locate(source, revision)
+        spec = serialization.read_spec(folder)
         encoder = None
         if network is None:
-            storage.check_installed(folder, spec)
+            serialization.check_installed(folder, spec)
             sizes = (spec.stride, spec.min_size)
             with AllocationLimit(
-                storage.most_elements(folder), f"'{folder}' holds too little for its options: '{spec.arch}'"
+                serialization.most_elements(folder), f"'{folder}' holds too little for its options: '{spec.arch}'"
             ):
                 built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options, known_sizes=sizes)
             network, encoder = built.module, built.encoder
-        storage.load_weights(folder, network)
+        serialization.load_weights(folder, network)
         return cls(network, spec, encoder=encoder).eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -144,7 +144,7 @@ class Segmenter(nn.Module):
         Raises:
             ModelError: the hub refuses or does not answer.
         """
-        return storage.push(repo_id, self.network, self._spec, private=private, token=token)
+        return serialization.push(repo_id, self.network, self._spec, private=private, token=token)
 
     def _set_spec(self, spec: ModelSpec) -> None:
         self._spec = spec
@@ -188,7 +188,7 @@ def _check_images(images: Tensor) -> None:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ModelError(f"{expected}, got {images.dtype}")
     if 0 in images.shape[-2:]:
-        raise ModelError(f"{expected}, got an empty picture of shape {tuple(images.shape)}")
+        raise ModelError(f"{expected}, got an empty image of shape {tuple(images.shape)}")
 
 
 def _check_logits(logits: Any, spec: ModelSpec, images: Tensor) -> None:
@@ -207,13 +207,13 @@ def _check_logits(logits: Any, spec: ModelSpec, images: Tensor) -> None:
 def _check_frozen(network: nn.Module, spec: ModelSpec) -> None:
     if any(parameter.requires_grad for parameter in network.parameters()):
         raise ModelError(
-            f"the network of '{spec.arch}' cannot be trained: its logits depend on no parameter that may change, or"
+            f"the network of '{spec.arch}' cannot be trained: its logits depend on no trainable parameter, or"
             " forward leaves the graph (detach, numpy, torch.no_grad)"
         )
 
 
 def _path_of(module: nn.Module | None, network: nn.Module) -> str | None:
-    """The dotted name of a part, which unlike the part itself survives copying the whole."""
+    """The dotted name of a part: unlike the part itself, it stays right in a copy of the whole."""
     if module is None:
         return None
     for path, part in network.named_modules():

@@ -1,4 +1,4 @@
-"""A model on disk: ``model.safetensors``, ``config.json`` and a card. Read strictly, written atomically, no pickle."""
+"""Model folders: ``model.safetensors``, ``config.json`` and a card. Read strictly, written atomically, no pickle."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def save(
     metrics: Mapping[str, Any] | None = None,
     repository: str | None = None,
 ) -> None:
-    """Write the three files; weights first, so that a new configuration never stands beside old weights.
+    """Write the three files; the weights first, so that a new config.json is never beside old weights.
 
     Args:
         folder: Made if it is missing.
-        network: Whose weights are written.
+        network: The network, whose weights are written.
         spec: The record for ``config.json``.
         metrics: Numbers to show on the card, by name.
         repository: The name on the hub that the card's example reads the model from, if it has one.
@@ -50,7 +50,7 @@ def save(
 
 
 def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The model folder that ``source`` means: itself, the ``model/`` inside a run, or a download from the hub."""
+    """The model folder of ``source``: itself, ``model/`` of a run, or a download from the hub."""
     folder = Path(source)
     if folder.is_dir():
         inner = folder / "model"
@@ -69,13 +69,13 @@ def read_spec(folder: Path) -> ModelSpec:
     path = folder / CONFIG
     for needed in (path, folder / WEIGHTS):
         if not needed.is_file():
-            raise ModelError(f"'{folder}' is no model folder: {needed.name} is missing")
+            raise ModelError(f"'{folder}' is not a model folder: {needed.name} is missing")
     try:
         values = read_json(path)
     except ValueError as error:  # not JSON, not text, numbers of thousands of digits
         raise ModelError(f"'{path}' is not JSON: {error}") from None
     if isinstance(values, dict) and "arch" not in values:
-        raise ModelError(f"'{path}' was not written by carvana: it names no 'arch'")
+        raise ModelError(f"'{path}' was not written by carvana: 'arch' is missing")
     try:
         return ModelSpec.from_json(values)
     except ModelError as error:
@@ -83,12 +83,12 @@ def read_spec(folder: Path) -> ModelSpec:
 
 
 def check_installed(folder: Path, spec: ModelSpec) -> None:
-    """Tell which package is missing, or whose module, where the registry does not know the architecture."""
+    """Raise where the architecture is not registered here; the message names the package that adds it."""
     if spec.arch in registry.archs:
         return
     if spec.package in ("script", ""):
         raise ModelError(
-            f"'{folder}' holds the weights of a network of somebody's own, '{spec.arch}': pass that nn.Module,"
+            f"'{folder}' holds the weights of an own network, '{spec.arch}': pass that nn.Module,"
             " Segmenter.from_pretrained(folder, network=...), or register its factory with carvana.register_arch"
         )
     if spec.package == "carvana":
@@ -100,7 +100,7 @@ def check_installed(folder: Path, spec: ModelSpec) -> None:
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:
-    """Fill ``network`` from ``model.safetensors``, exactly: every tensor, no other, each of its shape and finite."""
+    """Load ``model.safetensors`` into ``network``: exactly its tensors, each of its shape and finite."""
     path = folder / WEIGHTS
     try:
         with open(path, "rb"):  # safetensors takes a file that may not be read for one that is not there
@@ -203,12 +203,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             save_file(_own_memory(tensors), temporary, metadata={"format": "pt"})
     except SafetensorError as error:
         raise ModelError(
-            f"'{path}' cannot be written ({error}): is the disk full? what was there before stays"
+            f"'{path}' cannot be written ({error}): is the disk full? the file that was there before is kept"
         ) from error
 
 
 def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors, none of which shares memory: the format has no ties, and reading fills both ends of one."""
+    """Contiguous tensors that share no memory: the format has no shared tensors; on reading both are filled."""
     seen: set[int] = set()
     tensors = {}
     for name, value in state.items():

@@ -1,7 +1,7 @@
 """The adapter to segmentation_models_pytorch: its twelve decoders on its own encoders and on timm's (``tu-``).
 
-What the decoders leave to their callers is settled here: which sizes they take (tried on the built network), options
-and names that cannot be, where the encoder's weights come from, and parameters that no gradient ever reaches.
+Also decided here: which sizes a network takes (tried on the built network), which options and names are refused, where
+the encoder's weights come from, and which parameters are unused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DECODERS: dict[str, type[nn.Module]] = {
     "dpt": smp.DPT,
 }
 
-# Ours to set: logits of the asked number of classes from RGB, one output.
+# Set here, not by options: one output, logits of the given number of classes from RGB.
 _RESERVED = ("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 
 
@@ -54,13 +54,13 @@ def build(
         name: Such as ``"unet/resnet34"`` or ``"deeplabv3plus/tu-convnext_tiny"``.
         classes: Channels of the logits.
         encoder_weights: None, a name that is published for the encoder, "auto", or a file.
-        known_sizes: Stride and smallest size, where a saved model tells them; None tries them out.
+        known_sizes: Stride and smallest size of a saved model; None finds them by trying.
         options: What the decoder's class in smp takes, such as ``decoder_channels``.
 
     Raises:
         UnknownNameError: no such encoder, or the decoder does not take it.
         ConfigError: no such option or weights.
-        ModelError: smp or timm refuse to build it, or the weights cannot be had.
+        ModelError: smp or timm refuse to build it, or the weights are not available.
     """
     decoder, _, encoder = name.partition("/")
     check(decoder, encoder)
@@ -106,7 +106,7 @@ def _construct(name: str, encoder_arguments: dict[str, Any], options: dict[str, 
 
     try:
         return first_built(make, [{"dynamic_img_size": True}, {}] if decoder == "dpt" else size_arguments(encoder))
-    except Exception as error:  # smp and timm raise whatever their layers raise
+    except Exception as error:  # layers of smp and timm may raise anything
         raise ModelError(_why_not_built(name, decoder, error, options)) from error
 
 
@@ -123,8 +123,8 @@ def _why_not_built(name: str, decoder: str, error: Exception, options: dict[str,
 def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
     """The stride and the smallest size that the network works with, by trying.
 
-    smp tells only the encoder's stride. Windows, pooling pyramids and patches want larger multiples or sizes, and some
-    transformers take a single size.
+    smp gives only the encoder's stride. Windows, pooling pyramids and patches need larger multiples or sizes, and some
+    transformers take one size only.
     """
     encoder: Any = module.get_submodule("encoder")
     base = encoder.output_stride
@@ -159,10 +159,10 @@ def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:
 
 
 def _drop_unused(module: nn.Module, stride: int, min_size: int) -> None:
-    """Take out modules that are never called and freeze parameters that no gradient reaches.
+    """Remove modules that are never called, and freeze parameters that no gradient reaches.
 
-    pspnet uses the first stages of its encoder, dpt no classifier and no last norm. Left in, they count as parameters
-    that the model does not have, and DistributedDataParallel waits for their gradients.
+    pspnet uses only the first stages of its encoder, dpt neither classifier nor last norm. Left in, they would count as
+    parameters, and DistributedDataParallel would wait for their gradients.
     """
     called: set[nn.Module] = set()
     hooks = [part.register_forward_pre_hook(lambda part, _: called.add(part)) for part in module.modules()]

@@ -1,7 +1,7 @@
-"""The encoders that smp brings and what its decoders take: a listing imports neither torch nor smp nor timm.
+"""A table of smp's encoders and of what its decoders take, so that a listing imports neither torch nor smp nor timm.
 
-tests/models/test_smp_encoders.py compares the table with the installed smp. timm's encoders are not listed here but go
-by rule: ``<decoder>/tu-<any model of timm>``.
+tests/models/test_smp_encoders.py compares the table with the installed smp. timm's encoders are not in it: their names
+are ``<decoder>/tu-<any model of timm>``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DECODERS = (
 )  # fmt: skip
 
 DILATING = ("deeplabv3", "deeplabv3plus", "pan")
-"""The decoders that replace an encoder's last strides by dilation."""
+"""Decoders that replace the encoder's last strides by dilation."""
 
 ENCODERS: dict[str, tuple[str, ...]] = {
     "resnet18": ("imagenet", "ssl", "swsl"),
@@ -106,7 +106,7 @@ ENCODERS: dict[str, tuple[str, ...]] = {
     "mobileone_s3": ("imagenet",),
     "mobileone_s4": ("imagenet",),
 }
-"""smp's encoders and the pretrained weights that it publishes for each, the usual ones first."""
+"""smp's encoders and the weights that it publishes for each, the usual ones first."""
 
 DPT_EXAMPLE = "dpt/tu-vit_tiny_patch16_224"
 
@@ -136,11 +136,11 @@ _ONE_SIZE = ("coat", "efficientformer", "efficientformer_v2", "gcvit", "hiera", 
 def names(family: str, pattern: str) -> Iterable[str]:
     """The names of one decoder's family that may match ``pattern``, for ``Catalog``.
 
-    timm is imported only where the pattern asks for its names with ``tu-`` and wildcards; otherwise one row, such as
-    ``unet/tu-*``, stands for all of them.
+    timm is imported only for patterns with ``tu-`` and wildcards; otherwise one row, such as ``unet/tu-*``, stands for
+    all its encoders.
 
     Raises:
-        UnknownNameError: the pattern is one name, of this decoder, that cannot be.
+        UnknownNameError: the pattern is a single name of this decoder, and there is no such encoder.
 
     >>> [name for name in names("fpn/*", "fpn/mobile*") if "mobile" in name][:2]
     ['fpn/mobilenet_v2', 'fpn/mobileone_s0']
@@ -159,7 +159,7 @@ def names(family: str, pattern: str) -> Iterable[str]:
 
 
 def check(decoder: str, encoder: str) -> None:
-    """Raise the error that tells best why ``decoder/encoder`` cannot be; names of timm are left to timm.
+    """Refuse ``decoder/encoder`` where it cannot be built; names of timm are checked later, by timm.
 
     Raises:
         UnknownNameError: there is no such encoder, or the decoder does not take it.

@@ -1,4 +1,4 @@
-"""What must travel with weights so that they mean the same everywhere, and what a factory hands over."""
+"""ModelSpec, the record that is saved with weights, and Network, the result of an architecture's factory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 _MOST_CLASSES = 2**16
 _LARGEST_SIDE = 16384
-"""In pixels: the recipe's data.size knows none larger."""
+"""In pixels, as in a config's data.size."""
 
 
 def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
@@ -31,14 +31,14 @@ def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """Refuse what pydantic would take for a number: true for 1, and digits in quotes."""
+    """Refuse true and quoted digits, which pydantic would read as numbers."""
     if isinstance(value, bool | str):
         raise ValueError("must be a number")
     return value
 
 
 def _name(value: str) -> str:
-    """Names are shown in messages: what would break their line, or steer a terminal, is none."""
+    """Names are shown in messages: refuse line breaks and control characters of terminals."""
     if not value.isprintable():
         raise ValueError("must be printable")
     return value
@@ -47,7 +47,7 @@ def _name(value: str) -> str:
 def is_distribution(value: str) -> bool:
     """Whether a text can be the name of a package, or is empty.
 
-    Messages advise to install it: anything but a plain name would be words for a shell, or an address.
+    Messages advise to install it, so it must be a plain name: neither shell words nor an address.
 
     >>> is_distribution("carvana-segnet"), is_distribution("git+https://example.org")
     (True, False)
@@ -73,11 +73,11 @@ Std = Annotated[float, BeforeValidator(_number), Field(ge=1e-6, le=1e6, allow_in
 
 
 class ModelSpec(BaseModel):
-    """One record for config.json, for an exported file's metadata and for the Predictor.
+    """All that must be saved with weights to use them: in config.json and in an exported file's metadata.
 
     Attributes:
         arch: Name of the architecture.
-        options: What its factory was called with, plain JSON values.
+        options: The options of its factory, plain JSON values.
         classes: Channels of the logits.
         stride: Heights and widths are padded to a multiple of it.
         min_size: The smallest height and width that the network works with, in pixels.
@@ -87,7 +87,7 @@ class ModelSpec(BaseModel):
             training on crops, which shows images at their own size.
         threshold: A probability above it is foreground.
         init: Where the weights started: "random", "imagenet", "file:NAME", "run:NAME", "auto: random (reason)".
-        package: The distribution that brings the architecture, so that an error can name it.
+        package: The distribution that adds the architecture, for error messages.
         format_version: Version of this record.
 
     >>> ModelSpec(arch="unet-ref", stride=16).to_json()["classes"]
@@ -143,7 +143,7 @@ class ModelSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Network:
-    """What a factory returns when it knows more than the module; a bare ``nn.Module`` is accepted too.
+    """The result of an architecture's factory; a factory may also return a bare ``nn.Module``.
 
     Attributes:
         module: Normalised float images (N, 3, H, W) to logits (N, classes, H, W).
@@ -152,7 +152,7 @@ class Network:
         mean: See ``ModelSpec``.
         std: See ``ModelSpec``.
         init: See ``ModelSpec``.
-        encoder: The part of ``module`` that ``encoder_lr`` and ``freeze_encoder`` mean, if there is one.
+        encoder: The part of ``module`` that ``encoder_lr`` and ``freeze_encoder`` apply to, if there is one.
 
     >>> from torch import nn
     >>> Network(nn.Conv2d(3, 1, 3, stride=1, padding=1), min_size=3).stride

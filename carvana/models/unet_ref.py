@@ -68,8 +68,8 @@ class UNetRef(nn.Module):
 def build(*, classes: int = 1, width: int = 64, bn_momentum: float = 0.01, bn_eps: float = 1e-3) -> Network:
     """Make the reference network; see ``UNetRef`` for the options.
 
-    The notebook does not tell how it scaled its images, and BatchNorm after the first convolution makes a constant
-    factor irrelevant: pixels go in as they are, in [0, 1].
+    The notebook does not say how it scaled its images, and BatchNorm after the first convolution cancels a constant
+    factor: pixels in [0, 1] are not normalised.
 
     Raises:
         ConfigError: an option is out of its range.
@@ -80,7 +80,7 @@ def build(*, classes: int = 1, width: int = 64, bn_momentum: float = 0.01, bn_ep
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"unet-ref's {option} must be a number, got {value!r}")
     if not 0 < bn_momentum <= 1:
-        raise ConfigError(f"unet-ref's bn_momentum must be above 0 and at most 1 (PyTorch's way), got {bn_momentum!r}")
+        raise ConfigError(f"unet-ref's bn_momentum must be above 0 and at most 1, got {bn_momentum!r}")
     if bn_eps <= 0:
         raise ConfigError(f"unet-ref's bn_eps must be above 0, got {bn_eps!r}")
     network = UNetRef(classes, width=width, bn_momentum=bn_momentum, bn_eps=bn_eps)

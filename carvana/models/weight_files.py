@@ -1,4 +1,4 @@
-"""A file of encoder weights, from wherever it comes, matched to an encoder's tensors: by name, or in order."""
+"""Files of encoder weights, matched to an encoder's tensors by name or by order."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The named tensors of a ``.safetensors`` file, or of a ``.pth`` file as far as plain tensors go.
+    """The named tensors of a ``.safetensors`` file, or of a ``.pth`` file that holds only tensors.
 
     Raises:
-        ModelError: there is no such file, it is of another kind, or it holds more than tensors.
+        ModelError: there is no such file, it is of another kind, or it holds other things than tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"there is no file of weights '{path}'")
+        raise ModelError(f"no such file of weights: '{path}'")
     if path.suffix not in _SUFFIXES:
         raise ModelError(f"'{path}' must end with {' or '.join(_SUFFIXES)}")
     if path.suffix != ".safetensors":
         return _tensors(_unpickled(path), path)
     try:
         return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
-    except Exception as error:  # whatever its bytes lead to
+    except Exception as error:  # the reader may raise anything on damaged bytes
         raise ModelError(f"'{path}' cannot be read as weights: {first_line(error)}") from None
 
 
@@ -76,7 +76,7 @@ def match_weights(
 
 
 def flaw(tensor: Tensor, expected: Tensor) -> str | None:
-    """What keeps a tensor of the right shape from taking the place of another, in half a line; None if nothing does.
+    """Why a tensor of the right shape cannot replace another, as half a sentence; None if it can.
 
     Any floating-point numbers serve for others, as long as they are finite in the type that they will have.
     """
@@ -88,7 +88,7 @@ def flaw(tensor: Tensor, expected: Tensor) -> str | None:
 
 
 def short(name: object) -> str:
-    """A name out of a file as an error may show it: quoted, on one line, of bounded length.
+    """A name from a file, made safe for an error message: quoted, on one line, of bounded length.
 
     >>> short("conv2d_1"), short("x" * 1000) == short("x" * 100)
     ("'conv2d_1'", True)
@@ -97,13 +97,13 @@ def short(name: object) -> str:
 
 
 def first_line(error: BaseException | None) -> str:
-    """The first line of somebody else's error, or its kind where it says nothing."""
+    """The first line of an error's message, or its class where the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> str:
     shared = [name for name in needed if name in found]
-    if 2 * len(shared) >= len(needed):  # meant by name
+    if 2 * len(shared) >= len(needed):  # names were meant to match
         for name, tensor in needed.items():
             if name not in found:
                 return f"'{name}' is missing from it"
@@ -119,12 +119,12 @@ def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> st
 
 
 def _unpickled(path: Path) -> Any:
-    """The content of a file of torch: torch's own reader of tensors, numbers and containers, which runs nothing."""
+    """The content of a torch file, read with ``weights_only``, which runs no code."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > path.stat().st_size:  # torch compresses nothing: few bytes may claim to be terabytes
+            if unpacked > path.stat().st_size:  # torch does not compress: a small file could claim terabytes
                 raise ModelError(
                     f"'{path}' is refused: it would unpack to {unpacked:,} bytes, which torch never writes"
                 )
@@ -133,7 +133,7 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except ModelError:
         raise
-    except Exception:  # its words advise to load such files all the same
+    except Exception:  # torch's own message advises to load such files unsafely
         raise ModelError(
             f"'{path}' cannot be read as weights: it is damaged, or holds other things than tensors, which might run"
             " code and are never unpickled; save the model's state_dict, best as .safetensors"

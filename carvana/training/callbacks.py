@@ -1,4 +1,4 @@
-"""Who listens to a training: the methods that are called, and the listeners for TensorBoard and trackio."""
+"""Callbacks of a training: the interface, and those for TensorBoard and trackio."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from carvana.errors import ConfigError, cause
 from carvana.run import Run
 
 TRACKIO_PROJECT = "TRACKIO_PROJECT"
-"""The environment variable that asks ``fit`` for trackio and names the project, as in Hugging Face's own trainers."""
+"""Environment variable: ``fit`` logs to this project of trackio, as Hugging Face's trainers do."""
 
 
 class Callback:
-    """A listener: override what you need. :class:`carvana.Trainer` and ``carvana.fit`` call it on the main process.
+    """A callback: override what you need. :class:`carvana.Trainer` and ``carvana.fit`` call it in the main process.
 
     >>> class Printer(Callback):
     ...     def on_epoch_end(self, record):
@@ -33,17 +33,17 @@ class Callback:
     """
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
-        """An epoch is over; ``record`` is its line of metrics.jsonl and the epoch's times."""
+        """An epoch has ended; ``record`` is its line of metrics.jsonl and of times.jsonl."""
 
     def on_evaluation(self, numbers: Mapping[str, Any]) -> None:
-        """Images were evaluated at full size; ``numbers`` is what stands in evaluation.json."""
+        """Images were evaluated at full size; ``numbers`` is the content of evaluation.json."""
 
     def on_fit_end(self) -> None:
-        """The training is over, also when it failed."""
+        """The training has ended, also by an error."""
 
 
 def notify(callbacks: Iterable[object], event: str, *values: Any) -> None:
-    """Call the method ``event`` of each listener. One that is no ``Callback`` need not have it."""
+    """Call the method ``event`` of each callback that has it."""
     for callback in callbacks:
         method = getattr(callback, event, None)
         if method is not None:
@@ -51,14 +51,14 @@ def notify(callbacks: Iterable[object], event: str, *values: Any) -> None:
 
 
 def default_callbacks(run: Run, *, first_step: int | None = None) -> list[Callback]:
-    """The listeners of ``carvana fit``: TensorBoard if it is installed, trackio if ``TRACKIO_PROJECT`` is set.
+    """The callbacks of ``carvana fit``: TensorBoard if it is installed, trackio if ``TRACKIO_PROJECT`` is set.
 
     Args:
-        run: The run that they listen to.
-        first_step: See ``TensorBoard``; for a training that is continued.
+        run: The run.
+        first_step: See ``TensorBoard``; for a resumed training.
 
     Raises:
-        ConfigError: trackio is asked for and not installed.
+        ConfigError: trackio is asked for but not installed.
     """
     callbacks: list[Callback] = []
     if TensorBoard.available():
@@ -70,9 +70,9 @@ def default_callbacks(run: Run, *, first_step: int | None = None) -> list[Callba
 
 
 class _Curves(Callback, ABC):
-    """Numbers by step, into a log that is opened at the first of them and again for those behind the end.
+    """Writes numbers by step into a log, which is opened for the first ones, and again for those after the end.
 
-    A log that cannot be written ends no training: a warning tells, and the rest is left out.
+    A log that cannot be written does not end the training: a warning is printed, and later numbers are left out.
     """
 
     def __init__(self, first_step: int | None) -> None:
@@ -86,7 +86,7 @@ class _Curves(Callback, ABC):
         self._try(lambda: self._write(_numbers(record), self._step))
 
     def on_evaluation(self, numbers: Mapping[str, Any]) -> None:
-        """Write the numbers at full size, at the last step that was heard of."""
+        """Write the numbers at full size, at the last step of the training."""
         named = {f"evaluation/{name}": value for name, value in _numbers(numbers).items()}
         self._try(lambda: self._write(named, self._step))
         if self._ended:
@@ -104,7 +104,7 @@ class _Curves(Callback, ABC):
             act()
         except OSError as error:
             self._lost = True
-            words = "%s: the curves cannot be written there: %s; the training goes on without them"
+            words = "%s: the curves cannot be written there: %s; the training continues without them"
             logging.getLogger("carvana").warning(words, self._place, cause(error))
 
     @property
@@ -123,8 +123,8 @@ class TensorBoard(_Curves):
 
     Args:
         folder: Where the event files go.
-        first_step: The first step that a continued training reports: what was written of it and of later ones before
-            is not shown any more.
+        first_step: The first step of a resumed training: TensorBoard hides what was written before for this step and
+            later ones.
 
     >>> carvana.fit(config, callbacks=(carvana.TensorBoard("logs"),))  # doctest: +SKIP
     """
@@ -143,7 +143,7 @@ class TensorBoard(_Curves):
         return importlib.util.find_spec("tensorboard") is not None
 
     def _write(self, numbers: Mapping[str, float], step: int) -> None:
-        # Not SummaryWriter: it writes in a thread of its own, whose errors are printed as tracebacks.
+        # Not SummaryWriter: it writes in a thread, whose errors are printed as tracebacks.
         if self._records is None:
             self._open()
         self._add(step=step, summary={"value": [{"tag": name, "simple_value": numbers[name]} for name in numbers]})
@@ -153,14 +153,14 @@ class TensorBoard(_Curves):
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Files are read in the order of their names: of one second and process in that of the count, the tenth last.
+        # TensorBoard reads files in the order of their names; the count orders those of one second and process.
         process, count = f"{socket.gethostname()}.{os.getpid()}", f"{next(self._count):06}"
         name = f"events.out.tfevents.{int(time.time()):010}.{process}.{count}"
         self._records = RecordWriter(open(self._folder / name, "xb"))  # noqa: SIM115 - open until the training ends
         self._add(file_version="brain.Event:2")
         if self._first_step is not None:
-            self._add(step=self._first_step, session_log={"status": 1})  # START: later steps of before are void
-            self._first_step = None  # opened once more, it would take away what this training wrote
+            self._add(step=self._first_step, session_log={"status": 1})  # START: hides later steps of earlier files
+            self._first_step = None  # a second START would hide this training's own steps
 
     def _add(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
@@ -178,13 +178,13 @@ class TensorBoard(_Curves):
 
 
 class Trackio(_Curves):
-    """Writes the same numbers with trackio: into a file of this machine, unless trackio's own variables name a server.
+    """Writes the same numbers with trackio: to a local file, unless trackio's own variables name a server.
 
     Args:
         project: The project that ``trackio show --project`` opens.
-        name: What to call the run; by default trackio makes a name up.
+        name: The name of the run; by default trackio makes one up.
         config: Settings to keep with the run.
-        first_step: The first step that a continued training reports: it adds to the last run of that name.
+        first_step: The first step of a resumed training, which is added to the last run of that name.
 
     Raises:
         ConfigError: trackio is not installed.
@@ -243,7 +243,7 @@ class Trackio(_Curves):
 
 
 def _aside() -> contextlib.AbstractContextManager[Any]:
-    """Send what trackio prints to stderr: stdout is for results."""
+    """Redirect what trackio prints to stderr: stdout is for results."""
     return contextlib.redirect_stdout(sys.stderr)
 
 

@@ -1,9 +1,9 @@
 """Gradients of depthwise convolutions on CPUs: in fp32 where bf16 is the slow one.
 
 oneDNN's bf16 kernels for the backward pass of depthwise convolutions are mostly 5 to 10 times slower than its fp32
-ones, at worst 190 times: with the input's gradient where the stride is above 1, with the kernel's always, if less for
-3 x 3 (tests/benchmarks/bench_depthwise.py measures both). Half of the time of a training step of an EfficientNet goes
-there.
+ones, at worst 190 times: for the input's gradient where the stride is above 1, for the kernel's always, though less for
+3 x 3 (tests/benchmarks/bench_depthwise.py measures both). They take half of the time of a training step of an
+EfficientNet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def depthwise_in(device: torch.device, precision: Precision) -> AbstractContextM
 
 
 class QuickDepthwise(TorchFunctionMode):
-    """A context in which depthwise convolutions that autocast would run in bf16 on a CPU get their gradients quickly.
+    """A context with fast gradients of the depthwise convolutions that autocast runs in bf16 on a CPU.
 
     Their values are the same to the bit, their gradients are rounded less. Everything else is left as it is.
 

@@ -1,4 +1,4 @@
-"""Several processes that train together: what each must know of the others. With one process it costs nothing."""
+"""Exchange between the processes of a training; with one process it costs nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from carvana.utils.devices import Precision
 
 
 def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
-    """Accelerate's idea of this process, of its device and of the others that torchrun started with it."""
-    # Accelerate keeps its settings for the whole process and refuses another precision later; a second training in
-    # one process is nothing unusual, so its memory is cleared. The connection to other processes stays.
+    """The Accelerator of this process, on its device, connected with the processes that torchrun started."""
+    # Accelerate keeps its settings for the whole process and refuses another precision later. They are reset, since a
+    # process may train twice; the connection to other processes stays.
     AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -35,7 +35,7 @@ def add_up(accelerator: Accelerator, values: Tensor) -> Tensor:
 
 
 def average_buffers(accelerator: Accelerator, module: torch.nn.Module) -> None:
-    """Give all processes the mean of their buffers: BatchNorm's statistics, which each took over images of its own."""
+    """Average buffers over the processes: BatchNorm's statistics, which each process took over its own images."""
     for buffer in module.buffers() if accelerator.num_processes > 1 else ():
         if buffer.is_floating_point():
             buffer.copy_(add_up(accelerator, buffer.clone()) / accelerator.num_processes)

@@ -199,9 +199,9 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
 
 def _config_digest(config: FitConfig) -> str:
     """Digest of a config without its length and without what changes no result, such as where the images are."""
-    places = {"data.root": None, "data.images": None, "data.masks": None}
-    neutral = {"train.epochs": 1, "train.minutes": None, "data.workers": 0, "data.cache_gb": 0}
-    values = config.replace(places | neutral).model_dump(mode="json")
+    values = config.model_dump(mode="json")
+    values["data"] |= {"root": None, "images": None, "masks": None, "workers": 0, "cache_gb": 0.0}
+    values["train"] |= {"epochs": 1, "minutes": None}
     for key, usual in _LATER.items():
         if values["data"][key] == usual:
             del values["data"][key]

@@ -1,4 +1,4 @@
-"""The network that a training is given: made a Segmenter before it, and left as it came after it."""
+"""The network of a training: wrapped in a Segmenter before, and unwrapped from Accelerate and the compiler after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from carvana.models.spec import ModelSpec
 
 
 def as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
-    """A network of any kind as a Segmenter that knows the size it is trained at."""
+    """A network as a Segmenter with its training size in the spec."""
     size = train.size if train.mode == "resize" else None
     if not isinstance(model, Segmenter):
         # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
@@ -20,7 +20,7 @@ def as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
 
 
 def unwrap(model: Segmenter) -> None:
-    """Take off what Accelerate and the compiler put around the network, for whoever uses or trains it next."""
+    """Remove what Accelerate and the compiler put around the network, so that it can be used or trained again."""
     for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
         model.__dict__.pop(name, None)
     model._compiled_call_impl = None

@@ -1,4 +1,4 @@
-"""What moves the weights: the optimizer's groups, the learning rate over time, and BatchNorm's statistics."""
+"""The optimizer and its groups, the learning rate schedule, the moving average, and BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_optimizer(model: Segmenter, settings: TrainConfig) -> torch.optim.Optim
         check_encoder(model, "encoder_lr")
         if settings.freeze_encoder:
             raise ConfigError(
-                f"train.encoder_lr = {settings.encoder_lr:g} with train.freeze_encoder: what is frozen has no rate; "
+                f"train.encoder_lr = {settings.encoder_lr:g} with train.freeze_encoder: a frozen encoder has no rate; "
                 "leave one of them out"
             )
     groups = _groups(model, settings)
@@ -39,7 +39,7 @@ def freeze_encoder(model: Segmenter) -> None:
     """Leave the encoder's parameters, and with them its BatchNorm statistics, as they are.
 
     Raises:
-        ConfigError: the architecture does not say which part is its encoder.
+        ConfigError: the architecture names no encoder.
     """
     check_encoder(model, "freeze_encoder")
     for parameter in model.encoder_parameters():
@@ -47,16 +47,16 @@ def freeze_encoder(model: Segmenter) -> None:
 
 
 def check_encoder(model: Segmenter, key: str) -> None:
-    """Refuse a setting about the encoder for a network that has none of its own."""
+    """Refuse a setting about the encoder for a network without one."""
     if not model.encoder_parameters():
         raise ConfigError(f"train.{key}: {model.spec.arch!r} has no encoder of its own; leave the key out")
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of the weights, which forgets its first steps quickly.
+    """An exponential moving average of the weights, in which the first steps soon count little.
 
-    The decay of step n is at most (1 + n) / (10 + n): with 0.999 from the start, a training of a few hundred steps
-    would keep mostly its random beginning.
+    The decay of step n is at most (1 + n) / (10 + n): with 0.999 from the start, the average of a few hundred steps
+    would consist mostly of the random first weights.
     """
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ def set_learning_rate(optimizer: Any, factor: float) -> float:
 
 
 def rate_factor(progress: float, *, warmup: float, schedule: str) -> float:
-    """The learning rate, as a share of the highest, when ``progress`` of the training (0 to 1) is behind.
+    """The learning rate, as a share of the highest, when the share ``progress`` of the training (0 to 1) is done.
 
     It rises linearly during the share ``warmup``; "cosine" then falls to zero (Loshchilov, Hutter: SGDR, ICLR 2017).
 
@@ -90,7 +90,7 @@ def rate_factor(progress: float, *, warmup: float, schedule: str) -> float:
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Whether all weights, and all statistics of BatchNorm, are numbers still."""
+    """Whether all weights and all statistics of BatchNorm are finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
 
 
@@ -110,9 +110,9 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor], context: Any
     still give a Dice of 0 (Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, call the remedy precise BN).
 
     Args:
-        model: What to refresh; it is left in evaluation mode.
-        batches: Images as the network was trained on them.
-        context: Called for each batch, gives the context of its arithmetic (autocast).
+        model: The network; it is left in evaluation mode.
+        batches: Training images, as augmented.
+        context: Returns the context of the arithmetic (autocast); called for each batch.
     """
     model.eval()
     layers = [layer for layer in _batch_norms(model) if layer.track_running_stats and not _is_frozen(layer)]

@@ -1,4 +1,4 @@
-"""The random generators of a process as plain values: a training that goes on must draw what it would have drawn."""
+"""The states of a process's random generators, so that a resumed training draws the same numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 def generator_states(device: torch.device) -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, and of the GPU's, as JSON-able values."""
     version, words, gauss = random.getstate()
-    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - augmentations of a user's own may draw from it
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - a user's augmentations may draw from it
     kind, keys, place, has_gauss, cached = legacy
     states: dict[str, Any] = {
         "python": [version, _hex(np.array(words, np.uint32)), gauss],
@@ -25,7 +25,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_generators(states: dict[str, Any], device: torch.device) -> None:
-    """Undo :func:`generator_states`; the GPU's generator is left alone if the states are of a training without one."""
+    """Undo :func:`generator_states`; the GPU's generator is left as it is if there is no state of it."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(_array(words, np.uint32).tolist()), gauss))
     kind, keys, place, has_gauss, cached = states["numpy"]

@@ -1,4 +1,4 @@
-"""Which images make which batch of an epoch, in one process or in several, from its beginning or from its middle."""
+"""The batches of an epoch, for one process or several, from the start of an epoch or from its middle."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 Key = tuple[int, int]
-"""(epoch, index): what a data set is asked for, so that worker processes can live through all epochs."""
+"""(epoch, index), the key of a data set: it names the epoch since worker processes live through all epochs."""
 
 
 class EpochBatches(Sampler[list[Key]]):
     """The batches of an epoch, as lists of keys (epoch, index).
 
     The order of an epoch depends on the seed and the epoch alone. It is cut into as few batches as the batch size
-    allows, and these are of equal size but for one image: each image is seen once, and no small batch trails behind,
-    over whose few images BatchNorm would average. Several processes cut the same batches and each takes its share.
+    allows, whose sizes differ by at most one: each image is seen once, and there is no small last batch, over whose few
+    images BatchNorm would average. Several processes cut the same batches, and each takes its share.
 
     Args:
         length: Images of the data set.
-        batch_size: The most images that each process gets at a time.
-        seed: Where the orders begin.
-        shuffle: A new order in each epoch, or the images' own, as validation has it.
+        batch_size: The most images of a batch in each process.
+        seed: Of the orders.
+        shuffle: A new order in each epoch; else the images' own order, for validation.
         process: The number of this process, from 0.
         processes: How many there are.
 
@@ -51,7 +51,7 @@ class EpochBatches(Sampler[list[Key]]):
         self.sizes = [len(part) for part in np.array_split(np.arange(length), self._count)]
 
     def set_place(self, epoch: int, first: int = 0) -> None:
-        """Choose the epoch that the next iteration stands for, and the batch that it begins with."""
+        """Choose the epoch of the next iteration, and its first batch."""
         # Validation must see the same crops each time.
         self.epoch = epoch if self._shuffle else 0
         self.first = first
@@ -63,12 +63,12 @@ class EpochBatches(Sampler[list[Key]]):
     def share(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], int]:
         """This process's images of a batch, and how many of them count.
 
-        A process for which none is left gets one that does not count: it must take part in what all do together.
+        A process without images in the batch gets one that does not count: all processes must take part in each step.
         """
         return self._share(self.indices(epoch, batch))
 
     def in_step(self, epoch: int, batch: int, every: int) -> tuple[int, float, bool]:
-        """Of a batch, where ``every`` batches make a step: what the step must know.
+        """The part of a batch in its step, where ``every`` batches make a step.
 
         Returns:
             How many of this process's images count, the weight of its mean loss in the step (times the number of
@@ -79,7 +79,7 @@ class EpochBatches(Sampler[list[Key]]):
         return images, images * self._processes / sum(group), batch % every == len(group) - 1
 
     def keys_before(self, epoch: int, batch: int, count: int) -> list[list[Key]]:
-        """The last ``count`` batches (fewer at the very beginning) that lie before a place, the oldest first."""
+        """The last ``count`` batches before a place (fewer at the beginning of the training), the oldest first."""
         places = [(epoch, number) for number in range(batch)]
         while len(places) < count and epoch > 0:
             epoch -= 1

@@ -1,8 +1,8 @@
-"""A training as it stands, on disk: ``state/`` in a run, from which it goes on as if nothing had happened.
+"""The state of a training on disk, ``state/`` in a run, from which it resumes as if uninterrupted.
 
-``state.json`` is the record and names the file of tensors that belongs to it. The tensors are written first, under a
-name of their own, and the record is replaced last: whenever the writer is killed, the record that stands there and the
-tensors that it names are whole and of the same step. No pickle: safetensors and JSON.
+``state.json`` is the record and names its file of tensors. The tensors are written first, under a new name, and the
+record is replaced last: whenever the writer is killed, the record and the tensors that it names are whole and of one
+step. No pickle: safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ FORMAT_VERSION = 1
 RECORD = "state.json"
 
 _KEYS = {"images": "photos"}
-"""Fields of the progress whose key in the record has the name of format 1."""
+"""Fields of Progress with another key in the record, that of format 1."""
 
 
 @dataclass
 class Progress:
-    """How far a training is: all that is not a tensor.
+    """The progress of a training: all of its state that is not a tensor.
 
     Attributes:
-        epoch: Epochs that are over.
-        batch: Batches of the present epoch that are over.
+        epoch: Epochs done.
+        batch: Batches of the present epoch done.
         step: Steps of the optimizer.
         seconds: Training time.
-        loss: The sum of the losses of the present epoch's images.
-        images: How many these are, all processes together.
+        loss: The sum of the losses of the present epoch's images so far.
+        images: The number of these images, of all processes together.
         waited: Seconds of the present epoch that were spent waiting for data.
         rate: The learning rate of the last step.
         began: Training time at which the present epoch began.
         best_dice: The best validation so far; None before the first.
         epochs_since_best: Epochs since then.
-        finished: Whether the training came to its end.
+        finished: Whether the training has ended.
         metrics: The lines of metrics.jsonl.
         times: The lines of times.jsonl.
     """
@@ -66,20 +66,20 @@ class Progress:
     times: list[dict[str, Any]] = field(default_factory=list)
 
     def begin_epoch(self, epoch: int, seconds: float) -> None:
-        """Stand at the beginning of an epoch, after so much training time."""
+        """Start an epoch, after ``seconds`` of training time."""
         self.epoch, self.batch, self.loss, self.images, self.waited, self.began = epoch, 0, 0.0, 0, 0.0, seconds
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What ``state/`` holds.
+    """The content of ``state/``.
 
     Attributes:
-        progress: How far the training is.
+        progress: The progress.
         tensors: ``model/...``, ``average/...`` and ``optimizer/...``.
         scaler: The state of fp16's loss scaling; empty without it.
         generators: The random generators of each process.
-        origin: What bits depend on besides: torch, threads, device, precision, the settings, the network's record.
+        origin: What else the bits depend on: torch, threads, device, precision, settings, ModelSpec.
     """
 
     progress: Progress
@@ -90,7 +90,7 @@ class TrainingState:
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
-    """Replace the state in a folder; the old one is whole until the new one is."""
+    """Replace the state in a folder; the old one stays valid until the new one is complete."""
     name = f"tensors-{state.progress.step:08d}-{state.progress.epoch}.safetensors"
     write_tensors(folder / name, state.tensors)
     record = {
@@ -107,17 +107,17 @@ def write_state(folder: Path, state: TrainingState) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the tensors that are not the state's own: what a killed writer left."""
+    """Remove files of tensors that a killed writer left."""
     _remove_others(folder, Path(_read_record(folder)["tensors"]).name)
 
 
 def has_state(folder: Path) -> bool:
-    """Whether a training left a state here."""
+    """Whether a folder holds a state."""
     return (folder / RECORD).is_file()
 
 
 def read_state(folder: Path) -> TrainingState:
-    """Read what :func:`write_state` wrote, in this version of the library or an earlier one.
+    """Read what :func:`write_state` of this or an earlier version wrote.
 
     Raises:
         RunError: the files are missing, damaged or of a later version.
@@ -136,7 +136,7 @@ def read_state(folder: Path) -> TrainingState:
 
 
 def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
-    """How far a state is and where it comes from, without its tensors.
+    """The progress and the origin of a state, without its tensors.
 
     Raises:
         RunError: as for :func:`read_state`.
@@ -149,7 +149,7 @@ def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
 
 
 def unreadable(folder: Path, error: Exception) -> RunError:
-    """What to say of a state that cannot be used."""
+    """The error for a state that cannot be used."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     return RunError(
         f"{folder / RECORD}: no readable state ({reason}); begin another training with --init {folder.parent}"
@@ -157,7 +157,7 @@ def unreadable(folder: Path, error: Exception) -> RunError:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimizer keeps for each parameter, by the parameter's name."""
+    """The optimizer's tensors of each parameter, by the parameter's name."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
@@ -172,7 +172,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         parameter = parameters[name.rpartition("/")[0]]
-        # In the parameter's own layout of memory: fused optimizers go through both side by side.
+        # In the parameter's memory format: fused optimizers iterate over both in step.
         kept = torch.empty_like(parameter) if value.shape == parameter.shape else value.new_empty(value.shape)
         kept = kept.to(parameter.device, value.dtype)
         optimizer.state[parameter][name.rpartition("/")[2]] = kept.copy_(value)

@@ -1,4 +1,4 @@
-"""The numbers of an epoch, at the training size: quick, and only there to choose the best epoch by."""
+"""Validation after an epoch, at the training size: quick, and only to choose the best epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from carvana.utils.devices import float64_device
 
 @dataclass(frozen=True)
 class Validation:
-    """Averages over the validation images, both sides cut at one half; and the images whose loss is not finite."""
+    """Averages over the validation images, prediction and truth cut at 0.5; and the images whose loss is not finite."""
 
     loss: float
     dice: float
@@ -31,12 +31,12 @@ class Validation:
 def validate(
     model: nn.Module, loader: Any, batches: EpochBatches, *, loss: Loss, accelerator: Accelerator, crops: bool = False
 ) -> Validation:
-    """Loss, mean Dice per image and pixel accuracy of a network as it stands; it is left in evaluation mode.
+    """Loss, mean Dice per image and pixel accuracy of a network; it is left in evaluation mode.
 
-    Of crops the Dice is that of all their pixels together: one that holds a few pixels of the object, or none, would
-    count as much as any, and such decide by chance which epoch is the best.
+    For crops the Dice is that of all their pixels together: else crops with few pixels of the object, or none, would
+    decide by chance which epoch is the best.
 
-    Several processes measure their shares and all get the same numbers.
+    Each process measures its share, and all get the same numbers.
     """
     model.eval()
     exact = float64_device(accelerator.device)
@@ -58,7 +58,7 @@ def validate(
 
 
 def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each image: the pixels that both sides hold, those of one and of the other, and the pixel accuracy."""
+    """For each image: the pixels in both masks, the sum of the pixels of each mask, and the pixel accuracy."""
     predicted, true = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
     both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
     return both.double(), either.double(), (predicted == true).double().mean(1)

@@ -1,4 +1,4 @@
-"""Memory between the steps of a network on a CPU: kept, and in large pages, not given back and taken again."""
+"""The CPU allocator during a training: freed memory is kept for the next step, in large pages."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ if TYPE_CHECKING:
     import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-"""The parameters of glibc's mallopt(3) that say when memory goes back to the system."""
+"""Parameters of glibc's mallopt(3) for when memory is returned to the system."""
 
 _AFTERWARDS = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20, M_MMAP_MAX: 65536}
-"""What malloc arrives at by itself once large tensors have come and gone; set by hand, it moves no more."""
+"""The values that malloc adapts to by itself once large tensors were freed; once set, it adapts no more."""
 
 _lock = threading.Lock()
 _inside = 0
-"""How many such contexts there are at this moment."""
+"""The number of open contexts."""
 
 
 @contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """A context in which glibc's malloc keeps what is freed for a CPU's next tensor; elsewhere nothing happens.
+    """A context in which glibc's malloc keeps freed memory for the next tensor; without effect on other devices.
 
-    As it comes, malloc maps every large tensor anew and unmaps it when it is freed, and the system clears each page
-    again: some 500,000 page faults a step of a U-Net, a sixth to a third of its time. What is left is the search for
-    pages of 4 kB, and pages of 2 MB save most of that where Linux has them to give. At the end of the last such context
-    the memory is given back, and malloc gives back what is large again, as it comes to do in any process that has
-    freed a tensor of 32 MB.
+    By default malloc maps each large tensor anew and unmaps it when it is freed, and the system clears each page again:
+    some 500,000 page faults in a step of a U-Net, a sixth to a third of its time. Pages of 2 MB instead of 4 kB save
+    most of the remaining page faults where Linux has such pages free. At the end of the last context the memory is
+    returned, and malloc again returns large blocks, as in any process that has freed a tensor of 32 MB.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
     if library is None or not hasattr(library, "gnu_get_libc_version"):
@@ -59,9 +58,9 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
 
 
 def _ask_for_large_pages(library: ctypes.CDLL) -> None:
-    """Let malloc's heap grow by half of the free memory, tell Linux to back it with pages of 2 MB, and free it again.
+    """Grow malloc's heap by half of the free memory, ask Linux to back it with pages of 2 MB, and free it again.
 
-    Nothing of it is touched, so it takes no memory yet; not being trimmed, it is what later tensors are made of.
+    It is not written to, so it takes no memory yet; since it is not trimmed, later tensors are placed in it.
     """
     if sys.platform != "linux":
         return
@@ -71,12 +70,12 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
         return
     limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     if any(limit != resource.RLIM_INFINITY for limit in limits):
-        return  # addresses are counted here, which others will want, too
+        return  # the limit counts addresses, which others need, too
     try:
         size = free_memory() // 2
-        # It fails where the heap would fail, which must not happen: threads would leave it for good.
+        # A trial: if the heap itself failed to grow, threads would abandon it for good.
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except (OSError, ValueError, OverflowError, LookupError):  # nor where nothing tells how much is free
+    except (OSError, ValueError, OverflowError, LookupError):  # or the free memory is unknown
         return
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes = [ctypes.c_void_p]
@@ -84,5 +83,5 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
     block = library.malloc(size)
     if block is not None:
         begin = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
-        library.madvise(begin, block + size - begin, mmap.MADV_HUGEPAGE)  # or it stays as it is, where it cannot be had
+        library.madvise(begin, block + size - begin, mmap.MADV_HUGEPAGE)  # without effect where Linux has none
         library.free(block)

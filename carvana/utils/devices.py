@@ -1,4 +1,4 @@
-"""Which device and which precision: decided here and nowhere else."""
+"""The choice of device and precision, and what is known of the hardware."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def best_device(*, cuda: bool, mps: bool) -> str:
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where sums and coordinates in float64 are computed: Apple's GPUs have no such numbers, so the CPU does it."""
+    """The device for float64: the CPU where the device is an Apple GPU, which has no float64."""
     import torch
 
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done all that it was asked to."""
+    """Wait until a GPU has finished its work."""
     if device.type != "cpu":
         import torch
 
@@ -70,7 +70,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what torch keeps of a GPU's memory for later tensors."""
+    """Release the GPU memory that torch caches for later tensors."""
     if device.type != "cpu":
         import torch
 
@@ -97,7 +97,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def devices_named(name: str) -> list[str]:
-    """The devices that work can be spread over: with "auto" or "cuda" all GPUs, where there are several.
+    """The devices to spread work over: with "auto" or "cuda" all GPUs.
 
     Raises:
         ConfigError: as for :func:`resolve_device`.
@@ -111,11 +111,11 @@ def devices_named(name: str) -> list[str]:
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """What the arithmetic of the network is done in.
+    """The precision of the network's arithmetic.
 
     "auto" takes bf16 where the processor computes in it, else fp16 on an NVIDIA GPU (training then scales its losses),
-    else fp32, as on an Apple GPU. What is asked for by name is granted, except fp16 on a CPU, which has neither speed
-    nor range.
+    else fp32, as on an Apple GPU. A precision asked for by name is taken, except fp16 on a CPU, which is slow there and
+    of small range.
 
     Raises:
         ConfigError: no such precision, or not on this device.
@@ -143,7 +143,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def cpu_count() -> int:
-    """The processor cores that this process may run on, which can be fewer than the machine has."""
+    """The cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -153,17 +153,17 @@ def process_number() -> int:
 
 
 def process_count() -> int:
-    """How many processes were started together, on all machines."""
+    """The number of processes that were started together, on all machines."""
     return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def processes_here() -> int:
-    """How many processes of one training run on this machine."""
+    """The number of processes of one training on this machine."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def free_memory() -> int:
-    """The bytes of memory that this process may still take: of the machine, or of its container if that has less."""
+    """Free memory in bytes: that of the machine, or of its container if that has less."""
     try:
         import psutil
 
@@ -179,10 +179,10 @@ UNKNOWN_MEMORY = 2 * 2**30
 
 
 class PeakMemory:
-    """The most memory that is taken within a block: ``with PeakMemory(device) as peak: ...``, then ``megabytes``.
+    """Peak memory within a block: ``with PeakMemory(device) as peak: ...``, then ``megabytes``.
 
-    On an NVIDIA GPU it is what this process's tensors take. Else it is the whole process, with all libraries it has
-    loaded; where the system cannot forget earlier peaks (macOS, Windows), since the process began.
+    On an NVIDIA GPU it is the memory of this process's tensors, elsewhere that of the whole process with its libraries.
+    On macOS and Windows, where the peak cannot be reset, it is the peak since the process began.
 
     Args:
         device: where the work is done.
@@ -196,18 +196,18 @@ class PeakMemory:
         self._device = device
 
     def __enter__(self) -> PeakMemory:
-        """Forget earlier peaks."""
+        """Reset the peak."""
         if self._device.type == "cuda":
             import torch
 
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-                file.write("5")  # the kernel's word for "the peak is what is taken now": proc_pid_clear_refs(5)
+                file.write("5")  # resets the peak to the present size: proc_pid_clear_refs(5)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look at the peak."""
+        """Read the peak."""
         if self._device.type == "cuda":
             import torch
 
@@ -236,7 +236,7 @@ def _computes_in_bf16(device: torch.device) -> bool:
         # Compute capability 8.0 (Ampere) brought bf16 tensor cores; older GPUs only emulate it.
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "mps":
-        return False  # older systems have no bf16, and where it is faster was not measured yet
+        return False  # older systems have no bf16; whether it is faster is not measured yet
     # oneDNN accepts bf16 on any AVX-512 processor, but is faster than fp32 only where instructions exist for it.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
 
@@ -249,7 +249,7 @@ def _has_bf16_instructions() -> bool:
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has taken; 0 where that is not known."""
+    """Peak memory of this process in bytes; 0 where it is unknown."""
     with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
         lines = dict(line.split(":", 1) for line in file)
         return 1024 * int(lines["VmHWM"].split()[0])

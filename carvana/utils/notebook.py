@@ -1,6 +1,6 @@
-"""How progress looks in a notebook: bars, messages and the table of epochs, in one output that is updated.
+"""Progress in a notebook: bars, messages and the table of epochs, in one output that is updated.
 
-Needed is what every notebook has, IPython, and no widgets.
+It needs only IPython, which every notebook has, and no widgets.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from carvana.utils.progress import LogReporter, Reporter, describe
 
 _EVERY = 0.2
-"""Seconds between two drawings of a bar that moves."""
+"""Seconds between two updates of a moving bar."""
 
 _MESSAGES = 8
-"""Messages that are shown, the latest; warnings stay."""
+"""How many of the latest messages are shown; warnings stay."""
 
 _NOT_IN_TABLE = ("step", "lr", "data_wait", "seconds")
 
 
 def default_reporter() -> Reporter:
-    """Where progress goes if the caller names nothing: into the notebook if there is one, else to the log."""
+    """The reporter where the caller names none: the notebook's in a notebook, else the log's."""
     return NotebookReporter() if in_notebook() else LogReporter()
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook; an IPython in a terminal is none."""
+    """Whether this process is the kernel of a notebook; IPython in a terminal is not."""
     return getattr(_shell(), "kernel", None) is not None
 
 
@@ -40,7 +40,7 @@ def _shell() -> Any:
 
 @dataclass(frozen=True)
 class Bar:
-    """A task: how many steps of how many are done (None: nobody knows), and the numbers beside it."""
+    """A task: how many steps are done, of how many (None: unknown), and the numbers beside the bar."""
 
     task: str
     total: int | None
@@ -50,7 +50,7 @@ class Bar:
 
 
 class NotebookReporter(Reporter):
-    """Shows all that one call has to say in one output of a notebook's cell."""
+    """Shows everything in one output of the notebook's cell."""
 
     def __init__(self) -> None:
         self._bars: dict[str, Bar] = {}
@@ -62,7 +62,7 @@ class NotebookReporter(Reporter):
         self._cell: object = None
 
     def _begin(self) -> None:
-        """Start an output of its own in each cell: a predictor may be made in one and used in another."""
+        """Start a new output in a new cell: a predictor may be made in one cell and used in another."""
         cell = getattr(_shell(), "execution_count", None)
         if cell != self._cell:
             self._cell, self._output = cell, None
@@ -76,7 +76,7 @@ class NotebookReporter(Reporter):
         self._draw()
 
     def warn(self, message: str) -> None:
-        """Show a line that stands out and stays."""
+        """Show a line that stands out and is never removed."""
         self._begin()
         self._warnings.append(message)
         self._draw()
@@ -102,7 +102,7 @@ class NotebookReporter(Reporter):
                 self._draw()
 
     def finish(self, task: str, **values: float) -> None:
-        """Leave a bar as it is until another task begins."""
+        """Keep the bar until another task begins."""
         if task in self._bars:
             self._bars[task] = replace(self._bars[task], finished=True)
             self._draw()
@@ -122,7 +122,7 @@ class NotebookReporter(Reporter):
 def as_html(
     bars: Sequence[Bar], warnings: Sequence[str], messages: Sequence[str], epochs: Sequence[Mapping[str, Any]]
 ) -> str:
-    """All of it as HTML; what users named, such as files, is escaped.
+    """The output as HTML; names of files and the like are escaped.
 
     >>> as_html([Bar("reading <b>", 4, done=1)], [], [], [])
     '<div><div><progress value="1" max="4"></progress> reading &lt;b&gt; 1/4</div></div>'
@@ -145,7 +145,7 @@ def as_html(
 def as_text(
     bars: Sequence[Bar], warnings: Sequence[str], messages: Sequence[str], epochs: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The same for what shows no HTML."""
+    """The output as plain text, for viewers without HTML."""
     header, *rows = _table(epochs)
     table = ["  ".join(cell.rjust(len(name)) for cell, name in zip(row, header, strict=True)) for row in rows]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Processes beside this one: what keeps them from beginning, how they end, and how torch tells of a killed one."""
+"""Child processes: checks before they start, their end, and how to recognise a killed reader."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from carvana.errors import ConfigError
 MAIN_GUARD = 'if __name__ == "__main__":'
 
 _network_ran_in: int | None = None
-"""The process that has run a network by several threads, this one or one that it was forked from."""
+"""The id of the process that has run a network with several threads: this one, or one that it was forked from."""
 
 
 def start_method() -> str:
-    """How multiprocessing starts processes here: fork, spawn or forkserver. Asking does not settle it."""
+    """The start method of multiprocessing, fork, spawn or forkserver; reading it does not fix it."""
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
@@ -40,14 +40,14 @@ def check_main_guard() -> None:
 
 
 def _imports_main() -> bool:
-    """Whether this process was started by another one and is running that one's script at the moment."""
+    """Whether this process is a child that is importing its parent's script at the moment."""
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def _calls_unguarded() -> bool:
-    """Whether a statement of the main script that a new process would execute as well has led here.
+    """Whether the call comes from a statement of the main script that a child process would run as well.
 
-    An ``if`` of any kind may be a guard: where it is none, the new process finds out itself (:func:`_imports_main`).
+    Any ``if`` counts as a guard: where it is not, the child process finds out (:func:`_imports_main`).
     """
     main = sys.modules["__main__"]
     prepared = get_preparation_data("")
@@ -72,10 +72,10 @@ def _calls_unguarded() -> bool:
 
 
 def check_fork() -> None:
-    """Refuse to run a network in a fork of a process that has run one by several threads: it would never end.
+    """Refuse to run a network in a fork of a process that has run one with several threads: it would hang.
 
-    A fork has no thread but one, and OpenMP waits for those that its parent had. By one thread alone nothing is waited
-    for, which is why torch's own readers may be forked.
+    A fork has one thread only, and OpenMP waits for those that the parent had. With one thread it does not wait, which
+    is why torch's readers may be forked.
 
     Raises:
         ConfigError: this is such a process.
@@ -91,7 +91,7 @@ def check_fork() -> None:
 
 
 def network_runs() -> None:
-    """To be called before a network runs; raises as :func:`check_fork` does."""
+    """Call this before a network runs; raises as :func:`check_fork` does."""
     global _network_ran_in
     import torch
 
@@ -101,9 +101,9 @@ def network_runs() -> None:
 
 
 def end_with_parent() -> None:
-    """To be run in a thread of a worker, which it ends when the process that started it is gone.
+    """Run this in a thread of a worker: it ends the worker when its parent has ended.
 
-    A worker waits for work on a pipe that it holds open itself, so it would outlive a parent that is killed.
+    A worker waits on a pipe that it holds open itself, so it would outlive a killed parent.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

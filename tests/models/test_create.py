@@ -76,7 +76,7 @@ def test_an_architecture_without_an_encoder_starts_at_random(weights: str | None
 
 
 def test_an_architecture_without_an_encoder_refuses_weights():
-    with pytest.raises(ConfigError, match="'unet-ref' has no encoder that could start from 'imagenet'"):
+    with pytest.raises(ConfigError, match="'unet-ref' has no encoder to load 'imagenet' into"):
         create_model("unet-ref", encoder_weights="imagenet")
 
 

@@ -171,7 +171,7 @@ def test_auto_is_random_where_a_hub_answers_and_gives_nothing(
         ("tu-hf-hub:somebody/resnet", None, UnknownNameError, "timm has no model"),
         ("tu-vit_tiny_patch16_224", None, ModelError, "cannot be built: it gives no features of several scales"),
         ("vgg16_bn", "imagenett", ConfigError, "no weights 'imagenett' for vgg16_bn; did you mean 'imagenet'"),
-        ("vgg16_bn", "no/such.pth", ModelError, "names a file that is not there"),
+        ("vgg16_bn", "no/such.pth", ModelError, "no such file"),
     ],
 )
 def test_what_cannot_be_had_is_one_clear_line(name: str, weights: str | None, kind: type[CarvanaError], line: str):

@@ -258,7 +258,7 @@ def test_what_is_no_model_of_this_library_is_one_clear_line(story: Story, hub: h
     trap = tmp_path / "trap"
     pickled = f"cbuiltins\nopen\n(V{trap}\nVw\ntR.".encode()
     cases = {
-        "foreign": ({**files, "config.json": foreign}, "was not written by carvana: it names no 'arch'"),
+        "foreign": ({**files, "config.json": foreign}, "was not written by carvana: 'arch' is missing"),
         "broken": ({**files, "config.json": b"{"}, "is not JSON"),
         "newer": ({**files, "config.json": b'{"arch": "unet-ref", "format_version": 99}'}, "upgrade carvana"),
         "plugin": ({**files, "config.json": b'{"arch": "hers", "package": "her-nets"}'}, "pip install her-nets"),

@@ -118,7 +118,7 @@ def test_options_are_those_of_smp_and_an_unknown_one_is_one_clear_line():
         with pytest.raises(ConfigError, match=f"no option '{reserved}'"):
             create_model("unet/resnet18", options={reserved: "sigmoid"})
         assert reserved not in option_names("unet")
-    with pytest.raises(ConfigError, match="'name' is no option"):
+    with pytest.raises(ConfigError, match="'name' is not an option"):
         create_model("unet/resnet18", options={"name": "x"})
 
 
@@ -215,7 +215,7 @@ def test_a_model_that_began_with_a_file_loads_without_it(tmp_path: Path):
             "no weights 'imagenett' for dpn92; did you mean 'imagenet\\+5k'.* there are imagenet\\+5k, auto, none",
         ),
         ("imagenet", "there are imagenet\\+5k"),
-        ("no/such/file.pth", "names a file that is not there"),
+        ("no/such/file.pth", "no such file"),
         ("", "must be imagenet, none, auto or a file"),
         (3, "must be imagenet, none, auto or a file"),
     ],

@@ -51,7 +51,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("none.pth", None, "no file of weights"),
+        ("none.pth", None, "no such file of weights"),
         ("weights.h5", b"x", "must end with .safetensors or .pth"),
         ("cut.safetensors", b"x" * 50, "cannot be read"),
         ("empty.pth", b"", "cannot be read"),

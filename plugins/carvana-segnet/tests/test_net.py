@@ -202,7 +202,7 @@ def test_auto_falls_back_to_random_weights_and_says_why(monkeypatch, tmp_path):
     assert spec.init == "auto: random (HF_HUB_OFFLINE is set and they are not cached)"
     spec = carvana.create_model("segnet", encoder_weights="auto", width=4).spec
     assert spec.init == "auto: random (weights are published for width 64 alone)"
-    with pytest.raises(ModelError, match="'imagenet' of vgg16_bn cannot be had"):
+    with pytest.raises(ModelError, match="'imagenet' of vgg16_bn are not available"):
         carvana.create_model("segnet", encoder_weights="imagenet")
 
 
