@@ -147,12 +147,8 @@ class Folds:
         try:
             return read_evaluation(self.path)
         except RunError as error:
-            what = (
-                "its evaluation.json is missing"
-                if not self.evaluation_path.exists()
-                else "its evaluation.json is damaged"
-            )
-            raise RunError(f"{self.path}: {what}; `carvana fit --resume {self.path}` makes it") from error
+            what = "damaged" if self.evaluation_path.exists() else "missing"
+            raise RunError(f"{self.path}: its evaluation.json is {what}; `carvana fit --resume {self.path}` makes it") from error
 
     def _record(self) -> dict[str, Any]:
         record = read_record(self.record_path)
