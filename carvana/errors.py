@@ -43,7 +43,16 @@ class ConfigError(CarvanaError):
 
 
 class DataError(CarvanaError):
-    """An image, a mask or a folder of them that cannot be used as it stands."""
+    """An image, a mask or a folder of them that cannot be used as it stands.
+
+    Attributes:
+        kind: The kind of problem, as ``carvana data check`` groups them: ``unreadable``, unless the file itself is
+            sound and its values are not: ``not-binary`` (a mask) or ``range`` (more than 8 bits).
+    """
+
+    def __init__(self, message: str, *, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ModelError(CarvanaError):

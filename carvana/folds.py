@@ -148,7 +148,9 @@ class Folds:
             return read_evaluation(self.path)
         except RunError as error:
             what = "damaged" if self.evaluation_path.exists() else "missing"
-            raise RunError(f"{self.path}: its evaluation.json is {what}; `carvana fit --resume {self.path}` makes it") from error
+            raise RunError(
+                f"{self.path}: its evaluation.json is {what}; `carvana fit --resume {self.path}` makes it"
+            ) from error
 
     def _record(self) -> dict[str, Any]:
         record = read_record(self.record_path)

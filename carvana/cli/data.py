@@ -112,7 +112,7 @@ def show_images(
 ) -> None:
     """Draw images with their outlines, the coverage that a network learns, and what augmentation makes of them."""
     from carvana.data.check.preview import show_samples
-    from carvana.data.splits import recipe_samples
+    from carvana.data.splits import config_samples
     from carvana.errors import ConfigError
     from carvana.utils.targets import check_target
 
@@ -121,7 +121,7 @@ def show_images(
     check_target(out, replace=replace)
     seen = _size(size)
     recipe = _recipe(folder, images, masks, mask_suffix, group)
-    samples = recipe_samples(recipe.data, recipe.data.root)
+    samples = config_samples(recipe.data, recipe.data.root)
     show_samples(samples, out, size=seen, augment=augment, count=count, seed=seed)
     typer.echo(str(out))
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from carvana.data.cache import SampleCache, Target
 from carvana.data.cache_home import cache_home
-from carvana.data.cache_keys import KnownFiles, identify
+from carvana.data.cache_keys import DigestIndex, identify
 from carvana.data.cache_pack import (
     SUFFIX,
     DamagedPackError,
@@ -46,7 +46,7 @@ from carvana.data.cache_pack import (
     record_bytes,
     write_pack,
 )
-from carvana.data.cache_room import Room, held_bytes, make_room, sweep, touch
+from carvana.data.cache_space import CacheSpace, held_bytes, make_space, sweep, touch
 from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample
 from carvana.data.target import read_shrunken
@@ -128,7 +128,7 @@ class _Builder:
         self.folder = folder
         self.shelf = folder / _shelf_name(size, target)
         self.reporter = reporter
-        self.known = KnownFiles(folder / "files")
+        self.known = DigestIndex(folder / "files")
         self.keys, self.files = self.known.keys(samples, reporter=reporter)
 
     def build(self, limit: int, workers: int) -> list[Pack]:
@@ -154,7 +154,7 @@ class _Builder:
         packs = self._open()
         index = self.known.bytes if self.known.changed else 0
         wanted = index + self._bytes(_plan(self._missing(packs), self.size, workers=workers))
-        room = make_room(self.folder, wanted, limit=limit, needed={pack.path for pack in packs})
+        room = make_space(self.folder, wanted, limit=limit, needed={pack.path for pack in packs})
         if 0 < index <= room.bytes:
             self.known.save()
         missing = self._missing([pack for pack in packs if pack.path.exists()])
@@ -241,7 +241,7 @@ class _Builder:
     def _bytes(self, plan: Sequence[NDArray[np.int64]]) -> int:
         return sum(pack_bytes(len(places), self.size) for places in plan)
 
-    def _tell_bound(self, left: int, room: Room, limit: int) -> None:
+    def _tell_bound(self, left: int, room: CacheSpace, limit: int) -> None:
         bound = "half of the disk's free space" if room.disk_is_full else f"data.cache_gb = {limit / 1e9:g}"
         self.reporter.info(
             f"{left} images do not fit into the cache ({bound}, in {self.folder}); "

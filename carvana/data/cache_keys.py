@@ -35,7 +35,7 @@ _FRESH = 3_000_000_000
 """Nanoseconds within which a file may change again without another time: such a file is not remembered."""
 
 
-class KnownFiles:
+class DigestIndex:
     """The digests of files, read from ``path`` and written there again by :meth:`save`."""
 
     def __init__(self, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from carvana.data.cache_home import cache_home
-from carvana.data.cache_keys import KnownFiles
+from carvana.data.cache_keys import DigestIndex
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.utils.files import digest
@@ -18,7 +18,7 @@ def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = No
 
     Files that the cache knows are not read.
     """
-    known = KnownFiles(cache_home() / "samples" / "files")
+    known = DigestIndex(cache_home() / "samples" / "files")
     keys, _ = known.keys(samples, reporter=reporter or default_reporter())
     return [key.ljust(keys.itemsize, b"\0").hex() if key else "" for key in keys.tolist()]
 

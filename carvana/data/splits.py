@@ -52,7 +52,7 @@ def make_split(data: DataConfig, split: SplitConfig) -> Split:
         ConfigError: no data folder is named.
         DataError: the images cannot be found or divided.
     """
-    samples = recipe_samples(data, data.root)
+    samples = config_samples(data, data.root)
     if split.file is None:
         return split_samples(samples, by=split.by, val=split.val, seed=split.seed)
     return recall_split(data, split, split.file)
@@ -66,13 +66,13 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
     Raises:
         ConfigError, DataError: as for :func:`make_split`.
     """
-    samples = recipe_samples(data, data.root)
+    samples = config_samples(data, data.root)
     if split.file is not None and split.file.is_dir():
-        return Split(samples, recipe_samples(data, split.file))
+        return Split(samples, config_samples(data, split.file))
     return read_split(written, samples)
 
 
-def recipe_samples(data: DataConfig, root: Path | None) -> SampleList:
+def config_samples(data: DataConfig, root: Path | None) -> SampleList:
     """The images of a data folder, found as a recipe says; a ConfigError if no folder is named."""
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")

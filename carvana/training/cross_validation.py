@@ -7,7 +7,7 @@ import shutil
 
 from carvana.config import FitConfig
 from carvana.data.check.sizes import check_sizes
-from carvana.data.splits import Split, recipe_samples, split_folds, write_split
+from carvana.data.splits import Split, config_samples, split_folds, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.cross_validation import evaluate_folds
 from carvana.evaluation.samples import read_run_split, where_it_is
@@ -123,7 +123,7 @@ def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) ->
 
 
 def _deal(config: FitConfig, folds: int) -> list[Split]:
-    samples = recipe_samples(config.data, config.data.root)
+    samples = config_samples(config.data, config.data.root)
     splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by)
     check_sizes(samples)
     return splits

@@ -9,7 +9,7 @@ from caching import SIZE, Listener, flip_byte, make_photos, same_as_files
 
 from carvana.data import cache_keys
 from carvana.data.cache_build import build_caches
-from carvana.data.cache_keys import KnownFiles
+from carvana.data.cache_keys import DigestIndex
 from carvana.data.samples import Sample
 from carvana.utils.progress import SilentReporter
 
@@ -22,7 +22,7 @@ def _sure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_again(path: Path, samples: list[Sample]) -> int:
     told = Listener()
-    known = KnownFiles(path)
+    known = DigestIndex(path)
     known.keys(samples, reporter=told)
     if known.changed:
         known.save()
@@ -33,7 +33,7 @@ def read_again(path: Path, samples: list[Sample]) -> int:
 
 def test_a_key_is_the_digest_of_the_digests_of_both_files(tmp_path: Path) -> None:
     samples = make_photos(tmp_path, 3)
-    keys, _ = KnownFiles(tmp_path / "files").keys(samples, reporter=Listener())
+    keys, _ = DigestIndex(tmp_path / "files").keys(samples, reporter=Listener())
     for key, sample in zip(keys, samples, strict=True):
         parts = [hashlib.blake2b(path.read_bytes(), digest_size=16).digest() for path in (sample.image, sample.mask)]
         expected = hashlib.blake2b(b"".join(parts), digest_size=16).digest()
@@ -99,7 +99,7 @@ def test_missing_files_have_no_key(tmp_path: Path) -> None:
     samples = make_photos(tmp_path, 3)
     samples[0].image.unlink()
     samples[1] = Sample(samples[1].image, None, "a")
-    keys, _ = KnownFiles(tmp_path / "files").keys(samples, reporter=Listener())
+    keys, _ = DigestIndex(tmp_path / "files").keys(samples, reporter=Listener())
     assert [bool(key) for key in keys] == [False, False, True]
 
 
@@ -108,7 +108,7 @@ def test_each_of_several_masks_counts(tmp_path: Path) -> None:
     for number, file in enumerate(files):
         file.write_bytes(b"%d" % number)
     sample = Sample(files[0], tuple(files[1:]), "x")
-    known = KnownFiles(tmp_path / "files")
+    known = DigestIndex(tmp_path / "files")
     before, _ = known.keys([sample], reporter=SilentReporter())
     again, _ = known.keys([sample], reporter=SilentReporter())
     assert before[0]

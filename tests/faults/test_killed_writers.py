@@ -102,7 +102,7 @@ def same_cache_again(photos: Path, folder: Path, whole_cache: dict[str, Any]) ->
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that the cache writes, half of the file being written",
     promised="the same fit again finishes the cache, each image kept once, and trains the same weights",
-    reaches="data/cache_room.py: sweep; data/cache_keys.py: a table of files that is missing",
+    reaches="data/cache_space.py: sweep; data/cache_keys.py: a table of files that is missing",
     quick=1,
 )
 @pytest.mark.parametrize("point", points(CACHE, again=[("*/samples/*.pack", 2)]), ids=told)

@@ -13,7 +13,7 @@ import pytest
 from faults.many import Taken, draw_folder, growth, measured, some_photos, touch_folder, write_tables
 from submitting import small_predictor
 
-from carvana.data.check.duplicates import find_twins_among
+from carvana.data.check.duplicates import find_near_duplicates_among
 
 KB = 1000
 """Bytes that an image may add to a command's memory."""
@@ -88,7 +88,7 @@ def test_all_photos_are_compared_with_all(whole: bool, came_out: Callable[..., N
         chosen = np.r_[np.arange(count - 2), many - 2, many - 1]
         pictures = thumbnails[chosen].reshape(count, 16, 4, 16, 4).sum(axis=(2, 4), dtype=np.uint16)
         tracemalloc.start()
-        found = find_twins_among(
+        found = find_near_duplicates_among(
             pictures, map(str, range(count)), look=lambda number, chosen=chosen: thumbnails[chosen[number]]
         )
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -120,18 +120,18 @@ def test_data_split(by: str, folder_of: Folders, bounded: Any, tmp_path: Path) -
 @pytest.mark.fault(
     done="digests of 100,000 images and their masks, each a file of its own",
     promised="memory grows by less than 1 kB an image",
-    reaches="data/cache_keys.py: KnownFiles.keys",
+    reaches="data/cache_keys.py: DigestIndex.keys",
 )
 def test_cache_keys(bounded: Any, tmp_path: Path) -> None:
     script = """
-from carvana.data.cache_keys import KnownFiles
+from carvana.data.cache_keys import DigestIndex
 from carvana.data.samples import each_sample
 from carvana.data.sample_list import SampleList
 from carvana.utils.progress import SilentReporter
 from pathlib import Path
 samples = SampleList.of(each_sample(sys.argv[1]))
 for _ in range(2):
-    known = KnownFiles(Path(sys.argv[1]) / "files")
+    known = DigestIndex(Path(sys.argv[1]) / "files")
     keys, _ = known.keys(samples, reporter=SilentReporter())
     known.save()
 print((keys != b"").sum())

@@ -1,7 +1,7 @@
-"""Images that are another image over again: resaved, resized, brightened or mirrored, under another name.
+"""Finds copies of an image under another name: resaved, resized, brightened or mirrored.
 
-Two images of one studio from one angle have nearly everything in common but the car. What tells them apart is where
-brightness changes: each image is shrunk to 64 x 64 grey pixels, and the differences between neighbours are correlated
+Two images of one studio from one angle differ in little but the object. What distinguishes them is where brightness
+changes: each image is shrunk to 64 x 64 grey pixels, and the differences between neighbours are correlated
 with another image's. Brightness and contrast cancel out; the size in pixels does not matter.
 """
 
@@ -18,24 +18,24 @@ SIDE = 64
 """Pixels of a thumbnail's side."""
 
 SIMILAR = 0.95
-"""Correlation from which two images are the same.
+"""Correlation from which on two images count as the same.
 
 Among 1,016 real images two of different groups reach 0.904. Of 60 of them, saved as JPEG of quality 10 to 60, halved,
 resized by 3%, brightened, darkened to 0.7, put through a gamma of 1.4 or made grey, none falls below 0.981. An image
-that is cropped by more than a percent is another one by this measure.
+that is cropped by more than a percent counts as another one.
 """
 
 COARSE = 16
-"""Side at which all are compared with all."""
+"""Side of the smaller pictures by which all images are compared with all."""
 
-_PER_IMAGE = 4  # most similar ones at that side that are then looked at closely
+_PER_IMAGE = 4  # the most similar ones at that side, which are then compared at full thumbnail size
 _BLOCK = 1024
-_LEAST_DETAIL = 1.0  # grey levels between neighbours, root mean square: less is no picture
+_LEAST_DETAIL = 1.0  # grey levels between neighbours, root mean square: less is a blank image
 
 
 @dataclass(frozen=True)
-class Twins:
-    """Two images that are alike.
+class NearDuplicate:
+    """Two images that are nearly the same.
 
     Attributes:
         first: the index of the earlier one.
@@ -51,7 +51,7 @@ class Twins:
 
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What :func:`find_twins` compares of an image (H, W, 3): uint8 (64, 64), grey."""
+    """What :func:`find_near_duplicates` compares of an image (H, W, 3): uint8 (64, 64), grey."""
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     grey: NDArray[np.uint8] = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return grey
@@ -66,36 +66,36 @@ def coarse(picture: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return sums
 
 
-def find_twins(thumbnails: NDArray[np.uint8], groups: Sequence[str]) -> list[Twins]:
+def find_near_duplicates(thumbnails: NDArray[np.uint8], groups: Sequence[str]) -> list[NearDuplicate]:
     """Find images that are the same as one of another group, though not bit by bit.
 
     Args:
         thumbnails: uint8 (N, 64, 64), as :func:`thumbnail` gives them.
-        groups: N names of groups. Images of one group are not compared: they stand on one side of a split.
+        groups: N names of groups. Images of one group are not compared: a split keeps them together.
 
     Returns:
         for each image that is like an earlier one of another group, the two, and of several the most similar.
     """
     pictures = np.array([coarse(each) for each in thumbnails]).reshape(-1, COARSE, COARSE)
-    return find_twins_among(pictures, groups, look=thumbnails.__getitem__)
+    return find_near_duplicates_among(pictures, groups, look=thumbnails.__getitem__)
 
 
-def find_twins_among(
+def find_near_duplicates_among(
     pictures: NDArray[np.uint16], groups: Iterable[str], *, look: Callable[[int], NDArray[np.uint8] | None]
-) -> list[Twins]:
-    """What :func:`find_twins` finds, where thumbnails of all images would take too much memory.
+) -> list[NearDuplicate]:
+    """What :func:`find_near_duplicates` finds, where thumbnails of all images would take too much memory.
 
-    All are compared with all, coarsely, which takes a second for 5,000 images, and a few minutes for 100,000; memory
+    All are compared with all at the smaller side, which takes a second for 5,000 images, and a few minutes for 100,000; memory
     does not grow but for what is found.
 
     Args:
         pictures: uint16 (N, 16, 16), as :func:`coarse` gives them.
         groups: N names of groups.
-        look: called with the place of an image that may be a twin, gives its thumbnail; None if it is gone meanwhile.
+        look: called with the place of an image that may be a near-duplicate, gives its thumbnail; None if its file was removed meanwhile.
     """
     numbers: dict[str, int] = {}
     numbered = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
-    found: dict[int, Twins] = {}
+    found: dict[int, NearDuplicate] = {}
     for first, second, mirrored in _candidates(pictures, numbered):
         one, other = look(second), look(first)
         if one is None or other is None:
@@ -103,12 +103,12 @@ def find_twins_among(
         similarity = _similarity(one, other, mirrored=mirrored)
         best = found.get(second)
         if similarity >= SIMILAR and (best is None or similarity > best.similarity):
-            found[second] = Twins(first, second, similarity, mirrored)
+            found[second] = NearDuplicate(first, second, similarity, mirrored)
     return [found[second] for second in sorted(found)]
 
 
 def _candidates(pictures: NDArray[np.uint16], groups: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
-    """Pairs that look alike coarsely: the earlier image, the later one, and whether it is mirrored."""
+    """Pairs that are similar at the smaller side: the earlier image, the later one, and whether it is mirrored."""
     detail: NDArray[np.bool_] = np.any(pictures, axis=(1, 2))
     for start in range(0, len(pictures), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(pictures)))

@@ -1,4 +1,4 @@
-"""What one image and its mask tell: their sizes, and what is wrong inside of them. Each file is decoded once."""
+"""The sizes, the problems and the digests of one image and its mask. Each file is decoded once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.check.duplicates import SIDE, thumbnail
-from carvana.data.check.folder import Place
+from carvana.data.check.folder import FilePair
 from carvana.data.check.problems import Problem
 from carvana.data.check.resolution_limit import best_dices
 from carvana.data.check.sizes import border_share, fits_better_turned
@@ -27,8 +27,8 @@ Size = tuple[int, int]
 
 
 @dataclass
-class ImageFacts:
-    """A readable image: its (height, width), a digest of its pixels, and what near-duplicates are found by."""
+class ImageSummary:
+    """A readable image: its (height, width), a digest of its pixels, and its thumbnail, to find near-duplicates."""
 
     size: Size
     digest: bytes
@@ -36,10 +36,10 @@ class ImageFacts:
 
 
 @dataclass
-class MaskFacts:
+class MaskSummary:
     """A readable mask: its (height, width), the shares of it and of its border that the object covers, a digest.
 
-    And the best Dice (sizes, 2), if it was found out.
+    ``ceilings`` is the best Dice possible, (sizes, 2), if it was computed.
     """
 
     size: Size
@@ -50,47 +50,48 @@ class MaskFacts:
 
 
 @dataclass
-class Facts:
-    """What became known of a place; ``turned``: see :func:`carvana.data.check.sizes.fits_better_turned`."""
+class PairSummary:
+    """An image and its mask, as far as they can be read; ``turned``: see :func:`.odd_masks.fits_better_turned`."""
 
-    place: Place
-    image: ImageFacts | None = None
-    mask: MaskFacts | None = None
+    pair: FilePair
+    image: ImageSummary | None = None
+    mask: MaskSummary | None = None
     turned: bool | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
-def inspect(place: Place, *, ceilings: bool) -> Facts:
-    """Read the files of a place. Safe in any thread; whatever is wrong is noted, nothing is raised.
+def inspect(pair: FilePair, *, ceilings: bool) -> PairSummary:
+    """Read the files of a pair. Safe in any thread; problems are listed, nothing is raised.
 
     Args:
-        place: what to read.
-        ceilings: whether to find out the best Dice possible, which takes longer than all the rest.
+        pair: the files.
+        ceilings: compute the best Dice possible, which takes longer than all the rest.
     """
-    facts = Facts(place)
-    if place.image is not None:
-        facts.image = _tried(_image, place.image, facts.problems)
-    files = [_tried(inspect_mask, path, facts.problems) for path in place.masks]
+    summary = PairSummary(pair)
+    if pair.image is not None:
+        summary.image = _read(_image, pair.image, summary.problems)
+    files = [_read(inspect_mask, path, summary.problems) for path in pair.masks]
     masks = [file.mask for file in files if file is not None]
-    for path, file in zip(place.masks, files, strict=True):
+    for path, file in zip(pair.masks, files, strict=True):
         if file is not None:
-            facts.problems += _odd(file, path)
+            summary.problems += _odd(file, path)
     if len({mask.shape for mask in masks}) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in {mask.shape for mask in masks})
         message = f"the masks of one image are of several sizes (height x width): {sizes}"
-        facts.problems.append(Problem("size-differs", str(place.masks[0]), message))
-    elif masks and len(masks) == len(place.masks):
-        facts.mask = _mask(np.maximum.reduce(masks), place.masks[0], facts.problems, ceilings=ceilings)
-    if facts.image is not None and facts.mask is not None and facts.image.size != facts.mask.size:
-        facts.problems.append(Problem("size-differs", str(place.masks[0]), _sizes(facts.image.size, facts.mask.size)))
-    elif place.image and facts.image and facts.mask and files[0]:
-        with suppress(DataError):  # it is gone meanwhile
-            facts.turned = fits_better_turned(place.image, np.maximum.reduce(masks), files[0].orientation)
-    return facts
+        summary.problems.append(Problem("size-differs", str(pair.masks[0]), message))
+    elif masks and len(masks) == len(pair.masks):
+        summary.mask = _mask(np.maximum.reduce(masks), pair.masks[0], summary.problems, ceilings=ceilings)
+    if summary.image is not None and summary.mask is not None and summary.image.size != summary.mask.size:
+        message = _sizes(summary.image.size, summary.mask.size)
+        summary.problems.append(Problem("size-differs", str(pair.masks[0]), message))
+    elif pair.image and summary.image and summary.mask and files[0]:
+        with suppress(DataError):  # it was removed meanwhile
+            summary.turned = fits_better_turned(pair.image, np.maximum.reduce(masks), files[0].orientation)
+    return summary
 
 
-def _tried(read: Callable[[bytes], T], path: Path, problems: list[Problem]) -> T | None:
-    """What a file is read as; None, and a problem, if it cannot be."""
+def _read(read: Callable[[bytes], T], path: Path, problems: list[Problem]) -> T | None:
+    """The result of ``read``; None, and a problem in the list, if the file cannot be read."""
     try:
         data = read_bytes(path, MAX_PIXELS)
     except DataError as error:
@@ -106,31 +107,31 @@ def _tried(read: Callable[[bytes], T], path: Path, problems: list[Problem]) -> T
         return None
 
 
-def _image(data: bytes) -> ImageFacts:
-    # A JPEG at an eighth of its size takes a third of the time, and its bytes are all gone through just the same.
+def _image(data: bytes) -> ImageSummary:
+    # A JPEG at an eighth of its size takes a third of the time, and all of its bytes are still read.
     size, image = image_size(data), read_image(data, at_least=(SIDE, SIDE))
-    return ImageFacts(size, _digest(image, size), thumbnail(image))
+    return ImageSummary(size, _digest(image, size), thumbnail(image))
 
 
-def _mask(mask: NDArray[np.uint8], path: Path, problems: list[Problem], *, ceilings: bool) -> MaskFacts:
+def _mask(mask: NDArray[np.uint8], path: Path, problems: list[Problem], *, ceilings: bool) -> MaskSummary:
     share = cv2.countNonZero(mask) / mask.size
     if share in (0, 1):
-        kind, message = ("full-mask", "holds nothing but object") if share else ("empty-mask", "holds no object")
+        kind, message = ("full-mask", "is object everywhere") if share else ("empty-mask", "has no object")
         problems.append(Problem(kind, str(path), message))
     size = mask.shape[0], mask.shape[1]
-    return MaskFacts(
+    return MaskSummary(
         size, share, border_share(mask), _digest(np.packbits(mask), size), best_dices(mask) if ceilings else None
     )
 
 
 def _odd(file: MaskFile, path: Path) -> Iterator[Problem]:
-    """What is odd about a mask file that can be read."""
+    """The problems of a mask file that can be read."""
     if file.frames > 1:
-        yield Problem("frames", str(path), f"holds {file.frames} pictures")
+        yield Problem("frames", str(path), f"has {file.frames} pictures")
     if file.between:
         message = (
-            f"holds {file.values} values; {file.between:.2%} of its pixels are neither black nor white, "
-            "and are taken for object above half brightness"
+            f"has {file.values} values; {file.between:.2%} of its pixels are neither black nor white: "
+            "those above half brightness count as object"
         )
         yield Problem("not-binary", str(path), message)
 
@@ -144,10 +145,7 @@ def _digest(pixels: NDArray[np.uint8], size: Size) -> bytes:
 def _unreadable(path: Path, data: bytes, error: DataError) -> Problem:
     # Without the file, which the problem names, and without the advice, which its kind has.
     message = str(error).removeprefix(f"{name_of(data)}: ").removesuffix("; replace the file or leave it out")
-    # The file itself is sound where its values alone are the matter.
-    kinds = {"not-binary": "the mask holds", "range": " bits a value, the lowest "}
-    kind = next((kind for kind, words in kinds.items() if words in message), "unreadable")
-    return Problem(kind, str(path), message)
+    return Problem(error.kind, str(path), message)
 
 
 def _sizes(image: Size, mask: Size) -> str:

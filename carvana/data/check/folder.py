@@ -1,4 +1,4 @@
-"""What lies in the folders of a data set: the pairs, and all that does not pair."""
+"""The files of a data folder: the pairs of image and mask, and all that has no counterpart."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from carvana.utils.files import expanded
 
 
 @dataclass(frozen=True)
-class Place:
-    """One image's place in the data and what is there of it: the image, its mask, or both."""
+class FilePair:
+    """The files of one image: the image, its masks, or both."""
 
     stem: str
     image: Path | None
@@ -38,14 +38,14 @@ class Place:
 
     @property
     def file(self) -> str:
-        """The path to name it by."""
+        """The path that names it in messages."""
         return str(self.image or self.masks[0])
 
 
-class Places(Sequence[Place]):
-    """The places of a data folder: images, with their masks or without, and behind them masks without images.
+class FilePairs(Sequence[FilePair]):
+    """The pairs of a data folder: images, with or without masks, then masks without images.
 
-    A place is made when it is asked for: all of them at a time would take a kilobyte each.
+    A pair is made on access, since all of them together would take a kilobyte each.
     """
 
     def __init__(self, images: SampleList, alone: Sequence[Path] = ()) -> None:
@@ -56,26 +56,26 @@ class Places(Sequence[Place]):
         return len(self._images) + len(self._alone)
 
     @overload
-    def __getitem__(self, index: int) -> Place: ...
+    def __getitem__(self, index: int) -> FilePair: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Place]: ...
-    def __getitem__(self, index: int | slice) -> Place | list[Place]:
+    def __getitem__(self, index: slice) -> list[FilePair]: ...
+    def __getitem__(self, index: int | slice) -> FilePair | list[FilePair]:
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         if index >= len(self._images):
             mask = self._alone[index - len(self._images)]
-            return Place(mask.stem, None, (mask,), mask.stem, "")
+            return FilePair(mask.stem, None, (mask,), mask.stem, "")
         sample = self._images[index]
-        return Place(sample.stem, sample.image, sample.masks, sample.group, sample.view)
+        return FilePair(sample.stem, sample.image, sample.masks, sample.group, sample.view)
 
 
 @dataclass
-class Listing:
-    """Two folders, the places in them, and what their names tell is wrong or odd."""
+class FolderContents:
+    """Two folders, the pairs in them, and the problems with their names."""
 
     images: Path
     masks: Path
-    places: Places = field(default_factory=lambda: Places(SampleList.of(())))
+    pairs: FilePairs = field(default_factory=lambda: FilePairs(SampleList.of(())))
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
 
@@ -87,36 +87,36 @@ def list_folders(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
-) -> Listing:
-    """Pair the images and masks of a data folder as :func:`carvana.find_samples` does, but go on past what is wrong.
+) -> FolderContents:
+    """Pair the images and masks of a data folder as :func:`carvana.find_samples` does, but list the problems and go on.
 
     Raises:
         DataError: there is no such folder, or no image in it.
-        ConfigError: ``group`` cannot serve at all.
+        ConfigError: ``group`` is not usable at all.
     """
     rule = MaskNames(mask_suffix)
     layout, found = find_layout(expanded(root), images, masks, rule)
     pattern = group_pattern(group)
     if not isinstance(found, Folders):
         samples = SampleList.of(listed(found, layout, expanded(root), pattern))
-        return Listing(expanded(root), expanded(root), Places(samples))
+        return FolderContents(expanded(root), expanded(root), FilePairs(samples))
     names = pair_names(found, rule)
-    listing = Listing(*found)
-    samples = SampleList.of(_samples(names, pattern, listing.problems))
-    listing.places = Places(samples, [listing.masks / mask for mask in names.alone])
+    contents = FolderContents(*found)
+    samples = SampleList.of(_samples(names, pattern, contents.problems))
+    contents.pairs = FilePairs(samples, [contents.masks / mask for mask in names.alone])
     for stem in sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if mask_suffix is None else f"a name that ends in {mask_suffix}"
-        message = f"has no mask in {listing.masks}; expected {expected}, as {stem}{mask_suffix or '_mask'}.png"
-        listing.problems.append(Problem("no-mask", str(listing.images / names.images[stem]), message))
+        message = f"has no mask in {contents.masks}; expected {expected}, as {stem}{mask_suffix or '_mask'}.png"
+        contents.problems.append(Problem("no-mask", str(contents.images / names.images[stem]), message))
     for mask in names.alone:
-        message = f"belongs to no image in {listing.images}"
-        listing.problems.append(Problem("no-photo", str(listing.masks / mask), message))
+        message = f"belongs to no image in {contents.images}"
+        contents.problems.append(Problem("no-photo", str(contents.masks / mask), message))
     for _, first, other in names.same_stem:
-        message = f"stands for the same image as {first.name}; not read"
-        listing.problems.append(Problem("same-stem", str(other), message))
-    for folder, suffixes in {listing.images: SUFFIXES, listing.masks: MASK_SUFFIXES}.items():  # one, if they are one
-        listing.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
-    return listing
+        message = f"has the same stem as {first.name}; not read"
+        contents.problems.append(Problem("same-stem", str(other), message))
+    for folder, suffixes in {contents.images: SUFFIXES, contents.masks: MASK_SUFFIXES}.items():  # one, if they are one
+        contents.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
+    return contents
 
 
 def _samples(names: PairedNames, pattern: re.Pattern[str] | None, problems: list[Problem]) -> Iterator[Sample]:
@@ -139,6 +139,6 @@ def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str
                 continue
             if is_folder(entry):
                 if not nested:
-                    yield entry.path, "a folder beside images, which is not looked into"
+                    yield entry.path, "a folder beside images, whose files are not read"
             elif Path(entry.name).suffix.lower() not in suffixes:
-                yield entry.path, "no image by its suffix"
+                yield entry.path, "its suffix is not one of an image"

@@ -1,4 +1,4 @@
-"""What can be wrong with a data folder: kinds of problems, and what to do about each."""
+"""The kinds of problems that a data folder may have, and what to do about each."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ ADVICE = {
     "not-binary": "store two values alone: 0 and 255, or 0 and 1",
     "inverted": "if object and background are exchanged, invert the masks: the object is white, or 1",
     "turned": "look at it (carvana data show); turn the mask, or take the orientation out of the image's EXIF",
-    "frames": "store one picture a file: the first one counts",
-    "empty-mask": "draw the object, or leave the image out if there should be one",
+    "frames": "store one picture a file: only the first one is read",
+    "empty-mask": "draw the object, or leave the image out if it should have one",
     "full-mask": "make sure that the object really fills the image",
-    "same-mask": "one of the images may have another one's mask",
+    "same-mask": "make sure that each image has its own mask",
     "duplicate": "keep one: it counts twice",
     "near-duplicate": "give both images one group's name, or keep one: a split may put them on both sides",
 }
 """What to do, by kind of problem; the order is that of reports."""
 
 NOTES = {
-    "ignored": "not read: no image by its suffix, or a folder",
+    "ignored": "files and folders that are not read",
     "mixed-sizes": "images of one group differ in size",
 }
-"""What is odd, but wrong for nobody, by kind."""
+"""What may be meant so, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, or odd, about one file.
+    """One problem of one file, or a note about it.
 
     Attributes:
         kind: a key of :data:`ADVICE` or :data:`NOTES`.

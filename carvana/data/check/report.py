@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data folder, not the first thing alone, and what is in it."""
+"""All problems of a data folder, not only the first, and a summary of what is in it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.check.duplicates import SIDE, find_twins_among, thumbnail
-from carvana.data.check.files import Facts, Size, inspect
-from carvana.data.check.folder import Places, list_folders
-from carvana.data.check.gathered import Gathered
+from carvana.data.check.duplicates import SIDE, find_near_duplicates_among, thumbnail
+from carvana.data.check.files import PairSummary, Size, inspect
+from carvana.data.check.folder import FilePairs, list_folders
 from carvana.data.check.problems import ADVICE, Problem
 from carvana.data.check.resolution_limit import ResolutionLimit, mean_ceilings
 from carvana.data.check.sizes import is_inverted
+from carvana.data.check.summary_table import SummaryTable
 from carvana.data.io.images import read_image
 from carvana.errors import DataError
 from carvana.utils.deprecated import Attribute
@@ -27,10 +27,10 @@ from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
 
-_THUMBNAILS = 1024  # of images that may be another's twin, kept in memory
+_THUMBNAILS = 1024  # of possible near-duplicates, kept in memory
 
 CEILING_MASKS = 256
-"""From how many masks the ceilings are computed, evenly spread over all: their mean is then good to about 3e-5."""
+"""The number of masks, evenly spread over all, from which the ceilings are computed: enough for an error of about 3e-5."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Report:
         views: how many images there are of each view; empty where names tell none.
         images_per_group: the fewest and the most.
         sizes: how many readable images there are of each (height, width).
-        foreground: None where no mask can be read.
+        foreground: None if no mask can be read.
         ceilings: the best Dice possible at usual training sizes.
         ceiling_masks: from how many masks that was computed.
-        problems: all that is wrong, in the order of :data:`carvana.data.check.problems.ADVICE`.
-        notes: what is odd.
+        problems: in the order of :data:`carvana.data.check.problems.ADVICE`.
+        notes: what may be meant so.
     """
 
     images: str
@@ -116,7 +116,7 @@ def check_data(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
-    """Look through a data folder: every file is decoded once, and everything that is wrong is told.
+    """Look through a data folder: every file is decoded once, and all problems are reported.
 
     Args:
         root: the data folder.
@@ -125,11 +125,11 @@ def check_data(
         group: the pattern that names the group.
         mask_suffix: how the names of masks end.
         workers: threads that read; None for one per core.
-        reporter: told of the progress.
+        reporter: where progress goes.
 
     Raises:
         DataError: there is no such folder, or no image in it.
-        ConfigError: the folders are half named, or ``group`` is no pattern.
+        ConfigError: only one of the folders is named, or ``group`` is not a regular expression.
 
     Example:
         >>> import tempfile
@@ -140,37 +140,37 @@ def check_data(
         (2, 1, ())
     """
     reporter = reporter or default_reporter()
-    listing = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
-    places = listing.places
-    measured = set(_spread(np.flatnonzero([bool(place.masks) for place in places]), CEILING_MASKS))
+    contents = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    pairs = contents.pairs
+    measured = set(_spread(np.flatnonzero([bool(pair.masks) for pair in pairs]), CEILING_MASKS))
 
-    def look(number: int) -> Facts:
-        return inspect(places[number], ceilings=number in measured)
+    def look(number: int) -> PairSummary:
+        return inspect(pairs[number], ceilings=number in measured)
 
-    gathered = Gathered(len(places))
-    found = threaded(look, range(len(places)), workers=workers)
-    for number, facts in enumerate(track(found, reporter, "checking files", len(places))):
-        gathered.add(number, facts)
-    problems = [*listing.problems, *gathered.problems, *_equal_images(places, gathered)]
-    problems += [*_inverted_masks(listing.masks, gathered), *_turned_masks(places, gathered)]
-    problems += [*_equal_masks(places, gathered), *_near_duplicates(places, gathered)]
+    table = SummaryTable(len(pairs))
+    found = threaded(look, range(len(pairs)), workers=workers)
+    for number, summary in enumerate(track(found, reporter, "checking files", len(pairs))):
+        table.add(number, summary)
+    problems = [*contents.problems, *table.problems, *_equal_images(pairs, table)]
+    problems += [*_inverted_masks(contents.masks, table), *_turned_masks(pairs, table)]
+    problems += [*_equal_masks(pairs, table), *_near_duplicates(pairs, table)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
-    groups = Counter(place.group for place in places if place.image is not None)
+    groups = Counter(pair.group for pair in pairs if pair.image is not None)
     return Report(
-        images=str(listing.images),
-        masks=str(listing.masks),
+        images=str(contents.images),
+        masks=str(contents.masks),
         image_count=sum(groups.values()),
-        pairs=sum(place.image is not None and bool(place.masks) for place in places),
+        pairs=sum(pair.image is not None and bool(pair.masks) for pair in pairs),
         group_count=len(groups),
-        views=_sorted(place.view for place in places if place.image is not None and place.view),
+        views=_sorted(pair.view for pair in pairs if pair.image is not None and pair.view),
         images_per_group=(min(groups.values()), max(groups.values())),
-        sizes=gathered.count_sizes(),
-        foreground=_foreground(places, gathered.shares),
-        ceilings=mean_ceilings(gathered.ceilings),
-        ceiling_masks=len(gathered.ceilings),
+        sizes=table.count_sizes(),
+        foreground=_foreground(pairs, table.shares),
+        ceilings=mean_ceilings(table.ceilings),
+        ceiling_masks=len(table.ceilings),
         problems=tuple(problems),
-        notes=(*listing.notes, *_mixed_sizes(places, gathered)),
+        notes=(*contents.notes, *_mixed_sizes(pairs, table)),
     )
 
 
@@ -184,80 +184,82 @@ def _sorted(values: Iterable[Any]) -> dict[Any, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _foreground(places: Places, shares: NDArray[np.float64]) -> Foreground | None:
+def _foreground(pairs: FilePairs, shares: NDArray[np.float64]) -> Foreground | None:
     if np.isnan(shares).all():
         return None
 
     def first(share: float) -> tuple[str, float]:
-        return min(str(places[number].masks[0]) for number in np.flatnonzero(shares == share).tolist()), share
+        return min(str(pairs[number].masks[0]) for number in np.flatnonzero(shares == share).tolist()), share
 
     lowest, highest = first(float(np.nanmin(shares))), first(float(np.nanmax(shares)))
     return Foreground(float(np.nanmean(shares)), lowest, highest)
 
 
-def _equal_images(places: Places, gathered: Gathered) -> Iterator[Problem]:
-    """Images that hold the pixels of an earlier one."""
-    for number, first in gathered.repeated_images():
-        place, other = places[number], places[first]
+def _equal_images(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
+    """Images with the same pixels as an earlier one."""
+    for number, first in table.repeated_images():
+        pair, other = pairs[number], pairs[first]
         assert other.image is not None
-        of = "the same group" if other.group == place.group else f"another group, {other.group}"
-        yield Problem("duplicate", place.file, f"is {other.image.name} over again, of {of}")
+        of = "the same group" if other.group == pair.group else f"another group, {other.group}"
+        yield Problem("duplicate", pair.file, f"has the same pixels as {other.image.name} of {of}")
 
 
-def _inverted_masks(folder: Path, gathered: Gathered) -> Iterator[Problem]:
+def _inverted_masks(folder: Path, table: SummaryTable) -> Iterator[Problem]:
     """All masks at once, if object and background seem to be exchanged."""
-    known = np.flatnonzero(~np.isnan(gathered.shares))
-    shares = gathered.shares[known].tolist()
-    if is_inverted(shares, gathered.borders[known].tolist()):
+    known = np.flatnonzero(~np.isnan(table.shares))
+    shares = table.shares[known].tolist()
+    if is_inverted(shares, table.borders[known].tolist()):
         message = f"nearly all of {len(shares)} masks are object in most of the image and along its border"
         yield Problem("inverted", str(folder), message)
 
 
-def _turned_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:
-    """All masks of images that EXIF turns alone, if most of them fit better turned as well."""
-    count = sum(gathered.turned.values())
-    if count > len(gathered.turned) / 2:
-        message = f"EXIF turns its image alone, and {count} of {len(gathered.turned)} such masks fit better turned, too"
-        for number in gathered.turned:
-            yield Problem("turned", str(places[number].masks[0]), message)
+def _turned_masks(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
+    """All masks whose image is turned by EXIF and which are not, if most of them fit better turned as well."""
+    count = sum(table.turned.values())
+    if count > len(table.turned) / 2:
+        message = (
+            f"EXIF turns its image and not the mask; {count} of {len(table.turned)} such masks fit better turned, too"
+        )
+        for number in table.turned:
+            yield Problem("turned", str(pairs[number].masks[0]), message)
 
 
-def _equal_masks(places: Places, gathered: Gathered) -> Iterator[Problem]:
+def _equal_masks(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
     """Masks that are those of an earlier, different image."""
-    for number, first in gathered.repeated_masks():
-        message = f"is the mask of {places[first].stem} pixel by pixel"
-        yield Problem("same-mask", str(places[number].masks[0]), message)
+    for number, first in table.repeated_masks():
+        message = f"is the mask of {pairs[first].stem} pixel by pixel"
+        yield Problem("same-mask", str(pairs[number].masks[0]), message)
 
 
-def _near_duplicates(places: Places, gathered: Gathered) -> Iterator[Problem]:
-    numbers, pictures = gathered.different_images()
+def _near_duplicates(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
+    numbers, pictures = table.different_images()
 
     @lru_cache(_THUMBNAILS)
     def look(number: int) -> NDArray[np.uint8] | None:
-        path = places[numbers[number]].image
+        path = pairs[numbers[number]].image
         assert path is not None
         try:
             return thumbnail(read_image(path, at_least=(SIDE, SIDE)))
-        except DataError:  # it is gone meanwhile
+        except DataError:  # it was removed meanwhile
             return None
 
-    groups = (places[number].group for number in numbers)
-    for twins in find_twins_among(pictures, groups, look=look):
-        place, other = places[numbers[twins.second]], places[numbers[twins.first]]
-        how = "the mirror image of" if twins.mirrored else "nearly the same picture as"
-        message = f"is {how} {other.stem} of another group (correlation {twins.similarity:.3f})"
-        yield Problem("near-duplicate", place.file, message)
+    groups = (pairs[number].group for number in numbers)
+    for found in find_near_duplicates_among(pictures, groups, look=look):
+        pair, other = pairs[numbers[found.second]], pairs[numbers[found.first]]
+        how = "the mirror image of" if found.mirrored else "nearly the same picture as"
+        message = f"is {how} {other.stem} of another group (correlation {found.similarity:.3f})"
+        yield Problem("near-duplicate", pair.file, message)
 
 
-def _mixed_sizes(places: Places, gathered: Gathered) -> Iterator[Problem]:
+def _mixed_sizes(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
     first: dict[str, int] = {}
     mixed: dict[str, set[Size]] = {}
-    for number in gathered.readable():
-        group = places[number].group
-        known, size = gathered.size(first.setdefault(group, number)), gathered.size(number)
+    for number in table.readable():
+        group = pairs[number].group
+        known, size = table.size(first.setdefault(group, number)), table.size(number)
         if size != known:
             mixed.setdefault(group, {known}).add(size)
     for group, found in mixed.items():
-        told = ", ".join(f"{height} x {width}" for height, width in sorted(found))
-        message = f"the images of {group} are of {len(found)} sizes: {told}"
-        yield Problem("mixed-sizes", places[first[group]].file, message)
+        sizes = ", ".join(f"{height} x {width}" for height, width in sorted(found))
+        message = f"the images of {group} are of {len(found)} sizes: {sizes}"
+        yield Problem("mixed-sizes", pairs[first[group]].file, message)

@@ -16,7 +16,7 @@ DISK_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class CacheSpace:
     """What may be added to the cache: ``bytes``, and whether the disk is what bounds it."""
 
     bytes: int
@@ -28,7 +28,7 @@ def held_bytes(folder: Path) -> int:
     return sum(size for _, size, _ in _files(folder))
 
 
-def make_room(folder: Path, wanted: int, *, limit: int, needed: Set[Path]) -> Room:
+def make_space(folder: Path, wanted: int, *, limit: int, needed: Set[Path]) -> CacheSpace:
     """Drop packs, those that were used the longest time ago first, until ``wanted`` bytes fit or none is left.
 
     A process that has a pack mapped goes on reading it. Call it under the cache's lock.
@@ -58,7 +58,7 @@ def make_room(folder: Path, wanted: int, *, limit: int, needed: Set[Path]) -> Ro
             except PermissionError:  # on Windows as long as a process has it mapped
                 continue
             held, free = held - size, free + size
-    return Room(max(0, room()), disk_is_full=limit - held > DISK_SHARE * free)
+    return CacheSpace(max(0, room()), disk_is_full=limit - held > DISK_SHARE * free)
 
 
 def touch(path: Path) -> None:
