@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from carvana.data.check.report import check_data
     from carvana.data.dataset import EpochSampler, SegmentationDataset
     from carvana.data.demo.write import write_demo
-    from carvana.data.io.images import read_image, read_mask, write_mask
+    from carvana.data.io.images import read_image
+    from carvana.data.io.masks import read_mask, write_mask
     from carvana.data.samples import Sample, find_samples
     from carvana.data.splits import split_samples
     from carvana.errors import CarvanaError
@@ -84,7 +85,7 @@ _HOMES = {
     "fit_folds": "carvana.training.cross_validation",
     "load_config": "carvana.config",
     "read_image": "carvana.data.io.images",
-    "read_mask": "carvana.data.io.images",
+    "read_mask": "carvana.data.io.masks",
     "register_arch": "carvana.plugins",
     "register_augment": "carvana.plugins",
     "register_layout": "carvana.plugins",
@@ -93,7 +94,7 @@ _HOMES = {
     "split_samples": "carvana.data.splits",
     "tiled": "carvana.inference.tiling.tiled",
     "write_demo": "carvana.data.demo.write",
-    "write_mask": "carvana.data.io.images",
+    "write_mask": "carvana.data.io.masks",
     "write_submission": "carvana.inference.submission.write",
 }
 

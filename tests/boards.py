@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from carvana.data.io.images import read_mask, write_mask
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.evaluation.statistics import pairwise_p
 from carvana.leaderboard.board import Leaderboard

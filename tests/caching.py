@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from carvana.data.cache import SampleCache
-from carvana.data.io.images import write_image, write_mask
+from carvana.data.io.images import write_image
+from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
 from carvana.data.target import read_shrunken
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from reference import Lines
 
-from carvana.data.io.images import write_image, write_mask
+from carvana.data.io.images import write_image
+from carvana.data.io.masks import write_mask
 from carvana.errors import ModelError, RunError
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter

@@ -16,7 +16,8 @@ import yaml
 from carvana.config import FitConfig
 from carvana.data.cache_build import build_caches
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
 from carvana.evaluation.evaluate import evaluate
 from carvana.folds import Folds

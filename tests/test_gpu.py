@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 
 pytestmark = pytest.mark.skipif(not Path("/proc/driver/nvidia/version").exists(), reason="needs a GPU")
 

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample
 from carvana.data.target import mask_of, read_shrunken

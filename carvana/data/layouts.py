@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carvana.data.io.images import MASK_SUFFIXES, SUFFIXES
+from carvana.data.io.images import SUFFIXES
+from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.mask_names import MaskNames
 from carvana.errors import ConfigError, DataError
 from carvana.registry import registry

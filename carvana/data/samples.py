@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from carvana.data.io.images import MASK_SUFFIXES
+from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.layouts import (
     Folders,
     find_layout,

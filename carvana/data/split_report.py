@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.data.splits import Split
 from carvana.utils.notebook import default_reporter

@@ -19,7 +19,7 @@ from typing import Literal, TextIO
 import numpy as np
 
 from carvana.config import DataConfig, SplitConfig
-from carvana.data.io.images import read_share
+from carvana.data.io.masks import read_share
 from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample, each_sample
 from carvana.errors import ConfigError, DataError

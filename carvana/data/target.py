@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.images import read_coverage, read_image, resize_image
+from carvana.data.io.images import read_image, resize_image
+from carvana.data.io.masks import read_coverage
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 
@@ -18,7 +19,7 @@ def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tupl
     Args:
         sample: A labelled image.
         size: (height, width).
-        target: "coverage" or "nearest", as :func:`carvana.data.io.images.shrink_mask` takes it.
+        target: "coverage" or "nearest", as :func:`carvana.data.io.masks.shrink_mask` takes it.
 
     Raises:
         DataError: there is no mask, or a file cannot be used.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.evaluation.evaluate import Evaluation, count_images, summarise
 from carvana.evaluation.plots import worst_images

@@ -14,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import ArrayLike, NDArray
 
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.images import read_mask, resize_image
+from carvana.data.io.images import resize_image
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation

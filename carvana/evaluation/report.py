@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate

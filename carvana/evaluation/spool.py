@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.images import write_mask
+from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError, cause
 from carvana.inference.inputs import refuse_equal_stems

@@ -26,7 +26,7 @@ from PIL import Image
 
 import carvana
 from carvana.data.demo import write_demo
-from carvana.data.io.images import read_coverage, read_mask
+from carvana.data.io.masks import read_coverage, read_mask
 from carvana.data.samples import Sample
 from carvana.data.target import read_shrunken
 

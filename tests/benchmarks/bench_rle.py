@@ -20,7 +20,7 @@ import numpy as np
 import carvana
 from carvana.data.demo import write_demo
 from carvana.data.io import rle
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 
 MASKS = 60
 ROUNDS = 9

@@ -33,7 +33,8 @@ import torch
 import carvana
 from carvana.data.demo import write_demo
 from carvana.data.io import rle
-from carvana.data.io.images import read_coverage, read_image, read_mask, resize_image
+from carvana.data.io.images import read_image, resize_image
+from carvana.data.io.masks import read_coverage, read_mask
 from carvana.data.samples import Sample
 from carvana.inference.mixture import Mixture
 from carvana.inference.prediction import resize_map

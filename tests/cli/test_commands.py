@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 import carvana
 from carvana.cli.app import app
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
 
 TINY = [

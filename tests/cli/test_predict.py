@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 import carvana
 from carvana.cli.app import app
 from carvana.config import FitConfig
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
 from carvana.folds import Folds
 from carvana.models.create import create_model

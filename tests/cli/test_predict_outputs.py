@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
-from carvana.data.io.images import read_image, read_mask, write_image
+from carvana.data.io.images import read_image, write_image
+from carvana.data.io.masks import read_mask
 from carvana.inference.base import BasePredictor
 from carvana.inference.outputs.postprocess import clean
 from carvana.inference.predictor import Predictor

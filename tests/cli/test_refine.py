@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from carvana.cli.app import app
 from carvana.config import FitConfig
 from carvana.data.io import rle
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.evaluation.evaluate import evaluate
 from carvana.evaluation.samples import choose_samples
 from carvana.inference.prediction import Prediction

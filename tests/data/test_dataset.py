@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from carvana.data.dataset import EpochSampler, SegmentationDataset
-from carvana.data.io.images import read_image, read_mask, write_image, write_mask
+from carvana.data.io.images import read_image, write_image
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError, DataError
 

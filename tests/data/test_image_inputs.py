@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from submitting import small_predictor
 
-from carvana.data.io.images import image_size, read_image, read_mask
+from carvana.data.io.images import image_size, read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.layouts import find_images
 from carvana.errors import DataError
 

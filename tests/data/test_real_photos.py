@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana.data.io.images import read_image, read_mask, shrink_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.metrics import dice
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from carvana import Segmenter
 from carvana.data.io import rle
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 
 EXAMPLES = ROOT / "docs" / "examples"
 THREADS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

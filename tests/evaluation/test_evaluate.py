@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from carvana.data.io.images import write_image, write_mask
+from carvana.data.io.images import write_image
+from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation, evaluate

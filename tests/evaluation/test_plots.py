@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from profiles import in_srgb, rgb_profile
 
-from carvana.data.io.images import write_image, write_mask
+from carvana.data.io.images import write_image
+from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation, ImageScore

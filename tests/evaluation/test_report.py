@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from carvana.config import FitConfig
-from carvana.data.io.images import read_mask, write_image, write_mask
+from carvana.data.io.images import write_image
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, write_split
 from carvana.errors import RunError

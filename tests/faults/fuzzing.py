@@ -26,7 +26,8 @@ from PIL import Image
 
 from carvana.data.io import rle
 from carvana.data.io.gif import read_runs
-from carvana.data.io.images import image_size, read_coverage, read_image, read_mask, read_share
+from carvana.data.io.images import image_size, read_image
+from carvana.data.io.masks import read_coverage, read_mask, read_share
 from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, read_split

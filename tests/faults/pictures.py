@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.io.images import write_palette_mask
+from carvana.data.io.masks import write_palette_mask
 from carvana.errors import DataError
 
 if TYPE_CHECKING:  # torch would take seconds of each process that only reads

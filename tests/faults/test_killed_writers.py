@@ -16,7 +16,8 @@ from faults.killing import Point, events, files, kill_at, kill_during, moments, 
 from submitting import small_predictor
 
 from carvana.data.cache_pack import Pack
-from carvana.data.io.images import write_image, write_mask
+from carvana.data.io.images import write_image
+from carvana.data.io.masks import write_mask
 from carvana.models.segmenter import Segmenter
 
 SIZE = (32, 48)

@@ -146,7 +146,7 @@ def test_a_small_command_that_meets_a_full_disk(
 @pytest.mark.fault(
     done="the disk full at each image, mask and manifest of `data demo`",
     promised="an OSError that names the file; the same pictures at last",
-    reaches="data/demo/write.py, data/io/images.py: write_palette_mask",
+    reaches="data/demo/write.py, data/io/masks.py: write_palette_mask",
 )
 def test_a_demo_that_meets_a_full_disk(disk: Disk, came_out: Any) -> None:
     home = disk.folder / "work"

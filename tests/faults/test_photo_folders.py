@@ -13,7 +13,8 @@ from faults.commands import carvana, start, wait_for
 from faults.pictures import labelled, photo_called, put
 
 from carvana.data.check.report import check_data
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.layouts import find_images
 from carvana.data.samples import find_samples
 from carvana.errors import DataError

@@ -12,7 +12,8 @@ from faults.commands import carvana
 from faults.pictures import ODD_NAMES, labelled, photo_called
 
 from carvana.data.check.report import check_data
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.layouts import find_images
 from carvana.data.sample_list import SampleList
 from carvana.data.samples import find_samples

@@ -24,7 +24,8 @@ from faults.pictures import (
 from PIL import Image
 from submitting import small_predictor
 
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
 
@@ -76,7 +77,8 @@ def test_a_photo_too_long_for_its_overlay_is_told_alone(predictor: Predictor, tm
 MEASURED = r"""
 import re, sys
 from pathlib import Path
-from carvana.data.io.images import image_size, read_coverage, read_image, read_mask, read_share
+from carvana.data.io.images import image_size, read_image
+from carvana.data.io.masks import read_coverage, read_mask, read_share
 from carvana.errors import DataError
 
 def held(key):

@@ -24,7 +24,8 @@ from faults.pictures import (
     refusal,
 )
 
-from carvana.data.io.images import image_size, read_coverage, read_image, read_mask
+from carvana.data.io.images import image_size, read_image
+from carvana.data.io.masks import read_coverage, read_mask
 from carvana.errors import DataError
 
 PLACES = range(20)
@@ -63,7 +64,7 @@ def test_a_cut_gif_mask_is_refused(place: int, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a PNG mask cut at 20 places",
     promised="an error of one line that names the file, or where only the end mark is cut, the mask",
-    reaches="data/io/images.py: _mask_by_pillow on a damaged file",
+    reaches="data/io/masks.py: _mask_from_pixels on a damaged file",
     quick=4,
 )
 @pytest.mark.parametrize("place", PLACES)

@@ -14,7 +14,7 @@ from faults.commands import PATIENCE, Done, carvana, kill, start, wait_for
 from faults.killing import files
 from submitting import draw_photos, read_table, runs_by_definition, small_predictor
 
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.errors import RunError
 from carvana.inference.predictor import Predictor
 from carvana.run import Run

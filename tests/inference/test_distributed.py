@@ -12,7 +12,7 @@ import forkserver
 import pytest
 from submitting import draw_photos, small_predictor
 
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.inference.distributed import own_share
 from carvana.inference.manifest import MANIFEST
 from carvana.inference.submission.write import write_submission

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import carvana
 from carvana.cli.app import app
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.export import export_onnx
 

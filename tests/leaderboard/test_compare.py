@@ -18,7 +18,7 @@ from comparing import RECIPE, recipe
 import carvana
 from carvana.config import FitConfig
 from carvana.data.check.resolution_limit import best_dice
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.errors import ConfigError, RunError
 from carvana.leaderboard import compare as comparison
 from carvana.leaderboard import executor as course

@@ -12,7 +12,8 @@ import pytest
 from boards import drawn_board, make_board
 from PIL import Image
 
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import WAITING, Row, ScoredImage

@@ -12,7 +12,7 @@ import pytest
 
 import carvana
 from carvana.config import FitConfig
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
 from carvana.evaluation.samples import read_run_split
 from carvana.folds import Folds

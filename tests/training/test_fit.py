@@ -15,7 +15,7 @@ from reference import Lines
 import carvana
 from carvana.config import FitConfig
 from carvana.data.demo import write_demo
-from carvana.data.io.images import write_mask
+from carvana.data.io.masks import write_mask
 from carvana.errors import CarvanaError, DataError, ModelError, RunError
 from carvana.evaluation.samples import choose_samples
 from carvana.run import Run
@@ -67,9 +67,9 @@ def test_the_evaluation_is_at_full_size_and_about_the_kept_weights(run: Run, tin
     for sample in carvana.find_samples(tiny_data):
         if sample.group in run.read_groups("val"):
             mask = predictor.predict(sample.image).mask > 0
-            true = carvana.data.io.images.read_mask(sample.mask) > 0
+            true = carvana.data.io.masks.read_mask(sample.mask) > 0
             scores.append(2 * (mask & true).sum() / (mask.sum() + true.sum()))
-            written = carvana.data.io.images.read_mask(run.masks_path / f"{sample.image.stem}_mask.png") > 0
+            written = carvana.data.io.masks.read_mask(run.masks_path / f"{sample.image.stem}_mask.png") > 0
             assert (written == mask).mean() > 0.999
     again = carvana.evaluate(
         predictor, [s for s in carvana.find_samples(tiny_data) if s.group in run.read_groups("val")]

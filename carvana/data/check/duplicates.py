@@ -85,13 +85,13 @@ def find_near_duplicates_among(
 ) -> list[NearDuplicate]:
     """What :func:`find_near_duplicates` finds, where thumbnails of all images would take too much memory.
 
-    All are compared with all at the smaller side, which takes a second for 5,000 images, and a few minutes for 100,000; memory
-    does not grow but for what is found.
+    All are compared with all at the smaller side, which takes a second for 5,000 images, and a few minutes for
+    100,000; memory grows only with the number of pairs found.
 
     Args:
         pictures: uint16 (N, 16, 16), as :func:`coarse` gives them.
         groups: N names of groups.
-        look: called with the place of an image that may be a near-duplicate, gives its thumbnail; None if its file was removed meanwhile.
+        look: gives the thumbnail of the image at a place; None if its file was removed meanwhile.
     """
     numbers: dict[str, int] = {}
     numbered = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)

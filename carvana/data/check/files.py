@@ -19,7 +19,8 @@ from carvana.data.check.problems import Problem
 from carvana.data.check.resolution_limit import best_dices
 from carvana.data.check.sizes import border_share, fits_better_turned
 from carvana.data.io.decode import name_of, read_bytes
-from carvana.data.io.images import MAX_PIXELS, MaskFile, image_size, inspect_mask, read_image
+from carvana.data.io.images import MAX_PIXELS, image_size, read_image
+from carvana.data.io.masks import MaskFile, inspect_mask
 from carvana.errors import DataError, printable
 
 T = TypeVar("T")

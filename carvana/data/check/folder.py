@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import overload
 
 from carvana.data.check.problems import Problem
-from carvana.data.io.images import MASK_SUFFIXES, SUFFIXES
+from carvana.data.io.images import SUFFIXES
+from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.layouts import (
     Folders,
     find_layout,

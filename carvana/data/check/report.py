@@ -30,7 +30,7 @@ from carvana.utils.progress import Reporter, track
 _THUMBNAILS = 1024  # of possible near-duplicates, kept in memory
 
 CEILING_MASKS = 256
-"""The number of masks, evenly spread over all, from which the ceilings are computed: enough for an error of about 3e-5."""
+"""The number of masks from which the ceilings are computed, for an error of about 3e-5."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.images import read_mask, shrink_mask
+from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample
 from carvana.utils.parallel import threaded
 

@@ -13,15 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.convert import turn
-from carvana.data.io.images import (
-    MASK_SUFFIXES,
-    Header,
-    image_header,
-    inspect_mask,
-    read_image,
-    read_share,
-    resize_image,
-)
+from carvana.data.io.images import Header, image_header, read_image, resize_image
+from carvana.data.io.masks import MASK_SUFFIXES, inspect_mask, read_share
 from carvana.data.layouts import warn_of_others
 from carvana.data.samples import Sample
 from carvana.data.target import mask_of

@@ -10,7 +10,8 @@ from pathlib import Path
 from carvana.data.demo.camera import FULL
 from carvana.data.demo.photo import VIEWS, draw_photo
 from carvana.data.demo.workers import run_chunks
-from carvana.data.io.images import image_size, write_image, write_palette_mask
+from carvana.data.io.images import image_size, write_image
+from carvana.data.io.masks import write_palette_mask
 from carvana.errors import CarvanaError, DataError
 from carvana.utils.devices import cpu_count
 from carvana.utils.files import digest, read_json, write_json

@@ -1,4 +1,4 @@
-"""From Pillow's pictures to plain arrays: upright, eight bits, RGB."""
+"""From Pillow images to arrays: upright, eight bits, RGB."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ UInt8 = NDArray[np.uint8]
 
 _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
 _PNG_DEPTH = 24  # the place of the bit depth in a PNG
-_PPM_HEADER = re.compile(rb"P\d(?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")  # its third number
+_PPM_HEADER = re.compile(
+    rb"P\d(?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s"
+)  # the group is its third number
 _JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # the codestream's beginning, see ITU-T T.800, A.5.1
-_NEARLY_ALL = 0.1, 99.9  # percentiles: a few dead or burnt pixels do not count
+_NEARLY_ALL = 0.1, 99.9  # percentiles, which leave out a few dead or burnt pixels
 _SMALL_PART = 1 / 4  # of the range; 14 bits in 16 are a little less
 
 
 def orientation_of(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is damaged or says something else."""
     try:
-        # Not the method that PNG files have of their own: it decodes all pixels to see whether EXIF stands behind them.
+        # Not the method of PNG files, which decodes all pixels to see whether EXIF follows them.
         orientation = int(Image.Image.getexif(picture).get(_ORIENTATION, 1))
     except Exception:  # Pillow's parser raises nearly anything on damaged bytes, and the pixels are sound
         return 1
@@ -54,7 +56,7 @@ def to_rgb(picture: Image.Image, name: str = "the image") -> UInt8:
     """Any picture as uint8 (H, W, 3); what is transparent shows white.
 
     Raises:
-        DataError: its values are of more than 8 bits and use a small part of their range; ``name`` begins the message.
+        DataError: its values have more than 8 bits and use a small part of their range; ``name`` begins the message.
     """
     if is_wide(picture):
         grey = _eight_bit(np.asarray(picture), name)
@@ -124,16 +126,18 @@ def _rgb_of(pixels: UInt8) -> UInt8:
 
 
 def is_wide(picture: Image.Image) -> bool:
-    """Whether Pillow hands out grey values of more than 8 bits."""
+    """Whether Pillow gives grey values of more than 8 bits."""
     return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
 def bits_of(picture: Image.Image, start: bytes) -> int:
-    """How many bits a value of a picture has in its file, which begins with ``start``: Pillow drops those behind 8."""
+    """The bits of a value in a picture's file, which begins with ``start``; Pillow keeps 8 of them."""
     if isinstance(picture, TiffImageFile):
         return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
     if isinstance(picture, PngImageFile):
-        return start[_PNG_DEPTH] if start else 16 if "16B" in str(picture.tile) else 8  # no tile: it was read already
+        return (
+            start[_PNG_DEPTH] if start else 16 if "16B" in str(picture.tile) else 8
+        )  # without a tile it is loaded already
     if picture.format == "PPM" and (header := _PPM_HEADER.match(start)):
         return int(header[1]).bit_length()
     if picture.format == "JPEG2000" and (size := start.find(_JPEG2000_SIZE)) >= 0:
@@ -142,7 +146,7 @@ def bits_of(picture: Image.Image, start: bytes) -> int:
 
 
 def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
-    """Refuse a picture of 16 bits in several bands of which Pillow's upper 8 bits show next to nothing.
+    """Refuse a picture of 16 bits in several bands whose upper 8 bits, which Pillow keeps, hold nearly nothing.
 
     Args:
         picture: With its pixels.
@@ -153,7 +157,7 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
         DataError: its values use a small part of their range.
     """
     bits = bits_of(picture, data)
-    if bits <= 8 or is_wide(picture):  # one band: _eight_bit has looked at it
+    if bits <= 8 or is_wide(picture):  # one band, which _eight_bit has checked
         return
     shown = np.asarray(picture.convert("RGB"))
     if np.ptp(np.percentile(shown, _NEARLY_ALL)) >= _SMALL_PART * 256:
@@ -178,17 +182,19 @@ def _eight_bit(values: NDArray[Any], name: str) -> UInt8:
 
 
 def _check_range(values: NDArray[Any], full: int, bits: int, name: str) -> None:
-    """Refuse values that would be read nearly black, or of one brightness; those that are all equal may be.
+    """Refuse values that would be read as an image of nearly one brightness; those that are all equal are allowed.
 
     Raises:
-        DataError: nearly all use a small part of 0 to ``full``, or some lie outside of it.
+        DataError: 99.8% of them lie within a quarter of 0 to ``full``, or some lie outside of it.
     """
     lowest, highest = values.min().item(), values.max().item()
     inside = 0 <= lowest <= highest <= full  # not so with NaN
     if inside and not 0 < np.ptp(np.percentile(values, _NEARLY_ALL)) < _SMALL_PART * full:
         return
     raise DataError(
-        f"{name}: {bits} bits a value, the lowest {lowest:,.6g}, the highest {highest:,.6g}, read as 0 to {full:,}: "
-        + ("nearly all use a small part of that" if inside else "some lie outside")
-        + "; scale the values to 0 to 255 and save 8 bits (a later version takes their range from data.range)"
+        f"{name}: {bits} bits a value, the lowest {lowest:,.6g}, the highest {highest:,.6g}; expected 0 to {full:,}"
+        + (", but 99.8% of the values lie within a quarter of that" if inside else ", but some lie outside")
+        + "; scale the values to 0 to 255 and save 8 bits"
+        " (this version reads no other range; a later one will, by data.range)",
+        kind="range",
     )

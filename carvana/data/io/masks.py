@@ -1,213 +1,217 @@
-"""From the values of a mask file to a mask of 0 and 1, where two values can be told from each other.
+"""Reading and writing of masks: uint8 (H, W) of 0 and 1, from image files and from NumPy's ``.npy``.
 
-A file of labels (instances, classes, a rim to be ignored) is refused: which of its values are the object is not in it.
+The competition's GIF files are read as runs of equal pixels (``gif.py``), all others as pixels, whose values
+``mask_values.py`` turns into 0 and 1.
 """
 
 from __future__ import annotations
 
-import io
-from typing import Any, cast
+import os
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.io.decode import JPEG_FORMATS, check_pixels
+from carvana.data.io.convert import orientation_of, turn
+from carvana.data.io.decode import Source, name_of, open_picture, read_bytes
+from carvana.data.io.gif import MOST_CHANGES, read_runs
+from carvana.data.io.images import MAX_PIXELS, SUFFIXES, UInt8, encode_with_opencv, image_header, resize_image, shrinks
+from carvana.data.io.mask_values import LOSSY_FORMATS, is_npy, mask_values, object_of, read_npy
+from carvana.data.io.runs import Runs
 from carvana.errors import DataError
+from carvana.utils.files import atomic_path, write_bytes
 
-UInt8 = NDArray[np.uint8]
+MASK_SUFFIXES = SUFFIXES | {".npy"}
+"""The suffixes of masks, in lower case."""
 
-LOSSY_FORMATS = (*JPEG_FORMATS, "WEBP", "AVIF", "HEIF", "JPEG2000")
-"""Formats whose compression makes many values of two; some of their files have none of it, which they do not tell."""
-
-_FEW = 16  # distinct values: more than two and up to so many are labels
-_LEAST_PART = 0.002  # of the pixels have a hue that counts
-_NEAR_ENDS = 0.98  # of the pixels of an antialiased mask lie within a tenth of black or white
-_LOW_LABELS = 9, 0.001  # an antialiased mask has no value of 1 to 9 (of 255) on more than this share of its pixels
-_LEAST_LABEL = 0.01  # of the pixels: none of the values between the lowest and the highest is on more
-_EXPECTED = "expected 0 and 1, 0 and 255, or a palette that shows the object bright"
+MaskSource: TypeAlias = "Source | tuple[Source, ...]"
+"""What :func:`read_mask` reads: a file, or the files of several masks that are joined."""
 
 
-def mask_values(picture: Image.Image, name: str) -> NDArray[Any]:
-    """How bright each pixel (H, W) of a mask is, by its brightest channel, in the file's own range.
+def read_mask(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> UInt8:
+    """Read a mask: uint8 (H, W), 1 where the object is.
 
-    What is transparent is black.
-
-    Raises:
-        DataError: more than two indices of a palette, or more than two colours; ``name`` begins the message.
-    """
-    if picture.mode == "P":
-        return _palette_values(picture, name)
-    if picture.mode == "1":
-        return np.asarray(picture).view(np.uint8)
-    if picture.mode == "L":
-        return np.array(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        wide: NDArray[Any] = np.nan_to_num(np.asarray(picture))
-        return wide
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        black = Image.new("RGBA", picture.size, "black")
-        picture = Image.alpha_composite(black, picture)
-    coloured = picture.convert("RGB")
-    colours = [cast("tuple[int, int, int]", colour) for _, colour in coloured.getcolors(_FEW) or ()]
-    if len(colours) > 2 and picture.format not in LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
-        told = ", ".join(sorted("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours))
-        raise DataError(f"{name}: the mask holds the colours {told}, more than the two of a mask, black and white")
-    if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in LOSSY_FORMATS:
-        told = " and ".join(sorted("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours))
-        raise DataError(f"{name}: the mask holds the colours {told}, both bright: which is the object? {_EXPECTED}")
-    if not colours and _has_several_hues(coloured):
-        raise DataError(f"{name}: the mask holds objects of several colours, more than the two of a mask")
-    brightest: UInt8 = np.asarray(coloured).max(axis=2)
-    return brightest
-
-
-def object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8:
-    """The 0/1 of a mask file's values: 1 where they are 1, if none is higher, else where they exceed half their range.
+    Black is background. Files of 0/1, of 0/255, bilevel and palette files are all understood, and arrays in NumPy's
+    ``.npy``: where no value exceeds 1, 1 is the object, else everything of more than half brightness (the brightest
+    channel counts). Between black and white there may be what antialiasing or JPEG leave at the object's boundary.
 
     Args:
-        values: (H, W), as :func:`mask_values` gives them.
-        name: The file's, in the message.
-        lossy: They are from one of the ``LOSSY_FORMATS``.
+        source: A path, the bytes of an image file, or one that is open; a tuple of them is joined: 1 where any is.
+        max_pixels: Refuse masks that hold more pixels.
 
     Raises:
-        DataError: there are values above 1, and none in the upper half; or more values than the two of a mask and
-            those of its antialiased boundary.
+        DataError: the file is missing, damaged, too large or not an image; or its values do not say which pixels are
+            the object: some exceed 1 and none is bright, as in files of 0/100, or there are more than two values that
+            are not those of an antialiased boundary. Or joined masks differ in size.
+
+    Example:
+        >>> read_mask("car_mask.gif").max()  # doctest: +SKIP
+        np.uint8(1)
     """
-    highest = values.max(initial=0)
-    lowest = values.min(initial=highest)
-    if lowest < 0:
-        raise DataError(f"{name}: the mask holds {_told(_distinct(values)[0])}, some below 0; {_EXPECTED}")
-    if highest <= 1 and np.issubdtype(values.dtype, np.integer):
-        return values if values.dtype == np.uint8 else values.astype(np.uint8)
-    full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
-    found, counts = _distinct(values)
-    if len(found) > 2 and not _is_antialiased(found, counts / values.size, full, lossy=lossy):
-        raise DataError(_several(name, found))
-    if 0 < highest <= full / 2 or (len(found) == 2 and lowest > full / 2):
-        raise DataError(f"{name}: the mask holds {_told(found)}: which of them are the object? {_EXPECTED}")
-    return np.asarray(values > full / 2).view(np.uint8)
+    found = _runs_or_mask(source, max_pixels)
+    return found.mask() if isinstance(found, Runs) else found
 
 
-def is_npy(data: bytes) -> bool:
-    """Whether a file that begins so holds an array of NumPy."""
-    return data[:6] == np.lib.format.MAGIC_PREFIX
+def read_coverage(
+    source: MaskSource, size: tuple[int, int], *, target: str = "coverage", max_pixels: int = MAX_PIXELS
+) -> UInt8:
+    """Read a mask at a training size: equal to :func:`shrink_mask` of :func:`read_mask`.
 
+    For the competition's own files no pixels of the full size are made, which takes a tenth of the time.
 
-def npy_size(start: bytes, name: str) -> tuple[int, int]:
-    """The (height, width) of a mask in NumPy's format, from the first bytes of its file.
+    Args:
+        source: As for :func:`read_mask`.
+        size: (height, width).
+        target: "coverage" or "nearest".
+        max_pixels: Refuse masks that hold more pixels.
+
+    Returns:
+        uint8 (h, w) in 0..255.
 
     Raises:
-        DataError: it holds something else than one value a pixel.
+        DataError: as for :func:`read_mask`.
     """
-    file = io.BytesIO(start)
+    found = _runs_or_mask(source, max_pixels)
+    if not isinstance(found, Runs):
+        return shrink_mask(found, size, target=target)
+    if target == "coverage" and shrinks(found.size, size):
+        return found.coverage(size)
+    return shrink_mask(found.mask(), size, target=target)
+
+
+def read_share(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> float:
+    """The share of an image that its mask covers, in [0, 1].
+
+    Raises:
+        DataError: as for :func:`read_mask`.
+    """
+    found = _runs_or_mask(source, max_pixels)
+    runs = found if isinstance(found, Runs) else Runs.of(found)
+    return runs.area / (runs.size[0] * runs.size[1])
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask, and what else is known of its file.
+
+    Attributes:
+        mask: uint8 (H, W) of 0/1.
+        between: The share of the pixels whose value is neither the lowest nor the highest.
+        values: The number of different values.
+        frames: The number of pictures in the file, of which the first one is read.
+        orientation: EXIF's, 1 to 8; the mask is upright.
+    """
+
+    mask: UInt8
+    between: float = 0.0
+    values: int = 2
+    frames: int = 1
+    orientation: int = 1
+
+
+def inspect_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> MaskFile:
+    """Read one mask file and count its values, which takes longer than :func:`read_mask`.
+
+    Raises:
+        DataError: as for :func:`read_mask`.
+    """
+    data = read_bytes(source, max_pixels)
+    runs = read_runs(data, max_pixels=max_pixels)
+    if runs is not None:
+        return MaskFile(runs.mask())
+    values, mask, frames = _mask_from_pixels(data, source, max_pixels)
+    found, counts = np.unique(values, return_counts=True)
+    between = float(counts[1:-1].sum() / values.size)
+    return MaskFile(mask, between, len(found), frames, image_header(data, max_pixels=max_pixels).orientation)
+
+
+def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
+    """Write a mask (H, W), nonzero where the object is, as a 1-bit PNG (black and white), atomically.
+
+    Raises:
+        DataError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_mask(f"{folder}/mask.png", np.eye(3, dtype=np.uint8))
+        ...     read_mask(f"{folder}/mask.png").sum()
+        np.uint64(3)
+    """
+    write_bytes(path, encode_mask(mask, name=path))
+
+
+def encode_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], *, name: str | os.PathLike[str] = "mask") -> bytes:
+    """The bytes of the 1-bit PNG that :func:`write_mask` writes; ``name`` begins the message of an error."""
+    white = (mask != 0).view(np.uint8) * np.uint8(255)
+    return encode_with_opencv(white, ".png", [cv2.IMWRITE_PNG_BILEVEL, 1], name)
+
+
+def write_palette_mask(path: str | os.PathLike[str], mask: UInt8) -> None:
+    """Write a mask of 0/1 (H, W) as the competition's are: a GIF of indices 0 and 1, shown black and white."""
+    picture = Image.fromarray(mask)
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="GIF", optimize=False, interlace=0)
+
+
+def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage") -> UInt8:
+    """Bring a mask of 0/1 to a training size, as uint8 (h, w) in 0..255: 255 times the share that the object covers.
+
+    Args:
+        mask: uint8 (H, W) of 0/1.
+        size: (height, width).
+        target: "coverage" averages over the area of each new pixel; "nearest" takes the old pixel at the corner of
+            each new one, as OpenCV's INTER_NEAREST does and the seed's notebook did: only 0 or 255, and shifted by
+            half a pixel, which limits every network (docs/explanation/coverage.md).
+    """
+    height, width = size
+    if mask.shape == (height, width):
+        return mask * np.uint8(255)
+    if target == "nearest":
+        nearest: UInt8 = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        return nearest * np.uint8(255)
+    if shrinks(mask.shape, size):
+        runs = Runs.of(mask)
+        if len(runs.changes) <= MOST_CHANGES:
+            return runs.coverage(size)
+    return resize_image(mask * np.uint8(255), size)
+
+
+def _runs_or_mask(source: MaskSource, max_pixels: int) -> Runs | UInt8:
+    """A mask in the form that is cheapest to read."""
+    if isinstance(source, tuple):
+        if not source:
+            raise DataError("the tuple of mask files is empty; expected at least one")
+        masks = [read_mask(one, max_pixels=max_pixels) for one in source]
+        if len({mask.shape for mask in masks}) > 1:
+            sizes = ", ".join(f"{name_of(one)} {mask.shape}" for one, mask in zip(source, masks, strict=True))
+            raise DataError(f"masks of one image differ in size (height, width): {sizes}")
+        joined: UInt8 = np.maximum.reduce(masks)
+        return joined
+    data = read_bytes(source, max_pixels)
+    runs = read_runs(data, max_pixels=max_pixels)
+    return runs if runs is not None else _mask_from_pixels(data, source, max_pixels)[1]
+
+
+def _mask_from_pixels(data: bytes, source: Source, max_pixels: int) -> tuple[NDArray[Any], UInt8, int]:
+    """The values of a file, the mask, and the number of pictures."""
+    name = name_of(source)
+    if is_npy(data):
+        values = read_npy(data, name, max_pixels)
+        return values, object_of(values, name), 1
+    with open_picture(data, source, max_pixels) as picture:
+        values = turn(mask_values(picture, name), orientation_of(picture))
+        lossy = picture.format in LOSSY_FORMATS
+        frames = _frames(picture)  # the last step: it moves the file away from the first picture
+    return values, object_of(values, name, lossy=lossy), frames
+
+
+def _frames(picture: Image.Image) -> int:
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, kind = read(file)
-    except Exception as error:  # NumPy's parser raises nearly anything on damaged bytes
-        raise DataError(f"{name}: cannot be read as an array of NumPy ({error})") from error
-    sides = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape[:2] if shape[2:] == (1,) else shape
-    if len(sides) != 2 or 0 in sides or kind.kind not in "buif":
-        raise DataError(f"{name}: an array of {kind} {shape} is not a mask; expected numbers of shape (height, width)")
-    return int(sides[0]), int(sides[1])
-
-
-def read_npy(data: bytes, name: str, limit: int) -> NDArray[Any]:
-    """The values (H, W) of a mask in NumPy's format.
-
-    Raises:
-        DataError: as for :func:`npy_size`, or there are more than ``limit`` pixels, or fewer than it says.
-    """
-    size = npy_size(data, name)
-    check_pixels(*size, limit, name)
-    try:
-        values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
-        raise DataError(f"{name}: damaged or cut ({error}); replace the file or leave it out") from error
-    values = np.nan_to_num(values.reshape(size))
-    return values.view(np.uint8) if values.dtype == np.bool_ else values
-
-
-def _has_several_hues(picture: Image.Image) -> bool:
-    """Whether parts of a picture have different hues; one colour keeps its hue where it fades to black or white."""
-    hue, saturation, value = np.moveaxis(np.asarray(picture.convert("HSV")), 2, 0)
-    hues = np.bincount(hue[(saturation > 64) & (value > 64)] >> 4, minlength=16)
-    there = np.flatnonzero(hues > _LEAST_PART * hue.size)
-    neighbours = len(there) == 2 and there[1] - there[0] in (1, 15)
-    return len(there) > 1 and not neighbours
-
-
-def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The values that there are, in order, and the number of pixels of each."""
-    if values.dtype != np.uint8:
-        found, counts = np.unique(values, return_counts=True)
-        return found, counts.astype(np.float64)
-    counts = cv2.calcHist([np.ascontiguousarray(values)], [0], None, [256], [0, 256]).ravel()
-    found = np.flatnonzero(counts)
-    return found, counts[found].astype(np.float64)
-
-
-def _is_antialiased(found: NDArray[Any], shares: NDArray[np.float64], full: int, *, lossy: bool) -> bool:
-    """Whether more than two values are black, white, and the boundary between them."""
-    near_ends = shares[(found <= full / 10) | (found >= full * 0.9)].sum() >= _NEAR_ENDS
-    if lossy:
-        return bool(near_ends)
-    highest, most = _LOW_LABELS
-    low = (found > 0) & (found <= highest * full / 255)
-    labels = (low & (shares > most)).any() or (shares[1:-1] > _LEAST_LABEL).any()
-    return bool(near_ends and len(found) > _FEW and not labels)
-
-
-def _several(name: str, found: NDArray[Any]) -> str:
-    """The message about a file of labels, with the task that they would be."""
-    task = _task(found)
-    return f"{name}: the mask holds {_told(found)}, more than the two of a mask, 0 and 255" + (
-        f"; a later version reads labels, by {task}" if task else ""
-    )
-
-
-def _told(found: NDArray[Any]) -> str:
-    if len(found) <= _FEW:
-        return f"the values {', '.join(f'{value:g}' for value in found)}"
-    return f"{len(found):,} values from {found[0]:g} to {found[-1]:g}"
-
-
-def _task(found: NDArray[Any]) -> str:
-    """What ``task`` of a config says of such labels; "" where they are not whole numbers."""
-    if not np.issubdtype(found.dtype, np.integer):
-        return ""
-    # 0, 1, ... and a rim of 255, or a few of such classes and the rim.
-    ignored = found[-1] == 255 and found[0] == 0 and (found[-2] == len(found) - 2 or found[-2] < 64)
-    labels = found[:-1] if ignored else found
-    if len(labels) > _FEW:
-        low, high = labels[labels > 0][0], labels[-1]
-        classes = f'object: "{low}-{high}"'
-    elif labels.tolist() == [0, 1]:
-        classes = "object: 1"
-    else:
-        classes = ", ".join(f"class_{value}: {value}" for value in labels)
-    return f"task: {{classes: {{{classes}}}{', ignore: [255]' if ignored else ''}}}"
-
-
-def _palette_values(picture: Image.Image, name: str) -> UInt8:
-    """Indices looked up in the palette's brightest channel; the bare indices where the palette tells nothing apart."""
-    indices = np.array(picture)
-    palette = np.zeros(768, np.uint8)
-    colours = picture.getpalette() or []
-    palette[: len(colours)] = colours
-    brightness = palette.reshape(256, 3).max(axis=1)
-    highest = int(indices.max(initial=0))
-    if highest == 0:
-        return np.full_like(indices, brightness[0] > 127)  # one colour everywhere: the object if it is bright
-    if len(np.unique(brightness[: highest + 1])) == 1:
-        return indices
-    if brightness[0] == 0 and brightness[1] > 127 and highest <= 1:
-        return indices  # Carvana's own files: no look-up needed
-    found, _ = _distinct(indices)
-    if len(found) > 2 and np.ptp(palette.reshape(256, 3)[found], axis=1).any():  # not the greys of a picture
-        raise DataError(_several(name, found))
-    values: UInt8 = cv2.LUT(indices, brightness)
-    return values
+        return int(getattr(picture, "n_frames", 1))
+    except Exception:  # Pillow goes through what follows the first picture, and may raise nearly anything there
+        return 1

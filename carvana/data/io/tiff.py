@@ -1,4 +1,4 @@
-"""TIFF files that are not one image of usual bands: what they hold, in words."""
+"""TIFF files that are not one image of usual bands: a description for the error message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "
 
 
 def tiff_layout(file: BinaryIO) -> str:
-    """What a TIFF that cannot be read holds, as the end of a message; "" if the file is no TIFF, or damaged."""
+    """The end of a message about a TIFF that cannot be read; "" if the file is not a TIFF, or damaged."""
     try:
         file.seek(0)
         header = file.read(8)
@@ -41,14 +41,14 @@ def tiff_layout(file: BinaryIO) -> str:
     bits, kind = (value[0] if isinstance(value, tuple) else value for value in (bits, kind))
     what = f"{bits} bits{f' ({_KINDS[kind]})' if kind in _KINDS else ''}"
     return (
-        f"a TIFF of {bands} band{'s' * (bands > 1)} of {what} cannot be read as yet; expected grey, RGB or RGBA"
-        " of 8 or 16 bits; save the three bands to be seen as a file of 8 bits (a later version chooses bands by"
-        " data.channels)"
+        f"a TIFF of {bands} band{'s' * (bands > 1)} of {what} cannot be read; expected grey, RGB or RGBA of 8 or 16"
+        " bits; save the three bands to be used as a file of 8 bits (this version cannot choose bands; a later one"
+        " will, by data.channels)"
     )
 
 
 def check_pages(picture: TiffImageFile, name: str) -> None:
-    """Refuse a stack of pages, of which one would be read; thumbnails, smaller copies and masks are no pages.
+    """Refuse a stack of pages, of which one would be read; thumbnails, smaller copies and masks do not count.
 
     Raises:
         DataError: a page behind the first one has as many pixels as it, or more.
@@ -70,6 +70,6 @@ def check_pages(picture: TiffImageFile, name: str) -> None:
         with suppress(Exception):
             picture.seek(0)
     raise DataError(
-        f"{name}: a stack of {pages:,} pages, of which the first alone would be read; save each page that is meant as"
-        " a file of its own (a later version reads stacks by data.pages)"
+        f"{name}: a stack of {pages:,} pages, of which only the first would be read; save each page as a file of its"
+        " own (this version cannot read stacks; a later one will, by data.pages)"
     )

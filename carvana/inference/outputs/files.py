@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white
-from carvana.data.io.images import encode_image, encode_mask
+from carvana.data.io.images import encode_image
+from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.outputs.background import Background, compose
 from carvana.inference.outputs.cutout import cutout, edge_softness

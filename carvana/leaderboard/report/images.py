@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.images import encode_image, read_mask, resize_image
+from carvana.data.io.images import encode_image, resize_image
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import mask_path

@@ -8,7 +8,8 @@ from PIL import Image
 
 from carvana.data.augment import apply, make_augment
 from carvana.data.check.preview import OUTLINE, choose, show_samples
-from carvana.data.io.images import read_image, read_mask, resize_image, write_image, write_mask
+from carvana.data.io.images import read_image, resize_image, write_image
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import DataError, UnknownNameError
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from carvana.data.check.problems import ADVICE, NOTES
 from carvana.data.check.report import Report, check_data
-from carvana.data.io.images import read_image, read_mask, write_image, write_palette_mask
+from carvana.data.io.images import read_image, write_image
+from carvana.data.io.masks import read_mask, write_palette_mask
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.check.resolution_limit import SIZES, TARGETS, best_dice, best_dices, mean_ceilings
-from carvana.data.io.images import read_mask, shrink_mask
+from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import find_samples
 from carvana.inference.prediction import resize_map
 from carvana.metrics import dice

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from carvana.data.check.sizes import check_sizes, warn_about_masks, warn_of_passed_over
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import DataError
 from carvana.utils.progress import SilentReporter

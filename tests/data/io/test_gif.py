@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.io.gif import MOST_CHANGES, read_runs
-from carvana.data.io.images import read_mask
+from carvana.data.io.masks import read_mask
 from carvana.errors import DataError
 
 LIMIT = 10**8

@@ -11,19 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana.data.io.images import (
-    SUFFIXES,
-    image_size,
-    read_coverage,
-    read_image,
-    read_mask,
-    read_share,
-    resize_image,
-    shrink_mask,
-    write_image,
-    write_mask,
-    write_palette_mask,
-)
+from carvana.data.io.images import SUFFIXES, image_size, read_image, resize_image, write_image
+from carvana.data.io.masks import read_coverage, read_mask, read_share, shrink_mask, write_mask, write_palette_mask
 from carvana.errors import DataError
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana.data.io.images import read_image, read_mask
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.errors import ConfigError
 from carvana.inference.outputs.background import Colour
 from carvana.inference.outputs.files import Outputs

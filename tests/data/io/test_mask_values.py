@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana.data.io.images import image_size, inspect_mask, read_coverage, read_mask, read_share
+from carvana.data.io.images import image_size
+from carvana.data.io.masks import inspect_mask, read_coverage, read_mask, read_share
 from carvana.errors import DataError
 
 
@@ -172,8 +173,8 @@ def test_labels_near_black_or_white_are_no_antialiased_boundary(
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        (lambda mask: np.where(mask[:, :, None], (0, 255, 0), (255, 0, 0)), "#00ff00 and #ff0000, both bright"),
-        (lambda mask: np.where(mask[:, :, None], (255, 0, 0), (255, 255, 255)), "#ff0000 and #ffffff, both bright"),
+        (lambda mask: np.where(mask[:, :, None], (0, 255, 0), (255, 0, 0)), "#00ff00, #ff0000, both bright"),
+        (lambda mask: np.where(mask[:, :, None], (255, 0, 0), (255, 255, 255)), "#ff0000, #ffffff, both bright"),
         (lambda mask: np.where(mask, 255, 128), "values 128, 255: which of them"),
     ],
 )
@@ -191,7 +192,7 @@ def test_many_labels_are_counted_and_not_listed(mask: np.ndarray) -> None:
 
 
 def test_no_file_is_no_mask() -> None:
-    with pytest.raises(DataError, match="the tuple of files is empty"):
+    with pytest.raises(DataError, match="the tuple of mask files is empty"):
         read_mask(())
 
 
@@ -221,7 +222,7 @@ def test_several_masks_of_one_image_are_joined(mask: np.ndarray, tmp_path: Path)
         (npy(np.array(["a"])), "is not a mask"),
         (npy(np.zeros((4, 5), complex)), "is not a mask"),
         (npy(np.zeros((40, 50)))[:-9], "damaged or cut"),
-        (b"\x93NUMPY\x09\x09", "cannot be read as an array of NumPy"),
+        (b"\x93NUMPY\x09\x09", "cannot be read as a NumPy array"),
     ],
 )
 def test_arrays_that_are_not_masks_are_refused(data: bytes, told: str) -> None:
