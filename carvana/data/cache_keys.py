@@ -1,8 +1,8 @@
-"""What is in a file, known without reading it again: digests of contents, by what the system tells of a file.
+"""Digests of files, remembered so that a file is not read again: an index by what the system says about a file.
 
-A file is told by its device, its inode, its size and the times of its last change. The system sets the last of them
-(ctime) itself, so that no tool can change a file and have it look as before; and links to one file are one file. In
-doubt (a copy, another mount) a file is read again, which takes a tenth of a millisecond.
+A file is identified by its device, its inode, its size and the times of its last change. The system itself sets the
+last of them (ctime), so that a changed file never looks unchanged; links to one file are one file. In doubt (a copy,
+another mount) a file is read again, which takes a tenth of a millisecond.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,16 +22,16 @@ from carvana.data.cache_pack import KEY
 from carvana.data.samples import Sample
 from carvana.utils.devices import cpu_count
 from carvana.utils.files import atomic_path, file_digest
-from carvana.utils.progress import Reporter
+from carvana.utils.parallel import threaded
+from carvana.utils.progress import Reporter, track
 
 REMEMBERED = 500_000
-"""Files whose digests are kept, the latest: 28 MB."""
+"""The number of files whose digests are kept, the latest ones: 28 MB."""
 
-_FILE = np.dtype("S40")  # five numbers of 64 bits, compared as bytes; all zero (empty): there is no such file
+_FILE = np.dtype("S40")  # five numbers of 64 bits, compared as bytes; all zero (empty): a missing file
 _ENTRY = np.dtype([("file", _FILE), ("digest", KEY)])
-_TOGETHER = 512  # files that are handed to the threads at a time: work for all of them, in little memory
 _FRESH = 3_000_000_000
-"""Nanoseconds within which a file may change again without another time: such a file is not remembered."""
+"""Nanoseconds within which a file may change again with the same times: a file that new is not remembered."""
 
 
 class DigestIndex:
@@ -44,7 +43,7 @@ class DigestIndex:
         self._entries = _load(path)
 
     def keys(self, samples: Sequence[Sample], *, reporter: Reporter) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-        """A key for the content of each sample, S16 (n,), and what :func:`identify` tells of its files, int64 (n, 10).
+        """A key for the content of each sample, S16 (n,), and its files as :func:`identify` has them, int64 (n, 10).
 
         A key is made of the image's bytes and the mask's bytes; it is empty where a file is missing or cannot be read.
         Files that are not known are read, by several threads.
@@ -65,7 +64,7 @@ class DigestIndex:
         return 4 + self._entries.nbytes
 
     def save(self) -> None:
-        """Write what was learnt, atomically.
+        """Write the index, atomically.
 
         Raises:
             OSError: the folder cannot be written to.
@@ -94,17 +93,17 @@ class DigestIndex:
         *,
         newest: NDArray[np.int64],
     ) -> None:
-        sure = (digests != b"") & (newest < time.time_ns() - _FRESH)
-        entries = np.zeros(int(sure.sum()), _ENTRY)
-        entries["file"], entries["digest"] = files[sure], digests[sure]
-        others = self._entries[~np.append(sure, False)[places]]  # -1, the last: none of these files
+        settled = (digests != b"") & (newest < time.time_ns() - _FRESH)
+        entries = np.zeros(int(settled.sum()), _ENTRY)
+        entries["file"], entries["digest"] = files[settled], digests[settled]
+        others = self._entries[~np.append(settled, False)[places]]  # -1, the last: none of these files
         self.changed = len(others) + len(entries) > len(self._entries)
-        # Where all are these files, as in most folders, they are not copied once more.
+        # Usually all entries are of these files: then nothing is copied.
         self._entries = np.concatenate([entries, others])[:REMEMBERED] if len(others) else entries[:REMEMBERED]
 
 
 def identify(sample: Sample) -> tuple[int, ...]:
-    """Five numbers for each of a sample's two files, others once a file was changed; zeros where it is missing."""
+    """Five numbers for each of a sample's two files, which change with the file; zeros where it is missing."""
     return (*_identify(sample.image), *_identify_mask(sample.masks))
 
 
@@ -114,32 +113,26 @@ def _identify_mask(paths: tuple[Path, ...]) -> tuple[int, ...]:
     each = [_identify(path) for path in paths]
     if not each or not all(map(any, each)):
         return (0,) * 5
-    told = hashlib.blake2b(repr(each).encode(), digest_size=8).digest()
+    joined = hashlib.blake2b(repr(each).encode(), digest_size=8).digest()
     sizes, *times = ([one[place] for one in each] for place in (2, 3, 4))
-    return each[0][0], int.from_bytes(told, signed=True), sum(sizes), *map(max, times)
+    return each[0][0], int.from_bytes(joined, signed=True), sum(sizes), *map(max, times)
 
 
 def _identify(path: Path) -> tuple[int, ...]:
     try:
-        told = os.stat(path)  # noqa: PTH116 - 50,000 of them
+        stat = os.stat(path)  # noqa: PTH116 - 50,000 of them
     except OSError:
         return (0,) * 5
     # Devices and inodes are unsigned in the kernel.
-    device, inode = (number - (1 << 64) if number >> 63 else number for number in (told.st_dev, told.st_ino))
-    return device, inode, told.st_size, told.st_mtime_ns, told.st_ctime_ns
+    device, inode = (number - (1 << 64) if number >> 63 else number for number in (stat.st_dev, stat.st_ino))
+    return device, inode, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _read_digests(samples: Sequence[Sample], places: NDArray[np.int64], reporter: Reporter) -> Iterator[bytes]:
     """The digests of files: place 2 i is the image of sample i, 2 i + 1 its mask."""
-    reporter.start("reading images", len(places))
-    try:
-        with ThreadPoolExecutor(min(4 * cpu_count(), 32), thread_name_prefix="carvana") as pool:
-            for begin in range(0, len(places), _TOGETHER):
-                some = places[begin : begin + _TOGETHER].tolist()
-                yield from pool.map(_digest, [_paths(samples[place // 2], place % 2) for place in some])
-                reporter.advance("reading images", len(some))
-    finally:
-        reporter.finish("reading images")
+    paths = (_paths(samples[place // 2], place % 2) for place in places.tolist())
+    digests = threaded(_digest, paths, workers=min(4 * cpu_count(), 32))
+    yield from track(digests, reporter, "reading images", len(places))
 
 
 def _paths(sample: Sample, mask: int) -> tuple[Path, ...]:
@@ -165,7 +158,7 @@ def _pair_keys(digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
 
 
 def _load(path: Path) -> NDArray[np.void]:
-    """The entries; none if the file is missing or damaged, since reading images again costs little."""
+    """The entries; none if the file is missing or damaged, since images are quickly read again."""
     data = b""
     with suppress(OSError):
         data = path.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -24,29 +25,29 @@ Key = int | tuple[int, int]
 """An index, or (epoch, index)."""
 
 NEAR_BOUNDARY = 0.8
-"""Share of the crops that hold a piece of the boundary: away from it there is little to learn."""
+"""Share of the crops that contain a piece of the boundary: away from it there is little to learn."""
 
 
 class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Images and masks, read, brought to one size and augmented.
 
     ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (3, h, w), and the coverage, float32
-    (1, h, w) in [0, 1]: the share of each pixel that the object covers. What an item becomes depends on the seed, the
-    epoch and the index alone, however many processes read. A bare index is that of epoch 0, whose augmentation is the
-    same each time: in a loop of your own, hand the epochs over with :class:`EpochSampler`.
+    (1, h, w) in [0, 1]: the share of each pixel that the object covers. An item depends only on the seed, the epoch and
+    the index, however many processes read. A bare index is one of epoch 0, whose augmentation is the same each time:
+    a training loop of your own needs :class:`EpochSampler`.
 
     Args:
         samples: Labelled images, as :func:`carvana.find_samples` gives them.
-        size: (height, width) of what the network sees.
-        mode: "resize" shrinks whole images; "crop" cuts pieces of that size out of them at native resolution, most of
-            them where a boundary runs.
-        whole: With mode "crop", the share of items that are the whole image all the same, shrunk to ``size``: what is
-            near and what is far is learnt by one network.
-        target: "coverage", or "nearest" as the seed had it.
+        size: (height, width) of the items.
+        mode: "resize" shrinks whole images; "crop" cuts out pieces of that size at native resolution, most of them at
+            the object's boundary.
+        whole: With mode "crop", the share of items that are the whole image, shrunk to ``size``, so that one network
+            learns both scales.
+        target: "coverage", or "nearest" as in the seed project.
         augment: A registered name, or a callable with albumentations' convention, or None.
-        seed: Where all randomness begins.
-        cache: What :func:`carvana.data.cache_build.build_caches` made of the same samples, for mode "resize". The items
-            are the same to the bit.
+        seed: Of all randomness.
+        cache: The result of :func:`carvana.data.cache_build.build_caches` for the same samples, for mode "resize". The
+            items are the same to the bit.
 
     Raises:
         ConfigError: an option is unknown, or the augmentation would destroy coverage.
@@ -83,18 +84,50 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             augmentation.check_keeps_coverage(self.augment)
         self.seed = seed
         self.cache = cache
+        self.start: SegmentationDataset | None = None
+        self.start_epochs = 0
         self._check_cache()
+
+    def begin_with(self, start: SegmentationDataset, *, epochs: int) -> None:
+        """Give the items of another data set of the same images in the first epochs (progressive resizing).
+
+        A step on small images costs little and teaches where the object is; what is left to learn at full size are its
+        edges (fast.ai's DAWNBench entry of 2018; Tan and Le, EfficientNetV2, ICML 2021).
+
+        Args:
+            start: The same images in the same order, smaller, or whole where this data set crops.
+            epochs: The number of epochs.
+
+        Raises:
+            ConfigError: the two have different images.
+
+        Example:
+            >>> small, data = (SegmentationDataset(samples, size) for size in (256, 384), (512, 768))  # doctest: +SKIP
+            >>> data.begin_with(small, epochs=4)  # doctest: +SKIP
+            >>> data[3, 0][0].shape, data[4, 0][0].shape  # doctest: +SKIP
+            (torch.Size([3, 256, 384]), torch.Size([3, 512, 768]))
+        """
+        same = len(start) == len(self) and all(
+            one.image == other.image for one, other in zip(start.samples, self.samples, strict=True)
+        )
+        if not same:
+            raise ConfigError(
+                f"start: its {len(start)} images are not the {len(self)} of data; expected the same ones, in order"
+            )
+        self.start, self.start_epochs = start, epochs
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
     def largest_size(self) -> tuple[int, int]:
-        """(height, width) of the largest image of any epoch."""
-        return self.size
+        """(height, width) of the largest image of any epoch: those of the first epochs may be larger than crops."""
+        return self.size if self.start is None else max(self.start.size, self.size, key=math.prod)
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        if self.start is not None and epoch < self.start_epochs:
+            return self.start[epoch, index]
         if self.mode == "resize" or self._is_whole(epoch, index):
             image, mask = self._shrunken(index)
         else:
@@ -137,7 +170,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if self.cache is None:
             return
         if self.mode != "resize":
-            raise ConfigError(f"mode {self.mode!r} takes no cache: what it cuts out is of no one size; leave cache out")
+            raise ConfigError(f"mode {self.mode!r} takes no cache, which holds whole images only; leave cache out")
         made = len(self.cache), self.cache.size, self.cache.target
         expected = len(self.samples), tuple(self.size), self.target
         if made != expected:
@@ -150,11 +183,11 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Keys (epoch, index) for a DataLoader, in an order that depends on the seed and the epoch alone.
 
-    Handing the epoch to the data set with every index lets worker processes live through all epochs.
+    The epoch comes with every index, so that worker processes need not be started anew for each epoch.
 
     Args:
         length: How many samples there are.
-        seed: Where all randomness begins.
+        seed: Of all randomness.
 
     Example:
         >>> sampler = EpochSampler(3, seed=0)
@@ -169,7 +202,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration stands for."""
+        """Choose the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -183,7 +216,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 def _differ(sample: Sample, image: Sequence[int], mask: Sequence[int]) -> str:
     sizes = f"the mask is {mask[1]} x {mask[0]}, its image {image[1]} x {image[0]}"
-    return f"{sample.masks[0]}: {sizes}; they must be of one size"
+    return f"{sample.masks[0]}: {sizes}; they must have the same size"
 
 
 def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -196,9 +229,9 @@ def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 
 def _crop_corner(mask: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """The top left corner of a crop, so that a random pixel lies anywhere in it: of the boundary, or of the image.
+    """The top left corner of a crop around a random pixel, of the boundary or of the image, anywhere in the crop.
 
-    Were the corner random instead, the image's own edges would hardly be seen: its last row in one crop of a thousand.
+    With a random corner instead, the last row of an image would be in one crop of a thousand.
     """
     pixel = rng.integers(0, mask.shape)
     if rng.random() < NEAR_BOUNDARY:

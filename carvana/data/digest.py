@@ -1,14 +1,15 @@
-"""What images and masks hold, as short digests."""
+"""Digests of the contents of images and masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from carvana.data.cache_home import cache_home
 from carvana.data.cache_keys import DigestIndex
 from carvana.data.samples import Sample
 from carvana.errors import DataError
-from carvana.utils.files import digest
+from carvana.utils.files import digest, lock
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
@@ -16,15 +17,19 @@ from carvana.utils.progress import Reporter
 def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = None) -> list[str]:
     """A digest of the bytes of each image and its mask; empty where one of them is missing or cannot be read.
 
-    Files that the cache knows are not read.
+    Files whose digest is remembered in the cache are not read, and those that are read are remembered there.
     """
-    known = DigestIndex(cache_home() / "samples" / "files")
+    folder = cache_home() / "samples"
+    known = DigestIndex(folder / "files")
     keys, _ = known.keys(samples, reporter=reporter or default_reporter())
+    if known.changed:
+        with suppress(OSError), lock(folder / "lock", wait=False):  # not while another process fills the cache
+            known.save()
     return [key.ljust(keys.itemsize, b"\0").hex() if key else "" for key in keys.tolist()]
 
 
 def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = None) -> str:
-    """A digest of the bytes of all images and masks, in this order; names and places do not count.
+    """A digest of the bytes of all images and masks, in this order, without their names.
 
     Raises:
         DataError: a file is missing or cannot be read.
@@ -34,6 +39,6 @@ def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = Non
         if not found:
             raise DataError(
                 f"{sample.image}: it or its mask {sample.masks[0]} is missing or cannot be read; bring it back, or "
-                "take the image away"
+                "remove the image"
             )
     return digest("".join(digests))

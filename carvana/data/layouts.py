@@ -157,19 +157,13 @@ def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
 
 
 def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] | None = None) -> None:
-    """Warn of what a folder holds besides images (or files of these suffixes), which is passed over."""
-    others = passed_over(folder, SUFFIXES if suffixes is None else suffixes)
-    if others:
-        heif = "; pip install 'carvana[heic]' reads HEIC" if any("HEIC" in kind for kind in others) else ""
-        reporter.warn(f"{folder}: passed over {', '.join(others)}{heif}")
+    """Warn of what is in a folder besides images (or files of these suffixes): ``2 HEIC images, 1 video, 1 folder``.
 
-
-def passed_over(folder: Path, suffixes: Collection[str]) -> list[str]:
-    """What a folder holds besides images, counted by kind, as words: ``["2 HEIC images", "1 video", "1 folder"]``.
-
-    Hidden files, and what systems leave in folders, do not count.
+    Hidden files, and those that systems leave in folders, do not count.
     """
+    suffixes = SUFFIXES if suffixes is None else suffixes
     found: Counter[str] = Counter()
+    names: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - as above
@@ -177,10 +171,16 @@ def passed_over(folder: Path, suffixes: Collection[str]) -> list[str]:
                 continue
             if is_folder(entry):
                 found["folder"] += 1
+                names.append(f"{entry.name}/")
             elif suffix not in suffixes:
                 found[_KINDS.get(suffix, "other file")] += 1
-    counted = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counted]
+                names.append(entry.name)
+    if found:
+        counted = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        kinds = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counted)
+        first = min(names) if len(names) == 1 else f"the first: {min(names)}"
+        heif = "; pip install 'carvana[heic]' reads HEIC" if any("HEIC" in kind for kind in found) else ""
+        reporter.warn(f"{folder}: not read: {kinds} ({first}){heif}")
 
 
 _OF_SYSTEMS = {"thumbs.db", "desktop.ini"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from carvana.data.layouts import (
     group_pattern,
     nested_image_names,
     nested_names,
+    warn_of_others,
 )
 from carvana.data.mask_names import EXPECTED, MaskNames
 from carvana.errors import DataError
 from carvana.utils.files import expanded
+from carvana.utils.progress import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ def each_sample(
         expected = f"{EXPECTED}, as {stem}_mask.png" if mask_suffix is None else f"{stem}{mask_suffix}.png"
         alone = f"; {found.masks} holds {names.alone[0]}, say" if names.alone else ""
         raise DataError(
-            f"{found.images}: {len(missing)} of {len(names.images)} images have no mask in {found.masks} "
+            f"{found.images}: {len(missing)} of {len(names.images)} images {'has' if len(missing) == 1 else 'have'} no "
+            f"mask in {found.masks} "
             f"(the first: {missing[0]}; expected {expected}{alone}); add them or move the images away, or name "
             "another ending of masks with data.mask_suffix"
         )
@@ -221,6 +224,14 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
         return samples
     groups = [group_and_view(sample.stem, pattern) for sample in samples]
     return [replace(sample, group=group, view=view) for sample, (group, view) in zip(samples, groups, strict=True)]
+
+
+def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Warn of other files in the folder of a training's images; not if images are in sub-folders."""
+    first = samples[0]
+    if not first.depth:
+        beside = any(mask.parent == first.image.parent for mask in first.masks)
+        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else None)
 
 
 def _is_sound(sample: Any) -> bool:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from carvana.config import FitConfig
-from carvana.data.check.sizes import check_sizes, warn_about_masks, warn_of_passed_over
+from carvana.data.check.odd_masks import warn_about_masks
+from carvana.data.check.sizes import check_sizes
 from carvana.data.digest import content_digests
+from carvana.data.samples import warn_of_passed_over
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak, write_split
 from carvana.errors import ConfigError
 from carvana.evaluation.samples import read_run_split

@@ -14,7 +14,6 @@ from carvana.data.cache_build import build_caches
 from carvana.data.cache_home import cache_home
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
-from carvana.data.progressive_resize import GrowingDataset
 from carvana.data.samples import Sample
 from carvana.data.splits import Split
 from carvana.errors import ConfigError, ModelError
@@ -100,7 +99,8 @@ def datasets(
     if data.start_size is None:
         return train, val
     (start,) = _datasets(config, (split.train,), data.start_size, "resize", augments[:1], reporter)
-    return GrowingDataset(train, start=start, epochs=data.start_epochs), val
+    train.begin_with(start, epochs=data.start_epochs)
+    return train, val
 
 
 def _datasets(

@@ -7,7 +7,6 @@ import torch
 
 from carvana.config import FitConfig
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.progressive_resize import GrowingDataset
 from carvana.data.samples import find_samples
 from carvana.data.splits import make_split
 from carvana.errors import ConfigError
@@ -17,7 +16,8 @@ from carvana.training.setup import datasets
 def test_the_first_epochs_hand_out_the_small_photos_and_all_others_the_large_ones(tiny_data: Path) -> None:
     samples = find_samples(tiny_data)
     small, large = (SegmentationDataset(samples, size, augment="studio", seed=3) for size in ((32, 48), (64, 96)))
-    data = GrowingDataset(large, start=small, epochs=2)
+    data = SegmentationDataset(samples, (64, 96), augment="studio", seed=3)
+    data.begin_with(small, epochs=2)
     assert (len(data), data.size) == (len(samples), (64, 96))
     for epoch, expected in enumerate((small, small, large, large)):
         for mine, own in zip(data[epoch, 1], expected[epoch, 1], strict=True):
@@ -28,16 +28,17 @@ def test_the_first_epochs_hand_out_the_small_photos_and_all_others_the_large_one
 def test_the_largest_photo_of_any_epoch_is_known(tiny_data: Path) -> None:
     """What a batch takes, and what is read ahead, follows it."""
     samples = find_samples(tiny_data)
-    small, large = SegmentationDataset(samples, (64, 64), mode="crop"), SegmentationDataset(samples, (96, 48))
-    assert GrowingDataset(small, start=large, epochs=1).largest_size == (96, 48)
-    assert GrowingDataset(large, start=small, epochs=1).largest_size == (96, 48)
+    for first, then in (((96, 48), (64, 64)), ((64, 64), (96, 48))):
+        data = SegmentationDataset(samples, then, mode="crop")
+        data.begin_with(SegmentationDataset(samples, first), epochs=1)
+        assert data.largest_size == (96, 48)
 
 
 def test_other_photos_are_refused(tiny_data: Path) -> None:
     samples = find_samples(tiny_data)
     for other in (samples[:2], samples[::-1]):
         with pytest.raises(ConfigError, match=f"start: its {len(other)} images are not the 20 of data"):
-            GrowingDataset(SegmentationDataset(samples), start=SegmentationDataset(other), epochs=1)
+            SegmentationDataset(samples).begin_with(SegmentationDataset(other), epochs=1)
 
 
 @pytest.mark.parametrize("mode", ["resize", "crop"])

@@ -63,7 +63,7 @@ def test_what_is_passed_over_in_a_folder_is_counted_by_kind(tmp_path: Path, monk
     (tmp_path / "more").mkdir()
     lines = Lines()
     assert collect_images([tmp_path], reporter=lines) == [tmp_path / "a.jpg"]
-    found = "2 HEIC images, 1 folder, 1 other file, 1 video; pip install 'carvana[heic]' reads HEIC"
-    assert lines.warnings == [f"{tmp_path}: passed over {found}"]
+    found = "2 HEIC images, 1 folder, 1 other file, 1 video (the first: b.HEIC); pip install 'carvana[heic]' reads HEIC"
+    assert lines.warnings == [f"{tmp_path}: not read: {found}"]
     collect_images([tmp_path / "a.jpg"], reporter=lines)
     assert len(lines.warnings) == 1

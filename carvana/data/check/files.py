@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from carvana.data.check.duplicates import SIDE, thumbnail
 from carvana.data.check.folder import FilePair
+from carvana.data.check.odd_masks import border_share, fits_better_turned
 from carvana.data.check.problems import Problem
 from carvana.data.check.resolution_limit import best_dices
-from carvana.data.check.sizes import border_share, fits_better_turned
 from carvana.data.io.decode import name_of, read_bytes
 from carvana.data.io.images import MAX_PIXELS, image_size, read_image
 from carvana.data.io.masks import MaskFile, inspect_mask

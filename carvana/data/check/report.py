@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from carvana.data.check.duplicates import SIDE, find_near_duplicates_among, thumbnail
 from carvana.data.check.files import PairSummary, Size, inspect
 from carvana.data.check.folder import FilePairs, list_folders
+from carvana.data.check.odd_masks import is_inverted
 from carvana.data.check.problems import ADVICE, Problem
 from carvana.data.check.resolution_limit import ResolutionLimit, mean_ceilings
-from carvana.data.check.sizes import is_inverted
 from carvana.data.check.summary_table import SummaryTable
 from carvana.data.io.images import read_image
 from carvana.errors import DataError
