@@ -25,7 +25,7 @@ Folder = Annotated[
 Images = Annotated[str | None, typer.Option(help="Folder of images, if DIR is laid out otherwise.")]
 Masks = Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")]
 MaskSuffix = Annotated[
-    str | None, typer.Option(help="What masks have behind the name of their image, such as _L, if it is not usual.")
+    str | None, typer.Option(help="What masks have after the name of their image, such as _L, if it is not usual.")
 ]
 GroupPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the group in an image's name.")]
 
@@ -68,9 +68,9 @@ def check(
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write all of it as JSON; - is stdout.")] = None,
     replace: REPLACE = False,
 ) -> None:
-    """Read every file and report everything that is wrong, what is there, and how good training sizes can get.
+    """Read every file and report all problems, the contents, and the best Dice possible at usual training sizes.
 
-    Ends with 1 if anything is wrong.
+    Ends with 1 if there is a problem.
     """
     from carvana.cli.data_tables import report_tables
     from carvana.cli.display import make_reporter
@@ -91,7 +91,7 @@ def check(
         count = len(report.problems)
         raise DataError(
             f"{folder}: {count} problem{'s' * (count > 1)} in {files} file{'s' * (files > 1)}; "
-            "mend the files or move them away, then check again"
+            "correct the files or move them away, then check again"
         )
 
 
@@ -120,8 +120,8 @@ def show_images(
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
     check_target(out, replace=replace)
     seen = _size(size)
-    recipe = _recipe(folder, images, masks, mask_suffix, group)
-    samples = config_samples(recipe.data, recipe.data.root)
+    config = _config(folder, images, masks, mask_suffix, group)
+    samples = config_samples(config.data, config.data.root)
     show_samples(samples, out, size=seen, augment=augment, count=count, seed=seed)
     typer.echo(str(out))
 
@@ -154,8 +154,8 @@ def split(
 
     if out is not None:
         check_target(out, replace=replace)
-    recipe = _recipe(folder, images, masks, mask_suffix, group, split={"by": by.value, "val": val, "seed": seed})
-    made = make_split(recipe.data, recipe.split)
+    config = _config(folder, images, masks, mask_suffix, group, split={"by": by.value, "val": val, "seed": seed})
+    made = make_split(config.data, config.split)
     report = describe_split(made, reporter=make_reporter())
     show(split_table(report, title=f"{folder}, by {'group' if by is By.group else 'image'}, seed {seed}"))
     show(Text(_explain(by, report.val.groups, len(report.shared))))
@@ -170,7 +170,7 @@ def split(
     typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', '--data', str(folder), *settings])}")
 
 
-def _recipe(
+def _config(
     folder: Path,
     images: str | None,
     masks: str | None,
@@ -207,5 +207,5 @@ def _explain(by: By, groups: int, shared: int) -> str:
         "All images of a group stand on one side: no group is measured that was trained on. "
         "The groups were sorted by the "
         f"share of the image that their object covers and cut into {groups} layers, and one was drawn from each: both "
-        "sides hold small and large ones.\n"
+        "sides have small and large ones.\n"
     )

@@ -17,11 +17,11 @@ from carvana.data.split_report import Side, SplitReport
 from carvana.errors import printable
 
 LISTED = 10
-"""Files that are named for each kind of problem; ``--json`` names all."""
+"""The number of files that are named for each kind of problem; ``--json`` names all."""
 
 
 def report_tables(report: Report, *, root: Path) -> RenderableType:
-    """What was found in a data folder: its contents, the ceilings, everything that is wrong."""
+    """The report on a data folder: its contents, the ceilings, all problems."""
     parts: list[RenderableType] = [_contents(report, title=str(root))]
     if report.ceilings:
         parts.append(_ceilings(report))
@@ -35,7 +35,7 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
 
 
 def split_table(report: SplitReport, *, title: str) -> Table:
-    """Both sides of a split, beside one another."""
+    """Both sides of a split, side by side."""
     table = _table(title, header=True)
     for head, how in (("", "left"), ("training", "right"), ("validation", "right"), ("", "left")):
         table.add_column(head, justify=how, style="bold" if not head and not table.columns else "")  # type: ignore[arg-type]
@@ -46,9 +46,9 @@ def split_table(report: SplitReport, *, title: str) -> Table:
         table.add_row("views", *(str(len(side.views)) for side in sides))
         table.add_row("images of a view", *(_ends(side.views.values()) for side in sides))
     table.add_row(
-        "foreground", *(f"{side.foreground:.2%}" for side in sides), "mean share of an image that the object covers"
+        "foreground", *(f"{side.foreground:.2%}" for side in sides), "mean share of the image that the object covers"
     )
-    table.add_row("", *(_range(side) for side in sides), "where the middle eight tenths of the images lie")
+    table.add_row("", *(_range(side) for side in sides), "the range of the middle 80% of the images")
     return table
 
 
@@ -59,14 +59,14 @@ def _contents(report: Report, *, title: str) -> Table:
     table.add_column(style="dim")
     table.add_row("images", f"{report.image_count:,}", _text(f"in {report.images}"))
     table.add_row("with a mask", f"{report.pairs:,}", _text(f"in {report.masks}"))
-    table.add_row("groups", f"{report.group_count:,}", f"{_ends(report.images_per_group)} images each")
+    table.add_row("groups", f"{report.group_count:,}", f"{_images(report.images_per_group)} each")
     if report.views:
-        table.add_row("views", str(len(report.views)), f"{_ends(report.views.values())} images of each")
+        table.add_row("views", str(len(report.views)), f"{_images(report.views.values())} of each")
     sizes = sorted(report.sizes.items(), key=lambda entry: -entry[1])
     for number, ((height, width), count) in enumerate(sizes[:5]):
-        table.add_row("size" if not number else "", f"{height} x {width}", f"height x width, {count:,} images")
+        table.add_row("size" if not number else "", f"{height} x {width}", f"height x width, {_images([count])}")
     if len(sizes) > 5:
-        table.add_row("", f"{len(sizes) - 5:,} more", f"{sum(count for _, count in sizes[5:]):,} images")
+        table.add_row("", f"{len(sizes) - 5:,} more", _images([sum(count for _, count in sizes[5:])]))
     if report.foreground is not None:
         (low_file, low), (high_file, high) = report.foreground.lowest, report.foreground.highest
         ends = f"{low:.2%} ({Path(low_file).name}) to {high:.2%} ({Path(high_file).name})"
@@ -75,7 +75,8 @@ def _contents(report: Report, *, title: str) -> Table:
 
 
 def _ceilings(report: Report) -> RenderableType:
-    every = "all masks" if report.ceiling_masks == report.pairs else f"{report.ceiling_masks:,} masks, evenly spread"
+    every = report.ceiling_masks == report.pairs
+    masks = "all masks" if every else f"mean of {report.ceiling_masks:,} of {report.pairs:,} masks"
     table = _table("", header=True)
     table.title = None
     table.add_column("trained at", justify="right", style="bold")
@@ -85,14 +86,14 @@ def _ceilings(report: Report) -> RenderableType:
         height, width = ceiling.size
         table.add_row(f"{height} x {width}", f"{ceiling.coverage:.5f}", f"{ceiling.nearest:.5f}")
     # Not the table's own title, which would be folded to the table's width.
-    title = Text(f"The best Dice at full size that a perfect network could reach ({every})", style="table.title")
+    title = Text(f"The best Dice at full size that a perfect network could reach ({masks})", style="table.title")
     return Group(title, table)
 
 
 def _problems(
     title: str, problems: Sequence[Problem], advice: dict[str, str], root: Path, *, style: str
 ) -> RenderableType:
-    """By kind: how many, what to do about it, and below it the files."""
+    """A block for each kind: its number, what to do about it, and the files."""
     table = _table(title)
     table.add_column(overflow="fold")
     table.add_column()
@@ -119,13 +120,18 @@ def _table(title: str, *, header: bool = False) -> Table:
 
 
 def _text(words: str, style: str = "") -> Text:
-    """Words that hold names of files, which are not read as markup and do nothing to the terminal."""
+    """Text with names of files: not read as markup, and without control characters."""
     return Text(printable(words), style=style)
 
 
 def _ends(counts: Iterable[int]) -> str:
     low, high = min(counts := list(counts)), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _images(counts: Iterable[int]) -> str:
+    ends = _ends(counts)
+    return f"{ends} image{'' if ends == '1' else 's'}"
 
 
 def _range(side: Side) -> str:
@@ -135,4 +141,4 @@ def _range(side: Side) -> str:
 
 def _shared(report: SplitReport) -> str:
     count = len(report.shared)
-    return f"{count:,} stand on both sides" if count else "none stands on both sides"
+    return f"{count:,} on both sides" if count else "none on both sides"

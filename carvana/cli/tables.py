@@ -18,9 +18,13 @@ from carvana.utils.targets import check_target
 def show(table: RenderableType) -> None:
     """Print a table, or what else rich can print, to stdout, never folded where stdout is no terminal."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = 200
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))  # rich pads every line to the longest
 
 
 def evaluation_table(

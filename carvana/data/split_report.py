@@ -1,4 +1,4 @@
-"""A split in numbers: whether both sides show the same, and whether one has seen what the other is measured on."""
+"""A split in numbers: whether both sides are alike, and whether they share groups."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Side:
     """One side of a split.
 
     Attributes:
-        images: how many.
-        groups: how many.
-        views: how many images there are of each view; empty where names tell none.
+        images: their number.
+        groups: their number.
+        views: the number of images of each view; empty where names have none.
         foreground: the mean share that the object covers, in [0, 1].
-        spread: the share below which a tenth of the images lie, and the one above which a tenth lies.
+        spread: the 10% and the 90% quantile of that share.
     """
 
     images: int
@@ -39,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Both sides, and the groups that stand on both, sorted."""
+    """Both sides, and the groups on both, sorted."""
 
     train: Side
     val: Side
@@ -52,7 +52,7 @@ def describe_split(split: Split, *, workers: int | None = None, reporter: Report
     Args:
         split: what to describe.
         workers: threads that read; None for one per core.
-        reporter: told of the progress.
+        reporter: where progress goes.
 
     Raises:
         DataError: a mask cannot be read.

@@ -27,10 +27,10 @@ from carvana.utils.files import write_bytes
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter
 
-_CODING = "utf-8", "surrogateescape"  # names of files may hold bytes that are no text
+_CODING = "utf-8", "surrogateescape"  # names of files may have bytes that are not text
 
 MASKS_A_GROUP = 2
-"""How many masks of a group are read for its foreground share: enough to tell a lorry from a roadster."""
+"""The number of masks that are read for the foreground share of a group: enough to rank groups by it."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Split:
     val: SampleList
 
     def shared_groups(self) -> set[str]:
-        """The groups that stand on both sides: none, unless the split is by image or the user's own."""
+        """The groups on both sides: none, unless the split is by image or the user's own."""
         return {sample.group for sample in self.train} & {sample.group for sample in self.val}
 
 
 def make_split(data: DataConfig, split: SplitConfig) -> Split:
-    """Find the images of a recipe and divide them as it says.
+    """Find the images of a config and divide them as it says.
 
     Raises:
         ConfigError: no data folder is named.
@@ -59,9 +59,9 @@ def make_split(data: DataConfig, split: SplitConfig) -> Split:
 
 
 def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]) -> Split:
-    """Divide the images of a recipe as a written ``split.csv`` says.
+    """Divide the images of a config as an existing ``split.csv`` says.
 
-    A validation folder of its own (``split.file``) needs no file: its images validate, all others train.
+    It is not needed if ``split.file`` is a folder: the images in it validate, all others train.
 
     Raises:
         ConfigError, DataError: as for :func:`make_split`.
@@ -73,7 +73,11 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
 
 
 def config_samples(data: DataConfig, root: Path | None) -> SampleList:
-    """The images of a data folder, found as a recipe says; a ConfigError if no folder is named."""
+    """The images of a data folder, found as a config says.
+
+    Raises:
+        ConfigError: no folder is named.
+    """
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")
     return SampleList.of(
@@ -94,7 +98,7 @@ def split_samples(
         samples: What to split.
         by: "group" keeps all images of a group together; "image" draws single images.
         val: The share (below 1) or the number (1 and more) of groups, or images, to hold out.
-        seed: Which ones are drawn.
+        seed: Other numbers draw others.
 
     Raises:
         DataError: nothing would be left on one side.
@@ -109,7 +113,7 @@ def split_samples(
         (4, 2, 1)
     """
     unit = _unit(by)
-    ordered, members = _gathered(samples, unit)
+    ordered, members = _sorted_units(samples, unit)
     what = "groups" if by == "group" else "images"
     count = _count(val, len(members), what)
     rng = np.random.default_rng(seed)
@@ -126,17 +130,17 @@ def split_samples(
 def split_folds(
     samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by: Literal["group", "image"] = "group"
 ) -> list[Split]:
-    """Deal the samples out, so that each one validates exactly once.
+    """Divide the samples into folds, so that each one validates exactly once.
 
-    By group, the groups are sorted by the share of the image that their object covers, and dealt out in layers of as
-    many groups as there are folds: every fold gets one of each layer, small and large groups as there are. The folds'
-    numbers of groups (or images) differ by one at the most.
+    By group, the groups are sorted by the share of the image that their object covers, and cut into layers of as
+    many groups as there are folds: every fold gets one of each layer, so that all have small and large groups. The
+    folds' numbers of groups (or images) differ by at most one.
 
     Args:
         samples: What to split.
-        folds: How many, at least 2.
+        folds: Their number, at least 2.
         seed: Which group of a layer goes to which fold.
-        by: "group" keeps all images of a group together; "image" deals out single images.
+        by: "group" keeps all images of a group together; "image" divides single images.
 
     Returns:
         For each fold what trains and what validates.
@@ -149,7 +153,7 @@ def split_folds(
     if folds < 2:
         raise ConfigError(f"{folds} folds: expected at least 2, each trained on the {what} of the others")
     unit = _unit(by)
-    ordered, members = _gathered(samples, unit)
+    ordered, members = _sorted_units(samples, unit)
     if len(members) < folds:
         raise DataError(f"{folds} folds need as many {what}, and there are {len(members)}; take fewer folds")
     rng = np.random.default_rng(seed)
@@ -160,8 +164,8 @@ def split_folds(
     else:
         order = rng.permutation(len(names))
     layers = -(-len(names) // folds)
-    dealt = np.concatenate([rng.permutation(folds) for _ in range(layers)])[: len(names)]
-    fold_of = {names[place]: fold for place, fold in zip(order.tolist(), dealt.tolist(), strict=True)}
+    layered = np.concatenate([rng.permutation(folds) for _ in range(layers)])[: len(names)]
+    fold_of = {names[place]: fold for place, fold in zip(order.tolist(), layered.tolist(), strict=True)}
 
     def fold_split(fold: int) -> Split:
         return _divide(ordered, lambda sample: fold_of[unit(sample)] == fold)
@@ -173,19 +177,19 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     """Divide samples as a ``split.csv`` says: columns image (a file name) and subset (train or val).
 
     Raises:
-        DataError: the file cannot be used, names an image that is not there, or leaves one side empty.
+        DataError: the file cannot be used, names an image that does not exist, or leaves one side empty.
     """
     subsets = _read_subsets(Path(path))
     places = {sample.name: place for place, sample in enumerate(samples)}
     known = [name if name in places else Path(name).name for name in subsets]  # written with a folder before it
     if len(set(known)) < len(known):
         twice = Counter(known).most_common(1)[0][0]
-        raise DataError(f"{path}: {twice} stands there twice; leave one of the lines out")
+        raise DataError(f"{path}: {twice} is there twice; remove one of the lines")
     subsets = dict(zip(known, subsets.values(), strict=True))
     absent = sorted(subsets.keys() - places.keys())
     if absent:
         raise DataError(f"{path}: {len(absent)} of its images are not in the data folder (the first: {absent[0]})")
-    # In the file's order: a training that goes on must find each image at its place.
+    # In the file's order: a resumed training must find each image at its place.
     chosen = SampleList.of(samples).take([places[name] for name in subsets])
     split = _divide(chosen, lambda sample: subsets[sample.name] == "val")
     if not split.train or not split.val:
@@ -199,11 +203,11 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
     Args:
         path: The file.
         split: What to write.
-        digests: What each image and its mask hold, in the same order, for a fourth column: see
+        digests: Of each image and its mask, in the same order, for a fourth column: see
             :func:`carvana.data.digest.content_digests`.
     """
     table = io.StringIO()
-    # Left to itself, the writer puts no quotes around a carriage return, and the reader takes it for the end of a line.
+    # By default the writer does not quote a carriage return, which the reader takes for the end of a line.
     returns = any("\r" in sample.name + sample.group for sample in split.train + split.val)
     rows = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     columns = [
@@ -220,12 +224,12 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
 
 
 def _unit(by: Literal["group", "image"]) -> Callable[[Sample], str]:
-    """What goes to one side as a whole: a group, or an image."""
+    """The name of what is not divided: a group, or an image."""
     return (lambda sample: sample.group) if by == "group" else (lambda sample: str(sample.image))
 
 
-def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[SampleList, dict[str, list[int]]]:
-    """The samples in an order of their own, and the places in it of those of each unit."""
+def _sorted_units(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[SampleList, dict[str, list[int]]]:
+    """The samples sorted by group and name, and the places in that order of each unit."""
     table = SampleList.of(samples)
     keys = [(sample.group, sample.name) for sample in table]
     ordered = table.take(sorted(range(len(keys)), key=keys.__getitem__))
@@ -236,10 +240,10 @@ def _gathered(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple
 
 
 def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
-    """Make sure that a split is the one that was written: the same images in the same order.
+    """Make sure that a split equals a written one: the same images in the same order.
 
     Raises:
-        DataError: images have come or gone since, or the file cannot be used.
+        DataError: images were added or removed since, or the file cannot be used.
     """
     rows = list(_read_subsets(Path(path)).items())
     sides = (("train", split.train), ("val", split.val))
@@ -247,18 +251,18 @@ def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
     if rows != found:
         differing = sorted(set(rows) ^ set(found)) or [rows[0]]
         raise DataError(
-            f"{path}: the images are not those that it names ({differing[0][0]} differs); bring them back as "
-            "they were, or begin another training with --init"
+            f"{path}: names other images than the data folder has ({differing[0][0]} differs); restore them, or "
+            "begin another training with --init"
         )
 
 
 def tell_of_leak(split: Split, reporter: Reporter) -> None:
-    """Warn of groups on both sides."""
+    """Warn of groups on both sides of a split."""
     leaking = len(split.shared_groups())
     if leaking:
         reporter.warn(
-            f"{leaking} groups are on both sides of the split: validation reads too high; "
-            "take split.by=group unless this is meant"
+            f"{leaking} group{'s are' if leaking > 1 else ' is'} on both sides of the split: validation reads too "
+            "high; take split.by=group unless this is meant"
         )
 
 
@@ -267,9 +271,9 @@ def _count(val: float, available: int, what: str) -> int:
         raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
     count = int(val) if val >= 1 else max(1, round(val * available))
     if available == 1:
-        other = "take split.by=image" if what == "groups" else "add some"
+        other = "take split.by=image" if what == "groups" else "add more"
         raise DataError(
-            f"there is one of the {what} to split, which cannot train and validate; {other}, or name a validation "
+            f"one of the {what} is not enough to train and validate; {other}, or name a validation "
             "folder with split.file"
         )
     if count >= available:
@@ -309,7 +313,7 @@ def _read_subsets(path: Path) -> dict[str, str]:
                         f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train or val"
                     )
                 if name in subsets:
-                    raise DataError(f"{path}, line {number}: {name} stands there twice; leave one of the lines out")
+                    raise DataError(f"{path}, line {number}: {name} is there twice; remove one of the lines")
                 subsets[name] = sys.intern(subset)
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a split: {error}") from error

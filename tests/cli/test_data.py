@@ -126,7 +126,7 @@ def test_split_explains_and_writes_what_fit_reads(tiny_data: Path, tmp_path: Pat
     out = tmp_path / "split.csv"
     result = call("split", tiny_data, "--val", 2, "--seed", 3, "--out", out)
     assert result.exit_code == 0
-    assert "none stands on both sides" in result.stdout
+    assert "none on both sides" in result.stdout
     assert f"--set split.file={out}" in result.stdout
     split = read_split(out, find_samples(tiny_data))
     assert (len(split.train), len(split.val)) == (12, 8)

@@ -241,7 +241,7 @@ def test_a_split_may_name_photos_of_sub_folders_or_paths_that_end_in_names(tmp_p
     (tmp_path / "own.csv").write_text("image,subset\nimages/a.jpg,train\nimages/b.jpg,val\n")
     assert read_split(tmp_path / "own.csv", find_samples(tmp_path / "2")).val[0].name == "b.jpg"
     (tmp_path / "own.csv").write_text("image,subset\nx/a.jpg,train\ny/a.jpg,val\n")
-    with pytest.raises(DataError, match=r"a\.jpg stands there twice"):
+    with pytest.raises(DataError, match=r"a\.jpg is there twice"):
         read_split(tmp_path / "own.csv", find_samples(tmp_path / "2"))
 
 

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.io.images import resize_image
+
 SIDE = 64
 """Pixels of a thumbnail's side."""
 
@@ -52,7 +54,7 @@ class NearDuplicate:
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What :func:`find_near_duplicates` compares of an image (H, W, 3): uint8 (64, 64), grey."""
-    small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    small = resize_image(image, (SIDE, SIDE))
     grey: NDArray[np.uint8] = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return grey
 

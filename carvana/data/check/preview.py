@@ -1,4 +1,4 @@
-"""A sheet that shows what training makes of images: their outlines, the coverage it learns, augmented versions."""
+"""A sheet of images as training uses them: their outlines, the coverage to be learnt, augmented versions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PARTLY = (255, 149, 0)
 """Orange: pixels that the object covers in part, in the pictures of coverage."""
 
 VERSIONS = 4
-"""How many augmented versions of each image are drawn: those of the first epochs."""
+"""The number of augmented versions of each image: those of the first epochs."""
 
 _CELL = 256  # pixels, about the height of a picture on the sheet
-_GAP, _LINE, _HEAD, _MARGIN = 10, 24, 84, 22  # pixels: between pictures, for names, above all, around all
-_NARROWEST = 900  # pixels of the sheet: the title and the legend stand side by side
+_GAP, _LINE, _HEAD, _MARGIN = 10, 24, 84, 22  # pixels: between pictures, for names, at the top, at the sides
+_NARROWEST = 900  # pixels of the sheet: the title and the legend are side by side
 _DPI = 100
 _LEGEND = "yellow: the outline, where the coverage is one half    orange: pixels that the object covers in part"
 _RIM = (44, 44, 46)
@@ -55,9 +55,9 @@ def show_samples(
     count: int = 6,
     seed: int = 0,
 ) -> list[Sample]:
-    """Draw some images with their masks, and what training at a size makes of them.
+    """Draw some images with their masks, as training at a size uses them.
 
-    A row holds the image with its mask's outline; the coverage that the network learns, where orange pixels lie on
+    A row has the image with its mask's outline; the coverage that the network learns, where orange pixels lie on
     the boundary; and the image as the first epochs of a training would show it. All pixels are those of the training
     size, enlarged; the outline is where the coverage is one half.
 
@@ -66,7 +66,7 @@ def show_samples(
         path: the PNG to write.
         size: (height, width) of the training.
         augment: a registered name: studio, seed, none, or a plugin's.
-        count: how many images, each of another group while there are enough.
+        count: number of images, each of another group if there are enough.
         seed: which images, and how they are augmented.
 
     Returns:
@@ -77,16 +77,16 @@ def show_samples(
         UnknownNameError: no augmentation has this name.
     """
     chosen = choose(samples, count, seed=seed)
-    recipe = make_augment(augment)
-    check_keeps_coverage(recipe)
-    versions = VERSIONS if recipe is not None else 1
-    rows = [_row(samples[index], size, recipe, versions, (seed, index)) for index in chosen]
+    augmentation = make_augment(augment)
+    check_keeps_coverage(augmentation)
+    versions = VERSIONS if augmentation is not None else 1
+    rows = [_row(samples[index], size, augmentation, versions, (seed, index)) for index in chosen]
     height, width = size
-    name = f"{augment}, epoch" if recipe is not None else "as the network sees it"
+    name = f"{augment}, epoch" if augmentation is not None else "as the network sees it"
     heads = [
         "image",
         f"coverage at {height} x {width}",
-        *(f"{name} {n + 1}" if recipe else name for n in range(versions)),
+        *(f"{name} {n + 1}" if augmentation else name for n in range(versions)),
     ]
     _draw(rows, heads, path, title="What training sees")
     return [samples[index] for index in chosen]
@@ -115,7 +115,7 @@ def _row(sample: Sample, size: tuple[int, int], augment: Augment | None, version
     image, mask = read_image(sample.image), read_mask(mask_of(sample))
     if image.shape[:2] != mask.shape:
         raise DataError(
-            f"{sample.masks[0]}: the mask and its image are not of one size; `carvana data check` tells all"
+            f"{sample.masks[0]}: the mask and its image differ in size; `carvana data check` names all such pairs"
         )
     height, width = mask.shape
     small, coverage = resize_image(image, size), _coverage(mask, size)
@@ -138,9 +138,9 @@ def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:
 
 
 def _painted(coverage: FloatMap) -> Image:
-    """Coverage as colours: dark without, light within, orange where a pixel is covered in part."""
+    """Coverage in colours: dark outside, light inside, orange where a pixel is covered in part."""
     share = coverage[..., None].astype(np.float64)
-    partly = np.sqrt(4 * share * (1 - share))  # 0 at both ends; steep there, so that faint shares are seen
+    partly = np.sqrt(4 * share * (1 - share))  # 0 at both ends and steep there, so that small shares are visible
     base = (1 - share) * _GROUND + share * _OBJECT
     painted: Image = np.rint((1 - partly) * base + partly * np.array(PARTLY)).astype(np.uint8)
     return painted
@@ -158,8 +158,7 @@ def _enlarged(image: Image) -> Image:
 def _outlined(image: Image, coverage: FloatMap) -> Image:
     """A picture with the line where the coverage, enlarged smoothly, is one half."""
     height, width = image.shape[:2]
-    how = cv2.INTER_AREA if coverage.shape[0] > height else cv2.INTER_LINEAR
-    inside = (cv2.resize(coverage, (width, height), interpolation=how) > 0.5).view(np.uint8)
+    inside = (resize_image(coverage, (height, width)) > 0.5).view(np.uint8)
     contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     # A faint dark rim makes the line stand out from white objects as well.
     rimmed = cv2.addWeighted(image, 0.6, cv2.drawContours(image.copy(), contours, -1, _RIM, 3), 0.4, 0)

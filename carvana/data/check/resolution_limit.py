@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.io.images import resize_image
 from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample
 from carvana.utils.parallel import threaded
@@ -58,8 +59,7 @@ def best_dice(mask: NDArray[np.uint8], size: tuple[int, int], *, target: str = "
     """
     height, width = mask.shape
     small = shrink_mask(mask, size, target=target).astype(np.float32) / np.float32(255)
-    how = cv2.INTER_AREA if size[0] >= height and size[1] >= width else cv2.INTER_LINEAR
-    found = (cv2.resize(small, (width, height), interpolation=how) > 0.5).view(np.uint8)
+    found = (resize_image(small, (height, width)) > 0.5).view(np.uint8)
     # carvana.metrics.dice, without its checks: twelve of these are most of what a check of a data folder takes.
     marked = cv2.countNonZero(found) + cv2.countNonZero(mask)
     return 2 * cv2.countNonZero(cv2.bitwise_and(found, mask)) / marked if marked else 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import torch
 
 UInt8 = NDArray[np.uint8]
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 MAX_PIXELS = 300_000_000
 """Images with more pixels are refused unless the caller allows more: a small file can claim any size."""
@@ -162,14 +163,13 @@ def encode_image(pixels: UInt8, suffix: str, *, quality: int = 92, name: str | o
     return encode_with_opencv(pixels, suffix, [cv2.IMWRITE_JPEG_QUALITY, quality] if jpeg else [], name)
 
 
-def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
-    """Bring an image (H, W) or (H, W, C) to ``size`` (height, width): by area where it shrinks, else bilinear."""
+def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
+    """Bring an image, or a map, (H, W) or (H, W, C) to (height, width): by area where it shrinks, else bilinearly."""
     height, width = size
     if image.shape[:2] == (height, width):
         return image
     how = cv2.INTER_AREA if shrinks(image.shape, size) else cv2.INTER_LINEAR
-    resized: UInt8 = cv2.resize(image, (width, height), interpolation=how)
-    return resized
+    return cast("NDArray[Pixel]", cv2.resize(image, (width, height), interpolation=how))
 
 
 def shrinks(shape: tuple[int, ...], size: tuple[int, int]) -> bool:

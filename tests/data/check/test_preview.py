@@ -111,6 +111,6 @@ def test_what_cannot_be_shown_is_told(samples: list[Sample], tmp_path: Path) -> 
     with pytest.raises(DataError, match="has no mask"):
         show_samples([Sample(samples[0].image, None, "a")], tmp_path / "sheet.png")
     write_mask(tmp_path / "small.png", np.ones((4, 4), np.uint8))
-    with pytest.raises(DataError, match="not of one size"):
+    with pytest.raises(DataError, match="differ in size"):
         show_samples([Sample(samples[0].image, tmp_path / "small.png", "a")], tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
