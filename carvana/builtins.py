@@ -1,4 +1,4 @@
-"""What this library brings itself, registered through the same door as any plugin: strings, nothing imported."""
+"""Registers this library's own architectures, losses, augmentations and layouts, by strings, without importing them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _LOSSES = {
 }
 
 _AUGMENTS = {
-    "flip": "left and right exchanged in half of the images; no pixel is made anew",
-    "seed": "flip and rotation of up to 8 degrees: what the notebook did",
+    "flip": "left and right exchanged in half of the images; no pixel is interpolated",
+    "seed": "flip and rotation of up to 8 degrees: as the notebook did",
     "studio": "scale, shift, perspective, colour, light, blur, JPEG and noise as a studio varies them",
     "none": "nothing: images as they are",
 }

@@ -1,8 +1,8 @@
-"""Augmentation: what a training image may turn into.
+"""Augmentation of training images.
 
 An augmentation is any callable with albumentations' convention, ``augment(image=..., mask=...)`` giving a mapping
 with the same two keys: image uint8 (H, W, 3), mask float32 (H, W), the share of each pixel that the object covers.
-The recipes here keep that share intact: albumentations moves masks by nearest neighbour unless told otherwise.
+The augmentations here keep that share: albumentations, by default, moves masks by nearest neighbour.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ def make_augment(name: str) -> Augment | None:
     """The augmentation of a registered name; None for "none".
 
     Raises:
-        UnknownNameError: no recipe has this name.
+        UnknownNameError: no augmentation has this name.
     """
     augment: Augment | None = registry.augments.load(name)()
     return augment
 
 
 def flip() -> Augment:
-    """Left and right exchanged: every pixel stays as sharp as the image, which rotation would not leave it."""
+    """Left and right exchanged, in half of the images; unlike rotation it leaves every pixel as sharp as it is."""
     return _compose([_albumentations().HorizontalFlip(p=0.5)])
 
 
 def seed() -> Augment:
-    """What the seed project did: flips, and rotations of up to 8 degrees either way."""
+    """The seed project's augmentation: flips, and rotations of up to 8 degrees either way."""
     a = _albumentations()
     return _compose([a.HorizontalFlip(p=0.5), a.Rotate(limit=(-8, 8), border_mode=cv2.BORDER_REPLICATE, p=1.0)])
 
 
 def studio() -> Augment:
-    """What may differ between two visits to an image studio: framing, perspective, colour, light, focus, noise."""
+    """Variations of a photo studio: framing, perspective, colour, light, focus, noise."""
     a = _albumentations()
     edge = cv2.BORDER_REPLICATE
     return _compose(
@@ -92,8 +92,8 @@ def apply(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run an augmentation so that its result depends on ``key`` (seed, epoch, index) and nothing else.
 
-    albumentations' own random state is set where there is one; any other callable finds the global generators of
-    ``random`` and ``numpy.random`` seeded, and they are put back afterwards.
+    albumentations' own random state is set if there is one; for any other callable the global generators of
+    ``random`` and ``numpy.random`` are seeded, and restored afterwards.
     """
     generator = np.random.default_rng(key)
     python = random.Random(int(generator.integers(1 << 62)))  # noqa: S311 - augmentation, no secret
@@ -124,7 +124,7 @@ def _with_global_seed(augment: Augment, image: np.ndarray, mask: np.ndarray, val
 
 
 def _albumentations() -> Any:
-    # It asks the network for a newer version of itself on import otherwise.
+    # Otherwise it looks for a newer version online on import.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 

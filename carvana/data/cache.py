@@ -1,4 +1,4 @@
-"""Images at the training size, read from memory-mapped packs instead of being decoded again."""
+"""Reads images at the training size from memory-mapped packs instead of decoding them again."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from carvana.data.cache_pack import DamagedPackError, Pack, discard
 
 Target = Literal["coverage", "nearest"]
 
-_SOUND, _LOST = 1, 2  # what is known of a record; 0: it was not read yet
+_SOUND, _LOST = 1, 2  # the state of a record; 0: not read yet
 
 
 class SampleCache:
     """The cached images of a list of samples, found by their index; made by ``build_caches``.
 
     It may be shared by forked processes and sent to others, which open the packs anew. The first reading of each
-    record checks its checksum. What is damaged or gone is read from the image's own files from then on, a warning
-    names the pack, and the pack is taken away, so that the next run builds it again.
+    record checks its checksum. If a record is damaged or gone, its image is read from its files from
+    then on, a warning names the pack, and the pack is removed, so that the next run builds it again.
 
     Args:
         packs: Open packs.
@@ -48,14 +48,14 @@ class SampleCache:
         self._pack = pack
         self._place = place
         self._known = _shared(len(pack))
-        self._told: set[Path] = set()
+        self._reported: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self._pack)
 
     @property
     def held(self) -> int:
-        """How many of the samples are in the cache; the others are read from their files."""
+        """The number of samples in the cache; the others are read from their files."""
         return int((self._pack >= 0).sum())
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
@@ -71,7 +71,7 @@ class SampleCache:
                 self._known[index] = _SOUND
         except (DamagedPackError, OSError) as error:
             self._known[index] = _LOST
-            self._tell(pack, error)
+            self._report(pack, error)
             return None
         height, width = self.size
         end = 3 * height * width
@@ -89,12 +89,12 @@ class SampleCache:
         self.__dict__.update(state)
         self._known = _shared(len(self))
 
-    def _tell(self, pack: Pack, error: Exception) -> None:
-        if pack.path in self._told:
+    def _report(self, pack: Pack, error: Exception) -> None:
+        if pack.path in self._reported:
             return
-        self._told.add(pack.path)
+        self._reported.add(pack.path)
         gone = isinstance(error, FileNotFoundError)
-        what = "taken away by another process" if gone else "damaged, and taken away"
+        what = "removed by another process" if gone else "damaged and removed"
         logging.getLogger("carvana").warning("%s: %s; its images are read from their files", pack.path, what)
         if not gone:
             discard(pack.path)

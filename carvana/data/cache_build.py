@@ -1,8 +1,8 @@
-"""Filling the cache: each image is decoded once, by several threads, and then kept for all runs of this user.
+"""Fills the cache: each image is decoded once, by several threads, and kept for all runs of this user.
 
-What lies where, below ``$CARVANA_CACHE/samples`` or ``~/.cache/carvana/samples``::
+The files below ``$CARVANA_CACHE/samples`` or ``~/.cache/carvana/samples``::
 
-    lock                              held while packs are written or dropped
+    lock                              held while packs are written or removed
     files                             digests of images and masks (cache_keys.py)
     v1-128x128-coverage-<versions>/   one folder for each size and target
         <random name>.pack            images by the digest of their content (cache_pack.py)
@@ -57,11 +57,11 @@ from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
 FORMAT = 1
-"""To be raised when other pixels come out of the same files, or packs are laid out otherwise."""
+"""To be raised when the same files give other pixels, or when the layout of packs changes."""
 
 PACK_IMAGES = 256
 PACK_BYTES = 256 * 2**20
-"""A pack holds at most so many images and bytes: what a killed process loses, and what is dropped at once."""
+"""The largest number of images and bytes of a pack: the loss of a killed process, and the unit that is removed."""
 
 
 def build_caches(
@@ -74,9 +74,9 @@ def build_caches(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> list[SampleCache]:
-    """Cache images at one size, as far as they are not yet, and open the cache for each of several lists of samples.
+    """Cache the images that are not cached yet, and open the cache for each of several lists of samples.
 
-    What is kept are the bytes that :func:`carvana.data.target.read_shrunken` gives. Several processes may call this at
+    The cached bytes are those that :func:`carvana.data.target.read_shrunken` gives. Several processes may call this at
     once: one decodes, the others wait and find it done. Killed or interrupted, all finished packs stay. Where the
     folder cannot be written to or the disk is full, a warning is given and what is not cached is read from its files.
 
@@ -84,9 +84,9 @@ def build_caches(
         parts: Lists of samples, for instance those to train on and those to validate on.
         size: (height, width).
         target: "coverage" or "nearest".
-        limit_gb: Gigabytes (10^9 bytes) that the whole cache may hold, with all other sizes and data sets; packs that
-            were used the longest time ago make room. Half of the disk's free space is a second bound. What does not
-            fit is not cached. 0 caches nothing and leaves the folder as it is.
+        limit_gb: Gigabytes (10^9 bytes) that the whole cache may hold, with all other sizes and data sets; the least
+            recently used packs are removed for it. Half of the disk's free space is a second limit. Images that do not
+            fit are not cached. 0 caches nothing and leaves the folder as it is.
         folder: The cache; by default ``samples`` in :func:`carvana.data.cache_home.cache_home`.
         workers: Threads that decode; None takes one a core.
         reporter: Where progress goes.
@@ -117,7 +117,7 @@ def build_caches(
 
 
 class _Builder:
-    """One building: the images that are wanted and what is known of them."""
+    """Fills the cache with one list of images at one size."""
 
     def __init__(
         self, samples: Sequence[Sample], size: tuple[int, int], target: Target, folder: Path, reporter: Reporter
@@ -126,13 +126,13 @@ class _Builder:
         self.size = size
         self.target = target
         self.folder = folder
-        self.shelf = folder / _shelf_name(size, target)
+        self.packs_folder = folder / _folder_name(size, target)
         self.reporter = reporter
         self.known = DigestIndex(folder / "files")
         self.keys, self.files = self.known.keys(samples, reporter=reporter)
 
     def build(self, limit: int, workers: int) -> list[Pack]:
-        """Bring the cache up to date; returns the packs that hold any of the images."""
+        """Bring the cache up to date; returns the packs with any of the images."""
         packs = self._open()
         try:
             if self.known.changed or len(self._missing(packs)) or held_bytes(self.folder) > limit:
@@ -161,7 +161,7 @@ class _Builder:
         plan = _plan(missing, self.size, workers=workers, room=room.bytes - index)
         fitting = sum(map(len, plan))
         if fitting < len(missing):
-            self._tell_bound(len(missing) - fitting, room, limit)
+            self._report_limit(len(missing) - fitting, room, limit)
         if plan:
             began = time.perf_counter()
             self._decode(plan, workers)
@@ -172,8 +172,8 @@ class _Builder:
             )
 
     def _decode(self, plan: Sequence[NDArray[np.int64]], workers: int) -> None:
-        """Write packs, each in one thread, and report every image."""
-        done: SimpleQueue[Future[None] | None] = SimpleQueue()  # None: one more image; a future: one more pack
+        """Write packs, each in one thread, and report every image: a map over packs would report a pack at a time."""
+        done: SimpleQueue[Future[None] | None] = SimpleQueue()  # None for each image, a future for each pack
         stopped = Event()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="carvana")
         self.reporter.start("caching", sum(map(len, plan)))
@@ -195,7 +195,7 @@ class _Builder:
             self.reporter.finish("caching")
 
     def _write(self, places: NDArray[np.int64], done: SimpleQueue[Future[None] | None], stopped: Event) -> None:
-        path = self.shelf / f"{secrets.token_hex(8)}{SUFFIX}"
+        path = self.packs_folder / f"{secrets.token_hex(8)}{SUFFIX}"
         write_pack(path, self.keys[places], self._read(places, done, stopped), size=self.size)
 
     def _read(
@@ -211,22 +211,22 @@ class _Builder:
             done.put(None)
 
     def _missing(self, packs: Sequence[Pack]) -> NDArray[np.int64]:
-        """The samples that are in none of the packs, one of each content; those without readable files not."""
+        """The samples in none of the packs, one of each content, without those that cannot be read."""
         keys, first = np.unique(self.keys, return_index=True)
         pack, _ = find_records(keys, packs)
         return np.sort(first[(pack < 0) & (keys != b"")])
 
     def _open(self) -> list[Pack]:
-        """The packs that hold any of the images; those that are cut or damaged are removed."""
+        """The packs with any of the images; cut or damaged ones are removed."""
         packs = []
         for path in self._paths():
             try:
                 pack = Pack.open(path, size=self.size)
             except DamagedPackError:
-                self.reporter.warn(f"{path}: damaged, and taken away; its images are read from their files again")
+                self.reporter.warn(f"{path}: damaged and removed; its images are read from their files again")
                 discard(path)
             except OSError:
-                continue  # another process has just dropped it, or it belongs to somebody else
+                continue  # another process has just removed it, or it belongs to another user
             else:
                 if np.isin(pack.keys, self.keys).any():
                     packs.append(pack)
@@ -234,14 +234,14 @@ class _Builder:
 
     def _paths(self) -> list[Path]:
         try:
-            return sorted(self.shelf.glob(f"[!.]*{SUFFIX}"))
+            return sorted(self.packs_folder.glob(f"[!.]*{SUFFIX}"))
         except OSError:
-            return []  # it belongs to somebody else, of which the building tells
+            return []  # it belongs to another user; writing there gives the warning
 
     def _bytes(self, plan: Sequence[NDArray[np.int64]]) -> int:
         return sum(pack_bytes(len(places), self.size) for places in plan)
 
-    def _tell_bound(self, left: int, room: CacheSpace, limit: int) -> None:
+    def _report_limit(self, left: int, room: CacheSpace, limit: int) -> None:
         bound = "half of the disk's free space" if room.disk_is_full else f"data.cache_gb = {limit / 1e9:g}"
         self.reporter.info(
             f"{left} images do not fit into the cache ({bound}, in {self.folder}); "
@@ -252,7 +252,7 @@ class _Builder:
 def _plan(
     missing: NDArray[np.int64], size: tuple[int, int], *, workers: int, room: int | None = None
 ) -> list[NDArray[np.int64]]:
-    """Deal images into packs, as many for each thread, as far as ``room`` bytes go (None: all of them)."""
+    """Divide images into packs, equally many for each thread, up to ``room`` bytes (None: all of them)."""
     most = max(1, min(PACK_IMAGES, PACK_BYTES // record_bytes(size)))
     rounds = -(-len(missing) // (most * workers))
     each = -(-len(missing) // max(1, rounds * workers))
@@ -269,14 +269,14 @@ def _plan(
     return plan
 
 
-def _shelf_name(size: tuple[int, int], target: str) -> str:
+def _folder_name(size: tuple[int, int], target: str) -> str:
     versions = digest(cv2.__version__, simplejpeg.__version__, PIL.__version__)[:8]
     return f"v{FORMAT}-{size[0]}x{size[1]}-{target}-{versions}"
 
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """No threads of OpenCV's own beside ours: they would only get in one another's way."""
+    """One thread for each call of OpenCV, since several threads call it at once."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

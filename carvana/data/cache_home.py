@@ -1,4 +1,4 @@
-"""The folder in which this library keeps what it can make again: drawn cars and images at training size."""
+"""The cache folder of this library: drawn cars and images at training size, which can be made again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from carvana.utils.files import expanded
 def cache_home() -> Path:
     """``$CARVANA_CACHE``, or else ``carvana`` in the user's cache folder (``$XDG_CACHE_HOME``, by default ~/.cache).
 
-    A user without a home, as in a container that runs under any number, has a folder among the temporary files.
+    A user without a home folder, as in some containers, has one among the temporary files.
     """
     own = os.environ.get("CARVANA_CACHE")
     if own:

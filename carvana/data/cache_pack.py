@@ -1,8 +1,8 @@
-"""Packs: the files of the cache. Each holds a few hundred images at one training size and never changes once written.
+"""Packs: the files of the cache. Each has a few hundred images at one training size and never changes once written.
 
-A head tells what is in it, then come the records, all of one size: the image, uint8 (h, w, 3), and the coverage,
-uint8 (h, w). The head stores for each record the key of its content and a checksum, and a checksum of itself, so that
-a pack which is cut or damaged is noticed: the head when it is opened, a record when it is first read.
+A head is followed by the records, all of one size: the image, uint8 (h, w, 3), and the coverage, uint8 (h, w). The
+head has for each record the key of its content and a checksum, and a checksum of itself, so that a cut or damaged pack
+is noticed: the head on opening, a record at its first read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Pack:
     """A pack that is open for reading: its records are mapped, not read.
 
     Attributes:
-        path: Where it lies, or lay: another process may take it away, and what is mapped stays readable.
+        path: The file; another process may remove it, and what is mapped stays readable.
         size: (height, width).
         keys: S16 (n,).
         sums: uint32 (n,), CRC-32 of each record.
@@ -104,7 +104,7 @@ class Pack:
         length = pack_bytes(len(self.keys), self.size)
         with open(self.path, "rb") as file:
             if os.fstat(file.fileno()).st_size != length:
-                raise DamagedPackError  # to touch a page behind the end of a file would end the process
+                raise DamagedPackError  # reading a page behind the end of a file would kill the process
             mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
         start = _records_start(len(self.keys))
         return np.frombuffer(mapped, np.uint8, offset=start).reshape(len(self.keys), record_bytes(self.size))
@@ -113,12 +113,12 @@ class Pack:
 def write_pack(
     path: Path, keys: NDArray[np.bytes_], records: Iterable[tuple[UInt8, UInt8]], *, size: tuple[int, int]
 ) -> None:
-    """Write a pack atomically; nothing of it is left where this fails or is stopped.
+    """Write a pack atomically; nothing of it remains if this fails or is stopped.
 
     Args:
         path: The new file.
         keys: S16 (n,).
-        records: n pairs of image and coverage; they may be made while this writes.
+        records: n pairs of image and coverage, consumed one by one.
         size: (height, width) of all of them.
 
     Raises:
@@ -142,13 +142,13 @@ def write_pack(
 
 
 def discard(path: Path) -> None:
-    """Take a pack away, if that is allowed; where it is mapped, it stays readable."""
+    """Remove a pack, if that is allowed; where it is mapped, it stays readable."""
     with suppress(OSError):
         path.unlink()
 
 
 def find_records(keys: NDArray[np.bytes_], packs: Sequence[Pack]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """For each key the number of the pack that holds it (-1: none does) and its place there."""
+    """For each key the number of the pack that has it (-1: none) and its place there."""
     if not packs:
         return np.full(len(keys), -1, np.int32), np.full(len(keys), -1, np.int32)
     held = np.concatenate([pack.keys for pack in packs])
@@ -175,9 +175,9 @@ def pack_bytes(count: int, size: tuple[int, int]) -> int:
 
 
 def _reserve(descriptor: int, length: int) -> None:
-    """Take the room of a whole file, so that a full disk is noticed before any work is done for it."""
+    """Reserve the space of a whole file, so that a full disk is noticed before the work."""
     if sys.platform in ("win32", "darwin"):
-        return  # they have no such call: a full disk is noticed while it fills
+        return  # without such a call a full disk is noticed while writing
     try:
         os.posix_fallocate(descriptor, 0, length)
     except OSError as error:

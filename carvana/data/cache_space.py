@@ -1,4 +1,4 @@
-"""How much the cache may hold, and what goes first: packs that no run has used for the longest time."""
+"""Keeps the cache within its limit: the packs that no run has used for the longest time are removed first."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from carvana.data.cache_pack import SUFFIX
 
 DISK_SHARE = 0.5
-"""Of the disk's free space, the cache takes this share at most."""
+"""The largest share of the disk's free space that the cache may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSpace:
-    """What may be added to the cache: ``bytes``, and whether the disk is what bounds it."""
+    """The bytes that may be added to the cache, and whether the disk is the limit."""
 
     bytes: int
     disk_is_full: bool
@@ -29,15 +29,15 @@ def held_bytes(folder: Path) -> int:
 
 
 def make_space(folder: Path, wanted: int, *, limit: int, needed: Set[Path]) -> CacheSpace:
-    """Drop packs, those that were used the longest time ago first, until ``wanted`` bytes fit or none is left.
+    """Remove packs, the least recently used ones first, until ``wanted`` bytes fit or none is left.
 
-    A process that has a pack mapped goes on reading it. Call it under the cache's lock.
+    A process that has mapped a pack can still read it. Call this under the cache's lock.
 
     Args:
         folder: The cache, with all its sizes and targets.
         wanted: Bytes that are about to be added.
         limit: Bytes that the whole cache may hold.
-        needed: Packs that are not dropped for others, only if they alone exceed the limit.
+        needed: Packs that are removed only if they alone exceed the limit.
     """
     files = sorted(_files(folder))
     held = sum(size for _, size, _ in files)
@@ -68,7 +68,7 @@ def touch(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written. Call it under the cache's lock: nobody else is writing then."""
+    """Remove unfinished files of killed processes. Call this under the cache's lock: no process is writing then."""
     for path in folder.rglob(".part-*"):
         path.unlink(missing_ok=True)
 
@@ -80,6 +80,6 @@ def _files(folder: Path) -> list[tuple[int, int, Path]]:
         for name in names:
             path = Path(place, name)
             with suppress(FileNotFoundError):
-                told = path.stat()
-                found.append((told.st_mtime_ns, told.st_size, path))
+                stat = path.stat()
+                found.append((stat.st_mtime_ns, stat.st_size, path))
     return found

@@ -1,9 +1,9 @@
-"""Where images and masks lie in a data folder, and what their names tell.
+"""Layouts of data folders: where images and masks are, and which group and view a name gives.
 
-Two layouts are known, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own (``train/`` and
-``train_masks/``, masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of the folder that
-returns the pair of (images folder, masks folder), or samples, or None where the folder is not laid out so. A folder
-that no layout knows may hold images with their masks beside them.
+Two layouts are built in, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own
+(``train/`` and ``train_masks/``, masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of
+the folder that returns the pair of (images folder, masks folder), or samples, or None if the folder has another layout.
+A folder that no layout reads may have images with their masks beside them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from carvana.registry import registry
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
 
-_LOOKED_AT = 10_000  # names; who gives a whole disk should not wait for all of them
+_LOOKED_AT = 10_000  # names: a whole disk, given by mistake, should not be listed to its end
 
 CARVANA_NAME = re.compile(r"(?P<group>[0-9a-f]{12})_(?P<view>\d\d)")
 """Carvana's file names: the group's id, then the number of the view, 01 to 16."""
@@ -50,11 +50,11 @@ class Folders(NamedTuple):
 def find_layout(
     root: Path, images: str | os.PathLike[str] | None, masks: str | os.PathLike[str] | None, rule: MaskNames
 ) -> tuple[str, Folders | list[Any]]:
-    """Which layout a data folder has, and what it tells: the two folders, or the samples themselves.
+    """The layout of a data folder, and its result: the two folders, or the samples themselves.
 
-    Folders that are named win over all layouts; of these, the one that was registered last is asked first, so that a
-    script can read a folder otherwise than this library would. Images with their masks beside them, in the folder or
-    in its sub-folders, are what no layout reads; ``rule`` tells which files are masks.
+    Folders that are named come before all layouts. The layout that was registered last is tried first, so that a script
+    can read a folder differently from this library. Images with their masks beside them, in the folder or in its
+    sub-folders, come last; ``rule`` finds their masks.
 
     Raises:
         DataError: there is no such folder, it is laid out otherwise, or a layout returns something else.
@@ -83,7 +83,7 @@ def find_layout(
 
 
 def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
-    """What one layout tells of a folder: its two folders, or what it lists; None if the folder is not laid out so.
+    """The result of one layout for a folder: its two folders, or its samples; None if it is another layout.
 
     Raises:
         DataError: the layout fails, or returns something else.
@@ -100,7 +100,7 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
             return list(found)
     except DataError:
         raise
-    except Exception as error:  # whatever a stranger's function does with a folder that it does not know
+    except Exception as error:  # a registered function may raise anything on a folder that it does not know
         words = " ".join(str(error).split())
         raise DataError(
             f"{root}: {layout} fails on it: {type(error).__name__}: {words}; it should return None for folders that it"
@@ -130,7 +130,7 @@ def nested_image_names(folder: Path) -> list[str]:
 def image_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     """The names of all image files of a folder, in no order; those of its sub-folders do not count.
 
-    Links count as what they lead to, wherever that lies; one that leads nowhere is named, and told when it is read.
+    Links count as their target, wherever that is; a link to nothing is listed, and an error when it is read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -145,7 +145,7 @@ def image_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
 def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     """As :func:`image_names`, of all folders below a folder that holds no image itself, each with ``/`` before it.
 
-    Hidden folders, and links to folders, are not gone into.
+    Hidden folders, and links to folders, are left out.
     """
     own = image_names(folder, suffixes)
     first = next(own, None)
@@ -192,7 +192,7 @@ _KINDS = {
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a folder is a folder, or a link to one; not so where a link leads round in a circle."""
+    """Whether an entry of a folder is a folder, or a link to one; False for a link that leads back to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -200,24 +200,24 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def group_pattern(group: str | None) -> re.Pattern[str] | None:
-    """The compiled ``data.group``; None where Carvana's own names are understood.
+    """The compiled ``data.group``; None, for Carvana's own names, if there is none.
 
     Raises:
-        ConfigError: it is no regular expression, or has no group.
+        ConfigError: it is not a regular expression, or has no group.
     """
     if group is None:
         return None
     try:
         pattern = re.compile(group)
     except re.error as error:
-        raise ConfigError(f"data.group: {group!r} is no regular expression ({error})") from error
+        raise ConfigError(f"data.group: {group!r} is not a regular expression ({error})") from error
     if not pattern.groups:
-        raise ConfigError(f"data.group: {group!r} holds no group; put the part that names the group into ( )")
+        raise ConfigError(f"data.group: {group!r} has no group; put the part that names the group into ( )")
     return pattern
 
 
 def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str]:
-    """The group and the view that an image's stem tells; a pattern with ``/`` in it is given the sub-folders as well.
+    """The group and the view in an image's stem; a pattern with ``/`` in it is matched against the sub-folders as well.
 
     Raises:
         ConfigError: the pattern does not match, or finds no group.
@@ -260,7 +260,7 @@ def _in_sub_folders(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
 
 
 def _below(root: Path, part: Path) -> Path:
-    """A folder that a layout told: as ``root / "train"``, which may be relative itself, or as ``"train"``."""
+    """A folder that a layout returned: as ``root / "train"``, which may be relative itself, or as ``"train"``."""
     return part if part.is_relative_to(root) else root / part
 
 

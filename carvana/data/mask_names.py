@@ -13,15 +13,15 @@ _USUAL = r"_masks?|_segmentation"
 _NUMBER = r"(?:[_-]?(\d+))?"
 
 EXPECTED = "the same name, or one that ends in _mask, _masks or _segmentation"
-"""The names of masks that are understood without ``data.mask_suffix``, in words."""
+"""The names of masks without ``data.mask_suffix``, for messages."""
 
 
 class MaskNames:
-    """The rule by which a mask's name tells its image.
+    """The rule that finds a mask's image by its name.
 
     Args:
-        suffix: What the stem of a mask has behind its image's stem (``data.mask_suffix``); "" where it has nothing.
-            None for what is usual: nothing, else ``_mask``, ``_masks`` or ``_segmentation``. A number may follow where
+        suffix: What the stem of a mask has after its image's stem (``data.mask_suffix``); "" for nothing.
+            None for the usual ones: nothing, else ``_mask``, ``_masks`` or ``_segmentation``. A number may follow where
             an image has several masks: ``x_mask.png``, ``x_mask_1.png``.
 
     Raises:
@@ -38,7 +38,7 @@ class MaskNames:
     def __init__(self, suffix: str | None = None) -> None:
         if suffix is not None and ("/" in suffix or "\0" in suffix):
             raise ConfigError(
-                f"data.mask_suffix: {suffix!r} cannot end the name of a mask; expected what masks have behind the name"
+                f"data.mask_suffix: {suffix!r} cannot end the name of a mask; expected what masks have after the name"
                 " of their image, such as _L"
             )
         self.suffix = suffix
@@ -54,12 +54,12 @@ class MaskNames:
 
         Returns:
             The mask's own stem if there is such an image (and no suffix is set), else the stem without its ending; of
-            ``x.jpg.png`` the same for ``x``. None where no image fits.
+            ``x.jpg.png`` the same for ``x``. None if there is none.
         """
         return self.owner(mask, stems)[0]
 
     def owner(self, mask: str, stems: Container[str]) -> tuple[str | None, str]:
-        """As :meth:`image_of`, with the number behind the ending, "" without one."""
+        """As :meth:`image_of`, with the number after the ending, "" without one."""
         for stem in _stems(mask):
             if not self.suffix and stem in stems:
                 return stem, ""
@@ -69,11 +69,11 @@ class MaskNames:
         return None, ""
 
     def is_named_like_a_mask(self, mask: str) -> bool:
-        """Whether a name ends as masks do."""
+        """Whether a name has the ending of masks."""
         return any(self._ending is not None and self._ending.fullmatch(stem) for stem in _stems(mask))
 
     def beside(self, names: Iterable[str]) -> dict[str, str]:
-        """The masks among the names of a folder that holds images too, each with the stem of its image.
+        """The masks among the names of a folder that has images too, each with the stem of its image.
 
         Of two files of one stem, a JPEG and another, the other is the mask.
         """

@@ -1,4 +1,4 @@
-"""Processes that read images ahead: how many, how they begin and end, and what is said of one that was killed."""
+"""Processes that read images ahead for a training: their number, start and end, and the error if one is killed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 STEP_SECONDS = 30
-"""How long a reader lives on after SIGTERM, for the step that is under way."""
+"""The time a reader goes on after SIGTERM, for the current step."""
 
 AHEAD_BYTES = 512 * 2**20
-"""What all readers together may hold ready, in shared memory."""
+"""The largest size of all images that readers keep ready, in shared memory."""
 
 _MOST_AHEAD = 4
 
@@ -36,19 +36,19 @@ class ReaderKilledError(CarvanaError):
     """A reading process ended before its time.
 
     Args:
-        advice: what can be done about it.
+        advice: what to do about it.
     """
 
     def __init__(self, advice: str) -> None:
         again = f", or since it ran a script again whose code is not under `{MAIN_GUARD}`"
         super().__init__(
-            "a reading process was killed, or could not begin, for want of memory or of room in /dev/shm"
+            "a reading process was killed, or could not start, for lack of memory or of space in /dev/shm"
             f"{'' if start_method() == 'fork' else again}: {advice}"
         )
 
 
 def tells_of_no_room(error: OSError) -> bool:
-    """Whether readers cannot begin, since not even their locks find room in /dev/shm."""
+    """Whether readers cannot start because /dev/shm has no space even for their locks."""
     return error.errno == errno.ENOSPC and error.filename is None
 
 
@@ -67,22 +67,22 @@ def read_ahead(item_bytes: int, workers: int) -> int:
 
 
 def check_readers_can_begin() -> None:
-    """Find out what would keep readers from their work, before there are any.
+    """Check that readers can work, before any is started.
 
     Raises:
-        ConfigError: the caller's script would run again in each of them, or the temporary folder's path is too long.
+        ConfigError: the caller's script would run again in each reader, or the temporary folder's path is too long.
     """
     check_main_guard()
     _check_temporary_folder()
 
 
 def _check_temporary_folder() -> None:
-    """Refuse a temporary folder in which readers cannot hand their pictures over: the process would wait for ever.
+    """Refuse a temporary folder in which readers cannot pass images on: the process would wait for ever.
 
-    They do it through a socket whose path is ``<folder>/pymp-........./listener-........``; what fails there is an
+    Images are passed through a socket whose path is ``<folder>/pymp-........./listener-........``; an error there is an
     exception in a thread of the reader, which is not reported.
     """
-    if sys.platform != "linux":  # pictures are handed over by name elsewhere
+    if sys.platform != "linux":  # elsewhere images are passed by name
         return
     folder = tempfile.gettempdir()
     excess = len(os.fsencode(folder)) + len("/pymp-12345678/listener-12345678") - _LONGEST_ADDRESS
@@ -94,25 +94,25 @@ def _check_temporary_folder() -> None:
 
 
 def begin_reader(_: int) -> None:
-    """What a reader does first: the ``worker_init_fn`` of a loader."""
-    # Readers are many already; threads of their own would only get in one another's way.
+    """The ``worker_init_fn`` of a loader, called first in each reader."""
+    # There are several readers already: more threads would only compete.
     cv2.setNumThreads(0)
-    # Ctrl-C and a cluster's SIGTERM reach readers as well, but their reader finishes its step and still needs them.
+    # Ctrl-C and a cluster's SIGTERM reach readers as well, but the training finishes its step and still needs them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":  # Windows has neither signal
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STEP_SECONDS))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    # torch's own watch does not see a parent that was killed before the watch began.
+    # torch does not notice a parent that was killed before its own check began.
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def end_readers(loader: DataLoader[Any] | None) -> None:
     """End the reading processes of a loader; it starts new ones if it is used again.
 
-    Left to itself torch ends them when nothing refers to them any more, and the traceback of an error does.
+    Otherwise torch ends them when nothing refers to them any more, and the traceback of an error still does.
     """
     if loader is not None and loader._iterator is not None:
         if loader.num_workers:
-            with suppress(RuntimeError):  # torch tells of a killed reader once more; the others end
+            with suppress(RuntimeError):  # torch reports a killed reader once more; the others end
                 loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
         loader._iterator = None

@@ -1,4 +1,4 @@
-"""Many samples in little memory: their names in a few long strings, objects only for those that are in use."""
+"""Many samples in little memory: their names in a few long strings, and objects made on access."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 
 from carvana.data.samples import Sample
 
-_CODING = "utf-8", "surrogatepass"  # names of files may hold bytes that are no text
+_CODING = "utf-8", "surrogatepass"  # names of files may have bytes that are not text
 
 
 class SampleList(Sequence[Sample]):
     """Samples, as a tuple of them would be, in about 100 bytes each instead of 1,500.
 
-    A training keeps its samples for hours, and every process that reads for it has them too: as objects they would be
-    copied into each of these processes, page by page, since whoever looks at an object counts its references. Here
-    they are arrays, which processes share. Indexing and iterating make new samples that are equal each time; slices
-    and :meth:`take` share the names with the table they are from. A table is equal to any list or tuple of the same
-    samples, ``+`` joins it with one, and it cannot be changed.
+    A training keeps its samples for hours, and so does every process that reads for it. Objects would be copied into
+    each of these processes, page by page, since each access changes an object's reference count; arrays are shared.
+    Indexing and iterating make new samples that are equal each time; slices and :meth:`take` share the names of their
+    table. A table equals any list or tuple of the same samples, ``+`` joins it with one, and it cannot be changed.
 
     >>> table = SampleList.of([Sample(Path("a/1.jpg"), Path("b/1.gif"), "a"), Sample(Path("a/2.jpg"), None, "a")])
     >>> table[1].name, len(table[1:]), table[:1] + table[1:] == list(table)
@@ -125,13 +124,13 @@ class _Column:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Columns:
-    """What samples are made of. Few folders hold many files: each folder stands here once, under a number."""
+    """The parts of samples. A few folders have many files, so each folder is stored once, under a number."""
 
     folders: tuple[str, ...]
     image_folders: NDArray[np.int32]
     mask_folders: NDArray[np.int32]  # -1: there is no mask
     images: _Strings  # with the folders that belong to their names
-    masks: _Strings  # the first one's name, and the paths of others behind it, each after a zero byte
+    masks: _Strings  # the first one's name, then the paths of others, each after a zero byte
     groups: _Strings
     views: _Strings
 

@@ -1,4 +1,4 @@
-"""The images of a folder with their masks, and which images show the same group."""
+"""Finds the images of a data folder with their masks and groups."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from carvana.utils.progress import Reporter
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image: where it lies, where its mask lies, which group it shows (``group``) and from where (``view``).
+    """One image: its file, its mask's file, the group that it shows and the view of it.
 
     Attributes:
         image: The image's file.
         mask: The mask's file, a tuple of several that are joined, or None.
         group: The group.
-        view: The view; "" where it is unknown.
-        depth: How many of the folders above the image belong to its name.
+        view: The view; "" if it is unknown.
+        depth: The number of folders above the image that belong to its name.
 
     >>> Sample(Path("train/00087a6bd4dc_01.jpg"), None, group="00087a6bd4dc", view="01").name
     '00087a6bd4dc_01.jpg'
@@ -85,13 +85,13 @@ def find_samples(
         group: A regular expression that is matched against each image's stem; its group ``group`` (or else its first
             group) names the group, its group ``view`` the view. By default Carvana's names are understood, and any
             other image is a group of its own. With ``/`` in the expression, sub-folders are part of the stem.
-        mask_suffix: What masks have behind their image's stem, such as ``_L``; "" for nothing; None for what is usual.
+        mask_suffix: What masks have after their image's stem, such as ``_L``; "" for nothing; None for the usual ones.
 
-    Where a folder holds no image but sub-folders do, those are read, and their names are part of the image's.
+    If a folder has no image but its sub-folders have, those are read, and their names are part of the images' names.
 
     Raises:
         DataError: there is no such folder, no image, an image without a mask, or two images or masks of one stem.
-        ConfigError: ``group`` is no regular expression, does not match a name, or finds no group in it.
+        ConfigError: ``group`` is not a regular expression, does not match a name, or finds no group in it.
 
     Example:
         >>> find_samples("images")  # doctest: +SKIP
@@ -108,7 +108,7 @@ def each_sample(
     group: str | None = None,
     mask_suffix: str | None = None,
 ) -> Iterator[Sample]:
-    """What :func:`find_samples` finds, one after the other: only names are held, for folders of very many images."""
+    """As :func:`find_samples`, one after the other: only names are kept in memory, for folders of very many images."""
     rule = MaskNames(mask_suffix)
     layout, found = find_layout(expanded(root), images, masks, rule)
     pattern = group_pattern(group)
@@ -119,14 +119,14 @@ def each_sample(
     if names.same_stem:
         stem, one, other = names.same_stem[0]
         raise DataError(
-            f"{one.parent}: {one.name} and {other.name} both stand for the image {stem!r}; "
+            f"{one.parent}: {one.name} and {other.name} are both named as the image {stem!r}; "
             "rename one of them or move it away"
         )
     missing = [image for stem, image in names.images.items() if stem not in names.masks]
     if missing:
         stem = _stem(missing[0])
         expected = f"{EXPECTED}, as {stem}_mask.png" if mask_suffix is None else f"{stem}{mask_suffix}.png"
-        alone = f"; {found.masks} holds {names.alone[0]}, say" if names.alone else ""
+        alone = f"; {found.masks} has {names.alone[0]}, for example" if names.alone else ""
         raise DataError(
             f"{found.images}: {len(missing)} of {len(names.images)} images {'has' if len(missing) == 1 else 'have'} no "
             f"mask in {found.masks} "
@@ -142,11 +142,11 @@ class PairedNames:
     """The images and masks of two folders, by the stems of the images.
 
     Attributes:
-        folders: Where they lie.
+        folders: Their folders.
         images: The name of each image, by its stem, sorted.
         masks: The names of each image's masks, by its stem.
-        alone: The names of masks of which there is no image.
-        same_stem: The stem of an image, and two files that stand for it, where one of them is too many.
+        alone: The names of masks without an image.
+        same_stem: The stem of an image, and two files with it, one too many.
     """
 
     folders: Folders
@@ -212,7 +212,7 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
         other = by_name.setdefault(sample.name, sample)
         if other is not sample:
             raise DataError(
-                f"{root}: {other.image} and {sample.image} have one name, by which splits and masks know an image; "
+                f"{root}: {other.image} and {sample.image} have the same name, which must identify an image; "
                 "rename one of them"
             )
     without = next((sample for sample in by_name.values() if sample.mask is None), None)

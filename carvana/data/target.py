@@ -1,4 +1,4 @@
-"""A labelled image at the training size: what a data set hands out, and what the cache keeps."""
+"""A labelled image at the training size, for data sets and for the cache."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""For the tests of whoever adds to this library: what an addition must do, checked, and a tiny data set to try it on.
+"""Contract tests for what plugins and scripts add, and fixtures with a tiny data set.
 
-Everything that a package registers, in one call::
+All that a package registers, in one call::
 
     def test_the_contract():
         carvana.testing.check_plugin("carvana-mine")

@@ -79,7 +79,7 @@ def _check_classes(name: str, options: dict[str, Any], images: Tensor) -> None:
 
 def _check_gradients(name: str, options: dict[str, Any], model: Segmenter, images: Tensor) -> None:
     known = {id(parameter) for parameter in model.parameters()}
-    _expect(model, all(id(p) in known for p in model.encoder_parameters()), "its encoder is no part of it")
+    _expect(model, all(id(p) in known for p in model.encoder_parameters()), "its encoder is not part of it")
     still = _without_gradient(model, images)
     for attempt in range(1, _ATTEMPTS):
         if not still:

@@ -1,14 +1,14 @@
-"""Whatever a stranger's function raises, told as a broken contract."""
+"""Turns any error of what is tested into one line that says which contract is broken."""
 
 from __future__ import annotations
 
 
 def broken(what: str, error: Exception) -> AssertionError:
-    """An error as the contract's own: one line that begins with the thing's name.
+    """The error as an AssertionError of one line that begins with the name of what is tested.
 
     Args:
-        what: The thing, as the lines of its contract begin: ``the loss 'mine'``.
-        error: What was raised, by the contract or by the thing itself.
+        what: What is tested, as in the messages of its contract: ``the loss 'mine'``.
+        error: The error, of the contract or of what is tested.
     """
     begin, line = f"{what}: ", " ".join(str(error).split())
     if isinstance(error, AssertionError) and line.startswith(begin):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the tests' own, for this process and those that it starts, and no word with a hub."""
+    """A cache for the tests alone, in this process and those that it starts, and no access to a hub."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["CARVANA_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,9 +34,9 @@ def tiny_data(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def tiny_config(tiny_data: Path) -> FitConfig:
-    """A recipe that trains on ``tiny_data`` in seconds: one epoch at 32 x 48, random weights.
+    """A config that trains on ``tiny_data`` in seconds: one epoch at 32 x 48, random weights.
 
-    Put your names in: ``tiny_config.replace({"arch": "mine", "train.loss": "bce + mine"})``.
+    Change it to use your names: ``tiny_config.replace({"arch": "mine", "train.loss": "bce + mine"})``.
     """
     from carvana.config import FitConfig
 

@@ -33,7 +33,7 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
     """
     registry.layouts.entry(name)  # a name that nobody registered is the caller's mistake
     try:
-        _check_strangers(name)
+        _check_other_folders(name)
         if folder is None:
             return
         root = Path(folder).absolute()
@@ -49,11 +49,11 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
     _expect(name, all(sample.group for sample in samples), "it finds images without a group (the group's name)")
 
 
-def _check_strangers(name: str) -> None:
-    """Folders of other layouts, and an empty one, are none of this one's business."""
-    strangers = {"empty": (), "carvana": ("train", "train_masks"), "folders": ("images", "masks")}
-    for stranger, parts in strangers.items():
-        if stranger == name:
+def _check_other_folders(name: str) -> None:
+    """For folders of other layouts, and an empty one, the layout must return None."""
+    others = {"empty": (), "carvana": ("train", "train_masks"), "folders": ("images", "masks")}
+    for other, parts in others.items():
+        if other == name:
             continue
         with tempfile.TemporaryDirectory() as folder:
             for part, suffix in zip(parts, ("", "_mask"), strict=False):

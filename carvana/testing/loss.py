@@ -40,7 +40,7 @@ def check_loss(name: str) -> None:
 
 
 def _check(name: str) -> None:
-    _expect(name, loss_names(name) == [name], "no recipe could name it: use letters, digits, - and _, a letter first")
+    _expect(name, loss_names(name) == [name], "no config could name it: use letters, digits, - and _, a letter first")
     loss = make_loss(name)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(_SHAPE, generator=generator)
@@ -60,7 +60,9 @@ def _check_gradient(name: str, loss: Loss, logits: Tensor, targets: Tensor, what
     except Exception as error:  # whatever it raises
         raise AssertionError(f"the loss '{name}': it fails for {what}: {type(error).__name__}: {error}") from error
     _expect(
-        name, isinstance(value, Tensor) and value.shape == (), f"it must return a scalar tensor, got {_told(value)}"
+        name,
+        isinstance(value, Tensor) and value.shape == (),
+        f"it must return a scalar tensor, got {_describe(value)}",
     )
     _expect(name, math.isfinite(value.item()), f"it is {value.item()} for {what}")
     _expect(name, torch.equal(targets, before), "it changes the masks that it is given")
@@ -95,5 +97,5 @@ def _expect(name: str, holds: bool, otherwise: str) -> None:
         raise AssertionError(f"the loss '{name}': {otherwise}")
 
 
-def _told(value: object) -> str:
+def _describe(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -15,7 +15,7 @@ from carvana.testing.augment import check_augment
 from carvana.testing.layout import check_layout
 from carvana.testing.loss import check_loss
 
-_ANSWER = "carvana.testing heard:"
+_ANSWER = "carvana.testing imported:"
 _LISTING = f"""
 import sys
 from carvana.registry import registry
@@ -76,14 +76,14 @@ def _check_entries(adds: Mapping[str, list[str]]) -> None:
 
 
 def _check_listing(package: str) -> None:
-    """In a process of its own: this one has torch already."""
+    """In another process, since this one has imported torch already."""
     environment = os.environ | {VARIABLE: package}
     done = subprocess.run(  # noqa: S603 - this interpreter, and our own words
         [sys.executable, "-c", _LISTING], env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]  # modules may print as well
     if done.returncode or not answers:
-        lines = done.stderr.strip().splitlines() or ["Python ended without a word"]
+        lines = done.stderr.strip().splitlines() or ["Python ended without a message"]
         raise AssertionError(f"'{package}' cannot be listed: {lines[-1]}")
     imported = answers[-1].removeprefix(_ANSWER).strip()
     if imported:

@@ -4,9 +4,9 @@ A reader sees the old file or the new one and never half of either, whenever the
 the power fails, but the newest files may then be missing: their bytes are on disk before they get their names, while
 the folder is left to the operating system, since syncing it as well doubles the time that a small file takes.
 
-Each step of a write is told to Python's audit hooks as ``carvana.write`` with a stage (``begun``, ``written``,
-``synced``, ``renamed``; ``begun``, ``appended`` for a log), the final path and the one that is written to. By these the
-tests in tests/faults/ know all places that write, and kill the writer at each.
+Each step of a write is an event for Python's audit hooks, named ``carvana.write`` with a stage (``begun``, ``written``,
+``synced``, ``renamed``; ``begun``, ``appended`` for a log), the final path and the one that is written to. With
+these the tests in tests/faults/ find all places that write, and kill the writer at each.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = temporary.stat().st_mode
-        _tell("begun", final, temporary)
+        _audit("begun", final, temporary)
         yield temporary
-        _tell("written", final, temporary)
-        temporary.chmod(mode)  # safetensors puts a file of its own there, which only the owner may read
+        _audit("written", final, temporary)
+        temporary.chmod(mode)  # safetensors replaces the file by one that only the owner may read
         _sync(temporary)
-        _tell("synced", final, temporary)
+        _audit("synced", final, temporary)
         temporary.replace(final)
-        _tell("renamed", final, final)
+        _audit("renamed", final, final)
     except OSError as error:
         _name(error, final, temporary)
         raise
     finally:
-        with suppress(OSError):  # a folder that nobody may write into
+        with suppress(OSError):  # a folder without write permission
             temporary.unlink()
 
 
@@ -83,9 +83,9 @@ def scratch_folder(parent: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder. A process looks once into each.
+    """Remove the unfinished files of killed writers in a folder, once in each process.
 
-    Only those of this machine (and of this container) can be told from living ones; what others left stays for them.
+    Only writers on this machine (and in this container) are known to be dead; files of others stay.
     """
     if folder in _swept:
         return
@@ -98,12 +98,12 @@ def sweep(folder: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is one that a writer has not finished, or a killed one never will."""
+    """Whether a file is unfinished: of a writer at work, or of a killed one."""
     return path.name.startswith(PART)
 
 
 PART = ".part-"
-"""What names of unfinished files begin with."""
+"""The beginning of the names of unfinished files."""
 
 _PART = re.compile(rf"{re.escape(PART)}(?P<here>[0-9a-f]+)-(?P<pid>\d+)-")
 _swept: set[Path] = set()
@@ -111,7 +111,7 @@ _swept: set[Path] = set()
 
 @functools.cache
 def _here() -> str:
-    """What process numbers are good for: this machine, and within it this container."""
+    """A digest of this machine, and within it this container, where process numbers are valid."""
     try:
         space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -134,17 +134,17 @@ def _lives(process: int) -> bool:
 
 
 def _name(error: OSError, final: Path, written: Path) -> None:
-    """Have an error tell the file that was to be: a full disk names none, and others the one that is removed."""
+    """Let an error name the final file: on a full disk it names none, otherwise the temporary one."""
     if error.filename in (None, str(written)):
         error.filename, error.filename2 = str(final), None
 
 
-def _tell(stage: str, final: Path, written: Path) -> None:
+def _audit(stage: str, final: Path, written: Path) -> None:
     sys.audit("carvana.write", stage, str(final), str(written))
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with ``~`` replaced, which no shell does for paths in a recipe."""
+    """The path with ``~`` replaced, which no shell does for paths in a config."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no such user, or one without a home: the name is reported with what is missing there
@@ -158,7 +158,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``path`` atomically, as UTF-8; bytes that are no text, as names of files may hold, stay so."""
+    """Write ``text`` to ``path`` atomically, as UTF-8; bytes that are not text, as in names of files, are kept."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
@@ -169,14 +169,14 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 @contextmanager
 def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock that one process of a machine holds at a time. It ends with its holder, however that dies.
+    """Hold a lock that only one process of a machine has at a time. It ends with the process, however that ends.
 
     Args:
-        path: A file to lock by, made if it is not there; it stays, empty.
+        path: The lock file, created if it does not exist; it stays, empty.
         wait: Wait until it is free.
 
     Raises:
-        BlockingIOError: another holds it, and ``wait`` is false.
+        BlockingIOError: another process has it, and ``wait`` is false.
         OSError: the file cannot be made.
     """
     path = Path(path)
@@ -197,14 +197,14 @@ def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
 
 
 _POLL = 0.02
-"""Seconds between two looks at a lock that is waited for."""
+"""Seconds between two attempts to get a lock."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-"""How a system, or a file system that is mounted without locks (Lustre, NFS), fails."""
+"""The errors of systems, or of file systems mounted without locks (Lustre, NFS)."""
 
 
 def _hold_by_name(stack: ExitStack, path: Path, *, wait: bool) -> bool:
-    """Lock by a file that names its holder: after a killed one it is free again on that machine, not on others."""
+    """Lock by a file that names its process: if that is killed, the lock is free on this machine, not on others."""
     try:
         stack.enter_context(SoftFileLock(f"{path}.held", timeout=-1 if wait else 0.3, poll_interval=_POLL))
     except Timeout:
@@ -219,7 +219,7 @@ def _close(descriptor: int) -> None:
 
 
 def _opened(path: Path) -> int:
-    """The file to lock by, made with its folder, which another process may be removing at this moment."""
+    """The lock file, created with its folder, which another process may be removing at this moment."""
     for _ in range(9):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -232,7 +232,7 @@ _locks: set[int] = set()
 
 
 def _leave_locks() -> None:
-    """A forked process shares its parent's locks: it would hold them on for as long as it outlives a killed parent."""
+    """A forked process shares its parent's locks, and would keep them after the parent is killed."""
     while _locks:
         os.close(_locks.pop())
 
@@ -242,7 +242,7 @@ if sys.platform != "win32":
 
 
 def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
-    """Add one line of JSON to a log. A killed writer leaves at most one cut line, and the next one starts its own.
+    """Add one line of JSON to a log. A killed writer leaves at most one cut line, and the next one begins a new line.
 
     Several processes may write to one log, on several machines if the file system they share knows locks.
     """
@@ -258,17 +258,17 @@ def _append(path: Path, line: str) -> None:
     with open(path, "a+b") as file:
         with suppress(OSError):  # without locks a system still appends whole writes, as local ones all do
             lock_descriptor(file.fileno(), poll_interval=_POLL)
-        _tell("begun", path, path)
+        _audit("begun", path, path)
         file.seek(0, os.SEEK_END)
         if file.tell() and not _ends_with_newline(file):
             line = "\n" + line
         file.write(line.encode())
         file.flush()
-        _tell("appended", path, path)
+        _audit("appended", path, path)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """The records of a JSON-lines log, passing over lines that a killed writer cut short."""
+    """The records of a JSON-lines log, without lines that a killed writer cut short."""
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
@@ -282,13 +282,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON.
+        ValueError: it is not JSON.
     """
     return parse_json(Path(path).read_text(encoding="utf-8"))
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, a ValueError if it is none.
+    """The value of a JSON text, a ValueError if it is not JSON.
 
     >>> parse_json("[" * 100_000)
     Traceback (most recent call last):
@@ -307,7 +307,7 @@ def bytes_digest(data: bytes) -> str:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """The BLAKE2b digest (128 bits, hexadecimal) of a file's bytes: what this library knows files by."""
+    """The BLAKE2b digest (128 bits, hexadecimal) of a file's bytes: by which this library identifies files."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

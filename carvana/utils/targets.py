@@ -11,15 +11,15 @@ from carvana.errors import ConfigError
 def check_target(
     path: str | os.PathLike[str], *, option: str = "--out", replace: bool = False, instead: str = "name another file"
 ) -> None:
-    """Refuse a file that is there already, or that cannot be written.
+    """Refuse a file that exists already, or that cannot be written.
 
-    A file without bytes holds nothing, and may be written over.
+    An empty file may be overwritten.
 
     Args:
         path: The file.
-        option: What it was named by.
-        replace: A file that is there may be overwritten; what is no file, such as a folder or a pipe, never.
-        instead: What else may be done.
+        option: The option that named it.
+        replace: Allow an existing file to be overwritten; never a folder or a pipe.
+        instead: The advice in the message.
 
     Raises:
         ConfigError: One line that says why.

@@ -21,6 +21,6 @@ def test_three_digits_stand_for_six_and_case_does_not_matter() -> None:
 
 @pytest.mark.parametrize("text", ["", "whit", "#12", "#1234", "#12345g", "rgb(1,2,3)", "#+1+1+1", "C0"])
 def test_anything_else_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no colour") as error:
+    with pytest.raises(ConfigError, match="is not a colour") as error:
         parse_colour(text)
     assert "\n" not in str(error.value)

@@ -96,7 +96,7 @@ def test_photos_without_masks_are_counted_and_the_first_is_named(tmp_path: Path)
 def test_two_photos_of_one_stem_are_refused_and_both_are_named(tmp_path: Path) -> None:
     make(tmp_path, "images", "masks", ["a", "b"], "")
     (tmp_path / "images" / "b.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"images: b\.jpg and b\.png both stand for the image 'b'"):
+    with pytest.raises(DataError, match=r"images: b\.jpg and b\.png are both named as the image 'b'"):
         find_samples(tmp_path)
 
 
@@ -105,7 +105,7 @@ def test_two_masks_of_one_photo_are_refused_and_both_are_named(tmp_path: Path, s
     make(tmp_path, "images", "masks", ["a", "b"], "_mask")
     (tmp_path / "masks" / second).write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"masks: (?=.*b_mask\.png)(?=.*b\.png|.*b_mask\.gif).* both stand for the image 'b'"
+        DataError, match=r"masks: (?=.*b_mask\.png)(?=.*b\.png|.*b_mask\.gif).* are both named as the image 'b'"
     ):
         find_samples(tmp_path)
 
@@ -190,7 +190,7 @@ def test_another_ending_is_named_and_counts_alone(tmp_path: Path) -> None:
 
 def test_a_missing_mask_is_told_with_a_mask_that_is_there(tmp_path: Path) -> None:
     put(tmp_path, "images/a.jpg", "masks/a_L.png")
-    with pytest.raises(DataError, match=r"the first: a\.jpg; expected .*masks holds a_L\.png, say\); .*mask_suffix"):
+    with pytest.raises(DataError, match=r"the first: a\.jpg; expected .*masks has a_L\.png, for example\); .*mask_suffix"):
         find_samples(tmp_path)
 
 

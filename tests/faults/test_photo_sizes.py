@@ -118,7 +118,7 @@ def test_a_bomb_is_refused_in_little_memory(kind: str, tmp_path: Path, came_out:
     sound = put(tmp_path / "sound.jpg", encode(draw_photo(), "JPEG"))
     path = put(tmp_path / "bomb.any", data)
     said, megabytes = read_in_a_process(path, sound, limit=100_000_000 if kind == "WEBP" else 300_000_000)
-    expected = "no image" if kind == "AVIF" else "more than the limit of"  # whose own parts contradict one another
+    expected = "not an image" if kind == "AVIF" else "more than the limit of"  # whose own parts contradict one another
     assert [line for line in said if line.startswith(f"{path}: ") and expected in line] == said
     assert len(said) == 4
     assert megabytes < 30

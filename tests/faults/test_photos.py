@@ -141,7 +141,7 @@ def test_what_is_no_image_is_refused(kind: str, tmp_path: Path) -> None:
     path = not_images(tmp_path / "photos")[kind]
     expected = {"folder": "Is a directory", "fifo": "pipe or a device", "device": "pipe or a device"}
     for read in (read_image, read_mask, image_size):
-        assert expected.get(kind, "no image") in refusal(path, read)
+        assert expected.get(kind, "not an image") in refusal(path, read)
 
 
 @pytest.mark.fault(

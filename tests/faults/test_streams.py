@@ -76,7 +76,7 @@ def test_readers_without_shared_memory(
         errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
         assert done.code == 1, done
         assert len(errors) == 1, done.err
-        assert "for want of memory or of room in /dev/shm: take fewer with" in errors[0]
+        assert "for lack of memory or of space in /dev/shm: take fewer with" in errors[0]
         assert "Alarm clock" not in done.err  # which ends readers that nobody ended, half a minute later
     assert_done(in_process(*fit))
     assert result_of(tmp_path / "run") == result_of(run)

@@ -54,7 +54,7 @@ def test_what_a_plugin_imports_for_its_names_is_told_behind_what_it_prints(tmp_p
 
 def test_a_plugin_that_ends_python_is_told_in_one_line(tmp_path: Path) -> None:
     line = checked(tmp_path, SOUND_LOSS, before="import os, sys\nif 'torch' not in sys.modules: os._exit(0)")
-    assert line == "AssertionError: 'odd' cannot be listed: Python ended without a word"
+    assert line == "AssertionError: 'odd' cannot be listed: Python ended without a message"
 
 
 def test_of_a_family_that_lists_nothing_the_names_to_check_are_asked_for(tmp_path: Path) -> None:

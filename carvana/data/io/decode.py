@@ -1,4 +1,4 @@
-"""Sources of pictures, a path or bytes, and how Pillow opens them."""
+"""Opens files, bytes and open files with Pillow, within limits of size."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the bytes of a file, or an open file."""
 
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""What Pillow may take a file for, whatever its name. It knows 40 more: one hands files to Ghostscript, a program."""
+"""The formats that Pillow may use, whatever the name of the file. It has 40 more, one of which runs Ghostscript."""
 
 JPEG_FORMATS = "JPEG", "MPO"
 """What Pillow calls a JPEG: one picture, or several in a file, as some phones write."""
 
-_LONGEST_NAME = 4096  # characters of a path, on most systems; what is longer is something else
+_LONGEST_NAME = 4096  # characters of a path, on most systems
 
 _BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
 
@@ -57,22 +57,22 @@ def stream(source: Source, limit: int) -> Iterator[BinaryIO]:
 
 
 def check_regular(source: str | os.PathLike[str]) -> None:
-    """Raise a DataError for a pipe, a socket or a device, of which nobody knows when it ends, or whether it begins.
+    """Refuse a pipe, a socket or a device, from which reading may never end, or never begin.
 
     Raises:
-        DataError: it is one, or its name is none that a file can have.
+        DataError: it is one of these, or no file can have such a name.
         OSError: there is no such file.
     """
     try:
         mode = os.stat(source).st_mode  # noqa: PTH116 - a str will do
     except ValueError as error:  # a zero byte, or half of a character
         raise DataError(f"{name_of(source)!r}: no file has such a name") from error
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder tells so itself
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder gives its own error
         raise DataError(f"{source}: is a pipe or a device; expected an image file")
 
 
 def name_of(source: Source) -> str:
-    """What a source is called in a message."""
+    """The name of a source in messages."""
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{len(source)} bytes"
     if isinstance(source, str | os.PathLike):
@@ -104,7 +104,7 @@ def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
 
 
 def check_scans(data: bytes, source: Source) -> None:
-    """Raise a DataError for a JPEG that would keep its decoder busy for ever."""
+    """Raise a DataError for a JPEG that would take its decoder very long."""
     scans = count_scans(data)
     if scans > MOST_SCANS:
         raise DataError(
@@ -114,14 +114,14 @@ def check_scans(data: bytes, source: Source) -> None:
 
 
 def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
-    """A picture of which Pillow has read the header alone; a DataError if it is none, or holds too many pixels."""
+    """A picture of which only the header is read; a DataError if it is not an image, or has too many pixels."""
     try:
         with pillow_limit(limit):
             picture = Image.open(file, formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("it holds", limit, source) from error
     except UnidentifiedImageError as error:
-        what = tiff_layout(file) or "no image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
+        what = tiff_layout(file) or "not an image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
         raise DataError(f"{name_of(source)}: {what}") from error
     except Exception as error:  # as below
         raise DataError(
@@ -134,7 +134,7 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
 
 
 def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
-    """A picture with its pixels; a DataError if it is damaged, none at all, or holds too many of them."""
+    """A picture with its pixels; a DataError if it is damaged, not an image, or has too many of them."""
     picture = open_header(io.BytesIO(data), source, limit)
     if picture.format in JPEG_FORMATS:
         check_scans(data, source)
@@ -149,7 +149,7 @@ def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
 
 
 def _why(error: Exception) -> str:
-    """What a decoder says, in one line."""
+    """The message of a decoder, in one line."""
     return " ".join(str(error).split())
 
 

@@ -1,8 +1,8 @@
-"""Images as people see them: colours in sRGB, and the transparency that the file has.
+"""Images for people: colours in sRGB, and the transparency of the file.
 
-Networks get pixels as they stand in the file (:func:`carvana.data.io.images.read_image`): a mask depends on no colour
-profile. What is shown to people has the image's colours: its ICC profile is obeyed here. Files are written without a
-profile, which means sRGB.
+Networks get pixels as they are in the file (:func:`carvana.data.io.images.read_image`): masks do not depend on
+colour profiles. Images that people see are converted by their ICC profile here. Files are written without a profile,
+which means sRGB.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def read_shown(
 ) -> UInt8:
     """Read an image to show it: in sRGB, with its transparency.
 
-    An ICC profile is obeyed, and ignored where it is damaged or belongs to pixels of another kind.
+    An ICC profile is applied, unless it is damaged or for pixels of another kind.
 
     Args:
         source: A path, or the bytes of an image file.
-        pixels: What :func:`carvana.read_image` made of it at full size, if that is known: most files are then not
-            decoded again.
+        pixels: The result of :func:`carvana.read_image` at full size, if it is known: most files are then not decoded
+            again.
         max_pixels: Refuse images that hold more pixels.
 
     Returns:
@@ -47,7 +47,7 @@ def read_shown(
         DataError: as for :func:`carvana.read_image`.
     """
     transform, decodes = None, False
-    # What Pillow cannot open, the JPEG decoder may read all the same: then nothing is known of its colours.
+    # The JPEG decoder may read what Pillow cannot open: then nothing is known of its colours.
     with suppress(DataError), stream(source, max_pixels) as file, open_header(file, source, max_pixels) as header:
         transform = _transform(header)
         decodes = _may_be_clear(header) or (transform is not None and header.mode == "CMYK")
@@ -81,7 +81,7 @@ def _may_be_clear(picture: Image.Image) -> bool:
 
 
 def _transform(picture: Image.Image) -> ImageCms.ImageCmsTransform | None:
-    """What brings a picture's colours to sRGB; None where they are, and where its profile is of other pixels."""
+    """The transform of a picture's colours to sRGB; None if they are sRGB, or if its profile is for other pixels."""
     profile = picture.info.get("icc_profile")
     transform = _to_srgb(profile) if isinstance(profile, bytes) and profile else None
     if transform is None:
@@ -98,7 +98,7 @@ def _converted(picture: Image.Image, transform: ImageCms.ImageCmsTransform) -> U
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
-    """What brings pixels of a profile to sRGB; None where it is sRGB itself, damaged, or of other colours.
+    """The transform from a profile to sRGB; None if the profile is sRGB itself, damaged, or of other colours.
 
     A transform may be applied by several threads at once.
     """
@@ -118,7 +118,7 @@ def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
         if mode == "CMYK":
             return transform
         shown = np.asarray(transform.apply(Image.fromarray(_SAMPLES).convert(mode)), np.int16)
-    except Exception:  # littlecms says little of what is wrong
+    except Exception:  # littlecms raises several kinds of errors
         return None
     expected = np.asarray(Image.fromarray(_SAMPLES).convert(mode).convert("RGB"), np.int16)
     return transform if np.abs(shown - expected).max() > 1 else None
@@ -126,4 +126,4 @@ def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
 
 _STEPS = np.arange(0, 256, 15, dtype=np.uint8)
 _SAMPLES = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS), axis=-1).reshape(len(_STEPS), -1, 3)
-"""Colours from all over the cube: a profile that moves none of them is sRGB, whatever it calls itself."""
+"""A grid of colours: a profile that changes none of them is sRGB, whatever its name."""

@@ -9,7 +9,7 @@ earlier code stood for, and one pixel more. Nothing here goes from code to code,
   depths in those trees, found by pointer doubling (Hillis & Steele 1986, https://doi.org/10.1145/7902.7903);
 - of a mask of two values only the changes count, and a code's changes are those of its ancestors that end on one.
 
-What is not exactly such a file, whole and sound, is left to Pillow, and so is what it says about it.
+All other files, and damaged ones, are left to Pillow and its messages.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from carvana.data.io.runs import Int64, Runs
 
 MOST_CHANGES = 1 << 15
-"""Masks with more changes than this (a car's has 3,000) are noise rather than outlines, and quicker as pixels."""
+"""Masks with more changes than this (an outline has some 3,000) are noise, and faster as pixels."""
 
 _TABLE = 4096  # codes that a table holds, and that are unpacked at a time
-_MOST_PARTS = 16  # clear codes, and tables' worths of codes: many of them are quicker one by one
-_TIMING = b"\x21\xf9\x04"  # an extension that tells of transparency, too
-_COLOUR_PROFILE = b"\x21\xff\x0bICCRGBG1012"  # one that some of the competition's masks have, and nobody looks at
+_MOST_PARTS = 16  # clear codes and full tables: with many of them, one by one is faster
+_TIMING = b"\x21\xf9\x04"  # an extension that may declare transparency
+_COLOUR_PROFILE = b"\x21\xff\x0bICCRGBG1012"  # one that some of the competition's masks have, without effect
 
 
 def read_runs(data: bytes, *, max_pixels: int) -> Runs | None:
@@ -138,7 +138,7 @@ def _unpacked(stream: bytes, bits: int) -> tuple[Int64, Int64] | None:
 
 
 def _changes(codes: Int64, firsts: Int64, bits: int, pixels: int) -> Int64 | None:
-    """Where the pixels change that the codes stand for; None unless they are ``pixels`` sound ones of 0 and 1."""
+    """The places where the pixels of the codes change; None unless they are ``pixels`` valid ones of 0 and 1."""
     own = np.arange(len(codes))
     plain = codes < 1 << bits  # stands for one pixel, of its own value
     parents = np.where(plain, own, codes - ((1 << bits) + 2) + firsts)
@@ -152,7 +152,7 @@ def _changes(codes: Int64, firsts: Int64, bits: int, pixels: int) -> Int64 | Non
     # Its last one is the first of the string that followed when its parent was read for the first time.
     lasts = np.where(plain, codes, begins.take(parents + 1, mode="clip"))
     changing = lasts != lasts.take(parents)  # strings that end on a change
-    return _gathered(begins, lasts, ends - lengths, lengths, parents, changing)
+    return _places_of_changes(begins, lasts, ends - lengths, lengths, parents, changing)
 
 
 def _depths(parents: Int64, plain: NDArray[np.bool_]) -> tuple[Int64, Int64]:
@@ -164,10 +164,10 @@ def _depths(parents: Int64, plain: NDArray[np.bool_]) -> tuple[Int64, Int64]:
     return further + 1, ancestors
 
 
-def _gathered(
+def _places_of_changes(
     begins: Int64, lasts: Int64, starts: Int64, lengths: Int64, parents: Int64, changing: NDArray[np.bool_]
 ) -> Int64 | None:
-    """The places of all changes, in order; None where they are too many."""
+    """The places of all changes, in order; None if there are too many."""
     between = begins != np.concatenate([np.zeros(1, np.int64), lasts[:-1]])
     found = [starts[between]]
     own = np.arange(len(parents))

@@ -29,8 +29,8 @@ def is_jpeg(data: bytes) -> bool:
 def jpeg_header(data: bytes) -> tuple[int, int, str, str] | None:
     """Height and width as they are stored, colour space and its subsampling.
 
-    None where libjpeg-turbo's own interface cannot tell: the header is damaged, or its colours are sampled in a way
-    that has no name there. Pillow reads the latter.
+    None if libjpeg-turbo's interface refuses it: the header is damaged, or its subsampling has no name there, which
+    Pillow reads.
     """
     try:
         return simplejpeg.decode_jpeg_header(data)  # type: ignore[no-any-return]
@@ -39,12 +39,12 @@ def jpeg_header(data: bytes) -> tuple[int, int, str, str] | None:
 
 
 def jpeg_size(start: bytes, file: BinaryIO) -> tuple[int, int, int] | None:
-    """The height, the width and the orientation; the rest of the file is read only if its start does not tell.
+    """The height, the width and the orientation; the rest of the file is read only if its start is not enough.
 
     None as for :func:`jpeg_header`.
     """
     header = jpeg_header(start)
-    if header is None or not any(kind == 0xDA for kind, _, _ in segments(start)):  # EXIF may stand further behind
+    if header is None or not any(kind == 0xDA for kind, _, _ in segments(start)):  # EXIF may follow later
         start += file.read()
         header = jpeg_header(start)
     return None if header is None else (header[0], header[1], _orientation(start))
@@ -53,10 +53,10 @@ def jpeg_size(start: bytes, file: BinaryIO) -> tuple[int, int, int] | None:
 def read_jpeg(data: bytes, source: Source, at_least: tuple[int, int] | None) -> UInt8 | None:
     """An upright RGB image, not below ``at_least``; about twice as fast as by OpenCV (docs/benchmarks.md).
 
-    None where the decoder stops at something else than the end of the data: Pillow may read it, or say what is wrong.
+    None if the decoder fails for another reason than missing data: Pillow may read it, or give a better message.
 
     Raises:
-        DataError: the file is cut short, or would keep the decoder busy for ever.
+        DataError: the file is cut short, or would take the decoder very long.
     """
     check_scans(data, source)
     orientation = _orientation(data)
@@ -74,12 +74,12 @@ def check_complete(data: bytes, source: Source) -> None:
 
 
 def _decode(data: bytes, colors: str, source: Source, min_height: int = 0, min_width: int = 0) -> UInt8 | None:
-    """The pixels as they are stored; None where the decoder's first warning is not that the data end early."""
+    """The pixels as they are stored; None if the decoder's first warning is not that the data end early."""
     try:
         return simplejpeg.decode_jpeg(data, colors, min_height=min_height, min_width=min_width)  # type: ignore[no-any-return]
     except MemoryError:
         raise
-    except Exception as error:  # it raises more than it says
+    except Exception as error:  # it raises more than it documents
         if "premature end" in str(error).lower():  # which Pillow would fill with grey
             raise DataError(
                 f"{name_of(source)}: damaged or cut JPEG ({error}); replace the file or leave it out"
@@ -88,14 +88,14 @@ def _decode(data: bytes, colors: str, source: Source, min_height: int = 0, min_w
 
 
 def _orientation(data: bytes) -> int:
-    if not any(kind == 0xE1 and _may_tell(data[begin:end]) for kind, begin, end in segments(data)):
+    if not any(kind == 0xE1 and _may_have_orientation(data[begin:end]) for kind, begin, end in segments(data)):
         return 1  # as in most files
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return orientation_of(picture)
-    except Exception:  # libjpeg-turbo has read the header: what Pillow finds wrong with it does not matter
+    except Exception:  # libjpeg-turbo has read the header, so that errors of Pillow do not matter
         return 1
 
 
-def _may_tell(segment: bytes) -> bool:
+def _may_have_orientation(segment: bytes) -> bool:
     return segment.startswith(b"Exif\x00\x00") or b"tiff:Orientation" in segment

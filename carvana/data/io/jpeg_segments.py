@@ -1,4 +1,4 @@
-"""The segments of a JPEG file, and how often it makes its decoder go over the picture (ITU-T T.81, annex B)."""
+"""The segments of a JPEG file, and the number of its scans (ITU-T T.81, annex B)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 MOST_SCANS = 100
-"""Usual files take 10 scans at the most; a hostile one of a megabyte holds enough of them for hours."""
+"""Usual files have at most 10 scans; a hostile one of a megabyte has enough to decode for hours."""
 
 _SCAN, _END = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
@@ -16,7 +16,7 @@ _IN_PIXELS = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # a marker that ends com
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The segments before the first compressed pixels, the header of the first scan last.
 
-    Bytes between segments that belong to none are passed over, as decoders do.
+    Bytes between segments are skipped, as decoders do.
 
     Args:
         data: A JPEG file, or its beginning.
@@ -27,7 +27,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     place = 2
     while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
         kind = data[place + 1]
-        if kind in (0x00, 0xFF):  # no marker, or one that begins a byte later
+        if kind in (0x00, 0xFF):  # not a marker, or one that begins a byte later
             place += 1
         elif kind in _ALONE:
             place += 2
@@ -42,7 +42,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def without_junk(data: bytes) -> bytes:
-    """The file without bytes between its first segments, of which libjpeg would warn instead of an early end."""
+    """The file without bytes between its first segments, whose warning would hide that of an early end."""
     found = list(segments(data))
     if not found or found[-1][0] != _SCAN:
         return data
@@ -50,7 +50,7 @@ def without_junk(data: bytes) -> bytes:
 
 
 def count_scans(data: bytes) -> int:
-    """The scans of the picture in a JPEG file; what stands behind its end, such as a video, does not count."""
+    """The number of scans of the picture in a JPEG file; what follows its end, such as a video, does not count."""
     components, place = 0, len(data)
     for kind, begin, end in segments(data):
         if kind in (0xC0, 0xC1) and begin + 5 < len(data):  # not progressive

@@ -1,4 +1,4 @@
-"""Pillow's own guards against pictures that claim to be huge, brought in line with this library's limit."""
+"""Adapts Pillow's own limits on the size of pictures to this library's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class _PillowLimit:
     """Lets Pillow, which refuses 179 million pixels and warns from 89 on, read what our own limit allows.
 
     Its limit is one variable of the process. It is raised while any thread reads, to the largest limit among those
-    threads, and then put back. It is never lifted: some formats allocate the picture before anybody can see its size.
+    threads, and then put back. It is never removed: some formats allocate the picture before its size can be checked.
 
-    A text in a PNG may hold 64 MiB meanwhile, where Pillow stops at 1: cameras and editors keep whole histories there.
+    Meanwhile a text in a PNG may have 64 MiB, where Pillow stops at 1: cameras and editors keep whole histories there.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Masks as the competition's text: runs of foreground, ``begin length begin length ...``, row after row, from pixel 1.
 
-The empty mask is the empty text. Where each run lies is told by its numbers alone, so a text fits any picture that is
-large enough and of the same width.
+The empty mask is the empty text. The numbers alone say where each run is, so a text fits any picture that is large
+enough and has the same width.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from carvana.data.io.runs import Runs, UInt8
 from carvana.errors import DataError
 
 Problem = Literal["not numbers", "an odd count", "no length", "outside", "overlapping", "unsorted"]
-"""What can be wrong with a text."""
+"""The kinds of errors of a text."""
 
 _ALLOWED = b"0123456789 "
 
 
 class RleError(DataError):
-    """A text that stands for no mask.
+    """A text that is not a mask.
 
     Attributes:
-        problem: what is wrong, in a word or two.
+        problem: the kind of error.
     """
 
     def __init__(self, problem: Problem, message: str) -> None:
@@ -36,17 +36,19 @@ def encode(mask: UInt8 | NDArray[np.bool_]) -> str:
     """The text of a mask, (H, W) of 0 and 1.
 
     Raises:
-        DataError: it is no such array.
+        DataError: it is another kind of array.
 
     >>> encode(np.array([[0, 1, 1, 1], [1, 1, 0, 1]], np.uint8))
     '2 5 8 1'
     """
     mask = cast("UInt8", np.asarray(mask))
     if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
-        raise DataError(f"an array of {mask.dtype} {mask.shape} is no mask; expected uint8 (height, width) of 0 and 1")
+        raise DataError(
+            f"an array of {mask.dtype} {mask.shape} is not a mask; expected uint8 (height, width) of 0 and 1"
+        )
     flat = mask.view(np.uint8)
     changes = Runs.of(flat).changes
-    values = flat.ravel().take(changes)  # between two changes all is equal, so these are all values that there are
+    values = flat.ravel().take(changes)  # between two changes all is equal, so there are no other values
     if (values != np.arange(1, len(values) + 1) & 1).any():
         raise DataError(f"the mask holds {int(flat.max())}; expected 0 for background and 1 for the object")
     if len(changes) % 2:
@@ -64,7 +66,7 @@ def decode(text: str, size: tuple[int, int]) -> UInt8:
         size: (height, width) of the picture.
 
     Raises:
-        RleError: a DataError that says what is wrong with the text.
+        RleError: a DataError with the kind of error.
 
     >>> decode("2 5 8 1", (2, 4))
     array([[0, 1, 1, 1],
@@ -77,7 +79,7 @@ def decode(text: str, size: tuple[int, int]) -> UInt8:
 
 
 def runs_of(text: str | bytes, size: tuple[int, int]) -> NDArray[np.int64]:
-    """The runs of a text: (N, 2), each the place of its first pixel, counted from 0, and of the first one behind it.
+    """The runs of a text: (N, 2), each the place of its first pixel, counted from 0, and of the first one after it.
 
     Args:
         text: as for :func:`decode`.
@@ -92,7 +94,7 @@ def runs_of(text: str | bytes, size: tuple[int, int]) -> NDArray[np.int64]:
     words = (text.encode("utf-8", "replace") if isinstance(text, str) else text).strip()
     if strange := words.translate(None, _ALLOWED):
         shown = strange.decode("utf-8", "replace")[:20]
-        raise RleError("not numbers", f"{shown!r} is no part of a number; expected numbers with spaces between them")
+        raise RleError("not numbers", f"{shown!r} is not part of a number; expected numbers with spaces between them")
     # Numbers beyond 64 bits come out as the largest of them, which is outside any picture.
     numbers = np.fromstring(words, np.int64, sep=" ") if words else np.zeros(0, np.int64)
     if len(numbers) % 2:

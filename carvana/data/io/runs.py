@@ -1,7 +1,7 @@
 """A mask of two values as the places where its value changes: a few thousand numbers instead of millions of pixels.
 
-An outline crosses each row of an image twice or so. All that training asks of a mask, the share of each small pixel
-that the object covers, follows from those crossings alone.
+An outline crosses each row of an image about twice. The share of each small pixel that the object covers, which is all
+that training needs of a mask, follows from those crossings alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Runs:
     Attributes:
         size: (height, width).
         changes: (N,), rising: the flat places (row * width + column) of all pixels that differ from the one before
-            them; a 0 is thought before the first.
+            them, or from 0 at the first.
 
     >>> runs = Runs.of(np.array([[0, 1, 1, 1], [1, 1, 0, 0]], np.uint8))
     >>> runs.changes
@@ -45,7 +45,7 @@ class Runs:
 
     @property
     def area(self) -> int:
-        """How many pixels are 1."""
+        """The number of pixels that are 1."""
         begins, ends = self.changes[::2], self.changes[1::2]
         open_end = self.size[0] * self.size[1] if len(begins) > len(ends) else 0
         return int(ends.sum() - begins.sum()) + open_end

@@ -159,7 +159,7 @@ def test_many_threads_show_the_same_colours(rng: np.random.Generator) -> None:
 
 def test_what_cannot_be_read_is_refused_as_by_read_image(tmp_path: Path, pixels: np.ndarray) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"text\.png: no image"):
+    with pytest.raises(DataError, match=r"text\.png: not an image"):
         read_shown(tmp_path / "text.png")
     with pytest.raises(DataError, match="more than the limit"):
         read_shown(encoded(Image.fromarray(pixels)), max_pixels=10)

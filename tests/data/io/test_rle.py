@@ -86,7 +86,7 @@ def test_other_values_than_0_and_1_are_refused(mask: np.ndarray) -> None:
 
 def test_what_is_no_mask_is_refused() -> None:
     for array in (np.zeros((2, 2)), np.zeros((2, 2, 1), np.uint8), np.zeros(4, np.uint8)):
-        with pytest.raises(DataError, match="is no mask; expected uint8"):
+        with pytest.raises(DataError, match="is not a mask; expected uint8"):
             rle.encode(array)  # type: ignore[arg-type]
 
 

@@ -66,13 +66,13 @@ def test_colours_go_by_name_and_pictures_by_path(tmp_path: Path) -> None:
 
 
 def test_what_is_neither_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no picture .*'whit' is no colour.*did you mean 'white'") as error:
+    with pytest.raises(ConfigError, match=r"no picture .*'whit' is not a colour.*did you mean 'white'") as error:
         parse_background("whit")
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match=r"nowhere\.jpg"):
         parse_background(str(tmp_path / "nowhere.jpg"))
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"text\.png: no image"):
+    with pytest.raises(DataError, match=r"text\.png: not an image"):
         parse_background(str(tmp_path / "text.png"))
     for text in ("#12345", "#ggg", ""):
         with pytest.raises((ConfigError, DataError)):
