@@ -17,12 +17,12 @@ from carvana.utils.progress import Reporter
 def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = None) -> list[str]:
     """A digest of the bytes of each image and its mask; empty where one of them is missing or cannot be read.
 
-    Files whose digest is remembered in the cache are not read, and those that are read are remembered there.
+    Files whose digest is remembered in the cache are not read. If there is a cache, those that are read are remembered.
     """
     folder = cache_home() / "samples"
     known = DigestIndex(folder / "files")
     keys, _ = known.keys(samples, reporter=reporter or default_reporter())
-    if known.changed:
+    if known.changed and folder.is_dir():  # without a cache none is begun, since a training of crops has none
         with suppress(OSError), lock(folder / "lock", wait=False):  # not while another process fills the cache
             known.save()
     return [key.ljust(keys.itemsize, b"\0").hex() if key else "" for key in keys.tolist()]

@@ -20,6 +20,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_read_once_is_remembered(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = find_samples(tiny_data)[:3]
+    (cache_home() / "samples").mkdir(parents=True)
     monkeypatch.setattr(cache_keys, "_FRESH", -(10**12))  # files that were drawn a moment ago count as settled
     read: list[Path] = []
 
@@ -32,6 +33,11 @@ def test_what_was_read_once_is_remembered(tiny_data: Path, monkeypatch: pytest.M
     assert len(read) == 6
     assert content_digests(samples) == first
     assert len(read) == 6
+
+
+def test_without_a_cache_nothing_is_written(tiny_data: Path) -> None:
+    assert all(content_digests(find_samples(tiny_data)[:2]))
+    assert not cache_home().exists()
 
 
 def test_a_cache_that_cannot_be_written_costs_the_digests_only_their_memory(tiny_data: Path) -> None:
