@@ -1,4 +1,4 @@
-"""What a Predictor needs of the engine that runs its network; :mod:`carvana.inference.engines` has them."""
+"""The protocol of an engine, which runs a network for a Predictor; carvana/inference/engines has those there are."""
 
 from __future__ import annotations
 
