@@ -64,7 +64,7 @@ class Prediction:
         prediction._maps = ()
         prediction.__dict__["mask"] = (probabilities > threshold).to(torch.uint8).cpu().numpy()
         if want == "levels":
-            # See carvana.thresholds.levels for the factor.
+            # See carvana.inference.levels for the factor.
             graded = (probabilities * (256 * (1 - 2**-24))).clamp_(0, 255)
             prediction._levels = graded.to(torch.uint8).cpu().numpy()
         return prediction

@@ -147,7 +147,7 @@ def test_max_pixels_refuses_large_photos(tiny_run: Path, tiny_data: Path, tmp_pa
         (["fit", "--data", "nowhere"], "nowhere"),
         (["fit", "--device", "tpu"], "tpu"),
         (["evaluate", "nowhere"], "nowhere"),
-        (["predict", "nowhere", "photo.jpg", "--out", "out"], "nowhere"),
+        (["predict", "nowhere", "photo.jpg", "--out", "out"], "photo.jpg"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(

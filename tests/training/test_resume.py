@@ -228,7 +228,7 @@ def test_a_change_of_threads_is_told(undisturbed: Run, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_continued_is_told_in_a_line(undisturbed: Run, tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no run"):
+    with pytest.raises(RunError, match="not a run"):
         resume(tmp_path)
     damaged = copied(undisturbed, tmp_path)
     tensors = next((damaged / "state").glob("*.safetensors"))

@@ -80,7 +80,7 @@ def changed(file: Path, path: Path, key: str, value: str) -> Path:
     [
         ("other", "{}", "was not written by carvana export"),
         ("carvana", "{", "is damaged: its metadata 'carvana' is not JSON"),
-        ("carvana", '{"arch": "tiny", "format_version": 99}', "format 99, .*upgrade carvana"),
+        ("carvana", '{"arch": "tiny", "format_version": 99}', "format version 99, .*upgrade carvana"),
         ("carvana", '{"arch": "tiny", "threshold": 7}', "not valid: threshold"),
     ],
 )
