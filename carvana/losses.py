@@ -118,7 +118,7 @@ def _made(name: str) -> Loss:
         ) from error
     except CarvanaError:
         raise
-    except (Exception, SystemExit) as error:  # whatever a stranger's factory raises
+    except (Exception, SystemExit) as error:  # a factory of a plugin may raise anything
         raise ConfigError(f"the loss '{name}' (from {entry.source}) cannot be made: {error_line(error)}") from error
     if not callable(loss):
         raise ConfigError(f"the factory of the loss '{name}' (from {entry.source}) returned {loss!r:.60}, no loss")
@@ -130,7 +130,9 @@ def _parsed(expression: str) -> list[tuple[float, str]]:
     for part in expression.split("+"):
         match = _TERM.fullmatch(part)
         if match is None:
-            raise ConfigError(f"loss {expression!r}: {part.strip()!r} is none; expected a sum such as bce + 0.5*dice")
+            raise ConfigError(
+                f"loss {expression!r}: {part.strip()!r} is not a loss; expected a sum such as bce + 0.5*dice"
+            )
         terms.append((float(match["weight"] or 1.0), match["name"]))
     return terms
 

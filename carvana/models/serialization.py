@@ -140,7 +140,7 @@ def first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 def push(repo_id: str, network: nn.Module, spec: ModelSpec, *, private: bool, token: str | None) -> str:
     """Upload the folder that ``save`` writes."""
-    from huggingface_hub import HfApi  # half a second that nobody pays who only reads folders
+    from huggingface_hub import HfApi  # takes half a second, and is needed for the hub alone
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -170,7 +170,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 
 def _why(error: Exception, revision: str | None) -> str:
-    """What the hub's client says in many lines, or in its status codes, as half a line that tells what to do."""
+    """An error of the hub's client as half a line that says what to do, in place of many lines or a status code."""
     from huggingface_hub import constants, errors  # see push
 
     what = f"revision '{revision}'" if revision else "it"

@@ -42,7 +42,7 @@ def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tup
         >>> carvana.testing.check_arch("unet-ref", options={"width": 4})
     """
     options = dict(options or {})
-    registry.archs.entry(name)  # a name that nobody registered is the caller's mistake
+    registry.archs.entry(name)  # an unregistered name is the caller's mistake
     try:
         torch.manual_seed(0)
         model = create_model(name, options=options)

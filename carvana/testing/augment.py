@@ -32,7 +32,7 @@ def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
         >>> import carvana.testing
         >>> carvana.testing.check_augment("seed")
     """
-    registry.augments.entry(name)  # a name that nobody registered is the caller's mistake
+    registry.augments.entry(name)  # an unregistered name is the caller's mistake
     try:
         augment = _made(name)
         if augment is not None:  # as "none" is, and whatever means the same
@@ -96,7 +96,7 @@ def _check_alike(
 ) -> None:
     """Where the image shows the object, its mask must be.
 
-    The same draw of an image without the object tells where that is: noise, dropout, inverted light and new
+    The same draw of an image without the object shows where that is: noise, dropout, inverted light and new
     backgrounds are the same in both.
     """
     (image, mask), (coverage, inside) = given, got

@@ -31,7 +31,7 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
         >>> import carvana.testing
         >>> carvana.testing.check_layout("folders")
     """
-    registry.layouts.entry(name)  # a name that nobody registered is the caller's mistake
+    registry.layouts.entry(name)  # an unregistered name is the caller's mistake
     try:
         _check_other_folders(name)
         if folder is None:

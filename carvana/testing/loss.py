@@ -32,7 +32,7 @@ def check_loss(name: str) -> None:
         >>> import carvana.testing
         >>> carvana.testing.check_loss("dice")
     """
-    registry.losses.entry(name)  # a name that nobody registered is the caller's mistake
+    registry.losses.entry(name)  # an unregistered name is the caller's mistake
     try:
         _check(name)
     except Exception as error:  # whatever a factory or a loss raises

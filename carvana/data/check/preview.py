@@ -41,7 +41,7 @@ _GROUND, _OBJECT = np.array((44, 44, 46)), np.array((242, 242, 247))
 
 
 @dataclass(frozen=True)
-class _Row:
+class _SheetRow:
     caption: str
     pictures: tuple[Image, ...]
 
@@ -111,7 +111,9 @@ def choose(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
     return sorted(chosen, key=lambda index: samples[index].name)
 
 
-def _row(sample: Sample, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]) -> _Row:
+def _row(
+    sample: Sample, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]
+) -> _SheetRow:
     image, mask = read_image(sample.image), read_mask(mask_of(sample))
     if image.shape[:2] != mask.shape:
         raise DataError(
@@ -129,7 +131,7 @@ def _row(sample: Sample, size: tuple[int, int], augment: Augment | None, version
     shown = (tall, max(1, round(tall * width / height)))
     first = _outlined(resize_image(image, shown), _coverage(mask, shown))
     caption = f"{sample.name}   {height} x {width}   object {mask.mean():.1%}"
-    return _Row(caption, (first, *pictures))
+    return _SheetRow(caption, (first, *pictures))
 
 
 def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:
@@ -166,7 +168,7 @@ def _outlined(image: Image, coverage: FloatMap) -> Image:
     return drawn
 
 
-def _draw(rows: Sequence[_Row], heads: Sequence[str], path: str | os.PathLike[str], *, title: str) -> None:
+def _draw(rows: Sequence[_SheetRow], heads: Sequence[str], path: str | os.PathLike[str], *, title: str) -> None:
     """Lay the rows on a dark sheet, each picture in whole pixels of it, so that nothing is resampled."""
     widths = [max(row.pictures[column].shape[1] for row in rows) for column in range(len(heads))]
     heights = [max(picture.shape[0] for picture in row.pictures) + _LINE for row in rows]

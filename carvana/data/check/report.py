@@ -57,7 +57,7 @@ class Report:
         image_count: how many images there are, readable or not.
         pairs: how many of them have a mask.
         group_count: how many groups they show.
-        views: how many images there are of each view; empty where names tell none.
+        views: how many images there are of each view; empty where names have none.
         images_per_group: the fewest and the most.
         sizes: how many readable images there are of each (height, width).
         foreground: None if no mask can be read.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carvana.data.io.images import Header, image_header, read_image
+from carvana.data.io.images import ImageHeader, image_header, read_image
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.utils.devices import cpu_count
@@ -68,11 +68,11 @@ class _Problems:
         self.count += 1
 
 
-def _headers(pair: tuple[Path, Path]) -> tuple[tuple[Path, Path], Header | DataError, Header | DataError]:
+def _headers(pair: tuple[Path, Path]) -> tuple[tuple[Path, Path], ImageHeader | DataError, ImageHeader | DataError]:
     return pair, _header(pair[0]), _header(pair[1])
 
 
-def _header(path: Path) -> Header | DataError:
+def _header(path: Path) -> ImageHeader | DataError:
     try:
         return image_header(path)
     except DataError as error:

@@ -103,7 +103,7 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
         return turn(to_rgb(picture, name), orientation_of(picture))
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """What the header of an image file says.
 
     Attributes:
@@ -117,7 +117,7 @@ class Header(NamedTuple):
     bits: int = 8
 
 
-def image_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> Header:
+def image_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read the header of an image file, or of a mask in ``.npy``, which takes a fraction of a ms for any size.
 
     Raises:
@@ -126,11 +126,11 @@ def image_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> Header:
     with stream(source, max_pixels) as file:
         start = file.read(START)
         if is_npy(start):
-            return Header(npy_size(start, name_of(source)))
+            return ImageHeader(npy_size(start, name_of(source)))
         found = jpeg_size(start, file) if is_jpeg(start) else None
         height, width, orientation, bits = (*found, 8) if found else _pillow_header(start, file, source, max_pixels)
     check_pixels(height, width, max_pixels, source)
-    return Header((width, height) if orientation >= 5 else (height, width), orientation, bits)
+    return ImageHeader((width, height) if orientation >= 5 else (height, width), orientation, bits)
 
 
 def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

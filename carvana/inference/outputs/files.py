@@ -41,7 +41,7 @@ class Outputs:
         """The outputs of these names, each once.
 
         Raises:
-            ConfigError: a name is unknown or there is none, or a background is given and no cut-out wanted.
+            ConfigError: a name is unknown or missing, or a background is given and no cut-out wanted.
         """
         if not save:
             raise ConfigError(f"nothing to save; expected some of {', '.join(_KINDS)}")
