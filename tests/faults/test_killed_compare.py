@@ -29,7 +29,7 @@ OF_A_RUN: tuple[Point, ...] = (
 @pytest.mark.fault(
     done="each write of a comparison is recorded, and compared with the writes that these cases kill",
     promised="every place that writes is killed",
-    reaches="the same event, in leaderboard/board.py and tasks.py",
+    reaches="the same event, in leaderboard/board.py and jobs.py",
     quick=0,
 )
 def test_all_places_that_write_are_known(whole_board: dict[str, Any], came_out: Callable[..., None]) -> None:

@@ -85,7 +85,7 @@ def test_a_reader_of_fit(
 @pytest.mark.fault(
     done="a reader killed while submit predicts",
     promised="one line about the reader within 60 s; the same command again completes",
-    reaches="inference/prefetch.py and submission.py: _explained",
+    reaches="inference/prefetch.py and submission/write.py: _explained",
 )
 def test_a_reader_of_submit(
     tmp_path: Path, started: Callable[..., subprocess.Popen[str]], came_out: Callable[..., None]
@@ -109,7 +109,7 @@ def test_a_reader_of_submit(
 @pytest.mark.fault(
     done="one of two processes that torchrun started for a fit killed, the first and the second",
     promised="an end within 60 s that names the process; fit --resume goes on with as many",
-    reaches="training/distributed.py and explain.py: another process of this training died",
+    reaches="training/distributed.py and failures.py: another process of this training died",
     quick=1,
 )
 @pytest.mark.parametrize("rank", [1, 0])

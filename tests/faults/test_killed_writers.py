@@ -237,7 +237,7 @@ def test_submit_killed_at_a_random_time(
         "each write of a fit, of predict and of submit is recorded, and compared with the writes that these cases kill"
     ),
     promised="every place that writes is killed",
-    reaches="the same event, in inference/outputs/files.py, manifest.py and parts.py",
+    reaches="the same event, in inference/outputs/files.py, manifest.py and shards.py",
 )
 def test_all_places_that_write_are_known(
     whole_outputs: dict[str, Any], whole_table: dict[str, Any], came_out: Callable[..., None]

@@ -93,7 +93,7 @@ def test_a_submission_that_meets_a_full_disk(disk: Disk, tmp_path: Path, came_ou
 @pytest.mark.fault(
     done="a table of masks, plain and compressed, cut at 20 places, through `submit --check`",
     promised="exit 1, one line; the line says what is missing",
-    reaches="inference/submission/table.py: EOFError; submission_check.py: rows that end early",
+    reaches="inference/submission/table.py: EOFError; submission/check.py: rows that end early",
 )
 @pytest.mark.parametrize("name", ["table.csv.gz", "table.csv"])
 def test_a_table_that_was_cut(tmp_path: Path, came_out: Any, name: str) -> None:
@@ -211,7 +211,7 @@ def test_a_comparison_that_meets_a_full_disk(
 @pytest.mark.fault(
     done="the disk full in the process that fits a network of a comparison",
     promised="the row says so and where its log is; the leaderboard stands; the same command again fits it",
-    reaches="leaderboard/worker.py, tasks.py: an error of the disk becomes a row",
+    reaches="leaderboard/worker.py, jobs.py: an error of the disk becomes a row",
     quick=0,
 )
 def test_a_network_that_meets_a_full_disk_is_a_row(

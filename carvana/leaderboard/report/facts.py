@@ -44,7 +44,7 @@ def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
     best, tied = ranked[0], [row for row in ranked if row.tied_with_best or row.rank == 1]
     details = f"Dice {best.dice:.5f}" + (f" ({interval(best.dice_ci95)})" if best.dice_ci95 else "")
     if len(tied) > 1:
-        details += f"; {len(tied) - 1} of the other {len(ranked) - 1} tied with it"
+        details += f"; {len(tied) - 1} of {len(ranked) - 1} other{'s' * (len(ranked) > 2)} tied with it"
     if unfinished(board):
         return [("Best so far", best.name, details)]
     found = {best.name: ("Best", details)}
@@ -71,7 +71,7 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
         )
     if len(ranked) > 1 and 0 < board.header.groups < groups_needed(LEVEL):
         lines.append(
-            f"{board.header.groups} groups are too few for any difference to be significant; it takes "
+            f"With {board.header.groups} group{'s' * (board.header.groups > 1)} no difference is significant; it takes "
             f"{groups_needed(LEVEL)}."
         )
     if any(row.dice_ci95 for row in ranked):
