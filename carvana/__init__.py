@@ -48,8 +48,10 @@ deprecated.modules(
         "carvana.compare": "carvana.leaderboard",
         "carvana.compare.entries": "carvana.leaderboard.entries",
         "carvana.compare.records": "carvana.leaderboard.records",
+        "carvana.compare.statistics": "carvana.evaluation.statistics",
         "carvana.data.rle": "carvana.data.io.rle",
         "carvana.inference.photos": "carvana.inference.inputs",
+        "carvana.thresholds": "carvana.evaluation.thresholds",
         "carvana.training.stopping": "carvana.training.signals",
     }
 )

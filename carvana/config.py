@@ -225,8 +225,15 @@ def make_config(values: Mapping[str, Any], origin: str = "config", lines: Lines 
     except ConfigError as error:
         cause = error.__cause__
         assert isinstance(cause, ValidationError)
-        from_file = not lines or any(line_of(detail["loc"], lines) for detail in cause.errors())
+        from_file = not lines or any(_is_from_file(detail["loc"], lines) for detail in cause.errors())
         raise ConfigError(f"{origin}: " * from_file + explain(FitConfig, cause, lines)) from cause
+
+
+def _is_from_file(path: Sequence[str | int], lines: Lines) -> bool:
+    """Whether a key, the section around it, or a key below it has a line in the file."""
+    parts = tuple(map(str, path))
+    below = (line for key, line in lines.items() if key[: len(parts)] == parts)
+    return bool(line_of(parts, lines)) or any(below)
 
 
 def make_section(section: type[S], values: Mapping[str, Any], origin: str) -> S:

@@ -76,7 +76,7 @@ def submit(
             f"the same command again: what is done is kept, but for the chunks of {CHUNK} images that they are in"
         )
     if done.complete:
-        typer.echo(f"{done.rows} rows in {out}, {done.written} of them made now")
+        typer.echo(f"{done.rows} row{'s' * (done.rows != 1)} in {out}, {done.written} of them made now")
     else:
         typer.echo(f"{done.written} rows made now; {out} is joined by the process that ends last")
 
@@ -96,4 +96,5 @@ def _check(path: Path, against: Path, size: str) -> None:
     if total > SHOWN:
         typer.echo(f"... and {total - SHOWN} more")
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.most_common())
-    raise DataError(f"{path}: {total} problems in {report.rows} rows: {kinds}")
+    problems, rows = f"problem{'s' * (total > 1)}", f"row{'s' * (report.rows != 1)}"
+    raise DataError(f"{path}: {total} {problems} in {report.rows} {rows}: {kinds}")

@@ -14,15 +14,16 @@ from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
 
 
-def content_digests(samples: Sequence[Sample], *, reporter: Reporter | None = None) -> list[str]:
+def content_digests(samples: Sequence[Sample], *, remember: bool = True, reporter: Reporter | None = None) -> list[str]:
     """A digest of the bytes of each image and its mask; empty where one of them is missing or cannot be read.
 
-    Files whose digest is remembered in the cache are not read. If there is a cache, those that are read are remembered.
+    Files whose digest is remembered in the cache are not read. If there is a cache, and ``remember`` is true, the
+    digests of the others are remembered.
     """
     folder = cache_home() / "samples"
     known = DigestIndex(folder / "files")
     keys, _ = known.keys(samples, reporter=reporter or default_reporter())
-    if known.changed and folder.is_dir():  # without a cache none is begun, since a training of crops has none
+    if remember and known.changed and folder.is_dir():  # no cache is begun: a training of crops has none
         with suppress(OSError), lock(folder / "lock", wait=False):  # not while another process fills the cache
             known.save()
     return [key.ljust(keys.itemsize, b"\0").hex() if key else "" for key in keys.tolist()]

@@ -273,8 +273,7 @@ def _count(val: float, available: int, what: str) -> int:
     if available == 1:
         other = "take split.by=image" if what == "groups" else "add more"
         raise DataError(
-            f"one of the {what} is not enough to train and validate; {other}, or name a validation "
-            "folder with split.file"
+            f"there is one {what[:-1]}, which cannot be split; {other}, or name a validation folder with split.file"
         )
     if count >= available:
         raise DataError(

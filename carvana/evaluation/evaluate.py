@@ -21,7 +21,7 @@ from carvana.inference.base import BasePredictor, P
 from carvana.inference.levels import threshold_index
 from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
-from carvana.utils.deprecated import Attribute, renamed
+from carvana.utils.deprecated import Attribute, old_fields, renamed
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter, track
 
@@ -41,6 +41,7 @@ class ImageScore:
     threshold: float
 
 
+@old_fields
 @dataclass(frozen=True)
 class Evaluation:
     """How good a model's masks are.

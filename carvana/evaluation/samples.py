@@ -157,5 +157,6 @@ def warn_of_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequen
     known = sorted({sample.group for sample in samples} & trained_on)
     if known:
         reporter.warn(
-            f"{len(known)} groups of this data were trained on (the first: {known[0]}): the scores are too high"
+            f"{len(known)} group{'s' * (len(known) > 1)} of this data {'were' if len(known) > 1 else 'was'} trained on "
+            f"(the first: {known[0]}): the scores are too high"
         )

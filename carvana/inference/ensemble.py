@@ -14,6 +14,7 @@ from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.preprocessed import EnsemblePreprocessor, PreprocessedImage
+from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -86,6 +87,7 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         """Resizes an image to each network's size, once for each different size."""
         return EnsemblePreprocessor(tuple(member.preprocessor for member in self.members))
 
+    @parameters(photo="image")
     def fits_batch(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
         """Whether one more image may join a batch, for every member."""
         columns = zip(self.members, image, zip(*batch, strict=True), strict=True)

@@ -56,6 +56,8 @@ def overlapped(
 ) -> Iterator[R]:
     """Apply ``function`` in threads while the caller works, in order: see :func:`carvana.utils.parallel.threaded`.
 
+    After an exception or Ctrl-C, items that were pulled before are finished, so that their files are complete.
+
     Args:
         function: called in other threads.
         items: pulled in the caller's thread.
@@ -63,7 +65,7 @@ def overlapped(
         bytes_of: the size of a result, where these may be large.
     """
     workers = workers or min(max(cpu_count(), 2), 8)
-    return threaded(function, items, workers=workers, ahead=2, bytes_of=bytes_of)
+    return threaded(function, items, workers=workers, ahead=2, bytes_of=bytes_of, finish=True)
 
 
 def run_batches(

@@ -141,6 +141,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         """How the network covers an image of (height, width): see :class:`carvana.inference.tiling.grid.TileGrid`."""
         return self._inferer.plan(self.size or size)
 
+    @parameters(photo="image")
     def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
         """Whether one more image may join a batch."""
         return self._inferer.fits_batch(_size(image), [_size(other) for other in batch])

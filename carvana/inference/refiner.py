@@ -19,7 +19,7 @@ from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
 from carvana.inference.tiling.roi import CELL, cells_of
-from carvana.utils.deprecated import Attribute
+from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import float64_device
 from carvana.utils.files import digest
 
@@ -104,6 +104,7 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         """Resizes an image for the coarse network, and keeps it at its own size for the fine one."""
         return RefinerPreprocessor(self.coarse.preprocessor, self.fine.preprocessor)
 
+    @parameters(photo="image")
     def fits_batch(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
         """Whether an image may join a batch of the coarse network; windows of the fine one are batched separately.
 
@@ -125,6 +126,7 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         uncertain = [self.uncertain_cells(maps) for maps in first]
         return self.fine.refine_maps([image[1] for image in batch], drafts, uncertain)
 
+    @parameters(photo="image")
     def refined_share(self, image: ImageSource) -> float:
         """How many pixels of an image the fine network would see, as a share of its pixels; overlaps count again."""
         prepared = self.prepare(image)

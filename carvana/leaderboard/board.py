@@ -14,13 +14,14 @@ from carvana.leaderboard.report.html import to_html
 from carvana.leaderboard.report.tables import to_html_table
 from carvana.leaderboard.report.text import to_csv, to_markdown, to_text
 from carvana.run import read_record
-from carvana.utils.deprecated import Attribute
+from carvana.utils.deprecated import Attribute, old_fields
 from carvana.utils.files import write_json, write_text
 
 FORMAT_VERSION = 1
 LEADERBOARD = "leaderboard.json"
 
 
+@old_fields
 @dataclass(frozen=True)
 class Leaderboard(LeaderboardData):
     """Networks ranked on the same images; those that failed or still wait stand at the end.

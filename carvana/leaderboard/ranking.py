@@ -160,9 +160,9 @@ def _dice_column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[
     missing = [sample.name for sample in samples if sample.name not in scores]
     if missing or len(scores) != len(samples):
         raise DataError(
-            f"{trial.result.evaluation_path}: scores {len(scores)} images, expected the {len(samples)} of this "
-            f"comparison ({missing[0] + ' is missing' if missing else 'some are not among them'}); remove that folder, "
-            "and the network is evaluated again"
+            f"{trial.result.evaluation_path}: has {len(scores)} scores, expected those of the {len(samples)} images "
+            f"of this comparison ({missing[0] + ' is missing' if missing else 'some are not among them'}); remove that "
+            "folder, and the network is evaluated again"
         )
     return [scores[sample.name] for sample in samples]
 

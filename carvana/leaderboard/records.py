@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from carvana.data.samples import Sample
-from carvana.utils.deprecated import Attribute, renamed
+from carvana.utils.deprecated import Attribute, old_fields, renamed
 
 OK = "ok"
 WAITING = "waiting"
@@ -143,6 +143,7 @@ class Row(Record):
         return super().from_json({**values, "refits": refits})
 
 
+@old_fields
 @dataclass(frozen=True)
 class Header(Record):
     """What all rows share.

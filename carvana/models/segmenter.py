@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -17,6 +18,8 @@ from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.imports import error_line
+
+_OF_DEVICE = re.compile("cuda|cudnn|cublas", re.IGNORECASE)  # errors that are not the network's
 
 
 class Segmenter(nn.Module):
@@ -158,7 +161,7 @@ class Segmenter(nn.Module):
         except (CarvanaError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            if isinstance(error, RuntimeError) and (is_out_of_memory(error) or _OF_DEVICE.search(str(error))):
                 raise
             if len(images) == 1 and "more than 1 value per channel" in str(error):
                 raise ModelError(

@@ -88,7 +88,7 @@ def check_installed(folder: Path, spec: ModelSpec) -> None:
         return
     if spec.package in ("script", ""):
         raise ModelError(
-            f"'{folder}' holds the weights of an own network, '{spec.arch}': pass that nn.Module,"
+            f"'{folder}' holds the weights of a network of your own, '{spec.arch}': pass that nn.Module,"
             " Segmenter.from_pretrained(folder, network=...), or register its factory with carvana.register_arch"
         )
     if spec.package == "carvana":

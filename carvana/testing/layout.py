@@ -46,7 +46,7 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
         check_sizes(samples)
     except CarvanaError as error:
         raise AssertionError(f"the layout '{name}': {' '.join(str(error).split())}") from error
-    _expect(name, all(sample.group for sample in samples), "it finds images without a group (the group's name)")
+    _expect(name, all(sample.group for sample in samples), "it finds images whose group is empty")
 
 
 def _check_other_folders(name: str) -> None:

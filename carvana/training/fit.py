@@ -148,7 +148,7 @@ def _look_at_images(setup: Setup, reporter: Reporter) -> list[str]:
     samples, data = setup.split.train + setup.split.val, setup.config.data
     warn_of_passed_over(setup.split.train, reporter)
     warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
-    return content_digests(samples, reporter=reporter)
+    return content_digests(samples, remember=setup.config.data.cache_gb > 0, reporter=reporter)
 
 
 def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Reporter) -> Run:

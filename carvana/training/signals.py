@@ -60,5 +60,5 @@ class StopSignals:
         self.received = number
         self.__exit__()
         if number == signal.SIGINT:  # SIGTERM comes from a program, which reads no answer
-            with suppress(OSError, RuntimeError):  # stderr is closed, or was being written to when the signal came
+            with suppress(Exception):  # stderr is closed, or was being written to: the state is saved all the same
                 self._reporter.info("Ctrl-C: the step is finished and the state saved; Ctrl-C again ends at once")

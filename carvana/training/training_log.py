@@ -10,7 +10,7 @@ from carvana.training.callbacks import Callback, notify
 from carvana.training.duration import Duration
 from carvana.training.state import Progress
 from carvana.training.validation import Validation
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, describe_epoch
 
 
 class TrainingLog:
@@ -58,7 +58,10 @@ class TrainingLog:
         if self._run is not None:
             self._run.add_epoch(metrics, times)
         notify(self._callbacks, "on_epoch_end", metrics | times)
-        notify([self._reporter], "epoch", metrics | times)  # a reporter of an earlier version has no such method
+        if hasattr(self._reporter, "epoch"):
+            self._reporter.epoch(metrics | times)
+        else:  # a reporter that was written for an earlier version
+            self._reporter.info(describe_epoch(metrics | times))
 
     def end(self) -> None:
         """The training has ended, or failed."""

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _MODULES: dict[str, str] = {}
 
@@ -39,10 +40,15 @@ class Attribute:
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self
         _warn(f"{owner.__name__}.{self.name}", f"{owner.__name__}.{self.new}")
-        return getattr(instance, self.new)
+        return getattr(owner if instance is None else instance, self.new)
+
+
+def old_fields(owner: type[T]) -> type[T]:
+    """A decorator for a dataclass that is made with the old names of its :class:`Attribute`, too."""
+    names = {name: value.new for name, value in vars(owner).items() if isinstance(value, Attribute)}
+    owner.__init__ = parameters(**names)(owner.__init__)  # type: ignore[method-assign]
+    return owner
 
 
 def parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -52,6 +58,8 @@ def parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @wraps(function)
         def call(*args: P.args, **settings: P.kwargs) -> R:
             for old in settings.keys() & names:
+                if names[old] in settings:
+                    raise TypeError(f"{function.__qualname__}: {old} and {names[old]} are one parameter; give one")
                 _warn(f"{function.__qualname__}({old}=...)", f"{function.__qualname__}({names[old]}=...)")
                 settings[names[old]] = settings.pop(old)
             return function(*args, **settings)
@@ -72,12 +80,15 @@ class _Moved(ModuleType):
     """A module under its old name."""
 
     def __getattr__(self, name: str) -> Any:
+        new = _MODULES[self.__name__]
+        if name == "__all__":
+            return [each for each in vars(import_module(new)) if not each.startswith("_")]
         if name.startswith("__"):
             raise AttributeError(name)
-        new = _MODULES[self.__name__]
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # one is enough
             value = getattr(import_module(new), name)
-        _warn(f"{self.__name__}.{name}", f"{new}.{getattr(value, '__name__', name)}")
+        found = value.__name__ if isinstance(value, ModuleType) else f"{new}.{getattr(value, '__name__', name)}"
+        _warn(f"{self.__name__}.{name}", found)
         return value
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
@@ -90,7 +101,10 @@ class _Finder:
     """Asked by the import system where no file of the name was found."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name in _MODULES else None  # type: ignore[arg-type]
+        if name not in _MODULES:
+            return None
+        package = any(other.startswith(f"{name}.") for other in _MODULES)
+        return ModuleSpec(name, self, is_package=package)  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Moved(spec.name)

@@ -23,11 +23,12 @@ def threaded(
     workers: int | None = None,
     ahead: int = 16,
     bytes_of: Callable[[R], int] | None = None,
+    finish: bool = False,
 ) -> Iterator[R]:
     """Apply ``function`` in threads; the results come in order, and items are pulled as they are needed.
 
-    An exception is raised at its item's turn. When the caller stops early, items that wait are dropped; when ``items``
-    fail, or Ctrl-C comes in between, all items that were pulled before are finished first.
+    An exception is raised at its item's turn. Items that wait are then dropped, as they are after Ctrl-C or when the
+    caller stops early.
 
     Args:
         function: called in other threads.
@@ -36,6 +37,7 @@ def threaded(
         ahead: items in flight for each thread, which keep all of them busy while the first one takes its time.
         bytes_of: the size of a result; fewer are in flight where the largest so far, times their number, would exceed
             ``AHEAD_BYTES``.
+        finish: after an exception or Ctrl-C, all items that were pulled before are finished first: for writing.
 
     >>> list(threaded(str.upper, "abc", workers=2))
     ['A', 'B', 'C']
@@ -61,8 +63,8 @@ def threaded(
                 yield measured(pending.popleft().result())
         while pending:
             yield measured(pending.popleft().result())
-    except GeneratorExit:
-        pool.shutdown(cancel_futures=True)
+    except BaseException as error:
+        pool.shutdown(cancel_futures=not finish or isinstance(error, GeneratorExit))
         raise
     finally:
         pool.shutdown()

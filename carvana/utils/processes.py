@@ -112,8 +112,11 @@ def end_with_parent() -> None:
 
 
 def tells_of_killed_reader(error: BaseException) -> bool:
-    """Whether torch says with an error, or with its cause, that a reading process was killed.
+    """Whether torch says with an error, or with one that caused it, that a reading process was killed.
 
-    torch raises it in the main thread wherever that is, within a network for one, whose errors then have it as cause.
+    Torch raises it in the main thread at any place, for example within a network, whose errors then have it as cause.
     """
-    return any(isinstance(each, RuntimeError) and "DataLoader worker" in str(each) for each in (error, error.__cause__))
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, RuntimeError) and "DataLoader worker" in str(cause)):
+        cause = cause.__cause__
+    return cause is not None

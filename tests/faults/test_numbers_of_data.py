@@ -154,16 +154,16 @@ def test_too_few_to_split(tmp_path: Path, came_out: Callable[..., None]) -> None
     car = write_pairs(tmp_path / "car", noises(4), [mask()] * 4, views=4)
     photo = write_pairs(tmp_path / "photo", noises(1), [mask()])
     cars = write_pairs(tmp_path / "cars", noises(4), [mask()] * 4)
-    with pytest.raises(DataError, match=r"one of the groups to split.*split.by=image.*split.file"):
+    with pytest.raises(DataError, match=r"there is one group, which cannot be split.*split.by=image.*split.file"):
         fit(recipe(car), tmp_path / "run")
-    with pytest.raises(DataError, match=r"one of the images to split.*split.file"):
+    with pytest.raises(DataError, match=r"there is one image, which cannot be split.*split.file"):
         fit(recipe(photo, split__by="image"), tmp_path / "run")
     with pytest.raises(DataError, match="holds out 2 of 2 groups and leaves none for training"):
         fit(recipe(cars, split__val=2), tmp_path / "run")
     with pytest.raises(DataError, match="2 folds need as many groups, and there are 1"):
         carvana.data.splits.split_folds(carvana.find_samples(car), folds=2)
     done = command_line(*words(recipe(car), tmp_path / "run"))
-    assert "one of the groups to split" in done.error
+    assert "there is one group, which cannot be split" in done.error
     assert not (tmp_path / "run").exists()
     check_sound(fit(recipe(car, split__by="image"), tmp_path / "run"))
     came_out(times=6)

@@ -10,12 +10,14 @@ import pytest
 from boards import HEADER
 
 import carvana
+from carvana.leaderboard.records import Header
 
 OLD = {
     "carvana.compare.entries.Entry": "carvana.leaderboard.entries.NetworkEntry",
     "carvana.compare.records.Row": "carvana.leaderboard.records.Row",
     "carvana.compare.records.Photo": "carvana.leaderboard.records.ScoredImage",
     "carvana.data.rle.encode": "carvana.data.io.rle.encode",
+    "carvana.thresholds.levels": "carvana.evaluation.thresholds.levels",
     "carvana.inference.photos.collect_photos": "carvana.inference.inputs.collect_images",
     "carvana.training.stopping.TrainingInterrupted": "carvana.training.signals.TrainingInterrupted",
 }
@@ -58,3 +60,21 @@ def test_old_attributes_and_parameters_work_and_say_so(tiny_data: Path) -> None:
     with pytest.warns(DeprecationWarning, match=r"predict\(photo=...\) is now .*predict\(image=...\)"):
         old = predictor.predict(photo=image)  # type: ignore[call-arg]
     np.testing.assert_array_equal(old.mask, predictor.predict(image=image).mask)
+
+
+def test_records_are_made_with_old_names_and_not_with_both() -> None:
+    header = {"data": "d", "photos": 2, "cars": 1, "train_photos": 4, "train_cars": 2, "split": "", "content": "",
+              "recipe": {}, "recipe_name": "default", "budget": "", "seeds": (0,), "version": "", "commit": None,
+              "machine": ""}  # fmt: skip
+    with pytest.warns(DeprecationWarning, match="photos=...* is now"):
+        made = Header(**header)  # type: ignore[arg-type]
+    assert (made.images, made.groups, made.train_images, made.config_name) == (2, 1, 4, "default")
+    with pytest.raises(TypeError, match="photos and images are one parameter"):
+        carvana.Leaderboard(made, (), photos=(), images=())  # type: ignore[call-arg]
+
+
+def test_all_names_of_an_old_module_can_be_imported_at_once() -> None:
+    found: dict[str, object] = {}
+    with pytest.warns(DeprecationWarning, match="carvana.compare.records.Header is now carvana.leaderboard"):
+        exec("from carvana.compare.records import *", found)
+    assert found["Header"] is Header

@@ -58,7 +58,7 @@ def test_what_was_pulled_is_finished_when_the_source_fails() -> None:
         finished.append(number)
 
     with pytest.raises(KeyboardInterrupt):
-        list(threaded(work, source(), workers=1))
+        list(threaded(work, source(), workers=1, finish=True))
     assert finished == [0, 1, 2]
 
 
@@ -76,3 +76,21 @@ def test_stopping_early_drops_what_waits() -> None:
     time.sleep(0.05)
     assert len(started) < 10
     assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_items_that_wait_behind_a_failure_are_dropped_unless_they_are_to_be_finished(finish: bool) -> None:
+    done: list[int] = []
+    failed = threading.Event()
+
+    def work(item: int) -> None:
+        if item == 0:
+            failed.wait(5)
+            raise ValueError("first")
+        failed.set()
+        time.sleep(0.02)
+        done.append(item)
+
+    with pytest.raises(ValueError, match="first"):
+        list(threaded(work, range(1000), workers=2, finish=finish))
+    assert (len(done) >= 32) if finish else (len(done) < 10)

@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.images import resize_image
-
 SIDE = 64
 """Pixels of a thumbnail's side."""
 
@@ -54,7 +52,7 @@ class NearDuplicate:
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What :func:`find_near_duplicates` compares of an image (H, W, 3): uint8 (64, 64), grey."""
-    small = resize_image(image, (SIDE, SIDE))
+    small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)  # also where one side grows
     grey: NDArray[np.uint8] = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return grey
 

@@ -33,7 +33,7 @@ def unfinished(board: LeaderboardData) -> str:
     unmeasured = sum(row.status == OK and row.latency_ms is None for row in board.ranked)
     missing = [f"{waiting} still waiting" if waiting else "", f"{unmeasured} not yet measured" if unmeasured else ""]
     words = ", ".join(filter(None, missing))
-    return words and f"not finished: of {len(board.rows)} networks {words}"
+    return words and f"not finished: of {len(board.rows)} network{'s' * (len(board.rows) > 1)} {words}"
 
 
 def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
