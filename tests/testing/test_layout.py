@@ -73,7 +73,7 @@ def two_lines(root: Path) -> None:
         (two_lines, "fails on it: OSError: two lines"),
         (lambda root: 3 if (root / "train").is_dir() else None, "expected None"),
         (lambda root: [Sample(root / "a.jpg", root / "b.png", "c")] if (root / "train").is_dir() else None, "a.jpg"),
-        (lambda root: [Sample(s.image, s.mask, "") for s in listing(root) or ()] or None, "without a group"),
+        (lambda root: [Sample(s.image, s.mask, "") for s in listing(root) or ()] or None, "whose group is empty"),
     ],
 )
 def test_each_broken_promise_is_found(layout: Callable[[Path], Any], line: str, tiny_data: Path) -> None:
