@@ -49,6 +49,7 @@ deprecated.modules(
         "carvana.compare.entries": "carvana.leaderboard.entries",
         "carvana.compare.records": "carvana.leaderboard.records",
         "carvana.compare.statistics": "carvana.evaluation.statistics",
+        "carvana.data.cache_build": "carvana.data.cache",
         "carvana.data.rle": "carvana.data.io.rle",
         "carvana.inference.photos": "carvana.inference.inputs",
         "carvana.thresholds": "carvana.evaluation.thresholds",

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from carvana.config import FitConfig
-from carvana.data.cache_build import build_caches
+from carvana.data.cache import build_caches
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask

@@ -31,7 +31,7 @@ else:
     sys.exit("/proc is there")
 
 import carvana
-from carvana.data.cache_home import cache_home
+from carvana.data.digest import cache_home
 from carvana.utils.devices import UNKNOWN_MEMORY, cpu_count, free_memory
 from carvana.utils.files import append_json_line, lock, read_json_lines, sweep, write_text
 

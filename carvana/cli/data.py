@@ -148,8 +148,7 @@ def split(
     from carvana.cli.data_tables import split_table
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import show
-    from carvana.data.split_report import describe_split
-    from carvana.data.splits import make_split, write_split
+    from carvana.data.splits import describe_split, make_split, write_split
     from carvana.utils.targets import check_target
 
     if out is not None:

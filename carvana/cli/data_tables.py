@@ -13,7 +13,7 @@ from rich.text import Text
 
 from carvana.data.check.problems import ADVICE, NOTES, Problem
 from carvana.data.check.report import Report
-from carvana.data.split_report import Side, SplitReport
+from carvana.data.splits import Side, SplitReport
 from carvana.errors import printable
 
 LISTED = 10

@@ -1,190 +1,164 @@
-"""Packs: the files of the cache. Each has a few hundred images at one training size and never changes once written.
+"""Packs: the files of the cache. Each has the images of one list at one training size, in equal records.
 
-A head is followed by the records, all of one size: the image, uint8 (h, w, 3), and the coverage, uint8 (h, w). The
-head has for each record the key of its content and a checksum, and a checksum of itself, so that a cut or damaged pack
-is noticed: the head on opening, a record at its first read.
+A header is followed by the sorted keys of the images' contents, a checksum for each record (0: not written yet), and
+the records: the arrays of one image, one after the other. A record counts only if its checksum is right, so a pack
+checks itself: a killed process loses the record that it was writing and nothing else, and two writers write the same
+bytes.
 """
 
 from __future__ import annotations
 
-import errno
+import itertools
+import math
 import mmap
 import os
-import struct
+import re
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.digest import KEY
 from carvana.utils.files import atomic_path
 
 UInt8 = NDArray[np.uint8]
+Shapes = tuple[tuple[int, ...], ...]
+"""The shapes of the arrays of a record, which are uint8."""
+
+FORMAT = 2
+"""To be raised when the same files give other pixels, or when the layout of packs changes."""
 
 SUFFIX = ".pack"
-KEY = np.dtype("S16")
-"""A BLAKE2b digest of 128 bits; the bytes compare as numbers do, and zero bytes at its end count."""
 
-_MAGIC = b"carvana samples\n"
-_HEAD = struct.Struct("<16s4I")  # magic, height, width, records, checksum of the rest of the head
+_HEADER = 128  # bytes
+_SUM = np.dtype("<u4")
 _ALIGN = 4096  # records begin on a page
 
 
 class DamagedPackError(Exception):
-    """A pack is cut, or its head is not what was written."""
+    """A pack is cut, or not what was written."""
 
 
 class Pack:
     """A pack that is open for reading: its records are mapped, not read.
 
-    Attributes:
+    Args:
         path: The file; another process may remove it, and what is mapped stays readable.
-        size: (height, width).
-        keys: S16 (n,).
-        sums: uint32 (n,), CRC-32 of each record.
+        shapes: The shapes of the arrays of a record.
+
+    Attributes:
+        keys: S16 (n,), sorted.
+        sums: uint32 (n,), the checksum of each record, 0 where it is not written yet.
+        records: uint8 (m, bytes of a record), m <= n: the file may end before records that are not written.
+
+    Raises:
+        DamagedPackError: it is cut or damaged, or holds records of other shapes.
+        OSError: it is gone, or cannot be read.
     """
 
-    def __init__(
-        self, path: Path, *, size: tuple[int, int], keys: NDArray[np.bytes_], sums: NDArray[np.uint32]
-    ) -> None:
+    def __init__(self, path: Path, shapes: Shapes) -> None:
         self.path = path
-        self.size = size
-        self.keys = keys
-        self.sums = sums
-        self._records: UInt8 | None = None
-
-    @classmethod
-    def open(cls, path: Path, *, size: tuple[int, int]) -> Pack:
-        """Read a pack's head and map its records.
-
-        Raises:
-            DamagedPackError: it is cut or damaged, or holds images of another size.
-            OSError: it is gone, or cannot be read.
-        """
         with open(path, "rb") as file:
-            head = file.read(_HEAD.size)
-            if len(head) < _HEAD.size:
+            header = file.read(_HEADER)
+            found = re.match(rb"carvana cache \d+\n([1-9]\d*) ", header)
+            count = int(found[1]) if found else 0
+            if header != _header(count, shapes):
                 raise DamagedPackError
-            magic, height, width, count, checksum = _HEAD.unpack(head)
+            head = file.read(_records_start(count) - _HEADER)
+            # After the checksums: another process may be adding records, each before its checksum.
             length = os.fstat(file.fileno()).st_size
-            if magic != _MAGIC or (height, width) != size or length != pack_bytes(count, size):
+            if length < _records_start(count):
                 raise DamagedPackError
-            index = file.read(count * (KEY.itemsize + 4))
-            if zlib.crc32(index, zlib.crc32(head[:-4])) != checksum:
-                raise DamagedPackError
-        keys = np.frombuffer(index, KEY, count)
-        sums = np.frombuffer(index, np.uint32, count, offset=keys.nbytes)
-        pack = cls(path, size=size, keys=keys, sums=sums)
-        pack._records = pack._map()
-        return pack
-
-    def read(self, place: int) -> UInt8:
-        """The bytes of a record, as they are mapped.
-
-        Raises:
-            DamagedPackError, OSError: in another process than the one that opened it, as for :meth:`open`.
-        """
-        if self._records is None:
-            self._records = self._map()
-        record: UInt8 = self._records[place]
-        return record
-
-    def check(self, place: int) -> None:
-        """Make sure that a record holds the bytes that were written; a DamagedPackError if not."""
-        if zlib.crc32(self.read(place).data) != int(self.sums[place]):
+            mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+        each = record_bytes(shapes)
+        held = min(count, (length - _records_start(count)) // each)
+        self.keys = np.frombuffer(head, KEY, count)
+        self.sums = np.frombuffer(head, _SUM, count, self.keys.nbytes)
+        self.records: UInt8 = np.ndarray((held, each), np.uint8, mapped, _records_start(count))
+        ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+        self._arrays = [(slice(*ends), shape) for ends, shape in zip(itertools.pairwise(ends), shapes, strict=True)]
+        if self.sums[held:].any():
             raise DamagedPackError
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_records": None}
+    def find(self, keys: NDArray[np.bytes_]) -> NDArray[np.int32]:
+        """The place of the record of each key; -1 where there is none."""
+        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        found = (self.keys[places] == keys) & (self.sums[places] != 0)
+        return np.where(found, places, -1).astype(np.int32)
 
-    def _map(self) -> UInt8:
-        length = pack_bytes(len(self.keys), self.size)
-        with open(self.path, "rb") as file:
-            if os.fstat(file.fileno()).st_size != length:
-                raise DamagedPackError  # reading a page behind the end of a file would kill the process
-            mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
-        start = _records_start(len(self.keys))
-        return np.frombuffer(mapped, np.uint8, offset=start).reshape(len(self.keys), record_bytes(self.size))
+    def arrays(self, place: int) -> list[UInt8]:
+        """The arrays of a record, read-only."""
+        record = self.records[place]
+        return [record[part].reshape(shape) for part, shape in self._arrays]
+
+    def is_sound(self, place: int) -> bool:
+        """Whether a record holds the bytes that were written."""
+        return place < len(self.records) and _checksum(self.keys[place], self.records[place]) == self.sums[place]
+
+    def forget(self, place: int) -> None:
+        """Mark a record as not written, if that is allowed."""
+        with suppress(OSError), open(self.path, "r+b") as file:
+            _write_sum(file, len(self.keys), place, 0)
 
 
-def write_pack(
-    path: Path, keys: NDArray[np.bytes_], records: Iterable[tuple[UInt8, UInt8]], *, size: tuple[int, int]
-) -> None:
-    """Write a pack atomically; nothing of it remains if this fails or is stopped.
-
-    Args:
-        path: The new file.
-        keys: S16 (n,).
-        records: n pairs of image and coverage, consumed one by one.
-        size: (height, width) of all of them.
+def create_pack(path: Path, keys: NDArray[np.bytes_], shapes: Shapes) -> None:
+    """Write a pack without records, atomically.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    sums = []
-    with atomic_path(path) as temporary, open(temporary, "r+b") as file:
-        _reserve(file.fileno(), pack_bytes(len(keys), size))
-        file.seek(_records_start(len(keys)))
-        for image, coverage in records:
-            image, coverage = np.ascontiguousarray(image), np.ascontiguousarray(coverage)
-            assert image.nbytes + coverage.nbytes == record_bytes(size)
-            sums.append(zlib.crc32(coverage.data, zlib.crc32(image.data)))
-            file.write(image.data)
-            file.write(coverage.data)
-        assert len(sums) == len(keys)
-        index = keys.tobytes() + np.array(sums, np.uint32).tobytes()
-        head = _HEAD.pack(_MAGIC, *size, len(keys), 0)[:-4]
-        file.seek(0)
-        file.write(head + struct.pack("<I", zlib.crc32(index, zlib.crc32(head))) + index)
+    head = _header(len(keys), shapes) + keys.tobytes()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(head.ljust(_records_start(len(keys)), b"\0"))
 
 
-def discard(path: Path) -> None:
-    """Remove a pack, if that is allowed; where it is mapped, it stays readable."""
-    with suppress(OSError):
-        path.unlink()
+def write_record(file: IO[bytes], keys: NDArray[np.bytes_], place: int, record: UInt8) -> None:
+    """Write a record, and then its checksum, into a pack with these keys that is open for writing.
+
+    Not through a map: on a full disk that would end the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    file.seek(_records_start(len(keys)) + place * len(record))
+    file.write(record.data)
+    _write_sum(file, len(keys), place, _checksum(keys[place], record))
+    sys.audit("carvana.write", "appended", str(file.name), str(file.name))
 
 
-def find_records(keys: NDArray[np.bytes_], packs: Sequence[Pack]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """For each key the number of the pack that has it (-1: none) and its place there."""
-    if not packs:
-        return np.full(len(keys), -1, np.int32), np.full(len(keys), -1, np.int32)
-    held = np.concatenate([pack.keys for pack in packs])
-    numbers = np.repeat(np.arange(len(packs), dtype=np.int32), [len(pack.keys) for pack in packs])
-    places = np.concatenate([np.arange(len(pack.keys), dtype=np.int32) for pack in packs])
-    order = np.argsort(held, kind="stable")
-    at = order[np.searchsorted(held, keys, sorter=order).clip(max=len(held) - 1)]
-    found = held[at] == keys
-    return np.where(found, numbers[at], np.int32(-1)), np.where(found, places[at], np.int32(-1))
+def record_bytes(shapes: Shapes) -> int:
+    """Bytes of a record.
 
-
-def record_bytes(size: tuple[int, int]) -> int:
-    """Bytes of one image at ``size`` (height, width).
-
-    >>> record_bytes((128, 128))
+    >>> record_bytes(((128, 128, 3), (128, 128)))
     65536
     """
-    return 4 * size[0] * size[1]
+    return sum(map(math.prod, shapes))
 
 
-def pack_bytes(count: int, size: tuple[int, int]) -> int:
-    """Bytes of a file that holds ``count`` images."""
-    return _records_start(count) + count * record_bytes(size)
-
-
-def _reserve(descriptor: int, length: int) -> None:
-    """Reserve the space of a whole file, so that a full disk is noticed before the work."""
-    if sys.platform in ("win32", "darwin"):
-        return  # without such a call a full disk is noticed while writing
-    try:
-        os.posix_fallocate(descriptor, 0, length)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot do it
-            raise
+def pack_bytes(count: int, shapes: Shapes) -> int:
+    """Bytes of a pack in which ``count`` images are all written."""
+    return _records_start(count) + count * record_bytes(shapes)
 
 
 def _records_start(count: int) -> int:
-    head = _HEAD.size + count * (KEY.itemsize + 4)
+    head = _HEADER + count * (KEY.itemsize + _SUM.itemsize)
     return -(-head // _ALIGN) * _ALIGN
+
+
+def _header(count: int, shapes: Shapes) -> bytes:
+    return f"carvana cache {FORMAT}\n{count} records of {shapes}\n".encode().ljust(_HEADER, b"\0")
+
+
+def _checksum(key: bytes, record: UInt8) -> int:
+    """Of a record and its key, so that no damaged key leads to a record; never 0, which means: not written yet."""
+    return zlib.crc32(record.data, zlib.crc32(key)) or 1
+
+
+def _write_sum(file: IO[bytes], count: int, place: int, value: int) -> None:
+    file.seek(_HEADER + count * KEY.itemsize + place * _SUM.itemsize)
+    file.write(value.to_bytes(_SUM.itemsize, "little"))
+    file.flush()

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
-from carvana.data.cache import SampleCache
+from carvana.data.cache import SampleCache, read_shrunken
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
-from carvana.data.sample_list import SampleList
-from carvana.data.samples import Sample
-from carvana.data.target import mask_of, read_shrunken
+from carvana.data.samples import Sample, mask_of
 from carvana.errors import ConfigError, DataError
 
 Key = int | tuple[int, int]
@@ -46,7 +44,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         target: "coverage", or "nearest" as in the seed project.
         augment: A registered name, or a callable with albumentations' convention, or None.
         seed: Of all randomness.
-        cache: The result of :func:`carvana.data.cache_build.build_caches` for the same samples, for mode "resize". The
+        cache: The result of :func:`carvana.data.cache.build_caches` for the same samples, for mode "resize". The
             items are the same to the bit.
 
     Raises:
@@ -74,7 +72,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ConfigError(f"mode {mode!r} is unknown; expected resize or crop")
         if target not in ("coverage", "nearest"):
             raise ConfigError(f"target {target!r} is unknown; expected coverage or nearest")
-        self.samples: Sequence[Sample] = SampleList.of(samples)  # arrays: what readers share stays shared
+        self.samples = tuple(samples)
         self.size = size
         self.mode = mode
         self.whole = whole

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -234,7 +235,7 @@ def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str
         raise ConfigError(
             f"data.group: {match.re.pattern!r} finds no group in the image {stem!r}; its group is empty there"
         )
-    return group, names.get("view") or ""
+    return sys.intern(group), sys.intern(names.get("view") or "")  # one text for all images of a group
 
 
 def _some(folder: Path, names: Iterable[str]) -> list[str]:

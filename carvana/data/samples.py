@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,28 @@ from carvana.data.mask_names import EXPECTED, MaskNames
 from carvana.errors import DataError
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
+
+
+class _PathText:
+    """A field that is kept as text and read as a path, which would take five times the memory; None stays None.
+
+    Args:
+        slot: Where the field of a dataclass with slots is kept.
+    """
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+
+    def __get__(self, sample: Any, owner: type) -> Any:
+        if sample is None:
+            return self
+        kept = self._slot.__get__(sample)
+        return kept if kept is None else tuple(map(Path, kept)) if isinstance(kept, tuple) else Path(kept)
+
+    def __set__(self, sample: Any, value: Any) -> None:
+        if value is not None:
+            value = tuple(map(os.fspath, value)) if isinstance(value, tuple) else os.fspath(value)
+        self._slot.__set__(sample, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +83,18 @@ class Sample:
     @property
     def masks(self) -> tuple[Path, ...]:
         """The files of the mask: none, one, or several that are joined."""
-        return () if self.mask is None else self.mask if isinstance(self.mask, tuple) else (self.mask,)
+        mask = self.mask
+        return () if mask is None else mask if isinstance(mask, tuple) else (mask,)
+
+
+Sample.image, Sample.mask = _PathText(Sample.image), _PathText(Sample.mask)  # type: ignore[assignment]
+
+
+def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
+    """The file of the mask, or several that are joined; a DataError if there is none."""
+    if sample.mask is None:
+        raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
+    return sample.mask
 
 
 def find_samples(
@@ -97,24 +130,11 @@ def find_samples(
         >>> find_samples("images")  # doctest: +SKIP
         [Sample(image=PosixPath('images/train/00087a6bd4dc_01.jpg'), ...]
     """
-    return list(each_sample(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix))
-
-
-def each_sample(
-    root: str | os.PathLike[str],
-    *,
-    images: str | os.PathLike[str] | None = None,
-    masks: str | os.PathLike[str] | None = None,
-    group: str | None = None,
-    mask_suffix: str | None = None,
-) -> Iterator[Sample]:
-    """As :func:`find_samples`, one after the other: only names are kept in memory, for folders of very many images."""
     rule = MaskNames(mask_suffix)
     layout, found = find_layout(expanded(root), images, masks, rule)
     pattern = group_pattern(group)
     if not isinstance(found, Folders):
-        yield from listed(found, layout, expanded(root), pattern)
-        return
+        return listed(found, layout, expanded(root), pattern)
     names = pair_names(found, rule)
     if names.same_stem:
         stem, one, other = names.same_stem[0]
@@ -133,8 +153,7 @@ def each_sample(
             f"(the first: {missing[0]}; expected {expected}{alone}); add them or move the images away, or name "
             "another ending of masks with data.mask_suffix"
         )
-    for stem, image in names.images.items():
-        yield names.sample(stem, image, *group_and_view(stem, pattern))
+    return [names.sample(stem, image, *group_and_view(stem, pattern)) for stem, image in names.images.items()]
 
 
 @dataclass
@@ -204,10 +223,10 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
     """
     by_name: dict[str, Sample] = {}
     for sample in found:
-        if not _is_sound(sample):
+        if not (isinstance(sample, Sample) and isinstance(sample.group, str) and isinstance(sample.view, str)):
             raise DataError(
-                f"the layout '{layout}' lists {sample!r}: expected carvana.Sample(image, mask, group, view), paths as"
-                " pathlib.Path, the group and the view as text"
+                f"the layout '{layout}' lists {sample!r}: expected carvana.Sample(image, mask, group, view), the group"
+                " and the view as text"
             )
         other = by_name.setdefault(sample.name, sample)
         if other is not sample:
@@ -232,16 +251,6 @@ def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
     if not first.depth:
         beside = any(mask.parent == first.image.parent for mask in first.masks)
         warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else None)
-
-
-def _is_sound(sample: Any) -> bool:
-    return (
-        isinstance(sample, Sample)
-        and isinstance(sample.image, Path)
-        and all(isinstance(mask, Path) for mask in sample.masks)
-        and isinstance(sample.group, str)
-        and isinstance(sample.view, str)
-    )
 
 
 def _stem(name: str) -> str:

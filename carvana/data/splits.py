@@ -1,4 +1,4 @@
-"""Which images train and which validate.
+"""Which images train and which validate, and whether both sides are alike.
 
 A split by group never shows the network another view of a group that it is tested on; by image, validation reads too
 high by more than good architectures differ. The same samples and seed give the same split, on any machine.
@@ -11,23 +11,27 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.io.masks import read_share
-from carvana.data.sample_list import SampleList
-from carvana.data.samples import Sample, each_sample
+from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError, DataError
 from carvana.utils.files import write_bytes
+from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, track
 
 _CODING = "utf-8", "surrogateescape"  # names of files may have bytes that are not text
+
+By = Literal["group", "image"]
+"""What is not divided."""
 
 MASKS_A_GROUP = 2
 """The number of masks that are read for the foreground share of a group: enough to rank groups by it."""
@@ -37,12 +41,40 @@ MASKS_A_GROUP = 2
 class Split:
     """Two disjoint lists of samples."""
 
-    train: SampleList
-    val: SampleList
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
 
     def shared_groups(self) -> set[str]:
         """The groups on both sides: none, unless the split is by image or the user's own."""
         return {sample.group for sample in self.train} & {sample.group for sample in self.val}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a split.
+
+    Attributes:
+        images: their number.
+        groups: their number.
+        views: the number of images of each view; empty where names have none.
+        foreground: the mean share that the object covers, in [0, 1].
+        spread: the 10% and the 90% quantile of that share.
+    """
+
+    images: int
+    groups: int
+    views: dict[str, int]
+    foreground: float
+    spread: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Both sides, and the groups on both, sorted."""
+
+    train: Side
+    val: Side
+    shared: tuple[str, ...]
 
 
 def make_split(data: DataConfig, split: SplitConfig) -> Split:
@@ -72,7 +104,7 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
     return read_split(written, samples)
 
 
-def config_samples(data: DataConfig, root: Path | None) -> SampleList:
+def config_samples(data: DataConfig, root: Path | None) -> tuple[Sample, ...]:
     """The images of a data folder, found as a config says.
 
     Raises:
@@ -80,14 +112,12 @@ def config_samples(data: DataConfig, root: Path | None) -> SampleList:
     """
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")
-    return SampleList.of(
-        each_sample(root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix)
+    return tuple(
+        find_samples(root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix)
     )
 
 
-def split_samples(
-    samples: Sequence[Sample], *, by: Literal["group", "image"] = "group", val: float = 0.2, seed: int = 0
-) -> Split:
+def split_samples(samples: Sequence[Sample], *, by: By = "group", val: float = 0.2, seed: int = 0) -> Split:
     """Hold some samples out for validation.
 
     By group, the groups are sorted by the share of the image that their object covers, cut into as many layers as
@@ -112,24 +142,18 @@ def split_samples(
         >>> len(split.train), len(split.val), len({sample.group for sample in split.val})
         (4, 2, 1)
     """
-    unit = _unit(by)
-    ordered, members = _sorted_units(samples, unit)
-    what = "groups" if by == "group" else "images"
-    count = _count(val, len(members), what)
+    units = _units(samples, by)
+    count = _count(val, len(units), f"{by}s")
     rng = np.random.default_rng(seed)
-    names = list(members)
+    order = _order(units, by, rng)
     if by == "group":
-        shares = _foreground_shares(ordered, members)
-        by_share = np.argsort([shares[name] for name in names], kind="stable")
-        held_out = {names[int(rng.choice(layer))] for layer in np.array_split(by_share, count)}
+        held_out = {int(rng.choice(layer)) for layer in np.array_split(order, count)}
     else:
-        held_out = {names[place] for place in rng.permutation(len(names))[:count].tolist()}
-    return _divide(ordered, lambda sample: unit(sample) in held_out)
+        held_out = set(order[:count].tolist())
+    return _divide(units, (place in held_out for place in range(len(units))))
 
 
-def split_folds(
-    samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by: Literal["group", "image"] = "group"
-) -> list[Split]:
+def split_folds(samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by: By = "group") -> list[Split]:
     """Divide the samples into folds, so that each one validates exactly once.
 
     By group, the groups are sorted by the share of the image that their object covers, and cut into layers of as
@@ -149,28 +173,17 @@ def split_folds(
         ConfigError: fewer than two folds.
         DataError: there are fewer groups (images) than folds.
     """
-    what = "groups" if by == "group" else "images"
     if folds < 2:
-        raise ConfigError(f"{folds} folds: expected at least 2, each trained on the {what} of the others")
-    unit = _unit(by)
-    ordered, members = _sorted_units(samples, unit)
-    if len(members) < folds:
-        raise DataError(f"{folds} folds need as many {what}, and there are {len(members)}; take fewer folds")
+        raise ConfigError(f"{folds} folds: expected at least 2, each trained on the {by}s of the others")
+    units = _units(samples, by)
+    if len(units) < folds:
+        raise DataError(f"{folds} folds need as many {by}s, and there are {len(units)}; take fewer folds")
     rng = np.random.default_rng(seed)
-    names = list(members)
-    if by == "group":
-        shares = _foreground_shares(ordered, members)
-        order = np.argsort([shares[name] for name in names], kind="stable")
-    else:
-        order = rng.permutation(len(names))
-    layers = -(-len(names) // folds)
-    layered = np.concatenate([rng.permutation(folds) for _ in range(layers)])[: len(names)]
-    fold_of = {names[place]: fold for place, fold in zip(order.tolist(), layered.tolist(), strict=True)}
-
-    def fold_split(fold: int) -> Split:
-        return _divide(ordered, lambda sample: fold_of[unit(sample)] == fold)
-
-    return [fold_split(fold) for fold in range(folds)]
+    order = _order(units, by, rng)
+    layers = -(-len(units) // folds)
+    fold_of = np.empty(len(units), np.intp)
+    fold_of[order] = np.concatenate([rng.permutation(folds) for _ in range(layers)])[: len(units)]
+    return [_divide(units, fold_of == fold) for fold in range(folds)]
 
 
 def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split:
@@ -190,8 +203,7 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     if absent:
         raise DataError(f"{path}: {len(absent)} of its images are not in the data folder (the first: {absent[0]})")
     # In the file's order: a resumed training must find each image at its place.
-    chosen = SampleList.of(samples).take([places[name] for name in subsets])
-    split = _divide(chosen, lambda sample: subsets[sample.name] == "val")
+    split = _divide([[samples[places[name]]] for name in subsets], (subset == "val" for subset in subsets.values()))
     if not split.train or not split.val:
         raise DataError(f"{path}: leaves no image for {'training' if not split.train else 'validation'}")
     return split
@@ -223,22 +235,6 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
     write_bytes(path, table.getvalue().encode(*_CODING))
 
 
-def _unit(by: Literal["group", "image"]) -> Callable[[Sample], str]:
-    """The name of what is not divided: a group, or an image."""
-    return (lambda sample: sample.group) if by == "group" else (lambda sample: str(sample.image))
-
-
-def _sorted_units(samples: Sequence[Sample], unit: Callable[[Sample], str]) -> tuple[SampleList, dict[str, list[int]]]:
-    """The samples sorted by group and name, and the places in that order of each unit."""
-    table = SampleList.of(samples)
-    keys = [(sample.group, sample.name) for sample in table]
-    ordered = table.take(sorted(range(len(keys)), key=keys.__getitem__))
-    members: dict[str, list[int]] = {}
-    for place, sample in enumerate(ordered):
-        members.setdefault(unit(sample), []).append(place)
-    return ordered, members
-
-
 def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
     """Make sure that a split equals a written one: the same images in the same order.
 
@@ -266,6 +262,24 @@ def tell_of_leak(split: Split, reporter: Reporter) -> None:
         )
 
 
+def describe_split(split: Split, *, workers: int | None = None, reporter: Reporter | None = None) -> SplitReport:
+    """Read all masks of a split and compare its sides.
+
+    Args:
+        split: what to describe.
+        workers: threads that read; None for one per core.
+        reporter: where progress goes.
+
+    Raises:
+        DataError: a mask cannot be read.
+    """
+    samples = split.train + split.val
+    found = threaded(lambda sample: _mean_share([sample]), samples, workers=workers)
+    shares = np.fromiter(track(found, reporter or default_reporter(), "reading masks", len(samples)), np.float64)
+    train, val = _side(split.train, shares[: len(split.train)]), _side(split.val, shares[len(split.train) :])
+    return SplitReport(train, val, tuple(sorted(split.shared_groups())))
+
+
 def _count(val: float, available: int, what: str) -> int:
     if val >= 1 and val != int(val):
         raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
@@ -283,26 +297,39 @@ def _count(val: float, available: int, what: str) -> int:
     return count
 
 
-def _divide(samples: SampleList, is_val: Callable[[Sample], bool]) -> Split:
-    held_out = np.fromiter(map(is_val, samples), np.bool_, len(samples))
-    return Split(samples.take(np.flatnonzero(~held_out)), samples.take(np.flatnonzero(held_out)))
+def _units(samples: Sequence[Sample], by: By) -> list[list[Sample]]:
+    """What is not divided, groups or images, in the order of their names."""
+    units: dict[str, list[Sample]] = {}
+    for sample in sorted(samples, key=lambda sample: (sample.group, sample.name)):
+        units.setdefault(sample.group if by == "group" else str(sample.image), []).append(sample)
+    return list(units.values())
 
 
-def _foreground_shares(samples: SampleList, members: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    def share(group: str) -> float:
-        places = members[group]
-        step = max(1, len(places) // MASKS_A_GROUP)
-        masks = [samples[place].mask for place in places[::step]]
-        shares = [read_share(mask) for mask in masks if mask is not None]
-        return float(np.mean(shares)) if shares else 0.0
+def _order(units: Sequence[Sequence[Sample]], by: By, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Groups by the share of the image that their object covers, images at random."""
+    if by == "image":
+        return rng.permutation(len(units))
+    shares = list(threaded(_mean_share, units))  # decoders release the interpreter's lock
+    return np.argsort(shares, kind="stable")
 
-    return dict(zip(members, threaded(share, members), strict=True))  # decoders release the interpreter's lock
+
+def _mean_share(samples: Sequence[Sample]) -> float:
+    step = max(1, len(samples) // MASKS_A_GROUP)
+    shares = [read_share(sample.mask) for sample in samples[::step] if sample.mask is not None]
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _divide(units: Sequence[Sequence[Sample]], held_out: Iterable[bool]) -> Split:
+    sides: tuple[list[Sample], list[Sample]] = [], []
+    for unit, validates in zip(units, held_out, strict=True):
+        sides[bool(validates)].extend(unit)
+    return Split(tuple(sides[0]), tuple(sides[1]))
 
 
 def _read_subsets(path: Path) -> dict[str, str]:
     subsets: dict[str, str] = {}
     try:
-        with _opened(path) as file:
+        with open(path, newline="", encoding=_CODING[0], errors=_CODING[1]) as file:
             rows = csv.DictReader(file)
             understood = {"image", "subset"} <= set(rows.fieldnames or ())
             for number, row in enumerate(rows if understood else (), start=2):
@@ -321,5 +348,13 @@ def _read_subsets(path: Path) -> dict[str, str]:
     return subsets
 
 
-def _opened(path: str | os.PathLike[str]) -> TextIO:
-    return open(path, newline="", encoding=_CODING[0], errors=_CODING[1])
+def _side(samples: Sequence[Sample], shares: NDArray[np.float64]) -> Side:
+    low, high = np.quantile(shares, (0.1, 0.9))
+    views = Counter(sample.view for sample in samples if sample.view)
+    return Side(
+        images=len(samples),
+        groups=len({sample.group for sample in samples}),
+        views=dict(sorted(views.items())),
+        foreground=float(np.mean(shares)),
+        spread=(float(low), float(high)),
+    )

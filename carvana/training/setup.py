@@ -12,12 +12,11 @@ import torch
 
 from carvana.config import FitConfig
 from carvana.data.augment import make_augment
-from carvana.data.cache import SampleCache
-from carvana.data.cache_build import build_caches
-from carvana.data.cache_home import cache_home
+from carvana.data.cache import SampleCache, build_caches
 from carvana.data.check.sizes import check_sizes
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
+from carvana.data.digest import cache_home
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, ModelError

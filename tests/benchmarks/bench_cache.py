@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader
 
-from carvana.data.cache import SampleCache
-from carvana.data.cache_build import build_caches
+from carvana.data.cache import SampleCache, build_caches
 from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.data.demo import write_demo
 from carvana.data.samples import Sample, find_samples
@@ -35,7 +34,7 @@ ROUNDS = 3
 BUILD = """
 import sys, time
 from pathlib import Path
-from carvana.data.cache_build import build_caches
+from carvana.data.cache import build_caches
 from carvana.data.samples import find_samples
 
 def memory(name):

@@ -25,10 +25,10 @@ import simplejpeg
 from PIL import Image
 
 import carvana
+from carvana.data.cache import read_shrunken
 from carvana.data.demo import write_demo
 from carvana.data.io.masks import read_coverage, read_mask
 from carvana.data.samples import Sample
-from carvana.data.target import read_shrunken
 
 SIZES = (128, 128), (512, 768)
 PHOTOS = 40

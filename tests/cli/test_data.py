@@ -164,7 +164,7 @@ def test_wrong_usage_is_2(words: list[str]) -> None:
 
 def test_check_and_split_import_no_network_library() -> None:
     program = (
-        "import sys; import carvana.data.check.report, carvana.data.split_report\n"
+        "import sys; import carvana.data.check.report, carvana.data.splits\n"
         "import carvana.data.check.preview, carvana.cli.data_tables\n"
         "heavy = {'torch', 'timm', 'albumentations'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import forkserver
 import pytest
-from caching import SIZE, Listener, make_photos, packs, same_as_files, total_bytes
+from caching import SIZE, Listener, flip_byte, make_photos, packs, records, same_as_files, shapes, total_bytes
 
-from carvana.data.cache_build import build_caches
-from carvana.data.cache_pack import pack_bytes
+from carvana.data.cache import build_caches
+from carvana.data.cache_pack import pack_bytes, record_bytes
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 
@@ -23,13 +23,12 @@ CODE = """
 import sys
 from pathlib import Path
 from caching import SIZE, Listener
-from carvana.data import cache_build
+from carvana.data.cache import build_caches
 from carvana.data.samples import Sample
 
-cache_build.PACK_IMAGES = 8
 images = [Sample(path, path.with_name(path.stem + "_mask.png"), "a") for path in sorted(Path("photos").glob("*.bmp"))]
 told = Listener()
-cache_build.build_caches([images], SIZE, folder="cache", workers=2, reporter=told)
+build_caches([images], SIZE, folder="cache", workers=2, reporter=told)
 print(told.totals["caching"])
 """
 
@@ -48,22 +47,27 @@ def wait_until(done: Callable[[], bool]) -> None:
         time.sleep(0.0005)
 
 
-def test_a_building_that_is_killed_loses_the_packs_being_written_and_nothing_else(tmp_path: Path) -> None:
+def written(cache: Path) -> dict[bytes, bytes]:
+    return records(packs(cache)[0]) if packs(cache) else {}
+
+
+def test_a_building_that_is_killed_loses_nothing_that_is_written(tmp_path: Path) -> None:
     samples = make_photos(tmp_path / "photos", 240, shape=(300, 400))
     cache = tmp_path / "cache"
-    kept: set[Path] = set()
-    for wanted in (0, 4, 12):
+    kept: dict[bytes, bytes] = {}
+    for wanted in (0, 32, 96):
         builder = start(tmp_path)
-        wait_until(lambda wanted=wanted: len(packs(cache)) >= wanted and any(cache.rglob(".part-*.pack")))
+        wait_until(lambda wanted=wanted: len(packs(cache)) and len(written(cache)) >= wanted)
         builder.kill()
         builder.communicate()
-        assert any(cache.rglob(".part-*"))  # it was writing indeed
-        assert kept <= set(packs(cache))
-        kept = set(packs(cache))
+        now = written(cache)
+        assert len(now) < 240
+        assert kept.items() <= now.items()
+        kept = now
     told = Listener()
     [opened] = build_caches([samples], SIZE, folder=cache, reporter=told)
     assert told.warnings == []
-    assert 0 < told.totals["caching"] <= 240 - 8 * len(kept)
+    assert told.totals["caching"] == 240 - len(kept)
     assert same_as_files(opened, samples)
     assert not list(cache.rglob(".part-*"))
 
@@ -89,8 +93,7 @@ class Interrupted(Listener):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_keeps_the_finished_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carvana.data.cache_build.PACK_IMAGES", 4)
+def test_ctrl_c_keeps_the_finished_images(tmp_path: Path) -> None:
     samples = make_photos(tmp_path / "photos", 40)
     told = Interrupted(after=21)
     with pytest.raises(KeyboardInterrupt):
@@ -99,7 +102,7 @@ def test_ctrl_c_keeps_the_finished_packs(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list((tmp_path / "cache").rglob(".part-*"))
     again = Listener()
     [cache] = build_caches([samples], SIZE, folder=tmp_path / "cache", reporter=again)
-    assert again.totals["caching"] <= 20
+    assert again.totals["caching"] == 19
     assert same_as_files(cache, samples)
 
 
@@ -129,7 +132,7 @@ def test_the_same_content_is_kept_once(tmp_path: Path) -> None:
     [cache] = build_caches([many], SIZE, folder=tmp_path / "cache", workers=1)
     assert cache.held == 30
     assert same_as_files(cache, many)
-    assert sum(path.stat().st_size for path in packs(tmp_path / "cache")) == pack_bytes(10, SIZE)
+    assert sum(path.stat().st_size for path in packs(tmp_path / "cache")) == pack_bytes(10, shapes(SIZE))
 
 
 def test_a_photo_with_another_mask_is_another_content(tmp_path: Path) -> None:
@@ -154,7 +157,7 @@ class Watching(Listener):
 def test_the_cache_never_exceeds_its_bound_and_drops_what_was_used_longest_ago(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     sets = [make_photos(tmp_path / str(number), 20, seed=number) for number in range(3)]
-    limit = 2.5 * pack_bytes(20, SIZE) / 1e9
+    limit = 2.5 * pack_bytes(20, shapes(SIZE)) / 1e9
     told = Watching(folder)
 
     def use(number: int) -> int:
@@ -175,7 +178,7 @@ def test_the_cache_never_exceeds_its_bound_and_drops_what_was_used_longest_ago(t
 def test_other_sizes_and_targets_live_side_by_side_and_under_one_bound(tmp_path: Path) -> None:
     samples = make_photos(tmp_path / "photos", 6)
     folder = tmp_path / "cache"
-    limit = (pack_bytes(6, SIZE) + pack_bytes(6, (48, 64)) + 2000) / 1e9
+    limit = (pack_bytes(6, shapes(SIZE)) + pack_bytes(6, shapes((48, 64))) + 2000) / 1e9
     for size, target in ((SIZE, "coverage"), (SIZE, "nearest"), ((48, 64), "nearest"), (SIZE, "coverage")):
         [cache] = build_caches([samples], size, target=target, folder=folder, limit_gb=limit, workers=1)
         assert same_as_files(cache, samples, target=target)
@@ -186,16 +189,20 @@ def test_other_sizes_and_targets_live_side_by_side_and_under_one_bound(tmp_path:
 def test_of_too_many_photos_as_many_are_kept_as_fit(tmp_path: Path) -> None:
     samples = make_photos(tmp_path / "photos", 20)
     folder = tmp_path / "cache"
-    for limit, workers, least in ((pack_bytes(7, SIZE), 1, 6), (pack_bytes(15, SIZE), 1, 12), (50_000, 2, 5)):
+    whole, each = pack_bytes(20, shapes(SIZE)), record_bytes(shapes(SIZE))
+    for limit, workers, held in ((whole - 13 * each, 1, 7), (whole - 5 * each + 9, 1, 15), (whole - 9 * each, 2, 11)):
         told = Listener()
         [cache] = build_caches([samples], SIZE, folder=folder, limit_gb=limit / 1e9, workers=workers, reporter=told)
-        assert least <= cache.held < 20
+        assert cache.held == held
         assert total_bytes(folder) <= limit
         assert [f"{20 - cache.held} images do not fit" in line for line in told.infos].count(True) == 1
         rest = [index for index in range(20) if cache.read(index) is None]
         assert len(rest) == 20 - cache.held
-    [whole] = build_caches([samples], SIZE, folder=folder)
-    assert whole.held == 20
+    told = Listener()
+    [cache] = build_caches([samples], SIZE, folder=folder, reporter=told)
+    assert cache.held == 20
+    assert told.totals["caching"] == 9
+    assert same_as_files(cache, samples)
 
 
 def test_no_gigabytes_mean_no_cache(tmp_path: Path) -> None:
@@ -219,17 +226,33 @@ def test_a_folder_that_cannot_be_written_to_is_told_and_done_without(tmp_path: P
 
 def test_a_full_disk_is_told_and_what_was_finished_serves(tmp_path: Path) -> None:
     samples = make_photos(tmp_path / "photos", 12)
-    build_caches([samples[:2]], SIZE, folder=tmp_path / "cache", workers=1)
+    full = pack_bytes(12, shapes(SIZE))
+    build_caches([samples], SIZE, folder=tmp_path / "cache", limit_gb=(full - 10 * record_bytes(shapes(SIZE))) / 1e9)
     told = Listener()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (pack_bytes(5, SIZE), limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full - 7 * record_bytes(shapes(SIZE)), limits[1]))
     try:
         [cache] = build_caches([samples], SIZE, folder=tmp_path / "cache", workers=1, reporter=told)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert cache.held == 2
+    assert 2 <= cache.held <= 5
     assert len(told.warnings) == 1
     assert not list((tmp_path / "cache").rglob(".part-*"))
+    [cache] = build_caches([samples], SIZE, folder=tmp_path / "cache")
+    assert same_as_files(cache, samples)
+
+
+def test_what_another_pack_has_is_not_decoded_again(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path / "photos", 9)
+    folder = tmp_path / "cache"
+    build_caches([samples[:8]], SIZE, folder=folder)
+    flip_byte(packs(folder)[0], -1)
+    for limit, decoded in ((1.0, 2), (pack_bytes(9, shapes(SIZE)) / 1e9, 0)):  # the second has room for one pack
+        told = Listener()
+        [cache] = build_caches([samples], SIZE, folder=folder, limit_gb=limit, reporter=told)
+        assert told.totals["caching"] == decoded  # the new image and the damaged one
+        assert same_as_files(cache, samples)
+    assert len(packs(folder)) == 1
 
 
 def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 
 from carvana.data.check.folder import list_folders
 from carvana.data.layouts import find_images
-from carvana.data.samples import find_samples, warn_of_passed_over
+from carvana.data.samples import Sample, find_samples, warn_of_passed_over
 from carvana.data.splits import read_split, split_samples, write_split
 from carvana.errors import ConfigError, DataError
 from carvana.utils.progress import SilentReporter
@@ -23,6 +27,83 @@ def make(root: Path, images: str, masks: str, names: list[str], mask_suffix: str
         cv2.imwrite(str(root / images / f"{name}.jpg"), pixels)
         cv2.imwrite(str(root / masks / f"{name}{mask_suffix}.png"), pixels)
     return root
+
+
+SAMPLES = [
+    Sample(
+        Path("/data/train/00087a6bd4dc_01.jpg"),
+        Path("/data/train_masks/00087a6bd4dc_01_mask.gif"),
+        "00087a6bd4dc",
+        "01",
+    ),
+    Sample(Path("/data/train/00087a6bd4dc_05.jpg"), None, "00087a6bd4dc", "05"),
+    Sample(Path("photo.png"), Path("mask.png"), "photo"),
+    Sample(Path("../wörld 車/😀.png"), Path("~/x/m.png"), "grüße", "left"),
+    Sample(Path("/p.png"), Path("/"), "", ""),
+    Sample(Path(), Path(".."), "dots"),
+    Sample(Path("a/cut\udcff.jpg"), None, "a name that is no UTF-8"),
+    Sample(Path("/data/images/a/1.jpg"), Path("/data/masks/a/1.png"), "a", depth=1),
+    Sample(Path("images/a/b/1.jpg"), (Path("m/1.png"), Path("m/1_mask_1.png"), Path("/n/1.png")), "b", depth=2),
+]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_a_sample_gives_the_paths_that_it_was_made_of(sample: Sample) -> None:
+    assert isinstance(sample.image, Path)
+    assert all(isinstance(mask, Path) for mask in sample.masks)
+    assert sample == Sample(sample.image, sample.mask, sample.group, sample.view, sample.depth)
+    assert hash(sample) == hash(replace(sample))
+    assert pickle.loads(pickle.dumps(sample)) == sample
+    assert replace(sample, mask=None) == Sample(sample.image, None, sample.group, sample.view, sample.depth)
+    assert replace(sample, image=Path("x")) != sample
+
+
+def test_paths_may_be_given_as_text() -> None:
+    assert Sample("a/1.jpg", ("m/1.png", "m/2.png"), "a") == Sample(  # type: ignore[arg-type]
+        Path("a/1.jpg"), (Path("m/1.png"), Path("m/2.png")), "a"
+    )
+    with pytest.raises(TypeError, match="PathLike"):
+        Sample(1, None, "a")  # type: ignore[arg-type]
+
+
+def test_a_sample_says_what_it_is_and_cannot_be_changed() -> None:
+    assert repr(SAMPLES[1]) == (
+        "Sample(image=PosixPath('/data/train/00087a6bd4dc_05.jpg'), mask=None, "
+        "group='00087a6bd4dc', view='05', depth=0)"
+    )
+    assert [sample.name for sample in SAMPLES[-2:]] == ["a/1.jpg", "a/b/1.jpg"]
+    with pytest.raises(AttributeError):
+        SAMPLES[0].image = Path("x")  # type: ignore[misc]
+
+
+def test_samples_reach_another_process() -> None:
+    program = (
+        "import pickle, sys; found = pickle.load(sys.stdin.buffer); print(len(found), found[2].name, found[-4].group)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(SAMPLES), capture_output=True, check=True)
+    assert told.stdout.decode().split() == ["9", "photo.png", "dots"]
+
+
+def test_a_sample_takes_a_third_of_a_kilobyte() -> None:
+    folder = Path("/somewhere/photos")
+    tracemalloc.start()
+    try:
+        samples = [
+            Sample(
+                folder / "train" / f"{number:012x}_01.jpg",
+                folder / "train_masks" / f"{number:012x}_01_mask.gif",
+                f"{number:012x}",
+                "01",
+            )
+            for number in range(5000)
+        ]
+        for sample in samples:
+            assert sample.name
+            assert sample.image != sample.mask  # what was asked for is not kept
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 400 * 5000
 
 
 def test_carvanas_layout_gives_cars_and_views(tmp_path: Path) -> None:

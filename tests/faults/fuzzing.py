@@ -28,7 +28,6 @@ from carvana.data.io import rle
 from carvana.data.io.gif import read_runs
 from carvana.data.io.images import image_size, read_image
 from carvana.data.io.masks import read_coverage, read_mask, read_share
-from carvana.data.sample_list import SampleList
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, read_split
 from carvana.errors import CarvanaError
@@ -172,7 +171,7 @@ def check_tables(data: bytes, folder: Path) -> None:
     samples = [Sample(Path(f"{name}.jpg"), None, group=name) for name in "abcdef"]
     split = read_or_refused(lambda: read_split(path, samples))
     assert split is None or (len(split.train) and len(split.val))
-    read_or_refused(lambda: check_unchanged(path, Split(SampleList.of(samples[2:]), SampleList.of(samples[:2]))))
+    read_or_refused(lambda: check_unchanged(path, Split(tuple(samples[2:]), tuple(samples[:2]))))
     names = read_or_refused(lambda: read_names(path))
     assert names is None or len(names) == len(set(names))
     for line in data.split(b"\n"):

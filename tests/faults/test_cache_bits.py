@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from caching import flip_byte, packs
+from caching import flip_byte, packs, shapes
 from faults.disks import in_process
 from faults.running import fit_words, result_of
 
-from carvana.data.cache_pack import _HEAD, KEY, Pack, _records_start
+from carvana.data.cache_pack import _HEADER, Pack, pack_bytes, record_bytes
+from carvana.data.digest import KEY
 
 SIZE = (32, 48)
 PLACES = [
-    "magic", "height", "count", "checksum", "key", "sum", "image", "coverage", "cut", "empty", "foreign",
+    "format", "height", "count", "key", "sum", "image", "coverage", "end", "cut", "empty", "foreign",
     "files: entry", "files: checksum", "files: cut", "files: foreign",
 ]  # fmt: skip
 
@@ -24,12 +25,12 @@ def spoil(folder: Path, place: str) -> Path:
     """Break a pack, or the index of files; returns which file it was."""
     [pack, *_] = packs(folder)
     path = folder / "samples" / "files" if place.startswith("files") else pack
-    count = len(Pack.open(pack, size=SIZE).keys)
-    image = _records_start(count)
+    count = len(Pack(pack, shapes(SIZE)).keys)
+    image = pack_bytes(count, shapes(SIZE)) - count * record_bytes(shapes(SIZE))
     where = {
-        "magic": 0, "height": 16, "count": 24, "checksum": 28, "key": _HEAD.size,
-        "sum": _HEAD.size + count * KEY.itemsize, "image": image, "coverage": image + 3 * SIZE[0] * SIZE[1],
-        "files: checksum": 0, "files: entry": 10,
+        "format": 14, "count": 16, "height": pack.read_bytes().index(str(SIZE[0]).encode()), "key": _HEADER,
+        "sum": _HEADER + count * KEY.itemsize, "image": image, "coverage": image + 3 * SIZE[0] * SIZE[1],
+        "end": -1, "files: checksum": 0, "files: entry": 10,
     }  # fmt: skip
     kind = place.removeprefix("files: ")
     if kind == "cut":
@@ -68,7 +69,7 @@ def filled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.fault(
     done="a bit flipped in each region of a pack and of the index of files; cut in half; empty; foreign bytes",
     promised="a training with it equals one without a cache, bit for bit; a warning names the pack",
-    reaches="data/cache_pack.py: the checksums of head and records; data/cache_keys.py: _load",
+    reaches="data/cache_pack.py: the header, and the checksums of records; data/digest.py: _load",
     quick=3,
 )
 @pytest.mark.parametrize("place", PLACES)

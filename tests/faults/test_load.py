@@ -103,7 +103,7 @@ def test_all_photos_are_compared_with_all(whole: bool, came_out: Callable[..., N
 @pytest.mark.fault(
     done="data split of 100,000 names, by group and by image",
     promised="memory grows by less than 1 kB an image; each image stands in the file",
-    reaches="data/splits.py: split_samples; data/split_report.py",
+    reaches="data/splits.py: split_samples, describe_split",
     quick=1,
 )
 @pytest.mark.parametrize("by", ["group", "image"])
@@ -120,16 +120,15 @@ def test_data_split(by: str, folder_of: Folders, bounded: Any, tmp_path: Path) -
 @pytest.mark.fault(
     done="digests of 100,000 images and their masks, each a file of its own",
     promised="memory grows by less than 1 kB an image",
-    reaches="data/cache_keys.py: DigestIndex.keys",
+    reaches="data/digest.py: DigestIndex.keys",
 )
-def test_cache_keys(bounded: Any, tmp_path: Path) -> None:
+def test_digests(bounded: Any, tmp_path: Path) -> None:
     script = """
-from carvana.data.cache_keys import DigestIndex
-from carvana.data.samples import each_sample
-from carvana.data.sample_list import SampleList
+from carvana.data.digest import DigestIndex
+from carvana.data.samples import find_samples
 from carvana.utils.progress import SilentReporter
 from pathlib import Path
-samples = SampleList.of(each_sample(sys.argv[1]))
+samples = find_samples(sys.argv[1])
 for _ in range(2):
     known = DigestIndex(Path(sys.argv[1]) / "files")
     keys, _ = known.keys(samples, reporter=SilentReporter())
@@ -150,15 +149,14 @@ print((keys != b"").sum())
 @pytest.mark.fault(
     done="the cache is built for 100,000 names and opened again",
     promised="memory grows by less than 1 kB an image; what is linked is kept once",
-    reaches="data/cache_build.py: build_caches; data/cache_pack.py: find_records",
+    reaches="data/cache.py: build_caches; data/cache_pack.py: Pack.find",
     quick=0,
 )
 def test_cache_building(folder_of: Folders, bounded: Any, tmp_path: Path) -> None:
     script = """
-from carvana.data.cache_build import build_caches
-from carvana.data.samples import each_sample
-from carvana.data.sample_list import SampleList
-samples = SampleList.of(each_sample(sys.argv[1]))
+from carvana.data.cache import build_caches
+from carvana.data.samples import find_samples
+samples = find_samples(sys.argv[1])
 half = len(samples) // 2
 for _ in range(2):
     caches = build_caches([samples[:half], samples[half:]], (16, 24), folder=sys.argv[2])

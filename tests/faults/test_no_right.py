@@ -164,7 +164,7 @@ def test_a_command_that_goes_on_in_somebody_elses_folder(
 @pytest.mark.fault(
     done="a cache that belongs to somebody else: its folder read-only, all of it unreadable",
     promised="a warning that names it and what to set; the training goes on and gives the same weights",
-    reaches="data/cache_build.py: EACCES",
+    reaches="data/cache.py: EACCES",
     quick=0,
 )
 @pytest.mark.parametrize("mode", [0o555, 0o000])

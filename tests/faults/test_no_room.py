@@ -119,7 +119,7 @@ def test_an_evaluation_that_meets_a_full_disk(disk: Disk, run: Path, whole: bool
 @pytest.mark.fault(
     done="the disk of the cache full at its lock, its list of files and each of its packs",
     promised="a warning; the training goes on without, and gives the same weights",
-    reaches="data/cache_build.py: OSError in _fill; data/cache_pack.py: room that is not there",
+    reaches="data/cache.py: OSError in _fill",
 )
 def test_a_full_disk_under_the_cache_costs_no_training(
     disk: Disk, run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool, came_out: Any

@@ -21,7 +21,6 @@ from carvana.data.layouts import (
     is_folder,
 )
 from carvana.data.mask_names import EXPECTED, MaskNames
-from carvana.data.sample_list import SampleList
 from carvana.data.samples import PairedNames, Sample, listed, pair_names
 from carvana.errors import ConfigError
 from carvana.utils.files import expanded
@@ -49,7 +48,7 @@ class FilePairs(Sequence[FilePair]):
     A pair is made on access, since all of them together would take a kilobyte each.
     """
 
-    def __init__(self, images: SampleList, alone: Sequence[Path] = ()) -> None:
+    def __init__(self, images: Sequence[Sample] = (), alone: Sequence[Path] = ()) -> None:
         self._images = images
         self._alone = alone
 
@@ -76,7 +75,7 @@ class FolderContents:
 
     images: Path
     masks: Path
-    pairs: FilePairs = field(default_factory=lambda: FilePairs(SampleList.of(())))
+    pairs: FilePairs = field(default_factory=FilePairs)
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
 
@@ -99,11 +98,11 @@ def list_folders(
     layout, found = find_layout(expanded(root), images, masks, rule)
     pattern = group_pattern(group)
     if not isinstance(found, Folders):
-        samples = SampleList.of(listed(found, layout, expanded(root), pattern))
+        samples = listed(found, layout, expanded(root), pattern)
         return FolderContents(expanded(root), expanded(root), FilePairs(samples))
     names = pair_names(found, rule)
     contents = FolderContents(*found)
-    samples = SampleList.of(_samples(names, pattern, contents.problems))
+    samples = list(_samples(names, pattern, contents.problems))
     contents.pairs = FilePairs(samples, [contents.masks / mask for mask in names.alone])
     for stem in sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if mask_suffix is None else f"a name that ends in {mask_suffix}"

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from carvana.data.io.convert import turn
 from carvana.data.io.images import image_header, read_image, resize_image
 from carvana.data.io.masks import inspect_mask, read_share
-from carvana.data.samples import Sample
-from carvana.data.target import mask_of
+from carvana.data.samples import Sample, mask_of
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
 from carvana.data.io.images import read_image, resize_image
 from carvana.data.io.masks import read_mask, shrink_mask
-from carvana.data.samples import Sample
-from carvana.data.target import mask_of
+from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
 from carvana.utils.files import atomic_path
 

@@ -1,4 +1,4 @@
-"""Images for people: colours in sRGB, and the transparency of the file.
+"""Images for people: colours in sRGB and by name, and the transparency of the file.
 
 Networks get pixels as they are in the file (:func:`carvana.data.io.images.read_image`): masks do not depend on
 colour profiles. Images that people see are converted by their ICC profile here. Files are written without a profile,
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageColor
 
 from carvana.data.io.convert import is_wide, orientation_of, to_rgb, turn
 from carvana.data.io.decode import Source, open_header, open_picture, read_bytes, stream
 from carvana.data.io.images import MAX_PIXELS, read_image
-from carvana.errors import DataError
+from carvana.errors import ConfigError, DataError, did_you_mean
 
 UInt8 = NDArray[np.uint8]
 
@@ -127,3 +128,20 @@ def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
 _STEPS = np.arange(0, 256, 15, dtype=np.uint8)
 _SAMPLES = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS), axis=-1).reshape(len(_STEPS), -1, 3)
 """A grid of colours: a profile that changes none of them is sRGB, whatever its name."""
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """The colour (red, green, blue), each 0 to 255, of a name of CSS, or of ``#rrggbb`` or ``#rgb``.
+
+    Raises:
+        ConfigError: it is not a colour.
+
+    >>> parse_colour("SteelBlue"), parse_colour("#f80")
+    ((70, 130, 180), (255, 136, 0))
+    """
+    name = text.strip().lower()
+    if name in ImageColor.colormap or re.fullmatch(r"#([0-9a-f]{3}){1,2}", name):
+        red, green, blue = ImageColor.getrgb(name)[:3]
+        return red, green, blue
+    hint = did_you_mean(name, ImageColor.colormap)
+    raise ConfigError(f"{text!r} is not a colour; expected a name of CSS, such as white, or #rrggbb{hint}")

@@ -9,8 +9,7 @@ from typing import Any, Protocol, Self
 import cv2
 import numpy as np
 
-from carvana.data.colours import parse_colour
-from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.display import over_white, parse_colour, read_shown
 from carvana.data.io.images import UInt8, resize_image
 from carvana.errors import ConfigError
 from carvana.utils.files import expanded, file_digest

@@ -3,7 +3,7 @@ from __future__ import annotations
 import matplotlib.colors
 import pytest
 
-from carvana.data.colours import parse_colour
+from carvana.data.io.display import parse_colour
 from carvana.errors import ConfigError
 
 
