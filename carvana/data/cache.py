@@ -13,6 +13,7 @@ as without it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import mmap
@@ -20,7 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
@@ -278,9 +279,9 @@ class _Builder:
         began = time.perf_counter()
         missing = missing[np.argsort(self.first[missing])]  # in the order of the files
         records = threaded(self._read, missing.tolist(), workers=workers, ahead=4, bytes_of=len)
-        with closing(track(records, self.reporter, "caching", len(missing))) as tracked:
-            for place, record in zip(missing.tolist(), tracked, strict=True):
-                write_record(file, self.contents, place, record)
+        written = map(functools.partial(write_record, file, self.contents), missing.tolist(), records)
+        for _ in track(written, self.reporter, "caching", len(missing)):
+            pass
         seconds, megabytes = time.perf_counter() - began, len(missing) * record_bytes(self.shapes) / 1e6
         height, width = self.size
         self.reporter.info(

@@ -115,32 +115,24 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files of a folder (not of its sub-folders), sorted by name; a DataError if there is none."""
-    return [Path(folder, name) for name in require_image_names(Path(folder))]
+    return [Path(folder, name) for name in some(Path(folder), image_names(Path(folder), SUFFIXES))]
 
 
-def require_image_names(folder: Path) -> list[str]:
-    """The names of all images of a folder, sorted; a DataError if there is none."""
-    return _some(folder, image_names(folder, SUFFIXES))
+def some(folder: Path, names: Iterable[str]) -> list[str]:
+    """The names of a folder's images, sorted; a DataError if there is none."""
+    found = sorted(names)
+    if not found:
+        raise DataError(f"{folder}: no image in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
+    return found
 
 
-def nested_image_names(folder: Path) -> list[str]:
-    """As :func:`require_image_names`; those of its sub-folders, as ``a/x.jpg``, where the folder itself holds none."""
-    return _some(folder, nested_names(folder, SUFFIXES))
-
-
-def image_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
+def image_names(folder: Path, suffixes: Collection[str]) -> list[str]:
     """The names of all image files of a folder, in no order; those of its sub-folders do not count.
 
     Links count as their target, wherever that is; a link to nothing is listed, and an error when it is read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                image = os.path.splitext(entry.name)[1].lower() in suffixes  # noqa: PTH122 - ten times faster
-                if image and not entry.name.startswith(".") and not is_folder(entry):
-                    yield entry.name
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}; expected a folder of images") from error
+    _, names = next(_folders(folder, suffixes))
+    return names
 
 
 def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
@@ -148,13 +140,10 @@ def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
 
     Hidden folders, and links to folders, are left out.
     """
-    own = image_names(folder, suffixes)
-    first = next(own, None)
-    if first is not None:
-        yield first
-        yield from own
-        return
-    yield from _in_sub_folders(folder, suffixes)
+    for place, names in _folders(folder, suffixes):
+        yield from (f"{place}/{name}" if place else name for name in names)
+        if names and not place:
+            return
 
 
 def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] | None = None) -> None:
@@ -238,26 +227,17 @@ def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str
     return sys.intern(group), sys.intern(names.get("view") or "")  # one text for all images of a group
 
 
-def _some(folder: Path, names: Iterable[str]) -> list[str]:
-    found = sorted(names)
-    if not found:
-        raise DataError(f"{folder}: no image in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
-    return found
+def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """The relative path of each folder, from ``folder`` itself ("") on, and the names of its image files."""
 
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}; expected a folder of images") from error
 
-def _all_below(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
-    """The names of all image files at any depth, relative to the folder."""
-    yield from image_names(folder, suffixes)
-    yield from _in_sub_folders(folder, suffixes)
-
-
-def _in_sub_folders(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        below = sorted(
-            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-        )
-    for name in below:
-        yield from (f"{name}/{inner}" for inner in _all_below(folder / name, suffixes))
+    for place, below, names in os.walk(folder, onerror=refuse):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        shown = (name for name in names if not name.startswith("."))
+        images = [name for name in shown if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122 - ten times faster
+        yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
 
 
 def _below(root: Path, part: Path) -> Path:

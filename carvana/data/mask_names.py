@@ -27,10 +27,10 @@ class MaskNames:
     Raises:
         ConfigError: ``suffix`` cannot be part of a name.
 
-    >>> MaskNames().image_of("00_mask.png", {"00", "01"}), MaskNames("_L").image_of("00_L.png", {"00"})
-    ('00', '00')
-    >>> MaskNames().image_of("00_mask.png", {"00_mask"}), MaskNames().image_of("00.jpg.png", {"00"})
-    ('00_mask', '00')
+    >>> MaskNames().owner("00_mask_1.png", {"00", "01"}), MaskNames("_L").owner("00_L.png", {"00"})
+    (('00', '1'), ('00', ''))
+    >>> MaskNames().owner("00_mask.png", {"00_mask"}), MaskNames().owner("00.jpg.png", {"00"})
+    (('00_mask', ''), ('00', ''))
     >>> MaskNames().beside(["a.jpg", "b.jpg", "a_mask.png", "a_mask_1.png", "b_mask.png"])
     {'a_mask.png': 'a', 'a_mask_1.png': 'a', 'b_mask.png': 'b'}
     """
@@ -45,8 +45,8 @@ class MaskNames:
         endings = _USUAL if suffix is None else re.escape(suffix)
         self._ending = re.compile(f"(.+?)(?:{endings}){_NUMBER}", re.IGNORECASE) if suffix != "" else None
 
-    def image_of(self, mask: str, stems: Container[str]) -> str | None:
-        """The stem of the image that a mask belongs to.
+    def owner(self, mask: str, stems: Container[str]) -> tuple[str | None, str]:
+        """The stem of the image that a mask belongs to, and the number after the mask's ending.
 
         Args:
             mask: The mask's file name.
@@ -54,12 +54,8 @@ class MaskNames:
 
         Returns:
             The mask's own stem if there is such an image (and no suffix is set), else the stem without its ending; of
-            ``x.jpg.png`` the same for ``x``. None if there is none.
+            ``x.jpg.png`` the same for ``x``. None if there is none. The number is "" where there is none.
         """
-        return self.owner(mask, stems)[0]
-
-    def owner(self, mask: str, stems: Container[str]) -> tuple[str | None, str]:
-        """As :meth:`image_of`, with the number after the ending, "" without one."""
         for stem in _stems(mask):
             if not self.suffix and stem in stems:
                 return stem, ""

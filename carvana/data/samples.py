@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.layouts import (
     Folders,
     find_layout,
     group_and_view,
     group_pattern,
-    nested_image_names,
     nested_names,
+    some,
     warn_of_others,
 )
 from carvana.data.mask_names import EXPECTED, MaskNames
@@ -87,7 +88,8 @@ class Sample:
         return () if mask is None else mask if isinstance(mask, tuple) else (mask,)
 
 
-Sample.image, Sample.mask = _PathText(Sample.image), _PathText(Sample.mask)  # type: ignore[assignment]
+for _field in ("image", "mask"):
+    setattr(Sample, _field, _PathText(getattr(Sample, _field)))
 
 
 def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
@@ -194,7 +196,7 @@ def pair_names(folders: Folders, rule: MaskNames) -> PairedNames:
         image_list = [name for name in mask_names if name not in owners and not name.lower().endswith(".npy")]
         mask_names = list(owners)
     else:
-        image_list = nested_image_names(folders.images)
+        image_list = some(folders.images, nested_names(folders.images, SUFFIXES))
     for image in image_list:
         other = found.images.setdefault(_stem(image), image)
         if other is not image:

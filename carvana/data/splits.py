@@ -44,6 +44,10 @@ class Split:
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
 
+    def labelled(self) -> list[tuple[Sample, str]]:
+        """All samples, each with "train" or "val"."""
+        return [(sample, "train") for sample in self.train] + [(sample, "val") for sample in self.val]
+
     def shared_groups(self) -> set[str]:
         """The groups on both sides: none, unless the split is by image or the user's own."""
         return {sample.group for sample in self.train} & {sample.group for sample in self.val}
@@ -221,17 +225,11 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
     table = io.StringIO()
     # By default the writer does not quote a carriage return, which the reader takes for the end of a line.
     returns = any("\r" in sample.name + sample.group for sample in split.train + split.val)
-    rows = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
-    columns = [
-        [sample.name, sample.group, subset]
-        for subset, samples in (("train", split.train), ("val", split.val))
-        for sample in samples
-    ]
-    if digests is None:
-        rows.writerows([["image", "group", "subset"], *columns])
-    else:
-        rows.writerow(["image", "group", "subset", "digest"])
-        rows.writerows([*row, found] for row, found in zip(columns, digests, strict=True))
+    writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+    rows = [["image", "group", "subset"], *([sample.name, sample.group, subset] for sample, subset in split.labelled())]
+    if digests is not None:
+        rows = [[*row, found] for row, found in zip(rows, ["digest", *digests], strict=True)]
+    writer.writerows(rows)
     write_bytes(path, table.getvalue().encode(*_CODING))
 
 
@@ -242,8 +240,7 @@ def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
         DataError: images were added or removed since, or the file cannot be used.
     """
     rows = list(_read_subsets(Path(path)).items())
-    sides = (("train", split.train), ("val", split.val))
-    found = [(sample.name, subset) for subset, samples in sides for sample in samples]
+    found = [(sample.name, subset) for sample, subset in split.labelled()]
     if rows != found:
         differing = sorted(set(rows) ^ set(found)) or [rows[0]]
         raise DataError(
