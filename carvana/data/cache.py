@@ -19,6 +19,7 @@ import logging
 import mmap
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -107,12 +108,8 @@ class SampleCache:
         except (DamagedPackError, OSError) as error:
             self._lose(index, error)
             return None
-        image, coverage = self._pack.arrays(place)
-        return image, coverage
-
-    def part(self, start: int, stop: int) -> SampleCache:
-        """The cache of ``samples[start:stop]``, on the same pack."""
-        return SampleCache(self._pack, self._places[start:stop], size=self.size, target=self.target)
+        images, coverages = self._pack.arrays
+        return images[place], coverages[place]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pack": None, "_known": None}
@@ -178,9 +175,8 @@ def build_caches(
         pack = builder.build(int(limit_gb * 10**9), workers)
         if pack is not None:
             places = pack.find(builder.keys)
-    whole = SampleCache(pack, places, size=size, target=target)
-    ends = np.cumsum([0, *map(len, parts)]).tolist()
-    return [whole.part(start, stop) for start, stop in itertools.pairwise(ends)]
+    ends = np.cumsum([len(part) for part in parts])
+    return [SampleCache(pack, part, size=size, target=target) for part in np.split(places, ends[:-1])]
 
 
 def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tuple[UInt8, UInt8]:
@@ -243,7 +239,8 @@ class _Builder:
     def _fill(self, limit: int, workers: int | None) -> None:
         if self.index.changed:
             self.index.save()
-        packs = self._packs_of_this_kind()  # mapped before some are removed: they stay readable
+        # Mapped before some are removed, since they stay readable; Windows would not remove what is mapped.
+        packs = [] if sys.platform == "win32" else self._packs_of_this_kind()
         count, each = len(self.contents), record_bytes(self.shapes)
         full = pack_bytes(count, self.shapes)
         room = _make_space(self.folder, full, limit=limit, own=self.path)
@@ -356,7 +353,8 @@ def _make_space(folder: Path, wanted: int, *, limit: int, own: Path) -> int:
             path.unlink(missing_ok=True)
             held, free = held - files[path].st_size, free + files[path].st_size
     if taken > room():
-        own.unlink()
+        with suppress(PermissionError):
+            own.unlink()
     return room()
 
 

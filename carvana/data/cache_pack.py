@@ -54,6 +54,7 @@ class Pack:
         keys: S16 (n,), sorted.
         sums: uint32 (n,), the checksum of each record, 0 where it is not written yet.
         records: uint8 (m, bytes of a record), m <= n: the file may end before records that are not written.
+        arrays: The same bytes, read-only, as the arrays that they are, each (m, *shape).
 
     Raises:
         DamagedPackError: it is cut or damaged, or holds records of other shapes.
@@ -79,8 +80,10 @@ class Pack:
         self.keys = np.frombuffer(head, KEY, count)
         self.sums = np.frombuffer(head, _SUM, count, self.keys.nbytes)
         self.records: UInt8 = np.ndarray((held, each), np.uint8, mapped, _records_start(count))
-        ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
-        self._arrays = [(slice(*ends), shape) for ends, shape in zip(itertools.pairwise(ends), shapes, strict=True)]
+        ends = itertools.pairwise(np.cumsum([0, *map(math.prod, shapes)]).tolist())
+        self.arrays = [
+            self.records[:, start:end].reshape(held, *shape) for (start, end), shape in zip(ends, shapes, strict=True)
+        ]
         if self.sums[held:].any():
             raise DamagedPackError
 
@@ -89,11 +92,6 @@ class Pack:
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         found = (self.keys[places] == keys) & (self.sums[places] != 0)
         return np.where(found, places, -1).astype(np.int32)
-
-    def arrays(self, place: int) -> list[UInt8]:
-        """The arrays of a record, read-only."""
-        record = self.records[place]
-        return [record[part].reshape(shape) for part, shape in self._arrays]
 
     def is_sound(self, place: int) -> bool:
         """Whether a record holds the bytes that were written."""

@@ -146,7 +146,10 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def _cropped(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         image, mask = read_image(sample.image), read_mask(mask_of(sample))
         if image.shape[:2] != mask.shape:
-            raise DataError(_differ(sample, image.shape[:2], mask.shape))
+            raise DataError(
+                f"{sample.masks[0]}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {image.shape[1]} x "
+                f"{image.shape[0]}; they must have the same size"
+            )
         image, mask = (_padded(array, self.size) for array in (image, mask))
         top, left = _crop_corner(mask, self.size, rng)
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
@@ -210,11 +213,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch = self.epoch
         for index in np.random.default_rng((self.seed, epoch)).permutation(self.length).tolist():
             yield epoch, index
-
-
-def _differ(sample: Sample, image: Sequence[int], mask: Sequence[int]) -> str:
-    sizes = f"the mask is {mask[1]} x {mask[0]}, its image {image[1]} x {image[0]}"
-    return f"{sample.masks[0]}: {sizes}; they must have the same size"
 
 
 def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -69,19 +69,13 @@ def read_ahead(item_bytes: int, workers: int) -> int:
 def check_readers_can_begin() -> None:
     """Check that readers can work, before any is started.
 
+    On Linux, images are passed on through a socket whose path is ``<folder>/pymp-........./listener-........``. An
+    error there is an exception in a thread of the reader, which is not reported: the process would wait for ever.
+
     Raises:
         ConfigError: the caller's script would run again in each reader, or the temporary folder's path is too long.
     """
     check_main_guard()
-    _check_temporary_folder()
-
-
-def _check_temporary_folder() -> None:
-    """Refuse a temporary folder in which readers cannot pass images on: the process would wait for ever.
-
-    Images are passed through a socket whose path is ``<folder>/pymp-........./listener-........``; an error there is an
-    exception in a thread of the reader, which is not reported.
-    """
     if sys.platform != "linux":  # elsewhere images are passed by name
         return
     folder = tempfile.gettempdir()

@@ -20,7 +20,7 @@ from carvana.data.layouts import (
     some,
     warn_of_others,
 )
-from carvana.data.mask_names import EXPECTED, MaskNames
+from carvana.data.mask_names import EXPECTED, MaskNames, stem_of
 from carvana.errors import DataError
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
@@ -79,7 +79,7 @@ class Sample:
     @property
     def stem(self) -> str:
         """The name without the suffix."""
-        return _stem(self.name)
+        return stem_of(self.name)
 
     @property
     def masks(self) -> tuple[Path, ...]:
@@ -146,7 +146,7 @@ def find_samples(
         )
     missing = [image for stem, image in names.images.items() if stem not in names.masks]
     if missing:
-        stem = _stem(missing[0])
+        stem = stem_of(missing[0])
         expected = f"{EXPECTED}, as {stem}_mask.png" if mask_suffix is None else f"{stem}{mask_suffix}.png"
         alone = f"; {found.masks} has {names.alone[0]}, for example" if names.alone else ""
         raise DataError(
@@ -198,9 +198,9 @@ def pair_names(folders: Folders, rule: MaskNames) -> PairedNames:
     else:
         image_list = some(folders.images, nested_names(folders.images, SUFFIXES))
     for image in image_list:
-        other = found.images.setdefault(_stem(image), image)
+        other = found.images.setdefault(stem_of(image), image)
         if other is not image:
-            found.same_stem.append((_stem(image), folders.images / other, folders.images / image))
+            found.same_stem.append((stem_of(image), folders.images / other, folders.images / image))
     numbers: dict[tuple[str, str], str] = {}
     for mask in mask_names:
         stem, number = rule.owner(mask, found.images)
@@ -253,7 +253,3 @@ def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
     if not first.depth:
         beside = any(mask.parent == first.image.parent for mask in first.masks)
         warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else None)
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]  # noqa: PTH122 - as below

@@ -16,6 +16,7 @@ OLD = {
     "carvana.compare.entries.Entry": "carvana.leaderboard.entries.NetworkEntry",
     "carvana.compare.records.Row": "carvana.leaderboard.records.Row",
     "carvana.compare.records.Photo": "carvana.leaderboard.records.ScoredImage",
+    "carvana.data.cache_build.build_caches": "carvana.data.cache.build_caches",
     "carvana.data.rle.encode": "carvana.data.io.rle.encode",
     "carvana.thresholds.levels": "carvana.evaluation.thresholds.levels",
     "carvana.inference.photos.collect_photos": "carvana.inference.inputs.collect_images",
