@@ -201,18 +201,20 @@ def pair_names(folders: Folders, rule: MaskNames) -> PairedNames:
         other = found.images.setdefault(stem_of(image), image)
         if other is not image:
             found.same_stem.append((stem_of(image), folders.images / other, folders.images / image))
-    numbers: dict[tuple[str, str], str] = {}
     for mask in mask_names:
-        stem, number = rule.owner(mask, found.images)
-        if stem is None:
-            if rule.suffix is None or rule.is_named_like_a_mask(mask):
-                found.alone.append(mask)
-            continue
-        other = numbers.setdefault((stem, number), mask)
-        if other is not mask:
-            found.same_stem.append((stem, folders.masks / other, folders.masks / mask))
-        else:
+        stem, _ = rule.owner(mask, found.images)
+        if stem is not None:
             found.masks.setdefault(stem, []).append(mask)
+        elif rule.suffix is None or rule.is_named_like_a_mask(mask):
+            found.alone.append(mask)
+    for stem, masks in found.masks.items():
+        if len(masks) > 1:
+            by_number: dict[str, str] = {}
+            for mask in masks:
+                other = by_number.setdefault(rule.owner(mask, found.images)[1], mask)
+                if other is not mask:
+                    found.same_stem.append((stem, folders.masks / other, folders.masks / mask))
+            found.masks[stem] = list(by_number.values())
     return found
 
 
