@@ -219,22 +219,19 @@ class _Builder:
         """Bring the pack up to date, and open it; None if nothing is cached."""
         if not len(self.contents):
             return None
-        pack = self._open()
         try:
             held = sum(stat.st_size for stat in _files(self.folder).values())
-            if self.index.changed or len(self._missing(pack)) or held > limit:
+            if self.index.changed or len(self._missing(self._open())) or held > limit:
                 with lock(self.folder / "lock"):
                     self._fill(limit, workers)
-                pack = self._open()
         except OSError as error:
             self.reporter.warn(
                 f"{self.folder}: images cannot be cached there ({error.strerror or error}); they are read from their "
                 "files in every epoch; set CARVANA_CACHE to another folder, or data.cache_gb to 0"
             )
-            pack = self._open()
         with suppress(OSError):
             os.utime(self.path)  # used now
-        return pack
+        return self._open()
 
     def _fill(self, limit: int, workers: int | None) -> None:
         if self.index.changed:

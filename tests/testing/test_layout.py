@@ -69,7 +69,7 @@ def two_lines(root: Path) -> None:
         (carvana_layout, "of a folder with train and train_masks it returns"),
         (lambda root: (root, root) if any(root.iterdir()) else None, "of a folder with train and train_masks"),
         (lambda root: sorted((root / "JPEGImages").iterdir()), "fails on it: FileNotFoundError"),
-        (lambda root: [Sample(str(s.image), s.mask, s.group) for s in listing(root) or ()] or None, "pathlib.Path"),
+        (lambda root: [Sample(s.image, s.mask, 5) for s in listing(root) or ()] or None, "as text"),
         (two_lines, "fails on it: OSError: two lines"),
         (lambda root: 3 if (root / "train").is_dir() else None, "expected None"),
         (lambda root: [Sample(root / "a.jpg", root / "b.png", "c")] if (root / "train").is_dir() else None, "a.jpg"),
