@@ -46,10 +46,7 @@ class Leaderboard(LeaderboardData):
 
     def __getitem__(self, name: str) -> Row:
         """The row of a network by its name."""
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(name)
+        return {row.name: row for row in self.rows}[name]
 
     def to_json(self) -> dict[str, Any]:
         """What leaderboard.json holds."""

@@ -253,13 +253,9 @@ def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
     finally:
         for worker in workers:
             if worker.process.poll() is None:
-                _kill(worker.process)
+                if sys.platform == "win32":
+                    worker.process.kill()  # its reader processes end with it
+                else:
+                    os.killpg(worker.process.pid, signal.SIGKILL)
             worker.process.wait()
             worker.channel.close()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if sys.platform == "win32":
-        process.kill()  # its reader processes end with it
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
