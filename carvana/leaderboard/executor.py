@@ -102,9 +102,9 @@ class Executor:
                 minutes=plan.header.config["train"]["minutes"], devices=len(plan.devices),
             )  # fmt: skip
             self._save()
-            self._work(map(self._job, missing), plan.devices)
+            self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing], plan.devices)
             # One at a time, each in a process of its own, so that neither time nor memory is another network's.
-            self._work(map(self._cost_job, self._to_measure()), plan.devices[:1])
+            self._work([(trial, MEASURING) for trial in self._to_measure()], plan.devices[:1])
             return self._save(pictures=True)
         except KeyboardInterrupt as stopped:
             done, total = sum(trial.done for trial in plan.all_trials), len(plan.all_trials)
@@ -113,12 +113,12 @@ class Executor:
         finally:
             self._progress.close()
 
-    def _work(self, jobs: Iterator[tuple[Trial, str, WorkerJob]], devices: Sequence[str]) -> None:
-        known = {job: (trial, stage) for trial, stage, job in jobs}
+    def _work(self, stages: Sequence[tuple[Trial, str]], devices: Sequence[str]) -> None:
+        jobs = {self._job(trial, stage): (trial, stage) for trial, stage in stages}
         begun: set[WorkerJob] = set()
-        with closing(run_jobs(list(known), devices, stopping=self._announce_stop)) as events:
+        with closing(run_jobs(list(jobs), devices, stopping=self._announce_stop)) as events:
             for event in events:
-                job, (trial, stage) = event.job, known[event.job]
+                job, (trial, stage) = event.job, jobs[event.job]
                 if job not in begun:
                     begun.add(job)
                     several = trial.is_fit and len(self._plan.header.seeds) > 1
@@ -148,19 +148,16 @@ class Executor:
         self._save()
         self._progress.row(self._results[name].row)
 
-    def _job(self, trial: Trial) -> tuple[Trial, str, WorkerJob]:
-        if trial.is_fit:
-            return self._make(trial, FITTING, config=trial.config, run=trial.run)
-        return self._make(trial, EVALUATING, run=trial.run, result=trial.result, samples=self._samples)
-
-    def _cost_job(self, trial: Trial) -> tuple[Trial, str, WorkerJob]:
-        image, key = self._samples[0].image, self._cost_key()
-        return self._make(trial, MEASURING, run=trial.run, image=image, out=trial.cost, key=key)
-
-    def _make(self, trial: Trial, stage: str, **arguments: Any) -> tuple[Trial, str, WorkerJob]:
+    def _job(self, trial: Trial, stage: str) -> WorkerJob:
+        arguments = {
+            FITTING: {"config": trial.config, "run": trial.run},
+            EVALUATING: {"run": trial.run, "result": trial.result, "samples": self._samples},
+            MEASURING: {
+                "run": trial.run, "image": self._samples[0].image, "out": trial.cost, "key": self._cost_key(),
+            },
+        }[stage]  # fmt: skip
         function = f"carvana.leaderboard.jobs:{_FUNCTIONS[stage]}"
-        job = WorkerJob(trial.entry.name, function, arguments, trial.log, self._plan.targets, self._memory_gb)
-        return trial, stage, job
+        return WorkerJob(trial.entry.name, function, arguments, trial.log, self._plan.targets, self._memory_gb)
 
     def _to_measure(self) -> Iterator[Trial]:
         """The first trial of each network that has scores, and no cost measured by this version on this machine."""

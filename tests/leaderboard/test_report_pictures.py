@@ -156,7 +156,7 @@ def test_a_photo_in_the_page_is_the_part_that_its_frame_says(board: Leaderboard)
     left, top, wide, high = (float(frame[key]) / 100 for key in ("left", "top", "width", "height"))
     rows = slice(round(top * height), round((top + high) * height))
     columns = slice(round(left * width), round((left + wide) * width))
-    data = re.search(r"#image-1 \.crop\{background-image:url\(data:image/jpeg;base64,(.*?)\)", page)
+    data = re.search(r"--crop: url\(data:image/jpeg;base64,(.*?)\)", page)
     assert data is not None
     shown = np.asarray(
         Image.open(io.BytesIO(base64.b64decode(data[1]))).resize((columns.stop - columns.start, rows.stop - rows.start))
