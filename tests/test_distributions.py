@@ -32,7 +32,7 @@ LARGEST_WHEEL = 600_000
 FOLDERS = ("carvana", "configs", "docs", "plugins", "tests")
 FILES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "pyproject.toml", "zensical.toml")
 # What the package holds besides code: the leaderboard's page, recipes, and the files of a new plugin to be filled in.
-KINDS = {".py", ".css", ".js", ".yaml", ".in"}
+KINDS = {".py", ".css", ".js", ".jinja", ".yaml", ".in"}
 
 # Modules that are not called as the distribution that brings them.
 DISTRIBUTIONS = {

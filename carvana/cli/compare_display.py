@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from carvana.cli.display import LiveReporter, PlainReporter, make_reporter
-from carvana.leaderboard.progress import FITTING, MEASURING, ComparisonProgress
+from carvana.leaderboard.executor import FITTING, MEASURING, ComparisonProgress
 from carvana.leaderboard.records import Row
 from carvana.leaderboard.report.columns import minutes
 
@@ -111,26 +111,20 @@ class LiveComparisonProgress(ComparisonProgress):
             self._waiting -= 1
             self._fits_began[name] = time.monotonic()
 
-    def epoch(self, name: str, record: Mapping[str, Any]) -> None:
-        """Extend its curve."""
-        if record.get("val_dice") is not None:
-            self._lines[name].curve.append(record["val_dice"])
-
-    def progress(self, name: str, kind: str, values: Sequence[Any]) -> None:
-        """Move its bar."""
+    def event(self, name: str, kind: str, *values: Any, **numbers: float) -> None:
+        """Extend its curve, move its bar, or print a warning; everything else is in the table."""
         line = self._lines[name]
-        if kind == "start":
+        if kind in ("epoch", "earlier epoch"):
+            line.curve += [values[0]["val_dice"]] if values[0].get("val_dice") is not None else []
+        elif kind == "warn":
+            self.reporter.warn(f"{name}: {values[0]}")
+        elif kind == "start":
             line.task, line.total, line.done, line.before = values[0], values[1], 0, 0
             line.began = time.monotonic()
         elif kind == "advance" and values[0] == line.task:
             if line.done == 0 and time.monotonic() - line.began < 1 and values[1] > 1:
                 line.before = values[1]  # a resumed training begins in the middle
             line.done += values[1]
-
-    def message(self, name: str, kind: str, message: str) -> None:
-        """Print warnings; everything else is in the table."""
-        if kind == "warn":
-            self.reporter.warn(f"{name}: {message}")
 
     def row(self, row: Row) -> None:
         """Show its result."""

@@ -11,7 +11,7 @@ from carvana.cli.tables import show
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import Row
 from carvana.leaderboard.report.columns import Column, brief_columns, columns
-from carvana.leaderboard.report.facts import facts, notes, remark, remarks
+from carvana.leaderboard.report.text import facts, notes, remark, remarks
 
 _FULL_WIDTH = 170
 """Characters of a line that are enough for all columns."""

@@ -10,9 +10,8 @@ from typing import Any, Self
 from carvana.data.samples import Sample
 from carvana.errors import RunError, check_format_version
 from carvana.leaderboard.records import Header, LeaderboardData, Pair, Row, ScoredImage
-from carvana.leaderboard.report.html import to_html
-from carvana.leaderboard.report.tables import to_html_table
-from carvana.leaderboard.report.text import to_csv, to_markdown, to_text
+from carvana.leaderboard.report.html import to_html, to_html_table
+from carvana.leaderboard.report.text import to_csv, to_markdown, to_rich, to_text
 from carvana.run import read_record
 from carvana.utils.deprecated import Attribute, old_fields
 from carvana.utils.files import write_json, write_text
@@ -47,10 +46,7 @@ class Leaderboard(LeaderboardData):
 
     def __getitem__(self, name: str) -> Row:
         """The row of a network by its name."""
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(name)
+        return {row.name: row for row in self.rows}[name]
 
     def to_json(self) -> dict[str, Any]:
         """What leaderboard.json holds."""
@@ -110,8 +106,7 @@ class Leaderboard(LeaderboardData):
         return to_text(self)
 
     def __rich__(self) -> str:
-        """For ``rich.print``: the table as text, the best and those tied with it in bold."""
-        return to_text(self, markup=True)
+        return to_rich(self)
 
     def _repr_html_(self) -> str:
         return to_html_table(self)

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from carvana.config import FitConfig, load_config
+from carvana.data.splits import write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
 from carvana.leaderboard.entries import NetworkName, make_entries
-from carvana.leaderboard.executor import Executor
-from carvana.leaderboard.plan import ComparisonPlan, make_plan, write_plan
-from carvana.leaderboard.progress import ComparisonProgress
+from carvana.leaderboard.executor import ComparisonProgress, Executor
+from carvana.leaderboard.plan import ComparisonPlan, make_plan
 from carvana.training.setup import check_alone
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import lock
@@ -94,8 +94,8 @@ def compare(
     )  # fmt: skip
     with _locked(folder):
         _warn_of_dropped_rows(plan, progress.reporter)
-        write_plan(plan)
-        return Executor(plan, device=device, memory_gb=memory_gb, progress=progress).run()
+        write_split(plan.out / "split.csv", plan.split)
+        return Executor(plan, memory_gb=memory_gb, progress=progress).run()
 
 
 def _name_of(config: FitConfig | None) -> str:
@@ -111,9 +111,8 @@ def _check_free(out: Path) -> None:
 
 
 def _warn_of_dropped_rows(plan: ComparisonPlan, reporter: Reporter) -> None:
-    with suppress(CarvanaError):
-        before = Leaderboard.load(plan.out) if (plan.out / LEADERBOARD).is_file() else None
-        gone = [row.name for row in before.rows if row.name not in plan.trials] if before is not None else []
+    with suppress(CarvanaError):  # there is none yet, or it is damaged and will be written anew
+        gone = [row.name for row in Leaderboard.load(plan.out).rows if row.name not in plan.trials]
         if gone:
             reporter.warn(
                 f"the leaderboard in {plan.out} loses the rows of {', '.join(gone)}; the runs are kept: name them too "

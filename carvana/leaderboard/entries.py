@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,11 @@ def make_entries(names: NetworkName | Sequence[NetworkName], settings: Sequence[
         RunError: a folder is not a finished run.
     """
     listed = [names] if isinstance(names, str | os.PathLike | NetworkEntry) else list(names)
-    found = list(map(_entry, listed))
-    for one, _ in _equal(found, lambda entry: entry.name):
-        raise ConfigError(f"{one.name} is named twice; give one a label: other={one.run or one.arch}")
-    for one, other in _equal(found, lambda entry: entry.run and entry.run.resolve()):
-        raise ConfigError(f"{one.name} and {other.name} are the same run; name it once")
-    for one, other in _equal(found, lambda entry: None if entry.run else entry.slug.lower()):
-        raise ConfigError(f"{one.name} and {other.name} would use the same folder; give one of them another label")
-    entries = {entry.name: entry for entry in found}
+    entries: dict[str, NetworkEntry] = {}
+    for entry in map(_entry, listed):
+        for other in entries.values():
+            _check_distinct(other, entry)
+        entries[entry.name] = entry
     for setting in settings:
         name, _, assignment = setting.partition(":")
         if name not in entries:
@@ -91,7 +88,7 @@ def make_entries(names: NetworkName | Sequence[NetworkName], settings: Sequence[
         entry = entries[name]
         if entry.run is not None:
             raise ConfigError(f"--set {setting!r}: {name} is a finished run, whose settings cannot be changed")
-        entries[name] = NetworkEntry(entry.name, entry.arch, changes={**entry.changes, **parse_settings([assignment])})
+        entries[name] = replace(entry, changes={**entry.changes, **parse_settings([assignment])})
     return list(entries.values())
 
 
@@ -114,18 +111,17 @@ def _entry(name: NetworkName) -> NetworkEntry:
         else:
             registry.archs.entry(name.arch)
         return name
-    text, there = os.fspath(name), Path(name).exists()
-    if text in registry.archs and (isinstance(name, str) or not there):
+    text = os.fspath(name)
+    if text in registry.archs and (isinstance(name, str) or not Path(text).exists()):
         return NetworkEntry(text, text)
-    if there:
+    if Path(text).exists():
         _check_run(Path(text))
         return NetworkEntry(text, run=Path(text))
     label, equals, rest = text.partition("=")
+    if equals and not (label and rest):
+        raise ConfigError(f"{text!r}: expected LABEL=ARCHITECTURE or LABEL=RUN, such as wide=unet-ref")
     if equals:
-        if not label or not rest:
-            raise ConfigError(f"{text!r}: expected LABEL=ARCHITECTURE or LABEL=RUN, such as wide=unet-ref")
-        inner = _entry(rest)
-        return NetworkEntry(label, inner.arch, inner.run)
+        return replace(_entry(rest), name=label)
     try:
         registry.archs.entry(text)
     except UnknownNameError as error:
@@ -146,13 +142,10 @@ def _check_run(path: Path) -> None:
         raise RunError(f"{path}: not finished; `carvana fit --resume {path}` continues it")
 
 
-def _equal(
-    entries: Sequence[NetworkEntry], key: Callable[[NetworkEntry], object]
-) -> Iterator[tuple[NetworkEntry, NetworkEntry]]:
-    """Pairs of entries with the same key; None is no key."""
-    seen: dict[object, NetworkEntry] = {}
-    for entry in entries:
-        if (value := key(entry)) in seen:
-            yield seen[value], entry
-        elif value is not None:
-            seen[value] = entry
+def _check_distinct(one: NetworkEntry, other: NetworkEntry) -> None:
+    if one.name == other.name:
+        raise ConfigError(f"{one.name} is named twice; give one a label: other={one.run or one.arch}")
+    if one.run and other.run and one.run.resolve() == other.run.resolve():
+        raise ConfigError(f"{one.name} and {other.name} are the same run; name it once")
+    if not one.run and not other.run and one.slug.lower() == other.slug.lower():
+        raise ConfigError(f"{one.name} and {other.name} would use the same folder; give one of them another label")

@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
-
-import torch
 
 from carvana.data.check.resolution_limit import mean_best_dice
 from carvana.errors import CarvanaError
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.plan import ComparisonPlan, Trial
-from carvana.leaderboard.progress import EVALUATING, FITTING, MEASURING, ComparisonProgress
-from carvana.leaderboard.provenance import commit
 from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
-from carvana.leaderboard.records import FAILED, Header, Row
+from carvana.leaderboard.records import FAILED, Row
 from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage, run_jobs
-from carvana.utils.devices import describe, devices_named, resolve_device
+from carvana.utils.progress import Reporter, describe_epoch
 from carvana.utils.version import __version__
 
-_STAGES = {"fit_network": FITTING, "evaluate_finished": EVALUATING, "measure": MEASURING}
-"""The functions of jobs.py, and the stage that each of them is."""
+FITTING, EVALUATING, MEASURING = "fitting", "evaluating", "measuring"
+
+_FUNCTIONS = {FITTING: "fit_network", EVALUATING: "evaluate_finished", MEASURING: "measure"}
+"""The stages of a network, and the function of jobs.py that each of them is."""
+
+
+class ComparisonProgress:
+    """Shows a comparison's progress as lines of a Reporter; the command's live display overrides its methods.
+
+    Args:
+        reporter: Where the lines go.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+
+    def begin(self, rows: Sequence[Row], *, fits: int, minutes: float | None, devices: int) -> None:
+        """A comparison begins.
+
+        Args:
+            rows: The networks as they stand.
+            fits: How many fits are missing.
+            minutes: The training time of one, if the config gives it in minutes.
+            devices: How many fits run at a time.
+        """
+
+    def stage(self, name: str, stage: str, seed: int | None = None) -> None:
+        """A network's fit, evaluation or measurement begins."""
+        self.reporter.info(f"{name}: {stage}" + ("" if seed is None else f", seed {seed}"))
+
+    def event(self, name: str, kind: str, *values: Any, **numbers: float) -> None:
+        """A method of a network's :class:`carvana.leaderboard.jobs.WorkerReporter` was called, or ``earlier epoch``."""
+        if kind == "epoch":
+            self.reporter.info(f"{name}: {describe_epoch(values[0])}")
+        elif kind != "earlier epoch":
+            getattr(self.reporter, kind)(f"{name}: {values[0]}", *values[1:], **numbers)
+
+    def row(self, row: Row) -> None:
+        """A network's row has changed."""
+        if row.failed:
+            self.reporter.warn(f"{row.name} {row.status}")
+        elif row.dice is not None and row.latency_ms is None:
+            interval = "" if row.dice_ci95 is None else f" ({row.dice_ci95[0]:.5f} .. {row.dice_ci95[1]:.5f})"
+            self.reporter.info(f"{row.name}: Dice {row.dice:.5f}{interval}")
+
+    def close(self) -> None:
+        """The comparison is over, or interrupted."""
 
 
 class Executor:
@@ -29,118 +70,107 @@ class Executor:
 
     Args:
         plan: The comparison.
-        device: auto, cpu, cuda or cuda:N.
         memory_gb: The limit of a network's process; None sets none.
         progress: Shows what happens.
     """
 
-    def __init__(
-        self, plan: ComparisonPlan, *, device: str, memory_gb: float | None, progress: ComparisonProgress
-    ) -> None:
+    def __init__(self, plan: ComparisonPlan, *, memory_gb: float | None, progress: ComparisonProgress) -> None:
         self._plan = plan
         self._samples = plan.split.val
         self._progress = progress
         self._memory_gb = memory_gb
-        self._devices = devices_named(device)
+        self._warned: set[str] = set()
         self._failures: dict[Trial, str] = {}
         self._unmeasured: dict[Trial, str] = {}
-        self._header = _header(plan, self._devices)
-        self._limits = self._resolution_limits()
+        # Computed before the fits, since it takes all cores.
+        seen = {seen_at(trial.config) for trial in plan.all_trials}
+        self._limits = {
+            (size, target): mean_best_dice(self._samples, size, target=target)
+            for size, target in seen
+            if not isinstance(size, str)
+        }
         self._results = {name: self._read(trials) for name, trials in plan.trials.items()}
 
     def run(self) -> Leaderboard:
         """Do what is missing; returns the whole leaderboard."""
-        missing = [trial for trial in self._plan.all_trials if not trial.done]
-        fits = sum(trial.config is not None for trial in missing)
+        plan = self._plan
+        missing = [trial for trial in plan.all_trials if not trial.done]
         try:
             self._progress.begin(
                 [result.row for result in self._results.values()],
-                fits=fits, minutes=self._plan.config.train.minutes, devices=len(self._devices),
+                fits=sum(trial.is_fit for trial in missing),
+                minutes=plan.header.config["train"]["minutes"], devices=len(plan.devices),
             )  # fmt: skip
             self._save()
-            self._work({self._job(trial): trial for trial in missing}, self._devices)
+            self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing], plan.devices)
             # One at a time, each in a process of its own, so that neither time nor memory is another network's.
-            self._work({self._cost_job(trial): trial for trial in self._to_measure()}, self._devices[:1])
+            self._work([(trial, MEASURING) for trial in self._to_measure()], plan.devices[:1])
             return self._save(pictures=True)
         except KeyboardInterrupt as stopped:
-            done = sum(trial.done for trial in self._plan.all_trials)
-            total = len(self._plan.all_trials)
-            stopped.args = (f"{done} of {total} fits are done, in {self._plan.out}; the same command continues",)
+            done, total = sum(trial.done for trial in plan.all_trials), len(plan.all_trials)
+            stopped.args = (f"{done} of {total} fits are done, in {plan.out}; the same command continues",)
             raise
         finally:
             self._progress.close()
 
-    def _work(self, jobs: dict[WorkerJob, Trial], devices: Sequence[str]) -> None:
+    def _work(self, stages: Sequence[tuple[Trial, str]], devices: Sequence[str]) -> None:
+        jobs = {self._job(trial, stage): (trial, stage) for trial, stage in stages}
         begun: set[WorkerJob] = set()
         with closing(run_jobs(list(jobs), devices, stopping=self._announce_stop)) as events:
             for event in events:
-                job, trial = event.job, jobs[event.job]
+                job, (trial, stage) = event.job, jobs[event.job]
                 if job not in begun:
                     begun.add(job)
-                    self._progress.stage(job.name, _stage(job), trial.seed if len(self._plan.seeds) > 1 else None)
-                if isinstance(event, WorkerMessage):
-                    self._show(event)
+                    several = trial.is_fit and len(self._plan.header.seeds) > 1
+                    self._progress.stage(job.name, stage, trial.config.train.seed if several else None)
+                if isinstance(event, WorkerExit):
+                    self._update(trial, stage, event.reason)
                 else:
-                    self._update(event, trial)
+                    self._show(event)
 
     def _show(self, message: WorkerMessage) -> None:
-        if message.kind == "epoch":
-            self._progress.epoch(message.job.name, *message.values)
-        elif message.kind in ("info", "warn"):
-            self._progress.message(message.job.name, message.kind, *message.values)
-        elif message.kind in ("start", "advance", "finish"):
-            self._progress.progress(message.job.name, message.kind, message.values)
+        if message.kind == "warn":  # all networks have the same images; what is odd about them is said once
+            if message.values[0] in self._warned:
+                return
+            self._warned.add(message.values[0])
+        self._progress.event(message.job.name, message.kind, *message.values, **message.numbers)
 
-    def _update(self, ended: WorkerExit, trial: Trial) -> None:
+    def _update(self, trial: Trial, stage: str, reason: str | None) -> None:
         """Read what a worker left of its network, and write the leaderboard."""
-        if ended.reason is not None:
-            self._progress.message(ended.job.name, "warn", f"failed; the output of its process is in {ended.job.log}")
-            if _stage(ended.job) == MEASURING:
-                self._unmeasured[trial] = ended.reason
+        name = trial.entry.name
+        if reason is not None:
+            self._progress.event(name, "warn", f"failed; the output of its process is in {trial.log}")
+            if stage == MEASURING:
+                self._unmeasured[trial] = reason
             elif not trial.done:  # a worker may also fail after its work is done
-                self._failures[trial] = ended.reason
-        result = self._results[ended.job.name] = self._read(self._plan.trials[ended.job.name])
+                self._failures[trial] = reason
+        self._results[name] = self._read(self._plan.trials[name])
         self._save()
-        self._progress.row(result.row)
+        self._progress.row(self._results[name].row)
 
-    def _job(self, trial: Trial) -> WorkerJob:
-        if trial.config is not None:
-            return self._make("fit_network", trial, config=trial.config, run=trial.run)
-        return self._make("evaluate_finished", trial, run=trial.run, result=trial.result, samples=self._samples)
-
-    def _cost_job(self, trial: Trial) -> WorkerJob:
-        return self._make(
-            "measure", trial, run=trial.run, image=self._samples[0].image, out=trial.cost, key=self._cost_key()
-        )
-
-    def _make(self, function: str, trial: Trial, **arguments: Any) -> WorkerJob:
-        return WorkerJob(
-            name=trial.entry.name, function=f"carvana.leaderboard.jobs:{function}", arguments=arguments, log=trial.log,
-            targets=self._plan.targets, memory_gb=self._memory_gb,
-        )  # fmt: skip
+    def _job(self, trial: Trial, stage: str) -> WorkerJob:
+        arguments = {
+            FITTING: {"config": trial.config, "run": trial.run},
+            EVALUATING: {"run": trial.run, "result": trial.result, "samples": self._samples},
+            MEASURING: {
+                "run": trial.run, "image": self._samples[0].image, "out": trial.cost, "key": self._cost_key(),
+            },
+        }[stage]  # fmt: skip
+        function = f"carvana.leaderboard.jobs:{_FUNCTIONS[stage]}"
+        return WorkerJob(trial.entry.name, function, arguments, trial.log, self._plan.targets, self._memory_gb)
 
     def _to_measure(self) -> Iterator[Trial]:
         """The first trial of each network that has scores, and no cost measured by this version on this machine."""
         for name, (trial, *_) in self._plan.trials.items():
-            cost = read_cost(trial.cost)
-            if self._results[name].row.ok and {key: cost.get(key) for key in self._cost_key()} != self._cost_key():
+            if self._results[name].row.ok and not self._cost_key().items() <= read_cost(trial.cost).items():
                 yield trial
 
-    def _cost_key(self) -> dict[str, Any]:
+    def _cost_key(self) -> Mapping[str, Any]:
         """The entries of a cost file by which an outdated measurement is recognised."""
-        return {"carvana": __version__, "measured_on": self._header.machine}
+        return {"carvana": __version__, "measured_on": self._plan.header.machine}
 
     def _announce_stop(self) -> None:
         self._progress.reporter.info("what is under way is saved; Ctrl-C again ends at once")
-
-    def _resolution_limits(self) -> dict[Any, float]:
-        """The best Dice possible at each training size: computed before the fits, since it takes all cores."""
-        sizes = {seen_at(trial.trained_with) for trial in self._plan.all_trials}
-        return {
-            (size, target): mean_best_dice(self._samples, size, target=target)
-            for size, target in sizes
-            if not isinstance(size, str)
-        }
 
     def _read(self, trials: Sequence[Trial]) -> NetworkResult:
         try:
@@ -155,33 +185,6 @@ class Executor:
         """Write the leaderboard as it stands; pictures of images take seconds, so they are drawn at the end."""
         rows, pairs, images = rank(list(self._results.values()), self._samples)
         samples = self._samples if pictures else ()
-        board = Leaderboard(self._header, rows, pairs, images, path=self._plan.out, samples=samples)
+        board = Leaderboard(self._plan.header, rows, pairs, images, path=self._plan.out, samples=samples)
         board.save()
         return board
-
-
-def _stage(job: WorkerJob) -> str:
-    return _STAGES[job.function.partition(":")[2]]
-
-
-def _header(plan: ComparisonPlan, devices: Sequence[str]) -> Header:
-    split = plan.split
-    device = resolve_device(devices[0])
-    many = f"{len(devices)} x " if len(devices) > 1 else ""
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    return Header(
-        data=str(plan.config.data.root),
-        images=len(split.val),
-        groups=len({sample.group for sample in split.val}),
-        train_images=len(split.train),
-        train_groups=len({sample.group for sample in split.train}),
-        split=plan.split_digest[:12],
-        content=plan.content[:12],
-        config={key: value for key, value in plan.given_config.model_dump(mode="json").items() if key != "arch"},
-        config_name=plan.config_name,
-        budget=plan.budget,
-        seeds=plan.seeds,
-        version=__version__,
-        commit=commit(),
-        machine=f"{many}{describe(device)}, torch {torch.__version__}{threads}",
-    )

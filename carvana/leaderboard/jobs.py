@@ -1,58 +1,129 @@
-"""The jobs of worker processes: fit, evaluate or measure a network. Results are files, written at the end."""
+"""The process that worker_pool.py starts for each job, ``python -m carvana.leaderboard.jobs FD``, and the jobs.
+
+It receives a job through the file descriptor, does it (fit, evaluate or measure a network), sends its progress back,
+and ends. Results are files, written at the end; everything printed goes into the job's log. What needs torch is
+imported by the jobs: that takes seconds, in which the process must already watch its parent and keep to its limit.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
+import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from carvana.config import FitConfig
-from carvana.data.io.images import read_image
 from carvana.data.samples import Sample
-from carvana.errors import RunError
-from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
-from carvana.evaluation.evaluate import evaluate
-from carvana.inference.predictor import Predictor
-from carvana.leaderboard.progress import WorkerReporter
-from carvana.models.segmenter import Segmenter
+from carvana.errors import CarvanaError, RunError, cause
+from carvana.leaderboard.worker_pool import PipeEnd, WorkerJob, register_targets
 from carvana.run import Run
-from carvana.training.callbacks import Callback
-from carvana.training.fit import fit, resume
-from carvana.training.state import has_state, read_state
+from carvana.utils.devices import is_out_of_memory
 from carvana.utils.files import lock, write_json
+from carvana.utils.imports import resolve
+from carvana.utils.progress import Reporter
+
+_LONGEST = 300
+"""Characters of a reason; the log has the whole text."""
 
 _PATIENCE = 15.0
 """Seconds to wait until a run is unlocked: a worker whose parent was killed may still be ending."""
+
+MEASURED = 2.0
+"""Seconds that each kind of cost is measured for."""
 
 _NEUTRAL = ("root", "images", "masks", "workers", "cache_gb")
 """Keys of data that may change before a fit is resumed: where images lie and how they are read."""
 
 
+def main() -> None:
+    """Do the job that arrives through the descriptor on the command line."""
+    connection = PipeEnd(int(sys.argv[1]))
+    path, job, device = connection.recv()
+    sys.path[:] = path
+    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
+    reporter = WorkerReporter(connection.send)
+    try:
+        if job.memory_gb is not None:
+            _limit_memory(int(1e9 * job.memory_gb))
+        register_targets(job.targets)
+        resolve(job.function, "the job of a comparison")(reporter=reporter, device=device, **job.arguments)
+    except BaseException as error:
+        traceback.print_exc()
+        reporter.send("failed", _reason(error, job))
+    else:
+        reporter.send("done")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads and libraries that still run must neither delay the end nor crash it
+
+
+class WorkerReporter(Reporter):
+    """A Reporter that sends its calls to another process: the method's name, its arguments, and those by keyword."""
+
+    def __init__(self, send: Callable[[tuple[Any, ...]], None]) -> None:
+        self._send = send
+
+    def send(self, kind: str, *values: Any, **numbers: float) -> None:
+        """Send a call."""
+        self._send((kind, values, numbers))
+
+    def info(self, message: str) -> None:
+        """Send a line."""
+        self.send("info", message)
+
+    def warn(self, message: str) -> None:
+        """Send a warning."""
+        self.send("warn", message)
+
+    def start(self, task: str, total: int | None) -> None:
+        """Send that a task begins."""
+        self.send("start", task, total)
+
+    def advance(self, task: str, steps: int = 1, **values: float) -> None:
+        """Send the steps of a task."""
+        self.send("advance", task, steps, **values)
+
+    def finish(self, task: str, **values: float) -> None:
+        """Send that a task is done."""
+        self.send("finish", task, **values)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Send the numbers of an epoch."""
+        self.send("epoch", dict(record))
+
+
 def fit_network(*, reporter: WorkerReporter, device: str, config: FitConfig, run: Run) -> None:
     """Fit a network into a run folder and evaluate it; resume what an earlier process was stopped in."""
+    from carvana.training.fit import fit, resume
+
     _wait_until_unlocked(run)
-    callbacks = (_EpochSender(reporter),)
     if run.config_path.is_file() and not _can_resume(run):
         reporter.warn(f"the state of {run.path} cannot be read; the folder is renamed, and the fit starts again")
-        _set_aside(run)
-    if run.config_path.is_file():
-        for record in run.read_epochs():
-            reporter.send("epoch", record)
-        now = {f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}
-        run.write_config(run.read_config().replace(now))
-        if "fit_seconds" not in run.read_record():  # an interrupted fit that was evaluated by hand
-            run.evaluation_path.unlink(missing_ok=True)
-        resume(run.path, device=device, callbacks=callbacks, reporter=reporter)
+        names = (run.path.with_name(f"{run.path.name}-damaged-{number}") for number in itertools.count(1))
+        run.path.rename(next(name for name in names if not name.exists()))
+    if not run.config_path.is_file():
+        fit(config, out=run.path, device=device, reporter=reporter)
         return
-    fit(config, out=run.path, device=device, callbacks=callbacks, reporter=reporter)
+    for record in run.read_epochs():
+        reporter.send("earlier epoch", record)
+    run.write_config(run.read_config().replace({f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}))
+    if "fit_seconds" not in run.read_record():  # an interrupted fit that was evaluated by hand
+        run.evaluation_path.unlink(missing_ok=True)
+    resume(run.path, device=device, reporter=reporter)
 
 
 def evaluate_finished(
     *, reporter: WorkerReporter, device: str, run: Run, result: Run, samples: Sequence[Sample]
 ) -> None:
     """Evaluate a finished run on the validation images of the comparison."""
+    from carvana.evaluation.evaluate import evaluate
+    from carvana.inference.predictor import Predictor
+
     predictor = Predictor.from_pretrained(run.path, device=device)
     evaluation = evaluate(predictor, samples, masks_dir=result.masks_path, reporter=reporter)
     result.write_evaluation(evaluation.to_json())
@@ -60,35 +131,31 @@ def evaluate_finished(
 
 def measure(*, reporter: WorkerReporter, device: str, run: Run, image: Path, out: Path, key: Mapping[str, Any]) -> None:
     """Measure the cost of prediction at the scale that the network was trained at."""
+    from carvana.data.io.images import read_image
+    from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
+    from carvana.inference.predictor import Predictor
+    from carvana.models.segmenter import Segmenter
+
     predictor = Predictor.from_pretrained(run.path, device=device)
-    cost = measure_cost(predictor, read_image(image), seconds=2.0)
+    cost = measure_cost(predictor, read_image(image), seconds=MEASURED)
     model = predictor.model
     trainable = count_parameters(model) if isinstance(model, Segmenter) else None
     write_json(out, {**key, "params": trainable, "machine": describe_machine(predictor), **cost.to_json()})
 
 
-class _EpochSender(Callback):
-    def __init__(self, reporter: WorkerReporter) -> None:
-        self._reporter = reporter
-
-    def on_epoch_end(self, record: Mapping[str, Any]) -> None:
-        """Send the numbers of the epoch."""
-        self._reporter.send("epoch", dict(record))
-
-
 def _wait_until_unlocked(run: Run) -> None:
     until = time.monotonic() + _PATIENCE
-    while run.lock_path.exists():
+    while run.lock_path.exists() and time.monotonic() < until:  # the fit then reports who holds the lock
         try:
             with lock(run.lock_path, wait=False):
                 return
         except BlockingIOError:
-            if time.monotonic() > until:
-                return  # the fit then reports who holds the lock
             time.sleep(0.1)
 
 
 def _can_resume(run: Run) -> bool:
+    from carvana.training.state import has_state, read_state
+
     if not has_state(run.state_path):
         return not run.metrics_path.exists()
     try:
@@ -98,6 +165,40 @@ def _can_resume(run: Run) -> bool:
     return True
 
 
-def _set_aside(run: Run) -> None:
-    names = (run.path.with_name(f"{run.path.name}-damaged-{number}") for number in itertools.count(1))
-    run.path.rename(next(name for name in names if not name.exists()))
+def _limit_memory(limit: int) -> None:
+    """Limit the data, not the address space: CUDA's libraries alone map dozens of GB that they never touch."""
+    if sys.platform == "win32":
+        raise NotImplementedError  # compare refuses memory_gb there
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _reason(error: BaseException, job: WorkerJob) -> str:
+    """The error as one line; where memory ran out, with the process's limit if it has one."""
+    words = " ".join(str(error).split())
+    words = words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
+    if "CUDA out of memory" in words:
+        return "out of memory on the GPU"
+    if is_out_of_memory(error):
+        limit = "" if job.memory_gb is None else f" (the limit of its process is {job.memory_gb:g} GB)"
+        return f"out of memory{limit}"
+    if isinstance(error, CarvanaError):
+        return words
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {cause(error)}"
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _end_with_parent(connection: PipeEnd) -> None:
+    """End when the parent ends: it sends nothing after the job, so the pipe becomes readable only when it closes."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

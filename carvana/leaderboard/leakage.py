@@ -42,36 +42,27 @@ def refuse_known_groups(run: Run, scored: Sequence[Sample], *, group: str | None
         known |= {images[name] for name in trained if name in images}
         known |= {own for name in trained if (own := _group(name, group)) in groups}
         if known:
+            more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
             raise RunError(
                 f"{run.path}: {via}was trained on {len(known)} of the {len(groups)} validation groups "
-                f"({_listed(sorted(known))}); leave it out, or split the images as it did (--set "
+                f"({', '.join(sorted(known)[:_SHOWN])}{more}); leave it out, or split the images as it did (--set "
                 f"split.file={run.split_path})"
             )
         first = at.read_record().get("init_from")
         if first is None:
             return
-        before = _run_of(Path(first))
+        before = next(
+            (folder for folder in (Path(first), Path(first).parent) if Run(folder).split_path.is_file()), None
+        )
         if before is None:
             reporter.warn(
                 f"{run.path}: started from the weights of {first}; on which groups these were trained is not known"
             )
             return
-        at, via = before, f"the run that it was started from, {before.path}, "
+        at, via = Run(before), f"the run that it was started from, {before}, "
 
 
 def _group(name: str, group: str | None) -> str | None:
     with suppress(ConfigError):  # an image of another data set need not fit the expression
         return group_and_view(os.path.splitext(name)[0], group_pattern(group))[0]  # noqa: PTH122 - of a bare name
-    return None
-
-
-def _listed(groups: Sequence[str]) -> str:
-    more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
-    return ", ".join(groups[:_SHOWN]) + more
-
-
-def _run_of(path: Path) -> Run | None:
-    for folder in (path, path.parent):
-        if Run(folder).split_path.is_file():
-            return Run(folder)
     return None

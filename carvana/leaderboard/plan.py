@@ -16,26 +16,34 @@ second call finds what is done, does what is missing, and refits, beside the old
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+import torch
 
 from carvana.config import FitConfig, SplitConfig, load_config
 from carvana.data.check.sizes import check_sizes
 from carvana.data.digest import content_digest
-from carvana.data.splits import Split, make_split, tell_of_leak, write_split
+from carvana.data.splits import Split, make_split, tell_of_leak
 from carvana.errors import CarvanaError, ConfigError
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import NetworkEntry
 from carvana.leaderboard.leakage import refuse_known_groups
-from carvana.leaderboard.script_registrations import ScriptTargets, script_targets
+from carvana.leaderboard.records import Header
+from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
 from carvana.registry import registry
 from carvana.run import Run
 from carvana.training.setup import check, with_data
+from carvana.utils.devices import describe, devices_named, resolve_device
 from carvana.utils.files import digest, file_digest
 from carvana.utils.progress import Reporter
+from carvana.utils.version import __version__
 
 _DIGITS = 8
 
@@ -46,7 +54,7 @@ class Trial:
 
     Attributes:
         entry: The network.
-        config: The config of the fit; None for a finished run.
+        config: The config of the fit, or that of the finished run.
         run: The run folder.
         result: The folder of evaluation.json and masks/: the run itself if it is fitted here.
         cost: The file with the cost of prediction.
@@ -54,21 +62,16 @@ class Trial:
     """
 
     entry: NetworkEntry
-    config: FitConfig | None
+    config: FitConfig
     run: Run
     result: Run
     cost: Path
     log: Path
 
     @property
-    def seed(self) -> int | None:
-        """The seed of the fit."""
-        return None if self.config is None else self.config.train.seed
-
-    @property
-    def trained_with(self) -> FitConfig:
-        """The config of the fit, read from the run if it was finished before."""
-        return self.config or self.run.read_config()
+    def is_fit(self) -> bool:
+        """Whether the run is fitted here."""
+        return self.entry.run is None
 
     @property
     def done(self) -> bool:
@@ -79,7 +82,7 @@ class Trial:
         """
         if not self.result.is_evaluated:
             return False
-        return self.config is None or "fit_seconds" in self.run.read_record()
+        return not self.is_fit or "fit_seconds" in self.run.read_record()
 
 
 @dataclass(frozen=True)
@@ -88,25 +91,17 @@ class ComparisonPlan:
 
     Attributes:
         out: The folder.
-        given_config: The config as it was given.
-        config: The config that the fits share, with this comparison's split.
-        config_name: The name of the config.
+        header: What all rows share.
         split: The training and the validation images.
-        split_digest: A digest of their names, groups and sides.
-        content: A digest of their bytes.
-        seeds: Of the fits; none if only finished runs are compared.
+        devices: On each of which a worker process runs at a time.
         trials: The trials of each network, in the order in which the networks were named.
         targets: Names that a script registered, which worker processes must register as well.
     """
 
     out: Path
-    given_config: FitConfig
-    config: FitConfig
-    config_name: str
+    header: Header
     split: Split
-    split_digest: str
-    content: str
-    seeds: tuple[int, ...]
+    devices: list[str]
     trials: dict[str, list[Trial]]
     targets: ScriptTargets
 
@@ -114,15 +109,6 @@ class ComparisonPlan:
     def all_trials(self) -> list[Trial]:
         """The trials of all networks."""
         return [trial for trials in self.trials.values() for trial in trials]
-
-    @property
-    def budget(self) -> str:
-        """How long each network may train; empty if only finished runs are compared."""
-        if not self.seeds:
-            return ""
-        train = self.config.train
-        count, unit = (train.epochs, "epoch") if train.minutes is None else (train.minutes, "minute")
-        return f"{count:g} {unit}{'' if count == 1 else 's'}"
 
 
 def make_plan(
@@ -174,13 +160,25 @@ def make_plan(
     fits = any(entry.run is None for entry in entries)
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, folder, numbers, split_digest + content) for entry in entries}
-    targets = script_targets(trial.trained_with.arch for each in trials.values() for trial in each)
-    return ComparisonPlan(folder, given, config, config_name, split, split_digest, content, numbers, trials, targets)
-
-
-def write_plan(plan: ComparisonPlan) -> None:
-    """Create the folder and write the split of all fits into it."""
-    write_split(plan.out / "split.csv", plan.split)
+    devices = devices_named(device)
+    header = Header(
+        data=str(config.data.root),
+        images=len(split.val),
+        groups=len({sample.group for sample in split.val}),
+        train_images=len(split.train),
+        train_groups=len({sample.group for sample in split.train}),
+        split=split_digest[:12],
+        content=content[:12],
+        config={key: value for key, value in given.model_dump(mode="json").items() if key != "arch"},
+        config_name=config_name,
+        budget=_budget(config) if fits else "",
+        seeds=numbers,
+        version=__version__,
+        commit=_commit(Path(__file__).resolve().parents[2]),
+        machine=_machine(devices),
+    )
+    targets = script_targets(trial.config.arch for each in trials.values() for trial in each)
+    return ComparisonPlan(folder, header, split, devices, trials, targets)
 
 
 def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
@@ -200,7 +198,7 @@ def _trials(entry: NetworkEntry, config: FitConfig, out: Path, seeds: Sequence[i
         run = Run(entry.run)
         model = [file_digest(run.model_path / name) for name in ("model.safetensors", "config.json")]
         key = f"{entry.slug}-{digest(model, data)[:_DIGITS]}"
-        return [_trial(entry, None, run, Run(out / "judged" / key), out)]
+        return [_trial(entry, run.read_config(), run, Run(out / "judged" / key), out)]
     trials = []
     for seed in seeds:
         own = config.replace({"arch": entry.arch, "train.seed": seed, **entry.changes})
@@ -212,7 +210,7 @@ def _trials(entry: NetworkEntry, config: FitConfig, out: Path, seeds: Sequence[i
     return trials
 
 
-def _trial(entry: NetworkEntry, config: FitConfig | None, run: Run, result: Run, out: Path) -> Trial:
+def _trial(entry: NetworkEntry, config: FitConfig, run: Run, result: Run, out: Path) -> Trial:
     key = result.path.name
     return Trial(entry, config, run, result, cost=out / "costs" / f"{key}.json", log=out / "logs" / f"{key}.log")
 
@@ -242,3 +240,37 @@ def _fit_digest(config: FitConfig, data: str) -> str:
     origin = registry.archs.entry(config.arch) if config.arch in registry.archs else None
     plugin = [origin.source, origin.version] if origin is not None and origin.source != "carvana" else []
     return digest({**values, "data": shown, "split": data}, plugin)
+
+
+def _budget(config: FitConfig) -> str:
+    """How long each network may train."""
+    train = config.train
+    count, unit = (train.epochs, "epoch") if train.minutes is None else (train.minutes, "minute")
+    return f"{count:g} {unit}{'' if count == 1 else 's'}"
+
+
+def _machine(devices: Sequence[str]) -> str:
+    device = resolve_device(devices[0])
+    many = f"{len(devices)} x " if len(devices) > 1 else ""
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{many}{describe(device)}, torch {torch.__version__}{threads}"
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit of the source, 12 digits, with "+" where tracked files are changed; None if it is not known.
+
+    An installation from a version-control address records its commit (PEP 610); else the folder above the package may
+    be a git checkout.
+    """
+    with suppress(PackageNotFoundError):
+        recorded = json.loads(distribution("carvana").read_text("direct_url.json") or "{}")
+        if found := recorded.get("vcs_info", {}).get("commit_id"):
+            return str(found)[:12]
+    if not (folder / ".git").exists():  # a folder further up may be the checkout of something else
+        return None
+    words = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 - our words
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -17,7 +17,7 @@ from carvana.errors import DataError, RunError
 from carvana.evaluation.statistics import LEVEL, bootstrap_interval, pairwise_p
 from carvana.leaderboard.plan import Trial
 from carvana.leaderboard.records import FAILED, OK, WAITING, Pair, Row, ScoredImage, SeedRun
-from carvana.run import Run, read_record
+from carvana.run import read_record
 
 WORST = 0.01
 """The share of the images, those with the lowest Dice, whose mean is a column of its own."""
@@ -53,40 +53,42 @@ def read_result(
         unmeasured: Why measurements failed.
         limits: The best Dice possible, by :func:`seen_at`.
     """
-    first = trials[0]
-    config = first.trained_with
+    first, config = trials[0], trials[0].config
     row = Row(first.entry.name, arch=config.arch)
     failed = [trial for trial in trials if trial in failures]
     if failed:
-        which = f"seed {failed[0].seed}: " if len(trials) > 1 else ""
+        which = f"seed {failed[0].config.train.seed}: " if len(trials) > 1 else ""
         return NetworkResult(replace(row, status=f"{FAILED}{which}{failures[failed[0]]}"))
     if not all(trial.done for trial in trials):
         return NetworkResult(row)
     evaluations = [trial.result.read_evaluation() for trial in trials]
     dice = np.mean([_dice_column(trial, each, samples) for trial, each in zip(trials, evaluations, strict=True)], 0)
-    boundary = np.mean([each["boundary_dice"] for each in evaluations])
-    refits = tuple(_seed_run(trial, each) for trial, each in zip(trials, evaluations, strict=True))
+    refits = tuple(map(_seed_run, trials, evaluations))
     means = [refit.dice for refit in refits]
     seconds = [refit.fit_seconds for refit in refits if refit.fit_seconds is not None]
-    interval = bootstrap_interval(dice, [sample.group for sample in samples])
     size, _ = seen = seen_at(config)
+    cost = read_cost(first.cost)
     row = replace(
         row,
         status=f"{FAILED}measuring: {unmeasured[first]}" if first in unmeasured else OK,
         dice=float(dice.mean()),
-        dice_ci95=interval,
+        dice_ci95=bootstrap_interval(dice, [sample.group for sample in samples]),
         dice_spread=max(means) - min(means) if len(means) > 1 else None,
-        boundary_dice=float(boundary),
+        boundary_dice=float(np.mean([each["boundary_dice"] for each in evaluations])),
         dice_worst=float(np.sort(dice)[: max(1, round(WORST * len(dice)))].mean()),
         threshold=refits[0].threshold,
         size=size,
         ceiling=limits.get(seen),
+        params=cost.get("params"),
+        gflops=cost.get("gflops"),
+        latency_ms=cost.get("ms"),
+        images_per_s=cost.get("images_per_s"),
+        peak_memory_mb=cost.get("peak_memory_mb"),
         fit_seconds=float(np.mean(seconds)) if seconds else None,
         init=first.run.read_record().get("init"),
         run=str(first.run.path),
         masks=str(first.result.masks_path),
         refits=refits,
-        **_cost(first.cost),
     )
     return NetworkResult(row, dice)
 
@@ -120,39 +122,23 @@ def rank(
         )
         for index, (row, _) in enumerate(scored)
     ]
-    pairs = [
-        Pair(
-            better=rows[a].name,
-            worse=rows[b].name,
-            gap=means[a] - means[b],
-            ci95=bootstrap_interval(scores[a] - scores[b], groups),
-            p=float(p[a, b]),
-        )
-        for a, b in combinations(range(len(rows)), 2)
-    ]
-    images = tuple(
-        ScoredImage(
-            sample.name,
-            sample.group,
-            sample.view,
-            path=str(sample.image),
-            mask=_mask_paths(sample),
-            dice={row.name: float(dice[index]) for row, dice in scored},
-        )
-        for index, sample in enumerate(samples)
-    )
+    pairs = []
+    for a, b in combinations(range(len(rows)), 2):
+        interval = bootstrap_interval(scores[a] - scores[b], groups)
+        pairs.append(Pair(rows[a].name, rows[b].name, means[a] - means[b], interval, float(p[a, b])))
+    images = []
+    for index, sample in enumerate(samples):
+        masks = tuple(map(str, sample.masks))
+        mask = masks if len(masks) > 1 else "".join(masks)
+        dice = {row.name: float(column[index]) for row, column in scored}
+        images.append(ScoredImage(sample.name, sample.group, sample.view, dice, str(sample.image), mask))
     others.sort(key=lambda row: row.status == WAITING)
-    return (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), images
+    return (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), tuple(images)
 
 
 def seen_at(config: FitConfig) -> tuple[tuple[int, int] | str, str]:
     """The size at which a network of this config sees images, and the kind of target it is trained on."""
     return (config.data.size if config.data.mode == "resize" else "native"), config.data.target
-
-
-def _mask_paths(sample: Sample) -> str | tuple[str, ...]:
-    paths = tuple(map(str, sample.masks))
-    return paths if len(paths) > 1 else "".join(paths)
 
 
 def _dice_column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[Sample]) -> list[float]:
@@ -168,13 +154,11 @@ def _dice_column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[
 
 
 def _seed_run(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:
-    run: Run = trial.run
-    record = run.read_record()
-    epochs = run.read_epochs()
+    record, epochs = trial.run.read_record(), trial.run.read_epochs()
     kept = ("epoch", "step", "seconds", "train_loss", "val_dice")
     return SeedRun(
-        run=str(run.path),
-        seed=run.read_config().train.seed,
+        run=str(trial.run.path),
+        seed=trial.config.train.seed,
         dice=evaluation["dice"],
         threshold=evaluation["threshold"],
         fit_seconds=record.get("fit_seconds"),
@@ -184,14 +168,6 @@ def _seed_run(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:
         machine=record.get("machine"),
         curve=tuple({key: epoch[key] for key in kept if epoch.get(key) is not None} for epoch in epochs),
     )
-
-
-def _cost(path: Path) -> dict[str, Any]:
-    """The columns that :func:`carvana.leaderboard.jobs.measure` measured; None for each if there is no file."""
-    found = read_cost(path)
-    names = {"params": "params", "gflops": "gflops", "ms": "latency_ms"}
-    names |= {name: name for name in ("images_per_s", "peak_memory_mb")}
-    return {column: found.get(name) for name, column in names.items()}
 
 
 def read_cost(path: Path) -> dict[str, Any]:

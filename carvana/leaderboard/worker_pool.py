@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -19,8 +19,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from carvana.leaderboard.script_registrations import ScriptTargets
+from carvana.errors import CarvanaError, ConfigError
+from carvana.registry import Entry, registry
 from carvana.utils.devices import cpu_count
+from carvana.utils.imports import resolve
 
 if sys.platform == "win32":
     from multiprocessing.connection import PipeConnection
@@ -36,6 +38,9 @@ _TICK = 0.2
 
 GRACE = 60.0
 """Seconds that a worker has to save its training and end after it is asked to."""
+
+ScriptTargets = Mapping[str, Mapping[str, str]]
+"""By catalog (``archs``, ``losses``, ...): names that scripts registered, each with its ``"module:attribute"``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +66,12 @@ class WorkerJob:
 
 @dataclass(frozen=True)
 class WorkerMessage:
-    """A message from a worker: a kind (``info``, ``advance``, ``epoch``, ...) and its values."""
+    """A call that a worker's reporter sent: a kind (``info``, ``advance``, ``epoch``, ...) and its arguments."""
 
     job: WorkerJob
     kind: str
     values: tuple[Any, ...]
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -90,24 +96,68 @@ def run_jobs(
         stopping: Called before workers are asked to end early.
     """
     waiting, free = list(jobs), list(devices)
-    working: dict[PipeEnd, _Worker] = {}
+    working: list[_Worker] = []
     try:
         while waiting or working:
             while waiting and free:
-                worker = _Worker(waiting.pop(0), free.pop(0), sharing=len(devices))
-                working[worker.channel] = worker
-            for channel in wait(list(working), timeout=_TICK):
-                assert isinstance(channel, PipeEnd)
-                yield from working[channel].messages()
-            for channel, worker in list(working.items()):
-                if worker.ended():
-                    yield from worker.messages()
-                    del working[channel]
+                working.append(_Worker(waiting.pop(0), free.pop(0), sharing=len(devices)))
+            wait([worker.channel for worker in working], timeout=_TICK)
+            for worker in list(working):
+                ended = worker.ended()  # asked before its messages are read, so that none is lost
+                yield from worker.messages()
+                if ended:
+                    working.remove(worker)
                     free.append(worker.device)
                     yield WorkerExit(worker.job, worker.reason())
     finally:
         if working:
-            _end(list(working.values()), stopping)
+            _end(working, stopping)
+
+
+def script_targets(archs: Iterable[str]) -> ScriptTargets:
+    """The ``"module:attribute"`` of everything that scripts, not plugins, have registered.
+
+    Args:
+        archs: The architectures that are needed.
+
+    Raises:
+        ConfigError: one of these is a function that cannot be imported elsewhere.
+    """
+    for entry in (registry.archs.entry(name) for name in archs if name in registry.archs):
+        if entry.source == "script" and _target(entry) is None:
+            where = getattr(entry.target, "__module__", "?"), getattr(entry.target, "__qualname__", entry.target)
+            raise ConfigError(
+                f"the architecture '{entry.name}' is built by {'.'.join(map(str, where))}, which other processes "
+                'cannot import: put the function into a module of its own and register it as "module:function"'
+            )
+    scripts = {
+        key: {entry.name: _target(entry) for entry in catalog.registered() if entry.source == "script"}
+        for key, catalog in registry.catalogs.items()
+    }
+    return {key: {name: target for name, target in found.items() if target} for key, found in scripts.items()}
+
+
+def register_targets(targets: ScriptTargets) -> None:
+    """Register the same names in a worker process, except those that an import registers by itself."""
+    for key, named in targets.items():
+        for name, target in named.items():
+            with suppress(CarvanaError):  # using the name raises it again
+                resolve(target, f"'{name}' (from a script)")
+            catalog = registry.catalogs[key]
+            if name not in {entry.name for entry in catalog.registered()}:
+                catalog.register(name, target)
+
+
+def _target(entry: Entry) -> str | None:
+    """Where other processes can import what an entry stands for; None if they cannot."""
+    target = entry.target
+    if isinstance(target, str):
+        return None if target.startswith("__main__:") else target
+    where = f"{getattr(target, '__module__', '')}:{getattr(target, '__qualname__', '')}"
+    with suppress(CarvanaError):
+        if not where.startswith("__main__:") and resolve(where, entry.name) is target:
+            return where
+    return None
 
 
 class _Worker:
@@ -119,7 +169,7 @@ class _Worker:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(job.log, "ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-P", "-m", "carvana.leaderboard.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "carvana.leaderboard.jobs", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(sharing),
                 **_popen_arguments(theirs),
             )  # fmt: skip
@@ -136,13 +186,11 @@ class _Worker:
         """The messages that have arrived since the last call."""
         try:
             while self.channel.poll():
-                kind, *values = self.channel.recv()
-                if kind == "done":
-                    self._outcome = (None,)
-                elif kind == "failed":
-                    self._outcome = (values[0],)
+                kind, values, numbers = self.channel.recv()
+                if kind in ("done", "failed"):
+                    self._outcome = (values[0] if values else None,)
                 else:
-                    yield WorkerMessage(self.job, kind, tuple(values))
+                    yield WorkerMessage(self.job, kind, values, numbers)
         except (EOFError, OSError):  # it ends: until it has, wait() would return at once, again and again
             time.sleep(_TICK / 10)
 
@@ -156,14 +204,14 @@ class _Worker:
             return self._outcome[0]
         code = self.process.returncode
         limit = f"; its limit is {self.job.memory_gb:g} GB" if self.job.memory_gb is not None else ""
-        name = _signal_name(-code) if code < 0 else ""
+        if code >= 0:
+            return f"its process ended with exit code {code}{limit}"
+        name = {found.value: found.name for found in signal.Signals}.get(-code, f"signal {-code}")
         if name == "SIGKILL":
             return f"its process was killed (SIGKILL), as systems do when memory runs out{limit}"
         if name in ("SIGTERM", "SIGINT", "SIGHUP"):
             return f"its process was asked to end ({name})"
-        if name:
-            return f"its process crashed ({name}){limit if name == 'SIGABRT' else ''}"
-        return f"its process ended with exit code {code}{limit}"
+        return f"its process crashed ({name}){limit if name == 'SIGABRT' else ''}"
 
 
 def _popen_arguments(end: PipeEnd) -> dict[str, Any]:
@@ -188,13 +236,6 @@ def _environment(sharing: int) -> dict[str, str]:
     return found
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
     """Ask workers to save and end; kill those that do not.
 
@@ -212,13 +253,9 @@ def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
     finally:
         for worker in workers:
             if worker.process.poll() is None:
-                _kill(worker.process)
+                if sys.platform == "win32":
+                    worker.process.kill()  # its reader processes end with it
+                else:
+                    os.killpg(worker.process.pid, signal.SIGKILL)
             worker.process.wait()
             worker.channel.close()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if sys.platform == "win32":
-        process.kill()  # its reader processes end with it
-    else:
-        os.killpg(process.pid, signal.SIGKILL)

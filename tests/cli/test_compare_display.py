@@ -10,7 +10,7 @@ from carvana.cli import compare_display
 from carvana.cli.compare_display import LiveComparisonProgress, sparkline
 from carvana.cli.display import LiveReporter
 from carvana.cli.leaderboard import leaderboard_table
-from carvana.leaderboard.progress import FITTING, MEASURING
+from carvana.leaderboard.executor import FITTING, MEASURING
 from carvana.leaderboard.records import Row, SeedRun
 
 ROWS = (Row("done", status="ok", dice=0.98, refits=(SeedRun("r", 0, 0.98, 0.5, curve=({"val_dice": 0.9},)),)),
@@ -40,11 +40,11 @@ def shown(watcher: LiveComparisonProgress) -> str:
 def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveComparisonProgress, clock: list[float]) -> None:
     watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
-    watcher.progress("now", "start", ("training", 100))
+    watcher.event("now", "start", "training", 100)
     clock[0] += 10
-    watcher.progress("now", "advance", ("training", 25, {}))
-    watcher.epoch("now", {"val_dice": 0.9})
-    watcher.epoch("now", {"val_dice": 0.95})
+    watcher.event("now", "advance", "training", 25)
+    watcher.event("now", "epoch", {"val_dice": 0.9})
+    watcher.event("now", "epoch", {"val_dice": 0.95})
     done, now, later, _, summary = shown(watcher).splitlines()[:5]
     assert "Dice 0.98000" in done
     assert "training 25%, 0:30 left" in now
@@ -57,13 +57,13 @@ def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveComparison
 def test_the_time_left_counts_those_that_wait(watcher: LiveComparisonProgress, clock: list[float]) -> None:
     watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
-    watcher.progress("now", "start", ("training", 100))
+    watcher.event("now", "start", "training", 100)
     clock[0] += 60
     watcher.row(Row("now", status="ok", dice=0.97))
     watcher.stage("later", FITTING)
-    watcher.progress("later", "start", ("training", 100))
+    watcher.event("later", "start", "training", 100)
     clock[0] += 10
-    watcher.progress("later", "advance", ("training", 10, {}))
+    watcher.event("later", "advance", "training", 10)
     assert "2 of 3 networks, about 1:30 left" in shown(watcher)
     watcher.close()
 
@@ -73,9 +73,9 @@ def test_with_a_budget_of_minutes_it_is_known_from_the_start(
 ) -> None:
     watcher.begin(ROWS, fits=2, minutes=2.0, devices=1)
     watcher.stage("now", FITTING)
-    watcher.progress("now", "start", ("training", 120))
+    watcher.event("now", "start", "training", 120)
     clock[0] += 10
-    watcher.progress("now", "advance", ("training", 10, {}))
+    watcher.event("now", "advance", "training", 10)
     assert "about 4:20 left" in shown(watcher)  # 110 s, and two minutes and a half for the other
     watcher.close()
 
@@ -83,10 +83,10 @@ def test_with_a_budget_of_minutes_it_is_known_from_the_start(
 def test_a_fit_that_goes_on_is_not_taken_for_a_quick_one(watcher: LiveComparisonProgress, clock: list[float]) -> None:
     watcher.begin(ROWS, fits=2, minutes=None, devices=1)
     watcher.stage("now", FITTING)
-    watcher.progress("now", "start", ("training", 100))
-    watcher.progress("now", "advance", ("training", 50, {}))  # done by an earlier process
+    watcher.event("now", "start", "training", 100)
+    watcher.event("now", "advance", "training", 50)  # done by an earlier process
     clock[0] += 10
-    watcher.progress("now", "advance", ("training", 10, {}))
+    watcher.event("now", "advance", "training", 10)
     assert "training 60%, 0:40 left" in shown(watcher)
     watcher.close()
 

@@ -52,7 +52,7 @@ def test_killed_at_a_write(point: Point, whole_board: dict[str, Any], tiny_data:
 @pytest.mark.fault(
     done="SIGKILL while a network's own process writes into its run",
     promised="as above",
-    reaches="leaderboard/worker.py: the end of a process whose parent is gone; jobs.py: a run that is still held",
+    reaches="leaderboard/jobs.py: the end of a process whose parent is gone; a run that is still held",
     quick=0,
 )
 @pytest.mark.parametrize("point", OF_A_RUN, ids=told)

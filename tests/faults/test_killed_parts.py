@@ -155,7 +155,7 @@ def test_a_network_of_compare(
     words = ["compare", "first=unet-ref", "second=unet-ref", "--data", tiny_data, "--out", out, "--device", "cpu"]
     process = started(*words, *own, *shared, fork=False)  # forks are not each other's children
     wait_for(lambda: any(out.glob("runs/first-*/metrics.jsonl")), process)
-    [worker] = [number for number, line in children(process.pid).items() if "carvana.leaderboard.worker" in line][:1]
+    [worker] = [number for number, line in children(process.pid).items() if "carvana.leaderboard.jobs" in line][:1]
     os.kill(worker, signal.SIGKILL)
     printed, err = process.communicate(timeout=600)
     assert process.returncode == 0, (printed, err)  # what the others did is worth something

@@ -182,7 +182,7 @@ PLAN = ["split.csv", "leaderboard.json"]
 @pytest.mark.fault(
     done="the disk full at each file that `compare` writes into a finished comparison, and at those that begin one",
     promised="one line; every file of the leaderboard whole, old or new; the same leaderboard at last",
-    reaches="leaderboard/board.py: save; leaderboard/plan.py: write_plan",
+    reaches="leaderboard/board.py: save; leaderboard/compare.py: compare",
     quick=0,
 )
 def test_a_comparison_that_meets_a_full_disk(
@@ -211,7 +211,7 @@ def test_a_comparison_that_meets_a_full_disk(
 @pytest.mark.fault(
     done="the disk full in the process that fits a network of a comparison",
     promised="the row says so and where its log is; the leaderboard stands; the same command again fits it",
-    reaches="leaderboard/worker.py, jobs.py: an error of the disk becomes a row",
+    reaches="leaderboard/jobs.py: an error of the disk becomes a row",
     quick=0,
 )
 def test_a_network_that_meets_a_full_disk_is_a_row(

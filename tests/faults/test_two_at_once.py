@@ -134,7 +134,7 @@ def test_a_run_that_was_finished_meanwhile(tiny_data: Path, tmp_path: Path) -> N
 @pytest.mark.fault(
     done="a second comparison in the folder of a running one, then the first is killed",
     promised="the second is refused by one line; a dead owner leaves no lock",
-    reaches="leaderboard/compare.py: _held",
+    reaches="leaderboard/compare.py: _locked",
     quick=0,
 )
 def test_two_comparisons_in_one_folder(tiny_data: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from comparing import RECIPE, recipe
 import carvana
 from carvana.config import FitConfig
 from carvana.data.check.resolution_limit import best_dice
-from carvana.data.io.masks import read_mask
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.statistics import bootstrap_interval
 from carvana.leaderboard import compare as comparison
@@ -379,6 +379,18 @@ def test_a_module_may_register_its_own_network(
     config = recipe(tiny_data, model__options={}, train__epochs=1)
     board = carvana.compare(["mine"], config, out=tmp_path / "board", device="cpu")
     assert board.rows[0].status == "ok"
+
+
+def test_what_is_odd_about_the_masks_is_said_once_for_all_networks(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    for path in (tmp_path / "data" / "train_masks").iterdir():
+        inverted = 1 - read_mask(path)
+        path.unlink()
+        write_mask(path.with_suffix(".png"), inverted)
+    heard = Heard()
+    config = recipe(tmp_path / "data", train__epochs=1)
+    carvana.compare(["a=unet-ref", "b=unet-ref"], config, out=tmp_path / "board", device="cpu", reporter=heard)
+    assert sum("object and background are exchanged" in line for line in heard.lines) == 1
 
 
 def test_a_limit_of_memory_is_refused_where_the_system_has_none(

@@ -94,7 +94,7 @@ def workers() -> list[str]:
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
                 own = f"PYTEST_CURRENT_TEST={os.environ['PYTEST_CURRENT_TEST']}".encode()
-                if b"carvana.leaderboard.worker" in words and own in (folder / "environ").read_bytes():
+                if b"carvana.leaderboard.jobs" in words and own in (folder / "environ").read_bytes():
                     found.append(folder.name)
             except OSError:
                 continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from carvana.data.demo import write_demo
 from carvana.data.io.images import read_image, write_image
 from carvana.errors import ConfigError
 from carvana.leaderboard.entries import NetworkEntry, make_entries
-from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
+from carvana.leaderboard.plan import ComparisonPlan, Trial, _commit, make_plan
 from carvana.utils.progress import SilentReporter
 
 
@@ -82,7 +83,7 @@ def test_all_fits_take_the_split_of_the_comparison(tiny_data: Path) -> None:
     made = plan(recipe(tiny_data))
     files = {trial.config.split.file for trial in made.all_trials if trial.config is not None}
     assert files == {Path("board/split.csv").resolve()}
-    assert made.given_config.split.file is None  # what was asked for
+    assert made.header.config["split"]["file"] is None  # what was asked for
 
 
 def test_a_validation_folder_of_its_own_judges(tiny_data: Path, tmp_path: Path) -> None:
@@ -94,9 +95,9 @@ def test_a_validation_folder_of_its_own_judges(tiny_data: Path, tmp_path: Path) 
 
 
 def test_budgets_are_told_in_words(tiny_data: Path) -> None:
-    assert plan(recipe(tiny_data, train__epochs=1)).budget == "1 epoch"
-    assert plan(recipe(tiny_data)).budget == "2 epochs"
-    assert plan(recipe(tiny_data, train__minutes=1.5)).budget == "1.5 minutes"
+    assert plan(recipe(tiny_data, train__epochs=1)).header.budget == "1 epoch"
+    assert plan(recipe(tiny_data)).header.budget == "2 epochs"
+    assert plan(recipe(tiny_data, train__minutes=1.5)).header.budget == "1.5 minutes"
 
 
 def test_no_seeds_are_refused(tiny_data: Path) -> None:
@@ -154,3 +155,30 @@ def test_weights_may_lie_elsewhere(tiny_data: Path, tmp_path: Path, monkeypatch:
         found += plan(recipe(tiny_data, **{"model.options": {}}), [entry]).all_trials
     assert found[0].run.path.name == found[1].run.path.name
     assert found[0].config.model.encoder_weights == str(tmp_path / "weights.pth")  # type: ignore[union-attr]
+
+
+def git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_the_commit_of_a_checkout_is_told_and_whether_files_are_changed(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    (tmp_path / "file").write_text("one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-qm", "first")
+    head = git(tmp_path, "rev-parse", "HEAD")[:12]
+    assert _commit(tmp_path) == head
+    (tmp_path / "untracked").write_text("does not count")
+    assert _commit(tmp_path) == head
+    (tmp_path / "file").write_text("two")
+    assert _commit(tmp_path) == f"{head}+"
+
+
+def test_a_folder_within_another_checkout_has_no_commit_of_its_own(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    (tmp_path / "site-packages").mkdir()
+    assert _commit(tmp_path / "site-packages") is None

@@ -13,7 +13,6 @@ from boards import HEADER, make_board, waiting_board
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from rich.console import Console
 from rich.text import Text
 
 from carvana.evaluation.statistics import LEVEL
@@ -21,10 +20,8 @@ from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import FAILED, Pair, Row, ScoredImage, SeedRun
 from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS
 from carvana.leaderboard.report.columns import COLUMNS, columns
-from carvana.leaderboard.report.facts import notes
-from carvana.leaderboard.report.html import to_html
-from carvana.leaderboard.report.tables import to_html_table, view_errors
-from carvana.leaderboard.report.text import escaped, to_csv, to_markdown, to_text
+from carvana.leaderboard.report.html import to_html, to_html_table, view_errors
+from carvana.leaderboard.report.text import escaped, notes, to_csv, to_markdown, to_rich, to_text
 
 NASTY = "a|b<script>alert(1)</script>[bold]`c`\n&amp;\"'\\"
 PARTIAL = {
@@ -179,16 +176,7 @@ def test_marked_up_text_prints_as_the_plain_one(name: str) -> None:
     row = replace(make_board(1).rows[0], name=name)
     others = (Row("[x", status=f"{FAILED}[red]"), Row("y]", status=f"{FAILED}\\"), Row(name, status=f"{FAILED}{name}"))
     board = Leaderboard(replace(HEADER, data=name), (row, *others))
-    assert Text.from_markup(to_text(board, markup=True), emoji=False).plain == to_text(board)
-
-
-def test_the_best_and_those_tied_with_it_are_bold() -> None:
-    board = make_board()
-    console = Console(force_terminal=True, width=300, file=io.StringIO())
-    console.print(to_text(board, markup=True))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    bold = [row.name for row in board.ranked if any(row.name in line and "\x1b[1m" in line for line in lines)]
-    assert bold == [row.name for row in board.ranked if row.tied_with_best]
+    assert Text.from_markup(to_rich(board), emoji=False).plain == to_text(board)
 
 
 def test_a_column_of_spreads_is_there_for_several_seeds_only() -> None:
@@ -209,7 +197,7 @@ def test_a_column_of_architectures_is_there_where_names_are_labels() -> None:
 def test_any_state_of_a_comparison_can_be_written(board: Leaderboard) -> None:
     Balanced(to_html(board))
     Balanced(to_html_table(board))
-    for written in (to_markdown(board), to_text(board), to_text(board, markup=True), to_html(board), to_csv(board)):
+    for written in (to_markdown(board), to_text(board), to_rich(board), to_html(board), to_csv(board)):
         assert all(row.name in written for row in board.rows)
         assert "None" not in written
         assert "nan" not in written.replace("nance", "")

@@ -8,9 +8,15 @@ from boards import make_board
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS, pareto_front, quality_against_cost
-from carvana.leaderboard.report.markup import all_series
+from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS, all_series, pareto_front, quality_against_cost
+from carvana.leaderboard.report.html import to_html
 from carvana.leaderboard.report.svg import AxisScale, Box, place_labels, spread
+
+
+def overlap(a: Box, b: Box) -> float:
+    """The area that both cover."""
+    width, height = min(a.right, b.right) - max(a.left, b.left), min(a.bottom, b.bottom) - max(a.top, b.top)
+    return max(width, 0) * max(height, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
@@ -26,12 +32,18 @@ def test_a_chart_fills_the_marks_on_the_front_alone() -> None:
     board = make_board()
     series = all_series(board)
     front = pareto_front([(row.latency_ms or 0, row.error or 0) for row in board.ranked])
-    chart = quality_against_cost(series.values(), COST_AXES[0])
-    assert chart is not None
-    assert chart.count("beaten") == len(LAYOUTS) * (len(board.ranked) - len(front))
-    description = re.search("<desc>(.*?)</desc>", chart)
-    assert description is not None
-    assert re.findall(r"([\w/+-]+) \(\d", description[1]) == [board.ranked[place].name for place in front]
+    figure = quality_against_cost(series.values(), COST_AXES[0])
+    assert figure is not None
+    assert len(figure.charts) == len(LAYOUTS)
+    for chart in figure.charts:
+        assert {mark.series.index for mark in chart.marks if not mark.beaten} == set(front)
+    assert re.findall(r"([\w/+-]+) \(\d", figure.description) == [board.ranked[place].name for place in front]
+    page = to_html(board)
+    assert f"<desc>{figure.description}</desc>" in page
+    assert page.count("mark beaten") == len(COST_AXES) * len(LAYOUTS) * len(board.ranked) - sum(
+        len(LAYOUTS) * len(pareto_front([(axis.of(row) or 0, row.error or 0) for row in board.ranked]))
+        for axis in COST_AXES
+    )
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
@@ -50,8 +62,9 @@ def test_labels_of_points_do_not_cover_each_other(seed: int) -> None:
     points = [(float(x), float(y)) for x, y in rng.uniform((60, 60), (800, 380), (12, 2))]
     inside = Box(0, 0, 860, 440)
     boxes = place_labels(points, [(140.0, 15.0)] * 12, inside=inside)
-    assert all(a.overlap(b) < 0.1 * a.area for place, a in enumerate(boxes) for b in boxes[:place])
-    assert all(box.overlap(inside) > 0.99 * box.area for box in boxes)
+    area = 140.0 * 15.0
+    assert all(overlap(a, b) < 0.1 * area for place, a in enumerate(boxes) for b in boxes[:place])
+    assert all(overlap(box, inside) > 0.99 * area for box in boxes)
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1.05, 1e4), st.booleans())

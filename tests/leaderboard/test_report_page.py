@@ -165,6 +165,12 @@ def test_a_page_does_not_scroll_sideways(opened: Page, width: int) -> None:
     assert opened.evaluate("window.scrollX") == 0
 
 
+@pytest.mark.parametrize("width", [1040, 1200, 1280, 1920])
+def test_all_columns_of_the_leaderboard_stand_beside_each_other(opened: Page, width: int) -> None:
+    opened.set_viewport_size({"width": width, "height": 800})
+    assert opened.eval_on_selector(".scroll", "table => table.scrollWidth - table.clientWidth") == 0
+
+
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_no_label_of_a_chart_is_cut_off(opened: Page, width: int) -> None:
     opened.set_viewport_size({"width": width, "height": 800})

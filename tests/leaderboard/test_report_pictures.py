@@ -17,9 +17,8 @@ from carvana.data.io.masks import read_mask
 from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import WAITING, Row, ScoredImage
-from carvana.leaderboard.report.disagreement import mean_distance, most_different
 from carvana.leaderboard.report.html import to_html
-from carvana.leaderboard.report.images import busiest_window, errors, outline
+from carvana.leaderboard.report.images import busiest_window, errors, mean_distance, most_different, outline
 from carvana.metrics import dice, iou
 
 NAMES = ["a", "b", "c", "d"]
@@ -62,7 +61,7 @@ def test_photos_are_those_of_all_pairs_of_masks(
 ) -> None:
     photos, masks = scored
     found = most_different(photos, NAMES, lambda photo: masks[photo.image], count=count, per_group=per_group)
-    assert [each.image.image for each in found] == brute_force(photos, masks, count=count, per_group=per_group)
+    assert [image.image for image, _ in found] == brute_force(photos, masks, count=count, per_group=per_group)
 
 
 def test_most_masks_are_never_read(scored: tuple[list[ScoredImage], dict[str, list[np.ndarray]]]) -> None:
@@ -84,7 +83,7 @@ def test_photos_without_masks_are_passed_over(scored: tuple[list[ScoredImage], d
     photos, masks = scored
     lost = brute_force(photos, masks, count=2, per_group=1)[0]
     found = most_different(photos, NAMES, lambda photo: None if photo.image == lost else masks[photo.image])
-    assert lost not in [each.image.image for each in found]
+    assert lost not in [image.image for image, _ in found]
     assert most_different(photos, NAMES, lambda _: None) == []
 
 
@@ -157,7 +156,7 @@ def test_a_photo_in_the_page_is_the_part_that_its_frame_says(board: Leaderboard)
     left, top, wide, high = (float(frame[key]) / 100 for key in ("left", "top", "width", "height"))
     rows = slice(round(top * height), round((top + high) * height))
     columns = slice(round(left * width), round((left + wide) * width))
-    data = re.search(r"#image-1 \.crop\{background-image:url\(data:image/jpeg;base64,(.*?)\)", page)
+    data = re.search(r"--crop: url\(data:image/jpeg;base64,(.*?)\)", page)
     assert data is not None
     shown = np.asarray(
         Image.open(io.BytesIO(base64.b64decode(data[1]))).resize((columns.stop - columns.start, rows.stop - rows.start))

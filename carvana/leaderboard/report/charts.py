@@ -7,24 +7,46 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from carvana.leaderboard.records import Row, SeedRun
+from carvana.leaderboard.records import LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import interval, millions, minutes, short
-from carvana.leaderboard.report.markup import Markup, Series, element, joined, marker
-from carvana.leaderboard.report.svg import (
-    AxisScale,
-    Box,
-    axes,
-    figure,
-    padded,
-    place_labels,
-    polyline,
-    spread,
-    text,
-    text_width,
-)
+from carvana.leaderboard.report.svg import AxisScale, Box, Point, padded, place_labels, spread, text_width
 
 _LINE = 15.0  # pixels from one line of text to the next
+_LEFT, _TOP, _BELOW = 52.0, 40.0, 50.0  # pixels between the plot and the edges of the chart
 _LEAST_ERROR = 1e-6  # so that a perfect mask can be drawn on a log scale
+
+
+@dataclass(frozen=True)
+class Series:
+    """One network in charts.
+
+    Attributes:
+        row: its numbers.
+        index: from 0, in the order of the rows; its mark's shape and colour follow from it.
+    """
+
+    row: Row
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.row.name
+
+    @property
+    def number(self) -> str:
+        """Its rank, for where there is no room for its name."""
+        return str(self.row.rank if self.row.rank is not None else self.index + 1)
+
+    @property
+    def error(self) -> float:
+        """1 - Dice, above 0."""
+        return error_of(self.row.dice or 0.0)
+
+
+def all_series(board: LeaderboardData) -> Mapping[str, Series]:
+    """The networks that were evaluated, by name, best first."""
+    return {row.name: Series(row, index) for index, row in enumerate(board.ranked)}
 
 
 @dataclass(frozen=True)
@@ -35,16 +57,7 @@ class ChartLayout:
     width: float
     height: float
     named: bool
-
-    @property
-    def left(self) -> float:
-        """The plot's edge."""
-        return 52.0
-
-    @property
-    def bottom(self) -> float:
-        """The plot's edge."""
-        return self.height - 50
+    x_ticks: int
 
     def label(self, series: Series) -> str:
         """The text beside a mark."""
@@ -52,11 +65,62 @@ class ChartLayout:
 
 
 LAYOUTS = (
-    ChartLayout("wide", 1136, 440, named=True),
-    ChartLayout("medium", 690, 420, named=True),
-    ChartLayout("narrow", 330, 330, named=False),
+    ChartLayout("wide", 1136, 440, named=True, x_ticks=6),
+    ChartLayout("medium", 690, 420, named=True, x_ticks=6),
+    ChartLayout("narrow", 330, 330, named=False, x_ticks=4),
 )
-_TOP = 40.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points; its kind is its class in page.css."""
+
+    points: Sequence[Point]
+    kind: str
+    series: Series | None = None
+    title: str = ""
+    dotted: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A network's mark; a hollow one is beaten in quality and in cost."""
+
+    at: Point
+    series: Series
+    title: str = ""
+    radius: float = 5.5
+    beaten: bool = False
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text whose start, middle or end is at a point."""
+
+    at: Point
+    text: str
+    anchor: str = "start"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What is drawn in one layout, in this order."""
+
+    layout: ChartLayout
+    x: AxisScale
+    y: AxisScale
+    lines: Sequence[Line]
+    marks: Sequence[Mark]
+    labels: Sequence[Label]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The same chart in all layouts, with a title and a description for screen readers."""
+
+    title: str
+    description: str
+    charts: Sequence[Chart]
 
 
 @dataclass(frozen=True)
@@ -76,7 +140,7 @@ class CostAxis:
     heading: str
     axis: str
     format: Callable[[float], str]
-    tick: Callable[[float], str]
+    tick: Callable[[float], str] = "{:,.6g}".format
     unit: float = 1.0
 
     def of(self, row: Row) -> float | None:
@@ -86,66 +150,44 @@ class CostAxis:
 
 
 COST_AXES = (
-    CostAxis("latency_ms", "ms", "ms for one image", lambda v: f"{short(v)} ms", lambda v: f"{v:,.6g}"),
-    CostAxis("gflops", "GFLOP", "GFLOP for a full image", lambda v: f"{short(v)} GFLOP", lambda v: f"{v:,.6g}"),
+    CostAxis("latency_ms", "ms", "ms for one image", lambda v: f"{short(v)} ms"),
+    CostAxis("gflops", "GFLOP", "GFLOP for a full image", lambda v: f"{short(v)} GFLOP"),
     CostAxis("params", "params", "parameters", lambda v: millions(round(v)), lambda v: f"{v / 1e6:,.4g} M"),
-    CostAxis(
-        "fit_seconds", "fit", "minutes of training", lambda v: f"{minutes(60 * v)} min", lambda v: f"{v:,.4g}", 60
-    ),
+    CostAxis("fit_seconds", "fit", "minutes of training", lambda v: f"{minutes(60 * v)} min", "{:,.4g}".format, 60),
 )
 
 
-def quality_against_cost(series: Iterable[Series], cost: CostAxis) -> Markup | None:
+def quality_against_cost(series: Iterable[Series], cost: CostAxis) -> Figure | None:
     """Error against a cost, both on log scales, with intervals and the Pareto front; None where no cost is known.
 
     Filled marks are on the front; another network beats hollow ones in both.
     """
-    known = [(each, cost.of(each.row), error_of(each.row.dice)) for each in series]
-    points = [(each, spent, error) for each, spent, error in known if spent is not None and error is not None]
+    points = [(each, spent) for each in series if (spent := cost.of(each.row)) is not None]
     if not points:
         return None
-    front = set(pareto_front([(spent, error) for _, spent, error in points]))
+    front = pareto_front([(spent, each.error) for each, spent in points])
     names = ", ".join(
         f"{each.name} ({cost.format(spent)}, Dice {each.row.dice:.5f})"
-        for index, (each, spent, _) in sorted(enumerate(points), key=lambda point: point[1][1])
-        if index in front
+        for each, spent in map(points.__getitem__, front)
     )
-    title = f"Error against {cost.axis}"
-    description = f"On the Pareto front, from the cheapest on: {names}."
-    return joined(
-        figure(
-            layout.width,
-            layout.height,
-            _cost_chart(points, front, cost, layout),
-            title=title,
-            description=description,
-            class_=layout.name,
-        )
-        for layout in LAYOUTS
+    return Figure(
+        f"Error against {cost.axis}",
+        f"On the Pareto front, from the cheapest on: {names}.",
+        [_cost_chart(points, front, cost, layout) for layout in LAYOUTS],
     )
 
 
-def learning_curves(series: Iterable[Series]) -> Markup | None:
+def learning_curves(series: Iterable[Series]) -> Figure | None:
     """Validation Dice at the training size over minutes of training; None where no run has a curve."""
-    known = [each for each in series if any(curve_points(refit) for refit in each.row.refits)]
-    if not known:
+    curves = [(each, refit, points) for each in series for refit in each.row.refits if (points := curve_points(refit))]
+    if not curves:
         return None
-    last = ", ".join(
-        f"{each.name} {curve_points(refit)[-1][1]:.5f}"
-        for each in known
-        for refit in each.row.refits[:1]
-        if curve_points(refit)
-    )
-    return joined(
-        figure(
-            layout.width,
-            layout.height,
-            _curve_chart(known, layout),
-            title="Learning curves",
-            description=f"Dice on the validation images at the training size after the last epoch: {last}.",
-            class_=layout.name,
-        )
-        for layout in LAYOUTS
+    last = {each.name: points[-1][1] for each, _, points in reversed(curves)}  # of several seeds the first one
+    words = ", ".join(f"{name} {dice:.5f}" for name, dice in reversed(last.items()))
+    return Figure(
+        "Learning curves",
+        f"Dice on the validation images at the training size after the last epoch: {words}.",
+        [_curve_chart(curves, layout) for layout in LAYOUTS],
     )
 
 
@@ -170,71 +212,46 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def error_of(dice: float | None) -> float | None:
+def error_of(dice: float) -> float:
     """1 - Dice, above 0."""
-    return None if dice is None else max(1 - dice, _LEAST_ERROR)
+    return max(1 - dice, _LEAST_ERROR)
 
 
 def curve_points(refit: SeedRun) -> list[tuple[float, float]]:
     """(minutes, Dice) after each epoch that was validated."""
-    return [
-        (record["seconds"] / 60, record["val_dice"])
-        for record in refit.curve
-        if _finite(record, "seconds") and _finite(record, "val_dice")
-    ]
+    numbers = [(record.get("seconds", math.nan), record.get("val_dice", math.nan)) for record in refit.curve]
+    return [(seconds / 60, dice) for seconds, dice in numbers if math.isfinite(seconds + dice)]
 
 
-def _finite(record: Mapping[str, float], key: str) -> bool:
-    value = record.get(key)
-    return value is not None and math.isfinite(value)
+def _error_axis(errors: Sequence[float], layout: ChartLayout, title: str, tick: Callable[[float], str]) -> AxisScale:
+    """A log scale with small errors at the top."""
+    low, high = padded(errors, share=0.06)
+    return AxisScale(high, low, layout.height - _BELOW, _TOP, log=True, title=title, tick=tick)
 
 
 def _cost_chart(
-    points: Sequence[tuple[Series, float, float]], front: set[int], cost: CostAxis, layout: ChartLayout
-) -> Markup:
-    ends = [error for _, _, error in points]
-    for each, _, _ in points:
-        ends += [error for bound in each.row.dice_ci95 or () if (error := error_of(bound)) is not None]
-    x = AxisScale(*padded([spent for _, spent, _ in points], log=True), layout.left, layout.width - 12, log=True)
-    y = _error_scale(ends, layout)
-    marks, obstacles = [], []
-    for index, (each, spent, error) in enumerate(points):
-        at = (x(spent), y(error))
-        title = f"{each.name}: {cost.format(spent)}, Dice {each.row.dice:.5f} ({interval(each.row.dice_ci95)})"
-        parts = []
-        if each.row.dice_ci95:
-            low, high = (y(error_of(bound) or 0) for bound in each.row.dice_ci95)
-            parts.append(element("line", x1=at[0], x2=at[0], y1=low, y2=high, class_="whisker"))
-            obstacles.append(Box(at[0] - 2, min(low, high), at[0] + 2, max(low, high)))
-        parts.append(marker(*at, each.index, title=title, class_="" if index in front else "beaten"))
-        obstacles.append(Box(at[0] - 8, at[1] - 8, at[0] + 8, at[1] + 8))
-        marks.append(element("g", *parts, class_=each.class_))
-    steps = _staircase(
-        [(x(points[index][1]), y(points[index][2])) for index in sorted(front, key=lambda p: points[p][1])], x
-    )
-    obstacles += [Box(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in pairwise(steps)]
-    scales = axes(
-        x,
-        y,
-        x_title=cost.axis,
-        y_title="error x 1e4, better upwards",
-        x_format=cost.tick,
-        y_format=lambda error: f"{1e4 * error:,.4g}",
-        x_ticks=6 if layout.named else 4,
-    )
-    labels = _labels([(each, x(spent), y(error)) for each, spent, error in points], obstacles, x, y, layout)
-    return joined([scales, polyline(steps, class_="front"), *marks, labels])
+    points: Sequence[tuple[Series, float]], front: Sequence[int], cost: CostAxis, layout: ChartLayout
+) -> Chart:
+    ends = [error_of(dice) for each, _ in points for dice in (each.row.dice or 0.0, *(each.row.dice_ci95 or ()))]
+    y = _error_axis(ends, layout, "error x 1e4, better upwards", lambda error: f"{1e4 * error:,.4g}")
+    low, high = padded([spent for _, spent in points])
+    x = AxisScale(low, high, _LEFT, layout.width - 12, True, cost.axis, cost.tick, layout.x_ticks)
+    lines, marks = [], []
+    for index, (each, spent) in enumerate(points):
+        at = x(spent), y(each.error)
+        bounds = each.row.dice_ci95
+        title = f"{each.name}: {cost.format(spent)}, Dice {each.row.dice:.5f} ({interval(bounds)})"
+        marks.append(Mark(at, each, title, beaten=index not in front))
+        if bounds:
+            lines.append(Line([(at[0], y(error_of(bound))) for bound in bounds], "whisker", each))
+    lines.append(Line(_staircase([marks[index].at for index in front], x), "front"))
+    labels, leaders = _labels(marks, lines, Box(x.start, y.stop - 6, x.stop + 8, y.start), layout)
+    return Chart(layout, x, y, [*lines, *leaders], marks, labels)
 
 
-def _error_scale(errors: Sequence[float], layout: ChartLayout) -> AxisScale:
-    """A log scale with small errors at the top."""
-    low, high = padded(errors, log=True, share=0.06)
-    return AxisScale(high, low, layout.bottom, _TOP, log=True)
-
-
-def _staircase(front: Sequence[tuple[float, float]], x: AxisScale) -> list[tuple[float, float]]:
+def _staircase(front: Sequence[Point], x: AxisScale) -> list[Point]:
     """The smallest error for each cost, as a line: level from one network of the front to the next, then up."""
-    steps: list[tuple[float, float]] = []
+    steps: list[Point] = []
     for point in front:
         if steps:
             steps.append((point[0], steps[-1][1]))
@@ -243,67 +260,50 @@ def _staircase(front: Sequence[tuple[float, float]], x: AxisScale) -> list[tuple
 
 
 def _labels(
-    points: Sequence[tuple[Series, float, float]],
-    obstacles: Sequence[Box],
-    x: AxisScale,
-    y: AxisScale,
-    layout: ChartLayout,
-) -> Markup:
-    sizes = [(text_width(layout.label(each)), _LINE) for each, _, _ in points]
-    inside = Box(x.start, y.stop - 6, x.stop + 8, y.start)
-    boxes = place_labels([(left, top) for _, left, top in points], sizes, inside=inside, obstacles=obstacles)
-    parts = []
-    for (each, left, top), box in zip(points, boxes, strict=True):
-        middle = (box.top + box.bottom) / 2
-        beside = box.left if box.left > left else box.right if box.right < left else (box.left + box.right) / 2
-        if abs(middle - top) > _LINE:
-            parts.append(element("line", x1=left, y1=top, x2=beside, y2=middle, class_=f"leader {each.class_}"))
-        anchor, at = (
-            ("start", box.left) if box.left > left else ("end", box.right) if box.right < left else ("middle", beside)
-        )
-        parts.append(text(at, box.bottom - 4, layout.label(each), anchor=anchor))
-    return joined(parts)
+    marks: Sequence[Mark], lines: Sequence[Line], inside: Box, layout: ChartLayout
+) -> tuple[list[Label], list[Line]]:
+    """The text of each mark, where it covers nothing, and lines to those that are far from their mark."""
+    obstacles = [Box(x - 8, y - 8, x + 8, y + 8) for x, y in (mark.at for mark in marks)]
+    for line in lines:
+        for (a, b), (c, d) in pairwise(line.points):
+            obstacles.append(Box(min(a, c) - 2, min(b, d) - 2, max(a, c) + 2, max(b, d) + 2))
+    sizes = [(text_width(layout.label(mark.series)), _LINE) for mark in marks]
+    boxes = place_labels([mark.at for mark in marks], sizes, inside=inside, obstacles=obstacles)
+    labels, leaders = [], []
+    for mark, box in zip(marks, boxes, strict=True):
+        (x, y), middle = mark.at, (box.top + box.bottom) / 2
+        if box.left > x:
+            anchor, beside = "start", box.left
+        elif box.right < x:
+            anchor, beside = "end", box.right
+        else:
+            anchor, beside = "middle", (box.left + box.right) / 2
+        labels.append(Label((beside, box.bottom - 4), layout.label(mark.series), anchor))
+        if abs(middle - y) > _LINE:
+            leaders.append(Line([(x, y), (beside, middle)], "leader", mark.series))
+    return labels, leaders
 
 
-def _curve_chart(series: Sequence[Series], layout: ChartLayout) -> Markup:
-    curves = [(each, refit, curve_points(refit)) for each in series for refit in each.row.refits]
-    curves = [curve for curve in curves if curve[2]]
-    room = max(text_width(layout.label(each)) for each in series) + 30
-    x = AxisScale(0, max(at for *_, points in curves for at, _ in points) * 1.01 or 1, layout.left, layout.width - room)
-    y = _error_scale([error_of(dice) or 0 for *_, points in curves for _, dice in points], layout)
-    lines: list[Markup] = []
-    ends: dict[str, tuple[Series, tuple[float, float]]] = {}
+def _curve_chart(curves: Sequence[tuple[Series, SeedRun, list[Point]]], layout: ChartLayout) -> Chart:
+    title = "validation Dice at the training size"
+    errors = [error_of(dice) for *_, points in curves for _, dice in points]
+    y = _error_axis(errors, layout, title, lambda error: f"{1 - error:.6g}")
+    longest = max(at for *_, points in curves for at, _ in points) * 1.01 or 1
+    room = max(text_width(layout.label(each)) for each, *_ in curves) + 30
+    x = AxisScale(0, longest, _LEFT, layout.width - room, title="minutes of training", count=layout.x_ticks)
+    lines = []
+    ends: dict[str, Mark] = {}
     for each, refit, points in curves:
-        path = [(x(at), y(error_of(dice) or 0)) for at, dice in points]
+        path = [(x(at), y(error_of(dice))) for at, dice in points]
         seed = f", seed {refit.seed}" if refit.seed is not None and len(each.row.refits) > 1 else ""
         title = f"{each.name}{seed}: {points[-1][1]:.5f} after {minutes(60 * points[-1][0])} min"
-        more = " again" if each.name in ends else ""
-        parts = [polyline(path, class_=f"curve{more}", title=title)]
-        if len(path) <= 40 and not more:
-            parts += [element("circle", cx=left, cy=top, r=2.2, class_="dot") for left, top in path]
-        lines.append(element("g", *parts, class_=each.class_))
-        ends.setdefault(each.name, (each, path[-1]))
-    scales = axes(
-        x,
-        y,
-        x_title="minutes of training",
-        y_title="validation Dice at the training size",
-        x_format=lambda value: f"{value:,.4g}",
-        y_format=lambda error: f"{1 - error:.6g}",
-        x_ticks=6 if layout.named else 4,
-    )
-    return joined([scales, *lines, _end_labels(list(ends.values()), x, y, layout)])
-
-
-def _end_labels(
-    ends: Sequence[tuple[Series, tuple[float, float]]], x: AxisScale, y: AxisScale, layout: ChartLayout
-) -> Markup:
-    heights = spread([top for _, (_, top) in ends], _LINE, y.stop - 4, y.start)
-    parts = []
-    for (each, (left, top)), height in zip(ends, heights, strict=True):
-        parts.append(
-            polyline([(left, top), (x.stop + 4, height), (x.stop + 10, height)], class_=f"leader {each.class_}")
-        )
-        parts.append(element("g", marker(x.stop + 15, height, each.index, radius=3.6), class_=each.class_))
-        parts.append(text(x.stop + 24, height + 4, layout.label(each)))
-    return joined(parts)
+        first = each.name not in ends
+        lines.append(Line(path, "curve" if first else "curve again", each, title, dotted=first and len(path) <= 40))
+        ends.setdefault(each.name, Mark(path[-1], each, radius=3.6))
+    marks, labels = [], []
+    heights = spread([end.at[1] for end in ends.values()], _LINE, y.stop - 4, y.start)
+    for end, height in zip(ends.values(), heights, strict=True):
+        lines.append(Line([end.at, (x.stop + 4, height), (x.stop + 10, height)], "leader", end.series))
+        marks.append(Mark((x.stop + 15, height), end.series, radius=end.radius))
+        labels.append(Label((x.stop + 24, height + 4), layout.label(end.series)))
+    return Chart(layout, x, y, lines, marks, labels)

@@ -26,6 +26,7 @@ class Column:
         numeric: whether it is aligned on the right.
         more_is_better: whether its largest value is the best one.
         brief: whether it belongs to tables with little room.
+        under: the column below whose cells the page shows it in small letters: it is long and rarely sorted by.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Column:
     numeric: bool = True
     more_is_better: bool = False
     brief: bool = False
+    under: str = ""
 
     def value(self, row: Row) -> float | str | None:
         """The value of a row to sort by; None where it is not known."""
@@ -108,13 +110,12 @@ def millions(count: int) -> str:
     return f"{count / 1e6:.{1 if count >= 1e6 else 2 if count >= 1e5 else 3}f} M"
 
 
-def size_text(size: tuple[int, int] | str) -> str:
-    """A training size, height first."""
-    return size if isinstance(size, str) else f"{size[0]}x{size[1]}"
-
-
 def _rank(row: Row) -> str:
     return f"= {row.rank}" if row.tied_with_best and row.rank != 1 else f"{row.rank}"
+
+
+def _size(row: Row) -> str:
+    return row.size if isinstance(row.size, str) else "x".join(map(str, row.size or ()))
 
 
 def _pixels(row: Row) -> float | None:
@@ -133,9 +134,9 @@ COLUMNS = (
     ),
     Column(
         "arch", "architecture", "The architecture, if the name is another one.",
-        sort_by=lambda row: row.arch if row.arch not in ("", row.name) else None, numeric=False,
+        sort_by=lambda row: row.arch if row.arch not in ("", row.name) else None, numeric=False, under="name",
     ),
-    Column("init", "init", "The kind of first weights.", numeric=False),
+    Column("init", "init", "The kind of first weights.", numeric=False, under="name"),
     Column(
         "dice", "Dice", "Mean over the images at full size, thresholds chosen on other groups.", _five_digits,
         more_is_better=True, brief=True,
@@ -143,7 +144,7 @@ COLUMNS = (
     Column(
         "dice_ci95", "95% interval", "Of the Dice, by bootstrap over groups.",
         sort_by=lambda row: row.dice_ci95[0] if row.dice_ci95 else None, text=lambda row: interval(row.dice_ci95),
-        more_is_better=True, brief=True,
+        more_is_better=True, brief=True, under="dice",
     ),
     Column(
         "dice_spread", "spread", "The largest Dice minus the smallest of trainings with different seeds.", _five_digits,
@@ -178,7 +179,7 @@ COLUMNS = (
     Column("threshold", "threshold", "The best one on these images, stored in the model.", "{:.3f}".format),
     Column(
         "size", "size", "Height x width at which the network sees an image.",
-        sort_by=_pixels, text=lambda row: size_text(row.size or ""), more_is_better=True, brief=True,
+        sort_by=_pixels, text=_size, more_is_better=True, brief=True,
     ),
     Column(
         "ceiling", "ceiling", "The Dice that a perfect network would reach at that training size on these images.",

@@ -1,229 +1,148 @@
-"""The leaderboard as one HTML page that loads nothing from elsewhere."""
+"""The leaderboard as one HTML page that loads nothing from elsewhere, and as a table for notebooks."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import PurePath
 
+import numpy as np
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from carvana.leaderboard.records import LeaderboardData
-from carvana.leaderboard.report.charts import COST_AXES, learning_curves, quality_against_cost
-from carvana.leaderboard.report.facts import facts, highlights, notes, unfinished
+from carvana.evaluation.statistics import LEVEL
+from carvana.leaderboard.records import LeaderboardData, Row, ScoredImage
+from carvana.leaderboard.report.charts import COST_AXES, all_series, learning_curves, quality_against_cost
+from carvana.leaderboard.report.columns import MISSING, brief_columns, columns, interval, millions, short
 from carvana.leaderboard.report.images import disagreements
-from carvana.leaderboard.report.markup import Markup, Series, all_series, element, joined
-from carvana.leaderboard.report.tables import pair_list, pair_matrix, sortable_table, view_table
+from carvana.leaderboard.report.svg import Point
+from carvana.leaderboard.report.text import facts, notes, remark, remarks, unfinished
+
+_HOTTEST = 62  # per cent of the colour of heat; more would make the numbers hard to read
 
 
 def to_html(board: LeaderboardData) -> str:
     """One self-contained page with the table, charts and images; sections without data are left out."""
-    series = all_series(board)
-    title = _title(board)
-    body = [
-        element(
-            "header",
-            element("h1", title),
-            element("p", *_lead(board), class_="lead"),
-            _cards(board),
-        ),
-        element(
-            "main",
-            _table_section(board, series),
-            _header_section(board),
-            _cost_section(series),
-            _curve_section(series),
-            _view_section(board, series),
-            _pair_section(board, series),
-            _image_section(board, series),
-        ),
-        element("footer", f"Written by carvana {board.header.version}. This file is complete: it loads nothing."),
-        _script(),
-    ]
-    return "<!doctype html>\n" + element("html", _head(title), element("body", *body), lang="en") + "\n"
+    series = list(all_series(board).values())
+    count, root = len(board.rows), board.header.data
+    script = _asset("page.js")
+    return _environment().get_template("page.html.jinja").render(
+        title=f"{count} network{'s' * (count != 1)} on {PurePath(root).name or root}",
+        header=board.header,
+        status=unfinished(board),
+        highlights=highlights(board),
+        columns=columns(board),
+        series=series,
+        unranked=[row for row in remarks(board) if not row.ok],
+        notes=notes(board),
+        facts=facts(board),
+        config=yaml.safe_dump(json.loads(json.dumps(board.header.config, default=str)), sort_keys=False),
+        costs=[(cost, figure) for cost in COST_AXES if (figure := quality_against_cost(series, cost))],
+        curves=learning_curves(series),
+        views=_heat(view_errors(board.images, [each.name for each in series])),
+        pairs={(pair.better, pair.worse): pair for pair in board.pairs},
+        level=LEVEL,
+        pictures=disagreements(board) if series else [],
+        style=_asset("page.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    )  # fmt: skip
 
 
-def _title(board: LeaderboardData) -> str:
-    count = len(board.rows)
-    return f"{count} network{'s' * (count != 1)} on {PurePath(board.header.data).name or board.header.data}"
+def to_html_table(board: LeaderboardData) -> str:
+    """The table in a notebook: the columns of a terminal, in the notebook's own style."""
+    template = _environment().get_template("table.html.jinja")
+    return template.render(columns=brief_columns(board), ranked=board.ranked, others=remarks(board))
 
 
-def _lead(board: LeaderboardData) -> tuple[str, ...]:
-    status, scored = unfinished(board), f"{_capital(board.header.scored)}."
-    return (element("strong", f"{_capital(status)}."), " ", scored) if status else (scored,)
+def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
+    """Up to four networks to look at first: a title, the name and details of each; costs count once all are known."""
+    ranked = board.ranked
+    if not ranked:
+        return []
+    best, tied = ranked[0], [row for row in ranked if row.tied_with_best or row.rank == 1]
+    details = f"Dice {best.dice:.5f}" + (f" ({interval(best.dice_ci95)})" if best.dice_ci95 else "")
+    if len(tied) > 1:
+        details += f"; {len(tied) - 1} of {len(ranked) - 1} other{'s' * (len(ranked) > 2)} tied with it"
+    if unfinished(board):
+        return [("Best so far", best.name, details)]
+    found = {best.name: ("Best", details)}
+    for title, rows, key in (
+        ("Fastest that is tied with the best", tied, "latency_ms"),
+        ("Smallest that is tied with the best", tied, "params"),
+        ("Fastest of all", ranked, "latency_ms"),
+    ):
+        known = [row for row in rows if getattr(row, key) is not None]
+        if known:
+            row = min(known, key=lambda row: getattr(row, key))
+            found.setdefault(row.name, (title, _costs(row, best)))
+    return [(title, name, details) for name, (title, details) in found.items()]
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The mean of 1 - Dice by view and network; empty unless the images have two views or more."""
+    errors: dict[str, dict[str, list[float]]] = {}
+    for image in images:
+        if image.view:
+            of_view = errors.setdefault(image.view, {})
+            for name in names:
+                if name in image.dice:
+                    of_view.setdefault(name, []).append(1 - image.dice[name])
+    if len(errors) < 2:
+        return {}
+    ordered = sorted(errors, key=lambda view: (len(view), view) if view.isdigit() else (math.inf, view))
+    return {view: {name: float(np.mean(found)) for name, found in errors[view].items()} for view in ordered}
 
 
-def _cards(board: LeaderboardData) -> Markup | str:
-    cards = [
-        element(
-            "li", element("span", title, class_="what"), element("strong", name), element("span", words, class_="what")
-        )
-        for title, name, words in highlights(board)
-    ]
-    return element("ul", *cards, class_="highlights") if cards else ""
+def _heat(errors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Errors by view and network, each with the share of the colour of heat that it is shown on, in per cent."""
+    logs = [math.log(max(error, 1e-6)) for of_view in errors.values() for error in of_view.values()]
+    low, span = min(logs, default=0.0), max(logs, default=0.0) - min(logs, default=0.0)
+    return {
+        view: {
+            name: (error, _HOTTEST * (math.log(max(error, 1e-6)) - low) / span if span else 0.0)
+            for name, error in of_view.items()
+        }
+        for view, of_view in errors.items()
+    }
 
 
-def _head(title: str) -> Markup:
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"script-src 'sha256-{_hash(_asset('page.js'))}'"
-    )
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{title} - leaderboard"),
-        element("link", rel="icon", href="data:,"),  # without it browsers ask a server for one
-        element("style", Markup(_asset("page.css"))),
-    )
+def _costs(row: Row, best: Row) -> str:
+    """The costs of a network, and its error beside that of the best."""
+    costs = [f"{short(row.latency_ms)} ms" if row.latency_ms is not None else ""]
+    costs.append(f"{millions(row.params)} parameters" if row.params is not None else "")
+    return ", ".join(filter(None, costs)) + f"; error x 1e4: {row.error:.1f} (best: {best.error:.1f})"
 
 
-def _script() -> Markup:
-    return element("script", Markup(_asset("page.js")))
+@functools.cache
+def _environment() -> Environment:
+    """The templates, which escape every text, and what they write numbers with."""
+    found = Environment(
+        loader=PackageLoader("carvana.leaderboard.report", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    found.globals["MISSING"] = MISSING
+    found.filters |= {
+        "px": "{:.1f}".format,
+        "points": _points,
+        "breakable": lambda name: filter(None, re.split(r"(?<=[/_])", name)),
+        "interval": interval,
+        "p": lambda p: f"{p:.4f}" if p >= 1e-4 else "< 0.0001",
+        "remark": remark,
+    }
+    return found
 
 
-def _section(title: str, explanation: str, *content: str) -> Markup:
-    return element("section", element("h2", title), element("p", explanation, class_="muted"), *content)
-
-
-def _scroll(content: Markup, label: str) -> Markup:
-    """Content that may be wider than the screen: it scrolls by itself, also by keyboard."""
-    return element("div", content, class_="scroll", tabindex=0, role="region", aria_label=label)
-
-
-def _table_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
-    below = [element("ul", *(element("li", note) for note in notes(board)), class_="notes")] if notes(board) else []
-    return _section(
-        "Leaderboard",
-        joined(["A bar marks the best and the networks tied with it. ", _SORTS]),
-        _scroll(sortable_table(board, series), "Leaderboard"),
-        *below,
-    )
-
-
-def _header_section(board: LeaderboardData) -> Markup:
-    known = [element("div", element("dt", label), element("dd", text)) for label, text in facts(board)]
-    config = yaml.safe_dump(json.loads(json.dumps(board.header.config, default=str)), sort_keys=False)
-    return element(
-        "section",
-        element("h2", "What was compared"),
-        element("dl", *known, class_="facts"),
-        element("details", element("summary", "The config that all networks share"), element("pre", config)),
-    )
-
-
-def _cost_section(series: Mapping[str, Series]) -> Markup:
-    charts = [(cost, chart) for cost in COST_AXES if (chart := quality_against_cost(series.values(), cost))]
-    if not charts:
-        return Markup()
-    buttons = [
-        element(
-            "label",
-            element("input", type="radio", name="cost", id=f"by-{cost.key}", checked=index == 0),
-            cost.heading,
-        )
-        for index, (cost, _) in enumerate(charts)
-    ]
-    shown = [element("div", chart, class_=f"cost by-{cost.key}") for cost, chart in charts]
-    return _section(
-        "Quality against cost",
-        "Both on log scales. Filled marks lie on the Pareto front, the dashed line: no network is both better and "
-        "cheaper. Whiskers are the 95% intervals.",
-        element(
-            "div",
-            element("fieldset", element("legend", "cost", hidden=True), *buttons, class_="switch"),
-            _legend(series),
-            *shown,
-            class_="costs",
-        ),
-    )
-
-
-def _legend(series: Mapping[str, Series]) -> Markup:
-    """Each network's mark, rank and name."""
-    return element(
-        "ul",
-        *(element("li", each.swatch(), f"{each.number} {each.name}") for each in series.values()),
-        class_="legend",
-    )
-
-
-def _curve_section(series: Mapping[str, Series]) -> Markup:
-    chart = learning_curves(series.values())
-    if chart is None:
-        return Markup()
-    again = any(len(each.row.refits) > 1 for each in series.values())
-    return _section(
-        "Learning curves",
-        "Dice on the validation images, at the training size and threshold 0.5, over the minutes of training alone. "
-        "The scale is that of the error, so 0.9, 0.99 and 0.999 lie equally far apart."
-        + " Thin lines are the trainings with other seeds."
-        * again,
-        _legend(series),
-        chart,
-    )
-
-
-def _view_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
-    table = view_table(board.images, series)
-    if table is None:
-        return Markup()
-    return _section(
-        "Dice by view angle",
-        "Mean error x 1e4 on the images from each side: the stronger the colour, the larger.",
-        _scroll(table, "Dice by view angle"),
-    )
-
-
-def _pair_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
-    matrix = pair_matrix(board.pairs, series)
-    if matrix is None:
-        return Markup()
-    return _section(
-        "Which networks differ",
-        "By how much a network (row) is better than those ranked below it (columns), in Dice x 1e4. Bold on colour: "
-        "a significant difference. Grey and =: tied, it may be chance.",
-        _scroll(matrix, "Which networks differ"),
-        element(
-            "details",
-            element("summary", "All pairs with intervals and p-values"),
-            _scroll(pair_list(board.pairs), "All pairs"),
-        ),
-    )
-
-
-def _image_section(board: LeaderboardData, series: Mapping[str, Series]) -> Markup:
-    if not series:
-        return Markup()
-    shown = disagreements(board, series)
-    title = "Where networks disagree most"
-    if not isinstance(shown, Markup):
-        return _section(title, shown)
-    key = joined(
-        [
-            "The images whose masks differ most:",
-            *(element("span", element("i", class_=name), text) for name, text in _KEY.items()),
-        ]
-    )
-    return _section(title, element("span", key, class_="key"), shown)
-
-
-_SORTS = element("span", "A click on a heading sorts.", class_="sorts", hidden=True)  # the script shows it
-_KEY = {"extra": "too much", "missed": "missed", "outline": "the true outline"}
+def _points(points: Iterable[Point]) -> str:
+    """Points as SVG writes them."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import cv2
@@ -17,11 +19,13 @@ from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.spool import mask_path
 from carvana.inference.outputs.overlay import paint_errors, paint_outline
-from carvana.leaderboard.records import WAITING, LeaderboardData, ScoredImage
-from carvana.leaderboard.report.disagreement import Disagreement, Masks, most_different
-from carvana.leaderboard.report.markup import Markup, Series, element, joined
+from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
 
 UInt8 = NDArray[np.uint8]
+Masks = Sequence[UInt8]
+
+READINGS = 240
+"""The most masks that are read: some seconds at 1918 x 1280 pixels."""
 
 _THUMBNAIL = 420  # pixels, the width of a whole image
 _CROP = (3 / 16, 1 / 4)  # of the image's width: height and width of the part that is shown large
@@ -29,26 +33,94 @@ _LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not
 _DIMMED = 140  # of 255: how much of the image's light is taken away outside a mask
 
 
-def disagreements(board: LeaderboardData, series: Mapping[str, Series]) -> Markup | str:
+@dataclass(frozen=True)
+class Picture:
+    """An image as the page shows it; pictures are URLs that hold an image file.
+
+    Attributes:
+        image: with its scores.
+        distance: how much its masks differ, in [0, 1].
+        whole: all of it, small.
+        frame: where ``crop`` lies in it, as CSS.
+        crop: the part where the masks differ most.
+        truth: a layer over the part: the outline of the true mask.
+        errors: a layer for each network, by name.
+    """
+
+    image: ScoredImage
+    distance: float
+    whole: str
+    frame: str
+    crop: str
+    truth: str
+    errors: Mapping[str, str]
+
+
+def disagreements(board: LeaderboardData) -> list[Picture] | str:
     """The pictures, or a sentence that says why there are none."""
     if any(row.status == WAITING for row in board.rows):
         return "Images are compared once no network is waiting any more."
-    with_masks = {name: each for name, each in series.items() if each.row.masks}
-    if len(with_masks) < 2:
+    rows = [row for row in board.ranked if row.masks]
+    if len(rows) < 2:
         return "It takes the masks of two networks to compare them."
     samples = {sample.name: sample for sample in board.samples if sample.mask is not None}
     images = [image for image in board.images if image.image in samples]
     if not images:
         return "The images could not be found when this page was written."
-
-    def read(image: ScoredImage) -> Masks | None:
-        return _read_masks(samples[image.image], with_masks.values())
-
-    chosen = most_different(images, list(with_masks), read)
+    chosen = most_different(images, [row.name for row in rows], lambda image: _read_masks(samples[image.image], rows))
     if not chosen:
         return "The masks could not be found when this page was written."
-    shown = [_article(each, samples[each.image.image], with_masks, index) for index, each in enumerate(chosen, start=1)]
-    return joined(shown)
+    return [_picture(image, distance, samples[image.image], rows) for image, distance in chosen]
+
+
+def most_different(
+    images: Sequence[ScoredImage],
+    names: Sequence[str],
+    read: Callable[[ScoredImage], Masks | None],
+    *,
+    count: int = 6,
+    per_group: int = 2,
+    readings: int = READINGS,
+) -> list[tuple[ScoredImage, float]]:
+    """The images whose masks differ most, at most ``per_group`` of one group.
+
+    The Jaccard distance obeys the triangle inequality: the distance of two masks is at most the sum of their distances
+    from the true mask, which follow from their scores. So masks are read in the order of this bound, the largest first,
+    until no other image can be among the chosen. (Scores are at thresholds chosen on other groups and masks are not,
+    which moves the bound a little; the images are examples, and no number depends on them.)
+
+    Args:
+        images: with the scores of all networks.
+        names: of the networks.
+        read: gives an image's masks, uint8 (H, W) of 0 and 1, in any order, or None where some are missing.
+        count: how many images.
+        per_group: how many of one group.
+        readings: the most masks to read.
+
+    Returns:
+        At most ``count`` images with the :func:`mean_distance` of their masks, the largest first.
+    """
+    bounds = {image.image: _bound([image.dice[name] for name in names if name in image.dice]) for image in images}
+    found: list[tuple[ScoredImage, float]] = []
+    chosen: list[tuple[ScoredImage, float]] = []
+    for image in sorted(images, key=lambda image: -bounds[image.image]):
+        full = len(chosen) == count and bounds[image.image] <= chosen[-1][1]
+        if full or (len(found) + 1) * len(names) > readings:
+            break
+        masks = read(image)
+        if masks is not None:
+            found.append((image, mean_distance(masks)))
+            chosen = _at_most(found, count, per_group)
+    return chosen
+
+
+def mean_distance(masks: Masks) -> float:
+    """The mean of 1 - intersection / union over all pairs of masks; 0 for two empty ones."""
+    distances = []
+    for a, b in combinations([np.packbits(mask) for mask in masks], 2):
+        differing, either = (int(np.bitwise_count(bits).sum(dtype=np.int64)) for bits in (a ^ b, a | b))
+        distances.append(differing / either if either else 0.0)
+    return float(np.mean(distances)) if distances else 0.0
 
 
 def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) -> tuple[int, int]:
@@ -62,58 +134,6 @@ def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) ->
     corners = np.argwhere(held >= held.max() * (1 - 1e-6))
     row, column = corners[np.argmin(np.square(corners - corners.mean(axis=0)).sum(axis=1))]
     return int(row), int(column)
-
-
-def _read_masks(sample: Sample, series: Iterable[Series]) -> list[UInt8] | None:
-    """The masks of an image, one of each network; None where one is missing, damaged or of another size."""
-    try:
-        masks = [read_mask(mask_path(each.row.masks or "", sample)) for each in series]
-    except DataError:
-        return None
-    return masks if len({mask.shape for mask in masks}) == 1 else None
-
-
-def _article(chosen: Disagreement, sample: Sample, series: Mapping[str, Series], index: int) -> Markup:
-    """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
-    scored, masks = chosen.image, _read_masks(sample, series.values())
-    assert masks is not None
-    assert sample.mask is not None
-    image, true = over_white(read_shown(sample.image)), read_mask(sample.mask)
-    height, width = true.shape
-    size = round(_CROP[0] * width), round(_CROP[1] * width)
-    votes: NDArray[np.float32] = np.stack(masks).mean(axis=0, dtype=np.float32)
-    top, left = busiest_window(votes * (1 - votes), size)
-    part = (slice(top, top + size[0]), slice(left, left + size[1]))
-    factor = max(1, round(_LEAST_CROP / size[1]))
-    crop = image[part]
-    enlarged = resize_image(crop, (factor * crop.shape[0], factor * crop.shape[1]))
-    frame = (
-        f"left: {left / width:.2%}; top: {top / height:.2%}; "
-        f"width: {crop.shape[1] / width:.2%}; height: {crop.shape[0] / height:.2%}"
-    )
-    whole = element(
-        "figure",
-        element("div", _image(_shrunk(image), ".jpg", alt=f"the image {scored.image}"), element("span", style=frame)),
-        element("figcaption", "the whole image"),
-        class_="whole",
-    )
-    tiles = [_tile(outline(true[part], factor), "truth", alt="the true mask's outline")]
-    for (name, each), mask in zip(series.items(), masks, strict=True):
-        layer = errors(mask[part], true[part], factor)
-        caption = each.label(element("small", f"Dice {scored.dice[name]:.5f}"))
-        tiles.append(_tile(layer, caption, alt=f"the errors of {name}"))
-    words = [f"group {scored.group}" if scored.group else "", f"view {scored.view}" if scored.view else ""]
-    words.append(f"two masks differ by {chosen.distance:.2%} of their union, on average")
-    return element(
-        "article",
-        element("h3", scored.image),
-        element("p", ", ".join(filter(None, words)), class_="muted"),
-        # Shared by all tiles, each of which lays its own transparent picture over it.
-        element("style", Markup(f"#image-{index} .crop{{background-image:url({_data_url(enlarged, '.jpg')})}}")),
-        element("div", whole, element("div", *tiles, class_="tiles"), class_="side-by-side"),
-        id=f"image-{index}",
-        class_="image",
-    )
 
 
 def errors(mask: UInt8, true: UInt8, factor: int = 1) -> UInt8:
@@ -140,6 +160,58 @@ def outline(true: UInt8, factor: int = 1) -> UInt8:
     return layer
 
 
+def _bound(scores: Sequence[float]) -> float:
+    """The largest mean distance that masks with these scores can have."""
+    distances = [1 - dice / (2 - dice) for dice in scores]
+    return float(np.mean([min(1.0, a + b) for a, b in combinations(distances, 2)])) if len(distances) > 1 else 0.0
+
+
+def _at_most(found: Sequence[tuple[ScoredImage, float]], count: int, per_group: int) -> list[tuple[ScoredImage, float]]:
+    """The largest distances, with at most ``per_group`` of one group."""
+    chosen: list[tuple[ScoredImage, float]] = []
+    for each in sorted(found, key=lambda each: -each[1]):
+        same_group = sum(other.group == each[0].group for other, _ in chosen)
+        if same_group < per_group and len(chosen) < count:
+            chosen.append(each)
+    return chosen
+
+
+def _read_masks(sample: Sample, rows: Sequence[Row]) -> list[UInt8] | None:
+    """The masks of an image, one of each network; None where one is missing, damaged or of another size."""
+    try:
+        masks = [read_mask(mask_path(row.masks or "", sample)) for row in rows]
+    except DataError:
+        return None
+    return masks if len({mask.shape for mask in masks}) == 1 else None
+
+
+def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequence[Row]) -> Picture:
+    """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
+    masks = _read_masks(sample, rows)
+    assert masks is not None
+    assert sample.mask is not None
+    image, true = over_white(read_shown(sample.image)), read_mask(sample.mask)
+    height, width = true.shape
+    votes: NDArray[np.float32] = np.stack(masks).mean(axis=0, dtype=np.float32)
+    top, left = busiest_window(votes * (1 - votes), (round(_CROP[0] * width), round(_CROP[1] * width)))
+    part = np.s_[top : top + round(_CROP[0] * width), left : left + round(_CROP[1] * width)]
+    crop = image[part]
+    factor = max(1, round(_LEAST_CROP / crop.shape[1]))
+    return Picture(
+        image=scored,
+        distance=distance,
+        whole=_data_url(_resized(image, min(1.0, _THUMBNAIL / width)), ".jpg"),
+        frame=f"left: {left / width:.2%}; top: {top / height:.2%}; "
+        f"width: {crop.shape[1] / width:.2%}; height: {crop.shape[0] / height:.2%}",
+        crop=_data_url(_resized(crop, factor), ".jpg"),
+        truth=_data_url(outline(true[part], factor), ".png"),
+        errors={
+            row.name: _data_url(errors(mask[part], true[part], factor), ".png")
+            for row, mask in zip(rows, masks, strict=True)
+        },
+    )
+
+
 def _dimmed(mask: UInt8) -> UInt8:
     layer = np.zeros((*mask.shape, 4), np.uint8)
     layer[mask == 0, 3] = _DIMMED
@@ -150,23 +222,9 @@ def _enlarged(pixels: UInt8, factor: int) -> UInt8:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _shrunk(image: UInt8) -> UInt8:
+def _resized(image: UInt8, factor: float) -> UInt8:
     height, width = image.shape[:2]
-    factor = min(1.0, _THUMBNAIL / width)
     return resize_image(image, (max(1, round(factor * height)), max(1, round(factor * width))))
-
-
-def _tile(layer: UInt8, caption: str, *, alt: str) -> Markup:
-    return element(
-        "figure",
-        element("div", _image(layer, ".png", alt=alt), class_="crop"),
-        element("figcaption", caption),
-    )
-
-
-def _image(pixels: UInt8, suffix: str, *, alt: str) -> Markup:
-    height, width = pixels.shape[:2]
-    return element("img", src=_data_url(pixels, suffix), alt=alt, width=width, height=height)
 
 
 def _data_url(pixels: UInt8, suffix: str) -> str:

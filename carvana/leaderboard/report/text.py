@@ -1,4 +1,4 @@
-"""The leaderboard as text: CSV for programs, Markdown for a README or a pull request, aligned columns for terminals."""
+"""The leaderboard in words: facts and notes; as CSV for programs, as Markdown, and as aligned lines for terminals."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from itertools import groupby
 from typing import Any
 
-from carvana.leaderboard.records import LeaderboardData, Row, SeedRun
-from carvana.leaderboard.report.columns import Column, brief_columns, columns
-from carvana.leaderboard.report.facts import facts, notes, one_line, remark, remarks
+from carvana.evaluation.statistics import LEVEL, groups_needed
+from carvana.leaderboard.records import OK, WAITING, LeaderboardData, Row, SeedRun
+from carvana.leaderboard.report.columns import brief_columns, columns
 
 _REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
@@ -22,47 +21,124 @@ _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#&]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))")
 
 
+def facts(board: LeaderboardData) -> tuple[tuple[str, str], ...]:
+    """The header as pairs of a label and a text; first of all, whether the comparison is still unfinished."""
+    header = board.header
+    status = unfinished(board)
+    return (
+        *((("status", status),) if status else ()),
+        ("data", header.data),
+        ("evaluated on", counted(header.images, header.groups)),
+        ("trained on", counted(header.train_images, header.train_groups)),
+        ("scored", header.scored),
+        ("split", f"{header.split} (content {header.content})"),
+        ("config", header.config_name),
+        ("budget", f"{header.budget} for each training" if header.budget else "that of each run"),
+        ("seeds" if len(header.seeds) > 1 else "seed", ", ".join(map(str, header.seeds)) or "that of each run"),
+        ("carvana", f"{header.version} (commit {header.commit or 'unknown'})"),
+        ("machine", header.machine),
+    )
+
+
+def unfinished(board: LeaderboardData) -> str:
+    """What is still missing, in words; empty for a finished comparison."""
+    waiting = sum(row.status == WAITING for row in board.rows)
+    unmeasured = sum(row.status == OK and row.latency_ms is None for row in board.ranked)
+    missing = [f"{waiting} still waiting" if waiting else "", f"{unmeasured} not yet measured" if unmeasured else ""]
+    words = ", ".join(filter(None, missing))
+    return words and f"not finished: of {len(board.rows)} network{'s' * (len(board.rows) > 1)} {words}"
+
+
+def notes(board: LeaderboardData) -> tuple[str, ...]:
+    """How to read the table, as sentences."""
+    ranked = board.ranked
+    lines = []
+    if any(row.tied_with_best and row.rank != 1 for row in ranked):
+        lines.append(
+            "Networks marked = are tied with the best: in a test that flips the sign of the difference for whole "
+            f"groups, the p-value, adjusted for all pairs, is above {LEVEL:g}."
+        )
+    if len(ranked) > 1 and 0 < board.header.groups < groups_needed(LEVEL):
+        lines.append(
+            f"With {board.header.groups} group{'s' * (board.header.groups > 1)} no difference is significant; it takes "
+            f"{groups_needed(LEVEL)}."
+        )
+    if any(row.dice_ci95 for row in ranked):
+        lines.append("The 95% interval is from a bootstrap over groups, since images of one group are alike.")
+    if any(row.dice_spread is not None for row in ranked):
+        lines.append("The spread is the best minus the worst Dice of the trainings with different seeds.")
+    if any(row.latency_ms is not None for row in ranked):
+        lines.append("Prediction (ms, images/s, MB) was measured for each network alone, after all trainings.")
+    elsewhere = _fitted_elsewhere(board)
+    if elsewhere:
+        lines.append(f"Not fitted by this version on this machine: {'; '.join(elsewhere)}.")
+    return tuple(lines)
+
+
+def remarks(board: LeaderboardData) -> tuple[Row, ...]:
+    """The rows with a remark: networks that wait, then those that failed."""
+    return tuple(sorted((row for row in board.rows if not row.ok or row.failed), key=lambda row: row.failed))
+
+
+def remark(row: Row) -> str:
+    """The status of a row: "waiting", or "failed: " and the reason."""
+    return _one_line(row.status) or WAITING
+
+
+def counted(images: int, groups: int) -> str:
+    """Images and groups, in words.
+
+    Example:
+        >>> counted(1, 1), counted(5088, 318)
+        ('1 image of 1 group', '5,088 images of 318 groups')
+    """
+    return f"{images:,} image{'s' * (images != 1)} of {groups:,} group{'s' * (groups != 1)}"
+
+
 def to_csv(board: LeaderboardData) -> str:
     """One line for each row under one header line, all digits kept.
 
     Unknown values are empty. An interval has two columns; values of each seed are a JSON list, such as ``refit_dice``
     with ``[0.98732, 0.98868]``; the curves are in leaderboard.json only.
     """
-    lines = [_flat(row) for row in board.rows] or [_flat(Row(""))]
+    lines = [_flat(row) for row in board.rows]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(lines[0])
-    writer.writerows([line.values() for line in lines] if board.rows else [])
+    writer = csv.DictWriter(text, list(_flat(Row(""))), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return text.getvalue()
 
 
-def to_text(board: LeaderboardData, *, markup: bool = False) -> str:
-    """Facts, table and notes as aligned lines.
+def to_text(board: LeaderboardData) -> str:
+    """Facts, table and notes as aligned lines."""
+    known = facts(board)
+    width = max(len(label) for label, _ in known)
+    parts: list[Sequence[str]] = [
+        [f"{label.ljust(width)}{_GAP}{text}" for label, text in known],
+        _table(board) if board.ranked else [],
+        [f"{_one_line(row.name)}: {remark(row)}" for row in remarks(board)],
+        notes(board),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
-    Args:
-        board: the leaderboard.
-        markup: as console markup of rich, where the best and those tied with it are bold; brackets of names are
-            escaped.
-    """
-    shown = brief_columns(board)
-    rows = board.ranked
-    cells = [[column.heading for column in shown], *([column.cell(row) for column in shown] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    strong = [True, *(row.rank == 1 or bool(row.tied_with_best) for row in rows)]
-    table = [(_aligned(line, shown, widths), bold) for line, bold in zip(cells, strong, strict=True)] if rows else []
-    others = [f"{one_line(row.name)}: {remark(row)}" for row in remarks(board)]
-    parts = [_plain(_facts(board)), table, _plain(others), _plain(notes(board))]
-    lines = [line for part in parts if part for line in [*part, ("", False)]][:-1]
-    return _marked_up(lines) if markup else "\n".join(line for line, _ in lines)
+
+def to_rich(board: LeaderboardData) -> str:
+    """The same as console markup of rich, with a backslash before each bracket that would open a tag."""
+    return _TAG.sub(r"\1\1\\\2", to_text(board))
 
 
 def to_markdown(board: LeaderboardData) -> str:
     """A list of facts, the table of ranked networks, those without a result and why, and how to read it."""
     parts = [[f"- **{label}**: {escaped(text)}" for label, text in facts(board)]]
     if board.ranked:
-        parts.append(_markdown_table(board))
-    if others := remarks(board):
-        parts.append([f"- {escaped(row.name)}: {escaped(remark(row))}" for row in others])
+        shown = columns(board)
+        cells = [
+            [column.heading for column in shown],
+            ["---:" if column.numeric else "---" for column in shown],
+            *([escaped(column.cell(row)) for column in shown] for row in board.ranked),
+        ]
+        parts.append([f"| {' | '.join(line)} |" for line in cells])
+    parts.append([f"- {escaped(row.name)}: {escaped(remark(row))}" for row in remarks(board)])
     parts.append(list(notes(board)))
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -74,7 +150,28 @@ def escaped(text: str) -> str:
         >>> escaped("a|b\n<c>")
         'a\\|b \\<c\\>'
     """
-    return _SPECIAL.sub(r"\\\1", one_line(text))
+    return _SPECIAL.sub(r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """Text without the line breaks that a name or an error's message may hold."""
+    return " ".join(text.split())
+
+
+def _fitted_elsewhere(board: LeaderboardData) -> Iterable[str]:
+    """The networks that were fitted by another version or on another machine, and by which."""
+    found = []
+    for row in board.ranked:
+        others = {
+            (refit.version, refit.machine)
+            for refit in row.refits
+            if refit.version not in (None, board.header.version)
+            or (refit.machine is not None and refit.machine not in board.header.machine)
+        }
+        words = ", ".join(f"carvana {version} on {machine}" for version, machine in sorted(others, key=str))
+        if words:
+            found.append(f"{row.name} ({words})")
+    return found
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -96,44 +193,14 @@ def _flat(row: Row) -> dict[str, Any]:
     return flat
 
 
-def _aligned(cells: Iterable[str], shown: Sequence[Column], widths: Sequence[int]) -> str:
-    padded = (
-        cell.rjust(width) if column.numeric else cell.ljust(width)
-        for cell, column, width in zip(cells, shown, widths, strict=True)
-    )
-    return _GAP.join(padded).rstrip()
-
-
-def _facts(board: LeaderboardData) -> list[str]:
-    known = facts(board)
-    width = max(len(label) for label, _ in known)
-    return [f"{label.ljust(width)}{_GAP}{text}" for label, text in known]
-
-
-def _plain(lines: Iterable[str]) -> list[tuple[str, bool]]:
-    return [(line, False) for line in lines]
-
-
-def _marked_up(lines: Sequence[tuple[str, bool]]) -> str:
-    r"""Lines as console markup of rich, some of them bold.
-
-    A bracket opens a tag where it could be one, and the tag may end in a later line; an odd number of backslashes
-    before it makes it text again. So what lies between two of our own tags is escaped as one piece.
-    """
-    pieces = []
-    for bold, run in groupby(lines, key=lambda line: line[1]):
-        text = _TAG.sub(r"\1\1\\\2", "\n".join(line for line, _ in run))
-        # The tag of ours that follows must not be taken for text.
-        text += "\\" * (len(text) - len(text.rstrip("\\"))) if bold else ""
-        pieces.append(f"[bold]{text}[/bold]" if bold else text)
-    return "\n".join(pieces)
-
-
-def _markdown_table(board: LeaderboardData) -> list[str]:
-    shown = columns(board)
-    lines = [
-        [column.heading for column in shown],
-        ["---:" if column.numeric else "---" for column in shown],
-        *([escaped(column.cell(row)) for column in shown] for row in board.ranked),
+def _table(board: LeaderboardData) -> list[str]:
+    shown = brief_columns(board)
+    cells = [[column.heading for column in shown], *([column.cell(row) for column in shown] for row in board.ranked)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        _GAP.join(
+            cell.rjust(width) if column.numeric else cell.ljust(width)
+            for cell, column, width in zip(line, shown, widths, strict=True)
+        ).rstrip()
+        for line in cells
     ]
-    return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,3 +1,5 @@
+"""What scripts register, in worker processes: beside test_worker_pool.py, whose processes must not import torch."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,7 +9,7 @@ import pytest
 from torch import nn
 
 from carvana.errors import ConfigError
-from carvana.leaderboard.script_registrations import register_targets, script_targets
+from carvana.leaderboard.worker_pool import register_targets, script_targets
 from carvana.registry import registry
 
 
