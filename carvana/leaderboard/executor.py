@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from carvana.data.check.resolution_limit import mean_best_dice
+from carvana.data.check.masks import mean_best_dice
 from carvana.errors import CarvanaError
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.plan import ComparisonPlan, Trial

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carvana.config import FitConfig, SplitConfig, load_config
-from carvana.data.check.sizes import check_sizes
+from carvana.data.check.masks import check_sizes
 from carvana.data.digest import content_digest
 from carvana.data.splits import Split, make_split, tell_of_leak, write_split
 from carvana.errors import CarvanaError, ConfigError

@@ -15,7 +15,7 @@ from carvana.data.augment import make_augment
 from carvana.data.cache import SampleCache
 from carvana.data.cache_build import build_caches
 from carvana.data.cache_home import cache_home
-from carvana.data.check.sizes import check_sizes
+from carvana.data.check.masks import check_sizes
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.samples import Sample
