@@ -35,6 +35,7 @@ _LEAST_PART = 0.002  # of the pixels: a hue on fewer is ignored
 _NEAR_ENDS = 0.98  # of the pixels of an antialiased mask lie within a tenth of black or white
 _LOW_LABELS = 9, 0.001  # an antialiased mask has no value of 1 to 9 (of 255) on more than this share of its pixels
 _LEAST_LABEL = 0.01  # of the pixels: a value between lowest and highest on more of them is a label
+_STRIP = 64  # rows that are shrunk at once: what stays in the processor's cache is several times as fast
 _EXPECTED = "expected 0 and 1, 0 and 255, or a palette in which the object is bright"
 
 
@@ -182,20 +183,28 @@ def _coverage(mask: UInt8, size: tuple[int, int]) -> UInt8:
     The sums over all pixels above and to the left (Crow 1984, https://doi.org/10.1145/800031.808600) give the sum over
     any rectangle. Within a pixel of the mask they grow evenly, so rectangles may begin and end between pixels.
     """
+    height, width = size
     sums = cv2.integral(mask)  # int32 (H + 1, W + 1)
-    for new in size:
-        old = len(sums) - 1
-        edges = np.arange(new + 1) * old  # of the new pixels, where an old one is ``new`` long
-        whole, part = edges // new, (edges % new).astype(np.int32)
-        # In place, since new memory costs more than the arithmetic. What passes 32 bits comes back in the difference.
-        at_edges, grown = sums[whole], sums[np.minimum(whole + 1, old)]
-        grown -= at_edges
-        grown *= part[:, None]
-        at_edges *= new
-        at_edges += grown
-        sums = np.ascontiguousarray(np.diff(at_edges, axis=0).T)
-    coverage: UInt8 = (255 * sums.astype(np.float64) / mask.size + 0.5).astype(np.uint8)
+    rows, columns = np.arange(height + 1), np.arange(width + 1)
+    coverage = np.empty(size, np.uint8)
+    for top in range(0, height, _STRIP):
+        strip = np.ascontiguousarray(_between(sums, rows[top : top + _STRIP + 1], height).T)
+        areas = _between(strip, columns, width).T.astype(np.float64)
+        coverage[top : top + _STRIP] = 255 * areas / mask.size + 0.5
     return coverage
+
+
+def _between(sums: NDArray[np.int32], edges: NDArray[np.int64], new: int) -> NDArray[np.int32]:
+    """By how much sums (N + 1, ...) grow between edges, which are in ``new`` parts of all; times ``new``."""
+    old = len(sums) - 1
+    whole, part = np.divmod(edges * old, new)
+    # What passes 32 bits here comes back in the difference.
+    before, grown = sums[whole], sums[np.minimum(whole + 1, old)]
+    grown -= before
+    grown *= part.astype(np.int32)[:, None]
+    before *= new
+    before += grown
+    return np.diff(before, axis=0)
 
 
 def _read(source: Source, max_pixels: int) -> tuple[NDArray[Any], MaskFile]:
