@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from carvana.data.check.problems import ADVICE, NOTES, Problem
+from carvana.data.check.files import ADVICE, NOTES, Problem
 from carvana.data.check.report import Report
 from carvana.data.splits import Side, SplitReport
 from carvana.errors import printable

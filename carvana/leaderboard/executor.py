@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from carvana.data.check.resolution_limit import mean_best_dice
+from carvana.data.check.masks import mean_best_dice
 from carvana.errors import CarvanaError
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.plan import ComparisonPlan, Trial

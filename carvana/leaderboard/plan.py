@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from carvana.config import FitConfig, SplitConfig, load_config
-from carvana.data.check.sizes import check_sizes
+from carvana.data.check.masks import check_sizes
 from carvana.data.digest import content_digest
 from carvana.data.splits import Split, make_split, tell_of_leak
 from carvana.errors import CarvanaError, ConfigError

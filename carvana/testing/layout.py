@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from carvana.data.check.sizes import check_sizes
+from carvana.data.check.masks import check_sizes
 from carvana.data.io.masks import write_mask
 from carvana.data.layouts import Folders, layout_of
 from carvana.data.samples import find_samples, listed

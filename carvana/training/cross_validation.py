@@ -6,7 +6,7 @@ import os
 import shutil
 
 from carvana.config import FitConfig
-from carvana.data.check.sizes import check_sizes
+from carvana.data.check.masks import check_sizes
 from carvana.data.splits import Split, config_samples, split_folds, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.cross_validation import evaluate_folds

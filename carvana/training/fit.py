@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from carvana.config import FitConfig
-from carvana.data.check.odd_masks import warn_about_masks
+from carvana.data.check.masks import warn_about_masks
 from carvana.data.digest import content_digests
 from carvana.data.samples import warn_of_passed_over
 from carvana.data.splits import write_split

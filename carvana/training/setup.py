@@ -13,7 +13,7 @@ import torch
 from carvana.config import FitConfig
 from carvana.data.augment import make_augment
 from carvana.data.cache import SampleCache, build_caches
-from carvana.data.check.sizes import check_sizes
+from carvana.data.check.masks import check_sizes
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.digest import cache_home

@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from reporters import Lines
 
-from carvana.data.check.folder import list_folders
+from carvana.data.check.files import list_folders
 from carvana.data.layouts import find_images
 from carvana.data.samples import Sample, find_samples, warn_of_passed_over
 from carvana.data.splits import read_split, split_samples, write_split
 from carvana.errors import ConfigError, DataError
-from carvana.utils.progress import SilentReporter
 
 
 def make(root: Path, images: str, masks: str, names: list[str], mask_suffix: str) -> Path:
@@ -126,7 +126,7 @@ def test_a_mask_belongs_to_the_photo_of_its_own_stem_first(tmp_path: Path, names
     make(tmp_path, "images", "masks", names, suffix)
     expected = [(name, [f"{name}{suffix}.png"]) for name in names]
     assert [(sample.stem, [mask.name for mask in sample.masks]) for sample in find_samples(tmp_path)] == expected
-    listed = list_folders(tmp_path).pairs
+    listed = list_folders(tmp_path).samples
     assert [(place.stem, [mask.name for mask in place.masks]) for place in listed] == expected
     assert list_folders(tmp_path).problems == []
 
@@ -237,7 +237,7 @@ def found(root: Path, **options: str) -> dict[str, list[str]]:
     samples = find_samples(root, **options)  # type: ignore[arg-type]
     listing = list_folders(root, **options)  # type: ignore[arg-type]
     assert listing.problems == []
-    assert [place.masks for place in listing.pairs] == [sample.masks for sample in samples]
+    assert [place.masks for place in listing.samples] == [sample.masks for sample in samples]
     return {sample.name: [mask.name for mask in sample.masks] for sample in samples}
 
 
@@ -314,18 +314,6 @@ def test_a_split_may_name_photos_of_sub_folders_or_paths_that_end_in_names(tmp_p
     (tmp_path / "own.csv").write_text("image,subset\nx/a.jpg,train\ny/a.jpg,val\n")
     with pytest.raises(DataError, match=r"a\.jpg is there twice"):
         read_split(tmp_path / "own.csv", find_samples(tmp_path / "2"))
-
-
-class Lines(SilentReporter):
-    """Keeps messages."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.lines.append(text)
-
-    warn = info
 
 
 def test_what_a_training_passes_over_is_counted_by_kind(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from faults.many import Taken, draw_folder, growth, measured, some_photos, touch_folder, write_tables
 from submitting import small_predictor
 
-from carvana.data.check.duplicates import find_near_duplicates_among
+from carvana.data.check.duplicates import find_near_duplicates
 
 KB = 1000
 """Bytes that an image may add to a command's memory."""
@@ -63,7 +63,7 @@ def bounded(
 @pytest.mark.fault(
     done="data check of 100,000 names, of which 99,000 are hard links to one of the others",
     promised="memory grows by less than 1 kB an image; each duplicate is reported",
-    reaches="data/check/summary_table.py; data/check/folder.py: FilePairs",
+    reaches="data/check/report.py: _Table; data/check/files.py: FolderContents",
 )
 def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -> None:
     taken = bounded(lambda count: measured("data", "check", folder_of(count), codes=(0, 1)))
@@ -88,7 +88,7 @@ def test_all_photos_are_compared_with_all(whole: bool, came_out: Callable[..., N
         chosen = np.r_[np.arange(count - 2), many - 2, many - 1]
         pictures = thumbnails[chosen].reshape(count, 16, 4, 16, 4).sum(axis=(2, 4), dtype=np.uint16)
         tracemalloc.start()
-        found = find_near_duplicates_among(
+        found = find_near_duplicates(
             pictures, map(str, range(count)), look=lambda number, chosen=chosen: thumbnails[chosen[number]]
         )
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -162,7 +162,7 @@ def test_a_file_of_more_bytes_than_a_photo_takes_is_refused(tmp_path: Path, came
 @pytest.mark.fault(
     done="a progressive JPEG, RGB and CMYK, with 20,000 scans in a megabyte, as image and as mask",
     promised="refused before it is decoded, however long that would take; an ordinary progressive JPEG is read",
-    reaches="data/io/jpeg_segments.py: count_scans",
+    reaches="data/io/jpeg.py: count_scans",
 )
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
 def test_a_jpeg_of_very_many_scans_is_refused(mode: str, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_jpeg_of_very_many_scans_is_refused(mode: str, tmp_path: Path) -> None
 @pytest.mark.fault(
     done="a GIF mask of 20 MB: a picture of 60x90 pixels, and codes without an end behind it",
     promised="read or refused in less than 120 MB",
-    reaches="data/io/gif.py: _unpacked, more codes than all of its parts take",
+    reaches="data/io/decode.py: open_picture",
 )
 def test_codes_without_an_end_take_little_memory(tmp_path: Path, came_out: Callable[..., None]) -> None:
     data = gif_mask(draw_mask(), tmp_path)

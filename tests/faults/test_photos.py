@@ -47,7 +47,7 @@ def test_a_cut_jpeg_is_refused(place: int, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a GIF mask cut at 20 places, read as pixels and as coverage",
     promised="an error of one line that names the file, or where only its end mark is missing, the mask",
-    reaches="data/io/gif.py: the end of the blocks, of the codes, of the file; then Pillow",
+    reaches="data/io/decode.py: open_picture, whatever Pillow raises",
     quick=4,
 )
 @pytest.mark.parametrize("place", PLACES)
@@ -64,7 +64,7 @@ def test_a_cut_gif_mask_is_refused(place: int, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a PNG mask cut at 20 places",
     promised="an error of one line that names the file, or where only the end mark is cut, the mask",
-    reaches="data/io/masks.py: _mask_from_pixels on a damaged file",
+    reaches="data/io/masks.py: _read on a damaged file",
     quick=4,
 )
 @pytest.mark.parametrize("place", PLACES)

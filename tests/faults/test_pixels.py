@@ -20,8 +20,8 @@ from faults.pictures import (
 from PIL import Image, ImageOps
 
 from carvana.data.cache import read_shrunken
+from carvana.data.check.masks import check_sizes
 from carvana.data.check.report import check_data
-from carvana.data.check.sizes import check_sizes
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
@@ -120,7 +120,7 @@ MASKS: dict[str, tuple[Callable[[UInt8], bytes] | None, str]] = {
 @pytest.mark.fault(
     done="carvana.fit with masks of another size, turned, of the values 0, 1 and 2, or 0 and 100, missing, folders",
     promised="one line that names a mask, before anything is trained",
-    reaches="data/check/sizes.py: check_sizes; data/io/mask_values.py: object_of; data/samples.py: no mask",
+    reaches="data/check/masks.py: check_sizes; data/io/masks.py: _object_of; data/samples.py: no mask",
 )
 @pytest.mark.parametrize("kind", MASKS)
 def test_masks_that_tell_nothing_stop_a_fit(kind: str, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_masks_that_tell_nothing_stop_a_fit(kind: str, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="masks with soft edges (1% of the pixels, 68 to 187), in colour, as JPEG, with alpha",
     promised=("foreground where the brightest channel exceeds half; carvana data check reports the other values"),
-    reaches="data/io/mask_values.py: mask_values, object_of; data/io/masks.py: inspect_mask",
+    reaches="data/io/masks.py: _values_of, _object_of, inspect_mask",
 )
 @pytest.mark.parametrize("kind", ["soft", "colour", "jpeg", "alpha"])
 def test_soft_and_coloured_masks_are_cut_at_half(kind: str, tmp_path: Path) -> None:

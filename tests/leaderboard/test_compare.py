@@ -17,7 +17,7 @@ from comparing import RECIPE, recipe
 
 import carvana
 from carvana.config import FitConfig
-from carvana.data.check.resolution_limit import best_dice
+from carvana.data.check.masks import best_dice
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.statistics import bootstrap_interval

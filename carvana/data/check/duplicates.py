@@ -7,7 +7,7 @@ with another image's. Brightness and contrast cancel out; the size in pixels doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -66,32 +66,21 @@ def coarse(picture: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return sums
 
 
-def find_near_duplicates(thumbnails: NDArray[np.uint8], groups: Sequence[str]) -> list[NearDuplicate]:
-    """Find images that are the same as one of another group, though not bit by bit.
-
-    Args:
-        thumbnails: uint8 (N, 64, 64), as :func:`thumbnail` gives them.
-        groups: N names of groups. Images of one group are not compared: a split keeps them together.
-
-    Returns:
-        for each image that is like an earlier one of another group, the two, and of several the most similar.
-    """
-    pictures = np.array([coarse(each) for each in thumbnails]).reshape(-1, COARSE, COARSE)
-    return find_near_duplicates_among(pictures, groups, look=thumbnails.__getitem__)
-
-
-def find_near_duplicates_among(
+def find_near_duplicates(
     pictures: NDArray[np.uint16], groups: Iterable[str], *, look: Callable[[int], NDArray[np.uint8] | None]
 ) -> list[NearDuplicate]:
-    """What :func:`find_near_duplicates` finds, where thumbnails of all images would take too much memory.
+    """Find images that are the same as one of another group, though not bit by bit.
 
     All are compared with all at the smaller side, which takes a second for 5,000 images, and a few minutes for
     100,000; memory grows only with the number of pairs found.
 
     Args:
         pictures: uint16 (N, 16, 16), as :func:`coarse` gives them.
-        groups: N names of groups.
+        groups: N names of groups. Images of one group are not compared: a split keeps them together.
         look: gives the thumbnail of the image at a place; None if its file was removed meanwhile.
+
+    Returns:
+        for each image that is like an earlier one of another group, the two, and of several the most similar.
     """
     numbers: dict[str, int] = {}
     numbered = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
@@ -109,25 +98,23 @@ def find_near_duplicates_among(
 
 def _candidates(pictures: NDArray[np.uint16], groups: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
     """Pairs that are similar at the smaller side: the earlier image, the later one, and whether it is mirrored."""
-    detail: NDArray[np.bool_] = np.any(pictures, axis=(1, 2))
-    for start in range(0, len(pictures), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(pictures)))
+    detailed = np.flatnonzero(pictures.any(axis=(1, 2)))
+    for start in range(0, len(detailed), _BLOCK):
+        rows = detailed[start : start + _BLOCK]
         later = pictures[rows].astype(np.float32)
         ways = (False, _changes(later)), (True, _changes(later[:, :, ::-1]))
         alike: dict[tuple[bool, int], list[tuple[float, int]]] = {}
         for begin in range(0, start + 1, _BLOCK):
-            columns = np.arange(begin, min(begin + _BLOCK, len(pictures)))
+            columns = detailed[begin : begin + _BLOCK]
             earlier = _changes(pictures[columns].astype(np.float32)).T
-            comparable = np.less(columns, rows[:, None]) & np.not_equal(groups[rows, None], groups[columns])
-            comparable &= detail[rows, None] & detail[columns]
+            comparable = (columns < rows[:, None]) & (groups[rows, None] != groups[columns])
             for mirrored, changes in ways:
-                similarity = changes @ earlier
-                similarity[~comparable] = -1
-                for row in np.flatnonzero(similarity.max(axis=1) >= SIMILAR).tolist():
-                    places = np.argsort(similarity[row])[-_PER_IMAGE:]
-                    found = [(float(similarity[row, place]), begin + int(place)) for place in places]
-                    kept = alike.get((mirrored, start + row), [])
-                    alike[mirrored, start + row] = sorted([*kept, *found], reverse=True)[:_PER_IMAGE]
+                similarity = np.where(comparable, changes @ earlier, -1)
+                for place in np.flatnonzero(similarity.max(axis=1) >= SIMILAR).tolist():
+                    best = np.argsort(similarity[place])[-_PER_IMAGE:]
+                    found = [(float(similarity[place, each]), int(columns[each])) for each in best]
+                    kept = alike.get((mirrored, int(rows[place])), [])
+                    alike[mirrored, int(rows[place])] = sorted([*kept, *found], reverse=True)[:_PER_IMAGE]
         for (mirrored, row), nearest in sorted(alike.items()):
             yield from ((column, row, mirrored) for similarity, column in nearest if similarity >= SIMILAR)
 

@@ -1,131 +1,257 @@
-"""The sizes, the problems and the digests of one image and its mask. Each file is decoded once."""
+"""The files of a data folder: which belong together, and what is wrong with each. Each image is decoded once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.check.duplicates import SIDE, thumbnail
-from carvana.data.check.folder import FilePair
-from carvana.data.check.odd_masks import border_share, fits_better_turned
-from carvana.data.check.problems import Problem
-from carvana.data.check.resolution_limit import best_dices
-from carvana.data.io.decode import name_of, read_bytes
-from carvana.data.io.images import MAX_PIXELS, image_size, read_image
-from carvana.data.io.masks import MaskFile, inspect_mask
-from carvana.errors import DataError, printable
+from carvana.data.check.duplicates import SIDE, coarse, thumbnail
+from carvana.data.check.masks import best_dices, border_share, fits_better_turned
+from carvana.data.io.images import SUFFIXES, image_size, read_image
+from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, share_of
+from carvana.data.layouts import Folders, find_layout, group_and_view, group_pattern, image_names, is_folder
+from carvana.data.mask_names import EXPECTED, MaskNames
+from carvana.data.samples import PairedNames, Sample, listed, pair_names
+from carvana.errors import ConfigError, DataError, printable
+from carvana.utils.files import expanded
 
 T = TypeVar("T")
 Size = tuple[int, int]
 
+ADVICE = {
+    "unreadable": "replace the file, or move image and mask away",
+    "range": "scale the values to 0 to 255 and save 8 bits",
+    "no-mask": "add the mask, or move the image away",
+    "no-photo": "add the image, or move the mask away",
+    "same-stem": "keep one of the files",
+    "no-car": "make --group (data.group) match every image's name",
+    "size-differs": "export image and mask at one size",
+    "not-binary": "store two values alone: 0 and 255, or 0 and 1",
+    "inverted": "if object and background are exchanged, invert the masks: the object is white, or 1",
+    "turned": "look at it (carvana data show); turn the mask, or take the orientation out of the image's EXIF",
+    "frames": "store one picture a file: only the first one is read",
+    "empty-mask": "draw the object, or leave the image out if it should have one",
+    "full-mask": "make sure that the object really fills the image",
+    "same-mask": "make sure that each image has its own mask",
+    "duplicate": "keep one: it counts twice",
+    "near-duplicate": "give both images one group's name, or keep one: a split may put them on both sides",
+}
+"""What to do, by kind of problem; the order is that of reports."""
 
-@dataclass
-class ImageSummary:
-    """A readable image: its (height, width), a digest of its pixels, and its thumbnail, to find near-duplicates."""
-
-    size: Size
-    digest: bytes
-    thumbnail: NDArray[np.uint8]
+NOTES = {
+    "ignored": "files and folders that are not read",
+    "mixed-sizes": "images of one group differ in size",
+}
+"""What may be meant so, by kind."""
 
 
-@dataclass
-class MaskSummary:
-    """A readable mask: its (height, width), the shares of it and of its border that the object covers, a digest.
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem of one file, or a note about it.
 
-    ``ceilings`` is the best Dice possible, (sizes, 2), if it was computed.
+    Attributes:
+        kind: a key of :data:`ADVICE` or :data:`NOTES`.
+        file: its path.
+        message: what was found, without the path.
     """
 
-    size: Size
-    share: float
-    border: float
-    digest: bytes
-    ceilings: NDArray[np.float64] | None
+    kind: str
+    file: str
+    message: str
+
+
+@dataclass
+class FolderContents:
+    """What is in a data folder, and the problems with its names.
+
+    Attributes:
+        images: The folder of images.
+        masks: The folder of masks.
+        samples: The images, with masks or without.
+        alone: The masks without an image.
+        problems: Those that names show.
+        notes: What is not read.
+    """
+
+    images: Path
+    masks: Path
+    samples: Sequence[Sample]
+    alone: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples) + len(self.alone)
+
+    def pair(self, number: int) -> tuple[Path | None, tuple[Path, ...]]:
+        """An image and its masks: first all samples, then all masks that are alone."""
+        if number >= len(self.samples):
+            return None, (self.alone[number - len(self.samples)],)
+        sample = self.samples[number]
+        return sample.image, sample.masks
+
+
+def list_folders(
+    root: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    group: str | None = None,
+    mask_suffix: str | None = None,
+) -> FolderContents:
+    """Pair the images and masks of a data folder as :func:`carvana.find_samples` does, but list the problems and go on.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+        ConfigError: ``group`` is not usable at all.
+    """
+    rule = MaskNames(mask_suffix)
+    layout, found = find_layout(expanded(root), images, masks, rule)
+    pattern = group_pattern(group)
+    if not isinstance(found, Folders):
+        samples = listed(found, layout, expanded(root), pattern)
+        return FolderContents(expanded(root), expanded(root), samples)
+    names = pair_names(found, rule)
+    problems: list[Problem] = []
+    samples = list(_samples(names, pattern, problems))
+    contents = FolderContents(*found, samples, [found.masks / mask for mask in names.alone], problems)
+    for stem in sorted(names.images.keys() - names.masks.keys()):
+        expected = EXPECTED if mask_suffix is None else f"a name that ends in {mask_suffix}"
+        message = f"has no mask in {contents.masks}; expected {expected}, as {stem}{mask_suffix or '_mask'}.png"
+        problems.append(Problem("no-mask", str(contents.images / names.images[stem]), message))
+    for mask in names.alone:
+        message = f"belongs to no image in {contents.images}"
+        problems.append(Problem("no-photo", str(contents.masks / mask), message))
+    for _, first, other in names.same_stem:
+        message = f"has the same stem as {first.name}; not read"
+        problems.append(Problem("same-stem", str(other), message))
+    for folder, suffixes in {contents.images: SUFFIXES, contents.masks: MASK_SUFFIXES}.items():  # one, if they are one
+        contents.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
+    return contents
 
 
 @dataclass
 class PairSummary:
-    """An image and its mask, as far as they can be read; ``turned``: see :func:`.odd_masks.fits_better_turned`."""
+    """What is known of an image and its mask, as far as they can be read.
 
-    pair: FilePair
-    image: ImageSummary | None = None
-    mask: MaskSummary | None = None
-    turned: bool | None = None
+    Attributes:
+        problems: Those inside of the files.
+        size: The image's (height, width).
+        image: A digest of its pixels.
+        picture: What it is compared with others by, as :func:`.duplicates.coarse` gives it.
+        mask: A digest of the mask's pixels; b"" if it cannot be read.
+        share: The share of the mask that is object.
+        border: The share of its border that is object.
+        turned: See :func:`.masks.fits_better_turned`.
+        ceilings: The best Dice possible, (sizes, 2), if it was computed.
+    """
+
     problems: list[Problem] = field(default_factory=list)
+    size: Size | None = None
+    image: bytes = b""
+    picture: NDArray[np.uint16] | None = None
+    mask: bytes = b""
+    share: float = np.nan
+    border: float = np.nan
+    turned: bool | None = None
+    ceilings: NDArray[np.float64] | None = None
 
 
-def inspect(pair: FilePair, *, ceilings: bool) -> PairSummary:
-    """Read the files of a pair. Safe in any thread; problems are listed, nothing is raised.
+def inspect(image: Path | None, masks: tuple[Path, ...], *, ceilings: bool) -> PairSummary:
+    """Read an image and its masks. Safe in any thread; problems are listed, nothing is raised.
 
     Args:
-        pair: the files.
+        image: the image's file.
+        masks: the files of its mask.
         ceilings: compute the best Dice possible, which takes longer than all the rest.
     """
-    summary = PairSummary(pair)
-    if pair.image is not None:
-        summary.image = _read(_image, pair.image, summary.problems)
-    files = [_read(inspect_mask, path, summary.problems) for path in pair.masks]
-    masks = [file.mask for file in files if file is not None]
-    for path, file in zip(pair.masks, files, strict=True):
+    found = PairSummary()
+    if image is not None:
+        _read(lambda path: _inspect_image(path, found), image, found.problems)
+    files = [_read(inspect_mask, path, found.problems) for path in masks]
+    read = [file.mask for file in files if file is not None]
+    for path, file in zip(masks, files, strict=True):
         if file is not None:
-            summary.problems += _odd(file, path)
-    if len({mask.shape for mask in masks}) > 1:
-        sizes = ", ".join(f"{height} x {width}" for height, width in {mask.shape for mask in masks})
+            found.problems += _odd_values(file, path)
+    if len({mask.shape for mask in read}) > 1:
+        sizes = ", ".join(f"{height} x {width}" for height, width in {mask.shape for mask in read})
         message = f"the masks of one image are of several sizes (height x width): {sizes}"
-        summary.problems.append(Problem("size-differs", str(pair.masks[0]), message))
-    elif masks and len(masks) == len(pair.masks):
-        summary.mask = _mask(np.maximum.reduce(masks), pair.masks[0], summary.problems, ceilings=ceilings)
-    if summary.image is not None and summary.mask is not None and summary.image.size != summary.mask.size:
-        message = _sizes(summary.image.size, summary.mask.size)
-        summary.problems.append(Problem("size-differs", str(pair.masks[0]), message))
-    elif pair.image and summary.image and summary.mask and files[0]:
-        with suppress(DataError):  # it was removed meanwhile
-            summary.turned = fits_better_turned(pair.image, np.maximum.reduce(masks), files[0].orientation)
-    return summary
+        found.problems.append(Problem("size-differs", str(masks[0]), message))
+    elif read and len(read) == len(masks):
+        mask = np.maximum.reduce(read)
+        _inspect_mask(mask, masks[0], found, ceilings=ceilings)
+        if found.size is not None and found.size != mask.shape:
+            found.problems.append(Problem("size-differs", str(masks[0]), _differ(found.size, mask.shape)))
+        elif found.size is not None and image is not None and files[0] is not None:
+            with suppress(DataError):  # it was removed meanwhile
+                found.turned = fits_better_turned(image, mask, files[0].orientation)
+    return found
 
 
-def _read(read: Callable[[bytes], T], path: Path, problems: list[Problem]) -> T | None:
+def _samples(names: PairedNames, pattern: re.Pattern[str] | None, problems: list[Problem]) -> Iterator[Sample]:
+    for stem in sorted(names.images):
+        image = names.images[stem]
+        try:
+            group, view = group_and_view(stem, pattern)
+        except ConfigError as error:
+            group, view = stem, ""
+            file = str(names.folders.images / image)
+            problems.append(Problem("no-car", file, str(error).removeprefix("data.group: ")))
+        yield names.sample(stem, image, group, view)
+
+
+def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str]]:
+    nested = not any(image_names(folder, suffixes))
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if is_folder(entry):
+                if not nested:
+                    yield entry.path, "a folder beside images, whose files are not read"
+            elif Path(entry.name).suffix.lower() not in suffixes:
+                yield entry.path, "its suffix is not one of an image"
+
+
+def _read(read: Callable[[Path], T], path: Path, problems: list[Problem]) -> T | None:
     """The result of ``read``; None, and a problem in the list, if the file cannot be read."""
     try:
-        data = read_bytes(path, MAX_PIXELS)
+        return read(path)
     except DataError as error:
-        problems.append(Problem("unreadable", str(path), str(error).removeprefix(printable(f"{path}: "))))
-        return None
-    if not data:
-        problems.append(Problem("unreadable", str(path), "is empty: 0 bytes"))
-        return None
-    try:
-        return read(data)
-    except DataError as error:
-        problems.append(_unreadable(path, data, error))
+        # Without the file, which the problem names, and without the advice, which its kind has.
+        message = str(error).removeprefix(printable(f"{path}: ")).removesuffix("; replace the file or leave it out")
+        if path.is_file() and not path.stat().st_size:
+            message = "is empty: 0 bytes"
+        problems.append(Problem(error.kind, str(path), message))
         return None
 
 
-def _image(data: bytes) -> ImageSummary:
+def _inspect_image(path: Path, found: PairSummary) -> None:
     # A JPEG at an eighth of its size takes a third of the time, and all of its bytes are still read.
-    size, image = image_size(data), read_image(data, at_least=(SIDE, SIDE))
-    return ImageSummary(size, _digest(image, size), thumbnail(image))
+    pixels, found.size = read_image(path, at_least=(SIDE, SIDE)), image_size(path)
+    found.image, found.picture = _digest(pixels, found.size), coarse(thumbnail(pixels))
 
 
-def _mask(mask: NDArray[np.uint8], path: Path, problems: list[Problem], *, ceilings: bool) -> MaskSummary:
-    share = cv2.countNonZero(mask) / mask.size
-    if share in (0, 1):
-        kind, message = ("full-mask", "is object everywhere") if share else ("empty-mask", "has no object")
-        problems.append(Problem(kind, str(path), message))
-    size = mask.shape[0], mask.shape[1]
-    return MaskSummary(
-        size, share, border_share(mask), _digest(np.packbits(mask), size), best_dices(mask) if ceilings else None
-    )
+def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ceilings: bool) -> None:
+    found.share, found.border = share_of(mask), border_share(mask)
+    found.mask = _digest(np.packbits(mask), (mask.shape[0], mask.shape[1]))
+    if found.share in (0, 1):
+        kind, message = ("full-mask", "is object everywhere") if found.share else ("empty-mask", "has no object")
+        found.problems.append(Problem(kind, str(path), message))
+    if ceilings:
+        found.ceilings = best_dices(mask)
 
 
-def _odd(file: MaskFile, path: Path) -> Iterator[Problem]:
+def _odd_values(file: MaskFile, path: Path) -> Iterator[Problem]:
     """The problems of a mask file that can be read."""
     if file.frames > 1:
         yield Problem("frames", str(path), f"has {file.frames} pictures")
@@ -143,12 +269,6 @@ def _digest(pixels: NDArray[np.uint8], size: Size) -> bytes:
     return hasher.digest()
 
 
-def _unreadable(path: Path, data: bytes, error: DataError) -> Problem:
-    # Without the file, which the problem names, and without the advice, which its kind has.
-    message = str(error).removeprefix(f"{name_of(data)}: ").removesuffix("; replace the file or leave it out")
-    return Problem(error.kind, str(path), message)
-
-
-def _sizes(image: Size, mask: Size) -> str:
+def _differ(image: Size, mask: tuple[int, ...]) -> str:
     turned = "; one of them is turned on its side" if image == mask[::-1] else ""
     return f"the mask is {mask[0]} x {mask[1]} pixels (height x width), its image {image[0]} x {image[1]}{turned}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -37,12 +37,6 @@ _LEGEND = "yellow: the outline, where the coverage is one half    orange: pixels
 _RIM = (44, 44, 46)
 _DARK, _INK, _DIM = "#1c1c1e", "#f2f2f7", "#98989d"
 _GROUND, _OBJECT = np.array((44, 44, 46)), np.array((242, 242, 247))
-
-
-@dataclass(frozen=True)
-class _SheetRow:
-    caption: str
-    pictures: tuple[Image, ...]
 
 
 def show_samples(
@@ -78,15 +72,11 @@ def show_samples(
     chosen = choose(samples, count, seed=seed)
     augmentation = make_augment(augment)
     check_keeps_coverage(augmentation)
-    versions = VERSIONS if augmentation is not None else 1
-    rows = [_row(samples[index], size, augmentation, versions, (seed, index)) for index in chosen]
-    height, width = size
-    name = f"{augment}, epoch" if augmentation is not None else "as the network sees it"
-    heads = [
-        "image",
-        f"coverage at {height} x {width}",
-        *(f"{name} {n + 1}" if augmentation else name for n in range(versions)),
-    ]
+    versions = ["as the network sees it"]
+    if augmentation is not None:
+        versions = [f"{augment}, epoch {n + 1}" for n in range(VERSIONS)]
+    heads = ["image", f"coverage at {size[0]} x {size[1]}", *versions]
+    rows = [_row(samples[index], size, augmentation, len(versions), (seed, index)) for index in chosen]
     _draw(rows, heads, path, title="What training sees")
     return [samples[index] for index in chosen]
 
@@ -100,19 +90,19 @@ def choose(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
     if not samples:
         raise DataError("no images to show")
     order = np.random.default_rng(seed).permutation(len(samples)).tolist()
-    seen: dict[str, int] = {}
+    seen = Counter[str]()
     turns = []
     for index in order:
-        group = samples[index].group
-        seen[group] = seen.get(group, 0) + 1
-        turns.append((seen[group], index))
+        seen[samples[index].group] += 1
+        turns.append((seen[samples[index].group], index))
     chosen = [index for _, index in sorted(turns, key=lambda turn: turn[0])[:count]]
     return sorted(chosen, key=lambda index: samples[index].name)
 
 
 def _row(
     sample: Sample, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]
-) -> _SheetRow:
+) -> tuple[str, list[Image]]:
+    """The caption and the pictures of an image."""
     image, mask = read_image(sample.image), read_mask(mask_of(sample))
     if image.shape[:2] != mask.shape:
         raise DataError(
@@ -122,15 +112,14 @@ def _row(
     small, coverage = resize_image(image, size), _coverage(mask, size)
     pictures = [_enlarged(_painted(coverage))]
     for epoch in range(versions):
-        version, share = (
-            (small, coverage) if augment is None else apply(augment, small, coverage, (key[0], epoch, key[1]))
-        )
+        version, share = small, coverage
+        if augment is not None:
+            version, share = apply(augment, small, coverage, (key[0], epoch, key[1]))
         pictures.append(_outlined(_enlarged(version), share))
     tall = pictures[0].shape[0]
     shown = (tall, max(1, round(tall * width / height)))
     first = _outlined(resize_image(image, shown), _coverage(mask, shown))
-    caption = f"{sample.name}   {height} x {width}   object {mask.mean():.1%}"
-    return _SheetRow(caption, (first, *pictures))
+    return f"{sample.name}   {height} x {width}   object {mask.mean():.1%}", [first, *pictures]
 
 
 def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:
@@ -167,10 +156,12 @@ def _outlined(image: Image, coverage: FloatMap) -> Image:
     return drawn
 
 
-def _draw(rows: Sequence[_SheetRow], heads: Sequence[str], path: str | os.PathLike[str], *, title: str) -> None:
+def _draw(
+    rows: Sequence[tuple[str, list[Image]]], heads: Sequence[str], path: str | os.PathLike[str], *, title: str
+) -> None:
     """Lay the rows on a dark sheet, each picture in whole pixels of it, so that nothing is resampled."""
-    widths = [max(row.pictures[column].shape[1] for row in rows) for column in range(len(heads))]
-    heights = [max(picture.shape[0] for picture in row.pictures) + _LINE for row in rows]
+    widths = [max(pictures[column].shape[1] for _, pictures in rows) for column in range(len(heads))]
+    heights = [max(picture.shape[0] for picture in pictures) + _LINE for _, pictures in rows]
     lefts = [_MARGIN + sum(widths[:column]) + column * _GAP for column in range(len(heads))]
     width = max(lefts[-1] + widths[-1] + _MARGIN, _NARROWEST)
     height = _HEAD + sum(heights) + _GAP * (len(rows) - 1) + _MARGIN
@@ -184,10 +175,10 @@ def _draw(rows: Sequence[_SheetRow], heads: Sequence[str], path: str | os.PathLi
     for head, left in zip(heads, lefts, strict=True):
         write(head, left, 68, size=10, color=_INK)
     top = _HEAD
-    for row, tall in zip(rows, heights, strict=True):
-        for picture, left in zip(row.pictures, lefts, strict=True):
+    for (caption, pictures), tall in zip(rows, heights, strict=True):
+        for picture, left in zip(pictures, lefts, strict=True):
             figure.figimage(picture, xo=left, yo=height - top - picture.shape[0])
-        write(row.caption, lefts[0], top + tall - _LINE / 2, size=8.5, color=_DIM)
+        write(caption, lefts[0], top + tall - _LINE / 2, size=8.5, color=_DIM)
         top += tall + _GAP
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

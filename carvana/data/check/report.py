@@ -7,19 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.check.duplicates import SIDE, find_near_duplicates_among, thumbnail
-from carvana.data.check.files import PairSummary, Size, inspect
-from carvana.data.check.folder import FilePairs, list_folders
-from carvana.data.check.odd_masks import is_inverted
-from carvana.data.check.problems import ADVICE, Problem
-from carvana.data.check.resolution_limit import ResolutionLimit, mean_ceilings
-from carvana.data.check.summary_table import SummaryTable
+from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, thumbnail
+from carvana.data.check.files import ADVICE, FolderContents, PairSummary, Problem, Size, inspect, list_folders
+from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings
 from carvana.data.io.images import read_image
 from carvana.errors import DataError
 from carvana.utils.deprecated import Attribute
@@ -63,7 +58,7 @@ class Report:
         foreground: None if no mask can be read.
         ceilings: the best Dice possible at usual training sizes.
         ceiling_masks: from how many masks that was computed.
-        problems: in the order of :data:`carvana.data.check.problems.ADVICE`.
+        problems: in the order of :data:`carvana.data.check.files.ADVICE`.
         notes: what may be meant so.
     """
 
@@ -141,37 +136,91 @@ def check_data(
     """
     reporter = reporter or default_reporter()
     contents = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
-    pairs = contents.pairs
-    measured = set(_spread(np.flatnonzero([bool(pair.masks) for pair in pairs]), CEILING_MASKS))
+    samples = contents.samples
+    with_masks = np.flatnonzero([bool(contents.pair(number)[1]) for number in range(len(contents))])
+    measured = set(_spread(with_masks, CEILING_MASKS))
 
     def look(number: int) -> PairSummary:
-        return inspect(pairs[number], ceilings=number in measured)
+        return inspect(*contents.pair(number), ceilings=number in measured)
 
-    table = SummaryTable(len(pairs))
-    found = threaded(look, range(len(pairs)), workers=workers)
-    for number, summary in enumerate(track(found, reporter, "checking files", len(pairs))):
+    table = _Table(len(contents))
+    summaries = threaded(look, range(len(contents)), workers=workers)
+    for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
         table.add(number, summary)
-    problems = [*contents.problems, *table.problems, *_equal_images(pairs, table)]
-    problems += [*_inverted_masks(contents.masks, table), *_turned_masks(pairs, table)]
-    problems += [*_equal_masks(pairs, table), *_near_duplicates(pairs, table)]
+    problems = [*contents.problems, *table.problems, *_equal_images(contents, table)]
+    problems += [*_inverted_masks(contents, table), *_turned_masks(contents, table)]
+    problems += [*_equal_masks(contents, table), *_near_duplicates(contents, table)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
-    groups = Counter(pair.group for pair in pairs if pair.image is not None)
+    groups = Counter(sample.group for sample in samples)
     return Report(
         images=str(contents.images),
         masks=str(contents.masks),
-        image_count=sum(groups.values()),
-        pairs=sum(pair.image is not None and bool(pair.masks) for pair in pairs),
+        image_count=len(samples),
+        pairs=sum(bool(sample.masks) for sample in samples),
         group_count=len(groups),
-        views=_sorted(pair.view for pair in pairs if pair.image is not None and pair.view),
+        views=_sorted(sample.view for sample in samples if sample.view),
         images_per_group=(min(groups.values()), max(groups.values())),
-        sizes=table.count_sizes(),
-        foreground=_foreground(pairs, table.shares),
+        sizes=_sorted(map(table.size, table.readable())),
+        foreground=_foreground(contents, table.shares),
         ceilings=mean_ceilings(table.ceilings),
         ceiling_masks=len(table.ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *_mixed_sizes(pairs, table)),
+        notes=(*contents.notes, *_mixed_sizes(contents, table)),
     )
+
+
+class _Table:
+    """What is kept of all images and masks of a data folder: half a kilobyte each.
+
+    Args:
+        count: The number of pairs.
+
+    Attributes:
+        problems: Those inside of files.
+        first: (count,), the first image of the same pixels; -1 where there is no image that can be read.
+        pictures: (count, 16, 16), what images are compared by; 0, without memory, where an equal one came before.
+        masks: (count,), digests of masks.
+        shares: (count,), the share that each mask's object covers; NaN where no mask can be read.
+        borders: (count,), the share of its border that each mask's object covers; NaN as for ``shares``.
+        turned: Where EXIF turns an image and not its mask, whether the mask fits better turned as well.
+        ceilings: The best Dice possible, for the masks for which it was computed.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.problems: list[Problem] = []
+        self.first = np.full(count, -1, np.int64)
+        self.pictures = np.zeros((count, COARSE, COARSE), np.uint16)
+        self.masks = np.zeros(count, "S16")
+        self.shares = np.full(count, np.nan)
+        self.borders = np.full(count, np.nan)
+        self.turned: dict[int, bool] = {}
+        self.ceilings: list[NDArray[np.float64]] = []
+        self._sizes = np.zeros((count, 2), np.int32)
+        self._known: dict[bytes, int] = {}
+
+    def add(self, number: int, summary: PairSummary) -> None:
+        """Add what is known of a pair; pairs come in their order."""
+        self.problems += summary.problems
+        if summary.size is not None and summary.picture is not None:
+            self._sizes[number] = summary.size
+            self.first[number] = first = self._known.setdefault(summary.image, number)
+            if first == number:
+                self.pictures[number] = summary.picture
+        if summary.turned is not None:
+            self.turned[number] = summary.turned
+        self.masks[number], self.shares[number], self.borders[number] = summary.mask, summary.share, summary.border
+        if summary.ceilings is not None:
+            self.ceilings.append(summary.ceilings)
+
+    def readable(self) -> list[int]:
+        """The places of the images that can be read."""
+        return list(map(int, np.flatnonzero(self.first >= 0)))
+
+    def size(self, number: int) -> Size:
+        """The (height, width) of an image."""
+        height, width = self._sizes[number].tolist()
+        return height, width
 
 
 def _spread(numbers: NDArray[np.intp], count: int) -> list[int]:
@@ -184,36 +233,36 @@ def _sorted(values: Iterable[Any]) -> dict[Any, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _foreground(pairs: FilePairs, shares: NDArray[np.float64]) -> Foreground | None:
+def _foreground(contents: FolderContents, shares: NDArray[np.float64]) -> Foreground | None:
     if np.isnan(shares).all():
         return None
 
     def first(share: float) -> tuple[str, float]:
-        return min(str(pairs[number].masks[0]) for number in np.flatnonzero(shares == share).tolist()), share
+        return min(str(contents.pair(number)[1][0]) for number in np.flatnonzero(shares == share).tolist()), share
 
     lowest, highest = first(float(np.nanmin(shares))), first(float(np.nanmax(shares)))
     return Foreground(float(np.nanmean(shares)), lowest, highest)
 
 
-def _equal_images(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
+def _equal_images(contents: FolderContents, table: _Table) -> Iterator[Problem]:
     """Images with the same pixels as an earlier one."""
-    for number, first in table.repeated_images():
-        pair, other = pairs[number], pairs[first]
-        assert other.image is not None
-        of = "the same group" if other.group == pair.group else f"another group, {other.group}"
-        yield Problem("duplicate", pair.file, f"has the same pixels as {other.image.name} of {of}")
+    for number in table.readable():
+        first = int(table.first[number])
+        if first != number:
+            sample, other = contents.samples[number], contents.samples[first]
+            of = "the same group" if other.group == sample.group else f"another group, {other.group}"
+            yield Problem("duplicate", str(sample.image), f"has the same pixels as {other.image.name} of {of}")
 
 
-def _inverted_masks(folder: Path, table: SummaryTable) -> Iterator[Problem]:
+def _inverted_masks(contents: FolderContents, table: _Table) -> Iterator[Problem]:
     """All masks at once, if object and background seem to be exchanged."""
-    known = np.flatnonzero(~np.isnan(table.shares))
-    shares = table.shares[known].tolist()
-    if is_inverted(shares, table.borders[known].tolist()):
-        message = f"nearly all of {len(shares)} masks are object in most of the image and along its border"
-        yield Problem("inverted", str(folder), message)
+    known = ~np.isnan(table.shares)
+    if is_inverted(table.shares[known].tolist(), table.borders[known].tolist()):
+        message = f"nearly all of {known.sum()} masks are object in most of the image and along its border"
+        yield Problem("inverted", str(contents.masks), message)
 
 
-def _turned_masks(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
+def _turned_masks(contents: FolderContents, table: _Table) -> Iterator[Problem]:
     """All masks whose image is turned by EXIF and which are not, if most of them fit better turned as well."""
     count = sum(table.turned.values())
     if count > len(table.turned) / 2:
@@ -221,45 +270,47 @@ def _turned_masks(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
             f"EXIF turns its image and not the mask; {count} of {len(table.turned)} such masks fit better turned, too"
         )
         for number in table.turned:
-            yield Problem("turned", str(pairs[number].masks[0]), message)
+            yield Problem("turned", str(contents.samples[number].masks[0]), message)
 
 
-def _equal_masks(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
-    """Masks that are those of an earlier, different image."""
-    for number, first in table.repeated_masks():
-        message = f"is the mask of {pairs[first].stem} pixel by pixel"
-        yield Problem("same-mask", str(pairs[number].masks[0]), message)
+def _equal_masks(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+    """Masks that are those of an earlier, different image; empty and full ones do not count."""
+    known: dict[bytes, int] = {}
+    for number in np.flatnonzero((table.first >= 0) & (table.shares > 0) & (table.shares < 1)).tolist():
+        first = known.setdefault(table.masks[number], number)
+        if table.first[first] != table.first[number]:
+            message = f"is the mask of {contents.samples[first].stem} pixel by pixel"
+            yield Problem("same-mask", str(contents.samples[number].masks[0]), message)
 
 
-def _near_duplicates(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
-    numbers, pictures = table.different_images()
+def _near_duplicates(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+    samples = contents.samples
 
     @lru_cache(_THUMBNAILS)
     def look(number: int) -> NDArray[np.uint8] | None:
-        path = pairs[numbers[number]].image
-        assert path is not None
         try:
-            return thumbnail(read_image(path, at_least=(SIDE, SIDE)))
+            return thumbnail(read_image(samples[number].image, at_least=(SIDE, SIDE)))
         except DataError:  # it was removed meanwhile
             return None
 
-    groups = (pairs[number].group for number in numbers)
-    for found in find_near_duplicates_among(pictures, groups, look=look):
-        pair, other = pairs[numbers[found.second]], pairs[numbers[found.first]]
+    groups = (sample.group for sample in samples)
+    for found in find_near_duplicates(table.pictures[: len(samples)], groups, look=look):
+        sample, other = samples[found.second], samples[found.first]
         how = "the mirror image of" if found.mirrored else "nearly the same picture as"
         message = f"is {how} {other.stem} of another group (correlation {found.similarity:.3f})"
-        yield Problem("near-duplicate", pair.file, message)
+        yield Problem("near-duplicate", str(sample.image), message)
 
 
-def _mixed_sizes(pairs: FilePairs, table: SummaryTable) -> Iterator[Problem]:
+def _mixed_sizes(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+    """Groups whose images differ in size, at the first image of each."""
     first: dict[str, int] = {}
     mixed: dict[str, set[Size]] = {}
     for number in table.readable():
-        group = pairs[number].group
+        group = contents.samples[number].group
         known, size = table.size(first.setdefault(group, number)), table.size(number)
         if size != known:
             mixed.setdefault(group, {known}).add(size)
     for group, found in mixed.items():
         sizes = ", ".join(f"{height} x {width}" for height, width in sorted(found))
         message = f"the images of {group} are of {len(found)} sizes: {sizes}"
-        yield Problem("mixed-sizes", pairs[first[group]].file, message)
+        yield Problem("mixed-sizes", str(contents.samples[first[group]].image), message)

@@ -1,8 +1,9 @@
-"""From Pillow images to arrays: upright, eight bits, RGB."""
+"""From Pillow images to arrays: upright, eight bits, RGB; and what no such array can hold."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -12,11 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-from carvana.data.io.tiff import check_pages
 from carvana.errors import DataError
 
 UInt8 = NDArray[np.uint8]
-
 
 _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
 _PNG_DEPTH = 24  # the place of the bit depth in a PNG
@@ -26,6 +25,9 @@ _PPM_HEADER = re.compile(
 _JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # the codestream's beginning, see ITU-T T.800, A.5.1
 _NEARLY_ALL = 0.1, 99.9  # percentiles, which leave out a few dead or burnt pixels
 _SMALL_PART = 1 / 4  # of the range; 14 bits in 16 are a little less
+_SUBFILE_TYPE = 254  # TIFF tag
+_REDUCED_OR_MASK = 0b101  # bits of that tag, see TIFF 6.0, section 8
+_LOOKED_AT = 4  # pages behind the first; a picture's thumbnail and its smaller copies come before anything else
 
 
 def orientation_of(picture: Image.Image) -> int:
@@ -40,16 +42,11 @@ def orientation_of(picture: Image.Image) -> int:
 
 def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Undo an EXIF orientation (1 to 8, the same turns as Pillow's exif_transpose)."""
-    turned = {
-        2: lambda: image[:, ::-1],
-        3: lambda: image[::-1, ::-1],
-        4: lambda: image[::-1],
-        5: lambda: image.swapaxes(0, 1),
-        6: lambda: image[::-1].swapaxes(0, 1),
-        7: lambda: image[::-1, ::-1].swapaxes(0, 1),
-        8: lambda: image[:, ::-1].swapaxes(0, 1),
-    }.get(orientation, lambda: image)()
-    return np.ascontiguousarray(turned)
+    if orientation in (3, 4, 6, 7):
+        image = image[::-1]
+    if orientation in (2, 3, 7, 8):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image.swapaxes(0, 1) if orientation >= 5 else image)
 
 
 def to_rgb(picture: Image.Image, name: str = "the image") -> UInt8:
@@ -85,8 +82,36 @@ def pixels_in_memory(source: object) -> UInt8 | None:
                 f"an array of {source.dtype} {source.shape} is not an image; expected uint8 of shape (height, width),"
                 " (height, width, 3) RGB or (height, width, 4) RGBA"
             )
-        return _rgb_of(source)
+        if channels == 3:
+            return source
+        return to_rgb(Image.fromarray(source.reshape(source.shape[:2]) if channels == 1 else source))
     return None
+
+
+def check_pages(picture: TiffImageFile, name: str) -> None:
+    """Refuse a stack of pages, of which one would be read; thumbnails, smaller copies and masks do not count.
+
+    Raises:
+        DataError: a page behind the first one has as many pixels as it, or more.
+    """
+    size = picture.width * picture.height
+    try:
+        pages = picture.n_frames
+        for page in range(1, min(pages, _LOOKED_AT + 1)):
+            picture.seek(page)
+            if picture.width * picture.height >= size and not picture.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK:
+                break
+        else:
+            return
+    except Exception:  # Pillow's parser raises nearly anything on damaged bytes, and the first page may be sound
+        return
+    finally:
+        with suppress(Exception):
+            picture.seek(0)
+    raise DataError(
+        f"{name}: a stack of {pages:,} pages, of which only the first would be read; save each page as a file of its"
+        " own (this version cannot read stacks; a later one will, by data.pages)"
+    )
 
 
 def _pixels_of_tensor(tensor: Any) -> UInt8:
@@ -116,13 +141,6 @@ def _pixels_of(picture: Image.Image) -> UInt8:
         raise DataError(
             f"{name}: cannot be read ({' '.join(str(error).split())}); expected a PIL image that is open and complete"
         ) from error
-
-
-def _rgb_of(pixels: UInt8) -> UInt8:
-    """Grey, RGB or RGBA pixels as RGB: as :func:`to_rgb` makes them of files."""
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    return pixels if pixels.shape[2] == 3 else to_rgb(Image.fromarray(pixels))
 
 
 def is_wide(picture: Image.Image) -> bool:

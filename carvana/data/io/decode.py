@@ -1,22 +1,24 @@
-"""Opens files, bytes and open files with Pillow, within limits of size."""
+"""Opens files, bytes and open files of images with Pillow, and of arrays with NumPy, within limits of size."""
 
 from __future__ import annotations
 
 import io
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from carvana.data.io.jpeg_segments import MOST_SCANS, count_scans
-from carvana.data.io.pillow_limit import pillow_limit
-from carvana.data.io.tiff import check_pages, tiff_layout
+from carvana.data.io.convert import check_pages
+from carvana.data.io.jpeg import check_scans
 from carvana.errors import DataError
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -31,6 +33,14 @@ JPEG_FORMATS = "JPEG", "MPO"
 _LONGEST_NAME = 4096  # characters of a path, on most systems
 
 _BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
+
+_TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+_REFUSED = "not an image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
+_TIFF_REFUSED = (
+    "a TIFF that cannot be read: damaged, or of other bands or bits; expected grey, RGB or RGBA of 8 or 16 bits; save "
+    "the three bands to be used as a file of 8 bits (this version cannot choose bands; a later one will, by "
+    "data.channels)"
+)
 
 
 def read_bytes(source: Source, limit: int) -> bytes:
@@ -103,25 +113,16 @@ def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
         raise _too_large(f"{width} x {height} pixels are", limit, source)
 
 
-def check_scans(data: bytes, source: Source) -> None:
-    """Raise a DataError for a JPEG that would take its decoder very long."""
-    scans = count_scans(data)
-    if scans > MOST_SCANS:
-        raise DataError(
-            f"{name_of(source)}: a JPEG of {scans:,} scans, which take very long; expected {MOST_SCANS} at the most; "
-            "replace the file or leave it out"
-        )
-
-
 def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
     """A picture of which only the header is read; a DataError if it is not an image, or has too many pixels."""
     try:
-        with pillow_limit(limit):
+        with _pillow_limit(limit):
             picture = Image.open(file, formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("it holds", limit, source) from error
     except UnidentifiedImageError as error:
-        what = tiff_layout(file) or "not an image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
+        file.seek(0)
+        what = _TIFF_REFUSED if file.read(4) in _TIFF_STARTS else _REFUSED
         raise DataError(f"{name_of(source)}: {what}") from error
     except Exception as error:  # as below
         raise DataError(
@@ -137,15 +138,87 @@ def open_picture(data: bytes, source: Source, limit: int) -> Image.Image:
     """A picture with its pixels; a DataError if it is damaged, not an image, or has too many of them."""
     picture = open_header(io.BytesIO(data), source, limit)
     if picture.format in JPEG_FORMATS:
-        check_scans(data, source)
+        check_scans(data, name_of(source))
     try:
-        with pillow_limit(limit):
+        with _pillow_limit(limit):
             picture.load()
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise DataError(
             f"{name_of(source)}: damaged or cut ({_why(error)}); replace the file or leave it out"
         ) from error
     return picture
+
+
+def is_npy(data: bytes) -> bool:
+    """Whether these first bytes are those of a NumPy array file."""
+    return data[:6] == np.lib.format.MAGIC_PREFIX
+
+
+def npy_size(start: bytes, name: str) -> tuple[int, int]:
+    """The (height, width) of a mask in NumPy's format, from the first bytes of its file.
+
+    Raises:
+        DataError: it is not one value a pixel.
+    """
+    file = io.BytesIO(start)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    except Exception as error:  # NumPy's parser raises nearly anything on damaged bytes
+        raise DataError(f"{name}: cannot be read as a NumPy array ({error})") from error
+    sides = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape[:2] if shape[2:] == (1,) else shape
+    if len(sides) != 2 or 0 in sides or kind.kind not in "buif":
+        raise DataError(f"{name}: an array of {kind} {shape} is not a mask; expected numbers of shape (height, width)")
+    return int(sides[0]), int(sides[1])
+
+
+def read_npy(data: bytes, name: str, limit: int) -> NDArray[Any]:
+    """The values (H, W) of a mask in NumPy's format.
+
+    Raises:
+        DataError: as for :func:`npy_size`, or there are more than ``limit`` pixels, or fewer than it says.
+    """
+    size = npy_size(data, name)
+    check_pixels(*size, limit, name)
+    try:
+        values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"{name}: damaged or cut ({error}); replace the file or leave it out") from error
+    values = np.nan_to_num(values.reshape(size))
+    return values.view(np.uint8) if values.dtype == np.bool_ else values
+
+
+_limits: list[int] = []  # of the threads that read
+_limits_lock = threading.Lock()
+_pillows_own: tuple[int | None, int] = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+
+
+@contextmanager
+def _pillow_limit(limit: int) -> Iterator[None]:
+    """Let Pillow, which refuses 179 million pixels and warns from 89 on, read what our own limit allows.
+
+    Its limit is one variable of the process. It is raised while any thread reads, to the largest limit among those
+    threads, and then put back. It is never removed: some formats allocate the picture before its size can be checked.
+
+    Meanwhile a text in a PNG may have 64 MiB, where Pillow stops at 1: cameras and editors keep whole histories there.
+    """
+    global _pillows_own
+    with _limits_lock:
+        if not _limits:
+            _pillows_own = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+            PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+        _limits.append(limit)
+        Image.MAX_IMAGE_PIXELS = max(_limits)
+    try:
+        yield
+    finally:
+        with _limits_lock:
+            _limits.remove(limit)
+            if _limits:
+                Image.MAX_IMAGE_PIXELS = max(_limits)
+            else:
+                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = _pillows_own
 
 
 def _why(error: Exception) -> str:

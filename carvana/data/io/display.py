@@ -14,15 +14,12 @@ from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor
 
-from carvana.data.io.convert import is_wide, orientation_of, to_rgb, turn
+from carvana.data.io.convert import UInt8, is_wide, orientation_of, to_rgb, turn
 from carvana.data.io.decode import Source, open_header, open_picture, read_bytes, stream
 from carvana.data.io.images import MAX_PIXELS, read_image
 from carvana.errors import ConfigError, DataError, did_you_mean
-
-UInt8 = NDArray[np.uint8]
 
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """Pillow's names for the colour spaces of profiles."""

@@ -23,15 +23,15 @@ from carvana.data.io.decode import (
     Source,
     check_pixels,
     heif_is_installed,
+    is_npy,
     name_of,
+    npy_size,
     open_header,
     open_picture,
     read_bytes,
     stream,
 )
-from carvana.data.io.jpeg import START, check_complete, is_jpeg, jpeg_header, jpeg_size, read_jpeg
-from carvana.data.io.jpeg_segments import without_junk
-from carvana.data.io.mask_values import is_npy, npy_size
+from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg
 from carvana.errors import DataError
 from carvana.utils.files import write_bytes
 
@@ -45,6 +45,8 @@ MAX_PIXELS = 300_000_000
 """Images with more pixels are refused unless the caller allows more: a small file can claim any size."""
 
 _LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
+
+_LATE = 1 << 18  # bytes at the end of a PNG, in which EXIF behind the pixels begins
 
 _SUFFIXES_OF_HEIF = frozenset((".heic", ".heif") if heif_is_installed() else ())
 
@@ -84,21 +86,15 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
         check_pixels(pixels.shape[0], pixels.shape[1], max_pixels, "the image")
         return pixels
     source = cast("Source", source)
-    data = read_bytes(source, max_pixels)
-    if is_jpeg(data):
-        header = jpeg_header(data)
-        if header is None:
-            data = without_junk(data)
-            header = jpeg_header(data)
-        if header is not None and header[2] == "CMYK":
-            check_complete(data, source)
-        elif header is not None:
-            check_pixels(header[0], header[1], max_pixels, source)
-            image = read_jpeg(data, source, at_least)
-            if image is not None:
-                return image
+    data, name = read_bytes(source, max_pixels), name_of(source)
+    header = jpeg_header(data) if is_jpeg(data) else None
+    if header is not None:
+        height, width, space, _ = header
+        check_pixels(height, width, max_pixels, source)
+        image = read_jpeg(data, space, name, at_least)
+        if image is not None:
+            return image
     with open_picture(data, source, max_pixels) as picture:
-        name = name_of(source)
         check_dropped_bits(picture, data, name)
         return turn(to_rgb(picture, name), orientation_of(picture))
 
@@ -151,69 +147,34 @@ def write_image(path: str | os.PathLike[str], pixels: UInt8, *, quality: int = 9
     write_bytes(path, encode_image(pixels, Path(path).suffix.lower(), quality=quality, name=path))
 
 
-def encode_image(pixels: UInt8, suffix: str, *, quality: int = 92, name: str | os.PathLike[str] = "picture") -> bytes:
+def encode_image(
+    pixels: UInt8,
+    suffix: str,
+    *,
+    quality: int = 92,
+    bilevel: bool = False,
+    name: str | os.PathLike[str] = "picture",
+) -> bytes:
     """The bytes of an image file of such pixels; ``name`` begins the message of an error.
+
+    Args:
+        pixels: As for :func:`write_image`.
+        suffix: In lower case.
+        quality: Of a JPEG.
+        bilevel: Store one bit a pixel, in a PNG.
+        name: What the message of an error begins with.
 
     Raises:
         DataError: as for :func:`write_image`.
     """
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    jpeg = suffix in {".jpg", ".jpeg"}
-    return encode_with_opencv(pixels, suffix, [cv2.IMWRITE_JPEG_QUALITY, quality] if jpeg else [], name)
-
-
-def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
-    """Bring an image, or a map, (H, W) or (H, W, C) to (height, width): by area where it shrinks, else bilinearly."""
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    how = cv2.INTER_AREA if shrinks(image.shape, size) else cv2.INTER_LINEAR
-    return cast("NDArray[Pixel]", cv2.resize(image, (width, height), interpolation=how))
-
-
-def shrinks(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Whether neither side of an array (H, W, ...) grows when it is brought to (height, width)."""
-    return shape[0] >= size[0] and shape[1] >= size[1]
-
-
-def _pillow_header(start: bytes, file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int, int]:
-    """The height and the width as they are stored, the orientation, and the bits of a value."""
-    with open_header(file, source, limit) as picture:
-        width, height = picture.size
-        if isinstance(picture, TiffImageFile):  # some versions of Pillow turn its size already
-            width, height = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]
-        if isinstance(picture, PngImageFile) and _png_has_late_exif(file):
-            with suppress(Exception):  # only the size is needed: damaged pixels do not matter
-                picture.load()
-        return height, width, orientation_of(picture), bits_of(picture, start)
-
-
-def _png_has_late_exif(file: BinaryIO) -> bool:
-    """Whether a PNG has EXIF or text behind its pixels."""
-    place, behind = file.tell(), False
-    file.seek(8)
-    try:
-        while len(head := file.read(8)) == 8:
-            behind |= head[4:] == b"IDAT"
-            if behind and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
-                return True
-            file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
-        return False
-    finally:
-        file.seek(place)
-
-
-def encode_with_opencv(pixels: UInt8, suffix: str, options: list[int], name: str | os.PathLike[str]) -> bytes:
-    """The bytes of an image file of pixels in OpenCV's order (BGR), with its options.
-
-    Raises:
-        DataError: as for :func:`write_image`.
-    """
     height, width = pixels.shape[:2]
+    jpeg = suffix in {".jpg", ".jpeg"}
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if jpeg else [cv2.IMWRITE_PNG_BILEVEL, 1] if bilevel else []
     try:
         # For a JPEG that is too large, OpenCV would write a message to stderr.
-        fits = suffix not in {".jpg", ".jpeg"} or max(height, width) <= _LONGEST_JPEG
+        fits = not jpeg or max(height, width) <= _LONGEST_JPEG
         done, buffer = cv2.imencode(suffix, pixels, options) if fits else (False, pixels)
     except cv2.error:
         done = False
@@ -223,3 +184,34 @@ def encode_with_opencv(pixels: UInt8, suffix: str, options: list[int], name: str
             f"{_LONGEST_JPEG:,} pixels a side)"
         )
     return bytes(buffer)
+
+
+def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
+    """Bring an image, or a map, (H, W) or (H, W, C) to (height, width): by area where it shrinks, else bilinearly."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cast("NDArray[Pixel]", cv2.resize(image, (width, height), interpolation=how))
+
+
+def _pillow_header(start: bytes, file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int, int]:
+    """The height and the width as they are stored, the orientation, and the bits of a value."""
+    with open_header(file, source, limit) as picture:
+        width, height = picture.size
+        if isinstance(picture, TiffImageFile):  # some versions of Pillow turn its size already
+            width, height = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]
+        if isinstance(picture, PngImageFile) and _may_have_late_exif(file):
+            with suppress(Exception):  # only the size is needed: damaged pixels do not matter
+                picture.load()
+        return height, width, orientation_of(picture), bits_of(picture, start)
+
+
+def _may_have_late_exif(file: BinaryIO) -> bool:
+    """Whether EXIF or text may follow the pixels of a PNG."""
+    place = file.tell()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _LATE))
+    end = file.read()
+    file.seek(place)
+    return any(kind in end for kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"))

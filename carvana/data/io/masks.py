@@ -1,26 +1,23 @@
 """Reading and writing of masks: uint8 (H, W) of 0 and 1, from image files and from NumPy's ``.npy``.
 
-The competition's GIF files are read as runs of equal pixels (``gif.py``), all others as pixels, whose values
-``mask_values.py`` turns into 0 and 1.
+Object and background must be clear from a file's values. A file of labels (instances, classes, a rim to be ignored) is
+refused: it does not say which of its values are the object.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.io.convert import orientation_of, turn
-from carvana.data.io.decode import Source, name_of, open_picture, read_bytes
-from carvana.data.io.gif import MOST_CHANGES, read_runs
-from carvana.data.io.images import MAX_PIXELS, SUFFIXES, UInt8, encode_with_opencv, image_header, resize_image, shrinks
-from carvana.data.io.mask_values import LOSSY_FORMATS, is_npy, mask_values, object_of, read_npy
-from carvana.data.io.runs import Runs
+from carvana.data.io.convert import UInt8, is_wide, orientation_of, turn
+from carvana.data.io.decode import JPEG_FORMATS, Source, is_npy, name_of, open_picture, read_bytes, read_npy
+from carvana.data.io.images import MAX_PIXELS, SUFFIXES, encode_image, resize_image
 from carvana.errors import DataError
 from carvana.utils.files import atomic_path, write_bytes
 
@@ -29,6 +26,17 @@ MASK_SUFFIXES = SUFFIXES | {".npy"}
 
 MaskSource: TypeAlias = "Source | tuple[Source, ...]"
 """What :func:`read_mask` reads: a file, or the files of several masks that are joined."""
+
+_LOSSY_FORMATS = (*JPEG_FORMATS, "WEBP", "AVIF", "HEIF", "JPEG2000")
+"""Formats whose compression turns two values into many; that some of their files are lossless is not visible."""
+
+_FEW = 16  # distinct values: 3 to 16 are labels
+_LEAST_PART = 0.002  # of the pixels: a hue on fewer is ignored
+_NEAR_ENDS = 0.98  # of the pixels of an antialiased mask lie within a tenth of black or white
+_LOW_LABELS = 9, 0.001  # an antialiased mask has no value of 1 to 9 (of 255) on more than this share of its pixels
+_LEAST_LABEL = 0.01  # of the pixels: a value between lowest and highest on more of them is a label
+_STRIP = 64  # rows that are shrunk at once: what stays in the processor's cache is several times as fast
+_EXPECTED = "expected 0 and 1, 0 and 255, or a palette in which the object is bright"
 
 
 def read_mask(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> UInt8:
@@ -51,35 +59,27 @@ def read_mask(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> UInt8:
         >>> read_mask("car_mask.gif").max()  # doctest: +SKIP
         np.uint8(1)
     """
-    found = _runs_or_mask(source, max_pixels)
-    return found.mask() if isinstance(found, Runs) else found
+    if not isinstance(source, tuple):
+        return _read(source, max_pixels)[1].mask
+    if not source:
+        raise DataError("the tuple of mask files is empty; expected at least one")
+    masks = [read_mask(one, max_pixels=max_pixels) for one in source]
+    if len({mask.shape for mask in masks}) > 1:
+        sizes = ", ".join(f"{name_of(one)} {mask.shape}" for one, mask in zip(source, masks, strict=True))
+        raise DataError(f"masks of one image differ in size (height, width): {sizes}")
+    joined: UInt8 = np.maximum.reduce(masks)
+    return joined
 
 
 def read_coverage(
     source: MaskSource, size: tuple[int, int], *, target: str = "coverage", max_pixels: int = MAX_PIXELS
 ) -> UInt8:
-    """Read a mask at a training size: equal to :func:`shrink_mask` of :func:`read_mask`.
-
-    For the competition's own files no pixels of the full size are made, which takes a tenth of the time.
-
-    Args:
-        source: As for :func:`read_mask`.
-        size: (height, width).
-        target: "coverage" or "nearest".
-        max_pixels: Refuse masks that hold more pixels.
-
-    Returns:
-        uint8 (h, w) in 0..255.
+    """Read a mask at a training size: :func:`shrink_mask` of :func:`read_mask`.
 
     Raises:
         DataError: as for :func:`read_mask`.
     """
-    found = _runs_or_mask(source, max_pixels)
-    if not isinstance(found, Runs):
-        return shrink_mask(found, size, target=target)
-    if target == "coverage" and shrinks(found.size, size):
-        return found.coverage(size)
-    return shrink_mask(found.mask(), size, target=target)
+    return shrink_mask(read_mask(source, max_pixels=max_pixels), size, target=target)
 
 
 def read_share(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> float:
@@ -88,9 +88,12 @@ def read_share(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> float:
     Raises:
         DataError: as for :func:`read_mask`.
     """
-    found = _runs_or_mask(source, max_pixels)
-    runs = found if isinstance(found, Runs) else Runs.of(found)
-    return runs.area / (runs.size[0] * runs.size[1])
+    return share_of(read_mask(source, max_pixels=max_pixels))
+
+
+def share_of(mask: UInt8) -> float:
+    """The share of a mask's pixels that are object, in [0, 1]."""
+    return cv2.countNonZero(mask) / mask.size
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,9 @@ def inspect_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> MaskFile:
     Raises:
         DataError: as for :func:`read_mask`.
     """
-    data = read_bytes(source, max_pixels)
-    runs = read_runs(data, max_pixels=max_pixels)
-    if runs is not None:
-        return MaskFile(runs.mask())
-    values, mask, frames = _mask_from_pixels(data, source, max_pixels)
-    found, counts = np.unique(values, return_counts=True)
-    between = float(counts[1:-1].sum() / values.size)
-    return MaskFile(mask, between, len(found), frames, image_header(data, max_pixels=max_pixels).orientation)
+    values, file = _read(source, max_pixels)
+    found, counts = _distinct(values)
+    return replace(file, between=float(counts[1:-1].sum() / values.size), values=len(found))
 
 
 def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
@@ -147,7 +145,7 @@ def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8] | NDArray[n
 def encode_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], *, name: str | os.PathLike[str] = "mask") -> bytes:
     """The bytes of the 1-bit PNG that :func:`write_mask` writes; ``name`` begins the message of an error."""
     white = (mask != 0).view(np.uint8) * np.uint8(255)
-    return encode_with_opencv(white, ".png", [cv2.IMWRITE_PNG_BILEVEL, 1], name)
+    return encode_image(white, ".png", bilevel=True, name=name)
 
 
 def write_palette_mask(path: str | os.PathLike[str], mask: UInt8) -> None:
@@ -174,40 +172,53 @@ def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage")
     if target == "nearest":
         nearest: UInt8 = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
         return nearest * np.uint8(255)
-    if shrinks(mask.shape, size):
-        runs = Runs.of(mask)
-        if len(runs.changes) <= MOST_CHANGES:
-            return runs.coverage(size)
+    if mask.shape[0] >= height and mask.shape[1] >= width:
+        return _coverage(mask, size)
     return resize_image(mask * np.uint8(255), size)
 
 
-def _runs_or_mask(source: MaskSource, max_pixels: int) -> Runs | UInt8:
-    """A mask in the form that is cheapest to read."""
-    if isinstance(source, tuple):
-        if not source:
-            raise DataError("the tuple of mask files is empty; expected at least one")
-        masks = [read_mask(one, max_pixels=max_pixels) for one in source]
-        if len({mask.shape for mask in masks}) > 1:
-            sizes = ", ".join(f"{name_of(one)} {mask.shape}" for one, mask in zip(source, masks, strict=True))
-            raise DataError(f"masks of one image differ in size (height, width): {sizes}")
-        joined: UInt8 = np.maximum.reduce(masks)
-        return joined
-    data = read_bytes(source, max_pixels)
-    runs = read_runs(data, max_pixels=max_pixels)
-    return runs if runs is not None else _mask_from_pixels(data, source, max_pixels)[1]
+def _coverage(mask: UInt8, size: tuple[int, int]) -> UInt8:
+    """The share of each pixel of a smaller picture, exact in whole numbers and rounded once, half up.
+
+    The sums over all pixels above and to the left (Crow 1984, https://doi.org/10.1145/800031.808600) give the sum over
+    any rectangle. Within a pixel of the mask they grow evenly, so rectangles may begin and end between pixels.
+    """
+    height, width = size
+    sums = cv2.integral(mask)  # int32 (H + 1, W + 1)
+    rows, columns = np.arange(height + 1), np.arange(width + 1)
+    coverage = np.empty(size, np.uint8)
+    for top in range(0, height, _STRIP):
+        strip = np.ascontiguousarray(_between(sums, rows[top : top + _STRIP + 1], height).T)
+        areas = _between(strip, columns, width).T.astype(np.float64)
+        coverage[top : top + _STRIP] = 255 * areas / mask.size + 0.5
+    return coverage
 
 
-def _mask_from_pixels(data: bytes, source: Source, max_pixels: int) -> tuple[NDArray[Any], UInt8, int]:
-    """The values of a file, the mask, and the number of pictures."""
-    name = name_of(source)
+def _between(sums: NDArray[np.int32], edges: NDArray[np.int64], new: int) -> NDArray[np.int32]:
+    """By how much sums (N + 1, ...) grow between edges, which are in ``new`` parts of all; times ``new``."""
+    old = len(sums) - 1
+    whole, part = np.divmod(edges * old, new)
+    # What passes 32 bits here comes back in the difference.
+    before, grown = sums[whole], sums[np.minimum(whole + 1, old)]
+    grown -= before
+    grown *= part.astype(np.int32)[:, None]
+    before *= new
+    before += grown
+    return np.diff(before, axis=0)
+
+
+def _read(source: Source, max_pixels: int) -> tuple[NDArray[Any], MaskFile]:
+    """The values (H, W) of a file, and the mask that they are; its values are not counted."""
+    data, name = read_bytes(source, max_pixels), name_of(source)
     if is_npy(data):
         values = read_npy(data, name, max_pixels)
-        return values, object_of(values, name), 1
+        return values, MaskFile(_object_of(values, name))
     with open_picture(data, source, max_pixels) as picture:
-        values = turn(mask_values(picture, name), orientation_of(picture))
-        lossy = picture.format in LOSSY_FORMATS
-        frames = _frames(picture)  # the last step: it moves the file away from the first picture
-    return values, object_of(values, name, lossy=lossy), frames
+        orientation = orientation_of(picture)
+        values = turn(_values_of(picture, name), orientation)
+        mask = _object_of(values, name, lossy=picture.format in _LOSSY_FORMATS)
+        # The last step: it moves the file away from the first picture.
+        return values, MaskFile(mask, frames=_frames(picture), orientation=orientation)
 
 
 def _frames(picture: Image.Image) -> int:
@@ -215,3 +226,147 @@ def _frames(picture: Image.Image) -> int:
         return int(getattr(picture, "n_frames", 1))
     except Exception:  # Pillow goes through what follows the first picture, and may raise nearly anything there
         return 1
+
+
+def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
+    """How bright each pixel (H, W) of a mask is, by its brightest channel, in the file's own range.
+
+    What is transparent is black.
+
+    Raises:
+        DataError: more than two indices of a palette, or more than two colours; ``name`` begins the message.
+    """
+    if picture.mode == "P":
+        return _palette_values(picture, name)
+    if picture.mode == "1":
+        return np.asarray(picture).view(np.uint8)
+    if picture.mode == "L":
+        return np.array(picture)
+    if is_wide(picture):
+        wide: NDArray[Any] = np.nan_to_num(np.asarray(picture))
+        return wide
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        black = Image.new("RGBA", picture.size, "black")
+        picture = Image.alpha_composite(black, picture)
+    coloured = picture.convert("RGB")
+    colours = [cast("tuple[int, int, int]", colour) for _, colour in coloured.getcolors(_FEW) or ()]
+    if len(colours) > 2 and picture.format not in _LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
+        raise _ambiguous(name, f"the colours {_hex(colours)}, more than the two of a mask, black and white")
+    if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in _LOSSY_FORMATS:
+        raise _ambiguous(name, f"the colours {_hex(colours)}, both bright: which is the object? {_EXPECTED}")
+    if not colours and _has_several_hues(coloured):
+        raise _ambiguous(name, "objects of several colours; expected black and white")
+    brightest: UInt8 = np.asarray(coloured).max(axis=2)
+    return brightest
+
+
+def _object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8:
+    """The 0/1 of a mask file's values: 1 where they are 1, if none is higher, else where they exceed half their range.
+
+    Args:
+        values: (H, W), as :func:`_values_of` gives them.
+        name: The file's, in the message.
+        lossy: They are from one of the ``_LOSSY_FORMATS``.
+
+    Raises:
+        DataError: there are values above 1, and none in the upper half; or more values than the two of a mask and
+            those of its antialiased boundary.
+    """
+    highest = values.max(initial=0)
+    lowest = values.min(initial=highest)
+    if lowest < 0:
+        raise _ambiguous(name, f"{_listed(_distinct(values)[0])}, some below 0; {_EXPECTED}")
+    if highest <= 1 and np.issubdtype(values.dtype, np.integer):
+        return values if values.dtype == np.uint8 else values.astype(np.uint8)
+    full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
+    found, counts = _distinct(values)
+    if len(found) > 2 and not _is_antialiased(found, counts / values.size, full, lossy=lossy):
+        raise _ambiguous(name, _several(found))
+    if 0 < highest <= full / 2 or (len(found) == 2 and lowest > full / 2):
+        raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}")
+    return np.asarray(values > full / 2).view(np.uint8)
+
+
+def _has_several_hues(picture: Image.Image) -> bool:
+    """Whether parts of a picture have different hues; one colour keeps its hue where it fades to black or white."""
+    hue, saturation, value = np.moveaxis(np.asarray(picture.convert("HSV")), 2, 0)
+    hues = np.bincount(hue[(saturation > 64) & (value > 64)] >> 4, minlength=16)
+    there = np.flatnonzero(hues > _LEAST_PART * hue.size)
+    neighbours = len(there) == 2 and there[1] - there[0] in (1, 15)
+    return len(there) > 1 and not neighbours
+
+
+def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The values that there are, in order, and the number of pixels of each."""
+    if values.dtype != np.uint8:
+        found, counts = np.unique(values, return_counts=True)
+        return found, counts.astype(np.float64)
+    counts = cv2.calcHist([np.ascontiguousarray(values)], [0], None, [256], [0, 256]).ravel()
+    found = np.flatnonzero(counts)
+    return found, counts[found].astype(np.float64)
+
+
+def _is_antialiased(found: NDArray[Any], shares: NDArray[np.float64], full: int, *, lossy: bool) -> bool:
+    """Whether more than two values are black, white, and the boundary between them."""
+    near_ends = shares[(found <= full / 10) | (found >= full * 0.9)].sum() >= _NEAR_ENDS
+    if lossy:
+        return bool(near_ends)
+    highest, most = _LOW_LABELS
+    low = (found > 0) & (found <= highest * full / 255)
+    labels = (low & (shares > most)).any() or (shares[1:-1] > _LEAST_LABEL).any()
+    return bool(near_ends and len(found) > _FEW and not labels)
+
+
+def _ambiguous(name: str, what: str) -> DataError:
+    """The error about a file that does not say which pixels are the object."""
+    return DataError(f"{name}: the mask holds {what}", kind="not-binary")
+
+
+def _hex(colours: list[tuple[int, int, int]]) -> str:
+    return ", ".join(sorted("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours))
+
+
+def _listed(found: NDArray[Any]) -> str:
+    if len(found) <= _FEW:
+        return f"the values {', '.join(f'{value:g}' for value in found)}"
+    return f"{len(found):,} values from {found[0]:g} to {found[-1]:g}"
+
+
+def _several(found: NDArray[Any]) -> str:
+    """What a file of labels holds, and how a config will name them."""
+    what = f"{_listed(found)}, more than the two of a mask, 0 and 255"
+    if not np.issubdtype(found.dtype, np.integer):
+        return what
+    # 0, 1, ... and a rim of 255, or a few of such classes and the rim.
+    ignored = found[-1] == 255 and found[0] == 0 and (found[-2] == len(found) - 2 or found[-2] < 64)
+    labels = found[:-1] if ignored else found
+    if len(labels) > _FEW:
+        classes = f'object: "{labels[labels > 0][0]}-{labels[-1]}"'
+    elif labels.tolist() == [0, 1]:
+        classes = "object: 1"
+    else:
+        classes = ", ".join(f"class_{value}: {value}" for value in labels)
+    task = f"task: {{classes: {{{classes}}}{', ignore: [255]' if ignored else ''}}}"
+    return f"{what}; this version cannot read labels, a later one will, by a config with {task}"
+
+
+def _palette_values(picture: Image.Image, name: str) -> UInt8:
+    """The brightest channel of each pixel's palette colour; the indices if all colours are equally bright."""
+    indices = np.array(picture)
+    palette = np.zeros(768, np.uint8)
+    colours = picture.getpalette() or []
+    palette[: len(colours)] = colours
+    brightness = palette.reshape(256, 3).max(axis=1)
+    highest = int(indices.max(initial=0))
+    if highest == 0:
+        return np.full_like(indices, brightness[0] > 127)  # one colour everywhere: the object if it is bright
+    if len(np.unique(brightness[: highest + 1])) == 1:
+        return indices
+    if brightness[0] == 0 and brightness[1] > 127 and highest <= 1:
+        return indices  # Carvana's own files: no look-up needed
+    found, _ = _distinct(indices)
+    if len(found) > 2 and np.ptp(palette.reshape(256, 3)[found], axis=1).any():  # not the greys of a picture
+        raise _ambiguous(name, _several(found))
+    values: UInt8 = cv2.LUT(indices, brightness)
+    return values

@@ -11,8 +11,9 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.runs import Runs, UInt8
 from carvana.errors import DataError
+
+UInt8 = NDArray[np.uint8]
 
 Problem = Literal["not numbers", "an odd count", "no length", "outside", "overlapping", "unsorted"]
 """The kinds of errors of a text."""
@@ -46,9 +47,11 @@ def encode(mask: UInt8 | NDArray[np.bool_]) -> str:
         raise DataError(
             f"an array of {mask.dtype} {mask.shape} is not a mask; expected uint8 (height, width) of 0 and 1"
         )
-    flat = mask.view(np.uint8)
-    changes = Runs.of(flat).changes
-    values = flat.ravel().take(changes)  # between two changes all is equal, so there are no other values
+    flat = mask.view(np.uint8).ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[:1].any():
+        changes = np.concatenate([[0], changes])
+    values = flat.take(changes)  # between two changes all is equal, so there are no other values
     if (values != np.arange(1, len(values) + 1) & 1).any():
         raise DataError(f"the mask holds {int(flat.max())}; expected 0 for background and 1 for the object")
     if len(changes) % 2:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from carvana.data.check.duplicates import SIDE, SIMILAR, find_near_duplicates, thumbnail
+from carvana.data.check.duplicates import SIDE, SIMILAR, NearDuplicate, coarse, find_near_duplicates, thumbnail
 from carvana.data.io.images import read_image
 from carvana.data.samples import find_samples
 
@@ -34,10 +34,12 @@ def photos(tiny_data: Path) -> tuple[list[np.ndarray], list[str]]:
     return [read_image(sample.image) for sample in samples], [sample.group for sample in samples]
 
 
+def near_duplicates(thumbnails: np.ndarray, groups: list[str]) -> list[NearDuplicate]:
+    return find_near_duplicates(np.array(list(map(coarse, thumbnails))), groups, look=thumbnails.__getitem__)
+
+
 def twins(images: list[np.ndarray], groups: list[str]) -> list[tuple[int, int, bool]]:
-    return [
-        (t.first, t.second, t.mirrored) for t in find_near_duplicates(np.stack(list(map(thumbnail, images))), groups)
-    ]
+    return [(t.first, t.second, t.mirrored) for t in near_duplicates(np.stack(list(map(thumbnail, images))), groups)]
 
 
 def test_cars_in_one_studio_are_no_twins(photos: tuple[list[np.ndarray], list[str]]) -> None:
@@ -63,7 +65,7 @@ def test_similarity_is_the_correlation_of_the_differences(photos: tuple[list[np.
         right = [grey[y, x + 1] - grey[y, x] for y in range(SIDE - 1) for x in range(SIDE - 1)]
         down = [grey[y + 1, x] - grey[y, x] for y in range(SIDE - 1) for x in range(SIDE - 1)]
         differences.append(right + down)
-    (found,) = find_near_duplicates(np.stack([first, second]), ["a", "b"])
+    (found,) = near_duplicates(np.stack([first, second]), ["a", "b"])
     assert found.similarity == pytest.approx(np.corrcoef(differences)[0, 1], abs=1e-5)
 
 
@@ -81,10 +83,10 @@ def test_many_photos_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch
     thumbnails = np.stack([cv2.normalize(p, None, 0, 255, cv2.NORM_MINMAX) for p in pictures]).astype(np.uint8)
     thumbnails[37], thumbnails[12] = thumbnails[5], thumbnails[11][:, ::-1]
     groups = [str(number) for number in range(40)]
-    whole = find_near_duplicates(thumbnails, groups)
+    whole = near_duplicates(thumbnails, groups)
     assert [(t.first, t.second, t.mirrored) for t in whole] == [(11, 12, True), (5, 37, False)]
     monkeypatch.setattr(duplicates, "_BLOCK", 7)
-    for one, other in zip(find_near_duplicates(thumbnails, groups), whole, strict=True):
+    for one, other in zip(near_duplicates(thumbnails, groups), whole, strict=True):
         assert (one.first, one.second, one.mirrored) == (other.first, other.second, other.mirrored)
         assert one.similarity == pytest.approx(other.similarity, abs=1e-6)
 
@@ -92,8 +94,8 @@ def test_many_photos_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch
 def test_blank_photos_are_nobody_s_twins() -> None:
     blank = np.full((3, SIDE, SIDE), 200, np.uint8)
     blank[1, 3, 3] = 201
-    assert find_near_duplicates(blank, ["a", "b", "c"]) == []
-    assert find_near_duplicates(blank[:1], ["a"]) == []
+    assert near_duplicates(blank, ["a", "b", "c"]) == []
+    assert near_duplicates(blank[:1], ["a"]) == []
 
 
 @pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real images")
@@ -101,10 +103,10 @@ def test_no_real_photo_is_called_another_car_s_and_real_copies_are_found() -> No
     samples = find_samples(Path(os.environ["CARVANA_DATA"]))
     thumbnails = [thumbnail(read_image(sample.image, at_least=(SIDE, SIDE))) for sample in samples]
     groups = [sample.group for sample in samples]
-    assert find_near_duplicates(np.stack(thumbnails), groups) == []
+    assert near_duplicates(np.stack(thumbnails), groups) == []
     for number in range(0, len(samples), len(samples) // 6):
         image = read_image(samples[number].image)
         for name, copy in COPIES.items():
-            pair = find_near_duplicates(np.stack([thumbnails[number], thumbnail(copy(image))]), ["a", "b"])
+            pair = near_duplicates(np.stack([thumbnails[number], thumbnail(copy(image))]), ["a", "b"])
             assert pair, name
             assert pair[0].similarity > (1 + SIMILAR) / 2

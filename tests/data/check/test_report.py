@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana.data.check.problems import ADVICE, NOTES
+from carvana.data.check.files import ADVICE, NOTES
 from carvana.data.check.report import Report, check_data
 from carvana.data.io.images import read_image, write_image
 from carvana.data.io.masks import read_mask, write_palette_mask

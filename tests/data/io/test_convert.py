@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 import carvana
 from carvana import read_image
-from carvana.data.check.sizes import check_sizes
+from carvana.data.check.masks import check_sizes
 from carvana.data.io.images import image_header
 from carvana.data.samples import Sample
 from carvana.errors import DataError
@@ -155,16 +155,12 @@ def test_the_header_tells_the_bits_and_fit_looks_at_the_values(tmp_path) -> None
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
-    [
-        (raw_tiff(ramp(0, 255, np.uint8, 5)), "a TIFF of 5 bands of 8 bits cannot be read"),
-        (raw_tiff(ramp(0, 1, np.float32, 3)), r"a TIFF of 3 bands of 32 bits \(floating point\)"),
-        (raw_tiff(ramp(0, 900, np.uint16, 12)), "a TIFF of 12 bands of 16 bits"),
-    ],
+    "data",
+    [raw_tiff(ramp(0, 255, np.uint8, 5)), raw_tiff(ramp(0, 1, np.float32, 3)), raw_tiff(ramp(0, 900, np.uint16, 12))],
 )
-def test_a_tiff_that_cannot_be_read_says_its_bands_and_depth(data: bytes, told: str) -> None:
+def test_a_tiff_that_cannot_be_read_says_what_is_expected(data: bytes) -> None:
     for read in (read_image, image_header):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=r"a TIFF that .*expected grey, RGB or RGBA .*data\.channels"):
             read(data)
 
 

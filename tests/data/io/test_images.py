@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.io.images import SUFFIXES, image_size, read_image, resize_image, write_image
-from carvana.data.io.masks import read_coverage, read_mask, read_share, shrink_mask, write_mask, write_palette_mask
+from carvana.data.io.masks import read_mask, write_mask, write_palette_mask
 from carvana.errors import DataError
 
 
@@ -310,55 +310,6 @@ def test_threads_that_read_leave_pillow_and_the_warnings_as_they_were(photo: np.
         list(pool.map(read_image, data[:3] * 20))
     assert set(sizes) == {(120, 160), (10_000, 20_000)}
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
-
-
-def test_coverage_is_the_share_of_each_pixel_that_the_mask_covers(mask: np.ndarray) -> None:
-    tall = np.repeat(np.repeat(mask[:112, :160], 3, 0), 5, 1)  # 336 x 800
-    expected = tall.reshape(28, 12, 80, 10).mean(axis=(1, 3))
-    assert np.abs(shrink_mask(tall, (28, 80)) / 255 - expected).max() <= 0.51 / 255
-
-
-def test_noise_shrinks_by_area_as_outlines_do(rng: np.random.Generator) -> None:
-    noise = rng.integers(0, 2, (600, 800), np.uint8)
-    expected = noise.reshape(60, 10, 80, 10).mean(axis=(1, 3))
-    assert np.abs(shrink_mask(noise, (60, 80)) / 255 - expected).max() <= 0.51 / 255
-
-
-@pytest.mark.parametrize("target", ["coverage", "nearest"])
-@pytest.mark.parametrize("size", [(16, 20), (119, 161), (37, 161), (40, 300), (200, 300)])
-def test_a_mask_read_at_a_size_is_the_mask_brought_to_that_size(
-    tmp_path, mask: np.ndarray, size: tuple[int, int], target: str
-) -> None:
-    write_palette_mask(tmp_path / "mask.gif", mask)
-    write_mask(tmp_path / "mask.png", mask)
-    for path in (tmp_path / "mask.gif", tmp_path / "mask.png"):
-        found = read_coverage(path, size, target=target)
-        assert (found.dtype, found.shape) == (np.uint8, size)
-        assert (found == shrink_mask(read_mask(path), size, target=target)).all()
-
-
-def test_the_share_of_a_mask_is_that_of_its_pixels(tmp_path, mask: np.ndarray) -> None:
-    write_palette_mask(tmp_path / "mask.gif", mask)
-    write_mask(tmp_path / "mask.png", mask)
-    for path in (tmp_path / "mask.gif", tmp_path / "mask.png"):
-        assert read_share(path) == mask.mean()
-
-
-def test_a_mask_read_at_a_size_is_refused_for_the_same_reasons(tmp_path, mask: np.ndarray) -> None:
-    write_palette_mask(tmp_path / "mask.gif", mask)
-    whole = (tmp_path / "mask.gif").read_bytes()
-    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"cut\.gif: damaged or cut"):
-        read_coverage(tmp_path / "cut.gif", (16, 20))
-    with pytest.raises(DataError, match="limit of 100 pixels"):
-        read_coverage(whole, (16, 20), max_pixels=100)
-    with pytest.raises(DataError, match=r"absent\.gif"):
-        read_coverage(tmp_path / "absent.gif", (16, 20))
-
-
-def test_nearest_targets_are_hard(mask: np.ndarray) -> None:
-    assert set(np.unique(shrink_mask(mask, (37, 41), target="nearest"))) == {0, 255}
-    assert len(np.unique(shrink_mask(mask, (37, 41)))) > 2
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png"])

@@ -14,7 +14,7 @@ from jpegs import blocks_jpeg, segment, usual_jpeg
 from PIL import Image, ImageOps, PngImagePlugin
 
 from carvana.data.io.images import image_size, read_image
-from carvana.data.io.jpeg_segments import MOST_SCANS, count_scans, segments
+from carvana.data.io.jpeg import MOST_SCANS, count_scans, segments
 from carvana.errors import DataError
 
 
@@ -64,13 +64,9 @@ def test_what_is_cut_short_is_refused_whatever_stands_behind(photo: np.ndarray, 
     whole = usual_jpeg(photo, progressive=progressive)
     begin = next(place for kind, _, place in segments(whole) if kind == 0xDA)
     for place in np.linspace(begin + 50, len(whole) * 0.9, 9).astype(int):
-        for data in (
-            whole[:place],
-            whole[:4] + whole[4:begin].replace(b"\xff\xdb", b"text\xff\xdb", 1) + whole[begin:place],
-        ):
-            with pytest.raises(DataError, match="damaged or cut") as error:
-                read_image(data + end)
-            assert "\n" not in str(error.value)
+        with pytest.raises(DataError, match="damaged or cut") as error:
+            read_image(whole[:place] + end)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("error", [KeyError(9), TypeError("x"), RuntimeError("x"), ValueError("x"), IndexError()])

@@ -1,10 +1,15 @@
+"""Masks at a training size, against the definition of coverage and against OpenCV."""
+
 from __future__ import annotations
+
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from carvana.data.io.runs import Runs
+from carvana.data.io.masks import read_coverage, read_mask, read_share, shrink_mask, write_mask, write_palette_mask
+from carvana.errors import DataError
 
 
 def blobs(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -40,22 +45,12 @@ def assert_exact(found: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> 
     assert (np.abs(2 * found.astype(int) * mask.size - 2 * 255 * areas) <= mask.size).all(), (mask.shape, size)
 
 
-def test_runs_and_pixels_are_the_same_mask(rng: np.random.Generator) -> None:
-    for mask in masks(rng):
-        runs = Runs.of(mask)
-        assert (np.diff(runs.changes) > 0).all()
-        assert runs.area == mask.sum()
-        made = runs.mask()
-        assert (made.dtype, made.shape) == (np.uint8, mask.shape)
-        assert (made == mask).all()
-
-
 def test_coverage_is_exact_and_rounded_once(rng: np.random.Generator) -> None:
     for mask in masks(rng):
         height, width = mask.shape
         part = max(1, height // 3), max(1, width * 2 // 5)
         for size in {(1, 1), (height, width), (max(1, height // 2), width), (height, 1), part}:
-            assert_exact(Runs.of(mask).coverage(size), mask, size)
+            assert_exact(shrink_mask(mask, size), mask, size)
 
 
 def test_coverage_is_exact_at_any_size(rng: np.random.Generator) -> None:
@@ -63,11 +58,53 @@ def test_coverage_is_exact_at_any_size(rng: np.random.Generator) -> None:
         height, width = rng.integers(1, 90, 2).tolist()
         mask = blobs(rng, height, width)
         size = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
-        assert_exact(Runs.of(mask).coverage(size), mask, size)
+        assert_exact(shrink_mask(mask, size), mask, size)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (512, 768), (960, 640), (1024, 1024)])
 def test_coverage_of_a_photos_mask_is_opencvs_area_average(rng: np.random.Generator, size: tuple[int, int]) -> None:
     mask = cv2.resize(blobs(rng, 64, 96), (1918, 1280))
     theirs = cv2.resize(mask * np.uint8(255), size[::-1], interpolation=cv2.INTER_AREA)
-    assert np.abs(Runs.of(mask).coverage(size).astype(int) - theirs).max() <= 1
+    assert np.abs(shrink_mask(mask, size).astype(int) - theirs).max() <= 1
+
+
+@pytest.fixture
+def mask(rng: np.random.Generator) -> np.ndarray:
+    return (cv2.resize(rng.random((6, 8)), (161, 119)) > 0.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize("target", ["coverage", "nearest"])
+@pytest.mark.parametrize("size", [(16, 20), (119, 161), (37, 161), (40, 300), (200, 300)])
+def test_a_mask_read_at_a_size_is_the_mask_brought_to_that_size(
+    tmp_path: Path, mask: np.ndarray, size: tuple[int, int], target: str
+) -> None:
+    write_palette_mask(tmp_path / "mask.gif", mask)
+    write_mask(tmp_path / "mask.png", mask)
+    for path in (tmp_path / "mask.gif", tmp_path / "mask.png"):
+        found = read_coverage(path, size, target=target)
+        assert (found.dtype, found.shape) == (np.uint8, size)
+        assert (found == shrink_mask(read_mask(path), size, target=target)).all()
+
+
+def test_the_share_of_a_mask_is_that_of_its_pixels(tmp_path: Path, mask: np.ndarray) -> None:
+    write_palette_mask(tmp_path / "mask.gif", mask)
+    write_mask(tmp_path / "mask.png", mask)
+    for path in (tmp_path / "mask.gif", tmp_path / "mask.png"):
+        assert read_share(path) == mask.mean()
+
+
+def test_a_mask_read_at_a_size_is_refused_for_the_same_reasons(tmp_path: Path, mask: np.ndarray) -> None:
+    write_palette_mask(tmp_path / "mask.gif", mask)
+    whole = (tmp_path / "mask.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cut\.gif: damaged or cut"):
+        read_coverage(tmp_path / "cut.gif", (16, 20))
+    with pytest.raises(DataError, match="limit of 100 pixels"):
+        read_coverage(whole, (16, 20), max_pixels=100)
+    with pytest.raises(DataError, match=r"absent\.gif"):
+        read_coverage(tmp_path / "absent.gif", (16, 20))
+
+
+def test_nearest_targets_are_hard(mask: np.ndarray) -> None:
+    assert set(np.unique(shrink_mask(mask, (37, 41), target="nearest"))) == {0, 255}
+    assert len(np.unique(shrink_mask(mask, (37, 41)))) > 2

@@ -1,4 +1,4 @@
-"""Which values of a mask file are the object: rules of two values, and what is refused with its task."""
+"""Which values of a mask file are the object: rules of two values, codings, and what is refused with its task."""
 
 from __future__ import annotations
 
@@ -235,3 +235,52 @@ def test_an_array_that_claims_more_pixels_than_the_limit_is_refused_unread() -> 
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6)})
     with pytest.raises(DataError, match="limit"):
         read_mask(file.getvalue())
+
+
+BLACK_AND_WHITE = bytes((0, 0, 0, 255, 255, 255))
+
+
+def gif(mask: np.ndarray, palette: bytes = BLACK_AND_WHITE, **options: object) -> bytes:
+    return encoded(mask, "GIF", palette, **{"optimize": False, "interlace": 0, **options})
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 5), (64, 64), (160, 241), (1000, 700)])
+def test_gif_masks_of_any_size_read_as_they_were(rng: np.random.Generator, shape: tuple[int, int]) -> None:
+    outline = cv2.resize(rng.random((max(2, shape[0] // 20), max(2, shape[1] // 20))), shape[::-1])
+    noise = rng.integers(0, 2, shape, np.uint8)
+    for values in ((outline > 0.5).astype(np.uint8), noise, np.zeros(shape, np.uint8), np.ones(shape, np.uint8)):
+        assert (read_mask(gif(values)) == values).all()
+        found = inspect_mask(gif(values))
+        assert (found.mask == values).all()
+        assert (found.between, found.frames, found.orientation) == (0, 1, 1)
+
+
+def test_gif_masks_of_every_usual_coding_read_the_same(mask: np.ndarray) -> None:
+    plain = gif(mask)
+    place = plain.index(b"\x2c")
+    second = Image.fromarray(1 - mask)
+    second.putpalette(BLACK_AND_WHITE)
+    codings = {
+        "interlaced": gif(mask, interlace=1),
+        "transparent": gif(mask, transparency=0),
+        "two frames": gif(mask, save_all=True, append_images=[second]),
+        "grey levels": gif(mask, bytes(np.arange(256).repeat(3).tolist())),
+        "further colours": gif(mask, BLACK_AND_WHITE + bytes([7] * 762)),
+        "a comment": plain[:place] + b"\x21\xfe\x04made\x00" + plain[place:],
+        "rubbish behind": plain[:-1] + b"rubbish",
+        "no trailer": plain[:-1],
+    }
+    for name, data in codings.items():
+        assert (read_mask(data) == mask).all(), name
+    assert (read_mask(gif(mask, bytes((255, 255, 255, 0, 0, 0)))) == 1 - mask).all()
+    assert inspect_mask(codings["two frames"]).frames == 2
+
+
+def test_gif_masks_of_other_values_or_of_too_many_pixels_are_refused(mask: np.ndarray) -> None:
+    three = np.where(mask == 0, np.indices(mask.shape)[1] % 2 * 2, 1).astype(np.uint8)
+    with pytest.raises(DataError, match="values 0, 9, 255"):
+        read_mask(gif(three, BLACK_AND_WHITE + bytes((9, 9, 9))))
+    with pytest.raises(DataError, match="values 0, 100"):
+        read_mask(gif(mask, bytes((0, 0, 0, 100, 100, 100))))
+    with pytest.raises(DataError, match=r"more than the limit of 19,158 pixels"):
+        read_mask(gif(mask), max_pixels=mask.size - 1)

@@ -1,0 +1,257 @@
+"""Checks of masks before a training: sizes that differ, masks that are inverted, turned or antialiased; and the best
+Dice that a perfect network could reach at full size, if it is trained at a smaller one.
+
+Inverted masks are object nearly everywhere; turned ones were drawn on an image as it is stored, which its EXIF turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.io.convert import turn
+from carvana.data.io.images import ImageHeader, image_header, read_image, resize_image
+from carvana.data.io.masks import inspect_mask, read_mask, read_share, share_of, shrink_mask
+from carvana.data.samples import Sample, mask_of
+from carvana.errors import DataError
+from carvana.metrics import dice_of
+from carvana.utils.devices import cpu_count
+from carvana.utils.parallel import threaded
+from carvana.utils.progress import Reporter, track
+
+T = TypeVar("T")
+
+SIZES: tuple[tuple[int, int], ...] = ((128, 128), (256, 256), (512, 512), (512, 768), (640, 960), (1024, 1024))
+"""Usual training sizes, (height, width)."""
+
+TARGETS = ("coverage", "nearest")
+
+_LOOKED_AT = 32  # masks: enough to find what nearly all of them have in common
+_LEAST_MASKS = 3  # one or two may be of large objects
+_SMALL = 128, 128  # at which outlines and edges are compared
+
+
+def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> None:
+    """Make sure that each mask is as large as its image, both upright as their EXIF says.
+
+    Only headers are read, and images of more than 8 bits a value, which may use a small part of their range.
+
+    Args:
+        samples: Images; those without a mask are left out.
+        workers: Threads that read; None takes a few for each core, since they wait for the disk most of the time.
+
+    Raises:
+        DataError: masks are of another size than their images, or files cannot be read. The first of them is named
+            and all of them are counted.
+    """
+    pairs = ((sample.image, mask) for sample in samples for mask in sample.masks)
+    count, unreadable, wrong, wide = 0, list[str](), list[str](), list[Path]()
+    for (image, mask), of_image, of_mask in threaded(_headers, pairs, workers=workers or min(4 * cpu_count(), 32)):
+        count += 1
+        if isinstance(of_image, str) or isinstance(of_mask, str):
+            unreadable += [error for error in (of_image, of_mask) if isinstance(error, str)]
+            continue
+        if of_image.size != of_mask.size:
+            wrong.append(
+                f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its image "
+                f"{image.name} {of_image.size[0]} x {of_image.size[1]}"
+            )
+        if of_image.bits > 8 and image not in wide[-1:]:
+            wide.append(image)
+    # A whole image is read only where its values may use a small part of their range, and by few threads.
+    whole = threaded(lambda path: _or_error(_shape, path), wide)
+    unreadable += [error for error in whole if isinstance(error, str)]
+    if unreadable:
+        number = len(unreadable)
+        more = f" ({number} of {2 * count} images and masks cannot be read)" if number > 1 else ""
+        raise DataError(f"{unreadable[0]}{more}")
+    if wrong:
+        raise DataError(
+            f"{wrong[0]}; {len(wrong)} of {count} masks differ from their images: "
+            "give each the size of its image, or leave the image out"
+        )
+
+
+def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bool = False) -> None:
+    """Warn if the masks of a training are inverted, turned or antialiased, by 32 of them.
+
+    Args:
+        samples: Images with masks.
+        reporter: Where the warnings go.
+        every: Read all masks, if nothing else does before the training.
+
+    Raises:
+        DataError: a mask cannot be used.
+    """
+    if every:
+        found = threaded(lambda sample: read_share(mask_of(sample)), samples)
+        for _ in track(found, reporter, "checking masks", len(samples)):
+            pass
+    chosen = [samples[place] for place in np.unique(np.linspace(0, len(samples) - 1, _LOOKED_AT).round().astype(int))]
+    shares, borders, turns, soft = zip(*threaded(_look, chosen), strict=True)
+    what = f"of {len(chosen)} mask{'s' * (len(chosen) > 1)}, "
+    if is_inverted(shares, borders):
+        reporter.warn(
+            f"{what}nearly all are object in most of the image and along its border: if object and background are "
+            "exchanged, invert the masks (the object is white, or 1)"
+        )
+    turned = [turn for turn in turns if turn is not None]
+    if sum(turned) > len(turned) / 2:
+        reporter.warn(
+            f"{what}{len(turned)} belong to images that EXIF turns, are not turned, and mostly fit better turned: "
+            "`carvana data check` names them"
+        )
+    if any(soft):
+        reporter.info(
+            f"{what}{sum(soft)} {'has' if sum(soft) == 1 else 'have'} values between black and white: those above half "
+            "brightness count as object"
+        )
+
+
+def is_inverted(shares: Sequence[float], borders: Sequence[float]) -> bool:
+    """Whether object and background are probably exchanged in the masks of a data set.
+
+    Args:
+        shares: The share of each image that the object covers.
+        borders: The share of each image's outermost pixels that it covers.
+
+    Returns:
+        Whether there are at least three masks, and nine in ten are object in more than half of the image and of its
+        border.
+    """
+    most = [share > 0.5 and border > 0.5 for share, border in zip(shares, borders, strict=True)]
+    return len(most) >= _LEAST_MASKS and sum(most) >= 0.9 * len(most)
+
+
+def border_share(mask: NDArray[np.uint8]) -> float:
+    """The share of a mask's outermost pixels that are object."""
+    return float(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean())
+
+
+def fits_better_turned(image: Path, mask: NDArray[np.uint8], orientation: int) -> bool | None:
+    """Whether a mask was drawn on an image as it is stored, which EXIF turns.
+
+    The sizes show whether an image was turned on its side. If they do not, the mask's outline is compared with the
+    image's edges, as it is and turned. For one image in thirty the answer is wrong: only the majority of a data set
+    counts.
+
+    Args:
+        image: The image.
+        mask: uint8 (H, W) of 0/1.
+        orientation: The mask's own EXIF, 1 to 8.
+
+    Returns:
+        None if EXIF does not turn the image, or turns both, or the sizes differ.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    header = image_header(image)
+    turned = turn(mask, header.orientation)
+    if header.orientation in (1, orientation) or not header.size == mask.shape == turned.shape:
+        return None
+    edges = _edges(cv2.cvtColor(resize_image(read_image(image, at_least=_SMALL), _SMALL), cv2.COLOR_RGB2GRAY))
+    as_it_is, as_turned = (float((edges * _edges(resize_image(255 * each, _SMALL))).sum()) for each in (mask, turned))
+    return as_turned > as_it_is
+
+
+@dataclass(frozen=True)
+class ResolutionLimit:
+    """The best mean Dice possible at a training size.
+
+    Attributes:
+        size: (height, width).
+        coverage: with masks shrunk by area to a share in [0, 1].
+        nearest: with masks shrunk by nearest neighbour.
+    """
+
+    size: tuple[int, int]
+    coverage: float
+    nearest: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {"size": list(self.size), "coverage": self.coverage, "nearest": self.nearest}
+
+
+def best_dice(mask: NDArray[np.uint8], size: tuple[int, int], *, target: str = "coverage") -> float:
+    """The Dice, at full size, of a network that gives exactly the target it is trained on.
+
+    The mask is shrunk as training does, enlarged as the Predictor does, cut at one half and compared with itself.
+
+    Args:
+        mask: uint8 (H, W) of 0 and 1.
+        size: (height, width) of the training.
+        target: "coverage" or "nearest".
+
+    Returns:
+        in [0, 1].
+
+    >>> stripes = np.tile(np.array([0, 1, 1, 1, 1, 0, 0, 0], np.uint8), (8, 1))
+    >>> best_dice(stripes, (8, 8)), best_dice(stripes, (2, 2))
+    (1.0, 0.75)
+    """
+    height, width = mask.shape
+    small = shrink_mask(mask, size, target=target).astype(np.float32) / np.float32(255)
+    found = (resize_image(small, (height, width)) > 0.5).view(np.uint8)
+    both = cv2.countNonZero(cv2.bitwise_and(found, mask))
+    return float(dice_of(both, cv2.countNonZero(found) + cv2.countNonZero(mask)))
+
+
+def mean_best_dice(samples: Sequence[Sample], size: tuple[int, int], *, target: str = "coverage") -> float:
+    """The mean of :func:`best_dice` over the masks of images, read by as many threads as there are cores."""
+    masks = (sample.mask for sample in samples if sample.mask is not None)
+    return float(np.mean(list(threaded(lambda mask: best_dice(read_mask(mask), size, target=target), masks))))
+
+
+def best_dices(mask: NDArray[np.uint8], sizes: Sequence[tuple[int, int]] = SIZES) -> NDArray[np.float64]:
+    """:func:`best_dice` for some sizes and both targets: (sizes, 2), coverage first."""
+    return np.array([[best_dice(mask, size, target=target) for target in TARGETS] for size in sizes])
+
+
+def mean_ceilings(
+    dices: Iterable[NDArray[np.float64]], sizes: Sequence[tuple[int, int]] = SIZES
+) -> tuple[ResolutionLimit, ...]:
+    """The mean over masks of what :func:`best_dices` gave; nothing for no masks."""
+    rows = list(dices)
+    if not rows:
+        return ()
+    means = np.mean(rows, axis=0)
+    return tuple(ResolutionLimit(size, float(c), float(n)) for size, (c, n) in zip(sizes, means, strict=True))
+
+
+def _headers(pair: tuple[Path, Path]) -> tuple[tuple[Path, Path], ImageHeader | str, ImageHeader | str]:
+    return pair, _or_error(image_header, pair[0]), _or_error(image_header, pair[1])
+
+
+def _or_error(read: Callable[[Path], T], path: Path) -> T | str:
+    """The result of ``read``, or the message about a file that cannot be read."""
+    try:
+        return read(path)
+    except DataError as error:
+        return str(error)
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    return read_image(path).shape
+
+
+def _look(sample: Sample) -> tuple[float, float, bool | None, bool]:
+    """The shares of a mask and of its border that are object, whether it fits better turned, whether it is soft."""
+    files = [inspect_mask(path) for path in sample.masks]
+    mask = np.maximum.reduce([file.mask for file in files])
+    turned = fits_better_turned(sample.image, mask, files[0].orientation)
+    return share_of(mask), border_share(mask), turned, any(file.between for file in files)
+
+
+def _edges(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The gradient at each pixel."""
+    smooth = cv2.GaussianBlur(image, (0, 0), 1).astype(np.float32)
+    edges: NDArray[np.float32] = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    return edges
