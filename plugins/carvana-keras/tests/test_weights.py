@@ -12,16 +12,14 @@ import keras_models
 import numpy as np
 import pytest
 import torch
+from carvana import Segmenter, find_samples, read_image
+from carvana.errors import ConfigError, ModelError, RunError
+from carvana.models.unet_ref import UNetRef
 from keras2 import old_file
 
-from carvana.data.io.images import read_image
-from carvana.data.samples import find_samples
-from carvana.errors import ConfigError, ModelError, RunError
-from carvana.models.keras_weights import KerasImport, import_keras, read_keras
-from carvana.models.segmenter import Segmenter
-from carvana.models.unet_ref import UNetRef
+from carvana_keras.weights import KerasImport, import_keras, read_keras
 
-pytestmark = pytest.mark.slow
+pytest_plugins = ["carvana.testing.fixtures"]
 
 FORMATS = (".keras", ".h5", ".weights.h5")
 
@@ -220,7 +218,7 @@ def test_other_files_are_one_clear_line(tmp_path: Path, made: Path) -> None:
     with zipfile.ZipFile(tmp_path / "npz.keras", "w") as archive:
         archive.write(tmp_path / "other.h5", "model.weights.h5")
     lines = {
-        "missing.h5": "there is no file",
+        "missing.h5": "does not exist",
         ".": "is a folder",
         "empty.h5": "is empty",
         "text.h5": "is neither HDF5 nor a .keras archive",
