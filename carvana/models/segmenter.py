@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from carvana.errors import CarvanaError, ModelError
 from carvana.models import serialization
-from carvana.models.allocation_limit import AllocationLimit
-from carvana.models.build import build_network
+from carvana.models.build import AllocationLimit, build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import is_out_of_memory
