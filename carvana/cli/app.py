@@ -50,7 +50,7 @@ class PluginCommand(TyperCommand):
         alone = typer.Typer(add_completion=False)
         alone.command(self.name)(with_verbosity(self._entry.load()))
         command = typer.main.get_command(alone)
-        _flags_without_type(command.get_params(parent))
+        _flags_without_type(command.get_params(parent or typer.Context(command)))
         return command.make_context(info_name, args, parent, **settings)
 
 

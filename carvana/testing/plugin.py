@@ -96,7 +96,8 @@ def _python(otherwise: str, *words: str, selection: str | None = None) -> str:
         [sys.executable, *words], env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["Python ended without a message"]
+        lines = [text for line in done.stderr.splitlines() if (text := line.strip("╭─╮│╰╯ "))]  # typer draws boxes
+        lines = lines or ["Python ended without a message"]
         raise AssertionError(f"{otherwise}: {lines[-1]}")
     return done.stdout
 

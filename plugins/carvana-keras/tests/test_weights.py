@@ -181,7 +181,7 @@ def test_the_range_of_the_training_photos_is_judged_by_the_first_batchnorm(
 def test_the_range_may_be_given_and_untrained_weights_are_told(tmp_path: Path, network: UNetRef) -> None:
     path, log = old_file(tmp_path / "x.h5", network), Log()
     assert read_keras(path, reporter=log).input_range == 1
-    assert [("mean pixel 0.000" in line, "untrained" in line) for line in log.warnings] == [(True, True)]
+    assert [("mean pixel of 0.000" in line, "untrained" in line) for line in log.warnings] == [(True, True)]
     given = read_keras(path, input_range=255, reporter=log)
     assert (given.input_range, given.model.spec.std, len(log.warnings)) == (255, (1 / 255,) * 3, 1)
     with pytest.raises(ConfigError, match="1 or 255"):
