@@ -218,7 +218,7 @@ def _path_of(module: nn.Module | None, network: nn.Module) -> str | None:
     """The dotted name of a part: unlike the part itself, it stays right in a copy of the whole."""
     if module is None:
         return None
-    for path, part in network.named_modules():
-        if part is module:
-            return str(path)
-    raise ModelError("the encoder must be a part of the network")
+    paths = {part: path for path, part in network.named_modules()}
+    if module not in paths:
+        raise ModelError("the encoder must be a part of the network")
+    return paths[module]

@@ -7,7 +7,6 @@ the encoder's weights come from, and which parameters are unused.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -156,17 +155,11 @@ def _drop_unused(module: nn.Module, stride: int, min_size: int) -> None:
         module.train(was_training)
     unreached = {parameter for parameter in module.parameters() if parameter.grad is None}
     module.zero_grad(set_to_none=True)
-    for parent, key, child in list(_children(module)):
-        parameters = list(child.parameters())
-        if parameters and unreached.issuperset(parameters) and called.isdisjoint(child.modules()):
-            setattr(parent, key, nn.Identity())
+    for parent in list(module.modules()):
+        for key, child in list(parent.named_children()):
+            parameters = list(child.parameters())
+            if parameters and unreached.issuperset(parameters) and called.isdisjoint(child.modules()):
+                setattr(parent, key, nn.Identity())
     for parameter in module.parameters():
         if parameter in unreached:
             parameter.requires_grad_(False)
-
-
-def _children(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every module below, with its parent and its name there, outermost first."""
-    for key, child in module.named_children():
-        yield module, key, child
-        yield from _children(child)
