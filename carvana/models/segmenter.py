@@ -218,7 +218,7 @@ def _path_of(module: nn.Module | None, network: nn.Module) -> str | None:
     """The dotted name of a part: unlike the part itself, it stays right in a copy of the whole."""
     if module is None:
         return None
-    paths = {part: path for path, part in network.named_modules()}
+    paths: dict[nn.Module, str] = {part: path for path, part in network.named_modules()}
     if module not in paths:
         raise ModelError("the encoder must be a part of the network")
     return paths[module]

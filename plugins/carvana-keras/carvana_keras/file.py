@@ -228,7 +228,6 @@ def _named_arrays(group: h5py.Group) -> Arrays:
 
 def _refuse_links(file: h5py.File) -> None:
     """Refuse all links within a file, which may lead anywhere; Keras writes none."""
-
     link = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
     if link is not None:
         raise ModelError(f"is refused: {short(link)} is a link to somewhere else")
