@@ -12,40 +12,51 @@ from carvana.utils import deprecated
 from carvana.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from carvana import testing
-    from carvana.config import FitConfig, load_config
-    from carvana.data.check.report import check_data
-    from carvana.data.dataset import EpochSampler, SegmentationDataset
-    from carvana.data.demo.write import write_demo
-    from carvana.data.io.images import read_image
-    from carvana.data.io.masks import read_mask, write_mask
-    from carvana.data.samples import Sample, find_samples
-    from carvana.data.splits import split_samples
-    from carvana.errors import CarvanaError
-    from carvana.evaluation.evaluate import evaluate
-    from carvana.inference.engines.export import export_onnx
-    from carvana.inference.ensemble import Ensemble
-    from carvana.inference.predictor import Predictor
-    from carvana.inference.refiner import Refiner
-    from carvana.inference.submission.write import write_submission
-    from carvana.inference.tiling.tiled import tiled
-    from carvana.leaderboard.board import Leaderboard
-    from carvana.leaderboard.compare import compare
-    from carvana.models.create import create_model
-    from carvana.models.encoders import Encoder, create_encoder
-    from carvana.models.segmenter import Segmenter
-    from carvana.models.spec import ModelSpec, Network
-    from carvana.plugins import register_arch, register_augment, register_layout, register_loss
-    from carvana.run import Run
-    from carvana.training.callbacks import Callback, TensorBoard, Trackio
-    from carvana.training.cross_validation import fit_folds
-    from carvana.training.find_lr import find_lr
-    from carvana.training.fit import fit, resume
-    from carvana.training.trainer import Trainer
+    from carvana import testing as testing
+    from carvana.config import FitConfig as FitConfig
+    from carvana.config import load_config as load_config
+    from carvana.data.check.report import check_data as check_data
+    from carvana.data.dataset import EpochSampler as EpochSampler
+    from carvana.data.dataset import SegmentationDataset as SegmentationDataset
+    from carvana.data.demo.write import write_demo as write_demo
+    from carvana.data.io.images import read_image as read_image
+    from carvana.data.io.masks import read_mask as read_mask
+    from carvana.data.io.masks import write_mask as write_mask
+    from carvana.data.samples import Sample as Sample
+    from carvana.data.samples import find_samples as find_samples
+    from carvana.data.splits import split_samples as split_samples
+    from carvana.errors import CarvanaError as CarvanaError
+    from carvana.evaluation.evaluate import evaluate as evaluate
+    from carvana.inference.engines.export import export_onnx as export_onnx
+    from carvana.inference.ensemble import Ensemble as Ensemble
+    from carvana.inference.predictor import Predictor as Predictor
+    from carvana.inference.refiner import Refiner as Refiner
+    from carvana.inference.submission.write import write_submission as write_submission
+    from carvana.inference.tiling.tiled import tiled as tiled
+    from carvana.leaderboard.board import Leaderboard as Leaderboard
+    from carvana.leaderboard.compare import compare as compare
+    from carvana.models.create import create_model as create_model
+    from carvana.models.encoders import Encoder as Encoder
+    from carvana.models.encoders import create_encoder as create_encoder
+    from carvana.models.segmenter import Segmenter as Segmenter
+    from carvana.models.spec import ModelSpec as ModelSpec
+    from carvana.models.spec import Network as Network
+    from carvana.plugins import register_arch as register_arch
+    from carvana.plugins import register_augment as register_augment
+    from carvana.plugins import register_layout as register_layout
+    from carvana.plugins import register_loss as register_loss
+    from carvana.run import Run as Run
+    from carvana.training.callbacks import Callback as Callback
+    from carvana.training.callbacks import TensorBoard as TensorBoard
+    from carvana.training.callbacks import Trackio as Trackio
+    from carvana.training.cross_validation import fit_folds as fit_folds
+    from carvana.training.find_lr import find_lr as find_lr
+    from carvana.training.fit import fit as fit
+    from carvana.training.fit import resume as resume
+    from carvana.training.trainer import Trainer as Trainer
 
 deprecated.modules(
     {
-        "carvana.compare": "carvana.leaderboard",
         "carvana.compare.entries": "carvana.leaderboard.entries",
         "carvana.compare.records": "carvana.leaderboard.records",
         "carvana.compare.statistics": "carvana.evaluation.statistics",
@@ -58,98 +69,46 @@ deprecated.modules(
 )
 
 _HOMES = {
-    "Callback": "carvana.training.callbacks",
-    "CarvanaError": "carvana.errors",
-    "Encoder": "carvana.models.encoders",
-    "EpochSampler": "carvana.data.dataset",
-    "Ensemble": "carvana.inference.ensemble",
-    "FitConfig": "carvana.config",
-    "Leaderboard": "carvana.leaderboard.board",
-    "ModelSpec": "carvana.models.spec",
-    "Network": "carvana.models.spec",
-    "Predictor": "carvana.inference.predictor",
-    "Refiner": "carvana.inference.refiner",
-    "Run": "carvana.run",
-    "Sample": "carvana.data.samples",
-    "SegmentationDataset": "carvana.data.dataset",
-    "Segmenter": "carvana.models.segmenter",
-    "TensorBoard": "carvana.training.callbacks",
-    "Trackio": "carvana.training.callbacks",
-    "Trainer": "carvana.training.trainer",
-    "check_data": "carvana.data.check.report",
-    "compare": "carvana.leaderboard.compare",
-    "create_encoder": "carvana.models.encoders",
-    "create_model": "carvana.models.create",
-    "evaluate": "carvana.evaluation.evaluate",
-    "export_onnx": "carvana.inference.engines.export",
-    "find_lr": "carvana.training.find_lr",
-    "find_samples": "carvana.data.samples",
-    "fit": "carvana.training.fit",
-    "fit_folds": "carvana.training.cross_validation",
-    "load_config": "carvana.config",
-    "read_image": "carvana.data.io.images",
-    "read_mask": "carvana.data.io.masks",
-    "register_arch": "carvana.plugins",
-    "register_augment": "carvana.plugins",
-    "register_layout": "carvana.plugins",
-    "register_loss": "carvana.plugins",
-    "resume": "carvana.training.fit",
-    "split_samples": "carvana.data.splits",
-    "tiled": "carvana.inference.tiling.tiled",
-    "write_demo": "carvana.data.demo.write",
-    "write_mask": "carvana.data.io.masks",
-    "write_submission": "carvana.inference.submission.write",
+    "carvana.config": ("FitConfig", "load_config"),
+    "carvana.data.check.report": ("check_data",),
+    "carvana.data.dataset": ("EpochSampler", "SegmentationDataset"),
+    "carvana.data.demo.write": ("write_demo",),
+    "carvana.data.io.images": ("read_image",),
+    "carvana.data.io.masks": ("read_mask", "write_mask"),
+    "carvana.data.samples": ("Sample", "find_samples"),
+    "carvana.data.splits": ("split_samples",),
+    "carvana.errors": ("CarvanaError",),
+    "carvana.evaluation.evaluate": ("evaluate",),
+    "carvana.inference.engines.export": ("export_onnx",),
+    "carvana.inference.ensemble": ("Ensemble",),
+    "carvana.inference.predictor": ("Predictor",),
+    "carvana.inference.refiner": ("Refiner",),
+    "carvana.inference.submission.write": ("write_submission",),
+    "carvana.inference.tiling.tiled": ("tiled",),
+    "carvana.leaderboard.board": ("Leaderboard",),
+    "carvana.leaderboard.compare": ("compare",),
+    "carvana.models.create": ("create_model",),
+    "carvana.models.encoders": ("Encoder", "create_encoder"),
+    "carvana.models.segmenter": ("Segmenter",),
+    "carvana.models.spec": ("ModelSpec", "Network"),
+    "carvana.plugins": ("register_arch", "register_augment", "register_layout", "register_loss"),
+    "carvana.run": ("Run",),
+    "carvana.training.callbacks": ("Callback", "TensorBoard", "Trackio"),
+    "carvana.training.cross_validation": ("fit_folds",),
+    "carvana.training.find_lr": ("find_lr",),
+    "carvana.training.fit": ("fit", "resume"),
+    "carvana.training.trainer": ("Trainer",),
 }
+"""The modules that public names are imported from when they are first used."""
 
-__all__ = [
-    "Callback",
-    "CarvanaError",
-    "Encoder",
-    "Ensemble",
-    "EpochSampler",
-    "FitConfig",
-    "Leaderboard",
-    "ModelSpec",
-    "Network",
-    "Predictor",
-    "Refiner",
-    "Run",
-    "Sample",
-    "SegmentationDataset",
-    "Segmenter",
-    "TensorBoard",
-    "Trackio",
-    "Trainer",
-    "check_data",
-    "compare",
-    "create_encoder",
-    "create_model",
-    "evaluate",
-    "export_onnx",
-    "find_lr",
-    "find_samples",
-    "fit",
-    "fit_folds",
-    "load_config",
-    "read_image",
-    "read_mask",
-    "register_arch",
-    "register_augment",
-    "register_layout",
-    "register_loss",
-    "resume",
-    "split_samples",
-    "testing",
-    "tiled",
-    "write_demo",
-    "write_mask",
-    "write_submission",
-]
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_MODULES, "testing"])
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name in ("testing", "data"):
         return importlib.import_module(f"carvana.{name}")
     raise AttributeError(f"module 'carvana' has no attribute {name!r}")

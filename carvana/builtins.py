@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from carvana.registry import Registry
 
-_DECODERS = {
+DECODERS = {
     "unet": "U-Net: skips joined by concatenation; takes any encoder and is hard to beat",
     "unetplusplus": "U-Net++: nested, dense skips; sharper, about twice the work",
     "manet": "MA-Net: U-Net with attention over positions and channels",
@@ -47,7 +47,7 @@ def register(registry: Registry) -> None:
     registry.archs.register(
         "unet-ref", "carvana.models.unet_ref:build", summary="The notebook's U-Net, layer by layer: 34.5 M parameters"
     )
-    for name, summary in _DECODERS.items():
+    for name, summary in DECODERS.items():
         registry.archs.register(
             f"{name}/*", "carvana.models.smp:build", summary=summary, names="carvana.models.smp_encoders:names"
         )

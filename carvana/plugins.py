@@ -1,4 +1,4 @@
-"""Architectures, losses, augmentations and layouts that other packages and the user's own scripts add.
+"""Architectures, losses, augmentations, layouts and commands that other packages and the user's own scripts add.
 
 A script or a notebook calls one of the ``register_*`` functions. Its target is the object itself, or where it is
 (``"module:attribute"``), imported when it is first used. Commands that start processes of their own
@@ -12,6 +12,9 @@ A package names a function in its pyproject.toml, and the function fills the reg
     def register(registry):
         registry.archs.register("segnet", "carvana_segnet.net:build", summary="SegNet")
 
+``registry.losses``, ``augments``, ``layouts`` and ``commands`` are filled likewise; a command is a function whose
+parameters have typer's annotations, and only packages can add one.
+
 What this library brings itself is registered in the same way, first and always. The environment variable
 CARVANA_PLUGINS chooses which packages are loaded: names of entry points or packages, separated by commas; empty means
 none.
@@ -23,12 +26,14 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from carvana.errors import CarvanaError
 from carvana.registry import Plugin, Registry, Target, registry
-from carvana.utils.imports import error_line, stdout_to_stderr
+from carvana.utils.imports import error_line
+from carvana.utils.version import __version__
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -153,20 +158,22 @@ def load_plugins(
         entry_points: The plugins to choose from; by default what is installed.
         selection: The value of CARVANA_PLUGINS; by default that of the environment. None selects all.
     """
+    from importlib.metadata import EntryPoint  # takes 20 ms, which a process without a look-up saves
+
+    own = EntryPoint("carvana", "carvana.builtins:register", GROUP)
+    loaded = [_load(own, "carvana", __version__, registry)]
+    points, broken = _installed() if entry_points is None else (list(entry_points), [])
+    points = [point for point in points if point.value != own.value]
     selection = os.environ.get(VARIABLE) if selection is None else selection
-    points, unreadable = _installed() if entry_points is None else (entry_points, [])
-    found = sorted(
-        (point for point in points if not _is_own(point)), key=lambda point: (_package(point), point.name, point.value)
-    )
-    loaded = [_load("carvana", "carvana", _own_version(), "carvana.builtins:register", registry), *unreadable]
     if selection is not None:
-        wanted = [name.strip() for name in selection.split(",") if name.strip() and canonical(name) != "carvana"]
-        found, missing = _select(found, wanted)
-        loaded += [
-            Plugin(name, "", "", error=f"{VARIABLE} names it, but no installed package brings it") for name in missing
-        ]
-    loaded += [_load(point.name, _package(point), _version(point), point, registry) for point in found]
-    return loaded
+        wanted = {canonical(name): name.strip() for name in selection.split(",") if name.strip()}
+        names = [{canonical(point.name), canonical(_origin(point)[0])} for point in points]
+        points = [point for point, known in zip(points, names, strict=True) if known & wanted.keys()]
+        missing = wanted.keys() - {"carvana"}.union(*names)
+        line = f"{VARIABLE} names it, but no installed package brings it"
+        broken += [Plugin(name, "", "", error=line) for key, name in wanted.items() if key in missing]
+    points.sort(key=lambda point: (_origin(point), point.name, point.value))
+    return [*loaded, *broken, *(_load(point, *_origin(point), registry) for point in points)]
 
 
 def canonical(name: str) -> str:
@@ -180,75 +187,42 @@ def canonical(name: str) -> str:
 
 def _installed() -> tuple[list[EntryPoint], list[Plugin]]:
     """The entry points of all installed packages, and the packages whose entry points cannot be read."""
-    from importlib.metadata import distributions, entry_points  # takes 20 ms, which a process without a look-up saves
+    from importlib.metadata import distributions
 
-    with contextlib.suppress(Exception):  # one damaged package is enough
-        return list(entry_points(group=GROUP)), []
     points: dict[str, list[EntryPoint]] = {}
-    broken: dict[str, Plugin] = {}
-    for distribution in distributions():
-        name = str(distribution.name)
-        if name in points or name in broken:  # the first on the path is the one that is imported
-            continue
+    broken = []
+    for number, distribution in enumerate(distributions()):
         try:
-            points[name] = list(distribution.entry_points.select(group=GROUP))
+            found = list(distribution.entry_points.select(group=GROUP))
+            if found:  # of a package that is installed twice, the first on the path is imported
+                points.setdefault(distribution.name or f"package {number}", found)
         except Exception as error:  # a damaged file may raise anything
             line = f"its entry points cannot be read: {error_line(error)}"
-            logging.getLogger("carvana").warning("the package %s is broken: %s", name, line)
-            broken[name] = Plugin(name, name, "", error=line)
-    return [point for own in points.values() for point in own], list(broken.values())
+            broken.append(_broken(str(distribution.name), str(distribution.name), "", line))
+    return [point for own in points.values() for point in own], broken
 
 
-def _select(points: list[EntryPoint], wanted: list[str]) -> tuple[list[EntryPoint], list[str]]:
-    known = [{canonical(point.name), canonical(_package(point))} for point in points]
-    names = {canonical(name) for name in wanted}
-    chosen = [point for point, own in zip(points, known, strict=True) if own & names]
-    return chosen, [name for name in wanted if not any(canonical(name) in own for own in known)]
-
-
-def _load(name: str, package: str, version: str, target: str | EntryPoint, registry: Registry) -> Plugin:
+def _load(point: EntryPoint, package: str, version: str, registry: Registry) -> Plugin:
     try:
-        with registry.registering(package, version) as adds, stdout_to_stderr():
-            _function(target)(registry)
+        with registry.registering(package, version) as adds, contextlib.redirect_stdout(sys.stderr):
+            if not point.pattern.match(point.value):
+                raise CarvanaError(f"the entry point '{point.value}' must have the form 'module:function'")
+            register = point.load()
+            if not callable(register):
+                raise CarvanaError(f"the entry point '{point.value}' is not a function that takes the registry")
+            register(registry)
     except KeyboardInterrupt:  # the same as Ctrl-C
         raise
     except BaseException as error:  # a module may raise anything on import, SystemExit too
-        line = error_line(error)
-        logging.getLogger("carvana").warning("the plugin '%s' of %s is broken: %s", name, package or "?", line)
-        return Plugin(name, package, version, error=line)
-    return Plugin(name, package, version, adds=adds)
+        return _broken(point.name, package, version, error_line(error))
+    return Plugin(point.name, package, version, adds=adds)
 
 
-def _function(target: str | EntryPoint) -> Callable[[Registry], Any]:
-    if isinstance(target, str):
-        from importlib.metadata import EntryPoint
-
-        target = EntryPoint(name="carvana", value=target, group=GROUP)
-    if not target.pattern.match(target.value):
-        raise CarvanaError(f"the entry point '{target.value}' must have the form 'module:function'")
-    function = target.load()
-    if not callable(function):
-        raise CarvanaError(f"the entry point '{target.value}' is not a function that takes the registry")
-    return function  # type: ignore[no-any-return]
+def _broken(name: str, package: str, version: str, line: str) -> Plugin:
+    logging.getLogger("carvana").warning("the plugin '%s' of %s is broken: %s", name, package or "?", line)
+    return Plugin(name, package, version, error=line)
 
 
-def _is_own(point: EntryPoint) -> bool:
-    return point.value == "carvana.builtins:register"
-
-
-def _package(point: EntryPoint) -> str:
-    return (point.dist.name or "") if point.dist else ""  # None where its metadata name none
-
-
-def _version(point: EntryPoint) -> str:
-    return (point.dist.version or "") if point.dist else ""
-
-
-def _own_version() -> str:
-    """The version of this library; empty in a source tree that was never installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("carvana")
-    except PackageNotFoundError:
-        return ""
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    """The distribution that brings a plugin, and its version; empty where the metadata have none."""
+    return (point.dist.name or "", point.dist.version or "") if point.dist else ("", "")

@@ -13,13 +13,18 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from carvana.errors import CarvanaError, UnknownNameError, did_you_mean
 from carvana.utils.imports import error_line, resolve
 
-_SCRIPT = ("script", "")  # the source, and its version, of what no plugin registers
+_source = ContextVar("_source", default=("script", ""))
+"""The distribution that registers at the moment, and its version; what no plugin registers is a script's."""
+
+_NAME = r"[^\s*?\[\],=]+(/\*)?", "letters, digits and - _ . /, and wildcards only as the '/*' of a family"
+_WORD = r"[A-Za-z][\w-]*", "letters, digits, - and _, a letter first"
 
 Target = str | Callable[..., Any]
 """A ``"module:attribute"`` string, imported when it is needed, or the object itself."""
@@ -95,12 +100,14 @@ class Catalog:
     carvana.errors.UnknownNameError: no shape is named 'cirle'; did you mean 'circle'?
     """
 
-    def __init__(self, kind: str, before_use: Callable[[], None] = lambda: None, *, form: str = ".*") -> None:
+    def __init__(
+        self, kind: str, before_use: Callable[[], None] = lambda: None, *, form: tuple[str, str] = _NAME
+    ) -> None:
         self.kind = kind
+        self.reserved: set[str] = set()  # names that nothing can be registered under
         self._form = form
         self._before_use = before_use
         self._entries: dict[str, Entry] = {}
-        self._source = _SCRIPT
         self._unlisted: set[str] = set()
 
     def register(
@@ -126,23 +133,23 @@ class Catalog:
             CarvanaError: the name is taken or not a name, the target has another form, or the summary is not text.
         """
         self._before_use()
-        _check_name(name)
-        if not re.fullmatch(self._form, name):
-            raise CarvanaError(
-                f"'{name}' cannot be the name of a {self.kind}: use letters, digits, - and _, a letter first"
-            )
-        _check_target(target)
+        pattern, allowed = self._form
+        if not isinstance(name, str) or not re.fullmatch(pattern, name):
+            raise CarvanaError(f"{name!r} cannot be a name: use {allowed}")
+        for where in (target, names):
+            if where is not None:
+                _check_target(where)
         if not isinstance(summary, str):
             raise CarvanaError(f"the summary of '{name}' must be a text of one line, got {summary!r:.60}")
-        if names is not None:
-            _check_target(names)
+        if name in self.reserved:
+            raise CarvanaError(f"'{name}' is a {self.kind} of carvana itself: choose another name")
         taken = self._entries.get(name)
         if taken and not replace:
             owner = f"{taken.source} {taken.version}".rstrip()
             raise CarvanaError(
                 f"the {self.kind} '{name}' is already registered by {owner}: choose another name, or pass replace=True"
             )
-        source, version = self._source
+        source, version = _source.get()
         self._entries[name] = Entry(
             name=name, target=target, summary=summary, source=source, version=version, names=names
         )
@@ -238,7 +245,7 @@ class Catalog:
 
 
 class Registry:
-    """The catalogs ``archs``, ``losses``, ``augments`` and ``layouts``, and the plugins that filled them.
+    """The catalogs ``archs``, ``losses``, ``augments``, ``layouts`` and ``commands``, and the plugins that filled them.
 
     Args:
         loader: A function, or where it is (``"module:function"``). It is called once, before the first look-up, to
@@ -246,12 +253,14 @@ class Registry:
     """
 
     def __init__(self, loader: str | Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
-        self._catalogs = {
+        self.catalogs: Mapping[str, Catalog] = {
             "archs": Catalog("architecture", self._load),
-            "losses": Catalog("loss", self._load, form=r"[A-Za-z][\w-]*"),  # a config adds them up: bce + 0.5*mine
+            "losses": Catalog("loss", self._load, form=_WORD),  # a config adds them up: bce + 0.5*mine
             "augments": Catalog("augmentation", self._load),
             "layouts": Catalog("data layout", self._load),
+            "commands": Catalog("command", self._load, form=_WORD),
         }
+        """The catalogs by the name of their attribute."""
         self._loader = loader
         self._ready = loader is None
         self._plugins: tuple[Plugin, ...] = ()
@@ -261,27 +270,27 @@ class Registry:
     @property
     def archs(self) -> Catalog:
         """Architectures."""
-        return self._catalogs["archs"]
+        return self.catalogs["archs"]
 
     @property
     def losses(self) -> Catalog:
         """Losses."""
-        return self._catalogs["losses"]
+        return self.catalogs["losses"]
 
     @property
     def augments(self) -> Catalog:
         """Augmentations."""
-        return self._catalogs["augments"]
+        return self.catalogs["augments"]
 
     @property
     def layouts(self) -> Catalog:
         """Layouts of data folders."""
-        return self._catalogs["layouts"]
+        return self.catalogs["layouts"]
 
     @property
-    def catalogs(self) -> dict[str, Catalog]:
-        """The catalogs by the name of their attribute."""
-        return dict(self._catalogs)
+    def commands(self) -> Catalog:
+        """Commands of plugins: functions whose parameters have typer's annotations, as those of ``carvana/cli`` do."""
+        return self.catalogs["commands"]
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -297,20 +306,18 @@ class Registry:
         """
         self._load()  # what is undone must not be what a first look-up within the block loads
         added: dict[str, tuple[str, ...]] = {}
-        before = {key: (catalog._entries.copy(), catalog._source) for key, catalog in self.catalogs.items()}
-        for catalog in self.catalogs.values():
-            catalog._source = (source, version)
+        before = {key: catalog._entries.copy() for key, catalog in self.catalogs.items()}
+        token = _source.set((source, version))
         try:
             yield added
         except BaseException:
             for key, catalog in self.catalogs.items():
-                catalog._entries = before[key][0]
+                catalog._entries = before[key]
             raise
         finally:
-            for key, catalog in self.catalogs.items():
-                catalog._source = before[key][1]
+            _source.reset(token)
         for key, catalog in self.catalogs.items():
-            new = tuple(name for name, entry in catalog._entries.items() if before[key][0].get(name) is not entry)
+            new = tuple(name for name, entry in catalog._entries.items() if before[key].get(name) is not entry)
             if new:
                 added[key] = new
 
@@ -322,7 +329,7 @@ class Registry:
                 return
             loader, self._loader = self._loader, None
             try:
-                with self.registering(*_SCRIPT):
+                with self.registering("script"):
                     self._plugins = tuple(resolve(loader, "the loader of plugins")(self))
             except BaseException:  # an interrupt: the next look-up begins anew
                 self._loader = loader
@@ -338,14 +345,6 @@ def _check_target(target: Target) -> None:
     if callable(target) or (isinstance(target, str) and re.fullmatch(r"[\w.]+:[\w.]+", target)):
         return
     raise CarvanaError(f"a target must be 'module:attribute' or a callable, got {target!r}")
-
-
-def _check_name(name: str) -> None:
-    stem = name.removesuffix("/*") if isinstance(name, str) else ""
-    if not re.fullmatch(r"[^\s*?\[\],=]+", stem):
-        raise CarvanaError(
-            f"{name!r} cannot be a name: use letters, digits and - _ . /, and wildcards only as the '/*' of a family"
-        )
 
 
 def has_wildcards(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carvana.models.smp_encoders import DECODERS
+from carvana.builtins import DECODERS
 
 QUICK = ("unet", "linknet", "deeplabv3plus")  # concatenation, addition, dilation with adaptive pooling
 EACH = pytest.mark.parametrize(

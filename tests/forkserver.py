@@ -34,7 +34,7 @@ ADDRESS = "CARVANA_TEST_FORKSERVER"
 
 PRELOADED = (
     "torch", "torch.utils.tensorboard", "torchvision", "segmentation_models_pytorch", "timm", "albumentations", "cv2",
-    "accelerate", "matplotlib.pyplot", "safetensors.torch", "huggingface_hub", "h5py", "onnxruntime", "typer.testing",
+    "accelerate", "matplotlib.pyplot", "safetensors.torch", "huggingface_hub", "onnxruntime", "typer.testing",
     "carvana.builtins", "carvana.cli.app", "carvana.leaderboard.compare", "carvana.leaderboard.jobs",
     "carvana.leaderboard.report.html", "carvana.data.check.report", "carvana.data.demo",
     "carvana.data.splits", "carvana.evaluation.report", "carvana.evaluation.cross_validation",

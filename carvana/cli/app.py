@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from carvana.cli import (
     archs,
@@ -24,7 +24,6 @@ from carvana.cli import (
     evaluate,
     export,
     fit,
-    import_keras,
     new_plugin,
     plugins,
     predict,
@@ -33,6 +32,26 @@ from carvana.cli import (
 )
 from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
 from carvana.errors import CarvanaError, cause, printable
+from carvana.registry import Entry, registry
+
+_IN_PLUGINS = {"import-keras": "carvana-keras"}
+"""Commands of plugins that belong to this project; without the plugin, an error says how to install it."""
+
+
+class PluginCommand(TyperCommand):
+    """A plugin's command. It is imported when it is called: the list of all commands shows its summary alone."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.name, help=entry.summary)
+        self._entry = entry
+
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **settings: Any) -> Any:
+        """Read the words of a command line as the command itself does."""
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(with_verbosity(self._entry.load()))
+        command = typer.main.get_command(alone)
+        _flags_without_type(command.get_params(parent or typer.Context(command)))
+        return command.make_context(info_name, args, parent, **settings)
 
 
 class Commands(TyperGroup):
@@ -49,13 +68,26 @@ class Commands(TyperGroup):
         """The options; a flag takes no value, so its help shows no type."""
         return _flags_without_type(super().get_params(ctx))
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands, those of plugins last."""
+        return [*super().list_commands(ctx), *registry.commands.names()]
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command; its flags likewise."""
         command = super().get_command(ctx, cmd_name)
+        if command is None:
+            return PluginCommand(registry.commands.entry(cmd_name)) if cmd_name in registry.commands else None
         for each in (command, *getattr(command, "commands", {}).values()):
-            if each is not None:
-                _flags_without_type(each.get_params(ctx))
+            _flags_without_type(each.get_params(ctx))
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the words name, wrong usage if there is none."""
+        package = _IN_PLUGINS.get(args[0])
+        if package and args[0] not in registry.commands and not ctx.resilient_parsing:
+            typer.echo(f"error: {args[0]} is in the plugin {package}: pip install ./plugins/{package}", err=True)
+            ctx.exit(2)
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reset the verbosity: a program may run several command lines. Help and the version are printed here."""
@@ -101,7 +133,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict.predict,
     "submit": submit.submit,
     "export": export.export,
-    "import-keras": import_keras.import_keras,
     "bench": bench.bench,
     "archs": archs.archs,
     "configs": configs.configs,
@@ -111,6 +142,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, function in COMMANDS.items():
     app.command(name)(with_verbosity(function))
 app.add_typer(data.app, name="data")
+registry.commands.reserved.update([*COMMANDS, "data"])  # no plugin can take them
 
 
 def _flags_without_type(parameters: Any) -> Any:

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from carvana.registry import Plugin
+from carvana.registry import Plugin, registry
 
-_NOUNS = {"archs": "architecture", "losses": "loss", "augments": "augmentation", "layouts": "data layout"}
-_PLURALS = {"archs": "architectures", "losses": "losses", "augments": "augmentations", "layouts": "data layouts"}
+_PLURALS = {
+    "archs": "architectures", "losses": "losses", "augments": "augmentations", "layouts": "data layouts",
+    "commands": "commands",
+}  # fmt: skip
 
 
 def plugins(
@@ -52,7 +54,7 @@ def _adds(plugin: Plugin) -> list[str]:
     if plugin.error:
         return [f"failed ({plugin.name}): {plugin.error}"]
     lines = [
-        f"{(_NOUNS if len(names) == 1 else _PLURALS).get(kind, kind)}: {', '.join(names)}"
+        f"{registry.catalogs[kind].kind if len(names) == 1 else _PLURALS[kind]}: {', '.join(names)}"
         for kind, names in plugin.adds.items()
     ]
     return lines or ["nothing"]
@@ -61,14 +63,4 @@ def _adds(plugin: Plugin) -> list[str]:
 def _print_json(found: list[Plugin]) -> None:
     import json
 
-    records = [
-        {
-            "name": plugin.name,
-            "package": plugin.package,
-            "version": plugin.version,
-            "adds": {kind: list(names) for kind, names in plugin.adds.items()},
-            "error": plugin.error,
-        }
-        for plugin in found
-    ]
-    typer.echo(json.dumps(records, indent=2))
+    typer.echo(json.dumps([vars(plugin) for plugin in found], indent=2))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from carvana.errors import CarvanaError, ConfigError, ModelError, did_you_mean
 from carvana.models.spec import ModelSpec, Network
 from carvana.models.weight_files import first_line
 from carvana.registry import Entry, registry
-from carvana.utils.imports import stdout_to_stderr
 
-RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
+_RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
 
 
 def build_network(
@@ -35,35 +38,30 @@ def build_network(
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ConfigError(f"classes must be a whole number of at least 1, got {classes!r}")
     entry = registry.archs.entry(name)
+    where = f"'{name}' (from {entry.source})"
     factory = entry.load()
-    arguments = dict(options or {})
-    _check_options(name, factory, arguments)
-    weights = _plain(encoder_weights)
+    options = dict(options or {})
+    for option in options:
+        if option in _RESERVED:
+            raise ConfigError(f"'{option}' is not an option of '{name}': it has an argument of its own")
     takes = inspect.signature(factory).parameters
-    if "known_sizes" in takes:
-        arguments["known_sizes"] = known_sizes
-    if "encoder_weights" in takes:
-        arguments["encoder_weights"] = weights
-    elif weights not in (None, "auto"):
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):  # else it checks them itself
+        keywords = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        check_options(name, options, [key for key in takes if takes[key].kind in keywords and key not in _RESERVED])
+    weights = _weights(encoder_weights)
+    arguments = {"classes": classes, "known_sizes": known_sizes, "encoder_weights": weights}
+    if "encoder_weights" not in takes and weights not in (None, "auto"):
         raise ConfigError(f"'{name}' has no encoder to load '{weights}' into: leave encoder_weights at none")
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):  # factories may look at gradients
-        built = _call(factory, entry, {"classes": classes, **arguments})
+    arguments = {key: value for key, value in arguments.items() if key == "classes" or key in takes}
+    built = _call(factory, entry, arguments | options)
     network = Network(built) if isinstance(built, nn.Module) else built
     if not isinstance(network, Network):
-        raise ModelError(
-            f"the factory of '{name}' (from {entry.source}) must return a Network or an nn.Module,"
-            f" got {type(built).__name__}"
-        )
+        raise ModelError(f"the factory of {where} must return a Network or an nn.Module, got {type(built).__name__}")
     if not isinstance(network.module, nn.Module):
-        raise ModelError(
-            f"the Network of '{name}' (from {entry.source}) must hold an nn.Module, got {type(network.module).__name__}"
-        )
+        raise ModelError(f"the Network of {where} must hold an nn.Module, got {type(network.module).__name__}")
     spec = {
         "arch": name,
-        "options": dict(options or {}),
+        "options": options,
         "classes": classes,
         "stride": network.stride,
         "min_size": network.min_size,
@@ -75,46 +73,72 @@ def build_network(
     try:
         return network, ModelSpec.from_json(spec)
     except ModelError as error:
-        raise ModelError(f"the factory of '{name}' (from {entry.source}): {error}") from None
+        raise ModelError(f"the factory of {where}: {error}") from None
+
+
+class AllocationLimit(TorchDispatchMode):
+    """Refuses tensors once more than ``most`` numbers are made within the block, before their memory is taken.
+
+    It counts tensors that are made from a size, as parameters and buffers are. Results computed from other tensors are
+    not counted, nor are tensors on the device "meta", which take no memory.
+
+    >>> with AllocationLimit(1000, "a model"):
+    ...     torch.empty(20, 20, 20)
+    Traceback (most recent call last):
+    ...
+    carvana.errors.ModelError: a model would have more than 1,000 numbers
+    """
+
+    def __init__(self, most: int, what: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._most = most
+        self._what = what
+        self._made = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count, then run the operation."""
+        kwargs = kwargs or {}
+        size = args[0] if args and isinstance(args[0], list | tuple | torch.Size) else ["not a size"]
+        if all(isinstance(side, int) for side in size) and kwargs.get("device") != torch.device("meta"):
+            self._made += math.prod(size)
+            if self._made > self._most:
+                raise ModelError(f"{self._what} would have more than {self._most:,} numbers")
+        return func(*args, **kwargs)
+
+
+def check_options(name: str, options: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse options that an architecture does not have.
+
+    Raises:
+        ConfigError: an option is unknown; the message has the known ones.
+    """
+    for option in options:
+        if option not in known:
+            listing = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise ConfigError(f"'{name}' has no option '{option}'{did_you_mean(option, known)}; {listing}")
 
 
 def _call(factory: Callable[..., Any], entry: Entry, arguments: Mapping[str, Any]) -> Any:
     """Call the factory; an error in its code becomes one line."""
     try:
-        with stdout_to_stderr():
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            torch.inference_mode(False),
+            torch.enable_grad(),  # factories may look at gradients
+        ):
             return factory(entry.name, **arguments) if entry.family else factory(**arguments)
     except (CarvanaError, OSError):
         raise
     except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"'{entry.name}' (from {entry.source}) cannot be built: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        line = f"{type(error).__name__}: {first_line(error)}"
+        raise ModelError(f"'{entry.name}' (from {entry.source}) cannot be built: {line}") from error
 
 
-def unknown_option(option: str, name: str, known: list[str]) -> ConfigError:
-    """The error for an unknown option, with the known ones."""
-    listing = f"it takes {', '.join(known)}" if known else "it takes none"
-    return ConfigError(f"'{name}' has no option '{option}'{did_you_mean(option, known)}; {listing}")
-
-
-def _plain(encoder_weights: str | Path | None) -> str | None:
-    if encoder_weights is None or (isinstance(encoder_weights, str) and encoder_weights.lower() == "none"):
+def _weights(wanted: str | Path | None) -> str | None:
+    if wanted is None or (isinstance(wanted, str) and wanted.lower() == "none"):
         return None
-    if not isinstance(encoder_weights, str | Path) or not str(encoder_weights):
-        raise ConfigError(f"encoder_weights must be imagenet, none, auto or a file, got {encoder_weights!r}")
-    return str(encoder_weights)
-
-
-def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuse options that are not in the factory's signature; a factory with ``**options`` checks them itself."""
-    for option in options:
-        if option in RESERVED:
-            raise ConfigError(f"'{option}' is not an option of '{name}': it has an argument of its own")
-    parameters = inspect.signature(factory).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    takes = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    known = [parameter.name for parameter in parameters if parameter.name not in RESERVED and parameter.kind in takes]
-    for option in options:
-        if option not in known:
-            raise unknown_option(option, name, known)
+    if not isinstance(wanted, str | Path) or not str(wanted):
+        raise ConfigError(f"encoder_weights must be imagenet, none, auto or a file, got {wanted!r}")
+    return str(wanted)

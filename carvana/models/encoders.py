@@ -1,24 +1,32 @@
-"""Encoders of smp and timm (``tu-``) with their weights, for smp's decoders and for architectures of plugins."""
+"""Encoders of smp and timm (``tu-``), and their weights: random, from a file, or as published on the hub."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import threading
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
-from torch import nn
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from torch import Tensor, nn
 
-from carvana.errors import ModelError, UnknownNameError, did_you_mean
-from carvana.models import encoder_weights
-from carvana.models.encoder_weights import EncoderWeights
-from carvana.models.smp_encoders import ENCODERS, Triple
-from carvana.models.weight_files import first_line
+from carvana.errors import ConfigError, ModelError, UnknownNameError, did_you_mean
+from carvana.models.smp_encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, Triple, normalisation
+from carvana.models.weight_files import first_line, match_weights, read_weights
+from carvana.utils.files import expanded
+
+PATIENCE = 3.0
+"""Seconds that the hub has to answer before ``auto`` starts from random weights."""
 
 Make = Callable[[str | bool | None, dict[str, Any]], nn.Module]
 """Builds a network from the weights, as smp takes them for its encoder, and the encoder's further arguments."""
@@ -51,6 +59,28 @@ class Encoder:
         return self.init == "random" or self.init.startswith("auto: random ")
 
 
+@dataclass(frozen=True)
+class EncoderWeights:
+    """The weights that an encoder starts from: ``init``, ``mean`` and ``std`` as in ``Encoder``.
+
+    Attributes:
+        published: The name under which they are published; None to download nothing.
+        file: A local file of weights.
+    """
+
+    init: str
+    mean: Triple
+    std: Triple
+    published: str | None = None
+    file: Path | None = None
+
+    def fallen_back(self, reason: str) -> EncoderWeights:
+        """Random weights, where ``auto`` finds none; ``init`` records the reason."""
+        reason = " ".join(reason.split())
+        reason = reason if len(reason) <= 160 else reason[:157] + "..."
+        return replace(self, init=f"auto: random ({reason})", published=None)
+
+
 def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) -> Encoder:
     """Build one encoder, for an architecture of your own.
 
@@ -77,12 +107,12 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
         raise UnknownNameError(f"no encoder is named '{name}'{hint} (timm's models are written 'tu-NAME')")
 
     def make(published: str | bool | None, arguments: dict[str, Any]) -> nn.Module:
-        def get(**more: Any) -> nn.Module:
+        def build_with(**more: Any) -> nn.Module:
             encoder: nn.Module = smp.encoders.get_encoder(name, weights=published, **arguments, **more)
             return encoder
 
         try:
-            return first_built(get, size_arguments(name))
+            return build_for_any_size(build_with, name)
         except Exception as error:  # smp and timm raise whatever their layers raise
             reason = first_line(error)
             if "downsampling pattern" in reason:
@@ -110,28 +140,50 @@ def start(encoder: str, wanted: str | None, make: Make, *, part: str = "") -> tu
         ConfigError: no such weights.
         ModelError: the network cannot be built, or the weights are not available.
     """
-    source = encoder_weights.resolve(encoder, wanted, _repository(encoder, wanted))
+    source = resolve(encoder, wanted)
     try:
         return _made(encoder, source, make, part), source
     except ModelError as error:
         if wanted != "auto" or not source.published:
             raise
-        reason = str(error.__cause__ or error)  # the hub answers and does not give
-    module = _made(encoder, replace(source, published=None), make, part)
-    return module, encoder_weights.fallen_back(source, reason)
+        source = source.fallen_back(str(error.__cause__ or error))  # the hub answers and does not give
+    return _made(encoder, source, make, part), source
 
 
-def first_built(build: Callable[..., nn.Module], attempts: list[dict[str, Any]]) -> nn.Module:
-    """Build with the first arguments that work; raises the error of the last ones where none do."""
-    for arguments in attempts[:-1]:
+def resolve(encoder: str, wanted: str | None) -> EncoderWeights:
+    """Find the weights of ``encoder``; see ``start``."""
+    published = _published(encoder)
+    usual = published[0] if published else ""
+    random = EncoderWeights("random", *_normalisation(encoder, wanted if wanted in published else usual))
+    if wanted is None:
+        return random
+    if wanted == "auto" or wanted in published:
+        name = usual if wanted == "auto" else wanted
+        reason = _why_not_available(encoder, name) if published else "none are published"
+        if reason is None:
+            return replace(random, init=name, published=name)
+        if wanted == "auto":
+            return random.fallen_back(reason)
+        raise ModelError(f"the weights '{wanted}' of {encoder} are not available: {reason}; use auto, none or a file")
+    path = expanded(wanted)
+    if path.suffix or path.parent != Path() or path.exists():
+        if not path.is_file():
+            raise ModelError(f"encoder_weights: no such file '{wanted}'")
+        return replace(random, init=f"file:{path.name}", file=path)
+    choices = [*published, "auto", "none"]
+    raise ConfigError(
+        f"there are no weights '{wanted}' for {encoder}{did_you_mean(wanted, choices)};"
+        f" there are {', '.join(choices)}, or a file (.safetensors, .pth)"
+    )
+
+
+def build_for_any_size(build: Callable[..., nn.Module], encoder: str, *, is_dpt: bool = False) -> nn.Module:
+    """Build with the argument that lets timm's transformers take other sizes than the trained one, if there is one."""
+    option = "dynamic_img_size" if is_dpt else "strict_img_size" if encoder.startswith("tu-swin") else None
+    if option:
         with contextlib.suppress(Exception):
-            return build(**arguments)
-    return build(**attempts[-1])
-
-
-def size_arguments(encoder: str) -> list[dict[str, Any]]:
-    """Arguments to try, so that timm's Swin transformers take other sizes than the trained one; the last is empty."""
-    return [{"strict_img_size": False}, {}] if encoder.startswith("tu-swin") else [{}]
+            return build(**{option: is_dpt})
+    return build()
 
 
 def check_timm(name: str, encoder: str) -> None:
@@ -170,30 +222,106 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _repository(encoder: str, wanted: str | None) -> tuple[str, str] | None:
-    """Repository and revision of the weights of smp's own encoders."""
-    if encoder.startswith("tu-"):
-        return None
-    published = smp.encoders.encoders[encoder]["pretrained_settings"]
-    settings = published.get(wanted) or published[encoder_weights.published_names(encoder)[0]]
-    return settings["repo_id"], settings["revision"]
-
-
 def _made(encoder: str, source: EncoderWeights, make: Make, part: str) -> nn.Module:
-    weights: str | bool | None = source.published
-    arguments: dict[str, Any] = {}
-    is_timm = encoder.startswith("tu-")
-    if is_timm:
-        weights = True if source.published or source.file else None
+    if not encoder.startswith("tu-"):
+        with quiet():
+            module = make(source.published, {})
         if source.file:
-            state = encoder_weights.file_for_timm(source.file, encoder.removeprefix("tu-"))
-            arguments["pretrained_cfg_overlay"] = {"state_dict": state}
+            own = module.get_submodule(part)
+            own.load_state_dict(own.state_dict() | _matched(source.file, own.state_dict(), set(), encoder))
+        return module
+    overlay = {"state_dict": _file_for_timm(source.file, encoder.removeprefix("tu-"))} if source.file else None
     with quiet():
-        module = make(weights, arguments)
-    if source.file and not is_timm:
-        encoder_weights.load_file_into(source.file, module.get_submodule(part), encoder)
+        module = make(
+            True if source.published or source.file else None, {"pretrained_cfg_overlay": overlay} if overlay else {}
+        )
     for layer in module.modules():  # timm keeps a copy of the weights in its configuration
         for config in (getattr(layer, "pretrained_cfg", None), getattr(layer, "default_cfg", None)):
             if isinstance(config, dict):
                 config.pop("state_dict", None)
     return module
+
+
+def _file_for_timm(path: Path, model: str) -> dict[str, Tensor]:
+    """The weights of a file under the names of timm's ``model``."""
+    with torch.device("meta"):
+        whole = timm.create_model(model)
+    heads = whole.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    state = whole.state_dict()
+    optional = {name for name in state if name.startswith(tuple(f"{head}." for head in heads))}
+    rest = {name: torch.zeros(state[name].shape) for name in optional}  # timm wants every name; these are dropped later
+    return rest | _matched(path, state, optional, model)
+
+
+def _matched(path: Path, state: dict[str, Tensor], optional: set[str], name: str) -> dict[str, Tensor]:
+    try:
+        return match_weights(read_weights(path), state, optional)
+    except ModelError as error:
+        raise ModelError(f"'{path}' does not fit {name}: {error}") from None
+
+
+def _published(encoder: str) -> tuple[str, ...]:
+    """The names under which weights of an encoder are published, the usual one first; timm has one for each model."""
+    if encoder.startswith("tu-"):
+        return ("imagenet",) if timm.models.is_model_pretrained(encoder[3:]) else ()
+    names = smp.encoders.encoders[encoder]["pretrained_settings"]
+    return tuple(sorted(names, key=lambda name: name != "imagenet"))
+
+
+def _normalisation(encoder: str, weights: str) -> tuple[Triple, Triple]:
+    if not encoder.startswith("tu-"):
+        return normalisation(encoder, weights)
+    config = timm.get_pretrained_cfg(encoder[3:])
+    if config is None or len(config.mean) != 3 or len(config.std) != 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return tuple(config.mean), tuple(config.std)
+
+
+def _why_not_available(encoder: str, weights: str) -> str | None:
+    """Why published weights are not available now; None if they are cached, or the hub answers."""
+    if _is_cached(encoder, weights):
+        return None
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set and they are not cached"
+    return None if _answers(constants.ENDPOINT) else f"the hub did not answer within {PATIENCE:g} s"
+
+
+def _is_cached(encoder: str, weights: str) -> bool:
+    if not encoder.startswith("tu-"):
+        place = smp.encoders.encoders[encoder]["pretrained_settings"][weights]
+        return all(
+            _in_hub_cache(place["repo_id"], place["revision"], name) for name in ("config.json", "model.safetensors")
+        )
+    config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+    if config is None:
+        return False
+    if config.hf_hub_id:
+        names = {config.hf_hub_filename or "model.safetensors", "model.safetensors", "pytorch_model.bin"}
+        return any(_in_hub_cache(config.hf_hub_id, None, name) for name in names)
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    return bool(config.url) and (folder / Path(str(config.url)).name).is_file()
+
+
+def _in_hub_cache(repository: str, revision: str | None, name: str) -> bool:
+    return isinstance(try_to_load_from_cache(repository, name, revision=revision), str | os.PathLike)
+
+
+def _answers(address: str) -> bool:
+    """Whether a server answers at all in time. In a thread: resolving a name cannot be interrupted."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the hub's own address
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310 - likewise
+                answered.set()
+        except urllib.error.HTTPError:
+            answered.set()  # it refuses this request, so it is there
+        except (OSError, ValueError):
+            return
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answered.is_set()

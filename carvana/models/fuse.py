@@ -53,15 +53,16 @@ def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segme
 def _folded(plain: Segmenter) -> Segmenter | None:
     """A copy with folded norms; None where the folded network gives other logits."""
     made = copy.deepcopy(plain)
-    noise = torch.rand(1, 3, *_small(plain), generator=torch.Generator().manual_seed(0)).to(plain.mean.device)
+    small = (plain.spec.min_size, plain.spec.min_size + plain.spec.stride)
+    noise = torch.rand(1, 3, *small, generator=torch.Generator().manual_seed(0)).to(plain.mean.device)
     try:
         # In fp32 also under autocast: half precision rounds more than the tolerance allows.
         with torch.no_grad(), torch.autocast(noise.device.type, enabled=False):
             pairs, before = _pairs(made.network, noise)
             for convolution, norm in pairs:
                 _fold(made.network, convolution, norm)
-            after = made.network(noise) if pairs else before
-            return made if pairs and _same(before, after) else None
+            moved = (made.network(noise) - before).abs().max()
+            return made if pairs and moved <= _TOLERANCE * max(float(before.abs().max()), 1e-6) else None
     except Exception:  # a plugin's network may raise anything; if it is broken, the first image shows that
         return None
 
@@ -105,20 +106,6 @@ def _foldable(norm: nn.Module) -> bool:
 def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     first: Any = network.get_submodule(convolution)
     old: Any = network.get_submodule(norm)
-    _replace(network, convolution, fuse_conv_bn_eval(first, old))
+    network.set_submodule(convolution, fuse_conv_bn_eval(first, old))
     rest = [part for part in (getattr(old, "drop", None), getattr(old, "act", None)) if part is not None]
-    _replace(network, norm, nn.Sequential(*rest) if rest else nn.Identity())
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, key = name.rpartition(".")
-    setattr(network.get_submodule(parent), key, module)
-
-
-def _same(before: Any, after: Any) -> bool:
-    scale = float(before.abs().max())
-    return bool((before - after).abs().max() <= _TOLERANCE * max(scale, 1e-6))
-
-
-def _small(model: Segmenter) -> tuple[int, int]:
-    return model.spec.min_size, model.spec.min_size + model.spec.stride
+    network.set_submodule(norm, nn.Sequential(*rest) if rest else nn.Identity())

@@ -42,11 +42,14 @@ def reflected(images: Tensor, height: int, width: int) -> Tensor:
         for axis, side in ((2, height), (3, width)):
             images = images.index_select(axis, reflection(images.shape[axis], side, images.device))
         return images
+    form = (
+        torch.channels_last if _channels_last(images) else torch.contiguous_format
+    )  # torch.cat keeps it if all have it
     for axis, side in ((2, height), (3, width)):
         size = images.shape[axis]
         if side != size:
             beyond = images.index_select(axis, reflection(size, side, images.device)[size:])
-            images = _joined(images, beyond, axis)
+            images = torch.cat([images, beyond.contiguous(memory_format=form)], axis)
     return images
 
 
@@ -61,17 +64,6 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     # uint8 was copied above, so the copy may be changed in place; floats are the caller's tensor.
     rows = rows.div_(255).sub_(mean) if images.dtype == torch.uint8 else rows - mean
     return rows.div_(std).reshape(count, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _joined(images: Tensor, beyond: Tensor, axis: int) -> Tensor:
-    """Concatenate in the memory format of the first; torch.cat would not keep it."""
-    form = torch.channels_last if _channels_last(images) else torch.contiguous_format
-    size = list(images.shape)
-    size[axis] += beyond.shape[axis]
-    joined = torch.empty(size, dtype=images.dtype, device=images.device, memory_format=form)
-    joined.narrow(axis, 0, images.shape[axis]).copy_(images)
-    joined.narrow(axis, images.shape[axis], beyond.shape[axis]).copy_(beyond)
-    return joined
 
 
 def _channels_last(images: Tensor) -> bool:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from carvana.errors import CarvanaError, ModelError
 from carvana.models import serialization
-from carvana.models.allocation_limit import AllocationLimit
-from carvana.models.build import build_network
+from carvana.models.build import AllocationLimit, build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import is_out_of_memory
@@ -219,7 +218,7 @@ def _path_of(module: nn.Module | None, network: nn.Module) -> str | None:
     """The dotted name of a part: unlike the part itself, it stays right in a copy of the whole."""
     if module is None:
         return None
-    for path, part in network.named_modules():
-        if part is module:
-            return str(path)
-    raise ModelError("the encoder must be a part of the network")
+    paths: dict[nn.Module, str] = {part: path for path, part in network.named_modules()}
+    if module not in paths:
+        raise ModelError("the encoder must be a part of the network")
+    return paths[module]

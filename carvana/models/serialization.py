@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from carvana.errors import ModelError
-from carvana.models.model_card import model_card
-from carvana.models.spec import ModelSpec
+from carvana.models.spec import ModelSpec, model_card
 from carvana.models.weight_files import first_line, flaw, short
 from carvana.registry import registry
 from carvana.utils.files import atomic_path, read_json, write_json, write_text
@@ -107,7 +106,7 @@ def load_weights(folder: Path, network: nn.Module) -> None:
             found = load_file(path)
     except Exception as error:  # whatever its bytes lead to
         raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
-    difference = first_difference(network.state_dict(), found)
+    difference = _first_difference(network.state_dict(), found)
     if difference:
         raise ModelError(f"'{path}' does not fit the architecture: {difference}")
     for name, tensor in network.state_dict().items():
@@ -124,7 +123,7 @@ def most_elements(folder: Path) -> int:
     return 2 * (folder / WEIGHTS).stat().st_size + 2**26
 
 
-def first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+def _first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
     """What keeps two sets of weights from being the same in names and shapes, in half a line; None if nothing does."""
     missing = [name for name in expected if name not in found]
     if missing:

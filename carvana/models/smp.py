@@ -7,7 +7,6 @@ the encoder's weights come from, and which parameters are unused.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -15,26 +14,12 @@ import torch
 from torch import nn
 
 from carvana.errors import ModelError
-from carvana.models.build import unknown_option
-from carvana.models.encoders import check_timm, first_built, quiet, size_arguments, start
+from carvana.models.build import check_options
+from carvana.models.encoders import build_for_any_size, check_timm, quiet, start
+from carvana.models.preprocess import round_up
 from carvana.models.smp_encoders import DILATING, check
 from carvana.models.spec import Network
 from carvana.models.weight_files import first_line
-
-_DECODERS: dict[str, type[nn.Module]] = {
-    "unet": smp.Unet,
-    "unetplusplus": smp.UnetPlusPlus,
-    "manet": smp.MAnet,
-    "linknet": smp.Linknet,
-    "fpn": smp.FPN,
-    "pspnet": smp.PSPNet,
-    "deeplabv3": smp.DeepLabV3,
-    "deeplabv3plus": smp.DeepLabV3Plus,
-    "pan": smp.PAN,
-    "upernet": smp.UPerNet,
-    "segformer": smp.Segformer,
-    "dpt": smp.DPT,
-}
 
 # Set here, not by options: one output, logits of the given number of classes from RGB.
 _RESERVED = ("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
@@ -66,14 +51,20 @@ def build(
     check(decoder, encoder)
     if encoder.startswith("tu-"):
         check_timm(name, encoder)
-    known = option_names(decoder)
-    for option in options:
-        if option not in known:
-            raise unknown_option(option, name, known)
-    arguments = {"classes": classes, **options}
+    check_options(name, options, option_names(decoder))
 
-    def make(published: str | bool | None, more: dict[str, Any]) -> nn.Module:
-        return _construct(name, {"encoder_name": encoder, "encoder_weights": published, **more}, arguments)
+    def make(published: str | bool | None, for_encoder: dict[str, Any]) -> nn.Module:
+        def build_with(**more: Any) -> nn.Module:
+            network: nn.Module = smp.MODEL_ARCHITECTURES_MAPPING[decoder](
+                encoder, encoder_weights=published, classes=classes, **for_encoder, **options, **more
+            )
+            return network
+
+        try:
+            return build_for_any_size(build_with, encoder, is_dpt=decoder == "dpt")
+        except Exception as error:  # layers of smp and timm may raise anything
+            given = f" with {options}" if options else ""
+            raise ModelError(f"'{name}' cannot be built{given}: {_why_not_built(decoder, error)}") from error
 
     module, source = start(encoder, encoder_weights, make, part="encoder")
     stride, min_size = known_sizes or _find_sizes(name, decoder, module)
@@ -95,29 +86,17 @@ def option_names(decoder: str) -> list[str]:
     >>> option_names("linknet")
     ['encoder_depth', 'decoder_use_norm']
     """
-    return [name for name in inspect.signature(_DECODERS[decoder].__init__).parameters if name not in _RESERVED]
+    takes = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[decoder].__init__).parameters
+    return [name for name in takes if name not in _RESERVED]
 
 
-def _construct(name: str, encoder_arguments: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-    decoder, _, encoder = name.partition("/")
-
-    def make(**more: Any) -> nn.Module:
-        return _DECODERS[decoder](**encoder_arguments, **options, **more)
-
-    try:
-        return first_built(make, [{"dynamic_img_size": True}, {}] if decoder == "dpt" else size_arguments(encoder))
-    except Exception as error:  # layers of smp and timm may raise anything
-        raise ModelError(_why_not_built(name, decoder, error, options)) from error
-
-
-def _why_not_built(name: str, decoder: str, error: Exception, options: dict[str, Any]) -> str:
+def _why_not_built(decoder: str, error: Exception) -> str:
     reason = first_line(error)
     if "downsampling pattern" in reason:
-        reason = f"{decoder} needs features of several scales, which this encoder does not give; dpt takes plain ViTs"
-    elif decoder in DILATING and (isinstance(error, AssertionError) or "'output_stride'" in reason):
-        reason = f"{decoder} dilates its encoder, which this one does not allow; take fpn, or another encoder"
-    given = {option: value for option, value in options.items() if option != "classes"}
-    return f"'{name}' cannot be built{f' with {given}' if given else ''}: {reason}"
+        return f"{decoder} needs features of several scales, which this encoder does not give; dpt takes plain ViTs"
+    if decoder in DILATING and (isinstance(error, AssertionError) or "'output_stride'" in reason):
+        return f"{decoder} dilates its encoder, which this one does not allow; take fpn, or another encoder"
+    return reason
 
 
 def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
@@ -137,7 +116,7 @@ def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
     error: Exception | None = None
     for stride in (base, 2 * base, 4 * base, 8 * base):
         # At least 2 * base: one pixel a channel is too little for BatchNorm to train on.
-        for min_size in sorted({-(-max(2 * base, size) // stride) * stride for size in (32, 64, 128, 256)}):
+        for min_size in sorted({round_up(max(2 * base, size), stride) for size in (32, 64, 128, 256)}):
             error = _try(module, (min_size, min_size + stride)) or _try(module, (min_size + 2 * stride, min_size))
             if error is None:
                 return stride, min_size
@@ -145,13 +124,12 @@ def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
 
 
 def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:
-    images = torch.zeros(1, 3, *size)
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad(), quiet():
-            shape = module(images).shape[-2:]
-    except Exception as error:  # see _construct
+            shape = module(torch.zeros(1, 3, *size)).shape[-2:]
+    except Exception as error:  # see build
         return error
     finally:
         module.train(was_training)
@@ -177,17 +155,11 @@ def _drop_unused(module: nn.Module, stride: int, min_size: int) -> None:
         module.train(was_training)
     unreached = {parameter for parameter in module.parameters() if parameter.grad is None}
     module.zero_grad(set_to_none=True)
-    for parent, key, child in list(_children(module)):
-        parameters = list(child.parameters())
-        if parameters and unreached.issuperset(parameters) and called.isdisjoint(child.modules()):
-            setattr(parent, key, nn.Identity())
+    for parent in list(module.modules()):
+        for key, child in list(parent.named_children()):
+            parameters = list(child.parameters())
+            if parameters and unreached.issuperset(parameters) and called.isdisjoint(child.modules()):
+                setattr(parent, key, nn.Identity())
     for parameter in module.parameters():
         if parameter in unreached:
             parameter.requires_grad_(False)
-
-
-def _children(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every module below, with its parent and its name there, outermost first."""
-    for key, child in module.named_children():
-        yield module, key, child
-        yield from _children(child)

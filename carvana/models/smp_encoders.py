@@ -1,6 +1,6 @@
-"""A table of smp's encoders and of what its decoders take, so that a listing imports neither torch nor smp nor timm.
+"""smp's encoders and what its decoders take of them, so that a listing imports neither torch nor smp nor timm.
 
-tests/models/test_smp_encoders.py compares the table with the installed smp. timm's encoders are not in it: their names
+tests/models/test_smp_encoders.py compares this with the installed smp. timm's encoders are not in it: their names
 are ``<decoder>/tu-<any model of timm>``.
 """
 
@@ -20,93 +20,31 @@ _HALF: Triple = (0.5, 0.5, 0.5)
 _DPN_MEAN: Triple = (124 / 255, 117 / 255, 104 / 255)
 _DPN_STD: Triple = (1 / (0.0167 * 255),) * 3
 
-DECODERS = (
-    "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet",
-    "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
-)  # fmt: skip
-
 DILATING = ("deeplabv3", "deeplabv3plus", "pan")
 """Decoders that replace the encoder's last strides by dilation."""
 
-ENCODERS: dict[str, tuple[str, ...]] = {
-    "resnet18": ("imagenet", "ssl", "swsl"),
-    "resnet34": ("imagenet",),
-    "resnet50": ("imagenet", "ssl", "swsl"),
-    "resnet101": ("imagenet",),
-    "resnet152": ("imagenet",),
-    "resnext50_32x4d": ("imagenet", "ssl", "swsl"),
-    "resnext101_32x4d": ("ssl", "swsl"),
-    "resnext101_32x8d": ("imagenet", "instagram", "ssl", "swsl"),
-    "resnext101_32x16d": ("instagram", "ssl", "swsl"),
-    "resnext101_32x32d": ("instagram",),
-    "resnext101_32x48d": ("instagram",),
-    "dpn68": ("imagenet",),
-    "dpn68b": ("imagenet+5k",),
-    "dpn92": ("imagenet+5k",),
-    "dpn98": ("imagenet",),
-    "dpn107": ("imagenet+5k",),
-    "dpn131": ("imagenet",),
-    "vgg11": ("imagenet",),
-    "vgg11_bn": ("imagenet",),
-    "vgg13": ("imagenet",),
-    "vgg13_bn": ("imagenet",),
-    "vgg16": ("imagenet",),
-    "vgg16_bn": ("imagenet",),
-    "vgg19": ("imagenet",),
-    "vgg19_bn": ("imagenet",),
-    "senet154": ("imagenet",),
-    "se_resnet50": ("imagenet",),
-    "se_resnet101": ("imagenet",),
-    "se_resnet152": ("imagenet",),
-    "se_resnext50_32x4d": ("imagenet",),
-    "se_resnext101_32x4d": ("imagenet",),
-    "densenet121": ("imagenet",),
-    "densenet169": ("imagenet",),
-    "densenet201": ("imagenet",),
-    "densenet161": ("imagenet",),
-    "inceptionresnetv2": ("imagenet", "imagenet+background"),
-    "inceptionv4": ("imagenet", "imagenet+background"),
-    "efficientnet-b0": ("imagenet", "advprop"),
-    "efficientnet-b1": ("imagenet", "advprop"),
-    "efficientnet-b2": ("imagenet", "advprop"),
-    "efficientnet-b3": ("imagenet", "advprop"),
-    "efficientnet-b4": ("imagenet", "advprop"),
-    "efficientnet-b5": ("imagenet", "advprop"),
-    "efficientnet-b6": ("imagenet", "advprop"),
-    "efficientnet-b7": ("imagenet", "advprop"),
-    "mobilenet_v2": ("imagenet",),
-    "xception": ("imagenet",),
-    "timm-efficientnet-b0": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b1": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b2": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b3": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b4": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b5": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b6": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b7": ("imagenet", "advprop", "noisy-student"),
-    "timm-efficientnet-b8": ("imagenet", "advprop"),
-    "timm-efficientnet-l2": ("noisy-student", "noisy-student-475"),
-    "timm-tf_efficientnet_lite0": ("imagenet",),
-    "timm-tf_efficientnet_lite1": ("imagenet",),
-    "timm-tf_efficientnet_lite2": ("imagenet",),
-    "timm-tf_efficientnet_lite3": ("imagenet",),
-    "timm-tf_efficientnet_lite4": ("imagenet",),
-    "timm-skresnet18": ("imagenet",),
-    "timm-skresnet34": ("imagenet",),
-    "timm-skresnext50_32x4d": ("imagenet",),
-    "mit_b0": ("imagenet",),
-    "mit_b1": ("imagenet",),
-    "mit_b2": ("imagenet",),
-    "mit_b3": ("imagenet",),
-    "mit_b4": ("imagenet",),
-    "mit_b5": ("imagenet",),
-    "mobileone_s0": ("imagenet",),
-    "mobileone_s1": ("imagenet",),
-    "mobileone_s2": ("imagenet",),
-    "mobileone_s3": ("imagenet",),
-    "mobileone_s4": ("imagenet",),
-}
-"""smp's encoders and the weights that it publishes for each, the usual ones first."""
+ENCODERS = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d", "resnext101_32x16d", "resnext101_32x32d",
+    "resnext101_32x48d",
+    "dpn68", "dpn68b", "dpn92", "dpn98", "dpn107", "dpn131",
+    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+    "senet154", "se_resnet50", "se_resnet101", "se_resnet152", "se_resnext50_32x4d", "se_resnext101_32x4d",
+    "densenet121", "densenet169", "densenet201", "densenet161",
+    "inceptionresnetv2", "inceptionv4",
+    "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3", "efficientnet-b4", "efficientnet-b5",
+    "efficientnet-b6", "efficientnet-b7",
+    "mobilenet_v2",
+    "xception",
+    "timm-efficientnet-b0", "timm-efficientnet-b1", "timm-efficientnet-b2", "timm-efficientnet-b3",
+    "timm-efficientnet-b4", "timm-efficientnet-b5", "timm-efficientnet-b6", "timm-efficientnet-b7",
+    "timm-efficientnet-b8", "timm-efficientnet-l2",
+    "timm-tf_efficientnet_lite0", "timm-tf_efficientnet_lite1", "timm-tf_efficientnet_lite2",
+    "timm-tf_efficientnet_lite3", "timm-tf_efficientnet_lite4",
+    "timm-skresnet18", "timm-skresnet34", "timm-skresnext50_32x4d",
+    "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5",
+    "mobileone_s0", "mobileone_s1", "mobileone_s2", "mobileone_s3", "mobileone_s4",
+)  # fmt: skip
 
 DPT_EXAMPLE = "dpt/tu-vit_tiny_patch16_224"
 
@@ -116,15 +54,9 @@ _POOLED = ("vgg", "densenet", "inception", "xception")  # they shrink by pooling
 # Of timm's modules: plain transformers that dpt takes; others with features of one scale, for no decoder here; and
 # those that take images of one size only. The rest gives features of several scales, for all decoders but dpt.
 _PLAIN_VIT = (
-    "deit",
-    "eva",
-    "naflexvit",
-    "qwen3_vit",
-    "vision_transformer",
-    "vision_transformer_hybrid",
-    "vision_transformer_sam",
-    "vitamin",
-)
+    "deit", "eva", "naflexvit", "qwen3_vit", "vision_transformer", "vision_transformer_hybrid",
+    "vision_transformer_sam", "vitamin",
+)  # fmt: skip
 _ONE_SCALE = (
     "beit", "cait", "convit", "convmixer", "crossvit", "csatv2", "deepseek_vit", "efficientvim", "efficientvit_msra",
     "gemma4_vit", "levit", "mlp_mixer", "pit", "sequencer", "shvit", "tnt", "visformer",
@@ -152,7 +84,7 @@ def names(family: str, pattern: str) -> Iterable[str]:
     if slash and head == decoder and not any(sign in encoder for sign in "*?["):
         check(decoder, encoder)
         return [pattern]
-    own = [f"{decoder}/{name}" for name in ENCODERS if not refusal(decoder, name)]
+    own = _own_names(decoder)
     if "tu-" in pattern:
         return own + [f"{decoder}/tu-{name}" for name in _timm_names(decoder == "dpt")]
     return [*own, f"{decoder}/tu-*"]
@@ -170,8 +102,7 @@ def check(decoder: str, encoder: str) -> None:
     if reason:
         raise UnknownNameError(f"'{decoder}/{encoder}' cannot be built: {reason}")
     if encoder not in ENCODERS:
-        known = [f"{decoder}/{name}" for name in ENCODERS if not refusal(decoder, name)]
-        hint = did_you_mean(f"{decoder}/{encoder}", known)
+        hint = did_you_mean(f"{decoder}/{encoder}", _own_names(decoder))
         raise UnknownNameError(
             f"no architecture is named '{decoder}/{encoder}'{hint or '; there is no such encoder'}"
             f" (timm's models are written '{decoder}/tu-NAME')"
@@ -204,6 +135,10 @@ def normalisation(encoder: str, weights: str = "imagenet") -> tuple[Triple, Trip
     if weights == "advprop" or encoder.startswith(("inception", "xception", "timm-tf_efficientnet_lite")):
         return _HALF, _HALF
     return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _own_names(decoder: str) -> list[str]:
+    return [f"{decoder}/{name}" for name in ENCODERS if not refusal(decoder, name)]
 
 
 @functools.cache

@@ -1,13 +1,14 @@
-"""ModelSpec, the record that is saved with weights, and Network, the result of an architecture's factory."""
+"""ModelSpec, the record that is saved with weights, its card, and Network, the result of an architecture's factory."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from carvana.errors import ModelError, check_format_version, explain
 from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD, Triple
@@ -30,20 +31,6 @@ def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _number(value: Any) -> Any:
-    """Refuse true and quoted digits, which pydantic would read as numbers."""
-    if isinstance(value, bool | str):
-        raise ValueError("must be a number")
-    return value
-
-
-def _name(value: str) -> str:
-    """Names are shown in messages: refuse line breaks and control characters of terminals."""
-    if not value.isprintable():
-        raise ValueError("must be printable")
-    return value
-
-
 def is_distribution(value: str) -> bool:
     """Whether a text can be the name of a package, or is empty.
 
@@ -55,21 +42,26 @@ def is_distribution(value: str) -> bool:
     return bool(re.fullmatch(r"([A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?", value, re.ASCII)) and len(value) <= 200
 
 
-def _distribution(value: str) -> str:
-    if not is_distribution(value):
-        raise ValueError("must be the name of a package")
-    return value
+def _must(holds: Callable[[str], bool], message: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not holds(value):
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
 
 
-Side = Annotated[int, BeforeValidator(_number), Field(ge=1, le=_LARGEST_SIDE)]
-Classes = Annotated[int, BeforeValidator(_number), Field(ge=1, le=_MOST_CLASSES)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
-Distribution = Annotated[str, AfterValidator(_distribution)]
+# Numbers are strict: true and quoted digits are refused.
+Side = Annotated[int, Field(strict=True, ge=1, le=_LARGEST_SIDE)]
+Classes = Annotated[int, Field(strict=True, ge=1, le=_MOST_CLASSES)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+# Names are shown in messages, where line breaks and control characters of terminals do harm.
+Name = Annotated[str, Field(min_length=1, max_length=200), _must(str.isprintable, "must be printable")]
+Distribution = Annotated[str, _must(is_distribution, "must be the name of a package")]
 Options = Annotated[dict[str, Any], AfterValidator(_jsonable)]
 # Both must be numbers in the network's fp32, too.
-Mean = Annotated[float, BeforeValidator(_number), Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-Std = Annotated[float, BeforeValidator(_number), Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+Mean = Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)]
+Std = Annotated[float, Field(strict=True, ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class ModelSpec(BaseModel):
@@ -166,3 +158,77 @@ class Network:
     std: Triple = IMAGENET_STD
     init: str = "random"
     encoder: nn.Module | None = None
+
+
+_CARD = """\
+---
+library_name: carvana
+pipeline_tag: image-segmentation
+tags:
+- carvana
+- image-segmentation
+- background-removal
+---
+
+# {arch}
+
+An image becomes a mask: trained with the Python library carvana.
+
+{facts}
+{measured}
+## Use
+
+```python
+import carvana
+
+model = carvana.Segmenter.from_pretrained("{source}"{network})
+mask = carvana.Predictor(model).predict("image.jpg").mask
+```
+{package}"""
+
+
+def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], repository: str | None = None) -> str:
+    """A README.md with the front matter that the Hugging Face hub reads.
+
+    Args:
+        spec: The record of the model.
+        parameters: How many it has.
+        metrics: Numbers to show, by name.
+        repository: Its name on the hub, for the example.
+
+    >>> print(model_card(ModelSpec(arch="unet-ref"), 34_527_041, {"dice": 0.98533}).splitlines()[1])
+    library_name: carvana
+    """
+    mean, std = (" / ".join(f"{value:.3g}" for value in values) for values in (spec.mean, spec.std))
+    facts = {
+        "Architecture": f"`{spec.arch}`",
+        "Options": f"`{json.dumps(spec.options)}`" if spec.options else "the defaults",
+        "Parameters": f"{parameters:,}",
+        "Classes": str(spec.classes),
+        "Weights started from": spec.init,
+        "Trained at": "{} x {} (height x width)".format(*spec.trained_size) if spec.trained_size else "not trained yet",
+        "Threshold": f"{spec.threshold:g}",
+        "Normalisation": f"pixels in [0, 1], mean {mean}, std {std}",
+    }
+    numbers = {name: text for name, value in metrics.items() if (text := _number(value))}
+    needs = f"\nThe architecture comes from the package `{spec.package}`: `pip install {spec.package}`.\n"
+    return _CARD.format(
+        arch=spec.arch,
+        facts=_table("", "", facts),
+        measured=f"\n## Measured\n\n{_table('metric', 'value', numbers)}\n" if metrics else "",
+        source=repository or "PATH OR REPOSITORY",
+        network=", network=your_module" if spec.package == "script" else "",
+        package="" if spec.package in ("carvana", "script") else needs,
+    )
+
+
+def _table(left: str, right: str, rows: Mapping[str, str]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
+
+
+def _number(value: Any) -> str:
+    """A number, or an interval, as text; empty for anything else."""
+    if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
+        return " .. ".join(map(_number, value))
+    return f"{value:.5f}" if isinstance(value, float) else str(value) if isinstance(value, int | str) else ""

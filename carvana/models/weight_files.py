@@ -61,18 +61,14 @@ def match_weights(
     found = {name.removeprefix("module."): tensor for name, tensor in found.items() if not _is_counter(name)}
     expected = {name: tensor for name, tensor in expected.items() if not _is_counter(name)}
     needed = {name: tensor for name, tensor in expected.items() if name not in optional}
-    if all(name in found and found[name].shape == tensor.shape for name, tensor in needed.items()):
-        return _sound(
-            {name: found[name] for name, tensor in expected.items() if name in found and _fits(found[name], tensor)},
-            expected,
-        )
-    for names in (list(expected), list(needed)):
-        tensors = list(found.values())
-        if len(names) == len(tensors) and all(
-            _fits(tensor, expected[name]) for name, tensor in zip(names, tensors, strict=True)
-        ):
-            return _sound(dict(zip(names, tensors, strict=True)), expected)
-    raise ModelError(_difference(found, needed))
+    by_name = {name: found[name] for name in expected if name in found and found[name].shape == expected[name].shape}
+    matched = by_name if needed.keys() <= by_name.keys() else _in_order(found, expected) or _in_order(found, needed)
+    if not matched:
+        raise ModelError(_difference(found, needed))
+    for name, tensor in matched.items():
+        if wrong := flaw(tensor, expected[name]):
+            raise ModelError(f"'{name}' {wrong}")
+    return matched
 
 
 def flaw(tensor: Tensor, expected: Tensor) -> str | None:
@@ -99,6 +95,13 @@ def short(name: object) -> str:
 def first_line(error: BaseException | None) -> str:
     """The first line of an error's message, or its class where the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _in_order(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The tensors of a file under the expected names, in order; None where number or shapes differ."""
+    if [tensor.shape for tensor in found.values()] != [tensor.shape for tensor in expected.values()]:
+        return None
+    return dict(zip(expected, found.values(), strict=True))
 
 
 def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> str:
@@ -150,17 +153,6 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if len(tensors) != len(content):
         raise ModelError(f"'{path}' holds other things than tensors: save the model's state_dict alone")
     return tensors
-
-
-def _fits(tensor: Tensor, expected: Tensor) -> bool:
-    return tensor.shape == expected.shape
-
-
-def _sound(matched: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for name, tensor in matched.items():
-        if found := flaw(tensor, expected[name]):
-            raise ModelError(f"'{name}' {found}")
-    return matched
 
 
 def _is_counter(name: str) -> bool:

@@ -8,10 +8,8 @@ All that a package registers, in one call::
 The fixtures ``tiny_data`` and ``tiny_config`` come with ``pytest_plugins = ["carvana.testing.fixtures"]``.
 """
 
-from carvana.testing.arch import check_arch
-from carvana.testing.augment import check_augment
-from carvana.testing.layout import check_layout
-from carvana.testing.loss import check_loss
+from carvana.testing.data import check_augment, check_layout
+from carvana.testing.network import check_arch, check_loss
 from carvana.testing.plugin import check_plugin
 
 __all__ = ["check_arch", "check_augment", "check_layout", "check_loss", "check_plugin"]

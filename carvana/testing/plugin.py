@@ -10,10 +10,8 @@ from typing import Any
 
 from carvana.plugins import VARIABLE, canonical, plugins
 from carvana.registry import has_wildcards, registry
-from carvana.testing.arch import check_arch
-from carvana.testing.augment import check_augment
-from carvana.testing.layout import check_layout
-from carvana.testing.loss import check_loss
+from carvana.testing.data import check_augment, check_layout
+from carvana.testing.network import check_arch, check_loss
 
 _ANSWER = "carvana.testing imported:"
 _LISTING = f"""
@@ -66,6 +64,8 @@ def check_plugin(
         check_augment(name)
     for name in adds["layouts"]:
         check_layout(name, (folders or {}).get(name))
+    for name in adds["commands"]:
+        _python(f"the command '{name}' has no help", "-m", "carvana", name, "--help")
 
 
 def _check_entries(adds: Mapping[str, list[str]]) -> None:
@@ -77,20 +77,29 @@ def _check_entries(adds: Mapping[str, list[str]]) -> None:
 
 def _check_listing(package: str) -> None:
     """In another process, since this one has imported torch already."""
-    environment = os.environ | {VARIABLE: package}
-    done = subprocess.run(  # noqa: S603 - this interpreter, and our own words
-        [sys.executable, "-c", _LISTING], env=environment, capture_output=True, text=True, errors="replace", check=False
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]  # modules may print as well
-    if done.returncode or not answers:
-        lines = done.stderr.strip().splitlines() or ["Python ended without a message"]
-        raise AssertionError(f"'{package}' cannot be listed: {lines[-1]}")
+    printed = _python(f"'{package}' cannot be listed", "-c", _LISTING, selection=package)
+    answers = [line for line in printed.splitlines() if line.startswith(_ANSWER)]  # modules may print as well
+    if not answers:
+        raise AssertionError(f"'{package}' cannot be listed: Python ended without a message")
     imported = answers[-1].removeprefix(_ANSWER).strip()
     if imported:
         raise AssertionError(
             f"'{package}' imports {imported} when names are listed, which takes seconds:"
             ' register "module:attribute" strings instead of objects'
         )
+
+
+def _python(otherwise: str, *words: str, selection: str | None = None) -> str:
+    """What another interpreter prints; an AssertionError that begins with ``otherwise`` if it fails."""
+    environment = os.environ | ({} if selection is None else {VARIABLE: selection})
+    done = subprocess.run(  # noqa: S603 - this interpreter, and our own words
+        [sys.executable, *words], env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
+    if done.returncode:
+        lines = [text for line in done.stderr.splitlines() if (text := line.strip("╭─╮│╰╯ "))]  # typer draws boxes
+        lines = lines or ["Python ended without a message"]
+        raise AssertionError(f"{otherwise}: {lines[-1]}")
+    return done.stdout
 
 
 def _check_archs(name: str, options: Mapping[str, Mapping[str, Any]]) -> None:

@@ -15,8 +15,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_MODULES: dict[str, str] = {}
-
 
 def renamed(module: str, **names: str) -> Callable[[str], Any]:
     """A module's ``__getattr__`` that gives what has another name now: ``renamed(__name__, Old="New")``."""
@@ -71,46 +69,40 @@ def parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def modules(moved: Mapping[str, str]) -> None:
     """Let modules be imported by their old names; called once, by ``import carvana``."""
-    _MODULES.update(moved)
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+    sys.meta_path.append(_Finder(moved))
 
 
-class _Moved(ModuleType):
-    """A module under its old name."""
+class _Package(ModuleType):
+    """An old package, which holds moved modules alone.
 
-    def __getattr__(self, name: str) -> Any:
-        new = _MODULES[self.__name__]
-        if name == "__all__":
-            return [each for each in vars(import_module(new)) if not each.startswith("_")]
-        if name.startswith("__"):
-            raise AttributeError(name)
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # one is enough
-            value = getattr(import_module(new), name)
-        found = value.__name__ if isinstance(value, ModuleType) else f"{new}.{getattr(value, '__name__', name)}"
-        _warn(f"{self.__name__}.{name}", found)
-        return value
+    An import of one of them hides the function of the package's name (``carvana.compare``), so a call goes there.
+    """
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        """Call the function of the same name: ``carvana.compare``, behind an import of ``carvana.compare.records``."""
         package, _, name = self.__name__.rpartition(".")
         return sys.modules[package].__getattr__(name)(*args, **settings)
 
 
 class _Finder:
-    """Asked by the import system where no file of the name was found."""
+    """Asked by the import system where no file of the name was found: the module of the new name is imported."""
+
+    def __init__(self, moved: Mapping[str, str]) -> None:
+        self.moved = moved
+        self.packages = {name.rpartition(".")[0] for name in moved}
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        if name not in _MODULES:
-            return None
-        package = any(other.startswith(f"{name}.") for other in _MODULES)
-        return ModuleSpec(name, self, is_package=package)  # type: ignore[arg-type]
+        if name in self.moved or name in self.packages:
+            return ModuleSpec(name, self, is_package=name in self.packages)  # type: ignore[arg-type]
+        return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Moved(spec.name)
+        return _Package(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing runs: what is asked of the module is looked up in the new one."""
+        old = module.__name__
+        if old in self.moved:
+            _warn(old, self.moved[old])
+            sys.modules[old] = import_module(self.moved[old])
 
 
 def _warn(old: str, new: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from carvana.errors import CarvanaError
@@ -22,7 +21,7 @@ def resolve(target: Any, what: str) -> Any:
         return target
     module, _, attribute = target.partition(":")
     try:
-        with stdout_to_stderr():
+        with contextlib.redirect_stdout(sys.stderr):  # a command's result is alone on stdout
             found: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
@@ -31,13 +30,6 @@ def resolve(target: Any, what: str) -> Any:
     except BaseException as error:  # a module may raise anything on import, SystemExit too
         raise CarvanaError(f"{what} cannot be loaded from '{target}': {error_line(error)}") from error
     return found
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """What other code prints in this block must not get between the lines of a command's result: it goes to stderr."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def error_line(error: BaseException) -> str:

@@ -11,6 +11,8 @@ from docstrings import sections
 from markup import GENERATED, anchor, code, item
 from signatures import attribute_type, signature
 
+import carvana
+
 GROUPS = {
     "Networks": ("models",),
     "Data": ("data",),
@@ -106,9 +108,8 @@ def page(source: Path) -> str:
 
 
 def _entries(package: griffe.Module) -> Iterator[Entry]:
-    assert package.exports is not None
     named = set()
-    for name in map(str, package.exports):
+    for name in carvana.__all__:
         target = _resolved(package, package.imports.get(name, f"carvana.{name}"))
         if isinstance(target, griffe.Module):
             inner = map(str, target.exports or ())

@@ -7,8 +7,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from carvana.builtins import DECODERS
 from carvana.cli.app import app
-from carvana.models.smp_encoders import DECODERS
 
 
 def archs(*words: str) -> str:

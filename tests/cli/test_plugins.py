@@ -1,9 +1,10 @@
-"""``carvana plugins``, ``configs`` and ``new-plugin``, as a user types them."""
+"""``carvana plugins``, ``configs`` and ``new-plugin``, and commands of plugins, as a user types them."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,45 @@ from carvana.config import configs
 LOSS = "def register(registry):\n    registry.losses.register('mine', 'good:loss', summary='x')\n"
 
 
+COMMAND = """
+def register(registry):
+    registry.commands.register("greet", "greeting:greet", summary="Greet somebody, or several.")
+"""
+GREETING = '''
+from typing import Annotated
+import typer
+
+def greet(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Whom.")],
+    loud: Annotated[bool, typer.Option(help="In capitals.")] = False,
+) -> None:
+    """Greet somebody, or several."""
+    from carvana.errors import DataError
+
+    if "nobody" in names:
+        raise DataError("nobody is there")
+    words = f"hello {' and '.join(names)}"
+    typer.echo(words.upper() if loud else words)
+'''
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """Two installed packages, one of which is broken."""
-    folder = tmp_path / "site"
-    for package, code in {"good": LOSS, "broken": "import nothing_of_this_name\n"}.items():
+    return install(tmp_path / "site", {"good": LOSS, "broken": "import nothing_of_this_name\n"})
+
+
+@pytest.fixture
+def greeting(tmp_path: Path) -> Path:
+    """Packages with commands: one works, one takes the name of a command that there is, one is not there any more."""
+    takes = COMMAND.replace('"greet"', '"fit"')
+    site = install(tmp_path / "site", {"good": COMMAND, "broken": takes, "late": COMMAND.replace("greet", "late")})
+    (site / "greeting.py").write_text("print('imported')\n" + GREETING)
+    return site
+
+
+def install(folder: Path, packages: dict[str, str]) -> Path:
+    for package, code in packages.items():
         info = folder / f"{package}-2.5.dist-info"
         info.mkdir(parents=True)
         (folder / f"{package}.py").write_text(code)
@@ -66,6 +101,55 @@ def test_the_variable_chooses_and_a_missing_one_is_told(site: Path) -> None:
     done = carvana("plugins", site=site, CARVANA_PLUGINS="good,segnett")
     assert "failed (segnett): CARVANA_PLUGINS names it, but no installed package brings it" in done.stdout
     assert "broken" not in done.stdout
+
+
+def test_a_command_of_a_plugin_is_listed_and_called(greeting: Path) -> None:
+    listed = carvana("--help", site=greeting)
+    assert listed.returncode == 0
+    assert re.search(r"\bgreet +Greet somebody, or several\.", listed.stdout)
+    assert "imported" not in listed.stdout + listed.stderr
+    called = carvana("greet", "--loud", "Ann", "Bob", site=greeting)
+    assert (called.returncode, called.stdout, called.stderr.splitlines()[-1]) == (0, "HELLO ANN AND BOB\n", "imported")
+    assert "--loud" in carvana("greet", "--help", site=greeting).stdout
+    assert carvana("greet", "--quiet", "Ann", site=greeting).stdout == "hello Ann\n"
+    failed = carvana("greet", "nobody", site=greeting)
+    assert (failed.returncode, failed.stderr.splitlines()[-1]) == (1, "error: nobody is there")
+    assert carvana("greet", "--lowd", "Ann", site=greeting).returncode == 2
+
+
+def test_a_command_that_is_gone_is_one_line(greeting: Path) -> None:
+    gone = carvana("late", "x", site=greeting, CARVANA_PLUGINS="late")
+    assert gone.returncode == 1
+    assert "error: 'late' (from late) cannot be loaded from 'lateing:late': ModuleNotFoundError" in gone.stderr
+    assert "Traceback" not in gone.stderr
+
+
+def test_no_plugin_takes_the_name_of_a_command_of_carvana(greeting: Path) -> None:
+    done = carvana("plugins", site=greeting)
+    assert ["good", "2.5", "command:", "greet"] in [line.split() for line in done.stdout.splitlines()]
+    assert "failed (broken): CarvanaError: 'fit' is a command of carvana itself" in done.stdout
+    assert "greeting" not in carvana("fit", "--print-config", site=greeting).stderr
+    records = {record["name"]: record for record in json.loads(carvana("plugins", "--json", site=greeting).stdout)}
+    assert records["good"]["adds"] == {"commands": ["greet"]}
+
+
+def test_a_command_of_a_plugin_is_completed(greeting: Path) -> None:
+    def offered(*words: str) -> list[str]:
+        line = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), "_CARVANA_COMPLETE": "complete_bash"}
+        path = os.pathsep.join([str(greeting), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "CARVANA_PLUGINS": "good", **line}
+        program = "import sys; sys.argv = ['carvana']; from carvana.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        return done.stdout.split()
+
+    assert offered("carvana", "gr") == ["greet"]
+    assert "--loud" in offered("carvana", "greet", "--l")
+
+
+def test_without_its_plugin_import_keras_says_how_to_get_it(site: Path) -> None:
+    done = carvana("import-keras", "seed.h5", "--out", "seed", site=site, CARVANA_PLUGINS="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: import-keras is in the plugin carvana-keras: pip install ./plugins/carvana-keras\n"
 
 
 def test_configs_are_listed_with_a_line_each() -> None:

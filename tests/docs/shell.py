@@ -23,6 +23,9 @@ PASSED_OVER = (
 )
 """Lines that begin so are left to .ci/run, which does these in new environments, or need an account elsewhere."""
 
+PLUGINS = "carvana-keras"
+"""The plugins of this project whose commands are on the pages."""
+
 
 def script(page: Path) -> list[str]:
     """The lines of a page's sh blocks that are run."""
@@ -30,8 +33,14 @@ def script(page: Path) -> list[str]:
     return [line for line in found if not line.lstrip().startswith(PASSED_OVER)]
 
 
-def run(commands: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run lines in a folder until one fails; each is told before. No hub, and a cache beside the folder."""
+def run(commands: list[str], folder: Path, *sites: Path) -> subprocess.CompletedProcess[str]:
+    """Run lines in a folder until one fails; each is told before. No hub, and a cache beside the folder.
+
+    Args:
+        commands: The lines.
+        folder: The folder.
+        sites: Folders with installed packages, whose plugins are loaded.
+    """
     command = folder.parent / "bin" / "carvana"
     command.parent.mkdir(exist_ok=True)
     client = shlex.join([sys.executable, "-S", "-E", forkserver.__file__, small.__file__])
@@ -39,6 +48,9 @@ def run(commands: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     command.chmod(0o755)
     path = os.pathsep.join([str(command.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     env = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "CARVANA_CACHE": str(folder.parent / "cache")}
+    if sites:
+        env["PYTHONPATH"] = os.pathsep.join([*map(str, sites), os.environ.get("PYTHONPATH", "")])
+        env["CARVANA_PLUGINS"] = PLUGINS
     text = "\n".join(["set -euo pipefail", *(f"echo {shlex.quote('$ ' + line)}\n{line}" for line in commands)])
     return subprocess.run(
         ["bash", "-c", text], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from blocks import PAGES, blocks, commands, lines, name_of
+from blocks import PAGES, ROOT, blocks, commands, lines, name_of
 from typer.main import get_command
 
 from carvana.cli.app import app
 from carvana.config import find_config, load_config, parse_settings
+from carvana.registry import registry
 
 CALLS = [
     (page, words)
@@ -24,8 +26,9 @@ CALLS = [
 def parsed(words: list[str]) -> dict[str, Any]:
     """What a call gives the command's function; an error where an option is unknown or lacks its value."""
     command: Any = get_command(app)
-    while hasattr(command, "commands") and words and words[0] in command.commands:
-        command, words = command.commands[words[0]], words[1:]
+    with command.make_context("carvana", [], resilient_parsing=True) as context:
+        while hasattr(command, "commands") and words and (inner := command.get_command(context, words[0])):
+            command, words = inner, words[1:]
     if hasattr(command, "commands"):
         assert words in (["--version"], ["--help"], ["--install-completion"]), words
         return {}
@@ -41,6 +44,15 @@ def check(words: list[str]) -> None:
     load_config(None, parse_settings(settings))
     if given.get("config") and not str(given["config"]).endswith(".yaml"):  # a file of the reader's
         find_config(given["config"])
+
+
+@pytest.fixture(autouse=True)
+def _plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this project's plugins, as if they were installed."""
+    monkeypatch.syspath_prepend(str(ROOT / "plugins" / "carvana-keras"))
+    entries = {entry.name: entry for entry in registry.commands.registered()}
+    monkeypatch.setattr(registry.commands, "_entries", entries)
+    import_module("carvana_keras").register(registry)
 
 
 @pytest.mark.parametrize(("page", "words"), CALLS, ids=[f"{name_of(page)} {' '.join(words)}" for page, words in CALLS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import installed
 import presumed
 import pytest
 import shell
@@ -15,7 +16,8 @@ def test_the_commands_of_readme_run_one_after_the_other(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     presumed.make(folder)
-    done = shell.run(shell.script(ROOT / "README.md"), folder)
+    site = installed.install(ROOT / "plugins" / shell.PLUGINS, tmp_path / "site")
+    done = shell.run(shell.script(ROOT / "README.md"), folder, site)
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("\n$ carvana") >= 10
     assert len(list((folder / "cut").rglob("*.jpg"))) == len(list((folder / "holiday").iterdir()))

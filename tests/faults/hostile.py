@@ -8,12 +8,10 @@ import os
 import pickle
 import struct
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -59,42 +57,12 @@ def torchscript(_: Trap) -> bytes:
     return buffer.getvalue()
 
 
-def keras_archive(trap: Trap) -> bytes:
-    """An archive with a layer of Python code, the pickle in it and in an array's attribute."""
-    code = pickle.dumps(trap)
-    weights, archive = io.BytesIO(), io.BytesIO()
-    with h5py.File(weights, "w") as file:
-        values = file.create_group("layers/lambda/vars")
-        values.create_dataset("0", data=np.frombuffer(code, np.uint8)).attrs["function"] = np.void(code)
-    layer = {"class_name": "Lambda", "config": {"name": "lambda", "function": {"code": code.hex()}}, "name": "lambda"}
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
-        file.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": [layer]}}))
-        file.writestr("model.weights.h5", weights.getvalue())
-    return archive.getvalue()
-
-
-def keras_h5(trap: Trap) -> bytes:
-    code = pickle.dumps(trap)
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        group = file.create_group("model_weights")
-        group.attrs["layer_names"] = ["lambda"]
-        group.create_group("lambda").attrs["weight_names"] = ["lambda/function:0"]
-        group.create_dataset("lambda/lambda/function:0", data=np.void(code))
-        layer = {"class_name": "Lambda", "name": "lambda", "config": {"name": "lambda", "function": code.hex()}}
-        file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": {"layers": [layer]}})
-    return buffer.getvalue()
-
-
 KINDS: dict[str, Callable[[Trap], bytes]] = {
     "a pickle": raw_pickle,
     "a file of torch": torch_zip,
     "an old file of torch": torch_legacy,
     "an archive of NumPy": numpy_archive,
     "a TorchScript archive": torchscript,
-    "a Keras archive": keras_archive,
-    "an HDF5 file": keras_h5,
 }
 
 

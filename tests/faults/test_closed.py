@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 from comparing import recipe
 from faults.commands import carvana
-from keras2 import old_file
 
 import carvana as library
 from carvana.cli.app import COMMANDS
 from carvana.cli.data import app as data_app
-from carvana.models.unet_ref import UNetRef
 
 ROOT = Path(__file__).parents[2]
 SILENCE = Path(__file__).with_name("silence")
@@ -42,7 +40,6 @@ LINES: dict[str, list[str]] = {
     "predict": ["predict", "RUN", "DATA/train", "--out", "OUT", "--save", "mask,prob,cutout,overlay"],
     "submit": ["submit", "RUN", "DATA/train", "--out", "OUT.csv", "--workers", "1"],
     "export": ["export", "RUN", "--to", "onnx", "--out", "OUT.onnx"],
-    "import-keras": ["import-keras", "KERAS", "--out", "OUT"],
     "bench": ["bench", "RUN", "--size", "32x48", "--seconds", "0"],
     "compare": ["compare", "unet-ref", "--data", "DATA", "--out", "OUT", "--device", "cpu", *RECIPE],
 }
@@ -51,10 +48,10 @@ LINES: dict[str, list[str]] = {
 
 @pytest.fixture(scope="session")
 def places(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """What the command lines name: a run and a file of Keras, made once."""
+    """What the command lines name: a run, made once."""
     folder = tmp_path_factory.mktemp("closed")
     library.fit(recipe(tiny_data, train__epochs=1), out=folder / "run", device="cpu")
-    return {"DATA": tiny_data, "RUN": folder / "run", "KERAS": old_file(folder / "seed.h5", UNetRef(width=1))}
+    return {"DATA": tiny_data, "RUN": folder / "run"}
 
 
 @pytest.fixture
@@ -119,7 +116,7 @@ def test_no_command_needs_the_network(
 @pytest.mark.fault(
     done="each command does its work without HF_HUB_OFFLINE, on networks that need no hub, where any socket raises",
     promised="exit code 0, and no connection: no telemetry, no check for updates",
-    reaches="models/encoder_weights.py: resolve, which asks for an encoder's weights alone",
+    reaches="models/encoders.py: resolve, which asks for an encoder's weights alone",
     quick=0,
 )
 @pytest.mark.parametrize("command", LINES)

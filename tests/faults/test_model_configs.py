@@ -95,7 +95,7 @@ def test_a_configuration_that_is_none_is_refused(content: bytes, words: str, mod
 @pytest.mark.fault(
     done="config.json that names a module, a path, weights on the hub, a command for pip, dunder options",
     promised="refused in one line; nothing is imported, no socket is opened, no command is shown",
-    reaches="registry.py: names are looked up; models/encoders.py: check_timm; models/build.py: _check_options",
+    reaches="registry.py: names are looked up; models/encoders.py: check_timm; models/build.py: check_options",
 )
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -144,7 +144,7 @@ PEAK = (
 @pytest.mark.fault(
     done="a model of 150 kB whose options or classes name a network of 8 GB, 300 GB, terabytes, in predict",
     promised="exit code 1, one line, under 2 GB of memory in all",
-    reaches="models/allocation_limit.py: more numbers than the file can hold",
+    reaches="models/build.py: AllocationLimit, more numbers than the file can hold",
     quick=1,
 )
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from carvana.errors import ModelError
 from carvana.inference.engines.onnx import OnnxEngine
 from carvana.inference.load import load_predictor
 from carvana.models.create import create_model
-from carvana.models.keras_weights import read_keras
 from carvana.models.segmenter import Segmenter
 from carvana.models.weight_files import read_weights
 
@@ -48,13 +47,6 @@ def as_encoder(path: Path) -> object:
     return create_model("unet/resnet18", encoder_weights=last)  # type: ignore[arg-type]
 
 
-def as_keras(path: Path) -> object:
-    for suffix in (".keras", ".h5"):
-        shutil.copy(path, path.with_suffix(suffix))
-        refusal(lambda suffix=suffix: read_keras(path.with_suffix(suffix)))  # type: ignore[misc]
-    return read_keras(path)
-
-
 def as_onnx(path: Path) -> object:
     shutil.copy(path, path.with_suffix(".onnx"))
     return OnnxEngine.load(path.with_suffix(".onnx"))
@@ -65,18 +57,17 @@ DOORS: dict[str, Callable[[Path], object]] = {
     "the folder": Segmenter.from_pretrained,
     "a run to predict with": load_predictor,
     "encoder_weights": as_encoder,
-    "import_keras": as_keras,
     "an exported file": as_onnx,
 }
 
 
 @pytest.mark.fault(
     done=(
-        "a pickle that makes a folder when it is unpickled, in 7 kinds of file, passed to 6 functions of the library"
+        "a pickle that makes a folder when it is unpickled, in 5 kinds of file, passed to 5 functions of the library"
     ),
     promised="refused in one line, nothing is unpickled",
     reaches="models/weight_files.py: _unpickled; models/serialization.py: locate and load_weights on foreign bytes",
-    quick=14,
+    quick=8,
 )
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,12 +94,11 @@ COMMANDS: dict[str, list[str]] = {
     "submit": ["submit", "MODEL", "DATA/train", "--out", "OUT.csv"],
     "export": ["export", "MODEL", "--to", "onnx", "--out", "OUT.onnx"],
     "bench": ["bench", "MODEL", "--size", "32x48", "--seconds", "0"],
-    "import-keras": ["import-keras", "FILE", "--out", "OUT"],
 }  # fmt: skip
 
 
 @pytest.mark.fault(
-    done="such a pickle as the weights of fit, predict, evaluate, submit, export, bench and import-keras",
+    done="such a pickle as the weights of fit, predict, evaluate, submit, export and bench",
     promised="exit code 1, one error line, nothing is unpickled and nothing written",
     reaches="the commands' own ways to weights: training/setup.py: build_model; inference/ensemble.py: load_predictor",
     quick=1,

@@ -11,9 +11,6 @@ import pytest
 from faults.commands import carvana
 from faults.disks import in_process, leftovers, small_disk, without_rights
 from faults.running import assert_done, compare_words, fit_words, result_of
-from keras2 import old_file
-
-from carvana.models.unet_ref import UNetRef
 
 ADVICE = "name another place, or ask for the right to this one"
 
@@ -76,14 +73,13 @@ def test_curves_in_a_read_only_folder(run: Path, tmp_path: Path, caplog: pytest.
         assert warning.startswith(f"{out / 'tensorboard'}: the curves cannot be written there: Read-only file system")
 
 
-COMMANDS: dict[str, Callable[[Path, Path, Path, Path], list[object]]] = {
+COMMANDS: dict[str, Callable[[Path, Path, Path], list[object]]] = {
     "fit": lambda out, data, *_: fit_words(data, out / "run"),
-    "predict": lambda out, data, run, _: ["predict", run, data / "train", "--out", out / "masks", "--device", "cpu"],
-    "submit": lambda out, data, run, _: ["submit", run, data / "train", "--out", out / "s.csv.gz", "--workers", 0],
+    "predict": lambda out, data, run: ["predict", run, data / "train", "--out", out / "masks", "--device", "cpu"],
+    "submit": lambda out, data, run: ["submit", run, data / "train", "--out", out / "s.csv.gz", "--workers", 0],
     "compare": lambda out, data, *_: compare_words(data, out / "compare"),
-    "evaluate --json": lambda out, _, run, *__: ["evaluate", run, "--json", out / "e.json", "--device", "cpu"],
-    "export": lambda out, _, run, *__: ["export", run, "--to", "onnx", "--out", out / "m.onnx"],
-    "import-keras": lambda out, _data, _run, keras: ["import-keras", keras, "--out", out / "k", "--input-range", "255"],
+    "evaluate --json": lambda out, _, run: ["evaluate", run, "--json", out / "e.json", "--device", "cpu"],
+    "export": lambda out, _, run: ["export", run, "--to", "onnx", "--out", out / "m.onnx"],
     "new-plugin": lambda out, *_: ["new-plugin", "mynet", "--out", out / "plugin"],
     "data demo": lambda out, *_: ["data", "demo", out / "demo", "--cars", 1],
     "data show": lambda out, data, *_: ["data", "show", data, "--out", out / "s.png"],
@@ -106,9 +102,8 @@ def test_a_command_told_to_write_into_somebody_elses_folder(
 ) -> None:
     home = tmp_path / "theirs"
     home.mkdir()
-    keras = old_file(tmp_path / "seed.h5", UNetRef(width=1))
     with closed(home):
-        done = carvana(*COMMANDS[command](home, tiny_data, run, keras), **without_rights())
+        done = carvana(*COMMANDS[command](home, tiny_data, run), **without_rights())
     assert str(home) in done.error
     assert ADVICE in done.error or f"cannot be written into {home}; name another file" in done.error
     assert list(home.iterdir()) == []

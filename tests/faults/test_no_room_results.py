@@ -15,13 +15,11 @@ from faults.commands import INJECT, carvana
 from faults.disks import Disk, full_at, in_process, places_written
 from faults.full import ADVICE, assert_told, assert_whole, break_at_each_place
 from faults.running import assert_done, compare_words, fit_words
-from keras2 import old_file
 from submitting import draw_photos, small_predictor
 
 from carvana.data.demo import write_demo
 from carvana.errors import DataError
 from carvana.inference.submission.write import write_submission
-from carvana.models.unet_ref import UNetRef
 
 
 @pytest.mark.fault(
@@ -108,34 +106,32 @@ def test_a_table_that_was_cut(tmp_path: Path, came_out: Any, name: str) -> None:
     came_out(times=20)
 
 
-SMALL: dict[str, Callable[[Path, Path, Path, Path], list[object]]] = {
+SMALL: dict[str, Callable[[Path, Path, Path], list[object]]] = {
     "new-plugin": lambda out, *_: ["new-plugin", "mynet", "--out", out / "plugin"],
     "data split": lambda out, data, *_: ["data", "split", data, "--out", out / "split.csv"],
-    "import-keras": lambda out, _data, _run, keras: ["import-keras", keras, "--out", out / "k", "--input-range", "255"],
-    "evaluate --json": lambda out, _, run, *__: ["evaluate", run, "--json", out / "e.json", "--device", "cpu"],
+    "evaluate --json": lambda out, _, run: ["evaluate", run, "--json", out / "e.json", "--device", "cpu"],
     "data check --json": lambda out, data, *_: ["data", "check", data, "--json", out / "c.json"],
     "data show": lambda out, data, *_: ["data", "show", data, "--out", out / "s.png"],
-    "bench --json": lambda out, _, run, *__: [
+    "bench --json": lambda out, _, run: [
         "bench", run, "--size", "64x96", "--seconds", 0, "--json", out / "b.json", "--device", "cpu"
     ],
     "fit --find-lr": lambda out, data, *_: ["fit", "--find-lr", *fit_words(data, out / "lr")[1:]],
-    "export": lambda out, _, run, *__: ["export", run, "--to", "onnx", "--out", out / "m.onnx"],
+    "export": lambda out, _, run: ["export", run, "--to", "onnx", "--out", out / "m.onnx"],
 }  # fmt: skip
 
 
 @pytest.mark.fault(
-    done="the disk full at each file of new-plugin, split, import-keras, evaluate, check, show, bench, find-lr, export",
+    done="the disk full at each file of new-plugin, split, evaluate, check, show, bench, find-lr, export",
     promised="one line; no half file or folder that stands in the way; the same command again ends well",
-    reaches="plugin_template, models/keras_weights.py, inference/engines/export.py, evaluation/plots.py, cli/tables.py",
+    reaches="plugin_template, inference/engines/export.py, evaluation/plots.py, cli/tables.py",
     quick=3,
 )
 @pytest.mark.parametrize("command", SMALL)
 def test_a_small_command_that_meets_a_full_disk(
-    disk: Disk, run: Path, tiny_data: Path, tmp_path: Path, came_out: Any, command: str
+    disk: Disk, run: Path, tiny_data: Path, came_out: Any, command: str
 ) -> None:
     home = disk.folder / "work"
-    keras = old_file(tmp_path / "seed.h5", UNetRef(width=1))
-    words = SMALL[command](home, tiny_data, run, keras)
+    words = SMALL[command](home, tiny_data, run)
 
     def names() -> list[str]:
         return sorted(str(path.relative_to(home)) for path in home.rglob("*"))

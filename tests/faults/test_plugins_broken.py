@@ -203,7 +203,7 @@ def build(*, classes=1, **options):
 @pytest.mark.fault(
     done="an architecture whose module, and whose factory, print to stdout, for bench --json -",
     promised="stdout is JSON alone; what was printed is on stderr",
-    reaches="utils/imports.py: stdout_to_stderr, around imports and factories",
+    reaches="utils/imports.py: resolve; models/create.py: _call, around imports and factories",
     quick=0,
 )
 def test_what_an_architecture_prints_is_not_in_the_json(tmp_path: Path) -> None:

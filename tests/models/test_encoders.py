@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import carvana
 from carvana.errors import CarvanaError, ConfigError, ModelError, UnknownNameError
-from carvana.models import encoder_weights
+from carvana.models import encoders
 from carvana.models.create import create_model
 from carvana.models.encoders import create_encoder
 from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD
@@ -21,9 +21,9 @@ from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD
 @pytest.fixture
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing cached, and a hub that refuses connections at once."""
-    monkeypatch.setattr(encoder_weights.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(encoder_weights.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(encoder_weights.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(encoders.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(encoders.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(encoders.constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "mit_b0", "tu-resnet18", "tu-swin_tiny_patch4_window7_224"])
@@ -103,11 +103,11 @@ def test_a_decoder_of_the_library_starts_from_the_same_encoder(tmp_path: Path):
 
 
 def test_weights_in_the_cache_are_used_without_a_hub(empty_cache: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(encoder_weights.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(encoders.constants, "HF_HUB_OFFLINE", True)
     settings = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
     torch.manual_seed(5)
     state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
-    cache = Path(encoder_weights.constants.HF_HUB_CACHE)
+    cache = Path(encoders.constants.HF_HUB_CACHE)
     snapshot = cache / f"models--{settings['repo_id'].replace('/', '--')}" / "snapshots" / settings["revision"]
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
@@ -144,10 +144,10 @@ def test_auto_is_random_where_a_hub_answers_and_gives_nothing(
     server = HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(encoder_weights.constants, "ENDPOINT", address)
+    monkeypatch.setattr(encoders.constants, "ENDPOINT", address)
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr(encoder_weights.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(encoders.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     try:
         encoder = create_encoder(name, weights="auto")
         assert encoder.is_random
@@ -185,3 +185,10 @@ def test_a_file_of_another_networks_weights_is_refused(tmp_path: Path):
     torch.save(smp.encoders.get_encoder("resnet18", weights=None).state_dict(), file)
     with pytest.raises(ModelError, match=r"resnet.pth' does not fit vgg16_bn: neither names nor order agree"):
         create_encoder("vgg16_bn", weights=file)
+
+
+def test_the_usual_weights_are_imagenets_where_smp_publishes_them():
+    for name, entry in smp.encoders.encoders.items():
+        published = encoders._published(name)
+        assert set(published) == set(entry["pretrained_settings"])
+        assert published[0] == "imagenet" or "imagenet" not in published

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from carvana.errors import CarvanaError, ConfigError, ModelError, UnknownNameError
-from carvana.models import encoder_weights
+from carvana.models import encoders
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.models.smp import option_names
@@ -23,9 +23,9 @@ from carvana.utils.progress import LogReporter
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing cached, and a hub that refuses connections at once."""
-    monkeypatch.setattr(encoder_weights.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(encoder_weights.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(encoder_weights.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(encoders.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(encoders.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(encoders.constants, "HF_HUB_OFFLINE", False)
 
 
 def test_the_network_is_smps_own():
@@ -242,8 +242,8 @@ def test_auto_does_not_wait_for_a_hub_that_hangs(no_hub: None, monkeypatch: pyte
     import time
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(encoder_weights.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(encoder_weights, "PATIENCE", 0.3)
+        monkeypatch.setattr(encoders.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(encoders, "PATIENCE", 0.3)
         began = time.monotonic()
         init = create_model("unet/resnet18", encoder_weights="auto").spec.init
         assert time.monotonic() - began < 3
@@ -267,10 +267,10 @@ def test_auto_starts_at_random_where_a_hub_answers_and_gives_nothing(
     server = HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(encoder_weights.constants, "ENDPOINT", address)
+    monkeypatch.setattr(encoders.constants, "ENDPOINT", address)
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr(encoder_weights.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(encoders.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     try:
         init = create_model(name, encoder_weights="auto").spec.init
         assert init.startswith("auto: random (")
@@ -285,13 +285,13 @@ def test_auto_starts_at_random_where_a_hub_answers_and_gives_nothing(
 
 def test_auto_is_random_where_nothing_is_published():
     unpublished = next(n for n in ("test_vit", "resnet18d", "skresnet50d") if not timm.models.is_model_pretrained(n))
-    assert encoder_weights.resolve(f"tu-{unpublished}", "auto", None).init == "auto: random (none are published)"
+    assert encoders.resolve(f"tu-{unpublished}", "auto").init == "auto: random (none are published)"
 
 
 def test_cached_weights_are_used_without_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A cache as huggingface_hub leaves it, a process that is told to stay offline."""
-    monkeypatch.setattr(encoder_weights.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(encoder_weights.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(encoders.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(encoders.constants, "HF_HUB_OFFLINE", True)
     settings = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
     torch.manual_seed(5)
     state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()

@@ -35,6 +35,9 @@ def checked(folder: Path, register: str, *, before: str = "", arguments: str = "
     return done.stderr.strip().splitlines()[-1] if done.returncode else "passes"
 
 
+COMMAND = 'registry.commands.register("odd", "odd_loss:build", summary="prints")'
+
+
 @pytest.mark.parametrize(
     "before",
     [
@@ -60,3 +63,10 @@ def test_a_plugin_that_ends_python_is_told_in_one_line(tmp_path: Path) -> None:
 def test_of_a_family_that_lists_nothing_the_names_to_check_are_asked_for(tmp_path: Path) -> None:
     assert "pass options={'qf/NAME': {}}" in checked(tmp_path / "a", FAMILY)
     assert checked(tmp_path / "b", FAMILY, arguments=", options={'qf/small': {}}") == "passes"
+
+
+def test_a_command_is_called_for_its_help(tmp_path: Path) -> None:
+    assert checked(tmp_path / "a", COMMAND) == "passes"
+    line = checked(tmp_path / "b", COMMAND.replace("odd_loss:build", "odd_loss:missing"))
+    assert "the command 'odd' has no help: error: 'odd' (from odd) cannot be loaded from 'odd_loss:missing'" in line
+    assert "'odd' has no summary" in checked(tmp_path / "c", COMMAND.replace(', summary="prints"', ""))

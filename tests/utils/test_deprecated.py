@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -13,28 +14,30 @@ import carvana
 from carvana.leaderboard.records import Header
 
 OLD = {
-    "carvana.compare.entries.Entry": "carvana.leaderboard.entries.NetworkEntry",
-    "carvana.compare.records.Row": "carvana.leaderboard.records.Row",
-    "carvana.compare.records.Photo": "carvana.leaderboard.records.ScoredImage",
-    "carvana.data.cache_build.build_caches": "carvana.data.cache.build_caches",
-    "carvana.data.rle.encode": "carvana.data.io.rle.encode",
-    "carvana.thresholds.levels": "carvana.evaluation.thresholds.levels",
-    "carvana.inference.photos.collect_photos": "carvana.inference.inputs.collect_images",
-    "carvana.training.stopping.TrainingInterrupted": "carvana.training.signals.TrainingInterrupted",
+    "carvana.compare.entries": ("carvana.leaderboard.entries", "Entry", "NetworkEntry"),
+    "carvana.compare.records": ("carvana.leaderboard.records", "Photo", "ScoredImage"),
+    "carvana.compare.statistics": ("carvana.evaluation.statistics", "pairwise_p", "pairwise_p"),
+    "carvana.data.cache_build": ("carvana.data.cache", "build_caches", "build_caches"),
+    "carvana.data.rle": ("carvana.data.io.rle", "encode", "encode"),
+    "carvana.thresholds": ("carvana.evaluation.thresholds", "levels", "levels"),
+    "carvana.inference.photos": ("carvana.inference.inputs", "collect_photos", "collect_images"),
+    "carvana.training.stopping": ("carvana.training.signals", "TrainingInterrupted", "TrainingInterrupted"),
 }
 
 
-def named(path: str) -> object:
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
 @pytest.mark.parametrize("old", OLD)
-def test_an_old_name_is_the_new_thing_and_says_so_where_it_is_used(old: str) -> None:
+def test_an_old_module_is_the_new_one_and_says_so_where_it_is_imported(
+    old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    new, old_name, new_name = OLD[old]
+    found: dict[str, object] = {}
     with pytest.warns(DeprecationWarning, match="is now") as told:
-        found = named(old)
-    assert found is named(OLD[old])
-    assert [str(each.message).split(";")[0] for each in told] == [f"{old} is now {OLD[old]}"]
+        exec(compile(f"from {old} import {old_name}", __file__, "exec"), found)
+    assert found[old_name] is getattr(import_module(new), new_name)
+    lines = [str(each.message).split(";")[0] for each in told]
+    assert lines[0] == f"{old} is now {new}"
+    assert set(lines[1:]) == ({f"{new}.{old_name} is now {new}.{new_name}"} if old_name != new_name else set())
     assert told[0].filename == __file__
 
 
@@ -48,7 +51,7 @@ def test_a_name_that_never_was_is_refused() -> None:
     with pytest.raises(ImportError):
         import_module("carvana.compare.nosuch")
     with pytest.raises(AttributeError, match="nosuch"):
-        named("carvana.compare.records.nosuch")
+        import_module("carvana.compare.records").nosuch  # noqa: B018
 
 
 def test_old_attributes_and_parameters_work_and_say_so(tiny_data: Path) -> None:
@@ -74,8 +77,9 @@ def test_records_are_made_with_old_names_and_not_with_both() -> None:
         carvana.Leaderboard(made, (), photos=(), images=())  # type: ignore[call-arg]
 
 
-def test_all_names_of_an_old_module_can_be_imported_at_once() -> None:
+def test_all_names_of_an_old_module_can_be_imported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "carvana.compare.records", raising=False)
     found: dict[str, object] = {}
-    with pytest.warns(DeprecationWarning, match="carvana.compare.records.Header is now carvana.leaderboard"):
+    with pytest.warns(DeprecationWarning, match="carvana.compare.records is now carvana.leaderboard.records"):
         exec("from carvana.compare.records import *", found)
     assert found["Header"] is Header

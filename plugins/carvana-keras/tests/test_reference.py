@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from carvana.errors import ModelError
+from carvana.models.unet_ref import UNetRef
 from keras2 import old_file
 
-from carvana.errors import ModelError
-from carvana.models.keras_weights import read_keras
-from carvana.models.unet_ref import UNetRef
+from carvana_keras.weights import read_keras
 
 SETTINGS = [
     ("conv2d_5", "strides", [2, 2], r"layer 16, 'conv2d_5', has strides \(2, 2\), .* has \(1, 1\) there"),

@@ -1,18 +1,26 @@
+"""Files that somebody else could send: links, giant claims, pickles."""
+
 from __future__ import annotations
 
+import io
+import json
+import os
+import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras2
 import numpy as np
 import pytest
 import torch
+from carvana.errors import ModelError
+from carvana.models.unet_ref import UNetRef
 from keras2 import old_file
 
-from carvana.errors import ModelError
-from carvana.models.keras_weights import read_keras
-from carvana.models.unet_ref import UNetRef
+from carvana_keras.weights import read_keras
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +75,61 @@ def kept(key: str, name: str, axis: int) -> bool:
     if key != "kernel:0":
         return name != "conv2d_23"
     return axis == 2 if name == "conv2d_23" else axis == 3 or (axis == 2 and name != "conv2d_1")
+
+
+class Trap:
+    """Makes an empty folder where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def torch_file(code: Trap) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"head.weight": torch.zeros(2), "x": code}, buffer)
+    return buffer.getvalue()
+
+
+def keras_archive(trap: Trap) -> bytes:
+    """An archive with a layer of Python code, the pickle in it and in an array's attribute."""
+    code = pickle.dumps(trap)
+    weights, archive = io.BytesIO(), io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        values = file.create_group("layers/lambda/vars")
+        values.create_dataset("0", data=np.frombuffer(code, np.uint8)).attrs["function"] = np.void(code)
+    layer = {"class_name": "Lambda", "config": {"name": "lambda", "function": {"code": code.hex()}}, "name": "lambda"}
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
+        file.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": [layer]}}))
+        file.writestr("model.weights.h5", weights.getvalue())
+    return archive.getvalue()
+
+
+def keras_h5(trap: Trap) -> bytes:
+    code = pickle.dumps(trap)
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = ["lambda"]
+        group.create_group("lambda").attrs["weight_names"] = ["lambda/function:0"]
+        group.create_dataset("lambda/lambda/function:0", data=np.void(code))
+        layer = {"class_name": "Lambda", "name": "lambda", "config": {"name": "lambda", "function": code.hex()}}
+        file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": {"layers": [layer]}})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ".pt"])
+@pytest.mark.parametrize("make", [pickle.dumps, torch_file, keras_archive, keras_h5])
+def test_no_pickle_is_read(make: Callable[[Trap], bytes], suffix: str, tmp_path: Path) -> None:
+    trap = Trap(tmp_path / "marker")
+    pickle.loads(pickle.dumps(trap))  # it would
+    trap.marker.rmdir()
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(make(trap))
+    with pytest.raises(ModelError) as caught:
+        read_keras(path)
+    assert "\n" not in str(caught.value)
+    assert not trap.marker.exists()

@@ -27,18 +27,16 @@ def import_keras(
 ) -> None:
     """Read the reference U-Net's weights from a Keras file and write them as a model folder."""
     from carvana.cli.display import make_reporter
-    from carvana.models.keras_weights import import_keras as run_import
+
+    from carvana_keras.weights import import_keras as run_import
 
     white = None if input_range is InputRange.auto else int(input_range)
     found = run_import(file, out, input_range=white, reporter=make_reporter())
-    size = found.model.spec.trained_size
-    assert size is not None
+    height, width = found.size
     assumed = "" if found.has_settings else "; the file has no layer settings, so those of the reference are assumed"
     estimated = f", estimated from a mean pixel of {found.brightness:.3g}; --input-range changes it"
     typer.echo(f"read    {file}: {found.source}{assumed}")
     typer.echo(f"layers  {found.layers} with weights, {found.parameters:,} parameters with BatchNorm's statistics")
-    typer.echo(
-        f"images  shrunk to {size[0]} x {size[1]}, pixels 0 to {found.input_range}{estimated if white is None else ''}"
-    )
+    typer.echo(f"images  shrunk to {height} x {width}, pixels 0 to {found.input_range}{'' if white else estimated}")
     typer.echo(f"model   {out}")
     typer.echo(f"next    carvana predict {out} IMAGES --out masks")

@@ -1,4 +1,4 @@
-"""The seed's own weights: the reference U-Net out of a file of Keras."""
+"""The weights of the reference U-Net in a file of Keras, as a Segmenter or a model folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
+from carvana import Run, Segmenter, create_model
 from carvana.errors import ConfigError
-from carvana.models.create import create_model
-from carvana.models.keras_file import open_keras
-from carvana.models.keras_hdf5 import values_of
-from carvana.models.keras_reference import input_size, match_reference
-from carvana.models.segmenter import Segmenter
-from carvana.models.weight_files import short
-from carvana.run import Run
 from carvana.utils.files import scratch_folder
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter
+from torch import Tensor, nn
+
+from carvana_keras.file import open_keras, short, values_of
+from carvana_keras.reference import input_size, match_reference
 
 TRAINED_SIZE = (128, 128)
-"""(height, width) that the notebook trained at, for files that do not tell theirs."""
+"""(height, width) that the notebook trained at, for files that do not have theirs."""
 INPUT_RANGES = (1, 255)
 """What white may be in the pixels that the weights were trained on."""
 _TENSORS = {
@@ -46,8 +42,9 @@ class KerasImport:
         source: What wrote the file, for people: "Keras 2.1.6 model".
         layers: How many layers with weights were read.
         parameters: How many numbers, BatchNorm's statistics among them.
-        has_settings: Whether the file tells what is between the convolutions; otherwise it is taken on trust.
-        brightness: The mean pixel of the images that the weights were trained on, as the first BatchNorm remembers it.
+        has_settings: Whether the file has the layers' settings; otherwise those of the reference are assumed.
+        size: (height, width) of the images that the weights were trained on.
+        brightness: The mean pixel of these images, estimated from the first BatchNorm.
         input_range: What white is in the pixels that the network gets: 1 or 255.
     """
 
@@ -56,6 +53,7 @@ class KerasImport:
     layers: int
     parameters: int
     has_settings: bool
+    size: tuple[int, int]
     brightness: float
     input_range: int
 
@@ -94,14 +92,14 @@ def read_keras(
 ) -> KerasImport:
     """Read the reference U-Net, of any width, from a ``.weights.h5``, ``.keras`` or ``.h5`` file of Keras 2 or 3.
 
-    Where a file tells its layers' settings, all of them must be the reference's; BatchNorm's epsilon may be another.
-    Where it does not, the arrays must be, and the rest is taken to be the reference's too.
+    Where a file has its layers' settings, all of them must be the reference's; BatchNorm's epsilon may be another.
+    Where it has not, the arrays must be, and the settings are assumed to be the reference's.
 
     Args:
         path: The file.
-        input_range: What white was in the images that the weights were trained on: 1 or 255. Without it, it is judged
-            by what the first BatchNorm remembers of them.
-        reporter: Warned where that looks like neither.
+        input_range: What white was in the images that the weights were trained on: 1 or 255. Without it, it is
+            estimated from the first BatchNorm.
+        reporter: Warned where the estimate is near neither.
 
     Raises:
         ModelError: the file cannot be read, or holds another network; the first layer that differs is named.
@@ -117,18 +115,18 @@ def read_keras(
         ]
         size = input_size(file) or TRAINED_SIZE
     brightness = training_brightness(values[0]["kernel"], values[0]["bias"], values[1]["moving_mean"])
-    white = input_range or _judged(brightness, path, reporter or default_reporter())
+    white = input_range or _estimated_range(brightness, path, reporter or default_reporter())
     model = create_model("unet-ref", options=options).eval()
     model.network.load_state_dict(model.network.state_dict() | _state(values, model.network))
     model.with_spec(init=f"keras:{Path(path).name}", trained_size=size, std=(1 / white,) * 3)
     count = sum(array.size for arrays in values for array in arrays.values())
-    return KerasImport(model, file.kind, len(layers), count, file.has_settings, brightness, white)
+    return KerasImport(model, file.kind, len(layers), count, file.has_settings, size, brightness, white)
 
 
 def training_brightness(kernel: np.ndarray, bias: np.ndarray, moving_mean: np.ndarray) -> float:
-    """The mean pixel of the images that a network was trained on, as its first BatchNorm remembers it.
+    """The mean pixel of the images that a network was trained on, estimated from its first BatchNorm.
 
-    An image of one colour m leaves a convolution as m times the sum of its kernel, plus its bias; images are nearly of
+    A convolution makes of an image of one colour m: m times the sum of its kernel, plus its bias. Images are nearly of
     one colour over three pixels, so m is the least-squares solution over all channels. 0 for untrained weights.
 
     Args:
@@ -144,13 +142,13 @@ def training_brightness(kernel: np.ndarray, bias: np.ndarray, moving_mean: np.nd
     return float(sums @ (moving_mean.astype(float) - bias) / max(sums @ sums, 1e-12))
 
 
-def _judged(brightness: float, path: str | os.PathLike[str], reporter: Reporter) -> int:
+def _estimated_range(brightness: float, path: str | os.PathLike[str], reporter: Reporter) -> int:
     if brightness > 2:
         return 255
     if not 0.02 < brightness < 1:
         reporter.warn(
-            f"{os.fspath(path)}: the first BatchNorm remembers images of mean pixel {brightness:.3f}: these weights are"
-            " untrained, or their images went neither from 0 to 1 nor from 0 to 255; 0 to 1 is taken"
+            f"{os.fspath(path)}: the first BatchNorm gives a mean pixel of {brightness:.3f}: these weights are"
+            " untrained, or their images went neither from 0 to 1 nor from 0 to 255; 0 to 1 is assumed"
         )
     return 1
 

@@ -1,4 +1,4 @@
-"""The notebook's network as Keras writes it down, to hold a file against: the first layer that differs."""
+"""Compares a file with the notebook's network as Keras describes it, and names the first layer that differs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import zip_longest
 from typing import Any
 
 from carvana.errors import ModelError
-from carvana.models.keras_file import ARRAYS, KerasFile, KerasLayer
-from carvana.models.weight_files import short
+
+from carvana_keras.file import ARRAYS, KerasFile, KerasLayer, short
 
 _EPSILON = 1e-3
 
@@ -51,7 +51,7 @@ def match_reference(file: KerasFile) -> tuple[dict[str, Any], list[KerasLayer]]:
 
 
 def input_size(file: KerasFile) -> tuple[int, int] | None:
-    """(height, width) that the network was built for, if the file tells one."""
+    """(height, width) that the network was built for, if the file has it."""
     settings = file.layers[0].settings or {}
     shape = settings.get("batch_shape", settings.get("batch_input_shape"))
     if isinstance(shape, list) and len(shape) == 4 and all(isinstance(side, int) and side > 0 for side in shape[1:3]):
@@ -61,7 +61,7 @@ def input_size(file: KerasFile) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What the reference has at a place: its class, the shapes of its arrays, the places that it reads."""
+    """A layer of the reference: its class, the positions of its inputs, the shapes of its arrays."""
 
     kind: str
     inputs: tuple[int, ...]
@@ -106,7 +106,7 @@ def _width(layers: Sequence[KerasLayer]) -> int:
 
 
 def _first_difference(file: KerasFile, width: int) -> str | None:
-    """Where a file leaves the reference, in a line; None if it does not."""
+    """The first layer that differs from the reference, in a line; None if none does."""
     wanted = [layer for layer in _reference(width) if layer.shapes or file.has_settings]
     of_width = f"unet-ref{'' if width == 64 else f' (of width {width})'}"
     names = [layer.name for layer in file.layers]
@@ -123,7 +123,7 @@ def _first_difference(file: KerasFile, width: int) -> str | None:
 
 
 def _differences(layer: KerasLayer, expected: _Layer, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What a layer is or has, and what the reference has in its place."""
+    """What a layer is or has, and what the reference has there."""
     same = layer.kind == expected.kind or (layer.kind, expected.kind) == ("ReLU", "Activation")
     if layer.kind is not None and not same:
         yield f"is of class {short(layer.kind)}", short(expected.kind)
@@ -158,7 +158,7 @@ def _listed(names: Any) -> str:
 
 
 def _epsilon(layers: Sequence[KerasLayer]) -> tuple[float, str | None]:
-    """BatchNorm's, which is one for all layers of ``unet-ref``, and what is wrong with it."""
+    """BatchNorm's epsilon, which is the same in all layers of ``unet-ref``, and what is wrong with it."""
     first = None
     for layer in layers:
         if layer.settings is not None and layer.kind == "BatchNormalization":

@@ -1,15 +1,22 @@
-"""The contract that every augmentation passes."""
+"""The contracts of augmentations and of data layouts."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
+from carvana.data.check.masks import check_sizes
+from carvana.data.io.masks import write_mask
+from carvana.data.layouts import Folders, layout_of
+from carvana.data.samples import find_samples, listed
 from carvana.registry import registry
-from carvana.testing.broken import broken
+from carvana.testing.contract import ContractError, contract, expect
 
 _DRAWS = 16  # so that what happens in one of four is met
 _CONTRAST = 150  # of an image's greys, 0 to 255
@@ -33,62 +40,87 @@ def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
         >>> carvana.testing.check_augment("seed")
     """
     registry.augments.entry(name)  # an unregistered name is the caller's mistake
-    try:
-        augment = _made(name)
+    with contract(f"the augmentation '{name}'"):
+        try:
+            augment = make_augment(name)
+        except TypeError as error:
+            raise ContractError(
+                f"it must be a factory, a function without arguments that returns it: {error}"
+            ) from error
         if augment is not None:  # as "none" is, and whatever means the same
-            _check(name, augment, size)
-    except Exception as error:  # whatever a factory or an augmentation raises
-        raise broken(f"the augmentation '{name}'", error) from error
+            _check_augment(augment, size)
 
 
-def _made(name: str) -> Augment | None:
-    try:
-        return make_augment(name)
-    except TypeError as error:
-        line = f"it must be a factory, a function without arguments that returns it: {error}"
-        raise AssertionError(f"the augmentation '{name}': {line}") from error
+def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> None:
+    """Check that a layout leaves other folders alone and reads its own.
+
+    Args:
+        name: A layout of the registry; register your own first.
+        folder: A data folder that is laid out so, with masks as large as their images; None checks only that other
+            folders are left alone.
+
+    Raises:
+        AssertionError: what is broken, in one line.
+
+    Example:
+        >>> import carvana.testing
+        >>> carvana.testing.check_layout("folders")
+    """
+    registry.layouts.entry(name)  # an unregistered name is the caller's mistake
+    with contract(f"the layout '{name}'"):
+        _check_other_folders(name)
+        if folder is None:
+            return
+        root = Path(folder).absolute()
+        found = layout_of(name, root)
+        expect(found is not None, f"it does not know {folder}")
+        if isinstance(found, Folders):
+            samples = find_samples(root, images=found.images, masks=found.masks)
+        else:
+            samples = listed(found or (), name, root, None)
+        check_sizes(samples)
+        expect(all(sample.group for sample in samples), "it finds images whose group is empty")
 
 
-def _check(name: str, augment: Augment, size: tuple[int, int]) -> None:
+def _check_augment(augment: Augment, size: tuple[int, int]) -> None:
     check_keeps_coverage(augment)
     mask = _blocks(size)
     image = _image(mask)
     stays = False
     for draw in range(_DRAWS):
-        coverage = _check_draw(name, augment, image, mask, draw)
+        coverage = _check_draw(augment, image, mask, draw)
         _, whole = apply(augment, image.copy(), np.ones(size, np.float32), (0, 0, draw))
         inside = whole > 0.999  # and not what came in at a border, or was covered up
-        _check_half(name, augment, image, inside, draw)
-        _check_alike(name, augment, (image, mask), (coverage, inside), draw)
+        _check_half(augment, image, inside, draw)
+        _check_alike(augment, (image, mask), (coverage, inside), draw)
         stays |= bool(inside.any())
-    _expect(name, stays, "of a mask that covers all, nothing stays")
+    expect(stays, "of a mask that covers all, nothing stays")
 
 
 def _check_draw(
-    name: str, augment: Augment, image: NDArray[np.uint8], mask: NDArray[np.float32], draw: int
+    augment: Augment, image: NDArray[np.uint8], mask: NDArray[np.float32], draw: int
 ) -> NDArray[np.float32]:
     result = augment(image=image.copy(), mask=mask.copy())
     complete = isinstance(result, Mapping) and {"image", "mask"} <= result.keys()
-    _expect(name, complete, f"it must return a mapping with image and mask, got {type(result).__name__}")
+    expect(complete, f"it must return a mapping with image and mask, got {type(result).__name__}")
     changed, coverage = apply(augment, image.copy(), mask.copy(), (0, 0, draw))
     for what, array, like in (("image", changed, image), ("mask", coverage, mask)):
         same = array.shape == like.shape and array.dtype == like.dtype
-        _expect(name, same, f"its {what} is {array.dtype} {array.shape}, and was {like.dtype} {like.shape}")
+        expect(same, f"its {what} is {array.dtype} {array.shape}, and was {like.dtype} {like.shape}")
     again = apply(augment, image.copy(), mask.copy(), (0, 0, draw))
     same = np.array_equal(changed, again[0]) and np.array_equal(coverage, again[1])
-    _expect(name, same, "the same seed gives another image: draw from albumentations, random or numpy.random alone")
+    expect(same, "the same seed gives another image: draw from albumentations, random or numpy.random alone")
     return coverage
 
 
-def _check_half(name: str, augment: Augment, image: NDArray[np.uint8], inside: NDArray[np.bool_], draw: int) -> None:
+def _check_half(augment: Augment, image: NDArray[np.uint8], inside: NDArray[np.bool_], draw: int) -> None:
     """Half of each pixel covered, everywhere: whatever moves, that is what must come back."""
     _, half = apply(augment, image.copy(), np.full(inside.shape, 0.5, np.float32), (0, 0, draw))
     close = np.abs(half - 0.5)[inside] < 0.02
-    _expect(name, bool(close.all()), "a coverage of one half everywhere does not stay so")
+    expect(bool(close.all()), "a coverage of one half everywhere does not stay so")
 
 
 def _check_alike(
-    name: str,
     augment: Augment,
     given: tuple[NDArray[np.uint8], NDArray[np.float32]],
     got: tuple[NDArray[np.float32], NDArray[np.bool_]],
@@ -106,7 +138,7 @@ def _check_alike(
     there = coverage[inside]
     if inside.mean() < 0.1 or there.std() < 0.05 or shown.std() < 0.3 * _CONTRAST * there.std():
         return  # this draw leaves too little to see
-    _expect(name, abs(float(np.corrcoef(shown, there)[0, 1])) > 0.3, "image and mask are not moved alike")
+    expect(abs(float(np.corrcoef(shown, there)[0, 1])) > 0.3, "image and mask are not moved alike")
 
 
 def _image(mask: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -131,6 +163,16 @@ def _symmetry(blocks: NDArray[np.int_]) -> float:
     return max(abs(float((signs * np.flip(signs, axes)).mean())) for axes in (0, 1, (0, 1)))
 
 
-def _expect(name: str, holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(f"the augmentation '{name}': {otherwise}")
+def _check_other_folders(name: str) -> None:
+    """For folders of other layouts, and an empty one, the layout must return None."""
+    others = {"empty": (), "carvana": ("train", "train_masks"), "folders": ("images", "masks")}
+    for other, parts in others.items():
+        if other == name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for part, suffix in zip(parts, ("", "_mask"), strict=False):
+                Path(folder, part).mkdir()
+                write_mask(Path(folder, part, f"0123456789ab_01{suffix}.png"), np.eye(8, dtype=np.uint8))
+            found = layout_of(name, Path(folder))
+            what = f"a folder with {' and '.join(parts)}" if parts else "an empty folder"
+            expect(found is None, f"of {what} it returns {found!r:.80}; it must return None")

@@ -12,16 +12,14 @@ import keras_models
 import numpy as np
 import pytest
 import torch
+from carvana import Segmenter, find_samples, read_image
+from carvana.errors import ConfigError, ModelError, RunError
+from carvana.models.unet_ref import UNetRef
 from keras2 import old_file
 
-from carvana.data.io.images import read_image
-from carvana.data.samples import find_samples
-from carvana.errors import ConfigError, ModelError, RunError
-from carvana.models.keras_weights import KerasImport, import_keras, read_keras
-from carvana.models.segmenter import Segmenter
-from carvana.models.unet_ref import UNetRef
+from carvana_keras.weights import KerasImport, import_keras, read_keras
 
-pytestmark = pytest.mark.slow
+pytest_plugins = ["carvana.testing.fixtures"]
 
 FORMATS = (".keras", ".h5", ".weights.h5")
 
@@ -183,7 +181,7 @@ def test_the_range_of_the_training_photos_is_judged_by_the_first_batchnorm(
 def test_the_range_may_be_given_and_untrained_weights_are_told(tmp_path: Path, network: UNetRef) -> None:
     path, log = old_file(tmp_path / "x.h5", network), Log()
     assert read_keras(path, reporter=log).input_range == 1
-    assert [("mean pixel 0.000" in line, "untrained" in line) for line in log.warnings] == [(True, True)]
+    assert [("mean pixel of 0.000" in line, "untrained" in line) for line in log.warnings] == [(True, True)]
     given = read_keras(path, input_range=255, reporter=log)
     assert (given.input_range, given.model.spec.std, len(log.warnings)) == (255, (1 / 255,) * 3, 1)
     with pytest.raises(ConfigError, match="1 or 255"):
@@ -220,7 +218,7 @@ def test_other_files_are_one_clear_line(tmp_path: Path, made: Path) -> None:
     with zipfile.ZipFile(tmp_path / "npz.keras", "w") as archive:
         archive.write(tmp_path / "other.h5", "model.weights.h5")
     lines = {
-        "missing.h5": "there is no file",
+        "missing.h5": "does not exist",
         ".": "is a folder",
         "empty.h5": "is empty",
         "text.h5": "is neither HDF5 nor a .keras archive",
