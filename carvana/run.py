@@ -133,8 +133,8 @@ class Run:
             RunError: it is cut, or not that of a run.
         """
         config = load_config(self.config_path)
-        written, _ = read_yaml(self.config_path)
-        cut = [name for name in type(config).model_fields if name not in written]
+        written = read_yaml(self.config_path)
+        cut = [name for name in FitConfig.model_fields if name not in written]
         if cut:
             raise RunError(
                 f"{self.config_path}: {cut[0]!r} is missing, which the config of every run has; begin another training "
