@@ -114,7 +114,7 @@ def show_images(
     from carvana.data.check.preview import show_samples
     from carvana.data.splits import config_samples
     from carvana.errors import ConfigError
-    from carvana.utils.targets import check_target
+    from carvana.utils.files import check_target
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
@@ -150,7 +150,7 @@ def split(
     from carvana.cli.tables import show
     from carvana.data.split_report import describe_split
     from carvana.data.splits import make_split, write_split
-    from carvana.utils.targets import check_target
+    from carvana.utils.files import check_target
 
     if out is not None:
         check_target(out, replace=replace)

@@ -53,8 +53,7 @@ from carvana.data.target import read_shrunken
 from carvana.errors import DataError
 from carvana.utils.devices import cpu_count
 from carvana.utils.files import digest, lock
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 FORMAT = 1
 """To be raised when the same files give other pixels, or when the layout of packs changes."""

@@ -10,8 +10,7 @@ from carvana.data.cache_keys import DigestIndex
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.utils.files import digest, lock
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 
 def content_digests(samples: Sequence[Sample], *, remember: bool = True, reporter: Reporter | None = None) -> list[str]:

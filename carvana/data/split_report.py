@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.data.splits import Split
-from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
-from carvana.utils.progress import Reporter, track
+from carvana.utils.progress import Reporter, default_reporter, track
 
 
 @dataclass(frozen=True)

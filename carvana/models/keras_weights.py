@@ -20,8 +20,7 @@ from carvana.models.segmenter import Segmenter
 from carvana.models.weight_files import short
 from carvana.run import Run
 from carvana.utils.files import scratch_folder
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 TRAINED_SIZE = (128, 128)
 """(height, width) that the notebook trained at, for files that do not tell theirs."""

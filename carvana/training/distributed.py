@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -10,8 +11,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from carvana.training.failures import translate_errors
-from carvana.utils.devices import Precision
+from carvana.training.signals import translate_errors
+from carvana.utils.devices import Precision, float64_device
 
 
 def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
@@ -48,3 +49,59 @@ def all_of(accelerator: Accelerator, value: Any) -> list[Any]:
     with translate_errors():
         gathered: list[Any] = gather_object([value])
     return gathered
+
+
+class StepFlags(NamedTuple):
+    """One batch, summed over all processes.
+
+    Attributes:
+        batch: Its number within the epoch.
+        loss: The sum of its images' losses.
+        stop: Above 0 if a process was asked to stop.
+        save: Above 0 if the first process wants the state saved.
+        seconds: The first process's training time: clocks differ, and a training of some minutes must end for all at
+            once.
+    """
+
+    batch: int
+    loss: float
+    stop: float
+    save: float
+    seconds: float
+
+
+class StepSync:
+    """Adds up each batch's loss and flags over the processes, so that all decide alike.
+
+    On a GPU the sums are read one batch later: reading them at once would make the GPU wait.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._lag = 1 if accelerator.device.type == "cuda" else 0
+        self._unread: deque[tuple[int, Tensor]] = deque()
+
+    def send(self, batch: int, loss: Tensor, *, stop: bool, save: bool, seconds: float) -> list[StepFlags]:
+        """Add this process's numbers to the sum; returns the batches whose sums can be read now.
+
+        Args:
+            batch: Its number within the epoch.
+            loss: The sum of this process's losses, a scalar.
+            stop: Whether this process was asked to stop.
+            save: Whether the first process wants the state saved; that of others does not count.
+            seconds: Training time; likewise.
+        """
+        first = self._accelerator.is_main_process
+        flags = torch.tensor([stop, save and first, seconds if first else 0.0], dtype=torch.float64)
+        exact = float64_device(loss.device)
+        values = torch.cat([loss.to(exact).double().reshape(1), flags.to(exact)])
+        self._unread.append((batch, add_up(self._accelerator, values)))
+        return self.flush(self._lag)
+
+    def flush(self, left: int = 0) -> list[StepFlags]:
+        """Wait for the batches that were not read yet, except the last ``left``."""
+        batches = []
+        while len(self._unread) > left:
+            batch, values = self._unread.popleft()
+            batches.append(StepFlags(batch, *values.tolist()))
+        return batches

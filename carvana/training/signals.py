@@ -1,16 +1,28 @@
-"""Ctrl-C and SIGTERM: a training finishes its step and saves its state before it ends."""
+"""What ends a training early: Ctrl-C and SIGTERM, after which its state is saved, and errors, each in one line."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Self
 
+import torch
+
+from carvana.data.reader_processes import ReaderKilledError
+from carvana.errors import CarvanaError, ModelError
+from carvana.utils.devices import is_out_of_memory
+from carvana.utils.parallel import tells_of_killed_reader
 from carvana.utils.progress import Reporter
 
+FEWER_READERS = "take fewer with data.workers, or smaller train.batch_size; --resume goes on"
+"""The advice where readers are killed."""
+
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -23,6 +35,14 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, message: str, *, signal_number: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class LostProcessError(CarvanaError):
+    """Another process of the same training has ended or cannot be reached."""
+
+
+class NonFiniteLossError(CarvanaError):
+    """The loss is infinite or not a number; the run keeps the last good state and the best network."""
 
 
 class StopSignals:
@@ -62,3 +82,39 @@ class StopSignals:
         if number == signal.SIGINT:  # SIGTERM comes from a program, which reads no answer
             with suppress(Exception):  # stderr is closed, or was being written to: the state is saved all the same
                 self._reporter.info("Ctrl-C: the step is finished and the state saved; Ctrl-C again ends at once")
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Turn errors about memory, the compiler, readers or other processes into one line; others pass unchanged."""
+    try:
+        yield
+    except (RuntimeError, ModelError) as error:
+        translated = _translated(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translated(error: RuntimeError | ModelError) -> CarvanaError | None:
+    if is_out_of_memory(error):
+        return CarvanaError(
+            "out of memory in a training step: lower train.batch_size (train.accumulate makes up for it), or data.size"
+        )
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return CarvanaError(f"train.compile: the network cannot be compiled here ({reason}); set it to false")
+    if tells_of_killed_reader(error):
+        return ReaderKilledError(FEWER_READERS)
+    if _is_lost_process(error):
+        return LostProcessError(
+            "another process of this training died or cannot be reached: see what it printed, then continue with "
+            f"--resume ({reason})"
+        )
+    return None
+
+
+def _is_lost_process(error: Exception) -> bool:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _LOST)

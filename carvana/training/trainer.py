@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from carvana.config import TrainConfig, make_section
+from carvana.config import FitConfig, TrainConfig
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.reader_processes import end_readers
 from carvana.errors import ConfigError, RunError
@@ -27,17 +27,16 @@ from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.run import Run
 from carvana.training.batch_size import choose_batch_size
-from carvana.training.callbacks import Callback, notify
+from carvana.training.callbacks import Callback, TrainingLog, notify
 from carvana.training.checkpoint import BestCheckpoint, Checkpoint
-from carvana.training.depthwise import depthwise_in
-from carvana.training.distributed import all_of, average_buffers, make_accelerator
-from carvana.training.duration import Duration
-from carvana.training.failures import NonFiniteLossError, not_finite, some, translate_errors
-from carvana.training.loader import make_loader, timed, worker_count
-from carvana.training.network import as_segmenter, unwrap
+from carvana.training.depthwise import QuickDepthwise
+from carvana.training.distributed import StepFlags, StepSync, all_of, average_buffers, make_accelerator
+from carvana.training.loader import EpochBatches, make_loader, timed, worker_count
 from carvana.training.optim import (
+    Duration,
     freeze_encoder,
     is_finite,
     make_average,
@@ -46,17 +45,12 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
-from carvana.training.run_folder import choose_run, hold_run
-from carvana.training.sampler import EpochBatches
-from carvana.training.signals import StopSignals, TrainingInterrupted
-from carvana.training.state import Progress
-from carvana.training.step_sync import StepFlags, StepSync, agree
-from carvana.training.training_log import TrainingLog
+from carvana.training.signals import NonFiniteLossError, StopSignals, TrainingInterrupted, translate_errors
+from carvana.training.state import Progress, has_state, peek_state
 from carvana.training.validation import Validation, validate
 from carvana.utils.cpu_allocator import freed_memory_kept
 from carvana.utils.devices import process_number, resolve_device, resolve_precision
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter, SilentReporter
+from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
 STATISTICS_IMAGES = 64
 """Images that BatchNorm's statistics are computed over before each validation."""
@@ -110,33 +104,34 @@ class Trainer:
     ) -> None:
         self.settings = settings or TrainConfig()
         if changes:
-            self.settings = make_section(TrainConfig, {**self.settings.model_dump(), **changes}, "train")
-        self.model = as_segmenter(model, train)
+            self.settings = FitConfig(train={**self.settings.model_dump(), **changes}).train
+        self.model = _as_segmenter(model, train)
         self.train_data, self.val_data = train, val
         self.loss: Loss = make_loss(self.settings.loss)
         self.device = resolve_device(device)
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.main = process_number() == 0
         self.reporter = (reporter or default_reporter()) if self.main else SilentReporter()
-        run = choose_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
+        run = self._choose_run(out, resume=resume) if self.main else None
         self.accelerator = make_accelerator(self.device, self.precision)
         self.run: Run | None = all_of(self.accelerator, run)[0]
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_size = choose_batch_size(
-            self.model, train, self.settings,
-            loss=self.loss, accelerator=self.accelerator, device=self.device, precision=self.precision,
-        )  # fmt: skip
+            self.model, train, self.settings, loss=self.loss, accelerator=self.accelerator, precision=self.precision
+        )
         if self.settings.batch_size == "auto":
             self.reporter.info(f"train.batch_size auto: {self.batch_size} images a step")
             self.settings = self.settings.model_copy(update={"batch_size": self.batch_size})
-        readers = worker_count(workers)
-        self.train_batches, self.train_loader = self._loader(train, readers, shuffle=True)
+        loading: dict[str, Any] = {"seed": self.settings.seed, "workers": worker_count(workers)}
+        batches = make_loader(train, self.batch_size, self.accelerator, shuffle=True, **loading)
+        self.train_batches, self.train_loader = batches
         self.val_batches: EpochBatches | None = None
         self.val_loader: Any = None
         if val is not None:
-            self.val_batches, self.val_loader = self._loader(val, readers, shuffle=False)
+            batches = make_loader(val, self.batch_size, self.accelerator, shuffle=False, **loading)
+            self.val_batches, self.val_loader = batches
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         if self.settings.compile:
@@ -160,7 +155,10 @@ class Trainer:
         self._steps_before = 0  # of the present epoch
         with ExitStack() as held:
             if self.run is not None and self.main:  # last, so that no error above leaves an empty folder
-                held.enter_context(hold_run(self.run, arch=self.model.spec.arch, resume=resume))
+                self.run.make()
+                held.enter_context(self.run.held())
+                if not resume:  # another process may have trained in it since it was found free
+                    self._choose_run(self.run, resume=False)
             if resume:
                 self._resume()
             self._held = held.pop_all()
@@ -202,7 +200,7 @@ class Trainer:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
             self._end_readers()
-            unwrap(self.model)
+            _unwrap(self.model)
             self._held.close()
             self.log.end()
         return self.best_checkpoint.restore(self.kept)
@@ -219,14 +217,13 @@ class Trainer:
         for (images, targets), wait in timed(self.train_loader):
             progress.rate = set_learning_rate(self.optimizer, self.duration.rate_factor)
             self._recent_images.append(images)
-            count, weight, complete = self.train_batches.in_step(epoch, progress.batch, self.settings.accumulate)
+            count, weight, complete = self.train_batches.in_step(progress.batch, self.settings.accumulate)
             loss = self.train_step(*self._to_device(images, targets), weight=weight, complete=complete)
-            self._add_losses(
-                self.sync.send(
-                    progress.batch, loss * count, stop=self.signals.received is not None,
-                    save=self.checkpoint.due, seconds=self.duration.seconds,
-                )
+            sums = self.sync.send(
+                progress.batch, loss * count, stop=self.signals.received is not None,
+                save=self.checkpoint.due, seconds=self.duration.seconds,
             )  # fmt: skip
+            self._add_losses(sums)
             progress.batch, progress.waited = progress.batch + 1, progress.waited + wait
             self.log.batch(progress)
             if complete:
@@ -252,10 +249,11 @@ class Trainer:
         """
         adding_up = nullcontext() if complete else self.accelerator.no_sync(self.wrapped)
         with adding_up, translate_errors():
-            with depthwise_in(self.device, self.precision):
-                logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
+            logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
             loss = self.loss(logits.float(), targets)
-            self.accelerator.backward(loss * weight)
+            quick = self.device.type == "cpu" and self.precision == "bf16" and not self.settings.compile
+            with QuickDepthwise() if quick else nullcontext():
+                self.accelerator.backward(loss * weight)
             if complete:
                 if self.settings.clip is not None:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
@@ -302,8 +300,9 @@ class Trainer:
             self.best_checkpoint.keep(self.kept)
         self.log.epoch(progress, numbers, validation)
         progress.begin_epoch(progress.epoch + 1, progress.seconds)
-        stop, save = agree(self.accelerator, stop=self.signals.received is not None, save=self.checkpoint.due)
-        if stop or save or progress.finished:
+        asked = all_of(self.accelerator, (self.signals.received is not None, self.checkpoint.due))
+        stop = any(stopped for stopped, _ in asked)
+        if stop or asked[0][1] or progress.finished:
             self.checkpoint.save(progress)
         if stop:
             raise self._interrupted()
@@ -329,11 +328,15 @@ class Trainer:
         notify(self.callbacks, "on_evaluation", evaluation.to_json())
         return evaluation
 
-    def _loader(self, data: SegmentationDataset, readers: int, *, shuffle: bool) -> tuple[EpochBatches, Any]:
-        return make_loader(
-            data, self.batch_size, self.accelerator, shuffle=shuffle, seed=self.settings.seed,
-            workers=readers, pin_memory=self.device.type == "cuda",
-        )  # fmt: skip
+    def _choose_run(self, out: str | os.PathLike[str] | Run | None, *, resume: bool) -> Run | None:
+        """The run that this training writes: a new one, or with ``resume`` an existing one."""
+        path = out.path if isinstance(out, Run) else out
+        if not resume:
+            return None if path is None else Run.choose(path, arch=self.model.spec.arch)
+        run = Run(path or "")
+        if path is None or not run.path.is_dir():
+            raise RunError(f"{run.path}: no such run to resume; expected the folder of a training")
+        return run
 
     def _resume(self) -> None:
         progress = self.progress = self.checkpoint.restore(self.reporter)
@@ -350,31 +353,46 @@ class Trainer:
 
     def _add_losses(self, batches: Sequence[StepFlags]) -> None:
         """Add up the losses of batches, and note what the processes want."""
-        progress = self.progress
         for batch in batches:
             size = self.train_batches.sizes[batch.batch]
             if not math.isfinite(batch.loss):
-                indices = self.train_batches.indices(progress.epoch, batch.batch)
-                names = some([self.train_data.samples[int(index)].name for index in indices])
                 step = self._steps_before + batch.batch // self.settings.accumulate + 1
-                raise self._not_finite(batch.loss / size, f"at the images {names}", step=step)
-            progress.loss += batch.loss
-            progress.images += size
+                images = _names(self.train_data, self.train_batches.indices(batch.batch).tolist())
+                raise self._not_finite(batch.loss / size, f"at the images {images}", step=step)
+            self.progress.loss += batch.loss
+            self.progress.images += size
             self.duration.seen = batch.seconds
-            self._stop_wanted |= batch.stop
-            self._save_wanted |= batch.save
+            self._stop_wanted |= batch.stop > 0
+            self._save_wanted |= batch.save > 0
 
     def _check_finite(self, validation: Validation | None) -> None:
         if validation is not None and not math.isfinite(validation.loss):
             assert self.val_data is not None
-            images = [self.val_data.samples[place].name for place in validation.not_finite]
-            raise self._not_finite(validation.loss, f"on {len(images)} validation images ({some(images)})")
+            wrong = validation.not_finite
+            where = f"on {len(wrong)} validation images ({_names(self.val_data, wrong)})"
+            raise self._not_finite(validation.loss, where, step=self.duration.step)
         if not is_finite(self.kept):
-            raise self._not_finite(math.nan, "where a weight or a statistic of BatchNorm is not finite")
+            where = "where a weight or a statistic of BatchNorm is not finite"
+            raise self._not_finite(math.nan, where, step=self.duration.step)
 
-    def _not_finite(self, loss: float, where: str, *, step: int | None = None) -> NonFiniteLossError:
-        step = self.duration.step if step is None else step
-        return not_finite(loss, where, self.progress, self.settings, self.run, step=step)
+    def _not_finite(self, loss: float, where: str, *, step: int) -> NonFiniteLossError:
+        """The error for a loss that is not finite: where it arose, what to try, and what is kept."""
+        progress, run = self.progress, self.run
+        or_precision = "" if self.settings.precision == "fp32" else " or take train.precision fp32"
+        message = (
+            f"the loss became {loss} in epoch {progress.epoch + 1}, step {step} (learning rate {progress.rate:.3g}), "
+            f"{where}, or the weights in the step before: look at the images, lower train.lr (now "
+            f"{self.settings.lr:g}){or_precision}"
+        )
+        if run is not None and has_state(run.state_path):
+            step = peek_state(run.state_path)[0].step
+            message += f"; the last good state, of step {step}, is in {run.state_path}"
+        if run is not None and progress.metrics:
+            message += (
+                f"; the best network so far is in {run.model_path}, and --init {run.path} begins another training "
+                "with it"
+            )
+        return NonFiniteLossError(message)
 
     def _save(self) -> None:
         """Save the state between two steps; ends the training if that was asked for."""
@@ -395,3 +413,25 @@ class Trainer:
     def _end_readers(self) -> None:
         for loader in (self.train_loader, self.val_loader):
             end_readers(loader)
+
+
+def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
+    """A network as a Segmenter with its training size in the spec."""
+    if not isinstance(model, Segmenter):
+        # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
+        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
+        model = Segmenter(model, spec)
+    return model.with_spec(trained_size=train.size if train.mode == "resize" else None)
+
+
+def _unwrap(model: Segmenter) -> None:
+    """Remove what Accelerate and the compiler put around the network, so that it can be used or trained again."""
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
+    model._compiled_call_impl = None
+
+
+def _names(data: SegmentationDataset, places: Sequence[int], count: int = 16) -> str:
+    """The names of the first of some images."""
+    names = ", ".join(data.samples[place].name for place in places[:count])
+    return names + (f" and {len(places) - count} more" if len(places) > count else "")

@@ -10,10 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from carvana.losses import Loss
-from carvana.metrics import dice_of
 from carvana.training.distributed import add_up
-from carvana.training.loader import timed
-from carvana.training.sampler import EpochBatches
+from carvana.training.loader import EpochBatches, timed
 from carvana.utils.devices import float64_device
 
 
@@ -46,15 +44,15 @@ def validate(
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
-        indices, count = batches.share(0, number)
+        indices, count = batches.share(number)
         numbers = [losses.to(exact).double(), *_agreement(logits.to(exact), targets.to(exact))]
         rows[indices[:count]] = torch.stack(numbers, dim=1)[:count]
     rows = add_up(accelerator, rows)
     not_finite = torch.nonzero(~torch.isfinite(rows[:, 0])).flatten()
-    mean_loss, *_, accuracy = rows.mean(0).tolist()
     both, either = rows[:, 1:3].sum(0, keepdim=True).T if crops else rows[:, 1:3].T
-    dice = torch.from_numpy(dice_of(both.cpu().numpy(), either.cpu().numpy())).mean().item()
-    return Validation(mean_loss, dice, accuracy, tuple(not_finite.tolist()))
+    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean()
+    mean_loss, *_, accuracy = rows.mean(0).tolist()
+    return Validation(mean_loss, dice.item(), accuracy, tuple(not_finite.tolist()))
 
 
 def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
