@@ -301,20 +301,18 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        before, mark = self._values, self.peek_event().start_mark
-        is_alias = self.check_event(yaml.AliasEvent)
+        before, is_alias = self._values, self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         assert node is not None
         self._values += self._sizes.get(node, MOST_VALUES) if is_alias else 1  # without a size: it contains itself
         if self._values > MOST_VALUES:
-            raise ComposerError(
-                None, None, f"its aliases expand to more than {MOST_VALUES} values; write them out", mark
-            )
+            problem = f"its aliases expand to more than {MOST_VALUES} values; write them out"
+            raise ComposerError(None, None, problem, node.start_mark)
         if not is_alias:
             self._sizes[node] = self._values - before
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

@@ -274,12 +274,12 @@ class TrainingLog:
 
     def epoch(self, at: Progress, numbers: dict[str, float], validation: Validation | None) -> None:
         """An epoch has ended: add it to both logs."""
-        metrics: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
-        metrics |= {name: numbers[name] for name in ("train_loss", "lr")}
+        number = at.epoch + 1
+        metrics = {"epoch": number, "step": at.step, "train_loss": numbers["train_loss"], "lr": numbers["lr"]}
         if validation is not None:
             metrics |= {"val_loss": validation.loss, "val_dice": validation.dice, "val_accuracy": validation.accuracy}
         speed = {name: numbers[name] for name in ("images_per_s", "data_wait")}
-        times = {"epoch": at.epoch + 1, **speed, "seconds": at.seconds}
+        times = {"epoch": number, **speed, "seconds": at.seconds}
         at.metrics.append(metrics)
         at.times.append(times)
         if self._run is not None:

@@ -49,7 +49,6 @@ class Checkpoint:
         optimizer: The optimizer, prepared by Accelerate.
         accelerator: Holds the loss scaling and the connection to the other processes.
         settings: ``train`` of the config.
-        precision: The precision, resolved.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Checkpoint:
         optimizer: Any,
         accelerator: Accelerator,
         settings: TrainConfig,
-        precision: str,
     ) -> None:
         self._run = run
         self._model = model
@@ -69,7 +67,6 @@ class Checkpoint:
         self._optimizer = optimizer
         self._accelerator = accelerator
         self._settings = settings
-        self._precision = precision
         self._cost = 0.0
         self._saved_at = time.monotonic()
 
@@ -147,10 +144,11 @@ class Checkpoint:
     def _origin(self) -> dict[str, Any]:
         from carvana.utils.version import __version__
 
+        precision = self._accelerator.mixed_precision
         return {
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "precision": self._precision,
+            "precision": {"no": "fp32"}.get(precision, precision),
             "machine": describe(self._accelerator.device),
             "carvana": __version__,
             "processes": self._accelerator.num_processes,

@@ -1,9 +1,8 @@
-"""Exchange between the processes of a training; with one process it costs nothing."""
+"""Accelerate around the network of a training, and what its processes exchange; with one process that costs nothing."""
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,8 +10,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from carvana.data.dataset import SegmentationDataset
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.training.signals import translate_errors
-from carvana.utils.devices import Precision, float64_device
+from carvana.utils.devices import Precision
+
+
+def as_segmenter(model: torch.nn.Module, train: SegmentationDataset) -> Segmenter:
+    """A network as a Segmenter with its training size in the spec."""
+    if not isinstance(model, Segmenter):
+        # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
+        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
+        model = Segmenter(model, spec)
+    return model.with_spec(trained_size=train.size if train.mode == "resize" else None)
 
 
 def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
@@ -24,6 +35,13 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
         torch.cuda.set_device(device)
     with translate_errors():
         return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+def unwrap(model: torch.nn.Module) -> None:
+    """Remove what Accelerate and the compiler put around a network, so that it can be used or trained again."""
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
+    model._compiled_call_impl = None
 
 
 def add_up(accelerator: Accelerator, values: Tensor) -> Tensor:
@@ -49,59 +67,3 @@ def all_of(accelerator: Accelerator, value: Any) -> list[Any]:
     with translate_errors():
         gathered: list[Any] = gather_object([value])
     return gathered
-
-
-class StepFlags(NamedTuple):
-    """One batch, summed over all processes.
-
-    Attributes:
-        batch: Its number within the epoch.
-        loss: The sum of its images' losses.
-        stop: Above 0 if a process was asked to stop.
-        save: Above 0 if the first process wants the state saved.
-        seconds: The first process's training time: clocks differ, and a training of some minutes must end for all at
-            once.
-    """
-
-    batch: int
-    loss: float
-    stop: float
-    save: float
-    seconds: float
-
-
-class StepSync:
-    """Adds up each batch's loss and flags over the processes, so that all decide alike.
-
-    On a GPU the sums are read one batch later: reading them at once would make the GPU wait.
-    """
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-        self._lag = 1 if accelerator.device.type == "cuda" else 0
-        self._unread: deque[tuple[int, Tensor]] = deque()
-
-    def send(self, batch: int, loss: Tensor, *, stop: bool, save: bool, seconds: float) -> list[StepFlags]:
-        """Add this process's numbers to the sum; returns the batches whose sums can be read now.
-
-        Args:
-            batch: Its number within the epoch.
-            loss: The sum of this process's losses, a scalar.
-            stop: Whether this process was asked to stop.
-            save: Whether the first process wants the state saved; that of others does not count.
-            seconds: Training time; likewise.
-        """
-        first = self._accelerator.is_main_process
-        flags = torch.tensor([stop, save and first, seconds if first else 0.0], dtype=torch.float64)
-        exact = float64_device(loss.device)
-        values = torch.cat([loss.to(exact).double().reshape(1), flags.to(exact)])
-        self._unread.append((batch, add_up(self._accelerator, values)))
-        return self.flush(self._lag)
-
-    def flush(self, left: int = 0) -> list[StepFlags]:
-        """Wait for the batches that were not read yet, except the last ``left``."""
-        batches = []
-        while len(self._unread) > left:
-            batch, values = self._unread.popleft()
-            batches.append(StepFlags(batch, *values.tolist()))
-        return batches

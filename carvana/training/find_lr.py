@@ -17,7 +17,6 @@ from torch import Tensor
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError
 from carvana.evaluation.plots import rate_curve
-from carvana.training.loader import timed
 from carvana.training.optim import set_learning_rate, train_mode
 from carvana.training.setup import build_model, check, check_alone, datasets, new_split, with_data
 from carvana.training.trainer import Trainer
@@ -169,8 +168,8 @@ def _losses(trainer: Trainer, rates: NDArray[np.float64], reporter: Reporter) ->
 def _batches(trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
     """Training batches on the trainer's device, epoch after epoch, without end."""
     for epoch in itertools.count():
-        trainer.train_batches.set_place(epoch)
-        for (images, targets), _ in timed(trainer.train_loader):
+        trainer.train_loader.batches.set_place(epoch)
+        for (images, targets), _ in trainer.train_loader:
             yield images.to(trainer.device), targets.to(trainer.device)
 
 

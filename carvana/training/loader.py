@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from carvana.data.reader_processes import (
     ReaderKilledError,
     begin_reader,
     check_readers_can_begin,
+    end_readers,
     read_ahead,
     reader_count,
     tells_of_no_room,
@@ -129,10 +129,8 @@ class EpochBatches(Sampler[list[Key]]):
         return [(epoch, index) for index in self._share(part)[0].tolist()]
 
 
-def make_loader(
-    data: SegmentationDataset, batch_size: int, accelerator: Accelerator, *, shuffle: bool, seed: int, workers: int
-) -> tuple[EpochBatches, DataLoader[tuple[Tensor, Tensor]]]:
-    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)).
+class Loader:
+    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)), each with the seconds waited for it.
 
     Args:
         data: The images.
@@ -142,34 +140,66 @@ def make_loader(
         seed: Of the orders.
         workers: Processes that read; they live as long as the loader.
 
-    Returns:
-        The sampler, which chooses epoch and batch, and the loader.
+    Attributes:
+        data: The images.
+        batches: Chooses epoch and batch of the next iteration.
 
     Raises:
         ConfigError: the data set is empty, or reading processes cannot begin.
+        CarvanaError: on iteration, a reader failed; the message is one line.
     """
-    if not len(data):
-        raise ConfigError("a data set is empty; expected at least one image")
-    batches = EpochBatches(
-        len(data), batch_size, seed=seed, shuffle=shuffle,
-        process=accelerator.process_index, processes=accelerator.num_processes,
-    )  # fmt: skip
-    if workers:
-        check_readers_can_begin()
-    # Three bytes of image and four of coverage a pixel.
-    largest = max(batches.sizes) * math.prod(data.largest_size) * 7
-    loader = DataLoader(
-        data,
-        batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        prefetch_factor=read_ahead(largest, workers) if workers else None,
-        pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=begin_reader,
-        # A generator of its own: the loader draws a number at each start, and torch's own must not advance by it.
-        generator=torch.Generator(),
-    )
-    return batches, loader
+
+    def __init__(
+        self,
+        data: SegmentationDataset,
+        batch_size: int,
+        accelerator: Accelerator,
+        *,
+        shuffle: bool,
+        seed: int,
+        workers: int,
+    ) -> None:
+        if not len(data):
+            raise ConfigError("a data set is empty; expected at least one image")
+        if workers:
+            check_readers_can_begin()
+        self.data = data
+        self.batches = EpochBatches(
+            len(data), batch_size, seed=seed, shuffle=shuffle,
+            process=accelerator.process_index, processes=accelerator.num_processes,
+        )  # fmt: skip
+        # Three bytes of image and four of coverage a pixel.
+        largest = max(self.batches.sizes) * math.prod(data.largest_size) * 7
+        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            data,
+            batch_sampler=self.batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=read_ahead(largest, workers) if workers else None,
+            pin_memory=accelerator.device.type == "cuda",
+            worker_init_fn=begin_reader,
+            # A generator of its own: the loader draws a number at each start, and torch's own must not advance by it.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], float]]:
+        began = time.perf_counter()
+        try:
+            for images, targets in self._loader:
+                yield (images, targets), time.perf_counter() - began
+                began = time.perf_counter()
+        except CarvanaError as error:
+            # torch puts the worker's traceback before the message, and an escaped line break after it.
+            name = f"{type(error).__module__}.{type(error).__qualname__}: "
+            raise type(error)(str(error).rpartition(name)[2].removesuffix(r"\n")) from None
+        except (ConnectionError, EOFError) as error:  # the reader died while it was sending a batch
+            raise ReaderKilledError(FEWER_READERS) from error
+        except OSError as error:
+            raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+
+    def end(self) -> None:
+        """End the reading processes; new ones start if it is used again."""
+        end_readers(self._loader)
 
 
 def worker_count(workers: int | str) -> int:
@@ -183,24 +213,3 @@ def worker_count(workers: int | str) -> int:
     if not isinstance(workers, int) or workers < 0:
         raise ConfigError(f"workers = {workers!r}: expected a number of processes, or auto")
     return workers
-
-
-def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
-    """Each batch, and the seconds spent waiting for it.
-
-    Raises:
-        CarvanaError: a reader failed; the message is one line.
-    """
-    began = time.perf_counter()
-    try:
-        for batch in batches:
-            yield batch, time.perf_counter() - began
-            began = time.perf_counter()
-    except CarvanaError as error:
-        # torch puts the worker's traceback before the message, and an escaped line break after it.
-        name = f"{type(error).__module__}.{type(error).__qualname__}: "
-        raise type(error)(str(error).rpartition(name)[2].removesuffix(r"\n")) from None
-    except (ConnectionError, EOFError) as error:  # the reader died while it was sending a batch
-        raise ReaderKilledError(FEWER_READERS) from error
-    except OSError as error:
-        raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error

@@ -20,21 +20,19 @@ from torch.utils.data import default_collate
 
 from carvana.config import FitConfig, TrainConfig
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reader_processes import end_readers
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
-from carvana.models.spec import ModelSpec
 from carvana.run import Run
 from carvana.training.batch_size import choose_batch_size
 from carvana.training.callbacks import Callback, TrainingLog, notify
 from carvana.training.checkpoint import BestCheckpoint, Checkpoint
 from carvana.training.depthwise import QuickDepthwise
-from carvana.training.distributed import StepFlags, StepSync, all_of, average_buffers, make_accelerator
-from carvana.training.loader import EpochBatches, make_loader, timed, worker_count
+from carvana.training.distributed import add_up, all_of, as_segmenter, average_buffers, make_accelerator, unwrap
+from carvana.training.loader import Loader, worker_count
 from carvana.training.optim import (
     Duration,
     freeze_encoder,
@@ -45,11 +43,18 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
-from carvana.training.signals import NonFiniteLossError, StopSignals, TrainingInterrupted, translate_errors
-from carvana.training.state import Progress, has_state, peek_state
+from carvana.training.signals import (
+    NonFiniteLossError,
+    StopSignals,
+    TrainingInterrupted,
+    not_finite,
+    some_names,
+    translate_errors,
+)
+from carvana.training.state import Progress
 from carvana.training.validation import Validation, validate
 from carvana.utils.cpu_allocator import freed_memory_kept
-from carvana.utils.devices import process_number, resolve_device, resolve_precision
+from carvana.utils.devices import float64_device, process_number, resolve_device, resolve_precision
 from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
 STATISTICS_IMAGES = 64
@@ -105,7 +110,7 @@ class Trainer:
         self.settings = settings or TrainConfig()
         if changes:
             self.settings = FitConfig(train={**self.settings.model_dump(), **changes}).train
-        self.model = _as_segmenter(model, train)
+        self.model = as_segmenter(model, train)
         self.train_data, self.val_data = train, val
         self.loss: Loss = make_loss(self.settings.loss)
         self.device = resolve_device(device)
@@ -125,13 +130,11 @@ class Trainer:
             self.reporter.info(f"train.batch_size auto: {self.batch_size} images a step")
             self.settings = self.settings.model_copy(update={"batch_size": self.batch_size})
         loading: dict[str, Any] = {"seed": self.settings.seed, "workers": worker_count(workers)}
-        batches = make_loader(train, self.batch_size, self.accelerator, shuffle=True, **loading)
-        self.train_batches, self.train_loader = batches
-        self.val_batches: EpochBatches | None = None
-        self.val_loader: Any = None
+        self.train_loader = Loader(train, self.batch_size, self.accelerator, shuffle=True, **loading)
+        self.train_batches = self.train_loader.batches
+        self.val_loader: Loader | None = None
         if val is not None:
-            batches = make_loader(val, self.batch_size, self.accelerator, shuffle=False, **loading)
-            self.val_batches, self.val_loader = batches
+            self.val_loader = Loader(val, self.batch_size, self.accelerator, shuffle=False, **loading)
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         if self.settings.compile:
@@ -142,14 +145,14 @@ class Trainer:
         self.duration = Duration(self.settings, len(self.train_batches.sizes))
         self.callbacks = list(callbacks) if self.main else []
         self.log = TrainingLog(self.run if self.main else None, self.duration, self.callbacks, self.reporter)
-        self.sync = StepSync(self.accelerator)
         self.signals = StopSignals(self.reporter)
         self.checkpoint = Checkpoint(
             self.run, model=self.model, average=self.average, optimizer=self.optimizer,
-            accelerator=self.accelerator, settings=self.settings, precision=self.precision,
+            accelerator=self.accelerator, settings=self.settings,
         )  # fmt: skip
         self.best_checkpoint = BestCheckpoint(self.run, writes=self.main)
         self._recent_images: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
+        self._sums: deque[tuple[int, Tensor]] = deque()
         self._stop_wanted = self._save_wanted = False
         self._was_fitted = False
         self._steps_before = 0  # of the present epoch
@@ -200,7 +203,7 @@ class Trainer:
                     self.end_epoch(self.train_epoch(self.progress.epoch), self.validate())
         finally:
             self._end_readers()
-            _unwrap(self.model)
+            unwrap(self.model)
             self._held.close()
             self.log.end()
         return self.best_checkpoint.restore(self.kept)
@@ -214,16 +217,15 @@ class Trainer:
         self.train_batches.set_place(epoch, progress.batch)
         self._steps_before = self.duration.step - -(-progress.batch // self.settings.accumulate)
         self.duration.start()
-        for (images, targets), wait in timed(self.train_loader):
+        pinned = self.device.type == "cuda"
+        for (images, targets), wait in self.train_loader:
             progress.rate = set_learning_rate(self.optimizer, self.duration.rate_factor)
             self._recent_images.append(images)
             count, weight, complete = self.train_batches.in_step(progress.batch, self.settings.accumulate)
-            loss = self.train_step(*self._to_device(images, targets), weight=weight, complete=complete)
-            sums = self.sync.send(
-                progress.batch, loss * count, stop=self.signals.received is not None,
-                save=self.checkpoint.due, seconds=self.duration.seconds,
-            )  # fmt: skip
-            self._add_losses(sums)
+            # For an NVIDIA GPU they are in pinned memory: the copy runs while the GPU still computes the step before.
+            images, targets = (each.to(self.device, non_blocking=pinned) for each in (images, targets))
+            loss = self.train_step(images, targets, weight=weight, complete=complete)
+            self._add_up(progress.batch, loss * count)
             progress.batch, progress.waited = progress.batch + 1, progress.waited + wait
             self.log.batch(progress)
             if complete:
@@ -231,7 +233,7 @@ class Trainer:
                     self._save()
                 if self.duration.spent:
                     break
-        self._add_losses(self.sync.flush())
+        self._read_sums()
         self.duration.stop()
         return self.log.train_numbers(progress)
 
@@ -252,7 +254,7 @@ class Trainer:
             logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
             loss = self.loss(logits.float(), targets)
             quick = self.device.type == "cpu" and self.precision == "bf16" and not self.settings.compile
-            with QuickDepthwise() if quick else nullcontext():
+            with QuickDepthwise() if quick else nullcontext():  # type: ignore[no-untyped-call]
                 self.accelerator.backward(loss * weight)
             if complete:
                 if self.settings.clip is not None:
@@ -274,12 +276,8 @@ class Trainer:
 
     def measure(self, model: nn.Module) -> Validation:
         """Loss, Dice and accuracy of a network on the validation images, at the training size."""
-        assert self.val_batches is not None
-        assert self.val_data is not None
-        return validate(
-            model, self.val_loader, self.val_batches,
-            loss=self.loss, accelerator=self.accelerator, crops=self.val_data.mode == "crop",
-        )  # fmt: skip
+        assert self.val_loader is not None
+        return validate(model, self.val_loader, loss=self.loss, accelerator=self.accelerator)
 
     def end_epoch(self, numbers: dict[str, float], validation: Validation | None) -> None:
         """Keep the network if it is the best so far, log the epoch's numbers, and save the state.
@@ -347,56 +345,50 @@ class Trainer:
         for keys in self.train_batches.keys_before(progress.epoch, progress.batch, count):
             self._recent_images.append(default_collate([self.train_data[key][0] for key in keys]))
 
-    def _to_device(self, *tensors: Tensor) -> list[Tensor]:
-        # For an NVIDIA GPU they are in pinned memory: the copy runs while the GPU still computes the step before.
-        return [tensor.to(self.device, non_blocking=self.device.type == "cuda") for tensor in tensors]
+    def _add_up(self, batch: int, loss: Tensor) -> None:
+        """Add up a batch's loss and flags over the processes, so that all decide alike.
 
-    def _add_losses(self, batches: Sequence[StepFlags]) -> None:
-        """Add up the losses of batches, and note what the processes want."""
-        for batch in batches:
-            size = self.train_batches.sizes[batch.batch]
-            if not math.isfinite(batch.loss):
-                step = self._steps_before + batch.batch // self.settings.accumulate + 1
-                images = _names(self.train_data, self.train_batches.indices(batch.batch).tolist())
-                raise self._not_finite(batch.loss / size, f"at the images {images}", step=step)
-            self.progress.loss += batch.loss
+        On a GPU the sums are read one batch later: reading them at once would make the GPU wait.
+        """
+        exact = float64_device(self.device)
+        # Clocks differ, and a training of some minutes must end for all at once: the first process's time counts.
+        first = [self.checkpoint.due, self.duration.seconds] if self.main else [False, 0.0]
+        flags = torch.tensor([self.signals.received is not None, *first], dtype=torch.float64)
+        values = torch.cat([loss.to(exact).double().reshape(1), flags.to(exact)])
+        self._sums.append((batch, add_up(self.accelerator, values)))
+        self._read_sums(left=1 if self.device.type == "cuda" else 0)
+
+    def _read_sums(self, left: int = 0) -> None:
+        """Read the sums of batches, except the last ``left``: their losses, and what the processes want."""
+        while len(self._sums) > left:
+            batch, sums = self._sums.popleft()
+            loss, stop, save, self.duration.seen = sums.tolist()
+            size = self.train_batches.sizes[batch]
+            if not math.isfinite(loss):
+                images = some_names(self.train_data, self.train_batches.indices(batch).tolist())
+                step = self._steps_before + batch // self.settings.accumulate + 1
+                raise self._not_finite(loss / size, f"at the images {images}", step=step)
+            self.progress.loss += loss
             self.progress.images += size
-            self.duration.seen = batch.seconds
-            self._stop_wanted |= batch.stop > 0
-            self._save_wanted |= batch.save > 0
+            self._stop_wanted |= stop > 0
+            self._save_wanted |= save > 0
 
     def _check_finite(self, validation: Validation | None) -> None:
         if validation is not None and not math.isfinite(validation.loss):
             assert self.val_data is not None
-            wrong = validation.not_finite
-            where = f"on {len(wrong)} validation images ({_names(self.val_data, wrong)})"
+            images = some_names(self.val_data, validation.not_finite)
+            where = f"on {len(validation.not_finite)} validation images ({images})"
             raise self._not_finite(validation.loss, where, step=self.duration.step)
         if not is_finite(self.kept):
             where = "where a weight or a statistic of BatchNorm is not finite"
             raise self._not_finite(math.nan, where, step=self.duration.step)
 
     def _not_finite(self, loss: float, where: str, *, step: int) -> NonFiniteLossError:
-        """The error for a loss that is not finite: where it arose, what to try, and what is kept."""
-        progress, run = self.progress, self.run
-        or_precision = "" if self.settings.precision == "fp32" else " or take train.precision fp32"
-        message = (
-            f"the loss became {loss} in epoch {progress.epoch + 1}, step {step} (learning rate {progress.rate:.3g}), "
-            f"{where}, or the weights in the step before: look at the images, lower train.lr (now "
-            f"{self.settings.lr:g}){or_precision}"
-        )
-        if run is not None and has_state(run.state_path):
-            step = peek_state(run.state_path)[0].step
-            message += f"; the last good state, of step {step}, is in {run.state_path}"
-        if run is not None and progress.metrics:
-            message += (
-                f"; the best network so far is in {run.model_path}, and --init {run.path} begins another training "
-                "with it"
-            )
-        return NonFiniteLossError(message)
+        return not_finite(loss, where, self.progress, self.settings, self.run, step=step)
 
     def _save(self) -> None:
         """Save the state between two steps; ends the training if that was asked for."""
-        self._add_losses(self.sync.flush())  # raises if a loss is not finite: such a state must not be saved
+        self._read_sums()  # raises if a loss is not finite: such a state must not be saved
         self._save_wanted = False
         self.duration.stop()
         self.progress.step, self.progress.seconds = self.duration.step, self.duration.seconds
@@ -412,26 +404,5 @@ class Trainer:
 
     def _end_readers(self) -> None:
         for loader in (self.train_loader, self.val_loader):
-            end_readers(loader)
-
-
-def _as_segmenter(model: nn.Module, train: SegmentationDataset) -> Segmenter:
-    """A network as a Segmenter with its training size in the spec."""
-    if not isinstance(model, Segmenter):
-        # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
-        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
-        model = Segmenter(model, spec)
-    return model.with_spec(trained_size=train.size if train.mode == "resize" else None)
-
-
-def _unwrap(model: Segmenter) -> None:
-    """Remove what Accelerate and the compiler put around the network, so that it can be used or trained again."""
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-        model.__dict__.pop(name, None)
-    model._compiled_call_impl = None
-
-
-def _names(data: SegmentationDataset, places: Sequence[int], count: int = 16) -> str:
-    """The names of the first of some images."""
-    names = ", ".join(data.samples[place].name for place in places[:count])
-    return names + (f" and {len(places) - count} more" if len(places) > count else "")
+            if loader is not None:
+                loader.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from carvana.errors import ConfigError, did_you_mean
@@ -238,14 +239,9 @@ def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "mps":
         return False  # older systems have no bf16; whether it is faster is not measured yet
     # oneDNN accepts bf16 on any AVX-512 processor, but is faster than fp32 only where instructions exist for it.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
-
-
-def _has_bf16_instructions() -> bool:
-    import torch
-
     capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    instructions = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return instructions and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _peak_bytes() -> int:
@@ -257,27 +253,19 @@ def _peak_bytes() -> int:
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
-    try:
-        import resource
-    except ImportError:
-        return 0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _cgroup_bytes(name: str) -> int | None:
-    try:
-        with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
-            text = file.read().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+    with suppress(OSError, ValueError):  # no container, or one without a limit: "max"
+        return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
+    return None
 
 
 def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = [line for line in file if line.startswith("model name")]
-    except OSError:
-        return ""
-    return lines[0].partition(":")[2].strip() if lines else ""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    return ""

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import SoftFileLock, Timeout, lock_descriptor
 
@@ -271,25 +271,21 @@ def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
 
     Several processes may write to one log, on several machines if the file system they share knows locks.
     """
-    line = json.dumps(value, allow_nan=False) + "\n"
+    path, line = Path(path), json.dumps(value, allow_nan=False) + "\n"
     try:
-        _append(Path(path), line)
+        with open(path, "a+b") as file:
+            with suppress(OSError):  # without locks a system still appends whole writes, as local ones all do
+                lock_descriptor(file.fileno(), poll_interval=_POLL)
+            _audit("begun", path, path)
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else "\n" + line
+            file.write(line.encode())
+            file.flush()
+            _audit("appended", path, path)
     except OSError as error:
-        _name(error, Path(path), Path(path))
+        _name(error, path, path)
         raise
-
-
-def _append(path: Path, line: str) -> None:
-    with open(path, "a+b") as file:
-        with suppress(OSError):  # without locks a system still appends whole writes, as local ones all do
-            lock_descriptor(file.fileno(), poll_interval=_POLL)
-        _audit("begun", path, path)
-        file.seek(0, os.SEEK_END)
-        if file.tell() and not _ends_with_newline(file):
-            line = "\n" + line
-        file.write(line.encode())
-        file.flush()
-        _audit("appended", path, path)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
@@ -347,8 +343,3 @@ def _sync(path: Path) -> None:
     # Windows syncs only what is open for writing; elsewhere a umask may forbid that.
     with open(path, "r+b" if sys.platform == "win32" else "rb") as file:
         os.fsync(file.fileno())
-
-
-def _ends_with_newline(file: IO[bytes]) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reference import dice
 
 from carvana.data.check.resolution_limit import SIZES, TARGETS, best_dice, best_dices, mean_ceilings
 from carvana.data.io.images import resize_image
 from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import find_samples
-from carvana.metrics import dice
 
 
 def disc(height: int = 300, width: int = 450) -> np.ndarray:
