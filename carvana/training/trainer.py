@@ -53,8 +53,7 @@ from carvana.training.signals import (
 )
 from carvana.training.state import Progress
 from carvana.training.validation import Validation, validate
-from carvana.utils.cpu_allocator import freed_memory_kept
-from carvana.utils.devices import float64_device, process_number, resolve_device, resolve_precision
+from carvana.utils.devices import float64_device, freed_memory_kept, process_number, resolve_device, resolve_precision
 from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
 STATISTICS_IMAGES = 64
