@@ -212,6 +212,21 @@ class Run:
         return read_evaluation(self.path)
 
 
+def training_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: bool) -> Run | None:
+    """The run that a training writes: a new one, with ``resume`` an existing one, or none.
+
+    Raises:
+        RunError: it exists and should not, or the other way round.
+    """
+    path = out.path if isinstance(out, Run) else out
+    if not resume:
+        return None if path is None else Run.choose(path, arch=arch)
+    run = Run(path or "")
+    if path is None or not run.path.is_dir():
+        raise RunError(f"{run.path}: no such run to resume; expected the folder of a training")
+    return run
+
+
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is a run, finished or not."""
     return Run(path).config_path.is_file()

@@ -26,7 +26,7 @@ from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
-from carvana.run import Run
+from carvana.run import Run, training_run
 from carvana.training.batch_size import choose_batch_size
 from carvana.training.callbacks import Callback, TrainingLog, notify
 from carvana.training.checkpoint import BestCheckpoint, Checkpoint
@@ -116,7 +116,7 @@ class Trainer:
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.main = process_number() == 0
         self.reporter = (reporter or default_reporter()) if self.main else SilentReporter()
-        run = self._choose_run(out, resume=resume) if self.main else None
+        run = training_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
         self.accelerator = make_accelerator(self.device, self.precision)
         self.run: Run | None = all_of(self.accelerator, run)[0]
         if self.settings.freeze_encoder:
@@ -160,7 +160,7 @@ class Trainer:
                 self.run.make()
                 held.enter_context(self.run.held())
                 if not resume:  # another process may have trained in it since it was found free
-                    self._choose_run(self.run, resume=False)
+                    Run.choose(self.run.path, arch=self.model.spec.arch)
             if resume:
                 self._resume()
             self._held = held.pop_all()
@@ -324,16 +324,6 @@ class Trainer:
             evaluation = evaluate(Predictor(self.kept, device=device, precision=self.precision), self.val_data.samples)
         notify(self.callbacks, "on_evaluation", evaluation.to_json())
         return evaluation
-
-    def _choose_run(self, out: str | os.PathLike[str] | Run | None, *, resume: bool) -> Run | None:
-        """The run that this training writes: a new one, or with ``resume`` an existing one."""
-        path = out.path if isinstance(out, Run) else out
-        if not resume:
-            return None if path is None else Run.choose(path, arch=self.model.spec.arch)
-        run = Run(path or "")
-        if path is None or not run.path.is_dir():
-            raise RunError(f"{run.path}: no such run to resume; expected the folder of a training")
-        return run
 
     def _resume(self) -> None:
         progress = self.progress = self.checkpoint.restore(self.reporter)
