@@ -185,10 +185,11 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
         return False
     kept = run.read_config()
     config = with_data(config, reporter=reporter)
-    same = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}  # they change no result
+    free = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}  # they change no result
     if config.train.batch_size == "auto":  # the run's config holds the number that it came to
-        same["train.batch_size"] = kept.train.batch_size
-    return config.replace(same) == kept and run.read_record().get("init_from") == lasting_path(init)
+        free["train.batch_size"] = kept.train.batch_size
+    same = config.replace(free).model_dump(mode="json") == kept.model_dump(mode="json")
+    return same and run.read_record().get("init_from") == lasting_path(init)
 
 
 def _config_digest(config: FitConfig) -> str:
