@@ -270,8 +270,10 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
     """
     if sys.platform != "linux":
         return
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # a Python that was built without it
+        return
     limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     if any(limit != resource.RLIM_INFINITY for limit in limits):
         return  # the limit counts addresses, which others need, too
@@ -327,8 +329,10 @@ def _peak_bytes() -> int:
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
