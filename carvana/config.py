@@ -1,26 +1,22 @@
 """Configs: the settings of ``fit`` as frozen pydantic models, whose defaults are the config ``default``.
 
 A config is a YAML file with these keys; ``carvana fit --print-config`` prints a whole one. Unknown keys are errors,
-since a misspelt setting that silently does nothing costs a training. Every error names the file, the line and the key.
+since a misspelt setting that silently does nothing costs a training. Every error names the file and the key.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from yaml.composer import ComposerError
 
-from carvana.errors import ConfigError, did_you_mean, explain, line_of
+from carvana.errors import ConfigError, did_you_mean, explain
 from carvana.utils.files import expanded
-
-S = TypeVar("S", bound=BaseModel)
-
-Lines = dict[tuple[str, ...], int]
-"""The line of each key, counted from 1; a key is its path from the outside in. 0: not from a file."""
 
 LARGEST_FILE = 10**6
 """Bytes of a config; usual ones have a few thousand."""
@@ -206,42 +202,22 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
         changes: Dotted keys and their new values, ``{"train.epochs": 8}``; they win over the file.
 
     Raises:
-        ConfigError: there is no such config, or a key or value in it is wrong; the message names file, line and key.
+        ConfigError: there is no such config, or a key or value is wrong; the message names the key, and the file if it
+            is the file's.
 
     >>> load_config("default", {"train.epochs": 8}).train.epochs
     8
     """
-    values, lines = read_yaml(find_config(source or "default"))
-    for key, value in (changes or {}).items():
-        _put(values, str(key), value)
-        lines = _without(lines, str(key))
-    return make_config(values, str(source or "default"), lines)
+    source = source or "default"
+    return make_config(read_yaml(find_config(source)), str(source)).replace(changes or {})
 
 
-def make_config(values: Mapping[str, Any], origin: str = "config", lines: Lines | None = None) -> FitConfig:
-    """Validate plain values; a message begins with ``origin``, unless none of the keys in it is from the file."""
+def make_config(values: Mapping[str, Any], origin: str = "config") -> FitConfig:
+    """Validate plain values; a message begins with ``origin``."""
     try:
         return FitConfig(**{str(key): value for key, value in values.items()})
     except ConfigError as error:
-        cause = error.__cause__
-        assert isinstance(cause, ValidationError)
-        from_file = not lines or any(_is_from_file(detail["loc"], lines) for detail in cause.errors())
-        raise ConfigError(f"{origin}: " * from_file + explain(FitConfig, cause, lines)) from cause
-
-
-def _is_from_file(path: Sequence[str | int], lines: Lines) -> bool:
-    """Whether a key, the section around it, or a key below it has a line in the file."""
-    parts = tuple(map(str, path))
-    below = (line for key, line in lines.items() if key[: len(parts)] == parts)
-    return bool(line_of(parts, lines)) or any(below)
-
-
-def make_section(section: type[S], values: Mapping[str, Any], origin: str) -> S:
-    """Validate the values of one section of a config."""
-    try:
-        return section(**values)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {explain(section, error)}") from error
+        raise ConfigError(f"{origin}: {error}") from error
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -289,8 +265,8 @@ def describe(path: Path) -> str:
     return first.removeprefix("#").strip().removeprefix(f"{path.stem}:").strip()
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """The values of a file, and the lines of its keys. Only plain values are made; nothing is executed.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The values of a file. Only plain values are made; nothing is executed.
 
     Raises:
         ConfigError: it cannot be read, is not YAML, is too large, has no keys, or has one twice.
@@ -299,28 +275,52 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         with open(path, "rb") as file:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
-            raise ConfigError(f"{path}: larger than {LARGEST_FILE} bytes, too large for settings; name another file")
-        text = data.decode("utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None or node.tag == "tag:yaml.org,2002:null":
-            return {}, {}
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: expected keys and values, as `carvana fit --print-config` shows")
-        if _count(node, {}) > MOST_VALUES:
-            raise ConfigError(f"{path}: its aliases expand to more than {MOST_VALUES} values; write them out")
-        lines = _lines(node, path)
-        values: dict[str, Any] = yaml.safe_load(text)
+            raise ValueError(f"it has more than {LARGEST_FILE} bytes, too many for settings")
+        values = yaml.load(data.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a subclass of the safe one
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{path}: {where}not readable as YAML: {error.problem}") from error
     except RecursionError:
         raise ConfigError(f"{path}: not readable as YAML: it is nested too deeply") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except (yaml.YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    return values, lines
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, as `carvana fit --print-config` shows")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key that is there twice, and aliases whose values grow without bound."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0  # so far, those of aliases counted each time
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        before, is_alias = self._values, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        assert node is not None
+        self._values += self._sizes.get(node, MOST_VALUES) if is_alias else 1  # without a size: it contains itself
+        if self._values > MOST_VALUES:
+            problem = f"its aliases expand to more than {MOST_VALUES} values; write them out"
+            raise ComposerError(None, None, problem, node.start_mark)
+        if not is_alias:
+            self._sizes[node] = self._values - before
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise ComposerError(None, None, f"the key {key.value!r} is there twice; keep one", key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -330,66 +330,3 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
         values[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
         values = inner
     values[key] = value
-
-
-def _without(lines: Lines, dotted: str) -> Lines:
-    """The lines of a file after a key was changed: it, the keys below it and its sections have no line any more."""
-    path = tuple(dotted.split("."))
-    kept = {key: line for key, line in lines.items() if key[: len(path)] != path}
-    return kept | {path[:length]: 0 for length in range(1, len(path) + 1)}
-
-
-def _count(node: yaml.Node, known: dict[int, float]) -> float:
-    """The number of values of a node, its aliases expanded; infinite where it contains itself."""
-    if id(node) not in known:
-        known[id(node)] = float("inf")  # a node that is met again before it is counted contains itself
-        inner: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            inner = [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            inner = node.value
-        known[id(node)] = 1 + sum(_count(part, known) for part in inner)
-    return known[id(node)]
-
-
-def _lines(root: yaml.MappingNode, path: Path) -> Lines:
-    lines: Lines = {}
-    for key, line, own in _keys_of(root, (), set()):
-        if not own:
-            lines.setdefault(key, line)
-            continue
-        if key in lines:
-            raise ConfigError(
-                f"{path}: line {line}, {'.'.join(key)}: is there twice, first on line {lines[key]}; keep one"
-            )
-        lines[key] = line
-    return lines
-
-
-def _keys_of(
-    node: yaml.Node, above: tuple[str, ...], seen: set[int], own: bool = True
-) -> Iterator[tuple[tuple[str, ...], int, bool]]:
-    """Each key with its line, and whether it is the node's own or merged in (``<<``); merged ones come last.
-
-    A node that aliases repeat is visited once, or a short file could take for ever.
-    """
-    if not isinstance(node, yaml.MappingNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    merged: list[yaml.Node] = []
-    for key, value in node.value:
-        if key.tag == "tag:yaml.org,2002:merge":
-            merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
-            continue
-        where = (*above, _text(key))
-        yield where, key.start_mark.line + 1, own
-        yield from _keys_of(value, where, seen, own)
-    for part in merged:
-        yield from _keys_of(part, above, seen, False)
-
-
-def _text(key: yaml.Node) -> str:
-    """The key as pydantic names it: ``on`` is read as True."""
-    if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:str":
-        return str(yaml.safe_load(key.value))
-    return str(key.value)

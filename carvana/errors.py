@@ -6,11 +6,12 @@ import difflib
 import errno
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
+    from pydantic.fields import FieldInfo
 
 # Control characters, line breaks of Unicode, marks that change the direction of writing, and bytes that are not text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -128,29 +129,21 @@ def check_format_version(version: object, newest: int, *, where: object, error: 
         )
 
 
-def explain(root: type[BaseModel], error: ValidationError, lines: Mapping[tuple[str, ...], int] | None = None) -> str:
-    """All mistakes in settings, in one line: on which line of the file, which key, and the nearest valid one.
+def explain(root: type[BaseModel], error: ValidationError) -> str:
+    """All mistakes in settings, in one line: which key, its value, what was expected, and the nearest valid key.
 
     Args:
         root: The pydantic model that refused the values.
         error: Its error.
-        lines: The line of each key, where the values are from a file; 0 for those that are not.
     """
-    lines = lines or {}
     mistakes: dict[str, list[str]] = {}
-    for detail in sorted(error.errors(), key=lambda detail: line_of(detail["loc"], lines) or 0):
-        where, message = _explain_one(root, detail, lines)
+    for detail in error.errors():
+        where, message = _explain_one(root, detail)
         mistakes.setdefault(where, []).append(message)
     # A key that may have several types has a message for each of them.
     shown = [f"{where}: {' or '.join(dict.fromkeys(messages))}" for where, messages in mistakes.items()]
     more = [f"and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
     return "; ".join(shown[:_SHOWN] + more)
-
-
-def line_of(path: Sequence[str | int], lines: Mapping[tuple[str, ...], int]) -> int | None:
-    """The line of a key, or else of the section around it; None if neither is in the file."""
-    parts = tuple(map(str, path))
-    return next((lines[parts[:length]] for length in range(len(parts), 0, -1) if parts[:length] in lines), None)
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -160,14 +153,19 @@ def _escaped(match: re.Match[str]) -> str:
     return ascii(match[0])[1:-1]
 
 
-def _explain_one(root: type[BaseModel], detail: Any, lines: Mapping[tuple[str, ...], int]) -> tuple[str, str]:
+def _explain_one(root: type[BaseModel], detail: Any) -> tuple[str, str]:
+    """A mistake's key, with its value, and what is wrong with it."""
     path = [str(part) for part in detail["loc"]]
+    # pydantic adds to the key the type that it tried, or the place in a list: data.workers.int, data.size.0
+    known, section = [], root
+    for part in path:
+        if part in section.model_fields:
+            known.append(part)
+            section = _section(section.model_fields[part]) or section
     if detail["type"] == "extra_forbidden":
-        return _at(path, lines) + ".".join(path), f"unknown key{_instead(root, path)}"
-    # pydantic adds the type that it tried to the key: data.workers.int
-    known = [part for part in path if part in _section(root, path[: path.index(part)]).model_fields]
+        return ".".join(path), f"unknown key{_instead(root, section, path)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{_at(known, lines)}{'.'.join(known)} = {_short(detail['input'])}", f"{message[0].lower()}{message[1:]}"
+    return f"{'.'.join(known)} = {_short(detail['input'])}", f"{message[0].lower()}{message[1:]}"
 
 
 def _short(value: Any) -> str:
@@ -177,39 +175,34 @@ def _short(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def _at(path: Sequence[str], lines: Mapping[tuple[str, ...], int]) -> str:
-    line = line_of(path, lines)
-    return f"line {line}, " if line else ""
-
-
-def _instead(root: type[BaseModel], path: Sequence[str]) -> str:
+def _instead(root: type[BaseModel], section: type[BaseModel], path: Sequence[str]) -> str:
     """The valid key: of this name in another section, or spelled like it here, or elsewhere."""
-    here = _section(root, path[:-1]).model_fields
+    name, here = path[-1], section.model_fields
     elsewhere = {key.rpartition(".")[2]: key for key in _keys(root)}
-    if path[-1] in elsewhere.values():
-        section, _, key = path[-1].rpartition(".")
-        return f": write it as '{key}' below '{section}:'"
-    if path[-1] in elsewhere:
-        return f"; did you mean '{elsewhere[path[-1]]}'?"
-    hint = did_you_mean(path[-1], here)
-    if not hint and (found := nearest(path[-1], elsewhere, 1)):
-        hint = f"; did you mean '{elsewhere[found[0]]}'?"
-    if not hint and "options" in here:  # model.width is written in place of model.options.width
-        hint = f"; an option of the network is {'.'.join([*path[:-1], 'options', path[-1]])}"
-    return hint or f"; expected {', '.join(here)}"
+    if name in elsewhere.values():
+        above, _, key = name.rpartition(".")
+        return f": write it as '{key}' below '{above}:'"
+    if name in elsewhere:
+        return f"; did you mean '{elsewhere[name]}'?"
+    if hint := did_you_mean(name, here):
+        return hint
+    if found := nearest(name, elsewhere, 1):
+        return f"; did you mean '{elsewhere[found[0]]}'?"
+    if "options" in here:  # model.width is written in place of model.options.width
+        return f"; an option of the network is {'.'.join([*path[:-1], 'options', name])}"
+    return f"; expected {', '.join(here)}"
 
 
 def _keys(model: type[BaseModel], above: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        section: Any = field.annotation
-        if hasattr(section, "model_fields"):  # another pydantic model
-            yield from _keys(section, f"{above}{name}.")
-        else:
+        section = _section(field)
+        if section is None:
             yield above + name
+        else:
+            yield from _keys(section, f"{above}{name}.")
 
 
-def _section(model: type[BaseModel], where: Sequence[str]) -> type[BaseModel]:
-    for name in where:
-        annotation: Any = model.model_fields[name].annotation if name in model.model_fields else None
-        model = annotation if hasattr(annotation, "model_fields") else model
-    return model
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field's values, if that is another pydantic model."""
+    annotation: Any = field.annotation
+    return annotation if hasattr(annotation, "model_fields") else None

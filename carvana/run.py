@@ -133,8 +133,8 @@ class Run:
             RunError: it is cut, or not that of a run.
         """
         config = load_config(self.config_path)
-        written, _ = read_yaml(self.config_path)
-        cut = [name for name in type(config).model_fields if name not in written]
+        written = read_yaml(self.config_path)
+        cut = [name for name in FitConfig.model_fields if name not in written]
         if cut:
             raise RunError(
                 f"{self.config_path}: {cut[0]!r} is missing, which the config of every run has; begin another training "
@@ -210,6 +210,21 @@ class Run:
             RunError: they do not exist yet, or are damaged.
         """
         return read_evaluation(self.path)
+
+
+def training_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: bool) -> Run | None:
+    """The run that a training writes: a new one, with ``resume`` an existing one, or none.
+
+    Raises:
+        RunError: it exists and should not, or the other way round.
+    """
+    path = out.path if isinstance(out, Run) else out
+    if not resume:
+        return None if path is None else Run.choose(path, arch=arch)
+    run = Run(path or "")
+    if path is None or not run.path.is_dir():
+        raise RunError(f"{run.path}: no such run to resume; expected the folder of a training")
+    return run
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:

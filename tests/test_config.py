@@ -96,33 +96,31 @@ def test_the_home_of_a_user_who_is_not_there_is_a_folder_that_is_missing() -> No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
-            "arch: unet-ref\ntrain:\n  epochs: 3\n  epoch: 4\n",
-            "line 4, train.epoch: unknown key; did you mean 'epochs'?",
-        ),
-        ("epochs: 3\n", "line 1, epochs: unknown key; did you mean 'train.epochs'?"),
-        ("\n# x\ntrain: {size: 64}\n", "line 3, train.size: unknown key; did you mean 'data.size'?"),
-        ("data:\n  lrr: 1\n", "line 2, data.lrr: unknown key; did you mean 'train.lr'?"),
-        ("data:\n  zzz: 1\n", "line 2, data.zzz: unknown key; expected root, images,"),
-        ("data:\n  size: [0, 400]\n", "line 2, data.size = 0: input should be greater than"),
-        ("train:\n\n  lr: -1\n  epochs: x\n", "line 3, train.lr = -1: "),
-        ("train:\n\n  lr: -1\n  epochs: x\n", "; line 4, train.epochs = 'x': "),
-        ("train: 3\n", "line 1, train = 3: "),
-        ("train.epochs: 3\n", "line 1, train.epochs: unknown key: write it as 'epochs' below 'train:'"),
-        ("split:\n  <<: {vall: 2}\n", "line 2, split.vall: unknown key; did you mean 'val'?"),
-        ("split:\n  <<: [{val: 2}, {seeds: 2}]\n  val: 3\n", "line 2, split.seeds: unknown key"),
-        ("arch: x\non: 2\n", "line 2, True: unknown key"),
-        ("arch: x\nself: 2\n", "line 2, self: unknown key"),
-        ("train:\n  lr: 1\n  epochs: 2\n  lr: 2\n", "line 4, train.lr: is there twice, first on line 2"),
+        ("arch: unet-ref\ntrain:\n  epochs: 3\n  epoch: 4\n", "train.epoch: unknown key; did you mean 'epochs'?"),
+        ("epochs: 3\n", "epochs: unknown key; did you mean 'train.epochs'?"),
+        ("\n# x\ntrain: {size: 64}\n", "train.size: unknown key; did you mean 'data.size'?"),
+        ("data:\n  lrr: 1\n", "data.lrr: unknown key; did you mean 'train.lr'?"),
+        ("data:\n  zzz: 1\n", "data.zzz: unknown key; expected root, images,"),
+        ("data:\n  size: [0, 400]\n", "data.size = 0: input should be greater than"),
+        ("train:\n\n  lr: -1\n  epochs: x\n", "; train.lr = -1: "),
+        ("train:\n\n  lr: -1\n  epochs: x\n", "train.epochs = 'x': "),
+        ("train: 3\n", "train = 3: "),
+        ("train.epochs: 3\n", "train.epochs: unknown key: write it as 'epochs' below 'train:'"),
+        ("model:\n  width: 3\n", "model.width: unknown key; an option of the network is model.options.width"),
+        ("split:\n  <<: {vall: 2}\n", "split.vall: unknown key; did you mean 'val'?"),
+        ("split:\n  <<: [{val: 2}, {seeds: 2}]\n  val: 3\n", "split.seeds: unknown key"),
+        ("arch: x\non: 2\n", "True: unknown key"),
+        ("arch: x\nself: 2\n", "self: unknown key"),
+        ("train:\n  lr: 1\n  epochs: 2\n  lr: 2\n", "line 4, column 3: not readable as YAML: the key 'lr' is"),
         ("train:\n  lr: [1\nepochs: 2\n", "line 3, column 7: not readable as YAML"),
     ],
 )
-def test_a_mistake_in_a_file_names_file_line_key_and_the_nearest(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_mistake_in_a_file_names_file_key_and_the_nearest(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "mine.yaml")
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'mine.yaml'}: line ")
+    assert message.startswith(f"{tmp_path / 'mine.yaml'}: ")
     assert expected in message
     assert "\n" not in message
 
@@ -131,19 +129,24 @@ def test_a_mistake_in_a_file_names_file_line_key_and_the_nearest(tmp_path: Path,
     ("key", "value"),
     [("train.lr", -3), ("train.lrr", 1), ("train.loss", 1), ("train", {"lr": "x"}), ("self", 1)],
 )
-def test_what_a_setting_changed_is_not_blamed_on_a_line_of_the_file(tmp_path: Path, key: str, value: object) -> None:
+def test_what_a_setting_changed_is_not_blamed_on_the_file(tmp_path: Path, key: str, value: object) -> None:
     (tmp_path / "mine.yaml").write_text("train:\n  lr: 0.1\n")
     with pytest.raises(ConfigError, match=key) as caught:
         load_config(tmp_path / "mine.yaml", {key: value})
-    assert "line" not in str(caught.value).replace(str(tmp_path), "")
+    assert "mine.yaml" not in str(caught.value)
 
 
 def test_merged_keys_count_and_may_be_overridden(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("train: &t {epochs: 2, lr: 0.5}\nsplit: {val: 3}\ntrain2: 1\n")
-    with pytest.raises(ConfigError, match="line 3, train2: unknown key; did you mean 'train'"):
+    with pytest.raises(ConfigError, match="train2: unknown key; did you mean 'train'"):
         load_config(tmp_path / "mine.yaml")
     (tmp_path / "mine.yaml").write_text("train:\n  <<: {epochs: 2, lr: 0.5}\n  lr: 0.25\n")
     assert (load_config(tmp_path / "mine.yaml").train.epochs, load_config(tmp_path / "mine.yaml").train.lr) == (2, 0.25)
+
+
+def test_an_anchor_is_repeated_by_its_aliases(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {size: &size [64, 96], start_size: *size, start_epochs: 1}\n")
+    assert load_config(tmp_path / "mine.yaml").data.start_size == (64, 96)
 
 
 @pytest.mark.parametrize("text", ["a: " + "[" * 3000 + "]" * 3000, "a: &a [1]\nb: &b [*a, *a]\n" * 1])

@@ -43,7 +43,7 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
 }
 # Whoever imports pytest fixtures runs pytest, and a notebook's kernel has IPython; they are nobody else's dependency.
-THERE_ALREADY = {"carvana/testing/": {"pytest"}, "carvana/utils/notebook.py": {"IPython"}}
+THERE_ALREADY = {"carvana/testing/": {"pytest"}, "carvana/utils/progress.py": {"IPython"}}
 
 
 def listed(root: Path) -> list[str]:

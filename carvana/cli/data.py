@@ -114,7 +114,7 @@ def show_images(
     from carvana.data.check.preview import show_samples
     from carvana.data.splits import config_samples
     from carvana.errors import ConfigError
-    from carvana.utils.targets import check_target
+    from carvana.utils.files import check_target
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
@@ -149,7 +149,7 @@ def split(
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import show
     from carvana.data.splits import describe_split, make_split, write_split
-    from carvana.utils.targets import check_target
+    from carvana.utils.files import check_target
 
     if out is not None:
         check_target(out, replace=replace)

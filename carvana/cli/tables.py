@@ -11,8 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from carvana.utils.files import write_json
-from carvana.utils.targets import check_target
+from carvana.utils.files import check_target, write_json
 
 
 def show(table: RenderableType) -> None:
@@ -62,7 +61,7 @@ def _number(value: float) -> str:
 
 
 def check_json_target(target: str | None, *, replace: bool = False) -> None:
-    """Refuse a file for ``--json`` as :func:`carvana.utils.targets.check_target` does; ``-`` is stdout.
+    """Refuse a file for ``--json`` as :func:`carvana.utils.files.check_target` does; ``-`` is stdout.
 
     Raises:
         ConfigError: it is there already, or cannot be written.

@@ -50,9 +50,8 @@ from carvana.data.io.masks import read_coverage
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
 from carvana.utils.files import bytes_digest, digest, lock
-from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
-from carvana.utils.progress import Reporter, track
+from carvana.utils.progress import Reporter, default_reporter, track
 
 Target = Literal["coverage", "nearest"]
 

@@ -25,9 +25,8 @@ from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.utils.devices import cpu_count
 from carvana.utils.files import atomic_path, digest, expanded, file_digest
-from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
-from carvana.utils.progress import Reporter, track
+from carvana.utils.progress import Reporter, default_reporter, track
 
 KEY = np.dtype("S16")
 """A BLAKE2b digest of 128 bits. Its bytes compare as numbers do; the empty string stands for a missing file."""

@@ -15,7 +15,7 @@ import cv2
 
 from carvana.errors import CarvanaError, ConfigError
 from carvana.utils.devices import cpu_count, processes_here
-from carvana.utils.processes import MAIN_GUARD, check_main_guard, end_with_parent, start_method
+from carvana.utils.parallel import MAIN_GUARD, check_main_guard, end_with_parent, start_method
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

@@ -24,9 +24,8 @@ from carvana.data.io.masks import read_share
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError, DataError
 from carvana.utils.files import write_bytes
-from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
-from carvana.utils.progress import Reporter, track
+from carvana.utils.progress import Reporter, default_reporter, track
 
 _CODING = "utf-8", "surrogateescape"  # names of files may have bytes that are not text
 

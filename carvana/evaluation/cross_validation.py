@@ -18,8 +18,7 @@ from carvana.evaluation.spool import Spool, mask_path
 from carvana.evaluation.thresholds import ImageCounts, best_threshold
 from carvana.folds import Folds
 from carvana.inference.predictor import Predictor
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 
 def evaluate_folds(

@@ -22,8 +22,7 @@ from carvana.inference.levels import threshold_index
 from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.utils.deprecated import Attribute, old_fields, renamed
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter, track
+from carvana.utils.progress import Reporter, default_reporter, track
 
 
 @dataclass(frozen=True)

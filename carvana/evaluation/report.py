@@ -22,8 +22,7 @@ from carvana.models.segmenter import Segmenter
 from carvana.models.serialization import WEIGHTS
 from carvana.run import Run
 from carvana.utils.files import file_digest
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 _ON_CARD = ("images", "groups", "dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
 

@@ -14,8 +14,7 @@ from carvana.data.splits import Split, recall_split
 from carvana.errors import ConfigError, DataError
 from carvana.run import Run, is_run
 from carvana.utils.files import expanded
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 Subset = Literal["val", "train", "all"]
 

@@ -13,8 +13,7 @@ import torch
 
 from carvana.errors import ModelError
 from carvana.inference.prediction import Prediction, Want
-from carvana.utils.cpu_allocator import freed_memory_kept
-from carvana.utils.devices import cpu_count
+from carvana.utils.devices import cpu_count, freed_memory_kept
 from carvana.utils.parallel import threaded
 
 T = TypeVar("T")

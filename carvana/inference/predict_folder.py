@@ -23,8 +23,7 @@ from carvana.inference.pipeline import overlapped, run_batches
 from carvana.inference.prediction import Prediction
 from carvana.inference.preprocessed import bytes_of
 from carvana.utils.files import atomic_path, bytes_digest, file_digest
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 
 @dataclass

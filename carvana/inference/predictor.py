@@ -33,9 +33,8 @@ from carvana.inference.tiling.sliding_window import SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.utils.deprecated import Attribute, parameters
-from carvana.utils.notebook import default_reporter
-from carvana.utils.processes import check_fork, network_runs
-from carvana.utils.progress import Reporter
+from carvana.utils.parallel import check_fork, network_runs
+from carvana.utils.progress import Reporter, default_reporter
 
 
 class Predictor(BasePredictor[PreprocessedImage]):

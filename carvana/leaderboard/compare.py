@@ -18,8 +18,7 @@ from carvana.leaderboard.plan import ComparisonPlan, make_plan
 from carvana.training.setup import check_alone
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import lock
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 """The networks of a quick comparison."""

@@ -8,8 +8,7 @@ from typing import Any
 
 from carvana.models.build import build_network
 from carvana.models.segmenter import Segmenter
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 
 def create_model(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from carvana.config import TrainConfig
 from carvana.data.dataset import SegmentationDataset
@@ -31,16 +31,14 @@ def choose_batch_size(
     *,
     loss: Loss,
     accelerator: Accelerator,
-    device: torch.device,
     precision: Precision,
 ) -> int:
     """``settings.batch_size``; where it is auto, the largest batch that fits into the memory of every process."""
     if settings.batch_size != "auto":
         return settings.batch_size
-    together = accelerator.num_processes * settings.accumulate
-    fits = largest_batch(
-        model, train.largest_size, images=len(train) // together, loss=loss, device=device, precision=precision
-    )
+    images = len(train) // (accelerator.num_processes * settings.accumulate)
+    size, device = train.largest_size, accelerator.device
+    fits = largest_batch(model, size, images=images, loss=loss, device=device, precision=precision)
     return min(map(int, all_of(accelerator, fits)))
 
 
@@ -64,74 +62,52 @@ def largest_batch(
     wanted = 2
     while wanted * 2 <= min(LARGEST, images // STEPS_AN_EPOCH):
         wanted *= 2
-    trial = _Trial(copy.deepcopy(model).train(), size, loss, device, precision)
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng([device] if on_gpu else []):  # the training's random numbers stay the same
-        return trial.largest_tried(wanted) if on_gpu else trial.largest_counted(wanted)
+    trial = copy.deepcopy(model).train()
+
+    def loss_of_noise(count: int) -> Tensor:
+        pixels = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, device=device)
+        with autocast(device, precision):
+            logits = trial(pixels.contiguous(memory_format=torch.channels_last))
+        return loss(logits.float(), torch.rand(count, 1, *size, device=device))
+
+    largest = _largest_tried if device.type == "cuda" else _largest_counted
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the training's numbers stay the same
+        return largest(trial, loss_of_noise, wanted)
 
 
-class _Trial:
-    """Training steps of a copy of the network on noise."""
+def _largest_tried(model: Segmenter, loss_of_noise: Callable[[int], Tensor], wanted: int) -> int:
+    fits = 2
+    try:
+        while fits < wanted:
+            torch.autograd.backward(loss_of_noise(2 * fits))
+            # AdamW keeps two more numbers for each weight; they must fit beside the batch.
+            kept = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]
+            del kept
+            fits *= 2
+    except torch.OutOfMemoryError:
+        pass
+    finally:
+        model.zero_grad()
+        release_memory(next(model.parameters()).device)
+    return fits
 
-    def __init__(
-        self, model: Segmenter, size: tuple[int, int], loss: Loss, device: torch.device, precision: Precision
-    ) -> None:
-        self._model = model
-        self._size = size
-        self._loss = loss
-        self._device = device
-        self._precision = precision
 
-    def largest_tried(self, wanted: int) -> int:
-        fits = 2
-        try:
-            while fits < wanted:
-                self._step(2 * fits)
-                fits *= 2
-        except torch.OutOfMemoryError:
-            pass
-        finally:
-            self._model.zero_grad()
-            release_memory(self._device)
-        return fits
+def _largest_counted(model: Segmenter, loss_of_noise: Callable[[int], Tensor], wanted: int) -> int:
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, UntypedStorage] = {}  # for the backward pass; shared memory is counted once
 
-    def largest_counted(self, wanted: int) -> int:
-        room = MEMORY_SHARE * free_memory() - self._weights_bytes()
-        each = self._bytes_kept(2) / 2
-        fits = wanted
-        while fits > 2 and fits * each > room:
-            fits //= 2
-        return fits
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
 
-    def _step(self, count: int) -> None:
-        images = torch.randint(0, 256, (count, 3, *self._size), dtype=torch.uint8, device=self._device)
-        targets = torch.rand(count, 1, *self._size, device=self._device)
-        with autocast(self._device, self._precision):
-            logits = self._model(images.contiguous(memory_format=torch.channels_last))
-        loss: Tensor = self._loss(logits.float(), targets)
-        torch.autograd.backward(loss)
-        # AdamW keeps two more numbers for each weight; they must fit beside the batch.
-        kept = [torch.empty_like(parameter) for parameter in self._model.parameters() for _ in range(2)]
-        del kept
-
-    def _bytes_kept(self, count: int) -> int:
-        """Bytes that the forward pass keeps for the backward pass; shared memory is counted once."""
-        own = {parameter.untyped_storage().data_ptr() for parameter in self._model.parameters()}
-        kept: dict[int, tuple[Any, int]] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = (storage, storage.nbytes())
-            return tensor
-
-        images = torch.randint(0, 256, (count, 3, *self._size), dtype=torch.uint8).to(self._device)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            with autocast(self._device, self._precision):
-                logits = self._model(images.contiguous(memory_format=torch.channels_last))
-            self._loss(logits.float(), torch.rand(count, 1, *self._size).to(self._device))
-        return sum(size for _, size in kept.values())
-
-    def _weights_bytes(self) -> int:
-        """Bytes of gradients, of the two moments of AdamW, and of a moving average."""
-        return 4 * sum(parameter.nbytes for parameter in self._model.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss_of_noise(2)
+    each = sum(storage.nbytes() for storage in kept.values()) / 2
+    # Gradients, the two moments of AdamW, and a moving average.
+    room = MEMORY_SHARE * free_memory() - 4 * sum(parameter.nbytes for parameter in model.parameters())
+    fits = wanted
+    while fits > 2 and fits * each > room:
+        fits //= 2
+    return fits

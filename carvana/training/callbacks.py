@@ -1,4 +1,4 @@
-"""Callbacks of a training: the interface, and those for TensorBoard and trackio."""
+"""Training logs: callbacks, those for TensorBoard and trackio, the progress bar, and a record for each epoch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import os
 import socket
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from carvana.errors import ConfigError, cause
 from carvana.run import Run
+from carvana.utils.progress import Reporter, describe_epoch
+
+if TYPE_CHECKING:  # they import torch, which these logs do without
+    from carvana.training.optim import Duration
+    from carvana.training.state import Progress
+    from carvana.training.validation import Validation
 
 TRACKIO_PROJECT = "TRACKIO_PROJECT"
 """Environment variable: ``fit`` logs to this project of trackio, as Hugging Face's trainers do."""
@@ -69,32 +74,35 @@ def default_callbacks(run: Run, *, first_step: int | None = None) -> list[Callba
     return callbacks
 
 
-class _Curves(Callback, ABC):
+class _Curves(Callback):
     """Writes numbers by step into a log, which is opened for the first ones, and again for those after the end.
 
     A log that cannot be written does not end the training: a warning is printed, and later numbers are left out.
+
+    Args:
+        place: The log's name in that warning.
+        first_step: The first step of a resumed training.
     """
 
-    def __init__(self, first_step: int | None) -> None:
+    def __init__(self, place: object, first_step: int | None) -> None:
+        self._place = place
+        self._first_step = first_step
         self._step = first_step or 0
-        self._ended = False
         self._lost = False
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
         """Write the epoch's numbers."""
-        self._step, self._ended = record["step"], False
+        self._step = record["step"]
         self._try(lambda: self._write(_numbers(record), self._step))
 
     def on_evaluation(self, numbers: Mapping[str, Any]) -> None:
-        """Write the numbers at full size, at the last step of the training."""
+        """Write the numbers at full size, at the last step of the training, and close the log."""
         named = {f"evaluation/{name}": value for name, value in _numbers(numbers).items()}
         self._try(lambda: self._write(named, self._step))
-        if self._ended:
-            self._try(self._close)
+        self._try(self._close)
 
     def on_fit_end(self) -> None:
         """Close the log."""
-        self._ended = True
         self._try(self._close)
 
     def _try(self, act: Callable[[], None]) -> None:
@@ -107,15 +115,11 @@ class _Curves(Callback, ABC):
             words = "%s: the curves cannot be written there: %s; the training continues without them"
             logging.getLogger("carvana").warning(words, self._place, cause(error))
 
-    @property
-    @abstractmethod
-    def _place(self) -> str: ...
+    def _write(self, numbers: Mapping[str, float], step: int) -> None:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _write(self, numbers: Mapping[str, float], step: int) -> None: ...
-
-    @abstractmethod
-    def _close(self) -> None: ...
+    def _close(self) -> None:
+        raise NotImplementedError
 
 
 class TensorBoard(_Curves):
@@ -132,9 +136,8 @@ class TensorBoard(_Curves):
     _count: ClassVar = itertools.count()
 
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int | None = None) -> None:
-        super().__init__(first_step)
+        super().__init__(folder, first_step)
         self._folder = Path(folder)
-        self._first_step = first_step
         self._records: Any = None
 
     @staticmethod
@@ -172,10 +175,6 @@ class TensorBoard(_Curves):
         if records is not None:
             records.close()
 
-    @property
-    def _place(self) -> str:
-        return str(self._folder)
-
 
 class Trackio(_Curves):
     """Writes the same numbers with trackio: to a local file, unless trackio's own variables name a server.
@@ -201,7 +200,7 @@ class Trackio(_Curves):
         config: Mapping[str, Any] | None = None,
         first_step: int | None = None,
     ) -> None:
-        super().__init__(first_step)
+        super().__init__(f"trackio's project {project!r}", first_step)
         if not self.available():
             raise ConfigError(
                 f"trackio is not installed, so project {project!r} cannot be logged: pip install 'carvana[trackio]'"
@@ -210,7 +209,6 @@ class Trackio(_Curves):
         self._project = project
         self._name = name
         self._config = dict(config or {})
-        self._resume = "never" if first_step is None else "allow"
         self._run: Any = None
 
     @staticmethod
@@ -222,29 +220,89 @@ class Trackio(_Curves):
         if self._run is None:
             import trackio
 
-            with _aside():
+            resume = "never" if self._first_step is None else "allow"
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
                 self._run = trackio.init(
-                    self._project, name=self._name, config=self._config, resume=self._resume, embed=False
+                    self._project, name=self._name, config=self._config, resume=resume, embed=False
                 )
-            self._name, self._resume = self._run.name, "allow"
+            self._name, self._first_step = self._run.name, step  # to go on with it after its end
         self._run.log(dict(numbers), step=step)
 
     def _close(self) -> None:
         if self._run is not None:
             import trackio
 
-            with _aside():
+            with contextlib.redirect_stdout(sys.stderr):
                 trackio.finish()
         self._run = None
 
-    @property
-    def _place(self) -> str:
-        return f"trackio's project {self._project!r}"
 
+class TrainingLog:
+    """Writes the logs of a run, moves the progress bar and calls the callbacks.
 
-def _aside() -> contextlib.AbstractContextManager[Any]:
-    """Redirect what trackio prints to stderr: stdout is for results."""
-    return contextlib.redirect_stdout(sys.stderr)
+    Args:
+        run: The run of ``metrics.jsonl`` and ``times.jsonl``; None writes neither.
+        duration: The length of the training.
+        callbacks: Called at the end of epochs and of the training.
+        reporter: Shows the progress.
+    """
+
+    def __init__(self, run: Run | None, duration: Duration, callbacks: Sequence[Callback], reporter: Reporter) -> None:
+        self._run = run
+        self._duration = duration
+        self._callbacks = callbacks
+        self._reporter = reporter
+        self._shown = 0
+        self._task = f"training, in {duration.unit}"
+
+    def begin(self, at: Progress) -> None:
+        """The training begins, or resumes."""
+        self._reporter.start(self._task, self._duration.length)
+        self._shown = 0
+        self._advance(at)
+
+    def batch(self, at: Progress) -> None:
+        """A batch has ended."""
+        values: dict[str, float] = {"loss": at.loss / at.images} if at.images else {}
+        if at.best_dice is not None:
+            values["best_dice"] = at.best_dice
+        self._advance(at, epoch=at.epoch + 1, **values, **self._speed(at))
+
+    def train_numbers(self, at: Progress) -> dict[str, float]:
+        """The numbers of the epoch that is ending."""
+        return {"train_loss": at.loss / at.images, "lr": at.rate, **self._speed(at)}
+
+    def epoch(self, at: Progress, numbers: dict[str, float], validation: Validation | None) -> None:
+        """An epoch has ended: add it to both logs."""
+        number = at.epoch + 1
+        metrics = {"epoch": number, "step": at.step, "train_loss": numbers["train_loss"], "lr": numbers["lr"]}
+        if validation is not None:
+            metrics |= {"val_loss": validation.loss, "val_dice": validation.dice, "val_accuracy": validation.accuracy}
+        speed = {name: numbers[name] for name in ("images_per_s", "data_wait")}
+        times = {"epoch": number, **speed, "seconds": at.seconds}
+        at.metrics.append(metrics)
+        at.times.append(times)
+        if self._run is not None:
+            self._run.add_epoch(metrics, times)
+        notify(self._callbacks, "on_epoch_end", metrics | times)
+        if hasattr(self._reporter, "epoch"):
+            self._reporter.epoch(metrics | times)
+        else:  # a reporter that was written for an earlier version
+            self._reporter.info(describe_epoch(metrics | times))
+
+    def end(self) -> None:
+        """The training has ended, or failed."""
+        self._reporter.finish(self._task)
+        notify(self._callbacks, "on_fit_end")
+
+    def _advance(self, at: Progress, **values: float) -> None:
+        done = self._duration.done(at.epoch, at.batch)
+        self._reporter.advance(self._task, done - self._shown, **values)
+        self._shown = done
+
+    def _speed(self, at: Progress) -> dict[str, float]:
+        elapsed = max(self._duration.seconds - at.began, 1e-9)
+        return {"images_per_s": at.images / elapsed, "data_wait": at.waited / elapsed}
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

@@ -9,25 +9,24 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from carvana.config import TrainConfig
-from carvana.errors import CarvanaError, ConfigError, RunError
+from carvana.errors import ConfigError, RunError
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.training.distributed import all_of
 from carvana.training.optim import is_finite
-from carvana.training.rng_state import generator_states, restore_generators
 from carvana.training.state import (
     Progress,
     TrainingState,
+    generator_states,
     has_state,
-    optimizer_tensors,
     read_state,
+    reading,
     remove_leftovers,
-    restore_optimizer,
-    unreadable,
+    restore_generators,
     write_state,
 )
 from carvana.utils.devices import describe
@@ -50,7 +49,6 @@ class Checkpoint:
         optimizer: The optimizer, prepared by Accelerate.
         accelerator: Holds the loss scaling and the connection to the other processes.
         settings: ``train`` of the config.
-        precision: The precision, resolved.
     """
 
     def __init__(
@@ -62,23 +60,20 @@ class Checkpoint:
         optimizer: Any,
         accelerator: Accelerator,
         settings: TrainConfig,
-        precision: str,
     ) -> None:
         self._run = run
-        self._folder = None if run is None else run.state_path
         self._model = model
         self._average = average
         self._optimizer = optimizer
         self._accelerator = accelerator
         self._settings = settings
-        self._precision = precision
         self._cost = 0.0
         self._saved_at = time.monotonic()
 
     @property
     def due(self) -> bool:
         """Whether to save again: writing may take :data:`STATE_SHARE` of the time. The first state is due at once."""
-        return self._folder is not None and (time.monotonic() - self._saved_at) * STATE_SHARE >= self._cost
+        return self._run is not None and (time.monotonic() - self._saved_at) * STATE_SHARE >= self._cost
 
     def save(self, progress: Progress) -> None:
         """Write the state; all processes must call it at the same place, and the first one writes.
@@ -89,12 +84,10 @@ class Checkpoint:
         if not is_finite(self._model):
             return
         generators = all_of(self._accelerator, generator_states(self._accelerator.device))
-        if self._folder is not None and self._accelerator.is_main_process:
-            scaler = self._accelerator.scaler
-            state = TrainingState(
-                progress, self._tensors(), {} if scaler is None else scaler.state_dict(), generators, self._origin()
-            )
-            write_state(self._folder, state)
+        if self._run is not None and self._accelerator.is_main_process:
+            scaler = {} if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
+            state = TrainingState(progress, self._tensors(), scaler, generators, self._origin())
+            write_state(self._run.state_path, state)
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
@@ -105,26 +98,25 @@ class Checkpoint:
             ConfigError: this training's settings are not those of the state.
             RunError: the state is gone or cannot be read.
         """
-        if self._folder is None or not has_state(self._folder):
-            if self._run is not None and self._run.metrics_path.exists():
+        assert self._run is not None
+        folder = self._run.state_path
+        if not has_state(folder):
+            if self._run.metrics_path.exists():
                 raise RunError(
-                    f"{self._run.path}: its state is gone ({self._folder}), so it cannot be resumed; begin another "
+                    f"{self._run.path}: its state is gone ({folder}), so it cannot be resumed; begin another "
                     f"training with --init {self._run.path}"
                 )
             reporter.info("no state was saved yet: the training starts from the beginning")
             return Progress()
-        state = read_state(self._folder)
-        try:
+        state = read_state(folder)
+        with reading(folder):
             self._check(state.origin, reporter)
             self._apply(state)
-        except CarvanaError:
-            raise
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise unreadable(self._folder, error) from error
         if self._accelerator.is_main_process:
             with suppress(OSError):  # they do no harm
-                remove_leftovers(self._folder)  # here, since a finished training writes no further state
-        if self._is_longer(state.origin):
+                remove_leftovers(folder)  # here, since a finished training writes no further state
+        now = self._settings.model_dump(mode="json")
+        if any(now[key] != state.origin["settings"][key] for key in LONGER):
             state.progress.finished, state.progress.epochs_since_best = False, 0  # patience begins anew
         return state.progress
 
@@ -152,20 +144,17 @@ class Checkpoint:
     def _origin(self) -> dict[str, Any]:
         from carvana.utils.version import __version__
 
+        precision = self._accelerator.mixed_precision
         return {
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "precision": self._precision,
+            "precision": {"no": "fp32"}.get(precision, precision),
             "machine": describe(self._accelerator.device),
             "carvana": __version__,
             "processes": self._accelerator.num_processes,
             "settings": self._settings.model_dump(mode="json"),
             "spec": self._model.spec.to_json(),
         }
-
-    def _is_longer(self, before: Mapping[str, Any]) -> bool:
-        now = self._settings.model_dump(mode="json")
-        return any(now[key] != before["settings"][key] for key in LONGER)
 
     def _check(self, before: Mapping[str, Any], reporter: Reporter) -> None:
         now = self._origin()
@@ -217,3 +206,25 @@ class BestCheckpoint:
         elif self._writes:
             Segmenter.from_pretrained(self._run.model_path, network=model.network)
         return model.eval()
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors of each parameter, by the parameter's name."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, kept in optimizer.state.items()
+        for key, value in kept.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        parameter = parameters[name.rpartition("/")[0]]
+        # In the parameter's memory format: fused optimizers iterate over both in step.
+        kept = torch.empty_like(parameter) if value.shape == parameter.shape else value.new_empty(value.shape)
+        kept = kept.to(parameter.device, value.dtype)
+        optimizer.state[parameter][name.rpartition("/")[2]] = kept.copy_(value)

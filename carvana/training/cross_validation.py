@@ -16,8 +16,7 @@ from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.setup import check, check_alone, lasting_path, with_data
 from carvana.training.signals import TrainingInterrupted
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 
 def fit_folds(

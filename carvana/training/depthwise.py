@@ -9,109 +9,44 @@ EfficientNet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-
-from carvana.utils.devices import Precision
-
-Pair = tuple[int, int]
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
-def depthwise_in(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context for a training's forward pass: :class:`QuickDepthwise` where it helps."""
-    return QuickDepthwise() if device.type == "cpu" and precision == "bf16" else nullcontext()
+class QuickDepthwise(TorchDispatchMode):
+    """A context for a backward pass on a CPU, in which bf16 gradients of depthwise convolutions are computed in fp32.
 
+    They are rounded less than torch's own. Everything else is left as it is.
 
-class QuickDepthwise(TorchFunctionMode):
-    """A context with fast gradients of the depthwise convolutions that autocast runs in bf16 on a CPU.
-
-    Their values are the same to the bit, their gradients are rounded less. Everything else is left as it is.
-
-    >>> with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():  # doctest: +SKIP
-    ...     logits = model(images)
+    >>> with QuickDepthwise():  # doctest: +SKIP
+    ...     loss.backward()
     """
 
-    def __torch_function__(
+    def __torch_dispatch__(
         self,
         func: Callable[..., Any],
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.conv2d and _applies(*args, **kwargs):
-            return _quick(*args, **kwargs)
-        return func(*args, **kwargs)
+        backward = torch.ops.aten.convolution_backward.default
+        if func is not backward or not _is_slow(*args[:3], groups=args[-2]):
+            return func(*args, **(kwargs or {}))
+        gradient, images, kernel, sizes, stride, *geometry, wanted = args
+        wide = gradient.float(), images.float(), kernel.float()
+        found: list[torch.Tensor | None] = [None, None, None]
+        if wanted[0]:
+            operands = wide if max(stride) > 1 else (gradient, images, kernel)
+            found[0] = func(*operands, sizes, stride, *geometry, (True, False, False))[0].to(images.dtype)
+        if wanted[1]:
+            found[1] = func(*wide, sizes, stride, *geometry, (False, True, False))[1].to(kernel.dtype)
+        if wanted[2]:
+            found[2] = wide[0].sum((0, 2, 3)).to(gradient.dtype)
+        return tuple(found)
 
 
-def _applies(input: Tensor, weight: Tensor, *rest: Any, groups: int = 1, **others: Any) -> bool:
-    groups = rest[4] if len(rest) > 4 else groups
-    padding = rest[2] if len(rest) > 2 else others.get("padding", 0)
-    return (
-        groups > 1
-        and groups == weight.shape[0] == input.shape[1]
-        and input.ndim == 4
-        and not isinstance(padding, str)
-        and input.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    )
-
-
-def _quick(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    dilation: int | Pair = 1,
-    groups: int = 1,
-) -> Tensor:
-    half = torch.bfloat16
-    operands = (None if operand is None else operand.to(half) for operand in (input, weight, bias))
-    result: Tensor = _Depthwise.apply(*operands, (_pair(stride), _pair(padding), _pair(dilation)))
-    return result
-
-
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
-
-
-class _Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, images: Tensor, kernel: Tensor, bias: Tensor | None, geometry: tuple[Pair, Pair, Pair]
-    ) -> Any:
-        ctx.save_for_backward(images, kernel)
-        ctx.geometry = *geometry, False, (0, 0), len(kernel)
-        return torch.ops.aten.convolution(images, kernel, bias, *ctx.geometry)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        images, kernel = ctx.saved_tensors
-        whole = gradient.float()
-        for_images = for_kernel = for_bias = None
-        if ctx.needs_input_grad[0]:
-            slow = max(ctx.geometry[0]) > 1
-            operands = (whole, images.float(), kernel.float()) if slow else (gradient, images, kernel)
-            for_images = _backward(*operands, ctx.geometry, (True, False, False))[0].to(images.dtype)
-        if ctx.needs_input_grad[1]:
-            for_kernel = _backward(whole, images.float(), kernel.float(), ctx.geometry, (False, True, False))[1]
-            for_kernel = for_kernel.to(kernel.dtype)
-        if ctx.needs_input_grad[2]:
-            for_bias = whole.sum((0, 2, 3)).to(gradient.dtype)
-        return for_images, for_kernel, for_bias, None
-
-
-def _backward(
-    gradient: Tensor, images: Tensor, kernel: Tensor, geometry: tuple[Any, ...], wanted: tuple[bool, bool, bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        gradient, images, kernel, [0], *geometry, wanted
-    )
-    return result
+def _is_slow(gradient: torch.Tensor, images: torch.Tensor, kernel: torch.Tensor, *, groups: int) -> bool:
+    depthwise = 1 < groups == kernel.shape[0] == images.shape[1]
+    return depthwise and images.ndim == 4 and gradient.device.type == "cpu" and images.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Exchange between the processes of a training; with one process it costs nothing."""
+"""Accelerate around the network of a training, and what its processes exchange; with one process that costs nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from carvana.training.failures import translate_errors
+from carvana.data.dataset import SegmentationDataset
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
+from carvana.training.signals import translate_errors
 from carvana.utils.devices import Precision
+
+
+def as_segmenter(model: torch.nn.Module, train: SegmentationDataset) -> Segmenter:
+    """A network as a Segmenter with its training size in the spec."""
+    if not isinstance(model, Segmenter):
+        # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
+        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
+        model = Segmenter(model, spec)
+    return model.with_spec(trained_size=train.size if train.mode == "resize" else None)
 
 
 def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
@@ -23,6 +35,13 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
         torch.cuda.set_device(device)
     with translate_errors():
         return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+def unwrap(model: torch.nn.Module) -> None:
+    """Remove what Accelerate and the compiler put around a network, so that it can be used or trained again."""
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
+    model._compiled_call_impl = None
 
 
 def add_up(accelerator: Accelerator, values: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,12 +17,10 @@ from torch import Tensor
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError
 from carvana.evaluation.plots import rate_curve
-from carvana.training.loader import timed
 from carvana.training.optim import set_learning_rate, train_mode
-from carvana.training.setup import check, check_alone, datasets, new_setup
+from carvana.training.setup import build_model, check, check_alone, datasets, new_split, with_data
 from carvana.training.trainer import Trainer
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
@@ -116,16 +116,15 @@ def find_lr(
     reporter = reporter or default_reporter()
     check_alone("learning rates are tried")
     check(config, device=device)
-    setup = new_setup(config, init=init, reporter=reporter)
-    train, _ = datasets(setup.config, setup.split, reporter=reporter)
+    model = build_model(config, init=init, reporter=reporter)
+    config = with_data(config, reporter=reporter)
+    train, _ = datasets(config, new_split(config, reporter=reporter), reporter=reporter)
     trainer = Trainer(
-        setup.model, train=train, settings=config.train, device=device, workers=config.data.workers, reporter=reporter
+        model, train=train, settings=config.train, device=device, workers=config.data.workers, reporter=reporter
     )
     rates = np.geomspace(LOWEST, HIGHEST, steps)
-    try:
+    with closing(trainer):
         losses = _losses(trainer, rates, reporter)
-    finally:
-        trainer.close()
     return RateTest.of(rates[: len(losses)], np.array(losses))
 
 
@@ -142,18 +141,21 @@ def smooth(values: NDArray[np.float64], width: float = _WIDTH) -> NDArray[np.flo
 
 
 def _losses(trainer: Trainer, rates: NDArray[np.float64], reporter: Reporter) -> list[float]:
-    """The loss at each rate, until it diverges."""
+    """The loss at each rate, the mean over ``train.accumulate`` batches, until it diverges."""
     task, losses = "finding a learning rate", list[float]()
-    batches = _batches(trainer)
+    batches, count = _batches(trainer), trainer.settings.accumulate
     train_mode(trainer.model)
     reporter.start(task, len(rates))
     try:
         for rate in rates.tolist():
             set_learning_rate(trainer.optimizer, rate / trainer.settings.lr)
-            loss = _step(trainer, batches)
-            if not math.isfinite(loss):
+            parts = [
+                float(trainer.train_step(*next(batches), weight=1 / count, complete=number == count))
+                for number in range(1, count + 1)
+            ]
+            if not math.isfinite(sum(parts)):
                 break
-            losses.append(loss)
+            losses.append(sum(parts) / count)
             smoothed = smooth(np.array(losses))
             reporter.advance(task, lr=rate, loss=float(smoothed[-1]))
             if smoothed[-1] > DIVERGED * smoothed.min():
@@ -163,24 +165,12 @@ def _losses(trainer: Trainer, rates: NDArray[np.float64], reporter: Reporter) ->
     return losses
 
 
-def _step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-    """One step of the optimizer over ``train.accumulate`` batches; returns their mean loss."""
-    count = trainer.settings.accumulate
-    total = 0.0
-    for number in range(1, count + 1):
-        images, targets = (tensor.to(trainer.device) for tensor in next(batches))
-        total += float(trainer.train_step(images, targets, weight=1 / count, complete=number == count))
-    return total / count
-
-
 def _batches(trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training batches, epoch after epoch, without end."""
-    epoch = 0
-    while True:
-        trainer.train_batches.set_place(epoch)
-        for batch, _ in timed(trainer.train_loader):
-            yield batch
-        epoch += 1
+    """Training batches on the trainer's device, epoch after epoch, without end."""
+    for epoch in itertools.count():
+        trainer.train_loader.batches.set_place(epoch)
+        for (images, targets), _ in trainer.train_loader:
+            yield images.to(trainer.device), targets.to(trainer.device)
 
 
 def _two_digits(value: float) -> float:

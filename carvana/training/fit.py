@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -15,18 +14,27 @@ from carvana.config import FitConfig
 from carvana.data.check.masks import warn_about_masks
 from carvana.data.digest import content_digests
 from carvana.data.samples import warn_of_passed_over
-from carvana.data.splits import write_split
+from carvana.data.splits import Split, write_split
 from carvana.errors import ConfigError
 from carvana.run import Run
 from carvana.training.callbacks import Callback
-from carvana.training.plugin_requirements import KEY as PLUGINS
-from carvana.training.plugin_requirements import check_packages, packages_of
-from carvana.training.setup import Setup, check, lasting_path, make_trainer, new_setup, run_setup, with_data
+from carvana.training.setup import (
+    PLUGINS,
+    build_model,
+    check,
+    check_packages,
+    lasting_path,
+    make_trainer,
+    new_split,
+    packages_of,
+    rebuild_model,
+    recall_images,
+    with_data,
+)
 from carvana.training.trainer import Trainer
 from carvana.utils.devices import describe, process_count, process_number
 from carvana.utils.files import digest
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter, SilentReporter
+from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
 _LATER = {"start_size": None, "start_epochs": 0, "whole": 0.0, "mask_suffix": None}
 """Keys of ``data`` that earlier versions did not have, each with the value that stands for its absence."""
@@ -70,17 +78,19 @@ def fit(
         return resume(out, device=device, callbacks=callbacks, reporter=reporter)
     run = Run.choose(out, arch=config.arch) if first else Run(out or "runs")
     check(config, device=device)
-    setup = new_setup(config, init=init, reporter=reporter)
-    digests = _look_at_images(setup, reporter) if first else []  # before the trainer, where processes wait for another
-    trainer = make_trainer(setup, run, device=device, callbacks=callbacks, reporter=reporter)
-    config = setup.config.replace({"train.batch_size": trainer.batch_size})  # the number that "auto" came to
-    if first:
-        own = {"init_from": lasting_path(init), "recipe": _config_digest(config), PLUGINS: packages_of(config)}
-        with _closed_if_it_fails(trainer):
+    model = build_model(config, init=init, reporter=reporter)  # first: its errors are quick to find
+    config = with_data(config, reporter=reporter)
+    split = new_split(config, reporter=reporter)
+    digests = _look_at_images(config, split, reporter) if first else []  # before processes wait for another
+    trainer = make_trainer(config, model, split, run, device=device, callbacks=callbacks, reporter=reporter)
+    config = config.replace({"train.batch_size": trainer.batch_size})  # the number that "auto" came to
+    with closing(trainer):  # also where the first files cannot be written: the program may try again
+        if first:
+            own = {"init_from": lasting_path(init), "recipe": _config_digest(config), PLUGINS: packages_of(config)}
             run.write_record(_record(trainer) | own)
-            write_split(run.split_path, setup.split, digests=digests)
+            write_split(run.split_path, split, digests=digests)
             run.write_config(config)  # last: a folder that holds it can be resumed
-    return _train(trainer, config, began=began, reporter=reporter)
+        return _train(trainer, config, began=began, reporter=reporter)
 
 
 def resume(
@@ -129,26 +139,27 @@ def resume(
     extended, config = longer != config, longer
     check_packages(run, config)
     check(config, device=device)
-    setup = run_setup(run, config, root=root, reporter=reporter)
-    trainer = make_trainer(setup, run, device=device, callbacks=callbacks, reporter=reporter, resume=True)
-    if first and extended:
-        with _closed_if_it_fails(trainer):
+    split = recall_images(run, root=root, reporter=reporter)
+    model = rebuild_model(run, config, reporter=reporter)
+    with closing(
+        make_trainer(config, model, split, run, device=device, callbacks=callbacks, reporter=reporter, resume=True)
+    ) as trainer:
+        if first and extended:
             run.write_config(config)
-    if first and not trainer.progress.finished:
-        run.evaluation_path.unlink(missing_ok=True)  # the network changes from here on
-    if trainer.progress.finished and run.is_evaluated:
-        reporter.info(f"{run.path}: its training and its evaluation are complete; more epochs can be asked for")
-        trainer.close()
-        return run
-    return _train(trainer, config, began=began, reporter=reporter)
+        if first and not trainer.progress.finished:
+            run.evaluation_path.unlink(missing_ok=True)  # the network changes from here on
+        if trainer.progress.finished and run.is_evaluated:
+            reporter.info(f"{run.path}: its training and its evaluation are complete; more epochs can be asked for")
+            return run
+        return _train(trainer, config, began=began, reporter=reporter)
 
 
-def _look_at_images(setup: Setup, reporter: Reporter) -> list[str]:
+def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list[str]:
     """Warn of files and masks that look wrong; returns the digest of each image with its mask."""
-    samples, data = setup.split.train + setup.split.val, setup.config.data
-    warn_of_passed_over(setup.split.train, reporter)
+    samples, data = split.train + split.val, config.data
+    warn_of_passed_over(split.train, reporter)
     warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
-    return content_digests(samples, remember=setup.config.data.cache_gb > 0, reporter=reporter)
+    return content_digests(samples, remember=data.cache_gb > 0, reporter=reporter)
 
 
 def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Reporter) -> Run:
@@ -158,10 +169,8 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     assert trainer.val_data is not None
     images = f"{len(trainer.train_data)} images, {len(trainer.val_data)} to validate"
     reporter.info(f"training {config.arch} ({weights} weights) on {images}; run folder {run.path}")
-    try:
-        trainer.fit()
-    finally:
-        trainer.close()
+    trainer.fit()
+    trainer.close()  # the other processes have nothing left to do
     if trainer.main:
         record = run.read_record()
         seconds = {"fit_seconds": trainer.duration.seconds, "seconds": record.get("seconds", 0.0) + time.time() - began}
@@ -170,31 +179,17 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     return run
 
 
-@contextmanager
-def _closed_if_it_fails(trainer: Trainer) -> Iterator[None]:
-    """Release the run where its first files cannot be written: the program may try again."""
-    try:
-        yield
-    except BaseException:
-        trainer.close()
-        raise
-
-
 def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | None, reporter: Reporter) -> bool:
     """Whether a folder holds an unfinished run of the same config."""
     if not run.config_path.is_file() or run.is_evaluated:
         return False
     kept = run.read_config()
-    if config.train.batch_size == "auto":  # the run's config holds the number that it came to
-        config = config.replace({"train.batch_size": kept.train.batch_size})
     config = with_data(config, reporter=reporter)
-    length = "epochs", "minutes"
-    return (
-        _config_digest(config) == run.read_record().get("recipe")
-        and run.read_record().get("init_from") == lasting_path(init)
-        and all(getattr(config.train, key) == getattr(kept.train, key) for key in length)
-        and all(getattr(config.data, key) == getattr(kept.data, key) for key in ("root", "images", "masks"))
-    )
+    free = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}  # they change no result
+    if config.train.batch_size == "auto":  # the run's config holds the number that it came to
+        free["train.batch_size"] = kept.train.batch_size
+    same = config.replace(free).model_dump(mode="json") == kept.model_dump(mode="json")
+    return same and run.read_record().get("init_from") == lasting_path(init)
 
 
 def _config_digest(config: FitConfig) -> str:

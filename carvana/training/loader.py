@@ -1,42 +1,136 @@
-"""Batches of samples: the worker processes that read them, and the time spent waiting."""
+"""The batches of an epoch: which images they have in each process, who reads them, and the time spent waiting."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.reader_processes import (
     ReaderKilledError,
     begin_reader,
     check_readers_can_begin,
+    end_readers,
     read_ahead,
     reader_count,
     tells_of_no_room,
 )
 from carvana.errors import CarvanaError, ConfigError
-from carvana.training.failures import FEWER_READERS
-from carvana.training.sampler import EpochBatches
+from carvana.training.signals import FEWER_READERS
+
+Key = tuple[int, int]
+"""(epoch, index), the key of a data set: it names the epoch since worker processes live through all epochs."""
 
 
-def make_loader(
-    data: SegmentationDataset,
-    batch_size: int,
-    accelerator: Accelerator,
-    *,
-    shuffle: bool,
-    seed: int,
-    workers: int,
-    pin_memory: bool,
-) -> tuple[EpochBatches, DataLoader[tuple[Tensor, Tensor]]]:
-    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)).
+class EpochBatches(Sampler[list[Key]]):
+    """The batches of an epoch, as lists of keys (epoch, index).
+
+    The order of an epoch depends on the seed and the epoch alone. It is cut into as few batches as the batch size
+    allows, whose sizes differ by at most one: each image is seen once, and there is no small last batch, over whose few
+    images BatchNorm would average. Several processes cut the same batches, and each takes its share.
+
+    Args:
+        length: Images of the data set.
+        batch_size: The most images of a batch in each process.
+        seed: Of the orders.
+        shuffle: A new order in each epoch; else the images' own order, for validation.
+        process: The number of this process, from 0.
+        processes: How many there are.
+
+    Attributes:
+        sizes: How many images each batch has, all processes together.
+
+    >>> batches = EpochBatches(9, 8, seed=0, shuffle=False)
+    >>> batches.sizes
+    [5, 4]
+    >>> list(batches)[1]
+    [(0, 5), (0, 6), (0, 7), (0, 8)]
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, shuffle: bool, process: int = 0, processes: int = 1
+    ) -> None:
+        self.epoch = 0
+        self.first = 0
+        self._length = length
+        self._seed = seed
+        self._shuffle = shuffle
+        self._process = process
+        self._processes = processes
+        self._count = max(1, -(-length // (batch_size * processes)))
+        self._parts = self._cut(0)
+        self.sizes = [len(part) for part in self._parts]
+
+    def set_place(self, epoch: int, first: int = 0) -> None:
+        """Choose the epoch of the next iteration, and its first batch."""
+        # Validation must see the same crops each time.
+        self.epoch = epoch if self._shuffle else 0
+        self.first = first
+        self._parts = self._cut(self.epoch)
+
+    def indices(self, batch: int) -> NDArray[np.int64]:
+        """The images of a batch of the chosen epoch, all processes together."""
+        return self._parts[batch]
+
+    def share(self, batch: int) -> tuple[NDArray[np.int64], int]:
+        """This process's images of a batch of the chosen epoch, and how many of them count.
+
+        A process without images in the batch gets one that does not count: all processes must take part in each step.
+        """
+        return self._share(self._parts[batch])
+
+    def in_step(self, batch: int, every: int) -> tuple[int, float, bool]:
+        """The part of a batch in its step, where ``every`` batches make a step.
+
+        Returns:
+            How many of this process's images count, the weight of its mean loss in the step (times the number of
+            processes, over whom gradients are averaged), and whether this batch is the step's last.
+        """
+        group = self.sizes[batch - batch % every :][:every]
+        images = self.share(batch)[1]
+        return images, images * self._processes / sum(group), batch % every == len(group) - 1
+
+    def keys_before(self, epoch: int, batch: int, count: int) -> list[list[Key]]:
+        """The last ``count`` batches before a place (fewer at the beginning of the training), the oldest first."""
+        found = [self._keys(epoch, part) for part in self._cut(epoch)[:batch]]
+        while len(found) < count and epoch > 0:
+            epoch -= 1
+            found = [self._keys(epoch, part) for part in self._cut(epoch)] + found
+        return found[-count:]
+
+    def __len__(self) -> int:
+        return self._count - self.first
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        for part in self._parts[self.first :]:
+            yield self._keys(epoch, part)
+
+    def _cut(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The batches of an epoch, all processes together."""
+        order = np.arange(self._length)
+        if self._shuffle:
+            order = np.random.default_rng((self._seed, epoch)).permutation(order)
+        return np.array_split(order, self._count)
+
+    def _share(self, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        own = part[self._process :: self._processes]
+        return (own, len(own)) if len(own) else (part[:1], 0)
+
+    def _keys(self, epoch: int, part: NDArray[np.int64]) -> list[Key]:
+        return [(epoch, index) for index in self._share(part)[0].tolist()]
+
+
+class Loader:
+    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)), each with the seconds waited for it.
 
     Args:
         data: The images.
@@ -45,36 +139,67 @@ def make_loader(
         shuffle: A new order in each epoch.
         seed: Of the orders.
         workers: Processes that read; they live as long as the loader.
-        pin_memory: Copy batches to pinned memory, for an NVIDIA GPU.
 
-    Returns:
-        The sampler, which chooses epoch and batch, and the loader.
+    Attributes:
+        data: The images.
+        batches: Chooses epoch and batch of the next iteration.
 
     Raises:
         ConfigError: the data set is empty, or reading processes cannot begin.
+        CarvanaError: on iteration, a reader failed; the message is one line.
     """
-    if not len(data):
-        raise ConfigError("a data set is empty; expected at least one image")
-    batches = EpochBatches(
-        len(data), batch_size, seed=seed, shuffle=shuffle,
-        process=accelerator.process_index, processes=accelerator.num_processes,
-    )  # fmt: skip
-    if workers:
-        check_readers_can_begin()
-    # Three bytes of image and four of coverage a pixel.
-    largest = max(batches.sizes) * math.prod(data.largest_size) * 7
-    loader = DataLoader(
-        data,
-        batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        prefetch_factor=read_ahead(largest, workers) if workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=begin_reader,
-        # A generator of its own: the loader draws a number at each start, and torch's own must not advance by it.
-        generator=torch.Generator(),
-    )
-    return batches, loader
+
+    def __init__(
+        self,
+        data: SegmentationDataset,
+        batch_size: int,
+        accelerator: Accelerator,
+        *,
+        shuffle: bool,
+        seed: int,
+        workers: int,
+    ) -> None:
+        if not len(data):
+            raise ConfigError("a data set is empty; expected at least one image")
+        if workers:
+            check_readers_can_begin()
+        self.data = data
+        self.batches = EpochBatches(
+            len(data), batch_size, seed=seed, shuffle=shuffle,
+            process=accelerator.process_index, processes=accelerator.num_processes,
+        )  # fmt: skip
+        # Three bytes of image and four of coverage a pixel.
+        largest = max(self.batches.sizes) * math.prod(data.largest_size) * 7
+        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            data,
+            batch_sampler=self.batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=read_ahead(largest, workers) if workers else None,
+            pin_memory=accelerator.device.type == "cuda",
+            worker_init_fn=begin_reader,
+            # A generator of its own: the loader draws a number at each start, and torch's own must not advance by it.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], float]]:
+        began = time.perf_counter()
+        try:
+            for images, targets in self._loader:
+                yield (images, targets), time.perf_counter() - began
+                began = time.perf_counter()
+        except CarvanaError as error:
+            # torch puts the worker's traceback before the message, and an escaped line break after it.
+            name = f"{type(error).__module__}.{type(error).__qualname__}: "
+            raise type(error)(str(error).rpartition(name)[2].removesuffix(r"\n")) from None
+        except (ConnectionError, EOFError) as error:  # the reader died while it was sending a batch
+            raise ReaderKilledError(FEWER_READERS) from error
+        except OSError as error:
+            raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+
+    def end(self) -> None:
+        """End the reading processes; new ones start if it is used again."""
+        end_readers(self._loader)
 
 
 def worker_count(workers: int | str) -> int:
@@ -88,31 +213,3 @@ def worker_count(workers: int | str) -> int:
     if not isinstance(workers, int) or workers < 0:
         raise ConfigError(f"workers = {workers!r}: expected a number of processes, or auto")
     return workers
-
-
-def timed(batches: Iterable[Any]) -> Iterator[tuple[Any, float]]:
-    """Each batch, and the seconds spent waiting for it.
-
-    Raises:
-        CarvanaError: a reader failed; the message is one line.
-    """
-    iterator: Iterator[Any] | None = None
-    while True:
-        began = time.perf_counter()
-        try:
-            iterator = iterator or iter(batches)
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except CarvanaError as error:
-            # torch puts the worker's traceback before the message, and an escaped line break after it.
-            raise type(error)(str(error).rpartition(_full_name(error))[2].removesuffix(r"\n")) from None
-        except (ConnectionError, EOFError) as error:  # the reader died while it was sending a batch
-            raise ReaderKilledError(FEWER_READERS) from error
-        except OSError as error:
-            raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
-        yield batch, time.perf_counter() - began
-
-
-def _full_name(error: Exception) -> str:
-    return f"{type(error).__module__}.{type(error).__qualname__}: "

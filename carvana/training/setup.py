@@ -1,12 +1,10 @@
-"""Builds what a config asks for: data folder, split, network with its first weights, data sets, trainer."""
+"""What a config asks for: plugins, data folder, split, network with its first weights, data sets, trainer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -19,37 +17,26 @@ from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.digest import cache_home
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
-from carvana.errors import ConfigError, ModelError
+from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError
 from carvana.evaluation.samples import read_run_split
-from carvana.losses import make_loss
+from carvana.losses import loss_names, make_loss
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
-from carvana.models.spec import ModelSpec
+from carvana.models.spec import ModelSpec, is_distribution
+from carvana.registry import Catalog, registry
 from carvana.run import Run
 from carvana.training.callbacks import Callback, default_callbacks
 from carvana.training.state import has_state, peek_state
 from carvana.training.trainer import Trainer
 from carvana.utils.devices import process_count, process_number, resolve_device, resolve_precision
 from carvana.utils.files import lock
-from carvana.utils.processes import check_fork, check_main_guard
+from carvana.utils.parallel import check_fork, check_main_guard
 from carvana.utils.progress import Reporter
 
 DEMO_CARS = 12
 
-
-@dataclass(frozen=True)
-class Setup:
-    """What a config asks for.
-
-    Attributes:
-        config: The config, with a data folder and absolute paths.
-        model: The network, with its first weights.
-        split: The training and the validation images.
-    """
-
-    config: FitConfig
-    model: Segmenter
-    split: Split
+PLUGINS = "plugins"
+"""The key of a run's record: the package of each name that a plugin adds."""
 
 
 def check(config: FitConfig, *, device: str = "auto") -> None:
@@ -76,85 +63,80 @@ def check_alone(what: str) -> None:
         raise ConfigError(f"{what} in one process: start carvana without torchrun or accelerate launch")
 
 
-def new_setup(config: FitConfig, *, init: str | os.PathLike[str] | None = None, reporter: Reporter) -> Setup:
-    """Build what a new training needs.
-
-    The network comes first, since an error in its name or options is quick to find, and drawing the demo cars is slow.
-
-    Raises:
-        ConfigError, DataError, ModelError: one line about the first thing that is wrong.
-    """
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, init=init, reporter=reporter)
-    config = with_data(config, reporter=reporter)
-    split = make_split(config.data, config.split)
-    tell_of_leak(split, reporter)
-    check_sizes(split.train + split.val)
-    return Setup(config, model, split)
+def packages_of(config: FitConfig) -> dict[str, str]:
+    """The package of each name that a plugin adds: ``{"segnet": "carvana-segnet"}``."""
+    sources = {name: catalog.entry(name).source for catalog, name in _names(config)}
+    return {name: source for name, source in sources.items() if source not in ("carvana", "script")}
 
 
-def run_setup(run: Run, config: FitConfig, *, root: str | os.PathLike[str] | None = None, reporter: Reporter) -> Setup:
-    """Build what a run needs to resume: its own images, which must be unchanged, and its network.
-
-    Args:
-        run: The run. Where it has a state, weights are loaded from that later, and none are built here.
-        config: Its config.
-        root: Where its data folder is now, if it has moved.
-        reporter: Shows progress and warnings.
+def check_packages(run: Run, config: FitConfig) -> None:
+    """Refuse a run whose names are not all registered here.
 
     Raises:
-        DataError: the images are not there any more, or changed.
-        ModelError, RunError: the network cannot be built.
+        RunError: a name is missing whose package the run records; or that record is damaged.
+        UnknownNameError: a name is missing, and its package is not recorded.
     """
-    split = read_run_split(run, root=root, reporter=reporter)
-    check_unchanged(run.split_path, split)
-    check_sizes(split.train + split.val)
-    torch.manual_seed(config.train.seed)
-    if not has_state(run.state_path):
-        return Setup(config, build_model(config, init=run.read_record().get("init_from"), reporter=reporter), split)
-    model = build_model(config.replace({"model.encoder_weights": "none"}))
-    spec = ModelSpec.from_json(peek_state(run.state_path)[1]["spec"])
-    return Setup(config, model.with_spec(init=spec.init, mean=spec.mean, std=spec.std), split)
-
-
-def make_trainer(
-    setup: Setup,
-    run: Run,
-    *,
-    device: str,
-    callbacks: tuple[Callback, ...] = (),
-    reporter: Reporter,
-    resume: bool = False,
-) -> Trainer:
-    """The trainer, on cached data sets, with the callbacks of the config beside the caller's."""
-    config = setup.config
-    train, val = datasets(config, setup.split, reporter=reporter)
-    first_step = None
-    if resume and has_state(run.state_path):
-        done = peek_state(run.state_path)[0].metrics
-        first_step = done[-1]["step"] + 1 if done else 0
-    own = default_callbacks(run, first_step=first_step) if process_number() == 0 else []
-    return Trainer(
-        setup.model, train=train, val=val, settings=config.train, out=run, resume=resume, device=device,
-        workers=config.data.workers, callbacks=[*callbacks, *own], reporter=reporter,
-    )  # fmt: skip
+    needed = run.read_record().get(PLUGINS) or {}
+    if not isinstance(needed, dict) or not all(isinstance(p, str) and is_distribution(p) for p in needed.values()):
+        raise RunError(f"{run.record_path}: {PLUGINS} must be a table of names and their packages, got {needed!r:.60}")
+    for catalog, name in _names(config):
+        try:
+            source = catalog.entry(name).source
+        except UnknownNameError:
+            if name not in needed:
+                raise
+            raise RunError(
+                f"{run.path}: the {catalog.kind} '{name}' is not registered here; install the package that brings it,"
+                f" if you trust it: pip install {needed[name]}"
+            ) from None
+        if source != needed.get(name, source):
+            raise RunError(
+                f"{run.path}: its {catalog.kind} '{name}' is that of the package {needed[name]}, which is not installed"
+                f" here, and not that of {source}: pip install {needed[name]}"
+            )
 
 
 def build_model(
     config: FitConfig, *, init: str | os.PathLike[str] | None = None, reporter: Reporter | None = None
 ) -> Segmenter:
-    """The network of a config, with its first weights."""
-    weights = "none" if init is not None else config.model.encoder_weights
+    """The network of a config, with its first weights, drawn by its seed or taken from ``init``, a run or a model."""
+    torch.manual_seed(config.train.seed)
     model = create_model(
         config.arch,
         classes=config.model.classes,
-        encoder_weights=weights,
+        encoder_weights="none" if init is not None else config.model.encoder_weights,
         options=config.model.options,
         reporter=reporter,
     )
     if init is None:
         return model
-    return _with_weights(model, init)
+    other = Segmenter.from_pretrained(init)
+    if other.spec.arch != model.spec.arch:
+        raise ModelError(f"--init {os.fspath(init)}: holds {other.spec.arch!r}, not {model.spec.arch!r}")
+    try:
+        model.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ModelError(
+            f"--init {os.fspath(init)}: its weights were made with options {other.spec.options} and do not fit "
+            f"{model.spec.options}; give the same with --set model.options"
+        ) from error
+    path = Path(init)
+    name = path.parent.name if path.name == "model" else path.name
+    # The weights keep the normalisation that they were trained with.
+    return model.with_spec(init=f"run:{name}", mean=other.spec.mean, std=other.spec.std)
+
+
+def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segmenter:
+    """The network of a run that resumes; where the run has a state, the weights are loaded from that later.
+
+    Raises:
+        ModelError, RunError: it cannot be built.
+    """
+    if not has_state(run.state_path):
+        return build_model(config, init=run.read_record().get("init_from"), reporter=reporter)
+    model = build_model(config.replace({"model.encoder_weights": "none"}))
+    spec = ModelSpec.from_json(peek_state(run.state_path)[1]["spec"])
+    return model.with_spec(init=spec.init, mean=spec.mean, std=spec.std)
 
 
 def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
@@ -178,38 +160,77 @@ def demo_folder() -> Path:
     return cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
 
 
+def new_split(config: FitConfig, *, reporter: Reporter) -> Split:
+    """The training and validation images of a config with a data folder.
+
+    Raises:
+        ConfigError, DataError: one line about the first thing that is wrong.
+    """
+    split = make_split(config.data, config.split)
+    tell_of_leak(split, reporter)
+    check_sizes(split.train + split.val)
+    return split
+
+
+def recall_images(run: Run, *, root: str | os.PathLike[str] | None = None, reporter: Reporter) -> Split:
+    """The images of a run that resumes, which must be unchanged; ``root`` is where their folder has moved to.
+
+    Raises:
+        DataError: images are not there any more, or changed.
+    """
+    split = read_run_split(run, root=root, reporter=reporter)
+    check_unchanged(run.split_path, split)
+    check_sizes(split.train + split.val)
+    return split
+
+
+def make_trainer(
+    config: FitConfig,
+    model: Segmenter,
+    split: Split,
+    run: Run,
+    *,
+    device: str,
+    callbacks: tuple[Callback, ...] = (),
+    reporter: Reporter,
+    resume: bool = False,
+) -> Trainer:
+    """The trainer, on cached data sets, with the callbacks of the environment beside the caller's."""
+    train, val = datasets(config, split, reporter=reporter)
+    first_step = None
+    if resume and has_state(run.state_path):
+        done = peek_state(run.state_path)[0].metrics
+        first_step = done[-1]["step"] + 1 if done else 0
+    own = default_callbacks(run, first_step=first_step) if process_number() == 0 else []
+    return Trainer(
+        model, train=train, val=val, settings=config.train, out=run, resume=resume, device=device,
+        workers=config.data.workers, callbacks=[*callbacks, *own], reporter=reporter,
+    )  # fmt: skip
+
+
 def datasets(
     config: FitConfig, split: Split, *, reporter: Reporter | None = None
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The training images, augmented, and the validation images, as they are; both cached on disk."""
-    data = config.data
-    augments: tuple[str | None, ...] = data.augment, None
-    train, val = _datasets(config, (split.train, split.val), data.size, data.mode, augments, reporter)
-    if data.start_size is None:
-        return train, val
-    (start,) = _datasets(config, (split.train,), data.start_size, "resize", augments[:1], reporter)
-    train.begin_with(start, epochs=data.start_epochs)
-    return train, val
+    data, seed = config.data, config.train.seed
 
+    def cached(parts: Sequence[Sequence[Sample]], size: tuple[int, int]) -> Sequence[SampleCache | None]:
+        return build_caches(parts, size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
 
-def _datasets(
-    config: FitConfig,
-    parts: Sequence[Sequence[Sample]],
-    size: tuple[int, int],
-    mode: Literal["resize", "crop"],
-    augments: Sequence[str | None],
-    reporter: Reporter | None,
-) -> list[SegmentationDataset]:
-    data = config.data
-    caches: Sequence[SampleCache | None] = [None] * len(parts)
-    if mode == "resize":  # crops are cut anew in each epoch
-        caches = build_caches(parts, size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
-    return [
-        SegmentationDataset(
-            part, size, mode=mode, whole=whole, target=data.target, augment=augment, seed=config.train.seed, cache=cache
+    parts = split.train, split.val
+    caches = cached(parts, data.size) if data.mode == "resize" else (None, None)  # crops are cut anew in each epoch
+    train = SegmentationDataset(
+        split.train, data.size, mode=data.mode, whole=data.whole, target=data.target, augment=data.augment, seed=seed,
+        cache=caches[0],
+    )  # fmt: skip
+    val = SegmentationDataset(split.val, data.size, mode=data.mode, target=data.target, seed=seed, cache=caches[1])
+    if data.start_size is not None:
+        (cache,) = cached([split.train], data.start_size)
+        start = SegmentationDataset(
+            split.train, data.start_size, target=data.target, augment=data.augment, seed=seed, cache=cache
         )
-        for part, cache, augment, whole in zip(parts, caches, augments, (data.whole, 0.0), strict=False)
-    ]
+        train.begin_with(start, epochs=data.start_epochs)
+    return train, val
 
 
 def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
@@ -219,18 +240,8 @@ def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
     return str(Path(init).resolve()) if Path(init).exists() else os.fspath(init)
 
 
-def _with_weights(model: Segmenter, init: str | os.PathLike[str]) -> Segmenter:
-    other = Segmenter.from_pretrained(init)
-    if other.spec.arch != model.spec.arch:
-        raise ModelError(f"--init {os.fspath(init)}: holds {other.spec.arch!r}, not {model.spec.arch!r}")
-    try:
-        model.load_state_dict(other.state_dict())
-    except RuntimeError as error:
-        raise ModelError(
-            f"--init {os.fspath(init)}: its weights were made with options {other.spec.options} and do not fit "
-            f"{model.spec.options}; give the same with --set model.options"
-        ) from error
-    path = Path(init)
-    name = path.parent.name if path.name == "model" else path.name
-    # The weights keep the normalisation that they were trained with.
-    return model.with_spec(init=f"run:{name}", mean=other.spec.mean, std=other.spec.std)
+def _names(config: FitConfig) -> Iterator[tuple[Catalog, str]]:
+    yield registry.archs, config.arch
+    yield registry.augments, config.data.augment
+    for name in loss_names(config.train.loss):
+        yield registry.losses, name

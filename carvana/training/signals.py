@@ -1,16 +1,32 @@
-"""Ctrl-C and SIGTERM: a training finishes its step and saves its state before it ends."""
+"""What ends a training early: Ctrl-C and SIGTERM, after which its state is saved, and errors, each in one line."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Self
 
+import torch
+
+from carvana.config import TrainConfig
+from carvana.data.dataset import SegmentationDataset
+from carvana.data.reader_processes import ReaderKilledError
+from carvana.errors import CarvanaError, ModelError
+from carvana.run import Run
+from carvana.training.state import Progress, has_state, peek_state
+from carvana.utils.devices import is_out_of_memory
+from carvana.utils.parallel import tells_of_killed_reader
 from carvana.utils.progress import Reporter
 
+FEWER_READERS = "take fewer with data.workers, or smaller train.batch_size; --resume goes on"
+"""The advice where readers are killed."""
+
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Timed out")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -23,6 +39,14 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, message: str, *, signal_number: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class LostProcessError(CarvanaError):
+    """Another process of the same training has ended or cannot be reached."""
+
+
+class NonFiniteLossError(CarvanaError):
+    """The loss is infinite or not a number; the run keeps the last good state and the best network."""
 
 
 class StopSignals:
@@ -62,3 +86,63 @@ class StopSignals:
         if number == signal.SIGINT:  # SIGTERM comes from a program, which reads no answer
             with suppress(Exception):  # stderr is closed, or was being written to: the state is saved all the same
                 self._reporter.info("Ctrl-C: the step is finished and the state saved; Ctrl-C again ends at once")
+
+
+def not_finite(
+    loss: float, where: str, at: Progress, settings: TrainConfig, run: Run | None, *, step: int
+) -> NonFiniteLossError:
+    """The error for a loss that is not finite: where it arose, what to try, and what is kept."""
+    or_precision = "" if settings.precision == "fp32" else " or take train.precision fp32"
+    message = (
+        f"the loss became {loss} in epoch {at.epoch + 1}, step {step} (learning rate {at.rate:.3g}), {where}, or the "
+        f"weights in the step before: look at the images, lower train.lr (now {settings.lr:g}){or_precision}"
+    )
+    if run is not None and has_state(run.state_path):
+        good = peek_state(run.state_path)[0].step
+        message += f"; the last good state, of step {good}, is in {run.state_path}"
+    if run is not None and at.metrics:
+        kept = f"the best network so far is in {run.model_path}"
+        message += f"; {kept}, and --init {run.path} begins another training with it"
+    return NonFiniteLossError(message)
+
+
+def some_names(data: SegmentationDataset, places: Sequence[int], count: int = 16) -> str:
+    """The names of the first of some images."""
+    more = f" and {len(places) - count} more" if len(places) > count else ""
+    return ", ".join(data.samples[place].name for place in places[:count]) + more
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Turn errors about memory, the compiler, readers or other processes into one line; others pass unchanged."""
+    try:
+        yield
+    except (RuntimeError, ModelError) as error:
+        translated = _translated(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translated(error: RuntimeError | ModelError) -> CarvanaError | None:
+    if is_out_of_memory(error):
+        return CarvanaError(
+            "out of memory in a training step: lower train.batch_size (train.accumulate makes up for it), or data.size"
+        )
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return CarvanaError(f"train.compile: the network cannot be compiled here ({reason}); set it to false")
+    if tells_of_killed_reader(error):
+        return ReaderKilledError(FEWER_READERS)
+    if _is_lost_process(error):
+        return LostProcessError(
+            "another process of this training died or cannot be reached: see what it printed, then continue with "
+            f"--resume ({reason})"
+        )
+    return None
+
+
+def _is_lost_process(error: Exception) -> bool:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _LOST)

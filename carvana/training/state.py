@@ -7,30 +7,29 @@ step. No pickle: safetensors and JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from carvana.errors import RunError, check_format_version
+from carvana.errors import CarvanaError, RunError, check_format_version
 from carvana.models.serialization import write_tensors
 from carvana.utils.files import file_digest, read_json, write_json
 
 FORMAT_VERSION = 1
 RECORD = "state.json"
 
-_KEYS = {"images": "photos"}
-"""Fields of Progress with another key in the record, that of format 1."""
 
-
-@dataclass
-class Progress:
+class Progress(BaseModel):
     """The progress of a training: all of its state that is not a tensor.
 
     Attributes:
@@ -39,7 +38,7 @@ class Progress:
         step: Steps of the optimizer.
         seconds: Training time.
         loss: The sum of the losses of the present epoch's images so far.
-        images: The number of these images, of all processes together.
+        images: The number of these images, of all processes together; ``photos`` in the record, as in format 1.
         waited: Seconds of the present epoch that were spent waiting for data.
         rate: The learning rate of the last step.
         began: Training time at which the present epoch began.
@@ -50,20 +49,22 @@ class Progress:
         times: The lines of times.jsonl.
     """
 
+    model_config = ConfigDict(populate_by_name=True)
+
     epoch: int = 0
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
     loss: float = 0.0
-    images: int = 0
+    images: int = Field(0, alias="photos")
     waited: float = 0.0
     rate: float = 0.0
     began: float = 0.0
     best_dice: float | None = None
     epochs_since_best: int = 0
     finished: bool = False
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    times: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = []
+    times: list[dict[str, Any]] = []
 
     def begin_epoch(self, epoch: int, seconds: float) -> None:
         """Start an epoch, after ``seconds`` of training time."""
@@ -97,7 +98,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "format_version": FORMAT_VERSION,
         "tensors": name,
         "digest": file_digest(folder / name),
-        "progress": {_KEYS.get(name, name): value for name, value in asdict(state.progress).items()},
+        "progress": state.progress.model_dump(by_alias=True),
         "scaler": state.scaler,
         "generators": state.generators,
         "origin": state.origin,
@@ -122,17 +123,13 @@ def read_state(folder: Path) -> TrainingState:
     Raises:
         RunError: the files are missing, damaged or of a later version.
     """
-    path = folder / RECORD
-    try:
-        record = read_json(path)
-        check_format_version(record["format_version"], FORMAT_VERSION, where=path)
+    with reading(folder):
+        record = _read_record(folder)
         path = folder / Path(record["tensors"]).name
         if file_digest(path) != record["digest"]:
             raise ValueError(f"{path.name} is damaged")
-        tensors = load_file(path)
-        return TrainingState(_progress_of(record), tensors, record["scaler"], record["generators"], record["origin"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise unreadable(folder, error) from error
+        progress = Progress.model_validate(record["progress"])
+        return TrainingState(progress, load_file(path), record["scaler"], record["generators"], record["origin"])
 
 
 def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
@@ -141,41 +138,50 @@ def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
     Raises:
         RunError: as for :func:`read_state`.
     """
-    record = _read_record(folder)
+    with reading(folder):
+        record = _read_record(folder)
+        return Progress.model_validate(record["progress"]), record["origin"]
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what damaged files raise into a RunError that says what to do."""
     try:
-        return _progress_of(record), record["origin"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise unreadable(folder, error) from error
+        yield
+    except CarvanaError:
+        raise
+    except (LookupError, AttributeError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise RunError(
+            f"{folder / RECORD}: no readable state ({reason}); begin another training with --init {folder.parent}"
+        ) from error
 
 
-def unreadable(folder: Path, error: Exception) -> RunError:
-    """The error for a state that cannot be used."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    return RunError(
-        f"{folder / RECORD}: no readable state ({reason}); begin another training with --init {folder.parent}"
-    )
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors of each parameter, by the parameter's name."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value
-        for parameter, kept in optimizer.state.items()
-        for key, value in kept.items()
-        if isinstance(value, Tensor)
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's generators, and of the GPU's, as JSON-able values."""
+    version, words, gauss = random.getstate()
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - a user's augmentations may draw from it
+    kind, keys, place, has_gauss, cached = legacy
+    states: dict[str, Any] = {
+        "python": [version, _hex(np.array(words, np.uint32)), gauss],
+        "numpy": [kind, _hex(keys), place, has_gauss, cached],
+        "torch": _hex(torch.get_rng_state().numpy()),
     }
+    if device.type != "cpu":
+        states[device.type] = _hex(torch.get_device_module(device).get_rng_state(device).numpy())
+    return states
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undo :func:`optimizer_tensors`."""
-    parameters = dict(model.named_parameters())
-    for name, value in tensors.items():
-        parameter = parameters[name.rpartition("/")[0]]
-        # In the parameter's memory format: fused optimizers iterate over both in step.
-        kept = torch.empty_like(parameter) if value.shape == parameter.shape else value.new_empty(value.shape)
-        kept = kept.to(parameter.device, value.dtype)
-        optimizer.state[parameter][name.rpartition("/")[2]] = kept.copy_(value)
+def restore_generators(states: dict[str, Any], device: torch.device) -> None:
+    """Undo :func:`generator_states`; the GPU's generator is left as it is if there is no state of it."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(_array(words, np.uint32).tolist()), gauss))
+    kind, keys, place, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, _array(keys, np.uint32), place, has_gauss, cached))  # noqa: NPY002 - see above
+    torch.set_rng_state(torch.from_numpy(_array(states["torch"], np.uint8)))
+    if device.type != "cpu" and device.type in states:
+        state = torch.from_numpy(_array(states[device.type], np.uint8))
+        torch.get_device_module(device).set_rng_state(state, device)
 
 
 def _remove_others(folder: Path, own: str) -> None:
@@ -185,19 +191,17 @@ def _remove_others(folder: Path, own: str) -> None:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    try:
-        record: dict[str, Any] = read_json(path)
-        version = record["format_version"]
-        if any(key not in record["origin"] for key in ("settings", "processes", "spec")):
-            raise KeyError("origin")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise unreadable(folder, error) from error
-    check_format_version(version, FORMAT_VERSION, where=path)
+    record: dict[str, Any] = read_json(folder / RECORD)
+    check_format_version(record["format_version"], FORMAT_VERSION, where=folder / RECORD)
+    if any(key not in record["origin"] for key in ("settings", "processes", "spec")):
+        raise ValueError("its origin is incomplete")
     return record
 
 
-def _progress_of(record: dict[str, Any]) -> Progress:
-    keys = {_KEYS.get(entry.name, entry.name): entry.name for entry in fields(Progress)}
-    values = {keys[key]: value for key, value in record["progress"].items() if key in keys}
-    return TypeAdapter(Progress).validate_python(values)
+def _hex(values: Any) -> str:
+    return values.astype(values.dtype.newbyteorder("<")).tobytes().hex()  # type: ignore[no-any-return]
+
+
+def _array(text: str, dtype: Any) -> Any:
+    little = np.dtype(dtype).newbyteorder("<")
+    return np.frombuffer(bytes.fromhex(text), little).astype(dtype)  # a copy, since torch wants to write

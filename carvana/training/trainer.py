@@ -18,26 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from carvana.config import TrainConfig, make_section
+from carvana.config import FitConfig, TrainConfig
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reader_processes import end_readers
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
-from carvana.run import Run
+from carvana.run import Run, training_run
 from carvana.training.batch_size import choose_batch_size
-from carvana.training.callbacks import Callback, notify
+from carvana.training.callbacks import Callback, TrainingLog, notify
 from carvana.training.checkpoint import BestCheckpoint, Checkpoint
-from carvana.training.depthwise import depthwise_in
-from carvana.training.distributed import all_of, average_buffers, make_accelerator
-from carvana.training.duration import Duration
-from carvana.training.failures import NonFiniteLossError, not_finite, some, translate_errors
-from carvana.training.loader import make_loader, timed, worker_count
-from carvana.training.network import as_segmenter, unwrap
+from carvana.training.depthwise import QuickDepthwise
+from carvana.training.distributed import add_up, all_of, as_segmenter, average_buffers, make_accelerator, unwrap
+from carvana.training.loader import Loader, worker_count
 from carvana.training.optim import (
+    Duration,
     freeze_encoder,
     is_finite,
     make_average,
@@ -46,17 +43,18 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
-from carvana.training.run_folder import choose_run, hold_run
-from carvana.training.sampler import EpochBatches
-from carvana.training.signals import StopSignals, TrainingInterrupted
+from carvana.training.signals import (
+    NonFiniteLossError,
+    StopSignals,
+    TrainingInterrupted,
+    not_finite,
+    some_names,
+    translate_errors,
+)
 from carvana.training.state import Progress
-from carvana.training.step_sync import StepFlags, StepSync, agree
-from carvana.training.training_log import TrainingLog
 from carvana.training.validation import Validation, validate
-from carvana.utils.cpu_allocator import freed_memory_kept
-from carvana.utils.devices import process_number, resolve_device, resolve_precision
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter, SilentReporter
+from carvana.utils.devices import float64_device, freed_memory_kept, process_number, resolve_device, resolve_precision
+from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
 STATISTICS_IMAGES = 64
 """Images that BatchNorm's statistics are computed over before each validation."""
@@ -110,7 +108,7 @@ class Trainer:
     ) -> None:
         self.settings = settings or TrainConfig()
         if changes:
-            self.settings = make_section(TrainConfig, {**self.settings.model_dump(), **changes}, "train")
+            self.settings = FitConfig(train={**self.settings.model_dump(), **changes}).train
         self.model = as_segmenter(model, train)
         self.train_data, self.val_data = train, val
         self.loss: Loss = make_loss(self.settings.loss)
@@ -118,25 +116,24 @@ class Trainer:
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.main = process_number() == 0
         self.reporter = (reporter or default_reporter()) if self.main else SilentReporter()
-        run = choose_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
+        run = training_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
         self.accelerator = make_accelerator(self.device, self.precision)
         self.run: Run | None = all_of(self.accelerator, run)[0]
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_size = choose_batch_size(
-            self.model, train, self.settings,
-            loss=self.loss, accelerator=self.accelerator, device=self.device, precision=self.precision,
-        )  # fmt: skip
+            self.model, train, self.settings, loss=self.loss, accelerator=self.accelerator, precision=self.precision
+        )
         if self.settings.batch_size == "auto":
             self.reporter.info(f"train.batch_size auto: {self.batch_size} images a step")
             self.settings = self.settings.model_copy(update={"batch_size": self.batch_size})
-        readers = worker_count(workers)
-        self.train_batches, self.train_loader = self._loader(train, readers, shuffle=True)
-        self.val_batches: EpochBatches | None = None
-        self.val_loader: Any = None
+        loading: dict[str, Any] = {"seed": self.settings.seed, "workers": worker_count(workers)}
+        self.train_loader = Loader(train, self.batch_size, self.accelerator, shuffle=True, **loading)
+        self.train_batches = self.train_loader.batches
+        self.val_loader: Loader | None = None
         if val is not None:
-            self.val_batches, self.val_loader = self._loader(val, readers, shuffle=False)
+            self.val_loader = Loader(val, self.batch_size, self.accelerator, shuffle=False, **loading)
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         if self.settings.compile:
@@ -147,20 +144,23 @@ class Trainer:
         self.duration = Duration(self.settings, len(self.train_batches.sizes))
         self.callbacks = list(callbacks) if self.main else []
         self.log = TrainingLog(self.run if self.main else None, self.duration, self.callbacks, self.reporter)
-        self.sync = StepSync(self.accelerator)
         self.signals = StopSignals(self.reporter)
         self.checkpoint = Checkpoint(
             self.run, model=self.model, average=self.average, optimizer=self.optimizer,
-            accelerator=self.accelerator, settings=self.settings, precision=self.precision,
+            accelerator=self.accelerator, settings=self.settings,
         )  # fmt: skip
         self.best_checkpoint = BestCheckpoint(self.run, writes=self.main)
         self._recent_images: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
+        self._sums: deque[tuple[int, Tensor]] = deque()
         self._stop_wanted = self._save_wanted = False
         self._was_fitted = False
         self._steps_before = 0  # of the present epoch
         with ExitStack() as held:
             if self.run is not None and self.main:  # last, so that no error above leaves an empty folder
-                held.enter_context(hold_run(self.run, arch=self.model.spec.arch, resume=resume))
+                self.run.make()
+                held.enter_context(self.run.held())
+                if not resume:  # another process may have trained in it since it was found free
+                    Run.choose(self.run.path, arch=self.model.spec.arch)
             if resume:
                 self._resume()
             self._held = held.pop_all()
@@ -216,17 +216,15 @@ class Trainer:
         self.train_batches.set_place(epoch, progress.batch)
         self._steps_before = self.duration.step - -(-progress.batch // self.settings.accumulate)
         self.duration.start()
-        for (images, targets), wait in timed(self.train_loader):
+        pinned = self.device.type == "cuda"
+        for (images, targets), wait in self.train_loader:
             progress.rate = set_learning_rate(self.optimizer, self.duration.rate_factor)
             self._recent_images.append(images)
-            count, weight, complete = self.train_batches.in_step(epoch, progress.batch, self.settings.accumulate)
-            loss = self.train_step(*self._to_device(images, targets), weight=weight, complete=complete)
-            self._add_losses(
-                self.sync.send(
-                    progress.batch, loss * count, stop=self.signals.received is not None,
-                    save=self.checkpoint.due, seconds=self.duration.seconds,
-                )
-            )  # fmt: skip
+            count, weight, complete = self.train_batches.in_step(progress.batch, self.settings.accumulate)
+            # For an NVIDIA GPU they are in pinned memory: the copy runs while the GPU still computes the step before.
+            images, targets = (each.to(self.device, non_blocking=pinned) for each in (images, targets))
+            loss = self.train_step(images, targets, weight=weight, complete=complete)
+            self._add_up(progress.batch, loss * count)
             progress.batch, progress.waited = progress.batch + 1, progress.waited + wait
             self.log.batch(progress)
             if complete:
@@ -234,7 +232,7 @@ class Trainer:
                     self._save()
                 if self.duration.spent:
                     break
-        self._add_losses(self.sync.flush())
+        self._read_sums()
         self.duration.stop()
         return self.log.train_numbers(progress)
 
@@ -252,10 +250,11 @@ class Trainer:
         """
         adding_up = nullcontext() if complete else self.accelerator.no_sync(self.wrapped)
         with adding_up, translate_errors():
-            with depthwise_in(self.device, self.precision):
-                logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
+            logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
             loss = self.loss(logits.float(), targets)
-            self.accelerator.backward(loss * weight)
+            quick = self.device.type == "cpu" and self.precision == "bf16" and not self.settings.compile
+            with QuickDepthwise() if quick else nullcontext():  # type: ignore[no-untyped-call]
+                self.accelerator.backward(loss * weight)
             if complete:
                 if self.settings.clip is not None:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
@@ -276,12 +275,8 @@ class Trainer:
 
     def measure(self, model: nn.Module) -> Validation:
         """Loss, Dice and accuracy of a network on the validation images, at the training size."""
-        assert self.val_batches is not None
-        assert self.val_data is not None
-        return validate(
-            model, self.val_loader, self.val_batches,
-            loss=self.loss, accelerator=self.accelerator, crops=self.val_data.mode == "crop",
-        )  # fmt: skip
+        assert self.val_loader is not None
+        return validate(model, self.val_loader, loss=self.loss, accelerator=self.accelerator)
 
     def end_epoch(self, numbers: dict[str, float], validation: Validation | None) -> None:
         """Keep the network if it is the best so far, log the epoch's numbers, and save the state.
@@ -302,8 +297,9 @@ class Trainer:
             self.best_checkpoint.keep(self.kept)
         self.log.epoch(progress, numbers, validation)
         progress.begin_epoch(progress.epoch + 1, progress.seconds)
-        stop, save = agree(self.accelerator, stop=self.signals.received is not None, save=self.checkpoint.due)
-        if stop or save or progress.finished:
+        asked = all_of(self.accelerator, (self.signals.received is not None, self.checkpoint.due))
+        stop = any(stopped for stopped, _ in asked)
+        if stop or asked[0][1] or progress.finished:
             self.checkpoint.save(progress)
         if stop:
             raise self._interrupted()
@@ -329,12 +325,6 @@ class Trainer:
         notify(self.callbacks, "on_evaluation", evaluation.to_json())
         return evaluation
 
-    def _loader(self, data: SegmentationDataset, readers: int, *, shuffle: bool) -> tuple[EpochBatches, Any]:
-        return make_loader(
-            data, self.batch_size, self.accelerator, shuffle=shuffle, seed=self.settings.seed,
-            workers=readers, pin_memory=self.device.type == "cuda",
-        )  # fmt: skip
-
     def _resume(self) -> None:
         progress = self.progress = self.checkpoint.restore(self.reporter)
         if self.run is not None and self.main:
@@ -344,41 +334,50 @@ class Trainer:
         for keys in self.train_batches.keys_before(progress.epoch, progress.batch, count):
             self._recent_images.append(default_collate([self.train_data[key][0] for key in keys]))
 
-    def _to_device(self, *tensors: Tensor) -> list[Tensor]:
-        # For an NVIDIA GPU they are in pinned memory: the copy runs while the GPU still computes the step before.
-        return [tensor.to(self.device, non_blocking=self.device.type == "cuda") for tensor in tensors]
+    def _add_up(self, batch: int, loss: Tensor) -> None:
+        """Add up a batch's loss and flags over the processes, so that all decide alike.
 
-    def _add_losses(self, batches: Sequence[StepFlags]) -> None:
-        """Add up the losses of batches, and note what the processes want."""
-        progress = self.progress
-        for batch in batches:
-            size = self.train_batches.sizes[batch.batch]
-            if not math.isfinite(batch.loss):
-                indices = self.train_batches.indices(progress.epoch, batch.batch)
-                names = some([self.train_data.samples[int(index)].name for index in indices])
-                step = self._steps_before + batch.batch // self.settings.accumulate + 1
-                raise self._not_finite(batch.loss / size, f"at the images {names}", step=step)
-            progress.loss += batch.loss
-            progress.images += size
-            self.duration.seen = batch.seconds
-            self._stop_wanted |= batch.stop
-            self._save_wanted |= batch.save
+        On a GPU the sums are read one batch later: reading them at once would make the GPU wait.
+        """
+        exact = float64_device(self.device)
+        # Clocks differ, and a training of some minutes must end for all at once: the first process's time counts.
+        first = [self.checkpoint.due, self.duration.seconds] if self.main else [False, 0.0]
+        flags = torch.tensor([self.signals.received is not None, *first], dtype=torch.float64)
+        values = torch.cat([loss.to(exact).double().reshape(1), flags.to(exact)])
+        self._sums.append((batch, add_up(self.accelerator, values)))
+        self._read_sums(left=1 if self.device.type == "cuda" else 0)
+
+    def _read_sums(self, left: int = 0) -> None:
+        """Read the sums of batches, except the last ``left``: their losses, and what the processes want."""
+        while len(self._sums) > left:
+            batch, sums = self._sums.popleft()
+            loss, stop, save, self.duration.seen = sums.tolist()
+            size = self.train_batches.sizes[batch]
+            if not math.isfinite(loss):
+                images = some_names(self.train_data, self.train_batches.indices(batch).tolist())
+                step = self._steps_before + batch // self.settings.accumulate + 1
+                raise self._not_finite(loss / size, f"at the images {images}", step=step)
+            self.progress.loss += loss
+            self.progress.images += size
+            self._stop_wanted |= stop > 0
+            self._save_wanted |= save > 0
 
     def _check_finite(self, validation: Validation | None) -> None:
         if validation is not None and not math.isfinite(validation.loss):
             assert self.val_data is not None
-            images = [self.val_data.samples[place].name for place in validation.not_finite]
-            raise self._not_finite(validation.loss, f"on {len(images)} validation images ({some(images)})")
+            images = some_names(self.val_data, validation.not_finite)
+            where = f"on {len(validation.not_finite)} validation images ({images})"
+            raise self._not_finite(validation.loss, where, step=self.duration.step)
         if not is_finite(self.kept):
-            raise self._not_finite(math.nan, "where a weight or a statistic of BatchNorm is not finite")
+            where = "where a weight or a statistic of BatchNorm is not finite"
+            raise self._not_finite(math.nan, where, step=self.duration.step)
 
-    def _not_finite(self, loss: float, where: str, *, step: int | None = None) -> NonFiniteLossError:
-        step = self.duration.step if step is None else step
+    def _not_finite(self, loss: float, where: str, *, step: int) -> NonFiniteLossError:
         return not_finite(loss, where, self.progress, self.settings, self.run, step=step)
 
     def _save(self) -> None:
         """Save the state between two steps; ends the training if that was asked for."""
-        self._add_losses(self.sync.flush())  # raises if a loss is not finite: such a state must not be saved
+        self._read_sums()  # raises if a loss is not finite: such a state must not be saved
         self._save_wanted = False
         self.duration.stop()
         self.progress.step, self.progress.seconds = self.duration.step, self.duration.seconds
@@ -394,4 +393,5 @@ class Trainer:
 
     def _end_readers(self) -> None:
         for loader in (self.train_loader, self.val_loader):
-            end_readers(loader)
+            if loader is not None:
+                loader.end()

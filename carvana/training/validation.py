@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from carvana.losses import Loss
-from carvana.metrics import dice_of
 from carvana.training.distributed import add_up
-from carvana.training.loader import timed
-from carvana.training.sampler import EpochBatches
+from carvana.training.loader import Loader
 from carvana.utils.devices import float64_device
 
 
@@ -28,9 +25,7 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(
-    model: nn.Module, loader: Any, batches: EpochBatches, *, loss: Loss, accelerator: Accelerator, crops: bool = False
-) -> Validation:
+def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accelerator) -> Validation:
     """Loss, mean Dice per image and pixel accuracy of a network; it is left in evaluation mode.
 
     For crops the Dice is that of all their pixels together: else crops with few pixels of the object, or none, would
@@ -40,21 +35,21 @@ def validate(
     """
     model.eval()
     exact = float64_device(accelerator.device)
-    rows = torch.zeros(sum(batches.sizes), 4, dtype=torch.float64, device=exact)
-    for number, ((images, targets), _) in enumerate(timed(loader)):
+    rows = torch.zeros(len(loader.data), 4, dtype=torch.float64, device=exact)
+    for number, ((images, targets), _) in enumerate(loader):
         images, targets = images.to(accelerator.device), targets.to(accelerator.device)
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
-        indices, count = batches.share(0, number)
+        indices, count = loader.batches.share(number)
         numbers = [losses.to(exact).double(), *_agreement(logits.to(exact), targets.to(exact))]
         rows[indices[:count]] = torch.stack(numbers, dim=1)[:count]
     rows = add_up(accelerator, rows)
     not_finite = torch.nonzero(~torch.isfinite(rows[:, 0])).flatten()
+    both, either = rows[:, 1:3].sum(0, keepdim=True).T if loader.data.mode == "crop" else rows[:, 1:3].T
+    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean()
     mean_loss, *_, accuracy = rows.mean(0).tolist()
-    both, either = rows[:, 1:3].sum(0, keepdim=True).T if crops else rows[:, 1:3].T
-    dice = torch.from_numpy(dice_of(both.cpu().numpy(), either.cpu().numpy())).mean().item()
-    return Validation(mean_loss, dice, accuracy, tuple(not_finite.tolist()))
+    return Validation(mean_loss, dice.item(), accuracy, tuple(not_finite.tolist()))
 
 
 def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,10 +1,15 @@
-"""The choice of device and precision, and what is known of the hardware."""
+"""The choice of device and precision, memory, and what is known of the hardware."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from carvana.errors import ConfigError, did_you_mean
@@ -216,6 +221,78 @@ class PeakMemory:
             self.megabytes = _peak_bytes() / 1e6
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Parameters of glibc's mallopt(3) for when memory is returned to the system."""
+
+_AFTERWARDS = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20, M_MMAP_MAX: 65536}
+"""The values that malloc adapts to by itself once large tensors were freed; once set, it adapts no more."""
+
+_keeping_lock = threading.Lock()
+_keeping = 0
+"""The number of open contexts of :func:`freed_memory_kept`."""
+
+
+@contextmanager
+def freed_memory_kept(device: torch.device) -> Iterator[None]:
+    """A context in which glibc's malloc keeps freed memory for the next tensor; without effect on other devices.
+
+    By default malloc maps each large tensor anew and unmaps it when it is freed, and the system clears each page again:
+    some 500,000 page faults in a step of a U-Net, a sixth to a third of its time. Pages of 2 MB instead of 4 kB save
+    most of the remaining page faults where Linux has such pages free. At the end of the last context the memory is
+    returned, and malloc again returns large blocks, as in any process that has freed a tensor of 32 MB.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
+    if library is None or not hasattr(library, "gnu_get_libc_version"):
+        yield
+        return
+    global _keeping
+    with _keeping_lock:
+        _keeping += 1
+        if _keeping == 1:
+            library.mallopt(M_TRIM_THRESHOLD, -1)
+            library.mallopt(M_MMAP_MAX, 0)
+            _ask_for_large_pages(library)
+    try:
+        yield
+    finally:
+        with _keeping_lock:
+            _keeping -= 1
+            if not _keeping:
+                for parameter, value in _AFTERWARDS.items():
+                    library.mallopt(parameter, value)
+                library.malloc_trim(0)
+
+
+def _ask_for_large_pages(library: ctypes.CDLL) -> None:
+    """Grow malloc's heap by half of the free memory, ask Linux to back it with pages of 2 MB, and free it again.
+
+    It is not written to, so it takes no memory yet; since it is not trimmed, later tensors are placed in it.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        import resource
+    except ImportError:  # a Python that was built without it
+        return
+    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if any(limit != resource.RLIM_INFINITY for limit in limits):
+        return  # the limit counts addresses, which others need, too
+    try:
+        size = free_memory() // 2
+        # A trial: if the heap itself failed to grow, threads would abandon it for good.
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, ValueError, OverflowError, LookupError):  # or the free memory is unknown
+        return
+    library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    library.free.argtypes = [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    block = library.malloc(size)
+    if block is not None:
+        begin = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
+        library.madvise(begin, block + size - begin, mmap.MADV_HUGEPAGE)  # without effect where Linux has none
+        library.free(block)
+
+
 def describe(device: torch.device) -> str:
     """The hardware in words, for records: "2 cores, x86_64 (AMX)", "NVIDIA H200" or "GPU of Apple M4"."""
     import platform
@@ -238,14 +315,9 @@ def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "mps":
         return False  # older systems have no bf16; whether it is faster is not measured yet
     # oneDNN accepts bf16 on any AVX-512 processor, but is faster than fp32 only where instructions exist for it.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
-
-
-def _has_bf16_instructions() -> bool:
-    import torch
-
     capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    instructions = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return instructions and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _peak_bytes() -> int:
@@ -266,18 +338,12 @@ def _peak_bytes() -> int:
 
 
 def _cgroup_bytes(name: str) -> int | None:
-    try:
-        with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
-            text = file.read().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+    with suppress(OSError, ValueError):  # no container, or one without a limit: "max"
+        return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
+    return None
 
 
 def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = [line for line in file if line.startswith("model name")]
-    except OSError:
-        return ""
-    return lines[0].partition(":")[2].strip() if lines else ""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    return ""

@@ -1,12 +1,19 @@
-"""Ordered thread-pool map with bounded memory."""
+"""Work beside the main thread: an ordered thread-pool map with bounded memory, and checks around child processes."""
 
 from __future__ import annotations
 
+import ast
+import linecache
+import multiprocessing
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.spawn import get_preparation_data
 from typing import TypeVar
 
+from carvana.errors import ConfigError
 from carvana.utils.devices import cpu_count
 
 T = TypeVar("T")
@@ -14,6 +21,11 @@ R = TypeVar("R")
 
 AHEAD_BYTES = 2**30
 """What the results in flight may take together, as far as it is known."""
+
+MAIN_GUARD = 'if __name__ == "__main__":'
+
+_network_ran_in: int | None = None
+"""The id of the process that has run a network with several threads: this one, or one that it was forked from."""
 
 
 def threaded(
@@ -68,3 +80,108 @@ def threaded(
         raise
     finally:
         pool.shutdown()
+
+
+def start_method() -> str:
+    """The start method of multiprocessing, fork, spawn or forkserver; reading it does not fix it."""
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
+def check_main_guard() -> None:
+    """Refuse to start processes where each of them would run the caller's script again, and with it this call.
+
+    Processes that are not forked import the main script first (spawn, and forkserver, the default of Python 3.14).
+
+    Raises:
+        ConfigError: the call stands in a script outside of ``if __name__ == "__main__":``, or this process is such a
+            second run of it.
+    """
+    if start_method() != "fork" and (_imports_main() or _calls_unguarded()):
+        raise ConfigError(
+            f"{getattr(sys.modules['__main__'], '__file__', 'the script')}: reading processes run this script again "
+            f"from its first line (multiprocessing's start method is {start_method()!r}); put its code under "
+            f"`{MAIN_GUARD}`, or take 0 workers"
+        )
+
+
+def _imports_main() -> bool:
+    """Whether this process is a child that is importing its parent's script at the moment."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
+def _calls_unguarded() -> bool:
+    """Whether the call comes from a statement of the main script that a child process would run as well.
+
+    Any ``if`` counts as a guard: where it is not, the child process finds out (:func:`_imports_main`).
+    """
+    main = sys.modules["__main__"]
+    prepared = get_preparation_data("")
+    package = str(prepared.get("init_main_from_name", "")).rpartition(".")[2] == "__main__"
+    if package or not prepared.keys() & {"init_main_from_name", "init_main_from_path"}:
+        return False  # a package that is run as such (python -m), or a notebook
+    frame = sys._getframe()
+    while frame.f_globals is not vars(main) or frame.f_code.co_name != "<module>":
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    try:
+        tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)))
+    except (SyntaxError, ValueError):
+        return False
+    around = [
+        each
+        for each in ast.walk(tree)
+        if isinstance(each, ast.stmt) and each.lineno <= frame.f_lineno <= (each.end_lineno or each.lineno)
+    ]
+    return bool(around) and not any(isinstance(each, ast.If) for each in around)
+
+
+def check_fork() -> None:
+    """Refuse to run a network in a fork of a process that has run one with several threads: it would hang.
+
+    A fork has one thread only, and OpenMP waits for those that the parent had. With one thread it does not wait, which
+    is why torch's readers may be forked.
+
+    Raises:
+        ConfigError: this is such a process.
+    """
+    import torch
+
+    if _network_ran_in not in (None, os.getpid()) and torch.get_num_threads() > 1:
+        raise ConfigError(
+            "this process is a fork of one that ran a network before, and a network would hang in it: start it by "
+            'multiprocessing.get_context("spawn"), run no network before the fork (make the predictor in the new '
+            "process), or call torch.set_num_threads(1) first in it"
+        )
+
+
+def network_runs() -> None:
+    """Call this before a network runs; raises as :func:`check_fork` does."""
+    global _network_ran_in
+    import torch
+
+    check_fork()
+    if torch.get_num_threads() > 1:
+        _network_ran_in = os.getpid()
+
+
+def end_with_parent() -> None:
+    """Run this in a thread of a worker: it ends the worker when its parent has ended.
+
+    A worker waits on a pipe that it holds open itself, so it would outlive a killed parent.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def tells_of_killed_reader(error: BaseException) -> bool:
+    """Whether torch says with an error, or with one that caused it, that a reading process was killed.
+
+    Torch raises it in the main thread at any place, for example within a network, whose errors then have it as cause.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, RuntimeError) and "DataLoader worker" in str(cause)):
+        cause = cause.__cause__
+    return cause is not None

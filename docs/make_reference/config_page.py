@@ -20,7 +20,7 @@ INTRODUCTION = """\
 # Configs
 
 A config is a YAML file of the keys below. A key that is not there keeps its default; an unknown key is an error that
-names file, line and the nearest valid key.
+names file, key and the nearest valid key.
 
 `carvana fit --config NAME` takes a shipped config or a file; `--set train.epochs=8` changes a single key, written with
 a dot; `--print-config` prints the whole config and ends. From Python:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 from torch import nn
@@ -26,8 +26,7 @@ from carvana.losses import make_loss
 from carvana.models.create import create_model
 from carvana.training.depthwise import QuickDepthwise
 from carvana.training.optim import make_optimizer
-from carvana.utils.cpu_allocator import freed_memory_kept
-from carvana.utils.devices import describe
+from carvana.utils.devices import describe, freed_memory_kept
 
 LAYERS = [(96, 177, 257, 3, 2), (144, 88, 128, 3, 1), (144, 91, 131, 5, 2), (240, 44, 64, 5, 1), (672, 22, 32, 5, 1)]
 """Channels, rows, columns, kernel, stride."""
@@ -51,12 +50,11 @@ def backward_seconds(channels: int, height: int, width: int, kernel: int, stride
     """Of one layer's backward pass."""
     layer = nn.Conv2d(channels, channels, kernel, stride, 0 if stride > 1 else kernel // 2, groups=channels, bias=False)
     images = torch.randn(8, channels, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16), ExitStack() as held:
-        if quick:
-            held.enter_context(QuickDepthwise())
+    with torch.autocast("cpu", torch.bfloat16):
         value = layer(images)
     gradient = torch.randn_like(value)
-    return least(lambda: torch.autograd.grad(value, [images, layer.weight], gradient, retain_graph=True))
+    with QuickDepthwise() if quick else nullcontext():
+        return least(lambda: torch.autograd.grad(value, [images, layer.weight], gradient, retain_graph=True))
 
 
 def step_seconds(way: str) -> float:
@@ -74,11 +72,10 @@ def step_seconds(way: str) -> float:
             held.enter_context(freed_memory_kept(CPU))
         for _ in range(STEPS + 1):
             began = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16), ExitStack() as forward:
-                if way in ("gradients", "both"):
-                    forward.enter_context(QuickDepthwise())
+            with torch.autocast("cpu", torch.bfloat16):
                 logits = model(images)
-            loss(logits.float(), targets).backward()
+            with QuickDepthwise() if way in ("gradients", "both") else nullcontext():
+                loss(logits.float(), targets).backward()
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - began)

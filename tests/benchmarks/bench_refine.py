@@ -27,8 +27,7 @@ from carvana.evaluation.samples import choose_samples
 from carvana.inference.base import BasePredictor
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import Refiner
-from carvana.utils.cpu_allocator import freed_memory_kept
-from carvana.utils.devices import describe, resolve_device
+from carvana.utils.devices import describe, freed_memory_kept, resolve_device
 from carvana.utils.progress import SilentReporter
 
 LOOKS = ["0.4,0.6,0", "0.2,0.8,0", "0.1,0.9,0", "0.1,0.9,8", "0.02,0.98,8", "0.002,0.998,16"]

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from reference import dice
 
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample, find_samples
-from carvana.metrics import dice
 
 pytestmark = pytest.mark.skipif("CARVANA_DATA" not in os.environ, reason="CARVANA_DATA names no folder of real images")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reference import boundary_dice, dice, iou, pixel_accuracy
 from torch import Tensor, nn
 
 from carvana.data.io.images import write_image
@@ -17,7 +18,6 @@ from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.inference.levels import THRESHOLDS
 from carvana.inference.predictor import Predictor
-from carvana.metrics import boundary_dice, dice, iou, pixel_accuracy
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 

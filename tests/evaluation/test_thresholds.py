@@ -7,12 +7,11 @@ import pickle
 import cv2
 import numpy as np
 import pytest
-from reference import blob, brute_force_band
+from reference import blob, boundary_dice, brute_force_band, confusion, dice
 
 from carvana.errors import DataError
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
 from carvana.inference.levels import THRESHOLDS, levels, threshold_index
-from carvana.metrics import boundary_dice, confusion, dice
 
 
 def soft(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:

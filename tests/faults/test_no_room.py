@@ -23,7 +23,7 @@ from carvana.training.callbacks import TensorBoard
         "one line that names the file and what to do; no incomplete file; an existing model works; with "
         "room, the same end"
     ),
-    reaches="training/fit.py, checkpoint.py, training_log.py, evaluation/report.py: OSError in each write of a run",
+    reaches="training/fit.py, checkpoint.py, callbacks.py, evaluation/report.py: OSError in each write of a run",
 )
 def test_a_fit_that_meets_a_full_disk_ends_and_goes_on(
     disk: Disk, run: Path, tiny_data: Path, photos: Path, tmp_path: Path, whole: bool, came_out: Any

@@ -16,7 +16,7 @@ from faults.spoilt import LOSS, Spoilt, command, registered
 import carvana
 from carvana.errors import ModelError
 from carvana.run import Run
-from carvana.training.failures import NonFiniteLossError
+from carvana.training.signals import NonFiniteLossError
 from carvana.utils.progress import SilentReporter
 
 
@@ -45,7 +45,7 @@ STEPS = {(0, 1): 1, (5, 1): 6, (11, 1): 12, (0, 3): 1, (5, 3): 3, (11, 3): 6}
     "one; fp32 and bf16, batches accumulated or not",
     promised="one line with the step, its learning rate and what to do; the last good state goes on to the end of an "
     "undisturbed run",
-    reaches="training/trainer.py: _hear; training/failures.py: not_finite",
+    reaches="training/trainer.py: _add_losses, _not_finite",
     quick=2,
 )
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Flat(nn.Module):
         "a user's network with BatchNorm over one value a channel: batches of 2 of 3 images, so that the last has one"
     ),
     promised="one line that asks for larger batches",
-    reaches="training/sampler.py: a last batch of one",
+    reaches="training/loader.py: a last batch of one",
 )
 def test_a_trailing_photo(tiny_data: Path) -> None:
     data = carvana.SegmentationDataset(carvana.find_samples(tiny_data)[:3], (32, 32))

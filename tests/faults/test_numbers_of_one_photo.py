@@ -17,8 +17,8 @@ from faults.spoilt import LOSS, NETWORK, Spoilt, command, mask, noises, write_pa
 import carvana
 from carvana.errors import CarvanaError, ModelError
 from carvana.inference.predict_folder import predict_folder
-from carvana.training.failures import NonFiniteLossError
 from carvana.training.find_lr import find_lr
+from carvana.training.signals import NonFiniteLossError
 from carvana.utils.progress import SilentReporter
 
 WHITE = np.full((40, 60, 3), 255, np.uint8)

@@ -17,7 +17,7 @@ from carvana.errors import RunError
 from carvana.plugins import load_plugins
 from carvana.registry import Registry
 from carvana.run import Run
-from carvana.training.plugin_requirements import check_packages
+from carvana.training.setup import check_packages
 
 REGISTER = "def register(registry):\n"
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -244,7 +244,7 @@ def test_an_architecture_that_cannot_be_imported(code: str | None, words: str, t
 @pytest.mark.fault(
     done="run.json whose table of packages is a list, a text, or names something that is not a package",
     promised="one line that names the file; no pip command with text from the file",
-    reaches="training/plugin_requirements.py: check_packages",
+    reaches="training/setup.py: check_packages",
 )
 @pytest.mark.parametrize("told", [["mine"], "mine", {"mine": 3}, {"mine": "x; rm -rf ~"}, {"mine": "--index-url"}])
 def test_a_record_of_packages_that_is_none(told: object, tmp_path: Path) -> None:

@@ -97,11 +97,11 @@ def wrong(field: FieldInfo) -> list[Any]:
     return values + outside(field)
 
 
-def as_yaml(key: str, value: Any) -> tuple[str, int]:
-    """A recipe with a comment first and one key, and the line on which that stands."""
+def as_yaml(key: str, value: Any) -> str:
+    """A recipe with a comment first and one key."""
     *section, name = key.split(".")
     text = yaml.safe_dump({name: value}, default_flow_style=True, width=10**6).strip()[1:-1]
-    return (f"# mine\n{section[0]}:\n  {text}\n", 3) if section else (f"# mine\n{text}\n", 2)
+    return f"# mine\n{section[0]}:\n  {text}\n" if section else f"# mine\n{text}\n"
 
 
 @pytest.mark.fault(
@@ -109,7 +109,7 @@ def as_yaml(key: str, value: Any) -> tuple[str, int]:
         "a value of a wrong type, out of range, not finite, empty or null, for each key of a config, in "
         "a file, with --set and in Python"
     ),
-    promised="one line with file, line, key, value and what was expected",
+    promised="one line with file, key, value and what was expected",
     reaches="errors.py: explain, each kind of mistake that pydantic finds",
 )
 @pytest.mark.parametrize("key", KEYS)
@@ -119,11 +119,10 @@ def test_each_key_refuses_what_it_cannot_take(key: str, tmp_path: Path, came_out
     for value in wrong(KEYS[key]):
         if value is None and "." not in key:
             continue  # a key of the outermost level with nothing behind it keeps its default
-        text, number = as_yaml(key, value)
-        path.write_text(text)
+        path.write_text(as_yaml(key, value))
         told = repr(value)[: 1 if isinstance(value, list | dict) else 4]
         from_file = said(lambda: load_config(path))
-        assert from_file.startswith(f"{path}: line {number}, {key} = "), (value, from_file)
+        assert from_file.startswith(f"{path}: {key} = "), (value, from_file)
         assert told in from_file
         word = f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix('...' + chr(10))}"
         from_set = said(lambda word=word: load_config(None, parse_settings([word])))  # type: ignore[misc]
@@ -131,7 +130,7 @@ def test_each_key_refuses_what_it_cannot_take(key: str, tmp_path: Path, came_out
         for line in (from_set, in_python):
             assert f"{key} = " in line, (value, line)
             assert told in line, (value, line)
-            assert "line " not in line.partition(key)[0]
+            assert str(path) not in line
         times += 3
     came_out(times=times)
 
@@ -173,7 +172,7 @@ def test_each_key_takes_extremes_soundly_or_refuses_them(key: str, came_out: Cal
 
 @pytest.mark.fault(
     done=("an unknown key beside each key of a config: misspelt, in another section, with a section's name before it"),
-    promised="one line that names file, line, key and the nearest that there is",
+    promised="one line that names file, key and the nearest that there is",
     reaches="errors.py: _instead",
 )
 @pytest.mark.parametrize("key", KEYS)
@@ -181,13 +180,13 @@ def test_unknown_keys_name_the_nearest(key: str, tmp_path: Path, came_out: Calla
     path = tmp_path / "mine.yaml"
     *section, name = key.split(".")
     misspelt = ".".join([*section, name + "x"])
-    path.write_text(as_yaml(misspelt, 1)[0])
+    path.write_text(as_yaml(misspelt, 1))
     line = said(lambda: load_config(path))
-    assert line.startswith(f"{path}: line {3 if section else 2}, {misspelt}: unknown key")
+    assert line.startswith(f"{path}: {misspelt}: unknown key")
     assert name in line.partition("unknown key")[2]
     elsewhere = next(other for other in ("data", "train") if f"{other}.{name}" not in KEYS)
     same = [other for other in KEYS if other.rpartition(".")[2] == name]  # two sections have a seed
-    path.write_text(as_yaml(f"{elsewhere}.{name}", 1)[0])
+    path.write_text(as_yaml(f"{elsewhere}.{name}", 1))
     line = said(lambda: load_config(path))
     assert any(other in line.partition("unknown key")[2] for other in same), line
     line = said(lambda: load_config(None, parse_settings([f"{misspelt}=1"])))

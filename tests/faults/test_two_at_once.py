@@ -85,7 +85,7 @@ def test_two_fits_on_one_run(
 @pytest.mark.fault(
     done="two fits of one config on one folder, started at the same moment",
     promised="one of them trains to the end of an undisturbed run; the other is refused by one line",
-    reaches="training/run_folder.py: choose_run; training/fit.py: _is_interrupted",
+    reaches="run.py: training_run; training/fit.py: _is_interrupted",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(2))

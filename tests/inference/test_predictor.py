@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from reference import dice
 from torch import Tensor, nn
 
 from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, DataError, ModelError
 from carvana.inference.levels import THRESHOLDS
 from carvana.inference.predictor import Predictor
-from carvana.metrics import dice
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from boards import drawn_board, make_board
 from PIL import Image
+from reference import dice, iou
 
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
@@ -19,7 +20,6 @@ from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import WAITING, Row, ScoredImage
 from carvana.leaderboard.report.html import to_html
 from carvana.leaderboard.report.images import busiest_window, errors, mean_distance, most_different, outline
-from carvana.metrics import dice, iou
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference import dice
 
 import carvana
 from carvana.config import FitConfig
@@ -16,7 +17,6 @@ from carvana.data.io.masks import read_mask
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
 from carvana.evaluation.samples import read_run_split
 from carvana.folds import Folds
-from carvana.metrics import dice
 from carvana.training.callbacks import Callback
 from carvana.training.cross_validation import fit_folds, resume_folds
 from carvana.utils.progress import SilentReporter

@@ -273,7 +273,8 @@ def test_a_loss_that_is_not_finite_names_the_photos_and_the_last_good_state(tiny
         carvana.create_model("one-conv", width=4), train=data, val=data, out=tmp_path / "run", epochs=3, batch_size=4,
         workers=0, precision="fp32", device="cpu",
     )  # fmt: skip
-    loss, bad = trainer.loss, int(trainer.train_batches.indices(1, 2)[0])
+    trainer.train_batches.set_place(1)
+    loss, bad = trainer.loss, int(trainer.train_batches.indices(2)[0])
     trainer.loss = lambda logits, targets: (
         loss(logits, targets)
         * (float("nan") if len(targets) == 4 and trainer.progress.epoch == 1 and trainer.progress.batch == 2 else 1.0)

@@ -18,7 +18,7 @@ from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.training.callbacks import TensorBoard
-from carvana.training.duration import Duration
+from carvana.training.optim import Duration
 from carvana.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_fits")

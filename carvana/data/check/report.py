@@ -18,9 +18,8 @@ from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings
 from carvana.data.io.images import read_image
 from carvana.errors import DataError
 from carvana.utils.deprecated import Attribute
-from carvana.utils.notebook import default_reporter
 from carvana.utils.parallel import threaded
-from carvana.utils.progress import Reporter, track
+from carvana.utils.progress import Reporter, default_reporter, track
 
 _THUMBNAILS = 1024  # of possible near-duplicates, kept in memory
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import cv2
 
-from carvana.utils.processes import end_with_parent
+from carvana.utils.parallel import end_with_parent
 
 T = TypeVar("T")
 

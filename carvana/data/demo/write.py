@@ -15,8 +15,7 @@ from carvana.data.io.masks import write_palette_mask
 from carvana.errors import CarvanaError, DataError
 from carvana.utils.devices import cpu_count
 from carvana.utils.files import digest, read_json, write_json
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 VERSION = 1
 """Raised when equal parameters begin to give other pictures; part of the name of folders that keep a demo."""

@@ -30,10 +30,8 @@ from carvana.models.fuse import for_inference
 from carvana.models.preprocess import padded_size
 from carvana.models.segmenter import Segmenter
 from carvana.models.weight_files import first_line
-from carvana.utils.files import atomic_path
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
-from carvana.utils.targets import check_target
+from carvana.utils.files import atomic_path, check_target
+from carvana.utils.progress import Reporter, default_reporter
 
 TOLERANCE = 1e-3
 """The largest allowed difference between ONNX Runtime and PyTorch: see ``difference``."""

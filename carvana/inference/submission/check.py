@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from carvana.data.io.rle import RleError, runs_of
 from carvana.inference.submission.table import open_table, read_names, split_row
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 SIZE = 1280, 1918
 """(height, width) of the competition's images."""

@@ -33,9 +33,8 @@ from carvana.inference.submission.shards import Shards, clear_joined
 from carvana.inference.submission.table import HEADER, make_row
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
-from carvana.utils.notebook import default_reporter
-from carvana.utils.processes import tells_of_killed_reader
-from carvana.utils.progress import Reporter
+from carvana.utils.parallel import tells_of_killed_reader
+from carvana.utils.progress import Reporter, default_reporter
 
 FORMAT_VERSION = 1
 

@@ -22,8 +22,7 @@ from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
 from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, run_tiles
 from carvana.models.preprocess import padded_size
 from carvana.utils.devices import is_out_of_memory, release_memory
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 C = TypeVar("C", bound=Accumulator)
 

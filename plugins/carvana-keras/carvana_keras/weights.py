@@ -12,8 +12,7 @@ import torch
 from carvana import Run, Segmenter, create_model
 from carvana.errors import ConfigError
 from carvana.utils.files import scratch_folder
-from carvana.utils.notebook import default_reporter
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 from torch import Tensor, nn
 
 from carvana_keras.file import open_keras, short, values_of

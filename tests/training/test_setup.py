@@ -7,7 +7,7 @@ import pytest
 import carvana
 from carvana.errors import RunError, UnknownNameError
 from carvana.registry import registry
-from carvana.training.plugin_requirements import KEY, check_packages, packages_of
+from carvana.training.setup import PLUGINS, check_packages, packages_of
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_a_name_that_is_missing_or_somebody_elses_is_told_with_its_package(
     run = carvana.Run(tmp_path)
     with pytest.raises(UnknownNameError, match="mine"):
         check_packages(run, config)
-    run.write_record({KEY: {"mine": "carvana-mine", "focal": "carvana-mine"}})
+    run.write_record({PLUGINS: {"mine": "carvana-mine", "focal": "carvana-mine"}})
     with pytest.raises(RunError, match=r"'mine' is not registered here.*pip install carvana-mine"):
         check_packages(run, config)
     registry.archs.register("mine", "mine:build", replace=True)
