@@ -37,9 +37,9 @@ PRELOADED = (
     "accelerate", "matplotlib.pyplot", "safetensors.torch", "huggingface_hub", "h5py", "onnxruntime", "typer.testing",
     "carvana.builtins", "carvana.cli.app", "carvana.leaderboard.compare", "carvana.leaderboard.worker",
     "carvana.leaderboard.jobs", "carvana.leaderboard.report.html", "carvana.data.check.report", "carvana.data.demo",
-    "carvana.data.splits", "carvana.evaluation.report", "carvana.evaluation.cross_validation",
+    "carvana.data.splits", "carvana.evaluation.report",
     "carvana.inference.submission.write",
-    "carvana.inference.load", "carvana.inference.predict_folder", "carvana.training.fit",
+    "carvana.inference.ensemble", "carvana.inference.predict_folder", "carvana.training.fit",
     "carvana.training.cross_validation",
     "carvana.training.find_lr",
 )  # fmt: skip

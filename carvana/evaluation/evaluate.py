@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.masks import read_mask
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample
-from carvana.errors import DataError
-from carvana.evaluation.spool import Spool
+from carvana.errors import DataError, cause
 from carvana.evaluation.statistics import bootstrap_interval
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
-from carvana.inference.base import BasePredictor, P
-from carvana.inference.levels import threshold_index
-from carvana.inference.pipeline import overlapped, run_batches
-from carvana.inference.prediction import Prediction
+from carvana.inference.base import BasePredictor, run_batches
+from carvana.inference.inputs import refuse_equal_stems
+from carvana.inference.pipeline import P, overlapped
+from carvana.inference.prediction import Prediction, threshold_index
 from carvana.utils.deprecated import Attribute, old_fields, renamed
+from carvana.utils.files import scratch_folder
 from carvana.utils.notebook import default_reporter
 from carvana.utils.progress import Reporter, track
+
+_Labelled = tuple[Sample, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -83,16 +88,9 @@ class Evaluation:
         return {
             "images": len(self.images),
             "groups": self.groups,
-            "dice": self.dice,
+            **{name: value for name, value in vars(self).items() if name != "images"},
             "dice_ci95": list(self.dice_ci95 or (None, None)),
-            "dice_at_half": self.dice_at_half,
-            "dice_as_predicted": self.dice_as_predicted,
-            "iou": self.iou,
-            "pixel_accuracy": self.pixel_accuracy,
-            "boundary_dice": self.boundary_dice,
-            "threshold": self.threshold,
             "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
-            "seconds": self.seconds,
             "per_image": [asdict(image) for image in self.images],
         }
 
@@ -172,15 +170,15 @@ def count_images(
     """
 
     def finish(job: tuple[_Labelled, Prediction | None]) -> ImageCounts:
-        labelled, prediction = job
+        (sample, mask), prediction = job
         assert prediction is not None
         graded = prediction.levels
         if spool is not None:
-            spool.put(labelled.sample, graded)
-        return threshold_counts(graded, labelled.mask)
+            spool.put(sample, graded)
+        return threshold_counts(graded, mask)
 
     read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
-    predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled.sample.image)
+    predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled[0].image)
     counted = overlapped(finish, predicted, workers=workers)
     return list(track(counted, reporter or default_reporter(), "evaluating", len(samples)))
 
@@ -209,28 +207,79 @@ def summarise(
     images = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
     predicted = [count.whole.dice[threshold_index(own)] for count, own in zip(counts, own_thresholds, strict=True)]
 
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(image, name) for image in images]))
-
+    names = ("dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
+    means = {name: float(np.mean([getattr(image, name) for image in images])) for name in names}
     return Evaluation(
         images=images,
-        dice=mean("dice"),
         dice_ci95=bootstrap_interval([image.dice for image in images], groups),
-        dice_at_half=mean("dice_at_half"),
         dice_as_predicted=float(np.mean(predicted)),
-        iou=mean("iou"),
-        pixel_accuracy=mean("pixel_accuracy"),
-        boundary_dice=mean("boundary_dice"),
         threshold=threshold,
         scale=scale,
         seconds=seconds,
+        **means,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Labelled:
-    sample: Sample
-    mask: NDArray[np.uint8]
+def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
+    """The file of an image's predicted mask in a folder of them: ``<stem>_mask.png``, in the image's sub-folders."""
+    return Path(folder) / f"{sample.stem}_mask.png"
+
+
+class Spool:
+    """Predictions on disk, to be written as masks once the threshold is known.
+
+    They are stored in 8 bits a pixel, compressed, which keeps the mask of every threshold of the grid exact. So memory
+    does not grow with the number of images.
+    """
+
+    def __init__(self, masks_dir: Path, scratch: Path) -> None:
+        self._masks_dir = masks_dir
+        self._scratch = scratch
+
+    @classmethod
+    @contextmanager
+    def opened(cls, masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Spool | None]:
+        """Open a spool for a ``with`` block; None if ``masks_dir`` is None.
+
+        Raises:
+            DataError: two images would write the same mask, or the folder cannot be written to.
+        """
+        if masks_dir is None:
+            yield None
+            return
+        refuse_equal_stems([sample.image for sample in samples], [sample.stem for sample in samples])
+        folder = Path(masks_dir)
+        try:
+            with scratch_folder(folder) as scratch:
+                yield cls(folder, scratch)
+        except BrokenPipeError:  # the reader of our output has closed it
+            raise
+        except OSError as error:  # images that cannot be read are a DataError already
+            raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
+
+    def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
+        """Store one image's levels (H, W): see :attr:`Prediction.levels`. May be called from any thread."""
+        shape = np.array(graded.shape, np.int64).tobytes()
+        self._path(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
+
+    def write_masks(self, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter) -> None:
+        """Write all masks at a threshold of the grid."""
+        least = threshold_index(threshold) + 1  # the lowest level above the threshold
+
+        def write(sample: Sample) -> None:
+            data = self._path(sample).read_bytes()
+            shape = np.frombuffer(data[:16], np.int64)
+            graded = np.frombuffer(zlib.decompress(data[16:]), np.uint8).reshape(shape)
+            write_mask(mask_path(self._masks_dir, sample), graded >= least)
+
+        for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
+            pass
+
+    def _path(self, sample: Sample) -> Path:
+        path = self._scratch / sample.stem
+        if sample.depth:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
@@ -243,7 +292,7 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
             f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.image} has "
             f"{width} x {height}; a mask must have its image's size"
         )
-    return _Labelled(sample, mask), predictor.prepare(image)
+    return (sample, mask), predictor.prepare(image)
 
 
 def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
-from carvana.inference.engines.onnx_pooling import pool_at_any_size
 from carvana.inference.tiling.memory import bytes_per_pixel
 from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.models.fuse import for_inference
@@ -44,6 +43,8 @@ OPSET = 18
 _MOST_BYTES = 2**31 - 2**24  # protobuf holds 2 GiB; the graph itself takes a little
 
 _TASK = "exporting"
+
+_POOLS: tuple[Any, ...] = (torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten._adaptive_avg_pool2d.default)
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,50 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
+
+
+def pool_at_any_size(program: ExportedProgram) -> ExportedProgram:
+    """The same program, with adaptive average pooling that is valid for every height and width.
+
+    Which pixels belong to each pooled cell depends on the image's size. Torch's decomposition fixes those of one size
+    in the graph; here pooling is a product with a matrix that the graph computes from the size.
+    """
+    if not any(node.target in _POOLS and list(node.args[1]) != [1, 1] for node in program.graph.nodes):
+        return program
+    pooled: ExportedProgram = program.run_decompositions(dict.fromkeys(_POOLS, adaptive_average))
+    return pooled
+
+
+def adaptive_average(features: Tensor, output_size: Sequence[int]) -> Tensor:
+    """The same as ``torch.nn.functional.adaptive_avg_pool2d``, as two matrix products.
+
+    Args:
+        features: float (..., H, W).
+        output_size: (height, width).
+
+    Returns:
+        (..., height, width).
+
+    >>> features = torch.rand(1, 2, 5, 7)
+    >>> torch.allclose(adaptive_average(features, (2, 3)), torch.nn.functional.adaptive_avg_pool2d(features, (2, 3)))
+    True
+    """
+    height, width = output_size
+    return (
+        _pool_weights(features.shape[-2], height, features)
+        @ features
+        @ _pool_weights(features.shape[-1], width, features).T
+    )
+
+
+def _pool_weights(size: int, parts: int, like: Tensor) -> Tensor:
+    """The weight of each of ``size`` pixels in each of the parts, which overlap where ``parts`` does not divide it."""
+    pixel = torch.arange(size, device=like.device)
+    part = torch.arange(parts, device=like.device)[:, None]
+    begin = part * size // parts
+    end = ((part + 1) * size + parts - 1) // parts
+    inside = (pixel >= begin) & (pixel < end)
+    return inside.to(like.dtype) / (end - begin).to(like.dtype)
 
 
 @contextlib.contextmanager
