@@ -262,19 +262,14 @@ def _explain(pixels: FloatImage, weight: FloatImage, foreground: FloatImage, bac
 
 def _edge_windows(wanted: NDArray[np.bool_], side: int = 96) -> Iterator[tuple[Window, Window]]:
     """Squares that hold a wanted pixel, and each with the margin that the narrow pass looks at."""
-    height, width = wanted.shape
     margin = _NARROW // 2
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            bottom, right = min(top + side, height), min(left + side, width)
-            if wanted[top:bottom, left:right].any():
-                core = slice(top, bottom), slice(left, right)
+    for top in range(0, wanted.shape[0], side):
+        for left in range(0, wanted.shape[1], side):
+            core = np.s_[top : top + side, left : left + side]
+            if wanted[core].any():
                 yield (
                     core,
-                    (
-                        slice(max(0, top - margin), min(bottom + margin, height)),
-                        slice(max(0, left - margin), min(right + margin, width)),
-                    ),
+                    np.s_[max(0, top - margin) : top + side + margin, max(0, left - margin) : left + side + margin],
                 )
 
 
