@@ -118,14 +118,14 @@ def export_onnx(
     if size > _MOST_BYTES:
         raise ModelError(f"'{arch}' cannot be exported: its {size / 1e9:.1f} GB of weights exceed ONNX's 2 GB a file")
     sizes = check_shapes(model.spec.stride, model.spec.min_size)
-    reporter.start(_TASK, 2 + len(sizes))
+    reporter.start(_TASK, 1 + len(sizes))
     try:
         network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-        program = _traced(network)
+        data = _onnx_bytes(network)
         reporter.advance(_TASK)
         with atomic_path(out) as temporary:
-            temporary.write_bytes(_onnx_bytes(network, program))
-            reporter.advance(_TASK)
+            temporary.write_bytes(data)
+            del data  # up to 2 GB
             checks = tuple(_checked(network, temporary, shape, reporter) for shape in sizes)
     finally:
         reporter.finish(_TASK)
@@ -159,30 +159,27 @@ def difference(expected: Tensor, found: Tensor) -> float:
     return float(torch.maximum(share, probability))
 
 
-def _traced(network: Segmenter) -> ExportedProgram:
+def _converted(network: Segmenter) -> Any:
+    """The network as ONNX's ModelProto."""
     spec = network.spec
     # Sides that nothing divides, and a batch above 1, which torch takes for a number that never changes.
     images = _images((2, 3, spec.min_size + spec.stride + 3, spec.min_size + 2 * spec.stride + 5))
     free = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    ends: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
     try:
         with _quiet():
-            return pool_at_any_size(torch.export.export(network, (images,), dynamic_shapes=free, strict=False))
+            program = pool_at_any_size(torch.export.export(network, (images,), dynamic_shapes=free, strict=False))
+            made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **ends)
+        assert made is not None
+        return made.model_proto
     except Exception as error:  # whatever torch, or the network, raises
         raise _cannot(network, _cause(error)) from error
 
 
-def _onnx_bytes(network: Segmenter, program: ExportedProgram) -> bytes:
+def _onnx_bytes(network: Segmenter) -> bytes:
     from carvana.utils.version import __version__
 
-    try:
-        with _quiet():
-            made = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-            )
-        assert made is not None
-        proto: Any = made.model_proto
-    except Exception as error:  # see _traced
-        raise _cannot(network, _cause(error)) from error
+    proto = _converted(network)
     for part in (proto.graph, *proto.functions):
         _strip(part)
     for end in (*proto.graph.input, *proto.graph.output):
