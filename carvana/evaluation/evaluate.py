@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,48 +126,65 @@ def evaluate(
         >>> numbers.dice, numbers.dice_ci95  # doctest: +SKIP
         (0.98803, (0.98732, 0.98868))
     """
-    reporter = reporter or default_reporter()
     if not samples:
         raise DataError("no labelled images to evaluate on; name a data folder that holds some")
-    started = time.perf_counter()
-    with Spool.opened(masks_dir, samples) as spool:
-        counts = count_images(predictor, samples, spool=spool, workers=workers, reporter=reporter)
-        threshold = best_threshold(counts)
-        if spool is not None:
-            spool.write_masks(samples, threshold, workers, reporter)
-    return summarise(
-        samples,
-        counts,
-        threshold=threshold,
-        own_thresholds=[predictor.threshold] * len(samples),
-        scale=predictor.scale,
-        seconds=time.perf_counter() - started,
-    )
+    parts = [(predictor, samples)]
+    return evaluate_parts(parts, samples, masks_dir=masks_dir, workers=workers, reporter=reporter)
 
 
 __getattr__ = renamed(__name__, PhotoScore="ImageScore")
 
 
-def count_images(
-    predictor: BasePredictor[Any],
+def evaluate_parts(
+    parts: Iterable[tuple[BasePredictor[Any], Sequence[Sample]]],
     samples: Sequence[Sample],
     *,
-    spool: Spool | None = None,
+    masks_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> list[ImageCounts]:
-    """Predict images and compare them with their true masks, at all thresholds at once.
+) -> Evaluation:
+    """Evaluate images of which each network predicts a part; all count together, as in :func:`evaluate`.
 
     Args:
-        predictor: the model.
-        samples: images with masks.
-        spool: stores the predictions until the threshold is chosen; None stores none.
-        workers: threads that read, and as many that count; None for one per core.
+        parts: each network with its images, pulled when the one before is done.
+        samples: all images, in the order of the parts.
+        masks_dir: as for :func:`evaluate`, like the others.
+        workers: threads that read, and as many that count.
         reporter: receives the progress.
-
-    Raises:
-        DataError: an image cannot be read, has no mask, or one of another size.
     """
+    reporter = reporter or default_reporter()
+    started = time.perf_counter()
+    counts: list[ImageCounts] = []
+    as_predicted: list[float] = []
+    with Spool.opened(masks_dir, samples) as spool:
+        for predictor, part in parts:
+            found = _count(predictor, part, spool, workers, reporter)
+            as_predicted += [float(image.whole.dice[threshold_index(predictor.threshold)]) for image in found]
+            counts += found
+        threshold = best_threshold(counts)
+        if spool is not None:
+            spool.write_masks(samples, threshold, workers, reporter)
+    seconds = time.perf_counter() - started
+    groups = [sample.group for sample in samples]
+    chosen = cross_fitted_thresholds(counts, groups)
+    images = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
+    names = ("dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
+    means = {name: float(np.mean([getattr(image, name) for image in images])) for name in names}
+    return Evaluation(
+        images=images,
+        dice_ci95=bootstrap_interval([image.dice for image in images], groups),
+        dice_as_predicted=float(np.mean(as_predicted)),
+        threshold=threshold,
+        scale=predictor.scale,
+        seconds=seconds,
+        **means,
+    )
+
+
+def _count(
+    predictor: BasePredictor[Any], samples: Sequence[Sample], spool: Spool | None, workers: int | None, to: Reporter
+) -> list[ImageCounts]:
+    """Predict images and compare them with their true masks, at all thresholds at once."""
 
     def finish(job: tuple[_Labelled, Prediction | None]) -> ImageCounts:
         (sample, mask), prediction = job
@@ -179,45 +196,7 @@ def count_images(
 
     read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
     predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled[0].image)
-    counted = overlapped(finish, predicted, workers=workers)
-    return list(track(counted, reporter or default_reporter(), "evaluating", len(samples)))
-
-
-def summarise(
-    samples: Sequence[Sample],
-    counts: Sequence[ImageCounts],
-    *,
-    threshold: float,
-    own_thresholds: Sequence[float],
-    scale: str | tuple[int, int],
-    seconds: float,
-) -> Evaluation:
-    """Score images at thresholds chosen on other groups, and take the means.
-
-    Args:
-        samples: the images.
-        counts: of each image, from :func:`count_images`.
-        threshold: the one that is best on all of them.
-        own_thresholds: for each image, that of the model that predicted it.
-        scale: (height, width) at which the network saw the images, or a word.
-        seconds: that it took.
-    """
-    groups = [sample.group for sample in samples]
-    chosen = cross_fitted_thresholds(counts, groups)
-    images = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
-    predicted = [count.whole.dice[threshold_index(own)] for count, own in zip(counts, own_thresholds, strict=True)]
-
-    names = ("dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
-    means = {name: float(np.mean([getattr(image, name) for image in images])) for name in names}
-    return Evaluation(
-        images=images,
-        dice_ci95=bootstrap_interval([image.dice for image in images], groups),
-        dice_as_predicted=float(np.mean(predicted)),
-        threshold=threshold,
-        scale=scale,
-        seconds=seconds,
-        **means,
-    )
+    return list(track(overlapped(finish, predicted, workers=workers), to, "evaluating", len(samples)))
 
 
 def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:

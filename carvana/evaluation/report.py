@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,9 @@ from carvana.data.io.display import over_white, read_shown
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.evaluation.evaluate import Evaluation, Spool, count_images, evaluate, mask_path, summarise
+from carvana.evaluation.evaluate import Evaluation, evaluate, evaluate_parts, mask_path
 from carvana.evaluation.plots import contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
-from carvana.evaluation.thresholds import ImageCounts, best_threshold
 from carvana.folds import Folds
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
@@ -125,29 +123,13 @@ def evaluate_folds(
         RunError: a fold is not finished.
         DataError: an image is gone or cannot be read.
     """
-    reporter = reporter or default_reporter()
     runs = folds.finished_runs()
-    parts = [read_run_split(run, root=root, reporter=reporter).val for run in runs]
-    samples = [sample for part in parts for sample in part]
-    counts: list[ImageCounts] = []
-    own_thresholds: list[float] = []
-    started = time.perf_counter()
-    with Spool.opened(folds.masks_path, samples) as spool:
-        assert spool is not None
-        for run, part in zip(runs, parts, strict=True):  # one network at a time in memory
-            predictor = Predictor.from_pretrained(run.path, device=device)
-            counts += count_images(predictor, part, spool=spool, workers=workers, reporter=reporter)
-            own_thresholds += [predictor.threshold] * len(part)
-        threshold = best_threshold(counts)
-        spool.write_masks(samples, threshold, workers, reporter)
-    evaluation = summarise(
-        samples,
-        counts,
-        threshold=threshold,
-        own_thresholds=own_thresholds,
-        scale=predictor.scale,  # folds share their config
-        seconds=time.perf_counter() - started,
+    splits = [read_run_split(run, root=root, reporter=reporter).val for run in runs]
+    samples = [sample for part in splits for sample in part]
+    parts = (  # one network at a time in memory
+        (Predictor.from_pretrained(run.path, device=device), part) for run, part in zip(runs, splits, strict=True)
     )
+    evaluation = evaluate_parts(parts, samples, masks_dir=folds.masks_path, workers=workers, reporter=reporter)
     worst_images(evaluation, samples, partial(_mask, folds.masks_path), path=folds.pictures_path / "worst.png")
     folds.write_evaluation(evaluation.to_json() | _each_fold(folds))
     return evaluation
