@@ -35,11 +35,11 @@ ADDRESS = "CARVANA_TEST_FORKSERVER"
 PRELOADED = (
     "torch", "torch.utils.tensorboard", "torchvision", "segmentation_models_pytorch", "timm", "albumentations", "cv2",
     "accelerate", "matplotlib.pyplot", "safetensors.torch", "huggingface_hub", "onnxruntime", "typer.testing",
-    "carvana.builtins", "carvana.cli.app", "carvana.leaderboard.compare", "carvana.leaderboard.jobs",
-    "carvana.leaderboard.report.html", "carvana.data.check.report", "carvana.data.demo",
-    "carvana.data.splits", "carvana.evaluation.report", "carvana.evaluation.cross_validation",
+    "carvana.builtins", "carvana.cli.app", "carvana.leaderboard.compare",
+    "carvana.leaderboard.jobs", "carvana.leaderboard.report.html", "carvana.data.check.report", "carvana.data.demo",
+    "carvana.data.splits", "carvana.evaluation.report",
     "carvana.inference.submission.write",
-    "carvana.inference.load", "carvana.inference.predict_folder", "carvana.training.fit",
+    "carvana.inference.ensemble", "carvana.inference.predict_folder", "carvana.training.fit",
     "carvana.training.cross_validation",
     "carvana.training.find_lr",
 )  # fmt: skip

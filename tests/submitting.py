@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
 from carvana.data.io.images import write_image
+from carvana.inference.base import BasePredictor
+from carvana.inference.pipeline import read_prepared
 from carvana.inference.predictor import Predictor
 from carvana.models.create import create_model
 
@@ -29,6 +34,14 @@ def small_predictor(seed: int = 0, **settings: object) -> Predictor:
     torch.manual_seed(seed)
     model = create_model("unet-ref", width=2).with_spec(trained_size=(32, 48), threshold=0.5)
     return Predictor(model, **{"device": "cpu", "precision": "fp32"} | settings)  # type: ignore[arg-type]
+
+
+def prepared(predictor: BasePredictor[Any], photos: list[Path], *, workers: int) -> Iterator[tuple[Path, Any]]:
+    """Each image as it is read ahead for a predictor."""
+    with closing(
+        read_prepared(predictor.preprocessor, photos, max_pixels=predictor.max_pixels, workers=workers)
+    ) as reading:
+        yield from zip(photos, reading, strict=True)
 
 
 def read_table(path: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
 from carvana.evaluation.evaluate import evaluate
 from carvana.folds import Folds
-from carvana.inference.load import load_predictor
+from carvana.inference.ensemble import load_predictor
 from carvana.inference.predict_folder import Summary, predict_folder
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission.write import write_submission

@@ -64,7 +64,7 @@ def evaluate(
     else:
         from carvana.evaluation.evaluate import evaluate as run_evaluate
         from carvana.evaluation.samples import choose_samples, warn_of_known_groups
-        from carvana.inference.load import load_predictor
+        from carvana.inference.ensemble import load_predictor
 
         predictor = load_predictor(run, **settings)
         part: Literal["val", "train", "all"] | None = None if split is None else split.value
@@ -86,8 +86,7 @@ def _evaluate_together(
     from carvana.evaluation.evaluate import evaluate as run_evaluate
     from carvana.evaluation.samples import choose_for_all
     from carvana.folds import Folds
-    from carvana.inference.ensemble import Ensemble, member_paths
-    from carvana.inference.load import load_predictor
+    from carvana.inference.ensemble import Ensemble, load_predictor, member_paths
 
     if data is None and len(runs) == 1 and split in (None, Subset.all) and as_trained:
         numbers = Folds(runs[0]).read_evaluation()

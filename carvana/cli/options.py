@@ -144,8 +144,7 @@ def load_networks(
     run: Path, others: Sequence[Path] | None, covering: Covering, *, reporter: Reporter, **settings: Any
 ) -> BasePredictor[Any]:
     """The predictor of one run, or of several; the reporter says where several networks work together."""
-    from carvana.inference.ensemble import Ensemble
-    from carvana.inference.load import load_predictor
+    from carvana.inference.ensemble import Ensemble, load_predictor
     from carvana.inference.refiner import Refiner
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)

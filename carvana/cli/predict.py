@@ -36,7 +36,7 @@ def predict(
     """Write masks of images at the images' own size; run again, it continues with what is missing."""
     from carvana.cli.display import make_reporter
     from carvana.inference.inputs import collect_images
-    from carvana.inference.outputs.background import parse_background
+    from carvana.inference.outputs.cutout import parse_background
     from carvana.inference.outputs.postprocess import Cleaning
     from carvana.inference.predict_folder import predict_folder
 

@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carvana.data.io.images import write_image
 from carvana.errors import ModelError
-from carvana.inference.engine import Engine
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
+from carvana.inference.tiling import Engine
 from carvana.utils.devices import PeakMemory, describe
 from carvana.utils.progress import SilentReporter
 
@@ -106,8 +106,15 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
     plan = predictor.plan((height, width))
     with PeakMemory(predictor.device) as peak:
         predictor.predict(image).mask  # noqa: B018 - warms up
-        single, network = _repeat(predictor, image, seconds)
-        each = statistics.median(single)
+        times: list[float] = []
+        parts: list[float] = []
+        while len(times) < 2 or sum(times) < seconds:
+            with predictor.timed() as clock:
+                began = time.perf_counter()
+                predictor.predict(image).mask  # noqa: B018 - made when it is read
+                times.append(time.perf_counter() - began)
+            parts.append(clock.seconds)
+        each = statistics.median(times)
         count = max(2, min(64, int(seconds / each)))
         with predictor.timed() as clock:
             began = time.perf_counter()
@@ -124,7 +131,7 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
         tiles=len(plan),
         gflops=None if single_tile is None else single_tile * len(plan),
         ms=1000 * each,
-        network_ms=1000 * statistics.median(network),
+        network_ms=1000 * statistics.median(parts),
         images_per_s=count / took,
         outside=outside,
         files_per_s=files,
@@ -136,19 +143,6 @@ def describe_machine(predictor: Predictor) -> str:
     """The hardware and software of a measurement."""
     threads = f", {torch.get_num_threads()} threads" if predictor.device.type == "cpu" else ""
     return f"{describe(predictor.device)}, torch {torch.__version__}{threads}"
-
-
-def _repeat(predictor: Predictor, image: NDArray[np.uint8], seconds: float) -> tuple[list[float], list[float]]:
-    """The seconds that a prediction takes, and the network's part, each time: at least twice."""
-    times: list[float] = []
-    parts: list[float] = []
-    while len(times) < 2 or sum(times) < seconds:
-        with predictor.timed() as clock:
-            began = time.perf_counter()
-            predictor.predict(image).mask  # noqa: B018 - made when it is read
-            times.append(time.perf_counter() - began)
-        parts.append(clock.seconds)
-    return times, parts
 
 
 def _files_per_s(predictor: Predictor, image: NDArray[np.uint8], count: int) -> float:

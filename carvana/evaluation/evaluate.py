@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.masks import read_mask
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample
-from carvana.errors import DataError
-from carvana.evaluation.spool import Spool
+from carvana.errors import DataError, cause
 from carvana.evaluation.statistics import bootstrap_interval
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
-from carvana.inference.base import BasePredictor, P
-from carvana.inference.levels import threshold_index
-from carvana.inference.pipeline import overlapped, run_batches
-from carvana.inference.prediction import Prediction
+from carvana.inference.base import BasePredictor, run_batches
+from carvana.inference.inputs import refuse_equal_stems
+from carvana.inference.pipeline import P, overlapped
+from carvana.inference.prediction import Prediction, threshold_index
 from carvana.utils.deprecated import Attribute, old_fields, renamed
+from carvana.utils.files import scratch_folder
 from carvana.utils.progress import Reporter, default_reporter, track
+
+_Labelled = tuple[Sample, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,9 @@ class Evaluation:
         return {
             "images": len(self.images),
             "groups": self.groups,
-            "dice": self.dice,
+            **{name: value for name, value in vars(self).items() if name != "images"},
             "dice_ci95": list(self.dice_ci95 or (None, None)),
-            "dice_at_half": self.dice_at_half,
-            "dice_as_predicted": self.dice_as_predicted,
-            "iou": self.iou,
-            "pixel_accuracy": self.pixel_accuracy,
-            "boundary_dice": self.boundary_dice,
-            "threshold": self.threshold,
             "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
-            "seconds": self.seconds,
             "per_image": [asdict(image) for image in self.images],
         }
 
@@ -127,109 +125,139 @@ def evaluate(
         >>> numbers.dice, numbers.dice_ci95  # doctest: +SKIP
         (0.98803, (0.98732, 0.98868))
     """
-    reporter = reporter or default_reporter()
     if not samples:
         raise DataError("no labelled images to evaluate on; name a data folder that holds some")
-    started = time.perf_counter()
-    with Spool.opened(masks_dir, samples) as spool:
-        counts = count_images(predictor, samples, spool=spool, workers=workers, reporter=reporter)
-        threshold = best_threshold(counts)
-        if spool is not None:
-            spool.write_masks(samples, threshold, workers, reporter)
-    return summarise(
-        samples,
-        counts,
-        threshold=threshold,
-        own_thresholds=[predictor.threshold] * len(samples),
-        scale=predictor.scale,
-        seconds=time.perf_counter() - started,
-    )
+    parts = [(predictor, samples)]
+    return evaluate_parts(parts, samples, masks_dir=masks_dir, workers=workers, reporter=reporter)
 
 
 __getattr__ = renamed(__name__, PhotoScore="ImageScore")
 
 
-def count_images(
-    predictor: BasePredictor[Any],
+def evaluate_parts(
+    parts: Iterable[tuple[BasePredictor[Any], Sequence[Sample]]],
     samples: Sequence[Sample],
     *,
-    spool: Spool | None = None,
+    masks_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> list[ImageCounts]:
-    """Predict images and compare them with their true masks, at all thresholds at once.
-
-    Args:
-        predictor: the model.
-        samples: images with masks.
-        spool: stores the predictions until the threshold is chosen; None stores none.
-        workers: threads that read, and as many that count; None for one per core.
-        reporter: receives the progress.
-
-    Raises:
-        DataError: an image cannot be read, has no mask, or one of another size.
-    """
-
-    def finish(job: tuple[_Labelled, Prediction | None]) -> ImageCounts:
-        labelled, prediction = job
-        assert prediction is not None
-        graded = prediction.levels
-        if spool is not None:
-            spool.put(labelled.sample, graded)
-        return threshold_counts(graded, labelled.mask)
-
-    read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
-    predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled.sample.image)
-    counted = overlapped(finish, predicted, workers=workers)
-    return list(track(counted, reporter or default_reporter(), "evaluating", len(samples)))
-
-
-def summarise(
-    samples: Sequence[Sample],
-    counts: Sequence[ImageCounts],
-    *,
-    threshold: float,
-    own_thresholds: Sequence[float],
-    scale: str | tuple[int, int],
-    seconds: float,
 ) -> Evaluation:
-    """Score images at thresholds chosen on other groups, and take the means.
+    """Evaluate images of which each network predicts a part; all count together, as in :func:`evaluate`.
 
     Args:
-        samples: the images.
-        counts: of each image, from :func:`count_images`.
-        threshold: the one that is best on all of them.
-        own_thresholds: for each image, that of the model that predicted it.
-        scale: (height, width) at which the network saw the images, or a word.
-        seconds: that it took.
+        parts: each network with its images, pulled when the one before is done.
+        samples: all images, in the order of the parts.
+        masks_dir: as for :func:`evaluate`, like the others.
+        workers: threads that read, and as many that count.
+        reporter: receives the progress.
     """
+    reporter = reporter or default_reporter()
+    started = time.perf_counter()
+    counts: list[ImageCounts] = []
+    as_predicted: list[float] = []
+    with Spool.opened(masks_dir, samples) as spool:
+        for predictor, part in parts:
+            found = _count(predictor, part, spool, workers, reporter)
+            as_predicted += [float(image.whole.dice[threshold_index(predictor.threshold)]) for image in found]
+            counts += found
+        threshold = best_threshold(counts)
+        if spool is not None:
+            spool.write_masks(samples, threshold, workers, reporter)
+    seconds = time.perf_counter() - started
     groups = [sample.group for sample in samples]
     chosen = cross_fitted_thresholds(counts, groups)
     images = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
-    predicted = [count.whole.dice[threshold_index(own)] for count, own in zip(counts, own_thresholds, strict=True)]
-
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(image, name) for image in images]))
-
+    names = ("dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
+    means = {name: float(np.mean([getattr(image, name) for image in images])) for name in names}
     return Evaluation(
         images=images,
-        dice=mean("dice"),
         dice_ci95=bootstrap_interval([image.dice for image in images], groups),
-        dice_at_half=mean("dice_at_half"),
-        dice_as_predicted=float(np.mean(predicted)),
-        iou=mean("iou"),
-        pixel_accuracy=mean("pixel_accuracy"),
-        boundary_dice=mean("boundary_dice"),
+        dice_as_predicted=float(np.mean(as_predicted)),
         threshold=threshold,
-        scale=scale,
+        scale=predictor.scale,
         seconds=seconds,
+        **means,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Labelled:
-    sample: Sample
-    mask: NDArray[np.uint8]
+def _count(
+    predictor: BasePredictor[Any], samples: Sequence[Sample], spool: Spool | None, workers: int | None, to: Reporter
+) -> list[ImageCounts]:
+    """Predict images and compare them with their true masks, at all thresholds at once."""
+
+    def finish(job: tuple[_Labelled, Prediction | None]) -> ImageCounts:
+        (sample, mask), prediction = job
+        assert prediction is not None
+        graded = prediction.levels
+        if spool is not None:
+            spool.put(sample, graded)
+        return threshold_counts(graded, mask)
+
+    read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
+    predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled[0].image)
+    return list(track(overlapped(finish, predicted, workers=workers), to, "evaluating", len(samples)))
+
+
+def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
+    """The file of an image's predicted mask in a folder of them: ``<stem>_mask.png``, in the image's sub-folders."""
+    return Path(folder) / f"{sample.stem}_mask.png"
+
+
+class Spool:
+    """Predictions on disk, to be written as masks once the threshold is known.
+
+    They are stored in 8 bits a pixel, compressed, which keeps the mask of every threshold of the grid exact. So memory
+    does not grow with the number of images.
+    """
+
+    def __init__(self, masks_dir: Path, scratch: Path) -> None:
+        self._masks_dir = masks_dir
+        self._scratch = scratch
+
+    @classmethod
+    @contextmanager
+    def opened(cls, masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Spool | None]:
+        """Open a spool for a ``with`` block; None if ``masks_dir`` is None.
+
+        Raises:
+            DataError: two images would write the same mask, or the folder cannot be written to.
+        """
+        if masks_dir is None:
+            yield None
+            return
+        refuse_equal_stems([sample.image for sample in samples], [sample.stem for sample in samples])
+        folder = Path(masks_dir)
+        try:
+            with scratch_folder(folder) as scratch:
+                yield cls(folder, scratch)
+        except BrokenPipeError:  # the reader of our output has closed it
+            raise
+        except OSError as error:  # images that cannot be read are a DataError already
+            raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
+
+    def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
+        """Store one image's levels (H, W): see :attr:`Prediction.levels`. May be called from any thread."""
+        shape = np.array(graded.shape, np.int64).tobytes()
+        self._path(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
+
+    def write_masks(self, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter) -> None:
+        """Write all masks at a threshold of the grid."""
+        least = threshold_index(threshold) + 1  # the lowest level above the threshold
+
+        def write(sample: Sample) -> None:
+            data = self._path(sample).read_bytes()
+            shape = np.frombuffer(data[:16], np.int64)
+            graded = np.frombuffer(zlib.decompress(data[16:]), np.uint8).reshape(shape)
+            write_mask(mask_path(self._masks_dir, sample), graded >= least)
+
+        for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
+            pass
+
+    def _path(self, sample: Sample) -> Path:
+        path = self._scratch / sample.stem
+        if sample.depth:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
@@ -242,7 +270,7 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
             f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.image} has "
             f"{width} x {height}; a mask must have its image's size"
         )
-    return _Labelled(sample, mask), predictor.prepare(image)
+    return (sample, mask), predictor.prepare(image)
 
 
 def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:

@@ -61,7 +61,6 @@ def contact_sheet(
     *,
     path: str | os.PathLike[str],
     title: str = "",
-    columns: int | None = None,
 ) -> None:
     """Put images side by side on one sheet, with a line above each.
 
@@ -70,7 +69,6 @@ def contact_sheet(
         titles: one line for each image, or none at all.
         path: the PNG to write.
         title: a line above all.
-        columns: images in a row; None takes up to four.
 
     Raises:
         DataError: there are no images.
@@ -78,8 +76,9 @@ def contact_sheet(
     if not images:
         raise DataError("a contact sheet needs at least one image")
     thumbnails = [_thumbnail(image) for image in images]
-    columns = min(columns or _columns(len(images)), len(images))
-    rows = math.ceil(len(images) / columns)
+    count = len(images)
+    columns = count if count <= 4 else 3 if count in (5, 6, 9) else 4
+    rows = math.ceil(count / columns)
     cell_height, cell_width = (max(thumbnail.shape[axis] for thumbnail in thumbnails) for axis in (0, 1))
     gap, line, head = 12, 26 if titles else 0, 40 if title else 0
     width = columns * (cell_width + gap) + gap
@@ -129,7 +128,7 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -
     speed = pace.twinx()
     _plot(speed, records, {"images_per_s": ("images/s", _TRAIN)})
     speed.set_ylabel("images/s", color=_TRAIN)
-    speed.set_ylim(bottom=0)
+    speed.set_ylim(0, 1.25 * speed.get_ylim()[1])  # else the dots of a single epoch would lie upon each other
     speed.spines[["top"]].set_visible(False)
     _save(figure, path)
 
@@ -172,10 +171,6 @@ def _thumbnail(image: Image) -> Image:
     return resize_image(image, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 
-def _columns(count: int) -> int:
-    return count if count <= 4 else 3 if count in (5, 6, 9) else 4
-
-
 def _plot(
     axes: Axes, records: Sequence[Mapping[str, Any]], series: Mapping[str, tuple[str, str]], *, error: bool = False
 ) -> None:
@@ -211,19 +206,20 @@ def _finish(axes: Axes, title: str, *, legend: bool = True) -> None:
 def _log_scale_where_positive(axes: Axes, records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
     values = [record[key] for record in records for key in keys if record.get(key) is not None]
     if values and min(values) > 0 and max(values) / min(values) > 5:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _log_scale(axes, lambda loss: f"{loss:g}")
 
 
 def _as_error_scale(axes: Axes) -> None:
     """Distances from 1 on a log scale, labelled as what they belong to: 0.9, 0.99 and 0.999 lie equally far apart."""
     errors = [error for line in axes.get_lines() for error in np.asarray(line.get_ydata())] or [0.1]
     axes.set_ylim(1.3 * max(errors), min(errors) / 1.5)  # with room above for the best value's label
+    _log_scale(axes, lambda error: f"{1 - error:.6g}")
+
+
+def _log_scale(axes: Axes, label: Callable[[float], str]) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{1 - error:.6g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -1,9 +1,12 @@
-"""Evaluates a run and writes numbers, threshold, masks and pictures into its folder."""
+"""Evaluates a run, or folds, and writes numbers, threshold, masks and pictures into the folder."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +15,10 @@ from carvana.data.io.display import over_white, read_shown
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.evaluation.evaluate import Evaluation, evaluate
+from carvana.evaluation.evaluate import Evaluation, evaluate, evaluate_parts, mask_path
 from carvana.evaluation.plots import contact_sheet, curves, worst_images
-from carvana.evaluation.samples import choose_samples
-from carvana.evaluation.spool import mask_path
+from carvana.evaluation.samples import choose_samples, read_run_split
+from carvana.folds import Folds
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
@@ -93,6 +96,44 @@ def finish_run(
     return evaluation
 
 
+def evaluate_folds(
+    folds: Folds,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Evaluate finished folds on all images at full size, out of fold, and write the results into their folder.
+
+    The counts of the folds are pooled: the best threshold is chosen on all images, each image is scored at one chosen
+    on other groups, and the interval is over all groups. Written are ``evaluation.json`` (the keys of a run, and each
+    fold's Dice with their mean and standard deviation), ``masks/`` of all images at the pooled threshold, and
+    ``pictures/worst.png``. The models of the folds keep their own thresholds.
+
+    Args:
+        folds: the folder; ``dice_as_predicted`` is at each fold's own threshold.
+        root: where the data folder lies now, if it has moved.
+        device: auto, cpu or cuda.
+        workers: threads that read, and as many that count.
+        reporter: receives the progress.
+
+    Raises:
+        RunError: a fold is not finished.
+        DataError: an image is gone or cannot be read.
+    """
+    runs = folds.finished_runs()
+    splits = [read_run_split(run, root=root, reporter=reporter).val for run in runs]
+    samples = [sample for part in splits for sample in part]
+    parts = (  # one network at a time in memory
+        (Predictor.from_pretrained(run.path, device=device), part) for run, part in zip(runs, splits, strict=True)
+    )
+    evaluation = evaluate_parts(parts, samples, masks_dir=folds.masks_path, workers=workers, reporter=reporter)
+    worst_images(evaluation, samples, partial(_mask, folds.masks_path), path=folds.pictures_path / "worst.png")
+    folds.write_evaluation(evaluation.to_json() | _each_fold(folds))
+    return evaluation
+
+
 def _keep(
     run: Run, model: Segmenter, samples: Sequence[Sample], evaluation: Evaluation, reporter: Reporter | None
 ) -> None:
@@ -108,11 +149,7 @@ def draw_pictures(
     run: Run, evaluation: Evaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
 ) -> None:
     """Draw the run's pictures from its metrics and masks, which must be there."""
-    reporter = reporter or default_reporter()
-
-    def mask_of(sample: Sample) -> NDArray[np.uint8]:
-        return read_mask(mask_path(run.masks_path, sample))
-
+    mask_of = partial(_mask, run.masks_path)
     worst_images(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
     shown = _spread(samples)
     contact_sheet(
@@ -124,6 +161,7 @@ def draw_pictures(
     records = run.read_epochs()
     if records:
         curves(records, run.pictures_path / "curves.png")
+    reporter = reporter or default_reporter()
     reporter.info(f"pictures of the worst images, of masks and of the training: {run.pictures_path}")
 
 
@@ -131,3 +169,17 @@ def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
     """Samples evenly spread over the list, so that many groups and views are shown."""
     indices = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
     return [samples[index] for index in indices]
+
+
+def _mask(folder: Path, sample: Sample) -> NDArray[np.uint8]:
+    return read_mask(mask_path(folder, sample))
+
+
+def _each_fold(folds: Folds) -> dict[str, Any]:
+    kept = ("images", "groups", "dice", "threshold")
+    each = []
+    for run in folds.runs:
+        numbers = run.read_evaluation()
+        each.append({"run": run.path.name} | {key: numbers[key] for key in kept})
+    dice = [fold["dice"] for fold in each]
+    return {"folds": each, "folds_dice_mean": float(np.mean(dice)), "folds_dice_std": float(np.std(dice, ddof=1))}

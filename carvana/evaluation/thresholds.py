@@ -1,6 +1,6 @@
 """Scores of an image's probabilities at every threshold of the grid in one pass, and the choice of a threshold.
 
-A histogram of levels (``carvana.inference.levels``) holds the counts of every threshold's mask exactly.
+A histogram of levels (``carvana.inference.prediction.levels``) holds the counts of every threshold's mask exactly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carvana.errors import DataError
-from carvana.inference.levels import THRESHOLDS, levels, threshold_index
+from carvana.inference.prediction import THRESHOLDS, levels, threshold_index
 from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, surroundings
 
 

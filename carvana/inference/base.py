@@ -1,25 +1,35 @@
-"""BasePredictor: what Predictor, Ensemble and Refiner have in common."""
+"""BasePredictor: what Predictor, Ensemble and Refiner have in common, and streams of images through one of them."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from carvana.data.io.images import ImageSource, read_image
-from carvana.errors import ConfigError
-from carvana.inference.pipeline import overlapped, run_batches
+from carvana.errors import ConfigError, ModelError
+from carvana.inference.pipeline import P, T, overlapped
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
-from carvana.inference.preprocessed import bytes_of
+from carvana.inference.scale import bytes_of
 from carvana.utils.deprecated import Attribute, parameters
+from carvana.utils.devices import freed_memory_kept
 
-P = TypeVar("P")
-"""A prepared image, in the predictor's own form."""
+
+class NotANumberError(ModelError):
+    """A network gave NaN.
+
+    Attributes:
+        place: the image's place in the batch.
+    """
+
+    def __init__(self, message: str, place: int) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class BasePredictor(ABC, Generic[P]):
@@ -81,13 +91,8 @@ class BasePredictor(ABC, Generic[P]):
 
     def batches(self, prepared: Sequence[P]) -> list[list[P]]:
         """Divide prepared images into batches for :meth:`run`: of one size, and no larger than is fast."""
-        parts: list[list[P]] = []
-        for image in prepared:
-            if parts and self.fits_batch(image, parts[-1]):
-                parts[-1].append(image)
-            else:
-                parts.append([image])
-        return parts
+        groups = _grouped(self, ((None, image) for image in prepared))
+        return [[image for _, image in group if image is not None] for group in groups]
 
     @parameters(photo="image")
     def read(self, image: ImageSource) -> NDArray[np.uint8]:
@@ -139,6 +144,63 @@ class BasePredictor(ABC, Generic[P]):
         """The probabilities of a batch of prepared images, still on their device; see :meth:`run`."""
 
     mix, joins, preparation = Attribute("predict_maps"), Attribute("fits_batch"), Attribute("preprocessor")
+
+
+def run_batches(
+    predictor: BasePredictor[P],
+    jobs: Iterable[tuple[T, P | None]],
+    *,
+    want: Want = "probabilities",
+    name: Callable[[T], object] | None = None,
+) -> Iterator[tuple[T, Prediction | None]]:
+    """Predict the images of a stream of jobs in batches, keeping the order.
+
+    A job without an image (unreadable, or done already) passes through.
+
+    Args:
+        predictor: makes the predictions.
+        jobs: each with its prepared image, or None.
+        want: the most that will be read from the predictions.
+        name: names a job's image in the error message where the network gives NaN for it.
+
+    Raises:
+        NotANumberError: the network gives NaN for an image.
+    """
+    with freed_memory_kept(predictor.device):
+        for group in _grouped(predictor, jobs):
+            yield from _run(predictor, group, want, name)
+            group.clear()  # no image is held while the next ones are read
+
+
+def _run(
+    predictor: BasePredictor[P], group: Sequence[tuple[T, P | None]], want: Want, name: Callable[[T], object] | None
+) -> Iterator[tuple[T, Prediction | None]]:
+    jobs = [job for job, prepared in group if prepared is not None]
+    try:
+        batch = [prepared for _, prepared in group if prepared is not None]
+        predictions = iter(predictor.run(batch, want=want) if batch else ())
+    except NotANumberError as error:
+        if name is None:
+            raise
+        raise NotANumberError(f"{name(jobs[error.place])}: {error}", error.place) from error
+    for job, prepared in group:
+        yield job, None if prepared is None else next(predictions)
+
+
+def _grouped(predictor: BasePredictor[P], jobs: Iterable[tuple[T, P | None]]) -> Iterator[list[tuple[T, P | None]]]:
+    """Successive jobs whose images form a batch; those without an image do not wait where there is no batch yet."""
+    group: list[tuple[T, P | None]] = []
+    batch: list[P] = []
+    for job in jobs:
+        prepared = job[1]
+        if group and (not batch or (prepared is not None and not predictor.fits_batch(prepared, batch))):
+            yield group
+            group, batch = [], []
+        group.append(job)
+        if prepared is not None:
+            batch.append(prepared)
+    if group:
+        yield group
 
 
 def checked_threshold(threshold: float) -> float:

@@ -1,49 +1,53 @@
-"""Overlaps reading, the network and writing: threads read ahead and write behind, while the network computes.
+"""Overlaps reading, the network and writing: threads or processes read ahead while the network computes.
 
 Each stage is a generator that pulls from the one before it and holds few items, so memory does not grow with the number
-of images. Threads suffice: decoding, OpenCV and the network release the interpreter's lock.
+of images. For most work threads suffice: decoding, OpenCV and the network release the interpreter's lock. Worker
+processes read where an image costs the network as little as its decoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+import math
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
-from carvana.errors import ModelError
-from carvana.inference.prediction import Prediction, Want
-from carvana.utils.devices import cpu_count, freed_memory_kept
+from carvana.data.io.images import image_size, read_image
+from carvana.data.reader_processes import (
+    AHEAD_BYTES,
+    ReaderKilledError,
+    begin_reader,
+    check_readers_can_begin,
+    end_readers,
+    read_ahead,
+    reader_count,
+    tells_of_no_room,
+)
+from carvana.errors import ConfigError, DataError
+from carvana.inference.inputs import unreadable
+from carvana.inference.scale import bytes_of, tensors_of
+from carvana.utils.devices import cpu_count
 from carvana.utils.parallel import threaded
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = TypeVar("P")
-P_contra = TypeVar("P_contra", contravariant=True)
+"""A prepared image, in its predictor's own form."""
 
+FEWER_READERS = "take fewer with --workers; what was done is kept"
+"""Advice when a reading process is killed."""
 
-class BatchRunner(Protocol[P_contra]):
-    """The part of :class:`carvana.inference.base.BasePredictor` that makes and runs batches."""
+_FEW = 8
+"""Fewer images than this are read by threads: processes take longer to start."""
 
-    device: torch.device
-
-    def fits_batch(self, image: P_contra, batch: Sequence[P_contra]) -> bool:
-        """Whether an image may join a batch."""
-
-    def run(self, batch: Sequence[P_contra], *, want: Want) -> list[Prediction]:
-        """Run the network on a batch."""
-
-
-class NotANumberError(ModelError):
-    """A network gave NaN.
-
-    Attributes:
-        place: the image's place in the batch.
-    """
-
-    def __init__(self, message: str, place: int) -> None:
-        super().__init__(message)
-        self.place = place
+_SAMPLED = 16
+"""Images whose headers are read, to estimate the largest size."""
 
 
 def overlapped(
@@ -67,54 +71,99 @@ def overlapped(
     return threaded(function, items, workers=workers, ahead=2, bytes_of=bytes_of, finish=True)
 
 
-def run_batches(
-    predictor: BatchRunner[P],
-    jobs: Iterable[tuple[T, P | None]],
+def read_prepared(
+    preprocessor: Callable[[NDArray[np.uint8]], P],
+    images: Sequence[Path],
     *,
-    want: Want = "probabilities",
-    name: Callable[[T], object] | None = None,
-) -> Iterator[tuple[T, Prediction | None]]:
-    """Predict the images of a stream of jobs in batches, keeping the order.
+    max_pixels: int,
+    workers: int | None = None,
+) -> Generator[P | str, None, None]:
+    """Read images ahead and prepare them for a predictor, in their order.
 
-    A job without an image (unreadable, or done already) passes through.
+    Worker processes do it, which the interpreter's lock does not slow down; a few images are read by threads. The bytes
+    that wait for the network are limited, by the size of the largest of a sample of the images.
 
     Args:
-        predictor: makes the predictions.
-        jobs: each with its prepared image, or None.
-        want: the most that will be read from the predictions.
-        name: names a job's image in the error message where the network gives NaN for it.
+        preprocessor: the predictor's.
+        images: image files.
+        max_pixels: files that hold more are not read.
+        workers: processes; 0 reads in threads; None is one a core, at most 8, shared among the processes that torchrun
+            started on this machine.
+
+    Yields:
+        Each image, prepared, or the line that says why it cannot be read.
 
     Raises:
-        NotANumberError: the network gives NaN for an image.
+        ConfigError: the number of workers is negative, or reading processes cannot begin.
+        ReaderKilledError: a process was killed.
     """
-    waiting: list[tuple[T, P | None]] = []
-    batch: list[P] = []
-    with freed_memory_kept(predictor.device):
-        for job in jobs:
-            prepared = job[1]
-            full = bool(batch) and prepared is not None and not predictor.fits_batch(prepared, batch)
-            if full or not batch:
-                yield from _flush(predictor, waiting, batch, want, name)
-                waiting, batch = [], []
-            if prepared is not None:
-                batch.append(prepared)
-            waiting.append(job)
-        yield from _flush(predictor, waiting, batch, want, name)
-
-
-def _flush(
-    predictor: BatchRunner[P],
-    waiting: list[tuple[T, P | None]],
-    batch: list[P],
-    want: Want,
-    name: Callable[[T], object] | None,
-) -> Iterator[tuple[T, Prediction | None]]:
+    if workers is not None and workers < 0:
+        raise ConfigError(f"workers = {workers}: expected a number of processes, or 0 to read in threads")
+    reader = _Reader(preprocessor, images, max_pixels)
+    workers = reader_count() if workers is None else workers
+    if workers == 0 or len(images) < _FEW:
+        yield from overlapped(reader.read, images, bytes_of=bytes_of)
+        return
+    check_readers_can_begin()
+    each = max(1, bytes_of(reader.read(max(images[:: -(-len(images) // _SAMPLED)], key=reader.pixels))))
+    workers = max(1, min(workers, len(images), AHEAD_BYTES // each))
+    loader = DataLoader(
+        reader,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        persistent_workers=True,  # else the loader does not know them, and cannot end them
+        prefetch_factor=read_ahead(each, workers),
+        worker_init_fn=begin_reader,
+        generator=torch.Generator(),  # one of its own: the loader draws a number, which the caller need not notice
+    )
     try:
-        predictions = iter(predictor.run(batch, want=want) if batch else ())
-    except NotANumberError as error:
-        if name is None:
-            raise
-        job = [job for job, prepared in waiting if prepared is not None][error.place]
-        raise NotANumberError(f"{name(job)}: {error}", error.place) from error
-    for job, prepared in waiting:
-        yield job, next(predictions) if prepared is not None else None
+        yield from loader
+    except (ConnectionError, EOFError) as error:  # it was sending an image
+        raise ReaderKilledError(FEWER_READERS) from error
+    except OSError as error:
+        raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+    finally:
+        end_readers(loader)
+
+
+class _Reader(Dataset[Any], Generic[P]):
+    """Reads and prepares images, in this process or in those of a loader.
+
+    The paths are one array: as objects they would be copied into each process, page by page, since reading an object
+    changes its reference count.
+    """
+
+    def __init__(self, preprocessor: Callable[[NDArray[np.uint8]], P], images: Sequence[Path], max_pixels: int) -> None:
+        self._preprocessor = preprocessor
+        self._max_pixels = max_pixels
+        self._paths = np.array([os.fsencode(image) for image in images], np.bytes_)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> P | str:
+        prepared = self.read(Path(os.fsdecode(bytes(self._paths[index]))))
+        for tensor in tensors_of(prepared):
+            # Shared here, not by the thread that sends it: without room, that one would drop the image silently.
+            tensor.share_memory_()
+        return prepared
+
+    def read(self, image: Path) -> P | str:
+        """A prepared image, or a line that says why it cannot be read."""
+        try:
+            return self._preprocessor(read_image(image, max_pixels=self._max_pixels))
+        except (OSError, DataError) as error:
+            return unreadable(image, error)
+
+    def pixels(self, image: Path) -> int:
+        """The pixels of an image; 0 where it cannot be read, which is reported at its turn."""
+        try:
+            return math.prod(image_size(image, max_pixels=self._max_pixels))
+        except DataError:
+            return 0
+
+
+def _as_it_is(prepared: T) -> T:
+    """Replaces torch's own, which makes lists of tuples."""
+    return prepared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +12,18 @@ from carvana.data.io.decode import check_regular
 from carvana.data.io.display import read_shown
 from carvana.data.io.images import UInt8
 from carvana.errors import DataError, cause
-from carvana.inference.base import BasePredictor, P
+from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.distributed import rank_slice, wait_for_all_ranks
-from carvana.inference.inputs import distinct, refuse_equal_stems, unreadable, unwritable
-from carvana.inference.manifest import Manifest
-from carvana.inference.outputs.background import Background
+from carvana.inference.inputs import absolute_paths, distinct, refuse_equal_stems, unreadable, unwritable
+from carvana.inference.manifest import Manifest, digest_of
+from carvana.inference.outputs.cutout import Background
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
-from carvana.inference.pipeline import overlapped, run_batches
+from carvana.inference.pipeline import P, overlapped
 from carvana.inference.prediction import Prediction
-from carvana.inference.preprocessed import bytes_of
-from carvana.utils.files import atomic_path, bytes_digest, file_digest
-from carvana.utils.progress import Reporter, default_reporter
+from carvana.inference.scale import bytes_of
+from carvana.utils.files import atomic_path, bytes_digest, digest, file_digest
+from carvana.utils.progress import Reporter, default_reporter, track
 
 
 @dataclass
@@ -87,27 +87,39 @@ def predict_folder(
     images = distinct(list(images))
     refuse_equal_stems(images)
     folder = Path(out)
-    manifest = Manifest(folder, predictor, finish=outputs.settings())
-    manifest.refuse_overwriting({path: list(outputs.names(path.stem).values()) for path in images})
-
+    manifest = Manifest(folder)
+    _refuse_overwriting(folder, manifest, {path: list(outputs.names(path.stem).values()) for path in images})
+    made_by = {
+        "weights_digest": predictor.weights_digest,
+        "settings_digest": digest({**predictor.settings(), **outputs.settings()}),
+    }
     images = rank_slice(images)
+
+    def made_of(item: _Item) -> dict[str, str]:
+        return made_by | {"photo_digest": item.digest}
+
+    def leave_foreign(item: _Item) -> bool:
+        """Leave files of the user as they are; whether all others are made of this image already."""
+        states = {name: manifest.state(name, made_of(item)) for name in item.files.values()}
+        if not replace:
+            foreign = {name for name, state in states.items() if state == "foreign"}
+            item.kept += len(foreign)
+            item.files = {kind: name for kind, name in item.files.items() if name not in foreign}
+        return all(states[name] == "current" for name in item.files.values())
 
     def read(path: Path) -> tuple[_Item, P | None]:
         item = _Item(path, outputs.names(path.stem))
         try:
             check_regular(path)  # reading a pipe might never end
             item.digest = file_digest(path)
-            states = {name: manifest.state(name, item.digest) for name in item.files.values()}
-            if not replace:
-                item.keep(name for name, state in states.items() if state == "foreign")
-            if all(states[name] == "current" for name in item.files.values()):
-                item.state = "skipped"
+            if leave_foreign(item):
+                item.skipped = True
                 return item, None
             image = predictor.read(path)
             if outputs.need_image:
                 item.image = read_shown(path, pixels=image, max_pixels=predictor.max_pixels)
         except (OSError, DataError) as error:
-            item.fail(unreadable(path, error))
+            item.failure = unreadable(path, error)
             return item, None
         return item, predictor.prepare(image)
 
@@ -115,36 +127,62 @@ def predict_folder(
         item, prediction = result
         if prediction is not None:
             try:
-                if not replace:  # somebody may have put a file there meanwhile
-                    item.keep([name for name in item.files.values() if manifest.state(name, item.digest) == "foreign"])
+                leave_foreign(item)  # somebody may have put a file there meanwhile
                 with ExitStack() as files:  # they get their names at its end
                     digests = {}
                     for name, data in outputs.encode(item.files, prediction, item.image):
                         files.enter_context(atomic_path(folder / name)).write_bytes(data)
                         digests[name] = bytes_digest(data)
-                    manifest.add(item.path, item.digest, digests)
+                    manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
             except (OSError, DataError) as error:
-                item.fail(unwritable(item.path, error))
+                item.failure = unwritable(item.path, error)
         return item
 
     summary = Summary()
-    task = "predicting"
-    reporter.start(task, len(images))
     try:
         reading = overlapped(read, images, workers=workers, bytes_of=_bytes_of)
         predicted = run_batches(predictor, reading, want=outputs.want, name=lambda item: item.path)
-        for item in overlapped(write, predicted, workers=workers):
-            _enter(item, summary, reporter)
-            reporter.advance(task)
+        for item in track(overlapped(write, predicted, workers=workers), reporter, "predicting", len(images)):
+            summary.kept += item.kept
+            if item.failure:
+                summary.failed.append((item.path, item.failure))
+                reporter.warn(item.failure)
+            elif item.files:
+                summary.skipped += item.skipped
+                summary.written += not item.skipped
     except BrokenPipeError:  # the reader of this process's output has ended
         raise
     except OSError as error:
         place = error.filename or folder
         raise DataError(f"{place}: cannot be written to: {cause(error)}; what was done is kept") from error
-    finally:
-        reporter.finish(task)
     wait_for_all_ranks(failed=bool(summary.failed))
     return summary
+
+
+def _refuse_overwriting(folder: Path, manifest: Manifest, files: Mapping[Path, Iterable[str]]) -> None:
+    """Refuse images whose files would replace those of another image.
+
+    An image is the same if it has the same path, even when edited, or the same bytes, even when moved.
+
+    Args:
+        folder: where the files go.
+        manifest: of the folder.
+        files: for each image the names of the files that it will write.
+
+    Raises:
+        DataError: one line that names both images.
+    """
+    images = list(files)
+    for image, place in zip(images, absolute_paths(images), strict=True):
+        for name in files[image]:
+            known = manifest.made_of.get(name)
+            if known is None or known.get("photo") == str(place) or not (folder / name).is_file():
+                continue
+            if digest_of(image) not in (known.get("photo_digest"), None):
+                raise DataError(
+                    f"{image}: would overwrite {folder / name}, which was made of {known.get('photo')}; "
+                    "name another folder with --out"
+                )
 
 
 @dataclass
@@ -154,33 +192,12 @@ class _Item:
     path: Path
     files: dict[str, str]
     digest: str = ""
-    state: str = "written"
-    message: str = ""
+    skipped: bool = False
+    failure: str = ""
     image: UInt8 | None = None
     kept: int = 0
-
-    def keep(self, names: Iterable[str]) -> None:
-        """Do not overwrite these files."""
-        foreign = set(names)
-        self.kept += len(foreign)
-        self.files = {kind: name for kind, name in self.files.items() if name not in foreign}
-
-    def fail(self, message: str) -> None:
-        """Record why there will be no outputs."""
-        self.state, self.message = "failed", message
 
 
 def _bytes_of(read: tuple[_Item, object]) -> int:
     item, prepared = read
     return bytes_of(prepared) + (0 if item.image is None else item.image.nbytes)
-
-
-def _enter(item: _Item, summary: Summary, reporter: Reporter) -> None:
-    summary.kept += item.kept
-    if item.state == "written":
-        summary.written += bool(item.files)
-    elif item.state == "skipped":
-        summary.skipped += bool(item.files)
-    else:
-        summary.failed.append((item.path, item.message))
-        reporter.warn(item.message)

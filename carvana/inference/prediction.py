@@ -15,13 +15,43 @@ from torch.nn import functional
 
 from carvana.data.io.images import resize_image
 from carvana.errors import ConfigError
-from carvana.inference.levels import levels
 from carvana.utils.devices import float64_device
 
 FloatMap = NDArray[np.float32]
 
 Want = Literal["probabilities", "levels", "mask"]
 """The most that will be read from a prediction: the mask; levels and the mask; or probabilities and both."""
+
+
+THRESHOLDS: NDArray[np.float64] = np.arange(1, 256) / 256
+"""The grid: 1/256, 2/256, ..., 255/256."""
+
+
+def levels(probabilities: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Count the grid thresholds below each probability: uint8, such that ``levels >= 256 t`` where ``probability > t``.
+
+    So 8 bits keep the mask of every threshold of the grid exact, 0.5 included.
+
+    Args:
+        probabilities: float32 in [0, 1]; or uint8, taken to be levels already and handed back.
+
+    >>> levels(np.array([0.0, 0.5, 0.50001, 1.0]))
+    array([  0, 127, 128, 255], dtype=uint8)
+    """
+    if probabilities.dtype == np.uint8:
+        return probabilities  # type: ignore[return-value]
+    # A hair less than 256: truncation then gives ceil(256 p) - 1, exactly, for every float32 p in (0, 1].
+    scaled = np.multiply(probabilities, np.float32(256 * (1 - 2**-24)), dtype=np.float32)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)  # interpolation leaves [0, 1] by a rounding at times
+
+
+def threshold_index(threshold: float) -> int:
+    """The index of the grid threshold that is nearest to ``threshold``.
+
+    >>> float(THRESHOLDS[threshold_index(0.5)])
+    0.5
+    """
+    return int(np.clip(round(threshold * 256), 1, 255)) - 1
 
 
 class Prediction:
@@ -64,7 +94,7 @@ class Prediction:
         prediction._maps = ()
         prediction.__dict__["mask"] = (probabilities > threshold).to(torch.uint8).cpu().numpy()
         if want == "levels":
-            # See carvana.inference.levels for the factor.
+            # See levels() for the factor.
             graded = (probabilities * (256 * (1 - 2**-24))).clamp_(0, 255)
             prediction._levels = graded.to(torch.uint8).cpu().numpy()
         return prediction
@@ -95,7 +125,7 @@ class Prediction:
     def levels(self) -> NDArray[np.uint8]:
         """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
 
-        It holds for each t that is a multiple of 1/256: see :func:`carvana.inference.levels.levels`.
+        It holds for each t that is a multiple of 1/256: see :func:`carvana.inference.prediction.levels`.
         """
         if self._levels is not None:
             return self._levels

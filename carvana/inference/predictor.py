@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Self
@@ -16,23 +16,20 @@ from torch import Tensor
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.device_timer import DeviceTimer
-from carvana.inference.engine import Engine
+from carvana.inference.base import BasePredictor, NotANumberError, checked_threshold
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
-from carvana.inference.pipeline import NotANumberError
-from carvana.inference.precision import precision_of
 from carvana.inference.prediction import ProbabilityMaps
-from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
-from carvana.inference.scale import Scale, network_size
-from carvana.inference.tiling.config import SlidingWindowConfig
+from carvana.inference.scale import PreprocessedImage, Preprocessor, Scale, network_size
+from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid
 from carvana.inference.tiling.roi import mirrored
-from carvana.inference.tiling.sliding_window import SlidingWindowInferer
+from carvana.inference.tiling.sliding_window import DeviceTimer, SlidingWindowConfig, SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
+from carvana.run import Run, is_run
 from carvana.utils.deprecated import Attribute, parameters
+from carvana.utils.devices import describe, resolve_device
 from carvana.utils.parallel import check_fork, network_runs
 from carvana.utils.progress import Reporter, default_reporter
 
@@ -118,7 +115,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         Args:
             path: the folder, the repository's name, or a file that ends in ``.onnx``.
             settings: the constructor's. Without a precision, that of the run counts: see
-                :func:`carvana.inference.precision.precision_of`.
+                :func:`carvana.inference.predictor.precision_of`.
 
         Raises:
             ModelError: there is no model, or several: a folder of folds is an :class:`Ensemble`.
@@ -153,13 +150,11 @@ class Predictor(BasePredictor[PreprocessedImage]):
             ModelError: the network gives NaN, the memory is too small for it, or there is no
                 exact join.
         """
-        network_runs()
-        images = [self._on_device(each.image) for each in batch]
-        maps = self._probabilities(images)
-        if self.tta:
-            maps = _means(maps, self._probabilities([image.flip(-1) for image in images]))
-        self._refuse_nan(maps)
-        return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
+
+        def predict(images: Sequence[Tensor], _: bool) -> list[Tensor]:
+            return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
+
+        return self._maps(batch, predict)
 
     @parameters(unsure="uncertain")
     @torch.inference_mode()
@@ -176,15 +171,14 @@ class Predictor(BasePredictor[PreprocessedImage]):
         Raises:
             ModelError: as :meth:`predict_maps` says.
         """
-        network_runs()
-        images = [self._on_device(each.image) for each in batch]
-        maps = self._inferer.refine(images, drafts, uncertain)
-        if self.tta:
+
+        def refine(images: Sequence[Tensor], flipped: bool) -> list[Tensor]:
+            if not flipped:
+                return self._inferer.refine(images, drafts, uncertain)
             turned = [mirrored(cells, image.shape[2]) for cells, image in zip(uncertain, images, strict=True)]
-            flipped = [image.flip(-1) for image in images], [draft.flip(-1) for draft in drafts]
-            maps = _means(maps, self._inferer.refine(*flipped, turned))
-        self._refuse_nan(maps)
-        return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
+            return self._inferer.refine(images, [draft.flip(-1) for draft in drafts], turned)
+
+        return self._maps(batch, refine)
 
     @parameters(unsure="uncertain")
     def refine_cost(self, uncertain: NDArray[np.bool_], size: tuple[int, int]) -> float:
@@ -192,7 +186,16 @@ class Predictor(BasePredictor[PreprocessedImage]):
         # Mirrored, about as many are seen once more.
         return (2 if self.tta else 1) * self._inferer.plan_refinement(uncertain, size).cost
 
-    def _refuse_nan(self, maps: Sequence[Tensor]) -> None:
+    def _maps(
+        self, batch: Sequence[PreprocessedImage], run: Callable[[Sequence[Tensor], bool], list[Tensor]]
+    ) -> list[ProbabilityMaps]:
+        """The probabilities of prepared images; ``run`` is also told whether they are mirrored."""
+        network_runs()
+        images = [self._on_device(each.image) for each in batch]
+        maps = run(images, False)
+        if self.tta:
+            flipped = run([image.flip(-1) for image in images], True)
+            maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
         for place, single in enumerate(maps):
             if not bool(torch.isfinite(single.sum())):
                 overflow = "" if self.precision == "fp32" else _OVERFLOW
@@ -201,21 +204,18 @@ class Predictor(BasePredictor[PreprocessedImage]):
                     f"train.lr helps){overflow}",
                     place,
                 )
+        return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
-    def _on_device(self, image: NDArray[np.uint8]) -> Tensor:
+    def _on_device(self, image: Tensor) -> Tensor:
         """An image (3, h, w) whose memory stays in the order of pixels, which is torch's channels_last."""
-        tensor = torch.from_numpy(image)
         if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.permute(2, 0, 1)
-
-    def _probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
+            image = image.pin_memory().to(self.device, non_blocking=True)
+        return image.permute(2, 0, 1)
 
     @contextmanager
     def timed(self) -> Iterator[DeviceTimer]:
         """Measure the seconds that the network takes within the block; on a GPU this waits for each batch."""
-        self._inferer.timer = timer = DeviceTimer(self.device)
+        self._inferer.timer = timer = DeviceTimer()
         try:
             yield timer
         finally:
@@ -239,6 +239,34 @@ class Predictor(BasePredictor[PreprocessedImage]):
     mix_again, cost_again = Attribute("refine_maps"), Attribute("refine_cost")
 
 
+def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
+    """The precision to use a run in, as ``carvana.utils.devices`` names it.
+
+    On the machine that trained it, a run keeps the precision of its training, so that results are the same. fp32 is
+    kept everywhere: it may have been chosen because the network overflows in others. Else it is "auto".
+
+    Args:
+        path: a run; "auto" for anything else.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        ConfigError: there is no such device here.
+        RunError: the run's records cannot be read.
+
+    >>> precision_of("no such run")
+    'auto'
+    """
+    if not is_run(path):
+        return "auto"
+    run = Run(path)
+    record = run.read_record()
+    # A fit that was interrupted has not recorded what "auto" was; it is the same again on the same machine.
+    precision = str(record.get("precision") or run.read_config().train.precision)
+    if precision == "fp32" or record.get("machine") == describe(resolve_device(device)):
+        return precision
+    return "auto"
+
+
 def _warn_about_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: Reporter) -> None:
     """Warn that a network trained on whole, shrunken images sees larger objects in images at their own size."""
     if size is None and spec.trained_size is not None:
@@ -247,10 +275,6 @@ def _warn_about_scale(spec: ModelSpec, size: tuple[int, int] | None, reporter: R
             f"{spec.arch} was trained on whole images of {height}x{width}; larger ones at their own size show larger "
             "objects than in training, and masks get worse (data.mode=crop trains for that)"
         )
-
-
-def _means(ones: Sequence[Tensor], mirrored: Sequence[Tensor]) -> list[Tensor]:
-    return [(one + other.flip(-1)) / 2 for one, other in zip(ones, mirrored, strict=True)]
 
 
 _OVERFLOW = "; or its numbers overflow: train with train.precision=fp32"

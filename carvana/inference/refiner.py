@@ -17,7 +17,7 @@ from carvana.errors import ConfigError
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
-from carvana.inference.preprocessed import PreprocessedImage, Preprocessor
+from carvana.inference.scale import EnsemblePreprocessor, PreprocessedImage
 from carvana.inference.tiling.roi import CELL, cells_of
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import float64_device
@@ -100,9 +100,9 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
 
     @property
-    def preprocessor(self) -> RefinerPreprocessor:
+    def preprocessor(self) -> EnsemblePreprocessor:
         """Resizes an image for the coarse network, and keeps it at its own size for the fine one."""
-        return RefinerPreprocessor(self.coarse.preprocessor, self.fine.preprocessor)
+        return EnsemblePreprocessor((self.coarse.preprocessor, self.fine.preprocessor))
 
     @parameters(photo="image")
     def fits_batch(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
@@ -148,22 +148,6 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         return (grown[0] > 0).cpu().numpy()
 
     looked_at, unsure = Attribute("refined_share"), Attribute("uncertain_cells")
-
-
-class RefinerPreprocessor:
-    """Resizes an image for both networks.
-
-    Args:
-        coarse: The coarse network's preprocessor.
-        fine: The fine network's.
-    """
-
-    def __init__(self, coarse: Any, fine: Preprocessor) -> None:
-        self._coarse, self._fine = coarse, fine
-
-    def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, PreprocessedImage]:
-        """Resize an image, uint8 (H, W, 3), for both."""
-        return self._coarse(image), self._fine(image)
 
 
 def _most(single: Tensor, side: int) -> Tensor:

@@ -9,7 +9,7 @@ from carvana.config import FitConfig
 from carvana.data.check.masks import check_sizes
 from carvana.data.splits import Split, config_samples, split_folds, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
-from carvana.evaluation.cross_validation import evaluate_folds
+from carvana.evaluation.report import evaluate_folds
 from carvana.evaluation.samples import read_run_split, with_data_root
 from carvana.folds import Folds
 from carvana.training.callbacks import Callback

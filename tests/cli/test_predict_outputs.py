@@ -38,7 +38,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
     def load(paths: object, **settings: object) -> BasePredictor:  # type: ignore[type-arg]
         return predictor
 
-    monkeypatch.setattr("carvana.inference.load.load_predictor", load)
+    monkeypatch.setattr("carvana.inference.ensemble.load_predictor", load)
     return predictor
 
 

@@ -16,7 +16,7 @@ from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation, evaluate
-from carvana.inference.levels import THRESHOLDS
+from carvana.inference.prediction import THRESHOLDS
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec

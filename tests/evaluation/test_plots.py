@@ -134,6 +134,13 @@ def test_curves_differ_where_trainings_differ(tmp_path: Path) -> None:
     assert (pixels(tmp_path / "one.png") != pixels(tmp_path / "other.png")).any()
 
 
+def test_the_dots_of_one_epoch_do_not_cover_each_other(tmp_path: Path) -> None:
+    curves([record(1)], tmp_path / "curves.png")
+    inside = pixels(tmp_path / "curves.png")[30:350, 1000:1220]  # of the last panel
+    for colour in ((10, 132, 255), (142, 142, 147)):  # the learning rate, and images a second
+        assert (inside == colour).all(axis=2).sum() > 4
+
+
 def test_no_epochs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no epochs"):
         curves([], tmp_path / "curves.png")

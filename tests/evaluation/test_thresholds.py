@@ -11,7 +11,7 @@ from reference import blob, boundary_dice, brute_force_band, confusion, dice
 
 from carvana.errors import DataError
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
-from carvana.inference.levels import THRESHOLDS, levels, threshold_index
+from carvana.inference.prediction import THRESHOLDS, levels, threshold_index
 
 
 def soft(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:

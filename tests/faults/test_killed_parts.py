@@ -85,7 +85,7 @@ def test_a_reader_of_fit(
 @pytest.mark.fault(
     done="a reader killed while submit predicts",
     promised="one line about the reader within 60 s; the same command again completes",
-    reaches="inference/prefetch.py and submission/write.py: _explained",
+    reaches="inference/pipeline.py and submission/write.py: _explained",
 )
 def test_a_reader_of_submit(
     tmp_path: Path, started: Callable[..., subprocess.Popen[str]], came_out: Callable[..., None]

@@ -22,7 +22,8 @@ from carvana.models.segmenter import Segmenter
 SIZE = (32, 48)
 CACHE = ("*/samples/files", "*/samples/*.pack")
 OUTPUTS = ("*_mask.png", "*_prob.png", "*_cutout.png", "*_overlay.jpg")
-PARTS = ("*.parts/record.json", "*.parts/*.gz", "*/s.csv.gz")
+PARTS = ("*.parts/*.gz", "*/s.csv.gz")
+PARTS_LOG = ("*.parts/manifest.jsonl",)
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +204,10 @@ def same_table_again(photos: Path, model: Path, folder: Path, whole_table: dict[
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that submit writes, half of the file being written",
     promised="the same command again leaves the same table, byte for byte, and removes its parts",
-    reaches="inference/submission/shards.py: a record without parts, some parts, all parts, half a table",
+    reaches="inference/submission/table.py: a manifest without parts, some parts, all parts, half a table",
     quick=1,
 )
-@pytest.mark.parametrize("point", points(PARTS, again=[("*.parts/*.gz", 3)]), ids=told)
+@pytest.mark.parametrize("point", points(PARTS, PARTS_LOG, again=[("*.parts/*.gz", 3)]), ids=told)
 def test_submit_killed_at_a_write(
     point: Point, whole_table: dict[str, Any], photos: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -218,7 +219,7 @@ def test_submit_killed_at_a_write(
 @pytest.mark.fault(
     done="SIGKILL at random times while submit predicts",
     promised="as above",
-    reaches="inference/prefetch.py: processes that read end with a killed parent",
+    reaches="inference/pipeline.py: processes that read end with a killed parent",
     quick=0,
 )
 @pytest.mark.parametrize("number", range(20))
@@ -226,7 +227,7 @@ def test_submit_killed_at_a_random_time(
     number: int, whole_table: dict[str, Any], photos: Path, model: Path, tmp_path: Path
 ) -> None:
     [seconds] = moments(number, 1, least=0, most=1.5)
-    kill_during(("renamed", PARTS[0]), seconds, *submit_words(photos, model, tmp_path))
+    kill_during(("appended", PARTS_LOG[0]), seconds, *submit_words(photos, model, tmp_path))
     same_table_again(photos, model, tmp_path, whole_table)
 
 
@@ -235,12 +236,12 @@ def test_submit_killed_at_a_random_time(
         "each write of a fit, of predict and of submit is recorded, and compared with the writes that these cases kill"
     ),
     promised="every place that writes is killed",
-    reaches="the same event, in inference/outputs/files.py, manifest.py and shards.py",
+    reaches="the same event, in inference/outputs/files.py, manifest.py and submission/table.py",
 )
 def test_all_places_that_write_are_known(
     whole_outputs: dict[str, Any], whole_table: dict[str, Any], came_out: Callable[..., None]
 ) -> None:
     assert unknown(whole_outputs["record"], [*OUTPUTS, "*/manifest.jsonl"]) == set()
-    assert unknown(whole_table["record"], PARTS) == set()
+    assert unknown(whole_table["record"], [*PARTS, *PARTS_LOG]) == set()
     count = [len(list(events(whole["record"]))) for whole in (whole_outputs, whole_table)]
     came_out(f"{count[0]} steps of predict, {count[1]} of submit")

@@ -104,7 +104,7 @@ def test_a_state_that_cannot_be_synced(run: Path, tiny_data: Path, tmp_path: Pat
 @pytest.mark.fault(
     done="the disk full at each file that `evaluate` writes into a run whose fit was stopped",
     promised="one line; the network stays; the same numbers at last",
-    reaches="evaluation/spool.py: predictions that wait, and masks",
+    reaches="evaluation/evaluate.py: predictions that wait, and masks",
 )
 def test_an_evaluation_that_meets_a_full_disk(disk: Disk, run: Path, whole: bool, came_out: Any) -> None:
     out = disk.folder / "work" / "run"

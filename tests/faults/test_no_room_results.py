@@ -59,9 +59,9 @@ def test_predictions_that_meet_a_full_disk(disk: Disk, run: Path, photos: Path, 
 
 
 @pytest.mark.fault(
-    done="the disk full at the lock, the record, each part and the joined table of a submission",
+    done="the disk full at the manifest, each part and the joined table of a submission",
     promised="one line; parts that are done stay; the same table byte for byte at last",
-    reaches="inference/submission/shards.py: OSError in begin, add and join",
+    reaches="inference/submission/table.py: OSError in begin, add and join",
 )
 @pytest.mark.parametrize("name", ["table.csv.gz", "table.csv"])
 def test_a_submission_that_meets_a_full_disk(disk: Disk, tmp_path: Path, came_out: Any, name: str) -> None:
@@ -72,8 +72,8 @@ def test_a_submission_that_meets_a_full_disk(disk: Disk, tmp_path: Path, came_ou
     places = places_written(home, lambda: write_submission(predictor, rows, out=out, chunk=4, workers=0))
     expected = out.read_bytes()
     parts = f"{name}.parts"
-    assert {f"{parts}/lock", f"{parts}/record.json", name} <= set(places)
-    assert len(places) == 6  # and three parts
+    assert {f"{parts}/manifest.jsonl", name} <= set(places)
+    assert len(places) == 5  # and three parts
     for place in places:
         shutil.rmtree(home)
         with full_at(disk, home, place), pytest.raises(DataError, match=f"{out}: cannot be written: {ADVICE}"):

@@ -11,6 +11,7 @@ import pytest
 from comparing import recipe, settings
 from faults.commands import carvana, start, wait_for
 from faults.pictures import labelled, photo_called, put
+from submitting import prepared
 
 from carvana.data.check.report import check_data
 from carvana.data.io.images import read_image
@@ -20,7 +21,6 @@ from carvana.data.samples import find_samples
 from carvana.errors import DataError
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.inference.prefetch import read_prepared
 from carvana.utils.files import read_json_lines
 
 
@@ -137,17 +137,17 @@ def test_outputs_that_go_away_while_predicting(predictor: Predictor, tmp_path: P
 @pytest.mark.fault(
     done="images deleted while reading processes make them ready for a submission",
     promised="each image comes in order, prepared or with an error",
-    reaches="inference/prefetch.py: _Reader in a process",
+    reaches="inference/pipeline.py: _Reader in a process",
     quick=1,
 )
 @pytest.mark.parametrize("workers", [0, 2])
 def test_photos_that_go_away_under_readers(workers: int, predictor: Predictor, tmp_path: Path) -> None:
     photos = find_images(many_photos(tmp_path / "photos", 200))
     found = []
-    for photo, prepared in read_prepared(predictor, photos, workers=workers):
+    for photo, ready in prepared(predictor, photos, workers=workers):
         shutil.rmtree(tmp_path / "photos", ignore_errors=True)
-        found.append((photo, isinstance(prepared, str)))
-        assert not isinstance(prepared, str) or prepared.startswith(f"{photo}: ")
+        found.append((photo, isinstance(ready, str)))
+        assert not isinstance(ready, str) or ready.startswith(f"{photo}: ")
     assert [photo for photo, _ in found] == photos
     assert not found[0][1]
     assert found[-1][1]

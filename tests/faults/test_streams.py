@@ -27,7 +27,7 @@ def test_stdout_without_room(run: Path, words: str) -> None:
 @pytest.mark.fault(
     done="a reader of the output that goes after one line (archs, evaluate --json -, predict with its messages)",
     promised="no error: exit 0, nothing on stderr; predictions are all there",
-    reaches="cli/app.py: BrokenPipeError; inference/predict_folder.py, evaluation/spool.py let it pass",
+    reaches="cli/app.py: BrokenPipeError; inference/predict_folder.py, evaluation/evaluate.py let it pass",
     quick=0,
 )
 @pytest.mark.parametrize("words", ["archs", "evaluate RUN --json -", "predict RUN DATA --out OUT"])
@@ -60,7 +60,7 @@ def test_streams_that_are_closed(run: Path, tiny_data: Path, tmp_path: Path, how
 @pytest.mark.fault(
     done="`fit` and `submit` with readers while /dev/shm has 16 kB, 64 kB and 128 kB",
     promised="an error that names /dev/shm and what to do: no hang; with room the same again ends well",
-    reaches="inference/prefetch.py, training/loader.py, data/reader_processes.py: readers that find no shared memory",
+    reaches="inference/pipeline.py, training/loader.py, data/reader_processes.py: readers that find no shared memory",
     quick=0,
 )
 @pytest.mark.parametrize("size", ["16k", "64k", "128k"])

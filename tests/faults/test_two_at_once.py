@@ -154,7 +154,7 @@ def test_two_comparisons_in_one_folder(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done=("two submissions into one table, started at the same moment; then the same after a third was killed"),
     promised="the table has each row once; each command succeeds, or says that the table exists",
-    reaches="inference/submission/shards.py: begin and join under a lock",
+    reaches="inference/submission/table.py: join, which two may do at once",
     quick=0,
 )
 @pytest.mark.parametrize("killed", [False, True])

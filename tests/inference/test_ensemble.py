@@ -14,8 +14,7 @@ from carvana.config import FitConfig
 from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, ModelError, RunError
 from carvana.folds import Folds
-from carvana.inference.ensemble import Ensemble
-from carvana.inference.load import load_predictor
+from carvana.inference.ensemble import Ensemble, load_predictor
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from carvana.errors import ConfigError
-from carvana.inference.levels import THRESHOLDS
-from carvana.inference.prediction import Prediction, ProbabilityMaps
+from carvana.inference.prediction import THRESHOLDS, Prediction, ProbabilityMaps
 
 
 def maps(*sizes: tuple[int, int], image: tuple[int, int] = (83, 121)) -> ProbabilityMaps:

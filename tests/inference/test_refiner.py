@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.ensemble import Ensemble
-from carvana.inference.load import load_predictor
+from carvana.inference.ensemble import Ensemble, load_predictor
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import Refiner
 from carvana.inference.tiling.roi import CELL

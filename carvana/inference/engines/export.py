@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
-from carvana.inference.engines.onnx_pooling import pool_at_any_size
 from carvana.inference.tiling.memory import bytes_per_pixel
 from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.models.fuse import for_inference
@@ -42,6 +41,8 @@ OPSET = 18
 _MOST_BYTES = 2**31 - 2**24  # protobuf holds 2 GiB; the graph itself takes a little
 
 _TASK = "exporting"
+
+_POOLS: tuple[Any, ...] = (torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten._adaptive_avg_pool2d.default)
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,14 @@ def export_onnx(
     if size > _MOST_BYTES:
         raise ModelError(f"'{arch}' cannot be exported: its {size / 1e9:.1f} GB of weights exceed ONNX's 2 GB a file")
     sizes = check_shapes(model.spec.stride, model.spec.min_size)
-    reporter.start(_TASK, 2 + len(sizes))
+    reporter.start(_TASK, 1 + len(sizes))
     try:
         network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-        program = _traced(network)
+        data = _onnx_bytes(network)
         reporter.advance(_TASK)
         with atomic_path(out) as temporary:
-            temporary.write_bytes(_onnx_bytes(network, program))
-            reporter.advance(_TASK)
+            temporary.write_bytes(data)
+            del data  # up to 2 GB
             checks = tuple(_checked(network, temporary, shape, reporter) for shape in sizes)
     finally:
         reporter.finish(_TASK)
@@ -156,30 +157,27 @@ def difference(expected: Tensor, found: Tensor) -> float:
     return float(torch.maximum(share, probability))
 
 
-def _traced(network: Segmenter) -> ExportedProgram:
+def _converted(network: Segmenter) -> Any:
+    """The network as ONNX's ModelProto."""
     spec = network.spec
     # Sides that nothing divides, and a batch above 1, which torch takes for a number that never changes.
     images = _images((2, 3, spec.min_size + spec.stride + 3, spec.min_size + 2 * spec.stride + 5))
     free = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    ends: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
     try:
         with _quiet():
-            return pool_at_any_size(torch.export.export(network, (images,), dynamic_shapes=free, strict=False))
+            program = pool_at_any_size(torch.export.export(network, (images,), dynamic_shapes=free, strict=False))
+            made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **ends)
+        assert made is not None
+        return made.model_proto
     except Exception as error:  # whatever torch, or the network, raises
         raise _cannot(network, _cause(error)) from error
 
 
-def _onnx_bytes(network: Segmenter, program: ExportedProgram) -> bytes:
+def _onnx_bytes(network: Segmenter) -> bytes:
     from carvana.utils.version import __version__
 
-    try:
-        with _quiet():
-            made = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-            )
-        assert made is not None
-        proto: Any = made.model_proto
-    except Exception as error:  # see _traced
-        raise _cannot(network, _cause(error)) from error
+    proto = _converted(network)
     for part in (proto.graph, *proto.functions):
         _strip(part)
     for end in (*proto.graph.input, *proto.graph.output):
@@ -271,6 +269,50 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
+
+
+def pool_at_any_size(program: ExportedProgram) -> ExportedProgram:
+    """The same program, with adaptive average pooling that is valid for every height and width.
+
+    Which pixels belong to each pooled cell depends on the image's size. Torch's decomposition fixes those of one size
+    in the graph; here pooling is a product with a matrix that the graph computes from the size.
+    """
+    if not any(node.target in _POOLS and list(node.args[1]) != [1, 1] for node in program.graph.nodes):
+        return program
+    pooled: ExportedProgram = program.run_decompositions(dict.fromkeys(_POOLS, adaptive_average))
+    return pooled
+
+
+def adaptive_average(features: Tensor, output_size: Sequence[int]) -> Tensor:
+    """The same as ``torch.nn.functional.adaptive_avg_pool2d``, as two matrix products.
+
+    Args:
+        features: float (..., H, W).
+        output_size: (height, width).
+
+    Returns:
+        (..., height, width).
+
+    >>> features = torch.rand(1, 2, 5, 7)
+    >>> torch.allclose(adaptive_average(features, (2, 3)), torch.nn.functional.adaptive_avg_pool2d(features, (2, 3)))
+    True
+    """
+    height, width = output_size
+    return (
+        _pool_weights(features.shape[-2], height, features)
+        @ features
+        @ _pool_weights(features.shape[-1], width, features).T
+    )
+
+
+def _pool_weights(size: int, parts: int, like: Tensor) -> Tensor:
+    """The weight of each of ``size`` pixels in each of the parts, which overlap where ``parts`` does not divide it."""
+    pixel = torch.arange(size, device=like.device)
+    part = torch.arange(parts, device=like.device)[:, None]
+    begin = part * size // parts
+    end = ((part + 1) * size + parts - 1) // parts
+    inside = (pixel >= begin) & (pixel < end)
+    return inside.to(like.dtype) / (end - begin).to(like.dtype)
 
 
 @contextlib.contextmanager

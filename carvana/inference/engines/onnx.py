@@ -36,7 +36,7 @@ _ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location"
 
 
 class OnnxEngine:
-    """Keeps :class:`carvana.inference.engine.Engine` with ONNX Runtime.
+    """Keeps :class:`carvana.inference.tiling.Engine` with ONNX Runtime.
 
     Args:
         session: ONNX Runtime's, of the file.
@@ -82,7 +82,11 @@ class OnnxEngine:
                 f"'{path}' was not written by carvana export, so it does not say how to prepare images for it; "
                 "export the run: carvana export RUN --to onnx --out FILE"
             )
-        return cls(session, _spec(path, metadata[METADATA]), path=path, device=device)
+        values = _json(path, METADATA, metadata[METADATA])
+        try:
+            return cls(session, ModelSpec.from_json(values), path=path, device=device)
+        except ModelError as error:
+            raise ModelError(f"'{path}': {error}") from None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images to logits.
@@ -229,14 +233,6 @@ def _open(path: Path, device: torch.device) -> Any:
         raise ModelError(
             f"'{path}' cannot be read by ONNX Runtime, it is damaged or of another kind: {first_line(error)}"
         ) from error
-
-
-def _spec(path: Path, text: str) -> ModelSpec:
-    values = _json(path, METADATA, text)
-    try:
-        return ModelSpec.from_json(values)
-    except ModelError as error:
-        raise ModelError(f"'{path}': {error}") from None
 
 
 def _json(path: Path, name: str, text: str) -> Any:

@@ -21,7 +21,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
-    """Keeps :class:`carvana.inference.engine.Engine` with PyTorch.
+    """Keeps :class:`carvana.inference.tiling.Engine` with PyTorch.
 
     The weights are copied at the first call; later changes of the model do not reach the copy.
 

@@ -1,16 +1,21 @@
-"""Cuts an object out of its image, with soft edges and without a rim of the old background's colour."""
+"""Cuts an object out of its image, with soft edges and no rim of the old background, and lays it onto another."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.display import over_white
-from carvana.errors import DataError
+from carvana.data.io.display import over_white, parse_colour, read_shown
+from carvana.data.io.images import UInt8, resize_image
+from carvana.errors import ConfigError, DataError
 from carvana.inference.outputs.postprocess import follow
+from carvana.utils.files import expanded, file_digest
 
 FloatImage = NDArray[np.float32]
 Window = tuple[slice, slice]
@@ -113,6 +118,105 @@ def sharpen(probabilities: FloatImage, threshold: float, softness: float) -> Flo
     return np.clip(opacity, 0, 1, out=opacity)
 
 
+@dataclass(frozen=True)
+class Colour:
+    """One colour everywhere: red, green and blue, 0 to 255."""
+
+    rgb: tuple[int, int, int]
+
+    def pixels(self, size: tuple[int, int]) -> UInt8:
+        """uint8 (H, W, 3) of this (height, width): a view that takes no memory, not to be written into."""
+        return np.broadcast_to(np.array(self.rgb, np.uint8), (*size, 3))
+
+    def settings(self) -> Any:
+        """Its three numbers."""
+        return list(self.rgb)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image, scaled until it covers the cut-out, and cropped around its middle.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        digest: of the file's bytes.
+    """
+
+    image: UInt8
+    digest: str
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read an image, in sRGB, its transparent parts white.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return cls(over_white(read_shown(path)), file_digest(path))
+
+    def pixels(self, size: tuple[int, int]) -> UInt8:
+        """The image, scaled and cropped to this size."""
+        return cover(self.image, size)
+
+    def settings(self) -> Any:
+        """The digest of its bytes."""
+        return self.digest
+
+
+Background = Colour | Picture
+"""The background of a cut-out: its pixels for a size, and its settings for manifests."""
+
+
+def parse_background(text: str) -> Background:
+    """A colour by name, or else an image by path.
+
+    Raises:
+        ConfigError: it is neither.
+        DataError: the file is not an image.
+
+    >>> parse_background("#ffd60a")
+    Colour(rgb=(255, 214, 10))
+    """
+    path = expanded(text)
+    try:
+        return Colour(parse_colour(text))
+    except ConfigError as error:
+        if path.suffix or path.exists():
+            return Picture.read(path)
+        raise ConfigError(f"{text!r} is not an image file, and {error}") from error
+
+
+def cover(image: UInt8, size: tuple[int, int]) -> UInt8:
+    """Scale an image (H, W, 3) evenly until it covers ``size`` (height, width), and crop it around its middle.
+
+    >>> cover(np.zeros((100, 300, 3), np.uint8), (50, 60)).shape
+    (50, 60, 3)
+    """
+    factor = max(wanted / have for wanted, have in zip(size, image.shape[:2], strict=True))
+    height, width = (max(wanted, round(have * factor)) for wanted, have in zip(size, image.shape[:2], strict=True))
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return np.ascontiguousarray(resize_image(image, (height, width))[top : top + size[0], left : left + size[1]])
+
+
+def compose(cut: UInt8, background: Background) -> UInt8:
+    """Lay a cut-out onto a background.
+
+    Args:
+        cut: uint8 (H, W, 4), RGBA, not premultiplied, as :func:`cutout` gives it.
+        background: the new background.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    colours, opacity = np.ascontiguousarray(cut[..., :3]), np.ascontiguousarray(cut[..., 3])
+    result = background.pixels(cut.shape[:2]).copy()
+    cv2.copyTo(colours, cv2.compare(opacity, 255, cv2.CMP_EQ), result)
+    mixed = (opacity > 0) & (opacity < 255)
+    share = opacity[mixed, None].astype(np.float32) / 255
+    result[mixed] = np.rint(share * colours[mixed] + (1 - share) * result[mixed]).astype(np.uint8)
+    return result
+
+
 def _foreground(image: NDArray[np.uint8], alpha: FloatImage) -> NDArray[np.uint8]:
     """Estimate the object's colour: the pixel's own where it is opaque, fused from around it along the edge."""
     reach = cv2.dilate(alpha, np.ones((_NARROW, _NARROW), np.uint8)) > 0
@@ -157,19 +261,14 @@ def _explain(pixels: FloatImage, weight: FloatImage, foreground: FloatImage, bac
 
 def _edge_windows(wanted: NDArray[np.bool_], side: int = 96) -> Iterator[tuple[Window, Window]]:
     """Squares that hold a wanted pixel, and each with the margin that the narrow pass looks at."""
-    height, width = wanted.shape
     margin = _NARROW // 2
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            bottom, right = min(top + side, height), min(left + side, width)
-            if wanted[top:bottom, left:right].any():
-                core = slice(top, bottom), slice(left, right)
+    for top in range(0, wanted.shape[0], side):
+        for left in range(0, wanted.shape[1], side):
+            core = np.s_[top : top + side, left : left + side]
+            if wanted[core].any():
                 yield (
                     core,
-                    (
-                        slice(max(0, top - margin), min(bottom + margin, height)),
-                        slice(max(0, left - margin), min(right + margin, width)),
-                    ),
+                    np.s_[max(0, top - margin) : top + side + margin, max(0, left - margin) : left + side + margin],
                 )
 
 

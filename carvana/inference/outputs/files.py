@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +12,7 @@ from carvana.data.io.display import over_white
 from carvana.data.io.images import UInt8, encode_image
 from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean
-from carvana.inference.outputs.background import Background, compose
-from carvana.inference.outputs.cutout import cutout, edge_softness
+from carvana.inference.outputs.cutout import Background, compose, cutout, edge_softness
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
@@ -44,11 +43,11 @@ class Outputs:
             ConfigError: a name is unknown or missing, or a background is given and no cut-out wanted.
         """
         if not save:
-            raise ConfigError(f"nothing to save; expected some of {', '.join(_KINDS)}")
+            raise ConfigError(f"nothing to save; expected some of {', '.join(_SUFFIXES)}")
         for kind in save:
-            if kind not in _KINDS:
-                known = ", ".join(_KINDS)
-                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _KINDS)}")
+            if kind not in _SUFFIXES:
+                known = ", ".join(_SUFFIXES)
+                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _SUFFIXES)}")
         if background is not None and "cutout" not in save:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
         return cls(tuple(dict.fromkeys(save)), cleaning, background)
@@ -91,61 +90,33 @@ class Outputs:
         Raises:
             DataError: no file of that kind holds so many pixels.
         """
-        finished = _Finished(prediction, image, self)
+        background = self.background
+
+        @cache
+        def cleaned() -> UInt8 | None:
+            return None if self.cleaning is None else clean(prediction.mask, **vars(self.cleaning))
+
+        def mask() -> UInt8:
+            found = cleaned()
+            return prediction.mask if found is None else found
+
         for kind, name in names.items():
-            yield name, _KINDS[kind](name, finished)
+            if kind == "mask":
+                yield name, encode_mask(mask(), name=name)
+                continue
+            if kind == "prob":
+                pixels = prediction.levels
+            elif kind == "overlay":
+                assert image is not None
+                pixels = overlay(over_white(image), mask())
+            else:
+                assert image is not None
+                softness = edge_softness(prediction.size, prediction.network_probabilities.shape)
+                pixels = cutout(
+                    image, prediction.probabilities, prediction.threshold, softness=softness, cleaned=cleaned()
+                )
+                pixels = pixels if background is None else compose(pixels, background)
+            yield name, encode_image(pixels, Path(name).suffix, name=name)
 
 
-@dataclass(frozen=True, eq=False)
-class _Finished:
-    prediction: Prediction
-    shown: UInt8 | None
-    outputs: Outputs
-
-    @cached_property
-    def cleaned(self) -> UInt8 | None:
-        cleaning = self.outputs.cleaning
-        return None if cleaning is None else clean(self.prediction.mask, parts=cleaning.parts, holes=cleaning.holes)
-
-    @property
-    def mask(self) -> UInt8:
-        return self.prediction.mask if self.cleaned is None else self.cleaned
-
-    @property
-    def image(self) -> UInt8:
-        assert self.shown is not None
-        return self.shown
-
-
-def _mask(name: str, finished: _Finished) -> bytes:
-    return encode_mask(finished.mask, name=name)
-
-
-def _probabilities(name: str, finished: _Finished) -> bytes:
-    return _encoded(name, finished.prediction.levels)
-
-
-def _cutout(name: str, finished: _Finished) -> bytes:
-    prediction, background = finished.prediction, finished.outputs.background
-    softness = edge_softness(prediction.size, prediction.network_probabilities.shape)
-    cut = cutout(
-        finished.image, prediction.probabilities, prediction.threshold, softness=softness, cleaned=finished.cleaned
-    )
-    return _encoded(name, cut if background is None else compose(cut, background))
-
-
-def _overlay(name: str, finished: _Finished) -> bytes:
-    return _encoded(name, overlay(over_white(finished.image), finished.mask))
-
-
-def _encoded(name: str, pixels: UInt8) -> bytes:
-    return encode_image(pixels, Path(name).suffix, name=name)
-
-
-_KINDS: dict[str, Callable[[str, _Finished], bytes]] = {
-    "mask": _mask,
-    "prob": _probabilities,
-    "cutout": _cutout,
-    "overlay": _overlay,
-}
 _SUFFIXES = {"mask": "_mask.png", "prob": "_prob.png", "cutout": "_cutout.png", "overlay": "_overlay.jpg"}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from carvana.data.io.rle import RleError, runs_of
 from carvana.inference.submission.table import open_table, read_names, split_row
-from carvana.utils.progress import Reporter, default_reporter
+from carvana.utils.progress import Reporter, default_reporter, track
 
 SIZE = 1280, 1918
 """(height, width) of the competition's images."""
 
 SHOWN = 20
 """Problems that are reported in detail."""
-
-_ROWS_PER_UPDATE = 256
 
 
 @dataclass
@@ -68,65 +65,42 @@ def check_submission(
     Raises:
         DataError: one of the files cannot be read, or the sample is not a table.
     """
-    reporter = reporter or default_reporter()
     places = {name: place for place, name in enumerate(read_names(against))}
     report = SubmissionReport(expected=len(places))
-    seen = bytearray(len(places))
-    task = "checking"
-    reporter.start(task, len(places))
-    try:
-        with open_table(against) as sample, open_table(path) as lines:
-            _check_header(next(lines, b""), next(sample), report)
-            last = -1
-            for number, line in enumerate(lines, start=2):
-                report.rows += 1
-                last = _check_row(number, line, places, seen, last, size, report)
-                if report.rows % _ROWS_PER_UPDATE == 0:
-                    reporter.advance(task, _ROWS_PER_UPDATE)
-    finally:
-        reporter.finish(task)
-    for name in _unseen(places, seen):
-        report.add("missing", f"{name}: has no row")
+    seen: set[int] = set()
+    furthest = -1
+    with open_table(against) as sample, open_table(path) as lines:
+        header, expected = next(lines, b""), next(sample)
+        if header != expected:
+            report.add("header", f"line 1: begins {_shown(header)}; expected {expected.decode('utf-8', 'replace')!r}")
+        rows = track(lines, reporter or default_reporter(), "checking", len(places))
+        for number, line in enumerate(rows, start=2):
+            report.rows += 1
+            row = split_row(line)
+            if row is None:
+                report.add("no row", f"line {number}: {_shown(line)} is not a row; expected a name, a comma and runs")
+                continue
+            name, runs = row
+            where = f"line {number}, {name}"
+            try:
+                runs_of(runs, size)
+            except RleError as error:
+                report.add(error.problem, f"{where}: {error}")
+            place = places.get(name)
+            if place is None:
+                report.add("unknown", f"{where}: the sample has no such image")
+                continue
+            if place in seen:
+                report.add("doubled", f"{where}: has a row already")
+            elif place < furthest:
+                report.add("out of order", f"{where}: stands behind images that follow it in the sample")
+            seen.add(place)
+            furthest = max(furthest, place)
+    for name, place in places.items():
+        if place not in seen:
+            report.add("missing", f"{name}: has no row")
     return report
 
 
-def _check_header(found: bytes, expected: bytes, report: SubmissionReport) -> None:
-    if found != expected:
-        shown = found[:40].decode("utf-8", "replace")
-        report.add("header", f"line 1: begins {shown!r}; expected {expected.decode('utf-8', 'replace')!r}")
-
-
-def _check_row(
-    number: int,
-    line: bytes,
-    places: dict[str, int],
-    seen: bytearray,
-    last: int,
-    size: tuple[int, int],
-    report: SubmissionReport,
-) -> int:
-    """Check one row; returns the furthest place in the sample so far."""
-    row = split_row(line)
-    if row is None:
-        shown = line[:40].decode("utf-8", "replace")
-        report.add("no row", f"line {number}: {shown!r} is not a row; expected a name, a comma and runs")
-        return last
-    name, runs = row
-    try:
-        runs_of(runs, size)
-    except RleError as error:
-        report.add(error.problem, f"line {number}, {name}: {error}")
-    place = places.get(name)
-    if place is None:
-        report.add("unknown", f"line {number}, {name}: the sample has no such image")
-        return last
-    if seen[place]:
-        report.add("doubled", f"line {number}, {name}: has a row already")
-    elif place < last:
-        report.add("out of order", f"line {number}, {name}: stands behind images that follow it in the sample")
-    seen[place] = 1
-    return max(last, place)
-
-
-def _unseen(places: dict[str, int], seen: bytearray) -> Iterator[str]:
-    return (name for name, place in places.items() if not seen[place])
+def _shown(line: bytes) -> str:
+    return repr(line[:40].decode("utf-8", "replace"))

@@ -1,14 +1,24 @@
-"""Reads and writes the competition's table of masks: a header, then ``name,runs`` per image; gzip or plain text."""
+"""The competition's table of masks: a header, then ``name,runs`` per image; gzip or plain text.
+
+A large table is made of parts, which several processes write and one of them joins.
+"""
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import re
+import shutil
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from carvana.errors import DataError
+from carvana.inference.manifest import MANIFEST, Manifest
+from carvana.utils.files import atomic_path, bytes_digest, digest, file_digest, is_leftover, read_json
 
 HEADER = b"img,rle_mask"
 
@@ -100,3 +110,136 @@ def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
         yield from [b""] * blank
         blank = 0
         yield bare
+
+
+class Parts:
+    """The rows of a table in parts, each a gzip file in ``<out>.parts/``, with a manifest of them.
+
+    A part counts if the manifest has the digest of its bytes and all that decides its rows, so a part that is cut or
+    damaged is made again, and parts of another model or of other images are never mixed in. A row of gzip files is a
+    gzip file, so joining is copying. Processes need no lock: whatever two of them write alike is equal to the byte.
+
+    Args:
+        out: the table, which is compressed if its name ends in ``.gz``.
+        record: all that decides the rows, as JSON values, each under a name for messages.
+        count: the number of parts.
+    """
+
+    def __init__(self, out: Path, record: Mapping[str, Any], *, count: int) -> None:
+        self._out = out
+        self._folder = _folder(out)
+        self._record = json.loads(json.dumps(record))  # as it will be read back
+        self._names = [f"{number:06}-{digest(self._record)[:12]}.gz" for number in range(count)]
+        self._log = Manifest(self._folder)
+
+    def begin(self) -> None:
+        """Begin in the folder, or continue there.
+
+        Raises:
+            DataError: the folder holds parts of another table.
+            OSError: the folder cannot be written to.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _adopt_old_parts(self._folder, like=self._record)
+        self.missing()
+        self._log.add({}, self._record)  # before any work: perhaps nothing can be written here
+
+    def missing(self) -> list[int]:
+        """The numbers of the parts that are missing, from 0.
+
+        Raises:
+            DataError: the folder holds parts of another table.
+        """
+        manifest = Manifest(self._folder)  # read anew: others write into it
+        for name, known in manifest.made_of.items():
+            if known != self._record and (self._folder / name).exists():
+                raise DataError(
+                    f"{self._folder}: holds an unfinished table with other {_difference(known, self._record)}; "
+                    "continue with those, take another --out, or remove the folder"
+                )
+        return [place for place, name in enumerate(self._names) if manifest.state(name, self._record) != "current"]
+
+    def add(self, number: int, rows: Iterable[bytes]) -> None:
+        """Write a part, unless other processes have finished the table meanwhile. Safe in any thread and any process.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        name, data = self._names[number], _packed(b"".join(rows))
+        try:
+            with atomic_path(self._folder / name) as temporary:
+                temporary.write_bytes(data)
+                self._log.add({name: bytes_digest(data)}, self._record)
+        except FileNotFoundError:  # the folder is removed once the table is there
+            if not self._out.exists():
+                raise
+
+    def join(self) -> bool:
+        """Join the parts to the table and remove them, unless some are missing; whether the table is complete.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        try:
+            if not self._out.exists() and not self.missing():
+                with atomic_path(self._out) as temporary:
+                    self._write_joined(temporary)
+        except FileNotFoundError:  # another process has joined the parts, and is removing them
+            if not self._out.exists():
+                raise
+        return remove_joined(self._out)
+
+    def _write_joined(self, path: Path) -> None:
+        packed = self._out.suffix == ".gz"
+        with open(path, "wb") as file:
+            file.write(_packed(HEADER + b"\n") if packed else HEADER + b"\n")
+            for name in self._names:
+                with open(self._folder / name, "rb") if packed else gzip.open(self._folder / name) as part:
+                    shutil.copyfileobj(part, file, 1 << 20)
+
+
+def remove_joined(out: Path) -> bool:
+    """Remove the parts of a finished table, though not what others have put beside them; whether it is finished."""
+    if not out.exists():
+        return False
+    with suppress(OSError):
+        for path in _folder(out).iterdir():
+            if path.name in (MANIFEST, _OLD_LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
+                path.unlink()
+        _folder(out).rmdir()
+    return True
+
+
+_PART = re.compile(r"\d{6,}-[0-9a-f]{12}\.gz")
+_OLD_RECORD, _OLD_LOCK = "record.json", "lock"
+_LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no difference
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
+
+
+def _packed(data: bytes) -> bytes:
+    return gzip.compress(data, _LEVEL, mtime=0)  # without the time, equal rows are equal bytes
+
+
+def _adopt_old_parts(folder: Path, *, like: Mapping[str, Any]) -> None:
+    """Enter parts of a release that had a record in place of the manifest; their names are the same."""
+    try:
+        record = read_json(folder / _OLD_RECORD)
+    except (FileNotFoundError, ValueError):
+        return
+    if isinstance(record, dict) and record.keys() == like.keys():
+        for part in folder.glob(f"*-{digest(record)[:12]}.gz"):
+            Manifest(folder).add({part.name: file_digest(part)}, record)
+        (folder / _OLD_RECORD).unlink(missing_ok=True)
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The names of the values that differ; the settings in detail."""
+    old, new = before.get("settings", {}), now["settings"]
+    settings = [
+        f"{key} was {old.get(key)}, is {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
+    ]
+    details = {"settings": f"settings ({', '.join(settings)})"}
+    return " and ".join(details.get(name, name) for name in now if before.get(name) != now[name])

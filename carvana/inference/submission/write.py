@@ -10,31 +10,26 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from carvana.data.io import rle
 from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import ConfigError, DataError, ModelError, cause
-from carvana.inference.base import BasePredictor, P
+from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.distributed import announce, rank_slice, wait_for_all_ranks, was_announced
 from carvana.inference.inputs import absolute_paths, collect_images
 from carvana.inference.outputs.postprocess import Cleaning, clean
-from carvana.inference.pipeline import overlapped, run_batches
+from carvana.inference.pipeline import FEWER_READERS, P, overlapped, read_prepared
 from carvana.inference.prediction import Prediction
-from carvana.inference.prefetch import FEWER_READERS, read_prepared
-from carvana.inference.submission.shards import Shards, clear_joined
-from carvana.inference.submission.table import HEADER, make_row
+from carvana.inference.submission.table import Parts, make_row, remove_joined
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
 from carvana.utils.parallel import tells_of_killed_reader
-from carvana.utils.progress import Reporter, default_reporter
+from carvana.utils.progress import Reporter, default_reporter, track
 
 FORMAT_VERSION = 1
 
@@ -88,7 +83,7 @@ def write_submission(
         out: the table; compressed if its name ends in ``.gz``.
         names: the file names of the images to take, in the order of the rows; None takes all, sorted by name.
         cleaning: how masks are cleaned.
-        workers: processes that read; see :func:`carvana.inference.prefetch.read_prepared`.
+        workers: processes that read; see :func:`carvana.inference.pipeline.read_prepared`.
         chunk: images that are kept or lost together.
         reporter: shows progress, and a warning for each image that cannot be read.
 
@@ -122,12 +117,14 @@ def write_submission(
         "chunks": chunk,
         "photos": digest([str(place) for place in absolute_paths(rows)]),
     }
-    parts = Shards(out, record, count=math.ceil(len(rows) / chunk), header=HEADER + b"\n")
+    count = math.ceil(len(rows) / chunk)
+    parts = Parts(out, record, count=count)
     done = Submission(len(rows))
     with _explained(out):
-        if parts.begin():
-            undone = sorted(set(parts.missing()).intersection(rank_slice(range(parts.count))))
-            chunks = [_Chunk(number, rows[number * chunk : (number + 1) * chunk]) for number in undone]
+        if not out.exists():  # other processes may have finished it meanwhile
+            parts.begin()
+            undone = sorted(set(parts.missing()).intersection(rank_slice(range(count))))
+            chunks = {number: rows[number * chunk : (number + 1) * chunk] for number in undone}
             _write_parts(predictor, chunks, parts, done, cleaning=cleaning, workers=workers, reporter=reporter)
         done.complete = parts.join()
     wait_for_all_ranks(failed=bool(done.failed))
@@ -144,48 +141,23 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
     if not Path(out).exists():
         announce(word)
     elif not was_announced(word):
-        with _explained(Path(out)):
-            clear_joined(Path(out))
+        remove_joined(Path(out))
         raise DataError(f"{out}: exists already; take another --out, or remove it")
 
 
-class _Chunk:
-    """Images whose rows become one part: threads enter the rows, and the thread with the last one writes the part."""
-
-    def __init__(self, number: int, images: Sequence[Path]) -> None:
-        self.number = number
-        self.images = images
-        self.lines = [b""] * len(images)
-        self.failed = False
-        self._left = len(images)
-        self._lock = threading.Lock()
-
-    def enter(self, place: int, line: bytes | None) -> bool:
-        """Enter the line of one image, None if it has none; whether all lines are entered now."""
-        with self._lock:
-            self.lines[place] = line or b""
-            self.failed |= line is None
-            self._left -= 1
-            return not self._left
-
-
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A row in the pipeline: its chunk, its place there, and why the image cannot be read, if so."""
 
-    chunk: _Chunk
+    image: Path
+    chunk: int
     place: int
     message: str = ""
-
-    @property
-    def image(self) -> Path:
-        return self.chunk.images[self.place]
 
 
 def _write_parts(
     predictor: BasePredictor[P],
-    chunks: Sequence[_Chunk],
-    parts: Shards,
+    chunks: Mapping[int, Sequence[Path]],
+    parts: Parts,
     done: Submission,
     *,
     cleaning: Cleaning | None,
@@ -193,51 +165,47 @@ def _write_parts(
     reporter: Reporter,
 ) -> None:
     """Make the parts of chunks, and record the results of their images in ``done``."""
+    lines: dict[int, dict[int, bytes]] = {number: {} for number in chunks}
+    lock = threading.Lock()
 
     def finish(result: tuple[_Row, Prediction | None]) -> _Row:
         # One step from mask to file: predicted images are kept even when the next batch is interrupted.
         row, prediction = result
-        line = None if prediction is None else make_row(row.image.name, rle.encode(_mask(prediction, cleaning)))
-        if row.chunk.enter(row.place, line) and not row.chunk.failed:
-            parts.add(row.chunk.number, row.chunk.lines)
-            row.chunk.lines.clear()
+        if prediction is not None:
+            mask = prediction.mask if cleaning is None else clean(prediction.mask, **asdict(cleaning))
+            line = make_row(row.image.name, rle.encode(mask))
+            with lock:
+                lines[row.chunk][row.place] = line
+                complete = len(lines[row.chunk]) == len(chunks[row.chunk])
+            if complete:  # never where an image of the chunk cannot be read
+                parts.add(row.chunk, [line for _, line in sorted(lines.pop(row.chunk).items())])
         return row
 
-    task = "predicting"
-    reporter.start(task, sum(len(chunk.images) for chunk in chunks))
-    try:
-        # Closed explicitly, or readers would live as long as an error's traceback.
-        with closing(_predicted(predictor, chunks, workers)) as predicted:
-            for row in overlapped(finish, predicted):
-                if row.message:
-                    done.failed.append((row.image, row.message))
-                    reporter.warn(row.message)
-                reporter.advance(task)
-    finally:
-        reporter.finish(task)
-    done.written = sum(len(chunk.images) for chunk in chunks if not chunk.failed)
+    # Closed explicitly, or readers would live as long as an error's traceback.
+    with closing(_predicted(predictor, chunks, workers)) as predicted:
+        rows = overlapped(finish, predicted)
+        for row in track(rows, reporter, "predicting", sum(map(len, chunks.values()))):
+            if row.message:
+                done.failed.append((row.image, row.message))
+                reporter.warn(row.message)
+    done.written = sum(len(images) for number, images in chunks.items() if number not in lines)
 
 
 def _predicted(
-    predictor: BasePredictor[P], chunks: Sequence[_Chunk], workers: int | None
+    predictor: BasePredictor[P], chunks: Mapping[int, Sequence[Path]], workers: int | None
 ) -> Generator[tuple[_Row, Prediction | None], None, None]:
     """All images with their predictions, in order; batches end where a chunk does."""
-    images = [image for chunk in chunks for image in chunk.images]
-    reading = read_prepared(predictor, images, workers=workers)
+    images = [image for chunk in chunks.values() for image in chunk]
+    reading = read_prepared(predictor.preprocessor, images, max_pixels=predictor.max_pixels, workers=workers)
     with closing(reading) as prepared:
-        for chunk in chunks:
-            found = enumerate(ready for _, ready in islice(prepared, len(chunk.images)))
+        for number, chunk in chunks.items():
             rows = (
-                (_Row(chunk, place, ready), None) if isinstance(ready, str) else (_Row(chunk, place), ready)
-                for place, ready in found
+                (_Row(image, number, place, ready), None)
+                if isinstance(ready, str)
+                else (_Row(image, number, place), ready)
+                for place, (image, ready) in enumerate(zip(chunk, prepared, strict=False))
             )
             yield from run_batches(predictor, rows, want="mask", name=lambda row: row.image)
-
-
-def _mask(prediction: Prediction, cleaning: Cleaning | None) -> NDArray[np.uint8]:
-    if cleaning is None:
-        return prediction.mask
-    return clean(prediction.mask, parts=cleaning.parts, holes=cleaning.holes)
 
 
 def _in_order(images: Sequence[Path], names: Sequence[str] | None, reporter: Reporter) -> list[Path]:
@@ -274,6 +242,8 @@ def _explained(out: Path) -> Iterator[None]:
         yield
     except BrokenPipeError:  # the reader of this process's output has ended
         raise
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise DataError(f"{error.filename}: cannot be written to: {cause(error)}; take another --out") from error
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {cause(error)}; what was done is kept") from error
     except (RuntimeError, ModelError) as error:

@@ -88,9 +88,10 @@ class TileGrid:
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
-    def tiles(self) -> Iterator[tuple[int, int]]:
-        """The place of each tile, (row, column), from the upper left to the lower right one."""
-        return ((row, column) for row in range(len(self.rows)) for column in range(len(self.columns)))
+    @property
+    def places(self) -> list[tuple[TileSpan, TileSpan]]:
+        """The rows and the columns of each tile, from the upper left to the lower right one."""
+        return list(itertools.product(self.rows, self.columns))
 
     @property
     def tile(self) -> Size:
@@ -102,9 +103,9 @@ class TileGrid:
         """The pixels that the network sees, for each pixel of the image."""
         return len(self) * math.prod(self.tile) / math.prod(self.size)
 
-    def neighbours(self, row: int, column: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def neighbours(self, rows: TileSpan, columns: TileSpan) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The distances to the tiles that a tile overlaps, itself (0) included: its weights depend on these alone."""
-        return _distances(self.rows, row), _distances(self.columns, column)
+        return _distances(self.rows, rows), _distances(self.columns, columns)
 
 
 def plan_whole(size: Size) -> TileGrid:
@@ -161,14 +162,13 @@ def plan_tiles(
                     f"tile {tile}: too small for the exact join, which needs {margins[0] // 2} pixels around what it "
                     f"takes of each tile; take at least {margins[0] + stride}, or the join blend"
                 )
-        return _plan(
-            size, padded, _needed(padded, (height, width), margins, stride, min_size), margins, stride, "exact"
-        )
-    share = 0.25 if overlap is None else overlap
-    if not 0 <= share <= 0.9:
-        raise ConfigError(f"overlap {share} cannot be used; expected a share of a tile's side, from 0 to 0.9")
-    margins = (_margin(height, share, stride), _margin(width, share, stride))
-    return _plan(size, padded, (height, width), margins, stride, "blend")
+        height, width = _needed(padded, (height, width), margins, stride, min_size)
+    else:
+        share = 0.25 if overlap is None else overlap
+        if not 0 <= share <= 0.9:
+            raise ConfigError(f"overlap {share} cannot be used; expected a share of a tile's side, from 0 to 0.9")
+        margins = (_margin(height, share, stride), _margin(width, share, stride))
+    return _plan(size, padded, (height, width), margins, stride, "blend" if halo is None else "exact")
 
 
 def cheapest_plan(
@@ -296,8 +296,7 @@ def padded_to(size: Size, stride: int, min_size: int) -> Size:
     return padded_size(size[0], stride, min_size), padded_size(size[1], stride, min_size)
 
 
-def _distances(spans: tuple[TileSpan, ...], index: int) -> tuple[int, ...]:
-    own = spans[index]
+def _distances(spans: tuple[TileSpan, ...], own: TileSpan) -> tuple[int, ...]:
     return tuple(span.start - own.start for span in spans if abs(span.start - own.start) < own.length)
 
 

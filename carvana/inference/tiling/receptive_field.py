@@ -36,6 +36,11 @@ class _Grid:
         """The smallest length that the network takes, from this one on."""
         return padded_size(length, self.stride, self.min_size)
 
+    @property
+    def narrow(self) -> int:
+        """The height of the images: a network that depends on whole columns does so in narrow images, too."""
+        return self.up(2 * self.stride)
+
 
 def exact_halo(
     network: Callable[[Tensor], Tensor], *, stride: int = 1, min_size: int = 1, device: str | torch.device = "cpu"
@@ -58,22 +63,26 @@ def exact_halo(
     4
     """
     grid = _Grid(stride, min_size, device)
+
+    def turned(images: Tensor) -> Tensor:
+        return network(images.mT).mT
+
     with torch.inference_mode():
-        halo = round_up(max(_receptive_field(network, grid, axis) for axis in (2, 3)), stride)
-        for axis in (2, 3):
-            _check(network, grid, halo, axis)
+        halo = round_up(max(_receptive_field(each, grid) for each in (network, turned)), stride)
+        for each in (network, turned):
+            _check(each, grid, halo)
     return halo
 
 
-def _receptive_field(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int) -> int:
-    """The pixels, before or behind a border across ``axis``, from which outputs depend on what lies beyond it."""
+def _receptive_field(network: Callable[[Tensor], Tensor], grid: _Grid) -> int:
+    """The columns, before or behind a border between two, from which outputs depend on what lies beyond it."""
     half = grid.up(max(256, 4 * grid.stride))
     while half <= LARGEST:
-        images = torch.zeros(_shape(grid, axis, 2 * half, count=2), device=grid.device)
-        images[0].narrow(axis - 1, half, half).fill_(torch.nan)
-        images[1].narrow(axis - 1, 0, half).fill_(torch.nan)
+        images = torch.zeros(2, 3, grid.narrow, 2 * half, device=grid.device)
+        images[0, ..., half:] = torch.nan
+        images[1, ..., :half] = torch.nan
         # One at a time: BatchNorm in evaluation would not mix them, but other layers might.
-        behind, before = (_damaged(network(image[None]), axis) for image in images)
+        behind, before = (network(image[None]).isnan().flatten(0, 2).any(0) for image in images)
         first, last = int(behind.int().argmax()), len(before) - 1 - int(before.flip(0).int().argmax())
         if not behind.any() or not before.any():
             raise ModelError("its output does not depend on its input")
@@ -83,29 +92,17 @@ def _receptive_field(network: Callable[[Tensor], Tensor], grid: _Grid, axis: int
     raise ModelError(_first_global_layer(network, images[:1]))
 
 
-def _damaged(logits: Tensor, axis: int) -> Tensor:
-    """Which lines across ``axis`` hold a NaN."""
-    return logits.isnan().movedim(axis, 0).flatten(1).any(1)
-
-
-def _check(network: Callable[[Tensor], Tensor], grid: _Grid, halo: int, axis: int) -> None:
+def _check(network: Callable[[Tensor], Tensor], grid: _Grid, halo: int) -> None:
     """Compare tiles with the whole on noise: NaN does not show, for one, a resize that depends on the size."""
     tile = grid.up(2 * halo + 2 * grid.stride)
-    shape = _shape(grid, axis, tile + 3 * grid.stride, count=1)
+    shape = (1, 3, grid.narrow, tile + 3 * grid.stride)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(grid.device)
-    side = shape[5 - axis]
-    sides = (tile, side) if axis == 2 else (side, tile)
     whole = network(images).float()
-    joined = tiled(network, images, tile=sides, halo=halo, stride=grid.stride, min_size=grid.min_size).float()
+    sizes = {"stride": grid.stride, "min_size": grid.min_size}
+    joined = tiled(network, images, tile=(grid.narrow, tile), halo=halo, **sizes).float()
     difference = float((whole - joined).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(whole.abs().max())):
         raise ModelError(f"tiles differ from the whole by {difference:.1e} though they see {halo} pixels around")
-
-
-def _shape(grid: _Grid, axis: int, length: int, *, count: int) -> tuple[int, int, int, int]:
-    """A narrow image, long across the border; a network that depends on whole rows does so in narrow images, too."""
-    narrow = grid.up(2 * grid.stride)
-    return (count, 3, length, narrow) if axis == 2 else (count, 3, narrow, length)
 
 
 def _first_global_layer(network: Callable[[Tensor], Tensor], image: Tensor) -> str:

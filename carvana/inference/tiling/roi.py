@@ -8,7 +8,6 @@ middle. The output of a window is used without a halo at its border, except wher
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,69 +90,70 @@ def cover_cells(
     Returns:
         Without an uncertain cell, no windows.
     """
-    padded = padded_to(size, stride, min_size)
     side = round_up(max(side, min_size, 2 * halo + grid), stride)
-    tile = min(side, padded[0]), min(side, padded[1])
-    places = min(_coverings(uncertain, padded, tile, halo, grid), key=len)
-    return RoiTiles(size, tile, tuple(_centred(uncertain, *place, padded, halo, grid) for place in places))
-
-
-def _coverings(
-    uncertain: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int
-) -> Iterator[list[tuple[TileSpan, TileSpan]]]:
-    """Some ways to cover the cells: in rows of windows or in columns, and with more or less before the first."""
-    step = max(grid, (tile[0] - 2 * halo) // LEADS // grid * grid)
-    for lead in range(0, max(1, tile[0] - 2 * halo - grid), step):
-        yield _in_rows(uncertain, padded, tile, halo, grid, lead)
-    step = max(grid, (tile[1] - 2 * halo) // LEADS // grid * grid)
-    for lead in range(0, max(1, tile[1] - 2 * halo - grid), step):
-        turned = _in_rows(uncertain.T, padded[::-1], tile[::-1], halo, grid, lead)
-        yield [(rows, columns) for columns, rows in turned]
-
-
-def _in_rows(
-    uncertain: NDArray[np.bool_], padded: Size, tile: Size, halo: int, grid: int, lead: int
-) -> list[tuple[TileSpan, TileSpan]]:
+    rows, columns = (_Side(whole, min(side, whole), halo, grid) for whole in padded_to(size, stride, min_size))
+    # In rows of windows or in columns, and with more or less before the first.
+    coverings = [_in_rows(uncertain, rows, columns, lead) for lead in rows.leads()]
+    turned = [_in_rows(uncertain.T, columns, rows, lead) for lead in columns.leads()]
+    coverings += [[(down, right) for right, down in places] for places in turned]
     places = []
-    for rows in _spans(uncertain.max(axis=1), padded[0], tile[0], halo, grid, lead):
-        band = uncertain[rows.first // CELL : -(-rows.last // CELL)].max(axis=0)
-        places += [(rows, columns) for columns in _spans(band, padded[1], tile[1], halo, grid)]
+    for down, right in min(coverings, key=len):
+        cells = uncertain[_cells_of(down), _cells_of(right)]
+        places.append((rows.around(cells.max(axis=1), down), columns.around(cells.max(axis=0), right)))
+    return RoiTiles(size, (rows.length, columns.length), tuple(places))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The windows along one side of an image: all have one length, and begin on a grid."""
+
+    whole: int
+    length: int
+    halo: int
+    grid: int
+
+    def leads(self) -> range:
+        """How much earlier the first window may begin."""
+        step = max(self.grid, (self.length - 2 * self.halo) // LEADS // self.grid * self.grid)
+        return range(0, max(1, self.length - 2 * self.halo - self.grid), step)
+
+    def cover(self, cells: NDArray[np.bool_], lead: int = 0) -> list[TileSpan]:
+        """The fewest windows that take all pixels of some cells, the first one ``lead`` earlier."""
+        spans: list[TileSpan] = []
+        done = 0
+        for cell in np.flatnonzero(cells).tolist():
+            while (cell + 1) * CELL > done and done < self.whole:
+                pixel = max(cell * CELL, done)
+                start = min(max(pixel - lead - self.halo, 0) // self.grid * self.grid, self.whole - self.length)
+                stop = start + self.length
+                first = start + self.halo if start > 0 else 0
+                last = self.whole if stop == self.whole else stop - self.halo
+                spans.append(TileSpan(start, stop, max(first, done), last))
+                done, lead = last, 0
+        return spans
+
+    def around(self, cells: NDArray[np.bool_], span: TileSpan) -> TileSpan:
+        """A window of which no more is taken than some of its cells, and which sees as much on both sides of them:
+        halo and grid allowing.
+        """
+        found = np.flatnonzero(cells) + span.first // CELL
+        first, last = max(span.first, int(found[0]) * CELL), min(span.last, int(found[-1] + 1) * CELL)
+        start = round((first + last - self.length) / 2 / self.grid) * self.grid
+        start = min(max(start, 0), self.whole - self.length)
+        stop = start + self.length
+        if (start > 0 and first < start + self.halo) or (stop < self.whole and last > stop - self.halo):
+            start = span.start  # nothing between two places of the grid is better
+        return TileSpan(start, start + self.length, first, last)
+
+
+def _in_rows(uncertain: NDArray[np.bool_], rows: _Side, columns: _Side, lead: int) -> list[tuple[TileSpan, TileSpan]]:
+    places = []
+    for down in rows.cover(uncertain.max(axis=1), lead):
+        band = uncertain[_cells_of(down)].max(axis=0)
+        places += [(down, right) for right in columns.cover(band)]
     return places
 
 
-def _spans(cells: NDArray[np.bool_], whole: int, side: int, halo: int, grid: int, lead: int = 0) -> list[TileSpan]:
-    """The fewest windows along one side that take all pixels of some cells, the first one ``lead`` earlier."""
-    spans: list[TileSpan] = []
-    done = 0
-    for cell in np.flatnonzero(cells).tolist():
-        while (cell + 1) * CELL > done and done < whole:
-            pixel = max(cell * CELL, done)
-            start = min(max(pixel - lead - halo, 0) // grid * grid, whole - side)
-            first = start + halo if start > 0 else 0
-            last = whole if start + side == whole else start + side - halo
-            spans.append(TileSpan(start, start + side, max(first, done), last))
-            done, lead = last, 0
-    return spans
-
-
-def _centred(
-    uncertain: NDArray[np.bool_], rows: TileSpan, columns: TileSpan, padded: Size, halo: int, grid: int
-) -> tuple[TileSpan, TileSpan]:
-    """A window of which no more is taken than its uncertain cells, and which sees as much on all sides of them."""
-    cells = uncertain[rows.first // CELL : -(-rows.last // CELL), columns.first // CELL : -(-columns.last // CELL)]
-    return (
-        _around(cells.max(axis=1), rows, padded[0], halo, grid),
-        _around(cells.max(axis=0), columns, padded[1], halo, grid),
-    )
-
-
-def _around(cells: NDArray[np.bool_], span: TileSpan, whole: int, halo: int, grid: int) -> TileSpan:
-    """The side of a window moved around some of the cells that it takes: halo and grid allowing."""
-    found = np.flatnonzero(cells) + span.first // CELL
-    first, last = max(span.first, int(found[0]) * CELL), min(span.last, int(found[-1] + 1) * CELL)
-    start = round((first + last - span.length) / 2 / grid) * grid
-    start = min(max(start, 0), whole - span.length)
-    stop = start + span.length
-    if (start > 0 and first < start + halo) or (stop < whole and last > stop - halo):
-        start = span.start  # nothing between two places of the grid is better
-    return TileSpan(start, start + span.length, first, last)
+def _cells_of(span: TileSpan) -> slice:
+    """The cells that hold what is taken of a window."""
+    return slice(span.first // CELL, -(-span.last // CELL))

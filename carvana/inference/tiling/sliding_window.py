@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana.errors import ConfigError, ModelError
-from carvana.inference.device_timer import DeviceTimer
-from carvana.inference.engine import Engine
-from carvana.inference.tiling.config import SlidingWindowConfig
-from carvana.inference.tiling.grid import Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
+from carvana.errors import ConfigError, ModelError, did_you_mean
+from carvana.inference.tiling import Engine
+from carvana.inference.tiling.grid import Join, Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
 from carvana.inference.tiling.memory import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
-from carvana.inference.tiling.tiled import Accumulator, RoiAccumulator, TileAccumulator, run_tiles
+from carvana.inference.tiling.tiled import Accumulator, run_tiles
 from carvana.models.preprocess import padded_size
-from carvana.utils.devices import is_out_of_memory, release_memory
+from carvana.utils.devices import is_out_of_memory, release_memory, synchronize
 from carvana.utils.progress import Reporter, default_reporter
 
-C = TypeVar("C", bound=Accumulator)
+Mode = Literal["auto", "whole", "tiles"]
 
 MARGIN = 128
 """Pixels that neighbours have in common where the size of tiles is chosen here: a quarter of the usual 512."""
@@ -41,6 +41,60 @@ Smaller windows cost less but show too little: a network that was trained on cro
 
 SMALL = 2**18
 """An image of so many pixels is assumed to fit, unless a memory is given: measuring would take longer."""
+
+
+@dataclass(frozen=True)
+class SlidingWindowConfig:
+    """How a network covers an image.
+
+    Attributes:
+        mode: ``whole``, ``tiles``, or ``auto``: whole if it fits the memory, else the cheapest tiles that do.
+        tile: largest side of tiles in pixels, or (height, width); None chooses those by which the network sees the
+            fewest pixels.
+        overlap: share of a tile's side that neighbours have in common, from 0 to 0.9, for the join ``blend``.
+        join: ``blend`` weighs tiles by a gaussian; ``exact`` gives what the whole image gives, and needs a limited
+            receptive field.
+        memory: what one pass of the network may take on its device, in GB; None measures what is free.
+
+    Raises:
+        ConfigError: a value is unknown, out of its range, or does not go with another.
+    """
+
+    mode: str = "auto"
+    tile: int | Size | None = None
+    overlap: float | None = None
+    join: str = "blend"
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("mode", self.mode, Mode), ("join", self.join, Join)):
+            choices = get_args(known)
+            if value not in choices:
+                hint = did_you_mean(value, choices)
+                raise ConfigError(f"{name} {value!r} is unknown; expected {', '.join(choices)}{hint}")
+        if self.memory is not None and not 0 < self.memory < math.inf:
+            raise ConfigError(f"memory {self.memory}: expected GB above 0")
+        if self.mode == "whole" and (self.tile, self.overlap, self.join) != (None, None, "blend"):
+            raise ConfigError("mode whole takes no tile, overlap or join: the network sees the whole image at once")
+        # Refuses a tile, overlap or join that is not valid before any image is read.
+        plan_tiles(
+            (2**14, 2**14),
+            tile=512 if self.tile is None else self.tile,
+            overlap=self.overlap,
+            halo=1 if self.join == "exact" else None,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that are not the defaults, as JSON values: they may change a mask."""
+        default = SlidingWindowConfig()
+        return {name: value for name, value in vars(self).items() if value != getattr(default, name)}
+
+
+@dataclass
+class DeviceTimer:
+    """The seconds that a network has taken; a GPU is synchronized before and after each batch."""
+
+    seconds: float = 0.0
 
 
 class SlidingWindowInferer:
@@ -72,11 +126,11 @@ class SlidingWindowInferer:
         self._engine = engine
         self._name = engine.spec.arch
         self._stride, self._min_size = engine.spec.stride, engine.spec.min_size
+        self._takes = {"stride": self._stride, "min_size": self._min_size}
         # Two cores need a fifth less time for a pixel than in batches of 2**17, and gain nothing from larger ones.
         self._batch_pixels = batch_pixels or (2**19 if engine.device.type == "cpu" else 2**21)
         self._reporter = reporter or default_reporter()
         self._plans: dict[Size, TileGrid] = {}
-        self._halo: int | None = None
         self._most: int | None = None  # pixels at once, as measured, or as was learned when memory ran short
         self._ran_short = False
         self._last = torch.Size((1, 3, 0, 0))  # of the last batch that was tried
@@ -111,11 +165,10 @@ class SlidingWindowInferer:
         Raises:
             ModelError: the memory is too small for the smallest tile.
         """
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        accumulators = self._run_tiles(
-            lambda: [TileAccumulator(image, self.plan(size)) for image, size in zip(images, sizes, strict=True)], sizes
-        )
-        return [accumulator.output for accumulator in accumulators]
+        return [
+            each.output
+            for each in self._run_tiles(lambda: [Accumulator(image, self.plan(_size(image))) for image in images])
+        ]
 
     def refine(
         self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
@@ -135,24 +188,20 @@ class SlidingWindowInferer:
         Raises:
             ModelError: the memory is too small for the smallest window, or there is no exact join.
         """
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
 
-        def make() -> list[TileAccumulator | RoiAccumulator]:
-            made: list[TileAccumulator | RoiAccumulator] = []
-            for image, draft, cells, size in zip(images, drafts, uncertain, sizes, strict=True):
-                plan = self.plan_refinement(cells, size)
-                if isinstance(plan, RoiTiles):
-                    made.append(RoiAccumulator(image, draft.float().clone(), plan))
-                else:
-                    made.append(TileAccumulator(image, plan))
-            return made
+        def make() -> list[Accumulator]:
+            plans = [self.plan_refinement(cells, _size(image)) for cells, image in zip(uncertain, images, strict=True)]
+            return [
+                Accumulator(image, plan, draft.float().clone() if isinstance(plan, RoiTiles) else None)
+                for image, plan, draft in zip(images, plans, drafts, strict=True)
+            ]
 
         return [
-            accumulator.output if isinstance(accumulator, RoiAccumulator) else accumulator.output[0].float().sigmoid_()
-            for accumulator in self._run_tiles(make, sizes)
+            each.output[0] if isinstance(each.plan, RoiTiles) else each.output[0].float().sigmoid_()
+            for each in self._run_tiles(make)
         ]
 
-    def _run_tiles(self, make: Callable[[], list[C]], sizes: Sequence[Size]) -> list[C]:
+    def _run_tiles(self, make: Callable[[], list[Accumulator]]) -> list[Accumulator]:
         """The accumulators after the network has run; made again with less at once where memory runs out."""
         while True:
             accumulators = make()
@@ -162,8 +211,9 @@ class SlidingWindowInferer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+            largest = max((each.plan.size for each in accumulators), key=math.prod)
             del accumulators  # and with them the outputs so far
-            self._take_less(max(sizes, key=math.prod))
+            self._take_less(largest)
 
     def plan_refinement(self, cells: NDArray[np.bool_], size: Size) -> RoiTiles | TileGrid:
         """How the uncertain cells of an image of (height, width) are covered: by windows, or by the whole image where
@@ -174,7 +224,7 @@ class SlidingWindowInferer:
             ModelError: the memory is too small for the smallest window, or there is no exact join.
         """
         exact = self.config.join == "exact"
-        halo, grid = (self._exact_halo(), self._stride) if exact else (HALO, CELL)
+        halo, grid = (self._exact_halo, self._stride) if exact else (HALO, CELL)
         asked = TAKEN + 2 * halo if self.config.tile is None else self.config.tile
         side, least = asked if isinstance(asked, int) else max(asked), 2 * halo + grid
         if side < least:
@@ -189,15 +239,19 @@ class SlidingWindowInferer:
                     "or leave out mode refine"
                 )
             side = max(side // 2, least)
-        windows = cover_cells(
-            cells, size, side=side, halo=halo, stride=self._stride, min_size=self._min_size, grid=grid
-        )  # fmt: skip
+        windows = cover_cells(cells, size, side=side, halo=halo, grid=grid, **self._takes)
         return windows if windows.cost < 1 or windows.cost < self.plan(size).cost else self.plan(size)
 
     def _run(self, tiles: Tensor) -> Tensor:
         self._last = tiles.shape
-        with self.timer or nullcontext():
+        if self.timer is None:
             return self._engine(tiles)
+        synchronize(self._engine.device)
+        began = time.perf_counter()
+        logits = self._engine(tiles)
+        synchronize(self._engine.device)
+        self.timer.seconds += time.perf_counter() - began
+        return logits
 
     def _make_plan(self, size: Size) -> TileGrid:
         config, whole = self.config, plan_whole(size)
@@ -206,7 +260,7 @@ class SlidingWindowInferer:
         pixels = self._pixels(size)
         if config.mode == "auto" and self._fits(pixels):
             return whole
-        halo = self._exact_halo() if config.join == "exact" else None
+        halo = self._exact_halo if config.join == "exact" else None
         if config.tile is not None or config.overlap is not None:
             plan = self._asked_plan(size, halo)
         else:
@@ -227,14 +281,7 @@ class SlidingWindowInferer:
         sides = (tile, tile) if isinstance(tile, int) else tile
         try:
             while True:
-                plan = plan_tiles(
-                    size,
-                    tile=sides,
-                    overlap=self.config.overlap,
-                    halo=halo,
-                    stride=self._stride,
-                    min_size=self._min_size,
-                )
+                plan = plan_tiles(size, tile=sides, overlap=self.config.overlap, halo=halo, **self._takes)
                 if self._fits(self._pixels(plan.tile)):
                     return plan
                 smaller = max(sides[0] // 2, self._min_size), max(sides[1] // 2, self._min_size)
@@ -248,15 +295,8 @@ class SlidingWindowInferer:
 
     def _cheapest_plan(self, size: Size, pixels: int, margin: int) -> TileGrid:
         most = pixels if self._fits(pixels) else self._most_pixels()
-        found = cheapest_plan(
-            size,
-            most_pixels=most,
-            margin=margin,
-            join=self.config.join,  # type: ignore[arg-type]
-            stride=self._stride,
-            min_size=self._min_size,
-            least_tiles=2,
-        )
+        join: Any = self.config.join
+        found = cheapest_plan(size, most_pixels=most, margin=margin, join=join, least_tiles=2, **self._takes)
         if found is not None:
             return found
         if most >= pixels:  # too small to be divided
@@ -305,18 +345,19 @@ class SlidingWindowInferer:
         """How many pixels the network sees of an image, padding included."""
         return math.prod(padded_size(side, self._stride, self._min_size) for side in size)
 
+    @cached_property
     def _exact_halo(self) -> int:
-        if self._halo is None:
-            try:
-                self._halo = self._engine.receptive_field()
-            except ModelError as error:
-                raise ModelError(
-                    f"{self._name} has no exact join: {error}; take --join blend, or --mode whole"
-                ) from None
-        return self._halo
+        try:
+            return self._engine.receptive_field()
+        except ModelError as error:
+            raise ModelError(f"{self._name} has no exact join: {error}; take --join blend, or --mode whole") from None
 
     def _once(self, what: str, say: Callable[[str], None], message: str) -> None:
         """Report a message once for each ``what``."""
         if what not in self._reported:
             self._reported.add(what)
             say(message)
+
+
+def _size(image: Tensor) -> Size:
+    return image.shape[1], image.shape[2]

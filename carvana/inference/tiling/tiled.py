@@ -5,9 +5,8 @@ The network may be any callable from images to maps of the same height and width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -66,35 +65,26 @@ def tiled(
         raise ConfigError(f"batch {batch}: at least 1 tile must go through the network at a time")
     height, width = images.shape[-2:]
     plan = plan_tiles((height, width), tile=tile, overlap=overlap, halo=halo, stride=stride, min_size=min_size)
-    accumulators = [TileAccumulator(image, plan) for image in images]
+    accumulators = [Accumulator(image, plan) for image in images]
     run_tiles(accumulators, network, most=lambda _: batch)
     return torch.stack([accumulator.output for accumulator in accumulators])
 
 
-class Accumulator(Protocol):
-    """An image and its output so far."""
+class Accumulator:
+    """An image (C, H, W), its tiles, and its output so far.
 
-    @property
-    def tile(self) -> Size:
-        """(height, width) of each tile or window."""
+    Args:
+        image: the image.
+        plan: tiles that cover it, or windows on some regions of it.
+        draft: for windows: coarse probabilities (H, W), on the image's device. They are replaced in place by those that
+            the network's logits give in the windows.
+    """
 
-    def places(self) -> Iterable[tuple[int, int]]:
-        """The places of all tiles, each as two numbers."""
-
-    def crop(self, first: int, second: int) -> Tensor:
-        """The tile at a place, (C, h, w)."""
-
-    def add(self, first: int, second: int, output: Tensor) -> None:
-        """Add the network's output for a place, (K, h, w)."""
-
-
-class TileAccumulator:
-    """An image (C, H, W), its tiles, and its output so far."""
-
-    def __init__(self, image: Tensor, plan: TileGrid) -> None:
+    def __init__(self, image: Tensor, plan: TileGrid | RoiTiles, draft: Tensor | None = None) -> None:
         self.plan = plan
         self._image = image
-        self._joined: Tensor | None = None
+        self._windows = draft is not None
+        self._joined = None if draft is None else draft[None]
 
     @property
     def output(self) -> Tensor:
@@ -103,71 +93,39 @@ class TileAccumulator:
         height, width = self.plan.size
         return self._joined[..., :height, :width]
 
-    @property
-    def tile(self) -> Size:
-        """(height, width) of the plan's tiles."""
-        return self.plan.tile
-
-    def places(self) -> Iterator[tuple[int, int]]:
-        """Each tile by its row and its column."""
-        return self.plan.tiles()
-
-    def crop(self, row: int, column: int) -> Tensor:
+    def crop(self, rows: TileSpan, columns: TileSpan) -> Tensor:
         """A tile, (C, h, w), reflected where the image ends."""
-        return _cut(self._image, self.plan.rows[row], self.plan.columns[column])
+        image = self._image
+        for axis, span in ((1, rows), (2, columns)):
+            side = image.shape[axis]
+            if span.stop <= side:
+                image = image.narrow(axis, span.start, span.length)
+            else:
+                image = image.index_select(axis, reflection(side, span.stop, image.device)[span.start :])
+        return image
 
-    def add(self, row: int, column: int, output: Tensor) -> None:
+    def add(self, rows: TileSpan, columns: TileSpan, output: Tensor) -> None:
         """Add the network's output for a tile, (K, h, w)."""
-        _check(output, self.tile)
-        if len(self.plan) == 1:
-            self._joined = output.clone()  # the next image's may come in the same memory
-            return
+        plan = self.plan
+        if output.shape[1:] != plan.tile:
+            raise ModelError(
+                f"the network gives maps of {tuple(output.shape[1:])} for tiles of {plan.tile}, (height, width); "
+                "expected the same"
+            )
         if self._joined is None:
-            make = torch.zeros if self.plan.join == "blend" else torch.empty
-            dtype = torch.float32 if self.plan.join == "blend" else output.dtype
-            self._joined = make((output.shape[0], *self.plan.padded), dtype=dtype, device=output.device)
-        rows, columns = self.plan.rows[row], self.plan.columns[column]
-        if self.plan.join == "blend":
+            assert isinstance(plan, TileGrid)
+            if len(plan) == 1:
+                self._joined = output.clone()  # the next image's may come in the same memory
+                return
+            make, dtype = (torch.zeros, torch.float32) if plan.join == "blend" else (torch.empty, output.dtype)
+            self._joined = make((output.shape[0], *plan.padded), dtype=dtype, device=output.device)
+        if isinstance(plan, TileGrid) and plan.join == "blend":
             place = self._joined[:, rows.seen, columns.seen]
-            place.addcmul_(output.float(), _weights(self.plan.tile, *self.plan.neighbours(row, column), output.device))
+            place.addcmul_(output.float(), _weights(plan.tile, *plan.neighbours(rows, columns), output.device))
         else:
-            self._joined[:, rows.taken, columns.taken] = output[:, rows.given, columns.given]
-
-
-class RoiAccumulator:
-    """An image (C, H, W), its coarse probabilities, and the windows in which the network replaces them.
-
-    Args:
-        image: The image.
-        draft: (H, W) in [0, 1], on the image's device; the network's probabilities are written into it.
-        windows: Where.
-    """
-
-    def __init__(self, image: Tensor, draft: Tensor, windows: RoiTiles) -> None:
-        self.output = draft
-        self._image = image
-        self._windows = windows
-
-    @property
-    def tile(self) -> Size:
-        """(height, width) of the windows."""
-        return self._windows.tile
-
-    def places(self) -> Iterator[tuple[int, int]]:
-        """Each window by its number, and 0."""
-        return ((number, 0) for number in range(len(self._windows.places)))
-
-    def crop(self, number: int, _: int) -> Tensor:
-        """A window, (C, h, w), reflected where the image ends."""
-        return _cut(self._image, *self._windows.places[number])
-
-    def add(self, number: int, _: int, output: Tensor) -> None:
-        """Add the network's logits for a window, (1, h, w)."""
-        _check(output, self.tile)
-        rows, columns = self._windows.places[number]
-        place = self.output[rows.taken, columns.taken]  # it ends with the image, the window perhaps beyond
-        height, width = place.shape
-        place.copy_(output[0, rows.given, columns.given][:height, :width].float().sigmoid_())
+            place = self._joined[:, rows.taken, columns.taken]  # it ends with the image, a window perhaps beyond
+            part = output[:, rows.given, columns.given][:, : place.shape[1], : place.shape[2]]
+            place.copy_(part.float().sigmoid_() if self._windows else part)
 
 
 def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
@@ -178,41 +136,19 @@ def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Ca
         network: the callable.
         most: how many tiles of a size (height, width) may go together.
     """
-    for size, jobs in _by_size(accumulators):
-        batches = -(-len(jobs) // max(1, most(size)))
-        for number in range(batches):  # of one size: a full one and a rest take longer than two halves
-            part = jobs[len(jobs) * number // batches : len(jobs) * (number + 1) // batches]
-            cuts = [accumulator.crop(row, column) for accumulator, row, column in part]
-            # A single tile is copied as well: a network that works in place would change the image.
-            outputs = network(cuts[0].clone()[None] if len(cuts) == 1 else torch.stack(cuts))
-            for (accumulator, row, column), output in zip(part, outputs, strict=True):
-                accumulator.add(row, column, output)
-
-
-def _by_size(accumulators: Sequence[Accumulator]) -> Iterator[tuple[Size, list[tuple[Accumulator, int, int]]]]:
-    jobs: dict[Size, list[tuple[Accumulator, int, int]]] = {}
+    jobs: dict[Size, list[tuple[Accumulator, TileSpan, TileSpan]]] = {}
     for accumulator in accumulators:
-        jobs.setdefault(accumulator.tile, []).extend((accumulator, *place) for place in accumulator.places())
-    yield from jobs.items()
-
-
-def _cut(image: Tensor, rows: TileSpan, columns: TileSpan) -> Tensor:
-    """Part of an image (C, H, W), reflected where the image ends."""
-    for axis, span in ((1, rows), (2, columns)):
-        side = image.shape[axis]
-        if span.stop <= side:
-            image = image.narrow(axis, span.start, span.length)
-        else:
-            image = image.index_select(axis, reflection(side, span.stop, image.device)[span.start :])
-    return image
-
-
-def _check(output: Tensor, tile: Size) -> None:
-    if output.shape[1:] != tile:
-        raise ModelError(
-            f"the network gives maps of {tuple(output.shape[1:])} for tiles of {tile}, (height, width); expected the "
-            "same"
-        )
+        places = ((accumulator, *place) for place in accumulator.plan.places)
+        jobs.setdefault(accumulator.plan.tile, []).extend(places)
+    for size, of_size in jobs.items():
+        batches = -(-len(of_size) // max(1, most(size)))
+        for number in range(batches):  # of one size: a full one and a rest take longer than two halves
+            batch = of_size[len(of_size) * number // batches : len(of_size) * (number + 1) // batches]
+            tiles = [accumulator.crop(rows, columns) for accumulator, rows, columns in batch]
+            # A single tile is copied as well: a network that works in place would change the image.
+            outputs = network(tiles[0].clone()[None] if len(tiles) == 1 else torch.stack(tiles))
+            for (accumulator, rows, columns), output in zip(batch, outputs, strict=True):
+                accumulator.add(rows, columns, output)
 
 
 @lru_cache(maxsize=16)  # for a row of tiles in the middle of an image it takes five at the most

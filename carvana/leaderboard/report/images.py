@@ -17,7 +17,7 @@ from carvana.data.io.images import encode_image, resize_image
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
-from carvana.evaluation.spool import mask_path
+from carvana.evaluation.evaluate import mask_path
 from carvana.inference.outputs.overlay import paint_errors, paint_outline
 from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
 

@@ -9,7 +9,7 @@ from PIL import Image
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
 from carvana.errors import ConfigError
-from carvana.inference.outputs.background import Colour
+from carvana.inference.outputs.cutout import Colour
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction

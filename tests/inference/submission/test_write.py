@@ -17,8 +17,8 @@ from carvana.inference.ensemble import Ensemble
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
-from carvana.inference.submission import shards as parts
-from carvana.inference.submission.shards import Shards
+from carvana.inference.submission import table
+from carvana.inference.submission.table import Parts
 from carvana.inference.submission.write import Submission, write_submission
 from carvana.utils.progress import SilentReporter
 
@@ -176,8 +176,7 @@ def test_what_others_put_where_the_parts_go_is_kept(photos: list[Path], tmp_path
     assert [path.name for path in parts.iterdir()] == ["notes.txt"]
     (tmp_path / "s.csv").unlink()
     (parts / "record.json").write_text('{"song": "mine"}')
-    with pytest.raises(DataError, match=r"record\.json: is not the record of an unfinished table; take another --out"):
-        submit(photos, tmp_path / "s.csv")
+    submit(photos, tmp_path / "s.csv")
     assert (parts / "record.json").read_text() == '{"song": "mine"}'
 
 
@@ -298,26 +297,52 @@ def test_a_photo_of_another_size_than_all_others_is_a_row_as_well(photos: list[P
 
 def test_a_part_that_comes_after_the_table_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "s.csv"
-    slow, quick = (Shards(out, {"photos": "abc"}, count=1, header=b"img,rle_mask\n") for _ in range(2))
-    assert slow.begin()
-    assert quick.begin()
-    write, joins = parts.write_bytes, [True]
-
-    def write_late(path: Path, data: bytes) -> None:
-        if not joins:
-            write(path, data)
-            return
-        joins.clear()
-        quick.add(0, [b"a.jpg,\n"])
-        assert quick.join()
-        path.write_bytes(data)  # what writing comes to, in a folder that is gone
-
-    monkeypatch.setattr(parts, "write_bytes", write_late)
+    slow, quick = (Parts(out, RECORD, count=1) for _ in range(2))
+    slow.begin()
+    quick.begin()
+    quick.add(0, [b"a.jpg,\n"])
+    assert quick.join()
     slow.add(0, [b"a.jpg,\n"])
     assert slow.join()
     assert out.read_bytes() == b"img,rle_mask\na.jpg,\n"
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+
+    def gone(path: Path) -> None:
+        raise FileNotFoundError(path)  # the folder, removed between two steps of the writer
+
+    monkeypatch.setattr(table, "atomic_path", gone)
+    slow.add(0, [b"a.jpg,\n"])
     out.unlink()
-    monkeypatch.setattr(parts, "write_bytes", lambda path, data: path.write_bytes(data))
     with pytest.raises(FileNotFoundError):  # without the table it is one
         slow.add(0, [b"a.jpg,\n"])
+
+
+RECORD: dict[str, Any] = {"weights": "abc", "settings": {"scale": "native"}, "photos": "abc"}
+
+
+def test_a_part_whose_bytes_have_changed_is_made_again(photos: list[Path], tmp_path: Path) -> None:
+    submit(photos, tmp_path / "whole.csv.gz")
+    kept = photos[13].read_bytes()
+    photos[13].write_bytes(b"")
+    out = tmp_path / "s.csv.gz"
+    assert submit(photos, out).written == 12
+    part = min((tmp_path / "s.csv.gz.parts").glob("*.gz"))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    photos[13].write_bytes(kept)
+    assert submit(photos, out).written == CHUNK + 2
+    assert out.read_bytes() == (tmp_path / "whole.csv.gz").read_bytes()
+
+
+def test_two_tables_begun_at_once_are_never_mixed(tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    one, other = Parts(out, RECORD, count=1), Parts(out, RECORD | {"weights": "xyz"}, count=1)
+    one.begin()
+    other.begin()
+    one.add(0, [b"a.jpg,\n"])
+    other.add(0, [b"b.jpg,\n"])
+    for parts in (one, other):
+        with pytest.raises(DataError, match=r"s\.csv\.parts: holds an unfinished table with other weights"):
+            parts.join()
+    assert not out.exists()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -10,22 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana.errors import ConfigError
-from carvana.inference.tiling.grid import TileGrid, TileSpan, blend_weights, cheapest_plan, plan_tiles, plan_whole
+from carvana.inference.tiling.grid import TileGrid, blend_weights, cheapest_plan, plan_tiles, plan_whole
 
 Stride = st.sampled_from([1, 2, 8, 16, 32])
 Side = st.integers(1, 900)
 Tile = st.integers(1, 300)
 
 
-def spans(plan: TileGrid) -> Iterator[tuple[TileSpan, TileSpan]]:
-    return ((plan.rows[row], plan.columns[column]) for row, column in plan.tiles())
-
-
 def check(plan: TileGrid, stride: int) -> None:
     """What holds for every plan, whoever made it."""
     assert all(padded - side in range(stride) for padded, side in zip(plan.padded, plan.size, strict=True))
     seen, taken = np.zeros(plan.padded, np.int64), np.zeros(plan.padded, np.int64)
-    for rows, columns in spans(plan):
+    for rows, columns in plan.places:
         for span, padded in ((rows, plan.padded[0]), (columns, plan.padded[1])):
             assert 0 <= span.start <= span.first < span.last <= span.stop <= padded
             assert span.start % stride == span.stop % stride == 0
@@ -47,8 +42,8 @@ def test_blended_tiles_cover_every_pixel_on_the_grid_with_weights_that_sum_to_on
         return
     check(plan, stride)
     total = np.zeros(plan.padded)
-    for (row, column), (rows, columns) in zip(plan.tiles(), spans(plan), strict=True):
-        weights = blend_weights(plan.tile, *plan.neighbours(row, column))
+    for rows, columns in plan.places:
+        weights = blend_weights(plan.tile, *plan.neighbours(rows, columns))
         assert weights.min() > 0
         total[rows.seen, columns.seen] += weights
     np.testing.assert_allclose(total, 1, atol=1e-5)
@@ -65,7 +60,7 @@ def test_exact_tiles_see_their_halo_around_all_that_is_taken(
         return
     check(plan, stride)
     assert max(plan.tile) < tile + stride
-    for pair in spans(plan):
+    for pair in plan.places:
         for span, padded in zip(pair, plan.padded, strict=True):
             assert span.start == 0 or span.first - span.start >= halo
             assert span.stop == padded or span.stop - span.last >= halo
@@ -144,11 +139,11 @@ def test_weights_are_those_of_the_gaussian() -> None:
 
     bump = np.maximum(bell(16)[:, None] * bell(24)[None], 1e-3)
     total = np.zeros(plan.padded)
-    for rows, columns in spans(plan):
+    for rows, columns in plan.places:
         total[rows.seen, columns.seen] += bump
-    for (row, column), (rows, columns) in zip(plan.tiles(), spans(plan), strict=True):
+    for rows, columns in plan.places:
         expected = bump / total[rows.seen, columns.seen]
-        np.testing.assert_allclose(blend_weights(plan.tile, *plan.neighbours(row, column)), expected, rtol=1e-5)
+        np.testing.assert_allclose(blend_weights(plan.tile, *plan.neighbours(rows, columns)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import carvana
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.tiling.grid import plan_tiles
-from carvana.inference.tiling.tiled import TileAccumulator, run_tiles, tiled
+from carvana.inference.tiling.tiled import Accumulator, run_tiles, tiled
 from carvana.models.create import create_model
 
 
@@ -59,20 +59,19 @@ def test_no_pass_sees_more_than_the_tile_and_the_fewest_batches_are_as_large_as_
 
 def test_tiles_beyond_the_edge_see_the_picture_mirrored_like_the_whole_padded_once() -> None:
     photo = images(3, 21, 45)
-    rows, columns = (torch.tensor([*range(side), *range(side - 2, -1, -1)]) for side in (21, 45))
-    padded = photo.index_select(1, rows[:32]).index_select(2, columns[:64])
+    down, right = (torch.tensor([*range(side), *range(side - 2, -1, -1)]) for side in (21, 45))
+    padded = photo.index_select(1, down[:32]).index_select(2, right[:64])
     plan = plan_tiles((21, 45), tile=32, overlap=0.25, stride=16)
-    accumulator = TileAccumulator(photo, plan)
-    for row, column in plan.tiles():
-        expected = padded[:, plan.rows[row].seen, plan.columns[column].seen]
-        assert torch.equal(accumulator.crop(row, column), expected)
+    accumulator = Accumulator(photo, plan)
+    for rows, columns in plan.places:
+        assert torch.equal(accumulator.crop(rows, columns), padded[:, rows.seen, columns.seen])
 
 
 def test_pictures_of_several_sizes_share_batches() -> None:
     watched = Watched(nn.Conv2d(3, 1, 1))
     photos = [images(3, 64, 100), images(3, 90, 64), images(3, 16, 16)]
     accumulators = [
-        TileAccumulator(photo, plan_tiles((photo.shape[1], photo.shape[2]), tile=32, overlap=0)) for photo in photos
+        Accumulator(photo, plan_tiles((photo.shape[1], photo.shape[2]), tile=32, overlap=0)) for photo in photos
     ]
     with torch.no_grad():
         run_tiles(accumulators, watched, most=lambda _: 5)

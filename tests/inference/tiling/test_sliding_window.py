@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 import carvana
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.tiling.config import SlidingWindowConfig
 from carvana.inference.tiling.grid import plan_whole
-from carvana.inference.tiling.sliding_window import SlidingWindowInferer
+from carvana.inference.tiling.sliding_window import SlidingWindowConfig, SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 
