@@ -31,7 +31,8 @@ from carvana.cli import (
     submit,
     verbosity,
 )
-from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
+from carvana.cli.options import with_options
+from carvana.cli.verbosity import QUIETLY, VERBOSELY
 from carvana.errors import CarvanaError, cause, printable
 
 
@@ -109,7 +110,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "new-plugin": new_plugin.new_plugin,
 }
 for name, function in COMMANDS.items():
-    app.command(name)(with_verbosity(function))
+    app.command(name)(with_options(function))
 app.add_typer(data.app, name="data")
 
 
