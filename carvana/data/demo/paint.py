@@ -85,7 +85,7 @@ class Sheet:
 
     def coverage(self) -> Pixels:
         """The share of each photo pixel that anything covers, 0 to 255, (y1 - y0, x1 - x0)."""
-        return _shrunk(np.where(self.pixels[..., 3] > 0, np.uint8(255), np.uint8(0)))
+        return _shrunk(cv2.threshold(cv2.extractChannel(self.pixels, 3), 0, 255, cv2.THRESH_BINARY)[1])
 
     def over(self, photo: Pixels) -> None:
         """Put the sheet into ``photo`` (H, W, 3), in place."""
@@ -94,7 +94,7 @@ class Sheet:
 
 
 def _over(below: Pixels, above: Pixels) -> Pixels:
-    through = cv2.merge([255 - above[..., 3]] * below.shape[2])
+    through = cv2.merge([255 - cv2.extractChannel(above, 3)] * below.shape[2])
     laid: Pixels = cv2.add(cv2.multiply(below, through, scale=1 / 255), above[..., : below.shape[2]])
     return laid
 
@@ -271,4 +271,5 @@ def _paint_all(sheet: Sheet, coats: Sequence[Coat] | Sequence[Part], scene: Scen
 
 def _paint(sheet: Sheet, quads: Quads, paint: Paint, scene: Scene) -> None:
     seen = quads.seen(scene.eye)
-    sheet.faces(scene.pixels(seen.corners), scene.shade(seen, paint))
+    if len(seen.normals):
+        sheet.faces(scene.pixels(seen.corners), scene.shade(seen, paint))

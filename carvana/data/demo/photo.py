@@ -111,7 +111,8 @@ def paint_studio(scene: Scene, car: Car, size: tuple[int, int], rng: np.random.G
     """
     warm, radius, foot_height = rng.normal(0, 1.3), rng.uniform(5.2, 5.9), rng.normal(1.10, 0.06)
     foot, wall, table = _tone(255 * scene.floor[1], warm - 2.5), _tone(247 + rng.normal(0, 2.4), warm / 2), scene.floor
-    photo = np.full((*size, 3), np.array(foot) * 255, np.uint8)
+    photo = np.empty((*size, 3), np.uint8)
+    cv2.rectangle(photo, (0, 0), size[::-1], [255 * value for value in foot], cv2.FILLED)
 
     turn, reach = np.linspace(0, 2 * np.pi, 181), rng.uniform(3.1, 3.5)
     rim = scene.project(np.stack([reach * np.cos(turn), reach * np.sin(turn), 0 * turn], axis=-1))
