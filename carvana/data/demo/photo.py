@@ -110,35 +110,42 @@ def paint_studio(scene: Scene, car: Car, size: tuple[int, int], rng: np.random.G
     A round white wall with lettering, over a grey foot, and the turntable; equal generators give equal rooms.
     """
     warm, radius, foot_height = rng.normal(0, 1.3), rng.uniform(5.2, 5.9), rng.normal(1.10, 0.06)
-    foot, wall, table = _tone(255 * scene.floor[1], warm - 2.5), _tone(247 + rng.normal(0, 2.4), warm / 2), scene.floor
+    table = scene.floor
+    foot = _tone(255 * table[1], warm - 2.5)
+    wall = _tone(247 + rng.normal(0, 2.4), warm / 2)
     photo = np.empty((*size, 3), np.uint8)
     cv2.rectangle(photo, (0, 0), size[::-1], [255 * value for value in foot], cv2.FILLED)
 
-    turn, reach = np.linspace(0, 2 * np.pi, 181), rng.uniform(3.1, 3.5)
+    reach = rng.uniform(3.1, 3.5)
+    turn = np.linspace(0, 2 * np.pi, 181)
     rim = scene.project(np.stack([reach * np.cos(turn), reach * np.sin(turn), 0 * turn], axis=-1))
     _fill(photo, rim, table)
     _lines(photo, [rim], 1.7 * scene.scale, foot, 0.62)
-    spokes = np.arange(6) * np.pi / 3 + rng.uniform(0, 1) + scene.angle  # joints of the table, which turn with the car
-    ends = np.stack([np.cos(spokes), np.sin(spokes), 0 * spokes], axis=-1)
-    _lines(photo, list(scene.project(np.stack([0.6 * ends, reach * ends], axis=1))), 1.4 * scene.scale, table, 0.84)
+    joints = np.arange(6) * np.pi / 3 + rng.uniform(0, 1) + scene.angle  # of the table: they turn with the car
+    outer = reach * np.stack([np.cos(joints), np.sin(joints), 0 * joints], axis=-1)
+    lines = scene.project(np.stack([0.2 * outer, outer], axis=1))
+    _lines(photo, list(lines), 1.4 * scene.scale, table, 0.84)
 
     def on_wall(along: Floats, z: Floats | float) -> Floats:
         place = -radius * np.cos(along / radius), radius * np.sin(along / radius), z + 0 * along
         return scene.project(np.stack(place, axis=-1))
 
     edge = on_wall(np.linspace(-1.45, 1.45, 80) * radius, foot_height)
-    _fill(photo, np.concatenate([edge, edge[::-1] * [1, 0] - [0, 4000]]), wall)
+    far = [[8000, edge[-1, 1]], [8000, -8000], [-8000, -8000], [-8000, edge[0, 1]]]  # beyond any photo
+    _fill(photo, np.concatenate([edge, far]), wall)
     _word(photo, on_wall, foot_height, scene, rng)
     if rng.random() < 0.6:
         low, high = foot_height - 0.6, foot_height + rng.uniform(1.5, 1.7)
-        _lines(photo, [on_wall(np.array([-2.4, -2.4, 1.5, 1.5]), np.array([low, high, high, low]))], 1, wall, 0.80)
+        panel = on_wall(np.array([-2.4, -2.4, 1.5, 1.5]), np.array([low, high, high, low]))
+        _lines(photo, [panel], scene.scale, wall, 0.80)
 
     border = scene.centre[1] + scene.focal * (scene.height - foot_height) / (scene.distance + radius)
     light = _lamplight(scene, border / size[0], size, rng) * _shadow(scene, car, size, rng.uniform(0.45, 0.75))
-    tint = 1 - np.array(car.body.colour) / np.array(table)
-    light = light[..., None] * (1 - rng.uniform(0.02, 0.14) * _reflection(scene, car, size)[..., None] * tint)
-    coarse = np.clip(light * 200, 0, 255).astype(np.uint8)
-    lit: Pixels = cv2.multiply(photo, cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR), scale=1 / 200)
+    mirrored = rng.uniform(0.02, 0.14) * _reflection(scene, car, size)
+    tinted = 1 - mirrored[..., None] * (1 - np.array(car.body.colour) / np.array(table))
+    coarse = np.clip(light[..., None] * tinted * 200, 0, 255).astype(np.uint8)
+    smooth = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
+    lit: Pixels = cv2.multiply(photo, smooth, scale=1 / 200)
     return lit
 
 
@@ -160,8 +167,9 @@ def _word(photo: Pixels, on_wall: Callable[..., Floats], foot: float, scene: Sce
 def _lamplight(scene: Scene, border: float, size: tuple[int, int], rng: np.random.Generator) -> Floats:
     """How strongly each place is lit, (height / 8, width / 8), about 1; ``border``: where the wall begins, 0 to 1."""
     width, height = _coarse(size)
-    down, across = np.linspace(0, 1, height)[:, None], np.linspace(-1, 1, width)
-    above, below = np.clip((border - down) / max(border, 0.05), 0, 1), np.clip((down - border) / (1 - border), 0, 1)
+    across, down = np.linspace(-1, 1, width), np.linspace(0, 1, height)[:, None]
+    above = np.clip((border - down) / max(border, 0.05), 0, 1)
+    below = np.clip((down - border) / (1 - border), 0, 1)
     fall = rng.uniform(0.04, 0.22)
     light = 1 - fall * above * (0.25 + 0.75 * across**2) + 0.07 * np.sin(np.pi * below)
     light -= (0.05 + 0.5 * fall) * across**2 * below - 0.10 * np.clip(4 * below - 3, 0, 1) * np.sin(scene.azimuth)
