@@ -70,9 +70,10 @@ def submit(
     )
     if done.failed:
         image, _ = done.failed[0]
+        failed = f"{len(done.failed)} of {plural(done.rows, 'image')}"
         raise DataError(
-            f"{len(done.failed)} of {plural(done.rows, 'image')} could not be read, the first: {image}; replace them and "
-            f"run the same command again: what is done is kept, but for the chunks of {CHUNK} images that they are in"
+            f"{failed} could not be read, the first: {image}; replace them and run the same command again: "
+            f"what is done is kept, but for the chunks of {CHUNK} images that they are in"
         )
     if done.complete:
         typer.echo(f"{plural(done.rows, 'row')} in {out}, {done.written} of them made now")
