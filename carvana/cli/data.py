@@ -183,8 +183,9 @@ def _explain(by: By, groups: int, shared: int) -> str:
 
     if by is By.image:
         return (
-            f"Images were drawn one by one, so training sees other views of {shared} of {plural(groups, 'group')} that "
-            "it is measured on, and the Dice will read too high. --by group keeps each group on one side.\n"
+            "Images were drawn one by one, so training sees other views of "
+            f"{shared} of the {plural(groups, 'group')} that it is measured on, and the Dice will read too high. "
+            "--by group keeps each group on one side.\n"
         )
     words = "All images of a group stand on one side: no group is measured that was trained on."
     if groups > 1:
