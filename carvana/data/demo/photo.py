@@ -171,7 +171,7 @@ def _lamplight(scene: Scene, border: float, size: tuple[int, int], rng: np.rando
     above = np.clip((border - down) / max(border, 0.05), 0, 1)
     below = np.clip((down - border) / (1 - border), 0, 1)
     fall = rng.uniform(0.04, 0.22)
-    light = 1 - fall * above * (0.25 + 0.75 * across**2) + 0.07 * np.sin(np.pi * below)
+    light = 1.015 - fall * above * (0.25 + 0.75 * across**2) + 0.07 * np.sin(np.pi * below)
     light -= (0.05 + 0.5 * fall) * across**2 * below - 0.10 * np.clip(4 * below - 3, 0, 1) * np.sin(scene.azimuth)
     stains = cv2.resize(rng.normal(0, 0.008, (12, 18)), (width, height), interpolation=cv2.INTER_CUBIC)
     lit: Floats = light + stains * (0.3 + 0.7 * (below > 0))
