@@ -111,6 +111,15 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(choice) for choice in found)}?" if found else ""
 
 
+def plural(count: int, noun: str) -> str:
+    """A number and what it counts.
+
+    >>> plural(1, "image"), plural(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def check_format_version(version: object, newest: int, *, where: object, error: type[CarvanaError] = RunError) -> None:
     """Refuse a file that a later version of this library wrote.
 

@@ -30,7 +30,8 @@ from carvana.cli import (
     submit,
     verbosity,
 )
-from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
+from carvana.cli.options import with_options
+from carvana.cli.verbosity import QUIETLY, VERBOSELY
 from carvana.errors import CarvanaError, cause, printable
 from carvana.registry import Entry, registry
 
@@ -48,7 +49,7 @@ class PluginCommand(TyperCommand):
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **settings: Any) -> Any:
         """Read the words of a command line as the command itself does."""
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name)(with_verbosity(self._entry.load()))
+        alone.command(self.name)(with_options(self._entry.load()))
         command = typer.main.get_command(alone)
         _flags_without_type(command.get_params(parent or typer.Context(command)))
         return command.make_context(info_name, args, parent, **settings)
@@ -140,7 +141,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "new-plugin": new_plugin.new_plugin,
 }
 for name, function in COMMANDS.items():
-    app.command(name)(with_verbosity(function))
+    app.command(name)(with_options(function))
 app.add_typer(data.app, name="data")
 registry.commands.reserved.update([*COMMANDS, "data"])  # no plugin can take them
 

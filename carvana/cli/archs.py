@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from carvana.cli import complete
+from carvana.cli.options import complete_archs
 from carvana.errors import UnknownNameError, did_you_mean
 from carvana.models.smp_encoders import DPT_EXAMPLE
 from carvana.registry import Entry, has_wildcards, registry
@@ -17,7 +17,7 @@ def archs(
         str | None,
         typer.Argument(
             help="Names to list, with wildcards: 'unet/*', '*mobilenet*', 'unet/tu-convnext*'.",
-            autocompletion=complete.archs,
+            autocompletion=complete_archs,
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout: name, summary, source, version.")] = False,

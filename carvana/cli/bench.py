@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carvana.cli import complete, options
+from carvana.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rich.table import Table
 
     from carvana.evaluation.cost import Cost
     from carvana.inference.predictor import Predictor
@@ -22,7 +20,7 @@ def bench(
     networks: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME|RUN...", help="Architectures, runs, exported files.", autocompletion=complete.archs
+            metavar="NAME|RUN...", help="Architectures, runs, exported files.", autocompletion=options.complete_archs
         ),
     ],
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "1280x1918",
@@ -34,8 +32,10 @@ def bench(
     device: options.DEVICE = "auto",
 ) -> None:
     """Measure the cost of networks: parameters, FLOPs, time and memory, whole and in tiles, in each precision."""
+    from rich.table import Column
+
     from carvana.cli.display import make_reporter
-    from carvana.cli.tables import check_json_target, show, write_json_result
+    from carvana.cli.tables import check_json_target, make_table, show_result
     from carvana.data.demo import draw_photo
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
     from carvana.utils.progress import track
@@ -43,22 +43,24 @@ def bench(
     check_json_target(json, replace=replace)
     shape = options.parse_size(size)
     image, _ = draw_photo(0, 1, size=shape)
-    reporter = make_reporter()
     found = _predictors(networks, shape, device, tile, overlap)
+    cells: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     machine = ""
-    costs: list[tuple[str, int | None, Cost]] = []
-    for name, predictor in track(found, reporter, "measuring"):
+    for name, predictor in track(found, make_reporter(), "measuring"):
         cost = measure_cost(predictor, image, seconds=seconds)
         parameters = count_parameters(predictor.model)
-        costs.append((name, parameters, cost))
+        cells.append(_cells(name, parameters, cost))
         rows.append({"name": name, "parameters": parameters, **cost.to_json()})
         machine = describe_machine(predictor)
         del predictor  # else its network would count towards the memory of the next one
-    if json != "-":
-        show(_table(costs, f"an image of {shape[0]}x{shape[1]} (height x width) on {machine}"))
-    if json is not None:
-        write_json_result(json, {"machine": machine, "size": list(shape), "rows": rows})
+    title = f"an image of {shape[0]}x{shape[1]} (height x width) on {machine}"
+    words = ("network", "sees", "precision")
+    columns = [Column(heading, justify="left" if heading in words else "right") for heading in cells[0]]
+    table = make_table(*columns, title=title)
+    for row in cells:
+        table.add_row(*row.values())
+    show_result(table, json, {"machine": machine, "size": list(shape), "rows": rows})
 
 
 def _predictors(
@@ -87,39 +89,18 @@ def _predictors(
                         yield name, made
 
 
-def _table(costs: list[tuple[str, int | None, Cost]], title: str) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title, style="table.title"), box=SIMPLE, title_justify="left", expand=False)
-    table.add_column("network", style="bold")
-    table.add_column("sees")
-    table.add_column("precision")
-    for heading in (
-        "parameters",
-        "GFLOP",
-        "ms an image",
-        "network alone",
-        "images/s",
-        "outside the network",
-        "images/s, files",
-        "peak MB",
-    ):
-        table.add_column(heading, justify="right")
-    for name, parameters, cost in costs:
-        scale = cost.scale if isinstance(cost.scale, str) else f"{cost.scale[0]}x{cost.scale[1]}"
-        table.add_row(
-            name,
-            f"{scale}, {cost.mode if cost.tiles == 1 else f'{cost.tiles} tiles'}",
-            cost.precision,
-            "" if parameters is None else f"{parameters:,}",
-            "" if cost.gflops is None else f"{cost.gflops:,.1f}",
-            f"{cost.ms:,.1f}",
-            f"{cost.network_ms:,.1f}",
-            f"{cost.images_per_s:,.2f}",
-            f"{cost.outside:.1%}",
-            f"{cost.files_per_s:,.2f}",
-            f"{cost.peak_memory_mb:,.0f}",
-        )
-    return table
+def _cells(name: str, parameters: int | None, cost: Cost) -> dict[str, str]:
+    scale = cost.scale if isinstance(cost.scale, str) else f"{cost.scale[0]}x{cost.scale[1]}"
+    return {
+        "network": name,
+        "sees": f"{scale}, {cost.mode if cost.tiles == 1 else f'{cost.tiles} tiles'}",
+        "precision": cost.precision,
+        "parameters": "" if parameters is None else f"{parameters:,}",
+        "GFLOP": "" if cost.gflops is None else f"{cost.gflops:,.1f}",
+        "ms an image": f"{cost.ms:,.1f}",
+        "network alone": f"{cost.network_ms:,.1f}",
+        "images/s": f"{cost.images_per_s:,.2f}",
+        "outside the network": f"{cost.outside:.1%}",
+        "images/s, files": f"{cost.files_per_s:,.2f}",
+        "peak MB": f"{cost.peak_memory_mb:,.0f}",
+    }

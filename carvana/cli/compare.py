@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from carvana.cli import complete, options
+from carvana.cli import options
 
 
 def compare(
@@ -16,7 +16,7 @@ def compare(
         typer.Argument(
             metavar="[NAME|RUN]...",
             help="Architectures to fit (or LABEL=NAME), and finished runs.",
-            autocompletion=complete.archs,
+            autocompletion=options.complete_archs,
         ),
     ] = None,
     quick: Annotated[

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carvana.cli.options import REPLACE
-from carvana.cli.verbosity import QUIETLY, VERBOSELY, with_verbosity
+from carvana.cli.options import REPLACE, with_options
+from carvana.cli.verbosity import QUIETLY, VERBOSELY
 
 if TYPE_CHECKING:
     from carvana.config import FitConfig
@@ -22,12 +23,26 @@ Folder = Annotated[
     Path,
     typer.Argument(metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/, or both in one."),
 ]
-Images = Annotated[str | None, typer.Option(help="Folder of images, if DIR is laid out otherwise.")]
-Masks = Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")]
-MaskSuffix = Annotated[
-    str | None, typer.Option(help="What masks have after the name of their image, such as _L, if it is not usual.")
-]
-GroupPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the group in an image's name.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a data folder holds where, if it is not laid out as usual."""
+
+    images: Annotated[str | None, typer.Option(help="Folder of images, if DIR is laid out otherwise.")] = None
+    masks: Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")] = None
+    mask_suffix: Annotated[
+        str | None, typer.Option(help="What masks have after the name of their image, such as _L, if it is not usual.")
+    ] = None
+    group: Annotated[str | None, typer.Option(help="Regular expression that finds the group in an image's name.")] = (
+        None
+    )
+
+    def config(self, folder: Path, **sections: Any) -> FitConfig:
+        """The config of a training on the folder."""
+        from carvana.config import FitConfig
+
+        return FitConfig(data={"root": str(folder), **vars(self)}, **sections)
 
 
 class By(StrEnum):
@@ -43,7 +58,7 @@ def data(quiet: QUIETLY = False, verbose: VERBOSELY = False) -> None:
 
 
 @app.command()
-@with_verbosity
+@with_options
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train/ and train_masks/ are made.")],
     cars: Annotated[int, typer.Option(min=1, help="How many cars, each from 16 angles.")] = 12,
@@ -58,13 +73,10 @@ def demo(
 
 
 @app.command()
-@with_verbosity
+@with_options
 def check(
     folder: Folder,
-    images: Images = None,
-    masks: Masks = None,
-    mask_suffix: MaskSuffix = None,
-    group: GroupPattern = None,
+    layout: Layout = Layout(),
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write all of it as JSON; - is stdout.")] = None,
     replace: REPLACE = False,
 ) -> None:
@@ -72,31 +84,22 @@ def check(
 
     Ends with 1 if there is a problem.
     """
-    from carvana.cli.data_tables import report_tables
     from carvana.cli.display import make_reporter
-    from carvana.cli.tables import check_json_target, show, write_json_result
+    from carvana.cli.tables import check_json_target, report_tables, show_result
     from carvana.data.check.report import check_data
-    from carvana.errors import DataError
+    from carvana.errors import DataError, plural
 
     check_json_target(json, replace=replace)
-    report = check_data(
-        folder, images=images, masks=masks, group=group, mask_suffix=mask_suffix, reporter=make_reporter()
-    )
-    if json != "-":
-        show(report_tables(report, root=folder))
-    if json is not None:
-        write_json_result(json, report.to_json())
+    report = check_data(folder, **vars(layout), reporter=make_reporter())
+    show_result(report_tables(report, root=folder), json, report.to_json())
     if report.problems:
-        files = len({problem.file for problem in report.problems})
-        count = len(report.problems)
-        raise DataError(
-            f"{folder}: {count} problem{'s' * (count > 1)} in {files} file{'s' * (files > 1)}; "
-            "correct the files or move them away, then check again"
-        )
+        problems = plural(len(report.problems), "problem")
+        files = plural(len({problem.file for problem in report.problems}), "file")
+        raise DataError(f"{folder}: {problems} in {files}; correct the files or move them away, then check again")
 
 
 @app.command(name="show")
-@with_verbosity
+@with_options
 def show_images(
     folder: Folder,
     out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")],
@@ -104,10 +107,7 @@ def show_images(
     augment: Annotated[str, typer.Option(help="seed, studio or none.")] = "studio",
     count: Annotated[int, typer.Option(min=1, max=100, help="How many images.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Other images, and other versions, for another number.")] = 0,
-    images: Images = None,
-    masks: Masks = None,
-    mask_suffix: MaskSuffix = None,
-    group: GroupPattern = None,
+    layout: Layout = Layout(),
     replace: REPLACE = False,
 ) -> None:
     """Draw images with their outlines, the coverage that a network learns, and what augmentation makes of them."""
@@ -120,14 +120,14 @@ def show_images(
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
     check_target(out, replace=replace)
     seen = _size(size)
-    config = _config(folder, images, masks, mask_suffix, group)
-    samples = config_samples(config.data, config.data.root)
+    data = layout.config(folder).data
+    samples = config_samples(data, data.root)
     show_samples(samples, out, size=seen, augment=augment, count=count, seed=seed)
     typer.echo(str(out))
 
 
 @app.command()
-@with_verbosity
+@with_options
 def split(
     folder: Folder,
     by: Annotated[By, typer.Option(help="Keep each group's images together, or draw single images.")] = By.group,
@@ -136,24 +136,20 @@ def split(
     out: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write the split here; else it is only explained.")
     ] = None,
-    images: Images = None,
-    masks: Masks = None,
-    mask_suffix: MaskSuffix = None,
-    group: GroupPattern = None,
+    layout: Layout = Layout(),
     replace: REPLACE = False,
 ) -> None:
     """Divide a folder into training and validation, explain the split, and write it for fit."""
     from rich.text import Text
 
-    from carvana.cli.data_tables import split_table
     from carvana.cli.display import make_reporter
-    from carvana.cli.tables import show
+    from carvana.cli.tables import show, split_table
     from carvana.data.splits import describe_split, make_split, write_split
     from carvana.utils.files import check_target
 
     if out is not None:
         check_target(out, replace=replace)
-    config = _config(folder, images, masks, mask_suffix, group, split={"by": by.value, "val": val, "seed": seed})
+    config = layout.config(folder, split={"by": by.value, "val": val, "seed": seed})
     made = make_split(config.data, config.split)
     report = describe_split(made, reporter=make_reporter())
     show(split_table(report, title=f"{folder}, by {'group' if by is By.group else 'image'}, seed {seed}"))
@@ -161,27 +157,14 @@ def split(
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
-    where = {"data.images": images, "data.masks": masks, "data.mask_suffix": mask_suffix, "data.group": group}
-    how = {"split.file": out} if out else {"split.by": by.value, "split.val": f"{val:g}", "split.seed": seed}
+    where: dict[str, Any] = {f"data.{key}": value for key, value in vars(layout).items()}
+    how: dict[str, Any] = (
+        {"split.file": out} if out else {"split.by": by.value, "split.val": f"{val:g}", "split.seed": seed}
+    )
     settings = [
         word for key, value in (where | how).items() if value is not None for word in ("--set", f"{key}={value}")
     ]
     typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', '--data', str(folder), *settings])}")
-
-
-def _config(
-    folder: Path,
-    images: str | None,
-    masks: str | None,
-    mask_suffix: str | None,
-    group: str | None,
-    *,
-    split: dict[str, Any] | None = None,
-) -> FitConfig:
-    from carvana.config import FitConfig
-
-    data = {"root": str(folder), "images": images, "masks": masks, "mask_suffix": mask_suffix, "group": group}
-    return FitConfig(data=data, split=split or {})
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -195,16 +178,18 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _explain(by: By, groups: int, shared: int) -> str:
+    from carvana.errors import plural
+
     if by is By.image:
         return (
-            f"Images were drawn one by one, so training sees other views of {shared} of the {groups} groups that it is "
-            "measured on, and the Dice will read too high. --by group keeps each group on one side.\n"
+            "Images were drawn one by one, so training sees other views of "
+            f"{shared} of the {plural(groups, 'group')} that it is measured on, and the Dice will read too high. "
+            "--by group keeps each group on one side.\n"
         )
-    if groups == 1:
-        return "All images of a group stand on one side: no group is measured that was trained on.\n"
-    return (
-        "All images of a group stand on one side: no group is measured that was trained on. "
-        "The groups were sorted by the "
-        f"share of the image that their object covers and cut into {groups} layers, and one was drawn from each: both "
-        "sides have small and large ones.\n"
-    )
+    words = "All images of a group stand on one side: no group is measured that was trained on."
+    if groups > 1:
+        words += (
+            f" The groups were sorted by the share of the image that their object covers and cut into {groups} layers, "
+            "and one was drawn from each: both sides have small and large ones."
+        )
+    return f"{words}\n"

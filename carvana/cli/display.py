@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from carvana.cli import verbosity
 from carvana.errors import printable
 from carvana.utils.devices import process_number
-from carvana.utils.progress import Reporter, SilentReporter, describe
+from carvana.utils.progress import Reporter, describe
 
 _LOG = logging.getLogger("carvana")  # shown with --verbose
 
@@ -70,7 +71,7 @@ class LiveReporter(Reporter):
             self._progress = None
 
 
-class QuietReporter(SilentReporter):
+class QuietReporter(Reporter):
     """Prints only warnings."""
 
     def warn(self, message: str) -> None:
@@ -78,42 +79,42 @@ class QuietReporter(SilentReporter):
         print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-class PlainReporter(Reporter):
+@dataclass
+class _Task:
+    total: int | None
+    done: int = 0
+    printed_at: float = field(default_factory=time.monotonic)
+
+
+class PlainReporter(QuietReporter):
     """Plain lines for log files: messages at once, progress every :data:`PLAIN_EVERY` seconds."""
 
     def __init__(self) -> None:
-        self._done: dict[str, int] = {}
-        self._total: dict[str, int | None] = {}
-        self._printed_at: dict[str, float] = {}
+        self._tasks: dict[str, _Task] = {}
 
     def info(self, message: str) -> None:
         """Print a line."""
         print(printable(message), file=sys.stderr, flush=True)
 
-    def warn(self, message: str) -> None:
-        """Print a line that begins with "warning:"."""
-        self.info(f"warning: {message}")
-
     def start(self, task: str, total: int | None) -> None:
         """Start counting."""
         _LOG.debug("%s: begins%s", task, f", {total} steps" if total else "")
-        self._done[task], self._total[task], self._printed_at[task] = 0, total, time.monotonic()
+        self._tasks[task] = _Task(total)
 
     def advance(self, task: str, steps: int = 1, **values: float) -> None:
         """Count, and print when it is time."""
-        if task not in self._done:
+        if (counted := self._tasks.get(task)) is None:
             return
-        self._done[task] += steps
-        if time.monotonic() - self._printed_at[task] >= PLAIN_EVERY:
-            self._printed_at[task] = time.monotonic()
-            total = self._total[task]
-            share = f"{self._done[task]}/{total}" if total else str(self._done[task])
+        counted.done += steps
+        if time.monotonic() - counted.printed_at >= PLAIN_EVERY:
+            counted.printed_at = time.monotonic()
+            share = f"{counted.done}/{counted.total}" if counted.total else str(counted.done)
             self.info(f"{task}: {share} {describe(values)}".rstrip())
 
     def finish(self, task: str, **values: float) -> None:
         """Stop counting."""
         _LOG.debug("%s: ends", task)
-        self._done.pop(task, None)
+        self._tasks.pop(task, None)
 
 
 def _bars(console: Console) -> Progress:

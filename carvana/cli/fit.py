@@ -1,24 +1,26 @@
-"""``carvana fit``."""
+"""``carvana fit``: a run, folds of a cross-validation, or a test of learning rates."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carvana.cli import complete
-from carvana.cli.cross_validation import fit_folds, is_folds, resume_folds
-from carvana.cli.find_lr import find_lr as test_rates
-from carvana.cli.options import CONFIG
+from carvana.cli.options import CONFIG, DEVICE, complete_archs
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from carvana.config import FitConfig
+    from carvana.folds import Folds
     from carvana.run import Run
 
 
 def fit(
     arch: Annotated[
-        str | None, typer.Option(help="The architecture, as `carvana archs` lists them.", autocompletion=complete.archs)
+        str | None, typer.Option(help="The architecture, as `carvana archs` lists them.", autocompletion=complete_archs)
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The data folder; without one, demo cars are drawn.")] = None,
     config: CONFIG = None,
@@ -42,31 +44,22 @@ def fit(
         ),
     ] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Test learning rates, suggest one, and stop.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: DEVICE = "auto",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole config and stop.")] = False,
 ) -> None:
     """Train a network on labelled images; writes a run folder with model, masks, pictures and numbers."""
-    if resume is not None:
-        asked = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out, "--folds": folds}
-        given = [
-            name
-            for name, value in (asked | {"--find-lr": find_lr or None, "--print-config": print_config or None}).items()
-            if value is not None
-        ]
-        if is_folds(resume):
-            resume_folds(
-                resume, [*given, *(f"--set {setting}" for setting in settings or [])], root=root, device=device
-            )
-        else:
-            print_result(resumed(resume, settings or [], given, root, device))
-        return
-
     from carvana.config import load_config, parse_settings
     from carvana.errors import ConfigError
 
+    changes: dict[str, Any] = parse_settings(settings or [])
+    if resume is not None:
+        asked = {"--arch": arch, "--data": data, "--config": config, "--init": init, "--out": out, "--folds": folds}
+        flags = {"--find-lr": find_lr or None, "--print-config": print_config or None}
+        given = [name for name, value in (asked | flags).items() if value is not None]
+        _resume(resume, changes, given, root=root, device=device)
+        return
     if root is not None:
         raise ConfigError(f"--root {root}: needs --resume RUN; name the data folder of a new training with --data")
-    changes: dict[str, Any] = parse_settings(settings or [])
     if arch is not None:
         changes["arch"] = arch
     if data is not None:
@@ -75,50 +68,104 @@ def fit(
     if print_config:
         typer.echo(wanted.to_yaml(), nl=False)
         return
-
     if find_lr and folds is not None:
         raise ConfigError("--find-lr with --folds: these do not go together; find the rate first, then fit the folds")
     if find_lr:
-        test_rates(wanted, out=out, init=init, device=device)
-        return
-    if folds is not None:
-        fit_folds(wanted, folds=folds, out=out, init=init, device=device)
+        _find_lr(wanted, out=out, init=init, device=device)
         return
 
     from carvana.cli.display import make_reporter
+    from carvana.training.cross_validation import fit_folds
     from carvana.training.fit import fit as run_fit
 
-    run = run_fit(wanted, out=out, init=init, device=device, reporter=make_reporter())
-    print_result(run)
+    reporter = make_reporter()
+    if folds is not None:
+        print_folds(fit_folds(wanted, folds=folds, out=out, init=init, device=device, reporter=reporter))
+    else:
+        _print_run(run_fit(wanted, out=out, init=init, device=device, reporter=reporter))
 
 
-def resumed(path: Path, settings: list[str], given: list[str], root: Path | None, device: str) -> Run:
-    """Resume a run by its own config; of all settings only the length can change."""
+def _resume(path: Path, changes: Mapping[str, Any], given: list[str], *, root: Path | None, device: str) -> None:
+    """Resume a run or folds by their own config; of all settings only the length of a run can change."""
     from carvana.cli.display import make_reporter
-    from carvana.config import parse_settings
     from carvana.errors import ConfigError
+    from carvana.folds import Folds
+    from carvana.training.cross_validation import resume_folds
     from carvana.training.fit import resume
 
-    changes = parse_settings(settings)
-    refused = [*given, *(f"--set {key}" for key in changes if key not in ("train.epochs", "train.minutes"))]
-    if refused:
+    has_folds = Folds(path).exists
+    lengths = () if has_folds else ("train.epochs", "train.minutes")
+    if refused := [*given, *(f"--set {key}={value}" for key, value in changes.items() if key not in lengths)]:
+        words = f"--resume {path} with {', '.join(refused)}"
+        if has_folds:
+            raise ConfigError(f"{words}: folds are resumed with their own config; leave it out, or fit other folds")
         moved = "; where its data folder has moved, name it with --root" if "--data" in refused else ""
         raise ConfigError(
-            f"--resume {path} with {', '.join(refused)}: a run is resumed with its own config; only more epochs can "
-            f"be asked for (--set train.epochs=N), other changes need a new run (--init){moved}"
+            f"{words}: a run is resumed with its own config; only more epochs can be asked for "
+            f"(--set train.epochs=N), other changes need a new run (--init){moved}"
         )
-    longer = {key.partition(".")[2]: value for key, value in changes.items()}
-    return resume(path, root=root, **longer, device=device, reporter=make_reporter())
+    if has_folds:
+        print_folds(resume_folds(path, root=root, device=device, reporter=make_reporter()))
+    else:
+        longer = {key.partition(".")[2]: value for key, value in changes.items()}
+        _print_run(resume(path, root=root, **longer, device=device, reporter=make_reporter()))
 
 
-def print_result(run: Run) -> None:
+def _find_lr(config: FitConfig, *, out: Path | None, init: Path | None, device: str) -> None:
+    """Test learning rates, plot the losses and print a suggestion."""
+    from carvana.cli.display import make_reporter
+    from carvana.run import Run
+    from carvana.training.find_lr import find_lr
+
+    folder = Run.choose(out, arch=f"{config.arch}-lr").path  # before the work: the folder may exist
+    test = find_lr(config, init=init, device=device, reporter=make_reporter())
+    picture = folder / "lr.png"
+    test.plot(picture)
+    typer.echo(f"suggestion  {test.suggestion:g}, where the loss falls most steeply")
+    typer.echo(f"also usual  {test.tenth_of_lowest:g}, a tenth of the rate where it is lowest")
+    typer.echo(f"plot        {picture}")
+    elsewhere = " (and another --out)" if out is not None else ""
+    typer.echo(f"to use it   the same command with --set train.lr={test.suggestion:g} in place of --find-lr{elsewhere}")
+
+
+def _print_run(run: Run) -> None:
     """Print the numbers of a run and its paths; of several processes, only the first one prints."""
     from carvana.cli.tables import evaluation_table, show
     from carvana.utils.devices import process_number
 
-    if process_number():
-        return
-    show(evaluation_table(run.read_evaluation(), title=str(run.path)))
-    typer.echo(f"model     {run.model_path}")
-    typer.echo(f"masks     {run.masks_path}")
-    typer.echo(f"pictures  {run.pictures_path}")
+    if process_number() == 0:
+        show(evaluation_table(run.read_evaluation(), title=str(run.path)))
+        typer.echo(f"model     {run.model_path}")
+        typer.echo(f"masks     {run.masks_path}")
+        typer.echo(f"pictures  {run.pictures_path}")
+
+
+def print_folds(folds: Folds) -> None:
+    """Print the numbers of each fold and of all images together, and the paths."""
+    from carvana.cli.tables import evaluation_table, show
+
+    numbers = folds.read_evaluation()
+    show(_folds_table(numbers))
+    title = f"{folds.path}: all images, each by the network that was not trained on it"
+    show(evaluation_table(numbers, title=title, threshold="best on all images; each fold's model keeps its own"))
+    typer.echo(f"folds     {folds.table_path}")
+    typer.echo(f"masks     {folds.masks_path}")
+    typer.echo(f"pictures  {folds.pictures_path}")
+    typer.echo(f"together  carvana predict {folds.path} IMAGES --out MASKS")
+
+
+def _folds_table(numbers: Mapping[str, Any]) -> Table:
+    """The Dice of each fold, then their mean and standard deviation, from the folds' ``evaluation.json``."""
+    from rich.table import Column
+
+    from carvana.cli.tables import make_table
+
+    right = [Column(heading, justify="right") for heading in ("images", "groups", "Dice", "threshold")]
+    table = make_table(Column("fold"), *right)
+    for fold in numbers["folds"]:
+        counts = str(fold["images"]), str(fold["groups"])
+        table.add_row(fold["run"], *counts, f"{fold['dice']:.5f}", f"{fold['threshold']:.3f}")
+    table.add_section()
+    spread = f"{numbers['folds_dice_mean']:.5f} ± {numbers['folds_dice_std']:.5f}"
+    table.add_row("mean ± std. deviation", "", "", spread, "")
+    return table

@@ -1,27 +1,54 @@
-"""Options that several commands share, and the networks that they ask for."""
+"""Options that several commands share, what the shell completes, and the networks that options ask for."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from carvana.cli import complete
+from carvana.cli.verbosity import QUIETLY, VERBOSELY
 
 if TYPE_CHECKING:
     from carvana.inference.base import BasePredictor
     from carvana.utils.progress import Reporter
 
+
+def complete_archs(incomplete: str) -> list[str]:
+    """Architectures that complete a word: families; timm's encoders once ``tu-`` and a letter stand there."""
+    from carvana.errors import UnknownNameError
+    from carvana.registry import registry
+
+    label, equals, name = incomplete.rpartition("=")  # compare takes LABEL=NAME
+    registered = [entry.name for entry in registry.archs.registered()]
+    found = [known.removesuffix("*") for known in registered if known.startswith(name)]
+    if "/" in name or (len(found) == 1 and found[0].endswith("/")):
+        family, _, encoder = (name if "/" in name else found[0]).partition("/")
+        timm = encoder.startswith("tu-") and len(encoder) > len("tu-")  # seconds, and torch
+        try:
+            found = registry.archs.names(f"{family}/{encoder}*" if timm or "tu" not in encoder else f"{family}/*")
+        except UnknownNameError:
+            return []
+    return [label + equals + known.removesuffix("*") for known in found if known.startswith(name)]
+
+
+def complete_configs(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Shipped configs that complete a word, each with its line."""
+    from carvana.config import configs as shipped
+    from carvana.config import describe
+
+    return ((name, describe(path)) for name, path in shipped().items() if name.startswith(incomplete))
+
+
 CONFIG = Annotated[
     str | None,
     typer.Option(
-        help="A config: a name that `carvana configs` lists, or a YAML file.", autocompletion=complete.configs
+        help="A config: a name that `carvana configs` lists, or a YAML file.", autocompletion=complete_configs
     ),
 ]
 OTHERS = Annotated[
@@ -94,8 +121,11 @@ class Covering:
     ] = None
 
 
-def with_records(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with an option for each field of its parameters that are records, such as :class:`Covering`."""
+def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with ``--quiet``, ``--verbose``, and an option for each field of those parameters that are records.
+
+    The function takes such a record, for example :class:`Covering`, as a whole.
+    """
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
     records: dict[str, Any] = {}
@@ -109,18 +139,16 @@ def with_records(function: Callable[..., Any]) -> Callable[..., Any]:
         for field in fields(hint):
             default, annotation = field.default, kinds[field.name]
             parameters.append(inspect.Parameter(field.name, parameter.kind, default=default, annotation=annotation))
+    for name, annotation in (("quiet", QUIETLY), ("verbose", VERBOSELY)):
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=False, annotation=annotation))
 
     @functools.wraps(function)
-    def command(**values: Any) -> Any:
+    def command(*, quiet: bool, verbose: bool, **values: Any) -> Any:
         for name, record in records.items():
             values[name] = record(**{field.name: values.pop(field.name) for field in fields(record)})
         return function(**values)
 
-    return signed(command, parameters)
-
-
-def signed(command: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
-    """Give a function the signature that typer reads."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command

@@ -10,7 +10,6 @@ import typer
 from carvana.cli import options
 
 
-@options.with_records
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")],

@@ -10,7 +10,6 @@ import typer
 from carvana.cli import options
 
 
-@options.with_records
 def submit(
     context: typer.Context,
     run: Annotated[
@@ -49,7 +48,7 @@ def submit(
         raise typer.BadParameter("expected RUN, DIR and --out, or --check FILE --against SAMPLE")
 
     from carvana.cli.display import make_reporter
-    from carvana.errors import DataError
+    from carvana.errors import DataError, plural
     from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.postprocess import Cleaning
     from carvana.inference.submission.table import read_names
@@ -71,24 +70,25 @@ def submit(
     )
     if done.failed:
         image, _ = done.failed[0]
+        failed = f"{len(done.failed)} of {plural(done.rows, 'image')}"
         raise DataError(
-            f"{len(done.failed)} of {done.rows} images could not be read, the first: {image}; replace them and run "
-            f"the same command again: what is done is kept, but for the chunks of {CHUNK} images that they are in"
+            f"{failed} could not be read, the first: {image}; replace them and run the same command again: "
+            f"what is done is kept, but for the chunks of {CHUNK} images that they are in"
         )
     if done.complete:
-        typer.echo(f"{done.rows} row{'s' * (done.rows != 1)} in {out}, {done.written} of them made now")
+        typer.echo(f"{plural(done.rows, 'row')} in {out}, {done.written} of them made now")
     else:
-        typer.echo(f"{done.written} rows made now; {out} is joined by the process that ends last")
+        typer.echo(f"{plural(done.written, 'row')} made now; {out} is joined by the process that ends last")
 
 
 def _check(path: Path, against: Path, size: str) -> None:
     from carvana.cli.display import make_reporter
-    from carvana.errors import DataError, printable
+    from carvana.errors import DataError, plural, printable
     from carvana.inference.submission.check import SHOWN, check_submission
 
     report = check_submission(path, against, size=options.parse_size(size), reporter=make_reporter())
     if report.ok:
-        typer.echo(f"{path}: {report.rows} rows, no problem")
+        typer.echo(f"{path}: {plural(report.rows, 'row')}, no problem")
         return
     for line in report.first:
         typer.echo(printable(line))
@@ -96,5 +96,4 @@ def _check(path: Path, against: Path, size: str) -> None:
     if total > SHOWN:
         typer.echo(f"... and {total - SHOWN} more")
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.most_common())
-    problems, rows = f"problem{'s' * (total > 1)}", f"row{'s' * (report.rows != 1)}"
-    raise DataError(f"{path}: {total} {problems} in {report.rows} {rows}: {kinds}")
+    raise DataError(f"{path}: {plural(total, 'problem')} in {plural(report.rows, 'row')}: {kinds}")

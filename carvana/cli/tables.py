@@ -1,17 +1,28 @@
-"""Results as tables on stdout."""
+"""Results on stdout: tables, and JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
-from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
 from rich.text import Text
 
+from carvana.errors import plural, printable
 from carvana.utils.files import check_target, write_json
+
+if TYPE_CHECKING:
+    from carvana.data.check.files import Problem
+    from carvana.data.check.report import Report
+    from carvana.data.splits import SplitReport
+
+LISTED = 10
+"""The number of files that are named for each kind of problem; ``--json`` names all."""
 
 
 def show(table: RenderableType) -> None:
@@ -26,38 +37,12 @@ def show(table: RenderableType) -> None:
     print("\n".join(line.rstrip() for line in printed.get().splitlines()))  # rich pads every line to the longest
 
 
-def evaluation_table(
-    evaluation: Mapping[str, Any], *, title: str, threshold: str = "chosen on these images, stored in the model"
-) -> Table:
-    """The numbers of ``evaluation.json``, each with its meaning.
-
-    Args:
-        evaluation: the numbers.
-        title: a line above them, printed as it is.
-        threshold: the note on the last row.
-    """
-    # A Text, since rich reads brackets in a string as markup.
-    table = Table(title=Text(title, style="table.title"), box=SIMPLE, show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_column(style="dim")
-    count, groups = evaluation["images"], evaluation["groups"]
-    images = f"mean of {count} image{'s' * (count != 1)} at full size (groups: {groups})"
-    chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
-    table.add_row("Dice", _number(evaluation["dice"]), f"{images}, {chosen}")
-    low, high = evaluation["dice_ci95"]
-    interval = "" if low is None else f"{low:.5f} .. {high:.5f}"
-    table.add_row("95% interval", interval, "of Dice, bootstrap over groups" if interval else "needs two groups")
-    table.add_row("Dice at 0.5", _number(evaluation["dice_at_half"]), "without a chosen threshold")
-    table.add_row("IoU", _number(evaluation["iou"]), "")
-    table.add_row("pixel accuracy", _number(evaluation["pixel_accuracy"]), "")
-    table.add_row("boundary Dice", _number(evaluation["boundary_dice"]), "within 7 pixels of the true boundary")
-    table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
-    return table
-
-
-def _number(value: float) -> str:
-    return f"{value:.5f}"
+def show_result(table: RenderableType, target: str | None, value: Any) -> None:
+    """Print a table, unless stdout is for JSON, and write the same as JSON where ``--json`` asks for it."""
+    if target != "-":
+        show(table)
+    if target is not None:
+        write_json_result(target, value)
 
 
 def check_json_target(target: str | None, *, replace: bool = False) -> None:
@@ -76,3 +61,150 @@ def write_json_result(target: str, value: Any) -> None:
         print(json.dumps(value, indent=2, allow_nan=False))
     else:
         write_json(target, value)
+
+
+def make_table(*columns: Column, title: str | None = None, header: bool = True) -> Table:
+    """An empty table; its title is printed as it is."""
+    heading = None if title is None else _text(title, "table.title")
+    return Table(*columns, title=heading, box=SIMPLE, show_header=header, title_justify="left")
+
+
+def evaluation_table(
+    evaluation: Mapping[str, Any], *, title: str, threshold: str = "chosen on these images, stored in the model"
+) -> Table:
+    """The numbers of ``evaluation.json``, each with its meaning.
+
+    Args:
+        evaluation: the numbers.
+        title: a line above them, printed as it is.
+        threshold: the note on the last row.
+    """
+    groups = evaluation["groups"]
+    images = f"mean of {plural(evaluation['images'], 'image')} at full size (groups: {groups})"
+    chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
+    low, high = evaluation["dice_ci95"]
+    interval = (
+        ("", "needs two groups") if low is None else (f"{low:.5f} .. {high:.5f}", "of Dice, bootstrap over groups")
+    )
+    table = _facts(title)
+    table.add_row("Dice", f"{evaluation['dice']:.5f}", f"{images}, {chosen}")
+    table.add_row("95% interval", *interval)
+    table.add_row("Dice at 0.5", f"{evaluation['dice_at_half']:.5f}", "without a chosen threshold")
+    table.add_row("IoU", f"{evaluation['iou']:.5f}")
+    table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}")
+    table.add_row("boundary Dice", f"{evaluation['boundary_dice']:.5f}", "within 7 pixels of the true boundary")
+    table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
+    return table
+
+
+def report_tables(report: Report, *, root: Path) -> RenderableType:
+    """The report on a data folder: its contents, the ceilings, all problems."""
+    from carvana.data.check.files import ADVICE, NOTES
+
+    parts: list[RenderableType] = [_contents(report, title=str(root))]
+    if report.ceilings:
+        parts += _ceilings(report)
+    if report.problems:
+        parts.append(_problems("What is wrong", report.problems, ADVICE, root, style="yellow"))
+    if report.notes:
+        parts.append(_problems("Notes", report.notes, NOTES, root, style="dim"))
+    if not report.problems:
+        parts.append(Text("  Nothing is wrong.\n", style="green"))
+    return Group(*parts)
+
+
+def split_table(report: SplitReport, *, title: str) -> Table:
+    """Both sides of a split, side by side."""
+    right = [Column(side, justify="right") for side in ("training", "validation")]
+    table = make_table(Column(style="bold"), *right, Column(), title=title)
+    sides, shared = (report.train, report.val), len(report.shared)
+    table.add_row("images", *(f"{side.images:,}" for side in sides))
+    table.add_row(
+        "groups", *(f"{side.groups:,}" for side in sides), f"{f'{shared:,}' if shared else 'none'} on both sides"
+    )
+    if all(side.views for side in sides):
+        table.add_row("views", *(str(len(side.views)) for side in sides))
+        table.add_row("images of a view", *(_range(side.views.values()) for side in sides))
+    table.add_row(
+        "foreground", *(f"{side.foreground:.2%}" for side in sides), "mean share of the image that the object covers"
+    )
+    spreads = (f"{low:.1%} .. {high:.1%}" for low, high in (side.spread for side in sides))
+    table.add_row("", *spreads, "the range of the middle 80% of the images")
+    return table
+
+
+def _facts(title: str) -> Table:
+    """A table of names, values and notes."""
+    return make_table(Column(style="bold"), Column(justify="right"), Column(style="dim"), title=title, header=False)
+
+
+def _contents(report: Report, *, title: str) -> Table:
+    table = _facts(title)
+    table.add_row("images", f"{report.image_count:,}", _text(f"in {report.images}"))
+    table.add_row("with a mask", f"{report.pairs:,}", _text(f"in {report.masks}"))
+    table.add_row("groups", f"{report.group_count:,}", f"{_images(report.images_per_group)} each")
+    if report.views:
+        table.add_row("views", str(len(report.views)), f"{_images(report.views.values())} of each")
+    sizes = sorted(report.sizes.items(), key=lambda entry: -entry[1])
+    for number, ((height, width), count) in enumerate(sizes[:5]):
+        table.add_row("size" if not number else "", f"{height} x {width}", f"height x width, {_images([count])}")
+    if len(sizes) > 5:
+        table.add_row("", f"{len(sizes) - 5:,} more", _images([sum(count for _, count in sizes[5:])]))
+    if report.foreground is not None:
+        ends = (
+            f"{share:.2%} ({Path(file).name})" for file, share in (report.foreground.lowest, report.foreground.highest)
+        )
+        table.add_row("foreground", f"{report.foreground.mean:.2%}", _text(f"mean of the masks; {' to '.join(ends)}"))
+    return table
+
+
+def _ceilings(report: Report) -> list[RenderableType]:
+    every = report.ceiling_masks == report.pairs
+    masks = "all masks" if every else f"mean of {report.ceiling_masks:,} of {report.pairs:,} masks"
+    table = make_table(
+        Column("trained at", justify="right", style="bold"),
+        Column("coverage", justify="right"),
+        Column("nearest", justify="right", style="dim"),
+    )
+    for ceiling in report.ceilings:
+        height, width = ceiling.size
+        table.add_row(f"{height} x {width}", f"{ceiling.coverage:.5f}", f"{ceiling.nearest:.5f}")
+    # Not the table's own title, which would be folded to the table's width.
+    title = f"The best Dice at full size that a perfect network could reach ({masks})"
+    return [Text(title, style="table.title"), table]
+
+
+def _problems(title: str, problems: Sequence[Problem], advice: dict[str, str], root: Path, *, style: str) -> Table:
+    """A block for each kind: its number, what to do about it, and the files."""
+    table = make_table(Column(overflow="fold"), Column(), title=title, header=False)
+    for kind in advice:
+        found = [problem for problem in problems if problem.kind == kind]
+        if not found:
+            continue
+        table.add_row(Text(f"{kind}  {len(found):,}", style=f"bold {style}"), Text(advice[kind], style="bold"))
+        for problem in found[:LISTED]:
+            table.add_row(_text(f"  {_short(problem.file, root)}"), _text(problem.message, "dim"))
+        if len(found) > LISTED:
+            table.add_row(Text(f"  and {len(found) - LISTED:,} more"), Text("--json names all", style="dim"))
+        table.add_row()
+    return table
+
+
+def _short(file: str, root: Path) -> str:
+    path, folder = Path(file).absolute(), root.absolute()
+    return os.path.relpath(path, folder) if path.is_relative_to(folder) else file
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Text with names of files: not read as markup, and without control characters."""
+    return Text(printable(words), style=style)
+
+
+def _range(counts: Iterable[int]) -> str:
+    low, high = min(counts := list(counts)), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _images(counts: Iterable[int]) -> str:
+    images = _range(counts)
+    return f"{images} image{'s' * (images != '1')}"

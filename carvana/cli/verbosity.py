@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import platform
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
-
-from carvana.cli.options import signed
 
 QUIET, NORMAL, VERBOSE = "quiet", "normal", "verbose"
 
@@ -32,21 +27,6 @@ def reset() -> None:
     log = logging.getLogger("carvana")
     log.handlers = [handler for handler in log.handlers if not isinstance(handler, _Handler)]
     log.setLevel(logging.NOTSET)
-
-
-def with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with both options added, which the function itself does not take."""
-    hints = get_type_hints(function, include_extras=True)
-    parameters = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
-    for name, annotation in (("quiet", QUIETLY), ("verbose", VERBOSELY)):
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter(name, kind, default=False, annotation=annotation))
-
-    @functools.wraps(function)
-    def command(*args: Any, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return signed(command, parameters)
 
 
 class _Handler(logging.Handler):

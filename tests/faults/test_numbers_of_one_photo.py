@@ -104,7 +104,7 @@ def test_find_lr_where_the_loss_explodes(loss: Spoilt, tiny_data: Path, came_out
 @pytest.mark.fault(
     done="carvana fit --find-lr with a loss that is NaN at once",
     promised="exit code 1 and one line",
-    reaches="cli/find_lr.py",
+    reaches="cli/fit.py",
     quick=0,
 )
 def test_the_command_finds_no_rate(tiny_data: Path, tmp_path: Path) -> None:

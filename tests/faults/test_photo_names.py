@@ -103,7 +103,7 @@ def test_all_commands_take_odd_names(tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="carvana data check and predict on damaged files with all odd names, where output must be UTF-8",
     promised="exit code 1, all reported, no control character for a terminal",
-    reaches="cli/data_tables.py: names in tables; cli/display.py: warnings; cli/app.py: stdout",
+    reaches="cli/tables.py: names in tables; cli/display.py: warnings; cli/app.py: stdout",
     quick=0,
 )
 def test_no_name_reaches_the_terminal_raw(model: Path, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_folds_are_refused_under_torchrun(tiny_data: Path, tmp_path: Path, monke
 
 
 def test_the_printed_table_holds_the_numbers(folds: Folds, capsys: pytest.CaptureFixture[str]) -> None:
-    from carvana.cli.cross_validation import print_folds
+    from carvana.cli.fit import print_folds
 
     print_folds(folds)
     printed, numbers = capsys.readouterr().out, json.loads(folds.evaluation_path.read_text())

@@ -1,13 +1,15 @@
-"""Surfaces in space as grids of points, cut into quads that know which way they face."""
+"""Surfaces in space: flat faces that know which way they face, pebbles and boxes, and bodies lofted from outlines."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Curve = Callable[[Floats], Floats]
 
 INSIDE = np.array([0.0, 0.0, 0.7])
 """A point inside every car, metres in the car's own frame: what "outward" is measured from."""
@@ -26,100 +28,120 @@ class Quads:
         centres: Floats = self.corners.mean(axis=1)
         return centres
 
-    def facing(self, eye: Floats) -> NDArray[np.bool_]:
-        """Which faces show their outer side to a viewer at ``eye`` (3,)."""
-        seen: NDArray[np.bool_] = np.einsum("fk,fk->f", self.normals, eye - self.centres) > 0
-        return seen
+    def seen(self, eye: Floats) -> Quads:
+        """The faces that show their outer side to a viewer at ``eye`` (3,), in a painter's order: far ones first."""
+        to_eye = eye - self.centres
+        shown = np.flatnonzero(np.einsum("fk,fk->f", self.normals, to_eye) > 0)
+        order = shown[np.argsort(-np.linalg.norm(to_eye[shown], axis=1), kind="stable")]
+        return Quads(self.corners[order], self.normals[order])
 
-    def where(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Quads:
-        """The faces that a mask or an order of indices picks."""
-        return Quads(self.corners[keep], self.normals[keep])
-
-    def far_to_near(self, eye: Floats) -> NDArray[np.intp]:
-        """The order in which a painter lays the faces down."""
-        return np.argsort(-np.linalg.norm(self.centres - eye, axis=1), kind="stable")
-
-
-def join(*parts: Quads) -> Quads:
-    """All faces of several surfaces in one."""
-    return Quads(np.concatenate([p.corners for p in parts]), np.concatenate([p.normals for p in parts]))
+    def flipped(self) -> Quads:
+        """The same faces with their inner side out."""
+        return Quads(self.corners, -self.normals)
 
 
 def grid_quads(grid: Floats, inside: Floats = INSIDE) -> Quads:
-    """The faces between neighbouring points of a grid (M, N, 3); normals point away from ``inside``."""
+    """The faces between neighbouring points of a grid (M, N, 3), without those that have no area.
+
+    All are wound alike; normals point away from ``inside``.
+    """
     corners = np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]], axis=2).reshape(-1, 4, 3)
-    return oriented(corners, inside)
-
-
-def oriented(corners: Floats, inside: Floats = INSIDE) -> Quads:
-    """Faces from corners (F, 4, 3) whose winding is common to all; degenerate ones are dropped."""
     normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
     areas = np.linalg.norm(normals, axis=1)
     good = areas > 1e-9
-    corners, normals = corners[good], normals[good] / areas[good, None]
-    outward = np.einsum("fk,fk->f", normals, corners.mean(axis=1) - inside)
-    if (outward * areas[good]).sum() < 0:
-        normals = -normals
-    return Quads(corners, normals)
+    corners, normals = corners[good], normals[good]
+    outward = np.einsum("fk,fk->", normals, corners.mean(axis=1) - inside)
+    return Quads(corners, normals * np.sign(outward) / areas[good, None])
 
 
-def box(centre: Floats, size: tuple[float, float, float], lean: float = 0.0) -> Quads:
-    """A box of ``size`` (x, y, z) whose upper end leans ``lean`` metres back along x."""
-    half = np.array(size) / 2
-    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
-    points = centre + signs * half
-    points[:, 0] -= lean * (signs[:, 2] + 1) / 2
-    faces = [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)]
-    return join(*(oriented(points[list(face)][None], centre) for face in faces))
+def bulge(centre: Sequence[float], size: tuple[float, float, float], power: float = 20.0, steps: int = 8) -> Quads:
+    """A superellipsoid of full ``size`` (x, y, z): a pebble at power 2, a rounded box at 5, a box at 20."""
+    around, up = np.meshgrid(np.linspace(-np.pi, np.pi, 2 * steps + 1), np.linspace(-np.pi / 2, np.pi / 2, steps + 1))
+    ball = np.stack([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)], axis=-1)
+    ball /= np.linalg.norm(ball, ord=power, axis=-1, keepdims=True)
+    middle = np.array(centre)
+    return grid_quads(middle + ball * (np.array(size) / 2), middle)
 
 
-def bulge(centre: Floats, size: tuple[float, float, float], power: float = 3.0, steps: int = 12) -> Quads:
-    """A superellipsoid of full ``size`` (x, y, z): a pebble at power 2, a rounded box at 5."""
-    around = np.linspace(-np.pi, np.pi, 2 * steps + 1)
-    up = np.linspace(-np.pi / 2, np.pi / 2, steps + 1)
-    flat, tall = np.meshgrid(around, up)
-    e = 2.0 / power
-    grid = np.stack(
-        [
-            _bend(np.cos(tall), e) * _bend(np.cos(flat), e),
-            _bend(np.cos(tall), e) * _bend(np.sin(flat), e),
-            _bend(np.sin(tall), e),
-        ],
-        axis=-1,
-    )
-    return grid_quads(centre + grid * (np.array(size) / 2), centre)
+def curve(x: Sequence[float], y: Sequence[float]) -> Curve:
+    """A line through knots (x ascending) with its corners rounded: it overshoots nowhere, and is flat beyond the ends.
 
-
-def smooth_curve(at: Floats | float, knots: list[tuple[float, float]]) -> Floats:
-    """A curve through ``knots`` (x ascending) that overshoots nowhere; flat beyond the ends.
-
-    Fritsch and Carlson's monotone cubic interpolation, https://doi.org/10.1137/0717021.
-
-    >>> smooth_curve(0.5, [(0, 0), (1, 1)]).tolist()
-    0.5
+    >>> np.round(curve([0, 1], [0, 1])(np.array([-1, 0.5, 2])), 2).tolist()
+    [0.01, 0.5, 0.99]
     """
-    x, y = np.array(knots, dtype=np.float64).T
-    step = np.diff(x)
-    slope = np.diff(y) / step
-    tangent = np.concatenate([slope[:1], slope, slope[-1:]])
-    before, after = tangent[:-1], tangent[1:]
-    total = before + after
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(before * after > 0, 2 * before * after / total, 0.0)
-    mean[0], mean[-1] = slope[0], slope[-1]
-    at = np.clip(np.asarray(at, dtype=np.float64), x[0], x[-1])
-    index = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(step) - 1)
-    h = step[index]
-    t = (at - x[index]) / h
-    curve: Floats = (
-        y[index] * (1 + 2 * t) * (1 - t) ** 2
-        + mean[index] * h * t * (1 - t) ** 2
-        + y[index + 1] * t * t * (3 - 2 * t)
-        + mean[index + 1] * h * t * t * (t - 1)
-    )
-    return curve
+    dense = np.linspace(x[0], x[-1], 401)
+    around = np.linspace(-0.04, 0.04, 9) * (x[-1] - x[0])
+    smooth = np.mean([np.interp(dense + shift, x, y) for shift in around], axis=0)
+    return lambda at: np.interp(at, dense, smooth)
 
 
-def _bend(value: Floats, power: float) -> Floats:
-    bent: Floats = np.sign(value) * np.abs(value) ** power
-    return bent
+def ease(value: Floats, low: float | Floats = 0.0, high: float | Floats = 1.0) -> Floats:
+    """From 0 to 1 while ``value`` goes from ``low`` to ``high``, level at both ends."""
+    share = np.clip((value - low) / (high - low), 0, 1)
+    eased: Floats = share * share * (3 - 2 * share)
+    return eased
+
+
+@dataclass(frozen=True)
+class Loft:
+    """A body's surface, from levels v = 0 (lower edge) to 1 (upper edge) and over the top to its middle line, 2.
+
+    Its outline at a level is a superellipse.
+
+    Attributes:
+        ends: Of a level, the x of the front, the x of the rear, and half the width.
+        bottom: Height of the lower edge over x.
+        top: Height of the upper edge over x.
+        rise: Of a level, the share of the way from the lower to the upper edge.
+        crown: How far the middle line lies above the upper edge, over x.
+        powers: The superellipse's power in front and behind: the higher, the squarer.
+    """
+
+    ends: Callable[[Floats], tuple[Floats, Floats, Floats]]
+    bottom: Curve
+    top: Curve
+    rise: Curve
+    crown: Curve
+    powers: tuple[float, float]
+
+    def around(self, count: int, v: Floats) -> Floats:
+        """Points (V, count + 1, 3) all round the body at each level (V,)."""
+        turn = np.linspace(-np.pi, np.pi, count + 1)
+        cos, sin = np.cos(turn), 1.6 * np.sin(turn)  # a body is longer than wide: more of the points on its flanks
+        power = np.where(cos >= 0, *self.powers)
+        reach = (np.abs(cos) ** power + np.abs(sin) ** power) ** (1 / power)
+        return self._point(cos / reach, sin / reach, v[:, None])
+
+    def side(self, x: Floats, v: Floats, *, left: bool) -> Floats:
+        """Points of a flank at x and v."""
+        front, rear, _ = self.ends(np.minimum(v, 1.0))
+        along = np.clip((x - (front + rear) / 2) / ((front - rear) / 2), -1, 1)
+        across = self._other(along, np.where(along >= 0, *self.powers))
+        return self._point(along, across if left else -across, v)
+
+    def end(self, y: Floats, v: Floats, *, front: bool) -> Floats:
+        """Points of the front or the rear end at v and at y, given as a share of the half width there."""
+        along = self._other(y, np.array(self.powers[0 if front else 1]))
+        return self._point(along if front else -along, y, v)
+
+    def level(self, x: Floats, z: Floats) -> Floats:
+        """The level at which the flank over x is z high."""
+        steps = np.linspace(0, 1, 201)
+        bottom = self.bottom(x)
+        return np.interp((z - bottom) / (self.top(x) - bottom), self.rise(steps), steps)
+
+    def crest(self, x: float) -> float:
+        """Height of the middle line at x."""
+        return float(self.side(np.array(x), np.array(2.0), left=True)[2])
+
+    def _other(self, share: Floats, power: Floats) -> Floats:
+        other: Floats = (1 - np.minimum(np.abs(share), 1) ** power) ** (1 / power)
+        return other
+
+    def _point(self, along: Floats, across: Floats, v: Floats) -> Floats:
+        along, across, v = np.broadcast_arrays(along, across, v)
+        front, rear, half = self.ends(np.minimum(v, 1.0))
+        x = (front + rear) / 2 + (front - rear) / 2 * along
+        bottom, inward = self.bottom(x), 2.0 - np.maximum(v, 1.0)
+        z = bottom + (self.top(x) - bottom) * self.rise(np.minimum(v, 1.0)) + self.crown(x) * (1 - inward**2)
+        return np.stack([x, half * across * inward, z], axis=-1)

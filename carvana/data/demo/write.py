@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from contextlib import closing
-from dataclasses import dataclass
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from carvana.data.demo.camera import FULL
+import cv2
+
 from carvana.data.demo.photo import VIEWS, draw_photo
-from carvana.data.demo.workers import run_chunks
+from carvana.data.demo.scene import FULL
 from carvana.data.io.images import image_size, write_image
 from carvana.data.io.masks import write_palette_mask
 from carvana.errors import CarvanaError, DataError
 from carvana.utils.devices import cpu_count
 from carvana.utils.files import digest, read_json, write_json
-from carvana.utils.progress import Reporter, default_reporter
+from carvana.utils.parallel import end_with_parent
+from carvana.utils.progress import Reporter, default_reporter, track
 
-VERSION = 1
+VERSION = 2
 """Raised when equal parameters begin to give other pictures; part of the name of folders that keep a demo."""
-_QUALITY = 90
-_TASK = "drawing demo cars"
-_CHUNK = 4  # views a process draws in one go: it builds their car once
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Photo:
+class _Photo(NamedTuple):
     root: Path
     car: int
     view: int
@@ -33,16 +40,12 @@ class _Photo:
     size: tuple[int, int]
 
     @property
-    def stem(self) -> str:
-        return f"{car_id(self.car, seed=self.seed)}_{self.view:02d}"
-
-    @property
     def image(self) -> Path:
-        return self.root / "train" / f"{self.stem}.jpg"
+        return self.root / "train" / f"{car_id(self.car, seed=self.seed)}_{self.view:02d}.jpg"
 
     @property
     def mask(self) -> Path:
-        return self.root / "train_masks" / f"{self.stem}_mask.gif"
+        return self.root / "train_masks" / f"{self.image.stem}_mask.gif"
 
 
 def car_id(car: int, *, seed: int = 0) -> str:
@@ -100,23 +103,18 @@ def write_demo(
     which = [1 + (VIEWS * k) // views for k in range(views)]
     photos = [_Photo(root, car, view, seed, size) for car in range(cars) for view in which]
     manifest = {"version": VERSION, "cars": cars, "views": views, "seed": seed, "size": list(size)}
-    _refuse_strangers(root, photos, manifest)
+    _refuse_other_files(root, photos, manifest)
     missing = [photo for photo in photos if not _is_whole(photo)]
     if missing:
-        reporter.start(_TASK, len(photos))
-        try:
-            reporter.advance(_TASK, len(photos) - len(missing))
-            with closing(run_chunks(_draw_one, _chunks(missing), workers=workers or cpu_count())) as drawn:
-                for steps in drawn:
-                    reporter.advance(_TASK, steps)
-        finally:
-            reporter.finish(_TASK)
+        with closing(in_processes(_draw_one, missing, workers=workers or cpu_count())) as drawn:
+            for _ in track(drawn, reporter, "drawing demo cars", total=len(missing)):
+                pass
     if missing or not (root / "demo.json").exists() or read_json(root / "demo.json") != manifest:
         write_json(root / "demo.json", manifest)
     return root
 
 
-def _refuse_strangers(root: Path, photos: list[_Photo], manifest: dict[str, object]) -> None:
+def _refuse_other_files(root: Path, photos: list[_Photo], manifest: dict[str, object]) -> None:
     path = root / "demo.json"
     if path.exists():
         try:
@@ -127,14 +125,12 @@ def _refuse_strangers(root: Path, photos: list[_Photo], manifest: dict[str, obje
         if other:
             told = ", ".join(f"{key} {found.get(key)} instead of {manifest[key]}" for key in other)
             raise DataError(f"{root} holds another demo ({told}): choose another folder")
-    ours = {photo.image for photo in photos} | {photo.mask for photo in photos}
-    for folder in ("train", "train_masks"):
-        if (root / folder).is_dir():
-            for entry in sorted((root / folder).iterdir()):
-                if entry not in ours and not entry.name.startswith("."):
-                    raise DataError(
-                        f"{entry} is not part of the demo asked for: take an empty folder, or ask for all that is there"
-                    )
+    ours = {path for photo in photos for path in (photo.image, photo.mask)}
+    for path in sorted([*root.glob("train/*"), *root.glob("train_masks/*")]):
+        if path not in ours and not path.name.startswith("."):
+            raise DataError(
+                f"{path} is not part of the demo asked for: take an empty folder, or ask for all that is there"
+            )
 
 
 def _is_whole(photo: _Photo) -> bool:
@@ -146,15 +142,9 @@ def _is_whole(photo: _Photo) -> bool:
         except CarvanaError:
             raise DataError(f"{path} cannot be read as a demo picture: remove it or choose another folder") from None
         if found != photo.size:
-            raise DataError(f"{path} is of another demo ({_by(found)}, not {_by(photo.size)}): choose another folder")
+            sizes = "{}x{}, not {}x{}".format(*found, *photo.size)
+            raise DataError(f"{path} is of another demo ({sizes}): choose another folder")
     return len(there) == 2
-
-
-def _chunks(photos: list[_Photo]) -> list[list[_Photo]]:
-    by_car: dict[int, list[_Photo]] = {}
-    for photo in photos:
-        by_car.setdefault(photo.car, []).append(photo)
-    return [group[k : k + _CHUNK] for group in by_car.values() for k in range(0, len(group), _CHUNK)]
 
 
 def _draw_one(photo: _Photo) -> None:
@@ -162,8 +152,64 @@ def _draw_one(photo: _Photo) -> None:
     if not photo.mask.exists():
         write_palette_mask(photo.mask, mask)
     if not photo.image.exists():
-        write_image(photo.image, image, quality=_QUALITY)
+        write_image(photo.image, image, quality=90)
 
 
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def in_processes(function: Callable[[T], object], items: Sequence[T], *, workers: int) -> Generator[None, None, None]:
+    """Call ``function``, one of a module, on every item, and yield after each one.
+
+    One worker is this process itself. Processes end with the one that started them: by Ctrl-C, by an error, or when it
+    is killed; each with the item that it is at, where it can.
+    """
+    workers = min(workers, len(items))
+    if workers <= 1:
+        for item in items:
+            function(item)
+            yield
+        return
+    # A process forked from one that has run torch or OpenCV threads may hang: start afresh.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    try:
+        with _without_ctrl_c(), _without_main():
+            jobs = [pool.submit(function, item) for item in items]
+        for job in as_completed(jobs):
+            job.result()
+            yield
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Hold Ctrl-C back from this thread, and from the processes that it starts meanwhile for as long as they live.
+
+    The terminal sends it to them as well, and they would die of it with a traceback each, also while they start.
+    """
+    if sys.platform == "win32":  # no signal masks there: Ctrl-C while processes start prints their tracebacks
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep processes that are started meanwhile from running the caller's script again, as multiprocessing has them do.
+
+    They need nothing of it; a script without ``if __name__ == "__main__"`` would start its work anew in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()

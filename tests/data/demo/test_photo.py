@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from carvana.data.demo import VIEWS, draw_photo
-from carvana.data.demo.body import paint_car
-from carvana.data.demo.car import Car, build_car
-from carvana.data.demo.photo import compose
+from carvana.data.demo.car import Car
+from carvana.data.demo.paint import paint_car
+from carvana.data.demo.photo import build_car, compose, paint_studio
 from carvana.data.demo.scene import Scene
 from carvana.errors import DataError
 
@@ -23,7 +23,7 @@ def _dice(a, b):
 
 
 def _scene_of(car: int, view: int, size: tuple[int, int]) -> tuple[Car, Scene]:
-    return build_car(car, 0), compose(car, view, 0, size).scene
+    return build_car(car, 0), compose(car, view, 0, size)
 
 
 def test_equal_arguments_give_equal_bytes_in_every_process():
@@ -54,24 +54,25 @@ def test_mask_is_the_silhouette_that_brute_force_finds(car, view):
     """Every sampled pixel centre is tested against every face, projected by the pinhole formula written out here."""
     body, scene = _scene_of(car, view, SMALL)
     _, mask = draw_photo(car, view, size=SMALL)
-    shape, camera = body.shape, scene.camera
+    shape = body.shape
 
     def pinhole(points):
-        cos, sin = np.cos(scene.pose.angle), np.sin(scene.pose.angle)
-        x, y = points[..., 0] + scene.pose.shift[0], points[..., 1] + scene.pose.shift[1]
-        depth = camera.distance - (cos * x - sin * y)
-        across, up = sin * x + cos * y, points[..., 2] - camera.height
+        cos, sin = np.cos(scene.angle), np.sin(scene.angle)
+        x, y = points[..., 0] + scene.shift[0], points[..., 1] + scene.shift[1]
+        depth = scene.distance - (cos * x - sin * y)
+        across, up = sin * x + cos * y, points[..., 2] - scene.height
         return np.stack(
-            [camera.centre[0] + camera.focal * across / depth, camera.centre[1] - camera.focal * up / depth], axis=-1
+            [scene.centre[0] + scene.focal * across / depth, scene.centre[1] - scene.focal * up / depth], axis=-1
         )
 
     faces = [body.lower.corners, body.cabin.corners, *(part.quads.corners for part in body.parts)]
     quads = pinhole(np.concatenate(faces))
     turn = np.linspace(0, 2 * np.pi, 60)
     wheels = []
-    for axle, left, _ in body.holes:
+    for axle, left, _ in body.arches:
         side = 1 if left else -1
-        flank = abs(shape.lower.side(np.array(axle), np.array(shape.wheel + 0.1), left)[1]) - 0.015
+        level = shape.lower.level(np.array(axle), np.array(shape.wheel + 0.1))
+        flank = abs(shape.lower.side(np.array(axle), level, left=left)[1]) - 0.015
         rims = [
             np.stack([axle + r * np.cos(turn), np.full(60, side * y), shape.wheel + r * np.sin(turn)], axis=-1)
             for r, y in (
@@ -114,8 +115,9 @@ def _in_any_quad(samples, quads):
 
 
 def test_the_car_changes_pixels_inside_the_mask_and_none_outside():
-    drawing = compose(13, 3, 0, SMALL)
-    empty, (photo, mask) = drawing.empty_studio(), draw_photo(13, 3, size=SMALL)
+    body, scene = _scene_of(13, 3, SMALL)
+    empty = paint_studio(scene, body, SMALL, np.random.default_rng([0, 13, 2]))
+    photo, mask = draw_photo(13, 3, size=SMALL)
     gain = np.median(photo[mask == 0].astype(float) / np.maximum(empty[mask == 0], 1))
     difference = np.abs(photo.astype(float) - np.clip(gain * empty, 0, 255)).max(axis=2)
     outside = cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 0
@@ -124,12 +126,11 @@ def test_the_car_changes_pixels_inside_the_mask_and_none_outside():
 
 
 def test_glass_belongs_to_the_car_and_is_seen_through():
-    drawing = compose(3, 5, 0, SMALL)
-    sheet = paint_car(drawing.car, drawing.scene, drawing.box)
+    sheet = paint_car(*_scene_of(3, 5, SMALL), SMALL)
     alpha = sheet.pixels[..., 3]
     glass = (alpha > 0) & (alpha < 255)
     assert glass.sum() > 0.01 * (alpha > 0).sum()
-    x0, y0, x1, y1 = drawing.box
+    x0, y0, x1, y1 = sheet.box
     _, mask = draw_photo(3, 5, size=SMALL)
     seen_through = cv2.resize(glass.astype(np.uint8) * 255, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA) == 255
     assert mask[y0:y1, x0:x1][seen_through].all()
@@ -139,7 +140,7 @@ def test_the_antenna_is_in_the_mask_at_full_size():
     car = next(number for number in range(50) if build_car(number, 0).mast is not None)
     body, scene = _scene_of(car, 6, (1280, 1918))
     assert body.mast is not None
-    foot, tip = body.mast[0]
+    foot, tip = body.mast
     _, mask = draw_photo(car, 6)
     along = scene.pixels(foot + np.linspace(0.3, 0.9, 9)[:, None] * (tip - foot))
     assert all(mask[round(y), round(x)] for x, y in along)

@@ -59,7 +59,7 @@ def test_the_layout_is_the_competitions(tmp_path):
         assert (picture.format, picture.mode) == ("GIF", "P")
         assert np.array_equal(np.asarray(picture), mask)
     manifest = json.loads((root / "demo.json").read_text())
-    assert manifest == {"version": 1, "cars": 2, "views": 4, "seed": 0, "size": list(SIZE)}
+    assert manifest == {"version": 2, "cars": 2, "views": 4, "seed": 0, "size": list(SIZE)}
 
 
 def test_a_second_call_keeps_files_completes_what_is_missing_and_extends(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.demo import write_demo
-from carvana.data.demo.workers import run_chunks
+from carvana.data.demo.write import in_processes
 from carvana.utils.progress import LogReporter
 
 SIZE = (96, 144)
@@ -115,11 +115,12 @@ def test_an_error_in_a_worker_comes_out_and_ends_the_task(tmp_path: Path) -> Non
         assert tasks.open == 0
 
 
-def test_each_item_is_dealt_with_once() -> None:
-    chunks = [[1], [2, 3], [], [4, 5, 6]]
+def test_each_item_is_dealt_with_once(tmp_path: Path) -> None:
     for workers in (1, 2):
-        assert sum(run_chunks(abs, chunks, workers=workers)) == 6
-    assert list(run_chunks(abs, [], workers=2)) == []
+        folders = [tmp_path / f"{workers}-{number}" for number in range(6)]
+        assert len(list(in_processes(os.mkdir, folders, workers=workers))) == 6  # a second call would fail
+        assert all(folder.is_dir() for folder in folders)
+    assert list(in_processes(os.mkdir, [], workers=2)) == []
 
 
 def test_a_script_without_a_guard_draws_and_is_run_once(tmp_path: Path) -> None:
