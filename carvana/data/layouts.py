@@ -115,10 +115,10 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files of a folder (not of its sub-folders), sorted by name; a DataError if there is none."""
-    return [Path(folder, name) for name in some(Path(folder), image_names(Path(folder), SUFFIXES))]
+    return [Path(folder, name) for name in require_images(Path(folder), image_names(Path(folder), SUFFIXES))]
 
 
-def some(folder: Path, names: Iterable[str]) -> list[str]:
+def require_images(folder: Path, names: Iterable[str]) -> list[str]:
     """The names of a folder's images, sorted; a DataError if there is none."""
     found = sorted(names)
     if not found:

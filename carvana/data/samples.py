@@ -17,7 +17,7 @@ from carvana.data.layouts import (
     group_and_view,
     group_pattern,
     nested_names,
-    some,
+    require_images,
     warn_of_others,
 )
 from carvana.data.mask_names import EXPECTED, MaskNames, stem_of
@@ -196,7 +196,7 @@ def pair_names(folders: Folders, rule: MaskNames) -> PairedNames:
         image_list = [name for name in mask_names if name not in owners and not name.lower().endswith(".npy")]
         mask_names = list(owners)
     else:
-        image_list = some(folders.images, nested_names(folders.images, SUFFIXES))
+        image_list = require_images(folders.images, nested_names(folders.images, SUFFIXES))
     for image in image_list:
         other = found.images.setdefault(stem_of(image), image)
         if other is not image:
