@@ -24,6 +24,10 @@ HEADER = b"img,rle_mask"
 
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
+_LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no difference
+
+_PART = re.compile(r"\d{6,}-[0-9a-f]{12}\.gz")
+_OLD_RECORD, _OLD_LOCK = "record.json", "lock"  # of the release before, which had no manifest here
 
 
 def make_row(name: str, runs: str) -> bytes:
@@ -210,11 +214,6 @@ def remove_joined(out: Path) -> bool:
     return True
 
 
-_PART = re.compile(r"\d{6,}-[0-9a-f]{12}\.gz")
-_OLD_RECORD, _OLD_LOCK = "record.json", "lock"
-_LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no difference
-
-
 def _folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
@@ -237,9 +236,10 @@ def _adopt_old_parts(folder: Path, *, like: Mapping[str, Any]) -> None:
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The names of the values that differ; the settings in detail."""
-    old, new = before.get("settings", {}), now["settings"]
+    old, new = before.get("settings"), now["settings"]
+    old = old if isinstance(old, dict) else {}
     settings = [
         f"{key} was {old.get(key)}, is {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
     ]
     details = {"settings": f"settings ({', '.join(settings)})"}
-    return " and ".join(details.get(name, name) for name in now if before.get(name) != now[name])
+    return " and ".join(details.get(name, name) for name in now if before.get(name) != now[name]) or "format"

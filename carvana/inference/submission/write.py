@@ -118,9 +118,9 @@ def write_submission(
         "photos": digest([str(place) for place in absolute_paths(rows)]),
     }
     count = math.ceil(len(rows) / chunk)
-    parts = Parts(out, record, count=count)
     done = Submission(len(rows))
     with _explained(out):
+        parts = Parts(out, record, count=count)
         if not out.exists():  # other processes may have finished it meanwhile
             parts.begin()
             undone = sorted(set(parts.missing()).intersection(rank_slice(range(count))))
