@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from carvana.cli.display import LiveReporter, PlainReporter, make_reporter
+from carvana.cli.display import LiveReporter, make_reporter
 from carvana.leaderboard.executor import FITTING, MEASURING, ComparisonProgress
 from carvana.leaderboard.records import Row
 from carvana.leaderboard.report.columns import minutes
@@ -80,9 +79,9 @@ class _Line:
 class LiveComparisonProgress(ComparisonProgress):
     """A live table on stderr, with warnings above it."""
 
-    def __init__(self, reporter: LiveReporter | PlainReporter) -> None:
+    def __init__(self, reporter: LiveReporter) -> None:
         super().__init__(reporter)
-        self._console = reporter.console if isinstance(reporter, LiveReporter) else Console(file=sys.stderr)
+        self._console = reporter.console
         self._lines: dict[str, _Line] = {}
         self._live: Live | None = None
         self._minutes: float | None = None
@@ -115,7 +114,8 @@ class LiveComparisonProgress(ComparisonProgress):
         """Extend its curve, move its bar, or print a warning; everything else is in the table."""
         line = self._lines[name]
         if kind in ("epoch", "earlier epoch"):
-            line.curve += [values[0]["val_dice"]] if values[0].get("val_dice") is not None else []
+            if values[0].get("val_dice") is not None:
+                line.curve.append(values[0]["val_dice"])
         elif kind == "warn":
             self.reporter.warn(f"{name}: {values[0]}")
         elif kind == "start":

@@ -1,23 +1,30 @@
-"""The networks of a comparison: architectures to fit, finished runs, and the labels they may have."""
+"""The networks of a comparison: architectures to fit, and finished runs, which must not know the validation images."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from carvana.config import parse_settings
+from carvana.data.layouts import group_and_view, group_pattern
+from carvana.data.samples import Sample
 from carvana.errors import ConfigError, RunError, UnknownNameError, did_you_mean
 from carvana.folds import Folds
 from carvana.registry import registry
 from carvana.run import Run
 from carvana.utils.deprecated import renamed
+from carvana.utils.progress import Reporter
 
 _SLUG_BYTES = 80
 """Bytes of a file's name, of which systems allow 255, that a network's name may take."""
+
+_SHOWN = 20
+"""Groups that an error names."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,52 @@ def is_own_setting(setting: str) -> bool:
     return ":" in setting.partition("=")[0]
 
 
+def refuse_known_groups(run: Run, scored: Sequence[Sample], *, group: str | None = None, reporter: Reporter) -> None:
+    """Refuse a run that was trained on a group of the images to score.
+
+    Groups are compared by the names that the run gave them when it was fitted, and by those that this comparison finds
+    in the names of its images.
+
+    Args:
+        run: The run.
+        scored: The images to score.
+        group: The expression by which this comparison finds the group in a name (``data.group``).
+        reporter: Receives a warning where the training behind the run's first weights is not known.
+
+    Raises:
+        RunError: it was; the message names the groups.
+    """
+    groups = {sample.group for sample in scored}
+    images = {sample.name: sample.group for sample in scored}
+    seen: set[Path] = set()
+    at, via = run, ""
+    while at.path.resolve() not in seen:
+        seen.add(at.path.resolve())
+        trained = at.read_split("train")
+        known = groups.intersection(trained.values())
+        known |= {images[name] for name in trained if name in images}
+        known |= {own for name in trained if (own := _group(name, group)) in groups}
+        if known:
+            more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+            raise RunError(
+                f"{run.path}: {via}was trained on {len(known)} of the {len(groups)} validation groups "
+                f"({', '.join(sorted(known)[:_SHOWN])}{more}); leave it out, or split the images as it did (--set "
+                f"split.file={run.split_path})"
+            )
+        first = at.read_record().get("init_from")
+        if first is None:
+            return
+        before = next(
+            (folder for folder in (Path(first), Path(first).parent) if Run(folder).split_path.is_file()), None
+        )
+        if before is None:
+            reporter.warn(
+                f"{run.path}: started from the weights of {first}; on which groups these were trained is not known"
+            )
+            return
+        at, via = Run(before), f"the run that it was started from, {before}, "
+
+
 __getattr__ = renamed(__name__, Entry="NetworkEntry")
 
 
@@ -149,3 +202,9 @@ def _check_distinct(one: NetworkEntry, other: NetworkEntry) -> None:
         raise ConfigError(f"{one.name} and {other.name} are the same run; name it once")
     if not one.run and not other.run and one.slug.lower() == other.slug.lower():
         raise ConfigError(f"{one.name} and {other.name} would use the same folder; give one of them another label")
+
+
+def _group(name: str, group: str | None) -> str | None:
+    with suppress(ConfigError):  # an image of another data set need not fit the expression
+        return group_and_view(os.path.splitext(name)[0], group_pattern(group))[0]  # noqa: PTH122 - of a bare name
+    return None

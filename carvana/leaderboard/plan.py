@@ -33,8 +33,7 @@ from carvana.data.digest import content_digest
 from carvana.data.splits import Split, make_split, tell_of_leak
 from carvana.errors import CarvanaError, ConfigError
 from carvana.evaluation.samples import read_run_split
-from carvana.leaderboard.entries import NetworkEntry
-from carvana.leaderboard.leakage import refuse_known_groups
+from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
 from carvana.leaderboard.records import Header
 from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
 from carvana.registry import registry
