@@ -197,8 +197,10 @@ def _installed() -> tuple[list[EntryPoint], list[Plugin]]:
             if found:  # of a package that is installed twice, the first on the path is imported
                 points.setdefault(distribution.name or f"package {number}", found)
         except Exception as error:  # a damaged file may raise anything
-            line = f"its entry points cannot be read: {error_line(error)}"
-            broken.append(_broken(str(distribution.name), str(distribution.name), "", line))
+            name = f"package {number}"
+            with contextlib.suppress(Exception):  # its metadata may be missing
+                name = str(distribution.name)
+            broken.append(_broken(name, name, "", f"its entry points cannot be read: {error_line(error)}"))
     return [point for own in points.values() for point in own], broken
 
 

@@ -128,3 +128,12 @@ def test_installed_packages_are_found_without_being_told(site: Path):
     assert done.stdout.strip() == "carvana-good ['crash', 'malformed', 'quits', 'shapeless', 'silent', 'thief']"
     assert "hello" in done.stderr
     assert "the plugin 'thief' of thief is broken" in done.stderr
+
+
+def test_a_package_without_metadata_harms_no_other(site: Path, monkeypatch: pytest.MonkeyPatch):
+    (site / "carvana_good-2.5.dist-info" / "METADATA").unlink()
+    monkeypatch.delenv("CARVANA_PLUGINS", raising=False)
+    monkeypatch.syspath_prepend(str(site))
+    registry = Registry()
+    load_plugins(registry)
+    assert "other" in registry.losses

@@ -15,8 +15,9 @@ def new_plugin(
     """Write a template of a package that adds an architecture, with tests that pass."""
     from carvana.plugin_template import write_plugin
 
-    made = write_plugin(name, out)
-    for path in made.files:
+    files = write_plugin(name, out)
+    for path in files:
         typer.echo(str(path))
-    folder = made.folder if made.folder.is_absolute() else f"./{made.folder}"  # else pip takes it for a package's name
-    typer.echo(f"\nnow: pip install '{folder}[test]' && pytest {made.folder}", err=True)
+    folder = files[0].parent
+    place = folder if folder.is_absolute() else f"./{folder}"  # else pip takes it for a package's name
+    typer.echo(f"\nnow: pip install '{place}[test]' && pytest {folder}", err=True)

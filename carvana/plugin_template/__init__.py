@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -28,27 +26,15 @@ _FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Made:
-    """What was written.
-
-    Attributes:
-        folder: The package's folder.
-        files: All files in it.
-        package: The name of the distribution.
-    """
-
-    folder: Path
-    files: tuple[Path, ...]
-    package: str
-
-
-def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Made:
+def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write a package ``carvana-NAME`` that adds the architecture ``NAME``, with its tests: all of it, or nothing.
 
     Args:
         name: Letters, digits, ``-`` and ``_``, a letter first.
         folder: Where; by default ``carvana-NAME`` in the current folder.
+
+    Returns:
+        The files, pyproject.toml first.
 
     Raises:
         CarvanaError: the name has another form, an architecture has it already, or the folder exists already.
@@ -68,18 +54,9 @@ def write_plugin(name: str, folder: str | os.PathLike[str] | None = None) -> Mad
     target = Path(folder or places["package"])
     if target.exists():
         raise CarvanaError(f"{target}: exists already; nothing was written: choose another name, or --out")
-    made = {}
-    for path, template in _FILES.items():
-        content = "" if template is None else (files(__name__) / template).read_text(encoding="utf-8")
-        made[Template(path).substitute(places)] = Template(content).substitute(places)
-    _write_together(target, made)
-    return Made(target, tuple(target / path for path in made), places["package"])
-
-
-def _write_together(target: Path, contents: Mapping[str, str]) -> None:
-    """Write a folder of files beside ``target`` and rename it when it is complete."""
-    with scratch_folder(target.parent) as scratch:
-        begun = scratch / "complete"
-        for path, content in contents.items():
-            write_text(begun / path, content)
-        begun.rename(target)
+    with scratch_folder(target.parent) as scratch:  # beside it, and renamed when it is complete
+        for path, template in _FILES.items():
+            content = "" if template is None else (files(__name__) / template).read_text(encoding="utf-8")
+            write_text(scratch / "new" / Template(path).substitute(places), Template(content).substitute(places))
+        (scratch / "new").rename(target)
+    return [target / Template(path).substitute(places) for path in _FILES]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from carvana.errors import ConfigError, ModelError, RunError
 from carvana.models.unet_ref import UNetRef
 from keras2 import old_file
 
+import carvana_keras.weights
 from carvana_keras.weights import KerasImport, import_keras, read_keras
 
 pytest_plugins = ["carvana.testing.fixtures"]
@@ -285,6 +287,10 @@ def test_an_archive_with_other_bytes_in_it_is_one_clear_line(made: Path, tmp_pat
         broken[start : start + 100] = rng.integers(0, 256, 100)
         (tmp_path / "x.keras").write_bytes(broken.tobytes())
         refusal(tmp_path / "x.keras")
+
+
+def test_the_example_gives_what_it_says() -> None:
+    assert doctest.testmod(carvana_keras.weights).failed == 0
 
 
 def test_reading_imports_no_keras(made: Path) -> None:
