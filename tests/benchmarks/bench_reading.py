@@ -6,8 +6,8 @@ mask by Pillow, which takes most of the time, and its exact coverage comes from 
 quickest of several ways, chosen anew for each size: ``draft`` decodes a photo at a part of its size, ``resize`` takes a
 box filter, with and without ``reducing_gap``; a mask becomes 0..255 by ``convert`` or by way of NumPy. All take turns
 over the same files, ``ROUNDS`` times, so that a machine whose speed drifts slows all of them. What no reader of such
-files can go below is printed too: the bytes, the photo's decoding at the reduced size, the mask's. At least 1.4 times
-as fast at 128 x 128 is wanted. Without CARVANA_DATA, demo cars are drawn.
+files can go below is printed too: the bytes, the photo's decoding at the reduced size, the mask's. Without
+CARVANA_DATA, demo cars are drawn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checks of masks before a training: sizes that differ, masks that are inverted, turned or antialiased; and the best
-Dice that a perfect network could reach at full size, if it is trained at a smaller one.
+"""Checks of masks before a training: their sizes, odd ones, and the best Dice that a training size allows.
 
 Inverted masks are object nearly everywhere; turned ones were drawn on an image as it is stored, which its EXIF turns.
+The best Dice is that of a perfect network at full size, if it is trained at a smaller one.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bo
         found = threaded(lambda sample: read_share(mask_of(sample)), samples)
         for _ in track(found, reporter, "checking masks", len(samples)):
             pass
-    chosen = [samples[place] for place in np.unique(np.linspace(0, len(samples) - 1, _LOOKED_AT).round().astype(int))]
+    chosen = [samples[place] for place in spread(len(samples), _LOOKED_AT)]
     shares, borders, turns, soft = zip(*threaded(_look, chosen), strict=True)
     what = f"of {len(chosen)} mask{'s' * (len(chosen) > 1)}, "
     if is_inverted(shares, borders):
@@ -112,6 +112,12 @@ def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bo
             f"{what}{sum(soft)} {'has' if sum(soft) == 1 else 'have'} values between black and white: those above half "
             "brightness count as object"
         )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the places 0 to ``count`` - 1, evenly spread."""
+    places: list[int] = np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+    return places
 
 
 def is_inverted(shares: Sequence[float], borders: Sequence[float]) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, thumbnail
 from carvana.data.check.files import ADVICE, FolderContents, PairSummary, Problem, Size, inspect, list_folders
-from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings
+from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
 from carvana.errors import DataError
 from carvana.utils.deprecated import Attribute
@@ -136,8 +136,8 @@ def check_data(
     reporter = reporter or default_reporter()
     contents = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
     samples = contents.samples
-    with_masks = np.flatnonzero([bool(contents.pair(number)[1]) for number in range(len(contents))])
-    measured = set(_spread(with_masks, CEILING_MASKS))
+    with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
+    measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
 
     def look(number: int) -> PairSummary:
         return inspect(*contents.pair(number), ceilings=number in measured)
@@ -220,12 +220,6 @@ class _Table:
         """The (height, width) of an image."""
         height, width = self._sizes[number].tolist()
         return height, width
-
-
-def _spread(numbers: NDArray[np.intp], count: int) -> list[int]:
-    """At most ``count`` of them, evenly spread."""
-    spread = np.linspace(0, len(numbers) - 1, min(count, len(numbers)))
-    return [int(numbers[round(place)]) for place in spread]
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:
