@@ -140,6 +140,8 @@ def peek_state(folder: Path) -> tuple[Progress, dict[str, Any]]:
     """
     with reading(folder):
         record = _read_record(folder)
+        if any(key not in record["origin"] for key in ("settings", "processes", "spec")):
+            raise ValueError("its origin is incomplete")
         return Progress.model_validate(record["progress"]), record["origin"]
 
 
@@ -193,8 +195,6 @@ def _remove_others(folder: Path, own: str) -> None:
 def _read_record(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = read_json(folder / RECORD)
     check_format_version(record["format_version"], FORMAT_VERSION, where=folder / RECORD)
-    if any(key not in record["origin"] for key in ("settings", "processes", "spec")):
-        raise ValueError("its origin is incomplete")
     return record
 
 
