@@ -73,9 +73,9 @@ def arches(shape: Shape, gap: float) -> list[Arch]:
         up = np.sin(np.linspace(np.arcsin((low - shape.wheel) / radius), np.pi / 2, 20))
         chord = radius * np.sqrt(np.maximum(1 - up**2, 1e-5))
         for left, side in ((True, 1), (False, -1)):
-            on_flank = lambda x, z, left=left: shape.lower.side(x, shape.lower.level(x, z), left=left)  # noqa: E731
-            wheel_y = float(on_flank(np.array(axle), np.array(shape.wheel + 0.1))[1]) - 0.015 * side
-            hole = strip(on_flank, shape.wheel + radius * up, axle - chord, axle + chord)
+            flank = partial(shape.lower.side_at, left=left)
+            wheel_y = float(flank(np.array(axle), np.array(shape.wheel + 0.1))[1]) - 0.015 * side
+            hole = strip(flank, shape.wheel + radius * up, axle - chord, axle + chord)
             holes.append(Arch(axle, left, wheel_y, hole))
     return holes
 
