@@ -33,10 +33,11 @@ class Coat(NamedTuple):
 
 
 class Arch(NamedTuple):
-    """A hole in a flank, round the wheel of an axle at x."""
+    """A hole in a flank, round the wheel of an axle at x; ``wheel_y`` is where the wheel's outer side lies."""
 
     axle: float
     left: bool
+    wheel_y: float
     quads: Quads
 
 
@@ -71,9 +72,11 @@ def arches(shape: Shape, gap: float) -> list[Arch]:
         low = float(shape.lower.bottom(np.array(axle))) - 0.01
         up = np.sin(np.linspace(np.arcsin((low - shape.wheel) / radius), np.pi / 2, 20))
         chord = radius * np.sqrt(np.maximum(1 - up**2, 1e-5))
-        for left in (True, False):
-            on_flank = lambda x, z, left=left: shape.lower.side(x, shape.lower.level(x, z), left=left)  # noqa: E731
-            holes.append(Arch(axle, left, strip(on_flank, shape.wheel + radius * up, axle - chord, axle + chord)))
+        for left, side in ((True, 1), (False, -1)):
+            flank = partial(shape.lower.side_at, left=left)
+            wheel_y = float(flank(np.array(axle), np.array(shape.wheel + 0.1))[1]) - 0.015 * side
+            hole = strip(flank, shape.wheel + radius * up, axle - chord, axle + chord)
+            holes.append(Arch(axle, left, wheel_y, hole))
     return holes
 
 

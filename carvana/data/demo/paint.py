@@ -18,6 +18,7 @@ Pixels = NDArray[np.uint8]
 SCALE = 2
 """Sub-pixels of a sheet per pixel of the photo, along each axis."""
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
+_TURN = np.linspace(0, 2 * np.pi, 57)[:-1]
 
 
 def sub_pixels(points: Floats, origin: Sequence[float] = (0, 0), scale: float = 1) -> NDArray[np.int32]:
@@ -124,10 +125,12 @@ def paint_car(car: Car, scene: Scene, size: tuple[int, int]) -> Sheet:
 
 def _box(car: Car, scene: Scene, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The part (x0, y0, x1, y1) of a photo of ``size`` (height, width) that can hold the car."""
-    solid = [quads.corners.reshape(-1, 3) for quads in (car.lower, car.cabin, *(part.quads for part in car.parts))]
-    pixels = scene.pixels(np.concatenate(solid if car.mast is None else [*solid, car.mast]))
-    wheels = [_ring(car, scene, arch, 1.0, 0.0) for arch in car.arches]
-    pixels = np.concatenate([pixels, *wheels])
+    points = [quads.corners.reshape(-1, 3) for quads in (car.lower, car.cabin, *(part.quads for part in car.parts))]
+    wheel = car.shape.wheel
+    points.append(np.array([[arch.axle + x, arch.wheel_y, 0] for arch in car.arches for x in (-wheel, wheel)]))
+    if car.mast is not None:
+        points.append(car.mast)
+    pixels = scene.pixels(np.concatenate(points))
     x0, y0 = np.maximum(np.floor(pixels.min(axis=0)).astype(int) - 4, 0).tolist()
     x1, y1 = np.minimum(np.ceil(pixels.max(axis=0)).astype(int) + 5, size[::-1]).tolist()
     return x0, y0, x1, y1
@@ -226,42 +229,35 @@ def _paint_mast(sheet: Sheet, mast: Floats, scene: Scene) -> None:
 
 def _paint_wheel(sheet: Sheet, car: Car, scene: Scene, arch: Arch) -> None:
     """Tyre, rim, brake disc and spokes, with the dark that shows between them."""
-    side, rim, wheel = (1 if arch.left else -1), car.rim, car.shape.wheel
-    rings = ((0.97 * wheel, 0.0), (wheel, 0.03), (wheel, 0.6 * wheel - 0.03), (0.97 * wheel, 0.6 * wheel))
-    tyre = np.concatenate([_ring(car, scene, arch, radius / wheel, inset) for radius, inset in rings])
-    sheet.polygon(cv2.convexHull(tyre.astype(np.float32))[:, 0], (17, 17, 18))
+    side, wheel, rim = (1 if arch.left else -1), car.shape.wheel, car.rim
+
+    def ring(radius: float, inset: float, turn: Floats = _TURN) -> Floats:
+        y = np.full(turn.shape, arch.wheel_y - side * inset)
+        return scene.pixels(np.stack([arch.axle + radius * np.cos(turn), y, wheel + radius * np.sin(turn)], axis=-1))
+
+    width = 0.6 * wheel
+    tyre = [ring(0.97 * wheel, 0.0), ring(wheel, 0.03), ring(wheel, width - 0.03), ring(0.97 * wheel, width)]
+    sheet.polygon(cv2.convexHull(np.concatenate(tyre).astype(np.float32))[:, 0], (17, 17, 18))
     if (scene.eye[1] > 0) != arch.left:
         return
-    face = Quads(np.array([[[0, side * 0.9, 0.35]]] * 4).reshape(1, 4, 3), np.array([[0.0, side, 0.0]]))
-    metal = scene.shade(face, car.rim_paint)[0].astype(float)
-    share = rim / wheel
-    sheet.polygon(_ring(car, scene, arch, 0.97, 0.0), (29, 29, 30))
-    sheet.polygon(_ring(car, scene, arch, share * 1.07, 0.0), (20, 20, 21))
-    sheet.polygon(_ring(car, scene, arch, share, 0.0), metal * 0.95)
+    outside = Quads(np.full((1, 4, 3), [0, side * 0.9, 0.35]), np.array([[0.0, side, 0.0]]))
+    metal = scene.shade(outside, car.rim_paint)[0].astype(float)
+    sheet.polygon(ring(0.97 * wheel, 0.0), (29, 29, 30))
+    sheet.polygon(ring(1.07 * rim, 0.0), (20, 20, 21))
+    sheet.polygon(ring(rim, 0.0), metal * 0.95)
+    lip = ring(0.94 * rim, 0.006)
     within = sheet.copy()
-    lip = _ring(car, scene, arch, share * 0.94, 0.006)
     within.polygon(lip, metal * 0.30)
-    for radius, inset, grey in ((0.90, 0.11, 17), (0.62, 0.10, 86), (0.34, 0.095, 40)):
-        within.polygon(_ring(car, scene, arch, share * radius, inset), (grey, grey, grey))
+    for share, inset, grey in ((0.90, 0.11, 17), (0.62, 0.10, 86), (0.34, 0.095, 40)):
+        within.polygon(ring(share * rim, inset), (grey, grey, grey))
+    half = 0.31 * car.spoke_width
     start = car.rims_turned[0 if arch.axle > 0 else 1]
     for turn in start + 2 * np.pi * np.arange(car.spokes) / car.spokes:
-        half = 0.31 * car.spoke_width
-        outer = _ring(car, scene, arch, share * 0.95, 0.012, turn + np.array([-half, half]))
-        inner = _ring(car, scene, arch, share * 0.16, 0.035, turn + np.array([0.55, -0.55]))
+        outer = ring(0.95 * rim, 0.012, turn + np.array([-half, half]))
+        inner = ring(0.16 * rim, 0.035, turn + np.array([0.55, -0.55]))
         within.polygon(np.concatenate([outer, inner]), metal * (0.80 + 0.20 * np.sin(turn)))
-    within.polygon(_ring(car, scene, arch, share * 0.22, 0.025), metal * 0.85)
+    within.polygon(ring(0.22 * rim, 0.025), metal * 0.85)
     sheet.lay_within(within, [lip[None]])
-
-
-def _ring(car: Car, scene: Scene, arch: Arch, share: float, inset: float, turn: Floats | None = None) -> Floats:
-    """Pixels of a circle of ``share`` of the wheel's radius, ``inset`` metres behind its outer side."""
-    shape = car.shape
-    turn = np.linspace(0, 2 * np.pi, 57)[:-1] if turn is None else turn
-    radius = share * shape.wheel
-    level = shape.lower.level(np.array(arch.axle), np.array(shape.wheel + 0.1))
-    flank = float(shape.lower.side(np.array(arch.axle), level, left=True)[1])
-    y = np.full(turn.shape, (flank - 0.015 - inset) * (1 if arch.left else -1))
-    return scene.pixels(np.stack([arch.axle + radius * np.cos(turn), y, shape.wheel + radius * np.sin(turn)], axis=-1))
 
 
 def _paint_all(sheet: Sheet, coats: Sequence[Coat] | Sequence[Part], scene: Scene) -> None:

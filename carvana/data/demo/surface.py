@@ -124,11 +124,11 @@ class Loft:
         along = self._other(y, np.array(self.powers[0 if front else 1]))
         return self._point(along if front else -along, y, v)
 
-    def level(self, x: Floats, z: Floats) -> Floats:
-        """The level at which the flank over x is z high."""
+    def side_at(self, x: Floats, z: Floats, *, left: bool) -> Floats:
+        """Points of a flank at x and z."""
         steps = np.linspace(0, 1, 201)
         bottom = self.bottom(x)
-        return np.interp((z - bottom) / (self.top(x) - bottom), self.rise(steps), steps)
+        return self.side(x, np.interp((z - bottom) / (self.top(x) - bottom), self.rise(steps), steps), left=left)
 
     def crest(self, x: float) -> float:
         """Height of the middle line at x."""

@@ -69,10 +69,9 @@ def test_mask_is_the_silhouette_that_brute_force_finds(car, view):
     quads = pinhole(np.concatenate(faces))
     turn = np.linspace(0, 2 * np.pi, 60)
     wheels = []
-    for axle, left, _ in body.arches:
+    for axle, left, *_ in body.arches:
         side = 1 if left else -1
-        level = shape.lower.level(np.array(axle), np.array(shape.wheel + 0.1))
-        flank = abs(shape.lower.side(np.array(axle), level, left=left)[1]) - 0.015
+        flank = abs(shape.lower.side_at(np.array(axle), np.array(shape.wheel + 0.1), left=left)[1]) - 0.015
         rims = [
             np.stack([axle + r * np.cos(turn), np.full(60, side * y), shape.wheel + r * np.sin(turn)], axis=-1)
             for r, y in (
