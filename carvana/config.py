@@ -209,7 +209,15 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     8
     """
     source = source or "default"
-    return make_config(read_yaml(find_config(source)), str(source)).replace(changes or {})
+    values = read_yaml(find_config(source))
+    changed = dict(values)
+    for key, value in (changes or {}).items():
+        _put(changed, str(key), value)
+    try:
+        return FitConfig(**{str(key): value for key, value in changed.items()})
+    except ConfigError:
+        make_config(values, str(source))  # where the file alone is wrong, the message names it
+        raise
 
 
 def make_config(values: Mapping[str, Any], origin: str = "config") -> FitConfig:

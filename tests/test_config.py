@@ -194,3 +194,10 @@ def test_what_lies_in_the_data_folder_moves_with_it() -> None:
     assert (moved.data.root, moved.data.images, moved.data.masks) == (Path("/new"), Path("/new/photos"), Path("masks"))
     assert moved.split == config.split
     assert moved.replace({"data.root": "/old/data", "data.images": "/old/data/photos"}) == config
+
+
+def test_a_setting_completes_what_the_file_leaves_open(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {start_size: [64, 96]}\n")
+    assert load_config(tmp_path / "mine.yaml", {"data.start_epochs": 2}).data.start_epochs == 2
+    with pytest.raises(ConfigError, match=r"mine\.yaml: .*start_size and start_epochs go together"):
+        load_config(tmp_path / "mine.yaml")
