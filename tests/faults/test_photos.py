@@ -47,7 +47,7 @@ def test_a_cut_jpeg_is_refused(place: int, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a GIF mask cut at 20 places, read as pixels and as coverage",
     promised="an error of one line that names the file, or where only its end mark is missing, the mask",
-    reaches="data/io/decode.py: open_picture, whatever Pillow raises",
+    reaches="data/io/masks.py: what Pillow raises while a GIF is decoded",
     quick=4,
 )
 @pytest.mark.parametrize("place", PLACES)
