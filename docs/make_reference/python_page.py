@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,6 @@ import griffe
 from docstrings import sections
 from markup import GENERATED, anchor, code, item
 from signatures import attribute_type, signature
-
-import carvana
 
 GROUPS = {
     "Networks": ("models",),
@@ -109,7 +109,8 @@ def page(source: Path) -> str:
 
 def _entries(package: griffe.Module) -> Iterator[Entry]:
     named = set()
-    for name in carvana.__all__:
+    homes = ast.literal_eval(str(package["_HOMES"].value))  # what __all__ is made of
+    for name in sorted([*itertools.chain(*homes.values()), "testing"]):
         target = _resolved(package, package.imports.get(name, f"carvana.{name}"))
         if isinstance(target, griffe.Module):
             inner = map(str, target.exports or ())
