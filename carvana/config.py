@@ -21,6 +21,9 @@ from carvana.utils.files import expanded
 LARGEST_FILE = 10**6
 """Bytes of a config; usual ones have a few thousand."""
 
+_BAD_YAML = yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError
+"""What PyYAML raises, also for tags whose values do not fit them (``!!int ''``) and for great depth."""
+
 MOST_VALUES = 10**5
 """Values of a config, those of aliases counted each time."""
 
@@ -208,16 +211,23 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     >>> load_config("default", {"train.epochs": 8}).train.epochs
     8
     """
-    source = source or "default"
+    source, changes = source or "default", changes or {}
     values = read_yaml(find_config(source))
-    changed = dict(values)
-    for key, value in (changes or {}).items():
-        _put(changed, str(key), value)
+    for key, value in changes.items():
+        _put(values, str(key), value)
     try:
-        return FitConfig(**{str(key): value for key, value in changed.items()})
-    except ConfigError:
-        make_config(values, str(source))  # where the file alone is wrong, the message names it
-        raise
+        return FitConfig(**{str(key): value for key, value in values.items()})
+    except ConfigError as error:
+        cause = error.__cause__
+        assert isinstance(cause, ValidationError)
+        wrong = (".".join(map(str, detail["loc"])) for detail in cause.errors())
+        from_file = any(not any(_overlap(key, str(each)) for each in changes) for key in wrong)
+        raise ConfigError(f"{source}: " * from_file + str(error)) from cause
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other, or the section around it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def make_config(values: Mapping[str, Any], origin: str = "config") -> FitConfig:
@@ -240,8 +250,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set {setting!r}: expected key=value, as in --set train.epochs=8")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            changes[key.strip()] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of the safe one
+        except _BAD_YAML as error:
             raise ConfigError(f"--set {setting!r}: {value!r} is not a YAML value") from error
     return changes
 
@@ -291,7 +301,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {where}not readable as YAML: {error.problem}") from error
     except RecursionError:
         raise ConfigError(f"{path}: not readable as YAML: it is nested too deeply") from None
-    except (yaml.YAMLError, OSError, ValueError) as error:
+    except (*_BAD_YAML, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}

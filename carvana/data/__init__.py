@@ -6,12 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from carvana.data import io
     from carvana.data.io import rle
 
-__all__ = ["rle"]
+__all__ = ["io", "rle"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return importlib.import_module(f"carvana.data.{name}")
+    if name == "io":
+        return importlib.import_module("carvana.data.io")
+    if name == "rle":  # its name in the last release
+        return importlib.import_module("carvana.data.rle")
     raise AttributeError(f"module 'carvana.data' has no attribute {name!r}")

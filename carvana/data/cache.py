@@ -49,7 +49,7 @@ from carvana.data.io.images import read_image, resize_image
 from carvana.data.io.masks import read_coverage
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
-from carvana.utils.files import bytes_digest, digest, lock
+from carvana.utils.files import bytes_digest, digest, is_leftover, lock
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
 
@@ -57,6 +57,9 @@ Target = Literal["coverage", "nearest"]
 
 DISK_SHARE = 0.5
 """The largest share of the disk's free space that the cache may take."""
+
+_MOST_COPIED = 8
+"""Packs from which records are copied, each an open file."""
 
 _SOUND, _LOST = 1, 2  # the state of a record; 0: not read yet
 
@@ -236,10 +239,13 @@ class _Builder:
         if self.index.changed:
             self.index.save()
         # Mapped before some are removed, since they stay readable; Windows would not remove what is mapped.
-        packs = [] if sys.platform == "win32" else self._packs_of_this_kind()
+        packs = [] if sys.platform == "win32" else self._packs_with(self.contents)
         count, each = len(self.contents), record_bytes(self.shapes)
         full = pack_bytes(count, self.shapes)
         room = _make_space(self.folder, full, limit=limit, own=self.path)
+        if packs and DISK_SHARE * shutil.disk_usage(self.folder).free < full:
+            packs = []  # on a disk that is nearly full, removed packs take room until they are closed
+            room = _make_space(self.folder, full, limit=limit, own=self.path)
         left_out = min(count, max(0, -(-(full - room) // each)))
         if left_out:
             self.reporter.info(
@@ -307,11 +313,17 @@ class _Builder:
             self.path.unlink()
         return None
 
-    def _packs_of_this_kind(self) -> list[Pack]:
-        found = []
-        for path in sorted(self.folder.glob(f"{self.kind}-*{SUFFIX}")):
+    def _packs_with(self, keys: NDArray[np.bytes_]) -> list[Pack]:
+        """The newest packs of this kind that hold any of the keys, a few at the most."""
+        found: list[Pack] = []
+        others = {path: stat for path, stat in _files(self.folder).items() if path.name.startswith(f"{self.kind}-")}
+        for path in sorted(others, key=lambda path: -others[path].st_mtime_ns):
             with suppress(DamagedPackError, OSError):
-                found.append(Pack(path, self.shapes))
+                pack = Pack(path, self.shapes)
+                if (pack.find(keys) >= 0).any():
+                    found.append(pack)
+            if len(found) == _MOST_COPIED:
+                break
         return found
 
 
@@ -335,19 +347,20 @@ def _make_space(folder: Path, wanted: int, *, limit: int, own: Path) -> int:
         The bytes that the pack may take.
     """
     files = _files(folder)
-    taken = files.pop(own).st_size if own in files else 0
+    written = files.pop(own, None)
+    taken = 0 if written is None else getattr(written, "st_blocks", written.st_size // 512) * 512  # it may have holes
     held = sum(stat.st_size for stat in files.values())
-    free = shutil.disk_usage(folder).free
 
     def room() -> int:
-        return min(limit - held, taken + int(DISK_SHARE * free))
+        return min(limit - held, taken + int(DISK_SHARE * shutil.disk_usage(folder).free))
 
-    for path in sorted((path for path in files if path.suffix == SUFFIX), key=lambda path: files[path].st_mtime_ns):
+    removable = [path for path in files if path.suffix == SUFFIX or is_leftover(path)]
+    for path in sorted(removable, key=lambda path: files[path].st_mtime_ns):
         if room() >= wanted:
             break
         with suppress(PermissionError):  # on Windows as long as a process has it mapped
             path.unlink(missing_ok=True)
-            held, free = held - files[path].st_size, free + files[path].st_size
+            held -= files[path].st_size
     if taken > room():
         with suppress(PermissionError):
             own.unlink()

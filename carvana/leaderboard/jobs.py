@@ -27,6 +27,9 @@ from carvana.utils.files import lock, write_json
 from carvana.utils.imports import resolve
 from carvana.utils.progress import Reporter
 
+_PAUSE = 0.25
+"""Seconds between two messages about steps."""
+
 _LONGEST = 300
 """Characters of a reason; the log has the whole text."""
 
@@ -67,6 +70,8 @@ class WorkerReporter(Reporter):
 
     def __init__(self, send: Callable[[tuple[Any, ...]], None]) -> None:
         self._send = send
+        self._steps = 0
+        self._sent = 0.0  # when the last steps were sent
 
     def send(self, kind: str, *values: Any, **numbers: float) -> None:
         """Send a call."""
@@ -85,11 +90,17 @@ class WorkerReporter(Reporter):
         self.send("start", task, total)
 
     def advance(self, task: str, steps: int = 1, **values: float) -> None:
-        """Send the steps of a task."""
-        self.send("advance", task, steps, **values)
+        """Send the steps of a task, at most four times a second: a process that is busy reads none for a while."""
+        self._steps += steps
+        if time.monotonic() - self._sent >= _PAUSE:
+            self.send("advance", task, self._steps, **values)
+            self._steps, self._sent = 0, time.monotonic()
 
     def finish(self, task: str, **values: float) -> None:
         """Send that a task is done."""
+        if self._steps:
+            self.send("advance", task, self._steps)
+            self._steps = 0
         self.send("finish", task, **values)
 
     def epoch(self, record: Mapping[str, Any]) -> None:

@@ -107,7 +107,7 @@ def is_leftover(path: Path) -> bool:
 PART = ".part-"
 """The beginning of the names of unfinished files."""
 
-_PART = re.compile(rf"{re.escape(PART)}(?P<here>[0-9a-f]+)-(?P<pid>\d{1, 9})-")
+_PART = re.compile(rf"{re.escape(PART)}(?P<here>[0-9a-f]+)-(?P<pid>\d{{1,9}})-")
 _swept: set[Path] = set()
 
 

@@ -255,6 +255,20 @@ def test_what_another_pack_has_is_not_decoded_again(tmp_path: Path) -> None:
     assert len(packs(folder)) == 1
 
 
+def test_many_lists_of_one_size_do_not_hold_more_files_open(tmp_path: Path) -> None:
+    samples = make_photos(tmp_path / "photos", 24)
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, hard))  # less than one each
+    try:
+        for count in range(1, 25):
+            [cache] = build_caches([samples[:count]], SIZE, folder=tmp_path / "cache", workers=1)
+            assert cache.held == count
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(packs(tmp_path / "cache")) == 24
+
+
 def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     samples = make_photos(tmp_path / "photos", 9)
     samples[4].image.write_bytes(b"BM no picture")

@@ -45,7 +45,7 @@ STEPS = {(0, 1): 1, (5, 1): 6, (11, 1): 12, (0, 3): 1, (5, 3): 3, (11, 3): 6}
     "one; fp32 and bf16, batches accumulated or not",
     promised="one line with the step, its learning rate and what to do; the last good state goes on to the end of an "
     "undisturbed run",
-    reaches="training/trainer.py: _add_losses, _not_finite",
+    reaches="training/trainer.py: _read_sums, _not_finite",
     quick=2,
 )
 @pytest.mark.parametrize(

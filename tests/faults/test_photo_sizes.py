@@ -108,7 +108,7 @@ def read_in_a_process(path: Path, sound: Path, *, limit: int = 300_000_000) -> t
     done="decompression bombs: files of up to 300 kB in 11 formats that claim 50000x50000 pixels (WebP: 16383x16383, "
     "above a limit of 100 million), read for their size, as image and as mask",
     promised="refused above max_pixels before there are pixels; less than 30 MB",
-    reaches="data/io/decode.py: open_header within pillow_limit; data/io/images.py: check_pixels on a JPEG header",
+    reaches="data/io/decode.py: open_header within _pillow_limit; data/io/images.py: check_pixels on a JPEG header",
     quick=2,
 )
 @pytest.mark.parametrize("kind", BOMBS)

@@ -13,6 +13,7 @@ import forkserver
 import pytest
 
 from carvana.errors import ConfigError
+from carvana.utils import files
 from carvana.utils.files import (
     append_json_line,
     atomic_path,
@@ -220,3 +221,15 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path, replace: bool) -> Non
         check_target("/dev/null", replace=replace)
     with pytest.raises(ConfigError, match=r"cannot be written into .*pipe; name another file"):
         check_target(tmp_path / "pipe" / "n.png", replace=replace)
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f"{files.PART}{files._here()}-{dead.pid}-a.bin"
+    alive = tmp_path / f"{files.PART}{files._here()}-{os.getpid()}-b.bin"
+    elsewhere = tmp_path / f"{files.PART}{'0' * 8}-{dead.pid}-c.bin"
+    for path in (left, alive, elsewhere):
+        path.write_bytes(b"half")
+    files.write_text(tmp_path / "new.txt", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"new.txt", alive.name, elsewhere.name}

@@ -31,7 +31,7 @@ from carvana.data.io.decode import (
     read_bytes,
     stream,
 )
-from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg
+from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg, without_junk
 from carvana.errors import DataError
 from carvana.utils.files import write_bytes
 
@@ -45,8 +45,6 @@ MAX_PIXELS = 300_000_000
 """Images with more pixels are refused unless the caller allows more: a small file can claim any size."""
 
 _LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
-
-_LATE = 1 << 18  # bytes at the end of a PNG, in which EXIF behind the pixels begins
 
 _SUFFIXES_OF_HEIF = frozenset((".heic", ".heif") if heif_is_installed() else ())
 
@@ -88,6 +86,9 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
     source = cast("Source", source)
     data, name = read_bytes(source, max_pixels), name_of(source)
     header = jpeg_header(data) if is_jpeg(data) else None
+    if header is None and is_jpeg(data):
+        data = without_junk(data)
+        header = jpeg_header(data)
     if header is not None:
         height, width, space, _ = header
         check_pixels(height, width, max_pixels, source)
@@ -202,16 +203,22 @@ def _pillow_header(start: bytes, file: BinaryIO, source: Source, limit: int) -> 
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # some versions of Pillow turn its size already
             width, height = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]
-        if isinstance(picture, PngImageFile) and _may_have_late_exif(file):
+        if isinstance(picture, PngImageFile) and _png_has_late_exif(file):
             with suppress(Exception):  # only the size is needed: damaged pixels do not matter
                 picture.load()
         return height, width, orientation_of(picture), bits_of(picture, start)
 
 
-def _may_have_late_exif(file: BinaryIO) -> bool:
-    """Whether EXIF or text may follow the pixels of a PNG."""
-    place = file.tell()
-    file.seek(max(0, file.seek(0, os.SEEK_END) - _LATE))
-    end = file.read()
-    file.seek(place)
-    return any(kind in end for kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
+def _png_has_late_exif(file: BinaryIO) -> bool:
+    """Whether a PNG has EXIF or text behind its pixels."""
+    place, behind = file.tell(), False
+    file.seek(8)
+    try:
+        while len(head := file.read(8)) == 8:
+            behind |= head[4:] == b"IDAT"
+            if behind and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)

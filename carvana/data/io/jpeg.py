@@ -123,6 +123,14 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             place = max(end, place + 2)
 
 
+def without_junk(data: bytes) -> bytes:
+    """The file without bytes between its first segments, whose warning would hide that of an early end."""
+    found = list(segments(data))
+    if not found or found[-1][0] != _SCAN:
+        return data
+    return b"".join([data[:2], *(data[begin - 4 : end] for _, begin, end in found), data[found[-1][2] :]])
+
+
 def count_scans(data: bytes) -> int:
     """The number of scans of the picture in a JPEG file; what follows its end, such as a video, does not count."""
     components, place = 0, len(data)

@@ -145,22 +145,17 @@ class Parts:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         _adopt_old_parts(self._folder, like=self._record)
-        self.missing()
-        self._log.add({}, self._record)  # before any work: perhaps nothing can be written here
-
-    def missing(self) -> list[int]:
-        """The numbers of the parts that are missing, from 0.
-
-        Raises:
-            DataError: the folder holds parts of another table.
-        """
-        manifest = Manifest(self._folder)  # read anew: others write into it
-        for name, known in manifest.made_of.items():
+        for name, known in Manifest(self._folder).made_of.items():
             if known != self._record and (self._folder / name).exists():
                 raise DataError(
                     f"{self._folder}: holds an unfinished table with other {_difference(known, self._record)}; "
                     "continue with those, take another --out, or remove the folder"
                 )
+        self._log.add({}, self._record)  # before any work: perhaps nothing can be written here
+
+    def missing(self) -> list[int]:
+        """The numbers of the parts that are missing, from 0."""
+        manifest = Manifest(self._folder)  # read anew: others write into it
         return [place for place, name in enumerate(self._names) if manifest.state(name, self._record) != "current"]
 
     def add(self, number: int, rows: Iterable[bytes]) -> None:
@@ -239,7 +234,9 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = before.get("settings"), now["settings"]
     old = old if isinstance(old, dict) else {}
     settings = [
-        f"{key} was {old.get(key)}, is {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
+        f"{key} was {old.get(key, 'not given')}, is {new.get(key, 'not given')}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
     ]
     details = {"settings": f"settings ({', '.join(settings)})"}
     return " and ".join(details.get(name, name) for name in now if before.get(name) != now[name]) or "format"

@@ -220,7 +220,11 @@ def error_of(dice: float) -> float:
 def curve_points(refit: SeedRun) -> list[tuple[float, float]]:
     """(minutes, Dice) after each epoch that was validated."""
     numbers = [(record.get("seconds", math.nan), record.get("val_dice", math.nan)) for record in refit.curve]
-    return [(seconds / 60, dice) for seconds, dice in numbers if math.isfinite(seconds + dice)]
+    return [
+        (seconds / 60, dice)
+        for seconds, dice in numbers
+        if None not in (seconds, dice) and math.isfinite(seconds + dice)
+    ]
 
 
 def _error_axis(errors: Sequence[float], layout: ChartLayout, title: str, tick: Callable[[float], str]) -> AxisScale:

@@ -64,9 +64,13 @@ def test_what_is_cut_short_is_refused_whatever_stands_behind(photo: np.ndarray, 
     whole = usual_jpeg(photo, progressive=progressive)
     begin = next(place for kind, _, place in segments(whole) if kind == 0xDA)
     for place in np.linspace(begin + 50, len(whole) * 0.9, 9).astype(int):
-        with pytest.raises(DataError, match="damaged or cut") as error:
-            read_image(whole[:place] + end)
-        assert "\n" not in str(error.value)
+        for data in (
+            whole[:place],
+            whole[:4] + whole[4:begin].replace(b"\xff\xdb", b"text\xff\xdb", 1) + whole[begin:place],
+        ):
+            with pytest.raises(DataError, match="damaged or cut") as error:
+                read_image(data + end)
+            assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("error", [KeyError(9), TypeError("x"), RuntimeError("x"), ValueError("x"), IndexError()])

@@ -18,7 +18,7 @@ from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission import table
-from carvana.inference.submission.table import Parts
+from carvana.inference.submission.table import HEADER, Parts
 from carvana.inference.submission.write import Submission, write_submission
 from carvana.utils.progress import SilentReporter
 
@@ -342,7 +342,7 @@ def test_two_tables_begun_at_once_are_never_mixed(tmp_path: Path) -> None:
     other.begin()
     one.add(0, [b"a.jpg,\n"])
     other.add(0, [b"b.jpg,\n"])
-    for parts in (one, other):
-        with pytest.raises(DataError, match=r"s\.csv\.parts: holds an unfinished table with other weights"):
-            parts.join()
-    assert not out.exists()
+    with pytest.raises(DataError, match=r"s\.csv\.parts: holds an unfinished table with other weights"):
+        Parts(out, RECORD, count=1).begin()
+    assert one.join()
+    assert out.read_bytes() == HEADER + b"\na.jpg,\n"
