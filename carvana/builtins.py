@@ -20,13 +20,15 @@ DECODERS = {
 }
 
 _LOSSES = {
-    "bce": "binary cross-entropy",
+    "bce": "binary cross-entropy; for several classes it becomes ce",
+    "ce": "cross-entropy of several classes",
     "dice": "1 - Dice, mean over images: what the competition measures",
     "focal": "cross-entropy that looks away from easy pixels",
     "lovasz": "Lovasz hinge: a convex surrogate of IoU",
     "tversky": "Dice with separate prices for misses and false alarms",
     "jaccard": "1 - IoU, mean over images",
     "boundary_bce": "binary cross-entropy that weighs the boundary more",
+    "boundary_ce": "cross-entropy of several classes that weighs boundaries more",
 }
 
 _AUGMENTS = {

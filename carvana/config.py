@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yaml.composer import ComposerError
 
 from carvana.errors import ConfigError, did_you_mean, explain
+from carvana.task import Kind, Task, read_class_names
 from carvana.utils.files import expanded
 
 LARGEST_FILE = 10**6
@@ -57,10 +58,59 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+class TaskConfig(Section):
+    """``task``: the classes to be told apart."""
+
+    kind: Kind | None = Field(None, description="binary | multiclass; none: by the number of classes.")
+    classes: Any = Field(
+        None,
+        description="[names], {name: value}, [{name, value, color}] or a FILE of names; none: one object, in masks.",
+    )
+    ignore: Any = Field([], description="Values of label files that count for nothing.")
+
+    @model_validator(mode="after")
+    def _makes_a_task(self) -> Self:
+        if self.classes is None and (self.ignore or self.kind not in (None, "binary")):
+            raise ValueError("classes is missing: name them, as in task.classes=[sky, road]")
+        if not isinstance(self.classes, str):
+            self.task()
+        if self.kind == "multilabel":
+            raise ValueError("this version trains binary and multiclass tasks")
+        return self
+
+    def task(self) -> Task:
+        """The task; of a FILE after :meth:`with_names`."""
+        if self.classes is None:
+            return Task.binary()
+        return Task(kind=self.kind, classes=self.classes, ignore=self.ignore)
+
+    def in_full(self, *folders: Path | None) -> dict[str, Any]:
+        """The whole task as values of a config; nothing if no classes are named.
+
+        Args:
+            folders: Where a FILE of names may lie.
+
+        Raises:
+            ConfigError: the file is missing, or holds no names.
+        """
+        if self.classes is None:
+            return {}
+        classes = self.classes
+        if isinstance(classes, str):
+            places = [Path(folder, classes) for folder in folders if folder is not None]
+            path = next((path for path in places if path.is_file()), None)
+            if path is None:
+                raise ConfigError(
+                    f"task.classes = {classes!r}: no such file in {' or '.join(str(path.parent) for path in places)}; "
+                    "expected names, such as [sky, road], or a file that has one in each line"
+                )
+            classes = read_class_names(path)
+        return Task(kind=self.kind, classes=classes, ignore=self.ignore).model_dump(mode="json")
+
+
 class ModelConfig(Section):
     """``model``: the network beyond its name."""
 
-    classes: Count = Field(1, ge=1, le=1, description="Output channels; fit trains one, object against background.")
     encoder_weights: str = Field(
         "auto",
         description="imagenet | none | FILE | auto: pretrained if cached or the hub answers within 3 s, else random.",
@@ -92,6 +142,9 @@ class DataConfig(Section):
     whole: Real = Field(0.0, ge=0, le=1, description="With mode crop, the share of images shrunk to the size, uncut.")
     target: Literal["coverage", "nearest"] = Field(
         "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
+    )
+    crops: Literal["boundary", "class", "any"] = Field(
+        "boundary", description="What most crops hold: a boundary, a class that is drawn first, or anything."
     )
     augment: str = Field(
         "seed", description="flip | seed (flip, rotation) | studio (also scale, colour, light) | none."
@@ -131,7 +184,13 @@ class TrainConfig(Section):
         8, description="Images of a step, on each device; auto: the largest that fits and leaves an epoch 16 steps."
     )
     accumulate: Count = Field(1, description="Batches whose gradients are added up before a step.")
-    loss: str = Field("bce + dice", description="Names of losses, summed, with weights if wanted: bce + 0.5*dice.")
+    loss: str = Field(
+        "auto",
+        description="Names of losses, summed, such as bce + 0.5*dice; auto: bce + dice, for several classes ce + dice.",
+    )
+    class_weights: Literal["balanced"] | list[Real] | None = Field(
+        None, description="The weight of each class in the loss; balanced: one over its share of the pixels."
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9.")
     lr: Real = Field(1e-3, gt=0, description="The highest learning rate.")
     encoder_lr: Real | None = Field(None, gt=0, description="Another one for the encoder.")
@@ -157,6 +216,7 @@ class FitConfig(Section):
     """
 
     arch: str = Field("unet-ref", description="A name that `carvana archs` lists.")
+    task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
@@ -165,8 +225,13 @@ class FitConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _sections_are_mappings(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
         # A section with nothing below it is read as None, and keeps its defaults.
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
+        values = {k: v for k, v in values.items() if v is not None}
+        if isinstance(model := values.get("model"), Mapping) and model.get("classes") == 1:  # of earlier versions
+            values["model"] = {k: v for k, v in model.items() if k != "classes"}
+        return values
 
     def __init__(self, /, **values: Any) -> None:
         try:

@@ -6,6 +6,7 @@ where both masks are empty (https://www.kaggle.com/c/carvana-image-masking-chall
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -153,6 +154,62 @@ def boundary_band(target: ArrayLike, width: int = BOUNDARY_WIDTH) -> NDArray[np.
     return band
 
 
+def label_confusion(
+    prediction: NDArray[np.integer], target: NDArray[np.integer], *, classes: int, void: int
+) -> NDArray[np.int64]:
+    """Count the pixels of each true class that each class was predicted for.
+
+    Args:
+        prediction: (H, W), indices of classes.
+        target: the true label map, of the same shape: indices of classes, and ``void`` where nothing counts.
+        classes: how many classes there are.
+        void: that index.
+
+    Returns:
+        (K, K): rows true, columns predicted.
+
+    Raises:
+        DataError: the shapes differ.
+
+    >>> label_confusion(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), classes=2, void=255)
+    array([[1, 1],
+           [0, 0]])
+    """
+    check_same_shape(prediction, target)
+    pairs = target.astype(np.int64).ravel() * classes + prediction.ravel()
+    if target.size and int(target.max()) >= classes:
+        pairs = pairs[target.ravel() != void]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def class_ious(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """The IoU of each class, (..., K), from counts (..., K, K); NaN for a class that is neither true nor predicted."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    union = matrix.sum(-1) + matrix.sum(-2) - hits
+    return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
+
+
+def mean_iou(matrix: NDArray[Any]) -> float:
+    """The mean IoU over the classes that are true or predicted anywhere, from counts (K, K); NaN if none is.
+
+    >>> mean_iou(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    0.7083333333333333
+    """
+    ious = class_ious(matrix)
+    return float(np.nanmean(ious)) if np.isfinite(ious).any() else math.nan
+
+
+def mean_accuracy(matrix: NDArray[Any]) -> float:
+    """The mean recall over the classes that are true anywhere, from counts (K, K); NaN if none is."""
+    true = matrix.sum(1)
+    return float((np.diagonal(matrix)[true > 0] / true[true > 0]).mean()) if true.any() else math.nan
+
+
+def overall_accuracy(matrix: NDArray[Any]) -> float:
+    """The share of pixels that are right, from counts (K, K); NaN if there is none."""
+    return float(np.trace(matrix) / matrix.sum()) if matrix.any() else math.nan
+
+
 def _ratio(part: NDArray[Any], of: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(of > 0, part / np.maximum(of, 1), 1.0)
 
@@ -163,7 +220,7 @@ def as_binary(mask: ArrayLike) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array != 0).view(np.uint8)
 
 
-def check_same_shape(prediction: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+def check_same_shape(prediction: NDArray[np.integer], target: NDArray[np.integer]) -> None:
     """Raise a DataError where two masks are not of one shape."""
     if prediction.shape != target.shape:
         raise DataError(

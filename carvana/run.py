@@ -134,7 +134,7 @@ class Run:
         """
         config = load_config(self.config_path)
         written = read_yaml(self.config_path)
-        cut = [name for name in FitConfig.model_fields if name not in written]
+        cut = [name for name in FitConfig.model_fields if name not in (*written, "task")]  # earlier ones had no task
         if cut:
             raise RunError(
                 f"{self.config_path}: {cut[0]!r} is missing, which the config of every run has; begin another training "
@@ -246,7 +246,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
         numbers = read_record(path)
     except RunError as error:
         raise RunError(f"{error}; {advice} anew") from error
-    if "dice" not in numbers:
+    if "dice" not in numbers and "miou" not in numbers:
         raise RunError(f"{path}: not an evaluation: 'dice' is missing; {advice} anew")
     return numbers
 

@@ -24,6 +24,9 @@ def predict(
             help="Background of cut-outs (then JPEG): a CSS colour name, #rrggbb, or a picture.",
         ),
     ] = None,
+    of_class: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="The class to cut out, where there are several.")
+    ] = None,
     covering: options.Covering = options.Covering(),
     max_pixels: options.MAX_PIXELS = 300_000_000,
     device: options.DEVICE = "auto",
@@ -46,8 +49,9 @@ def predict(
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     cleaning = Cleaning() if clean else None
     summary = predict_folder(
-        predictor, found, out=out, save=kinds, cleaning=cleaning, background=behind, replace=replace, reporter=reporter
-    )
+        predictor, found, out=out, save=kinds, cleaning=cleaning, background=behind, of_class=of_class,
+        replace=replace, reporter=reporter,
+    )  # fmt: skip
     done = f"{summary.written} written to {out}"
     there = f", {summary.skipped} there already" if summary.skipped else ""
     kept = ""

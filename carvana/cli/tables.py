@@ -63,6 +63,9 @@ def write_json_result(target: str, value: Any) -> None:
         write_json(target, value)
 
 
+_MOST_CLASSES = 40
+
+
 def make_table(*columns: Column, title: str | None = None, header: bool = True) -> Table:
     """An empty table; its title is printed as it is."""
     heading = None if title is None else _text(title, "table.title")
@@ -79,6 +82,8 @@ def evaluation_table(
         title: a line above them, printed as it is.
         threshold: the note on the last row.
     """
+    if "miou" in evaluation:
+        return _labels_table(evaluation, title=title)
     groups = evaluation["groups"]
     images = f"mean of {plural(evaluation['images'], 'image')} at full size (groups: {groups})"
     chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
@@ -94,6 +99,36 @@ def evaluation_table(
     table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}")
     table.add_row("boundary Dice", f"{evaluation['boundary_dice']:.5f}", "within 7 pixels of the true boundary")
     table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
+    return table
+
+
+def _labels_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
+    """The numbers of an evaluation of several classes, then those of each class."""
+    classes = [each for each in evaluation["per_class"] if each["iou"] is not None]
+    total = max(1, sum(each["pixels"] for each in evaluation["per_class"]))
+    low, high = evaluation["score_ci95"]
+    some = "" if len(classes) == len(evaluation["per_class"]) else f"{len(classes)} of {len(evaluation['per_class'])} "
+    images = f"{plural(evaluation['images'], 'image')} at full size (groups: {evaluation['groups']})"
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.5f}"
+
+    table = make_table(*(Column(style=style) for style in ("bold", "", "dim")), title=title, header=False)
+    table.add_row("mIoU", number(evaluation["miou"]), f"mean over {some}classes of all pixels of {images}")
+    interval = (
+        ("", "needs two groups") if low is None else (f"{low:.5f} .. {high:.5f}", "of mIoU, bootstrap over groups")
+    )
+    table.add_row("95% interval", *interval)
+    table.add_row("pixel accuracy", number(evaluation["pixel_accuracy"]), "of all pixels that count (aAcc)")
+    table.add_row("mean accuracy", number(evaluation["mean_accuracy"]), "mean recall of classes (mAcc)")
+    table.add_section()
+    for each in sorted(classes, key=lambda each: -each["iou"])[:_MOST_CLASSES]:
+        recall = "not in the truth" if each["recall"] is None else f"recall {each['recall']:.3f}"
+        table.add_row(
+            f"IoU {each['name']}", number(each["iou"]), f"{recall}, {each['pixels'] / total:.2%} of the pixels"
+        )
+    if len(classes) > _MOST_CLASSES:
+        table.add_row("", "", f"and {len(classes) - _MOST_CLASSES} more classes: --json")
     return table
 
 

@@ -1,12 +1,14 @@
 """Augmentation of training images.
 
 An augmentation is any callable with albumentations' convention, ``augment(image=..., mask=...)`` giving a mapping
-with the same two keys: image uint8 (H, W, 3), mask float32 (H, W), the share of each pixel that the object covers.
+with the same two keys: image uint8 (H, W, 3), mask float32 (H, W), the share of each pixel that the object covers; of
+several classes (H, W, P), a plane for each. A pixel of which no plane covers anything counts for nothing.
 The augmentations here keep that share: albumentations, by default, moves masks by nearest neighbour.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +23,20 @@ from carvana.registry import registry
 Augment = Callable[..., Mapping[str, Any]]
 
 
-def make_augment(name: str) -> Augment | None:
+def make_augment(name: str, *, void: bool = False) -> Augment | None:
     """The augmentation of a registered name; None for "none".
+
+    Args:
+        name: The name.
+        void: Whether a task knows pixels that count for nothing. If so, what comes in at a border is void, with grey in
+            the image; else the edge is repeated, in the mask as well.
 
     Raises:
         UnknownNameError: no augmentation has this name.
     """
-    augment: Augment | None = registry.augments.load(name)()
+    factory = registry.augments.load(name)
+    takes_void = void and "void" in inspect.signature(factory).parameters
+    augment: Augment | None = factory(void=True) if takes_void else factory()
     return augment
 
 
@@ -36,16 +45,16 @@ def flip() -> Augment:
     return _compose([_albumentations().HorizontalFlip(p=0.5)])
 
 
-def seed() -> Augment:
+def seed(*, void: bool = False) -> Augment:
     """The seed project's augmentation: flips, and rotations of up to 8 degrees either way."""
     a = _albumentations()
-    return _compose([a.HorizontalFlip(p=0.5), a.Rotate(limit=(-8, 8), border_mode=cv2.BORDER_REPLICATE, p=1.0)])
+    return _compose([a.HorizontalFlip(p=0.5), a.Rotate(limit=(-8, 8), p=1.0, **_border(void))])
 
 
-def studio() -> Augment:
+def studio(*, void: bool = False) -> Augment:
     """Variations of a photo studio: framing, perspective, colour, light, focus, noise."""
     a = _albumentations()
-    edge = cv2.BORDER_REPLICATE
+    edge = _border(void)
     return _compose(
         [
             a.HorizontalFlip(p=0.5),
@@ -55,10 +64,10 @@ def studio() -> Augment:
                 rotate=(-8, 8),
                 shear={"x": (-4, 4), "y": (-2, 2)},
                 keep_ratio=True,
-                border_mode=edge,
                 p=0.9,
+                **edge,
             ),
-            a.Perspective(scale=(0.02, 0.05), border_mode=edge, p=0.2),
+            a.Perspective(scale=(0.02, 0.05), p=0.2, **edge),
             a.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=25, val_shift_limit=15, p=0.4),
             a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
             a.RandomGamma(gamma_limit=(75, 130), p=0.3),
@@ -71,6 +80,13 @@ def studio() -> Augment:
 
 def none() -> None:
     """No augmentation."""
+
+
+def _border(void: bool) -> dict[str, Any]:
+    """What comes in at a border: the edge again, or grey that counts for nothing."""
+    if void:
+        return {"border_mode": cv2.BORDER_CONSTANT, "fill": 127, "fill_mask": 0}
+    return {"border_mode": cv2.BORDER_REPLICATE}
 
 
 def check_keeps_coverage(augment: Augment | None) -> None:

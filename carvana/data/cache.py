@@ -4,7 +4,8 @@ The files in ``$CARVANA_CACHE/samples`` or ``~/.cache/carvana/samples``::
 
     lock                                            held while packs are written or removed
     files                                           digests of images and masks (digest.py)
-    v2-128x128-coverage-<versions>-<images>.pack    the images of one list at one size (cache_pack.py)
+    v2-128x128-coverage-<versions>-<images>.pack    the images of one list at one size (cache_pack.py); for label files
+                                                    the task's digest stands behind coverage
 
 The same image in other places, or linked a hundred times, is kept once. The name holds the versions of the libraries
 that decode and resize: after an upgrade the pixels might differ by a bit, and training with the cache must be the same
@@ -46,9 +47,10 @@ from carvana.data.cache_pack import (
 )
 from carvana.data.digest import DigestIndex, cache_home, identify
 from carvana.data.io.images import read_image, resize_image
-from carvana.data.io.masks import read_coverage
-from carvana.data.samples import Sample, mask_of
+from carvana.data.samples import Sample
+from carvana.data.target import packed_shape, read_target
 from carvana.errors import DataError
+from carvana.task import Task
 from carvana.utils.files import bytes_digest, digest, is_leftover, lock
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
@@ -76,15 +78,19 @@ class SampleCache:
         places: int32 (n,), for each sample the place of its record; -1 where it is not cached.
         size: (height, width) of the images.
         target: How masks were shrunk.
+        task: The task.
     """
 
-    def __init__(self, pack: Pack | None, places: NDArray[np.int32], *, size: tuple[int, int], target: Target) -> None:
+    def __init__(
+        self, pack: Pack | None, places: NDArray[np.int32], *, size: tuple[int, int], target: Target, task: Task
+    ) -> None:
         self.size = size
         self.target = target
+        self.task = task
         self._pack = pack
         self._path = Path() if pack is None else pack.path
         self._places = places
-        self._shapes = _shapes(size)
+        self._shapes = _shapes(size, task)
         self._known = _shared(len(places))
         self._reported = False
 
@@ -97,7 +103,7 @@ class SampleCache:
         return int((self._places >= 0).sum())
 
     def read(self, index: int) -> tuple[UInt8, UInt8] | None:
-        """The image, uint8 (h, w, 3), and 255 times the coverage, uint8 (h, w), both read-only; None if not cached."""
+        """The image, uint8 (h, w, 3), and its target, both read-only; None if not cached."""
         place = self._places[index]
         if place < 0 or self._known[index] == _LOST:
             return None
@@ -136,6 +142,7 @@ def build_caches(
     size: tuple[int, int],
     *,
     target: Target = "coverage",
+    task: Task | None = None,
     limit_gb: float = 10.0,
     folder: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -151,6 +158,7 @@ def build_caches(
         parts: Lists of samples, for instance those to train on and those to validate on.
         size: (height, width).
         target: "coverage" or "nearest".
+        task: What the masks, or label files, are; None for masks of one object.
         limit_gb: Gigabytes (10^9 bytes) that the whole cache may hold, with all other sizes and data sets; the least
             recently used packs are removed for it. Half of the disk's free space is a second limit. Images that do not
             fit are not cached. 0 caches nothing and leaves the folder as it is.
@@ -168,53 +176,60 @@ def build_caches(
         >>> [cache] = build_caches([samples], (128, 128))  # doctest: +SKIP
         >>> data = carvana.SegmentationDataset(samples, size=(128, 128), cache=cache)  # doctest: +SKIP
     """
-    size = int(size[0]), int(size[1])
+    size, task = (int(size[0]), int(size[1])), task or Task.binary()
     samples = list(itertools.chain(*parts))
     pack, places = None, np.full(len(samples), -1, np.int32)
     if limit_gb > 0:
         home = Path(folder or cache_home() / "samples")
-        builder = _Builder(samples, size, target, home, reporter or default_reporter())
+        builder = _Builder(samples, size, target, task, home, reporter or default_reporter())
         pack = builder.build(int(limit_gb * 10**9), workers)
         if pack is not None:
             places = pack.find(builder.keys)
     ends = np.cumsum([len(part) for part in parts])
-    return [SampleCache(pack, part, size=size, target=target) for part in np.split(places, ends[:-1])]
+    return [SampleCache(pack, part, size=size, target=target, task=task) for part in np.split(places, ends[:-1])]
 
 
-def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tuple[UInt8, UInt8]:
-    """The image, uint8 (h, w, 3), and 255 times the coverage of its mask, uint8 (h, w), from their files.
+def read_shrunken(
+    sample: Sample, size: tuple[int, int], *, target: str, task: Task | None = None
+) -> tuple[UInt8, UInt8]:
+    """The image, uint8 (h, w, 3), and its target, uint8, from their files: see :mod:`carvana.data.target`.
 
     Args:
         sample: A labelled image.
         size: (height, width).
         target: "coverage" or "nearest", as :func:`carvana.data.io.masks.shrink_mask` takes it.
+        task: What its mask, or label file, is; None for a mask of one object.
 
     Raises:
         DataError: there is no mask, or a file cannot be used.
     """
     image = resize_image(read_image(sample.image, at_least=size), size)
-    return image, read_coverage(mask_of(sample), size, target=target)
+    return image, read_target(sample, size, task=task or Task.binary(), target=target)
 
 
 class _Builder:
     """Fills the pack of one list of images at one size."""
 
     def __init__(
-        self, samples: Sequence[Sample], size: tuple[int, int], target: Target, folder: Path, reporter: Reporter
-    ) -> None:
+        self, samples: Sequence[Sample], size: tuple[int, int], target: Target, task: Task, folder: Path,
+        reporter: Reporter,
+    ) -> None:  # fmt: skip
         self.samples = samples
         self.size = size
         self.target = target
+        self.task = task
         self.folder = folder
         self.reporter = reporter
-        self.shapes = _shapes(size)
+        self.shapes = _shapes(size, task)
         self.index = DigestIndex(folder / "files")
         self.keys, self.files = self.index.keys(samples, reporter=reporter)
         contents, first = np.unique(self.keys, return_index=True)
         readable = contents != b""
         self.contents, self.first = contents[readable], first[readable]  # the keys in the pack, and samples with them
         versions = digest(cv2.__version__, simplejpeg.__version__, PIL.__version__)[:8]
-        self.kind = f"v{FORMAT}-{size[0]}x{size[1]}-{target}-{versions}"
+        # Names and colours of classes change no target.
+        values = "" if task.reads_masks else f"-{digest([task.kind, [c.value for c in task.classes], task.ignore])[:8]}"
+        self.kind = f"v{FORMAT}-{size[0]}x{size[1]}-{target}{values}-{versions}"
         self.path = folder / f"{self.kind}-{bytes_digest(self.contents.tobytes())[:16]}{SUFFIX}"
 
     def build(self, limit: int, workers: int | None) -> Pack | None:
@@ -290,7 +305,7 @@ class _Builder:
     def _read(self, place: int) -> UInt8:
         number = self.first[place]
         sample = self.samples[number]
-        arrays = read_shrunken(sample, self.size, target=self.target)
+        arrays = read_shrunken(sample, self.size, target=self.target, task=self.task)
         if identify(sample)[0] != self.files[number]:
             raise DataError(f"{sample.image}: it or its mask was changed while it was read; start again")
         return np.concatenate([array.reshape(-1) for array in arrays])
@@ -327,9 +342,9 @@ class _Builder:
         return found
 
 
-def _shapes(size: tuple[int, int]) -> Shapes:
-    """The arrays of a record: the image, and 255 times the coverage of its mask."""
-    return (*size, 3), size
+def _shapes(size: tuple[int, int], task: Task) -> Shapes:
+    """The arrays of a record: the image and its target."""
+    return (*size, 3), packed_shape(size, task)
 
 
 def _make_space(folder: Path, wanted: int, *, limit: int, own: Path) -> int:

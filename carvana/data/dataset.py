@@ -1,10 +1,10 @@
-"""Samples as tensors: an image and the coverage of its mask at the training size."""
+"""Samples as tensors: an image, and the share of each pixel that each class covers, at the training size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -15,30 +15,35 @@ from torch.utils.data import Dataset, Sampler
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache, read_shrunken
 from carvana.data.io.images import read_image
-from carvana.data.io.masks import read_mask
-from carvana.data.samples import Sample, mask_of
+from carvana.data.io.labels import Labels
+from carvana.data.samples import Sample
+from carvana.data.target import augmented, pack_labels, packed_shape, read_labels, to_tensor, unpack
 from carvana.errors import ConfigError, DataError
+from carvana.task import Task
 
 Key = int | tuple[int, int]
 """An index, or (epoch, index)."""
 
-NEAR_BOUNDARY = 0.8
-"""Share of the crops that contain a piece of the boundary: away from it there is little to learn."""
+SOUGHT = 0.8
+"""Share of the crops that hold what is sought, such as a piece of the boundary: away from it there is little to learn."""
 
 
-class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Images and masks, read, brought to one size and augmented.
+class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
+    """Images and masks, or label files, read, brought to one size and augmented.
 
-    ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (3, h, w), and the coverage, float32
-    (1, h, w) in [0, 1]: the share of each pixel that the object covers. An item depends only on the seed, the epoch and
-    the index, however many processes read. A bare index is one of epoch 0, whose augmentation is the same each time:
-    a training loop of your own needs :class:`EpochSampler`.
+    ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (3, h, w), and the target, float32 (K, h, w)
+    in [0, 1]: the share of each pixel that each class covers; and, where the task ignores values, float32 (1, h, w),
+    the share of each pixel that counts. An item depends only on the seed, the epoch and the index, however many
+    processes read. A bare index is one of epoch 0, whose augmentation is the same each time: a training loop of your
+    own needs :class:`EpochSampler`.
 
     Args:
         samples: Labelled images, as :func:`carvana.find_samples` gives them.
         size: (height, width) of the items.
-        mode: "resize" shrinks whole images; "crop" cuts out pieces of that size at native resolution, most of them at
-            the object's boundary.
+        task: What is to be told apart; None for one object, in masks.
+        mode: "resize" shrinks whole images; "crop" cuts out pieces of that size at native resolution.
+        crops: What most pieces hold: "boundary", a pixel at a boundary; "class", a pixel of a class that is drawn first
+            among those of the image, so that rare classes are seen; "any", just any pixel.
         whole: With mode "crop", the share of items that are the whole image, shrunk to ``size``, so that one network
             learns both scales.
         target: "coverage", or "nearest" as in the seed project.
@@ -61,7 +66,9 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         samples: Sequence[Sample],
         size: tuple[int, int] = (128, 128),
         *,
+        task: Task | None = None,
         mode: Literal["resize", "crop"] = "resize",
+        crops: Literal["boundary", "class", "any"] = "boundary",
         whole: float = 0.0,
         target: Literal["coverage", "nearest"] = "coverage",
         augment: str | augmentation.Augment | None = None,
@@ -72,12 +79,17 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ConfigError(f"mode {mode!r} is unknown; expected resize or crop")
         if target not in ("coverage", "nearest"):
             raise ConfigError(f"target {target!r} is unknown; expected coverage or nearest")
+        if crops not in ("boundary", "class", "any"):
+            raise ConfigError(f"crops {crops!r} is unknown; expected boundary, class or any")
+        self.task = task or Task.binary()
         self.samples = tuple(samples)
         self.size = size
         self.mode = mode
+        self.crops = crops
         self.whole = whole
         self.target = target
-        self.augment = augmentation.make_augment(augment) if isinstance(augment, str) else augment
+        void = self.task.kind != "binary" or bool(self.task.ignore)
+        self.augment = augmentation.make_augment(augment, void=void) if isinstance(augment, str) else augment
         if target == "coverage":
             augmentation.check_keeps_coverage(self.augment)
         self.seed = seed
@@ -122,50 +134,59 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """(height, width) of the largest image of any epoch: those of the first epochs may be larger than crops."""
         return self.size if self.start is None else max(self.start.size, self.size, key=math.prod)
 
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, ...]:
+        image, packed = self.packed(key)
+        return image, *(part[0] for part in unpack(packed[None], self.task))
+
+    def packed(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        """An item whose target takes as little memory for many classes as for a few.
+
+        :func:`carvana.data.target.unpack` makes targets of a batch of them, on any device.
+        """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.start is not None and epoch < self.start_epochs:
-            return self.start[epoch, index]
+            return self.start.packed((epoch, index))
         if self.mode == "resize" or self._is_whole(epoch, index):
-            image, mask = self._shrunken(index)
+            image, target = self._shrunken(index)
         else:
-            image, mask = self._cropped(self.samples[index], np.random.default_rng((self.seed, epoch, index, 1)))
-        coverage = mask.astype(np.float32) / np.float32(255)
+            image, target = self._cropped(self.samples[index], np.random.default_rng((self.seed, epoch, index, 1)))
+        moved: NDArray[Any] = target
         if self.augment is not None:
-            image = image if image.flags.writeable else image.copy()  # augmentations may work in place
-            image, coverage = augmentation.apply(self.augment, image, coverage, (self.seed, epoch, index))
-        return self._to_tensors(image, coverage, index)
+            image, moved = augmented(self.augment, image, target, (self.seed, epoch, index), self.task)
+        return self._to_tensors(image, moved, index)
 
     def _is_whole(self, epoch: int, index: int) -> bool:
         return self.whole > 0 and np.random.default_rng((self.seed, epoch, index, 2)).random() < self.whole
 
     def _shrunken(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         cached = self.cache.read(index) if self.cache is not None else None
-        return cached or read_shrunken(self.samples[index], self.size, target=self.target)
+        return cached or read_shrunken(self.samples[index], self.size, target=self.target, task=self.task)
 
     def _cropped(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image, mask = read_image(sample.image), read_mask(mask_of(sample))
-        if image.shape[:2] != mask.shape:
+        image, labels = read_image(sample.image), read_labels(sample, self.task)
+        if image.shape[:2] != labels.shape:
             raise DataError(
-                f"{sample.masks[0]}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {image.shape[1]} x "
+                f"{sample.masks[0]}: the mask is {labels.shape[1]} x {labels.shape[0]}, its image {image.shape[1]} x "
                 f"{image.shape[0]}; they must have the same size"
             )
-        image, mask = (_padded(array, self.size) for array in (image, mask))
-        top, left = _crop_corner(mask, self.size, rng)
+        void = self.task.void if self.task.kind != "binary" or self.task.ignore else None
+        image, labels = _padded(image, self.size), _padded(labels, self.size, value=void)
+        top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void)
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
-        return image[window], mask[window] * np.uint8(255)
+        return image[window], pack_labels(labels[window], self.size, task=self.task)
 
     def _to_tensors(
-        self, image: NDArray[np.uint8], coverage: NDArray[np.float32], index: int
+        self, image: NDArray[np.uint8], target: NDArray[Any], index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if image.dtype != np.uint8 or image.shape != (*self.size, 3) or coverage.shape != tuple(self.size):
+        shape = packed_shape(self.size, self.task)
+        if image.dtype != np.uint8 or image.shape != (*self.size, 3) or target.shape != shape:
             raise DataError(
                 f"{self.samples[index].image}: augmentation gave an image {image.dtype} {image.shape} and a mask "
-                f"{coverage.shape}; expected uint8 {(*self.size, 3)} and {tuple(self.size)}"
+                f"{target.shape[-2:]}; expected uint8 {(*self.size, 3)} and {tuple(self.size)}"
             )
         channels_first = torch.empty((3, *self.size), dtype=torch.uint8)
         cv2.split(image, list(channels_first.numpy()))  # into the tensor, four times as fast as torch's permute
-        return channels_first, torch.from_numpy(np.ascontiguousarray(coverage, dtype=np.float32))[None]
+        return channels_first, to_tensor(target, self.task)
 
     def _check_cache(self) -> None:
         if self.cache is None:
@@ -174,6 +195,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ConfigError(f"mode {self.mode!r} takes no cache, which holds whole images only; leave cache out")
         made = len(self.cache), self.cache.size, self.cache.target
         expected = len(self.samples), tuple(self.size), self.target
+        if self.cache.task.model_copy(update={"kind": self.task.kind}) != self.task:
+            raise ConfigError("cache: was built for another task; build it for this one")
         if made != expected:
             raise ConfigError(
                 f"cache: holds {made[0]} images at {made[1]} with target {made[2]!r}; expected {expected[0]} at "
@@ -215,24 +238,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch, index
 
 
-def _padded(array: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Repeat the edge of an image that is smaller than the crop."""
+def _padded(array: NDArray[Any], size: tuple[int, int], *, value: int | None = None) -> NDArray[Any]:
+    """Pad an image that is smaller than the crop, with a value or else with its edge."""
     down, right = (max(0, wanted - have) for wanted, have in zip(size, array.shape[:2], strict=True))
     if not down and not right:
         return array
-    padded: NDArray[np.uint8] = cv2.copyMakeBorder(array, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    border = cv2.BORDER_REPLICATE if value is None else cv2.BORDER_CONSTANT
+    padded: NDArray[Any] = cv2.copyMakeBorder(array, 0, down, 0, right, border, value=value)
     return padded
 
 
-def _crop_corner(mask: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """The top left corner of a crop around a random pixel, of the boundary or of the image, anywhere in the crop.
+def _crop_corner(
+    labels: Labels, size: tuple[int, int], rng: np.random.Generator, *, holds: str, void: int
+) -> tuple[int, int]:
+    """The top left corner of a crop around a random pixel, of what it holds or of the image, anywhere in the crop.
 
     With a random corner instead, the last row of an image would be in one crop of a thousand.
     """
-    pixel = rng.integers(0, mask.shape)
-    if rng.random() < NEAR_BOUNDARY:
-        edge = np.flatnonzero(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
-        if edge.size:
-            pixel = np.array(np.unravel_index(rng.choice(edge), mask.shape))
-    top, left = np.clip(pixel - rng.integers(0, size), 0, np.array(mask.shape) - np.array(size))
+    pixel = rng.integers(0, labels.shape)
+    if holds != "any" and rng.random() < SOUGHT:
+        if holds == "boundary":
+            wanted = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        else:
+            present = np.unique(labels)
+            present = present[present != void]
+            wanted = labels == rng.choice(present) if len(present) else np.zeros(labels.shape, bool)
+        places = np.flatnonzero(wanted)
+        if places.size:
+            pixel = np.array(np.unravel_index(rng.choice(places), labels.shape))
+    top, left = np.clip(pixel - rng.integers(0, size), 0, np.array(labels.shape) - np.array(size))
     return int(top), int(left)

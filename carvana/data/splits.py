@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.io.masks import read_share
-from carvana.data.samples import Sample, find_samples
+from carvana.data.samples import Sample, find_samples, mask_of
+from carvana.data.target import pixel_counts, read_labels
 from carvana.errors import ConfigError, DataError
+from carvana.task import Task
 from carvana.utils.files import write_bytes
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
@@ -34,6 +36,9 @@ By = Literal["group", "image"]
 
 MASKS_A_GROUP = 2
 """The number of masks that are read for the foreground share of a group: enough to rank groups by it."""
+
+
+_DRAWS = 2000  # divisions of which the best is taken
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class SplitReport:
     shared: tuple[str, ...]
 
 
-def make_split(data: DataConfig, split: SplitConfig) -> Split:
+def make_split(data: DataConfig, split: SplitConfig, task: Task | None = None) -> Split:
     """Find the images of a config and divide them as it says.
 
     Raises:
@@ -89,7 +94,7 @@ def make_split(data: DataConfig, split: SplitConfig) -> Split:
     """
     samples = config_samples(data, data.root)
     if split.file is None:
-        return split_samples(samples, by=split.by, val=split.val, seed=split.seed)
+        return split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task)
     return recall_split(data, split, split.file)
 
 
@@ -120,18 +125,22 @@ def config_samples(data: DataConfig, root: Path | None) -> tuple[Sample, ...]:
     )
 
 
-def split_samples(samples: Sequence[Sample], *, by: By = "group", val: float = 0.2, seed: int = 0) -> Split:
+def split_samples(
+    samples: Sequence[Sample], *, by: By = "group", val: float = 0.2, seed: int = 0, task: Task | None = None
+) -> Split:
     """Hold some samples out for validation.
 
     By group, the groups are sorted by the share of the image that their object covers, cut into as many layers as
     groups are wanted, and one group is drawn from each layer: validation then holds small and large groups as training
-    does.
+    does. Of several classes, the best of many drawn divisions is taken: first of all each class is on both sides where
+    two groups have it, then both sides have the classes in shares as equal as can be.
 
     Args:
         samples: What to split.
         by: "group" keeps all images of a group together; "image" draws single images.
         val: The share (below 1) or the number (1 and more) of groups, or images, to hold out.
         seed: Other numbers draw others.
+        task: What the label files are; None for masks of one object.
 
     Raises:
         DataError: nothing would be left on one side.
@@ -148,7 +157,9 @@ def split_samples(samples: Sequence[Sample], *, by: By = "group", val: float = 0
     units = _units(samples, by)
     count = _count(val, len(units), f"{by}s")
     rng = np.random.default_rng(seed)
-    order = _order(units, by, rng)
+    if task is not None and task.kind != "binary":
+        return _divide(units, _balanced(_class_counts(units, task), [len(units) - count, count], rng) == 1)
+    order = _order(units, by, rng, task)
     if by == "group":
         held_out = {int(rng.choice(layer)) for layer in np.array_split(order, count)}
     else:
@@ -156,7 +167,9 @@ def split_samples(samples: Sequence[Sample], *, by: By = "group", val: float = 0
     return _divide(units, (place in held_out for place in range(len(units))))
 
 
-def split_folds(samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by: By = "group") -> list[Split]:
+def split_folds(
+    samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by: By = "group", task: Task | None = None
+) -> list[Split]:
     """Divide the samples into folds, so that each one validates exactly once.
 
     By group, the groups are sorted by the share of the image that their object covers, and cut into layers of as
@@ -168,6 +181,7 @@ def split_folds(samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by:
         folds: Their number, at least 2.
         seed: Which group of a layer goes to which fold.
         by: "group" keeps all images of a group together; "image" divides single images.
+        task: What the label files are; of several classes, folds are balanced as :func:`split_samples` says.
 
     Returns:
         For each fold what trains and what validates.
@@ -182,7 +196,11 @@ def split_folds(samples: Sequence[Sample], *, folds: int = 5, seed: int = 0, by:
     if len(units) < folds:
         raise DataError(f"{folds} folds need as many {by}s, and there are {len(units)}; take fewer folds")
     rng = np.random.default_rng(seed)
-    order = _order(units, by, rng)
+    if task is not None and task.kind != "binary":
+        sizes = [len(units) // folds + (fold < len(units) % folds) for fold in range(folds)]
+        side = _balanced(_class_counts(units, task), sizes, rng)
+        return [_divide(units, side == fold) for fold in range(folds)]
+    order = _order(units, by, rng, task)
     layers = -(-len(units) // folds)
     fold_of = np.empty(len(units), np.intp)
     fold_of[order] = np.concatenate([rng.permutation(folds) for _ in range(layers)])[: len(units)]
@@ -301,18 +319,53 @@ def _units(samples: Sequence[Sample], by: By) -> list[list[Sample]]:
     return list(units.values())
 
 
-def _order(units: Sequence[Sequence[Sample]], by: By, rng: np.random.Generator) -> NDArray[np.intp]:
+def _order(units: Sequence[Sequence[Sample]], by: By, rng: np.random.Generator, task: Task | None) -> NDArray[np.intp]:
     """Groups by the share of the image that their object covers, images at random."""
     if by == "image":
         return rng.permutation(len(units))
-    shares = list(threaded(_mean_share, units))  # decoders release the interpreter's lock
+    shares = list(threaded(lambda unit: _mean_share(unit, task), units))  # decoders release the interpreter's lock
     return np.argsort(shares, kind="stable")
 
 
-def _mean_share(samples: Sequence[Sample]) -> float:
+def _mean_share(samples: Sequence[Sample], task: Task | None = None) -> float:
     step = max(1, len(samples) // MASKS_A_GROUP)
-    shares = [read_share(sample.mask) for sample in samples[::step] if sample.mask is not None]
+    some = [sample for sample in samples[::step] if sample.mask is not None]
+    if task is None or task.reads_masks:
+        shares = [read_share(mask_of(sample)) for sample in some]
+    else:
+        shares = [float((read_labels(sample, task) == 1).mean()) for sample in some]
     return float(np.mean(shares)) if shares else 0.0
+
+
+def _class_counts(units: Sequence[Sequence[Sample]], task: Task) -> NDArray[np.float64]:
+    """The pixels of each class in each unit, (units, K)."""
+
+    def counts(samples: Sequence[Sample]) -> NDArray[np.float64]:
+        return sum((pixel_counts(read_labels(sample, task), task) for sample in samples), np.zeros(len(task.classes)))
+
+    return np.stack(list(threaded(counts, units)))
+
+
+def _balanced(counts: NDArray[np.float64], sizes: Sequence[int], rng: np.random.Generator) -> NDArray[np.intp]:
+    """The side of each unit, with so many units on each: the best of many draws.
+
+    Args:
+        counts: (units, K), pixels of classes.
+        sizes: The number of units on each side.
+        rng: Draws.
+    """
+    labels, sides = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(sizes))
+    shares = counts / np.maximum(counts.sum(0), 1)
+    spread = np.minimum((counts > 0).sum(0), len(sizes))  # the sides that can have each class
+    best, least = labels, (np.inf, np.inf)
+    for _ in range(_DRAWS):
+        drawn = rng.permutation(labels)
+        on = np.stack([shares[drawn == side].sum(0) for side in sides])
+        uneven = np.abs(on - np.array(sizes)[:, None] / len(labels)).sum()
+        badness = (float((spread - (on > 0).sum(0)).sum()), float(uneven))
+        if badness < least:
+            best, least = drawn, badness
+    return best
 
 
 def _divide(units: Sequence[Sequence[Sample]], held_out: Iterable[bool]) -> Split:

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.masks import read_mask, write_mask
+from carvana.data.io.labels import Labels, write_labels
+from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
+from carvana.data.target import read_labels
 from carvana.errors import DataError, cause
+from carvana.evaluation.labels import LabelEvaluation, class_scores, label_evaluation
 from carvana.evaluation.statistics import bootstrap_interval
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.inputs import refuse_equal_stems
 from carvana.inference.pipeline import P, overlapped
-from carvana.inference.prediction import Prediction, threshold_index
+from carvana.inference.prediction import Prediction, Want, threshold_index
+from carvana.metrics import label_confusion
+from carvana.task import Task
 from carvana.utils.deprecated import Attribute, old_fields, renamed
 from carvana.utils.files import scratch_folder
 from carvana.utils.progress import Reporter, default_reporter, track
 
-_Labelled = tuple[Sample, NDArray[np.uint8]]
+_Labelled = tuple[Sample, Labels]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class ImageScore:
     pixel_accuracy: float
     boundary_dice: float
     threshold: float
+
+    @property
+    def score(self) -> float:
+        """By which images are ranked: ``dice``."""
+        return self.dice
 
 
 @old_fields
@@ -62,6 +73,8 @@ class Evaluation:
         threshold: the best one on all these images, to be stored with the model.
         scale: (height, width) at which the network saw the images, "native", or several of these in words.
         seconds: that it took, reading and counting included.
+        per_class: IoU, Dice, precision, recall and true pixels of the object, of all images' pixels together.
+        task: the task.
     """
 
     images: tuple[ImageScore, ...]
@@ -76,6 +89,13 @@ class Evaluation:
     threshold: float
     scale: str | tuple[int, int]
     seconds: float
+    per_class: tuple[dict[str, Any], ...] = ()
+    task: Task = field(default_factory=Task.binary)
+
+    @property
+    def score(self) -> float:
+        """The score by which binary tasks are ranked: ``dice``."""
+        return self.dice
 
     @property
     def groups(self) -> int:
@@ -84,11 +104,17 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The content of evaluation.json; without an interval its bounds are null."""
+        interval = list(self.dice_ci95 or (None, None))
         return {
+            "task": self.task.model_dump(mode="json"),
+            "metric": self.task.metric,
+            "score": self.dice,
+            "score_ci95": interval,
             "images": len(self.images),
             "groups": self.groups,
-            **{name: value for name, value in vars(self).items() if name != "images"},
-            "dice_ci95": list(self.dice_ci95 or (None, None)),
+            **{name: value for name, value in vars(self).items() if name not in ("images", "task")},
+            "per_class": list(self.per_class),
+            "dice_ci95": interval,
             "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
             "per_image": [asdict(image) for image in self.images],
         }
@@ -101,17 +127,19 @@ def evaluate(
     masks_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Evaluation:
-    """Compare a model's masks with the true ones, at each image's full size.
+) -> Evaluation | LabelEvaluation:
+    """Compare a model's masks, or labels, with the true ones, at each image's full size.
 
-    Each image passes through the network once; its counts at all thresholds are kept, and the threshold is chosen
-    afterwards: to score an image on other groups, since one chosen on the image itself would flatter the model; to
+    Of several classes the pixels of each true and each predicted class are counted; what the task ignores is left out.
+
+    Each image passes through the network once. Of one object its counts at all thresholds are kept, and the threshold is
+    chosen afterwards: to score an image on other groups, since one chosen on the image itself would flatter the model; to
     store with the model on all images.
 
     Args:
         predictor: the model, and the scale at which it sees images. Its threshold is for ``dice_as_predicted`` only.
         samples: images with masks.
-        masks_dir: where to write the masks at the chosen threshold, ``<stem>_mask.png``; None writes none.
+        masks_dir: where to write the masks at the chosen threshold, or the labels, ``<stem>_mask.png``; None writes none.
         workers: threads that read, and as many that count; None for one per core.
         reporter: receives the progress.
 
@@ -141,7 +169,7 @@ def evaluate_parts(
     masks_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Evaluation:
+) -> Evaluation | LabelEvaluation:
     """Evaluate images of which each network predicts a part; all count together, as in :func:`evaluate`.
 
     Args:
@@ -153,6 +181,11 @@ def evaluate_parts(
     """
     reporter = reporter or default_reporter()
     started = time.perf_counter()
+    parts = iter(parts)
+    first = next(parts)
+    parts, task = itertools.chain([first], parts), first[0].task
+    if task.kind == "multiclass":
+        return _evaluate_labels(parts, samples, task, masks_dir=masks_dir, workers=workers, reporter=reporter)
     counts: list[ImageCounts] = []
     as_predicted: list[float] = []
     with Spool.opened(masks_dir, samples) as spool:
@@ -176,8 +209,56 @@ def evaluate_parts(
         threshold=threshold,
         scale=predictor.scale,
         seconds=seconds,
+        per_class=(_pooled(task.names[0], counts, chosen.tolist()),),
+        task=task,
         **means,
     )
+
+
+def _evaluate_labels(
+    parts: Iterable[tuple[BasePredictor[Any], Sequence[Sample]]],
+    samples: Sequence[Sample],
+    task: Task,
+    *,
+    masks_dir: str | os.PathLike[str] | None,
+    workers: int | None,
+    reporter: Reporter,
+) -> LabelEvaluation:
+    started = time.perf_counter()
+    matrices: list[NDArray[np.int64]] = []
+    with _mask_folder(masks_dir, samples) as folder:
+
+        def finish(job: tuple[_Labelled, Prediction | None]) -> NDArray[np.int64]:
+            (sample, true), prediction = job
+            assert prediction is not None
+            labels = prediction.labels
+            if folder is not None:
+                write_labels(mask_path(folder, sample), labels, task)
+            return label_confusion(labels, true, classes=len(task.classes), void=task.void)
+
+        for predictor, part in parts:
+            predicted = _predicted(predictor, part, "mask", workers)
+            matrices += track(overlapped(finish, predicted, workers=workers), reporter, "evaluating", len(part))
+    seconds = time.perf_counter() - started
+    return label_evaluation(task, samples, matrices, scale=predictor.scale, seconds=seconds)
+
+
+def _predicted(
+    predictor: BasePredictor[Any], samples: Sequence[Sample], want: Want, workers: int | None
+) -> Iterator[tuple[_Labelled, Prediction | None]]:
+    """The prediction of each image, with its true labels."""
+    read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
+    return run_batches(predictor, read, want=want, name=lambda labelled: labelled[0].image)
+
+
+def _pooled(name: str, counts: Sequence[ImageCounts], thresholds: Sequence[float]) -> dict[str, Any]:
+    """The scores of the object over all pixels, each image at its own threshold."""
+    whole = [each.whole[threshold_index(threshold)] for each, threshold in zip(counts, thresholds, strict=True)]
+    matrix = [
+        [sum(int(each.true_negatives) for each in whole), sum(int(each.false_positives) for each in whole)],
+        [sum(int(each.false_negatives) for each in whole), sum(int(each.true_positives) for each in whole)],
+    ]
+    return class_scores(["background", name], np.array(matrix))[1]
 
 
 def _count(
@@ -186,15 +267,16 @@ def _count(
     """Predict images and compare them with their true masks, at all thresholds at once."""
 
     def finish(job: tuple[_Labelled, Prediction | None]) -> ImageCounts:
-        (sample, mask), prediction = job
+        (sample, true), prediction = job
         assert prediction is not None
         graded = prediction.levels
         if spool is not None:
             spool.put(sample, graded)
-        return threshold_counts(graded, mask)
+        if not predictor.task.ignore:
+            return threshold_counts(graded, true)
+        return threshold_counts(graded, true == 1, valid=(true != predictor.task.void).view(np.uint8))
 
-    read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
-    predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled[0].image)
+    predicted = _predicted(predictor, samples, "levels", workers)
     return list(track(overlapped(finish, predicted, workers=workers), to, "evaluating", len(samples)))
 
 
@@ -222,18 +304,8 @@ class Spool:
         Raises:
             DataError: two images would write the same mask, or the folder cannot be written to.
         """
-        if masks_dir is None:
-            yield None
-            return
-        refuse_equal_stems([sample.image for sample in samples], [sample.stem for sample in samples])
-        folder = Path(masks_dir)
-        try:
-            with scratch_folder(folder) as scratch:
-                yield cls(folder, scratch)
-        except BrokenPipeError:  # the reader of our output has closed it
-            raise
-        except OSError as error:  # images that cannot be read are a DataError already
-            raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
+        with _mask_folder(masks_dir, samples) as folder, ExitStack() as stack:
+            yield None if folder is None else cls(folder, stack.enter_context(scratch_folder(folder)))
 
     def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
         """Store one image's levels (H, W): see :attr:`Prediction.levels`. May be called from any thread."""
@@ -260,10 +332,25 @@ class Spool:
         return path
 
 
+@contextmanager
+def _mask_folder(masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Path | None]:
+    """The folder of masks for a ``with`` block, whose errors name it; None if ``masks_dir`` is None."""
+    if masks_dir is None:
+        yield None
+        return
+    refuse_equal_stems([sample.image for sample in samples], [sample.stem for sample in samples])
+    try:
+        yield Path(masks_dir)
+    except BrokenPipeError:  # the reader of our output has closed it
+        raise
+    except OSError as error:  # images that cannot be read are a DataError already
+        raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
+
+
 def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
-    image, mask = predictor.read(sample.image), read_mask(sample.mask, max_pixels=predictor.max_pixels)
+    image, mask = predictor.read(sample.image), read_labels(sample, predictor.task, max_pixels=predictor.max_pixels)
     if image.shape[:2] != mask.shape:
         height, width = image.shape[:2]
         raise DataError(

@@ -15,44 +15,113 @@ from numpy.typing import ArrayLike, NDArray
 
 from carvana.data.io.display import over_white, read_shown
 from carvana.data.io.images import resize_image
-from carvana.data.io.masks import read_mask
+from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
+from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation
-from carvana.inference.outputs.overlay import overlay
+from carvana.evaluation.labels import LabelEvaluation
+from carvana.inference.outputs.overlay import overlay, overlay_labels
 from carvana.utils.files import atomic_path
 
 Image = NDArray[np.uint8]
 
+_RED_AND_BLUE = "red is too much, blue is missed"
+_MOST_CLASSES = 40
 _THUMBNAIL = 480  # pixels, the longer side
 _DPI = 100
 _TRAIN, _VAL, _SIDE = "#8e8e93", "#0a84ff", "#ff9f0a"
 
 
 def worst_images(
-    evaluation: Evaluation,
+    evaluation: Evaluation | LabelEvaluation,
     samples: Sequence[Sample],
-    mask_of: Callable[[Sample], Image],
+    mask_of: Callable[[Sample], Labels],
     *,
     path: str | os.PathLike[str],
     count: int = 8,
 ) -> None:
-    """Draw the images with the lowest Dice, worst first: red is too much, blue is missed.
+    """Draw the images with the lowest scores, worst first, and what is wrong in them.
+
+    Of one object red is too much and blue is missed; of several classes what is wrong has the colour that was predicted.
 
     Args:
         evaluation: the scores of ``samples``, in their order.
         samples: the images.
-        mask_of: gives an image's predicted mask (H, W).
+        mask_of: gives an image's predicted mask, or labels (H, W).
         path: the PNG to write.
         count: how many images.
     """
-    ranked = sorted(zip(evaluation.images, samples, strict=True), key=lambda pair: pair[0].dice)[:count]
+    task = evaluation.task
+    ranked = sorted(zip(evaluation.images, samples, strict=True), key=lambda pair: pair[0].score)[:count]
     images = []
     for _, sample in ranked:
-        assert sample.mask is not None
-        images.append(overlay(over_white(read_shown(sample.image)), mask_of(sample), read_mask(sample.mask)))
-    titles = [f"{sample.stem}   Dice {score.dice:.5f}" for score, sample in ranked]
-    contact_sheet(images, titles, path=path, title="The worst images: red is too much, blue is missed")
+        image, found, true = over_white(read_shown(sample.image)), mask_of(sample), read_labels(sample, task)
+        if task.kind == "multiclass":
+            images.append(overlay_labels(image, found, task, errors=(found != true) & (true != task.void)))
+        else:
+            images.append(overlay(image, found & (true != task.void), true == 1))
+    name = "mIoU" if task.metric == "miou" else "Dice"
+    titles = [f"{sample.stem}   {name} {score.score:.5f}" for score, sample in ranked]
+    wrong = "what is wrong, in the colour that was predicted" if task.kind == "multiclass" else _RED_AND_BLUE
+    contact_sheet(images, titles, path=path, title=f"The worst images: {wrong}")
+
+
+def confusion_picture(evaluation: LabelEvaluation, path: str | os.PathLike[str]) -> None:
+    """Draw which class was taken for which: of each true class (a row) the shares that were predicted.
+
+    Args:
+        evaluation: the counts; at most 40 classes are shown, those with the most pixels.
+        path: the PNG to write.
+    """
+    matrix = evaluation.matrix
+    shown = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MOST_CLASSES])
+    rows = matrix[shown].sum(1, keepdims=True)
+    shares = matrix[np.ix_(shown, shown)] / np.maximum(rows, 1)
+    names = [evaluation.task.names[index] for index in shown]
+    side = max(5.0, 0.42 * len(shown) + 2.5)
+    figure = Figure(figsize=(side + 0.5, side), dpi=_DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(shown)), names, rotation=90)
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title("Of each true class, % of its pixels", loc="left", size=11, weight="bold")
+    if len(shown) <= 25:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                colour = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", size=8, color=colour)
+    _save(figure, path)
+
+
+def class_bars(evaluation: LabelEvaluation, path: str | os.PathLike[str]) -> None:
+    """Draw the IoU of each class, the best first, with its share of the pixels.
+
+    Args:
+        evaluation: the counts; at most 40 classes are shown, those with the most pixels.
+        path: the PNG to write.
+    """
+    scores = [each for each in evaluation.to_json()["per_class"] if each["iou"] is not None]
+    scores = sorted(sorted(scores, key=lambda each: -each["pixels"])[:_MOST_CLASSES], key=lambda each: each["iou"])
+    total = max(1, int(evaluation.matrix.sum()))
+    figure = Figure(figsize=(7.5, max(2.5, 0.3 * len(scores) + 1)), dpi=_DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    names = [f"{each['name']}  ({each['pixels'] / total:.1%})" for each in scores]
+    palette = {name: colour for name, colour in zip(evaluation.task.names, evaluation.task.palette / 255, strict=True)}
+    axes.barh(
+        names, [each["iou"] for each in scores], color=[palette[each["name"]] for each in scores], edgecolor="#888"
+    )
+    for place, each in enumerate(scores):
+        axes.text(min(each["iou"] + 0.01, 0.93), place, f"{each['iou']:.3f}", va="center", size=8)
+    axes.axvline(evaluation.score, color="black", linewidth=1, linestyle="--")
+    axes.set_xlim(0, 1)
+    axes.set_title(
+        f"IoU of each class (share of pixels); mean {evaluation.score:.5f}", loc="left", size=11, weight="bold"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
 
 
 def contact_sheet(
@@ -101,8 +170,8 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -
     """Draw the curves of a training: losses, errors on the validation images, learning rate and speed.
 
     Args:
-        records: the lines of ``metrics.jsonl``: epoch, train_loss, val_loss, val_dice, val_accuracy, lr, images_per_s;
-            what a record lacks is left out.
+        records: the lines of ``metrics.jsonl``: epoch, train_loss, val_loss, val_dice or val_miou, val_accuracy, lr,
+            images_per_s; what a record lacks is left out.
         path: the PNG to write.
 
     Raises:
@@ -116,7 +185,8 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -
     _finish(losses, "Loss")
     _log_scale_where_positive(losses, records, ("train_loss", "val_loss"))
 
-    _plot(quality, records, {"val_dice": ("Dice", _VAL), "val_accuracy": ("pixel accuracy", _SIDE)}, error=True)
+    scores = {"val_dice": ("Dice", _VAL), "val_miou": ("mIoU", _VAL), "val_accuracy": ("pixel accuracy", _SIDE)}
+    _plot(quality, records, scores, error=True)
     _finish(quality, "Validation, at the training size")
     _as_error_scale(quality)
 

@@ -12,22 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.labels import Labels, read_values
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate, evaluate_parts, mask_path
-from carvana.evaluation.plots import contact_sheet, curves, worst_images
+from carvana.evaluation.labels import LabelEvaluation
+from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
 from carvana.folds import Folds
-from carvana.inference.outputs.overlay import overlay
+from carvana.inference.outputs.overlay import overlay, overlay_labels
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
 from carvana.models.serialization import WEIGHTS
 from carvana.run import Run
+from carvana.task import Task
 from carvana.utils.files import file_digest
 from carvana.utils.progress import Reporter, default_reporter
 
-_ON_CARD = ("images", "groups", "dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
+_ON_CARD = (
+    "images", "groups", "dice", "dice_at_half", "miou", "mean_accuracy", "iou", "pixel_accuracy", "boundary_dice",
+)  # fmt: skip
+
+_MOST_ON_CARD = 50  # classes
 
 
 def evaluate_run(
@@ -39,7 +46,7 @@ def evaluate_run(
     precision: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Evaluation:
+) -> Evaluation | LabelEvaluation:
     """Evaluate a run's model on its validation images at full size, and write the results into the run.
 
     Written are ``evaluation.json``, the model with its threshold, ``masks/`` and ``pictures/`` (``worst.png``,
@@ -70,7 +77,7 @@ def finish_run(
     device: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Evaluation:
+) -> Evaluation | LabelEvaluation:
     """Evaluate the best network so far of an interrupted fit, as the end of the fit would have done.
 
     Args:
@@ -103,7 +110,7 @@ def evaluate_folds(
     device: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Evaluation:
+) -> Evaluation | LabelEvaluation:
     """Evaluate finished folds on all images at full size, out of fold, and write the results into their folder.
 
     The counts of the folds are pooled: the best threshold is chosen on all images, each image is scored at one chosen
@@ -129,34 +136,53 @@ def evaluate_folds(
         (Predictor.from_pretrained(run.path, device=device), part) for run, part in zip(runs, splits, strict=True)
     )
     evaluation = evaluate_parts(parts, samples, masks_dir=folds.masks_path, workers=workers, reporter=reporter)
-    worst_images(evaluation, samples, partial(_mask, folds.masks_path), path=folds.pictures_path / "worst.png")
+    worst_images(
+        evaluation, samples, partial(_mask, folds.masks_path, evaluation.task), path=folds.pictures_path / "worst.png"
+    )
     folds.write_evaluation(evaluation.to_json() | _each_fold(folds))
     return evaluation
 
 
 def _keep(
-    run: Run, model: Segmenter, samples: Sequence[Sample], evaluation: Evaluation, reporter: Reporter | None
+    run: Run,
+    model: Segmenter,
+    samples: Sequence[Sample],
+    evaluation: Evaluation | LabelEvaluation,
+    reporter: Reporter | None,
 ) -> None:
-    model.with_spec(threshold=evaluation.threshold)
-    numbers = evaluation.to_json()
-    interval = {"dice_ci95": numbers["dice_ci95"]} if evaluation.dice_ci95 else {}
-    model.save_pretrained(run.model_path, metrics={name: numbers[name] for name in _ON_CARD} | interval)
+    if isinstance(evaluation, Evaluation):
+        model.with_spec(threshold=evaluation.threshold)
+    numbers, metric = evaluation.to_json(), evaluation.task.metric
+    interval = {} if None in numbers["score_ci95"] else {f"{metric}_ci95": numbers["score_ci95"]}
+    metrics = {name: numbers[name] for name in _ON_CARD if name in numbers} | interval
+    if isinstance(evaluation, LabelEvaluation):
+        metrics |= {f"IoU of {each['name']}": each["iou"] for each in numbers["per_class"][:_MOST_ON_CARD]}
+    model.save_pretrained(run.model_path, metrics=metrics)
     draw_pictures(run, evaluation, samples, reporter=reporter)
     run.write_evaluation(numbers)  # last: a run with evaluation.json is complete
 
 
 def draw_pictures(
-    run: Run, evaluation: Evaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
+    run: Run, evaluation: Evaluation | LabelEvaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
 ) -> None:
     """Draw the run's pictures from its metrics and masks, which must be there."""
-    mask_of = partial(_mask, run.masks_path)
+    task = evaluation.task
+    mask_of = partial(_mask, run.masks_path, task)
     worst_images(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
+    if isinstance(evaluation, LabelEvaluation):
+        confusion_picture(evaluation, run.pictures_path / "confusion.png")
+        class_bars(evaluation, run.pictures_path / "classes.png")
+
+    def drawn(sample: Sample) -> NDArray[np.uint8]:
+        image, found = over_white(read_shown(sample.image)), mask_of(sample)
+        return overlay_labels(image, found, task) if task.kind == "multiclass" else overlay(image, found)
+
     shown = _spread(samples)
     contact_sheet(
-        [overlay(over_white(read_shown(sample.image)), mask_of(sample)) for sample in shown],
+        [drawn(sample) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
-        title="Masks of validation images",
+        title="Labels of validation images" if task.kind == "multiclass" else "Masks of validation images",
     )
     records = run.read_epochs()
     if records:
@@ -171,15 +197,18 @@ def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
     return [samples[index] for index in indices]
 
 
-def _mask(folder: Path, sample: Sample) -> NDArray[np.uint8]:
-    return read_mask(mask_path(folder, sample))
+def _mask(folder: Path, task: Task, sample: Sample) -> Labels:
+    path = mask_path(folder, sample)
+    return task.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
 
 
 def _each_fold(folds: Folds) -> dict[str, Any]:
-    kept = ("images", "groups", "dice", "threshold")
+    kept = ("images", "groups", "score", "dice", "miou", "threshold")
     each = []
     for run in folds.runs:
         numbers = run.read_evaluation()
-        each.append({"run": run.path.name} | {key: numbers[key] for key in kept})
-    dice = [fold["dice"] for fold in each]
-    return {"folds": each, "folds_dice_mean": float(np.mean(dice)), "folds_dice_std": float(np.std(dice, ddof=1))}
+        each.append({"run": run.path.name} | {key: numbers[key] for key in kept if key in numbers})
+    metric = "miou" if "miou" in each[0] else "dice"
+    scores = [fold[metric] for fold in each]
+    mean, spread = float(np.mean(scores)), float(np.std(scores, ddof=1))
+    return {"folds": each, f"folds_{metric}_mean": mean, f"folds_{metric}_std": spread}

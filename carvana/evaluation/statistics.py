@@ -20,7 +20,7 @@ https://doi.org/10.3982/ECTA13081), slowly for a network that is better on most 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,20 +84,64 @@ def bootstrap_interval(
     Returns:
         (low, high), or None for a single group, which cannot show how groups differ.
     """
-    _, members, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    _, sizes = np.unique(np.asarray(groups), return_counts=True)
     if len(sizes) < 2:
         return None
-    sums = np.bincount(members, weights=np.asarray(values, dtype=np.float64))
+    columns = np.stack([np.asarray(values, dtype=np.float64), np.ones(len(groups))], axis=1)
+    return bootstrap_interval_of(_mean, columns, groups, samples=samples, level=level, seed=seed)
+
+
+def bootstrap_interval_of(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    values: NDArray[np.floating] | NDArray[np.integer],
+    groups: Sequence[str],
+    *,
+    samples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """The same for any function of sums over images, such as a quotient.
+
+    Args:
+        statistic: the sums of each draw, (draws, M), to numbers (draws,).
+        values: (N, M), what is summed.
+        groups: N names.
+        samples: how many times to draw.
+        level: the share of draws inside the interval.
+        seed: equal seeds give equal intervals.
+
+    Returns:
+        (low, high), or None for a single group.
+    """
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(members.max(initial=0)) + 1
+    if count < 2:
+        return None
+    sums = np.stack([np.bincount(members, weights=column, minlength=count) for column in values.T], axis=1)
     generator = np.random.default_rng(seed)
-    means = np.empty(samples)
-    step = max(1, 2**21 // len(sizes))  # draws at a time: bounds the memory
+    found = np.empty(samples)
+    step = max(1, 2**21 // max(count, sums.shape[1]))  # draws at a time: bounds the memory
     for start in range(0, samples, step):
-        part = means[start : start + step]
-        drawn = generator.integers(len(sizes), size=(len(part), len(sizes)))
-        part[:] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+        part = found[start : start + step]
+        drawn = generator.integers(count, size=(len(part), count))
+        part[:] = statistic(_drawn_sums(sums, drawn))
     tail = (1 - level) / 2
-    low, high = np.quantile(means, (tail, 1 - tail))
+    low, high = np.quantile(found, (tail, 1 - tail))
     return float(low), float(high)
+
+
+def _mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    return sums[:, 0] / sums[:, 1]
+
+
+def _drawn_sums(sums: NDArray[np.float64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The sums (draws, M) of the groups that were drawn, (draws, groups)."""
+    if sums.shape[1] <= 2:  # adds up in the order of the draws
+        return np.stack([column[drawn].sum(axis=1) for column in sums.T], axis=1)
+    draws, groups = drawn.shape
+    places = drawn + groups * np.arange(draws)[:, None]
+    times = np.bincount(places.ravel(), minlength=draws * groups).reshape(draws, groups)
+    return times @ sums
 
 
 def groups_needed(level: float = LEVEL) -> int:

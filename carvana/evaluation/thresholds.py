@@ -40,7 +40,11 @@ class ImageCounts:
 
 
 def threshold_counts(
-    probabilities: NDArray[np.floating] | NDArray[np.uint8], target: ArrayLike, *, width: int = BOUNDARY_WIDTH
+    probabilities: NDArray[np.floating] | NDArray[np.uint8],
+    target: ArrayLike,
+    *,
+    width: int = BOUNDARY_WIDTH,
+    valid: NDArray[np.uint8] | None = None,
 ) -> ImageCounts:
     """Compare one image's probabilities with its true mask at all thresholds in one pass.
 
@@ -48,6 +52,7 @@ def threshold_counts(
         probabilities: (H, W), floats in [0, 1], or their levels.
         target: the true mask (H, W).
         width: of the boundary band on either side, in pixels.
+        valid: (H, W) of 0/1, the pixels that count; None for all.
 
     Raises:
         DataError: the shapes differ.
@@ -58,12 +63,14 @@ def threshold_counts(
     """
     graded, true = levels(probabilities), as_binary(target)
     check_same_shape(graded, true)
-    whole = _histograms(graded, true)
+    whole = _histograms(graded, true, valid)
     if true.all() or not true.any():
         return _compact(*whole, *whole)
     window = surroundings(true, width)
     graded, true = np.ascontiguousarray(graded[window]), np.ascontiguousarray(true[window])
     band = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, disk(width))
+    if valid is not None:
+        band = cv2.bitwise_and(band, np.ascontiguousarray(valid[window]))
     return _compact(*whole, *_histograms(graded, true, band))
 
 

@@ -16,6 +16,7 @@ from carvana.errors import ConfigError, ModelError
 from carvana.inference.pipeline import P, T, overlapped
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.scale import bytes_of
+from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import freed_memory_kept
 
@@ -41,11 +42,13 @@ class BasePredictor(ABC, Generic[P]):
 
     Attributes:
         device: where the networks run; of several, the first one's.
-        threshold: in [0, 1]; a probability above it is foreground.
+        task: what is told apart.
+        threshold: in [0, 1]; a probability above it is foreground. Classes that exclude each other have none.
         max_pixels: files that hold more pixels are refused before they are decoded.
     """
 
     device: torch.device
+    task: Task
     threshold: float
     max_pixels: int
 
@@ -114,7 +117,7 @@ class BasePredictor(ABC, Generic[P]):
         Raises:
             ModelError: the network gives NaN, or the memory is too small for it.
         """
-        return [Prediction.from_maps(maps, self.threshold, want) for maps in self.predict_maps(batch)]
+        return [Prediction.from_maps(maps, self.threshold, want, task=self.task) for maps in self.predict_maps(batch)]
 
     @property
     @abstractmethod

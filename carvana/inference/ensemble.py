@@ -16,6 +16,7 @@ from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
 from carvana.inference.scale import EnsemblePreprocessor, PreprocessedImage
 from carvana.inference.tiling.sliding_window import Mode
+from carvana.task import Task
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
 
@@ -48,6 +49,7 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
             raise ModelError("an ensemble needs at least one network; name some runs or model folders")
         self.members = tuple(members)
         self.device = self.members[0].device
+        self.task = same_task(self.members)
         mean = float(np.mean([member.threshold for member in members]))
         self.threshold = checked_threshold(mean if threshold is None else threshold)
         self.max_pixels = min(member.max_pixels for member in members)
@@ -105,6 +107,22 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
             member.predict_maps(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)
         ]
         return [ProbabilityMaps.mean(of_one_image) for of_one_image in zip(*maps, strict=True)]
+
+
+def same_task(predictors: Sequence[BasePredictor[Any]]) -> Task:
+    """The task of several networks.
+
+    Raises:
+        ConfigError: they tell different classes apart.
+    """
+    first, *others = predictors
+    for other in others:
+        if (other.task.kind, other.task.names) != (first.task.kind, first.task.names):
+            raise ConfigError(
+                f"networks of different tasks cannot be averaged: {', '.join(first.task.names)} and "
+                f"{', '.join(other.task.names)}; expected the same classes in the same order"
+            )
+    return first.task
 
 
 def member_paths(paths: Paths) -> list[str | os.PathLike[str]]:

@@ -51,6 +51,7 @@ def predict_folder(
     save: Sequence[str] = ("mask",),
     cleaning: Cleaning | None = None,
     background: Background | None = None,
+    of_class: str | None = None,
     replace: bool = False,
     workers: int | None = None,
     reporter: Reporter | None = None,
@@ -70,20 +71,24 @@ def predict_folder(
         out: a folder, made if it is not there.
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
-            Cut-outs and overlays are in sRGB, whatever the image's profile.
+            Cut-outs and overlays are in sRGB, whatever the image's profile. Of several classes masks are label maps
+            in the values and colours of the task's files, and ``<stem>_prob.npz`` has an array for each class, by its
+            name.
         cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
+        of_class: the class that is cut out, where there are several.
         replace: overwrite files that were not written here or were changed since.
         workers: threads that read, and as many that write; None for one per core.
         reporter: shows progress, and a warning for each image that cannot be read.
 
     Raises:
-        ConfigError: ``save`` names something else, or no cut-out though there is a background.
+        ConfigError: ``save`` names something else, or no cut-out though there is a background, or no class is named to
+            cut out of several.
         DataError: two images have the same stem, ``out`` holds outputs of another image of that stem, or it cannot be
             written to.
     """
     reporter = reporter or default_reporter()
-    outputs = Outputs.choose(save, cleaning=cleaning, background=background)
+    outputs = Outputs.choose(save, cleaning=cleaning, background=background, task=predictor.task, of_class=of_class)
     images = distinct(list(images))
     refuse_equal_stems(images)
     folder = Path(out)

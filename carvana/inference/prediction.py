@@ -1,8 +1,8 @@
-"""A network's probabilities of an image: on its device, then as levels and a mask of the image's size."""
+"""A network's probabilities of an image: on its device, then as levels, a mask or labels of the image's size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Self
@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from carvana.data.io.images import resize_image
 from carvana.errors import ConfigError
+from carvana.task import Task
 from carvana.utils.devices import float64_device
 
 FloatMap = NDArray[np.float32]
 
 Want = Literal["probabilities", "levels", "mask"]
-"""The most that will be read from a prediction: the mask; levels and the mask; or probabilities and both."""
+"""The most that will be read from a prediction: the mask (or labels); levels and the mask; or probabilities, too."""
 
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 256) / 256
@@ -55,43 +56,59 @@ def threshold_index(threshold: float) -> int:
 
 
 class Prediction:
-    """The probabilities of one image, and the mask that a threshold makes of them.
+    """The probabilities of one image, and the mask, or labels, that they make.
 
-    It holds the network's own small map; the maps at the image's size are made when they are first read.
+    It holds the network's own small maps; those at the image's size are made when they are first read.
 
     Args:
-        network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw.
+        network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw; of several classes (K, h, w).
         size: (H, W) of the image.
         threshold: a probability above it is foreground.
+        task: the task; None for one object.
 
     Attributes:
         size: (H, W) of the image.
         threshold: a probability above it is foreground.
+        task: the task.
     """
 
-    def __init__(self, network_probabilities: FloatMap, size: tuple[int, int], threshold: float) -> None:
+    def __init__(
+        self,
+        network_probabilities: FloatMap,
+        size: tuple[int, int],
+        threshold: float = 0.5,
+        *,
+        task: Task | None = None,
+    ) -> None:
         self.size = size
         self.threshold = threshold
+        self.task = task or Task.binary()
         self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they stayed on the GPU
         self._weights: tuple[float, ...] = (1.0,)
         self._levels: NDArray[np.uint8] | None = None
 
     @classmethod
-    def from_maps(cls, maps: ProbabilityMaps, threshold: float, want: Want = "probabilities") -> Self:
+    def from_maps(
+        cls, maps: ProbabilityMaps, threshold: float, want: Want = "probabilities", *, task: Task | None = None
+    ) -> Self:
         """Take probability maps off their device: from a GPU as 8 bits a pixel, unless probabilities are wanted."""
         if maps.maps[0].is_cuda and want != "probabilities":
-            return cls.from_device(maps, threshold, want)
+            return cls.from_device(maps, threshold, want, task=task)
         arrays = tuple(single.cpu().numpy() for single in maps.maps)
-        prediction = cls(arrays[0], maps.size, threshold)
+        prediction = cls(arrays[0], maps.size, threshold, task=task)
         prediction._maps, prediction._weights = arrays, maps.weights
         return prediction
 
     @classmethod
-    def from_device(cls, maps: ProbabilityMaps, threshold: float, want: Want) -> Self:
-        """Enlarge, average and threshold where the maps are: what OpenCV does on the CPU, up to rounding."""
-        probabilities = maps.resized(maps.size)
-        prediction = cls(np.empty((0, 0), np.float32), maps.size, threshold)
+    def from_device(cls, maps: ProbabilityMaps, threshold: float, want: Want, *, task: Task | None = None) -> Self:
+        """Enlarge, average and decide where the maps are: what OpenCV does on the CPU, up to rounding."""
+        prediction = cls(np.empty((0, 0), np.float32), maps.size, threshold, task=task)
         prediction._maps = ()
+        if prediction.task.kind == "multiclass":
+            planes = (maps.resized(maps.size, index) for index in range(len(prediction.task.classes)))
+            prediction.__dict__["labels"] = _likeliest(planes).cpu().numpy().astype(prediction.task.dtype)
+            return prediction
+        probabilities = maps.resized(maps.size)
         prediction.__dict__["mask"] = (probabilities > threshold).to(torch.uint8).cpu().numpy()
         if want == "levels":
             # See levels() for the factor.
@@ -100,26 +117,25 @@ class Prediction:
         return prediction
 
     def __repr__(self) -> str:
+        if self.task.kind == "multiclass":
+            return f"Prediction(size={self.size}, classes={len(self.task.classes)})"
         return f"Prediction(size={self.size}, threshold={self.threshold})"
 
     @property
     def network_probabilities(self) -> FloatMap:
-        """float32 (h, w) in [0, 1], at the size that the network saw; of several networks' sizes, the smallest."""
+        """float32 (h, w), or (K, h, w), in [0, 1], at the size that the network saw; of several sizes, the smallest."""
         return min(self._available("probabilities"), key=lambda single: single.size)
 
     @cached_property
     def probabilities(self) -> FloatMap:
-        """float32 (H, W) in [0, 1]: the network's map, enlarged bilinearly; the mean of several networks' maps.
+        """float32 (H, W) in [0, 1], of several classes (K, H, W): the network's map, enlarged bilinearly; the mean of
+        several networks' maps.
 
-        Enlarging before the threshold keeps the boundary's place to a fraction of a network's pixel.
+        Enlarging before the decision keeps the boundary's place to a fraction of a network's pixel.
         """
-        maps = self._available("probabilities")
-        if len(maps) == 1:
-            return resize_image(maps[0], self.size)
-        mean = np.zeros(self.size, np.float32)
-        for single, weight in zip(maps, self._weights, strict=True):
-            mean += np.float32(weight) * resize_image(single, self.size)
-        return mean
+        if self.task.kind == "binary":
+            return self._plane(None)
+        return np.stack([self._plane(index) for index in range(len(self.task.classes))])
 
     @property
     def levels(self) -> NDArray[np.uint8]:
@@ -134,8 +150,62 @@ class Prediction:
 
     @cached_property
     def mask(self) -> NDArray[np.uint8]:
-        """uint8 (H, W), 1 where the probability is above the threshold, else 0."""
+        """uint8 (H, W), 1 where the probability is above the threshold, else 0.
+
+        Raises:
+            ConfigError: there are several classes; they have :attr:`labels`, and :meth:`mask_of`.
+        """
+        if self.task.kind != "binary":
+            raise ConfigError("a prediction of several classes has no mask; read labels, or mask_of(name)")
         return (self.probabilities > self.threshold).view(np.uint8)
+
+    @cached_property
+    def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """uint8 (H, W), uint16 for 255 and more classes: the index of the likeliest class of each pixel.
+
+        ``task.decode`` gives the values that the classes have in files. Of one object it is the mask.
+        """
+        if self.task.kind == "binary":
+            return self.mask
+        if "probabilities" in self.__dict__:
+            planes = iter(self.probabilities)
+        else:  # one class at a time, so that memory holds two maps, and not one for each class
+            planes = (self._plane(index) for index in range(len(self.task.classes)))
+        best = np.array(next(planes))
+        labels = np.zeros(self.size, self.task.dtype)
+        for index, plane in enumerate(planes, start=1):
+            larger = plane > best
+            labels[larger] = index
+            np.copyto(best, plane, where=larger)
+        return labels
+
+    def mask_of(self, name: str) -> NDArray[np.uint8]:
+        """uint8 (H, W), 1 where a pixel has a class, else 0.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        index = self.task.index(name)
+        return self.mask if self.task.kind == "binary" else (self.labels == index).view(np.uint8)
+
+    def probability_of(self, name: str) -> FloatMap:
+        """float32 (H, W) in [0, 1]: the probability of a class.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        index = self.task.index(name)
+        return self.probabilities if self.task.kind == "binary" else self._plane(index)
+
+    def _plane(self, index: int | None) -> FloatMap:
+        """The map of a class at the image's size; None for the only one."""
+        maps = [single if index is None else single[index] for single in self._available("probabilities")]
+        if len(maps) == 1:
+            return resize_image(maps[0], self.size)
+        mean = np.zeros(self.size, np.float32)
+        for single, weight in zip(maps, self._weights, strict=True):
+            mean += np.float32(weight) * resize_image(single, self.size)
+        return mean
 
     def _available(self, what: Want) -> tuple[FloatMap, ...]:
         if not self._maps:
@@ -148,7 +218,7 @@ class ProbabilityMaps:
     """The probabilities of one image on their device, at each size at which networks saw the image.
 
     Attributes:
-        maps: float32 (h, w) in [0, 1], one for each size.
+        maps: float32 (h, w) in [0, 1], of several classes (K, h, w), one for each size.
         weights: the share of the networks that saw the image at that size; they sum to 1.
         size: (H, W) of the image.
     """
@@ -182,10 +252,21 @@ class ProbabilityMaps:
         maps = tuple(sums[shape] / shares[shape] for shape in sums)
         return cls(maps, tuple(shares.values()), several[0].size)
 
-    def resized(self, size: tuple[int, int]) -> Tensor:
-        """The mean of the maps at a size (height, width), float32, on their device."""
-        parts = [weight * _resized(single, size) for single, weight in zip(self.maps, self.weights, strict=True)]
+    def resized(self, size: tuple[int, int], index: int | None = None) -> Tensor:
+        """The mean of the maps at a size, float32 (height, width), on their device; of several classes, of one."""
+        maps = self.maps if index is None else tuple(single[index] for single in self.maps)
+        parts = [weight * _resized(single, size) for single, weight in zip(maps, self.weights, strict=True)]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+
+def _likeliest(planes: Iterator[Tensor]) -> Tensor:
+    """The index of the largest of some maps at each pixel, one map at a time."""
+    best = next(planes).clone()
+    labels = torch.zeros_like(best, dtype=torch.int32)
+    for index, plane in enumerate(planes, start=1):
+        labels.masked_fill_(plane > best, index)
+        torch.maximum(best, plane, out=best)
+    return labels
 
 
 def _resized(single: Tensor, size: tuple[int, int]) -> Tensor:

@@ -57,7 +57,8 @@ class Predictor(BasePredictor[PreprocessedImage]):
 
     Raises:
         ConfigError: an argument is out of its range.
-        ModelError: the model is neither a Segmenter nor an engine, or has several classes.
+        ModelError: the model is neither a Segmenter nor an engine, or has several classes and no task.
+        ConfigError: a threshold is given, and classes exclude each other.
 
     Example:
         >>> from carvana.models.spec import ModelSpec
@@ -88,8 +89,14 @@ class Predictor(BasePredictor[PreprocessedImage]):
                 f"a {type(model).__name__} does not say how to prepare images for it; "
                 "wrap it: Segmenter(network, ModelSpec(...))"
             )
-        if model.spec.classes != 1:
-            raise ModelError(f"{model.spec.arch} has {model.spec.classes} classes; masks are made from one")
+        if model.spec.task is None:
+            raise ModelError(
+                f"{model.spec.arch} has {model.spec.classes} channels and no task, which would say what they mean: "
+                "name the classes, as in model.with_spec(task=carvana.Task(classes=[...]))"
+            )
+        self.task = model.spec.task
+        if threshold is not None and self.task.kind == "multiclass":
+            raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
         self.size = network_size(scale, model.spec.trained_size)
         self.tta = tta
         self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
@@ -152,7 +159,9 @@ class Predictor(BasePredictor[PreprocessedImage]):
         """
 
         def predict(images: Sequence[Tensor], _: bool) -> list[Tensor]:
-            return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
+            if self.task.kind == "binary":
+                return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
+            return [self.task.probabilities(logits) for logits in self._inferer.logits(images)]
 
         return self._maps(batch, predict)
 
@@ -229,6 +238,8 @@ class Predictor(BasePredictor[PreprocessedImage]):
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
         settings = {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
+        if self.task.kind == "multiclass":
+            del settings["threshold"]
         return settings | self._inferer.config.settings() | ({"tta": True} if self.tta else {})
 
     @cached_property

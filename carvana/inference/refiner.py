@@ -76,6 +76,12 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
             )
         self.coarse, self.fine = coarse, fine
         self.device = coarse.device
+        self.task = coarse.task
+        if (fine.task.kind, fine.task.names) != (self.task.kind, self.task.names):
+            raise ConfigError(
+                f"two networks of different tasks cannot refine each other: {', '.join(coarse.task.names)} and "
+                f"{', '.join(fine.task.names)}; expected the same classes in the same order"
+            )
         self.band = checked_band(band)
         if not 0 <= margin <= 10_000:
             raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")

@@ -38,7 +38,7 @@ from carvana.leaderboard.records import Header
 from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
 from carvana.registry import registry
 from carvana.run import Run
-from carvana.training.setup import check, with_data
+from carvana.training.setup import check, in_full, with_data
 from carvana.utils.devices import describe, devices_named, resolve_device
 from carvana.utils.files import digest, file_digest
 from carvana.utils.progress import Reporter
@@ -144,8 +144,8 @@ def make_plan(
         reporter.info(f"no --data given: networks are evaluated on the validation images of {runs[0].path}")
     else:
         config = with_data(config or load_config(), reporter=reporter)
-        split = make_split(config.data, config.split)
-    check(config, device=device)
+        split = make_split(config.data, config.split, in_full(config).task.task())
+    config = check(config, device=device)
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
     for run in runs:

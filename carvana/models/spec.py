@@ -8,15 +8,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from carvana.errors import ModelError, check_format_version, explain
 from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD, Triple
+from carvana.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 is open until images of any channels are described, too. Of format 1, one class is a binary task."""
 
 _MOST_CLASSES = 2**16
 _LARGEST_SIDE = 16384
@@ -77,13 +87,14 @@ class ModelSpec(BaseModel):
         arch: Name of the architecture.
         options: The options of its factory, plain JSON values.
         classes: Channels of the logits.
+        task: What they mean; None for several channels of which nobody has said it: they give logits only.
         stride: Heights and widths are padded to a multiple of it.
         min_size: The smallest height and width that the network works with, in pixels.
         mean: Subtracted from pixels in [0, 1], red, green, blue.
         std: Divided by after that.
         trained_size: (height, width) to which whole images were shrunk in training; None before training, and after a
             training on crops, which shows images at their own size.
-        threshold: A probability above it is foreground.
+        thresholds: For each class the probability above which a pixel has it; none where classes exclude each other.
         init: Where the weights started: "random", "imagenet", "file:NAME", "run:NAME", "auto: random (reason)".
         package: The distribution that adds the architecture, for error messages.
         format_version: Version of this record.
@@ -97,15 +108,51 @@ class ModelSpec(BaseModel):
     arch: Name
     options: Options = {}
     classes: Classes = 1
+    task: Task | None = None
     stride: Side = 1
     min_size: Side = 1
     mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
     std: tuple[Std, Std, Std] = IMAGENET_STD
     trained_size: tuple[Side, Side] | None = None
-    threshold: Share = 0.5
+    thresholds: tuple[Share, ...] = ()
     init: str = "random"
     package: Distribution = "carvana"
     format_version: int = FORMAT_VERSION
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_forms(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = values | {"format_version": FORMAT_VERSION}
+        if "threshold" in values:
+            values["thresholds"] = [values.pop("threshold")]
+        task = values.get("task")
+        if task is None and values.get("classes", 1) == 1:
+            values["task"] = task = Task.binary()
+        if task is not None:
+            values["task"] = task = task if isinstance(task, Task) else Task(**task)
+            values.setdefault("classes", len(task.classes))
+            if task.kind != "multiclass" and not values.get("thresholds"):
+                values["thresholds"] = [0.5] * len(task.classes)
+        else:
+            values["thresholds"] = []
+        return values
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> Self:
+        if self.task is not None:
+            if self.classes != len(self.task.classes):
+                raise ValueError(f"classes is {self.classes}, and the task has {len(self.task.classes)}")
+            wanted = 0 if self.task.kind == "multiclass" else self.classes
+            if len(self.thresholds) != wanted:
+                raise ValueError(f"{len(self.thresholds)} thresholds where the task has {wanted}")
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """The threshold of a binary task, or of the first class; 0.5 where there is none."""
+        return self.thresholds[0] if self.thresholds else 0.5
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values."""
@@ -136,7 +183,10 @@ class ModelSpec(BaseModel):
         >>> ModelSpec(arch="unet-ref").changed(threshold=0.4).threshold
         0.4
         """
-        return self.from_json(self.to_json() | changes)
+        values = self.to_json()
+        if "task" in changes:
+            values |= {"classes": len(changes["task"].classes), "thresholds": []}
+        return self.from_json(values | changes)
 
 
 @dataclass(frozen=True)
@@ -210,10 +260,10 @@ def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], rep
         "Architecture": f"`{spec.arch}`",
         "Options": f"`{json.dumps(spec.options)}`" if spec.options else "the defaults",
         "Parameters": f"{parameters:,}",
-        "Classes": str(spec.classes),
+        "Classes": str(spec.classes) if spec.task is None else _listed(spec.task.names),
         "Weights started from": spec.init,
         "Trained at": "{} x {} (height x width)".format(*spec.trained_size) if spec.trained_size else "not trained yet",
-        "Threshold": f"{spec.threshold:g}",
+        "Threshold": " / ".join(f"{threshold:g}" for threshold in spec.thresholds) or "none: the likeliest class",
         "Normalisation": f"pixels in [0, 1], mean {mean}, std {std}",
     }
     numbers = {name: text for name, value in metrics.items() if (text := _number(value))}
@@ -226,6 +276,11 @@ def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], rep
         network=", network=your_module" if spec.package == "script" else "",
         package="" if spec.package in ("carvana", "script") else needs,
     )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:50])
+    return f"{len(names)}: {shown}{', ...' if len(names) > 50 else ''}"
 
 
 def _table(left: str, right: str, rows: Mapping[str, str]) -> str:

@@ -68,7 +68,8 @@ def largest_batch(
         pixels = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, device=device)
         with autocast(device, precision):
             logits = trial(pixels.contiguous(memory_format=torch.channels_last))
-        return loss(logits.float(), torch.rand(count, 1, *size, device=device))
+        targets = torch.rand(count, logits.shape[1], *size, device=device)
+        return loss(logits.float(), targets / targets.sum(1, keepdim=True).clamp(min=1))
 
     largest = _largest_tried if device.type == "cuda" else _largest_counted
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the training's numbers stay the same

@@ -245,9 +245,19 @@ class TrainingLog:
         duration: The length of the training.
         callbacks: Called at the end of epochs and of the training.
         reporter: Shows the progress.
+        metric: Of the validation: "dice" or "miou".
     """
 
-    def __init__(self, run: Run | None, duration: Duration, callbacks: Sequence[Callback], reporter: Reporter) -> None:
+    def __init__(
+        self,
+        run: Run | None,
+        duration: Duration,
+        callbacks: Sequence[Callback],
+        reporter: Reporter,
+        *,
+        metric: str = "dice",
+    ) -> None:
+        self._metric = metric
         self._run = run
         self._duration = duration
         self._callbacks = callbacks
@@ -264,8 +274,8 @@ class TrainingLog:
     def batch(self, at: Progress) -> None:
         """A batch has ended."""
         values: dict[str, float] = {"loss": at.loss / at.images} if at.images else {}
-        if at.best_dice is not None:
-            values["best_dice"] = at.best_dice
+        if at.best_score is not None:
+            values[f"best_{self._metric}"] = at.best_score
         self._advance(at, epoch=at.epoch + 1, **values, **self._speed(at))
 
     def train_numbers(self, at: Progress) -> dict[str, float]:
@@ -277,7 +287,8 @@ class TrainingLog:
         number = at.epoch + 1
         metrics = {"epoch": number, "step": at.step, "train_loss": numbers["train_loss"], "lr": numbers["lr"]}
         if validation is not None:
-            metrics |= {"val_loss": validation.loss, "val_dice": validation.dice, "val_accuracy": validation.accuracy}
+            metrics |= {"val_loss": validation.loss, "val_score": validation.score}
+            metrics |= {f"val_{self._metric}": validation.score, "val_accuracy": validation.accuracy}
         speed = {name: numbers[name] for name in ("images_per_s", "data_wait")}
         times = {"epoch": number, **speed, "seconds": at.seconds}
         at.metrics.append(metrics)

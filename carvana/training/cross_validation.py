@@ -53,7 +53,7 @@ def fit_folds(
     """
     reporter = reporter or default_reporter()
     _check_folds(config)
-    check(config, device=device)
+    config = check(config, device=device, reporter=reporter)
     config = with_data(config, reporter=reporter)
     first_weights = lasting_path(init)
     if out is not None and Folds(out).exists:
@@ -123,7 +123,7 @@ def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) ->
 
 def _split(config: FitConfig, folds: int) -> list[Split]:
     samples = config_samples(config.data, config.data.root)
-    splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by)
+    splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by, task=config.task.task())
     check_sizes(samples)
     return splits
 

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from carvana.data.dataset import SegmentationDataset
+from carvana.errors import ConfigError, plural
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.training.signals import translate_errors
@@ -18,12 +19,23 @@ from carvana.utils.devices import Precision
 
 
 def as_segmenter(model: torch.nn.Module, train: SegmentationDataset) -> Segmenter:
-    """A network as a Segmenter with its training size in the spec."""
+    """A network as a Segmenter with the data's task and its training size in the spec.
+
+    Raises:
+        ConfigError: it has another number of channels than the task has classes.
+    """
+    task = train.task
     if not isinstance(model, Segmenter):
         # Most encoders halve five times, so 32 fits nearly every network that was not written for this library.
-        spec = ModelSpec(arch=f"custom:{type(model).__name__}", stride=32, min_size=32, package="script")
-        model = Segmenter(model, spec)
-    return model.with_spec(trained_size=train.size if train.mode == "resize" else None)
+        name = f"custom:{type(model).__name__}"
+        model = Segmenter(model, ModelSpec(arch=name, task=task, stride=32, min_size=32, package="script"))
+    if model.spec.classes != len(task.classes):
+        raise ConfigError(
+            f"{model.spec.arch} gives {plural(model.spec.classes, 'channel')}, and the data has "
+            f"{plural(len(task.classes), 'class')}: make it with create_model(..., task=data.task)"
+        )
+    changes = {} if model.spec.task == task else {"task": task}
+    return model.with_spec(trained_size=train.size if train.mode == "resize" else None, **changes)
 
 
 def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.config import FitConfig
+from carvana.data.target import unpack
 from carvana.errors import CarvanaError
 from carvana.evaluation.plots import rate_curve
 from carvana.training.optim import set_learning_rate, train_mode
@@ -115,7 +116,7 @@ def find_lr(
     """
     reporter = reporter or default_reporter()
     check_alone("learning rates are tried")
-    check(config, device=device)
+    config = check(config, device=device, reporter=reporter)
     model = build_model(config, init=init, reporter=reporter)
     config = with_data(config, reporter=reporter)
     train, _ = datasets(config, new_split(config, reporter=reporter), reporter=reporter)
@@ -165,12 +166,12 @@ def _losses(trainer: Trainer, rates: NDArray[np.float64], reporter: Reporter) ->
     return losses
 
 
-def _batches(trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(trainer: Trainer) -> Iterator[tuple[Tensor, ...]]:
     """Training batches on the trainer's device, epoch after epoch, without end."""
     for epoch in itertools.count():
         trainer.train_loader.batches.set_place(epoch)
-        for (images, targets), _ in trainer.train_loader:
-            yield images.to(trainer.device), targets.to(trainer.device)
+        for (images, packed), _ in trainer.train_loader:
+            yield images.to(trainer.device), *unpack(packed.to(trainer.device), trainer.task)
 
 
 def _two_digits(value: float) -> float:

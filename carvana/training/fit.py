@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from carvana.config import FitConfig
-from carvana.data.check.masks import warn_about_masks
+from carvana.data.check.masks import warn_about_labels, warn_about_masks
 from carvana.data.digest import content_digests
 from carvana.data.samples import warn_of_passed_over
 from carvana.data.splits import Split, write_split
@@ -23,6 +23,7 @@ from carvana.training.setup import (
     build_model,
     check,
     check_packages,
+    in_full,
     lasting_path,
     make_trainer,
     new_split,
@@ -36,8 +37,15 @@ from carvana.utils.devices import describe, process_count, process_number
 from carvana.utils.files import digest
 from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
-_LATER = {"start_size": None, "start_epochs": 0, "whole": 0.0, "mask_suffix": None}
-"""Keys of ``data`` that earlier versions did not have, each with the value that stands for its absence."""
+_LATER = {
+    "data.start_size": None,
+    "data.start_epochs": 0,
+    "data.whole": 0.0,
+    "data.mask_suffix": None,
+    "data.crops": "boundary",
+    "train.class_weights": None,
+}
+"""Keys that earlier versions did not have, each with the value that stands for its absence."""
 
 
 def fit(
@@ -77,7 +85,7 @@ def fit(
         reporter.info(f"{out}: resuming it")
         return resume(out, device=device, callbacks=callbacks, reporter=reporter)
     run = Run.choose(out, arch=config.arch) if first else Run(out or "runs")
-    check(config, device=device)
+    config = check(config, device=device, reporter=reporter)
     model = build_model(config, init=init, reporter=reporter)  # first: its errors are quick to find
     config = with_data(config, reporter=reporter)
     split = new_split(config, reporter=reporter)
@@ -138,7 +146,7 @@ def resume(
     longer = _longer(config, epochs=epochs, minutes=minutes)
     extended, config = longer != config, longer
     check_packages(run, config)
-    check(config, device=device)
+    config = check(config, device=device)
     split = recall_images(run, root=root, reporter=reporter)
     model = rebuild_model(run, config, reporter=reporter)
     with closing(
@@ -158,7 +166,11 @@ def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list
     """Warn of files and masks that look wrong; returns the digest of each image with its mask."""
     samples, data = split.train + split.val, config.data
     warn_of_passed_over(split.train, reporter)
-    warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
+    task = config.task.task()
+    if task.reads_masks:
+        warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
+    else:
+        warn_about_labels(samples, task, reporter)
     return content_digests(samples, remember=data.cache_gb > 0, reporter=reporter)
 
 
@@ -184,7 +196,7 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
     if not run.config_path.is_file() or run.is_evaluated:
         return False
     kept = run.read_config()
-    config = with_data(config, reporter=reporter)
+    config = with_data(in_full(config), reporter=reporter)
     free = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}  # they change no result
     if config.train.batch_size == "auto":  # the run's config holds the number that it came to
         free["train.batch_size"] = kept.train.batch_size
@@ -197,9 +209,13 @@ def _config_digest(config: FitConfig) -> str:
     values = config.model_dump(mode="json")
     values["data"] |= {"root": None, "images": None, "masks": None, "workers": 0, "cache_gb": 0.0}
     values["train"] |= {"epochs": 1, "minutes": None}
+    values["model"] |= {"classes": 1}  # a key of earlier versions
     for key, usual in _LATER.items():
-        if values["data"][key] == usual:
-            del values["data"][key]
+        section, _, name = key.partition(".")
+        if values[section][name] == usual:
+            del values[section][name]
+    if config.task.classes is None:
+        del values["task"]
     return digest(values)
 
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.reader_processes import (
@@ -130,7 +130,9 @@ class EpochBatches(Sampler[list[Key]]):
 
 
 class Loader:
-    """Batches of (images uint8 (N, 3, h, w), coverage float32 (N, 1, h, w)), each with the seconds waited for it.
+    """Batches of images, uint8 (N, 3, h, w), and packed targets, each with the seconds waited for it.
+
+    :func:`carvana.data.target.unpack` makes the targets, where the network is.
 
     Args:
         data: The images.
@@ -168,10 +170,10 @@ class Loader:
             len(data), batch_size, seed=seed, shuffle=shuffle,
             process=accelerator.process_index, processes=accelerator.num_processes,
         )  # fmt: skip
-        # Three bytes of image and four of coverage a pixel.
-        largest = max(self.batches.sizes) * math.prod(data.largest_size) * 7
+        # Three bytes of image and, of a target, four (one class) to twelve (255 classes and more) a pixel.
+        largest = max(self.batches.sizes) * math.prod(data.largest_size) * (7 if data.task.kind == "binary" else 15)
         self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            data,
+            _Packed(data),
             batch_sampler=self.batches,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -200,6 +202,16 @@ class Loader:
     def end(self) -> None:
         """End the reading processes; new ones start if it is used again."""
         end_readers(self._loader)
+
+
+class _Packed(Dataset[tuple[Tensor, Tensor]]):
+    """The items of a data set with their targets packed."""
+
+    def __init__(self, data: SegmentationDataset) -> None:
+        self._data = data
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        return self._data.packed(key)
 
 
 def worker_count(workers: int | str) -> int:

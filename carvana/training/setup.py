@@ -17,9 +17,9 @@ from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.digest import cache_home
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
-from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError
+from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError, plural
 from carvana.evaluation.samples import read_run_split
-from carvana.losses import loss_names, make_loss
+from carvana.losses import loss_for, loss_names, make_loss
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec, is_distribution
@@ -39,8 +39,8 @@ PLUGINS = "plugins"
 """The key of a run's record: the package of each name that a plugin adds."""
 
 
-def check(config: FitConfig, *, device: str = "auto") -> None:
-    """Check all of a config that needs neither data nor network.
+def check(config: FitConfig, *, device: str = "auto", reporter: Reporter | None = None) -> FitConfig:
+    """Check all of a config that needs neither data nor network; returns it as :func:`in_full` does.
 
     Raises:
         ConfigError, UnknownNameError: a name or a setting that cannot be used here, or a process that cannot train.
@@ -48,9 +48,28 @@ def check(config: FitConfig, *, device: str = "auto") -> None:
     check_fork()
     if config.data.workers:
         check_main_guard()
-    make_loss(config.train.loss)
+    config = in_full(config, reporter=reporter)
+    _check_loss(config)
     make_augment(config.data.augment)
     resolve_precision(config.train.precision, resolve_device(device))
+    return config
+
+
+def in_full(config: FitConfig, *, reporter: Reporter | None = None) -> FitConfig:
+    """The config with the task's classes, of which a file may have the names, and with the loss of its kind of task.
+
+    Raises:
+        ConfigError: that file is missing, or the loss is no sum of names.
+    """
+    task = config.task.in_full(config.data.root)
+    if task:
+        config = config.replace({"task": task})
+    loss = loss_for(config.train.loss, config.task.task().kind)
+    if loss == config.train.loss:
+        return config
+    if config.train.loss != "auto" and reporter is not None:
+        reporter.info(f"train.loss = {config.train.loss}: for this task that is {loss}")
+    return config.replace({"train.loss": loss})
 
 
 def check_alone(what: str) -> None:
@@ -103,7 +122,7 @@ def build_model(
     torch.manual_seed(config.train.seed)
     model = create_model(
         config.arch,
-        classes=config.model.classes,
+        task=config.task.task(),
         encoder_weights="none" if init is not None else config.model.encoder_weights,
         options=config.model.options,
         reporter=reporter,
@@ -166,7 +185,7 @@ def new_split(config: FitConfig, *, reporter: Reporter) -> Split:
     Raises:
         ConfigError, DataError: one line about the first thing that is wrong.
     """
-    split = make_split(config.data, config.split)
+    split = make_split(config.data, config.split, config.task.task())
     tell_of_leak(split, reporter)
     check_sizes(split.train + split.val)
     return split
@@ -212,25 +231,40 @@ def datasets(
     config: FitConfig, split: Split, *, reporter: Reporter | None = None
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The training images, augmented, and the validation images, as they are; both cached on disk."""
-    data, seed = config.data, config.train.seed
+    data, seed, task = config.data, config.train.seed, config.task.task()
 
     def cached(parts: Sequence[Sequence[Sample]], size: tuple[int, int]) -> Sequence[SampleCache | None]:
-        return build_caches(parts, size, target=data.target, limit_gb=data.cache_gb, reporter=reporter)
+        return build_caches(parts, size, target=data.target, task=task, limit_gb=data.cache_gb, reporter=reporter)
 
     parts = split.train, split.val
     caches = cached(parts, data.size) if data.mode == "resize" else (None, None)  # crops are cut anew in each epoch
     train = SegmentationDataset(
-        split.train, data.size, mode=data.mode, whole=data.whole, target=data.target, augment=data.augment, seed=seed,
-        cache=caches[0],
+        split.train, data.size, task=task, mode=data.mode, crops=data.crops, whole=data.whole, target=data.target,
+        augment=data.augment, seed=seed, cache=caches[0],
     )  # fmt: skip
-    val = SegmentationDataset(split.val, data.size, mode=data.mode, target=data.target, seed=seed, cache=caches[1])
+    val = SegmentationDataset(
+        split.val, data.size, task=task, mode=data.mode, target=data.target, seed=seed, cache=caches[1]
+    )
     if data.start_size is not None:
         (cache,) = cached([split.train], data.start_size)
         start = SegmentationDataset(
-            split.train, data.start_size, target=data.target, augment=data.augment, seed=seed, cache=cache
+            split.train, data.start_size, task=task, target=data.target, augment=data.augment, seed=seed, cache=cache
         )
         train.begin_with(start, epochs=data.start_epochs)
     return train, val
+
+
+def _check_loss(config: FitConfig) -> None:
+    weights = config.train.class_weights
+    task = config.task.task()
+    if isinstance(weights, list) and (
+        len(weights) != len(task.classes) or min(weights, default=0) < 0 or not any(weights)
+    ):
+        raise ConfigError(
+            f"train.class_weights = {weights}: expected {plural(len(task.classes), 'weight')} of at least 0, one for "
+            "each class, and one of them above 0"
+        )
+    make_loss(config.train.loss, task, class_weights=[1.0] * len(task.classes) if weights else None)
 
 
 def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
@@ -243,5 +277,5 @@ def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
 def _names(config: FitConfig) -> Iterator[tuple[Catalog, str]]:
     yield registry.archs, config.arch
     yield registry.augments, config.data.augment
-    for name in loss_names(config.train.loss):
+    for name in loss_names(loss_for(config.train.loss, config.task.task().kind)):
         yield registry.losses, name

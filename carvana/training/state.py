@@ -42,7 +42,7 @@ class Progress(BaseModel):
         waited: Seconds of the present epoch that were spent waiting for data.
         rate: The learning rate of the last step.
         began: Training time at which the present epoch began.
-        best_dice: The best validation so far; None before the first.
+        best_score: The best validation so far, None before the first; ``best_dice`` in the record.
         epochs_since_best: Epochs since then.
         finished: Whether the training has ended.
         metrics: The lines of metrics.jsonl.
@@ -60,7 +60,7 @@ class Progress(BaseModel):
     waited: float = 0.0
     rate: float = 0.0
     began: float = 0.0
-    best_dice: float | None = None
+    best_score: float | None = Field(None, alias="best_dice")
     epochs_since_best: int = 0
     finished: bool = False
     metrics: list[dict[str, Any]] = []

@@ -20,6 +20,7 @@ from torch.utils.data import default_collate
 
 from carvana.config import FitConfig, TrainConfig
 from carvana.data.dataset import SegmentationDataset
+from carvana.data.target import balanced_weights, unpack
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
 from carvana.evaluation.report import evaluate_run
@@ -53,6 +54,7 @@ from carvana.training.signals import (
 )
 from carvana.training.state import Progress
 from carvana.training.validation import Validation, validate
+from carvana.utils.deprecated import Attribute
 from carvana.utils.devices import float64_device, freed_memory_kept, process_number, resolve_device, resolve_precision
 from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
@@ -67,8 +69,8 @@ class Trainer:
     every batch, and the first process writes.
 
     Args:
-        model: A Segmenter, or any nn.Module that turns normalised images (N, 3, H, W) into logits (N, 1, H, W), with H
-            and W multiples of 32.
+        model: A Segmenter, or any nn.Module that turns normalised images (N, 3, H, W) into logits (N, K, H, W), with H
+            and W multiples of 32. It gets the task of the training images.
         train: Training images.
         val: Validation images, by which the best epoch is chosen; without them the last epoch is kept.
         settings: ``train`` of a config; keyword arguments (``loss="dice"``, ``epochs=10``) change single settings.
@@ -111,7 +113,11 @@ class Trainer:
             self.settings = FitConfig(train={**self.settings.model_dump(), **changes}).train
         self.model = as_segmenter(model, train)
         self.train_data, self.val_data = train, val
-        self.loss: Loss = make_loss(self.settings.loss)
+        self.task = train.task
+        weights = self.settings.class_weights
+        if weights == "balanced":
+            weights = balanced_weights(train.samples, self.task, reporter or default_reporter())
+        self.loss: Loss = make_loss(self.settings.loss, self.task, class_weights=weights)
         self.device = resolve_device(device)
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.main = process_number() == 0
@@ -143,7 +149,9 @@ class Trainer:
         self.progress = Progress()
         self.duration = Duration(self.settings, len(self.train_batches.sizes))
         self.callbacks = list(callbacks) if self.main else []
-        self.log = TrainingLog(self.run if self.main else None, self.duration, self.callbacks, self.reporter)
+        self.log = TrainingLog(
+            self.run if self.main else None, self.duration, self.callbacks, self.reporter, metric=self.task.metric
+        )
         self.signals = StopSignals(self.reporter)
         self.checkpoint = Checkpoint(
             self.run, model=self.model, average=self.average, optimizer=self.optimizer,
@@ -178,9 +186,11 @@ class Trainer:
         return cast("Segmenter", self.average.module) if self.average is not None else self.model
 
     @property
-    def best_dice(self) -> float:
-        """The best Dice of a validation so far, minus infinity before the first."""
-        return -math.inf if self.progress.best_dice is None else self.progress.best_dice
+    def best_score(self) -> float:
+        """The best score of a validation so far, Dice or mean IoU; minus infinity before the first."""
+        return -math.inf if self.progress.best_score is None else self.progress.best_score
+
+    best_dice = Attribute("best_score")
 
     def fit(self) -> Segmenter:
         """Train to the end; returns the best network, in evaluation mode (in the first process).
@@ -217,13 +227,13 @@ class Trainer:
         self._steps_before = self.duration.step - -(-progress.batch // self.settings.accumulate)
         self.duration.start()
         pinned = self.device.type == "cuda"
-        for (images, targets), wait in self.train_loader:
+        for (images, packed), wait in self.train_loader:
             progress.rate = set_learning_rate(self.optimizer, self.duration.rate_factor)
             self._recent_images.append(images)
             count, weight, complete = self.train_batches.in_step(progress.batch, self.settings.accumulate)
             # For an NVIDIA GPU they are in pinned memory: the copy runs while the GPU still computes the step before.
-            images, targets = (each.to(self.device, non_blocking=pinned) for each in (images, targets))
-            loss = self.train_step(images, targets, weight=weight, complete=complete)
+            images, packed = (each.to(self.device, non_blocking=pinned) for each in (images, packed))
+            loss = self.train_step(images, *unpack(packed, self.task), weight=weight, complete=complete)
             self._add_up(progress.batch, loss * count)
             progress.batch, progress.waited = progress.batch + 1, progress.waited + wait
             self.log.batch(progress)
@@ -236,12 +246,15 @@ class Trainer:
         self.duration.stop()
         return self.log.train_numbers(progress)
 
-    def train_step(self, images: Tensor, targets: Tensor, *, weight: float = 1.0, complete: bool = True) -> Tensor:
+    def train_step(
+        self, images: Tensor, targets: Tensor, *valid: Tensor, weight: float = 1.0, complete: bool = True
+    ) -> Tensor:
         """Forward and backward pass, and a step of the optimizer.
 
         Args:
             images: uint8 (N, 3, h, w).
-            targets: Coverage, float (N, 1, h, w) in [0, 1].
+            targets: The share of each pixel that each class covers, float (N, K, h, w) in [0, 1].
+            valid: Where the task ignores values, the share of each pixel that counts, (N, 1, h, w).
             weight: The batch's share of its step, times the number of processes.
             complete: Whether this batch is the last of its step; until then gradients are added up.
 
@@ -251,7 +264,7 @@ class Trainer:
         adding_up = nullcontext() if complete else self.accelerator.no_sync(self.wrapped)
         with adding_up, translate_errors():
             logits = self.wrapped(images.contiguous(memory_format=torch.channels_last))
-            loss = self.loss(logits.float(), targets)
+            loss = self.loss(logits.float(), targets, *valid)
             quick = self.device.type == "cpu" and self.precision == "bf16" and not self.settings.compile
             with QuickDepthwise() if quick else nullcontext():  # type: ignore[no-untyped-call]
                 self.accelerator.backward(loss * weight)
@@ -274,7 +287,7 @@ class Trainer:
         return self.measure(self.kept) if self.val_loader is not None else None
 
     def measure(self, model: nn.Module) -> Validation:
-        """Loss, Dice and accuracy of a network on the validation images, at the training size."""
+        """Loss, score and accuracy of a network on the validation images, at the training size."""
         assert self.val_loader is not None
         return validate(model, self.val_loader, loss=self.loss, accelerator=self.accelerator)
 
@@ -288,12 +301,12 @@ class Trainer:
         progress = self.progress
         progress.step, progress.seconds = self.duration.step, self.duration.seconds
         self._check_finite(validation)
-        better = validation is None or validation.dice > self.best_dice
+        better = validation is None or validation.score > self.best_score
         progress.epochs_since_best = 0 if better else progress.epochs_since_best + 1
         no_patience = progress.epochs_since_best == self.settings.patience
         progress.finished = self.duration.ends_with(progress.epoch + 1) or no_patience
         if better:
-            progress.best_dice = None if validation is None else validation.dice
+            progress.best_score = None if validation is None else validation.score
             self.best_checkpoint.keep(self.kept)
         self.log.epoch(progress, numbers, validation)
         progress.begin_epoch(progress.epoch + 1, progress.seconds)

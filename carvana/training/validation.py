@@ -8,7 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from carvana.data.target import unpack
 from carvana.losses import Loss
+from carvana.metrics import mean_iou, overall_accuracy
 from carvana.training.distributed import add_up
 from carvana.training.loader import Loader
 from carvana.utils.devices import float64_device
@@ -16,17 +18,25 @@ from carvana.utils.devices import float64_device
 
 @dataclass(frozen=True)
 class Validation:
-    """Averages over the validation images, prediction and truth cut at 0.5; and the images whose loss is not finite."""
+    """Scores of the validation images, and the images whose loss is not finite.
+
+    Attributes:
+        loss: The mean over images.
+        score: By which the best epoch is chosen: the mean Dice, prediction and truth cut at 0.5; of several classes the
+            mean IoU of all pixels together.
+        accuracy: The share of pixels that are right.
+        not_finite: The images whose loss is not finite.
+    """
 
     loss: float
-    dice: float
+    score: float
     accuracy: float
     not_finite: tuple[int, ...] = ()
 
 
 @torch.no_grad()
 def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accelerator) -> Validation:
-    """Loss, mean Dice per image and pixel accuracy of a network; it is left in evaluation mode.
+    """Measure a network on validation images at the training size; it is left in evaluation mode.
 
     For crops the Dice is that of all their pixels together: else crops with few pixels of the object, or none, would
     decide by chance which epoch is the best.
@@ -34,26 +44,46 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
     Each process measures its share, and all get the same numbers.
     """
     model.eval()
-    exact = float64_device(accelerator.device)
+    exact, task = float64_device(accelerator.device), loader.data.task
     rows = torch.zeros(len(loader.data), 4, dtype=torch.float64, device=exact)
-    for number, ((images, targets), _) in enumerate(loader):
-        images, targets = images.to(accelerator.device), targets.to(accelerator.device)
+    matrix = torch.zeros(len(task.classes) ** 2, dtype=torch.float64, device=exact)
+    for number, ((images, packed), _) in enumerate(loader):
+        images, targets = images.to(accelerator.device), unpack(packed.to(accelerator.device), task)
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
-        losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
+        losses = [loss(*(part[i : i + 1] for part in (logits, *targets))) for i in range(len(logits))]
         indices, count = loader.batches.share(number)
-        numbers = [losses.to(exact).double(), *_agreement(logits.to(exact), targets.to(exact))]
-        rows[indices[:count]] = torch.stack(numbers, dim=1)[:count]
+        numbers = [torch.stack(losses).to(exact).double()]
+        if task.kind == "multiclass":
+            matrix += _label_confusion(logits[:count], targets[0][:count]).to(exact)
+            rows[indices[:count], 0] = numbers[0][:count]
+        else:
+            numbers += _agreement(*(part.to(exact) for part in (logits, *targets)))
+            rows[indices[:count]] = torch.stack(numbers, dim=1)[:count]
     rows = add_up(accelerator, rows)
-    not_finite = torch.nonzero(~torch.isfinite(rows[:, 0])).flatten()
+    not_finite = tuple(torch.nonzero(~torch.isfinite(rows[:, 0])).flatten().tolist())
+    mean_loss, *_, accuracy = rows.mean(0).tolist()
+    if task.kind == "multiclass":
+        pooled = add_up(accelerator, matrix).reshape(len(task.classes), -1).cpu().numpy()
+        return Validation(mean_loss, mean_iou(pooled), overall_accuracy(pooled), not_finite)
     both, either = rows[:, 1:3].sum(0, keepdim=True).T if loader.data.mode == "crop" else rows[:, 1:3].T
     dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean()
-    mean_loss, *_, accuracy = rows.mean(0).tolist()
-    return Validation(mean_loss, dice.item(), accuracy, tuple(not_finite.tolist()))
+    return Validation(mean_loss, dice.item(), accuracy, not_finite)
 
 
-def _agreement(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """For each image: the pixels in both masks, the sum of the pixels of each mask, and the pixel accuracy."""
-    predicted, true = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
+    predicted, true = (logits > 0).flatten(1), (targets > 0.5 * (1 if valid is None else valid)).flatten(1)
+    right, pixels = predicted == true, true.shape[1]
+    if valid is not None:
+        counts = (valid > 0.5).expand_as(targets).flatten(1)
+        predicted, true, right, pixels = predicted & counts, true & counts, right & counts, counts.sum(1).clamp(min=1)
     both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
-    return both.double(), either.double(), (predicted == true).double().mean(1)
+    return both.double(), either.double(), right.sum(1).double() / pixels
+
+
+def _label_confusion(logits: Tensor, targets: Tensor) -> Tensor:
+    """Pixels of each true and each predicted class, of the pixels of which at least half counts: (K * K,), float64."""
+    counts = targets.sum(1) > 0.5
+    pairs = targets.argmax(1)[counts] * logits.shape[1] + logits.argmax(1)[counts]
+    return torch.bincount(pairs, minlength=logits.shape[1] ** 2).double()

@@ -222,8 +222,9 @@ def describe_epoch(record: Mapping[str, Any]) -> str:
     'epoch 1, loss 0.6400, 2.5 images/s, 2% waiting for data'
     """
     words = [f"epoch {record['epoch']}", f"loss {record['train_loss']:.4f}"]
-    if "val_dice" in record:
-        words += [f"val Dice {record['val_dice']:.5f}", f"accuracy {record['val_accuracy']:.5f}"]
+    for key, name in (("val_dice", "Dice"), ("val_miou", "mIoU")):
+        if key in record:
+            words += [f"val {name} {record[key]:.5f}", f"accuracy {record['val_accuracy']:.5f}"]
     words += [_describe(name, record[name]) for name in ("images_per_s", "data_wait")]
     return ", ".join(words)
 

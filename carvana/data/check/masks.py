@@ -19,8 +19,10 @@ from carvana.data.io.convert import turn
 from carvana.data.io.images import ImageHeader, image_header, read_image, resize_image
 from carvana.data.io.masks import inspect_mask, read_mask, read_share, share_of, shrink_mask
 from carvana.data.samples import Sample, mask_of
+from carvana.data.target import pixel_counts, read_labels
 from carvana.errors import DataError
 from carvana.metrics import dice_of
+from carvana.task import Task
 from carvana.utils.devices import cpu_count
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
@@ -112,6 +114,20 @@ def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bo
             f"{what}{sum(soft)} {'has' if sum(soft) == 1 else 'have'} values between black and white: those above half "
             "brightness count as object"
         )
+
+
+def warn_about_labels(samples: Sequence[Sample], task: Task, reporter: Reporter) -> None:
+    """Read all label files of a training, and warn of classes that none of them has.
+
+    Raises:
+        DataError: a file cannot be used, or has a value that no class has.
+    """
+    found = threaded(lambda sample: pixel_counts(read_labels(sample, task), task), samples)
+    counts = sum(track(found, reporter, "checking labels", len(samples)), np.zeros(len(task.classes), np.int64))
+    absent = [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]
+    if absent:
+        shown = ", ".join(absent[:_LOOKED_AT]) + (" and more" if len(absent) > _LOOKED_AT else "")
+        reporter.warn(f"no pixel of {len(samples)} label files has the class {shown}: it cannot be learnt")
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -1,0 +1,254 @@
+"""Training targets: the shares that classes cover of each pixel, in memory that does not grow with their number.
+
+A pixel of a small image covers many pixels of the label map. Its target is the share of it that each class covers, void
+covering none; all shares but the four largest are dropped, and the sum of what is kept is the pixel's valid share. So
+a target takes eight bytes a pixel (twelve with 255 and more classes) however many classes there are, in the cache, in
+reading processes and on their way to the network: four places for classes, and their shares in 0..255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carvana.data.augment import Augment, apply
+from carvana.data.io.convert import UInt8
+from carvana.data.io.images import MAX_PIXELS
+from carvana.data.io.labels import Labels, read_values
+from carvana.data.io.masks import read_coverage, read_mask, shrink_mask
+from carvana.data.samples import Sample, mask_of
+from carvana.errors import DataError
+from carvana.task import Task
+from carvana.utils.parallel import threaded
+from carvana.utils.progress import Reporter, track
+
+MOST_SHARES = 4
+"""Classes of a pixel that are kept."""
+
+
+class Shares(NamedTuple):
+    """The classes of each pixel, and the shares that they cover.
+
+    Attributes:
+        classes: uint8 or uint16 (4, h, w), indices of classes; which one does not matter where the share is 0.
+        shares: uint8 (4, h, w), 255 times the share, the largest first.
+    """
+
+    classes: Labels
+    shares: NDArray[np.uint8]
+
+
+def shrink_labels(labels: Labels, size: tuple[int, int], *, void: int, target: str = "coverage") -> Shares:
+    """Bring a label map to a training size.
+
+    Args:
+        labels: uint8 or uint16 (H, W), indices of classes and ``void``.
+        size: (height, width).
+        void: The index of what counts for nothing.
+        target: "coverage", or "nearest" for one class a pixel.
+
+    Returns:
+        The exact shares, rounded to 1/255; where nothing is void, and no more than four classes meet, they sum to 1.
+    """
+    if target == "nearest" and labels.shape != size:
+        labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)).astype(labels.dtype)
+    if labels.shape == size:
+        classes, shares = np.zeros((MOST_SHARES, *size), labels.dtype), np.zeros((MOST_SHARES, *size), np.uint8)
+        classes[0], shares[0] = labels, (labels != void) * np.uint8(255)
+        classes[0][labels == void] = 0
+        return Shares(classes, shares)
+    found = Shares(np.zeros((MOST_SHARES, *size), labels.dtype), np.zeros((MOST_SHARES, *size), np.uint8))
+    for index in present[present != void]:
+        _insert(found, index, shrink_mask((labels == index).view(np.uint8), size))
+    return _whole(found, None if void not in present else shrink_mask((labels == void).view(np.uint8), size))
+
+
+def top_shares(planes: NDArray[np.float32], classes: NDArray[np.integer], dtype: type) -> Shares:
+    """The four largest of dense shares (P, h, w) in [0, 1], of the classes (P,)."""
+    found = Shares(
+        np.zeros((MOST_SHARES, *planes.shape[1:]), dtype), np.zeros((MOST_SHARES, *planes.shape[1:]), np.uint8)
+    )
+    for index, plane in zip(classes, planes, strict=True):
+        _insert(found, index, np.clip(plane * 255 + 0.5, 0, 255).astype(np.uint8))
+    return found
+
+
+def dense(found: Shares) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """The shares of the classes that there are: float32 (P, h, w) in [0, 1], and the indices of these P classes."""
+    present = np.unique(found.classes[found.shares > 0])
+    planes = np.zeros((len(present), *found.classes.shape[1:]), np.float32)
+    for plane, index in zip(planes, present, strict=True):
+        for classes, shares in zip(*found, strict=True):
+            np.add(plane, shares, out=plane, where=classes == index)
+    planes /= np.float32(255)
+    return planes, present
+
+
+def read_target(sample: Sample, size: tuple[int, int], *, task: Task, target: str = "coverage") -> UInt8:
+    """The target of a sample at a training size, from its file: see :func:`packed_shape`.
+
+    Raises:
+        DataError: there is no mask, or a file cannot be used.
+    """
+    if task.reads_masks:
+        return read_coverage(mask_of(sample), size, target=target)
+    return pack_labels(read_labels(sample, task), size, task=task, target=target)
+
+
+def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
+    """The labels (H, W) of a sample: indices of classes, and ``task.void``; in a binary task 0, 1 and ``task.void``.
+
+    Raises:
+        DataError: there is no mask or label file, or it cannot be used.
+    """
+    source = mask_of(sample)
+    if task.reads_masks:
+        return read_mask(source, max_pixels=max_pixels)
+    if isinstance(source, tuple):
+        raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]}; expected one")
+    return task.encode(read_values(source, max_pixels=max_pixels), source)
+
+
+def pack_labels(labels: Labels, size: tuple[int, int], *, task: Task, target: str = "coverage") -> UInt8:
+    """The target of a label map at a training size: see :func:`packed_shape`."""
+    if task.kind != "binary":
+        return _pack(shrink_labels(labels, size, void=task.void, target=target))
+    coverage = shrink_mask((labels == 1).view(np.uint8), size, target=target)
+    if not task.ignore:
+        return coverage
+    return np.stack([coverage, shrink_mask((labels != task.void).view(np.uint8), size, target=target)])
+
+
+def packed_shape(size: tuple[int, int], task: Task) -> tuple[int, ...]:
+    """The shape of a target at a training size, uint8.
+
+    Binary: (h, w), 255 times the share of each pixel that the object covers; with ignored values (2, h, w), the second
+    plane being the share that counts. Several classes: (8, h, w) or (12, h, w): of each pixel the indices of four
+    classes (their high bytes, where there are 255 classes and more), then 255 times their shares.
+    """
+    if task.kind == "binary":
+        return (2, *size) if task.ignore else size
+    return (3 * MOST_SHARES if task.void > 255 else 2 * MOST_SHARES, *size)
+
+
+def augmented(
+    augment: Augment, image: UInt8, target: UInt8, key: tuple[int, int, int], task: Task
+) -> tuple[UInt8, NDArray[Any]]:
+    """Augment an image and its target, which moves as the shares of the classes that are in it.
+
+    What comes in at a border without a class is void, and never the first class.
+
+    Returns:
+        The image, and the target as :func:`unpack` takes it.
+    """
+    image = image if image.flags.writeable else image.copy()  # augmentations may work in place
+    if task.kind == "binary":
+        planes = target.astype(np.float32) / np.float32(255)
+        image, moved = apply(augment, image, planes if planes.ndim == 2 else planes.transpose(1, 2, 0), key)
+        return image, moved if moved.ndim == 2 else moved.transpose(2, 0, 1)
+    shares = _unpacked(target)
+    planes, present = dense(shares)
+    if not len(present):
+        planes, present = np.zeros((1, *planes.shape[1:]), np.float32), np.zeros(1, shares.classes.dtype)
+    image, moved = apply(augment, image, np.ascontiguousarray(planes.transpose(1, 2, 0)), key)
+    moved = moved[:, :, None] if moved.ndim == 2 else moved
+    if moved.ndim != 3 or moved.shape[2] != len(present):
+        raise DataError(f"augmentation gave a mask of shape {moved.shape}, and was given {len(present)} planes")
+    return image, _pack(top_shares(moved.transpose(2, 0, 1), present, shares.classes.dtype))
+
+
+def to_tensor(target: NDArray[Any], task: Task) -> Tensor:
+    """A target of one image, as it goes through a DataLoader: float32 (1 or 2, h, w), or uint8 of several classes."""
+    if task.kind == "binary":
+        planes = target / np.float32(255) if target.dtype == np.uint8 else target
+        return torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32)).reshape(-1, *target.shape[-2:])
+    return torch.from_numpy(np.array(target))  # a copy: cached arrays are read-only
+
+
+def unpack(packed: Tensor, task: Task) -> tuple[Tensor, ...]:
+    """The targets of a batch, and what of them counts where the task ignores values: the arguments of a loss.
+
+    Args:
+        packed: (N, P, h, w): see :func:`to_tensor`.
+        task: The task.
+
+    Returns:
+        float32 (N, K, h, w), the share of each pixel that each class covers; and (N, 1, h, w), the share that counts.
+    """
+    if task.kind == "binary":
+        return (packed[:, :1], packed[:, 1:]) if task.ignore else (packed,)
+    parts = packed.split(MOST_SHARES, dim=1)
+    indices = parts[0].long() if len(parts) == 2 else parts[0].long() + 256 * parts[1].long()
+    targets = torch.zeros((len(packed), len(task.classes), *packed.shape[2:]), device=packed.device)
+    targets.scatter_add_(1, indices, parts[-1].float() / 255)
+    return (targets, targets.sum(1, keepdim=True)) if task.ignore else (targets,)
+
+
+def _pack(found: Shares) -> UInt8:
+    classes = found.classes
+    if classes.dtype == np.uint8:
+        return np.concatenate([classes, found.shares])
+    return np.concatenate([(classes & 255).astype(np.uint8), (classes >> 8).astype(np.uint8), found.shares])
+
+
+def _unpacked(packed: UInt8) -> Shares:
+    classes: Labels = packed[:MOST_SHARES]
+    if len(packed) > 2 * MOST_SHARES:
+        classes = classes + 256 * packed[MOST_SHARES : 2 * MOST_SHARES].astype(np.uint16)
+    return Shares(classes, packed[-MOST_SHARES:])
+
+
+def _insert(found: Shares, index: int, share: NDArray[np.uint8]) -> None:
+    """Put a class in its place among the four largest shares of each pixel."""
+    own = np.full(share.shape, index, found.classes.dtype)
+    for classes, shares in zip(*found, strict=True):
+        larger = share > shares
+        if not larger.any():
+            continue
+        shares[larger], share = share[larger], np.where(larger, shares, share)
+        classes[larger], own = own[larger], np.where(larger, classes, own)
+
+
+def _whole(found: Shares, void: NDArray[np.uint8] | None) -> Shares:
+    """Give the largest share what rounding has left over, and all shares what dropped ones had.
+
+    So that a pixel without void sums to 255 exactly.
+    """
+    total = found.shares.sum(0, dtype=np.int16)
+    wanted = np.int16(255) if void is None else 255 - void.astype(np.int16)
+    missing = wanted - total
+    if np.abs(missing).max(initial=0) <= MOST_SHARES:
+        found.shares[0] = np.clip(found.shares[0] + missing, 0, 255)
+        return found
+    some = total > 0
+    factor = np.where(some, wanted / np.maximum(total, 1), 0)
+    for shares in found.shares[::-1]:
+        shares[:] = shares * factor + 0.5
+    found.shares[0] = np.clip(found.shares[0] + (wanted - found.shares.sum(0, dtype=np.int16)) * some, 0, 255)
+    return found
+
+
+def balanced_weights(samples: Sequence[Sample], task: Task, reporter: Reporter) -> list[float]:
+    """A weight for each class: all pixels, over its own times the number of classes (scikit-learn's "balanced").
+
+    A class without a pixel weighs nothing.
+
+    Raises:
+        DataError: a label file cannot be used.
+    """
+    found = threaded(lambda sample: pixel_counts(read_labels(sample, task), task), samples)
+    counts = sum(track(found, reporter, "counting pixels of classes", len(samples)), np.zeros(len(task.classes)))
+    return (counts.sum() / np.maximum(counts, 1) / len(counts) * (counts > 0)).tolist()  # type: ignore[no-any-return]
+
+
+def pixel_counts(labels: Labels, task: Task) -> NDArray[np.int64]:
+    """The pixels of each class in a label map, int64 (K,)."""
+    counts = np.bincount(labels.ravel(), minlength=len(task.classes) + 1)
+    return counts[1:2] if task.kind == "binary" else counts[: len(task.classes)]

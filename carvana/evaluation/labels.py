@@ -1,0 +1,163 @@
+"""Evaluates predicted labels: the mean IoU of all pixels together, with its interval, and the scores of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.samples import Sample
+from carvana.evaluation.statistics import bootstrap_interval_of
+from carvana.metrics import class_ious, mean_accuracy, mean_iou, overall_accuracy
+from carvana.task import Task
+
+Scores = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelScore:
+    """The counts of one image.
+
+    Attributes:
+        image: Its name.
+        group: Its group.
+        view: Its view.
+        matrix: int64 (K, K), its pixels: rows true, columns predicted.
+    """
+
+    image: str
+    group: str
+    view: str
+    matrix: NDArray[np.int64]
+
+    @property
+    def score(self) -> float:
+        """The mean IoU over the classes that are true or predicted in this image; 1 where nothing counts."""
+        found = mean_iou(self.matrix)
+        return found if np.isfinite(found) else 1.0
+
+    def to_json(self) -> Scores:
+        """A line of ``per_image``; ``counts`` has an index, right pixels and the union for each class there is."""
+        hits = np.diagonal(self.matrix)
+        union = self.matrix.sum(0) + self.matrix.sum(1) - hits
+        return {
+            "image": self.image,
+            "group": self.group,
+            "view": self.view,
+            "miou": self.score,
+            "pixel_accuracy": _number(overall_accuracy(self.matrix)),
+            "counts": [[int(k), int(hits[k]), int(union[k])] for k in np.flatnonzero(union)],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LabelEvaluation:
+    """How good a model's labels are.
+
+    Attributes:
+        task: The classes.
+        images: Each image's counts, in the order given.
+        score_ci95: The interval of the mean IoU, by bootstrap over groups of the pooled counts; None for one group.
+        scale: (height, width) at which the network saw the images, "native", or several of these in words.
+        seconds: That it took, reading and counting included.
+    """
+
+    task: Task
+    images: tuple[LabelScore, ...]
+    score_ci95: tuple[float, float] | None
+    scale: str | tuple[int, int]
+    seconds: float
+
+    @property
+    def matrix(self) -> NDArray[np.int64]:
+        """int64 (K, K), the pixels of all images: rows true, columns predicted."""
+        return sum((image.matrix for image in self.images), np.zeros((len(self.task.classes),) * 2, np.int64))
+
+    @property
+    def score(self) -> float:
+        """The mean IoU, pooled over images, over classes that are true or predicted anywhere."""
+        return mean_iou(self.matrix)
+
+    @property
+    def groups(self) -> int:
+        """The number of groups."""
+        return len({image.group for image in self.images})
+
+    def to_json(self) -> Scores:
+        """The content of evaluation.json; what cannot be measured is null."""
+        matrix = self.matrix
+        return {
+            "task": self.task.model_dump(mode="json"),
+            "metric": self.task.metric,
+            "score": _number(self.score),
+            "score_ci95": list(self.score_ci95 or (None, None)),
+            "images": len(self.images),
+            "groups": self.groups,
+            "miou": _number(self.score),
+            "mean_accuracy": _number(mean_accuracy(matrix)),
+            "pixel_accuracy": _number(overall_accuracy(matrix)),
+            "per_class": class_scores(self.task.names, matrix),
+            "confusion": matrix.tolist(),
+            "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
+            "seconds": self.seconds,
+            "per_image": [image.to_json() for image in self.images],
+        }
+
+
+def label_evaluation(
+    task: Task,
+    samples: Sequence[Sample],
+    matrices: Sequence[NDArray[np.int64]],
+    *,
+    scale: str | tuple[int, int],
+    seconds: float,
+) -> LabelEvaluation:
+    """Put together an evaluation from the counts of each image."""
+    images = tuple(
+        LabelScore(sample.name, sample.group, sample.view, matrix)
+        for sample, matrix in zip(samples, matrices, strict=True)
+    )
+    return LabelEvaluation(task, images, _interval(images), scale, seconds)
+
+
+def class_scores(names: Sequence[str], matrix: NDArray[np.int64]) -> list[Scores]:
+    """The scores of each class from pooled counts (K, K); null where they cannot be measured.
+
+    ``pixels`` counts those that are truly of the class.
+    """
+    hits, true, predicted = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+    ious = class_ious(matrix)
+    return [
+        {
+            "name": name,
+            "iou": _number(ious[k]),
+            "dice": _share(2 * hits[k], true[k] + predicted[k]),
+            "precision": _share(hits[k], predicted[k]),
+            "recall": _share(hits[k], true[k]),
+            "pixels": int(true[k]),
+        }
+        for k, name in enumerate(names)
+    ]
+
+
+def _interval(images: Sequence[LabelScore]) -> tuple[float, float] | None:
+    hits = np.stack([np.diagonal(image.matrix) for image in images]).astype(np.float64)
+    union = np.stack([image.matrix.sum(0) + image.matrix.sum(1) for image in images]) - hits
+
+    def score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        hits, union = np.split(sums, 2, axis=1)
+        ious = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
+        return ious.sum(1) / np.maximum((union > 0).sum(1), 1)
+
+    return bootstrap_interval_of(score, np.concatenate([hits, union], axis=1), [image.group for image in images])
+
+
+def _share(part: np.int64, of: np.int64) -> float | None:
+    return float(part / of) if of else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

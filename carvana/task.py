@@ -1,0 +1,376 @@
+"""Task: the classes that a network tells apart, the values in label files that they are, and what is ignored.
+
+A config, a ModelSpec and an exported file hold one. Two functions lead from files to networks and back: label files
+are encoded as indices of classes, and logits become probabilities. ``carvana.data.target`` makes training targets.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
+
+from carvana.errors import ConfigError, DataError, did_you_mean, explain, nearest, plural
+
+if TYPE_CHECKING:  # configs do without them
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Kind = Literal["binary", "multiclass", "multilabel"]
+
+MOST_CLASSES = 2**16 - 2
+"""Classes of a task: their indices and two codes fit into 16 bits."""
+
+_LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+_RANGE = re.compile(r"\s*(-?\d+)\s*-\s*(-?\d+)\s*")
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+_SHOWN = 16  # values in a message
+
+# Twenty colours of maximum contrast (Kelly 1965, Color Engineering 3(6)), without white and black, the light ones that
+# stand beside each other in his order moved apart.
+_COLORS = (
+    "#f3c300 #875692 #f38400 #a1caf1 #be0032 #c2b280 #008856 #e68fac #0067a5 #f99379 #604e97 #f6a600 #b3446c #dcd300 "
+    "#882d17 #8db600 #654522 #e25822 #2b3d26 #848482"
+).split()
+
+
+def _as_values(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _value(value: Any) -> int | str:
+    """A number, or a range ``low-high``, of which ``3-3`` is short for 3."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("expected a whole number, a range such as 1-20, or a list of these")
+    if isinstance(value, str):
+        match = _RANGE.fullmatch(value)
+        if _COLOR.fullmatch(value):
+            raise ValueError("this version cannot read labels by their colours; name the values of files of labels")
+        if match is None:
+            raise ValueError("expected a whole number, a range such as 1-20, or a list of these")
+        low, high = int(match[1]), int(match[2])
+        if low > high:
+            raise ValueError(f"the range runs backwards; expected {high}-{low}")
+        value = low if low == high else f"{low}-{high}"
+    if not all(_LOWEST <= bound <= _HIGHEST for bound in _bounds(value)):
+        raise ValueError("expected values of 32 bits")
+    return value
+
+
+def _name(name: Any) -> Any:
+    if isinstance(name, bool):
+        raise ValueError(f"YAML reads this as {name}, not as text; write the name in quotes")
+    return str(name) if isinstance(name, int | float) else name
+
+
+Value = Annotated[int | str, BeforeValidator(_value)]
+Values = Annotated[tuple[Value, ...], BeforeValidator(_as_values)]
+ClassName = Annotated[str, BeforeValidator(_name), Field(min_length=1, max_length=200)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskClass(_Record):
+    """One class.
+
+    Attributes:
+        name: Its name.
+        value: Its values in label files: numbers, and ranges such as "1-20". Without any, in a binary task: 1, or what
+            :func:`carvana.read_mask` takes for the object.
+        color: Its colour in pictures, "#rrggbb"; None for one of the usual ones.
+    """
+
+    name: ClassName
+    value: Values = ()
+    color: Annotated[str, Field(pattern=_COLOR.pattern)] | None = None
+
+    @model_serializer
+    def _serialize(self) -> dict[str, Any]:
+        value = self.value[0] if len(self.value) == 1 else list(self.value)
+        return {"name": self.name, "value": value} | ({} if self.color is None else {"color": self.color})
+
+
+class Task(_Record):
+    """What is to be told apart.
+
+    Attributes:
+        kind: "binary" (one class against the rest), "multiclass" (each pixel has one of several classes) or
+            "multilabel" (each pixel has any of them).
+        classes: The classes in the order of the logits' channels.
+        ignore: Values, and ranges of them, that count for nothing: neither in training nor in scores.
+
+    ``classes`` may be given as names, whose values are 0, 1, ... without those to be ignored, or as a table of names
+    and values.
+
+    >>> Task(classes=["sky", "road", "car"], ignore=[1]).classes[1].value
+    (2,)
+    >>> Task(classes={"cell": "1-200"}).kind
+    'binary'
+    """
+
+    kind: Kind
+    classes: Annotated[tuple[TaskClass, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+    ignore: Values = ()
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(f"task: {explain(Task, error)}") from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "classes" not in values:
+            return values
+        values = {key: value for key, value in values.items() if value is not None or key != "kind"}
+        classes, ignore = values["classes"], values.get("ignore", ())
+        if isinstance(classes, Mapping):
+            classes = [{"name": name, "value": value} for name, value in classes.items()]
+        elif isinstance(classes, Sequence) and not isinstance(classes, str):
+            classes = _numbered(classes, ignore)
+        else:
+            raise ValueError(f"classes: expected names, such as [sky, road], or names and values; got {classes!r:.80}")
+        return (
+            {"kind": "binary" if len(classes) == 1 else "multiclass", "ignore": ignore} | values | {"classes": classes}
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [each.name for each in self.classes]
+        if double := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"the class {double!r} is there twice; give each class a name of its own")
+        if self.kind == "binary" and len(names) > 1:
+            raise ValueError(f"kind binary has one class, and {len(names)} are named; take multiclass")
+        if self.kind == "multiclass" and len(names) == 1:
+            raise ValueError("kind multiclass needs two classes or more; name the background, too, or take binary")
+        owners = [(bounds, each.name) for each in self.classes for bounds in map(_bounds, each.value)]
+        owners += [(_bounds(value), "ignore") for value in self.ignore]
+        owners.sort()
+        for ((_, last), one), ((first, _), other) in zip(owners, owners[1:], strict=False):
+            if first <= last:
+                raise ValueError(f"the value {first} belongs to {one!r} and to {other!r}; give it to one of them")
+        if self.kind == "multiclass" and (empty := next((each for each in self.classes if not each.value), None)):
+            raise ValueError(f"the class {empty.name!r} has no value")
+        return self
+
+    @classmethod
+    def binary(cls, name: str = "object") -> Self:
+        """One object against the background, in masks as :func:`carvana.read_mask` reads them."""
+        return cls(kind="binary", classes=[{"name": name}])
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the classes."""
+        return [each.name for each in self.classes]
+
+    @property
+    def metric(self) -> str:
+        """The metric of the task: "dice", the mean over images, or "miou", the mean IoU over classes."""
+        return "miou" if self.kind == "multiclass" else "dice"
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether files are masks, whose values :func:`carvana.read_mask` understands, and not labels."""
+        return self.kind == "binary" and not self.classes[0].value and not self.ignore
+
+    @property
+    def void(self) -> int:
+        """The index, in encoded labels, of pixels that count for nothing."""
+        return 255 if len(self.classes) < 255 else 65535
+
+    @property
+    def dtype(self) -> str:
+        """The NumPy type of encoded labels."""
+        return "uint8" if len(self.classes) < 255 else "uint16"
+
+    def index(self, name: str) -> int:
+        """The index of a class.
+
+        Raises:
+            ConfigError: there is no such class.
+
+        >>> Task(classes=["sky", "road"]).index("road")
+        1
+        """
+        if name not in self.names:
+            hint = (
+                did_you_mean(name, self.names) if nearest(name, self.names) else f"; expected one of {self._listed()}"
+            )
+            raise ConfigError(f"no class is named {name!r}{hint}")
+        return self.names.index(name)
+
+    def encode(self, values: NDArray[Any], where: object = "labels") -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """The values of a label file as indices of classes: uint8, or uint16 for 255 and more classes.
+
+        Args:
+            values: (H, W), whole numbers, as the file has them.
+            where: The file, which begins the message of an error.
+
+        Returns:
+            (H, W): indices of classes and ``void``. In a binary task 1 is the class and 0 all else.
+
+        Raises:
+            DataError: a value belongs to no class, and is not ignored; or it is not a whole number.
+
+        >>> Task(classes={"sky": 10, "road": [20, "30-39"]}, ignore=[255]).encode(np.array([[10, 35, 255]]))
+        array([[  0,   1, 255]], dtype=uint8)
+        """
+        import numpy as np
+
+        if values.dtype.kind == "f":
+            whole = values.astype(np.int64)
+            if (whole != values).any():
+                raise DataError(f"{where}: has values that are not whole numbers; expected labels", kind="labels")
+            values = whole
+        if values.dtype == np.bool_:
+            values = values.view(np.uint8)
+        if values.dtype not in (np.uint8, np.uint16):
+            found, places = np.unique(values, return_inverse=True)
+            counts = np.bincount(places.ravel(), minlength=len(found))
+            return self._codes(found, counts, where)[places].reshape(values.shape)
+        counts = np.bincount(values.ravel(), minlength=2 ** (8 * values.itemsize))
+        found = np.flatnonzero(counts)
+        table = np.zeros(len(counts), self.dtype)
+        table[found] = self._codes(found, counts[found], where)
+        return table[values]
+
+    def _codes(self, found: NDArray[Any], counts: NDArray[Any], where: object) -> NDArray[Any]:
+        """The index of the class of each value that a file has."""
+        import numpy as np
+
+        codes = np.full(len(found), 0 if self.kind == "binary" else -1, np.int32)
+        for index, each in enumerate(self.classes):
+            codes[_within(found, each.value or self._usual(found))] = 1 if self.kind == "binary" else index
+        codes[_within(found, self.ignore)] = self.void
+        unknown = codes < 0
+        if unknown.any():
+            listed = [f"{value} ({plural(count, 'pixel')})" for value, count in zip(found[unknown], counts[unknown])]
+            more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+            raise DataError(
+                f"{where}: no class has the {'value' if len(listed) == 1 else 'values'} {', '.join(listed[:_SHOWN])}"
+                f"{more}; name them in task.classes, or in task.ignore if they are to count for nothing",
+                kind="labels",
+            )
+        return codes.astype(self.dtype)
+
+    def _usual(self, found: NDArray[Any]) -> tuple[int]:
+        """The value of an object without one: 1, or 255 in files of 0 and 255."""
+        import numpy as np
+
+        rest = found[~_within(found, self.ignore)]
+        return (255,) if np.isin(rest, (0, 255)).all() and 255 in rest else (1,)
+
+    def decode(self, labels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Indices of classes as the files' own values: of several, the first one of each class.
+
+        Values that no PNG holds, below 0 or above 65,535, leave indices as they are.
+
+        >>> Task(classes={"sky": 10, "road": 20}).decode(np.array([[0, 1]], np.uint8))
+        array([[10, 20]], dtype=uint8)
+        """
+        import numpy as np
+
+        values = [_bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
+        if self.kind == "binary":
+            values = [0, values[0]]
+        if min(values) < 0 or max(values) > 65535:
+            return labels
+        return np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """The colour of each class, uint8 (K, 3), RGB: its own, or one of the usual ones; a background is black."""
+        import numpy as np
+
+        free = (color for color in _usual_colors() if color not in {each.color for each in self.classes})
+        colors = [
+            each.color or ("#000000" if each.name.lower() in ("background", "bg") else next(free))
+            for each in self.classes
+        ]
+        return np.array([_rgb(color) for color in colors], np.uint8)
+
+    @property
+    def value_palette(self) -> NDArray[np.uint8]:
+        """The colour of each value from 0 to 255 of what :meth:`decode` gives, uint8 (256, 3), RGB."""
+        import numpy as np
+
+        values = self.decode(np.arange(len(self.classes), dtype=self.dtype))
+        colors = np.zeros((256, 3), np.uint8)
+        colors[values[values < 256]] = self.palette[values < 256]
+        return colors
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (..., K, H, W) as probabilities, float32: softmax over classes if these exclude each other."""
+        logits = logits.float()
+        return logits.softmax(-3) if self.kind == "multiclass" else logits.sigmoid()
+
+    def _listed(self) -> str:
+        names = self.names
+        return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def read_class_names(path: Path) -> list[str]:
+    """The names of classes in a text file such as ``codes.txt``: one a line, whose values are 0, 1, ...
+
+    Raises:
+        ConfigError: it cannot be read, or holds no names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"task.classes = {path}: cannot be read: {error}") from error
+    rows = list(csv.reader(line for line in text.splitlines() if line.strip() and not line.startswith("#")))
+    if not rows or any(len(row) != 1 for row in rows):
+        raise ConfigError(f"task.classes = {path}: expected the name of a class in each line, as in codes.txt")
+    return [row[0].strip() for row in rows]
+
+
+def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
+    """Classes in full: a name that stands alone gets the next value from 0 on that is not to be ignored."""
+    if not any(isinstance(each, str | bool | int | float) for each in classes):
+        return list(classes)
+    if len(classes) == 1:
+        return [{"name": classes[0]}]
+    ignored = [_bounds(_value(value)) for value in _as_values(ignore)]
+    free = (value for value in range(2**31) if not any(low <= value <= high for low, high in ignored))
+    return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]
+
+
+def _bounds(value: int | str) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    match = _RANGE.fullmatch(value)
+    assert match is not None
+    return int(match[1]), int(match[2])
+
+
+def _within(found: NDArray[Any], values: Iterable[int | str]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    inside: NDArray[np.bool_] = np.zeros(len(found), bool)
+    for low, high in map(_bounds, values):
+        inside |= (found >= low) & (found <= high)
+    return inside
+
+
+def _usual_colors() -> Iterable[str]:
+    """Colours that differ, as many as are asked for: Kelly's, then hues that are a golden angle apart."""
+    yield from _COLORS
+    for number in range(MOST_CLASSES):
+        lightness, saturation = (0.5, 0.65, 0.35)[number % 3], (0.9, 0.5)[number // 3 % 2]
+        red, green, blue = colorsys.hls_to_rgb(number * 0.61803399 % 1, lightness, saturation)
+        yield f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
