@@ -150,7 +150,9 @@ def explain(root: type[BaseModel], error: ValidationError) -> str:
         where, message = _explain_one(root, detail)
         mistakes.setdefault(where, []).append(message)
     # A key that may have several types has a message for each of them.
-    shown = [f"{where}: {' or '.join(dict.fromkeys(messages))}" for where, messages in mistakes.items()]
+    shown = [
+        f"{f'{where}: ' * bool(where)}{' or '.join(dict.fromkeys(messages))}" for where, messages in mistakes.items()
+    ]
     more = [f"and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
     return "; ".join(shown[:_SHOWN] + more)
 
@@ -174,7 +176,8 @@ def _explain_one(root: type[BaseModel], detail: Any) -> tuple[str, str]:
     if detail["type"] == "extra_forbidden":
         return ".".join(path), f"unknown key{_instead(root, section, path)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{'.'.join(known)} = {_short(detail['input'])}", f"{message[0].lower()}{message[1:]}"
+    where = f"{'.'.join(known)} = {_short(detail['input'])}" if known else ""  # else it is about the whole
+    return where, f"{message[0].lower()}{message[1:]}"
 
 
 def _short(value: Any) -> str:

@@ -175,11 +175,13 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
         """The loss of logits and targets, both (N, K, H, W); what counts is the sum of the targets."""
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-        pixelwise = F.cross_entropy(logits.float(), targets, weight=weights, reduction="none")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        targets = targets.to(logits.dtype)
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        pixelwise = F.cross_entropy(logits, targets, weight=weights, reduction="none")
         counts = targets.sum(1) if weights is None else (targets * weights[:, None, None]).sum(1)
         if self.gamma:
-            plain = F.cross_entropy(logits.float(), targets, reduction="none") / targets.sum(1).clamp(min=_TINY)
+            plain = F.cross_entropy(logits, targets, reduction="none") / targets.sum(1).clamp(min=_TINY)
             pixelwise = pixelwise * (1 - torch.exp(-plain)) ** self.gamma
         if self.boundary:
             near = _boundary_weights(targets, targets.sum(1, keepdim=True))

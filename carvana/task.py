@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from carvana.errors import ConfigError, DataError, did_you_mean, explain, nearest, plural
 
@@ -66,8 +66,14 @@ def _value(value: Any) -> int | str:
 
 def _name(name: Any) -> Any:
     if isinstance(name, bool):
-        raise ValueError(f"YAML reads this as {name}, not as text; write the name in quotes")
+        raise ValueError(f"is read by YAML as {name}, not as text; write the name in quotes")
     return str(name) if isinstance(name, int | float) else name
+
+
+def _color(color: str | None) -> str | None:
+    if color is not None and not _COLOR.fullmatch(color):
+        raise ValueError("expected a colour such as #ff8800")
+    return color
 
 
 Value = Annotated[int | str, BeforeValidator(_value)]
@@ -91,7 +97,7 @@ class TaskClass(_Record):
 
     name: ClassName
     value: Values = ()
-    color: Annotated[str, Field(pattern=_COLOR.pattern)] | None = None
+    color: Annotated[str | None, AfterValidator(_color)] = None
 
     @model_serializer
     def _serialize(self) -> dict[str, Any]:
@@ -254,7 +260,8 @@ class Task(_Record):
         codes[_within(found, self.ignore)] = self.void
         unknown = codes < 0
         if unknown.any():
-            listed = [f"{value} ({plural(count, 'pixel')})" for value, count in zip(found[unknown], counts[unknown])]
+            pairs = zip(found[unknown].tolist(), counts[unknown].tolist(), strict=True)
+            listed = [f"{value} ({plural(count, 'pixel')})" for value, count in pairs]
             more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
             raise DataError(
                 f"{where}: no class has the {'value' if len(listed) == 1 else 'values'} {', '.join(listed[:_SHOWN])}"
@@ -336,13 +343,12 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
-    """Classes in full: a name that stands alone gets the next value from 0 on that is not to be ignored."""
-    if not any(isinstance(each, str | bool | int | float) for each in classes):
-        return list(classes)
-    if len(classes) == 1:
+    """Classes in full: a name that stands alone gets the next value from 0 on that nothing else has."""
+    if len(classes) == 1 and not isinstance(classes[0], Mapping | TaskClass):
         return [{"name": classes[0]}]
-    ignored = [_bounds(_value(value)) for value in _as_values(ignore)]
-    free = (value for value in range(2**31) if not any(low <= value <= high for low, high in ignored))
+    given = [each.get("value", ()) for each in classes if isinstance(each, Mapping)]
+    taken = [_bounds(_value(value)) for values in (ignore, *given) for value in _as_values(values)]
+    free = (value for value in range(2**31) if not any(low <= value <= high for low, high in taken))
     return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]
 
 

@@ -58,7 +58,9 @@ def test_settings_that_are_no_key_and_value_are_refused(word: str) -> None:
         ({"train": {"lr": -1}}, ["train.lr", "-1"]),
         ({"train": {"lr": float("nan")}}, ["train.lr", "nan"]),
         ({"split": {"val": 0}}, ["split.val"]),
-        ({"model": {"classes": 2}}, ["model.classes", "2"]),
+        ({"model": {"classes": 2}}, ["model.classes", "did you mean 'task.classes'"]),
+        ({"task": {"classes": ["a", "a"]}}, ["task", "the class 'a' is there twice"]),
+        ({"task": {"ignore": [255]}}, ["task", "classes is missing"]),
         ({"train": 3}, ["train", "3"]),
     ],
 )
@@ -184,7 +186,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_print_config_is_yaml_with_every_section() -> None:
-    assert set(yaml.safe_load(FitConfig().to_yaml())) == {"arch", "model", "data", "split", "train"}
+    assert set(yaml.safe_load(FitConfig().to_yaml())) == {"arch", "task", "model", "data", "split", "train"}
 
 
 def test_what_lies_in_the_data_folder_moves_with_it() -> None:

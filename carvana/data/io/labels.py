@@ -37,7 +37,7 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
     if picture.mode in ("P", "L") or is_wide(picture):
         return np.array(picture)
     if picture.mode == "1":
-        return np.asarray(picture).view(np.uint8)
+        return (np.asarray(picture.convert("L")) > 0).view(np.uint8)
     values = np.asarray(picture.convert("RGB"))
     if (values == values[:, :, :1]).all():
         return np.ascontiguousarray(values[:, :, 0])
