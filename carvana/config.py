@@ -29,6 +29,17 @@ MOST_VALUES = 10**5
 """Values of a config, those of aliases counted each time."""
 
 
+_LATER = {
+    "data.start_size": None,
+    "data.start_epochs": 0,
+    "data.whole": 0.0,
+    "data.mask_suffix": None,
+    "data.crops": "boundary",
+    "train.class_weights": None,
+}
+"""Keys that earlier versions did not have, each with the value that stands for its absence."""
+
+
 def _both_sides(value: Any) -> Any:
     """Let ``size: 512`` stand for 512 x 512."""
     return (value, value) if isinstance(value, int) else value
@@ -245,6 +256,18 @@ class FitConfig(Section):
         for key, value in changes.items():
             _put(values, key, value)
         return type(self)(**values)
+
+    def digest_values(self) -> dict[str, Any]:
+        """The config as plain values to make a digest of: keys that are new are left out where they change nothing."""
+        values = self.model_dump(mode="json")
+        values["model"]["classes"] = 1  # a key of earlier versions
+        for key, usual in _LATER.items():
+            section, _, name = key.partition(".")
+            if values[section][name] == usual:
+                del values[section][name]
+        if self.task.classes is None:
+            del values["task"]
+        return values
 
     def moved(self, root: str | os.PathLike[str]) -> Self:
         """A copy whose data folder lies elsewhere, with all that lay in it."""

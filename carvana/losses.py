@@ -1,9 +1,9 @@
 """Losses by name: each compares logits with coverage targets, image by image, and is least where they agree.
 
-A loss is a callable ``loss(logits, targets, valid=None)``. Logits and targets are (N, K, H, W), targets float in [0, 1],
-the share of a pixel that each class covers; ``valid`` (N, 1, H, W) is the share of a pixel that counts, where a task
-ignores some of it. What is ignored is 0 in all targets. The result is a scalar to minimise: each image's mean over what
-counts in it, then the mean over images, to which an image that is ignored as a whole adds 0.
+A loss is a callable ``loss(logits, targets, valid=None)``. Logits and targets are (N, K, H, W); targets, float in
+[0, 1], are the share of a pixel that each class covers; ``valid`` (N, 1, H, W) is the share of a pixel that counts,
+where a task ignores values. What is ignored is 0 in all targets. The result is a scalar to minimise: each image's mean
+over what counts in it, then the mean over images, to which an image that is ignored as a whole adds 0.
 
 Region losses (dice, jaccard, tversky) are smp's, but computed per image and averaged, as the competition's metric is,
 where smp sums over the whole batch; and of several classes that exclude each other, those that an image holds count,
@@ -71,7 +71,7 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
 
 
 def loss_for(expression: str, kind: Kind) -> str:
-    """The expression for a kind of task: "auto" becomes its usual loss, bce becomes ce where classes exclude each other.
+    """The expression for a kind of task: "auto" becomes its usual loss, and bce becomes ce for several classes.
 
     >>> loss_for("bce + 0.5*lovasz", "multiclass"), loss_for("auto", "binary")
     ('ce + 0.5*lovasz', 'bce + dice')
@@ -120,14 +120,14 @@ def tversky(*, kind: Kind = "binary", class_weights: Tensor | None = None) -> Lo
 
 
 def focal(*, kind: Kind = "binary", class_weights: Tensor | None = None) -> Loss:
-    """Focal loss with gamma 2 (Lin et al., ICCV 2017): a growing function of cross-entropy, so soft targets are fine."""
+    """Focal loss, gamma 2 (Lin et al., ICCV 2017): a growing function of cross-entropy, so soft targets are fine."""
     if kind == "multiclass":
         return CrossEntropy(class_weights=class_weights, gamma=2.0)
     return _Pixelwise(smp.losses.FocalLoss("binary", gamma=2.0), lambda loss: _focal(loss, 2.0))
 
 
 def lovasz(*, kind: Kind = "binary") -> Loss:
-    """Lovasz hinge, or softmax, per image (Berman et al., CVPR 2018), smp's, on hard labels: the largest share counts."""
+    """Lovasz hinge, or softmax, per image (Berman et al., CVPR 2018), smp's; on hard labels: the largest share counts."""
     if kind == "multiclass":
         return _lovasz_softmax
     hinge = smp.losses.LovaszLoss("binary", per_image=True, ignore_index=_IGNORED)
@@ -135,7 +135,8 @@ def lovasz(*, kind: Kind = "binary") -> Loss:
     def loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
         labels = (targets > 0.5).to(logits.dtype)
         if valid is None:
-            return hinge(logits, labels)
+            result: Tensor = hinge(logits, labels)
+            return result
         labels = (targets > 0.5 * valid).to(logits.dtype).masked_fill(valid <= 0.5, _IGNORED)
         return _mean_of_images(hinge, logits, labels, (valid > 0.5).flatten(1).any(1))
 

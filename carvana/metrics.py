@@ -186,7 +186,8 @@ def class_ious(matrix: NDArray[Any]) -> NDArray[np.float64]:
     """The IoU of each class, (..., K), from counts (..., K, K); NaN for a class that is neither true nor predicted."""
     hits = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     union = matrix.sum(-1) + matrix.sum(-2) - hits
-    return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
+    ious: NDArray[np.float64] = np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
+    return ious
 
 
 def mean_iou(matrix: NDArray[Any]) -> float:

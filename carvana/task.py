@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import colorsys
 import csv
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from carvana.errors import ConfigError, DataError, did_you_mean, explain, nearest, plural
 
@@ -33,12 +43,29 @@ _RANGE = re.compile(r"\s*(-?\d+)\s*-\s*(-?\d+)\s*")
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _SHOWN = 16  # values in a message
 
-# Twenty colours of maximum contrast (Kelly 1965, Color Engineering 3(6)), without white and black, the light ones that
-# stand beside each other in his order moved apart.
-_COLORS = (
-    "#f3c300 #875692 #f38400 #a1caf1 #be0032 #c2b280 #008856 #e68fac #0067a5 #f99379 #604e97 #f6a600 #b3446c #dcd300 "
-    "#882d17 #8db600 #654522 #e25822 #2b3d26 #848482"
-).split()
+# Twenty colours of maximum contrast (Kelly 1965, Color Engineering 3(6)), without white and black.
+_COLORS = [
+    "#f3c300",
+    "#875692",
+    "#f38400",
+    "#a1caf1",
+    "#be0032",
+    "#c2b280",
+    "#008856",
+    "#e68fac",
+    "#0067a5",
+    "#f99379",
+    "#604e97",
+    "#f6a600",
+    "#b3446c",
+    "#dcd300",
+    "#882d17",
+    "#8db600",
+    "#654522",
+    "#e25822",
+    "#2b3d26",
+    "#848482",
+]
 
 
 def _as_values(value: Any) -> tuple[Any, ...]:
@@ -61,7 +88,8 @@ def _value(value: Any) -> int | str:
         value = low if low == high else f"{low}-{high}"
     if not all(_LOWEST <= bound <= _HIGHEST for bound in _bounds(value)):
         raise ValueError("expected values of 32 bits")
-    return value
+    found: int | str = value
+    return found
 
 
 def _name(name: Any) -> Any:
@@ -161,8 +189,7 @@ class Task(_Record):
             raise ValueError("kind multiclass needs two classes or more; name the background, too, or take binary")
         owners = [(bounds, each.name) for each in self.classes for bounds in map(_bounds, each.value)]
         owners += [(_bounds(value), "ignore") for value in self.ignore]
-        owners.sort()
-        for ((_, last), one), ((first, _), other) in zip(owners, owners[1:], strict=False):
+        for ((_, last), one), ((first, _), other) in itertools.pairwise(sorted(owners)):
             if first <= last:
                 raise ValueError(f"the value {first} belongs to {one!r} and to {other!r}; give it to one of them")
         if self.kind == "multiclass" and (empty := next((each for each in self.classes if not each.value), None)):
@@ -246,9 +273,10 @@ class Task(_Record):
             return self._codes(found, counts, where)[places].reshape(values.shape)
         counts = np.bincount(values.ravel(), minlength=2 ** (8 * values.itemsize))
         found = np.flatnonzero(counts)
-        table = np.zeros(len(counts), self.dtype)
+        table: NDArray[Any] = np.zeros(len(counts), self.dtype)
         table[found] = self._codes(found, counts[found], where)
-        return table[values]
+        encoded: NDArray[Any] = table[values]
+        return encoded
 
     def _codes(self, found: NDArray[Any], counts: NDArray[Any], where: object) -> NDArray[Any]:
         """The index of the class of each value that a file has."""
@@ -268,7 +296,8 @@ class Task(_Record):
                 f"{more}; name them in task.classes, or in task.ignore if they are to count for nothing",
                 kind="labels",
             )
-        return codes.astype(self.dtype)
+        typed: NDArray[Any] = codes.astype(self.dtype)
+        return typed
 
     def _usual(self, found: NDArray[Any]) -> tuple[int]:
         """The value of an object without one: 1, or 255 in files of 0 and 255."""
@@ -292,7 +321,8 @@ class Task(_Record):
             values = [0, values[0]]
         if min(values) < 0 or max(values) > 65535:
             return labels
-        return np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]
+        decoded: NDArray[Any] = np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]
+        return decoded
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:

@@ -71,13 +71,13 @@ def test_a_model_of_format_1_is_written_again_as_what_it_was(tmp_path: Path) -> 
     assert again.spec == old.spec
 
 
-@pytest.mark.parametrize("version", [2, 99, "2", None, 1.5])
+@pytest.mark.parametrize("version", [3, 99, "2", None, 1.5])
 def test_a_model_of_a_later_format_asks_for_a_later_carvana_in_one_line(tmp_path: Path, version: Any) -> None:
     shutil.copytree(FORMAT_1 / "model", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     later = {**json.loads(path.read_text()), "format_version": version, "something_new": 3}
     path.write_text(json.dumps(later))
-    with pytest.raises(ModelError, match=r"reads up to 1; upgrade carvana") as caught:
+    with pytest.raises(ModelError, match=r"reads up to 2; upgrade carvana") as caught:
         Segmenter.from_pretrained(tmp_path / "model")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

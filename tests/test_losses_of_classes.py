@@ -120,9 +120,7 @@ def test_dice_counts_the_classes_of_an_image_and_no_other(many: tuple[Tensor, Te
                 scores.append(((p * t).sum() + 1) / ((p.sum() + t.sum()) / 2 + 1))
         assert len(scores) == K - 1
         images.append(1 - torch.stack(scores).mean())
-    torch.testing.assert_close(
-        make_loss("dice", MANY)(logits, hard(labels), valid), torch.stack(images).mean()
-    )
+    torch.testing.assert_close(make_loss("dice", MANY)(logits, hard(labels), valid), torch.stack(images).mean())
     wrong = 100 * hard((labels + 1) % (K - 1))
     assert make_loss("dice", MANY)(wrong, hard(labels), valid) > 0.97
 
@@ -185,7 +183,7 @@ def test_weights_are_normalised_within_an_image(many: tuple[Tensor, Tensor, Tens
 def test_a_loss_of_two_arguments_is_refused_where_values_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.losses, "_entries", {entry.name: entry for entry in registry.losses.registered()})
     carvana.register_loss("mine", lambda: lambda logits, targets: (logits - targets).abs().mean())
-    with pytest.raises(ConfigError, match="'mine' .* takes logits and targets alone, and cannot leave out"):
+    with pytest.raises(ConfigError, match=r"'mine' .* takes logits and targets alone, and cannot leave out"):
         make_loss("ce + mine", MANY)
     assert make_loss("mine")(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)).item() == 1
     carvana.register_loss("ours", lambda: lambda logits, targets, valid: (logits - targets).abs().mul(valid).mean())
@@ -193,5 +191,5 @@ def test_a_loss_of_two_arguments_is_refused_where_values_are_ignored(monkeypatch
 
 
 def test_weights_of_one_object_are_refused() -> None:
-    with pytest.raises(ConfigError, match="train.class_weights: weigh several classes, and the task is binary"):
+    with pytest.raises(ConfigError, match=r"train.class_weights: weigh several classes, and the task is binary"):
         make_loss("bce", class_weights=[1.0])

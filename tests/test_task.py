@@ -9,7 +9,7 @@ import torch
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task, read_class_names
 
-CAMVID = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
+CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 
 
 def values_of(task: Task) -> list[tuple[int | str, ...]]:
@@ -54,7 +54,10 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": {"a": "x", "b": 1}}, "expected a whole number, a range such as 1-20, or a list of these"),
         ({"classes": {"a": 1.5, "b": 1}}, "expected a whole number"),
         ({"classes": {"a": True, "b": 1}}, "expected a whole number"),
-        ({"classes": {True: 1, "b": 2}}, "classes = True: is read by YAML as True, not as text; write the name in quotes"),
+        (
+            {"classes": {True: 1, "b": 2}},
+            "classes = True: is read by YAML as True, not as text; write the name in quotes",
+        ),
         ({"classes": [False, "b"]}, "is read by YAML as False"),
         ({"classes": ["a", "b"], "kind": "binary"}, "kind binary has one class, and 2 are named"),
         ({"classes": ["a"], "kind": "multiclass"}, "kind multiclass needs two classes or more"),
@@ -99,7 +102,7 @@ def test_a_value_that_nobody_named_is_an_error_with_file_value_and_pixels() -> N
 
 
 def test_labels_that_are_not_whole_numbers_are_refused() -> None:
-    with pytest.raises(DataError, match="x.npy: has values that are not whole numbers"):
+    with pytest.raises(DataError, match=r"x.npy: has values that are not whole numbers"):
         Task(classes=["a", "b"]).encode(np.array([[0, 0.5]]), "x.npy")
 
 

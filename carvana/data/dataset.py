@@ -25,7 +25,7 @@ Key = int | tuple[int, int]
 """An index, or (epoch, index)."""
 
 SOUGHT = 0.8
-"""Share of the crops that hold what is sought, such as a piece of the boundary: away from it there is little to learn."""
+"""Share of the crops that hold what is sought, such as a boundary, away from which there is little to learn."""
 
 
 class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):

@@ -341,7 +341,8 @@ def _class_counts(units: Sequence[Sequence[Sample]], task: Task) -> NDArray[np.f
     """The pixels of each class in each unit, (units, K)."""
 
     def counts(samples: Sequence[Sample]) -> NDArray[np.float64]:
-        return sum((pixel_counts(read_labels(sample, task), task) for sample in samples), np.zeros(len(task.classes)))
+        found = [pixel_counts(read_labels(sample, task), task).astype(np.float64) for sample in samples]
+        return np.sum(found, axis=0)  # type: ignore[no-any-return]
 
     return np.stack(list(threaded(counts, units)))
 

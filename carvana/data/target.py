@@ -60,30 +60,27 @@ def shrink_labels(labels: Labels, size: tuple[int, int], *, void: int, target: s
         labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)).astype(labels.dtype)
     if labels.shape == size:
-        classes, shares = np.zeros((MOST_SHARES, *size), labels.dtype), np.zeros((MOST_SHARES, *size), np.uint8)
-        classes[0], shares[0] = labels, (labels != void) * np.uint8(255)
-        classes[0][labels == void] = 0
-        return Shares(classes, shares)
-    found = Shares(np.zeros((MOST_SHARES, *size), labels.dtype), np.zeros((MOST_SHARES, *size), np.uint8))
+        found = _none(size, labels)
+        found.classes[0], found.shares[0] = np.where(labels == void, 0, labels), (labels != void) * np.uint8(255)
+        return found
+    found = _none(size, labels)
     for index in present[present != void]:
         _insert(found, index, shrink_mask((labels == index).view(np.uint8), size))
     return _whole(found, None if void not in present else shrink_mask((labels == void).view(np.uint8), size))
 
 
-def top_shares(planes: NDArray[np.float32], classes: NDArray[np.integer], dtype: type) -> Shares:
+def top_shares(planes: NDArray[np.float32], classes: Labels) -> Shares:
     """The four largest of dense shares (P, h, w) in [0, 1], of the classes (P,)."""
-    found = Shares(
-        np.zeros((MOST_SHARES, *planes.shape[1:]), dtype), np.zeros((MOST_SHARES, *planes.shape[1:]), np.uint8)
-    )
+    found = _none(planes.shape[1:], classes)
     for index, plane in zip(classes, planes, strict=True):
         _insert(found, index, np.clip(plane * 255 + 0.5, 0, 255).astype(np.uint8))
     return found
 
 
-def dense(found: Shares) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+def dense(found: Shares) -> tuple[NDArray[np.float32], Labels]:
     """The shares of the classes that there are: float32 (P, h, w) in [0, 1], and the indices of these P classes."""
-    present = np.unique(found.classes[found.shares > 0])
-    planes = np.zeros((len(present), *found.classes.shape[1:]), np.float32)
+    present: Labels = np.unique(found.classes[found.shares > 0])
+    planes: NDArray[np.float32] = np.zeros((len(present), *found.classes.shape[1:]), np.float32)
     for plane, index in zip(planes, present, strict=True):
         for classes, shares in zip(*found, strict=True):
             np.add(plane, shares, out=plane, where=classes == index)
@@ -161,7 +158,7 @@ def augmented(
     moved = moved[:, :, None] if moved.ndim == 2 else moved
     if moved.ndim != 3 or moved.shape[2] != len(present):
         raise DataError(f"augmentation gave a mask of shape {moved.shape}, and was given {len(present)} planes")
-    return image, _pack(top_shares(moved.transpose(2, 0, 1), present, shares.classes.dtype))
+    return image, _pack(top_shares(moved.transpose(2, 0, 1), present))
 
 
 def to_tensor(target: NDArray[Any], task: Task) -> Tensor:
@@ -203,6 +200,11 @@ def _unpacked(packed: UInt8) -> Shares:
     if len(packed) > 2 * MOST_SHARES:
         classes = classes + 256 * packed[MOST_SHARES : 2 * MOST_SHARES].astype(np.uint16)
     return Shares(classes, packed[-MOST_SHARES:])
+
+
+def _none(size: tuple[int, ...], like: Labels) -> Shares:
+    """No class anywhere."""
+    return Shares(np.zeros((MOST_SHARES, *size), like.dtype), np.zeros((MOST_SHARES, *size), np.uint8))
 
 
 def _insert(found: Shares, index: int, share: NDArray[np.uint8]) -> None:

@@ -130,16 +130,15 @@ def evaluate(
 ) -> Evaluation | LabelEvaluation:
     """Compare a model's masks, or labels, with the true ones, at each image's full size.
 
-    Of several classes the pixels of each true and each predicted class are counted; what the task ignores is left out.
-
-    Each image passes through the network once. Of one object its counts at all thresholds are kept, and the threshold is
-    chosen afterwards: to score an image on other groups, since one chosen on the image itself would flatter the model; to
-    store with the model on all images.
+    Each image passes through the network once; what the task ignores counts for nothing. Of several classes the pixels
+    of each true and each predicted class are counted. Of one object the counts at all thresholds are kept, and the
+    threshold is chosen afterwards: to score an image on other groups, since one chosen on the image itself would
+    flatter the model; to store with the model on all images.
 
     Args:
         predictor: the model, and the scale at which it sees images. Its threshold is for ``dice_as_predicted`` only.
         samples: images with masks.
-        masks_dir: where to write the masks at the chosen threshold, or the labels, ``<stem>_mask.png``; None writes none.
+        masks_dir: where to write ``<stem>_mask.png``, masks at the chosen threshold, or labels; None writes none.
         workers: threads that read, and as many that count; None for one per core.
         reporter: receives the progress.
 

@@ -150,7 +150,8 @@ def _interval(images: Sequence[LabelScore]) -> tuple[float, float] | None:
     def score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         hits, union = np.split(sums, 2, axis=1)
         ious = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-        return ious.sum(1) / np.maximum((union > 0).sum(1), 1)
+        mean: NDArray[np.float64] = ious.sum(1) / np.maximum((union > 0).sum(1), 1)
+        return mean
 
     return bootstrap_interval_of(score, np.concatenate([hits, union], axis=1), [image.group for image in images])
 

@@ -43,7 +43,7 @@ def worst_images(
 ) -> None:
     """Draw the images with the lowest scores, worst first, and what is wrong in them.
 
-    Of one object red is too much and blue is missed; of several classes what is wrong has the colour that was predicted.
+    Of one object red is too much and blue is missed; of several classes what is wrong has the predicted colour.
 
     Args:
         evaluation: the scores of ``samples``, in their order.
@@ -53,7 +53,10 @@ def worst_images(
         count: how many images.
     """
     task = evaluation.task
-    ranked = sorted(zip(evaluation.images, samples, strict=True), key=lambda pair: pair[0].score)[:count]
+    scored: list[tuple[float, Sample]] = [
+        (score.score, sample) for score, sample in zip(evaluation.images, samples, strict=True)
+    ]
+    ranked = sorted(scored, key=lambda pair: pair[0])[:count]
     images = []
     for _, sample in ranked:
         image, found, true = over_white(read_shown(sample.image)), mask_of(sample), read_labels(sample, task)
@@ -62,7 +65,7 @@ def worst_images(
         else:
             images.append(overlay(image, found & (true != task.void), true == 1))
     name = "mIoU" if task.metric == "miou" else "Dice"
-    titles = [f"{sample.stem}   {name} {score.score:.5f}" for score, sample in ranked]
+    titles = [f"{sample.stem}   {name} {score:.5f}" for score, sample in ranked]
     wrong = "what is wrong, in the colour that was predicted" if task.kind == "multiclass" else _RED_AND_BLUE
     contact_sheet(images, titles, path=path, title=f"The worst images: {wrong}")
 
@@ -109,7 +112,7 @@ def class_bars(evaluation: LabelEvaluation, path: str | os.PathLike[str]) -> Non
     figure = Figure(figsize=(7.5, max(2.5, 0.3 * len(scores) + 1)), dpi=_DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
     names = [f"{each['name']}  ({each['pixels'] / total:.1%})" for each in scores]
-    palette = {name: colour for name, colour in zip(evaluation.task.names, evaluation.task.palette / 255, strict=True)}
+    palette = dict(zip(evaluation.task.names, evaluation.task.palette / 255, strict=True))
     axes.barh(
         names, [each["iou"] for each in scores], color=[palette[each["name"]] for each in scores], edgecolor="#888"
     )

@@ -117,7 +117,8 @@ def bootstrap_interval_of(
     count = int(members.max(initial=0)) + 1
     if count < 2:
         return None
-    sums = np.stack([np.bincount(members, weights=column, minlength=count) for column in values.T], axis=1)
+    columns = [np.bincount(members, weights=column, minlength=count) for column in values.T.astype(np.float64)]
+    sums: NDArray[np.float64] = np.stack(columns, axis=1)
     generator = np.random.default_rng(seed)
     found = np.empty(samples)
     step = max(1, 2**21 // max(count, sums.shape[1]))  # draws at a time: bounds the memory

@@ -231,8 +231,9 @@ def _folder(path: Path, config: FitConfig, data: str) -> Run:
 
 def _fit_digest(config: FitConfig, data: str) -> str:
     """A digest of everything that decides the result of a fit, but not of where images and weights lie."""
-    values = config.model_dump(mode="json")
-    shown = {key: values["data"][key] for key in ("size", "mode", "target", "augment")}
+    values = config.digest_values()
+    kept = ("size", "mode", "target", "augment", "crops")
+    shown = {key: value for key, value in values["data"].items() if key in kept}
     weights = Path(config.model.encoder_weights)
     if weights.is_file():
         values["model"]["encoder_weights"] = file_digest(weights)

@@ -37,16 +37,6 @@ from carvana.utils.devices import describe, process_count, process_number
 from carvana.utils.files import digest
 from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
-_LATER = {
-    "data.start_size": None,
-    "data.start_epochs": 0,
-    "data.whole": 0.0,
-    "data.mask_suffix": None,
-    "data.crops": "boundary",
-    "train.class_weights": None,
-}
-"""Keys that earlier versions did not have, each with the value that stands for its absence."""
-
 
 def fit(
     config: FitConfig,
@@ -206,16 +196,9 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
 
 def _config_digest(config: FitConfig) -> str:
     """Digest of a config without its length and without what changes no result, such as where the images are."""
-    values = config.model_dump(mode="json")
+    values = config.digest_values()
     values["data"] |= {"root": None, "images": None, "masks": None, "workers": 0, "cache_gb": 0.0}
     values["train"] |= {"epochs": 1, "minutes": None}
-    values["model"] |= {"classes": 1}  # a key of earlier versions
-    for key, usual in _LATER.items():
-        section, _, name = key.partition(".")
-        if values[section][name] == usual:
-            del values[section][name]
-    if config.task.classes is None:
-        del values["task"]
     return digest(values)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from carvana.config import FitConfig
 from carvana.data.augment import make_augment
@@ -20,6 +21,7 @@ from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError, plural
 from carvana.evaluation.samples import read_run_split
 from carvana.losses import loss_for, loss_names, make_loss
+from carvana.models.build import build_network
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec, is_distribution
@@ -31,7 +33,7 @@ from carvana.training.trainer import Trainer
 from carvana.utils.devices import process_count, process_number, resolve_device, resolve_precision
 from carvana.utils.files import lock
 from carvana.utils.parallel import check_fork, check_main_guard
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, default_reporter
 
 DEMO_CARS = 12
 
@@ -133,7 +135,7 @@ def build_model(
     if other.spec.arch != model.spec.arch:
         raise ModelError(f"--init {os.fspath(init)}: holds {other.spec.arch!r}, not {model.spec.arch!r}")
     try:
-        model.load_state_dict(other.state_dict())
+        model.load_state_dict(_state_for(model, other, init=os.fspath(init), reporter=reporter or default_reporter()))
     except RuntimeError as error:
         raise ModelError(
             f"--init {os.fspath(init)}: its weights were made with options {other.spec.options} and do not fit "
@@ -143,6 +145,35 @@ def build_model(
     name = path.parent.name if path.name == "model" else path.name
     # The weights keep the normalisation that they were trained with.
     return model.with_spec(init=f"run:{name}", mean=other.spec.mean, std=other.spec.std)
+
+
+def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Reporter) -> dict[str, Tensor]:
+    """The weights of another model: all of them for the same classes, else those of equal names in its last layer."""
+    state, old, new = other.state_dict(), other.spec.task, model.spec.task
+    if new is None or (old is None and other.spec.classes == model.spec.classes):
+        return state
+    names = [] if old is None else old.names
+    if names == new.names:
+        return state
+    spec = other.spec  # the last layer is what grows with the number of classes
+    larger, _ = build_network(
+        spec.arch, classes=spec.classes + 1, options=spec.options, known_sizes=(spec.stride, spec.min_size)
+    )
+    sizes = {f"network.{name}": value.shape for name, value in larger.module.state_dict().items()}
+    places = [(index, names.index(name)) for index, name in enumerate(new.names) if name in names]
+    for name, own in model.state_dict().items():
+        if name in state and state[name].shape != sizes.get(name):
+            taken = own.clone()
+            for here, there in places:
+                taken[here] = state[name][there]
+            state[name] = taken
+    told = {
+        "taken": [name for name in new.names if name in names],
+        "begin with random weights": [name for name in new.names if name not in names],
+        "not taken": [name for name in names if name not in new.names],
+    }
+    reporter.info(f"--init {init}: " + "; ".join(f"{what}: {', '.join(some)}" for what, some in told.items() if some))
+    return state
 
 
 def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segmenter:

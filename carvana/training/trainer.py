@@ -23,6 +23,7 @@ from carvana.data.dataset import SegmentationDataset
 from carvana.data.target import balanced_weights, unpack
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate
+from carvana.evaluation.labels import LabelEvaluation
 from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
@@ -317,7 +318,7 @@ class Trainer:
         if stop:
             raise self._interrupted()
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> Evaluation | LabelEvaluation:
         """Evaluate the kept network on the validation images at full size; a run keeps numbers, masks and pictures.
 
         To be called after :meth:`fit`, in the first process.

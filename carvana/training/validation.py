@@ -74,12 +74,15 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
 def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """For each image: the pixels in both masks, the sum of the pixels of each mask, and the pixel accuracy."""
     predicted, true = (logits > 0).flatten(1), (targets > 0.5 * (1 if valid is None else valid)).flatten(1)
-    right, pixels = predicted == true, true.shape[1]
-    if valid is not None:
+    right = predicted == true
+    if valid is None:
+        accuracy = right.double().mean(1)
+    else:
         counts = (valid > 0.5).expand_as(targets).flatten(1)
-        predicted, true, right, pixels = predicted & counts, true & counts, right & counts, counts.sum(1).clamp(min=1)
+        accuracy = (right & counts).sum(1).double() / counts.sum(1).clamp(min=1)
+        predicted, true = predicted & counts, true & counts
     both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
-    return both.double(), either.double(), right.sum(1).double() / pixels
+    return both.double(), either.double(), accuracy
 
 
 def _label_confusion(logits: Tensor, targets: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def test_300_classes_take_12_bytes_a_pixel_and_keep_their_indices() -> None:
 def test_dense_and_packed_are_two_ways_to_write_the_same() -> None:
     found = shrink_labels(scene(), (24, 32), void=255)
     planes, present = dense(found)
-    again = top_shares(planes, present, np.uint8)
+    again = top_shares(planes, present)
     for one, other in ((found, again), (found, found)):
         packed = [torch.from_numpy(np.concatenate(each))[None] for each in (one, other)]
         assert torch.equal(*(unpack(each, MANY)[0] for each in packed))
@@ -167,7 +167,7 @@ def test_one_object_with_ignored_values_has_its_share_and_what_counts(tmp_path: 
 
 def test_two_label_files_of_one_image_are_refused(tmp_path: Path) -> None:
     sample = Sample(tmp_path / "x.jpg", (tmp_path / "a.png", tmp_path / "b.png"), "x")
-    with pytest.raises(DataError, match="has 2 label files, such as .*b.png; expected one"):
+    with pytest.raises(DataError, match=r"has 2 label files, such as .*b.png; expected one"):
         read_labels(sample, MANY)
 
 
