@@ -127,7 +127,7 @@ def focal(*, kind: Kind = "binary", class_weights: Tensor | None = None) -> Loss
 
 
 def lovasz(*, kind: Kind = "binary") -> Loss:
-    """Lovasz hinge, or softmax, per image (Berman et al., CVPR 2018), smp's; on hard labels: the largest share counts."""
+    """Lovasz hinge, or softmax, per image (Berman et al., CVPR 2018), smp's; on hard labels: the largest share."""
     if kind == "multiclass":
         return _lovasz_softmax
     hinge = smp.losses.LovaszLoss("binary", per_image=True, ignore_index=_IGNORED)

@@ -57,7 +57,8 @@ def shrink_labels(labels: Labels, size: tuple[int, int], *, void: int, target: s
         The exact shares, rounded to 1/255; where nothing is void, and no more than four classes meet, they sum to 1.
     """
     if target == "nearest" and labels.shape != size:
-        labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
+        resized: Any = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
+        labels = resized
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)).astype(labels.dtype)
     if labels.shape == size:
         found = _none(size, labels)
@@ -79,7 +80,7 @@ def top_shares(planes: NDArray[np.float32], classes: Labels) -> Shares:
 
 def dense(found: Shares) -> tuple[NDArray[np.float32], Labels]:
     """The shares of the classes that there are: float32 (P, h, w) in [0, 1], and the indices of these P classes."""
-    present: Labels = np.unique(found.classes[found.shares > 0])
+    present: Any = np.unique(found.classes[found.shares > 0])
     planes: NDArray[np.float32] = np.zeros((len(present), *found.classes.shape[1:]), np.float32)
     for plane, index in zip(planes, present, strict=True):
         for classes, shares in zip(*found, strict=True):

@@ -53,10 +53,8 @@ def worst_images(
         count: how many images.
     """
     task = evaluation.task
-    scored: list[tuple[float, Sample]] = [
-        (score.score, sample) for score, sample in zip(evaluation.images, samples, strict=True)
-    ]
-    ranked = sorted(scored, key=lambda pair: pair[0])[:count]
+    scores = [image.score for image in evaluation.images]
+    ranked = sorted(zip(scores, samples, strict=True), key=lambda pair: pair[0])[:count]
     images = []
     for _, sample in ranked:
         image, found, true = over_white(read_shown(sample.image)), mask_of(sample), read_labels(sample, task)

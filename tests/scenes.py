@@ -1,0 +1,49 @@
+"""Small drawn scenes of several classes with exact label maps, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from carvana.task import Task
+
+NAMES = ["sky", "road", "car", "pole"]
+VALUES = {"sky": 10, "road": 20, "car": [30, 31], "pole": 250}
+VOID = 77
+TASK = Task(classes=VALUES, ignore=[VOID])
+COLOURS = {10: (120, 170, 230), 20: (90, 90, 95), 30: (200, 30, 40), 31: (190, 50, 40), 250: (240, 220, 60)}
+
+
+def draw(seed: int, size: tuple[int, int] = (48, 64)) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An image, and the values of its label map: sky above road, a car of two values, a thin pole, a strip of void."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    values = np.full(size, 10, np.uint8)
+    horizon = int(rng.integers(height // 3, height // 2))
+    values[horizon:] = 20
+    top, left = int(rng.integers(horizon - 6, horizon + 4)), int(rng.integers(2, width - 24))
+    values[top : top + 10, left : left + 20] = 30
+    values[top : top + 4, left + 5 : left + 15] = 31
+    pole = int(rng.integers(0, width - 2))
+    values[4 : horizon + 2, pole : pole + 2] = 250
+    image = np.zeros((*size, 3), np.float64)
+    for value, colour in COLOURS.items():
+        image[values == value] = colour
+    image += rng.normal(0, 6, image.shape)
+    values[-3:] = VOID
+    return np.clip(image, 0, 255).astype(np.uint8), values
+
+
+def write_scenes(folder: Path, count: int = 12, *, size: tuple[int, int] = (48, 64), groups: int = 6) -> Path:
+    """``images/`` and ``masks/`` of so many scenes, named GROUP_NUMBER."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        image, values = draw(number, size)
+        stem = f"g{number % groups}_{number:03}"
+        Image.fromarray(image).save(folder / "images" / f"{stem}.png")
+        Image.fromarray(values).save(folder / "masks" / f"{stem}.png")
+    return folder

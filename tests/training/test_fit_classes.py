@@ -1,0 +1,197 @@
+"""From label files to label maps and numbers: a training of several classes, by real commands on drawn scenes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import carvana
+from carvana.config import FitConfig
+from carvana.data.io.labels import read_values
+from carvana.errors import ConfigError, DataError
+from carvana.evaluation.labels import LabelEvaluation
+from carvana.inference.predict_folder import predict_folder
+from carvana.metrics import mean_iou
+from carvana.run import Run
+from carvana.training.fit import fit, resume
+from tests.scenes import NAMES, TASK, VALUES, VOID, write_scenes
+
+
+def config(root: Path, **changes: Any) -> FitConfig:
+    made = FitConfig(
+        arch="unet-ref", model={"options": {"width": 4, "bn_momentum": 0.1}},
+        task={"classes": VALUES, "ignore": [VOID]},
+        data={"root": root, "group": r"(g\d)_", "size": (24, 32), "workers": 0, "cache_gb": 0, "augment": "seed"},
+        split={"val": 2}, train={"epochs": 2, "batch_size": 4, "precision": "fp32", "lr": 3e-3},
+    )  # fmt: skip
+    return made.replace(changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("classes")
+    return fit(config(write_scenes(folder / "data")), out=folder / "run", device="cpu")
+
+
+def test_the_numbers_are_those_of_the_written_label_maps(run: Run) -> None:
+    numbers = run.read_evaluation()
+    root = run.read_config().data.root
+    assert root is not None
+    matrix = np.zeros((4, 4), np.int64)
+    names = list(run.read_split("val"))
+    for name in names:
+        stem = Path(name).stem
+        predicted = read_values(run.masks_path / f"{stem}_mask.png")
+        true = read_values(root / "masks" / name)
+        assert predicted.shape == true.shape
+        assert set(np.unique(predicted)) <= {10, 20, 30, 250}  # the files' own values, of several the first
+        for row, values in enumerate(([10], [20], [30, 31], [250])):
+            for column, value in enumerate((10, 20, 30, 250)):
+                matrix[row, column] += (np.isin(true, values) & (predicted == value)).sum()
+    assert matrix.tolist() == numbers["confusion"]
+    assert matrix.sum() == len(names) * 45 * 64  # without the strip of void
+    assert numbers["score"] == numbers["miou"] == mean_iou(matrix)
+    assert numbers["pixel_accuracy"] == np.trace(matrix) / matrix.sum()
+    assert [each["name"] for each in numbers["per_class"]] == NAMES
+
+
+def test_the_run_says_what_was_told_apart(run: Run) -> None:
+    task = run.read_config().task.task()
+    assert task == TASK
+    assert run.read_config().train.loss == "ce + dice"
+    model = carvana.Segmenter.from_pretrained(run.model_path)
+    assert (model.spec.task, model.spec.classes, model.spec.thresholds) == (TASK, 4, ())
+    card = (run.model_path / "README.md").read_text()
+    assert "4: sky, road, car, pole" in card
+    assert "IoU of pole" in card
+    metrics = run.read_metrics()
+    assert [set(line) >= {"val_score", "val_miou", "val_accuracy"} for line in metrics] == [True, True]
+    assert all(line["val_score"] == line["val_miou"] for line in metrics)
+    assert "val_dice" not in metrics[0]
+    assert {path.name for path in run.pictures_path.iterdir()} == {
+        "worst.png", "masks.png", "curves.png", "confusion.png", "classes.png",
+    }  # fmt: skip
+
+
+def test_label_maps_have_the_colours_of_the_classes(run: Run) -> None:
+    path = next(run.masks_path.iterdir())
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        colours = np.asarray(picture.convert("RGB"))
+        values = np.asarray(picture)
+    for index, value in enumerate((10, 20, 30, 250)):
+        assert (colours[values == value] == TASK.palette[index]).all()
+
+
+def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    whole = fit(config(root), out=tmp_path / "whole", device="cpu")
+    fit(config(root, **{"train.epochs": 1}), out=tmp_path / "part", device="cpu")
+    part = resume(tmp_path / "part", epochs=2, device="cpu")
+    assert part.read_config() == whole.read_config()
+    first, second = whole.read_metrics(), part.read_metrics()
+    assert first[0]["val_score"] != pytest.approx(0)
+    assert [line["epoch"] for line in second] == [1, 2]
+    again = resume(tmp_path / "whole", epochs=3, device="cpu")
+    assert len(again.read_metrics()) == 3
+
+
+def test_the_cache_gives_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARVANA_CACHE", str(tmp_path / "cache"))
+    root = write_scenes(tmp_path / "data")
+    plain = fit(config(root), out=tmp_path / "plain", device="cpu")
+    cached = fit(config(root, **{"data.cache_gb": 1}), out=tmp_path / "cached", device="cpu")
+    assert list((tmp_path / "cache").rglob("*.pack"))
+    assert plain.metrics_path.read_bytes() == cached.metrics_path.read_bytes()
+
+
+@pytest.mark.parametrize("crops", ["class", "boundary", "any"])
+def test_crops_and_weights_train_too(tmp_path: Path, crops: str) -> None:
+    root = write_scenes(tmp_path / "data")
+    changes = {"data.mode": "crop", "data.crops": crops, "train.class_weights": "balanced", "train.epochs": 1}
+    assert fit(config(root, **changes), out=tmp_path / "run", device="cpu").read_evaluation()["score"] > 0
+
+
+def test_predict_writes_label_maps_probabilities_and_overlays(run: Run, tmp_path: Path) -> None:
+    root = run.read_config().data.root
+    assert root is not None
+    images = sorted((root / "images").iterdir())[:2]
+    predictor = carvana.Predictor.from_pretrained(run.path, device="cpu")
+    predict_folder(
+        predictor, images, out=tmp_path, save=("mask", "prob", "overlay", "cutout"), of_class="car", workers=1
+    )
+    stem = images[0].stem
+    prediction = predictor.predict(images[0])
+    assert prediction.labels.tolist() == prediction.probabilities.argmax(0).tolist()
+    assert read_values(tmp_path / f"{stem}_mask.png").tolist() == TASK.decode(prediction.labels).tolist()
+    with np.load(tmp_path / f"{stem}_prob.npz") as arrays:
+        assert list(arrays) == NAMES
+        total = sum(arrays[name].astype(np.float32) for name in NAMES)
+        np.testing.assert_allclose(total, 1, atol=3e-3)
+        np.testing.assert_allclose(arrays["car"], prediction.probabilities[2], atol=1e-3)
+    with Image.open(tmp_path / f"{stem}_overlay.jpg") as picture:
+        assert picture.width == 64
+        assert picture.height > 48  # the legend
+    with Image.open(tmp_path / f"{stem}_cutout.png") as picture:
+        opacity = np.asarray(picture)[..., 3] > 127
+    assert (opacity == (prediction.probability_of("car") > 0.5)).mean() > 0.99
+    again = predict_folder(predictor, images, out=tmp_path, save=("mask",), of_class="car", workers=1)
+    assert again.skipped == 2
+
+
+def test_a_cutout_of_several_classes_needs_a_name(run: Run, tmp_path: Path) -> None:
+    predictor = carvana.Predictor.from_pretrained(run.path, device="cpu")
+    with pytest.raises(ConfigError, match=r"a cut-out shows one class of 4: name it with --class, as --class pole"):
+        predict_folder(predictor, [Path("x.png")], out=tmp_path, save=("cutout",))
+    with pytest.raises(ConfigError, match=r"no class is named 'cars'; did you mean 'car'"):
+        predict_folder(predictor, [Path("x.png")], out=tmp_path, save=("cutout",), of_class="cars")
+
+
+def test_evaluating_again_gives_the_same_numbers(run: Run) -> None:
+    samples = carvana.find_samples(run.read_config().data.root or "", group=r"(g\d)_")
+    val = [sample for sample in samples if sample.name in run.read_split("val")]
+    evaluation = carvana.evaluate(carvana.Predictor.from_pretrained(run.path, device="cpu"), val)
+    assert isinstance(evaluation, LabelEvaluation)
+    before = run.read_evaluation()
+    assert evaluation.to_json() | {"seconds": before["seconds"]} == before
+    assert json.loads(json.dumps(before)) == before
+
+
+def test_other_classes_take_the_weights_of_equal_names(run: Run, tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    changes = {
+        "task.classes": {"pole": 250, "ground": [20], "car": [30, 31], "sky": 10}, "train.epochs": 1, "train.lr": 1e-9,
+    }  # fmt: skip
+    other = fit(config(root, **changes), out=tmp_path / "other", init=run.path, device="cpu")
+    old, new = (carvana.Segmenter.from_pretrained(each.model_path) for each in (run, other))
+    head, own = old.network.head.weight, new.network.head.weight  # type: ignore[union-attr]
+    assert own[0].sub(head[3]).abs().max() < 1e-4
+    assert own[2].sub(head[2]).abs().max() < 1e-4
+    assert own[1].sub(head[1]).abs().max() > 1e-3
+    assert new.spec.init == f"run:{run.path.name}"
+
+
+def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    changes = {"task.classes": {"sky": 10, "road": 20, "car": 30, "pole": 250}}
+    with pytest.raises(DataError, match=r"no class has the value 31 \(\d+ pixels\); name them in task.classes"):
+        fit(config(root, **changes), out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_may_lie_in_a_file_of_the_data_folder(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    for path in (root / "masks").iterdir():
+        values = np.searchsorted([10, 20, 30, 77, 250], np.minimum(read_values(path), 250)).astype(np.uint8)
+        Image.fromarray(values).save(path)
+    (root / "codes.txt").write_text("sky\nroad\ncar\npole\n")
+    changes = {"task": {"classes": "codes.txt", "ignore": [3]}, "train.epochs": 1}
+    made = fit(config(root, **changes), out=tmp_path / "run", device="cpu")
+    assert [each["value"] for each in made.read_config().task.classes] == [0, 1, 2, 4]
+    with pytest.raises(ConfigError, match=r"task.classes = 'cods.txt': no such file in .*data; expected names"):
+        fit(config(root, **changes | {"task.classes": "cods.txt"}), out=tmp_path / "other", device="cpu")
