@@ -1,4 +1,4 @@
-"""Finds the images of a data folder with their masks and groups."""
+"""Finds the images of a data folder with their masks and groups, and reads them at a training size."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from carvana.data.io.images import SUFFIXES
-from carvana.data.io.masks import MASK_SUFFIXES
+import numpy as np
+from numpy.typing import NDArray
+
+from carvana.data.io.images import SUFFIXES, read_image, resize_image
+from carvana.data.io.masks import MASK_SUFFIXES, read_mask, shrink_mask
 from carvana.data.layouts import (
+    EXPECTED,
     Folders,
+    MaskNames,
     find_layout,
     group_and_view,
     group_pattern,
     nested_names,
     require_images,
+    stem_of,
     warn_of_others,
 )
-from carvana.data.mask_names import EXPECTED, MaskNames, stem_of
 from carvana.errors import DataError
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
@@ -97,6 +102,21 @@ def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
     return sample.mask
+
+
+def read_shrunken(sample: Sample, size: tuple[int, int], *, target: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The image, uint8 (h, w, 3), and 255 times the coverage of its mask, uint8 (h, w), from their files.
+
+    Args:
+        sample: A labelled image.
+        size: (height, width).
+        target: "coverage" or "nearest", as :func:`carvana.data.io.masks.shrink_mask` takes it.
+
+    Raises:
+        DataError: there is no mask, or a file cannot be used.
+    """
+    image = resize_image(read_image(sample.image, at_least=size), size)
+    return image, shrink_mask(read_mask(mask_of(sample)), size, target=target)
 
 
 def find_samples(

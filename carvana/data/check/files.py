@@ -18,8 +18,16 @@ from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
 from carvana.data.io.images import SUFFIXES, image_size, read_image
 from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, share_of
-from carvana.data.layouts import Folders, find_layout, group_and_view, group_pattern, image_names, is_folder
-from carvana.data.mask_names import EXPECTED, MaskNames
+from carvana.data.layouts import (
+    EXPECTED,
+    Folders,
+    MaskNames,
+    find_layout,
+    group_and_view,
+    group_pattern,
+    image_names,
+    is_folder,
+)
 from carvana.data.samples import PairedNames, Sample, listed, pair_names
 from carvana.errors import ConfigError, DataError, printable
 from carvana.utils.files import expanded
