@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
-from carvana.data.cache import SampleCache, read_shrunken
+from carvana.data.cache import SampleCache
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
-from carvana.data.samples import Sample, mask_of
+from carvana.data.samples import Sample, mask_of, read_shrunken
 from carvana.errors import ConfigError, DataError
 
 Key = int | tuple[int, int]

@@ -26,10 +26,9 @@ import simplejpeg
 from PIL import Image
 
 import carvana
-from carvana.data.cache import read_shrunken
 from carvana.data.demo import write_demo
 from carvana.data.io.masks import read_coverage, read_mask
-from carvana.data.samples import Sample
+from carvana.data.samples import Sample, read_shrunken
 
 SIZES = (128, 128), (512, 768)
 PHOTOS = 40

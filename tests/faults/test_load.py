@@ -149,7 +149,7 @@ print((keys != b"").sum())
 @pytest.mark.fault(
     done="the cache is built for 100,000 names and opened again",
     promised="memory grows by less than 1 kB an image; what is linked is kept once",
-    reaches="data/cache.py: build_caches; data/cache_pack.py: Pack.find",
+    reaches="data/cache.py: build_caches, Pack",
     quick=0,
 )
 def test_cache_building(folder_of: Folders, bounded: Any, tmp_path: Path) -> None:
