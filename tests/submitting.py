@@ -17,7 +17,7 @@ from carvana.data.io.images import write_image
 from carvana.inference.base import BasePredictor
 from carvana.inference.pipeline import read_prepared
 from carvana.inference.predictor import Predictor
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:

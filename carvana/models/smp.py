@@ -16,7 +16,7 @@ from torch import nn
 from carvana.errors import ModelError
 from carvana.models.build import check_options
 from carvana.models.encoders import build_for_any_size, check_timm, quiet, start
-from carvana.models.preprocess import round_up
+from carvana.models.segmenter import round_up
 from carvana.models.smp_encoders import DILATING, check
 from carvana.models.spec import Network
 from carvana.models.weight_files import first_line

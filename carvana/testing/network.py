@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from carvana.errors import ModelError
 from carvana.losses import Loss, loss_names, make_loss
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.registry import registry
 from carvana.testing.contract import ContractError, contract, expect
 

@@ -20,8 +20,7 @@ from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError
 from carvana.evaluation.samples import read_run_split
 from carvana.losses import loss_names, make_loss
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec, is_distribution
 from carvana.registry import Catalog, registry
 from carvana.run import Run

@@ -23,7 +23,7 @@ from torch import nn
 
 from carvana.config import TrainConfig
 from carvana.losses import make_loss
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 from carvana.training.depthwise import QuickDepthwise
 from carvana.training.optim import make_optimizer
 from carvana.utils.devices import describe, freed_memory_kept

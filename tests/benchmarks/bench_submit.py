@@ -39,7 +39,7 @@ from carvana.data.samples import Sample
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission.write import CHUNK, write_submission
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 from carvana.utils.devices import cpu_count
 
 SIZE = 640, 960

@@ -14,8 +14,7 @@ from faults.hostile import safetensors, taken_apart
 from faults.models import FIRST, WEIGHTS, refusal, save_model
 from safetensors.torch import load_file, save_file
 
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from carvana.inference.ensemble import Ensemble, load_predictor
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 
 

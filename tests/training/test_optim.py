@@ -9,8 +9,7 @@ from torch import nn
 
 from carvana.config import TrainConfig
 from carvana.errors import ConfigError
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 from carvana.training.optim import (
     Duration,

@@ -26,8 +26,7 @@ from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, Onnx
 from carvana.inference.tiling.memory import bytes_per_pixel
 from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.models.fuse import for_inference
-from carvana.models.preprocess import padded_size
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, padded_size
 from carvana.models.weight_files import first_line
 from carvana.utils.files import atomic_path, check_target
 from carvana.utils.progress import Reporter, default_reporter

@@ -11,8 +11,7 @@ from torch import Tensor
 from carvana.inference.tiling.memory import bytes_per_pixel
 from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.models.fuse import for_inference
-from carvana.models.preprocess import padded_size
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, padded_size
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import autocast, resolve_device, resolve_precision
 from carvana.utils.files import digest

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from carvana.errors import ModelError
 from carvana.inference.tiling.tiled import tiled
-from carvana.models.preprocess import padded_size, round_up
+from carvana.models.segmenter import padded_size, round_up
 
 LARGEST = 2048
 """Pixels; a network with a larger receptive field counts as seeing the whole image."""

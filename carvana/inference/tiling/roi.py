@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.inference.tiling.grid import Size, TileSpan, padded_to
-from carvana.models.preprocess import round_up
+from carvana.models.segmenter import round_up
 
 CELL = 8
 """Side of the cells that are certain or uncertain, in pixels."""

@@ -20,7 +20,7 @@ from carvana.inference.tiling.grid import Join, Size, TileGrid, cheapest_plan, p
 from carvana.inference.tiling.memory import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
 from carvana.inference.tiling.tiled import Accumulator, run_tiles
-from carvana.models.preprocess import padded_size
+from carvana.models.segmenter import padded_size
 from carvana.utils.devices import is_out_of_memory, release_memory, synchronize
 from carvana.utils.progress import Reporter, default_reporter
 

@@ -45,7 +45,7 @@ def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free() -> None:
 
 SCRIPT = """
 import torch
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 from carvana.utils.devices import PeakMemory
 from carvana.inference.tiling.memory import bytes_per_pixel
 model = create_model("unet/resnet18").eval()

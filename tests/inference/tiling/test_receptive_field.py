@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from carvana.errors import ModelError
 from carvana.inference.tiling.receptive_field import exact_halo
 from carvana.inference.tiling.tiled import tiled
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 
 def halo_of(name: str, **options: object) -> int:
