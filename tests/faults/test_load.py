@@ -63,7 +63,7 @@ def bounded(
 @pytest.mark.fault(
     done="data check of 100,000 names, of which 99,000 are hard links to one of the others",
     promised="memory grows by less than 1 kB an image; each duplicate is reported",
-    reaches="data/check/report.py: _Table; data/check/files.py: FolderContents",
+    reaches="data/check/files.py: PairSummary, FolderContents",
 )
 def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -> None:
     taken = bounded(lambda count: measured("data", "check", folder_of(count), codes=(0, 1)))

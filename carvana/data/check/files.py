@@ -147,7 +147,7 @@ def list_folders(
     return contents
 
 
-@dataclass
+@dataclass(slots=True)
 class PairSummary:
     """What is known of an image and its mask, as far as they can be read.
 
