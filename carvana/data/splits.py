@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
-from carvana.data.io.masks import read_share
+from carvana.data.io.masks import read_mask, share_of
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError, DataError
 from carvana.utils.files import write_bytes
@@ -311,7 +311,7 @@ def _order(units: Sequence[Sequence[Sample]], by: By, rng: np.random.Generator) 
 
 def _mean_share(samples: Sequence[Sample]) -> float:
     step = max(1, len(samples) // MASKS_A_GROUP)
-    shares = [read_share(sample.mask) for sample in samples[::step] if sample.mask is not None]
+    shares = [share_of(read_mask(sample.mask)) for sample in samples[::step] if sample.mask is not None]
     return float(np.mean(shares)) if shares else 0.0
 
 
