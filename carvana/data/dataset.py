@@ -105,10 +105,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             >>> data[3, 0][0].shape, data[4, 0][0].shape  # doctest: +SKIP
             (torch.Size([3, 256, 384]), torch.Size([3, 512, 768]))
         """
-        same = len(start) == len(self) and all(
-            one.image == other.image for one, other in zip(start.samples, self.samples, strict=True)
-        )
-        if not same:
+        if [sample.image for sample in start.samples] != [sample.image for sample in self.samples]:
             raise ConfigError(
                 f"start: its {len(start)} images are not the {len(self)} of data; expected the same ones, in order"
             )

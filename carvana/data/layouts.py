@@ -151,25 +151,22 @@ def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
             return
 
 
-def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] | None = None) -> None:
-    """Warn of what is in a folder besides images (or files of these suffixes): ``2 HEIC images, 1 video, 1 folder``.
+def others(folder: Path, suffixes: Collection[str]) -> dict[str, bool]:
+    """What is in a folder besides files of these suffixes, by name, sorted, each with whether it is a folder.
 
     Hidden files, and those that systems leave in folders, do not count.
     """
-    suffixes = SUFFIXES if suffixes is None else suffixes
-    found: Counter[str] = Counter()
-    names: list[str] = []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - as above
-            if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
-                continue
-            if is_folder(entry):
-                found["folder"] += 1
-                names.append(f"{entry.name}/")
-            elif suffix not in suffixes:
-                found[_KINDS.get(suffix, "other file")] += 1
-                names.append(entry.name)
+        shown = (each for each in entries if not each.name.startswith(".") and each.name.lower() not in _OF_SYSTEMS)
+        found = {each.name: _is_folder(each) for each in shown if _suffix(each.name) not in suffixes or _is_folder(each)}
+    return dict(sorted(found.items()))
+
+
+def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] = SUFFIXES) -> None:
+    """Warn of what is in a folder besides images (or files of these suffixes): ``2 HEIC images, 1 video, 1 folder``."""
+    left_out = others(folder, suffixes).items()
+    found = Counter("folder" if is_folder else _KINDS.get(_suffix(name), "other file") for name, is_folder in left_out)
+    names = [f"{name}/" if is_folder else name for name, is_folder in left_out]
     if found:
         counted = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         kinds = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counted)
@@ -186,7 +183,7 @@ _KINDS = {
 }
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry of a folder is a folder, or a link to one; False for a link that leads back to itself."""
     try:
         return entry.is_dir()
@@ -273,6 +270,11 @@ def stem_of(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122 - ten times faster than pathlib
 
 
+def _suffix(name: str) -> str:
+    """The suffix of a file's name, in lower case."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - as above
+
+
 def group_pattern(group: str | None) -> re.Pattern[str] | None:
     """The compiled ``data.group``; None, for Carvana's own names, if there is none.
 
@@ -320,7 +322,7 @@ def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, lis
     for place, below, names in os.walk(folder, onerror=refuse):
         below[:] = sorted(name for name in below if not name.startswith("."))
         shown = (name for name in names if not name.startswith("."))
-        images = [name for name in shown if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122 - ten times faster
+        images = [name for name in shown if _suffix(name) in suffixes]
         yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
 
 

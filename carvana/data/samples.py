@@ -274,4 +274,4 @@ def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
     first = samples[0]
     if not first.depth:
         beside = any(mask.parent == first.image.parent for mask in first.masks)
-        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else None)
+        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else SUFFIXES)

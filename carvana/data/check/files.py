@@ -26,7 +26,7 @@ from carvana.data.layouts import (
     group_and_view,
     group_pattern,
     image_names,
-    is_folder,
+    others,
 )
 from carvana.data.samples import PairedNames, Sample, listed, pair_names
 from carvana.errors import ConfigError, DataError, printable
@@ -219,15 +219,11 @@ def _samples(names: PairedNames, pattern: re.Pattern[str] | None, problems: list
 
 def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str]]:
     nested = not any(image_names(folder, suffixes))
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            if is_folder(entry):
-                if not nested:
-                    yield entry.path, "a folder beside images, whose files are not read"
-            elif Path(entry.name).suffix.lower() not in suffixes:
-                yield entry.path, "its suffix is not one of an image"
+    for name, is_folder in others(folder, suffixes).items():
+        if not is_folder:
+            yield str(folder / name), "its suffix is not one of an image"
+        elif not nested:
+            yield str(folder / name), "a folder beside images, whose files are not read"
 
 
 def _read(read: Callable[[Path], T], path: Path, problems: list[Problem]) -> T | None:
