@@ -152,21 +152,20 @@ def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
 
 
 def others(folder: Path, suffixes: Collection[str]) -> dict[str, bool]:
-    """What is in a folder besides files of these suffixes, by name, sorted, each with whether it is a folder.
-
-    Hidden files, and those that systems leave in folders, do not count.
-    """
+    """What is in a folder besides hidden files and files of these suffixes: sorted names, and which are folders."""
     with os.scandir(folder) as entries:
-        shown = (each for each in entries if not each.name.startswith(".") and each.name.lower() not in _OF_SYSTEMS)
-        found = {each.name: _is_folder(each) for each in shown if _suffix(each.name) not in suffixes or _is_folder(each)}
-    return dict(sorted(found.items()))
+        found = {each.name: _is_folder(each) for each in entries if not each.name.startswith(".")}
+    return {name: found[name] for name in sorted(found) if found[name] or _suffix(name) not in suffixes}
 
 
 def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] = SUFFIXES) -> None:
-    """Warn of what is in a folder besides images (or files of these suffixes): ``2 HEIC images, 1 video, 1 folder``."""
-    left_out = others(folder, suffixes).items()
-    found = Counter("folder" if is_folder else _KINDS.get(_suffix(name), "other file") for name, is_folder in left_out)
-    names = [f"{name}/" if is_folder else name for name, is_folder in left_out]
+    """Warn of what is in a folder besides images (or files of these suffixes): ``2 HEIC images, 1 video, 1 folder``.
+
+    Hidden files, and those that systems leave in folders, do not count.
+    """
+    left_out = {name: kind for name, kind in others(folder, suffixes).items() if name.lower() not in _OF_SYSTEMS}
+    found = Counter("folder" if left_out[name] else _KINDS.get(_suffix(name), "other file") for name in left_out)
+    names = [f"{name}/" if left_out[name] else name for name in left_out]
     if found:
         counted = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         kinds = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counted)
