@@ -258,19 +258,18 @@ def tell_of_leak(split: Split, reporter: Reporter) -> None:
         )
 
 
-def describe_split(split: Split, *, workers: int | None = None, reporter: Reporter | None = None) -> SplitReport:
+def describe_split(split: Split, *, reporter: Reporter | None = None) -> SplitReport:
     """Read all masks of a split and compare its sides.
 
     Args:
         split: what to describe.
-        workers: threads that read; None for one per core.
         reporter: where progress goes.
 
     Raises:
         DataError: a mask cannot be read.
     """
     samples = split.train + split.val
-    found = threaded(lambda sample: _mean_share([sample]), samples, workers=workers)
+    found = threaded(lambda sample: _mean_share([sample]), samples)
     shares = np.fromiter(track(found, reporter or default_reporter(), "reading masks", len(samples)), np.float64)
     train, val = _side(split.train, shares[: len(split.train)]), _side(split.val, shares[len(split.train) :])
     return SplitReport(train, val, tuple(sorted(split.shared_groups())))

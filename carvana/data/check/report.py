@@ -16,9 +16,10 @@ from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, th
 from carvana.data.check.files import ADVICE, FolderContents, PairSummary, Problem, Size, inspect, list_folders
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
-from carvana.data.samples import Sample
+from carvana.data.samples import PairedNames, Sample, find_names
 from carvana.errors import DataError
 from carvana.utils.deprecated import Attribute
+from carvana.utils.files import expanded
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
 
@@ -135,7 +136,9 @@ def check_data(
         (2, 1, ())
     """
     reporter = reporter or default_reporter()
-    contents = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    folder = expanded(root)
+    contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}

@@ -85,11 +85,7 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
         return pixels
     source = cast("Source", source)
     data, name = read_bytes(source, max_pixels), name_of(source)
-    header = jpeg_header(data) if is_jpeg(data) else None
-    if header is None and is_jpeg(data):
-        data = without_junk(data)
-        header = jpeg_header(data)
-    if header is not None:
+    if is_jpeg(data) and (header := jpeg_header(data) or jpeg_header(data := without_junk(data))):
         height, width, space, _ = header
         check_pixels(height, width, max_pixels, source)
         image = read_jpeg(data, space, name, at_least)
