@@ -243,10 +243,10 @@ def find_names(
             found.masks.setdefault(stem, []).append(mask)
         elif rule.suffix is None or rule.is_named_like_a_mask(mask):
             found.alone.append(mask)
-    for stem, masks in found.masks.items():
-        if len(masks) > 1:
+    for stem, several in found.masks.items():
+        if len(several) > 1:
             by_number: dict[str, str] = {}
-            for mask in masks:
+            for mask in several:
                 other = by_number.setdefault(rule.owner(mask, found.images)[1], mask)
                 if other is not mask:
                     found.same_stem.append((stem, folders.masks / other, folders.masks / mask))

@@ -35,14 +35,13 @@ _LEAST_MASKS = 3  # one or two may be of large objects
 _SMALL = 128, 128  # at which outlines and edges are compared
 
 
-def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> None:
+def check_sizes(samples: Sequence[Sample]) -> None:
     """Make sure that each mask is as large as its image, both upright as their EXIF says.
 
     Only headers are read.
 
     Args:
         samples: Images; those without a mask are left out.
-        workers: Threads that read; None takes a few for each core, since they wait for the disk most of the time.
 
     Raises:
         DataError: masks are of another size than their images, or files cannot be read. The first of them is named
@@ -50,7 +49,8 @@ def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> Non
     """
     pairs = ((sample.image, mask) for sample in samples for mask in sample.masks)
     count, unreadable, wrong = 0, list[str](), list[str]()
-    for (image, mask), of_image, of_mask in threaded(_headers, pairs, workers=workers or min(4 * cpu_count(), 32)):
+    # More threads than cores, since they wait for the disk most of the time.
+    for (image, mask), of_image, of_mask in threaded(_headers, pairs, workers=min(4 * cpu_count(), 32)):
         count += 1
         if isinstance(of_image, str) or isinstance(of_mask, str):
             unreadable += [error for error in (of_image, of_mask) if isinstance(error, str)]

@@ -41,7 +41,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 def test_pairs_of_one_size_pass(samples: list[Sample], tiny_data: Path) -> None:
     check_sizes(samples)
-    check_sizes(find_samples(tiny_data), workers=1)
+    check_sizes(find_samples(tiny_data))
     check_sizes([])
 
 
