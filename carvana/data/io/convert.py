@@ -161,26 +161,20 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
     shown = np.asarray(picture.convert("RGB"))
     if np.ptp(np.percentile(shown, _NEARLY_ALL)) >= _SMALL_PART * 256:
         return
-    exact = _exact(data)
+    exact = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if exact is not None and exact.dtype == np.uint16 and exact.ndim == 3:
         _check_range(exact[:, :, :3], 65535, bits, name)
-    else:
+    elif isinstance(picture, TiffImageFile | PngImageFile):  # others have 8 bits then
         _check_range(shown.astype(np.uint16) * 257, 65535, bits, name)
 
 
 def _bits_of(picture: Image.Image, data: bytes) -> int:
-    """The bits of a value in a picture's file; Pillow keeps 8 of them where there are several bands."""
+    """The most bits that a value in a picture's file may have; Pillow keeps 8 of them where there are several bands."""
     if isinstance(picture, TiffImageFile):
         return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
     if isinstance(picture, PngImageFile):  # in memory it has a tile until it is loaded
         return data[_PNG_DEPTH] if data else 16 if "16B" in str(picture.tile) else 8
-    exact = _exact(data) if picture.format in ("PPM", "JPEG2000") else None
-    return 8 if exact is None else exact.dtype.itemsize * 8
-
-
-def _exact(data: bytes) -> NDArray[Any] | None:
-    """The values of an image file in their own type; None if OpenCV does not read it, or where there is no file."""
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    return 16 if picture.format in ("PPM", "JPEG2000") else 8
 
 
 def _eight_bit(values: NDArray[Any], name: str) -> UInt8:

@@ -47,10 +47,9 @@ def jpeg_size(start: bytes, file: BinaryIO) -> tuple[int, int, int] | None:
 
     None as for :func:`jpeg_header`.
     """
-    header = jpeg_header(start)
-    if header is None or not any(kind == _SCAN for kind, _, _ in segments(start)):  # EXIF may follow later
+    if not any(kind == _SCAN for kind, _, _ in segments(start)):  # size or EXIF may follow later
         start += file.read()
-        header = jpeg_header(start)
+    header = jpeg_header(start) or jpeg_header(without_junk(start))
     return None if header is None else (header[0], header[1], _orientation(start))
 
 
