@@ -91,6 +91,17 @@ def cause(error: OSError) -> str:
     return words
 
 
+def error_line(error: BaseException) -> str:
+    """The type and the text of any error, as one line of bounded length."""
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # __str__ of another package's error may fail as well
+        text = ""
+    return f"{type(error).__name__}: {printable(' '.join(text.split())[:300]) or 'without a message'}"
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 2) -> list[str]:
     """The choices spelled most like ``name``, best first; empty if none comes close.
 

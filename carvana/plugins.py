@@ -30,10 +30,9 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from carvana.errors import CarvanaError
+from carvana.errors import CarvanaError, error_line
 from carvana.registry import Plugin, Registry, Target, registry
-from carvana.utils.imports import error_line
-from carvana.utils.version import __version__
+from carvana.utils import __version__
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

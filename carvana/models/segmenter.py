@@ -10,13 +10,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from carvana.errors import CarvanaError, ModelError
+from carvana.errors import CarvanaError, ModelError, error_line
 from carvana.models import serialization
 from carvana.models.build import AllocationLimit, build_network
 from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import is_out_of_memory
-from carvana.utils.imports import error_line
 
 _OF_DEVICE = re.compile("cuda|cudnn|cublas", re.IGNORECASE)  # errors that are not the network's
 

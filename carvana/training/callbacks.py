@@ -19,8 +19,8 @@ from carvana.run import Run
 from carvana.utils.progress import Reporter, describe_epoch
 
 if TYPE_CHECKING:  # they import torch, which these logs do without
+    from carvana.training.checkpoint import Progress
     from carvana.training.optim import Duration
-    from carvana.training.state import Progress
     from carvana.training.validation import Validation
 
 TRACKIO_PROJECT = "TRACKIO_PROJECT"

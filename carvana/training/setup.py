@@ -26,7 +26,7 @@ from carvana.models.spec import ModelSpec, is_distribution
 from carvana.registry import Catalog, registry
 from carvana.run import Run
 from carvana.training.callbacks import Callback, default_callbacks
-from carvana.training.state import has_state, peek_state
+from carvana.training.checkpoint import has_state, read_state
 from carvana.training.trainer import Trainer
 from carvana.utils.devices import process_count, process_number, resolve_device, resolve_precision
 from carvana.utils.files import lock
@@ -135,7 +135,7 @@ def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segment
     if not has_state(run.state_path):
         return build_model(config, init=run.read_record().get("init_from"), reporter=reporter)
     model = build_model(config.replace({"model.encoder_weights": "none"}))
-    spec = ModelSpec.from_json(peek_state(run.state_path)[1]["spec"])
+    spec = ModelSpec.from_json(read_state(run.state_path, tensors=False).origin["spec"])
     return model.with_spec(init=spec.init, mean=spec.mean, std=spec.std)
 
 
@@ -199,7 +199,7 @@ def make_trainer(
     train, val = datasets(config, split, reporter=reporter)
     first_step = None
     if resume and has_state(run.state_path):
-        done = peek_state(run.state_path)[0].metrics
+        done = read_state(run.state_path, tensors=False).progress.metrics
         first_step = done[-1]["step"] + 1 if done else 0
     own = default_callbacks(run, first_step=first_step) if process_number() == 0 else []
     return Trainer(
