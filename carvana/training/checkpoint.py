@@ -29,7 +29,7 @@ from carvana.errors import CarvanaError, ConfigError, RunError, check_format_ver
 from carvana.models.segmenter import Segmenter
 from carvana.models.serialization import write_tensors
 from carvana.run import Run
-from carvana.training.distributed import all_of
+from carvana.training.accelerator import all_of
 from carvana.training.optim import is_finite
 from carvana.training.signals import NonFiniteLossError
 from carvana.utils import __version__

@@ -27,14 +27,21 @@ from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run, training_run
-from carvana.training.batch_size import choose_batch_size
+from carvana.training.accelerator import (
+    add_up,
+    all_of,
+    as_segmenter,
+    average_buffers,
+    largest_batch,
+    make_accelerator,
+    unwrap,
+)
 from carvana.training.callbacks import Callback, TrainingLog, notify
 from carvana.training.checkpoint import Checkpoint, Progress
-from carvana.training.depthwise import QuickDepthwise
-from carvana.training.distributed import add_up, all_of, as_segmenter, average_buffers, make_accelerator, unwrap
 from carvana.training.loader import Loader, worker_count
 from carvana.training.optim import (
     Duration,
+    QuickDepthwise,
     freeze_encoder,
     is_finite,
     make_average,
@@ -114,12 +121,16 @@ class Trainer:
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch_size = choose_batch_size(
-            self.model, train, self.settings, loss=self.loss, accelerator=self.accelerator, precision=self.precision
-        )
         if self.settings.batch_size == "auto":
-            self.reporter.info(f"train.batch_size auto: {self.batch_size} images a step")
-            self.settings = self.settings.model_copy(update={"batch_size": self.batch_size})
+            images = len(train) // (self.accelerator.num_processes * self.settings.accumulate)
+            fits = largest_batch(
+                self.model, train.largest_size, images=images, loss=self.loss, device=self.device,
+                precision=self.precision,
+            )  # fmt: skip
+            least = min(all_of(self.accelerator, fits))
+            self.reporter.info(f"train.batch_size auto: {least} images a step")
+            self.settings = self.settings.model_copy(update={"batch_size": least})
+        self.batch_size = int(self.settings.batch_size)
         loading: dict[str, Any] = {"seed": self.settings.seed, "workers": worker_count(workers)}
         self.train_loader = Loader(train, self.batch_size, self.accelerator, shuffle=True, **loading)
         self.train_batches = self.train_loader.batches

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from carvana.losses import Loss
-from carvana.training.distributed import add_up
+from carvana.training.accelerator import add_up
 from carvana.training.loader import Loader
 from carvana.utils.devices import float64_device
 

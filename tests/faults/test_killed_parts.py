@@ -109,7 +109,7 @@ def test_a_reader_of_submit(
 @pytest.mark.fault(
     done="one of two processes that torchrun started for a fit killed, the first and the second",
     promised="an end within 60 s that names the process; fit --resume goes on with as many",
-    reaches="training/distributed.py and signals.py: another process of this training died",
+    reaches="training/accelerator.py and signals.py: another process of this training died",
     quick=1,
 )
 @pytest.mark.parametrize("rank", [1, 0])
