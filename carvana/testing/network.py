@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from carvana.errors import ModelError
-from carvana.losses import Loss, loss_names, make_loss
+from carvana.losses import Loss, make_loss
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.registry import registry
@@ -79,7 +79,6 @@ def check_loss(name: str) -> None:
     """
     registry.losses.entry(name)  # an unregistered name is the caller's mistake
     with contract(f"the loss '{name}'"):
-        expect(loss_names(name) == [name], "no config could name it: use letters, digits, - and _, a letter first")
         loss = make_loss(name)
         generator = torch.Generator().manual_seed(0)
         logits = torch.randn(_SHAPE, generator=generator)
