@@ -19,7 +19,7 @@ from carvana.losses import Loss, make_loss
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.registry import registry
-from carvana.testing.contract import ContractError, contract, expect
+from carvana.testing.data import contract, expect
 
 _ATTEMPTS = 4
 _NUDGE = 1e-2
@@ -47,8 +47,7 @@ def check_arch(name: str, *, options: Mapping[str, Any] | None = None, size: tup
         >>> carvana.testing.check_arch("unet-ref", options={"width": 4})
     """
     options = dict(options or {})
-    registry.archs.entry(name)  # an unregistered name is the caller's mistake
-    with contract(f"'{name}'"):
+    with contract(registry.archs, name):
         torch.manual_seed(0)
         model = create_model(name, options=options)
         images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
@@ -77,8 +76,7 @@ def check_loss(name: str) -> None:
         >>> import carvana.testing
         >>> carvana.testing.check_loss("dice")
     """
-    registry.losses.entry(name)  # an unregistered name is the caller's mistake
-    with contract(f"the loss '{name}'"):
+    with contract(registry.losses, name):
         loss = make_loss(name)
         generator = torch.Generator().manual_seed(0)
         logits = torch.randn(_SHAPE, generator=generator)
@@ -196,7 +194,7 @@ def _check_loss_gradient(loss: Loss, logits: Tensor, targets: Tensor, what: str)
     try:
         value = loss(logits, targets)
     except Exception as error:  # whatever it raises
-        raise ContractError(f"it fails for {what}: {type(error).__name__}: {error}") from error
+        raise AssertionError(f"it fails for {what}: {type(error).__name__}: {error}") from error
     is_tensor = isinstance(value, Tensor)
     found = f"a tensor of shape {tuple(value.shape)}" if is_tensor else repr(value)
     expect(is_tensor and value.shape == (), f"it must return a scalar tensor, got {found}")

@@ -175,12 +175,12 @@ def test_layers_that_begin_at_zero_are_sound():
         (lambda: nn.Conv2d(3, 1, 1), "TypeError"),
         (lambda *, classes: Frozen(classes), "no trainable parameter"),
         (lambda *, classes: Locked(classes), "TypeError: cannot pickle"),
-        (lambda *, classes: Insisting(classes), "AssertionError: another size"),
+        (lambda *, classes: Insisting(classes), "^the architecture 'under-test': another size"),
     ],
 )
 def test_what_is_no_network_is_one_line_that_names_it(factory: Callable[..., object], line: str):
     registry.archs.register("under-test", factory, replace=True)
     with pytest.raises(AssertionError, match=line) as caught:
         check_arch("under-test", size=(21, 30))
-    assert str(caught.value).startswith("'under-test': ")
+    assert str(caught.value).startswith("the architecture 'under-test': ")
     assert "\n" not in str(caught.value)
