@@ -8,7 +8,8 @@ import signal
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -47,9 +48,29 @@ class ReaderKilledError(CarvanaError):
         )
 
 
-def tells_of_no_room(error: OSError) -> bool:
-    """Whether readers cannot start because /dev/shm has no space even for their locks."""
-    return error.errno == errno.ENOSPC and error.filename is None
+@contextmanager
+def explain_killed_readers(advice: str) -> Iterator[None]:
+    """Turn an error that says that a reading process is gone, or cannot start, into a ReaderKilledError."""
+    try:
+        yield
+    except Exception as error:
+        sending = isinstance(error, ConnectionError | EOFError)  # it died while it was sending images
+        # /dev/shm has no space even for the locks of readers.
+        no_room = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+        if not (sending or no_room or tells_of_killed_reader(error)):
+            raise
+        raise ReaderKilledError(advice) from error
+
+
+def tells_of_killed_reader(error: BaseException) -> bool:
+    """Whether torch says with an error, or with one that caused it, that a reading process was killed.
+
+    Torch raises it in the main thread at any place, for example within a network, whose errors then have it as cause.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, RuntimeError) and "DataLoader worker (pid" in str(cause)):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def reader_count() -> int:

@@ -21,13 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from carvana.data.io.images import image_size, read_image
 from carvana.data.reader_processes import (
     AHEAD_BYTES,
-    ReaderKilledError,
     begin_reader,
     check_readers_can_begin,
     end_readers,
+    explain_killed_readers,
     read_ahead,
     reader_count,
-    tells_of_no_room,
 )
 from carvana.errors import ConfigError, DataError
 from carvana.inference.inputs import unreadable
@@ -118,11 +117,8 @@ def read_prepared(
         generator=torch.Generator(),  # one of its own: the loader draws a number, which the caller need not notice
     )
     try:
-        yield from loader
-    except (ConnectionError, EOFError) as error:  # it was sending an image
-        raise ReaderKilledError(FEWER_READERS) from error
-    except OSError as error:
-        raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+        with explain_killed_readers(FEWER_READERS):
+            yield from loader
     finally:
         end_readers(loader)
 

@@ -106,7 +106,6 @@ def _check_archs(name: str, options: Mapping[str, Mapping[str, Any]]) -> None:
     listed = (known for known in registry.archs.names(name) if not has_wildcards(known))
     first = next(listed, None)
     family = name.removesuffix("/*")
-    tried = chosen or first
-    expect(tried, f"'{name}' lists no name that could be tried: pass options={{'{family}/NAME': {{}}}}")
+    expect(chosen or first, f"'{name}' lists no name that could be tried: pass options={{'{family}/NAME': {{}}}}")
     for known in chosen or [str(first)]:
         check_arch(known, options=options.get(known))

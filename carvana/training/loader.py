@@ -15,13 +15,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.reader_processes import (
-    ReaderKilledError,
     begin_reader,
     check_readers_can_begin,
     end_readers,
+    explain_killed_readers,
     read_ahead,
     reader_count,
-    tells_of_no_room,
 )
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.signals import FEWER_READERS
@@ -184,18 +183,15 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], float]]:
         began = time.perf_counter()
-        try:
-            for images, targets in self._loader:
-                yield (images, targets), time.perf_counter() - began
-                began = time.perf_counter()
-        except CarvanaError as error:
-            # torch puts the worker's traceback before the message, and an escaped line break after it.
-            name = f"{type(error).__module__}.{type(error).__qualname__}: "
-            raise type(error)(str(error).rpartition(name)[2].removesuffix(r"\n")) from None
-        except (ConnectionError, EOFError) as error:  # the reader died while it was sending a batch
-            raise ReaderKilledError(FEWER_READERS) from error
-        except OSError as error:
-            raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+        with explain_killed_readers(FEWER_READERS):
+            try:
+                for images, targets in self._loader:
+                    yield (images, targets), time.perf_counter() - began
+                    began = time.perf_counter()
+            except CarvanaError as error:
+                # torch puts the worker's traceback before the message, and an escaped line break after it.
+                name = f"{type(error).__module__}.{type(error).__qualname__}: "
+                raise type(error)(str(error).rpartition(name)[2].removesuffix(r"\n")) from None
 
     def end(self) -> None:
         """End the reading processes; new ones start if it is used again."""

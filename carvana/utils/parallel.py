@@ -174,14 +174,3 @@ def end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def tells_of_killed_reader(error: BaseException) -> bool:
-    """Whether torch says with an error, or with one that caused it, that a reading process was killed.
-
-    Torch raises it in the main thread at any place, for example within a network, whose errors then have it as cause.
-    """
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, RuntimeError) and "DataLoader worker" in str(cause)):
-        cause = cause.__cause__
-    return cause is not None

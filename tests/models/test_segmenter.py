@@ -112,7 +112,7 @@ LOSES_A_READER = """
 import multiprocessing, os, signal, time, torch
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.utils.parallel import tells_of_killed_reader
+from carvana.data.reader_processes import tells_of_killed_reader
 from carvana.data.reader_processes import end_readers
 
 class KillsItsReader(torch.nn.Module):
