@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import linecache
 import multiprocessing
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.spawn import get_preparation_data
+from pathlib import Path
 from typing import TypeVar
 
 from carvana.errors import ConfigError
@@ -93,10 +93,9 @@ def check_main_guard() -> None:
     Processes that are not forked import the main script first (spawn, and forkserver, the default of Python 3.14).
 
     Raises:
-        ConfigError: the call stands in a script outside of ``if __name__ == "__main__":``, or this process is such a
-            second run of it.
+        ConfigError: the script has no ``if __name__ == "__main__":``, or this process is such a second run of it.
     """
-    if start_method() != "fork" and (_imports_main() or _calls_unguarded()):
+    if start_method() != "fork" and (_imports_main() or _lacks_guard()):
         raise ConfigError(
             f"{getattr(sys.modules['__main__'], '__file__', 'the script')}: reading processes run this script again "
             f"from its first line (multiprocessing's start method is {start_method()!r}); put its code under "
@@ -109,31 +108,20 @@ def _imports_main() -> bool:
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
-def _calls_unguarded() -> bool:
-    """Whether the call comes from a statement of the main script that a child process would run as well.
+def _lacks_guard() -> bool:
+    """Whether child processes would run a main script that holds no guard.
 
-    Any ``if`` counts as a guard: where it is not, the child process finds out (:func:`_imports_main`).
+    Where a guard is in the script, but not around the call, the child process finds out (:func:`_imports_main`).
     """
-    main = sys.modules["__main__"]
     prepared = get_preparation_data("")
-    package = str(prepared.get("init_main_from_name", "")).rpartition(".")[2] == "__main__"
-    if package or not prepared.keys() & {"init_main_from_name", "init_main_from_path"}:
+    name = prepared.get("init_main_from_path") or prepared.get("init_main_from_name", "__main__")
+    if name.rpartition(".")[2] == "__main__":
         return False  # a package that is run as such (python -m), or a notebook
-    frame = sys._getframe()
-    while frame.f_globals is not vars(main) or frame.f_code.co_name != "<module>":
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
     try:
-        tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)))
-    except (SyntaxError, ValueError):
+        script = Path(str(sys.modules["__main__"].__file__)).read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return False
-    around = [
-        each
-        for each in ast.walk(tree)
-        if isinstance(each, ast.stmt) and each.lineno <= frame.f_lineno <= (each.end_lineno or each.lineno)
-    ]
-    return bool(around) and not any(isinstance(each, ast.If) for each in around)
+    return re.search("__main__|parent_process", script) is None
 
 
 def check_fork() -> None:
