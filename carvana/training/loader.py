@@ -45,6 +45,7 @@ class EpochBatches(Sampler[list[Key]]):
         processes: How many there are.
 
     Attributes:
+        parts: The images of each batch of the chosen epoch, all processes together.
         sizes: How many images each batch has, all processes together.
 
     >>> batches = EpochBatches(9, 8, seed=0, shuffle=False)
@@ -65,26 +66,23 @@ class EpochBatches(Sampler[list[Key]]):
         self._process = process
         self._processes = processes
         self._count = max(1, -(-length // (batch_size * processes)))
-        self._parts = self._cut(0)
-        self.sizes = [len(part) for part in self._parts]
+        self.parts = self._cut(0)
+        self.sizes = [len(part) for part in self.parts]
 
     def set_place(self, epoch: int, first: int = 0) -> None:
         """Choose the epoch of the next iteration, and its first batch."""
         # Validation must see the same crops each time.
         self.epoch = epoch if self._shuffle else 0
         self.first = first
-        self._parts = self._cut(self.epoch)
+        self.parts = self._cut(self.epoch)
 
-    def indices(self, batch: int) -> NDArray[np.int64]:
-        """The images of a batch of the chosen epoch, all processes together."""
-        return self._parts[batch]
-
-    def share(self, batch: int) -> tuple[NDArray[np.int64], int]:
-        """This process's images of a batch of the chosen epoch, and how many of them count.
+    def share(self, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """This process's images of a batch, and how many of them count.
 
         A process without images in the batch gets one that does not count: all processes must take part in each step.
         """
-        return self._share(self._parts[batch])
+        own = part[self._process :: self._processes]
+        return (own, len(own)) if len(own) else (part[:1], 0)
 
     def in_step(self, batch: int, every: int) -> tuple[int, float, bool]:
         """The part of a batch in its step, where ``every`` batches make a step.
@@ -94,7 +92,7 @@ class EpochBatches(Sampler[list[Key]]):
             processes, over whom gradients are averaged), and whether this batch is the step's last.
         """
         group = self.sizes[batch - batch % every :][:every]
-        images = self.share(batch)[1]
+        images = self.share(self.parts[batch])[1]
         return images, images * self._processes / sum(group), batch % every == len(group) - 1
 
     def keys_before(self, epoch: int, batch: int, count: int) -> list[list[Key]]:
@@ -110,7 +108,7 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        for part in self._parts[self.first :]:
+        for part in self.parts[self.first :]:
             yield self._keys(epoch, part)
 
     def _cut(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -120,12 +118,8 @@ class EpochBatches(Sampler[list[Key]]):
             order = np.random.default_rng((self._seed, epoch)).permutation(order)
         return np.array_split(order, self._count)
 
-    def _share(self, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-        own = part[self._process :: self._processes]
-        return (own, len(own)) if len(own) else (part[:1], 0)
-
     def _keys(self, epoch: int, part: NDArray[np.int64]) -> list[Key]:
-        return [(epoch, index) for index in self._share(part)[0].tolist()]
+        return [(epoch, index) for index in self.share(part)[0].tolist()]
 
 
 class Loader:

@@ -142,7 +142,7 @@ def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segment
 def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
     """The config with a data folder, its own or that of the demo cars, and with absolute paths."""
     if config.data.root is None:
-        root = demo_folder()
+        root = cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
         found = (root / "demo.json").exists()  # written last
         reporter.info(f"no --data given: {'using' if found else 'drawing'} {DEMO_CARS} demo cars in {root}")
         with lock(root.with_suffix(".lock")):  # of several processes that train together, one draws
@@ -153,11 +153,6 @@ def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
     if config.split.file is not None:
         changes["split.file"] = str(config.split.file.resolve())
     return config.replace(changes)
-
-
-def demo_folder() -> Path:
-    """The folder of this user's demo cars."""
-    return cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
 
 
 def new_split(config: FitConfig, *, reporter: Reporter) -> Split:

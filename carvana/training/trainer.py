@@ -356,7 +356,7 @@ class Trainer:
             loss, stop, save, self.duration.seen = sums.tolist()
             size = self.train_batches.sizes[batch]
             if not math.isfinite(loss):
-                images = some_names(self.train_data, self.train_batches.indices(batch).tolist())
+                images = some_names(self.train_data, self.train_batches.parts[batch].tolist())
                 step = self._steps_before + batch // self.settings.accumulate + 1
                 raise self.checkpoint.not_finite(loss / size, f"at the images {images}", self.progress, step=step)
             self.progress.loss += loss

@@ -274,7 +274,7 @@ def test_a_loss_that_is_not_finite_names_the_photos_and_the_last_good_state(tiny
         workers=0, precision="fp32", device="cpu",
     )  # fmt: skip
     trainer.train_batches.set_place(1)
-    loss, bad = trainer.loss, int(trainer.train_batches.indices(2)[0])
+    loss, bad = trainer.loss, int(trainer.train_batches.parts[2][0])
     trainer.loss = lambda logits, targets: (
         loss(logits, targets)
         * (float("nan") if len(targets) == 4 and trainer.progress.epoch == 1 and trainer.progress.batch == 2 else 1.0)
