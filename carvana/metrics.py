@@ -53,12 +53,7 @@ class Confusion:
 
     def __getitem__(self, index: int) -> Confusion:
         """The counts at one threshold."""
-        return Confusion(
-            self.true_positives[index],
-            self.false_positives[index],
-            self.false_negatives[index],
-            self.true_negatives[index],
-        )
+        return Confusion(*(counts[index] for counts in vars(self).values()))
 
 
 def dice_of(both: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:

@@ -271,6 +271,21 @@ class Registry:
             register what there is; what it returns is ``plugins``.
     """
 
+    archs: Catalog
+    """Architectures."""
+
+    losses: Catalog
+    """Losses."""
+
+    augments: Catalog
+    """Augmentations."""
+
+    layouts: Catalog
+    """Layouts of data folders."""
+
+    commands: Catalog
+    """Commands of plugins: functions whose parameters have typer's annotations, as those of ``carvana/cli`` do."""
+
     def __init__(self, loader: str | Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
         self.catalogs: Mapping[str, Catalog] = {
             "archs": Catalog("architecture", self._load),
@@ -280,36 +295,16 @@ class Registry:
             "commands": Catalog("command", self._load, form=_WORD),
         }
         """The catalogs by the name of their attribute."""
+        vars(self).update(self.catalogs)
         self._loader = loader
         self._ready = loader is None
         self._plugins: tuple[Plugin, ...] = ()
         self._lock = threading.RLock()
 
-    # Properties, so that a plugin cannot set one of them to something else.
-    @property
-    def archs(self) -> Catalog:
-        """Architectures."""
-        return self.catalogs["archs"]
-
-    @property
-    def losses(self) -> Catalog:
-        """Losses."""
-        return self.catalogs["losses"]
-
-    @property
-    def augments(self) -> Catalog:
-        """Augmentations."""
-        return self.catalogs["augments"]
-
-    @property
-    def layouts(self) -> Catalog:
-        """Layouts of data folders."""
-        return self.catalogs["layouts"]
-
-    @property
-    def commands(self) -> Catalog:
-        """Commands of plugins: functions whose parameters have typer's annotations, as those of ``carvana/cli`` do."""
-        return self.catalogs["commands"]
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self).get("catalogs", ()):  # by a plugin
+            raise AttributeError(f"registry.{name} cannot be replaced: register names in it")
+        super().__setattr__(name, value)
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:

@@ -23,40 +23,30 @@ Precision = Literal["fp32", "bf16", "fp16"]
 def resolve_device(name: str = "auto") -> torch.device:
     """The torch device that "auto", "cpu", "cuda", "cuda:N" or "mps" (Apple's GPU) stands for.
 
-    "auto" is the GPU where there is one; under torchrun each process takes the one of its LOCAL_RANK.
+    "auto" is NVIDIA's GPU where there is one, else Apple's, else the CPU; under torchrun each process takes the GPU of
+    its LOCAL_RANK.
 
     Raises:
         ConfigError: there is no such device here.
     """
     import torch
 
+    usable = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
     if name == "auto":
-        name = best_device(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
-    if name == "cpu":
-        return torch.device("cpu")
-    if name == "mps":
-        if not torch.backends.mps.is_available():
-            raise ConfigError("device 'mps': no Apple GPU is usable here; take --device cpu")
-        return torch.device("mps")
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()):
+        name = next(kind for kind, is_usable in usable.items() if is_usable())
+    kind, colon, index = name.partition(":")
+    if kind not in usable or (colon and not (kind == "cuda" and index.isdecimal())):
         hint = did_you_mean(name, ["auto", "cpu", "cuda", "mps"])
         raise ConfigError(f"device {name!r} is unknown; expected auto, cpu, cuda or mps{hint}")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r}: no CUDA GPU is usable here; take --device cpu")
+    if not usable[kind]():
+        maker = "Apple" if kind == "mps" else "CUDA"
+        raise ConfigError(f"device {name!r}: no {maker} GPU is usable here; take --device cpu")
+    if kind != "cuda":
+        return torch.device(kind)
     number = int(index or os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return torch.device("cuda", number)
-
-
-def best_device(*, cuda: bool, mps: bool) -> str:
-    """What "auto" stands for where these are usable: NVIDIA's GPU, then Apple's, then the CPU.
-
-    >>> best_device(cuda=True, mps=True), best_device(cuda=False, mps=True), best_device(cuda=False, mps=False)
-    ('cuda', 'mps', 'cpu')
-    """
-    return "cuda" if cuda else "mps" if mps else "cpu"
 
 
 def float64_device(device: torch.device) -> torch.device:
