@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reader_processes import (
+from carvana.errors import CarvanaError, ConfigError
+from carvana.training.signals import FEWER_READERS
+from carvana.utils.parallel import (
     begin_reader,
     check_readers_can_begin,
     end_readers,
@@ -22,8 +24,6 @@ from carvana.data.reader_processes import (
     read_ahead,
     reader_count,
 )
-from carvana.errors import CarvanaError, ConfigError
-from carvana.training.signals import FEWER_READERS
 
 Key = tuple[int, int]
 """(epoch, index), the key of a data set: it names the epoch since worker processes live through all epochs."""

@@ -12,9 +12,9 @@ from typing import Any, Self
 import torch
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reader_processes import ReaderKilledError, tells_of_killed_reader
 from carvana.errors import CarvanaError, ModelError
 from carvana.utils.devices import is_out_of_memory
+from carvana.utils.parallel import ReaderKilledError, tells_of_killed_reader
 from carvana.utils.progress import Reporter
 
 FEWER_READERS = "take fewer with data.workers, or smaller train.batch_size; --resume goes on"
