@@ -202,12 +202,11 @@ def _instead(root: type[BaseModel], section: type[BaseModel], path: Sequence[str
     if name in elsewhere.values():
         above, _, key = name.rpartition(".")
         return f": write it as '{key}' below '{above}:'"
-    if name in elsewhere:
-        return f"; did you mean '{elsewhere[name]}'?"
-    if hint := did_you_mean(name, here):
-        return hint
-    if found := nearest(name, elsewhere, 1):
+    hint, found = did_you_mean(name, here), nearest(name, elsewhere, 1)
+    if found and (name in elsewhere or not hint):
         return f"; did you mean '{elsewhere[found[0]]}'?"
+    if hint:
+        return hint
     if "options" in here:  # model.width is written in place of model.options.width
         return f"; an option of the network is {'.'.join([*path[:-1], 'options', name])}"
     return f"; expected {', '.join(here)}"

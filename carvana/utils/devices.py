@@ -258,20 +258,16 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
 
     It is not written to, so it takes no memory yet; since it is not trimmed, later tensors are placed in it.
     """
-    if sys.platform != "linux":
-        return
     try:
         import resource
-    except ImportError:  # a Python that was built without it
-        return
-    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
-    if any(limit != resource.RLIM_INFINITY for limit in limits):
-        return  # the limit counts addresses, which others need, too
-    try:
+
+        limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+        if any(limit != resource.RLIM_INFINITY for limit in limits):
+            return  # the limit counts addresses, which others need, too
         size = free_memory() // 2
         # A trial: if the heap itself failed to grow, threads would abandon it for good.
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except (OSError, ValueError, OverflowError, LookupError):  # or the free memory is unknown
+    except (ImportError, OSError, ValueError, OverflowError, LookupError):  # also a Python without resource
         return
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes = [ctypes.c_void_p]

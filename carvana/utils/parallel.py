@@ -114,7 +114,8 @@ def check_main_guard() -> None:
     Raises:
         ConfigError: the script has no ``if __name__ == "__main__":``, or this process is such a second run of it.
     """
-    if start_method() != "fork" and (_imports_main() or _lacks_guard()):
+    runs_again = getattr(multiprocessing.current_process(), "_inheriting", False)  # this child imports that script now
+    if start_method() != "fork" and (runs_again or _lacks_guard()):
         raise ConfigError(
             f"{getattr(sys.modules['__main__'], '__file__', 'the script')}: reading processes run this script again "
             f"from its first line (multiprocessing's start method is {start_method()!r}); put its code under "
@@ -122,15 +123,10 @@ def check_main_guard() -> None:
         )
 
 
-def _imports_main() -> bool:
-    """Whether this process is a child that is importing its parent's script at the moment."""
-    return getattr(multiprocessing.current_process(), "_inheriting", False)
-
-
 def _lacks_guard() -> bool:
     """Whether child processes would run a main script that holds no guard.
 
-    Where a guard is in the script, but not around the call, the child process finds out (:func:`_imports_main`).
+    Where a guard is in the script, but not around the call, the child process finds out.
     """
     prepared = get_preparation_data("")
     name = prepared.get("init_main_from_path") or prepared.get("init_main_from_name", "__main__")
