@@ -134,7 +134,7 @@ def _lacks_guard() -> bool:
         return False  # a package that is run as such (python -m), or a notebook
     try:
         script = Path(str(sys.modules["__main__"].__file__)).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):
         return False
     return re.search("__main__|parent_process", script) is None
 
