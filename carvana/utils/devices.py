@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -31,7 +31,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     import torch
 
-    usable = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    cuda, mps = torch.cuda.is_available, torch.backends.mps.is_available
+    usable: dict[str, Callable[[], bool]] = {"cuda": cuda, "mps": mps, "cpu": lambda: True}
     if name == "auto":
         name = next(kind for kind, is_usable in usable.items() if is_usable())
     kind, colon, index = name.partition(":")
