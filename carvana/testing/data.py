@@ -16,7 +16,6 @@ from carvana.data.check.masks import check_sizes
 from carvana.data.io.masks import write_mask
 from carvana.data.layouts import Folders, layout_of
 from carvana.data.samples import find_samples, listed
-from carvana.errors import error_line
 from carvana.registry import Catalog, registry
 
 _DRAWS = 16  # so that what happens in one of four is met
@@ -41,8 +40,8 @@ def contract(catalog: Catalog, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # other people's code raises anything
-        line = error_line(error).removeprefix("AssertionError: ")
-        raise AssertionError(f"the {catalog.kind} '{name}': {line}") from error
+        kind = "" if isinstance(error, AssertionError) and str(error) else f"{type(error).__name__}: "
+        raise AssertionError(f"the {catalog.kind} '{name}': {kind}{' '.join(str(error).split())}") from error
 
 
 def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
