@@ -51,7 +51,10 @@ def check_plugin(
         expect(plugin.error is None, f"the plugin '{plugin.name}' of {plugin.package} is broken: {plugin.error}")
     adds = {kind: [name for plugin in found for name in plugin.adds.get(kind, ())] for kind in registry.catalogs}
     expect(any(adds.values()), f"'{package}' registers nothing")
-    _check_entries(adds)
+    for kind, names in adds.items():
+        for entry in registry.catalogs[kind].registered():
+            told = entry.summary or entry.name not in names
+            expect(told, f"'{entry.name}' has no summary, which listings show: register it with summary=")
     _check_listing(package)
     for name in adds["archs"]:
         _check_archs(name, options or {})
@@ -63,13 +66,6 @@ def check_plugin(
         check_layout(name, (folders or {}).get(name))
     for name in adds["commands"]:
         _python(f"the command '{name}' has no help", "-m", "carvana", name, "--help")
-
-
-def _check_entries(adds: Mapping[str, list[str]]) -> None:
-    for kind, names in adds.items():
-        for entry in registry.catalogs[kind].registered():
-            told = entry.summary or entry.name not in names
-            expect(told, f"'{entry.name}' has no summary, which listings show: register it with summary=")
 
 
 def _check_listing(package: str) -> None:
@@ -93,8 +89,7 @@ def _python(otherwise: str, *words: str, selection: str | None = None) -> str:
     )
     if done.returncode:
         lines = [text for line in done.stderr.splitlines() if (text := line.strip("╭─╮│╰╯ "))]  # typer draws boxes
-        lines = lines or ["Python ended without a message"]
-        raise AssertionError(f"{otherwise}: {lines[-1]}")
+        raise AssertionError(f"{otherwise}: {lines[-1] if lines else 'Python ended without a message'}")
     return done.stdout
 
 

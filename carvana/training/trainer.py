@@ -131,12 +131,11 @@ class Trainer:
             self.reporter.info(f"train.batch_size auto: {least} images a step")
             self.settings = self.settings.model_copy(update={"batch_size": least})
         self.batch_size = int(self.settings.batch_size)
-        loading: dict[str, Any] = {"seed": self.settings.seed, "workers": worker_count(workers)}
-        self.train_loader = Loader(train, self.batch_size, self.accelerator, shuffle=True, **loading)
+        readers = worker_count(workers)
+        loading: dict[str, Any] = {"accelerator": self.accelerator, "seed": self.settings.seed, "workers": readers}
+        self.train_loader = Loader(train, self.batch_size, shuffle=True, **loading)
         self.train_batches = self.train_loader.batches
-        self.val_loader: Loader | None = None
-        if val is not None:
-            self.val_loader = Loader(val, self.batch_size, self.accelerator, shuffle=False, **loading)
+        self.val_loader = None if val is None else Loader(val, self.batch_size, shuffle=False, **loading)
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         if self.settings.compile:
