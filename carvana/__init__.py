@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from carvana.utils import __version__ as __version__
 from carvana.utils import deprecated
-from carvana.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from carvana import testing as testing

@@ -15,11 +15,10 @@ from collections.abc import Callable
 import segmentation_models_pytorch as smp
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from segmentation_models_pytorch.losses._functional import soft_tversky_score
-from torch import Tensor, nn
+from torch import Tensor
 
-from carvana.errors import CarvanaError, ConfigError
+from carvana.errors import CarvanaError, ConfigError, error_line
 from carvana.registry import registry
-from carvana.utils.imports import error_line
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +38,7 @@ def make_loss(expression: str) -> Loss:
     terms = [(weight, _made(name)) for weight, name in _parsed(expression)]
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]
-    return _WeightedSum(terms)
+    return lambda logits, targets: sum((weight * loss(logits, targets) for weight, loss in terms), logits.new_zeros(()))
 
 
 def loss_names(expression: str) -> list[str]:
@@ -58,17 +57,17 @@ def bce() -> Loss:
 
 def dice() -> Loss:
     """One minus the Dice coefficient of each image."""
-    return Tversky(alpha=0.5, beta=0.5)
+    return _tversky(alpha=0.5, beta=0.5)
 
 
 def jaccard() -> Loss:
     """One minus the intersection over union of each image."""
-    return Tversky(alpha=1.0, beta=1.0)
+    return _tversky(alpha=1.0, beta=1.0)
 
 
 def tversky() -> Loss:
     """Tversky's index with missed pixels weighing 0.7 and false ones 0.3 (Salehi et al., MLMI 2017)."""
-    return Tversky(alpha=0.3, beta=0.7)
+    return _tversky(alpha=0.3, beta=0.7)
 
 
 def focal() -> Loss:
@@ -90,38 +89,30 @@ def boundary_bce() -> Loss:
     return _boundary_bce
 
 
-class Tversky(nn.Module):
+def _tversky(*, alpha: float, beta: float) -> Loss:
     """One minus Tversky's index, TP / (TP + alpha FP + beta FN), of each image and class, averaged."""
 
-    def __init__(self, *, alpha: float, beta: float) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of logits and targets, both (N, classes, H, W)."""
-        probabilities = logits.float().sigmoid().flatten(2)
-        scores: Tensor = soft_tversky_score(
-            probabilities, targets.float().flatten(2), self.alpha, self.beta, smooth=SMOOTH, dims=2
-        )
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        pairs = logits.float().sigmoid().flatten(2), targets.float().flatten(2)
+        scores: Tensor = soft_tversky_score(*pairs, alpha, beta, smooth=SMOOTH, dims=2)
         return (1 - scores).mean()
+
+    return loss
 
 
 def _made(name: str) -> Loss:
     entry = registry.losses.entry(name)
+    where = f"the loss '{name}' (from {entry.source})"
     try:
         loss: Loss = entry.load()()
-    except TypeError as error:
-        raise ConfigError(
-            f"the loss '{name}' (from {entry.source}) is registered as something else than a factory without arguments"
-            f" that returns the loss: {error}"
-        ) from error
     except CarvanaError:
         raise
     except (Exception, SystemExit) as error:  # a factory of a plugin may raise anything
-        raise ConfigError(f"the loss '{name}' (from {entry.source}) cannot be made: {error_line(error)}") from error
+        raise ConfigError(
+            f"{where} cannot be made by its target, which must be a factory without arguments: {error_line(error)}"
+        ) from error
     if not callable(loss):
-        raise ConfigError(f"the factory of the loss '{name}' (from {entry.source}) returned {loss!r:.60}, no loss")
+        raise ConfigError(f"the factory of {where} returned {loss!r:.60}, no loss")
     return loss
 
 
@@ -135,18 +126,6 @@ def _parsed(expression: str) -> list[tuple[float, str]]:
             )
         terms.append((float(match["weight"] or 1.0), match["name"]))
     return terms
-
-
-class _WeightedSum(nn.Module):
-    def __init__(self, terms: list[tuple[float, Loss]]) -> None:
-        super().__init__()
-        self.terms = terms
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        total = logits.new_zeros(())
-        for weight, loss in self.terms:
-            total = total + weight * loss(logits, targets)
-        return total
 
 
 def _boundary_bce(logits: Tensor, targets: Tensor) -> Tensor:

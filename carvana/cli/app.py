@@ -155,7 +155,7 @@ def _flags_without_type(parameters: Any) -> Any:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from carvana.utils.version import __version__
+        from carvana.utils import __version__
 
         typer.echo(__version__)
         raise typer.Exit

@@ -13,7 +13,7 @@ def new_plugin(
     out: Annotated[Path | None, typer.Option(help="The folder to make; by default carvana-NAME.")] = None,
 ) -> None:
     """Write a template of a package that adds an architecture, with tests that pass."""
-    from carvana.plugin_template import write_plugin
+    from carvana.plugins import write_plugin
 
     files = write_plugin(name, out)
     for path in files:

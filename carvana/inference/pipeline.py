@@ -19,21 +19,20 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from carvana.data.io.images import image_size, read_image
-from carvana.data.reader_processes import (
-    AHEAD_BYTES,
-    ReaderKilledError,
-    begin_reader,
-    check_readers_can_begin,
-    end_readers,
-    read_ahead,
-    reader_count,
-    tells_of_no_room,
-)
 from carvana.errors import ConfigError, DataError
 from carvana.inference.inputs import unreadable
 from carvana.inference.scale import bytes_of, tensors_of
 from carvana.utils.devices import cpu_count
-from carvana.utils.parallel import threaded
+from carvana.utils.parallel import (
+    SHARED_BYTES,
+    begin_reader,
+    check_readers_can_begin,
+    end_readers,
+    explain_killed_readers,
+    read_ahead,
+    reader_count,
+    threaded,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -106,7 +105,7 @@ def read_prepared(
         return
     check_readers_can_begin()
     each = max(1, bytes_of(reader.read(max(images[:: -(-len(images) // _SAMPLED)], key=reader.pixels))))
-    workers = max(1, min(workers, len(images), AHEAD_BYTES // each))
+    workers = max(1, min(workers, len(images), SHARED_BYTES // each))
     loader = DataLoader(
         reader,
         batch_size=None,
@@ -118,11 +117,8 @@ def read_prepared(
         generator=torch.Generator(),  # one of its own: the loader draws a number, which the caller need not notice
     )
     try:
-        yield from loader
-    except (ConnectionError, EOFError) as error:  # it was sending an image
-        raise ReaderKilledError(FEWER_READERS) from error
-    except OSError as error:
-        raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+        with explain_killed_readers(FEWER_READERS):
+            yield from loader
     finally:
         end_readers(loader)
 

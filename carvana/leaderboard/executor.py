@@ -13,8 +13,8 @@ from carvana.leaderboard.plan import ComparisonPlan, Trial
 from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
 from carvana.leaderboard.records import FAILED, Row
 from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage, run_jobs
+from carvana.utils import __version__
 from carvana.utils.progress import Reporter, describe_epoch
-from carvana.utils.version import __version__
 
 FITTING, EVALUATING, MEASURING = "fitting", "evaluating", "measuring"
 

@@ -21,10 +21,10 @@ from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import CarvanaError, RunError, cause
 from carvana.leaderboard.worker_pool import PipeEnd, WorkerJob, register_targets
+from carvana.registry import resolve
 from carvana.run import Run
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.files import lock, write_json
-from carvana.utils.imports import resolve
 from carvana.utils.progress import Reporter
 
 _PAUSE = 0.25
@@ -165,7 +165,7 @@ def _wait_until_unlocked(run: Run) -> None:
 
 
 def _can_resume(run: Run) -> bool:
-    from carvana.training.state import has_state, read_state
+    from carvana.training.checkpoint import has_state, read_state
 
     if not has_state(run.state_path):
         return not run.metrics_path.exists()

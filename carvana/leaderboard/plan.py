@@ -39,10 +39,10 @@ from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
 from carvana.registry import registry
 from carvana.run import Run
 from carvana.training.setup import check, with_data
+from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
 from carvana.utils.files import digest, file_digest
 from carvana.utils.progress import Reporter
-from carvana.utils.version import __version__
 
 _DIGITS = 8
 

@@ -16,12 +16,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from carvana.errors import CarvanaError, ModelError
+from carvana.errors import CarvanaError, ModelError, error_line
 from carvana.models import serialization
 from carvana.models.build import AllocationLimit, build_network
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import is_out_of_memory
-from carvana.utils.imports import error_line
 from carvana.utils.progress import Reporter, default_reporter
 
 _OF_DEVICE = re.compile("cuda|cudnn|cublas", re.IGNORECASE)  # errors that are not the network's

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from carvana.losses import Loss
-from carvana.training.distributed import add_up
+from carvana.training.accelerator import add_up
 from carvana.training.loader import Loader
 from carvana.utils.devices import float64_device
 
@@ -41,7 +41,7 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])
-        indices, count = loader.batches.share(number)
+        indices, count = loader.batches.share(loader.batches.parts[number])
         numbers = [losses.to(exact).double(), *_agreement(logits.to(exact), targets.to(exact))]
         rows[indices[:count]] = torch.stack(numbers, dim=1)[:count]
     rows = add_up(accelerator, rows)

@@ -36,7 +36,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.fault(
     done="each folder of a run read-only (a mount that is) while `fit --resume` adds an epoch; then writable again",
     promised="one line that names the folder; what was there is as it was; the same end as undisturbed",
-    reaches="run.py, training/state.py, evaluation/report.py: EROFS",
+    reaches="run.py, training/checkpoint.py, evaluation/report.py: EROFS",
     quick=2,
 )
 @pytest.mark.parametrize("place", ["state", ".", "model", "masks", "pictures"])

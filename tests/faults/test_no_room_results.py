@@ -123,7 +123,7 @@ SMALL: dict[str, Callable[[Path, Path, Path], list[object]]] = {
 @pytest.mark.fault(
     done="the disk full at each file of new-plugin, split, evaluate, check, show, bench, find-lr, export",
     promised="one line; no half file or folder that stands in the way; the same command again ends well",
-    reaches="plugin_template, inference/engines/export.py, evaluation/plots.py, cli/tables.py",
+    reaches="plugins.py: write_plugin, inference/engines/export.py, evaluation/plots.py, cli/tables.py",
     quick=3,
 )
 @pytest.mark.parametrize("command", SMALL)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from submitting import draw_photos, prepared, small_predictor
 
-from carvana.data.reader_processes import AHEAD_BYTES, ReaderKilledError, read_ahead
 from carvana.errors import ConfigError
 from carvana.inference.ensemble import Ensemble
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission.write import write_submission
+from carvana.utils.parallel import SHARED_BYTES, ReaderKilledError, read_ahead
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,11 @@ def test_what_is_read_ahead_is_bounded_in_bytes(bytes_each: int) -> None:
     for workers in (1, 2, 8):
         ahead = read_ahead(bytes_each, workers)
         assert ahead >= 1
-        assert ahead * workers * bytes_each <= max(AHEAD_BYTES, workers * bytes_each)
+        assert ahead * workers * bytes_each <= max(SHARED_BYTES, workers * bytes_each)
 
 
 def test_readers_are_fewer_where_photos_are_large(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carvana.inference.pipeline.AHEAD_BYTES", 26 * 40 * 3 + 1)  # room for one
+    monkeypatch.setattr("carvana.inference.pipeline.SHARED_BYTES", 26 * 40 * 3 + 1)  # room for one
     reading = prepared(small_predictor(scale="native"), photos, workers=4)
     next(reading)
     assert len(multiprocessing.active_children()) == 1

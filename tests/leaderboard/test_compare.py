@@ -14,6 +14,7 @@ import broken_networks
 import numpy as np
 import pytest
 from comparing import RECIPE, recipe
+from reference import dice
 
 import carvana
 from carvana.config import FitConfig
@@ -25,7 +26,6 @@ from carvana.leaderboard import compare as comparison
 from carvana.leaderboard import executor
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.worker_pool import WorkerJob
-from carvana.metrics import dice
 from carvana.run import Run
 from carvana.training.fit import fit
 from carvana.utils.progress import SilentReporter

@@ -111,8 +111,7 @@ LOSES_A_READER = """
 import multiprocessing, os, signal, time, torch
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.utils.parallel import tells_of_killed_reader
-from carvana.data.reader_processes import end_readers
+from carvana.utils.parallel import end_readers, tells_of_killed_reader
 
 class KillsItsReader(torch.nn.Module):
     def forward(self, images):

@@ -174,7 +174,7 @@ def _converted(network: Segmenter) -> Any:
 
 
 def _onnx_bytes(network: Segmenter) -> bytes:
-    from carvana.utils.version import __version__
+    from carvana.utils import __version__
 
     proto = _converted(network)
     for part in (proto.graph, *proto.functions):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from carvana.data.io import rle
-from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import ConfigError, DataError, ModelError, cause
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.distributed import announce, rank_slice, wait_for_all_ranks, was_announced
@@ -28,7 +27,7 @@ from carvana.inference.prediction import Prediction
 from carvana.inference.submission.table import Parts, make_row, remove_joined
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
-from carvana.utils.parallel import tells_of_killed_reader
+from carvana.utils.parallel import ReaderKilledError, tells_of_killed_reader
 from carvana.utils.progress import Reporter, default_reporter, track
 
 FORMAT_VERSION = 1

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from reference import dice
 from reporters import Lines
 
 from carvana.data.check.masks import (
@@ -26,7 +27,6 @@ from carvana.data.io.images import read_image, resize_image
 from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import DataError
-from carvana.metrics import dice
 
 
 @pytest.fixture
