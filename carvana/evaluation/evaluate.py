@@ -21,8 +21,8 @@ from carvana.evaluation.statistics import bootstrap_interval
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.inputs import refuse_equal_stems
-from carvana.inference.pipeline import P, overlapped
-from carvana.inference.prediction import Prediction, threshold_index
+from carvana.inference.pipeline import overlapped
+from carvana.inference.prediction import Prediction, PreprocessedImage, threshold_index
 from carvana.utils.deprecated import Attribute, old_fields, renamed
 from carvana.utils.files import scratch_folder
 from carvana.utils.progress import Reporter, default_reporter, track
@@ -95,7 +95,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: BasePredictor[Any],
+    predictor: BasePredictor,
     samples: Sequence[Sample],
     *,
     masks_dir: str | os.PathLike[str] | None = None,
@@ -135,7 +135,7 @@ __getattr__ = renamed(__name__, PhotoScore="ImageScore")
 
 
 def evaluate_parts(
-    parts: Iterable[tuple[BasePredictor[Any], Sequence[Sample]]],
+    parts: Iterable[tuple[BasePredictor, Sequence[Sample]]],
     samples: Sequence[Sample],
     *,
     masks_dir: str | os.PathLike[str] | None = None,
@@ -181,7 +181,7 @@ def evaluate_parts(
 
 
 def _count(
-    predictor: BasePredictor[Any], samples: Sequence[Sample], spool: Spool | None, workers: int | None, to: Reporter
+    predictor: BasePredictor, samples: Sequence[Sample], spool: Spool | None, workers: int | None, to: Reporter
 ) -> list[ImageCounts]:
     """Predict images and compare them with their true masks, at all thresholds at once."""
 
@@ -260,7 +260,7 @@ class Spool:
         return path
 
 
-def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
+def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, PreprocessedImage]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
     image, mask = predictor.read(sample.image), read_mask(sample.mask, max_pixels=predictor.max_pixels)

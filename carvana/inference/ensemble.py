@@ -11,10 +11,9 @@ import numpy as np
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.prediction import ProbabilityMaps
+from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
-from carvana.inference.scale import EnsemblePreprocessor, PreprocessedImage
 from carvana.inference.tiling.sliding_window import Mode
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
@@ -22,7 +21,7 @@ from carvana.utils.files import digest
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
+class Ensemble(BasePredictor):
     """Networks whose probabilities are averaged, every one counting the same.
 
     Each network sees an image at its own scale; the mean is taken at the image's size, or before the enlarging where
@@ -48,6 +47,7 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
             raise ModelError("an ensemble needs at least one network; name some runs or model folders")
         self.members = tuple(members)
         self.device = self.members[0].device
+        self.sizes = tuple(member.size for member in self.members)
         mean = float(np.mean([member.threshold for member in members]))
         self.threshold = checked_threshold(mean if threshold is None else threshold)
         self.max_pixels = min(member.max_pixels for member in members)
@@ -68,14 +68,6 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         return cls([Predictor.from_pretrained(path, **settings) for path in member_paths(paths)], threshold=threshold)
 
     @property
-    def scale(self) -> str | tuple[int, int]:
-        """The scale of all members; where they differ, their scales as text: "128x128 + native"."""
-        scales = list(dict.fromkeys(member.scale for member in self.members))
-        if len(scales) == 1:
-            return scales[0]
-        return " + ".join(scale if isinstance(scale, str) else f"{scale[0]}x{scale[1]}" for scale in scales)
-
-    @property
     def weights_digest(self) -> str:
         """The digest of all members' weights in manifests."""
         return digest([member.weights_digest for member in self.members])
@@ -84,26 +76,21 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         """All that decides a mask besides the weights and the image, as JSON values."""
         return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
 
-    @property
-    def preprocessor(self) -> EnsemblePreprocessor:
-        """Resizes an image to each network's size, once for each different size."""
-        return EnsemblePreprocessor(tuple(member.preprocessor for member in self.members))
-
     @parameters(photo="image")
-    def fits_batch(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
+    def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
         """Whether one more image may join a batch, for every member."""
-        columns = zip(self.members, image, zip(*batch, strict=True), strict=True)
-        return all(member.fits_batch(own, others) for member, own, others in columns)
+        return all(
+            member.fits_batch(image[place], [other[place] for other in batch])
+            for place, member in enumerate(self.members)
+        )
 
-    def predict_maps(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Run every network on prepared images, and average their probabilities.
 
         Raises:
             ModelError: a network gives NaN, or the memory is too small for it.
         """
-        maps = [
-            member.predict_maps(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)
-        ]
+        maps = [member.predict_maps([image[place] for image in batch]) for place, member in enumerate(self.members)]
         return [ProbabilityMaps.mean(of_one_image) for of_one_image in zip(*maps, strict=True)]
 
 
@@ -131,7 +118,7 @@ def load_predictor(
     band: tuple[float, float] = BAND,
     margin: int = MARGIN,
     **settings: Any,
-) -> BasePredictor[Any]:
+) -> BasePredictor:
     """The predictor of one run or model folder, or the ensemble of several; a folder of folds counts as several.
 
     Args:
@@ -179,7 +166,7 @@ def load_predictor(
     )
 
 
-def _load(paths: list[str | os.PathLike[str]], **settings: Any) -> BasePredictor[Any]:
+def _load(paths: list[str | os.PathLike[str]], **settings: Any) -> BasePredictor:
     if len(paths) == 1:
         return Predictor.from_pretrained(paths[0], **settings)
     return Ensemble.from_pretrained(paths, **settings)

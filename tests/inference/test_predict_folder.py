@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, DataError
-from carvana.inference.manifest import MANIFEST
 from carvana.inference.outputs.cutout import Colour
 from carvana.inference.outputs.postprocess import Cleaning
-from carvana.inference.predict_folder import Summary, predict_folder
-from carvana.inference.prediction import Prediction
+from carvana.inference.predict_folder import MANIFEST, Summary, predict_folder
+from carvana.inference.prediction import Prediction, PreprocessedImage
 from carvana.inference.predictor import Predictor
-from carvana.inference.scale import PreprocessedImage
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 

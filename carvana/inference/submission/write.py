@@ -20,10 +20,16 @@ from carvana.data.io import rle
 from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import ConfigError, DataError, ModelError, cause
 from carvana.inference.base import BasePredictor, run_batches
-from carvana.inference.distributed import announce, rank_slice, wait_for_all_ranks, was_announced
-from carvana.inference.inputs import absolute_paths, collect_images
+from carvana.inference.inputs import (
+    absolute_paths,
+    announce,
+    collect_images,
+    rank_slice,
+    wait_for_all_ranks,
+    was_announced,
+)
 from carvana.inference.outputs.postprocess import Cleaning, clean
-from carvana.inference.pipeline import FEWER_READERS, P, overlapped, read_prepared
+from carvana.inference.pipeline import FEWER_READERS, overlapped, read_prepared
 from carvana.inference.prediction import Prediction
 from carvana.inference.submission.table import Parts, make_row, remove_joined
 from carvana.utils.deprecated import parameters
@@ -57,7 +63,7 @@ class Submission:
 
 @parameters(photos="images")
 def write_submission(
-    predictor: BasePredictor[P],
+    predictor: BasePredictor,
     images: Iterable[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str],
@@ -155,7 +161,7 @@ class _Row(NamedTuple):
 
 
 def _write_parts(
-    predictor: BasePredictor[P],
+    predictor: BasePredictor,
     chunks: Mapping[int, Sequence[Path]],
     parts: Parts,
     done: Submission,
@@ -192,7 +198,7 @@ def _write_parts(
 
 
 def _predicted(
-    predictor: BasePredictor[P], chunks: Mapping[int, Sequence[Path]], workers: int | None
+    predictor: BasePredictor, chunks: Mapping[int, Sequence[Path]], workers: int | None
 ) -> Generator[tuple[_Row, Prediction | None], None, None]:
     """All images with their predictions, in order; batches end where a chunk does."""
     images = [image for chunk in chunks.values() for image in chunk]
