@@ -23,10 +23,7 @@ from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
-from carvana.inference.tiling.memory import bytes_per_pixel
-from carvana.inference.tiling.receptive_field import exact_halo
-from carvana.models.fuse import for_inference
-from carvana.models.preprocess import padded_size
+from carvana.inference.engines.torch import TorchEngine
 from carvana.models.segmenter import Segmenter
 from carvana.models.weight_files import first_line
 from carvana.utils.files import atomic_path, check_target
@@ -202,16 +199,12 @@ def _tiling(network: Segmenter) -> dict[str, Any]:
 
     Measured with torch: ONNX Runtime's kernels need not spread NaN, and its memory cannot be observed.
     """
-    spec, folded = network.spec, for_inference(network)
-    with torch.inference_mode():
-        taken = bytes_per_pixel(folded, padded_size(256, spec.stride, spec.min_size), torch.device("cpu"))
+    engine = TorchEngine(network, device="cpu", precision="fp32")
+    taken = {"bytes_per_pixel": engine.bytes_per_pixel()}
     try:
-        return {
-            "bytes_per_pixel": taken,
-            "halo": exact_halo(folded, stride=spec.stride, min_size=spec.min_size),
-        }
+        return taken | {"halo": engine.receptive_field()}
     except ModelError as error:
-        return {"bytes_per_pixel": taken, "no_halo": str(error)}
+        return taken | {"no_halo": str(error)}
 
 
 def _strip(graph: Any) -> None:

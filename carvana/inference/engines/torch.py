@@ -8,8 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from carvana.inference.tiling.memory import bytes_per_pixel
-from carvana.inference.tiling.receptive_field import exact_halo
+from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
 from carvana.models.preprocess import padded_size
 from carvana.models.segmenter import Segmenter

@@ -1,27 +1,39 @@
-"""Measures the receptive field of a network: the halo with which tiles give what the whole image gives.
+"""Measures what tiling needs to know of a network: its receptive field, and the memory that it takes for a pixel.
 
-A NaN pixel makes every output that depends on it NaN. So one half of an image is filled with NaN, its border on the
+The receptive field is the halo with which tiles give what the whole image gives. A NaN pixel makes every output that depends on it NaN. So one half of an image is filled with NaN, its border on the
 stride's grid, where tiles end. How far NaN spreads over the border is the halo that a tile needs around the pixels that
 are taken from it, for all phases of the grid at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from carvana.errors import ModelError
 from carvana.inference.tiling.tiled import tiled
 from carvana.models.preprocess import padded_size, round_up
+from carvana.utils.devices import free_memory, is_out_of_memory
 
 LARGEST = 2048
 """Pixels; a network with a larger receptive field counts as seeing the whole image."""
 
 TOLERANCE = 1e-4
 """How much the logits of tiles may differ from those of the whole, as a share of the largest one, at least 1."""
+
+SHARE = 0.6
+"""The share of the free memory that one forward pass may take; images, masks and other programs need the rest."""
+
+RESERVE = 1.25
+"""Factor on the measured memory, since libraries keep scratch memory of their own."""
 
 
 @dataclass(frozen=True)
@@ -123,3 +135,85 @@ def _first_global_layer(network: Callable[[Tensor], Tensor], image: Tensor) -> s
             hook.remove()
     where = f"from its layer {found[0]} on " if found else ""
     return f"{where}every value depends on the whole image"
+
+
+def budget_bytes(device: torch.device, wanted_gb: float | None = None) -> float:
+    """The memory that one forward pass may take on a device, in bytes.
+
+    Args:
+        device: where it runs.
+        wanted_gb: in GB of 10^9 bytes; None measures what is free.
+    """
+    if wanted_gb is not None:
+        return wanted_gb * 1e9
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return SHARE * float(free + kept)
+    if device.type == "mps":  # the computer's own memory, of which the GPU may take a part
+        return SHARE * min(free_memory(), torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return SHARE * free_memory()
+
+
+def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.device) -> float:
+    """The memory that a network takes at once for each pixel: the largest set of features that are alive together.
+
+    Attention over all pixels grows faster than the image, so for such networks the result is too small.
+
+    Args:
+        network: uint8 images (1, 3, h, w) to logits.
+        side: of the image to try, in pixels; the network must take it, and some 256 are enough.
+        device: where it runs.
+
+    Returns:
+        Bytes; infinite where even this image does not fit.
+    """
+    images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+    peak = _peak_on_gpu if device.type == "cuda" else _peak_of_tensors
+    try:
+        taken = peak(lambda: network(images), device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+    return max(1.0, RESERVE * taken / side**2)
+
+
+def _peak_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
+    run()  # what is made once, such as the libraries' work spaces, does not grow with the image
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return float(torch.cuda.max_memory_allocated(device) - before)
+
+
+def _peak_of_tensors(run: Callable[[], Any], _: torch.device) -> float:
+    watch = _Watch()
+    with watch:
+        run()
+    return watch.peak
+
+
+class _Watch(TorchDispatchMode):
+    """Adds up the memory of all tensors that operations have made and that are still alive.
+
+    Attributes:
+        peak: the largest sum, in bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: float = 0.0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in given:  # what is a view, or was there before, is no new memory
+                    self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return result
