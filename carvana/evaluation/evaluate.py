@@ -195,7 +195,7 @@ def _count(
         return threshold_counts(graded, mask)
 
     read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
-    predicted = run_batches(predictor, read, want="levels", name=lambda labelled: labelled[0].image)
+    predicted = run_batches(predictor, read, want="levels")
     return list(track(overlapped(finish, predicted, workers=workers), to, "evaluating", len(samples)))
 
 
@@ -253,7 +253,7 @@ def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, Preproce
             f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.image} has "
             f"{width} x {height}; a mask must have its image's size"
         )
-    return (sample, mask), predictor.prepare(image)
+    return (sample, mask), predictor.prepare(image, name=sample.image)
 
 
 def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:

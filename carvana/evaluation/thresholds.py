@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carvana.errors import DataError
 from carvana.inference.prediction import THRESHOLDS, levels, threshold_index
-from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, surroundings
+from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, boundary_band, check_same_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +25,7 @@ class ImageCounts:
             object's and the background's near the true boundary.
     """
 
-    histograms: NDArray[np.int32] | NDArray[np.int64]
+    histograms: NDArray[np.int32]
 
     @property
     def whole(self) -> Confusion:
@@ -58,13 +57,13 @@ def threshold_counts(
     """
     graded, true = levels(probabilities), as_binary(target)
     check_same_shape(graded, true)
-    whole = _histograms(graded, true)
-    if true.all() or not true.any():
-        return _compact(*whole, *whole)
-    window = surroundings(true, width)
-    graded, true = np.ascontiguousarray(graded[window]), np.ascontiguousarray(true[window])
-    band = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, disk(width))
-    return _compact(*whole, *_histograms(graded, true, band))
+    near = boundary_band(true, width)
+    # Background and object, away from the true boundary and near it, all counted at once.
+    kind = (2 * near.view(np.uint8) + true).astype(np.uint16)
+    counts = np.bincount((256 * kind + graded).ravel(), minlength=4 * 256).reshape(2, 2, 256)
+    whole = counts.sum(axis=0)
+    band = counts[1] if near.any() else whole
+    return ImageCounts(np.stack([whole[1], whole[0], band[1], band[0]]).astype(np.int32))
 
 
 def best_threshold(counts: Sequence[ImageCounts]) -> float:
@@ -108,16 +107,6 @@ def cross_fitted_thresholds(
     return chosen
 
 
-def _histograms(
-    graded: NDArray[np.uint8], true: NDArray[np.uint8], within: NDArray[np.uint8] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The levels of the object's pixels and of the background's."""
-    inside, outside = true, true ^ np.uint8(1)
-    if within is not None:
-        inside, outside = cv2.bitwise_and(inside, within), cv2.bitwise_and(outside, within)
-    return _histogram(graded, inside), _histogram(graded, outside)
-
-
 def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.integer]) -> Confusion:
     below_foreground, below_background = (
         np.cumsum(histogram, dtype=np.int64)[:-1] for histogram in (foreground, background)
@@ -128,24 +117,6 @@ def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.
         false_negatives=below_foreground,
         true_negatives=below_background,
     )
-
-
-def _compact(*histograms: NDArray[np.int64]) -> ImageCounts:
-    stacked = np.stack(histograms)
-    return ImageCounts(stacked.astype(np.int32) if stacked.max() < 2**31 else stacked)
-
-
-def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    total = np.zeros(256, dtype=np.int64)
-    step = max(1, 2**23 // max(1, graded.shape[1]))  # OpenCV counts in float32, which is exact up to 2**24
-    for start in range(0, graded.shape[0], step):
-        rows = slice(start, start + step)
-        # Most pixels are level 0, and adding to one bin again and again is slow: they are counted separately.
-        doubtful = cv2.bitwise_and(mask[rows], (graded[rows] > 0).view(np.uint8))
-        part = cv2.calcHist([graded[rows]], [0], doubtful, [256], [0, 256]).ravel().astype(np.int64)
-        part[0] = cv2.countNonZero(mask[rows]) - cv2.countNonZero(doubtful)
-        total += part
-    return total
 
 
 def _mean_dice(counts: Sequence[ImageCounts]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,23 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from carvana.data.io.images import ImageSource, read_image
-from carvana.errors import ConfigError, ModelError
+from carvana.errors import ConfigError
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage, Preprocessor, ProbabilityMaps, Want
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import freed_memory_kept
-
-
-class NotANumberError(ModelError):
-    """A network gave NaN.
-
-    Attributes:
-        place: the image's place in the batch.
-    """
-
-    def __init__(self, message: str, place: int) -> None:
-        super().__init__(message)
-        self.place = place
 
 
 class BasePredictor(ABC):
@@ -85,7 +73,8 @@ class BasePredictor(ABC):
         """
         if isinstance(images, str | os.PathLike):
             raise ConfigError(f"{images!r}: expected several images; predict() takes a single one")
-        jobs = ((None, prepared) for prepared in overlapped(self.prepare, images, bytes_of=lambda image: image.nbytes))
+        prepared = overlapped(self.prepare, images, bytes_of=lambda image: image.nbytes)
+        jobs = ((None, image) for image in prepared)
         for _, prediction in run_batches(self, jobs, want=want):
             assert prediction is not None
             yield prediction
@@ -101,9 +90,15 @@ class BasePredictor(ABC):
         return read_image(image, max_pixels=self.max_pixels)
 
     @parameters(photo="image")
-    def prepare(self, image: ImageSource) -> PreprocessedImage:
-        """Read an image and resize it for the network. Safe in any thread."""
-        return self.preprocessor(self.read(image))
+    def prepare(self, image: ImageSource, *, name: str | os.PathLike[str] = "") -> PreprocessedImage:
+        """Read an image and resize it for the network. Safe in any thread.
+
+        Args:
+            image: as for :meth:`predict`.
+            name: what error messages call it; a path is its own name.
+        """
+        name = image if isinstance(image, str | os.PathLike) else name
+        return self.preprocessor(self.read(image), os.fspath(name))
 
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """Run the network on a batch of prepared images.
@@ -152,11 +147,7 @@ class BasePredictor(ABC):
 
 
 def run_batches(
-    predictor: BasePredictor,
-    jobs: Iterable[tuple[T, PreprocessedImage | None]],
-    *,
-    want: Want = "probabilities",
-    name: Callable[[T], object] | None = None,
+    predictor: BasePredictor, jobs: Iterable[tuple[T, PreprocessedImage | None]], *, want: Want = "probabilities"
 ) -> Iterator[tuple[T, Prediction | None]]:
     """Predict the images of a stream of jobs in batches, keeping the order.
 
@@ -166,33 +157,17 @@ def run_batches(
         predictor: makes the predictions.
         jobs: each with its prepared image, or None.
         want: the most that will be read from the predictions.
-        name: names a job's image in the error message where the network gives NaN for it.
 
     Raises:
-        NotANumberError: the network gives NaN for an image.
+        ModelError: the network gives NaN for an image, or the memory is too small for it.
     """
     with freed_memory_kept(predictor.device):
         for group in _grouped(predictor, jobs):
-            yield from _run(predictor, group, want, name)
-            group.clear()  # no image is held while the next ones are read
-
-
-def _run(
-    predictor: BasePredictor,
-    group: Sequence[tuple[T, PreprocessedImage | None]],
-    want: Want,
-    name: Callable[[T], object] | None,
-) -> Iterator[tuple[T, Prediction | None]]:
-    jobs = [job for job, prepared in group if prepared is not None]
-    try:
-        batch = [prepared for _, prepared in group if prepared is not None]
-        predictions = iter(predictor.run(batch, want=want) if batch else ())
-    except NotANumberError as error:
-        if name is None:
-            raise
-        raise NotANumberError(f"{name(jobs[error.place])}: {error}", error.place) from error
-    for job, prepared in group:
-        yield job, None if prepared is None else next(predictions)
+            batch = [image for _, image in group if image is not None]
+            predictions = iter(predictor.run(batch, want=want) if batch else ())
+            yield from ((job, None if image is None else next(predictions)) for job, image in group)
+            batch.clear()  # no image is held while the next ones are read
+            group.clear()
 
 
 def _grouped(

@@ -149,7 +149,7 @@ class _Reader(Dataset[Any]):
     def read(self, image: Path) -> PreprocessedImage | str:
         """A prepared image, or a line that says why it cannot be read."""
         try:
-            return self._preprocessor(read_image(image, max_pixels=self._max_pixels))
+            return self._preprocessor(read_image(image, max_pixels=self._max_pixels), os.fspath(image))
         except (OSError, DataError) as error:
             return unreadable(image, error)
 

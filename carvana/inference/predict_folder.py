@@ -135,7 +135,7 @@ def predict_folder(
         except (OSError, DataError) as error:
             item.failure = unreadable(path, error)
             return item, None
-        return item, predictor.prepare(image)
+        return item, predictor.prepare(image, name=path)
 
     def write(result: tuple[_Item, Prediction | None]) -> _Item:
         item, prediction = result
@@ -155,7 +155,7 @@ def predict_folder(
     summary = Summary()
     try:
         reading = overlapped(read, images, workers=workers, bytes_of=_bytes_of)
-        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda item: item.path)
+        predicted = run_batches(predictor, reading, want=outputs.want)
         for item in track(overlapped(write, predicted, workers=workers), reporter, "predicting", len(images)):
             summary.kept += item.kept
             if item.failure:

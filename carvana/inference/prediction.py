@@ -69,15 +69,17 @@ class PreprocessedImage:
     Attributes:
         images: uint8 (h, w, 3), one for each network.
         size: (H, W) of the original, which its mask gets.
+        name: what error messages call it; empty for pixels without a file.
     """
 
     images: tuple[Tensor, ...]
     size: tuple[int, int]
+    name: str = ""
 
     def __getitem__(self, networks: int | slice) -> PreprocessedImage:
         """The same image for one of the networks, or for some."""
         images = self.images[networks] if isinstance(networks, slice) else (self.images[networks],)
-        return PreprocessedImage(images, self.size)
+        return PreprocessedImage(images, self.size, self.name)
 
     @property
     def nbytes(self) -> int:
@@ -95,14 +97,14 @@ class Preprocessor:
 
     sizes: tuple[tuple[int, int] | None, ...]
 
-    def __call__(self, image: NDArray[np.uint8]) -> PreprocessedImage:
+    def __call__(self, image: NDArray[np.uint8], name: str = "") -> PreprocessedImage:
         """Resize an image, uint8 (H, W, 3)."""
         height, width = image.shape[:2]
         resized = {
             size: torch.from_numpy(np.require(resize_image(image, size or (height, width)), requirements="W"))
             for size in set(self.sizes)
         }
-        return PreprocessedImage(tuple(resized[size] for size in self.sizes), (height, width))
+        return PreprocessedImage(tuple(resized[size] for size in self.sizes), (height, width), name)
 
 
 FloatMap = NDArray[np.float32]

@@ -16,7 +16,7 @@ from torch import Tensor
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, NotANumberError, checked_threshold
+from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale, network_size
@@ -191,13 +191,13 @@ class Predictor(BasePredictor):
         if self.tta:
             flipped = run([image.flip(-1) for image in images], True)
             maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
-        for place, single in enumerate(maps):
+        for each, single in zip(batch, maps, strict=True):
             if not bool(torch.isfinite(single.sum())):
+                where = f"{each.name}: " if each.name else ""
                 overflow = "" if self.precision == "fp32" else _OVERFLOW
-                raise NotANumberError(
-                    f"{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a lower "
-                    f"train.lr helps){overflow}",
-                    place,
+                raise ModelError(
+                    f"{where}{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a "
+                    f"lower train.lr helps){overflow}"
                 )
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 

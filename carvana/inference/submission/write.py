@@ -152,11 +152,10 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
 
 
 class _Row(NamedTuple):
-    """A row in the pipeline: its chunk, its place there, and why the image cannot be read, if so."""
+    """A row in the pipeline: its chunk, and why the image cannot be read, if so."""
 
     image: Path
     chunk: int
-    place: int
     message: str = ""
 
 
@@ -171,7 +170,7 @@ def _write_parts(
     reporter: Reporter,
 ) -> None:
     """Make the parts of chunks, and record the results of their images in ``done``."""
-    lines: dict[int, dict[int, bytes]] = {number: {} for number in chunks}
+    lines: dict[int, dict[Path, bytes]] = {number: {} for number in chunks}
     lock = threading.Lock()
 
     def finish(result: tuple[_Row, Prediction | None]) -> _Row:
@@ -181,10 +180,11 @@ def _write_parts(
             mask = prediction.mask if cleaning is None else clean(prediction.mask, **asdict(cleaning))
             line = make_row(row.image.name, rle.encode(mask))
             with lock:
-                lines[row.chunk][row.place] = line
+                lines[row.chunk][row.image] = line
                 complete = len(lines[row.chunk]) == len(chunks[row.chunk])
             if complete:  # never where an image of the chunk cannot be read
-                parts.add(row.chunk, [line for _, line in sorted(lines.pop(row.chunk).items())])
+                made = lines.pop(row.chunk)
+                parts.add(row.chunk, [made[image] for image in chunks[row.chunk]])
         return row
 
     # Closed explicitly, or readers would live as long as an error's traceback.
@@ -206,12 +206,10 @@ def _predicted(
     with closing(reading) as prepared:
         for number, chunk in chunks.items():
             rows = (
-                (_Row(image, number, place, ready), None)
-                if isinstance(ready, str)
-                else (_Row(image, number, place), ready)
-                for place, (image, ready) in enumerate(zip(chunk, prepared, strict=False))
+                (_Row(image, number, ready), None) if isinstance(ready, str) else (_Row(image, number), ready)
+                for image, ready in zip(chunk, prepared, strict=False)
             )
-            yield from run_batches(predictor, rows, want="mask", name=lambda row: row.image)
+            yield from run_batches(predictor, rows, want="mask")
 
 
 def _in_order(images: Sequence[Path], names: Sequence[str] | None, reporter: Reporter) -> list[Path]:

@@ -1,15 +1,15 @@
 """Measures what tiling needs to know of a network: its receptive field, and the memory that it takes for a pixel.
 
-The receptive field is the halo with which tiles give what the whole image gives. A NaN pixel makes every output that depends on it NaN. So one half of an image is filled with NaN, its border on the
-stride's grid, where tiles end. How far NaN spreads over the border is the halo that a tile needs around the pixels that
-are taken from it, for all phases of the grid at once.
+The receptive field is the halo with which tiles give what the whole image gives. A NaN pixel makes every output that
+depends on it NaN. So one half of an image is filled with NaN, its border on the stride's grid, where tiles end. How far
+NaN spreads over the border is the halo that a tile needs around the pixels that are taken from it, for all phases of
+the grid at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,24 +36,6 @@ RESERVE = 1.25
 """Factor on the measured memory, since libraries keep scratch memory of their own."""
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The sizes that a network takes, see :class:`carvana.models.spec.ModelSpec`, and where it is."""
-
-    stride: int
-    min_size: int
-    device: str | torch.device
-
-    def up(self, length: int) -> int:
-        """The smallest length that the network takes, from this one on."""
-        return padded_size(length, self.stride, self.min_size)
-
-    @property
-    def narrow(self) -> int:
-        """The height of the images: a network that depends on whole columns does so in narrow images, too."""
-        return self.up(2 * self.stride)
-
-
 def exact_halo(
     network: Callable[[Tensor], Tensor], *, stride: int = 1, min_size: int = 1, device: str | torch.device = "cpu"
 ) -> int:
@@ -74,23 +56,40 @@ def exact_halo(
     >>> exact_halo(nn.Conv2d(3, 1, 5, padding=2), stride=4)
     4
     """
-    grid = _Grid(stride, min_size, device)
+    narrow = padded_size(2 * stride, stride, min_size)  # what depends on whole columns does so in narrow images, too
+    half = padded_size(max(256, 4 * stride), stride, min_size)
 
     def turned(images: Tensor) -> Tensor:
         return network(images.mT).mT
 
     with torch.inference_mode():
-        halo = round_up(max(_receptive_field(each, grid) for each in (network, turned)), stride)
-        for each in (network, turned):
-            _check(each, grid, halo)
+        seen = [_receptive_field(each, narrow, half, device) for each in (network, turned)]
+        halo = round_up(max(seen), stride)
+        tile = padded_size(2 * halo + 2 * stride, stride, min_size)
+        shape = (1, 3, narrow, tile + 3 * stride)
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
+        for each in (network, turned):  # NaN does not show, for one, a resize that depends on the size
+            whole = each(noise).float()
+            joined = tiled(each, noise, tile=(narrow, tile), halo=halo, stride=stride, min_size=min_size).float()
+            difference = float((whole - joined).abs().max())
+            if not difference <= TOLERANCE * max(1.0, float(whole.abs().max())):
+                raise ModelError(
+                    f"tiles differ from the whole by {difference:.1e} though they see {halo} pixels around"
+                )
     return halo
 
 
-def _receptive_field(network: Callable[[Tensor], Tensor], grid: _Grid) -> int:
-    """The columns, before or behind a border between two, from which outputs depend on what lies beyond it."""
-    half = grid.up(max(256, 4 * grid.stride))
+def _receptive_field(network: Callable[[Tensor], Tensor], height: int, half: int, device: str | torch.device) -> int:
+    """The columns, before or behind a border between two, from which outputs depend on what lies beyond it.
+
+    Args:
+        network: as for :func:`exact_halo`.
+        height: of the images to try.
+        half: half of their width, doubled until some outputs do not depend on what lies beyond the border.
+        device: where the network is.
+    """
     while half <= LARGEST:
-        images = torch.zeros(2, 3, grid.narrow, 2 * half, device=grid.device)
+        images = torch.zeros(2, 3, height, 2 * half, device=device)
         images[0, ..., half:] = torch.nan
         images[1, ..., :half] = torch.nan
         # One at a time: BatchNorm in evaluation would not mix them, but other layers might.
@@ -102,19 +101,6 @@ def _receptive_field(network: Callable[[Tensor], Tensor], grid: _Grid) -> int:
             return max(half - first, last + 1 - half, 0)
         half *= 2
     raise ModelError(_first_global_layer(network, images[:1]))
-
-
-def _check(network: Callable[[Tensor], Tensor], grid: _Grid, halo: int) -> None:
-    """Compare tiles with the whole on noise: NaN does not show, for one, a resize that depends on the size."""
-    tile = grid.up(2 * halo + 2 * grid.stride)
-    shape = (1, 3, grid.narrow, tile + 3 * grid.stride)
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(grid.device)
-    whole = network(images).float()
-    sizes = {"stride": grid.stride, "min_size": grid.min_size}
-    joined = tiled(network, images, tile=(grid.narrow, tile), halo=halo, **sizes).float()
-    difference = float((whole - joined).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(whole.abs().max())):
-        raise ModelError(f"tiles differ from the whole by {difference:.1e} though they see {halo} pixels around")
 
 
 def _first_global_layer(network: Callable[[Tensor], Tensor], image: Tensor) -> str:
