@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carvana.errors import DataError
 from carvana.inference.prediction import THRESHOLDS, levels, threshold_index
-from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, boundary_band, check_same_shape
+from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +58,10 @@ def threshold_counts(
     """
     graded, true = levels(probabilities), as_binary(target)
     check_same_shape(graded, true)
-    near = boundary_band(true, width)
+    near, window = np.zeros_like(true), surroundings(true, width)
+    near[window] = cv2.morphologyEx(true[window], cv2.MORPH_GRADIENT, disk(width))
     # Background and object, away from the true boundary and near it, all counted at once.
-    kind = (2 * near.view(np.uint8) + true).astype(np.uint16)
+    kind = (2 * near + true).astype(np.uint16)
     counts = np.bincount((256 * kind + graded).ravel(), minlength=4 * 256).reshape(2, 2, 256)
     whole = counts.sum(axis=0)
     band = counts[1] if near.any() else whole
@@ -76,7 +78,8 @@ def best_threshold(counts: Sequence[ImageCounts]) -> float:
     """
     if not counts:
         raise DataError("no images to choose a threshold on; give at least one with a mask")
-    return float(THRESHOLDS[_summit(_mean_dice(counts))])
+    total = sum((image.whole.dice for image in counts), np.zeros(len(THRESHOLDS)))
+    return float(THRESHOLDS[_summit(total / len(counts))])
 
 
 def cross_fitted_thresholds(
@@ -117,14 +120,6 @@ def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.
         false_negatives=below_foreground,
         true_negatives=below_background,
     )
-
-
-def _mean_dice(counts: Sequence[ImageCounts]) -> NDArray[np.float64]:
-    """The mean Dice per image at every threshold, (255,); one image's curve at a time."""
-    total = np.zeros(len(THRESHOLDS))
-    for image in counts:
-        total += image.whole.dice
-    return total / len(counts)
 
 
 def _summit(curve: NDArray[np.float64]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps
+from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
 from carvana.inference.tiling.sliding_window import Mode
@@ -117,6 +117,10 @@ def load_predictor(
     refine_with: str | os.PathLike[str] | None = None,
     band: tuple[float, float] = BAND,
     margin: int = MARGIN,
+    scale: Scale = "trained",
+    tile: int | tuple[int, int] | None = None,
+    overlap: float | None = None,
+    join: str = "blend",
     **settings: Any,
 ) -> BasePredictor:
     """The predictor of one run or model folder, or the ensemble of several; a folder of folds counts as several.
@@ -128,8 +132,11 @@ def load_predictor(
         refine_with: The network that refines, which implies ``refine``; by default that of ``paths``.
         band: See :class:`carvana.Refiner`; only with ``refine``.
         margin: See :class:`carvana.Refiner`; only with ``refine``.
-        settings: See :meth:`carvana.Ensemble.from_pretrained`. With ``refine``, ``scale`` is for the first
-            network, ``tile`` and ``join`` are for the second.
+        scale: See :class:`carvana.Predictor`; with ``refine`` it is for the first network.
+        tile: See :class:`carvana.Predictor`; with ``refine`` it is for the second network.
+        overlap: See :class:`carvana.Predictor`; not with ``refine``.
+        join: See :class:`carvana.Predictor`; with ``refine`` it is for the second network.
+        settings: See :meth:`carvana.Ensemble.from_pretrained`.
 
     Raises:
         ConfigError: several networks are to refine, or an option does not go with another.
@@ -143,27 +150,22 @@ def load_predictor(
         for name, value, default in (("band", band, BAND), ("margin", margin, MARGIN)):
             if value != default:
                 raise ConfigError(f"{name} {value}: goes with a second look; add --refine-with, or --mode refine")
-        return _load(found, mode=mode, **settings)
+        return _load(found, mode=mode, scale=scale, tile=tile, overlap=overlap, join=join, **settings)
     if mode not in ("refine", "auto"):
         raise ConfigError(f"mode {mode!r} does not go with a network to refine with; leave it out, or take mode refine")
-    if settings.get("overlap") is not None:
-        raise ConfigError(
-            f"overlap {settings['overlap']}: the windows of mode refine do not overlap by a share; leave it out"
-        )
+    if overlap is not None:
+        raise ConfigError(f"overlap {overlap}: the windows of mode refine do not overlap by a share; leave it out")
     fine = member_paths(found if refine_with is None else refine_with)
     if len(fine) != 1:
         raise ConfigError(f"{len(fine)} networks cannot refine together; name one with --refine-with")
-    shared = {name: value for name, value in settings.items() if name not in ("scale", "tile", "join", "overlap")}
-    second = {name: settings[name] for name in ("tile", "join") if name in settings}
-    coarse = _load(found, **shared, **({"scale": settings["scale"]} if "scale" in settings else {}))
+    coarse = _load(found, scale=scale, **settings)
     if refine_with is None and coarse.scale == "native":
         raise ConfigError(
             f"mode refine: {found[0]} sees images at their own size at the first look as well; name a smaller scale, "
             "such as --scale 256x384"
         )
-    return Refiner(
-        coarse, Predictor.from_pretrained(fine[0], scale="native", **shared, **second), band=band, margin=margin
-    )
+    second = Predictor.from_pretrained(fine[0], scale="native", tile=tile, join=join, **settings)
+    return Refiner(coarse, second, band=band, margin=margin)
 
 
 def _load(paths: list[str | os.PathLike[str]], **settings: Any) -> BasePredictor:

@@ -7,7 +7,6 @@ processes read where an image costs the network as little as its decoding.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from carvana.data.io.images import image_size, read_image
+from carvana.data.io.images import read_image
 from carvana.data.reader_processes import (
     AHEAD_BYTES,
     ReaderKilledError,
@@ -43,8 +42,8 @@ FEWER_READERS = "take fewer with --workers; what was done is kept"
 _FEW = 8
 """Fewer images than this are read by threads: processes take longer to start."""
 
-_SAMPLED = 16
-"""Images whose headers are read, to estimate the largest size."""
+_SAMPLED = 8
+"""Images that are read beforehand, to estimate the largest size."""
 
 
 def overlapped(
@@ -102,7 +101,8 @@ def read_prepared(
         yield from overlapped(reader.read, images, bytes_of=_bytes_of)
         return
     check_readers_can_begin()
-    each = max(1, _bytes_of(reader.read(max(images[:: -(-len(images) // _SAMPLED)], key=reader.pixels))))
+    sample = overlapped(reader.read, images[:: -(-len(images) // _SAMPLED)], bytes_of=_bytes_of)
+    each = max(1, *map(_bytes_of, sample))
     workers = max(1, min(workers, len(images), AHEAD_BYTES // each))
     loader = DataLoader(
         reader,
@@ -152,13 +152,6 @@ class _Reader(Dataset[Any]):
             return self._preprocessor(read_image(image, max_pixels=self._max_pixels), os.fspath(image))
         except (OSError, DataError) as error:
             return unreadable(image, error)
-
-    def pixels(self, image: Path) -> int:
-        """The pixels of an image; 0 where it cannot be read, which is reported at its turn."""
-        try:
-            return math.prod(image_size(image, max_pixels=self._max_pixels))
-        except DataError:
-            return 0
 
 
 def _bytes_of(prepared: PreprocessedImage | str) -> int:

@@ -163,7 +163,6 @@ class Prediction:
         self.threshold = threshold
         self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they stayed on the GPU
         self._weights: tuple[float, ...] = (1.0,)
-        self._levels: NDArray[np.uint8] | None = None
 
     @classmethod
     def from_maps(cls, maps: ProbabilityMaps, threshold: float, want: Want = "probabilities") -> Self:
@@ -185,7 +184,7 @@ class Prediction:
         if want == "levels":
             # See levels() for the factor.
             graded = (probabilities * (256 * (1 - 2**-24))).clamp_(0, 255)
-            prediction._levels = graded.to(torch.uint8).cpu().numpy()
+            prediction.__dict__["levels"] = graded.to(torch.uint8).cpu().numpy()
         return prediction
 
     def __repr__(self) -> str:
@@ -210,14 +209,12 @@ class Prediction:
             mean += np.float32(weight) * resize_image(single, self.size)
         return mean
 
-    @property
+    @cached_property
     def levels(self) -> NDArray[np.uint8]:
         """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
 
         It holds for each t that is a multiple of 1/256: see :func:`carvana.inference.prediction.levels`.
         """
-        if self._levels is not None:
-            return self._levels
         self._available("levels")
         return levels(self.probabilities)
 

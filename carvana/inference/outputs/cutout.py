@@ -204,15 +204,17 @@ def _means_from_afar(image: NDArray[np.uint8], alpha: FloatImage) -> tuple[Float
     pixels = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype(np.float32)
     share = cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)[..., None]
     foreground, background = _means(pixels, pixels, share, _WIDE // 4 | 1)
-    return _enlarged(foreground, alpha.shape), _enlarged(background, alpha.shape)
+    foreground, background = (cv2.resize(colours, (width, height)) for colours in (foreground, background))
+    return foreground, background
 
 
 def _means(
     foreground: FloatImage, background: FloatImage, weight: FloatImage, side: int
 ) -> tuple[FloatImage, FloatImage]:
+    box = (side, side)
     return (
-        _blur(foreground * weight, side) / (_blur(weight, side)[..., None] + 1e-5),
-        _blur(background * (1 - weight), side) / (_blur(1 - weight, side)[..., None] + 1e-5),
+        cv2.blur(foreground * weight, box) / (cv2.blur(weight, box)[..., None] + 1e-5),
+        cv2.blur(background * (1 - weight), box) / (cv2.blur(1 - weight, box)[..., None] + 1e-5),
     )
 
 
@@ -234,13 +236,3 @@ def _edge_windows(wanted: NDArray[np.bool_], side: int = 96) -> Iterator[tuple[W
                     core,
                     np.s_[max(0, top - margin) : top + side + margin, max(0, left - margin) : left + side + margin],
                 )
-
-
-def _enlarged(values: FloatImage, size: tuple[int, ...]) -> FloatImage:
-    enlarged: FloatImage = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return enlarged
-
-
-def _blur(values: FloatImage, side: int) -> FloatImage:
-    blurred: FloatImage = cv2.blur(values, (side, side))
-    return blurred
