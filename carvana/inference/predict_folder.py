@@ -97,7 +97,7 @@ def predict_folder(
             written to.
     """
     reporter = reporter or default_reporter()
-    outputs = Outputs.choose(save, cleaning=cleaning, background=background)
+    outputs = Outputs(tuple(save), cleaning, background)
     images = distinct(list(images))
     refuse_equal_stems(images)
     folder = Path(out)

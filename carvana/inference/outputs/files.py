@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,30 +40,24 @@ class Outputs:
         cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
             probabilities stay what the network gave.
         background: the background of cut-outs; None leaves them transparent.
+
+    Raises:
+        ConfigError: a name is unknown or missing, or a background is given and no cut-out wanted.
     """
 
     kinds: tuple[str, ...]
     cleaning: Cleaning | None = None
     background: Background | None = None
 
-    @classmethod
-    def choose(
-        cls, save: Sequence[str], *, cleaning: Cleaning | None = None, background: Background | None = None
-    ) -> Self:
-        """The outputs of these names, each once.
-
-        Raises:
-            ConfigError: a name is unknown or missing, or a background is given and no cut-out wanted.
-        """
-        if not save:
-            raise ConfigError(f"nothing to save; expected some of {', '.join(_SUFFIXES)}")
-        for kind in save:
+    def __post_init__(self) -> None:
+        known = ", ".join(_SUFFIXES)
+        if not self.kinds:
+            raise ConfigError(f"nothing to save; expected some of {known}")
+        for kind in self.kinds:
             if kind not in _SUFFIXES:
-                known = ", ".join(_SUFFIXES)
                 raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _SUFFIXES)}")
-        if background is not None and "cutout" not in save:
+        if self.background is not None and "cutout" not in self.kinds:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
-        return cls(tuple(dict.fromkeys(save)), cleaning, background)
 
     @property
     def need_image(self) -> bool:

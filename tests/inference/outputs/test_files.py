@@ -96,8 +96,8 @@ def test_only_what_shows_the_photo_needs_it() -> None:
 
 def test_a_background_without_a_cut_out_is_refused() -> None:
     with pytest.raises(ConfigError, match="add cutout to --save"):
-        Outputs.choose(["mask"], background=parse_background("#010203"))
-    assert Outputs.choose(["mask", "cutout", "mask"]).kinds == ("mask", "cutout")
+        Outputs(("mask",), background=parse_background("#010203"))
+    assert list(Outputs(("mask", "cutout", "mask")).names("car")) == ["mask", "cutout"]
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
