@@ -200,7 +200,7 @@ def _tiling(network: Segmenter) -> dict[str, Any]:
     Measured with torch: ONNX Runtime's kernels need not spread NaN, and its memory cannot be observed.
     """
     engine = TorchEngine(network, device="cpu", precision="fp32")
-    taken = {"bytes_per_pixel": engine.bytes_per_pixel()}
+    taken: dict[str, Any] = {"bytes_per_pixel": engine.bytes_per_pixel()}
     try:
         return taken | {"halo": engine.receptive_field()}
     except ModelError as error:
