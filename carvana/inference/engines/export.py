@@ -23,7 +23,9 @@ from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
-from carvana.inference.engines.torch import TorchEngine
+from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
+from carvana.models.fuse import for_inference
+from carvana.models.preprocess import padded_size
 from carvana.models.segmenter import Segmenter
 from carvana.models.weight_files import first_line
 from carvana.utils.files import atomic_path, check_target
@@ -199,12 +201,14 @@ def _tiling(network: Segmenter) -> dict[str, Any]:
 
     Measured with torch: ONNX Runtime's kernels need not spread NaN, and its memory cannot be observed.
     """
-    engine = TorchEngine(network, device="cpu", precision="fp32")
-    taken: dict[str, Any] = {"bytes_per_pixel": engine.bytes_per_pixel()}
+    spec, folded = network.spec, for_inference(network)
+    with torch.inference_mode():
+        taken = bytes_per_pixel(folded, padded_size(256, spec.stride, spec.min_size), torch.device("cpu"))
+    found: dict[str, Any] = {"bytes_per_pixel": taken}
     try:
-        return taken | {"halo": engine.receptive_field()}
+        return found | {"halo": exact_halo(folded, stride=spec.stride, min_size=spec.min_size)}
     except ModelError as error:
-        return taken | {"no_halo": str(error)}
+        return found | {"no_halo": str(error)}
 
 
 def _strip(graph: Any) -> None:
