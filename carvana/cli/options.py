@@ -170,7 +170,7 @@ def given(context: typer.Context) -> set[str]:
 
 def load_networks(
     run: Path, others: Sequence[Path] | None, covering: Covering, *, reporter: Reporter, **settings: Any
-) -> BasePredictor[Any]:
+) -> BasePredictor:
     """The predictor of one run, or of several; the reporter says where several networks work together."""
     from carvana.inference.ensemble import Ensemble, load_predictor
     from carvana.inference.refiner import Refiner

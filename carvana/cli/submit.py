@@ -84,7 +84,7 @@ def submit(
 def _check(path: Path, against: Path, size: str) -> None:
     from carvana.cli.display import make_reporter
     from carvana.errors import DataError, plural, printable
-    from carvana.inference.submission.check import SHOWN, check_submission
+    from carvana.inference.submission.table import SHOWN, check_submission
 
     report = check_submission(path, against, size=options.parse_size(size), reporter=make_reporter())
     if report.ok:

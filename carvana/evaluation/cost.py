@@ -24,9 +24,6 @@ from carvana.inference.tiling import Engine
 from carvana.utils.devices import PeakMemory, describe
 from carvana.utils.progress import SilentReporter
 
-FULL = (1280, 1918)
-"""(height, width) of the competition's images."""
-
 
 @dataclass(frozen=True)
 class Cost:

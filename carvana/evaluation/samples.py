@@ -119,13 +119,10 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
         )
         return
     samples = split.train + split.val
-    subsets = ["train"] * len(split.train) + ["val"] * len(split.val)
-    found = content_digests(samples, reporter=reporter)
-    differing = [
-        sample
-        for sample, subset, digest in zip(samples, subsets, found, strict=True)
-        if kept.get((subset, sample.name)) != digest
-    ]
+    before = [kept.get(("train", sample.name)) for sample in split.train]
+    before += [kept.get(("val", sample.name)) for sample in split.val]
+    now = content_digests(samples, reporter=reporter)
+    differing = [sample for sample, old, new in zip(samples, before, now, strict=True) if old != new]
     if differing:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(

@@ -146,7 +146,7 @@ def same_outputs_again(photos: Path, model: Path, folder: Path, whole_outputs: d
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that predict writes, half of the file or line being written",
     promised="the same command again leaves the same files, byte for byte, and no leftovers",
-    reaches="inference/manifest.py: half a line, and a line whose outputs have no names yet",
+    reaches="inference/predict_folder.py: Manifest, half a line, and a line whose outputs have no names yet",
     quick=1,
 )
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_submit_killed_at_a_random_time(
         "each write of a fit, of predict and of submit is recorded, and compared with the writes that these cases kill"
     ),
     promised="every place that writes is killed",
-    reaches="the same event, in inference/outputs/files.py, manifest.py and submission/table.py",
+    reaches="the same event, in inference/outputs/files.py, predict_folder.py and submission/table.py",
 )
 def test_all_places_that_write_are_known(
     whole_outputs: dict[str, Any], whole_table: dict[str, Any], came_out: Callable[..., None]

@@ -175,7 +175,7 @@ print(sum(cache.read(number) is not None for cache in caches for number in range
 @pytest.mark.fault(
     done="submit --check of a table of 100,000 rows",
     promised="memory grows by less than 1 kB an image",
-    reaches="inference/submission/check.py",
+    reaches="inference/submission/table.py: check_submission",
 )
 def test_submit_check(bounded: Any, tmp_path: Path) -> None:
     def checked(count: int) -> Taken:
@@ -228,7 +228,7 @@ print(area)
 @pytest.mark.fault(
     done="carvana predict of a folder of 10,000 images, then again",
     promised="memory grows by less than 1 kB an image, open files do not; nothing is made twice",
-    reaches="inference/predict_folder.py: predict_folder; inference/manifest.py",
+    reaches="inference/predict_folder.py",
     quick=0,
 )
 def test_predict_a_large_folder(whole: bool, folder_of: Folders, tmp_path: Path, came_out: Callable[..., None]) -> None:

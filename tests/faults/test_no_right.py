@@ -112,7 +112,7 @@ def test_a_command_told_to_write_into_somebody_elses_folder(
 @pytest.mark.fault(
     done="files of others in the way of the real command: masks, a manifest, parts, a comparison's logs, a run",
     promised="exit 1 and one line that names the place; what was there is as it was",
-    reaches="inference/manifest.py, submission/table.py, leaderboard/worker_pool.py, files.py: EACCES on what exists",
+    reaches="inference: predict_folder.py, submission/table.py; leaderboard/worker_pool.py; files.py: EACCES",
     quick=0,
 )
 @pytest.mark.parametrize("command", ["predict", "manifest", "submit", "compare", "logs", "evaluate", "resume"])

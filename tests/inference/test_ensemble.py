@@ -94,9 +94,9 @@ def test_batches_suit_the_member_that_sees_most() -> None:
 
 def test_a_photo_is_shrunk_once_for_each_scale() -> None:
     ensemble = Ensemble([member(1.0), member(2.0), member(1.0, None)])
-    first, second, native = ensemble.prepare(photo())
+    first, second, native = ensemble.prepare(photo()).images
     assert first is second
-    assert native.image.shape == (40, 60, 3)
+    assert native.shape == (40, 60, 3)
     assert ensemble.scale == "16x24 + native"
 
 

@@ -37,18 +37,18 @@ def test_photos_come_in_order_as_the_predictor_prepares_them(photos: list[Path],
         expected = predictor.prepare(photo)
         assert not isinstance(ready, str)
         assert ready.size == expected.size
-        np.testing.assert_array_equal(ready.image, expected.image)
+        np.testing.assert_array_equal(ready.images[0], expected.images[0])
 
 
 def test_photos_for_several_networks_come_at_each_size_and_equal_ones_travel_once(photos: list[Path]) -> None:
     predictor = Ensemble([small_predictor(), small_predictor(scale="native"), small_predictor(seed=1)])
     for photo, ready in prepared(predictor, photos, workers=2):
-        assert isinstance(ready, tuple)
-        for one, expected in zip(ready, predictor.prepare(photo), strict=True):
-            assert one.size == expected.size
-            np.testing.assert_array_equal(one.image, expected.image)
-        assert ready[0].image is ready[2].image
-        assert not np.shares_memory(ready[0].image.numpy(), ready[1].image.numpy())
+        expected = predictor.prepare(photo)
+        assert ready.size == expected.size
+        for one, other in zip(ready.images, expected.images, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert ready.images[0] is ready.images[2]
+        assert not np.shares_memory(ready.images[0].numpy(), ready.images[1].numpy())
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -44,14 +44,9 @@ class RoiTiles:
     places: tuple[tuple[TileSpan, TileSpan], ...]
 
     @property
-    def pixels(self) -> int:
-        """How many pixels the network sees."""
-        return len(self.places) * math.prod(self.tile)
-
-    @property
     def cost(self) -> float:
         """The pixels that the network sees, for each pixel of the image."""
-        return self.pixels / math.prod(self.size)
+        return len(self.places) * math.prod(self.tile) / math.prod(self.size)
 
 
 def cells_of(size: Size) -> Size:

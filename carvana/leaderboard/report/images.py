@@ -18,7 +18,7 @@ from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import mask_path
-from carvana.inference.outputs.overlay import paint_errors, paint_outline
+from carvana.inference.outputs.files import paint_errors, paint_outline
 from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
 
 UInt8 = NDArray[np.uint8]
@@ -137,7 +137,7 @@ def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) ->
 
 
 def errors(mask: UInt8, true: UInt8, factor: int = 1) -> UInt8:
-    """A layer that shows a mask and its errors, in the colours of :mod:`carvana.inference.outputs.overlay`.
+    """A layer that shows a mask and its errors, in the colours of :mod:`carvana.inference.outputs.files`.
 
     Args:
         mask: uint8 (H, W) of 0 and 1.
