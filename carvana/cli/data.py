@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carvana.cli.options import REPLACE, with_options
-from carvana.cli.verbosity import QUIETLY, VERBOSELY
+from carvana.cli.options import QUIETLY, REPLACE, VERBOSELY, with_options
 
 if TYPE_CHECKING:
     from carvana.config import FitConfig

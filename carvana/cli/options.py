@@ -1,10 +1,13 @@
-"""Options that several commands share, what the shell completes, and the networks that options ask for."""
+"""Options that several commands share, --quiet and --verbose among them; and the networks that options ask for."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import platform
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -12,11 +15,54 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from carvana.cli.verbosity import QUIETLY, VERBOSELY
-
 if TYPE_CHECKING:
     from carvana.inference.base import BasePredictor
     from carvana.utils.progress import Reporter
+
+
+_LISTED = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "accelerate", "numpy")
+
+verbosity: set[str] = set()
+"""What the present command line asks for: "quiet", "verbose", or neither."""
+
+
+class _Handler(logging.Handler):
+    """Prints to the present ``sys.stderr``, which a live display replaces."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def reset_verbosity() -> None:
+    """Back to normal: a new command line begins."""
+    verbosity.clear()
+    log = logging.getLogger("carvana")
+    log.handlers = [handler for handler in log.handlers if not isinstance(handler, _Handler)]
+    log.setLevel(logging.NOTSET)
+
+
+def _ask_for(parameter: typer.CallbackParam, wanted: bool) -> None:
+    if not wanted or parameter.name in verbosity:
+        return
+    verbosity.add(str(parameter.name))
+    if parameter.name == "verbose":
+        handler = _Handler()
+        handler.setFormatter(logging.Formatter("%(relativeCreated)6d ms  %(message)s"))
+        log = logging.getLogger("carvana")
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+        log.debug("carvana %s, Python %s, %s", _version("carvana"), platform.python_version(), platform.platform())
+        log.debug(", ".join(f"{name} {_version(name)}" for name in _LISTED))
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"
 
 
 def complete_archs(incomplete: str) -> list[str]:
@@ -45,6 +91,20 @@ def complete_configs(incomplete: str) -> Iterator[tuple[str, str]]:
     return ((name, describe(path)) for name, path in shipped().items() if name.startswith(incomplete))
 
 
+QUIETLY = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", is_eager=True, callback=_ask_for, help="Print only results, warnings and errors."),
+]
+VERBOSELY = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        is_eager=True,
+        callback=_ask_for,
+        help="Print versions and times too, and the traceback of an error.",
+    ),
+]
 CONFIG = Annotated[
     str | None,
     typer.Option(

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from carvana.data.check.files import Problem
     from carvana.data.check.report import Report
     from carvana.data.splits import SplitReport
+    from carvana.leaderboard.records import LeaderboardData
 
 LISTED = 10
 """The number of files that are named for each kind of problem; ``--json`` names all."""
+
+_FULL_WIDTH = 170
+"""Characters of a line that are enough for all columns of a leaderboard."""
 
 
 def show(table: RenderableType) -> None:
@@ -95,6 +99,38 @@ def evaluation_table(
     table.add_row("boundary Dice", f"{evaluation['boundary_dice']:.5f}", "within 7 pixels of the true boundary")
     table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
     return table
+
+
+def leaderboard_table(board: LeaderboardData, *, width: int | None = None) -> RenderableType:
+    """A leaderboard: facts, table, failures, notes and the path of the page.
+
+    Args:
+        board: The leaderboard.
+        width: Characters of a line, by default the terminal's; narrow ones get the brief columns.
+    """
+    from carvana.leaderboard.report.columns import brief_columns, columns
+    from carvana.leaderboard.report.text import facts, notes, remark, remarks
+
+    head = Table.grid(padding=(0, 2))
+    for label, text in facts(board):
+        head.add_row(Text(label, style="dim"), Text(text))
+    shown = columns(board) if (width or Console().width) >= _FULL_WIDTH else brief_columns(board)
+    table = make_table(
+        *(
+            Column(each.heading, justify="right" if each.numeric else "left", no_wrap=each.key != "name")
+            for each in shown
+        )
+    )
+    for row in board.ranked:
+        style = "bold green" if row.rank == 1 else "bold" if row.tied_with_best else ""
+        table.add_row(*(Text(column.cell(row)) for column in shown), style=style)
+    others = [Text(f"{row.name}: {remark(row)}", style="red" if row.failed else "dim") for row in remarks(board)]
+    below = [Text(note, style="dim") for note in notes(board)]
+    page = [] if board.path is None else [Text(f"page  {board.path / 'leaderboard.html'}")]
+    parts: list[RenderableType] = [head, table if board.ranked else Text("")]
+    for part in (others, below):
+        parts += [*part, Text("")] if part else []
+    return Group(*parts, *page)
 
 
 def report_tables(report: Report, *, root: Path) -> RenderableType:

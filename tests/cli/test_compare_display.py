@@ -9,7 +9,7 @@ from rich.console import Console
 from carvana.cli import compare_display
 from carvana.cli.compare_display import LiveComparisonProgress, sparkline
 from carvana.cli.display import LiveReporter
-from carvana.cli.leaderboard import leaderboard_table
+from carvana.cli.tables import leaderboard_table
 from carvana.leaderboard.executor import FITTING, MEASURING
 from carvana.leaderboard.records import Row, SeedRun
 
