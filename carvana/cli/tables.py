@@ -43,10 +43,12 @@ def show(table: RenderableType) -> None:
 
 def show_result(table: RenderableType, target: str | None, value: Any) -> None:
     """Print a table, unless stdout is for JSON, and write the same as JSON where ``--json`` asks for it."""
-    if target != "-":
-        show(table)
+    if target == "-":
+        print(json.dumps(value, indent=2, allow_nan=False))
+        return
+    show(table)
     if target is not None:
-        write_json_result(target, value)
+        write_json(target, value)
 
 
 def check_json_target(target: str | None, *, replace: bool = False) -> None:
@@ -57,14 +59,6 @@ def check_json_target(target: str | None, *, replace: bool = False) -> None:
     """
     if target is not None and target != "-":
         check_target(target, option="--json", replace=replace, instead="name another file, or - for stdout")
-
-
-def write_json_result(target: str, value: Any) -> None:
-    """Write JSON to a file, or to stdout where the target is ``-``."""
-    if target == "-":
-        print(json.dumps(value, indent=2, allow_nan=False))
-    else:
-        write_json(target, value)
 
 
 def make_table(*columns: Column, title: str | None = None, header: bool = True) -> Table:
@@ -115,12 +109,9 @@ def leaderboard_table(board: LeaderboardData, *, width: int | None = None) -> Re
     for label, text in facts(board):
         head.add_row(Text(label, style="dim"), Text(text))
     shown = columns(board) if (width or Console().width) >= _FULL_WIDTH else brief_columns(board)
-    table = make_table(
-        *(
-            Column(each.heading, justify="right" if each.numeric else "left", no_wrap=each.key != "name")
-            for each in shown
-        )
-    )
+    table = make_table()
+    for column in shown:
+        table.add_column(column.heading, justify="right" if column.numeric else "left", no_wrap=column.key != "name")
     for row in board.ranked:
         style = "bold green" if row.rank == 1 else "bold" if row.tied_with_best else ""
         table.add_row(*(Text(column.cell(row)) for column in shown), style=style)
