@@ -1,26 +1,71 @@
-"""A run: the folder that ``fit`` writes, as paths and records. Nothing here needs torch."""
+"""A run, the folder that ``fit`` writes, and the folder of ``fit --folds``, as paths and records without torch."""
 
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from carvana.config import FitConfig, load_config, read_yaml
+from carvana.config import FitConfig, load_config, make_config, read_yaml
 from carvana.errors import RunError, check_format_version
 from carvana.utils.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
 
 FORMAT_VERSION = 1
 
-EVALUATION, MASKS, PICTURES = "evaluation.json", "masks", "pictures"  # of a run, and of folds
 _LOCK = ".lock"
 
 
-class Run:
+class _Results:
+    """What a run and folds have in common: where their evaluation lies, and how it is read."""
+
+    _command: ClassVar[str]
+    """The command that evaluates the folder."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.evaluation_path = self.path / "evaluation.json"
+        self.masks_path = self.path / "masks"
+        self.pictures_path = self.path / "pictures"
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Write the numbers at full size."""
+        write_json(self.evaluation_path, evaluation)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the numbers at full size exist and can be read."""
+        try:
+            self.read_evaluation()
+        except RunError:
+            return False
+        return True
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The numbers at full size.
+
+        Raises:
+            RunError: they do not exist yet, or are damaged.
+        """
+        path = self.evaluation_path
+        advice = f"`{self._command} {self.path}` makes one"
+        if not path.is_file():
+            raise RunError(f"{self.path}: {path.name} is missing; {advice}")
+        try:
+            numbers = read_record(path)
+        except RunError as error:
+            raise RunError(f"{error}; {advice} anew") from error
+        if "dice" not in numbers:
+            raise RunError(f"{path}: not an evaluation: 'dice' is missing; {advice} anew")
+        return numbers
+
+
+class Run(_Results):
     """The paths of a run folder, which need not exist yet, and its records; :meth:`open` checks that it is a run.
 
     Attributes:
@@ -42,8 +87,10 @@ class Run:
     0.96934
     """
 
+    _command = "carvana evaluate"
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.config_path = self.path / "config.yaml"
         self.split_path = self.path / "split.csv"
         self.model_path = self.path / "model"
@@ -51,10 +98,7 @@ class Run:
         self.lock_path = self.state_path / _LOCK
         self.times_path = self.path / "times.jsonl"
         self.metrics_path = self.path / "metrics.jsonl"
-        self.evaluation_path = self.path / EVALUATION
         self.record_path = self.path / "run.json"
-        self.masks_path = self.path / MASKS
-        self.pictures_path = self.path / PICTURES
 
     @classmethod
     def choose(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
@@ -65,7 +109,9 @@ class Run:
         Raises:
             RunError: the folder exists and is not empty. A run is never overwritten.
         """
-        run = cls(path if path is not None else _free_folder(Path("runs"), arch.replace("/", "-")))
+        if path is None:
+            path = next(free for free in numbered(Path("runs") / arch.replace("/", "-")) if not free.exists())
+        run = cls(path)
         if run.path.exists() and (not run.path.is_dir() or not run._is_free()):
             unfinished = run.config_path.is_file() and not run.is_evaluated
             go_on = f"go on with it by --resume {run.path}, or " if unfinished else ""
@@ -194,22 +240,124 @@ class Run:
         times = {record.get("epoch"): record for record in _read_lines(self.times_path)}
         return [times.get(record.get("epoch"), {}) | record for record in self.read_metrics()]
 
-    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Write the numbers at full size."""
-        write_json(self.evaluation_path, evaluation)
 
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether the numbers at full size exist and can be read."""
-        return is_evaluated(self.path)
+class Folds(_Results):
+    """The paths of a folder of folds, and its records. Each fold is a run of its own.
 
-    def read_evaluation(self) -> dict[str, Any]:
-        """The numbers at full size.
+    Attributes:
+        path: The folder itself.
+        record_path: ``folds.json``: the number of folds, their config, where the first weights come from.
+        table_path: ``folds.csv``: image, group, and the fold that validates it, from 1.
+        splits_path: ``splits/``, a ``split.csv`` for each fold.
+        evaluation_path: ``evaluation.json``, the numbers of all images together, each by the network that was not
+            trained on its group.
+        masks_path: ``masks/``, those networks' masks of all images.
+        pictures_path: ``pictures/``.
+    """
+
+    _command = "carvana fit --resume"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self.record_path = self.path / "folds.json"
+        self.table_path = self.path / "folds.csv"
+        self.splits_path = self.path / "splits"
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str] | None, config: FitConfig, *, folds: int, init: str | None = None
+    ) -> Self:
+        """Begin a new folder; without a path, ``runs/<architecture>-folds`` or the next free number.
+
+        Args:
+            path: The folder.
+            config: The config of all folds.
+            folds: Their number.
+            init: Where all folds take their first weights from.
 
         Raises:
-            RunError: they do not exist yet, or are damaged.
+            RunError: the folder exists and is not empty.
         """
-        return read_evaluation(self.path)
+        made = cls(Run.choose(path, arch=f"{config.arch}-folds").path)
+        values = config.model_dump(mode="json")
+        record = {"format_version": FORMAT_VERSION, "folds": folds, "init": init, "recipe": values}
+        write_json(made.record_path, record)
+        return made
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """An existing folder of folds.
+
+        Raises:
+            RunError: the folder is missing, or not one of folds.
+        """
+        folds = cls(path)
+        if not folds.exists:
+            raise RunError(
+                f"{folds.path}: not a folder of folds: {folds.record_path.name} is missing; name one that `carvana fit "
+                "--folds` wrote"
+            )
+        return folds
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is a folder of folds, finished or not."""
+        return self.record_path.is_file()
+
+    @property
+    def count(self) -> int:
+        """The number of folds."""
+        return int(self._record()["folds"])
+
+    @property
+    def init(self) -> str | None:
+        """Where all folds take their first weights from."""
+        init = self._record().get("init")
+        return None if init is None else str(init)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The run of each fold, ``fold-1`` first, fitted or not."""
+        return [Run(self.path / f"fold-{number}") for number in range(1, self.count + 1)]
+
+    def finished_runs(self) -> list[Run]:
+        """The run of each fold.
+
+        Raises:
+            RunError: one is not fitted to its end.
+        """
+        runs = self.runs
+        for run in runs:
+            if not run.evaluation_path.is_file():
+                raise RunError(
+                    f"{self.path}: {run.path.name} is not finished; `carvana fit --resume {self.path}` goes on"
+                )
+        return runs
+
+    def split_path(self, number: int) -> Path:
+        """The ``split.csv`` of a fold, counted from 1."""
+        return self.splits_path / f"fold-{number}.csv"
+
+    def write_table(self, rows: Iterable[tuple[str, str, int]]) -> None:
+        """Write ``folds.csv``.
+
+        Args:
+            rows: each image's file name, its group, and the number of the fold that validates it.
+        """
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([("image", "group", "fold"), *rows])
+        write_text(self.table_path, table.getvalue())
+
+    def read_config(self) -> FitConfig:
+        """The config of all folds."""
+        return make_config(self._record()["recipe"], str(self.record_path))
+
+    def _record(self) -> dict[str, Any]:
+        record = read_record(self.record_path)
+        check_format_version(record.get("format_version"), FORMAT_VERSION, where=self.record_path)
+        if not isinstance(record.get("folds"), int) or not isinstance(record.get("recipe"), dict):
+            raise RunError(f"{self.record_path}: expected the number of folds and their config")
+        return record
 
 
 def training_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: bool) -> Run | None:
@@ -232,48 +380,15 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     return Run(path).config_path.is_file()
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """The ``evaluation.json`` of a run, or of folds.
-
-    Raises:
-        RunError: it does not exist, or is damaged.
-    """
-    path = folder / EVALUATION
-    advice = f"`carvana evaluate {folder}` makes one"
-    if not path.is_file():
-        raise RunError(f"{folder}: {EVALUATION} is missing; {advice}")
-    try:
-        numbers = read_record(path)
-    except RunError as error:
-        raise RunError(f"{error}; {advice} anew") from error
-    if "dice" not in numbers:
-        raise RunError(f"{path}: not an evaluation: 'dice' is missing; {advice} anew")
-    return numbers
-
-
-def is_evaluated(folder: Path) -> bool:
-    """Whether a folder has an ``evaluation.json`` that can be read."""
-    try:
-        read_evaluation(folder)
-    except RunError:
-        return False
-    return True
-
-
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     return list(read_json_lines(path)) if path.is_file() else []
 
 
-def _free_folder(parent: Path, name: str) -> Path:
-    return next(path for path in _numbered(parent / name) if not path.exists())
-
-
-def _numbered(path: Path) -> Iterator[Path]:
+def numbered(path: Path) -> Iterator[Path]:
+    """The path itself, then with -2, -3, ... after its name."""
     yield path
-    number = 2
-    while True:
+    for number in itertools.count(2):
         yield path.with_name(f"{path.name}-{number}")
-        number += 1
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from carvana.cli.display import LiveReporter, make_reporter
-from carvana.leaderboard.executor import FITTING, MEASURING, ComparisonProgress
+from carvana.leaderboard.executor import FITTING, ComparisonProgress
 from carvana.leaderboard.records import Row
 from carvana.leaderboard.report.columns import minutes
 
@@ -52,139 +51,119 @@ _AROUND = 30.0
 """Seconds that a fit takes in addition to training: starting, reading, evaluating."""
 
 
-@dataclass
-class _Line:
-    """The line of one network."""
+class _Bar(BarColumn):
+    def render(self, task: Task) -> Any:
+        """A bar where the number of steps is known."""
+        return super().render(task) if task.total else ""
 
-    name: str
-    status: str = "waiting"
-    stage: str | None = None
-    dice: str = ""
-    curve: list[float] = field(default_factory=list)
-    task: str = ""
-    done: int = 0
-    total: int | None = None
-    began: float = 0.0
-    before: int = 0
 
-    @property
-    def left(self) -> float | None:
-        """Seconds until the current task is done; None while it is unknown."""
-        moved = self.done - self.before
-        if not self.total or moved <= 0:
-            return None
-        return (time.monotonic() - self.began) / moved * max(0, self.total - self.done)
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """How far a task is, and how long it still takes."""
+        left = task.time_remaining
+        words = "" if left is None else f", {minutes(left)} left"
+        return Text(f"{task.percentage:.0f}%{words}" if task.total else "", style="yellow")
 
 
 class LiveComparisonProgress(ComparisonProgress):
-    """A live table on stderr, with warnings above it."""
+    """Live lines on stderr, with warnings above them."""
 
     def __init__(self, reporter: LiveReporter) -> None:
         super().__init__(reporter)
-        self._console = reporter.console
-        self._lines: dict[str, _Line] = {}
-        self._live: Live | None = None
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.fields[status]}"),
+            _Bar(20),
+            TextColumn("[cyan]{task.fields[curve]}"),
+            _Left(),
+            console=reporter.console,
+            get_time=time.monotonic,
+        )
+        self._live = Live(get_renderable=self.render, console=reporter.console, refresh_per_second=4, transient=True)
+        self._lines: dict[str, TaskID] = {}
+        self._now: dict[str, tuple[str, str]] = {}  # the stage and the task of each network
+        self._curves: dict[str, list[float]] = {}
+        self._done: set[str] = set()
         self._minutes: float | None = None
         self._devices = 1
         self._waiting = 0  # fits that have not begun
-        self._took: list[float] = []
-        self._fits_began: dict[str, float] = {}
+        self._began: dict[str, float] = {}  # those under way
+        self._took: list[float] = []  # those that are over
 
     def begin(self, rows: Sequence[Row], *, fits: int, minutes: float | None, devices: int) -> None:
         """Show all networks."""
-        self._lines = {row.name: _Line(row.name) for row in rows}
         self._minutes, self._waiting, self._devices = minutes, fits, devices
         for row in rows:
+            self._lines[row.name] = self._progress.add_task(escape(row.name), status="", curve="")
             self._note(row)
-        self._live = Live(get_renderable=self.render, console=self._console, refresh_per_second=4, transient=True)
         self._live.start()
 
     def stage(self, name: str, stage: str, seed: int | None = None) -> None:
         """Show the stage that a network's process has begun."""
-        line = self._lines[name]
-        line.stage = stage
-        line.status = stage if seed is None else f"{stage}, seed {seed}"
-        line.task, line.total = "", None
+        words = stage if seed is None else f"{stage}, seed {seed}"
+        self._now[name] = words, ""
+        self._begin(name, f"[yellow]{words}")
         if stage == FITTING:
-            line.curve = []
+            self._draw(name, [])
             self._waiting -= 1
-            self._fits_began[name] = time.monotonic()
+            self._began[name] = time.monotonic()
 
     def event(self, name: str, kind: str, *values: Any, **numbers: float) -> None:
         """Extend its curve, move its bar, or print a warning; everything else is in the table."""
-        line = self._lines[name]
+        stage, task = self._now[name]
         if kind in ("epoch", "earlier epoch"):
             if values[0].get("val_dice") is not None:
-                line.curve.append(values[0]["val_dice"])
+                self._draw(name, [*self._curves[name], values[0]["val_dice"]])
         elif kind == "warn":
             self.reporter.warn(f"{name}: {values[0]}")
         elif kind == "start":
-            line.task, line.total, line.done, line.before = values[0], values[1], 0, 0
-            line.began = time.monotonic()
-        elif kind == "advance" and values[0] == line.task:
-            if line.done == 0 and time.monotonic() - line.began < 1 and values[1] > 1:
-                line.before = values[1]  # a resumed training begins in the middle
-            line.done += values[1]
+            self._now[name] = stage, values[0]
+            words = escape(values[0].partition(",")[0])  # without the unit
+            self._begin(name, f"[yellow]{stage}: {words}", total=values[1])
+        elif kind == "advance" and values[0] == task:
+            self._progress.advance(self._lines[name], values[1])
 
     def row(self, row: Row) -> None:
         """Show its result."""
-        if row.name in self._fits_began:
-            self._took.append(time.monotonic() - self._fits_began.pop(row.name))
+        if row.name in self._began:
+            self._took.append(time.monotonic() - self._began.pop(row.name))
         self._note(row)
 
     def close(self) -> None:
-        """Remove the table."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        """Remove the lines."""
+        self._live.stop()
 
     def render(self) -> RenderableType:
-        """The table as it is now."""
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=False)
-        for line in self._lines.values():
-            table.add_row(Text(line.name, style="bold"), *_cells(line))
-        return Group(table, Text(""), Text(self._summary(), style="dim"))
+        """The lines as they are now."""
+        left = self._seconds_left()
+        words = "" if left is None else f", about {minutes(left)} left for fits"
+        return Group(self._progress, "", Text(f"{len(self._done)} of {len(self._lines)} networks{words}", style="dim"))
 
     def _note(self, row: Row) -> None:
-        line = self._lines[row.name]
-        line.stage, line.status = None, row.status
-        if row.dice is not None:
-            line.status = "measured" if row.latency_ms is not None else "evaluated"
-            line.dice = f"{row.dice:.5f}"
-            curve = row.refits[0].curve if row.refits else ()
-            line.curve = [epoch["val_dice"] for epoch in curve if "val_dice" in epoch]
+        if row.ok or row.failed:
+            self._done.add(row.name)
+        words = f"[green]Dice {row.dice:.5f}" if row.ok else f"[{'red' if row.failed else 'dim'}]{escape(row.status)}"
+        self._begin(row.name, words)
+        curve = row.refits[0].curve if row.refits else ()
+        self._draw(row.name, [epoch["val_dice"] for epoch in curve if "val_dice" in epoch])
 
-    def _summary(self) -> str:
-        left = self._seconds_left()
-        done = sum(bool(line.dice) or line.status.startswith("failed") for line in self._lines.values())
-        words = f"{done} of {len(self._lines)} networks"
-        return words if left is None else f"{words}, about {minutes(left)} left for fits"
+    def _begin(self, name: str, words: str, total: int | None = None) -> None:
+        """Let a line say something else, with a bar if a total is given."""
+        self._progress.reset(self._lines[name], total=total or 0)
+        self._progress.update(self._lines[name], status=words)
+
+    def _draw(self, name: str, curve: list[float]) -> None:
+        self._curves[name] = curve
+        self._progress.update(self._lines[name], curve=f"{sparkline(curve)} {curve[-1]:.4f}" if curve else "")
 
     def _seconds_left(self) -> float | None:
-        """Seconds that the fits will still take, from finished fits, the budget, and the one under way."""
-        working = [line for line in self._lines.values() if line.stage == FITTING]
+        """Seconds that the fits will still take, if each takes as long as those that are over, or as is planned."""
         if self._took:
-            typical: float | None = sum(self._took) / len(self._took)
+            typical = sum(self._took) / len(self._took)
+        elif self._minutes is not None:
+            typical = 60 * self._minutes + _AROUND
         else:
-            typical = None if self._minutes is None else 60 * self._minutes + _AROUND
-        lasting = [line.left if line.task.startswith("training") else typical for line in working]
-        lasting += [typical] * self._waiting
-        if not lasting or None in lasting:
             return None
-        return sum(seconds for seconds in lasting if seconds is not None) / self._devices
-
-
-def _cells(line: _Line) -> list[Any]:
-    curve = Text(f"{sparkline(line.curve)} {line.curve[-1]:.4f}" if line.curve else "", style="cyan")
-    if line.status.startswith("failed"):
-        return [Text(line.status, style="red"), "", ""]
-    if line.stage is None:
-        style = "green" if line.dice else "dim"
-        return [Text(f"Dice {line.dice}" if line.dice else line.status, style=style), curve, ""]
-    if line.stage == MEASURING or not line.total:
-        return [Text(line.status if not line.task else f"{line.status}: {line.task}", style="yellow"), curve, ""]
-    left = line.left
-    bar = ProgressBar(total=line.total, completed=line.done, width=20)
-    task = line.task.partition(",")[0]  # without the unit
-    words = f"{task} {line.done / line.total:.0%}" + ("" if left is None else f", {minutes(left)} left")
-    return [bar, curve, Text(words, style="yellow")]
+        under_way = [max(0.0, typical - (time.monotonic() - began)) for began in self._began.values()]
+        fits = self._waiting + len(under_way)
+        return (sum(under_way) + self._waiting * typical) / self._devices if fits else None

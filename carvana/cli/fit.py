@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from carvana.config import FitConfig
-    from carvana.folds import Folds
-    from carvana.run import Run
+    from carvana.run import Folds, Run
 
 
 def fit(
@@ -89,7 +88,7 @@ def _resume(path: Path, changes: Mapping[str, Any], given: list[str], *, root: P
     """Resume a run or folds by their own config; of all settings only the length of a run can change."""
     from carvana.cli.display import make_reporter
     from carvana.errors import ConfigError
-    from carvana.folds import Folds
+    from carvana.run import Folds
     from carvana.training.cross_validation import resume_folds
     from carvana.training.fit import resume
 
