@@ -62,7 +62,6 @@ deprecated.modules(
         "carvana.compare.statistics": "carvana.evaluation.statistics",
         "carvana.data.cache_build": "carvana.data.cache",
         "carvana.data.rle": "carvana.data.io.rle",
-        "carvana.folds": "carvana.run",
         "carvana.inference.levels": "carvana.inference.prediction",
         "carvana.inference.photos": "carvana.inference.inputs",
         "carvana.inference.precision": "carvana.inference.predictor",

@@ -1,18 +1,17 @@
-"""A run, the folder that ``fit`` writes, and the folder of ``fit --folds``, as paths and records without torch."""
+"""A run: the folder that ``fit`` writes, as paths and records. Nothing here needs torch."""
 
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from carvana.config import FitConfig, load_config, make_config, read_yaml
+from carvana.config import FitConfig, load_config, read_yaml
 from carvana.errors import RunError, check_format_version
 from carvana.utils.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
 
@@ -21,17 +20,38 @@ FORMAT_VERSION = 1
 _LOCK = ".lock"
 
 
-class _Results:
-    """What a run and folds have in common: where their evaluation lies, and how it is read."""
+class Results:
+    """What a run and folds have in common: a folder that is known by a file, and its evaluation."""
 
-    _command: ClassVar[str]
-    """The command that evaluates the folder."""
+    _kind: ClassVar[str]
+    _known_by: ClassVar[str]
+    _written_by: ClassVar[str]
+    _evaluated_by: ClassVar[str]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.evaluation_path = self.path / "evaluation.json"
         self.masks_path = self.path / "masks"
         self.pictures_path = self.path / "pictures"
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """An existing folder of this kind.
+
+        Raises:
+            RunError: the folder is missing, or another one.
+        """
+        found = cls(path)
+        if not found.exists:
+            raise RunError(
+                f"{found.path}: not {cls._kind}: {cls._known_by} is missing; name one that `{cls._written_by}` wrote"
+            )
+        return found
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is a folder of this kind, finished or not."""
+        return (self.path / self._known_by).is_file()
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Write the numbers at full size."""
@@ -53,7 +73,7 @@ class _Results:
             RunError: they do not exist yet, or are damaged.
         """
         path = self.evaluation_path
-        advice = f"`{self._command} {self.path}` makes one"
+        advice = f"`{self._evaluated_by} {self.path}` makes one"
         if not path.is_file():
             raise RunError(f"{self.path}: {path.name} is missing; {advice}")
         try:
@@ -65,7 +85,7 @@ class _Results:
         return numbers
 
 
-class Run(_Results):
+class Run(Results):
     """The paths of a run folder, which need not exist yet, and its records; :meth:`open` checks that it is a run.
 
     Attributes:
@@ -87,11 +107,12 @@ class Run(_Results):
     0.96934
     """
 
-    _command = "carvana evaluate"
+    _kind, _known_by = "a run folder", "config.yaml"
+    _written_by, _evaluated_by = "carvana fit", "carvana evaluate"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
-        self.config_path = self.path / "config.yaml"
+        self.config_path = self.path / self._known_by
         self.split_path = self.path / "split.csv"
         self.model_path = self.path / "model"
         self.state_path = self.path / "state"
@@ -109,9 +130,7 @@ class Run(_Results):
         Raises:
             RunError: the folder exists and is not empty. A run is never overwritten.
         """
-        if path is None:
-            path = next(free for free in numbered(Path("runs") / arch.replace("/", "-")) if not free.exists())
-        run = cls(path)
+        run = cls(path if path is not None else free(Path("runs") / arch.replace("/", "-")))
         if run.path.exists() and (not run.path.is_dir() or not run._is_free()):
             unfinished = run.config_path.is_file() and not run.is_evaluated
             go_on = f"go on with it by --resume {run.path}, or " if unfinished else ""
@@ -139,33 +158,14 @@ class Run(_Results):
         state = list(self.state_path.iterdir()) if self.state_path.is_dir() else []
         return {path.name for path in others} <= first and all(path.name.startswith(_LOCK) for path in state)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Keep other processes from training in this run meanwhile.
 
         Raises:
             RunError: another process is training in it.
         """
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(lock(self.lock_path, wait=False))
-            except BlockingIOError as error:
-                raise RunError(f"{self.path}: another process is training in it; wait for it, or stop it") from error
-            yield
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """An existing run.
-
-        Raises:
-            RunError: the folder is missing, or not a run folder.
-        """
-        run = cls(path)
-        if not is_run(path):
-            raise RunError(
-                f"{run.path}: not a run folder: {run.config_path.name} is missing; name one that `carvana fit` wrote"
-            )
-        return run
+        refusal = f"{self.path}: another process is training in it; wait for it, or stop it"
+        return exclusive(self.lock_path, refusal)
 
     def write_config(self, config: FitConfig) -> None:
         """Keep the resolved config."""
@@ -241,125 +241,6 @@ class Run(_Results):
         return [times.get(record.get("epoch"), {}) | record for record in self.read_metrics()]
 
 
-class Folds(_Results):
-    """The paths of a folder of folds, and its records. Each fold is a run of its own.
-
-    Attributes:
-        path: The folder itself.
-        record_path: ``folds.json``: the number of folds, their config, where the first weights come from.
-        table_path: ``folds.csv``: image, group, and the fold that validates it, from 1.
-        splits_path: ``splits/``, a ``split.csv`` for each fold.
-        evaluation_path: ``evaluation.json``, the numbers of all images together, each by the network that was not
-            trained on its group.
-        masks_path: ``masks/``, those networks' masks of all images.
-        pictures_path: ``pictures/``.
-    """
-
-    _command = "carvana fit --resume"
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
-        self.record_path = self.path / "folds.json"
-        self.table_path = self.path / "folds.csv"
-        self.splits_path = self.path / "splits"
-
-    @classmethod
-    def create(
-        cls, path: str | os.PathLike[str] | None, config: FitConfig, *, folds: int, init: str | None = None
-    ) -> Self:
-        """Begin a new folder; without a path, ``runs/<architecture>-folds`` or the next free number.
-
-        Args:
-            path: The folder.
-            config: The config of all folds.
-            folds: Their number.
-            init: Where all folds take their first weights from.
-
-        Raises:
-            RunError: the folder exists and is not empty.
-        """
-        made = cls(Run.choose(path, arch=f"{config.arch}-folds").path)
-        values = config.model_dump(mode="json")
-        record = {"format_version": FORMAT_VERSION, "folds": folds, "init": init, "recipe": values}
-        write_json(made.record_path, record)
-        return made
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """An existing folder of folds.
-
-        Raises:
-            RunError: the folder is missing, or not one of folds.
-        """
-        folds = cls(path)
-        if not folds.exists:
-            raise RunError(
-                f"{folds.path}: not a folder of folds: {folds.record_path.name} is missing; name one that `carvana fit "
-                "--folds` wrote"
-            )
-        return folds
-
-    @property
-    def exists(self) -> bool:
-        """Whether this is a folder of folds, finished or not."""
-        return self.record_path.is_file()
-
-    @property
-    def count(self) -> int:
-        """The number of folds."""
-        return int(self._record()["folds"])
-
-    @property
-    def init(self) -> str | None:
-        """Where all folds take their first weights from."""
-        init = self._record().get("init")
-        return None if init is None else str(init)
-
-    @property
-    def runs(self) -> list[Run]:
-        """The run of each fold, ``fold-1`` first, fitted or not."""
-        return [Run(self.path / f"fold-{number}") for number in range(1, self.count + 1)]
-
-    def finished_runs(self) -> list[Run]:
-        """The run of each fold.
-
-        Raises:
-            RunError: one is not fitted to its end.
-        """
-        runs = self.runs
-        for run in runs:
-            if not run.evaluation_path.is_file():
-                raise RunError(
-                    f"{self.path}: {run.path.name} is not finished; `carvana fit --resume {self.path}` goes on"
-                )
-        return runs
-
-    def split_path(self, number: int) -> Path:
-        """The ``split.csv`` of a fold, counted from 1."""
-        return self.splits_path / f"fold-{number}.csv"
-
-    def write_table(self, rows: Iterable[tuple[str, str, int]]) -> None:
-        """Write ``folds.csv``.
-
-        Args:
-            rows: each image's file name, its group, and the number of the fold that validates it.
-        """
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows([("image", "group", "fold"), *rows])
-        write_text(self.table_path, table.getvalue())
-
-    def read_config(self) -> FitConfig:
-        """The config of all folds."""
-        return make_config(self._record()["recipe"], str(self.record_path))
-
-    def _record(self) -> dict[str, Any]:
-        record = read_record(self.record_path)
-        check_format_version(record.get("format_version"), FORMAT_VERSION, where=self.record_path)
-        if not isinstance(record.get("folds"), int) or not isinstance(record.get("recipe"), dict):
-            raise RunError(f"{self.record_path}: expected the number of folds and their config")
-        return record
-
-
 def training_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: bool) -> Run | None:
     """The run that a training writes: a new one, with ``resume`` an existing one, or none.
 
@@ -375,9 +256,19 @@ def training_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume:
     return run
 
 
-def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a run, finished or not."""
-    return Run(path).config_path.is_file()
+@contextmanager
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock that no other process may hold already.
+
+    Raises:
+        RunError: another one does; ``refusal`` is the message.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path, wait=False))
+        except BlockingIOError as error:
+            raise RunError(refusal) from error
+        yield
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -389,6 +280,11 @@ def numbered(path: Path) -> Iterator[Path]:
     yield path
     for number in itertools.count(2):
         yield path.with_name(f"{path.name}-{number}")
+
+
+def free(path: Path) -> Path:
+    """The first of the numbered paths where nothing is yet."""
+    return next(each for each in numbered(path) if not each.exists())
 
 
 def read_record(path: Path) -> dict[str, Any]:

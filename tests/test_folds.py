@@ -7,7 +7,7 @@ import pytest
 
 from carvana.config import FitConfig
 from carvana.errors import RunError
-from carvana.run import Folds
+from carvana.folds import Folds
 
 
 def test_a_folder_of_folds_remembers_what_it_was_begun_with(tmp_path: Path) -> None:

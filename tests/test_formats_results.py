@@ -20,6 +20,7 @@ from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
 from carvana.evaluation.evaluate import evaluate
+from carvana.folds import Folds
 from carvana.inference.ensemble import load_predictor
 from carvana.inference.predict_folder import Summary, predict_folder
 from carvana.inference.predictor import Predictor
@@ -27,7 +28,6 @@ from carvana.inference.submission.write import write_submission
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.compare import compare
 from carvana.models.segmenter import Segmenter
-from carvana.run import Folds
 from carvana.training.cross_validation import resume_folds
 from carvana.utils.files import digest
 

@@ -29,7 +29,8 @@ def evaluate(
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, evaluation_table, show_result
     from carvana.errors import ConfigError
-    from carvana.run import Folds, Run, is_run
+    from carvana.folds import Folds
+    from carvana.run import Run
 
     check_json_target(json, replace=replace)
     reporter = make_reporter()
@@ -49,7 +50,7 @@ def evaluate(
                 f"{' --with '.join(map(str, runs))}: of the runs' own images each network has trained on some; "
                 "name labelled images of other groups with --data, without --split"
             )
-    elif data is None and split in (None, "val") and as_trained and is_run(run) and not Run(run).is_evaluated:
+    elif data is None and split in (None, "val") and as_trained and Run(run).exists and not Run(run).is_evaluated:
         from carvana.evaluation.report import finish_run
 
         reporter.info(f"{run}: not evaluated yet; the numbers, masks and pictures are written into the run")

@@ -20,7 +20,7 @@ def export(
 ) -> None:
     """Write a model as one file that runs without torch, and compare both at three image sizes."""
     from carvana.errors import ConfigError, ModelError, did_you_mean
-    from carvana.run import Folds
+    from carvana.folds import Folds
 
     if to not in FORMATS:
         raise ConfigError(f"--to {to!r} is unknown; expected {', '.join(FORMATS)}{did_you_mean(to, FORMATS)}")

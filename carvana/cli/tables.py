@@ -92,6 +92,12 @@ def evaluation_table(
     table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}")
     table.add_row("boundary Dice", f"{evaluation['boundary_dice']:.5f}", "within 7 pixels of the true boundary")
     table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
+    for fold in evaluation.get("folds", ()):
+        counts = f"{plural(fold['images'], 'image')} (groups: {fold['groups']})"
+        table.add_row(fold["run"], f"{fold['dice']:.5f}", f"Dice of {counts}, threshold {fold['threshold']:.3f}")
+    if "folds" in evaluation:
+        mean, deviation = evaluation["folds_dice_mean"], evaluation["folds_dice_std"]
+        table.add_row("mean of folds", f"{mean:.5f}", f"± {deviation:.5f}, the standard deviation")
     return table
 
 

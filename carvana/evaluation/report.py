@@ -18,11 +18,12 @@ from carvana.errors import RunError
 from carvana.evaluation.evaluate import Evaluation, evaluate, evaluate_parts, mask_path
 from carvana.evaluation.plots import contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
+from carvana.folds import Folds
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
 from carvana.models.serialization import WEIGHTS
-from carvana.run import Folds, Run
+from carvana.run import Run
 from carvana.utils.files import file_digest
 from carvana.utils.progress import Reporter, default_reporter
 

@@ -9,13 +9,13 @@ from typing import Any, Self, get_args
 import numpy as np
 
 from carvana.errors import ConfigError, ModelError, did_you_mean
+from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
 from carvana.inference.scale import EnsemblePreprocessor, PreprocessedImage
 from carvana.inference.tiling.sliding_window import Mode
-from carvana.run import Folds
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
 

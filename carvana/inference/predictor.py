@@ -15,6 +15,7 @@ from torch import Tensor
 
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
+from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, NotANumberError, checked_threshold
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
@@ -26,7 +27,7 @@ from carvana.inference.tiling.roi import mirrored
 from carvana.inference.tiling.sliding_window import DeviceTimer, SlidingWindowConfig, SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.run import Folds, Run, is_run
+from carvana.run import Run
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import describe, resolve_device
 from carvana.utils.parallel import check_fork, network_runs
@@ -255,7 +256,7 @@ def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
     >>> precision_of("no such run")
     'auto'
     """
-    if not is_run(path):
+    if not Run(path).exists:
         return "auto"
     run = Run(path)
     record = run.read_record()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from carvana.leaderboard.board import LEADERBOARD, Leaderboard
 from carvana.leaderboard.entries import NetworkName, make_entries
 from carvana.leaderboard.executor import ComparisonProgress, Executor
 from carvana.leaderboard.plan import ComparisonPlan, make_plan
+from carvana.run import exclusive
 from carvana.training.setup import check_alone
 from carvana.utils.deprecated import parameters
-from carvana.utils.files import lock
 from carvana.utils.progress import Reporter, default_reporter
 
 QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
@@ -91,7 +91,8 @@ def compare(
         entries, config,
         out=folder, seeds=seeds, config_name=config_name or _name_of(config), device=device, reporter=progress.reporter,
     )  # fmt: skip
-    with _locked(folder):
+    refusal = f"{folder}: another comparison is running in it; wait for it, or name another folder"
+    with exclusive(folder / ".lock", refusal):
         _warn_of_dropped_rows(plan, progress.reporter)
         write_split(plan.out / "split.csv", plan.split)
         return Executor(plan, memory_gb=memory_gb, progress=progress).run()
@@ -117,12 +118,3 @@ def _warn_of_dropped_rows(plan: ComparisonPlan, reporter: Reporter) -> None:
                 f"the leaderboard in {plan.out} loses the rows of {', '.join(gone)}; the runs are kept: name them too "
                 "to have the rows back"
             )
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    try:
-        with lock(out / ".lock", wait=False):
-            yield
-    except BlockingIOError as error:
-        raise RunError(f"{out}: another comparison is running in it; wait for it, or name another folder") from error

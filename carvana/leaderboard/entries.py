@@ -14,8 +14,9 @@ from carvana.config import parse_settings
 from carvana.data.layouts import group_and_view, group_pattern
 from carvana.data.samples import Sample
 from carvana.errors import ConfigError, RunError, UnknownNameError, did_you_mean
+from carvana.folds import Folds
 from carvana.registry import registry
-from carvana.run import Folds, Run
+from carvana.run import Run
 from carvana.utils.deprecated import renamed
 from carvana.utils.progress import Reporter
 

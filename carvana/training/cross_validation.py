@@ -11,7 +11,7 @@ from carvana.data.splits import Split, config_samples, split_folds, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.report import evaluate_folds
 from carvana.evaluation.samples import read_run_split, with_data_root
-from carvana.run import Folds
+from carvana.folds import Folds
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.setup import check, check_alone, lasting_path, with_data

@@ -34,7 +34,7 @@ BESIDE = (
     "data.io.rle.RleError",
     "data.demo.draw_photo",
     "data.splits.Split",
-    "run.Folds",
+    "folds.Folds",
     "training.signals.TrainingInterrupted",
     "inference.prediction.Prediction",
     "inference.inputs.collect_images",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 import carvana
 from carvana.cli.app import app
-from carvana.run import Folds
+from carvana.folds import Folds
 
 TINY = ["model.options.width=4", "data.size=[32, 48]", "train.epochs=1", "data.workers=0", "train.precision=fp32"]
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]

@@ -12,8 +12,8 @@ from carvana.cli.app import app
 from carvana.config import FitConfig
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
+from carvana.folds import Folds
 from carvana.models.create import create_model
-from carvana.run import Folds
 
 
 def call(*words: object) -> Result:

@@ -19,9 +19,10 @@ from carvana.data.layouts import find_images
 from carvana.data.samples import find_samples
 from carvana.data.splits import Split, check_unchanged, read_split, split_samples, write_split
 from carvana.errors import DataError
+from carvana.folds import Folds
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor
-from carvana.run import Folds, Run
+from carvana.run import Run
 
 UNSAFE = {name: raw for name, raw in ODD_NAMES.items() if not os.fsdecode(raw).isprintable()}
 

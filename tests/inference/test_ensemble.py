@@ -13,6 +13,7 @@ import carvana
 from carvana.config import FitConfig
 from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, ModelError, RunError
+from carvana.folds import Folds
 from carvana.inference.ensemble import Ensemble, load_predictor
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
@@ -20,7 +21,6 @@ from carvana.inference.predictor import Predictor
 from carvana.models.create import create_model
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.run import Folds
 
 
 class Gamma(nn.Module):

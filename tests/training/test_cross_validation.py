@@ -16,7 +16,7 @@ from carvana.config import FitConfig
 from carvana.data.io.masks import read_mask
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
 from carvana.evaluation.samples import read_run_split
-from carvana.run import Folds
+from carvana.folds import Folds
 from carvana.training.callbacks import Callback
 from carvana.training.cross_validation import fit_folds, resume_folds
 from carvana.utils.progress import SilentReporter

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -69,9 +69,15 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
         lines.append("The spread is the best minus the worst Dice of the trainings with different seeds.")
     if any(row.latency_ms is not None for row in ranked):
         lines.append("Prediction (ms, images/s, MB) was measured for each network alone, after all trainings.")
-    elsewhere = _fitted_elsewhere(board)
+    here = board.header
+    elsewhere = [
+        f"{row.name} (carvana {refit.version} on {refit.machine})"
+        for row in ranked
+        for refit in row.refits
+        if refit.version not in (None, here.version) or (refit.machine or "") not in here.machine
+    ]
     if elsewhere:
-        lines.append(f"Not fitted by this version on this machine: {'; '.join(elsewhere)}.")
+        lines.append(f"Not fitted by this version on this machine: {'; '.join(dict.fromkeys(elsewhere))}.")
     return tuple(lines)
 
 
@@ -156,22 +162,6 @@ def escaped(text: str) -> str:
 def _one_line(text: str) -> str:
     """Text without the line breaks that a name or an error's message may hold."""
     return " ".join(text.split())
-
-
-def _fitted_elsewhere(board: LeaderboardData) -> Iterable[str]:
-    """The networks that were fitted by another version or on another machine, and by which."""
-    found = []
-    for row in board.ranked:
-        others = {
-            (refit.version, refit.machine)
-            for refit in row.refits
-            if refit.version not in (None, board.header.version)
-            or (refit.machine is not None and refit.machine not in board.header.machine)
-        }
-        words = ", ".join(f"carvana {version} on {machine}" for version, machine in sorted(others, key=str))
-        if words:
-            found.append(f"{row.name} ({words})")
-    return found
 
 
 def _flat(row: Row) -> dict[str, Any]:
