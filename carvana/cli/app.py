@@ -24,7 +24,6 @@ from carvana.cli import (
     fit,
     listings,
     predict,
-    submit,
 )
 from carvana.cli.options import QUIETLY, VERBOSELY, reset_verbosity, verbosity, with_options
 from carvana.errors import CarvanaError, cause, printable
@@ -127,7 +126,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
     "predict": predict.predict,
-    "submit": submit.submit,
+    "submit": predict.submit,
     "export": export.export,
     "bench": bench.bench,
     "archs": listings.archs,

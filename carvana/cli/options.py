@@ -1,4 +1,4 @@
-"""Options that several commands share, --quiet and --verbose among them; and the networks that options ask for."""
+"""Options that several commands share, --quiet and --verbose among them, and what the shell completes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import logging
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
-
-if TYPE_CHECKING:
-    from carvana.inference.base import BasePredictor
-    from carvana.utils.progress import Reporter
-
 
 _LISTED = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "accelerate", "numpy")
 
@@ -123,18 +118,8 @@ OVERLAP = Annotated[
     float | None,
     typer.Option(metavar="F", help="Share of a tile that overlaps its neighbours, 0 to 0.9; 0.25 with --tile."),
 ]
-MAX_PIXELS = Annotated[
-    int, typer.Option(min=1, help="Images with more pixels are refused: small files may claim any size.")
-]
 REPLACE = Annotated[bool, typer.Option("--replace", help="Overwrite the file to write, if it exists.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-CLEAN = Annotated[
-    bool,
-    typer.Option(
-        "--clean",
-        help="Remove parts smaller than 1/20 of the largest, fill holes smaller than 1/10,000 of it; not in prob.",
-    ),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,20 +211,3 @@ def given(context: typer.Context) -> set[str]:
     """The names of the parameters that stand on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-
-
-def load_networks(
-    run: Path, others: Sequence[Path] | None, covering: Covering, *, reporter: Reporter, **settings: Any
-) -> BasePredictor[Any]:
-    """The predictor of one run, or of several; the reporter says where several networks work together."""
-    from carvana.inference.ensemble import Ensemble, load_predictor
-    from carvana.inference.refiner import Refiner
-
-    predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
-    if isinstance(predictor, Ensemble):
-        count, threshold = len(predictor.members), predictor.threshold
-        reporter.info(f"mean of {count} networks, threshold {threshold:.3f} (the mean of their thresholds)")
-    if isinstance(predictor, Refiner):
-        by, threshold = covering.refine_with or run, predictor.threshold
-        reporter.info(f"low-confidence regions are refined by {by}, threshold {threshold:.3f} (that network's)")
-    return predictor
