@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from carvana.cli.display import LiveReporter, make_reporter
@@ -51,20 +51,6 @@ _AROUND = 30.0
 """Seconds that a fit takes in addition to training: starting, reading, evaluating."""
 
 
-class _Bar(BarColumn):
-    def render(self, task: Task) -> Any:
-        """A bar where the number of steps is known."""
-        return super().render(task) if task.total else ""
-
-
-class _Left(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """How far a task is, and how long it still takes."""
-        left = task.time_remaining
-        words = "" if left is None else f", {minutes(left)} left"
-        return Text(f"{task.percentage:.0f}%{words}" if task.total else "", style="yellow")
-
-
 class LiveComparisonProgress(ComparisonProgress):
     """Live lines on stderr, with warnings above them."""
 
@@ -73,9 +59,10 @@ class LiveComparisonProgress(ComparisonProgress):
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             TextColumn("{task.fields[status]}"),
-            _Bar(20),
             TextColumn("[cyan]{task.fields[curve]}"),
-            _Left(),
+            BarColumn(20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
             console=reporter.console,
             get_time=time.monotonic,
         )
@@ -119,7 +106,7 @@ class LiveComparisonProgress(ComparisonProgress):
         elif kind == "start":
             self._now[name] = stage, values[0]
             words = escape(values[0].partition(",")[0])  # without the unit
-            self._begin(name, f"[yellow]{stage}: {words}", total=values[1])
+            self._begin(name, f"[yellow]{stage}: {words}", total=values[1] or 1)
         elif kind == "advance" and values[0] == task:
             self._progress.advance(self._lines[name], values[1])
 
@@ -143,13 +130,13 @@ class LiveComparisonProgress(ComparisonProgress):
         if row.ok or row.failed:
             self._done.add(row.name)
         words = f"[green]Dice {row.dice:.5f}" if row.ok else f"[{'red' if row.failed else 'dim'}]{escape(row.status)}"
-        self._begin(row.name, words)
+        self._begin(row.name, words, done=int(row.ok))
         curve = row.refits[0].curve if row.refits else ()
         self._draw(row.name, [epoch["val_dice"] for epoch in curve if "val_dice" in epoch])
 
-    def _begin(self, name: str, words: str, total: int | None = None) -> None:
-        """Let a line say something else, with a bar if a total is given."""
-        self._progress.reset(self._lines[name], total=total or 0)
+    def _begin(self, name: str, words: str, *, total: int = 1, done: int = 0) -> None:
+        """Let a line say something else, with a bar of so many steps."""
+        self._progress.reset(self._lines[name], total=total, completed=done)
         self._progress.update(self._lines[name], status=words)
 
     def _draw(self, name: str, curve: list[float]) -> None:

@@ -108,13 +108,13 @@ def leaderboard_table(board: LeaderboardData, *, width: int | None = None) -> Re
         board: The leaderboard.
         width: Characters of a line, by default the terminal's; narrow ones get the brief columns.
     """
-    from carvana.leaderboard.report.columns import brief_columns, columns
+    from carvana.leaderboard.report.columns import columns
     from carvana.leaderboard.report.text import facts, notes, remark, remarks
 
     head = Table.grid(padding=(0, 2))
     for label, text in facts(board):
         head.add_row(Text(label, style="dim"), Text(text))
-    shown = columns(board) if (width or Console().width) >= _FULL_WIDTH else brief_columns(board)
+    shown = columns(board, brief=(width or Console().width) < _FULL_WIDTH)
     table = make_table()
     for column in shown:
         table.add_column(column.heading, justify="right" if column.numeric else "left", no_wrap=column.key != "name")

@@ -49,7 +49,7 @@ def test_every_network_has_a_line_that_says_what_it_does(watcher: LiveComparison
     done, now, later, _, summary = shown(watcher).splitlines()[:5]
     assert "Dice 0.98000" in done
     assert "fitting: training " in now
-    assert "25%, 0:30 left" in now
+    assert " 25% 0:00:30" in now
     assert "▁█ 0.9500" in now
     assert "waiting" in later
     assert "1 of 3 networks" in summary
@@ -85,7 +85,7 @@ def test_a_fit_that_goes_on_is_not_taken_for_a_quick_one(watcher: LiveComparison
     watcher.event("now", "advance", "training", 50)  # done by an earlier process
     clock[0] += 10
     watcher.event("now", "advance", "training", 10)
-    assert "60%, 0:40 left" in shown(watcher)
+    assert "60% 0:00:40" in shown(watcher)
     watcher.close()
 
 

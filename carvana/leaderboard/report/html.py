@@ -19,9 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from carvana.evaluation.statistics import LEVEL
 from carvana.leaderboard.records import LeaderboardData, Row, ScoredImage
 from carvana.leaderboard.report.charts import COST_AXES, all_series, learning_curves, quality_against_cost
-from carvana.leaderboard.report.columns import MISSING, brief_columns, columns, interval, millions, short
+from carvana.leaderboard.report.columns import MISSING, columns, interval, millions, short
 from carvana.leaderboard.report.images import disagreements
-from carvana.leaderboard.report.svg import AxisScale, Point
+from carvana.leaderboard.report.svg import AxisScale
 from carvana.leaderboard.report.text import facts, notes, remark, remarks, unfinished
 
 _HOTTEST = 62  # per cent of the colour of heat; more would make the numbers hard to read
@@ -58,7 +58,7 @@ def to_html(board: LeaderboardData) -> str:
 def to_html_table(board: LeaderboardData) -> str:
     """The table in a notebook: the columns of a terminal, in the notebook's own style."""
     template = _environment().get_template("table.html.jinja")
-    return template.render(columns=brief_columns(board), ranked=board.ranked, others=remarks(board))
+    return template.render(columns=columns(board, brief=True), ranked=board.ranked, others=remarks(board))
 
 
 def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
@@ -123,18 +123,12 @@ def _environment() -> Environment:
     found.globals["MISSING"] = MISSING
     found.filters |= {
         "px": "{:.1f}".format,
-        "points": _points,
         "breakable": lambda name: filter(None, re.split(r"(?<=[/_])", name)),
         "interval": interval,
         "p": lambda p: f"{p:.4f}" if p >= 1e-4 else "< 0.0001",
         "remark": remark,
     }
     return found
-
-
-def _points(points: Iterable[Point]) -> str:
-    """Points as SVG writes them."""
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _asset(name: str) -> str:

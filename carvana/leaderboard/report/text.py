@@ -12,7 +12,7 @@ from typing import Any
 
 from carvana.evaluation.statistics import LEVEL, groups_needed
 from carvana.leaderboard.records import OK, WAITING, LeaderboardData, Row, SeedRun
-from carvana.leaderboard.report.columns import brief_columns, columns
+from carvana.leaderboard.report.columns import columns
 
 _REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
@@ -184,7 +184,7 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _table(board: LeaderboardData) -> list[str]:
-    shown = brief_columns(board)
+    shown = columns(board, brief=True)
     cells = [[column.heading for column in shown], *([column.cell(row) for column in shown] for row in board.ranked)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
