@@ -48,7 +48,7 @@ def compare(
 
     Each network has a process of its own. Run the command again to continue with what is missing.
     """
-    from carvana.cli.compare_display import make_progress
+    from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, leaderboard_table, show_result
     from carvana.config import load_config, parse_settings
     from carvana.errors import CarvanaError, ConfigError
@@ -75,7 +75,7 @@ def compare(
         names or (),
         load_config(source, changes) if source or changes else None,
         quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
-        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_progress(),
+        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_reporter(),
     )  # fmt: skip
     show_result(leaderboard_table(board), json, board.to_json())
     if not board.ranked:

@@ -13,7 +13,7 @@ from carvana.data.splits import write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
 from carvana.leaderboard.entries import NetworkName, make_entries
-from carvana.leaderboard.executor import ComparisonProgress, Executor
+from carvana.leaderboard.executor import Executor
 from carvana.leaderboard.plan import ComparisonPlan, make_plan
 from carvana.run import exclusive
 from carvana.training.setup import check_alone
@@ -38,7 +38,7 @@ def compare(
     device: str = "auto",
     memory_gb: float | None = None,
     config_name: str | None = None,
-    reporter: Reporter | ComparisonProgress | None = None,
+    reporter: Reporter | None = None,
 ) -> Leaderboard:
     """Fit networks with one config, evaluate all on the same images at full size, and rank them.
 
@@ -84,18 +84,16 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
-    progress = (
-        reporter if isinstance(reporter, ComparisonProgress) else ComparisonProgress(reporter or default_reporter())
-    )
+    reporter = reporter or default_reporter()
     plan = make_plan(
         entries, config,
-        out=folder, seeds=seeds, config_name=config_name or _name_of(config), device=device, reporter=progress.reporter,
+        out=folder, seeds=seeds, config_name=config_name or _name_of(config), device=device, reporter=reporter,
     )  # fmt: skip
     refusal = f"{folder}: another comparison is running in it; wait for it, or name another folder"
     with exclusive(folder / ".lock", refusal):
-        _warn_of_dropped_rows(plan, progress.reporter)
+        _warn_of_dropped_rows(plan, reporter)
         write_split(plan.out / "split.csv", plan.split)
-        return Executor(plan, memory_gb=memory_gb, progress=progress).run()
+        return Executor(plan, memory_gb=memory_gb, reporter=reporter).run()
 
 
 def _name_of(config: FitConfig | None) -> str:

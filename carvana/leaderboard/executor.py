@@ -1,4 +1,4 @@
-"""Runs a comparison: starts worker processes, shows their progress, and writes the leaderboard after each of them."""
+"""Runs a comparison: starts worker processes, reports their progress, and writes the leaderboard after each of them."""
 
 from __future__ import annotations
 
@@ -22,64 +22,22 @@ _FUNCTIONS = {FITTING: "fit_network", EVALUATING: "evaluate_finished", MEASURING
 """The stages of a network, and the function of jobs.py that each of them is."""
 
 
-class ComparisonProgress:
-    """Shows a comparison's progress as lines of a Reporter; the command's live display overrides its methods.
-
-    Args:
-        reporter: Where the lines go.
-    """
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-
-    def begin(self, rows: Sequence[Row], *, fits: int, minutes: float | None, devices: int) -> None:
-        """A comparison begins.
-
-        Args:
-            rows: The networks as they stand.
-            fits: How many fits are missing.
-            minutes: The training time of one, if the config gives it in minutes.
-            devices: How many fits run at a time.
-        """
-
-    def stage(self, name: str, stage: str, seed: int | None = None) -> None:
-        """A network's fit, evaluation or measurement begins."""
-        self.reporter.info(f"{name}: {stage}" + ("" if seed is None else f", seed {seed}"))
-
-    def event(self, name: str, kind: str, *values: Any, **numbers: float) -> None:
-        """A method of a network's :class:`carvana.leaderboard.jobs.WorkerReporter` was called, or ``earlier epoch``."""
-        if kind == "epoch":
-            self.reporter.info(f"{name}: {describe_epoch(values[0])}")
-        elif kind != "earlier epoch":
-            getattr(self.reporter, kind)(f"{name}: {values[0]}", *values[1:], **numbers)
-
-    def row(self, row: Row) -> None:
-        """A network's row has changed."""
-        if row.failed:
-            self.reporter.warn(f"{row.name} {row.status}")
-        elif row.dice is not None and row.latency_ms is None:
-            interval = "" if row.dice_ci95 is None else f" ({row.dice_ci95[0]:.5f} .. {row.dice_ci95[1]:.5f})"
-            self.reporter.info(f"{row.name}: Dice {row.dice:.5f}{interval}")
-
-    def close(self) -> None:
-        """The comparison is over, or interrupted."""
-
-
 class Executor:
     """Does what a plan still lacks.
 
     Args:
         plan: The comparison.
         memory_gb: The limit of a network's process; None sets none.
-        progress: Shows what happens.
+        reporter: Receives what happens: the messages and tasks of each process with the network's name.
     """
 
-    def __init__(self, plan: ComparisonPlan, *, memory_gb: float | None, progress: ComparisonProgress) -> None:
+    def __init__(self, plan: ComparisonPlan, *, memory_gb: float | None, reporter: Reporter) -> None:
         self._plan = plan
         self._samples = plan.split.val
-        self._progress = progress
+        self._reporter = reporter
         self._memory_gb = memory_gb
         self._warned: set[str] = set()
+        self._open: dict[str, WorkerJob] = {}  # tasks under way
         self._failures: dict[Trial, str] = {}
         self._unmeasured: dict[Trial, str] = {}
         # Computed before the fits, since it takes all cores.
@@ -96,11 +54,6 @@ class Executor:
         plan = self._plan
         missing = [trial for trial in plan.all_trials if not trial.done]
         try:
-            self._progress.begin(
-                [result.row for result in self._results.values()],
-                fits=sum(trial.is_fit for trial in missing),
-                minutes=plan.header.config["train"]["minutes"], devices=len(plan.devices),
-            )  # fmt: skip
             self._save()
             self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing], plan.devices)
             # One at a time, each in a process of its own, so that neither time nor memory is another network's.
@@ -111,7 +64,7 @@ class Executor:
             stopped.args = (f"{done} of {total} fits are done, in {plan.out}; the same command continues",)
             raise
         finally:
-            self._progress.close()
+            self._finish_tasks()
 
     def _work(self, stages: Sequence[tuple[Trial, str]], devices: Sequence[str]) -> None:
         jobs = {self._job(trial, stage): (trial, stage) for trial, stage in stages}
@@ -122,31 +75,53 @@ class Executor:
                 if job not in begun:
                     begun.add(job)
                     several = trial.is_fit and len(self._plan.header.seeds) > 1
-                    self._progress.stage(job.name, stage, trial.config.train.seed if several else None)
+                    seed = f", seed {trial.config.train.seed}" if several else ""
+                    self._reporter.info(f"{job.name}: {stage}{seed} ({len(begun)} of {len(jobs)})")
                 if isinstance(event, WorkerExit):
+                    self._finish_tasks(job)
                     self._update(trial, stage, event.reason)
                 else:
                     self._show(event)
 
     def _show(self, message: WorkerMessage) -> None:
-        if message.kind == "warn":  # all networks have the same images; what is odd about them is said once
-            if message.values[0] in self._warned:
+        kind, values = message.kind, message.values
+        if kind == "epoch":
+            self._reporter.info(f"{message.job.name}: {describe_epoch(values[0])}")
+            return
+        if kind == "warn":  # all networks have the same images; what is odd about them is said once
+            if values[0] in self._warned:
                 return
-            self._warned.add(message.values[0])
-        self._progress.event(message.job.name, message.kind, *message.values, **message.numbers)
+            self._warned.add(values[0])
+        words = f"{message.job.name}: {values[0]}"
+        if kind == "start":
+            self._open[words] = message.job
+        elif kind == "finish":
+            self._open.pop(words, None)
+        getattr(self._reporter, kind)(words, *values[1:], **message.numbers)
+
+    def _finish_tasks(self, job: WorkerJob | None = None) -> None:
+        """Finish what a process left open, or all processes: it may have been killed."""
+        for task in [task for task, other in self._open.items() if job in (None, other)]:
+            del self._open[task]
+            self._reporter.finish(task)
 
     def _update(self, trial: Trial, stage: str, reason: str | None) -> None:
         """Read what a worker left of its network, and write the leaderboard."""
         name = trial.entry.name
         if reason is not None:
-            self._progress.event(name, "warn", f"failed; the output of its process is in {trial.log}")
+            self._reporter.warn(f"{name}: failed; the output of its process is in {trial.log}")
             if stage == MEASURING:
                 self._unmeasured[trial] = reason
             elif not trial.done:  # a worker may also fail after its work is done
                 self._failures[trial] = reason
         self._results[name] = self._read(self._plan.trials[name])
         self._save()
-        self._progress.row(self._results[name].row)
+        row = self._results[name].row
+        if row.failed:
+            self._reporter.warn(f"{name} {row.status}")
+        elif row.dice is not None and row.latency_ms is None:
+            interval = "" if row.dice_ci95 is None else f" ({row.dice_ci95[0]:.5f} .. {row.dice_ci95[1]:.5f})"
+            self._reporter.info(f"{name}: Dice {row.dice:.5f}{interval}")
 
     def _job(self, trial: Trial, stage: str) -> WorkerJob:
         arguments = {
@@ -170,7 +145,7 @@ class Executor:
         return {"carvana": __version__, "measured_on": self._plan.header.machine}
 
     def _announce_stop(self) -> None:
-        self._progress.reporter.info("what is under way is saved; Ctrl-C again ends at once")
+        self._reporter.info("what is under way is saved; Ctrl-C again ends at once")
 
     def _read(self, trials: Sequence[Trial]) -> NetworkResult:
         try:

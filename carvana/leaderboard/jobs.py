@@ -118,8 +118,6 @@ def fit_network(*, reporter: WorkerReporter, device: str, config: FitConfig, run
     if not run.config_path.is_file():
         fit(config, out=run.path, device=device, reporter=reporter)
         return
-    for record in run.read_epochs():
-        reporter.send("earlier epoch", record)
     run.write_config(run.read_config().replace({f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}))
     if "fit_seconds" not in run.read_record():  # an interrupted fit that was evaluated by hand
         run.evaluation_path.unlink(missing_ok=True)
