@@ -130,7 +130,7 @@ class Run(Results):
         Raises:
             RunError: the folder exists and is not empty. A run is never overwritten.
         """
-        run = cls(path if path is not None else free(Path("runs") / arch.replace("/", "-")))
+        run = cls(path if path is not None else first_free(Path("runs") / arch.replace("/", "-")))
         if run.path.exists() and (not run.path.is_dir() or not run._is_free()):
             unfinished = run.config_path.is_file() and not run.is_evaluated
             go_on = f"go on with it by --resume {run.path}, or " if unfinished else ""
@@ -282,7 +282,7 @@ def numbered(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.name}-{number}")
 
 
-def free(path: Path) -> Path:
+def first_free(path: Path) -> Path:
     """The first of the numbered paths where nothing is yet."""
     return next(each for each in numbered(path) if not each.exists())
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from carvana.utils.version import __version__
+
 _LISTED = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "accelerate", "numpy")
 
 verbosity: set[str] = set()
@@ -42,22 +44,15 @@ def _ask_for(parameter: typer.CallbackParam, wanted: bool) -> None:
         return
     verbosity.add(str(parameter.name))
     if parameter.name == "verbose":
+        from importlib.metadata import version
+
         handler = _Handler()
         handler.setFormatter(logging.Formatter("%(relativeCreated)6d ms  %(message)s"))
         log = logging.getLogger("carvana")
         log.addHandler(handler)
         log.setLevel(logging.DEBUG)
-        log.debug("carvana %s, Python %s, %s", _version("carvana"), platform.python_version(), platform.platform())
-        log.debug(", ".join(f"{name} {_version(name)}" for name in _LISTED))
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "?"
+        log.debug("carvana %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
+        log.debug(", ".join(f"{name} {version(name)}" for name in _LISTED))
 
 
 def complete_archs(incomplete: str) -> list[str]:

@@ -20,7 +20,7 @@ from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import CarvanaError, RunError, cause
 from carvana.leaderboard.worker_pool import PipeEnd, WorkerJob, register_targets
-from carvana.run import Run, free
+from carvana.run import Run, first_free
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.files import lock, write_json
 from carvana.utils.imports import resolve
@@ -114,7 +114,7 @@ def fit_network(*, reporter: WorkerReporter, device: str, config: FitConfig, run
     _wait_until_unlocked(run)
     if run.config_path.is_file() and not _can_resume(run):
         reporter.warn(f"the state of {run.path} cannot be read; the folder is renamed, and the fit starts again")
-        run.path.rename(free(run.path.with_name(f"{run.path.name}-damaged")))
+        run.path.rename(first_free(run.path.with_name(f"{run.path.name}-damaged")))
     if not run.config_path.is_file():
         fit(config, out=run.path, device=device, reporter=reporter)
         return
