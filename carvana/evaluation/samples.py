@@ -12,7 +12,7 @@ from carvana.data.digest import content_digests
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split
 from carvana.errors import ConfigError, DataError
-from carvana.run import Run, is_run
+from carvana.run import Run
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, default_reporter
 
@@ -133,13 +133,13 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
 
 
 def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
-    own = Run(run).read_config().data.root if is_run(run) else None
+    own = Run(run).read_config().data.root if Run(run).exists else None
     return own is not None and own.resolve() == Path(data).resolve()
 
 
 def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
     """The keys by which a run reads groups and masks from the names of files."""
-    if not is_run(run):
+    if not Run(run).exists:
         return {}
     data = Run(run).read_config().data
     return {"group": data.group, "mask_suffix": data.mask_suffix}

@@ -26,7 +26,7 @@ from carvana.inference.tiling.roi import mirrored
 from carvana.inference.tiling.sliding_window import DeviceTimer, SlidingWindowConfig, SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.run import Run, is_run
+from carvana.run import Run
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import describe, resolve_device
 from carvana.utils.parallel import check_fork, network_runs
@@ -246,7 +246,7 @@ def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
     >>> precision_of("no such run")
     'auto'
     """
-    if not is_run(path):
+    if not Run(path).exists:
         return "auto"
     run = Run(path)
     record = run.read_record()

@@ -116,7 +116,7 @@ def test_the_command_finds_no_rate(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a comparison of three networks, of which one gives NaN from its second epoch on",
     promised="its row says why; the others are ranked",
-    reaches="leaderboard/executor.py: a fit that fails by NaN",
+    reaches="leaderboard/compare.py: a fit that fails by NaN",
     quick=0,
 )
 def test_a_comparison_with_a_network_that_gives_nan(

@@ -89,7 +89,7 @@ def test_a_broken_plugin_is_undone_and_listed(name: str, site: Path, monkeypatch
         "without valid entry points"
     ),
     promised="exit code 0, JSON alone on stdout, a line for each broken one on stderr",
-    reaches="plugins.py: _installed, package by package; cli/plugins.py",
+    reaches="plugins.py: _installed, package by package; cli/listings.py",
     quick=2,
 )
 @pytest.mark.parametrize(

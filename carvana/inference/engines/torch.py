@@ -11,7 +11,6 @@ from torch import Tensor
 from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
 from carvana.models.segmenter import Segmenter, padded_size
-from carvana.models.spec import ModelSpec
 from carvana.utils.devices import autocast, resolve_device, resolve_precision
 from carvana.utils.files import digest
 
