@@ -166,7 +166,7 @@ def _check(path: Path, against: Path, size: str) -> None:
 
 def _load_networks(
     run: Path, others: Sequence[Path] | None, covering: options.Covering, *, reporter: Reporter, **settings: Any
-) -> BasePredictor[Any]:
+) -> BasePredictor:
     """The predictor of one run, or of several; the reporter says where several networks work together."""
     from carvana.inference.ensemble import Ensemble, load_predictor
     from carvana.inference.refiner import Refiner
