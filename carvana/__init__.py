@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from carvana.utils import __version__ as __version__
 from carvana.utils import deprecated
-from carvana.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from carvana import testing as testing
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from carvana.inference.tiling.tiled import tiled as tiled
     from carvana.leaderboard.board import Leaderboard as Leaderboard
     from carvana.leaderboard.compare import compare as compare
-    from carvana.models.create import create_model as create_model
     from carvana.models.encoders import Encoder as Encoder
     from carvana.models.encoders import create_encoder as create_encoder
     from carvana.models.segmenter import Segmenter as Segmenter
+    from carvana.models.segmenter import create_model as create_model
     from carvana.models.spec import ModelSpec as ModelSpec
     from carvana.models.spec import Network as Network
     from carvana.plugins import register_arch as register_arch
@@ -89,9 +89,8 @@ _HOMES = {
     "carvana.inference.tiling.tiled": ("tiled",),
     "carvana.leaderboard.board": ("Leaderboard",),
     "carvana.leaderboard.compare": ("compare",),
-    "carvana.models.create": ("create_model",),
     "carvana.models.encoders": ("Encoder", "create_encoder"),
-    "carvana.models.segmenter": ("Segmenter",),
+    "carvana.models.segmenter": ("Segmenter", "create_model"),
     "carvana.models.spec": ("ModelSpec", "Network"),
     "carvana.plugins": ("register_arch", "register_augment", "register_layout", "register_loss"),
     "carvana.run": ("Run",),

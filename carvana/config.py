@@ -299,23 +299,16 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     >>> load_config("default", {"train.epochs": 8}).train.epochs
     8
     """
-    source, changes = source or "default", changes or {}
+    source = source or "default"
     values = read_yaml(find_config(source))
-    for key, value in changes.items():
-        _put(values, str(key), value)
+    changed = dict(values)
+    for key, value in (changes or {}).items():
+        _put(changed, str(key), value)
     try:
-        return FitConfig(**{str(key): value for key, value in values.items()})
-    except ConfigError as error:
-        cause = error.__cause__
-        assert isinstance(cause, ValidationError)
-        wrong = (".".join(map(str, detail["loc"])) for detail in cause.errors())
-        from_file = any(not any(_overlap(key, str(each)) for each in changes) for key in wrong)
-        raise ConfigError(f"{source}: " * from_file + str(error)) from cause
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether one of two dotted keys is the other, or the section around it."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+        return FitConfig(**{str(key): value for key, value in changed.items()})
+    except ConfigError:
+        make_config(values, str(source))  # where the file itself is wrong, the message names it
+        raise
 
 
 def make_config(values: Mapping[str, Any], origin: str = "config") -> FitConfig:

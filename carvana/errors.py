@@ -91,6 +91,17 @@ def cause(error: OSError) -> str:
     return words
 
 
+def error_line(error: BaseException) -> str:
+    """The type and the text of any error, as one line of bounded length."""
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # __str__ of another package's error may fail as well
+        text = ""
+    return f"{type(error).__name__}: {printable(' '.join(text.split())[:300]) or 'without a message'}"
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 2) -> list[str]:
     """The choices spelled most like ``name``, best first; empty if none comes close.
 
@@ -194,12 +205,11 @@ def _instead(root: type[BaseModel], section: type[BaseModel], path: Sequence[str
     if name in elsewhere.values():
         above, _, key = name.rpartition(".")
         return f": write it as '{key}' below '{above}:'"
-    if name in elsewhere:
-        return f"; did you mean '{elsewhere[name]}'?"
-    if hint := did_you_mean(name, here):
-        return hint
-    if found := nearest(name, elsewhere, 1):
+    hint, found = did_you_mean(name, here), nearest(name, elsewhere, 1)
+    if found and (name in elsewhere or not hint):
         return f"; did you mean '{elsewhere[found[0]]}'?"
+    if hint:
+        return hint
     if "options" in here:  # model.width is written in place of model.options.width
         return f"; an option of the network is {'.'.join([*path[:-1], 'options', name])}"
     return f"; expected {', '.join(here)}"

@@ -11,13 +11,13 @@ from typing import Any, Self
 
 from carvana.config import FitConfig, make_config
 from carvana.errors import RunError, check_format_version
-from carvana.run import EVALUATION, MASKS, PICTURES, Run, is_evaluated, read_evaluation, read_record
+from carvana.run import Results, Run, read_record
 from carvana.utils.files import write_json, write_text
 
 FORMAT_VERSION = 1
 
 
-class Folds:
+class Folds(Results):
     """The paths of a folder of folds, and its records. Each fold is a run of its own.
 
     Attributes:
@@ -31,14 +31,14 @@ class Folds:
         pictures_path: ``pictures/``.
     """
 
+    _kind, _known_by = "a folder of folds", "folds.json"
+    _written_by, _evaluated_by = "carvana fit --folds", "carvana fit --resume"
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.record_path = self.path / "folds.json"
+        super().__init__(path)
+        self.record_path = self.path / self._known_by
         self.table_path = self.path / "folds.csv"
         self.splits_path = self.path / "splits"
-        self.evaluation_path = self.path / EVALUATION
-        self.masks_path = self.path / MASKS
-        self.pictures_path = self.path / PICTURES
 
     @classmethod
     def create(
@@ -61,26 +61,6 @@ class Folds:
         write_json(made.record_path, record)
         return made
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """An existing folder of folds.
-
-        Raises:
-            RunError: the folder is missing, or not one of folds.
-        """
-        folds = cls(path)
-        if not folds.exists:
-            raise RunError(
-                f"{folds.path}: not a folder of folds: {folds.record_path.name} is missing; name one that `carvana fit "
-                "--folds` wrote"
-            )
-        return folds
-
-    @property
-    def exists(self) -> bool:
-        """Whether this is a folder of folds, finished or not."""
-        return self.record_path.is_file()
-
     @property
     def count(self) -> int:
         """The number of folds."""
@@ -89,8 +69,8 @@ class Folds:
     @property
     def init(self) -> str | None:
         """Where all folds take their first weights from."""
-        init = self._record().get("init")
-        return None if init is None else str(init)
+        init: str | None = self._record().get("init")
+        return init
 
     @property
     def runs(self) -> list[Run]:
@@ -128,29 +108,6 @@ class Folds:
     def read_config(self) -> FitConfig:
         """The config of all folds."""
         return make_config(self._record()["recipe"], str(self.record_path))
-
-    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Write the numbers of all images."""
-        write_json(self.evaluation_path, evaluation)
-
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether the numbers of all images exist and can be read."""
-        return is_evaluated(self.path)
-
-    def read_evaluation(self) -> dict[str, Any]:
-        """The numbers of all images.
-
-        Raises:
-            RunError: they do not exist yet, or are damaged.
-        """
-        try:
-            return read_evaluation(self.path)
-        except RunError as error:
-            what = "damaged" if self.evaluation_path.exists() else "missing"
-            raise RunError(
-                f"{self.path}: its evaluation.json is {what}; `carvana fit --resume {self.path}` makes it"
-            ) from error
 
     def _record(self) -> dict[str, Any]:
         record = read_record(self.record_path)

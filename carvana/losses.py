@@ -25,10 +25,9 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from segmentation_models_pytorch.losses._functional import soft_tversky_score
 from torch import Tensor, nn
 
-from carvana.errors import CarvanaError, ConfigError
+from carvana.errors import CarvanaError, ConfigError, error_line
 from carvana.registry import registry
 from carvana.task import Kind, Task
-from carvana.utils.imports import error_line
 
 Loss = Callable[..., Tensor]
 

@@ -1,4 +1,4 @@
-"""Dice, IoU, pixel accuracy and boundary Dice of a mask; at all thresholds at once: ``carvana.evaluation.thresholds``.
+"""Dice, IoU and pixel accuracy from counts of pixels, which ``carvana.evaluation.thresholds`` takes of an image.
 
 The measure of the Carvana challenge is the Dice coefficient of each image at its full size, averaged over images, 1
 where both masks are empty (https://www.kaggle.com/c/carvana-image-masking-challenge/overview/evaluation).
@@ -18,7 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from carvana.errors import DataError
 
 BOUNDARY_WIDTH = 7
-"""Pixels on either side of the true boundary that boundary Dice looks at."""
+"""Pixels on either side of the true boundary that boundary Dice looks at.
+
+The inside of an object is easy and large; what differs between good masks lies near its boundary.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,7 @@ class Confusion:
 
     def __getitem__(self, index: int) -> Confusion:
         """The counts at one threshold."""
-        return Confusion(
-            self.true_positives[index],
-            self.false_positives[index],
-            self.false_negatives[index],
-            self.true_negatives[index],
-        )
+        return Confusion(*(counts[index] for counts in vars(self).values()))
 
 
 def dice_of(both: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:
@@ -70,88 +68,6 @@ def dice_of(both: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:
         2 both / total, in [0, 1]; 1 where total is 0.
     """
     return _ratio(2 * np.asarray(both), np.asarray(total))
-
-
-def confusion(prediction: ArrayLike, target: ArrayLike) -> Confusion:
-    """Count how one image's mask agrees with the truth.
-
-    Args:
-        prediction: (H, W), false or 0 for background, anything else for foreground.
-        target: the true mask, of the same shape.
-
-    Raises:
-        DataError: the shapes differ.
-    """
-    predicted, true = as_binary(prediction), as_binary(target)
-    check_same_shape(predicted, true)
-    both = cv2.countNonZero(cv2.bitwise_and(predicted, true)) if predicted.size else 0
-    positives, marked = np.count_nonzero(true), np.count_nonzero(predicted)
-    counts = both, marked - both, positives - both, predicted.size - marked - positives + both
-    return Confusion(*(np.asarray(count, dtype=np.int64) for count in counts))
-
-
-def dice(prediction: ArrayLike, target: ArrayLike) -> float:
-    """The Dice coefficient of two masks (H, W), in [0, 1]; 1 where both are empty.
-
-    >>> dice([[1, 1, 0]], [[1, 0, 0]])
-    0.6666666666666666
-    """
-    return float(confusion(prediction, target).dice)
-
-
-def iou(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Intersection over union of two masks (H, W), in [0, 1]; 1 where both are empty.
-
-    >>> iou([[1, 1, 0]], [[1, 0, 0]])
-    0.5
-    """
-    return float(confusion(prediction, target).iou)
-
-
-def pixel_accuracy(prediction: ArrayLike, target: ArrayLike) -> float:
-    """The share of pixels on which two masks (H, W) agree, in [0, 1].
-
-    >>> pixel_accuracy([[1, 1, 0, 0]], [[1, 0, 0, 0]])
-    0.75
-    """
-    return float(confusion(prediction, target).accuracy)
-
-
-def boundary_dice(prediction: ArrayLike, target: ArrayLike, width: int = BOUNDARY_WIDTH) -> float:
-    """The Dice coefficient over the pixels near the true boundary alone: see :func:`boundary_band`.
-
-    The inside of an object is easy and large; what differs between good masks lies here. A true mask without a boundary
-    (empty, or all of the image) has no band, and the whole image's Dice takes its place: 1 if the prediction agrees,
-    0 for an object that is not there.
-    """
-    predicted, true = as_binary(prediction), as_binary(target)
-    check_same_shape(predicted, true)
-    band = boundary_band(true, width)
-    return dice(predicted[band], true[band]) if band.any() else dice(predicted, true)
-
-
-def boundary_band(target: ArrayLike, width: int = BOUNDARY_WIDTH) -> NDArray[np.bool_]:
-    """Mark the pixels that have one of the other class within ``width`` pixels (Euclidean, centre to centre).
-
-    So ``width`` pixels on either side of a straight boundary are marked. The picture's edge is no boundary.
-
-    Args:
-        target: the true mask (H, W).
-        width: in pixels, at least 1.
-
-    Returns:
-        bool (H, W).
-
-    >>> boundary_band([[0, 0, 0, 1, 1, 1]], width=1).astype(int)
-    array([[0, 0, 1, 1, 0, 0]])
-    """
-    true = as_binary(target)
-    band = np.zeros(true.shape, dtype=bool)
-    if true.size:
-        rows, columns = surroundings(true, width)
-        near = true[rows, columns]
-        band[rows, columns] = cv2.morphologyEx(near, cv2.MORPH_GRADIENT, disk(width)) > 0
-    return band
 
 
 def label_confusion(

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import pkgutil
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from carvana.errors import CarvanaError, UnknownNameError, did_you_mean
-from carvana.utils.imports import error_line, resolve
+from carvana.errors import CarvanaError, UnknownNameError, did_you_mean, error_line
 
 _source = ContextVar("_source", default=("script", ""))
 """The distribution that registers at the moment, and its version; what no plugin registers is a script's."""
@@ -35,6 +36,24 @@ NamesFunction = Callable[[str, str], Iterable[str]]
 A returned name may itself hold wildcards: it is then a rule, shown as it stands ("unet/tu-*"), and every name that fits
 it is known. The function may raise UnknownNameError where it knows why a name cannot exist.
 """
+
+
+def resolve(target: Any, what: str) -> Any:
+    """The object at ``"module:attribute"``, imported if need be; anything but a string is returned as it is.
+
+    Raises:
+        CarvanaError: the module cannot be imported, whatever it raises, or lacks the attribute; the message begins
+            with ``what``.
+    """
+    if not isinstance(target, str):
+        return target
+    try:
+        with redirect_stdout(sys.stderr):  # a command's result is alone on stdout
+            return pkgutil.resolve_name(target)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything on import, SystemExit too
+        raise CarvanaError(f"{what} cannot be loaded from '{target}': {error_line(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +271,21 @@ class Registry:
             register what there is; what it returns is ``plugins``.
     """
 
+    archs: Catalog
+    """Architectures."""
+
+    losses: Catalog
+    """Losses."""
+
+    augments: Catalog
+    """Augmentations."""
+
+    layouts: Catalog
+    """Layouts of data folders."""
+
+    commands: Catalog
+    """Commands of plugins: functions whose parameters have typer's annotations, as those of ``carvana/cli`` do."""
+
     def __init__(self, loader: str | Callable[[Registry], Sequence[Plugin]] | None = None) -> None:
         self.catalogs: Mapping[str, Catalog] = {
             "archs": Catalog("architecture", self._load),
@@ -261,36 +295,16 @@ class Registry:
             "commands": Catalog("command", self._load, form=_WORD),
         }
         """The catalogs by the name of their attribute."""
+        vars(self).update(self.catalogs)
         self._loader = loader
         self._ready = loader is None
         self._plugins: tuple[Plugin, ...] = ()
         self._lock = threading.RLock()
 
-    # Properties, so that a plugin cannot set one of them to something else.
-    @property
-    def archs(self) -> Catalog:
-        """Architectures."""
-        return self.catalogs["archs"]
-
-    @property
-    def losses(self) -> Catalog:
-        """Losses."""
-        return self.catalogs["losses"]
-
-    @property
-    def augments(self) -> Catalog:
-        """Augmentations."""
-        return self.catalogs["augments"]
-
-    @property
-    def layouts(self) -> Catalog:
-        """Layouts of data folders."""
-        return self.catalogs["layouts"]
-
-    @property
-    def commands(self) -> Catalog:
-        """Commands of plugins: functions whose parameters have typer's annotations, as those of ``carvana/cli`` do."""
-        return self.catalogs["commands"]
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self).get("catalogs", ()):  # by a plugin
+            raise AttributeError(f"registry.{name} cannot be replaced: register names in it")
+        super().__setattr__(name, value)
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from carvana.config import FitConfig, load_config, read_yaml
 from carvana.errors import RunError, check_format_version
@@ -16,11 +17,75 @@ from carvana.utils.files import append_json_line, is_leftover, lock, read_json, 
 
 FORMAT_VERSION = 1
 
-EVALUATION, MASKS, PICTURES = "evaluation.json", "masks", "pictures"  # of a run, and of folds
 _LOCK = ".lock"
 
 
-class Run:
+class Results:
+    """What a run and folds have in common: a folder that is known by a file, and its evaluation."""
+
+    _kind: ClassVar[str]
+    _known_by: ClassVar[str]
+    _written_by: ClassVar[str]
+    _evaluated_by: ClassVar[str]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.evaluation_path = self.path / "evaluation.json"
+        self.masks_path = self.path / "masks"
+        self.pictures_path = self.path / "pictures"
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """An existing folder of this kind.
+
+        Raises:
+            RunError: the folder is missing, or another one.
+        """
+        found = cls(path)
+        if not found.exists:
+            raise RunError(
+                f"{found.path}: not {cls._kind}: {cls._known_by} is missing; name one that `{cls._written_by}` wrote"
+            )
+        return found
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is a folder of this kind, finished or not."""
+        return (self.path / self._known_by).is_file()
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Write the numbers at full size."""
+        write_json(self.evaluation_path, evaluation)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the numbers at full size exist and can be read."""
+        try:
+            self.read_evaluation()
+        except RunError:
+            return False
+        return True
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The numbers at full size.
+
+        Raises:
+            RunError: they do not exist yet, or are damaged.
+        """
+        path = self.evaluation_path
+        advice = f"`{self._evaluated_by} {self.path}` makes one"
+        if not path.is_file():
+            raise RunError(f"{self.path}: {path.name} is missing; {advice}")
+        try:
+            numbers = read_record(path)
+        except RunError as error:
+            raise RunError(f"{error}; {advice} anew") from error
+        if "dice" not in numbers and "miou" not in numbers:
+            raise RunError(f"{path}: not an evaluation: 'dice' is missing; {advice} anew")
+        return numbers
+
+
+class Run(Results):
     """The paths of a run folder, which need not exist yet, and its records; :meth:`open` checks that it is a run.
 
     Attributes:
@@ -42,19 +107,19 @@ class Run:
     0.96934
     """
 
+    _kind, _known_by = "a run folder", "config.yaml"
+    _written_by, _evaluated_by = "carvana fit", "carvana evaluate"
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.config_path = self.path / "config.yaml"
+        super().__init__(path)
+        self.config_path = self.path / self._known_by
         self.split_path = self.path / "split.csv"
         self.model_path = self.path / "model"
         self.state_path = self.path / "state"
         self.lock_path = self.state_path / _LOCK
         self.times_path = self.path / "times.jsonl"
         self.metrics_path = self.path / "metrics.jsonl"
-        self.evaluation_path = self.path / EVALUATION
         self.record_path = self.path / "run.json"
-        self.masks_path = self.path / MASKS
-        self.pictures_path = self.path / PICTURES
 
     @classmethod
     def choose(cls, path: str | os.PathLike[str] | None, *, arch: str) -> Self:
@@ -65,7 +130,7 @@ class Run:
         Raises:
             RunError: the folder exists and is not empty. A run is never overwritten.
         """
-        run = cls(path if path is not None else _free_folder(Path("runs"), arch.replace("/", "-")))
+        run = cls(path if path is not None else first_free(Path("runs") / arch.replace("/", "-")))
         if run.path.exists() and (not run.path.is_dir() or not run._is_free()):
             unfinished = run.config_path.is_file() and not run.is_evaluated
             go_on = f"go on with it by --resume {run.path}, or " if unfinished else ""
@@ -93,33 +158,14 @@ class Run:
         state = list(self.state_path.iterdir()) if self.state_path.is_dir() else []
         return {path.name for path in others} <= first and all(path.name.startswith(_LOCK) for path in state)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Keep other processes from training in this run meanwhile.
 
         Raises:
             RunError: another process is training in it.
         """
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(lock(self.lock_path, wait=False))
-            except BlockingIOError as error:
-                raise RunError(f"{self.path}: another process is training in it; wait for it, or stop it") from error
-            yield
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """An existing run.
-
-        Raises:
-            RunError: the folder is missing, or not a run folder.
-        """
-        run = cls(path)
-        if not is_run(path):
-            raise RunError(
-                f"{run.path}: not a run folder: {run.config_path.name} is missing; name one that `carvana fit` wrote"
-            )
-        return run
+        refusal = f"{self.path}: another process is training in it; wait for it, or stop it"
+        return exclusive(self.lock_path, refusal)
 
     def write_config(self, config: FitConfig) -> None:
         """Keep the resolved config."""
@@ -194,23 +240,6 @@ class Run:
         times = {record.get("epoch"): record for record in _read_lines(self.times_path)}
         return [times.get(record.get("epoch"), {}) | record for record in self.read_metrics()]
 
-    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Write the numbers at full size."""
-        write_json(self.evaluation_path, evaluation)
-
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether the numbers at full size exist and can be read."""
-        return is_evaluated(self.path)
-
-    def read_evaluation(self) -> dict[str, Any]:
-        """The numbers at full size.
-
-        Raises:
-            RunError: they do not exist yet, or are damaged.
-        """
-        return read_evaluation(self.path)
-
 
 def training_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume: bool) -> Run | None:
     """The run that a training writes: a new one, with ``resume`` an existing one, or none.
@@ -227,53 +256,35 @@ def training_run(out: str | os.PathLike[str] | Run | None, *, arch: str, resume:
     return run
 
 
-def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a run, finished or not."""
-    return Run(path).config_path.is_file()
-
-
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """The ``evaluation.json`` of a run, or of folds.
+@contextmanager
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock that no other process may hold already.
 
     Raises:
-        RunError: it does not exist, or is damaged.
+        RunError: another one does; ``refusal`` is the message.
     """
-    path = folder / EVALUATION
-    advice = f"`carvana evaluate {folder}` makes one"
-    if not path.is_file():
-        raise RunError(f"{folder}: {EVALUATION} is missing; {advice}")
-    try:
-        numbers = read_record(path)
-    except RunError as error:
-        raise RunError(f"{error}; {advice} anew") from error
-    if "dice" not in numbers and "miou" not in numbers:
-        raise RunError(f"{path}: not an evaluation: 'dice' is missing; {advice} anew")
-    return numbers
-
-
-def is_evaluated(folder: Path) -> bool:
-    """Whether a folder has an ``evaluation.json`` that can be read."""
-    try:
-        read_evaluation(folder)
-    except RunError:
-        return False
-    return True
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path, wait=False))
+        except BlockingIOError as error:
+            raise RunError(refusal) from error
+        yield
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     return list(read_json_lines(path)) if path.is_file() else []
 
 
-def _free_folder(parent: Path, name: str) -> Path:
-    return next(path for path in _numbered(parent / name) if not path.exists())
-
-
-def _numbered(path: Path) -> Iterator[Path]:
+def numbered(path: Path) -> Iterator[Path]:
+    """The path itself, then with -2, -3, ... after its name."""
     yield path
-    number = 2
-    while True:
+    for number in itertools.count(2):
         yield path.with_name(f"{path.name}-{number}")
-        number += 1
+
+
+def first_free(path: Path) -> Path:
+    """The first of the numbered paths where nothing is yet."""
+    return next(each for each in numbered(path) if not each.exists())
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from carvana.data.cache import SampleCache, read_shrunken
-from carvana.data.cache_pack import Pack, Shapes
+from carvana.data.cache import Pack, SampleCache
 from carvana.data.io.images import write_image
 from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
+from carvana.data.target import read_shrunken
 
 SIZE = (24, 32)
 
@@ -75,17 +75,11 @@ def packs(folder: Path) -> list[Path]:
     return sorted(folder.rglob("[!.]*.pack"))
 
 
-def shapes(size: tuple[int, int]) -> Shapes:
-    """What a record holds: an image and its coverage."""
-    return (*size, 3), size
-
-
-def records(path: Path, size: tuple[int, int] = SIZE) -> dict[bytes, bytes]:
-    """The records of a pack that are written, by their keys."""
-    pack = Pack(path, shapes(size))
-    written = {key: pack.records[place].tobytes() for place, key in enumerate(pack.keys.tolist()) if pack.sums[place]}
-    assert all(pack.is_sound(place) for place in pack.find(np.array(list(written), pack.keys.dtype)))
-    return written
+def records(path: Path, count: int, size: tuple[int, int] = SIZE) -> dict[int, bytes]:
+    """The records of a pack of ``count`` images that are written, by their places."""
+    pack = Pack(path, count, size)
+    assert all(pack.is_sound(place) for place in range(count) if pack.sums[place])
+    return {place: pack.records[place].tobytes() for place in range(count) if pack.sums[place]}
 
 
 def total_bytes(folder: Path) -> int:

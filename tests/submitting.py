@@ -17,7 +17,7 @@ from carvana.data.io.images import write_image
 from carvana.inference.base import BasePredictor
 from carvana.inference.pipeline import read_prepared
 from carvana.inference.predictor import Predictor
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:
@@ -36,7 +36,7 @@ def small_predictor(seed: int = 0, **settings: object) -> Predictor:
     return Predictor(model, **{"device": "cpu", "precision": "fp32"} | settings)  # type: ignore[arg-type]
 
 
-def prepared(predictor: BasePredictor[Any], photos: list[Path], *, workers: int) -> Iterator[tuple[Path, Any]]:
+def prepared(predictor: BasePredictor, photos: list[Path], *, workers: int) -> Iterator[tuple[Path, Any]]:
     """Each image as it is read ahead for a predictor."""
     with closing(
         read_prepared(predictor.preprocessor, photos, max_pixels=predictor.max_pixels, workers=workers)

@@ -20,8 +20,8 @@ from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.run import Run
+from carvana.training.checkpoint import read_state
 from carvana.training.fit import resume
-from carvana.training.state import read_state
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMAT_1 = FIXTURES / "format-1"

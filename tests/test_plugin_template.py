@@ -12,7 +12,7 @@ import installed
 import pytest
 
 from carvana.errors import CarvanaError
-from carvana.plugin_template import write_plugin
+from carvana.plugins import write_plugin
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The command line: each command has a file, which parses, calls one library function and prints."""
+"""The command line: each command parses, calls one library function and prints."""
 
 from carvana.cli.app import main
 

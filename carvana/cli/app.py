@@ -16,22 +16,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from carvana.cli import (
-    archs,
     bench,
     compare,
-    configs,
     data,
     evaluate,
     export,
     fit,
-    new_plugin,
-    plugins,
+    listings,
     predict,
-    submit,
-    verbosity,
 )
-from carvana.cli.options import with_options
-from carvana.cli.verbosity import QUIETLY, VERBOSELY
+from carvana.cli.options import QUIETLY, VERBOSELY, reset_verbosity, verbosity, with_options
 from carvana.errors import CarvanaError, cause, printable
 from carvana.registry import Entry, registry
 
@@ -92,7 +86,7 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reset the verbosity: a program may run several command lines. Help and the version are printed here."""
-        verbosity.reset()
+        reset_verbosity()
         with self._ended(ctx):
             return super().parse_args(ctx, args)
 
@@ -114,7 +108,7 @@ class Commands(TyperGroup):
             ctx.exit(getattr(stopped, "exit_code", 130))
 
     def _fail(self, ctx: Any, message: str) -> None:
-        if verbosity.chosen() == verbosity.VERBOSE:
+        if "verbose" in verbosity:
             traceback.print_exc()
         typer.echo(f"error: {printable(message)}", err=True)
         ctx.exit(1)
@@ -132,13 +126,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
     "predict": predict.predict,
-    "submit": submit.submit,
+    "submit": predict.submit,
     "export": export.export,
     "bench": bench.bench,
-    "archs": archs.archs,
-    "configs": configs.configs,
-    "plugins": plugins.plugins,
-    "new-plugin": new_plugin.new_plugin,
+    "archs": listings.archs,
+    "configs": listings.configs,
+    "plugins": listings.plugins,
+    "new-plugin": listings.new_plugin,
 }
 for name, function in COMMANDS.items():
     app.command(name)(with_options(function))
@@ -155,7 +149,7 @@ def _flags_without_type(parameters: Any) -> Any:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from carvana.utils.version import __version__
+        from carvana.utils import __version__
 
         typer.echo(__version__)
         raise typer.Exit

@@ -69,8 +69,7 @@ def _predictors(
     """Each network at each scale it is used at, whole and in tiles, in fp32 and in the fast precision of the device."""
     from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
     from carvana.inference.predictor import Predictor
-    from carvana.models.create import create_model
-    from carvana.models.segmenter import Segmenter
+    from carvana.models.segmenter import Segmenter, create_model
     from carvana.utils.devices import resolve_device, resolve_precision
 
     quick = resolve_precision("auto", resolve_device(device))

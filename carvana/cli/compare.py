@@ -48,9 +48,8 @@ def compare(
 
     Each network has a process of its own. Run the command again to continue with what is missing.
     """
-    from carvana.cli.compare_display import make_progress
-    from carvana.cli.leaderboard import show_leaderboard
-    from carvana.cli.tables import check_json_target, write_json_result
+    from carvana.cli.display import make_reporter
+    from carvana.cli.tables import check_json_target, leaderboard_table, show_result
     from carvana.config import load_config, parse_settings
     from carvana.errors import CarvanaError, ConfigError
     from carvana.leaderboard.compare import QUICK_CONFIG
@@ -76,11 +75,8 @@ def compare(
         names or (),
         load_config(source, changes) if source or changes else None,
         quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
-        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_progress(),
+        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_reporter(),
     )  # fmt: skip
-    if json != "-":
-        show_leaderboard(board)
-    if json is not None:
-        write_json_result(json, board.to_json())
+    show_result(leaderboard_table(board), json, board.to_json())
     if not board.ranked:
         raise CarvanaError(f"none of the networks could be compared; {board.rows[0].name} {board.rows[0].status}")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from carvana.cli.options import REPLACE, with_options
-from carvana.cli.verbosity import QUIETLY, VERBOSELY
+from carvana.cli.options import QUIETLY, REPLACE, VERBOSELY, with_options
 
 if TYPE_CHECKING:
     from carvana.config import FitConfig
@@ -43,13 +41,6 @@ class Layout:
         from carvana.config import FitConfig
 
         return FitConfig(data={"root": str(folder), **vars(self)}, **sections)
-
-
-class By(StrEnum):
-    """What a split keeps together."""
-
-    group = "group"
-    image = "image"
 
 
 @app.callback()
@@ -130,7 +121,9 @@ def show_images(
 @with_options
 def split(
     folder: Folder,
-    by: Annotated[By, typer.Option(help="Keep each group's images together, or draw single images.")] = By.group,
+    by: Annotated[
+        Literal["group", "image"], typer.Option(help="Keep each group's images together, or draw single images.")
+    ] = "group",
     val: Annotated[float, typer.Option(help="Held out: a share below 1, or a number of groups (images).")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Which ones are drawn.")] = 0,
     out: Annotated[
@@ -149,18 +142,16 @@ def split(
 
     if out is not None:
         check_target(out, replace=replace)
-    config = layout.config(folder, split={"by": by.value, "val": val, "seed": seed})
+    config = layout.config(folder, split={"by": by, "val": val, "seed": seed})
     made = make_split(config.data, config.split)
     report = describe_split(made, reporter=make_reporter())
-    show(split_table(report, title=f"{folder}, by {'group' if by is By.group else 'image'}, seed {seed}"))
+    show(split_table(report, title=f"{folder}, by {by}, seed {seed}"))
     show(Text(_explain(by, report.val.groups, len(report.shared))))
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
     where: dict[str, Any] = {f"data.{key}": value for key, value in vars(layout).items()}
-    how: dict[str, Any] = (
-        {"split.file": out} if out else {"split.by": by.value, "split.val": f"{val:g}", "split.seed": seed}
-    )
+    how: dict[str, Any] = {"split.file": out} if out else {"split.by": by, "split.val": f"{val:g}", "split.seed": seed}
     settings = [
         word for key, value in (where | how).items() if value is not None for word in ("--set", f"{key}={value}")
     ]
@@ -177,10 +168,10 @@ def _size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _explain(by: By, groups: int, shared: int) -> str:
+def _explain(by: str, groups: int, shared: int) -> str:
     from carvana.errors import plural
 
-    if by is By.image:
+    if by == "image":
         return (
             "Images were drawn one by one, so training sees other views of "
             f"{shared} of the {plural(groups, 'group')} that it is measured on, and the Dice will read too high. "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from carvana.cli import verbosity
+from carvana.cli.options import verbosity
 from carvana.errors import printable
 from carvana.utils.devices import process_number
 from carvana.utils.progress import Reporter, describe
@@ -23,7 +23,7 @@ PLAIN_EVERY = 30.0
 
 def make_reporter() -> Reporter:
     """The reporter for the verbosity and for stderr; of several processes only the first shows bars."""
-    if verbosity.chosen() == verbosity.QUIET:
+    if "quiet" in verbosity:
         return QuietReporter()
     return LiveReporter() if sys.stderr.isatty() and process_number() == 0 else PlainReporter()
 

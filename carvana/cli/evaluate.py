@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from carvana.cli import options
-
-
-class Subset(StrEnum):
-    """Parts of a run's images."""
-
-    val = "val"
-    train = "train"
-    all = "all"
 
 
 def evaluate(
@@ -26,7 +17,9 @@ def evaluate(
         Path | None, typer.Option(help="Where the run's own data folder lies now, if it has moved.")
     ] = None,
     others: options.OTHERS = None,
-    split: Annotated[Subset | None, typer.Option(help="Which of the run's own images; by default val.")] = None,
+    split: Annotated[
+        Literal["val", "train", "all"] | None, typer.Option(help="Which of the run's own images; by default val.")
+    ] = None,
     covering: options.Covering = options.Covering(),
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
@@ -37,7 +30,7 @@ def evaluate(
     from carvana.cli.tables import check_json_target, evaluation_table, show_result
     from carvana.errors import ConfigError
     from carvana.folds import Folds
-    from carvana.run import Run, is_run
+    from carvana.run import Run
 
     check_json_target(json, replace=replace)
     reporter = make_reporter()
@@ -47,17 +40,17 @@ def evaluate(
     if together:
         if root is not None:
             raise ConfigError(f"--root {root}: goes with one run, evaluated on its own images; leave it out")
-        if data is None and not others and split in (None, Subset.all) and as_trained:
+        if data is None and not others and split in (None, "all") and as_trained:
             numbers = Folds(run).read_evaluation()
             title = f"{run}: each image by the network that was not trained on it"
             show_result(evaluation_table(numbers, title=title, threshold="best on all images"), json, numbers)
             return
-        if data is None or split not in (None, Subset.all):
+        if data is None or split not in (None, "all"):
             raise ConfigError(
                 f"{' --with '.join(map(str, runs))}: of the runs' own images each network has trained on some; "
                 "name labelled images of other groups with --data, without --split"
             )
-    elif data is None and split in (None, Subset.val) and as_trained and is_run(run) and not Run(run).is_evaluated:
+    elif data is None and split in (None, "val") and as_trained and Run(run).exists and not Run(run).is_evaluated:
         from carvana.evaluation.report import finish_run
 
         reporter.info(f"{run}: not evaluated yet; the numbers, masks and pictures are written into the run")
@@ -76,8 +69,7 @@ def evaluate(
         samples = choose_for_all([*member_paths(runs), *refining], data=data, reporter=reporter)
         whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "that of the refining network"
     else:
-        part: Literal["val", "train", "all"] | None = None if split is None else split.value
-        samples = choose_samples(run, data=data, split=part, root=root, reporter=reporter)
+        samples = choose_samples(run, data=data, split=split, root=root, reporter=reporter)
         warn_of_known_groups(refining, samples, reporter)
         whose = "the model's own"
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()

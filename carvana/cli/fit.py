@@ -11,8 +11,6 @@ import typer
 from carvana.cli.options import CONFIG, DEVICE, complete_archs
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from carvana.config import FitConfig
     from carvana.folds import Folds
     from carvana.run import Run
@@ -141,31 +139,13 @@ def _print_run(run: Run) -> None:
 
 
 def print_folds(folds: Folds) -> None:
-    """Print the numbers of each fold and of all images together, and the paths."""
+    """Print the numbers of all images together and of each fold, and the paths."""
     from carvana.cli.tables import evaluation_table, show
 
     numbers = folds.read_evaluation()
-    show(_folds_table(numbers))
     title = f"{folds.path}: all images, each by the network that was not trained on it"
     show(evaluation_table(numbers, title=title, threshold="best on all images; each fold's model keeps its own"))
     typer.echo(f"folds     {folds.table_path}")
     typer.echo(f"masks     {folds.masks_path}")
     typer.echo(f"pictures  {folds.pictures_path}")
     typer.echo(f"together  carvana predict {folds.path} IMAGES --out MASKS")
-
-
-def _folds_table(numbers: Mapping[str, Any]) -> Table:
-    """The Dice of each fold, then their mean and standard deviation, from the folds' ``evaluation.json``."""
-    from rich.table import Column
-
-    from carvana.cli.tables import make_table
-
-    right = [Column(heading, justify="right") for heading in ("images", "groups", "Dice", "threshold")]
-    table = make_table(Column("fold"), *right)
-    for fold in numbers["folds"]:
-        counts = str(fold["images"]), str(fold["groups"])
-        table.add_row(fold["run"], *counts, f"{fold['dice']:.5f}", f"{fold['threshold']:.3f}")
-    table.add_section()
-    spread = f"{numbers['folds_dice_mean']:.5f} ± {numbers['folds_dice_std']:.5f}"
-    table.add_row("mean ± std. deviation", "", "", spread, "")
-    return table

@@ -1,22 +1,58 @@
-"""Options that several commands share, what the shell completes, and the networks that options ask for."""
+"""Options that several commands share, --quiet and --verbose among them, and what the shell completes."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from carvana.cli.verbosity import QUIETLY, VERBOSELY
+from carvana.utils import __version__
 
-if TYPE_CHECKING:
-    from carvana.inference.base import BasePredictor
-    from carvana.utils.progress import Reporter
+_LISTED = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "accelerate", "numpy")
+
+verbosity: set[str] = set()
+"""What the present command line asks for: "quiet", "verbose", or neither."""
+
+
+class _Handler(logging.Handler):
+    """Prints to the present ``sys.stderr``, which a live display replaces."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def reset_verbosity() -> None:
+    """Back to normal: a new command line begins."""
+    verbosity.clear()
+    log = logging.getLogger("carvana")
+    log.handlers = [handler for handler in log.handlers if not isinstance(handler, _Handler)]
+    log.setLevel(logging.NOTSET)
+
+
+def _ask_for(parameter: typer.CallbackParam, wanted: bool) -> None:
+    if not wanted or parameter.name in verbosity:
+        return
+    verbosity.add(str(parameter.name))
+    if parameter.name == "verbose":
+        from importlib.metadata import version
+
+        handler = _Handler()
+        handler.setFormatter(logging.Formatter("%(relativeCreated)6d ms  %(message)s"))
+        log = logging.getLogger("carvana")
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+        log.debug("carvana %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
+        log.debug(", ".join(f"{name} {version(name)}" for name in _LISTED))
 
 
 def complete_archs(incomplete: str) -> list[str]:
@@ -45,6 +81,20 @@ def complete_configs(incomplete: str) -> Iterator[tuple[str, str]]:
     return ((name, describe(path)) for name, path in shipped().items() if name.startswith(incomplete))
 
 
+QUIETLY = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", is_eager=True, callback=_ask_for, help="Print only results, warnings and errors."),
+]
+VERBOSELY = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        is_eager=True,
+        callback=_ask_for,
+        help="Print versions and times too, and the traceback of an error.",
+    ),
+]
 CONFIG = Annotated[
     str | None,
     typer.Option(
@@ -63,18 +113,8 @@ OVERLAP = Annotated[
     float | None,
     typer.Option(metavar="F", help="Share of a tile that overlaps its neighbours, 0 to 0.9; 0.25 with --tile."),
 ]
-MAX_PIXELS = Annotated[
-    int, typer.Option(min=1, help="Images with more pixels are refused: small files may claim any size.")
-]
 REPLACE = Annotated[bool, typer.Option("--replace", help="Overwrite the file to write, if it exists.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-CLEAN = Annotated[
-    bool,
-    typer.Option(
-        "--clean",
-        help="Remove parts smaller than 1/20 of the largest, fill holes smaller than 1/10,000 of it; not in prob.",
-    ),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,20 +206,3 @@ def given(context: typer.Context) -> set[str]:
     """The names of the parameters that stand on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-
-
-def load_networks(
-    run: Path, others: Sequence[Path] | None, covering: Covering, *, reporter: Reporter, **settings: Any
-) -> BasePredictor[Any]:
-    """The predictor of one run, or of several; the reporter says where several networks work together."""
-    from carvana.inference.ensemble import Ensemble, load_predictor
-    from carvana.inference.refiner import Refiner
-
-    predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
-    if isinstance(predictor, Ensemble):
-        count, threshold = len(predictor.members), predictor.threshold
-        reporter.info(f"mean of {count} networks, threshold {threshold:.3f} (the mean of their thresholds)")
-    if isinstance(predictor, Refiner):
-        by, threshold = covering.refine_with or run, predictor.threshold
-        reporter.info(f"low-confidence regions are refined by {by}, threshold {threshold:.3f} (that network's)")
-    return predictor

@@ -1,13 +1,29 @@
-"""``carvana predict``."""
+"""``carvana predict`` and ``carvana submit``: masks of images, as files or as the competition's table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from carvana.cli import options
+
+if TYPE_CHECKING:
+    from carvana.inference.base import BasePredictor
+    from carvana.utils.progress import Reporter
+
+MAX_PIXELS = Annotated[
+    int, typer.Option(min=1, help="Images with more pixels are refused: small files may claim any size.")
+]
+CLEAN = Annotated[
+    bool,
+    typer.Option(
+        "--clean",
+        help="Remove parts smaller than 1/20 of the largest, fill holes smaller than 1/10,000 of it; not in prob.",
+    ),
+]
 
 
 def predict(
@@ -16,7 +32,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     others: options.OTHERS = None,
     save: Annotated[str, typer.Option(help="What to write, comma-separated: mask, prob, cutout, overlay.")] = "mask",
-    clean: options.CLEAN = False,
+    clean: CLEAN = False,
     background: Annotated[
         str | None,
         typer.Option(
@@ -28,7 +44,7 @@ def predict(
         str | None, typer.Option("--class", metavar="NAME", help="The class to cut out, where there are several.")
     ] = None,
     covering: options.Covering = options.Covering(),
-    max_pixels: options.MAX_PIXELS = 300_000_000,
+    max_pixels: MAX_PIXELS = 300_000_000,
     device: options.DEVICE = "auto",
     replace: Annotated[
         bool,
@@ -45,7 +61,7 @@ def predict(
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
     found = collect_images(images, out=out, reporter=reporter)
-    predictor = options.load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
+    predictor = _load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     cleaning = Cleaning() if clean else None
     summary = predict_folder(
@@ -61,3 +77,109 @@ def predict(
     typer.echo(done + there + kept + failed)
     if summary.failed:
         raise typer.Exit(1)
+
+
+def submit(
+    context: typer.Context,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run, a model folder, folds, or an exported file.")
+    ] = None,
+    images: Annotated[Path | None, typer.Argument(metavar="DIR", help="The folder of the images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The table to write; compressed if it ends in .gz.")] = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Check this table instead of writing one; needs --against.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The competition's sample: its images, in its order."),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Height and width of the images of a checked table.")
+    ] = "1280x1918",
+    others: options.OTHERS = None,
+    clean: CLEAN = False,
+    covering: options.Covering = options.Covering(),
+    max_pixels: MAX_PIXELS = 300_000_000,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read images; 0 reads in threads; by default one a core.")
+    ] = None,
+    device: options.DEVICE = "auto",
+) -> None:
+    """Write the masks of a folder as the competition's table, or check such a table; run again, it continues."""
+    if check is not None:
+        if needless := sorted(options.given(context) - {"check", "against", "size"}):
+            raise typer.BadParameter(f"--check reads a table and writes none: leave out {', '.join(needless)}")
+        if against is None:
+            raise typer.BadParameter("--check needs the competition's sample; name it with --against")
+        _check(check, against, size)
+        return
+    if run is None or images is None or out is None:
+        raise typer.BadParameter("expected RUN, DIR and --out, or --check FILE --against SAMPLE")
+
+    from carvana.cli.display import make_reporter
+    from carvana.errors import DataError, plural
+    from carvana.inference.inputs import collect_images
+    from carvana.inference.outputs.postprocess import Cleaning
+    from carvana.inference.submission.table import read_names
+    from carvana.inference.submission.write import CHUNK, refuse_existing, write_submission
+
+    reporter = make_reporter()
+    refuse_existing(out)
+    names = None if against is None else read_names(against)
+    found = collect_images([images], reporter=reporter)
+    predictor = _load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
+    done = write_submission(
+        predictor,
+        found,
+        out=out,
+        names=names,
+        cleaning=Cleaning() if clean else None,
+        workers=workers,
+        reporter=reporter,
+    )
+    if done.failed:
+        image, _ = done.failed[0]
+        failed = f"{len(done.failed)} of {plural(done.rows, 'image')}"
+        raise DataError(
+            f"{failed} could not be read, the first: {image}; replace them and run the same command again: "
+            f"what is done is kept, but for the chunks of {CHUNK} images that they are in"
+        )
+    if done.complete:
+        typer.echo(f"{plural(done.rows, 'row')} in {out}, {done.written} of them made now")
+    else:
+        typer.echo(f"{plural(done.written, 'row')} made now; {out} is joined by the process that ends last")
+
+
+def _check(path: Path, against: Path, size: str) -> None:
+    from carvana.cli.display import make_reporter
+    from carvana.errors import DataError, plural, printable
+    from carvana.inference.submission.table import SHOWN, check_submission
+
+    report = check_submission(path, against, size=options.parse_size(size), reporter=make_reporter())
+    if report.ok:
+        typer.echo(f"{path}: {plural(report.rows, 'row')}, no problem")
+        return
+    for line in report.first:
+        typer.echo(printable(line))
+    total = sum(report.counts.values())
+    if total > SHOWN:
+        typer.echo(f"... and {total - SHOWN} more")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.most_common())
+    raise DataError(f"{path}: {plural(total, 'problem')} in {plural(report.rows, 'row')}: {kinds}")
+
+
+def _load_networks(
+    run: Path, others: Sequence[Path] | None, covering: options.Covering, *, reporter: Reporter, **settings: Any
+) -> BasePredictor:
+    """The predictor of one run, or of several; the reporter says where several networks work together."""
+    from carvana.inference.ensemble import Ensemble, load_predictor
+    from carvana.inference.refiner import Refiner
+
+    predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
+    if isinstance(predictor, Ensemble):
+        count, threshold = len(predictor.members), predictor.threshold
+        reporter.info(f"mean of {count} networks, threshold {threshold:.3f} (the mean of their thresholds)")
+    if isinstance(predictor, Refiner):
+        by, threshold = covering.refine_with or run, predictor.threshold
+        reporter.info(f"low-confidence regions are refined by {by}, threshold {threshold:.3f} (that network's)")
+    return predictor

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from carvana.data.check.files import Problem
     from carvana.data.check.report import Report
     from carvana.data.splits import SplitReport
+    from carvana.leaderboard.records import LeaderboardData
 
 LISTED = 10
 """The number of files that are named for each kind of problem; ``--json`` names all."""
+
+_FULL_WIDTH = 170
+"""Characters of a line that are enough for all columns of a leaderboard."""
 
 
 def show(table: RenderableType) -> None:
@@ -39,10 +43,12 @@ def show(table: RenderableType) -> None:
 
 def show_result(table: RenderableType, target: str | None, value: Any) -> None:
     """Print a table, unless stdout is for JSON, and write the same as JSON where ``--json`` asks for it."""
-    if target != "-":
-        show(table)
+    if target == "-":
+        print(json.dumps(value, indent=2, allow_nan=False))
+        return
+    show(table)
     if target is not None:
-        write_json_result(target, value)
+        write_json(target, value)
 
 
 def check_json_target(target: str | None, *, replace: bool = False) -> None:
@@ -53,14 +59,6 @@ def check_json_target(target: str | None, *, replace: bool = False) -> None:
     """
     if target is not None and target != "-":
         check_target(target, option="--json", replace=replace, instead="name another file, or - for stdout")
-
-
-def write_json_result(target: str, value: Any) -> None:
-    """Write JSON to a file, or to stdout where the target is ``-``."""
-    if target == "-":
-        print(json.dumps(value, indent=2, allow_nan=False))
-    else:
-        write_json(target, value)
 
 
 _MOST_CLASSES = 40
@@ -99,6 +97,12 @@ def evaluation_table(
     table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}")
     table.add_row("boundary Dice", f"{evaluation['boundary_dice']:.5f}", "within 7 pixels of the true boundary")
     table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
+    for fold in evaluation.get("folds", ()):
+        counts = f"{plural(fold['images'], 'image')} (groups: {fold['groups']})"
+        table.add_row(fold["run"], f"{fold['dice']:.5f}", f"Dice of {counts}, threshold {fold['threshold']:.3f}")
+    if "folds" in evaluation:
+        mean, deviation = evaluation["folds_dice_mean"], evaluation["folds_dice_std"]
+        table.add_row("mean of folds", f"{mean:.5f}", f"± {deviation:.5f}, the standard deviation")
     return table
 
 
@@ -130,6 +134,35 @@ def _labels_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
     if len(classes) > _MOST_CLASSES:
         table.add_row("", "", f"and {len(classes) - _MOST_CLASSES} more classes: --json")
     return table
+
+
+def leaderboard_table(board: LeaderboardData, *, width: int | None = None) -> RenderableType:
+    """A leaderboard: facts, table, failures, notes and the path of the page.
+
+    Args:
+        board: The leaderboard.
+        width: Characters of a line, by default the terminal's; narrow ones get the brief columns.
+    """
+    from carvana.leaderboard.report.columns import columns
+    from carvana.leaderboard.report.text import facts, notes, remark, remarks
+
+    head = Table.grid(padding=(0, 2))
+    for label, text in facts(board):
+        head.add_row(Text(label, style="dim"), Text(text))
+    shown = columns(board, brief=(width or Console().width) < _FULL_WIDTH)
+    table = make_table()
+    for column in shown:
+        table.add_column(column.heading, justify="right" if column.numeric else "left", no_wrap=column.key != "name")
+    for row in board.ranked:
+        style = "bold green" if row.rank == 1 else "bold" if row.tied_with_best else ""
+        table.add_row(*(Text(column.cell(row)) for column in shown), style=style)
+    others = [Text(f"{row.name}: {remark(row)}", style="red" if row.failed else "dim") for row in remarks(board)]
+    below = [Text(note, style="dim") for note in notes(board)]
+    page = [] if board.path is None else [Text(f"page  {board.path / 'leaderboard.html'}")]
+    parts: list[RenderableType] = [head, table if board.ranked else Text("")]
+    for part in (others, below):
+        parts += [*part, Text("")] if part else []
+    return Group(*parts, *page)
 
 
 def report_tables(report: Report, *, root: Path) -> RenderableType:

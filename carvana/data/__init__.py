@@ -13,8 +13,6 @@ __all__ = ["io", "rle"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "io":
-        return importlib.import_module("carvana.data.io")
-    if name == "rle":  # its name in the last release
-        return importlib.import_module("carvana.data.rle")
+    if name in __all__:  # rle was here in the last release
+        return importlib.import_module(f"carvana.data.{name}")
     raise AttributeError(f"module 'carvana.data' has no attribute {name!r}")

@@ -4,12 +4,16 @@ The files in ``$CARVANA_CACHE/samples`` or ``~/.cache/carvana/samples``::
 
     lock                                            held while packs are written or removed
     files                                           digests of images and masks (digest.py)
-    v2-128x128-coverage-<versions>-<images>.pack    the images of one list at one size (cache_pack.py); for label files
-                                                    the task's digest stands behind coverage
+    v3-128x128-coverage-<versions>-<images>.pack    the images of one list at one size; of label files the digest of the
+                                                    task's values stands behind coverage
 
-The same image in other places, or linked a hundred times, is kept once. The name holds the versions of the libraries
-that decode and resize: after an upgrade the pixels might differ by a bit, and training with the cache must be the same
-as without it.
+A pack has a checksum for each image (0: not written yet), and behind these the images in equal records, sorted by the
+digests of their contents. A record counts only if its checksum is right, so a pack checks itself: a killed process
+loses the record that it was writing and nothing else, and two writers write the same bytes.
+
+The name of a pack holds the digest of these digests: the same image in other places, or linked a hundred times, is kept
+once. It also holds the versions of the libraries that decode and resize: after an upgrade the pixels might differ by a
+bit, and training with the cache must be the same as without it.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import mmap
 import os
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,45 +39,37 @@ import PIL
 import simplejpeg
 from numpy.typing import NDArray
 
-from carvana.data.cache_pack import (
-    FORMAT,
-    SUFFIX,
-    DamagedPackError,
-    Pack,
-    Shapes,
-    UInt8,
-    create_pack,
-    pack_bytes,
-    record_bytes,
-    write_record,
-)
 from carvana.data.digest import DigestIndex, cache_home, identify
-from carvana.data.io.images import read_image, resize_image
 from carvana.data.samples import Sample
-from carvana.data.target import packed_shape, read_target
+from carvana.data.target import packed_shape, read_shrunken
 from carvana.errors import DataError
 from carvana.task import Task
-from carvana.utils.files import bytes_digest, digest, is_leftover, lock
+from carvana.utils.files import atomic_path, bytes_digest, digest, is_leftover, lock
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
 
+UInt8 = NDArray[np.uint8]
+Size = tuple[int, int]
 Target = Literal["coverage", "nearest"]
+
+FORMAT = 3
+"""To be raised when the same files give other pixels, or when the layout of packs changes."""
+
+SUFFIX = ".pack"
 
 DISK_SHARE = 0.5
 """The largest share of the disk's free space that the cache may take."""
 
-_MOST_COPIED = 8
-"""Packs from which records are copied, each an open file."""
-
+_SUM = np.dtype("<u4")
 _SOUND, _LOST = 1, 2  # the state of a record; 0: not read yet
 
 
 class SampleCache:
     """The cached images of a list of samples, found by their index; made by :func:`build_caches`.
 
-    It may be shared by forked processes and sent to others, which open the pack anew. The first reading of each record
-    checks its checksum. If a record is damaged, or the pack is gone, its image is read from its files from then on, a
-    warning names the pack, and the next run writes the record again.
+    It may be shared by forked processes and sent to others, which open the pack anew. In each process the first reading
+    of a record checks its checksum. If a record is damaged, or the pack is gone, its image is read from its files from
+    then on, a warning names the pack, and the next run writes the record again.
 
     Args:
         pack: An open pack; None if nothing is cached.
@@ -81,17 +79,15 @@ class SampleCache:
         task: The task.
     """
 
-    def __init__(
-        self, pack: Pack | None, places: NDArray[np.int32], *, size: tuple[int, int], target: Target, task: Task
-    ) -> None:
+    def __init__(self, pack: Pack | None, places: NDArray[np.int32], *, size: Size, target: Target, task: Task) -> None:
         self.size = size
         self.target = target
         self.task = task
+        self._shape = packed_shape(size, task)
         self._pack = pack
-        self._path = Path() if pack is None else pack.path
+        self._path, self._count = (Path(), 0) if pack is None else (pack.path, len(pack.sums))
         self._places = places
-        self._shapes = _shapes(size, task)
-        self._known = _shared(len(places))
+        self._known = np.zeros(len(places), np.uint8)
         self._reported = False
 
     def __len__(self) -> int:
@@ -109,22 +105,19 @@ class SampleCache:
             return None
         try:
             if self._pack is None:
-                self._pack = Pack(self._path, self._shapes)
+                self._pack = Pack(self._path, self._count, record_bytes(self.size, self.task))
             if self._known[index] != _SOUND and not self._pack.is_sound(place):
                 raise DamagedPackError
             self._known[index] = _SOUND
         except (DamagedPackError, OSError) as error:
             self._lose(index, error)
             return None
-        images, coverages = self._pack.arrays
-        return images[place], coverages[place]
+        record, (height, width) = self._pack.records[place], self.size
+        image, target = np.split(record, [3 * height * width])
+        return image.reshape(height, width, 3), target.reshape(self._shape)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_pack": None, "_known": None}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._known = _shared(len(self))
+        return {**self.__dict__, "_pack": None}
 
     def _lose(self, index: int, error: Exception) -> None:
         """Read an image from its files from now on, warn once, and let the next run write a damaged record again."""
@@ -139,7 +132,7 @@ class SampleCache:
 
 def build_caches(
     parts: Sequence[Sequence[Sample]],
-    size: tuple[int, int],
+    size: Size,
     *,
     target: Target = "coverage",
     task: Task | None = None,
@@ -150,9 +143,9 @@ def build_caches(
 ) -> list[SampleCache]:
     """Cache the images that are not cached yet, and open the cache for each of several lists of samples.
 
-    The cached bytes are those that :func:`read_shrunken` gives. Several processes may call this at once: one decodes,
-    the others wait and find it done. Killed or interrupted, all finished images stay. Where the folder cannot be
-    written to or the disk is full, a warning is given and what is not cached is read from its files.
+    The cached bytes are those of :func:`carvana.data.target.read_shrunken`. Several processes may call this at once:
+    one decodes, the others wait and find it done. Killed or interrupted, all finished images stay. Where the folder
+    cannot be written to or the disk is full, a warning is given and what is not cached is read from its files.
 
     Args:
         parts: Lists of samples, for instance those to train on and those to validate on.
@@ -174,7 +167,6 @@ def build_caches(
 
     Example:
         >>> [cache] = build_caches([samples], (128, 128))  # doctest: +SKIP
-        >>> data = carvana.SegmentationDataset(samples, size=(128, 128), cache=cache)  # doctest: +SKIP
     """
     size, task = (int(size[0]), int(size[1])), task or Task.binary()
     samples = list(itertools.chain(*parts))
@@ -184,61 +176,100 @@ def build_caches(
         builder = _Builder(samples, size, target, task, home, reporter or default_reporter())
         pack = builder.build(int(limit_gb * 10**9), workers)
         if pack is not None:
-            places = pack.find(builder.keys)
+            places = np.where(pack.sums[builder.places] != 0, builder.places, -1)
     ends = np.cumsum([len(part) for part in parts])
     return [SampleCache(pack, part, size=size, target=target, task=task) for part in np.split(places, ends[:-1])]
 
 
-def read_shrunken(
-    sample: Sample, size: tuple[int, int], *, target: str, task: Task | None = None
-) -> tuple[UInt8, UInt8]:
-    """The image, uint8 (h, w, 3), and its target, uint8, from their files: see :mod:`carvana.data.target`.
+class DamagedPackError(Exception):
+    """A pack is cut, or not what was written."""
+
+
+class Pack:
+    """A pack that is open for reading: its records are mapped, not read.
 
     Args:
-        sample: A labelled image.
-        size: (height, width).
-        target: "coverage" or "nearest", as :func:`carvana.data.io.masks.shrink_mask` takes it.
-        task: What its mask, or label file, is; None for a mask of one object.
+        path: The file; another process may remove it, and what is mapped stays readable.
+        count: The number of its images.
+        each: Bytes of a record.
+
+    Attributes:
+        sums: uint32 (n,), the checksum of each record, 0 where it is not written yet.
+        records: uint8 (m, bytes of a record), m <= n, read-only: the file may end before records that are not written.
+            A record is an image and its target.
 
     Raises:
-        DataError: there is no mask, or a file cannot be used.
+        DamagedPackError: it is cut or damaged.
+        OSError: it is gone, or cannot be read.
     """
-    image = resize_image(read_image(sample.image, at_least=size), size)
-    return image, read_target(sample, size, task=task or Task.binary(), target=target)
+
+    def __init__(self, path: Path, count: int, each: int) -> None:
+        self.path = path
+        start = count * _SUM.itemsize
+        with open(path, "rb") as file:
+            sums = file.read(start)
+            # After the checksums: another process may be adding records, each before its checksum.
+            length = os.fstat(file.fileno()).st_size
+            if len(sums) < start:
+                raise DamagedPackError
+            mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+        held = min(count, (length - start) // each)
+        self.sums = np.frombuffer(sums, _SUM)
+        self.records: UInt8 = np.ndarray((held, each), np.uint8, mapped, start)
+        if self.sums[held:].any():
+            raise DamagedPackError
+
+    def is_sound(self, place: int) -> bool:
+        """Whether a record holds the bytes that were written."""
+        return place < len(self.records) and _checksum(self.records[place]) == self.sums[place]
+
+    def forget(self, place: int) -> None:
+        """Mark a record as not written, if that is allowed."""
+        with suppress(OSError), open(self.path, "r+b") as file:
+            _write_sum(file, place, 0)
+
+
+def record_bytes(size: Size, task: Task) -> int:
+    """Bytes of a record.
+
+    >>> record_bytes((128, 128), Task.binary())
+    65536
+    """
+    return 3 * size[0] * size[1] + math.prod(packed_shape(size, task))
 
 
 class _Builder:
     """Fills the pack of one list of images at one size."""
 
     def __init__(
-        self, samples: Sequence[Sample], size: tuple[int, int], target: Target, task: Task, folder: Path,
-        reporter: Reporter,
-    ) -> None:  # fmt: skip
+        self, samples: Sequence[Sample], size: Size, target: Target, task: Task, folder: Path, reporter: Reporter
+    ) -> None:
         self.samples = samples
         self.size = size
         self.target = target
         self.task = task
+        self.each = record_bytes(size, task)
         self.folder = folder
         self.reporter = reporter
-        self.shapes = _shapes(size, task)
         self.index = DigestIndex(folder / "files")
-        self.keys, self.files = self.index.keys(samples, reporter=reporter)
-        contents, first = np.unique(self.keys, return_index=True)
-        readable = contents != b""
-        self.contents, self.first = contents[readable], first[readable]  # the keys in the pack, and samples with them
+        keys, self.files = self.index.keys(samples, reporter=reporter)
+        contents, first, places = np.unique(keys, return_index=True, return_inverse=True)
+        unreadable = int((contents == b"").sum())  # 1 or 0; the empty key comes first
+        self.first = first[unreadable:]  # of each place in the pack, the first sample with its content
+        self.places = (places - unreadable).astype(np.int32)  # of each sample; -1 where it cannot be read
         versions = digest(cv2.__version__, simplejpeg.__version__, PIL.__version__)[:8]
+        images = bytes_digest(contents[unreadable:].tobytes())[:16]
         # Names and colours of classes change no target.
-        values = "" if task.reads_masks else f"-{digest([task.kind, [c.value for c in task.classes], task.ignore])[:8]}"
-        self.kind = f"v{FORMAT}-{size[0]}x{size[1]}-{target}{values}-{versions}"
-        self.path = folder / f"{self.kind}-{bytes_digest(self.contents.tobytes())[:16]}{SUFFIX}"
+        values = "" if task.reads_masks else f"-{digest(task.kind, [c.value for c in task.classes], task.ignore)[:8]}"
+        self.path = folder / f"v{FORMAT}-{size[0]}x{size[1]}-{target}{values}-{versions}-{images}{SUFFIX}"
 
     def build(self, limit: int, workers: int | None) -> Pack | None:
         """Bring the pack up to date, and open it; None if nothing is cached."""
-        if not len(self.contents):
+        if not len(self.first):
             return None
         try:
             held = sum(stat.st_size for stat in _files(self.folder).values())
-            if self.index.changed or len(self._missing(self._open())) or held > limit:
+            if self.index.changed or len(self._missing()) or held > limit:
                 with lock(self.folder / "lock"):
                     self._fill(limit, workers)
         except OSError as error:
@@ -253,50 +284,32 @@ class _Builder:
     def _fill(self, limit: int, workers: int | None) -> None:
         if self.index.changed:
             self.index.save()
-        # Mapped before some are removed, since they stay readable; Windows would not remove what is mapped.
-        packs = [] if sys.platform == "win32" else self._packs_with(self.contents)
-        count, each = len(self.contents), record_bytes(self.shapes)
-        full = pack_bytes(count, self.shapes)
+        count, full = len(self.first), len(self.first) * (_SUM.itemsize + self.each)
         room = _make_space(self.folder, full, limit=limit, own=self.path)
-        if packs and DISK_SHARE * shutil.disk_usage(self.folder).free < full:
-            packs = []  # on a disk that is nearly full, removed packs take room until they are closed
-            room = _make_space(self.folder, full, limit=limit, own=self.path)
-        left_out = min(count, max(0, -(-(full - room) // each)))
+        left_out = min(count, max(0, -(-(full - room) // self.each)))
         if left_out:
             self.reporter.info(
                 f"{left_out} images do not fit into the cache (data.cache_gb = {limit / 1e9:g}, and half of the disk's "
                 f"free space, in {self.folder}); they are read from their files in every epoch"
             )
-        missing = self._missing(self._open())
+        missing = self._missing()
         missing = missing[missing < count - left_out]
         if not len(missing):
             return
         if not self.path.exists():
-            create_pack(self.path, self.contents, self.shapes)
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(bytes(count * _SUM.itemsize))
         with open(self.path, "r+b") as file:
-            for pack in packs:
-                missing = self._copy(pack, missing, file)
-            if len(missing):
-                self._decode(missing, file, workers)
-
-    def _copy(self, pack: Pack, missing: NDArray[np.intp], file: IO[bytes]) -> NDArray[np.intp]:
-        """Take what another pack has, as that of a list with one image less; returns what is still missing."""
-        left = []
-        for place, there in zip(missing.tolist(), pack.find(self.contents[missing]).tolist(), strict=True):
-            if there >= 0 and pack.is_sound(there):
-                write_record(file, self.contents, place, pack.records[there])
-            else:
-                left.append(place)
-        return np.array(left, np.intp)
+            self._decode(missing, file, workers)
 
     def _decode(self, missing: NDArray[np.intp], file: IO[bytes], workers: int | None) -> None:
         began = time.perf_counter()
         missing = missing[np.argsort(self.first[missing])]  # in the order of the files
         records = threaded(self._read, missing.tolist(), workers=workers, ahead=4, bytes_of=len)
-        written = map(functools.partial(write_record, file, self.contents), missing.tolist(), records)
+        written = map(functools.partial(_write_record, file, len(self.first)), missing.tolist(), records)
         for _ in track(written, self.reporter, "caching", len(missing)):
             pass
-        seconds, megabytes = time.perf_counter() - began, len(missing) * record_bytes(self.shapes) / 1e6
+        seconds, megabytes = time.perf_counter() - began, len(missing) * self.each / 1e6
         height, width = self.size
         self.reporter.info(
             f"cached {len(missing)} images at {height}x{width} in {seconds:.1f} s ({megabytes:.0f} MB in {self.folder})"
@@ -310,41 +323,46 @@ class _Builder:
             raise DataError(f"{sample.image}: it or its mask was changed while it was read; start again")
         return np.concatenate([array.reshape(-1) for array in arrays])
 
-    def _missing(self, pack: Pack | None) -> NDArray[np.intp]:
+    def _missing(self) -> NDArray[np.intp]:
         """The places of the images that the pack does not have."""
-        return np.flatnonzero(pack.find(self.contents) < 0) if pack is not None else np.arange(len(self.contents))
+        pack = self._open()
+        return np.arange(len(self.first)) if pack is None else np.flatnonzero(pack.sums == 0)
 
     def _open(self) -> Pack | None:
         try:
-            pack = Pack(self.path, self.shapes)
-            if np.array_equal(pack.keys, self.contents):
-                return pack
-        except DamagedPackError:
-            pass
+            return Pack(self.path, len(self.first), self.each)
         except OSError:
             return None  # there is none, or it belongs to another user
-        self.reporter.warn(f"{self.path}: damaged and removed; its images are read from their files again")
+        except DamagedPackError:
+            self.reporter.warn(f"{self.path}: damaged and removed; its images are read from their files again")
         with suppress(OSError):
             self.path.unlink()
         return None
 
-    def _packs_with(self, keys: NDArray[np.bytes_]) -> list[Pack]:
-        """The newest packs of this kind that hold any of the keys, a few at the most."""
-        found: list[Pack] = []
-        others = {path: stat for path, stat in _files(self.folder).items() if path.name.startswith(f"{self.kind}-")}
-        for path in sorted(others, key=lambda path: -others[path].st_mtime_ns):
-            with suppress(DamagedPackError, OSError):
-                pack = Pack(path, self.shapes)
-                if (pack.find(keys) >= 0).any():
-                    found.append(pack)
-            if len(found) == _MOST_COPIED:
-                break
-        return found
+
+def _write_record(file: IO[bytes], count: int, place: int, record: UInt8) -> None:
+    """Write a record, and then its checksum, into a pack of ``count`` images that is open for writing.
+
+    Not through a map: on a full disk that would end the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    file.seek(count * _SUM.itemsize + place * len(record))
+    file.write(record.data)
+    _write_sum(file, place, _checksum(record))
+    sys.audit("carvana.write", "appended", str(file.name), str(file.name))
 
 
-def _shapes(size: tuple[int, int], task: Task) -> Shapes:
-    """The arrays of a record: the image and its target."""
-    return (*size, 3), packed_shape(size, task)
+def _write_sum(file: IO[bytes], place: int, value: int) -> None:
+    file.seek(place * _SUM.itemsize)
+    file.write(value.to_bytes(_SUM.itemsize, "little"))
+    file.flush()
+
+
+def _checksum(record: UInt8) -> int:
+    """Never 0, which means: not written yet."""
+    return zlib.crc32(record.data) or 1
 
 
 def _make_space(folder: Path, wanted: int, *, limit: int, own: Path) -> int:
@@ -389,8 +407,3 @@ def _files(folder: Path) -> dict[Path, os.stat_result]:
             with suppress(OSError):
                 found[Path(place, name)] = Path(place, name).stat()
     return found
-
-
-def _shared(length: int) -> UInt8:
-    """Zeros in memory that forked processes share, so that a record is checked once for all of them."""
-    return np.frombuffer(mmap.mmap(-1, max(1, length)), np.uint8, length)

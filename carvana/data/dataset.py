@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
-from carvana.data.cache import SampleCache, read_shrunken
+from carvana.data.cache import SampleCache
 from carvana.data.io.images import read_image
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
-from carvana.data.target import augmented, pack_labels, packed_shape, read_labels, to_tensor, unpack
+from carvana.data.target import augmented, pack_labels, packed_shape, read_labels, read_shrunken, to_tensor, unpack
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
 
@@ -117,10 +117,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
             >>> data[3, 0][0].shape, data[4, 0][0].shape  # doctest: +SKIP
             (torch.Size([3, 256, 384]), torch.Size([3, 512, 768]))
         """
-        same = len(start) == len(self) and all(
-            one.image == other.image for one, other in zip(start.samples, self.samples, strict=True)
-        )
-        if not same:
+        if [sample.image for sample in start.samples] != [sample.image for sample in self.samples]:
             raise ConfigError(
                 f"start: its {len(start)} images are not the {len(self)} of data; expected the same ones, in order"
             )

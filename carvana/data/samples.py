@@ -1,4 +1,4 @@
-"""Finds the images of a data folder with their masks and groups."""
+"""Finds the images of a data folder with their masks and groups, and reads them at a training size."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import Any
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.layouts import (
+    EXPECTED,
     Folders,
+    MaskNames,
     find_layout,
     group_and_view,
     group_pattern,
     nested_names,
     require_images,
+    stem_of,
     warn_of_others,
 )
-from carvana.data.mask_names import EXPECTED, MaskNames, stem_of
 from carvana.errors import DataError
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
@@ -132,12 +134,10 @@ def find_samples(
         >>> find_samples("images")  # doctest: +SKIP
         [Sample(image=PosixPath('images/train/00087a6bd4dc_01.jpg'), ...]
     """
-    rule = MaskNames(mask_suffix)
-    layout, found = find_layout(expanded(root), images, masks, rule)
-    pattern = group_pattern(group)
-    if not isinstance(found, Folders):
-        return listed(found, layout, expanded(root), pattern)
-    names = pair_names(found, rule)
+    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    if isinstance(names, list):
+        return names
+    found = names.folders
     if names.same_stem:
         stem, one, other = names.same_stem[0]
         raise DataError(
@@ -155,7 +155,7 @@ def find_samples(
             f"(the first: {missing[0]}; expected {expected}{alone}); add them or move the images away, or name "
             "another ending of masks with data.mask_suffix"
         )
-    return [names.sample(stem, image, *group_and_view(stem, pattern)) for stem, image in names.images.items()]
+    return [names.sample(stem, *group_and_view(stem, names.pattern)) for stem in names.images]
 
 
 @dataclass
@@ -164,6 +164,8 @@ class PairedNames:
 
     Attributes:
         folders: Their folders.
+        rule: How the names of masks are made.
+        pattern: What finds the group and the view in a stem; None for Carvana's own names.
         images: The name of each image, by its stem, sorted.
         masks: The names of each image's masks, by its stem.
         alone: The names of masks without an image.
@@ -171,25 +173,41 @@ class PairedNames:
     """
 
     folders: Folders
+    rule: MaskNames
+    pattern: re.Pattern[str] | None
     images: dict[str, str] = field(default_factory=dict)
     masks: dict[str, list[str]] = field(default_factory=dict)
     alone: list[str] = field(default_factory=list)
     same_stem: list[tuple[str, Path, Path]] = field(default_factory=list)
 
-    def sample(self, stem: str, image: str, group: str, view: str) -> Sample:
+    def sample(self, stem: str, group: str, view: str) -> Sample:
         """The sample of an image, with its masks or without."""
+        image = self.images[stem]
         paths = tuple(self.folders.masks / name for name in self.masks.get(stem, ()))
         mask = paths if len(paths) > 1 else paths[0] if paths else None
         return Sample(self.folders.images / image, mask, group, view, image.count("/"))
 
 
-def pair_names(folders: Folders, rule: MaskNames) -> PairedNames:
-    """Find each image's masks by their names.
+def find_names(
+    root: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    group: str | None = None,
+    mask_suffix: str | None = None,
+) -> list[Sample] | PairedNames:
+    """What a layout lists, or else the images of two folders, and each one's masks by their names.
 
     Raises:
-        DataError: a folder cannot be read, or holds no image.
+        DataError: there is no such folder, a folder cannot be read or holds no image, or :func:`listed` fails.
+        ConfigError: ``group`` is not a regular expression.
     """
-    found = PairedNames(folders)
+    rule = MaskNames(mask_suffix)
+    layout, folders = find_layout(expanded(root), images, masks, rule)
+    pattern = group_pattern(group)
+    if not isinstance(folders, Folders):
+        return listed(folders, layout, expanded(root), pattern)
+    found = PairedNames(folders, rule, pattern)
     mask_names = sorted(nested_names(folders.masks, MASK_SUFFIXES))
     if folders.images == folders.masks:
         owners = rule.beside(mask_names)
@@ -207,10 +225,10 @@ def pair_names(folders: Folders, rule: MaskNames) -> PairedNames:
             found.masks.setdefault(stem, []).append(mask)
         elif rule.suffix is None or rule.is_named_like_a_mask(mask):
             found.alone.append(mask)
-    for stem, masks in found.masks.items():
-        if len(masks) > 1:
+    for stem, several in found.masks.items():
+        if len(several) > 1:
             by_number: dict[str, str] = {}
-            for mask in masks:
+            for mask in several:
                 other = by_number.setdefault(rule.owner(mask, found.images)[1], mask)
                 if other is not mask:
                     found.same_stem.append((stem, folders.masks / other, folders.masks / mask))
@@ -254,4 +272,4 @@ def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
     first = samples[0]
     if not first.depth:
         beside = any(mask.parent == first.image.parent for mask in first.masks)
-        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else None)
+        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else SUFFIXES)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
-from carvana.data.io.masks import read_share
+from carvana.data.io.masks import read_mask, share_of
 from carvana.data.samples import Sample, find_samples, mask_of
 from carvana.data.target import pixel_counts, read_labels
 from carvana.errors import ConfigError, DataError
@@ -276,19 +276,18 @@ def tell_of_leak(split: Split, reporter: Reporter) -> None:
         )
 
 
-def describe_split(split: Split, *, workers: int | None = None, reporter: Reporter | None = None) -> SplitReport:
+def describe_split(split: Split, *, reporter: Reporter | None = None) -> SplitReport:
     """Read all masks of a split and compare its sides.
 
     Args:
         split: what to describe.
-        workers: threads that read; None for one per core.
         reporter: where progress goes.
 
     Raises:
         DataError: a mask cannot be read.
     """
     samples = split.train + split.val
-    found = threaded(lambda sample: _mean_share([sample]), samples, workers=workers)
+    found = threaded(lambda sample: _mean_share([sample]), samples)
     shares = np.fromiter(track(found, reporter or default_reporter(), "reading masks", len(samples)), np.float64)
     train, val = _side(split.train, shares[: len(split.train)]), _side(split.val, shares[len(split.train) :])
     return SplitReport(train, val, tuple(sorted(split.shared_groups())))
@@ -331,7 +330,7 @@ def _mean_share(samples: Sequence[Sample], task: Task | None = None) -> float:
     step = max(1, len(samples) // MASKS_A_GROUP)
     some = [sample for sample in samples[::step] if sample.mask is not None]
     if task is None or task.reads_masks:
-        shares = [read_share(mask_of(sample)) for sample in some]
+        shares = [share_of(read_mask(mask_of(sample))) for sample in some]
     else:
         shares = [float((read_labels(sample, task) == 1).mean()) for sample in some]
     return float(np.mean(shares)) if shares else 0.0

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from carvana.data.augment import Augment, apply
 from carvana.data.io.convert import UInt8
-from carvana.data.io.images import MAX_PIXELS
+from carvana.data.io.images import MAX_PIXELS, read_image, resize_image
 from carvana.data.io.labels import Labels, read_values
-from carvana.data.io.masks import read_coverage, read_mask, shrink_mask
+from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
 from carvana.task import Task
@@ -89,6 +89,24 @@ def dense(found: Shares) -> tuple[NDArray[np.float32], Labels]:
     return planes, present
 
 
+def read_shrunken(
+    sample: Sample, size: tuple[int, int], *, target: str = "coverage", task: Task | None = None
+) -> tuple[UInt8, UInt8]:
+    """The image, uint8 (h, w, 3), and its target, uint8, at a training size, from their files.
+
+    Args:
+        sample: A labelled image.
+        size: (height, width).
+        target: "coverage" or "nearest", as :func:`carvana.data.io.masks.shrink_mask` takes it.
+        task: What its mask, or label file, is; None for a mask of one object.
+
+    Raises:
+        DataError: there is no mask, or a file cannot be used.
+    """
+    image = resize_image(read_image(sample.image, at_least=size), size)
+    return image, read_target(sample, size, task=task or Task.binary(), target=target)
+
+
 def read_target(sample: Sample, size: tuple[int, int], *, task: Task, target: str = "coverage") -> UInt8:
     """The target of a sample at a training size, from its file: see :func:`packed_shape`.
 
@@ -96,7 +114,7 @@ def read_target(sample: Sample, size: tuple[int, int], *, task: Task, target: st
         DataError: there is no mask, or a file cannot be used.
     """
     if task.reads_masks:
-        return read_coverage(mask_of(sample), size, target=target)
+        return shrink_mask(read_mask(mask_of(sample)), size, target=target)
     return pack_labels(read_labels(sample, task), size, task=task, target=target)
 
 

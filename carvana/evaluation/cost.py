@@ -24,9 +24,6 @@ from carvana.inference.tiling import Engine
 from carvana.utils.devices import PeakMemory, describe
 from carvana.utils.progress import SilentReporter
 
-FULL = (1280, 1918)
-"""(height, width) of the competition's images."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -79,7 +76,7 @@ def count_gflops(model: nn.Module | Engine, size: tuple[int, int]) -> float | No
     Returns:
         None for an exported file, and for a network whose operations cannot be counted without their values.
 
-    >>> from carvana.models.create import create_model
+    >>> from carvana.models.segmenter import create_model
     >>> round(count_gflops(create_model("unet-ref"), (128, 128)), 1)
     32.7
     """

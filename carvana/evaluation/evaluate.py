@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import os
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from carvana.evaluation.statistics import bootstrap_interval
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.inputs import refuse_equal_stems
-from carvana.inference.pipeline import P, overlapped
-from carvana.inference.prediction import Prediction, Want, threshold_index
+from carvana.inference.pipeline import overlapped
+from carvana.inference.prediction import Prediction, PreprocessedImage, Want, threshold_index
 from carvana.metrics import label_confusion
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, old_fields, renamed
-from carvana.utils.files import scratch_folder
+from carvana.utils.files import digest, scratch_folder
 from carvana.utils.progress import Reporter, default_reporter, track
 
 _Labelled = tuple[Sample, Labels]
@@ -121,7 +121,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: BasePredictor[Any],
+    predictor: BasePredictor,
     samples: Sequence[Sample],
     *,
     masks_dir: str | os.PathLike[str] | None = None,
@@ -162,7 +162,7 @@ __getattr__ = renamed(__name__, PhotoScore="ImageScore")
 
 
 def evaluate_parts(
-    parts: Iterable[tuple[BasePredictor[Any], Sequence[Sample]]],
+    parts: Iterable[tuple[BasePredictor, Sequence[Sample]]],
     samples: Sequence[Sample],
     *,
     masks_dir: str | os.PathLike[str] | None = None,
@@ -187,14 +187,14 @@ def evaluate_parts(
         return _evaluate_labels(parts, samples, task, masks_dir=masks_dir, workers=workers, reporter=reporter)
     counts: list[ImageCounts] = []
     as_predicted: list[float] = []
-    with Spool.opened(masks_dir, samples) as spool:
+    with _mask_folder(masks_dir, samples) as folder, _spool(folder) as spool:
         for predictor, part in parts:
             found = _count(predictor, part, spool, workers, reporter)
             as_predicted += [float(image.whole.dice[threshold_index(predictor.threshold)]) for image in found]
             counts += found
         threshold = best_threshold(counts)
-        if spool is not None:
-            spool.write_masks(samples, threshold, workers, reporter)
+        if spool is not None and folder is not None:
+            _write_masks(spool, folder, samples, threshold, workers, reporter)
     seconds = time.perf_counter() - started
     groups = [sample.group for sample in samples]
     chosen = cross_fitted_thresholds(counts, groups)
@@ -215,7 +215,7 @@ def evaluate_parts(
 
 
 def _evaluate_labels(
-    parts: Iterable[tuple[BasePredictor[Any], Sequence[Sample]]],
+    parts: Iterable[tuple[BasePredictor, Sequence[Sample]]],
     samples: Sequence[Sample],
     task: Task,
     *,
@@ -243,11 +243,11 @@ def _evaluate_labels(
 
 
 def _predicted(
-    predictor: BasePredictor[Any], samples: Sequence[Sample], want: Want, workers: int | None
+    predictor: BasePredictor, samples: Sequence[Sample], want: Want, workers: int | None
 ) -> Iterator[tuple[_Labelled, Prediction | None]]:
     """The prediction of each image, with its true labels."""
     read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
-    return run_batches(predictor, read, want=want, name=lambda labelled: labelled[0].image)
+    return run_batches(predictor, read, want=want)
 
 
 def _pooled(name: str, counts: Sequence[ImageCounts], thresholds: Sequence[float]) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def _pooled(name: str, counts: Sequence[ImageCounts], thresholds: Sequence[float
 
 
 def _count(
-    predictor: BasePredictor[Any], samples: Sequence[Sample], spool: Spool | None, workers: int | None, to: Reporter
+    predictor: BasePredictor, samples: Sequence[Sample], spool: Path | None, workers: int | None, to: Reporter
 ) -> list[ImageCounts]:
     """Predict images and compare them with their true masks, at all thresholds at once."""
 
@@ -270,10 +270,11 @@ def _count(
         assert prediction is not None
         graded = prediction.levels
         if spool is not None:
-            spool.put(sample, graded)
+            with gzip.open(_waiting(spool, sample), "wb", compresslevel=1) as file:
+                np.save(file, graded)
         if not predictor.task.ignore:
             return threshold_counts(graded, true)
-        return threshold_counts(graded, true == 1, valid=(true != predictor.task.void).view(np.uint8))
+        return threshold_counts(graded, true == 1, valid=true != predictor.task.void)
 
     predicted = _predicted(predictor, samples, "levels", workers)
     return list(track(overlapped(finish, predicted, workers=workers), to, "evaluating", len(samples)))
@@ -284,56 +285,13 @@ def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
     return Path(folder) / f"{sample.stem}_mask.png"
 
 
-class Spool:
-    """Predictions on disk, to be written as masks once the threshold is known.
-
-    They are stored in 8 bits a pixel, compressed, which keeps the mask of every threshold of the grid exact. So memory
-    does not grow with the number of images.
-    """
-
-    def __init__(self, masks_dir: Path, scratch: Path) -> None:
-        self._masks_dir = masks_dir
-        self._scratch = scratch
-
-    @classmethod
-    @contextmanager
-    def opened(cls, masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Spool | None]:
-        """Open a spool for a ``with`` block; None if ``masks_dir`` is None.
-
-        Raises:
-            DataError: two images would write the same mask, or the folder cannot be written to.
-        """
-        with _mask_folder(masks_dir, samples) as folder, ExitStack() as stack:
-            yield None if folder is None else cls(folder, stack.enter_context(scratch_folder(folder)))
-
-    def put(self, sample: Sample, graded: NDArray[np.uint8]) -> None:
-        """Store one image's levels (H, W): see :attr:`Prediction.levels`. May be called from any thread."""
-        shape = np.array(graded.shape, np.int64).tobytes()
-        self._path(sample).write_bytes(shape + zlib.compress(np.ascontiguousarray(graded).data, 1))
-
-    def write_masks(self, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter) -> None:
-        """Write all masks at a threshold of the grid."""
-        least = threshold_index(threshold) + 1  # the lowest level above the threshold
-
-        def write(sample: Sample) -> None:
-            data = self._path(sample).read_bytes()
-            shape = np.frombuffer(data[:16], np.int64)
-            graded = np.frombuffer(zlib.decompress(data[16:]), np.uint8).reshape(shape)
-            write_mask(mask_path(self._masks_dir, sample), graded >= least)
-
-        for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
-            pass
-
-    def _path(self, sample: Sample) -> Path:
-        path = self._scratch / sample.stem
-        if sample.depth:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-
 @contextmanager
 def _mask_folder(masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sample]) -> Iterator[Path | None]:
-    """The folder of masks for a ``with`` block, whose errors name it; None if ``masks_dir`` is None."""
+    """The folder of masks for a ``with`` block, whose errors name it; None if ``masks_dir`` is None.
+
+    Raises:
+        DataError: two images would write the same mask, or the folder cannot be written to.
+    """
     if masks_dir is None:
         yield None
         return
@@ -346,7 +304,37 @@ def _mask_folder(masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sam
         raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
 
 
-def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
+@contextmanager
+def _spool(masks_dir: Path | None) -> Iterator[Path | None]:
+    """A folder for the levels of all images until the threshold of their masks is known; None if none are wanted.
+
+    Levels keep the mask of every threshold of the grid exact, and on disk they let memory not grow with the images.
+    """
+    if masks_dir is None:
+        yield None
+        return
+    with scratch_folder(masks_dir) as folder:
+        yield folder
+
+
+def _waiting(spool: Path, sample: Sample) -> Path:
+    return spool / f"{digest(sample.stem)}.npy.gz"
+
+
+def _write_masks(
+    spool: Path, masks_dir: Path, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter
+) -> None:
+    least = threshold_index(threshold) + 1  # the lowest level above the threshold
+
+    def write(sample: Sample) -> None:
+        with gzip.open(_waiting(spool, sample)) as file:
+            write_mask(mask_path(masks_dir, sample), np.load(file) >= least)
+
+    for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
+        pass
+
+
+def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, PreprocessedImage]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
     image, mask = predictor.read(sample.image), read_labels(sample, predictor.task, max_pixels=predictor.max_pixels)
@@ -356,7 +344,7 @@ def _read(predictor: BasePredictor[P], sample: Sample) -> tuple[_Labelled, P]:
             f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.image} has "
             f"{width} x {height}; a mask must have its image's size"
         )
-    return (sample, mask), predictor.prepare(image)
+    return (sample, mask), predictor.prepare(image, name=sample.image)
 
 
 def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:

@@ -125,18 +125,12 @@ def class_bars(evaluation: LabelEvaluation, path: str | os.PathLike[str]) -> Non
     _save(figure, path)
 
 
-def contact_sheet(
-    images: Sequence[Image],
-    titles: Sequence[str] = (),
-    *,
-    path: str | os.PathLike[str],
-    title: str = "",
-) -> None:
+def contact_sheet(images: Sequence[Image], titles: Sequence[str], *, path: str | os.PathLike[str], title: str) -> None:
     """Put images side by side on one sheet, with a line above each.
 
     Args:
-        images: uint8 (H, W, 3) RGB or (H, W) grey, of any sizes.
-        titles: one line for each image, or none at all.
+        images: uint8 (H, W, 3), RGB, of any sizes.
+        titles: one line for each image.
         path: the PNG to write.
         title: a line above all.
 
@@ -150,18 +144,16 @@ def contact_sheet(
     columns = count if count <= 4 else 3 if count in (5, 6, 9) else 4
     rows = math.ceil(count / columns)
     cell_height, cell_width = (max(thumbnail.shape[axis] for thumbnail in thumbnails) for axis in (0, 1))
-    gap, line, head = 12, 26 if titles else 0, 40 if title else 0
+    gap, line, head = 12, 26, 40
     width = columns * (cell_width + gap) + gap
     height = rows * (cell_height + line + gap) + gap + head
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    if title:
-        figure.text(gap / width, 1 - head / 2 / height, title, size=13, weight="bold", va="center")
-    for index, thumbnail in enumerate(thumbnails):
+    figure.text(gap / width, 1 - head / 2 / height, title, size=13, weight="bold", va="center")
+    for index, (thumbnail, words) in enumerate(zip(thumbnails, titles, strict=True)):
         row, column = divmod(index, columns)
         left = gap + column * (cell_width + gap)
         top = head + gap + row * (cell_height + line + gap)
-        if titles:
-            figure.text(left / width, 1 - (top + line / 2) / height, titles[index], size=9.5, va="center")
+        figure.text(left / width, 1 - (top + line / 2) / height, words, size=9.5, va="center")
         # Whole pixels of the sheet, so that nothing is resampled and thin errors stay visible.
         figure.figimage(thumbnail, xo=left, yo=height - top - line - thumbnail.shape[0])
     _save(figure, path)
@@ -235,8 +227,6 @@ def rate_curve(
 
 
 def _thumbnail(image: Image) -> Image:
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
     height, width = image.shape[:2]
     factor = min(1.0, _THUMBNAIL / max(height, width))
     return resize_image(image, (max(1, round(height * factor)), max(1, round(width * factor))))

@@ -33,7 +33,6 @@ from carvana.utils.progress import Reporter, default_reporter
 _ON_CARD = (
     "images", "groups", "dice", "dice_at_half", "miou", "mean_accuracy", "iou", "pixel_accuracy", "boundary_dice",
 )  # fmt: skip
-
 _MOST_ON_CARD = 50  # classes
 
 
@@ -44,7 +43,6 @@ def evaluate_run(
     *,
     device: str = "auto",
     precision: str = "auto",
-    workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation | LabelEvaluation:
     """Evaluate a run's model on its validation images at full size, and write the results into the run.
@@ -58,14 +56,13 @@ def evaluate_run(
         samples: the validation images.
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16 or fp16.
-        workers: threads that read, and as many that count.
         reporter: receives the progress.
 
     Raises:
         DataError: an image cannot be read, or has no mask of its size.
     """
     predictor = Predictor(model, device=device, precision=precision)
-    evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
+    evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, reporter=reporter)
     _keep(run, model, samples, evaluation, reporter)
     return evaluation
 
@@ -75,7 +72,6 @@ def finish_run(
     *,
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation | LabelEvaluation:
     """Evaluate the best network so far of an interrupted fit, as the end of the fit would have done.
@@ -84,7 +80,6 @@ def finish_run(
         run: a run without ``evaluation.json``; the same is written as by :func:`evaluate_run`.
         root: where its data folder lies now, if it has moved.
         device: auto, cpu or cuda.
-        workers: threads that read, and as many that count.
         reporter: receives the progress.
 
     Raises:
@@ -95,7 +90,7 @@ def finish_run(
     before = file_digest(weights) if weights.is_file() else None
     samples = choose_samples(run.path, root=root, reporter=reporter)
     predictor = Predictor.from_pretrained(run.path, device=device)
-    evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, workers=workers, reporter=reporter)
+    evaluation = evaluate(predictor, samples, masks_dir=run.masks_path, reporter=reporter)
     if file_digest(weights) != before:
         raise RunError(f"{run.path}: its network has changed meanwhile: the fit is running, and will evaluate it")
     assert isinstance(predictor.model, Segmenter)  # a run does not hold an exported one
@@ -108,7 +103,6 @@ def evaluate_folds(
     *,
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation | LabelEvaluation:
     """Evaluate finished folds on all images at full size, out of fold, and write the results into their folder.
@@ -122,7 +116,6 @@ def evaluate_folds(
         folds: the folder; ``dice_as_predicted`` is at each fold's own threshold.
         root: where the data folder lies now, if it has moved.
         device: auto, cpu or cuda.
-        workers: threads that read, and as many that count.
         reporter: receives the progress.
 
     Raises:
@@ -135,7 +128,7 @@ def evaluate_folds(
     parts = (  # one network at a time in memory
         (Predictor.from_pretrained(run.path, device=device), part) for run, part in zip(runs, splits, strict=True)
     )
-    evaluation = evaluate_parts(parts, samples, masks_dir=folds.masks_path, workers=workers, reporter=reporter)
+    evaluation = evaluate_parts(parts, samples, masks_dir=folds.masks_path, reporter=reporter)
     worst_images(
         evaluation, samples, partial(_mask, folds.masks_path, evaluation.task), path=folds.pictures_path / "worst.png"
     )

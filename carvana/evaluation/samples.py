@@ -12,7 +12,7 @@ from carvana.data.digest import content_digests
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split
 from carvana.errors import ConfigError, DataError
-from carvana.run import Run, is_run
+from carvana.run import Run
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, default_reporter
 
@@ -119,13 +119,10 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
         )
         return
     samples = split.train + split.val
-    subsets = ["train"] * len(split.train) + ["val"] * len(split.val)
-    found = content_digests(samples, reporter=reporter)
-    differing = [
-        sample
-        for sample, subset, digest in zip(samples, subsets, found, strict=True)
-        if kept.get((subset, sample.name)) != digest
-    ]
+    before = [kept.get(("train", sample.name)) for sample in split.train]
+    before += [kept.get(("val", sample.name)) for sample in split.val]
+    now = content_digests(samples, reporter=reporter)
+    differing = [sample for sample, old, new in zip(samples, before, now, strict=True) if old != new]
     if differing:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(
@@ -136,13 +133,13 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
 
 
 def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
-    own = Run(run).read_config().data.root if is_run(run) else None
+    own = Run(run).read_config().data.root if Run(run).exists else None
     return own is not None and own.resolve() == Path(data).resolve()
 
 
 def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
     """The keys by which a run reads groups and masks from the names of files."""
-    if not is_run(run):
+    if not Run(run).exists:
         return {}
     data = Run(run).read_config().data
     return {"group": data.group, "mask_suffix": data.mask_suffix}

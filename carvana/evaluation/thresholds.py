@@ -26,7 +26,7 @@ class ImageCounts:
             object's and the background's near the true boundary.
     """
 
-    histograms: NDArray[np.int32] | NDArray[np.int64]
+    histograms: NDArray[np.int32]
 
     @property
     def whole(self) -> Confusion:
@@ -44,7 +44,7 @@ def threshold_counts(
     target: ArrayLike,
     *,
     width: int = BOUNDARY_WIDTH,
-    valid: NDArray[np.uint8] | None = None,
+    valid: NDArray[np.bool_] | None = None,
 ) -> ImageCounts:
     """Compare one image's probabilities with its true mask at all thresholds in one pass.
 
@@ -52,7 +52,7 @@ def threshold_counts(
         probabilities: (H, W), floats in [0, 1], or their levels.
         target: the true mask (H, W).
         width: of the boundary band on either side, in pixels.
-        valid: (H, W) of 0/1, the pixels that count; None for all.
+        valid: (H, W), the pixels that count; None for all.
 
     Raises:
         DataError: the shapes differ.
@@ -63,15 +63,15 @@ def threshold_counts(
     """
     graded, true = levels(probabilities), as_binary(target)
     check_same_shape(graded, true)
-    whole = _histograms(graded, true, valid)
-    if true.all() or not true.any():
-        return _compact(*whole, *whole)
-    window = surroundings(true, width)
-    graded, true = np.ascontiguousarray(graded[window]), np.ascontiguousarray(true[window])
-    band = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, disk(width))
-    if valid is not None:
-        band = cv2.bitwise_and(band, np.ascontiguousarray(valid[window]))
-    return _compact(*whole, *_histograms(graded, true, band))
+    near, window = np.zeros_like(true), surroundings(true, width)
+    near[window] = cv2.morphologyEx(true[window], cv2.MORPH_GRADIENT, disk(width))
+    # Background and object, away from the true boundary and near it, all counted at once.
+    kind = (2 * near + true).astype(np.uint16)
+    bins = 256 * kind + graded
+    counts = np.bincount(bins.ravel() if valid is None else bins[valid], minlength=4 * 256).reshape(2, 2, 256)
+    whole = counts.sum(axis=0)
+    band = counts[1] if near.any() else whole
+    return ImageCounts(np.stack([whole[1], whole[0], band[1], band[0]]).astype(np.int32))
 
 
 def best_threshold(counts: Sequence[ImageCounts]) -> float:
@@ -84,7 +84,8 @@ def best_threshold(counts: Sequence[ImageCounts]) -> float:
     """
     if not counts:
         raise DataError("no images to choose a threshold on; give at least one with a mask")
-    return float(THRESHOLDS[_summit(_mean_dice(counts))])
+    total = sum((image.whole.dice for image in counts), np.zeros(len(THRESHOLDS)))
+    return float(THRESHOLDS[_summit(total / len(counts))])
 
 
 def cross_fitted_thresholds(
@@ -115,16 +116,6 @@ def cross_fitted_thresholds(
     return chosen
 
 
-def _histograms(
-    graded: NDArray[np.uint8], true: NDArray[np.uint8], within: NDArray[np.uint8] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The levels of the object's pixels and of the background's."""
-    inside, outside = true, true ^ np.uint8(1)
-    if within is not None:
-        inside, outside = cv2.bitwise_and(inside, within), cv2.bitwise_and(outside, within)
-    return _histogram(graded, inside), _histogram(graded, outside)
-
-
 def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.integer]) -> Confusion:
     below_foreground, below_background = (
         np.cumsum(histogram, dtype=np.int64)[:-1] for histogram in (foreground, background)
@@ -135,32 +126,6 @@ def _at_every_threshold(foreground: NDArray[np.integer], background: NDArray[np.
         false_negatives=below_foreground,
         true_negatives=below_background,
     )
-
-
-def _compact(*histograms: NDArray[np.int64]) -> ImageCounts:
-    stacked = np.stack(histograms)
-    return ImageCounts(stacked.astype(np.int32) if stacked.max() < 2**31 else stacked)
-
-
-def _histogram(graded: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    total = np.zeros(256, dtype=np.int64)
-    step = max(1, 2**23 // max(1, graded.shape[1]))  # OpenCV counts in float32, which is exact up to 2**24
-    for start in range(0, graded.shape[0], step):
-        rows = slice(start, start + step)
-        # Most pixels are level 0, and adding to one bin again and again is slow: they are counted separately.
-        doubtful = cv2.bitwise_and(mask[rows], (graded[rows] > 0).view(np.uint8))
-        part = cv2.calcHist([graded[rows]], [0], doubtful, [256], [0, 256]).ravel().astype(np.int64)
-        part[0] = cv2.countNonZero(mask[rows]) - cv2.countNonZero(doubtful)
-        total += part
-    return total
-
-
-def _mean_dice(counts: Sequence[ImageCounts]) -> NDArray[np.float64]:
-    """The mean Dice per image at every threshold, (255,); one image's curve at a time."""
-    total = np.zeros(len(THRESHOLDS))
-    for image in counts:
-        total += image.whole.dice
-    return total / len(counts)
 
 
 def _summit(curve: NDArray[np.float64]) -> int:

@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from carvana.data.io.images import ImageSource, read_image
-from carvana.errors import ConfigError, ModelError
-from carvana.inference.pipeline import P, T, overlapped
-from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
-from carvana.inference.scale import bytes_of
+from carvana.errors import ConfigError
+from carvana.inference.pipeline import T, overlapped
+from carvana.inference.prediction import Prediction, PreprocessedImage, Preprocessor, ProbabilityMaps, Want
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import freed_memory_kept
 
 
-class NotANumberError(ModelError):
-    """A network gave NaN.
-
-    Attributes:
-        place: the image's place in the batch.
-    """
-
-    def __init__(self, message: str, place: int) -> None:
-        super().__init__(message)
-        self.place = place
-
-
-class BasePredictor(ABC, Generic[P]):
+class BasePredictor(ABC):
     """Maps images of any size to probabilities and masks of that size.
 
     The work has two steps, so that threads or processes can do the first while the network does the second:
@@ -45,12 +32,14 @@ class BasePredictor(ABC, Generic[P]):
         task: what is told apart.
         threshold: in [0, 1]; a probability above it is foreground. Classes that exclude each other have none.
         max_pixels: files that hold more pixels are refused before they are decoded.
+        sizes: (height, width) at which each network sees images, None for their own size.
     """
 
     device: torch.device
     task: Task
     threshold: float
     max_pixels: int
+    sizes: tuple[tuple[int, int] | None, ...]
 
     @parameters(photo="image")
     def predict(self, image: ImageSource) -> Prediction:
@@ -87,12 +76,13 @@ class BasePredictor(ABC, Generic[P]):
         """
         if isinstance(images, str | os.PathLike):
             raise ConfigError(f"{images!r}: expected several images; predict() takes a single one")
-        jobs = ((None, prepared) for prepared in overlapped(self.prepare, images, bytes_of=bytes_of))
+        prepared = overlapped(self.prepare, images, bytes_of=lambda image: image.nbytes)
+        jobs = ((None, image) for image in prepared)
         for _, prediction in run_batches(self, jobs, want=want):
             assert prediction is not None
             yield prediction
 
-    def batches(self, prepared: Sequence[P]) -> list[list[P]]:
+    def batches(self, prepared: Sequence[PreprocessedImage]) -> list[list[PreprocessedImage]]:
         """Divide prepared images into batches for :meth:`run`: of one size, and no larger than is fast."""
         groups = _grouped(self, ((None, image) for image in prepared))
         return [[image for _, image in group if image is not None] for group in groups]
@@ -103,11 +93,17 @@ class BasePredictor(ABC, Generic[P]):
         return read_image(image, max_pixels=self.max_pixels)
 
     @parameters(photo="image")
-    def prepare(self, image: ImageSource) -> P:
-        """Read an image and resize it for the network. Safe in any thread."""
-        return self.preprocessor(self.read(image))
+    def prepare(self, image: ImageSource, *, name: str | os.PathLike[str] = "") -> PreprocessedImage:
+        """Read an image and resize it for the network. Safe in any thread.
 
-    def run(self, batch: Sequence[P], *, want: Want = "probabilities") -> list[Prediction]:
+        Args:
+            image: as for :meth:`predict`.
+            name: what error messages call it; a path is its own name.
+        """
+        name = image if isinstance(image, str | os.PathLike) else name
+        return self.preprocessor(self.read(image), os.fspath(name))
+
+    def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """Run the network on a batch of prepared images.
 
         Args:
@@ -120,9 +116,18 @@ class BasePredictor(ABC, Generic[P]):
         return [Prediction.from_maps(maps, self.threshold, want, task=self.task) for maps in self.predict_maps(batch)]
 
     @property
-    @abstractmethod
     def scale(self) -> str | tuple[int, int]:
-        """(height, width) at which the network sees images, or "native" for their own size."""
+        """(height, width) at which the networks see images, or "native" for their own size.
+
+        Where they differ, their scales as text: "128x128 + native".
+        """
+        scales: list[str | tuple[int, int]] = list(dict.fromkeys(size or "native" for size in self.sizes))
+        return scales[0] if len(scales) == 1 else " + ".join(map(scale_text, scales))
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """Resizes an image for the networks; small, so that it is quickly sent to other processes."""
+        return Preprocessor(self.sizes)
 
     @property
     @abstractmethod
@@ -133,28 +138,19 @@ class BasePredictor(ABC, Generic[P]):
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
 
-    @property
     @abstractmethod
-    def preprocessor(self) -> Callable[[NDArray[np.uint8]], P]:
-        """Resizes an image, uint8 (H, W, 3), for the network; small, so that it is quickly sent to other processes."""
-
-    @abstractmethod
-    def fits_batch(self, image: P, batch: Sequence[P]) -> bool:
+    def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
         """Whether one more image may join a batch."""
 
     @abstractmethod
-    def predict_maps(self, batch: Sequence[P]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """The probabilities of a batch of prepared images, still on their device; see :meth:`run`."""
 
     mix, joins, preparation = Attribute("predict_maps"), Attribute("fits_batch"), Attribute("preprocessor")
 
 
 def run_batches(
-    predictor: BasePredictor[P],
-    jobs: Iterable[tuple[T, P | None]],
-    *,
-    want: Want = "probabilities",
-    name: Callable[[T], object] | None = None,
+    predictor: BasePredictor, jobs: Iterable[tuple[T, PreprocessedImage | None]], *, want: Want = "probabilities"
 ) -> Iterator[tuple[T, Prediction | None]]:
     """Predict the images of a stream of jobs in batches, keeping the order.
 
@@ -164,36 +160,25 @@ def run_batches(
         predictor: makes the predictions.
         jobs: each with its prepared image, or None.
         want: the most that will be read from the predictions.
-        name: names a job's image in the error message where the network gives NaN for it.
 
     Raises:
-        NotANumberError: the network gives NaN for an image.
+        ModelError: the network gives NaN for an image, or the memory is too small for it.
     """
     with freed_memory_kept(predictor.device):
         for group in _grouped(predictor, jobs):
-            yield from _run(predictor, group, want, name)
-            group.clear()  # no image is held while the next ones are read
+            batch = [image for _, image in group if image is not None]
+            predictions = iter(predictor.run(batch, want=want) if batch else ())
+            yield from ((job, None if image is None else next(predictions)) for job, image in group)
+            batch.clear()  # no image is held while the next ones are read
+            group.clear()
 
 
-def _run(
-    predictor: BasePredictor[P], group: Sequence[tuple[T, P | None]], want: Want, name: Callable[[T], object] | None
-) -> Iterator[tuple[T, Prediction | None]]:
-    jobs = [job for job, prepared in group if prepared is not None]
-    try:
-        batch = [prepared for _, prepared in group if prepared is not None]
-        predictions = iter(predictor.run(batch, want=want) if batch else ())
-    except NotANumberError as error:
-        if name is None:
-            raise
-        raise NotANumberError(f"{name(jobs[error.place])}: {error}", error.place) from error
-    for job, prepared in group:
-        yield job, None if prepared is None else next(predictions)
-
-
-def _grouped(predictor: BasePredictor[P], jobs: Iterable[tuple[T, P | None]]) -> Iterator[list[tuple[T, P | None]]]:
+def _grouped(
+    predictor: BasePredictor, jobs: Iterable[tuple[T, PreprocessedImage | None]]
+) -> Iterator[list[tuple[T, PreprocessedImage | None]]]:
     """Successive jobs whose images form a batch; those without an image do not wait where there is no batch yet."""
-    group: list[tuple[T, P | None]] = []
-    batch: list[P] = []
+    group: list[tuple[T, PreprocessedImage | None]] = []
+    batch: list[PreprocessedImage] = []
     for job in jobs:
         prepared = job[1]
         if group and (not batch or (prepared is not None and not predictor.fits_batch(prepared, batch))):
@@ -204,6 +189,31 @@ def _grouped(predictor: BasePredictor[P], jobs: Iterable[tuple[T, P | None]]) ->
             batch.append(prepared)
     if group:
         yield group
+
+
+def same_task(predictors: Sequence[BasePredictor]) -> Task:
+    """The task of several networks.
+
+    Raises:
+        ConfigError: they tell different classes apart.
+    """
+    first, *others = predictors
+    for other in others:
+        if (other.task.kind, other.task.names) != (first.task.kind, first.task.names):
+            raise ConfigError(
+                f"networks of different tasks cannot work together: {', '.join(first.task.names)} and "
+                f"{', '.join(other.task.names)}; expected the same classes in the same order"
+            )
+    return first.task
+
+
+def scale_text(scale: str | tuple[int, int]) -> str:
+    """A scale in words.
+
+    >>> scale_text((640, 960)), scale_text("native")
+    ('640x960', 'native')
+    """
+    return scale if isinstance(scale, str) else f"{scale[0]}x{scale[1]}"
 
 
 def checked_threshold(threshold: float) -> float:

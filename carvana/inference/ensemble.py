@@ -10,20 +10,18 @@ import numpy as np
 
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.prediction import ProbabilityMaps
+from carvana.inference.base import BasePredictor, checked_threshold, same_task
+from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
-from carvana.inference.scale import EnsemblePreprocessor, PreprocessedImage
 from carvana.inference.tiling.sliding_window import Mode
-from carvana.task import Task
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
+class Ensemble(BasePredictor):
     """Networks whose probabilities are averaged, every one counting the same.
 
     Each network sees an image at its own scale; the mean is taken at the image's size, or before the enlarging where
@@ -50,6 +48,7 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         self.members = tuple(members)
         self.device = self.members[0].device
         self.task = same_task(self.members)
+        self.sizes = tuple(member.size for member in self.members)
         mean = float(np.mean([member.threshold for member in members]))
         self.threshold = checked_threshold(mean if threshold is None else threshold)
         self.max_pixels = min(member.max_pixels for member in members)
@@ -70,14 +69,6 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         return cls([Predictor.from_pretrained(path, **settings) for path in member_paths(paths)], threshold=threshold)
 
     @property
-    def scale(self) -> str | tuple[int, int]:
-        """The scale of all members; where they differ, their scales as text: "128x128 + native"."""
-        scales = list(dict.fromkeys(member.scale for member in self.members))
-        if len(scales) == 1:
-            return scales[0]
-        return " + ".join(scale if isinstance(scale, str) else f"{scale[0]}x{scale[1]}" for scale in scales)
-
-    @property
     def weights_digest(self) -> str:
         """The digest of all members' weights in manifests."""
         return digest([member.weights_digest for member in self.members])
@@ -86,43 +77,22 @@ class Ensemble(BasePredictor[tuple[PreprocessedImage, ...]]):
         """All that decides a mask besides the weights and the image, as JSON values."""
         return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
 
-    @property
-    def preprocessor(self) -> EnsemblePreprocessor:
-        """Resizes an image to each network's size, once for each different size."""
-        return EnsemblePreprocessor(tuple(member.preprocessor for member in self.members))
-
     @parameters(photo="image")
-    def fits_batch(self, image: tuple[PreprocessedImage, ...], batch: Sequence[tuple[PreprocessedImage, ...]]) -> bool:
+    def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
         """Whether one more image may join a batch, for every member."""
-        columns = zip(self.members, image, zip(*batch, strict=True), strict=True)
-        return all(member.fits_batch(own, others) for member, own, others in columns)
+        return all(
+            member.fits_batch(image[place], [other[place] for other in batch])
+            for place, member in enumerate(self.members)
+        )
 
-    def predict_maps(self, batch: Sequence[tuple[PreprocessedImage, ...]]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Run every network on prepared images, and average their probabilities.
 
         Raises:
             ModelError: a network gives NaN, or the memory is too small for it.
         """
-        maps = [
-            member.predict_maps(images) for member, images in zip(self.members, zip(*batch, strict=True), strict=True)
-        ]
+        maps = [member.predict_maps([image[place] for image in batch]) for place, member in enumerate(self.members)]
         return [ProbabilityMaps.mean(of_one_image) for of_one_image in zip(*maps, strict=True)]
-
-
-def same_task(predictors: Sequence[BasePredictor[Any]]) -> Task:
-    """The task of several networks.
-
-    Raises:
-        ConfigError: they tell different classes apart.
-    """
-    first, *others = predictors
-    for other in others:
-        if (other.task.kind, other.task.names) != (first.task.kind, first.task.names):
-            raise ConfigError(
-                f"networks of different tasks cannot be averaged: {', '.join(first.task.names)} and "
-                f"{', '.join(other.task.names)}; expected the same classes in the same order"
-            )
-    return first.task
 
 
 def member_paths(paths: Paths) -> list[str | os.PathLike[str]]:
@@ -148,8 +118,12 @@ def load_predictor(
     refine_with: str | os.PathLike[str] | None = None,
     band: tuple[float, float] = BAND,
     margin: int = MARGIN,
+    scale: Scale = "trained",
+    tile: int | tuple[int, int] | None = None,
+    overlap: float | None = None,
+    join: str = "blend",
     **settings: Any,
-) -> BasePredictor[Any]:
+) -> BasePredictor:
     """The predictor of one run or model folder, or the ensemble of several; a folder of folds counts as several.
 
     Args:
@@ -159,8 +133,11 @@ def load_predictor(
         refine_with: The network that refines, which implies ``refine``; by default that of ``paths``.
         band: See :class:`carvana.Refiner`; only with ``refine``.
         margin: See :class:`carvana.Refiner`; only with ``refine``.
-        settings: See :meth:`carvana.Ensemble.from_pretrained`. With ``refine``, ``scale`` is for the first
-            network, ``tile`` and ``join`` are for the second.
+        scale: See :class:`carvana.Predictor`; with ``refine`` it is for the first network.
+        tile: See :class:`carvana.Predictor`; with ``refine`` it is for the second network.
+        overlap: See :class:`carvana.Predictor`; not with ``refine``.
+        join: See :class:`carvana.Predictor`; with ``refine`` it is for the second network.
+        settings: See :meth:`carvana.Ensemble.from_pretrained`.
 
     Raises:
         ConfigError: several networks are to refine, or an option does not go with another.
@@ -174,30 +151,25 @@ def load_predictor(
         for name, value, default in (("band", band, BAND), ("margin", margin, MARGIN)):
             if value != default:
                 raise ConfigError(f"{name} {value}: goes with a second look; add --refine-with, or --mode refine")
-        return _load(found, mode=mode, **settings)
+        return _load(found, mode=mode, scale=scale, tile=tile, overlap=overlap, join=join, **settings)
     if mode not in ("refine", "auto"):
         raise ConfigError(f"mode {mode!r} does not go with a network to refine with; leave it out, or take mode refine")
-    if settings.get("overlap") is not None:
-        raise ConfigError(
-            f"overlap {settings['overlap']}: the windows of mode refine do not overlap by a share; leave it out"
-        )
+    if overlap is not None:
+        raise ConfigError(f"overlap {overlap}: the windows of mode refine do not overlap by a share; leave it out")
     fine = member_paths(found if refine_with is None else refine_with)
     if len(fine) != 1:
         raise ConfigError(f"{len(fine)} networks cannot refine together; name one with --refine-with")
-    shared = {name: value for name, value in settings.items() if name not in ("scale", "tile", "join", "overlap")}
-    second = {name: settings[name] for name in ("tile", "join") if name in settings}
-    coarse = _load(found, **shared, **({"scale": settings["scale"]} if "scale" in settings else {}))
+    coarse = _load(found, scale=scale, **settings)
     if refine_with is None and coarse.scale == "native":
         raise ConfigError(
             f"mode refine: {found[0]} sees images at their own size at the first look as well; name a smaller scale, "
             "such as --scale 256x384"
         )
-    return Refiner(
-        coarse, Predictor.from_pretrained(fine[0], scale="native", **shared, **second), band=band, margin=margin
-    )
+    second = Predictor.from_pretrained(fine[0], scale="native", tile=tile, join=join, **settings)
+    return Refiner(coarse, second, band=band, margin=margin)
 
 
-def _load(paths: list[str | os.PathLike[str]], **settings: Any) -> BasePredictor[Any]:
+def _load(paths: list[str | os.PathLike[str]], **settings: Any) -> BasePredictor:
     if len(paths) == 1:
         return Predictor.from_pretrained(paths[0], **settings)
     return Ensemble.from_pretrained(paths, **settings)

@@ -7,38 +7,33 @@ processes read where an image costs the network as little as its decoding.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from carvana.data.io.images import image_size, read_image
-from carvana.data.reader_processes import (
-    AHEAD_BYTES,
-    ReaderKilledError,
+from carvana.data.io.images import read_image
+from carvana.errors import ConfigError, DataError
+from carvana.inference.inputs import unreadable
+from carvana.inference.prediction import PreprocessedImage, Preprocessor
+from carvana.utils.devices import cpu_count
+from carvana.utils.parallel import (
+    SHARED_BYTES,
     begin_reader,
     check_readers_can_begin,
     end_readers,
+    explain_killed_readers,
     read_ahead,
     reader_count,
-    tells_of_no_room,
+    threaded,
 )
-from carvana.errors import ConfigError, DataError
-from carvana.inference.inputs import unreadable
-from carvana.inference.scale import bytes_of, tensors_of
-from carvana.utils.devices import cpu_count
-from carvana.utils.parallel import threaded
 
 T = TypeVar("T")
 R = TypeVar("R")
-P = TypeVar("P")
-"""A prepared image, in its predictor's own form."""
 
 FEWER_READERS = "take fewer with --workers; what was done is kept"
 """Advice when a reading process is killed."""
@@ -46,8 +41,8 @@ FEWER_READERS = "take fewer with --workers; what was done is kept"
 _FEW = 8
 """Fewer images than this are read by threads: processes take longer to start."""
 
-_SAMPLED = 16
-"""Images whose headers are read, to estimate the largest size."""
+_SAMPLED = 8
+"""Images that are read beforehand, to estimate the largest size."""
 
 
 def overlapped(
@@ -72,12 +67,12 @@ def overlapped(
 
 
 def read_prepared(
-    preprocessor: Callable[[NDArray[np.uint8]], P],
+    preprocessor: Preprocessor,
     images: Sequence[Path],
     *,
     max_pixels: int,
     workers: int | None = None,
-) -> Generator[P | str, None, None]:
+) -> Generator[PreprocessedImage | str, None, None]:
     """Read images ahead and prepare them for a predictor, in their order.
 
     Worker processes do it, which the interpreter's lock does not slow down; a few images are read by threads. The bytes
@@ -102,11 +97,12 @@ def read_prepared(
     reader = _Reader(preprocessor, images, max_pixels)
     workers = reader_count() if workers is None else workers
     if workers == 0 or len(images) < _FEW:
-        yield from overlapped(reader.read, images, bytes_of=bytes_of)
+        yield from overlapped(reader.read, images, bytes_of=_bytes_of)
         return
     check_readers_can_begin()
-    each = max(1, bytes_of(reader.read(max(images[:: -(-len(images) // _SAMPLED)], key=reader.pixels))))
-    workers = max(1, min(workers, len(images), AHEAD_BYTES // each))
+    sample = overlapped(reader.read, images[:: -(-len(images) // _SAMPLED)], bytes_of=_bytes_of)
+    each = max(1, *map(_bytes_of, sample))
+    workers = max(1, min(workers, len(images), SHARED_BYTES // each))
     loader = DataLoader(
         reader,
         batch_size=None,
@@ -118,23 +114,20 @@ def read_prepared(
         generator=torch.Generator(),  # one of its own: the loader draws a number, which the caller need not notice
     )
     try:
-        yield from loader
-    except (ConnectionError, EOFError) as error:  # it was sending an image
-        raise ReaderKilledError(FEWER_READERS) from error
-    except OSError as error:
-        raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+        with explain_killed_readers(FEWER_READERS):
+            yield from loader
     finally:
         end_readers(loader)
 
 
-class _Reader(Dataset[Any], Generic[P]):
+class _Reader(Dataset[Any]):
     """Reads and prepares images, in this process or in those of a loader.
 
     The paths are one array: as objects they would be copied into each process, page by page, since reading an object
     changes its reference count.
     """
 
-    def __init__(self, preprocessor: Callable[[NDArray[np.uint8]], P], images: Sequence[Path], max_pixels: int) -> None:
+    def __init__(self, preprocessor: Preprocessor, images: Sequence[Path], max_pixels: int) -> None:
         self._preprocessor = preprocessor
         self._max_pixels = max_pixels
         self._paths = np.array([os.fsencode(image) for image in images], np.bytes_)
@@ -142,26 +135,23 @@ class _Reader(Dataset[Any], Generic[P]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int) -> P | str:
+    def __getitem__(self, index: int) -> PreprocessedImage | str:
         prepared = self.read(Path(os.fsdecode(bytes(self._paths[index]))))
-        for tensor in tensors_of(prepared):
+        for tensor in () if isinstance(prepared, str) else prepared.images:
             # Shared here, not by the thread that sends it: without room, that one would drop the image silently.
             tensor.share_memory_()
         return prepared
 
-    def read(self, image: Path) -> P | str:
+    def read(self, image: Path) -> PreprocessedImage | str:
         """A prepared image, or a line that says why it cannot be read."""
         try:
-            return self._preprocessor(read_image(image, max_pixels=self._max_pixels))
+            return self._preprocessor(read_image(image, max_pixels=self._max_pixels), os.fspath(image))
         except (OSError, DataError) as error:
             return unreadable(image, error)
 
-    def pixels(self, image: Path) -> int:
-        """The pixels of an image; 0 where it cannot be read, which is reported at its turn."""
-        try:
-            return math.prod(image_size(image, max_pixels=self._max_pixels))
-        except DataError:
-            return 0
+
+def _bytes_of(prepared: PreprocessedImage | str) -> int:
+    return 0 if isinstance(prepared, str) else prepared.nbytes
 
 
 def _as_it_is(prepared: T) -> T:

@@ -1,29 +1,43 @@
-"""Writes masks of whole folders of images; resumes, and goes on behind images that cannot be read."""
+"""Writes masks of whole folders of images; resumes, and goes on behind images that cannot be read.
+
+By the manifest of the folder of outputs an interrupted command continues, and files of the user are not overwritten.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from carvana.data.io.decode import check_regular
 from carvana.data.io.display import read_shown
 from carvana.data.io.images import UInt8
 from carvana.errors import DataError, cause
 from carvana.inference.base import BasePredictor, run_batches
-from carvana.inference.distributed import rank_slice, wait_for_all_ranks
-from carvana.inference.inputs import absolute_paths, distinct, refuse_equal_stems, unreadable, unwritable
-from carvana.inference.manifest import Manifest, digest_of
+from carvana.inference.inputs import (
+    absolute_paths,
+    distinct,
+    rank_slice,
+    refuse_equal_stems,
+    unreadable,
+    unwritable,
+    wait_for_all_ranks,
+)
 from carvana.inference.outputs.cutout import Background
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
-from carvana.inference.pipeline import P, overlapped
-from carvana.inference.prediction import Prediction
-from carvana.inference.scale import bytes_of
-from carvana.utils.files import atomic_path, bytes_digest, digest, file_digest
+from carvana.inference.pipeline import overlapped
+from carvana.inference.prediction import Prediction, PreprocessedImage
+from carvana.utils.files import append_json_line, atomic_path, bytes_digest, digest, file_digest, read_json_lines
 from carvana.utils.progress import Reporter, default_reporter, track
+
+MANIFEST = "manifest.jsonl"
+
+State = Literal["missing", "foreign", "own", "current"]
 
 
 @dataclass
@@ -44,7 +58,7 @@ class Summary:
 
 
 def predict_folder(
-    predictor: BasePredictor[P],
+    predictor: BasePredictor,
     images: Iterable[Path],
     *,
     out: str | os.PathLike[str],
@@ -88,7 +102,7 @@ def predict_folder(
             written to.
     """
     reporter = reporter or default_reporter()
-    outputs = Outputs.choose(save, cleaning=cleaning, background=background, task=predictor.task, of_class=of_class)
+    outputs = Outputs(tuple(save), cleaning, background, predictor.task, of_class)
     images = distinct(list(images))
     refuse_equal_stems(images)
     folder = Path(out)
@@ -112,7 +126,7 @@ def predict_folder(
             item.files = {kind: name for kind, name in item.files.items() if name not in foreign}
         return all(states[name] == "current" for name in item.files.values())
 
-    def read(path: Path) -> tuple[_Item, P | None]:
+    def read(path: Path) -> tuple[_Item, PreprocessedImage | None]:
         item = _Item(path, outputs.names(path.stem))
         try:
             check_regular(path)  # reading a pipe might never end
@@ -126,7 +140,7 @@ def predict_folder(
         except (OSError, DataError) as error:
             item.failure = unreadable(path, error)
             return item, None
-        return item, predictor.prepare(image)
+        return item, predictor.prepare(image, name=path)
 
     def write(result: tuple[_Item, Prediction | None]) -> _Item:
         item, prediction = result
@@ -146,7 +160,7 @@ def predict_folder(
     summary = Summary()
     try:
         reading = overlapped(read, images, workers=workers, bytes_of=_bytes_of)
-        predicted = run_batches(predictor, reading, want=outputs.want, name=lambda item: item.path)
+        predicted = run_batches(predictor, reading, want=outputs.want)
         for item in track(overlapped(write, predicted, workers=workers), reporter, "predicting", len(images)):
             summary.kept += item.kept
             if item.failure:
@@ -162,6 +176,68 @@ def predict_folder(
         raise DataError(f"{place}: cannot be written to: {cause(error)}; what was done is kept") from error
     wait_for_all_ranks(failed=bool(summary.failed))
     return summary
+
+
+class Manifest:
+    """A log whose lines are appended when their files are written and before these get their names.
+
+    A line holds what its files were made of and, under ``files``, the digest of each file's bytes. A file whose digest
+    is in no line for its name was not written by this library, or was changed since, such as a mask that was corrected
+    by hand: it belongs to the user. A process that is killed after the line leaves no file, or an older one of its own,
+    and the next call makes it again.
+
+    Args:
+        folder: where the outputs go.
+
+    Attributes:
+        made_of: for each file's name what the newest line says of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.made_of: dict[str, Mapping[str, Any]] = {}
+        self._folder = folder
+        self._path = folder / MANIFEST
+        self._lock = threading.Lock()
+        self._digests: dict[str, list[str]] = {}  # of what was written under a name, the newest last
+        for line in read_json_lines(self._path) if self._path.is_file() else ():
+            if isinstance(line, dict) and isinstance(line.get("files"), dict):
+                for name, written in line.pop("files").items():
+                    self.made_of[name] = line
+                    self._digests.setdefault(name, []).append(written)
+
+    def state(self, name: str, made_of: Mapping[str, Any]) -> State:
+        """The state of a file: ``current`` if it was made of this; ``own`` if it was written here, of something else;
+        ``foreign`` if it was not, or was changed since.
+        """
+        found = digest_of(self._folder / name)
+        if found is None:
+            return "foreign" if os.path.lexists(self._folder / name) else "missing"
+        known = self._digests.get(name, [])
+        if found not in known:
+            return "foreign"
+        same = all(self.made_of[name].get(key) == value for key, value in made_of.items())
+        return "current" if same and found == known[-1] else "own"
+
+    def add(self, files: Mapping[str, str], made_of: Mapping[str, Any]) -> None:
+        """Append a line, before its files get their names. Safe in any thread and any process.
+
+        Args:
+            files: for each name the digest of the file's bytes.
+            made_of: what they were made of, as JSON values.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        with self._lock:
+            append_json_line(self._path, {**made_of, "files": dict(files)})
+
+
+def digest_of(path: Path) -> str | None:
+    """The digest of a file, None if it is not there or cannot be read."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return None
 
 
 def _refuse_overwriting(folder: Path, manifest: Manifest, files: Mapping[Path, Iterable[str]]) -> None:
@@ -203,6 +279,6 @@ class _Item:
     kept: int = 0
 
 
-def _bytes_of(read: tuple[_Item, object]) -> int:
+def _bytes_of(read: tuple[_Item, PreprocessedImage | None]) -> int:
     item, prepared = read
-    return bytes_of(prepared) + (0 if item.image is None else item.image.nbytes)
+    return (0 if prepared is None else prepared.nbytes) + (0 if item.image is None else item.image.nbytes)

@@ -16,25 +16,24 @@ from torch import Tensor
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, NotANumberError, checked_threshold
+from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
-from carvana.inference.prediction import ProbabilityMaps
-from carvana.inference.scale import PreprocessedImage, Preprocessor, Scale, network_size
+from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale, network_size
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid
 from carvana.inference.tiling.roi import mirrored
 from carvana.inference.tiling.sliding_window import DeviceTimer, SlidingWindowConfig, SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
-from carvana.run import Run, is_run
+from carvana.run import Run
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import describe, resolve_device
 from carvana.utils.parallel import check_fork, network_runs
 from carvana.utils.progress import Reporter, default_reporter
 
 
-class Predictor(BasePredictor[PreprocessedImage]):
+class Predictor(BasePredictor):
     """A network, the scale at which it sees images, and the threshold that makes masks of its probabilities.
 
     The weights are copied at the first prediction; after more training, make a new predictor.
@@ -98,6 +97,7 @@ class Predictor(BasePredictor[PreprocessedImage]):
         if threshold is not None and self.task.kind == "multiclass":
             raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
         self.size = network_size(scale, model.spec.trained_size)
+        self.sizes = (self.size,)
         self.tta = tta
         self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
         self.max_pixels = max_pixels
@@ -134,11 +134,6 @@ class Predictor(BasePredictor[PreprocessedImage]):
             return cls(OnnxEngine.load(path, device=onnx_device(settings.get("device", "auto"))), **settings)
         settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
         return cls(Segmenter.from_pretrained(path), **settings)
-
-    @property
-    def preprocessor(self) -> Preprocessor:
-        """Resizes an image to the network's size, by area."""
-        return Preprocessor(self.size)
 
     def plan(self, size: tuple[int, int]) -> TileGrid:
         """How the network covers an image of (height, width): see :class:`carvana.inference.tiling.grid.TileGrid`."""
@@ -200,18 +195,18 @@ class Predictor(BasePredictor[PreprocessedImage]):
     ) -> list[ProbabilityMaps]:
         """The probabilities of prepared images; ``run`` is also told whether they are mirrored."""
         network_runs()
-        images = [self._on_device(each.image) for each in batch]
+        images = [self._on_device(each.images[0]) for each in batch]
         maps = run(images, False)
         if self.tta:
             flipped = run([image.flip(-1) for image in images], True)
             maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
-        for place, single in enumerate(maps):
+        for each, single in zip(batch, maps, strict=True):
             if not bool(torch.isfinite(single.sum())):
+                where = f"{each.name}: " if each.name else ""
                 overflow = "" if self.precision == "fp32" else _OVERFLOW
-                raise NotANumberError(
-                    f"{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a lower "
-                    f"train.lr helps){overflow}",
-                    place,
+                raise ModelError(
+                    f"{where}{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a "
+                    f"lower train.lr helps){overflow}"
                 )
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
@@ -229,11 +224,6 @@ class Predictor(BasePredictor[PreprocessedImage]):
             yield timer
         finally:
             self._inferer.timer = None
-
-    @property
-    def scale(self) -> str | tuple[int, int]:
-        """(height, width) at which the network sees images, or "native" for their own size."""
-        return self.size or "native"
 
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
@@ -267,7 +257,7 @@ def precision_of(path: str | os.PathLike[str], device: str = "auto") -> str:
     >>> precision_of("no such run")
     'auto'
     """
-    if not is_run(path):
+    if not Run(path).exists:
         return "auto"
     run = Run(path)
     record = run.read_record()
@@ -292,4 +282,4 @@ _OVERFLOW = "; or its numbers overflow: train with train.precision=fp32"
 
 
 def _size(image: PreprocessedImage) -> tuple[int, int]:
-    return image.image.shape[0], image.image.shape[1]
+    return image.images[0].shape[0], image.images[0].shape[1]

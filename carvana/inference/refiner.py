@@ -14,10 +14,9 @@ from torch.nn import functional
 
 from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
-from carvana.inference.base import BasePredictor, checked_threshold
-from carvana.inference.prediction import ProbabilityMaps
+from carvana.inference.base import BasePredictor, checked_threshold, same_task, scale_text
+from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps
 from carvana.inference.predictor import Predictor
-from carvana.inference.scale import EnsemblePreprocessor, PreprocessedImage
 from carvana.inference.tiling.roi import CELL, cells_of
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import float64_device
@@ -33,7 +32,7 @@ MOST_PIXELS = 2**25
 """Pixels that the images of a batch may have together: memory holds 11 bytes of each, however small the first scale."""
 
 
-class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
+class Refiner(BasePredictor):
     """Two networks: a coarse one for the whole image, and a fine one for the regions where the first is uncertain.
 
     The boundary of an object is a thin line, and a network that sees the image small is certain of most other pixels.
@@ -62,7 +61,7 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
 
     def __init__(
         self,
-        coarse: BasePredictor[Any],
+        coarse: BasePredictor,
         fine: Predictor,
         *,
         band: tuple[float, float] = BAND,
@@ -76,13 +75,12 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
             )
         self.coarse, self.fine = coarse, fine
         self.device = coarse.device
-        self.task = coarse.task
-        if (fine.task.kind, fine.task.names) != (self.task.kind, self.task.names):
-            raise ConfigError(
-                f"two networks of different tasks cannot refine each other: {', '.join(coarse.task.names)} and "
-                f"{', '.join(fine.task.names)}; expected the same classes in the same order"
-            )
-        self.band = checked_band(band)
+        self.task = same_task([coarse, fine])
+        self.sizes = (*coarse.sizes, None)
+        low, high = band
+        if not 0 <= low < high <= 1:
+            raise ConfigError(f"band {low} to {high}: expected two probabilities, the lower one first, such as 0.1 0.9")
+        self.band = float(low), float(high)
         if not 0 <= margin <= 10_000:
             raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")
         self.margin = margin
@@ -92,8 +90,7 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
     @property
     def scale(self) -> str:
         """The scales of the two networks, such as "512x768, then native"."""
-        first = self.coarse.scale
-        return f"{first if isinstance(first, str) else f'{first[0]}x{first[1]}'}, then native"
+        return f"{scale_text(self.coarse.scale)}, then native"
 
     @property
     def weights_digest(self) -> str:
@@ -105,38 +102,32 @@ class Refiner(BasePredictor[tuple[Any, PreprocessedImage]]):
         how = {"band": list(self.band), "margin": self.margin, "threshold": self.threshold}
         return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
 
-    @property
-    def preprocessor(self) -> EnsemblePreprocessor:
-        """Resizes an image for the coarse network, and keeps it at its own size for the fine one."""
-        return EnsemblePreprocessor((self.coarse.preprocessor, self.fine.preprocessor))
-
     @parameters(photo="image")
-    def fits_batch(self, image: tuple[Any, PreprocessedImage], batch: Sequence[tuple[Any, PreprocessedImage]]) -> bool:
+    def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:
         """Whether an image may join a batch of the coarse network; windows of the fine one are batched separately.
 
         All images of a batch are held at their own size, so the sum of their pixels is limited.
         """
-        pixels = sum(math.prod(other[1].size) for other in (*batch, image))
-        return pixels <= MOST_PIXELS and self.coarse.fits_batch(image[0], [other[0] for other in batch])
+        pixels = sum(math.prod(other.size) for other in (*batch, image))
+        return pixels <= MOST_PIXELS and self.coarse.fits_batch(image[:-1], [other[:-1] for other in batch])
 
     @torch.inference_mode()
-    def predict_maps(self, batch: Sequence[tuple[Any, PreprocessedImage]]) -> list[ProbabilityMaps]:
+    def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Run the coarse network on prepared images, and the fine one on their uncertain regions.
 
         Raises:
             ModelError: a network gives NaN, or the memory is too small for it.
         """
-        first = self.coarse.predict_maps([image[0] for image in batch])
+        first = self.coarse.predict_maps([image[:-1] for image in batch])
         sizes = [maps.size for maps in first]
         drafts = [maps.resized(size).to(self.fine.device) for maps, size in zip(first, sizes, strict=True)]
         uncertain = [self.uncertain_cells(maps) for maps in first]
-        return self.fine.refine_maps([image[1] for image in batch], drafts, uncertain)
+        return self.fine.refine_maps([image[-1] for image in batch], drafts, uncertain)
 
     @parameters(photo="image")
     def refined_share(self, image: ImageSource) -> float:
         """How many pixels of an image the fine network would see, as a share of its pixels; overlaps count again."""
-        prepared = self.prepare(image)
-        [maps] = self.coarse.predict_maps([prepared[0]])
+        [maps] = self.coarse.predict_maps([self.coarse.prepare(image)])
         return self.fine.refine_cost(self.uncertain_cells(maps), maps.size)
 
     def uncertain_cells(self, coarse: ProbabilityMaps) -> NDArray[np.bool_]:
@@ -168,15 +159,3 @@ def _most(single: Tensor, side: int) -> Tensor:
     rows = first[:, None] + torch.arange(span, device=exact)
     rows = rows.minimum(last[:, None]).clamp_(0, single.shape[0] - 1).long()
     return single[rows.to(single.device)].amax(1)
-
-
-def checked_band(band: tuple[float, float]) -> tuple[float, float]:
-    """The band, as floats.
-
-    Raises:
-        ConfigError: its ends are not two probabilities in ascending order.
-    """
-    low, high = band
-    if not 0 <= low < high <= 1:
-        raise ConfigError(f"band {low} to {high}: expected two probabilities, the lower one first, such as 0.1 0.9")
-    return float(low), float(high)

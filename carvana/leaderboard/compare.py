@@ -1,29 +1,39 @@
-"""``carvana.compare``: from the names of networks to a leaderboard."""
+"""``carvana.compare``: from the names of networks to a leaderboard, written anew after each job of a process."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from carvana.config import FitConfig, load_config
+from carvana.data.check.masks import mean_best_dice
 from carvana.data.splits import write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
 from carvana.leaderboard.entries import NetworkName, make_entries
-from carvana.leaderboard.executor import ComparisonProgress, Executor
-from carvana.leaderboard.plan import ComparisonPlan, make_plan
+from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
+from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
+from carvana.leaderboard.records import FAILED, Row
+from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage, run_jobs
+from carvana.run import exclusive
 from carvana.training.setup import check_alone
+from carvana.utils import __version__
 from carvana.utils.deprecated import parameters
-from carvana.utils.files import lock
-from carvana.utils.progress import Reporter, default_reporter
+from carvana.utils.progress import Reporter, default_reporter, describe_epoch
 
 QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 """The networks of a quick comparison."""
 
 QUICK_CONFIG = "compare-quick"
+
+FITTING, EVALUATING, MEASURING = "fitting", "evaluating", "measuring"
+
+_FUNCTIONS = {FITTING: "fit_network", EVALUATING: "evaluate_finished", MEASURING: "measure"}
+"""The stages of a network, and the function of jobs.py that each of them is."""
 
 
 @parameters(recipe_name="config_name")
@@ -38,7 +48,7 @@ def compare(
     device: str = "auto",
     memory_gb: float | None = None,
     config_name: str | None = None,
-    reporter: Reporter | ComparisonProgress | None = None,
+    reporter: Reporter | None = None,
 ) -> Leaderboard:
     """Fit networks with one config, evaluate all on the same images at full size, and rank them.
 
@@ -84,17 +94,16 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
-    progress = (
-        reporter if isinstance(reporter, ComparisonProgress) else ComparisonProgress(reporter or default_reporter())
-    )
+    reporter = reporter or default_reporter()
     plan = make_plan(
         entries, config,
-        out=folder, seeds=seeds, config_name=config_name or _name_of(config), device=device, reporter=progress.reporter,
+        out=folder, seeds=seeds, config_name=config_name or _name_of(config), device=device, reporter=reporter,
     )  # fmt: skip
-    with _locked(folder):
-        _warn_of_dropped_rows(plan, progress.reporter)
+    refusal = f"{folder}: another comparison is running in it; wait for it, or name another folder"
+    with exclusive(folder / ".lock", refusal):
+        _warn_of_dropped_rows(plan, reporter)
         write_split(plan.out / "split.csv", plan.split)
-        return Executor(plan, memory_gb=memory_gb, progress=progress).run()
+        return _Execution(plan, memory_gb=memory_gb, reporter=reporter).run()
 
 
 def _name_of(config: FitConfig | None) -> str:
@@ -119,10 +128,144 @@ def _warn_of_dropped_rows(plan: ComparisonPlan, reporter: Reporter) -> None:
             )
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    try:
-        with lock(out / ".lock", wait=False):
-            yield
-    except BlockingIOError as error:
-        raise RunError(f"{out}: another comparison is running in it; wait for it, or name another folder") from error
+class _Execution:
+    """Does what a plan still lacks.
+
+    Args:
+        plan: The comparison.
+        memory_gb: The limit of a network's process; None sets none.
+        reporter: Receives what happens: the messages and tasks of each process with the network's name.
+    """
+
+    def __init__(self, plan: ComparisonPlan, *, memory_gb: float | None, reporter: Reporter) -> None:
+        self._plan = plan
+        self._samples = plan.split.val
+        self._reporter = reporter
+        self._memory_gb = memory_gb
+        self._warned: set[str] = set()
+        self._open: dict[str, WorkerJob] = {}  # tasks under way
+        self._failures: dict[Trial, str] = {}
+        self._unmeasured: dict[Trial, str] = {}
+        # Computed before the fits, since it takes all cores.
+        seen = {seen_at(trial.config) for trial in plan.all_trials}
+        self._limits = {
+            (size, target): mean_best_dice(self._samples, size, target=target)
+            for size, target in seen
+            if not isinstance(size, str)
+        }
+        self._results = {name: self._read(trials) for name, trials in plan.trials.items()}
+
+    def run(self) -> Leaderboard:
+        """Do what is missing; returns the whole leaderboard."""
+        plan = self._plan
+        missing = [trial for trial in plan.all_trials if not trial.done]
+        try:
+            self._save()
+            self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing], plan.devices)
+            # One at a time, each in a process of its own, so that neither time nor memory is another network's.
+            self._work([(trial, MEASURING) for trial in self._to_measure()], plan.devices[:1])
+            return self._save(pictures=True)
+        except KeyboardInterrupt as stopped:
+            done, total = sum(trial.done for trial in plan.all_trials), len(plan.all_trials)
+            stopped.args = (f"{done} of {total} fits are done, in {plan.out}; the same command continues",)
+            raise
+        finally:
+            self._finish_tasks()
+
+    def _work(self, stages: Sequence[tuple[Trial, str]], devices: Sequence[str]) -> None:
+        jobs = {self._job(trial, stage): (trial, stage) for trial, stage in stages}
+        begun: set[WorkerJob] = set()
+        with closing(run_jobs(list(jobs), devices, stopping=self._announce_stop)) as events:
+            for event in events:
+                job, (trial, stage) = event.job, jobs[event.job]
+                if job not in begun:
+                    begun.add(job)
+                    several = trial.is_fit and len(self._plan.header.seeds) > 1
+                    seed = f", seed {trial.config.train.seed}" if several else ""
+                    self._reporter.info(f"{job.name}: {stage}{seed} ({len(begun)} of {len(jobs)})")
+                if isinstance(event, WorkerExit):
+                    self._finish_tasks(job)
+                    self._update(trial, stage, event.reason)
+                else:
+                    self._show(event)
+
+    def _show(self, message: WorkerMessage) -> None:
+        kind, values = message.kind, message.values
+        if kind == "epoch":
+            self._reporter.info(f"{message.job.name}: {describe_epoch(values[0])}")
+            return
+        if kind == "warn":  # all networks have the same images; what is odd about them is said once
+            if values[0] in self._warned:
+                return
+            self._warned.add(values[0])
+        words = f"{message.job.name}: {values[0]}"
+        if kind == "start":
+            self._open[words] = message.job
+        elif kind == "finish":
+            self._open.pop(words, None)
+        getattr(self._reporter, kind)(words, *values[1:], **message.numbers)
+
+    def _finish_tasks(self, job: WorkerJob | None = None) -> None:
+        """Finish what a process left open, or all processes: it may have been killed."""
+        for task in [task for task, other in self._open.items() if job in (None, other)]:
+            del self._open[task]
+            self._reporter.finish(task)
+
+    def _update(self, trial: Trial, stage: str, reason: str | None) -> None:
+        """Read what a worker left of its network, and write the leaderboard."""
+        name = trial.entry.name
+        if reason is not None:
+            self._reporter.warn(f"{name}: failed; the output of its process is in {trial.log}")
+            if stage == MEASURING:
+                self._unmeasured[trial] = reason
+            elif not trial.done:  # a worker may also fail after its work is done
+                self._failures[trial] = reason
+        self._results[name] = self._read(self._plan.trials[name])
+        self._save()
+        row = self._results[name].row
+        if row.failed:
+            self._reporter.warn(f"{name} {row.status}")
+        elif row.dice is not None and row.latency_ms is None:
+            interval = "" if row.dice_ci95 is None else f" ({row.dice_ci95[0]:.5f} .. {row.dice_ci95[1]:.5f})"
+            self._reporter.info(f"{name}: Dice {row.dice:.5f}{interval}")
+
+    def _job(self, trial: Trial, stage: str) -> WorkerJob:
+        arguments = {
+            FITTING: {"config": trial.config, "run": trial.run},
+            EVALUATING: {"run": trial.run, "result": trial.result, "samples": self._samples},
+            MEASURING: {
+                "run": trial.run, "image": self._samples[0].image, "out": trial.cost, "key": self._cost_key(),
+            },
+        }[stage]  # fmt: skip
+        function = f"carvana.leaderboard.jobs:{_FUNCTIONS[stage]}"
+        return WorkerJob(trial.entry.name, function, arguments, trial.log, self._plan.targets, self._memory_gb)
+
+    def _to_measure(self) -> Iterator[Trial]:
+        """The first trial of each network that has scores, and no cost measured by this version on this machine."""
+        for name, (trial, *_) in self._plan.trials.items():
+            if self._results[name].row.ok and not self._cost_key().items() <= read_cost(trial.cost).items():
+                yield trial
+
+    def _cost_key(self) -> Mapping[str, Any]:
+        """The entries of a cost file by which an outdated measurement is recognised."""
+        return {"carvana": __version__, "measured_on": self._plan.header.machine}
+
+    def _announce_stop(self) -> None:
+        self._reporter.info("what is under way is saved; Ctrl-C again ends at once")
+
+    def _read(self, trials: Sequence[Trial]) -> NetworkResult:
+        try:
+            return read_result(
+                trials, self._samples, failures=self._failures, unmeasured=self._unmeasured, limits=self._limits
+            )
+        except CarvanaError as error:  # a damaged file of one network must not cost the others their rows
+            entry = trials[0].entry
+            return NetworkResult(Row(entry.name, status=f"{FAILED}{error}", arch=entry.arch))
+
+    def _save(self, *, pictures: bool = False) -> Leaderboard:
+        """Write the leaderboard as it stands; pictures of images take seconds, so they are drawn at the end."""
+        rows, pairs, images = rank(list(self._results.values()), self._samples)
+        samples = self._samples if pictures else ()
+        board = Leaderboard(self._plan.header, rows, pairs, images, path=self._plan.out, samples=samples)
+        board.save()
+        return board

@@ -7,7 +7,6 @@ imported by the jobs: that takes seconds, in which the process must already watc
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
@@ -21,10 +20,10 @@ from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import CarvanaError, RunError, cause
 from carvana.leaderboard.worker_pool import PipeEnd, WorkerJob, register_targets
-from carvana.run import Run
+from carvana.registry import resolve
+from carvana.run import Run, first_free
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.files import lock, write_json
-from carvana.utils.imports import resolve
 from carvana.utils.progress import Reporter
 
 _PAUSE = 0.25
@@ -115,13 +114,10 @@ def fit_network(*, reporter: WorkerReporter, device: str, config: FitConfig, run
     _wait_until_unlocked(run)
     if run.config_path.is_file() and not _can_resume(run):
         reporter.warn(f"the state of {run.path} cannot be read; the folder is renamed, and the fit starts again")
-        names = (run.path.with_name(f"{run.path.name}-damaged-{number}") for number in itertools.count(1))
-        run.path.rename(next(name for name in names if not name.exists()))
+        run.path.rename(first_free(run.path.with_name(f"{run.path.name}-damaged")))
     if not run.config_path.is_file():
         fit(config, out=run.path, device=device, reporter=reporter)
         return
-    for record in run.read_epochs():
-        reporter.send("earlier epoch", record)
     run.write_config(run.read_config().replace({f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}))
     if "fit_seconds" not in run.read_record():  # an interrupted fit that was evaluated by hand
         run.evaluation_path.unlink(missing_ok=True)
@@ -165,7 +161,7 @@ def _wait_until_unlocked(run: Run) -> None:
 
 
 def _can_resume(run: Run) -> bool:
-    from carvana.training.state import has_state, read_state
+    from carvana.training.checkpoint import has_state, read_state
 
     if not has_state(run.state_path):
         return not run.metrics_path.exists()

@@ -15,7 +15,6 @@ second call finds what is done, does what is missing, and refits, beside the old
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -37,12 +36,12 @@ from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
 from carvana.leaderboard.records import Header
 from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
 from carvana.registry import registry
-from carvana.run import Run
+from carvana.run import Run, numbered
 from carvana.training.setup import check, in_full, with_data
+from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
 from carvana.utils.files import digest, file_digest
 from carvana.utils.progress import Reporter
-from carvana.utils.version import __version__
 
 _DIGITS = 8
 
@@ -216,8 +215,7 @@ def _trial(entry: NetworkEntry, config: FitConfig, run: Run, result: Run, out: P
 
 def _folder(path: Path, config: FitConfig, data: str) -> Run:
     """The run of this config: the folder, or the next numbered one if that holds another training."""
-    for number in itertools.count(1):
-        run = Run(path if number == 1 else path.with_name(f"{path.name}-{number}"))
+    for run in map(Run, numbered(path)):
         if not run.config_path.exists():
             return run
         with suppress(CarvanaError):

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from carvana.errors import CarvanaError, ConfigError
-from carvana.registry import Entry, registry
+from carvana.registry import Entry, registry, resolve
 from carvana.utils.devices import cpu_count
-from carvana.utils.imports import resolve
 
 if sys.platform == "win32":
     from multiprocessing.connection import PipeConnection

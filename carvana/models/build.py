@@ -20,6 +20,7 @@ from carvana.models.weight_files import first_line
 from carvana.registry import Entry, registry
 
 _RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
+_OF_BOTH = ("stride", "min_size", "mean", "std", "init")  # what a Network hands on to its ModelSpec
 
 
 def build_network(
@@ -59,19 +60,9 @@ def build_network(
         raise ModelError(f"the factory of {where} must return a Network or an nn.Module, got {type(built).__name__}")
     if not isinstance(network.module, nn.Module):
         raise ModelError(f"the Network of {where} must hold an nn.Module, got {type(network.module).__name__}")
-    spec = {
-        "arch": name,
-        "options": options,
-        "classes": classes,
-        "stride": network.stride,
-        "min_size": network.min_size,
-        "mean": network.mean,
-        "std": network.std,
-        "init": network.init,
-        "package": entry.source,
-    }
+    spec = {"arch": name, "options": options, "classes": classes, "package": entry.source}
     try:
-        return network, ModelSpec.from_json(spec)
+        return network, ModelSpec.from_json(spec | {key: getattr(network, key) for key in _OF_BOTH})
     except ModelError as error:
         raise ModelError(f"the factory of {where}: {error}") from None
 

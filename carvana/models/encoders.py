@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -107,12 +108,9 @@ def create_encoder(name: str, *, weights: str | os.PathLike[str] | None = None) 
         raise UnknownNameError(f"no encoder is named '{name}'{hint} (timm's models are written 'tu-NAME')")
 
     def make(published: str | bool | None, arguments: dict[str, Any]) -> nn.Module:
-        def build_with(**more: Any) -> nn.Module:
-            encoder: nn.Module = smp.encoders.get_encoder(name, weights=published, **arguments, **more)
-            return encoder
-
+        build = functools.partial(smp.encoders.get_encoder, name, weights=published, **arguments)
         try:
-            return build_for_any_size(build_with, name)
+            return build_for_any_size(build, name)
         except Exception as error:  # smp and timm raise whatever their layers raise
             reason = first_line(error)
             if "downsampling pattern" in reason:

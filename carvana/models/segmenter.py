@@ -1,24 +1,74 @@
-"""The Segmenter, which wraps every architecture: images of any size to logits of that size."""
+"""The Segmenter, which wraps every architecture: images of any size to logits of that size.
+
+Images are padded to a size that the network takes, and normalised. Both keep the memory format. In channels_last the
+three channels of a pixel lie side by side, and torch is slow where its innermost loop has three steps; there, whole
+rows of pixels are processed at once.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from carvana.errors import CarvanaError, ModelError
+from carvana.errors import CarvanaError, ModelError, error_line
 from carvana.models import serialization
 from carvana.models.build import AllocationLimit, build_network
-from carvana.models.preprocess import normalised, padded_size, reflected
 from carvana.models.spec import ModelSpec
+from carvana.task import Task
 from carvana.utils.devices import is_out_of_memory
-from carvana.utils.imports import error_line
+from carvana.utils.progress import Reporter, default_reporter
 
 _OF_DEVICE = re.compile("cuda|cudnn|cublas", re.IGNORECASE)  # errors that are not the network's
+
+
+def create_model(
+    name: str,
+    *,
+    classes: int = 1,
+    task: Task | None = None,
+    encoder_weights: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    **more_options: Any,
+) -> Segmenter:
+    """Build an architecture of the registry, ready to train.
+
+    Args:
+        name: An architecture, such as ``"unet-ref"`` or ``"unet/resnet34"``; ``carvana archs`` lists them.
+        classes: Channels of the logits; 1 for foreground against background. Of more, without a task, nobody knows what
+            they mean: the model gives logits only.
+        task: What is to be told apart; its classes are the channels of the logits.
+        encoder_weights: Where the encoder's weights come from: None or ``"none"`` (random), ``"imagenet"`` or another
+            name that smp publishes, ``"auto"`` (pretrained if cached or if the hub answers within 3 s, else random with
+            a warning), or a file (.safetensors, .pth). What happened is in ``spec.init``.
+        options: Passed on to the architecture's factory; plain JSON values, since they travel with the weights.
+        reporter: Warned where ``"auto"`` had to start from random weights; by default the log is.
+        more_options: The same as ``options``, as keywords; they win over them.
+
+    Raises:
+        UnknownNameError: no such architecture.
+        ConfigError: an option or a value that the architecture does not take.
+        ModelError: the architecture cannot be built, or the weights are not available.
+
+    >>> model = create_model("unet-ref", width=4)
+    >>> model.spec.stride, model.spec.init
+    (16, 'random')
+    """
+    network, spec = build_network(
+        name, classes=classes if task is None else len(task.classes), encoder_weights=encoder_weights,
+        options={**(options or {}), **more_options},
+    )  # fmt: skip
+    if spec.init.startswith("auto: random "):
+        reason = spec.init.removeprefix("auto: random ")
+        (reporter or default_reporter()).warn(f"{name} starts from random weights {reason}")
+    model = Segmenter(network.module, spec, encoder=network.encoder)
+    return model if task is None else model.with_spec(task=task)
 
 
 class Segmenter(nn.Module):
@@ -179,6 +229,62 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width]
 
 
+def round_up(length: int, stride: int) -> int:
+    """The next multiple of the stride."""
+    # ONNX rounds quotients towards zero, so an exported graph is right where none is negative.
+    return (length + stride - 1) // stride * stride
+
+
+def padded_size(size: int, stride: int, min_size: int) -> int:
+    """The height, or width, after padding of an image with height, or width, ``size``.
+
+    >>> padded_size(1918, 32, 64), padded_size(5, 32, 64)
+    (1920, 64)
+    """
+    return round_up(max(size, min_size), stride)
+
+
+def reflection(size: int, padded: int, device: torch.device) -> Tensor:
+    """Indices 0, 1, .., size - 1, size - 2, .., that bounce off both ends as often as it takes to reach ``padded``.
+
+    Rows and columns are added only after the last ones, so that the network's grid begins at the image's corner.
+    """
+    last = size - 1
+    steps = torch.arange(padded, device=device)
+    phase = steps % torch.full_like(steps, max(2 * last, 1))  # by a tensor: ONNX takes no remainder by a symbol
+    return last - (phase - last).abs()
+
+
+def reflected(images: Tensor, height: int, width: int) -> Tensor:
+    """Pad images (N, C, h, w) at the lower and right edge by reflection."""
+    if torch.compiler.is_exporting():  # an exported graph holds for all sizes: no branch there
+        for axis, side in ((2, height), (3, width)):
+            images = images.index_select(axis, reflection(images.shape[axis], side, images.device))
+        return images
+    form = (
+        torch.channels_last if _channels_last(images) else torch.contiguous_format
+    )  # torch.cat keeps it if all have it
+    for axis, side in ((2, height), (3, width)):
+        size = images.shape[axis]
+        if side != size:
+            beyond = images.index_select(axis, reflection(size, side, images.device)[size:])
+            images = torch.cat([images, beyond.contiguous(memory_format=form)], axis)
+    return images
+
+
+def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract ``mean`` and divide by ``std``, (1, 3, 1, 1) each, from pixels in [0, 1], or in 0..255 if of uint8."""
+    count, channels, height, width = images.shape
+    pixels = images.to(mean.dtype)
+    if torch.compiler.is_exporting() or not _channels_last(pixels):
+        return ((pixels / 255 if images.dtype == torch.uint8 else pixels) - mean) / std
+    rows = pixels.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+    mean, std = (values.flatten().repeat(width) for values in (mean, std))
+    # uint8 was copied above, so the copy may be changed in place; floats are the caller's tensor.
+    rows = rows.div_(255).sub_(mean) if images.dtype == torch.uint8 else rows - mean
+    return rows.div_(std).reshape(count, height, width, channels).permute(0, 3, 1, 2)
+
+
 def _check_images(images: Tensor) -> None:
     expected = "images must be a tensor (N, 3, H, W) of uint8, or of float in [0, 1]"
     if not isinstance(images, Tensor):
@@ -222,3 +328,7 @@ def _path_of(module: nn.Module | None, network: nn.Module) -> str | None:
     if module not in paths:
         raise ModelError("the encoder must be a part of the network")
     return paths[module]
+
+
+def _channels_last(images: Tensor) -> bool:
+    return images.is_contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from carvana.errors import ModelError
 from carvana.models.spec import ModelSpec, model_card
-from carvana.models.weight_files import first_line, flaw, short
+from carvana.models.weight_files import difference, first_line, flaw, short
 from carvana.registry import registry
 from carvana.utils.files import atomic_path, read_json, write_json, write_text
 
@@ -106,10 +106,13 @@ def load_weights(folder: Path, network: nn.Module) -> None:
             found = load_file(path)
     except Exception as error:  # whatever its bytes lead to
         raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
-    difference = _first_difference(network.state_dict(), found)
-    if difference:
-        raise ModelError(f"'{path}' does not fit the architecture: {difference}")
-    for name, tensor in network.state_dict().items():
+    expected = network.state_dict()
+    reason = difference(found, expected)
+    if not reason and (unexpected := [name for name in found if name not in expected]):
+        reason = f"{len(unexpected)} tensors are unknown to it, the first is {short(unexpected[0])}"
+    if reason:
+        raise ModelError(f"'{path}' does not fit the architecture: {reason}")
+    for name, tensor in expected.items():
         if wrong := flaw(found[name], tensor):
             raise ModelError(f"'{path}' is damaged: '{name}' {wrong}")
     network.load_state_dict(found)
@@ -121,20 +124,6 @@ def most_elements(folder: Path) -> int:
     What a network is made of on its way, and what is not saved with it, comes on top.
     """
     return 2 * (folder / WEIGHTS).stat().st_size + 2**26
-
-
-def _first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    """What keeps two sets of weights from being the same in names and shapes, in half a line; None if nothing does."""
-    missing = [name for name in expected if name not in found]
-    if missing:
-        return f"{len(missing)} of {len(expected)} tensors are missing, the first is '{missing[0]}'"
-    unexpected = [name for name in found if name not in expected]
-    if unexpected:
-        return f"{len(unexpected)} tensors are unknown to it, the first is {short(unexpected[0])}"
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
-            return f"'{name}' has shape {tuple(found[name].shape)} and should have {tuple(tensor.shape)}"
-    return None
 
 
 def push(repo_id: str, network: nn.Module, spec: ModelSpec, *, private: bool, token: str | None) -> str:

@@ -6,6 +6,7 @@ the encoder's weights come from, and which parameters are unused.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from carvana.errors import ModelError
 from carvana.models.build import check_options
 from carvana.models.encoders import build_for_any_size, check_timm, quiet, start
-from carvana.models.preprocess import round_up
+from carvana.models.segmenter import round_up
 from carvana.models.smp_encoders import DILATING, check
 from carvana.models.spec import Network
 from carvana.models.weight_files import first_line
@@ -54,14 +55,12 @@ def build(
     check_options(name, options, option_names(decoder))
 
     def make(published: str | bool | None, for_encoder: dict[str, Any]) -> nn.Module:
-        def build_with(**more: Any) -> nn.Module:
-            network: nn.Module = smp.MODEL_ARCHITECTURES_MAPPING[decoder](
-                encoder, encoder_weights=published, classes=classes, **for_encoder, **options, **more
-            )
-            return network
-
+        architecture = smp.MODEL_ARCHITECTURES_MAPPING[decoder]
+        build = functools.partial(
+            architecture, encoder, encoder_weights=published, classes=classes, **for_encoder, **options
+        )
         try:
-            return build_for_any_size(build_with, encoder, is_dpt=decoder == "dpt")
+            return build_for_any_size(build, encoder, is_dpt=decoder == "dpt")
         except Exception as error:  # layers of smp and timm may raise anything
             given = f" with {options}" if options else ""
             raise ModelError(f"'{name}' cannot be built{given}: {_why_not_built(decoder, error)}") from error

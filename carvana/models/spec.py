@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -52,13 +51,6 @@ def is_distribution(value: str) -> bool:
     return bool(re.fullmatch(r"([A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?", value, re.ASCII)) and len(value) <= 200
 
 
-def _no_text(value: Any) -> Any:
-    """Refuse true and quoted digits, which pydantic would read as numbers."""
-    if isinstance(value, bool | str):
-        raise ValueError("must be a number")
-    return value
-
-
 def _must(holds: Callable[[str], bool], message: str) -> AfterValidator:
     def check(value: str) -> str:
         if not holds(value):
@@ -68,16 +60,17 @@ def _must(holds: Callable[[str], bool], message: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Side = Annotated[int, BeforeValidator(_no_text), Field(ge=1, le=_LARGEST_SIDE)]
-Classes = Annotated[int, BeforeValidator(_no_text), Field(ge=1, le=_MOST_CLASSES)]
-Share = Annotated[float, BeforeValidator(_no_text), Field(ge=0, le=1)]
+# Strict: pydantic would read true and quoted digits as numbers.
+Side = Annotated[int, Field(ge=1, le=_LARGEST_SIDE, strict=True)]
+Classes = Annotated[int, Field(ge=1, le=_MOST_CLASSES, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 # Names are shown in messages, where line breaks and control characters of terminals do harm.
 Name = Annotated[str, Field(min_length=1, max_length=200), _must(str.isprintable, "must be printable")]
 Distribution = Annotated[str, _must(is_distribution, "must be the name of a package")]
 Options = Annotated[dict[str, Any], AfterValidator(_jsonable)]
 # Both must be numbers in the network's fp32, too.
-Mean = Annotated[float, BeforeValidator(_no_text), Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-Std = Annotated[float, BeforeValidator(_no_text), Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False, strict=True)]
+Std = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False, strict=True)]
 
 
 class ModelSpec(BaseModel):

@@ -64,11 +64,22 @@ def match_weights(
     by_name = {name: found[name] for name in expected if name in found and found[name].shape == expected[name].shape}
     matched = by_name if needed.keys() <= by_name.keys() else _in_order(found, expected) or _in_order(found, needed)
     if not matched:
-        raise ModelError(_difference(found, needed))
+        raise ModelError(_why_not_matched(found, needed))
     for name, tensor in matched.items():
         if wrong := flaw(tensor, expected[name]):
             raise ModelError(f"'{name}' {wrong}")
     return matched
+
+
+def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Which of the expected names are missing, or have another shape, in half a line; None if none."""
+    missing = [name for name in expected if name not in found]
+    if missing:
+        return f"{len(missing)} of {len(expected)} tensors are missing, the first is '{missing[0]}'"
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            return f"'{name}' has shape {tuple(found[name].shape)} and should have {tuple(tensor.shape)}"
+    return None
 
 
 def flaw(tensor: Tensor, expected: Tensor) -> str | None:
@@ -104,14 +115,11 @@ def _in_order(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> di
     return dict(zip(expected, found.values(), strict=True))
 
 
-def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> str:
-    shared = [name for name in needed if name in found]
-    if 2 * len(shared) >= len(needed):  # names were meant to match
-        for name, tensor in needed.items():
-            if name not in found:
-                return f"'{name}' is missing from it"
-            if found[name].shape != tensor.shape:
-                return f"'{name}' has shape {tuple(found[name].shape)} and should have {tuple(tensor.shape)}"
+def _why_not_matched(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> str:
+    """Why the tensors of a file match by neither name nor order."""
+    were_meant_to = 2 * len(needed.keys() & found.keys()) >= len(needed)
+    if were_meant_to and (reason := difference(found, needed)):
+        return reason
     for position, (name, other) in enumerate(zip(needed, found, strict=False), start=1):
         if found[other].shape != needed[name].shape:
             return (

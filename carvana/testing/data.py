@@ -1,10 +1,11 @@
-"""The contracts of augmentations and of data layouts."""
+"""The contracts of augmentations and of data layouts; and what all contracts share: a break becomes one line."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,32 @@ from carvana.data.check.masks import check_sizes
 from carvana.data.io.masks import write_mask
 from carvana.data.layouts import Folders, layout_of
 from carvana.data.samples import find_samples, listed
-from carvana.registry import registry
-from carvana.testing.contract import ContractError, contract, expect
+from carvana.registry import Catalog, registry
 
 _DRAWS = 16  # so that what happens in one of four is met
 _CONTRAST = 150  # of an image's greys, 0 to 255
+
+
+def expect(holds: object, otherwise: str) -> None:
+    """Raise an AssertionError with the message ``otherwise``, unless it holds."""
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+@contextmanager
+def contract(catalog: Catalog, name: str) -> Iterator[None]:
+    """Make every error within the block, of the contract or of what is tested, an AssertionError of one line.
+
+    Args:
+        catalog: Where what is tested is registered; that it is not is the caller's mistake.
+        name: Its name, with which the line begins.
+    """
+    catalog.entry(name)
+    try:
+        yield
+    except Exception as error:  # other people's code raises anything
+        kind = "" if isinstance(error, AssertionError) and str(error) else f"{type(error).__name__}: "
+        raise AssertionError(f"the {catalog.kind} '{name}': {kind}{' '.join(str(error).split())}") from error
 
 
 def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
@@ -39,12 +61,11 @@ def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
         >>> import carvana.testing
         >>> carvana.testing.check_augment("seed")
     """
-    registry.augments.entry(name)  # an unregistered name is the caller's mistake
-    with contract(f"the augmentation '{name}'"):
+    with contract(registry.augments, name):
         try:
             augment = make_augment(name)
         except TypeError as error:
-            raise ContractError(
+            raise AssertionError(
                 f"it must be a factory, a function without arguments that returns it: {error}"
             ) from error
         if augment is not None:  # as "none" is, and whatever means the same
@@ -66,8 +87,7 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
         >>> import carvana.testing
         >>> carvana.testing.check_layout("folders")
     """
-    registry.layouts.entry(name)  # an unregistered name is the caller's mistake
-    with contract(f"the layout '{name}'"):
+    with contract(registry.layouts, name):
         _check_other_folders(name)
         if folder is None:
             return
@@ -117,7 +137,7 @@ def _check_half(augment: Augment, image: NDArray[np.uint8], inside: NDArray[np.b
     """Half of each pixel covered, everywhere: whatever moves, that is what must come back."""
     _, half = apply(augment, image.copy(), np.full(inside.shape, 0.5, np.float32), (0, 0, draw))
     close = np.abs(half - 0.5)[inside] < 0.02
-    expect(bool(close.all()), "a coverage of one half everywhere does not stay so")
+    expect(close.all(), "a coverage of one half everywhere does not stay so")
 
 
 def _check_alike(

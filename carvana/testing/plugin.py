@@ -10,7 +10,7 @@ from typing import Any
 
 from carvana.plugins import VARIABLE, canonical, plugins
 from carvana.registry import has_wildcards, registry
-from carvana.testing.data import check_augment, check_layout
+from carvana.testing.data import check_augment, check_layout, expect
 from carvana.testing.network import check_arch, check_loss
 
 _ANSWER = "carvana.testing imported:"
@@ -46,15 +46,15 @@ def check_plugin(
         >>> carvana.testing.check_plugin("carvana-mine", options={"mine": {"width": 4}})  # doctest: +SKIP
     """
     found = [plugin for plugin in plugins() if canonical(package) in map(canonical, (plugin.package, plugin.name))]
-    if not found:
-        raise AssertionError(f"no installed package '{package}' has an entry point in the group carvana.plugins")
+    expect(found, f"no installed package '{package}' has an entry point in the group carvana.plugins")
     for plugin in found:
-        if plugin.error:
-            raise AssertionError(f"the plugin '{plugin.name}' of {plugin.package} is broken: {plugin.error}")
+        expect(plugin.error is None, f"the plugin '{plugin.name}' of {plugin.package} is broken: {plugin.error}")
     adds = {kind: [name for plugin in found for name in plugin.adds.get(kind, ())] for kind in registry.catalogs}
-    if not any(adds.values()):
-        raise AssertionError(f"'{package}' registers nothing")
-    _check_entries(adds)
+    expect(any(adds.values()), f"'{package}' registers nothing")
+    for kind, names in adds.items():
+        for entry in registry.catalogs[kind].registered():
+            told = entry.summary or entry.name not in names
+            expect(told, f"'{entry.name}' has no summary, which listings show: register it with summary=")
     _check_listing(package)
     for name in adds["archs"]:
         _check_archs(name, options or {})
@@ -68,25 +68,17 @@ def check_plugin(
         _python(f"the command '{name}' has no help", "-m", "carvana", name, "--help")
 
 
-def _check_entries(adds: Mapping[str, list[str]]) -> None:
-    for kind, names in adds.items():
-        for entry in registry.catalogs[kind].registered():
-            if entry.name in names and not entry.summary:
-                raise AssertionError(f"'{entry.name}' has no summary, which listings show: register it with summary=")
-
-
 def _check_listing(package: str) -> None:
     """In another process, since this one has imported torch already."""
     printed = _python(f"'{package}' cannot be listed", "-c", _LISTING, selection=package)
     answers = [line for line in printed.splitlines() if line.startswith(_ANSWER)]  # modules may print as well
-    if not answers:
-        raise AssertionError(f"'{package}' cannot be listed: Python ended without a message")
+    expect(answers, f"'{package}' cannot be listed: Python ended without a message")
     imported = answers[-1].removeprefix(_ANSWER).strip()
-    if imported:
-        raise AssertionError(
-            f"'{package}' imports {imported} when names are listed, which takes seconds:"
-            ' register "module:attribute" strings instead of objects'
-        )
+    expect(
+        not imported,
+        f"'{package}' imports {imported} when names are listed, which takes seconds:"
+        ' register "module:attribute" strings instead of objects',
+    )
 
 
 def _python(otherwise: str, *words: str, selection: str | None = None) -> str:
@@ -97,8 +89,7 @@ def _python(otherwise: str, *words: str, selection: str | None = None) -> str:
     )
     if done.returncode:
         lines = [text for line in done.stderr.splitlines() if (text := line.strip("╭─╮│╰╯ "))]  # typer draws boxes
-        lines = lines or ["Python ended without a message"]
-        raise AssertionError(f"{otherwise}: {lines[-1]}")
+        raise AssertionError(f"{otherwise}: {lines[-1] if lines else 'Python ended without a message'}")
     return done.stdout
 
 
@@ -109,8 +100,7 @@ def _check_archs(name: str, options: Mapping[str, Mapping[str, Any]]) -> None:
     chosen = [known for known in options if known.startswith(name[:-1])]
     listed = (known for known in registry.archs.names(name) if not has_wildcards(known))
     first = next(listed, None)
-    if not chosen and first is None:
-        family = name.removesuffix("/*")
-        raise AssertionError(f"'{name}' lists no name that could be tried: pass options={{'{family}/NAME': {{}}}}")
+    family = name.removesuffix("/*")
+    expect(chosen or first, f"'{name}' lists no name that could be tried: pass options={{'{family}/NAME': {{}}}}")
     for known in chosen or [str(first)]:
         check_arch(known, options=options.get(known))

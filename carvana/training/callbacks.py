@@ -19,8 +19,8 @@ from carvana.run import Run
 from carvana.utils.progress import Reporter, describe_epoch
 
 if TYPE_CHECKING:  # they import torch, which these logs do without
+    from carvana.training.checkpoint import Progress
     from carvana.training.optim import Duration
-    from carvana.training.state import Progress
     from carvana.training.validation import Validation
 
 TRACKIO_PROJECT = "TRACKIO_PROJECT"
@@ -84,11 +84,18 @@ class _Curves(Callback):
         first_step: The first step of a resumed training.
     """
 
+    package: ClassVar[str]
+
     def __init__(self, place: object, first_step: int | None) -> None:
         self._place = place
         self._first_step = first_step
         self._step = first_step or 0
         self._lost = False
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the package that writes is installed."""
+        return importlib.util.find_spec(cls.package) is not None
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
         """Write the epoch's numbers."""
@@ -133,17 +140,13 @@ class TensorBoard(_Curves):
     >>> carvana.fit(config, callbacks=(carvana.TensorBoard("logs"),))  # doctest: +SKIP
     """
 
+    package: ClassVar = "tensorboard"
     _count: ClassVar = itertools.count()
 
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int | None = None) -> None:
         super().__init__(folder, first_step)
         self._folder = Path(folder)
         self._records: Any = None
-
-    @staticmethod
-    def available() -> bool:
-        """Whether the package tensorboard is installed."""
-        return importlib.util.find_spec("tensorboard") is not None
 
     def _write(self, numbers: Mapping[str, float], step: int) -> None:
         # Not SummaryWriter: it writes in a thread, whose errors are printed as tracebacks.
@@ -192,6 +195,8 @@ class Trackio(_Curves):
         >>> trainer = Trainer(model, train=data, callbacks=[Trackio("cars", name="first")])  # doctest: +SKIP
     """
 
+    package: ClassVar = "trackio"
+
     def __init__(
         self,
         project: str,
@@ -210,11 +215,6 @@ class Trackio(_Curves):
         self._name = name
         self._config = dict(config or {})
         self._run: Any = None
-
-    @staticmethod
-    def available() -> bool:
-        """Whether the package trackio is installed."""
-        return importlib.util.find_spec("trackio") is not None
 
     def _write(self, numbers: Mapping[str, float], step: int) -> None:
         if self._run is None:

@@ -52,7 +52,12 @@ def fit_folds(
         0.985
     """
     reporter = reporter or default_reporter()
-    _check_folds(config)
+    if config.split.file is not None:
+        raise ConfigError(
+            f"split.file = {str(config.split.file)!r}: --folds makes its own splits; leave it out, or fit without "
+            "--folds"
+        )
+    check_alone("folds are fitted")
     config = check(config, device=device, reporter=reporter)
     config = with_data(config, reporter=reporter)
     first_weights = lasting_path(init)
@@ -100,15 +105,6 @@ def resume_folds(
     if not made.table_path.is_file():  # killed before the folds were written
         _write(made, _split(config, made.count))
     return _fit_all(made, config, root=root, device=device, callbacks=callbacks, reporter=reporter)
-
-
-def _check_folds(config: FitConfig) -> None:
-    if config.split.file is not None:
-        raise ConfigError(
-            f"split.file = {str(config.split.file)!r}: --folds makes its own splits; leave it out, or fit without "
-            "--folds"
-        )
-    check_alone("folds are fitted")
 
 
 def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) -> None:

@@ -33,6 +33,7 @@ from carvana.training.setup import (
     with_data,
 )
 from carvana.training.trainer import Trainer
+from carvana.utils import __version__
 from carvana.utils.devices import describe, process_count, process_number
 from carvana.utils.files import digest
 from carvana.utils.progress import Reporter, SilentReporter, default_reporter
@@ -216,8 +217,6 @@ def _longer(config: FitConfig, *, epochs: int | None, minutes: float | None) -> 
 
 
 def _record(trainer: Trainer) -> dict[str, Any]:
-    from carvana.utils.version import __version__
-
     return {
         "carvana": __version__,
         "torch": torch.__version__,

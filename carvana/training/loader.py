@@ -14,17 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reader_processes import (
-    ReaderKilledError,
+from carvana.errors import CarvanaError, ConfigError
+from carvana.training.signals import FEWER_READERS
+from carvana.utils.parallel import (
     begin_reader,
     check_readers_can_begin,
     end_readers,
+    explain_killed_readers,
     read_ahead,
     reader_count,
-    tells_of_no_room,
 )
-from carvana.errors import CarvanaError, ConfigError
-from carvana.training.signals import FEWER_READERS
 
 Key = tuple[int, int]
 """(epoch, index), the key of a data set: it names the epoch since worker processes live through all epochs."""
@@ -46,6 +45,7 @@ class EpochBatches(Sampler[list[Key]]):
         processes: How many there are.
 
     Attributes:
+        parts: The images of each batch of the chosen epoch, all processes together.
         sizes: How many images each batch has, all processes together.
 
     >>> batches = EpochBatches(9, 8, seed=0, shuffle=False)
@@ -66,26 +66,23 @@ class EpochBatches(Sampler[list[Key]]):
         self._process = process
         self._processes = processes
         self._count = max(1, -(-length // (batch_size * processes)))
-        self._parts = self._cut(0)
-        self.sizes = [len(part) for part in self._parts]
+        self.parts = self._cut(0)
+        self.sizes = [len(part) for part in self.parts]
 
     def set_place(self, epoch: int, first: int = 0) -> None:
         """Choose the epoch of the next iteration, and its first batch."""
         # Validation must see the same crops each time.
         self.epoch = epoch if self._shuffle else 0
         self.first = first
-        self._parts = self._cut(self.epoch)
+        self.parts = self._cut(self.epoch)
 
-    def indices(self, batch: int) -> NDArray[np.int64]:
-        """The images of a batch of the chosen epoch, all processes together."""
-        return self._parts[batch]
-
-    def share(self, batch: int) -> tuple[NDArray[np.int64], int]:
-        """This process's images of a batch of the chosen epoch, and how many of them count.
+    def share(self, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """This process's images of a batch, and how many of them count.
 
         A process without images in the batch gets one that does not count: all processes must take part in each step.
         """
-        return self._share(self._parts[batch])
+        own = part[self._process :: self._processes]
+        return (own, len(own)) if len(own) else (part[:1], 0)
 
     def in_step(self, batch: int, every: int) -> tuple[int, float, bool]:
         """The part of a batch in its step, where ``every`` batches make a step.
@@ -95,7 +92,7 @@ class EpochBatches(Sampler[list[Key]]):
             processes, over whom gradients are averaged), and whether this batch is the step's last.
         """
         group = self.sizes[batch - batch % every :][:every]
-        images = self.share(batch)[1]
+        images = self.share(self.parts[batch])[1]
         return images, images * self._processes / sum(group), batch % every == len(group) - 1
 
     def keys_before(self, epoch: int, batch: int, count: int) -> list[list[Key]]:
@@ -111,7 +108,7 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        for part in self._parts[self.first :]:
+        for part in self.parts[self.first :]:
             yield self._keys(epoch, part)
 
     def _cut(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -121,12 +118,8 @@ class EpochBatches(Sampler[list[Key]]):
             order = np.random.default_rng((self._seed, epoch)).permutation(order)
         return np.array_split(order, self._count)
 
-    def _share(self, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-        own = part[self._process :: self._processes]
-        return (own, len(own)) if len(own) else (part[:1], 0)
-
     def _keys(self, epoch: int, part: NDArray[np.int64]) -> list[Key]:
-        return [(epoch, index) for index in self._share(part)[0].tolist()]
+        return [(epoch, index) for index in self.share(part)[0].tolist()]
 
 
 class Loader:
@@ -186,18 +179,15 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], float]]:
         began = time.perf_counter()
-        try:
-            for images, targets in self._loader:
-                yield (images, targets), time.perf_counter() - began
-                began = time.perf_counter()
-        except CarvanaError as error:
-            # torch puts the worker's traceback before the message, and an escaped line break after it.
-            name = f"{type(error).__module__}.{type(error).__qualname__}: "
-            raise type(error)(str(error).rpartition(name)[2].removesuffix(r"\n")) from None
-        except (ConnectionError, EOFError) as error:  # the reader died while it was sending a batch
-            raise ReaderKilledError(FEWER_READERS) from error
-        except OSError as error:
-            raise (ReaderKilledError(FEWER_READERS) if tells_of_no_room(error) else error) from error
+        with explain_killed_readers(FEWER_READERS):
+            try:
+                for images, targets in self._loader:
+                    yield (images, targets), time.perf_counter() - began
+                    began = time.perf_counter()
+            except CarvanaError as error:
+                # torch puts the worker's traceback before the message, and an escaped line break after it.
+                name = f"{type(error).__module__}.{type(error).__qualname__}: "
+                raise type(error)(str(error).rpartition(name)[2].removesuffix(r"\n")) from None
 
     def end(self) -> None:
         """End the reading processes; new ones start if it is used again."""

@@ -22,13 +22,12 @@ from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError, 
 from carvana.evaluation.samples import read_run_split
 from carvana.losses import loss_for, loss_names, make_loss
 from carvana.models.build import build_network
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec, is_distribution
 from carvana.registry import Catalog, registry
 from carvana.run import Run
 from carvana.training.callbacks import Callback, default_callbacks
-from carvana.training.state import has_state, peek_state
+from carvana.training.checkpoint import has_state, read_state
 from carvana.training.trainer import Trainer
 from carvana.utils.devices import process_count, process_number, resolve_device, resolve_precision
 from carvana.utils.files import lock
@@ -185,14 +184,14 @@ def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segment
     if not has_state(run.state_path):
         return build_model(config, init=run.read_record().get("init_from"), reporter=reporter)
     model = build_model(config.replace({"model.encoder_weights": "none"}))
-    spec = ModelSpec.from_json(peek_state(run.state_path)[1]["spec"])
+    spec = ModelSpec.from_json(read_state(run.state_path, tensors=False).origin["spec"])
     return model.with_spec(init=spec.init, mean=spec.mean, std=spec.std)
 
 
 def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
     """The config with a data folder, its own or that of the demo cars, and with absolute paths."""
     if config.data.root is None:
-        root = demo_folder()
+        root = cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
         found = (root / "demo.json").exists()  # written last
         reporter.info(f"no --data given: {'using' if found else 'drawing'} {DEMO_CARS} demo cars in {root}")
         with lock(root.with_suffix(".lock")):  # of several processes that train together, one draws
@@ -203,11 +202,6 @@ def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
     if config.split.file is not None:
         changes["split.file"] = str(config.split.file.resolve())
     return config.replace(changes)
-
-
-def demo_folder() -> Path:
-    """The folder of this user's demo cars."""
-    return cache_home() / f"demo-v{VERSION}-{DEMO_CARS}-cars"
 
 
 def new_split(config: FitConfig, *, reporter: Reporter) -> Split:
@@ -249,7 +243,7 @@ def make_trainer(
     train, val = datasets(config, split, reporter=reporter)
     first_step = None
     if resume and has_state(run.state_path):
-        done = peek_state(run.state_path)[0].metrics
+        done = read_state(run.state_path, tensors=False).progress.metrics
         first_step = done[-1]["step"] + 1 if done else 0
     own = default_callbacks(run, first_step=first_step) if process_number() == 0 else []
     return Trainer(

@@ -11,14 +11,10 @@ from typing import Any, Self
 
 import torch
 
-from carvana.config import TrainConfig
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import CarvanaError, ModelError
-from carvana.run import Run
-from carvana.training.state import Progress, has_state, peek_state
 from carvana.utils.devices import is_out_of_memory
-from carvana.utils.parallel import tells_of_killed_reader
+from carvana.utils.parallel import ReaderKilledError, tells_of_killed_reader
 from carvana.utils.progress import Reporter
 
 FEWER_READERS = "take fewer with data.workers, or smaller train.batch_size; --resume goes on"
@@ -86,24 +82,6 @@ class StopSignals:
         if number == signal.SIGINT:  # SIGTERM comes from a program, which reads no answer
             with suppress(Exception):  # stderr is closed, or was being written to: the state is saved all the same
                 self._reporter.info("Ctrl-C: the step is finished and the state saved; Ctrl-C again ends at once")
-
-
-def not_finite(
-    loss: float, where: str, at: Progress, settings: TrainConfig, run: Run | None, *, step: int
-) -> NonFiniteLossError:
-    """The error for a loss that is not finite: where it arose, what to try, and what is kept."""
-    or_precision = "" if settings.precision == "fp32" else " or take train.precision fp32"
-    message = (
-        f"the loss became {loss} in epoch {at.epoch + 1}, step {step} (learning rate {at.rate:.3g}), {where}, or the "
-        f"weights in the step before: look at the images, lower train.lr (now {settings.lr:g}){or_precision}"
-    )
-    if run is not None and has_state(run.state_path):
-        good = peek_state(run.state_path)[0].step
-        message += f"; the last good state, of step {good}, is in {run.state_path}"
-    if run is not None and at.metrics:
-        kept = f"the best network so far is in {run.model_path}"
-        message += f"; {kept}, and --init {run.path} begins another training with it"
-    return NonFiniteLossError(message)
 
 
 def some_names(data: SegmentationDataset, places: Sequence[int], count: int = 16) -> str:

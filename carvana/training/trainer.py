@@ -29,14 +29,21 @@ from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run, training_run
-from carvana.training.batch_size import choose_batch_size
+from carvana.training.accelerator import (
+    add_up,
+    all_of,
+    as_segmenter,
+    average_buffers,
+    largest_batch,
+    make_accelerator,
+    unwrap,
+)
 from carvana.training.callbacks import Callback, TrainingLog, notify
-from carvana.training.checkpoint import BestCheckpoint, Checkpoint
-from carvana.training.depthwise import QuickDepthwise
-from carvana.training.distributed import add_up, all_of, as_segmenter, average_buffers, make_accelerator, unwrap
+from carvana.training.checkpoint import Checkpoint, Progress
 from carvana.training.loader import Loader, worker_count
 from carvana.training.optim import (
     Duration,
+    QuickDepthwise,
     freeze_encoder,
     is_finite,
     make_average,
@@ -45,15 +52,7 @@ from carvana.training.optim import (
     set_learning_rate,
     train_mode,
 )
-from carvana.training.signals import (
-    NonFiniteLossError,
-    StopSignals,
-    TrainingInterrupted,
-    not_finite,
-    some_names,
-    translate_errors,
-)
-from carvana.training.state import Progress
+from carvana.training.signals import StopSignals, TrainingInterrupted, some_names, translate_errors
 from carvana.training.validation import Validation, validate
 from carvana.utils.deprecated import Attribute
 from carvana.utils.devices import float64_device, freed_memory_kept, process_number, resolve_device, resolve_precision
@@ -129,18 +128,21 @@ class Trainer:
         if self.settings.freeze_encoder:
             freeze_encoder(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch_size = choose_batch_size(
-            self.model, train, self.settings, loss=self.loss, accelerator=self.accelerator, precision=self.precision
-        )
         if self.settings.batch_size == "auto":
-            self.reporter.info(f"train.batch_size auto: {self.batch_size} images a step")
-            self.settings = self.settings.model_copy(update={"batch_size": self.batch_size})
-        loading: dict[str, Any] = {"seed": self.settings.seed, "workers": worker_count(workers)}
-        self.train_loader = Loader(train, self.batch_size, self.accelerator, shuffle=True, **loading)
+            images = len(train) // (self.accelerator.num_processes * self.settings.accumulate)
+            fits = largest_batch(
+                self.model, train.largest_size, images=images, loss=self.loss, device=self.device,
+                precision=self.precision,
+            )  # fmt: skip
+            least = min(all_of(self.accelerator, fits))
+            self.reporter.info(f"train.batch_size auto: {least} images a step")
+            self.settings = self.settings.model_copy(update={"batch_size": least})
+        self.batch_size = int(self.settings.batch_size)
+        readers = worker_count(workers)
+        loading: dict[str, Any] = {"accelerator": self.accelerator, "seed": self.settings.seed, "workers": readers}
+        self.train_loader = Loader(train, self.batch_size, shuffle=True, **loading)
         self.train_batches = self.train_loader.batches
-        self.val_loader: Loader | None = None
-        if val is not None:
-            self.val_loader = Loader(val, self.batch_size, self.accelerator, shuffle=False, **loading)
+        self.val_loader = None if val is None else Loader(val, self.batch_size, shuffle=False, **loading)
         self.average = None if self.settings.ema is None else make_average(self.model, self.settings.ema)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, self.settings))
         if self.settings.compile:
@@ -158,7 +160,6 @@ class Trainer:
             self.run, model=self.model, average=self.average, optimizer=self.optimizer,
             accelerator=self.accelerator, settings=self.settings,
         )  # fmt: skip
-        self.best_checkpoint = BestCheckpoint(self.run, writes=self.main)
         self._recent_images: deque[Tensor] = deque(maxlen=-(-STATISTICS_IMAGES // max(self.train_batches.sizes)))
         self._sums: deque[tuple[int, Tensor]] = deque()
         self._stop_wanted = self._save_wanted = False
@@ -216,7 +217,7 @@ class Trainer:
             unwrap(self.model)
             self._held.close()
             self.log.end()
-        return self.best_checkpoint.restore(self.kept)
+        return self.checkpoint.restore_best(self.kept)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on the batches of an epoch that are left; returns the epoch's numbers."""
@@ -308,7 +309,7 @@ class Trainer:
         progress.finished = self.duration.ends_with(progress.epoch + 1) or no_patience
         if better:
             progress.best_score = None if validation is None else validation.score
-            self.best_checkpoint.keep(self.kept)
+            self.checkpoint.keep_best(self.kept)
         self.log.epoch(progress, numbers, validation)
         progress.begin_epoch(progress.epoch + 1, progress.seconds)
         asked = all_of(self.accelerator, (self.signals.received is not None, self.checkpoint.due))
@@ -368,9 +369,9 @@ class Trainer:
             loss, stop, save, self.duration.seen = sums.tolist()
             size = self.train_batches.sizes[batch]
             if not math.isfinite(loss):
-                images = some_names(self.train_data, self.train_batches.indices(batch).tolist())
+                images = some_names(self.train_data, self.train_batches.parts[batch].tolist())
                 step = self._steps_before + batch // self.settings.accumulate + 1
-                raise self._not_finite(loss / size, f"at the images {images}", step=step)
+                raise self.checkpoint.not_finite(loss / size, f"at the images {images}", self.progress, step=step)
             self.progress.loss += loss
             self.progress.images += size
             self._stop_wanted |= stop > 0
@@ -381,13 +382,10 @@ class Trainer:
             assert self.val_data is not None
             images = some_names(self.val_data, validation.not_finite)
             where = f"on {len(validation.not_finite)} validation images ({images})"
-            raise self._not_finite(validation.loss, where, step=self.duration.step)
+            raise self.checkpoint.not_finite(validation.loss, where, self.progress, step=self.duration.step)
         if not is_finite(self.kept):
             where = "where a weight or a statistic of BatchNorm is not finite"
-            raise self._not_finite(math.nan, where, step=self.duration.step)
-
-    def _not_finite(self, loss: float, where: str, *, step: int) -> NonFiniteLossError:
-        return not_finite(loss, where, self.progress, self.settings, self.run, step=step)
+            raise self.checkpoint.not_finite(math.nan, where, self.progress, step=self.duration.step)
 
     def _save(self) -> None:
         """Save the state between two steps; ends the training if that was asked for."""

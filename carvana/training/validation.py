@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from carvana.data.target import unpack
 from carvana.losses import Loss
 from carvana.metrics import mean_iou, overall_accuracy
-from carvana.training.distributed import add_up
+from carvana.training.accelerator import add_up
 from carvana.training.loader import Loader
 from carvana.utils.devices import float64_device
 
@@ -52,7 +52,7 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = [loss(*(part[i : i + 1] for part in (logits, *targets))) for i in range(len(logits))]
-        indices, count = loader.batches.share(number)
+        indices, count = loader.batches.share(loader.batches.parts[number])
         numbers = [torch.stack(losses).to(exact).double()]
         if task.kind == "multiclass":
             matrix += _label_confusion(logits[:count], targets[0][:count]).to(exact)

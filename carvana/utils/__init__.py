@@ -1,1 +1,3 @@
-"""What any part uses: files, devices, processes, progress, memory."""
+"""What any part uses: files, devices, processes, progress, memory; and the version, which all that is written has."""
+
+__version__ = "0.1.0"

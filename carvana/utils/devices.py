@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -23,40 +23,31 @@ Precision = Literal["fp32", "bf16", "fp16"]
 def resolve_device(name: str = "auto") -> torch.device:
     """The torch device that "auto", "cpu", "cuda", "cuda:N" or "mps" (Apple's GPU) stands for.
 
-    "auto" is the GPU where there is one; under torchrun each process takes the one of its LOCAL_RANK.
+    "auto" is NVIDIA's GPU where there is one, else Apple's, else the CPU; under torchrun each process takes the GPU of
+    its LOCAL_RANK.
 
     Raises:
         ConfigError: there is no such device here.
     """
     import torch
 
+    cuda, mps = torch.cuda.is_available, torch.backends.mps.is_available
+    usable: dict[str, Callable[[], bool]] = {"cuda": cuda, "mps": mps, "cpu": lambda: True}
     if name == "auto":
-        name = best_device(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
-    if name == "cpu":
-        return torch.device("cpu")
-    if name == "mps":
-        if not torch.backends.mps.is_available():
-            raise ConfigError("device 'mps': no Apple GPU is usable here; take --device cpu")
-        return torch.device("mps")
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()):
+        name = next(kind for kind, is_usable in usable.items() if is_usable())
+    kind, colon, index = name.partition(":")
+    if kind not in usable or (colon and not (kind == "cuda" and index.isdecimal())):
         hint = did_you_mean(name, ["auto", "cpu", "cuda", "mps"])
         raise ConfigError(f"device {name!r} is unknown; expected auto, cpu, cuda or mps{hint}")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r}: no CUDA GPU is usable here; take --device cpu")
+    if not usable[kind]():
+        maker = "Apple" if kind == "mps" else "CUDA"
+        raise ConfigError(f"device {name!r}: no {maker} GPU is usable here; take --device cpu")
+    if kind != "cuda":
+        return torch.device(kind)
     number = int(index or os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return torch.device("cuda", number)
-
-
-def best_device(*, cuda: bool, mps: bool) -> str:
-    """What "auto" stands for where these are usable: NVIDIA's GPU, then Apple's, then the CPU.
-
-    >>> best_device(cuda=True, mps=True), best_device(cuda=False, mps=True), best_device(cuda=False, mps=False)
-    ('cuda', 'mps', 'cpu')
-    """
-    return "cuda" if cuda else "mps" if mps else "cpu"
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -268,20 +259,16 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
 
     It is not written to, so it takes no memory yet; since it is not trimmed, later tensors are placed in it.
     """
-    if sys.platform != "linux":
-        return
     try:
         import resource
-    except ImportError:  # a Python that was built without it
-        return
-    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
-    if any(limit != resource.RLIM_INFINITY for limit in limits):
-        return  # the limit counts addresses, which others need, too
-    try:
+
+        limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+        if any(limit != resource.RLIM_INFINITY for limit in limits):
+            return  # the limit counts addresses, which others need, too
         size = free_memory() // 2
         # A trial: if the heap itself failed to grow, threads would abandon it for good.
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except (OSError, ValueError, OverflowError, LookupError):  # or the free memory is unknown
+    except (ImportError, OSError, ValueError, OverflowError, LookupError):  # also a Python without resource
         return
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes = [ctypes.c_void_p]

@@ -26,7 +26,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLock, Timeout, lock_descriptor
+from filelock import FileLock, SoftFileLock, Timeout, lock_descriptor
 
 from carvana.errors import ConfigError
 
@@ -205,19 +205,22 @@ def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
         OSError: the file cannot be made.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    how: dict[str, Any] = {"poll_interval": _POLL, "thread_local": False}
     with ExitStack() as stack:
-        descriptor = _opened(path)
-        _locks.add(descriptor)
-        stack.callback(_close, descriptor)
         try:
-            free = lock_descriptor(descriptor, blocking=wait, poll_interval=_POLL)
+            try:
+                stack.enter_context(FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False, **how))
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                # A file that names its process: if that is killed, the lock is free on this machine, not on others.
+                stack.enter_context(SoftFileLock(f"{path}.held", timeout=-1 if wait else 0.3, **how))
+        except Timeout:
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process holds this lock", str(path)) from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                _name(error, path, path)
-                raise
-            free = _hold_by_name(stack, path, wait=wait)
-        if not free:
-            raise BlockingIOError(errno.EWOULDBLOCK, "another process holds this lock", str(path))
+            _name(error, path, path)
+            raise
         yield
 
 
@@ -226,44 +229,6 @@ _POLL = 0.02
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 """The errors of systems, or of file systems mounted without locks (Lustre, NFS)."""
-
-
-def _hold_by_name(stack: ExitStack, path: Path, *, wait: bool) -> bool:
-    """Lock by a file that names its process: if that is killed, the lock is free on this machine, not on others."""
-    try:
-        stack.enter_context(SoftFileLock(f"{path}.held", timeout=-1 if wait else 0.3, poll_interval=_POLL))
-    except Timeout:
-        return False
-    return True
-
-
-def _close(descriptor: int) -> None:
-    if descriptor in _locks:
-        _locks.remove(descriptor)
-        os.close(descriptor)
-
-
-def _opened(path: Path) -> int:
-    """The lock file, created with its folder, which another process may be removing at this moment."""
-    for _ in range(9):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            return os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-
-
-_locks: set[int] = set()
-
-
-def _leave_locks() -> None:
-    """A forked process shares its parent's locks, and would keep them after the parent is killed."""
-    while _locks:
-        os.close(_locks.pop())
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def append_json_line(path: str | os.PathLike[str], value: Any) -> None:

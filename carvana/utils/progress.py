@@ -59,24 +59,13 @@ class Reporter(Protocol):
 class LogReporter(Reporter):
     """The default outside of notebooks: messages go to the logger ``carvana``, progress is not shown."""
 
-    def __init__(self) -> None:
-        self._log = logging.getLogger("carvana")
-
     def info(self, message: str) -> None:
         """Log it."""
-        self._log.info(message)
+        logging.getLogger("carvana").info(message)
 
     def warn(self, message: str) -> None:
         """Log it as a warning."""
-        self._log.warning(message)
-
-    def start(self, task: str, total: int | None) -> None:
-        """Log it at level DEBUG."""
-        self._log.debug("%s: %s steps", task, total)
-
-    def finish(self, task: str, **values: float) -> None:
-        """Log it at level DEBUG."""
-        self._log.debug("%s: done %s", task, values)
+        logging.getLogger("carvana").warning(message)
 
 
 class SilentReporter(Reporter):

@@ -5,7 +5,6 @@ The functions are read, and not typer's help, which depends on the width of the 
 
 from __future__ import annotations
 
-import enum
 import inspect
 import re
 import types
@@ -131,14 +130,14 @@ class _Parameter:
     def _value(self) -> str:
         if self.info.metavar:
             return self.info.metavar
-        if issubclass(self.kind, enum.Enum):
-            return "|".join(str(choice.value) for choice in self.kind)
+        if typing.get_origin(self.kind) is typing.Literal:
+            return "|".join(typing.get_args(self.kind))
         return self.name.upper() if isinstance(self.info, ArgumentInfo) else KINDS[self.kind]
 
     def _shown(self) -> str:
         if self.kind is bool or self.default in (None, ()):
             return ""
-        return str(self.default.value) if isinstance(self.default, enum.Enum) else str(self.default)
+        return str(self.default)
 
     def _range(self) -> list[str]:
         least, most = self.info.min, self.info.max

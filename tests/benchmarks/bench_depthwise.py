@@ -23,9 +23,8 @@ from torch import nn
 
 from carvana.config import TrainConfig
 from carvana.losses import make_loss
-from carvana.models.create import create_model
-from carvana.training.depthwise import QuickDepthwise
-from carvana.training.optim import make_optimizer
+from carvana.models.segmenter import create_model
+from carvana.training.optim import QuickDepthwise, make_optimizer
 from carvana.utils.devices import describe, freed_memory_kept
 
 LAYERS = [(96, 177, 257, 3, 2), (144, 88, 128, 3, 1), (144, 91, 131, 5, 2), (240, 44, 64, 5, 1), (672, 22, 32, 5, 1)]

@@ -26,10 +26,10 @@ import simplejpeg
 from PIL import Image
 
 import carvana
-from carvana.data.cache import read_shrunken
 from carvana.data.demo import write_demo
-from carvana.data.io.masks import read_coverage, read_mask
+from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample
+from carvana.data.target import read_shrunken
 
 SIZES = (128, 128), (512, 768)
 PHOTOS = 40
@@ -72,7 +72,7 @@ def readers(size: tuple[int, int]) -> dict[str, Reader]:
         sample.mask.read_bytes(),
     )
     found["  the mask decoded, by Pillow"] = lambda sample: decode(sample.mask)
-    found["  our mask alone"] = lambda sample: read_coverage(sample.mask, size)
+    found["  our mask alone"] = lambda sample: shrink_mask(read_mask(sample.mask), size)
     found["  Pillow's mask alone"] = lambda sample: pillow_mask(sample.mask, size, 1.0, "array")
     return found
 

@@ -52,7 +52,7 @@ def main() -> None:
     silent: dict[str, Any] = {"reporter": SilentReporter()}
     coarse = Predictor.from_pretrained(asked.coarse, scale=asked.scale, **silent)
     whole = Predictor.from_pretrained(asked.fine, scale="native", **silent)
-    ways: dict[str, BasePredictor[Any]] = {"fine over everything": whole, "coarse alone": coarse}
+    ways: dict[str, BasePredictor] = {"fine over everything": whole, "coarse alone": coarse}
     for tile, look in itertools.product(asked.tile, asked.look):
         low, high, margin = (float(number) for number in look.split(","))
         fine = Predictor.from_pretrained(asked.fine, scale="native", tile=tile, **silent)

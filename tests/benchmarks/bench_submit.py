@@ -34,12 +34,12 @@ import carvana
 from carvana.data.demo import write_demo
 from carvana.data.io import rle
 from carvana.data.io.images import read_image, resize_image
-from carvana.data.io.masks import read_coverage, read_mask
+from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission.write import CHUNK, write_submission
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 from carvana.utils.devices import cpu_count
 
 SIZE = 640, 960
@@ -83,7 +83,7 @@ class Stub(Predictor):
 
 
 def maps_of(samples: Sequence[Sample]) -> list[np.ndarray]:
-    return [read_coverage(sample.mask, SIZE).astype(np.float32) / 255 for sample in samples[:FEW]]
+    return [shrink_mask(read_mask(sample.mask), SIZE).astype(np.float32) / 255 for sample in samples[:FEW]]
 
 
 def milliseconds(function: Callable[..., object], items: Sequence[Any]) -> float:

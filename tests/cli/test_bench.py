@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 
 def call(*words: object) -> Result:

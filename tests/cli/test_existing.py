@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 COMMANDS = {
     "evaluate": ["evaluate", "no-run", "--json"],

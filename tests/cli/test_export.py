@@ -11,8 +11,7 @@ from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
 from carvana.inference.engines.onnx import OnnxEngine
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 
 
 def call(*words: object) -> Result:

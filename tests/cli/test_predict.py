@@ -13,7 +13,7 @@ from carvana.config import FitConfig
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
 from carvana.folds import Folds
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 
 def call(*words: object) -> Result:

@@ -4,9 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
+from boards import make_board
 from rich.console import Console
 
-from carvana.cli.tables import check_json_target, evaluation_table
+from carvana.cli.tables import check_json_target, evaluation_table, leaderboard_table
 from carvana.errors import ConfigError
 
 NUMBERS = {
@@ -44,3 +45,15 @@ def test_json_goes_to_stdout_or_into_folders_that_are_or_can_be_made(tmp_path: P
     with pytest.raises(ConfigError, match=r"--json .*file: exists already; .* - for stdout, or .* --replace"):
         check_json_target(str(tmp_path / "file"))
     check_json_target(str(tmp_path / "file"), replace=True)
+
+
+@pytest.mark.parametrize("width", [100, 250])
+def test_the_table_of_a_leaderboard_holds_every_network(width: int) -> None:
+    board = make_board()
+    console = Console(file=io.StringIO(), width=width)
+    console.print(leaderboard_table(board, width=width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(f"{row.dice:.5f}" in text for row in board.ranked)
+    assert all(row.status in text for row in board.rows if row.failed)
+    assert max(map(len, text.splitlines())) <= width
+    assert ("GFLOP" in text) == (width == 250)

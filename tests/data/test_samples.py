@@ -6,15 +6,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from reporters import Lines
 
-from carvana.data.check.files import list_folders
+from carvana.data.check.files import FolderContents, list_folders
 from carvana.data.layouts import find_images
-from carvana.data.samples import Sample, find_samples, warn_of_passed_over
+from carvana.data.samples import PairedNames, Sample, find_names, find_samples, warn_of_passed_over
 from carvana.data.splits import read_split, split_samples, write_split
 from carvana.errors import ConfigError, DataError
 
@@ -27,6 +28,12 @@ def make(root: Path, images: str, masks: str, names: list[str], mask_suffix: str
         cv2.imwrite(str(root / images / f"{name}.jpg"), pixels)
         cv2.imwrite(str(root / masks / f"{name}{mask_suffix}.png"), pixels)
     return root
+
+
+def listing_of(root: Path, **options: Any) -> FolderContents:
+    names = find_names(root, **options)
+    assert isinstance(names, PairedNames)
+    return list_folders(names)
 
 
 SAMPLES = [
@@ -126,9 +133,9 @@ def test_a_mask_belongs_to_the_photo_of_its_own_stem_first(tmp_path: Path, names
     make(tmp_path, "images", "masks", names, suffix)
     expected = [(name, [f"{name}{suffix}.png"]) for name in names]
     assert [(sample.stem, [mask.name for mask in sample.masks]) for sample in find_samples(tmp_path)] == expected
-    listed = list_folders(tmp_path).samples
+    listed = listing_of(tmp_path).samples
     assert [(place.stem, [mask.name for mask in place.masks]) for place in listed] == expected
-    assert list_folders(tmp_path).problems == []
+    assert listing_of(tmp_path).problems == []
 
 
 def test_folders_of_other_names_are_named_by_the_user(tmp_path: Path) -> None:
@@ -235,7 +242,7 @@ def put(root: Path, *names: str) -> Path:
 def found(root: Path, **options: str) -> dict[str, list[str]]:
     """Each image's masks, by names; ``list_folders`` must find the same."""
     samples = find_samples(root, **options)  # type: ignore[arg-type]
-    listing = list_folders(root, **options)  # type: ignore[arg-type]
+    listing = listing_of(root, **options)
     assert listing.problems == []
     assert [place.masks for place in listing.samples] == [sample.masks for sample in samples]
     return {sample.name: [mask.name for mask in sample.masks] for sample in samples}
@@ -250,7 +257,7 @@ def test_usual_endings_of_masks_are_understood(tmp_path: Path, ending: str) -> N
 def test_another_ending_is_named_and_counts_alone(tmp_path: Path) -> None:
     put(tmp_path, "images/a.jpg", "masks/a_L.png", "masks/a.png", "masks/a_mask.png", "masks/z_L.png")
     assert [mask.name for mask in find_samples(tmp_path, mask_suffix="_L")[0].masks] == ["a_L.png"]
-    assert [problem.kind for problem in list_folders(tmp_path, mask_suffix="_L").problems] == ["no-photo"]  # z_L.png
+    assert [problem.kind for problem in listing_of(tmp_path, mask_suffix="_L").problems] == ["no-photo"]  # z_L.png
     put(tmp_path / "2", "images/a.jpg", "masks/a_mask.png", "masks/a.png")
     assert found(tmp_path / "2", mask_suffix="") == {"a.jpg": ["a.png"]}
     with pytest.raises(DataError, match=r"a\.jpg; expected a_x\.png.* data\.mask_suffix"):
@@ -298,7 +305,7 @@ def test_sub_folders_are_read_and_belong_to_the_names(tmp_path: Path) -> None:
 def test_folders_beside_images_are_not_looked_into(tmp_path: Path) -> None:
     put(tmp_path, "images/a.jpg", "images/old/b.jpg", "masks/a.png", "masks/old/b.png")
     assert found(tmp_path) == {"a.jpg": ["a.png"]}
-    notes = list_folders(tmp_path).notes
+    notes = listing_of(tmp_path).notes
     assert [(Path(note.file).name, note.kind) for note in notes] == [("old", "ignored"), ("old", "ignored")]
 
 

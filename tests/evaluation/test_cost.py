@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 import carvana
 from carvana.evaluation.cost import count_gflops, count_parameters, describe_machine, measure_cost
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 from carvana.utils.devices import PeakMemory
 

@@ -15,8 +15,7 @@ from carvana.data.splits import Split, write_split
 from carvana.errors import RunError
 from carvana.evaluation.report import evaluate_run, finish_run
 from carvana.inference.predictor import Predictor
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 from carvana.run import Run
 from carvana.utils.progress import LogReporter

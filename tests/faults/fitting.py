@@ -13,7 +13,7 @@ import carvana
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError
 from carvana.run import Run
-from carvana.training.state import read_state
+from carvana.training.checkpoint import read_state
 from carvana.utils.progress import SilentReporter
 
 SETTINGS: dict[str, Any] = {

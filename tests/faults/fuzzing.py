@@ -25,7 +25,7 @@ from PIL import Image
 
 from carvana.data.io import rle
 from carvana.data.io.images import image_size, read_image
-from carvana.data.io.masks import read_coverage, read_mask, read_share
+from carvana.data.io.masks import read_mask, share_of, shrink_mask
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, read_split
 from carvana.errors import CarvanaError
@@ -125,22 +125,17 @@ def check_picture(data: bytes) -> None:
     photo = read_or_refused(lambda: read_image(data, max_pixels=MOST_PIXELS))
     small = read_or_refused(lambda: read_image(data, at_least=(8, 8), max_pixels=MOST_PIXELS))
     mask = read_or_refused(lambda: read_mask(data, max_pixels=MOST_PIXELS))
-    coverage = read_or_refused(lambda: read_coverage(data, (8, 12), max_pixels=MOST_PIXELS))
-    share = read_or_refused(lambda: read_share(data, max_pixels=MOST_PIXELS))
     for image in (photo, small):
         assert image is None or (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3)
     if photo is not None:
         assert told == photo.shape[:2]
-    assert (mask is None) == (share is None)
-    assert (mask is None) == (coverage is None)
     if mask is not None:
         assert mask.dtype == np.uint8
         assert mask.max() <= 1
         if not data.startswith(b"\xff\xd8"):  # of two headers in one JPEG, Pillow goes by the second
             assert told == mask.shape
-        if not data.startswith((b"II", b"MM")):  # libtiff passes over damage in fax codes, and leaves rows to chance
-            assert abs(share - mask.mean()) < 1e-9
-        assert coverage.shape == (8, 12)
+        assert abs(share_of(mask) - mask.mean()) < 1e-9
+        assert shrink_mask(mask, (8, 12)).shape == (8, 12)
 
 
 def check_rle(text: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from carvana.errors import CarvanaError
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FIRST = "down.0.0.weight"

@@ -7,17 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
-from caching import flip_byte, packs, shapes
+from caching import flip_byte, packs
 from faults.disks import in_process
 from faults.running import fit_words, result_of
 
-from carvana.data.cache_pack import _HEADER, Pack, pack_bytes, record_bytes
-from carvana.data.digest import KEY
+from carvana.data.cache import pack_bytes, record_bytes
 
 SIZE = (32, 48)
+IMAGES = 20  # of the folder that is trained on
 PLACES = [
-    "format", "height", "count", "key", "sum", "image", "coverage", "end", "cut", "empty", "foreign",
-    "files: entry", "files: checksum", "files: cut", "files: foreign",
+    "first checksum", "last checksum", "first image", "middle", "last image", "first coverage", "end", "cut",
+    "cut checksums", "empty", "foreign", "files: entry", "files: checksum", "files: cut", "files: foreign",
 ]  # fmt: skip
 
 
@@ -25,16 +25,19 @@ def spoil(folder: Path, place: str) -> Path:
     """Break a pack, or the index of files; returns which file it was."""
     [pack, *_] = packs(folder)
     path = folder / "samples" / "files" if place.startswith("files") else pack
-    count = len(Pack(pack, shapes(SIZE)).keys)
-    image = pack_bytes(count, shapes(SIZE)) - count * record_bytes(shapes(SIZE))
+    assert pack.stat().st_size == pack_bytes(IMAGES, SIZE)
+    each = record_bytes(SIZE)
+    image = pack_bytes(IMAGES, SIZE) - IMAGES * each
     where = {
-        "format": 14, "count": 16, "height": pack.read_bytes().index(str(SIZE[0]).encode()), "key": _HEADER,
-        "sum": _HEADER + count * KEY.itemsize, "image": image, "coverage": image + 3 * SIZE[0] * SIZE[1],
-        "end": -1, "files: checksum": 0, "files: entry": 10,
+        "first checksum": 0, "last checksum": image - 1, "first image": image, "middle": image + IMAGES // 2 * each,
+        "last image": -each, "first coverage": image + 3 * SIZE[0] * SIZE[1], "end": -1,
+        "files: checksum": 0, "files: entry": 10,
     }  # fmt: skip
     kind = place.removeprefix("files: ")
     if kind == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "cut checksums":
+        path.write_bytes(path.read_bytes()[: image // 2])
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "foreign":
@@ -69,7 +72,7 @@ def filled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.fault(
     done="a bit flipped in each region of a pack and of the index of files; cut in half; empty; foreign bytes",
     promised="a training with it equals one without a cache, bit for bit; a warning names the pack",
-    reaches="data/cache_pack.py: the header, and the checksums of records; data/digest.py: _load",
+    reaches="data/cache.py: the checksums of records, and the length of a pack; data/digest.py: _load",
     quick=3,
 )
 @pytest.mark.parametrize("place", PLACES)

@@ -63,7 +63,7 @@ def alike(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.fault(
     done="a reader killed while fit trains",
     promised="one line about the reader within 60 s; the same command continues to the end",
-    reaches="training/loader.py: a reader that is gone; data/reader_processes.py: ReaderKilledError",
+    reaches="training/loader.py: a reader that is gone; utils/parallel.py: ReaderKilledError",
 )
 def test_a_reader_of_fit(
     tiny_data: Path, tmp_path: Path, started: Callable[..., subprocess.Popen[str]], came_out: Callable[..., None]
@@ -109,7 +109,7 @@ def test_a_reader_of_submit(
 @pytest.mark.fault(
     done="one of two processes that torchrun started for a fit killed, the first and the second",
     promised="an end within 60 s that names the process; fit --resume goes on with as many",
-    reaches="training/distributed.py and signals.py: another process of this training died",
+    reaches="training/accelerator.py and signals.py: another process of this training died",
     quick=1,
 )
 @pytest.mark.parametrize("rank", [1, 0])

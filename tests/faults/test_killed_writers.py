@@ -71,14 +71,10 @@ def fit_words(photos: Path, folder: Path) -> list[object]:
     return ["fit", *where, "--device", "cpu", *(f"--set={word}" for word in settings)]
 
 
-def cached(folder: Path) -> dict[bytes, bytes]:
-    """All records of a cache by their keys."""
-    found: dict[bytes, bytes] = {}
-    for path in packs(folder / "cache"):
-        for key, record in records(path, SIZE).items():
-            assert key not in found, "kept twice"
-            found[key] = record
-    return found
+def cached(folder: Path) -> dict[int, bytes]:
+    """All records of a cache by their places; there is one pack, so that no image is kept twice."""
+    [pack] = packs(folder / "cache")
+    return records(pack, 160, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +98,7 @@ def same_cache_again(photos: Path, folder: Path, whole_cache: dict[str, Any]) ->
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that the cache writes, half of the file being written",
     promised="the same fit again finishes the cache, each image kept once, and trains the same weights",
-    reaches="data/cache_pack.py: records without a checksum, a cut pack; data/digest.py: a missing index",
+    reaches="data/cache.py: records without a checksum, a cut pack; data/digest.py: a missing index",
     quick=1,
 )
 @pytest.mark.parametrize("point", [*points(CACHE), *(("appended", CACHE[1], number) for number in (1, 100))], ids=told)
@@ -150,7 +146,7 @@ def same_outputs_again(photos: Path, model: Path, folder: Path, whole_outputs: d
 @pytest.mark.fault(
     done="SIGKILL at each step of each kind of file that predict writes, half of the file or line being written",
     promised="the same command again leaves the same files, byte for byte, and no leftovers",
-    reaches="inference/manifest.py: half a line, and a line whose outputs have no names yet",
+    reaches="inference/predict_folder.py: Manifest, half a line, and a line whose outputs have no names yet",
     quick=1,
 )
 @pytest.mark.parametrize(
@@ -236,7 +232,7 @@ def test_submit_killed_at_a_random_time(
         "each write of a fit, of predict and of submit is recorded, and compared with the writes that these cases kill"
     ),
     promised="every place that writes is killed",
-    reaches="the same event, in inference/outputs/files.py, manifest.py and submission/table.py",
+    reaches="the same event, in inference/outputs/files.py, predict_folder.py and submission/table.py",
 )
 def test_all_places_that_write_are_known(
     whole_outputs: dict[str, Any], whole_table: dict[str, Any], came_out: Callable[..., None]

@@ -63,7 +63,7 @@ def bounded(
 @pytest.mark.fault(
     done="data check of 100,000 names, of which 99,000 are hard links to one of the others",
     promised="memory grows by less than 1 kB an image; each duplicate is reported",
-    reaches="data/check/report.py: _Table; data/check/files.py: FolderContents",
+    reaches="data/check/files.py: PairSummary, FolderContents",
 )
 def test_data_check(folder_of: Folders, bounded: Any, counts: tuple[int, int]) -> None:
     taken = bounded(lambda count: measured("data", "check", folder_of(count), codes=(0, 1)))
@@ -149,7 +149,7 @@ print((keys != b"").sum())
 @pytest.mark.fault(
     done="the cache is built for 100,000 names and opened again",
     promised="memory grows by less than 1 kB an image; what is linked is kept once",
-    reaches="data/cache.py: build_caches; data/cache_pack.py: Pack.find",
+    reaches="data/cache.py: build_caches, Pack",
     quick=0,
 )
 def test_cache_building(folder_of: Folders, bounded: Any, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ print(sum(cache.read(number) is not None for cache in caches for number in range
 @pytest.mark.fault(
     done="submit --check of a table of 100,000 rows",
     promised="memory grows by less than 1 kB an image",
-    reaches="inference/submission/check.py",
+    reaches="inference/submission/table.py: check_submission",
 )
 def test_submit_check(bounded: Any, tmp_path: Path) -> None:
     def checked(count: int) -> Taken:
@@ -228,7 +228,7 @@ print(area)
 @pytest.mark.fault(
     done="carvana predict of a folder of 10,000 images, then again",
     promised="memory grows by less than 1 kB an image, open files do not; nothing is made twice",
-    reaches="inference/predict_folder.py: predict_folder; inference/manifest.py",
+    reaches="inference/predict_folder.py",
     quick=0,
 )
 def test_predict_a_large_folder(whole: bool, folder_of: Folders, tmp_path: Path, came_out: Callable[..., None]) -> None:

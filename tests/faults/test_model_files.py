@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from carvana.errors import ModelError
 from carvana.inference.engines.onnx import OnnxEngine
 from carvana.inference.ensemble import load_predictor
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.weight_files import read_weights
 
 

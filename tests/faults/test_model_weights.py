@@ -14,8 +14,7 @@ from faults.hostile import safetensors, taken_apart
 from faults.models import FIRST, WEIGHTS, refusal, save_model
 from safetensors.torch import load_file, save_file
 
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 
 
 @pytest.fixture
@@ -132,7 +131,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.fault(
     done="model.safetensors cut, with a header that lies, with other tensors, shapes, types, classes, NaN, as a link",
     promised="one line that names the file, and the tensor where it is one; nothing of a linked file is shown",
-    reaches="models/serialization.py: load_weights and _first_difference; models/weight_files.py: flaw",
+    reaches="models/serialization.py: load_weights; models/weight_files.py: difference and flaw",
 )
 @pytest.mark.parametrize("how", DAMAGES)
 def test_damaged_weights_are_refused(how: str, model: Path) -> None:

@@ -36,7 +36,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.fault(
     done="each folder of a run read-only (a mount that is) while `fit --resume` adds an epoch; then writable again",
     promised="one line that names the folder; what was there is as it was; the same end as undisturbed",
-    reaches="run.py, training/state.py, evaluation/report.py: EROFS",
+    reaches="run.py, training/checkpoint.py, evaluation/report.py: EROFS",
     quick=2,
 )
 @pytest.mark.parametrize("place", ["state", ".", "model", "masks", "pictures"])
@@ -112,7 +112,7 @@ def test_a_command_told_to_write_into_somebody_elses_folder(
 @pytest.mark.fault(
     done="files of others in the way of the real command: masks, a manifest, parts, a comparison's logs, a run",
     promised="exit 1 and one line that names the place; what was there is as it was",
-    reaches="inference/manifest.py, submission/table.py, leaderboard/worker_pool.py, files.py: EACCES on what exists",
+    reaches="inference: predict_folder.py, submission/table.py; leaderboard/worker_pool.py; files.py: EACCES",
     quick=0,
 )
 @pytest.mark.parametrize("command", ["predict", "manifest", "submit", "compare", "logs", "evaluate", "resume"])

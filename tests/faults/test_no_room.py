@@ -46,7 +46,7 @@ def test_a_fit_that_meets_a_full_disk_ends_and_goes_on(
 @pytest.mark.fault(
     done="the disk full at each file that `fit --resume` with one more epoch writes; then the same command again",
     promised="one line; the earlier network is kept and predicts; with room, the end as undisturbed",
-    reaches="run.py: write_config and write_epochs over older files; training/state.py: the state before stays",
+    reaches="run.py: write_config and write_epochs over older files; training/checkpoint.py: the state before stays",
 )
 def test_a_resumed_fit_that_meets_a_full_disk_keeps_what_was_there(
     disk: Disk, run: Path, photos: Path, tmp_path: Path, whole: bool, came_out: Any

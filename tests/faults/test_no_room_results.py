@@ -45,7 +45,7 @@ def test_a_command_on_a_full_disk(disk: Disk, run: Path, tiny_data: Path, comman
 @pytest.mark.fault(
     done="the disk full at each mask, probability map, cut-out, overlay and manifest of `predict`",
     promised="one line; existing files are complete; with room, all files and the same masks",
-    reaches="inference/outputs/files.py, manifest.py: OSError in a writing thread",
+    reaches="inference/outputs/files.py, predict_folder.py: OSError in a writing thread",
 )
 def test_predictions_that_meet_a_full_disk(disk: Disk, run: Path, photos: Path, whole: bool, came_out: Any) -> None:
     out = disk.folder / "work" / "out"
@@ -91,7 +91,7 @@ def test_a_submission_that_meets_a_full_disk(disk: Disk, tmp_path: Path, came_ou
 @pytest.mark.fault(
     done="a table of masks, plain and compressed, cut at 20 places, through `submit --check`",
     promised="exit 1, one line; the line says what is missing",
-    reaches="inference/submission/table.py: EOFError; submission/check.py: rows that end early",
+    reaches="inference/submission/table.py: EOFError, and rows that end early",
 )
 @pytest.mark.parametrize("name", ["table.csv.gz", "table.csv"])
 def test_a_table_that_was_cut(tmp_path: Path, came_out: Any, name: str) -> None:
@@ -123,7 +123,7 @@ SMALL: dict[str, Callable[[Path, Path, Path], list[object]]] = {
 @pytest.mark.fault(
     done="the disk full at each file of new-plugin, split, evaluate, check, show, bench, find-lr, export",
     promised="one line; no half file or folder that stands in the way; the same command again ends well",
-    reaches="plugin_template, inference/engines/export.py, evaluation/plots.py, cli/tables.py",
+    reaches="plugins.py: write_plugin, inference/engines/export.py, evaluation/plots.py, cli/tables.py",
     quick=3,
 )
 @pytest.mark.parametrize("command", SMALL)

@@ -33,7 +33,7 @@ def white_among(root: Path, *, at: int = 2) -> Path:
 @pytest.mark.fault(
     done="a network that gives NaN for one image alone: in training, validation, evaluation and prediction",
     promised="one line that names the image",
-    reaches="inference/base.py: NotANumberError; training/validation.py: not_finite",
+    reaches="inference/predictor.py: _maps; training/validation.py: not_finite",
 )
 def test_a_network_that_fails_on_one_photo(tmp_path: Path, loss: Spoilt, came_out: Callable[..., None]) -> None:
     data = white_among(tmp_path / "white")
@@ -116,7 +116,7 @@ def test_the_command_finds_no_rate(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="a comparison of three networks, of which one gives NaN from its second epoch on",
     promised="its row says why; the others are ranked",
-    reaches="leaderboard/executor.py: a fit that fails by NaN",
+    reaches="leaderboard/compare.py: a fit that fails by NaN",
     quick=0,
 )
 def test_a_comparison_with_a_network_that_gives_nan(

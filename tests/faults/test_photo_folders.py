@@ -42,7 +42,7 @@ def linked(tmp_path: Path) -> Path:
 @pytest.mark.fault(
     done="a data folder with links to an image and a mask outside of it, links in a circle and links to nowhere",
     promised=("links are followed, also out of the folder; broken ones are listed, and reported when they are read"),
-    reaches="data/layouts.py: image_names, is_folder on a circle",
+    reaches="data/layouts.py: image_names, _is_folder on a circle",
 )
 def test_links_are_followed_and_circles_are_told(linked: Path) -> None:
     samples = {sample.image.stem: sample for sample in find_samples(linked)}

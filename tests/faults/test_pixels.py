@@ -19,12 +19,12 @@ from faults.pictures import (
 )
 from PIL import Image, ImageOps
 
-from carvana.data.cache import read_shrunken
 from carvana.data.check.masks import check_sizes
 from carvana.data.check.report import check_data
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
+from carvana.data.target import read_shrunken
 from carvana.errors import DataError
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.predictor import Predictor

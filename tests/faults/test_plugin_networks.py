@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import Network
 from carvana.registry import registry
 from carvana.training.fit import fit

@@ -62,7 +62,7 @@ def load(site: Path, filled: Registry) -> dict[str, str | None]:
         "plugins that raise on import, end the process, have no function, take a built-in name, register invalid values"
     ),
     promised="listed with what failed in one line; nothing of it stays, a plugin beside it works",
-    reaches="plugins.py: _load; registry.py: registering, undone; utils/imports.py: error_line",
+    reaches="plugins.py: _load; registry.py: registering, undone; errors.py: error_line",
 )
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_plugin_is_undone_and_listed(name: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_broken_plugin_is_undone_and_listed(name: str, site: Path, monkeypatch
         "without valid entry points"
     ),
     promised="exit code 0, JSON alone on stdout, a line for each broken one on stderr",
-    reaches="plugins.py: _installed, package by package; cli/plugins.py",
+    reaches="plugins.py: _installed, package by package; cli/listings.py",
     quick=2,
 )
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def build(*, classes=1, **options):
 @pytest.mark.fault(
     done="an architecture whose module, and whose factory, print to stdout, for bench --json -",
     promised="stdout is JSON alone; what was printed is on stderr",
-    reaches="utils/imports.py: resolve; models/create.py: _call, around imports and factories",
+    reaches="registry.py: resolve; models/build.py: _call, around imports and factories",
     quick=0,
 )
 def test_what_an_architecture_prints_is_not_in_the_json(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_what_an_architecture_prints_is_not_in_the_json(tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="an architecture whose module is missing, raises, ends the process, or lacks the factory, for fit",
     promised="exit code 1, one line that names the architecture, its package and its module; no folder is left",
-    reaches="utils/imports.py: resolve, an import that fails",
+    reaches="registry.py: resolve, an import that fails",
     quick=0,
 )
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_evaluate_and_predict(
 @pytest.mark.fault(
     done="the same, then fit --resume",
     promised="the weights and masks of an undisturbed fit, or one line; the network that there was stays",
-    reaches="training/state.py: read_state; training/checkpoint.py: restore; data/splits.py: recall_split",
+    reaches="training/checkpoint.py: read_state, restore; data/splits.py: recall_split",
     quick=5,
 )
 @pytest.mark.parametrize("name", FILES)

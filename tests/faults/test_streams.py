@@ -60,7 +60,7 @@ def test_streams_that_are_closed(run: Path, tiny_data: Path, tmp_path: Path, how
 @pytest.mark.fault(
     done="`fit` and `submit` with readers while /dev/shm has 16 kB, 64 kB and 128 kB",
     promised="an error that names /dev/shm and what to do: no hang; with room the same again ends well",
-    reaches="inference/pipeline.py, training/loader.py, data/reader_processes.py: readers that find no shared memory",
+    reaches="inference/pipeline.py, training/loader.py, utils/parallel.py: readers that find no shared memory",
     quick=0,
 )
 @pytest.mark.parametrize("size", ["16k", "64k", "128k"])

@@ -51,7 +51,7 @@ def ended(process: Any) -> Done:
         "again"
     ),
     promised="the second is refused by one line; a dead owner leaves no lock; the end is an undisturbed run's",
-    reaches="run.py: held; files.py: lock, _leave_locks",
+    reaches="run.py: held; files.py: lock",
     quick=0,
 )
 @pytest.mark.parametrize(("second", "workers"), [("resume", 2), ("resume", 0), ("the same", 0), ("another", 0)])

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from carvana.inference.base import run_batches
-from carvana.inference.prediction import Prediction
-from carvana.inference.scale import PreprocessedImage
+from carvana.inference.prediction import Prediction, PreprocessedImage
 
 
 class Recorder:
@@ -19,15 +18,15 @@ class Recorder:
         self.batches: list[int] = []
 
     def fits_batch(self, photo: PreprocessedImage, batch: list[PreprocessedImage]) -> bool:
-        return photo.image.shape == batch[0].image.shape and len(batch) < 3
+        return photo.images[0].shape == batch[0].images[0].shape and len(batch) < 3
 
     def run(self, batch: list[PreprocessedImage], *, want: str) -> list[Prediction]:
         self.batches.append(len(batch))
-        return [Prediction(photo.image[..., 0].numpy().astype(np.float32), photo.size, 0.5) for photo in batch]
+        return [Prediction(photo.images[0][..., 0].numpy().astype(np.float32), photo.size, 0.5) for photo in batch]
 
 
 def prepared(number: int, size: int = 4) -> PreprocessedImage:
-    return PreprocessedImage(torch.full((size, size, 3), number, dtype=torch.uint8), (size, size))
+    return PreprocessedImage((torch.full((size, size, 3), number, dtype=torch.uint8),), (size, size))
 
 
 def test_batches_keep_the_order_and_let_other_jobs_pass() -> None:

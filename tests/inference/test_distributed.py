@@ -13,8 +13,8 @@ import pytest
 from submitting import draw_photos, small_predictor
 
 from carvana.data.io.masks import read_mask
-from carvana.inference.distributed import rank_slice
-from carvana.inference.manifest import MANIFEST
+from carvana.inference.inputs import rank_slice
+from carvana.inference.predict_folder import MANIFEST
 from carvana.inference.submission.write import write_submission
 from carvana.utils.files import read_json_lines
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from reference import dice
 from torch import Tensor, nn
 
 import carvana
@@ -18,8 +19,7 @@ from carvana.inference.ensemble import Ensemble, load_predictor
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 
 
@@ -94,9 +94,9 @@ def test_batches_suit_the_member_that_sees_most() -> None:
 
 def test_a_photo_is_shrunk_once_for_each_scale() -> None:
     ensemble = Ensemble([member(1.0), member(2.0), member(1.0, None)])
-    first, second, native = ensemble.prepare(photo())
+    first, second, native = ensemble.prepare(photo()).images
     assert first is second
-    assert native.image.shape == (40, 60, 3)
+    assert native.shape == (40, 60, 3)
     assert ensemble.scale == "16x24 + native"
 
 
@@ -133,7 +133,7 @@ def test_evaluation_takes_an_ensemble(tiny_data: Path) -> None:
     for sample in samples:
         maps = [each.predict(sample.image).probabilities for each in members]
         true = carvana.data.io.masks.read_mask(sample.mask)
-        scores.append(carvana.metrics.dice((maps[0] + maps[1]) / 2 > 0.5, true))
+        scores.append(dice((maps[0] + maps[1]) / 2 > 0.5, true))
     assert evaluation.dice_at_half == pytest.approx(np.mean(scores), abs=1e-4)
 
 

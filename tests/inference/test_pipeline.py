@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from submitting import draw_photos, prepared, small_predictor
 
-from carvana.data.reader_processes import AHEAD_BYTES, ReaderKilledError, read_ahead
 from carvana.errors import ConfigError
 from carvana.inference.ensemble import Ensemble
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission.write import write_submission
+from carvana.utils.parallel import SHARED_BYTES, ReaderKilledError, read_ahead
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +37,18 @@ def test_photos_come_in_order_as_the_predictor_prepares_them(photos: list[Path],
         expected = predictor.prepare(photo)
         assert not isinstance(ready, str)
         assert ready.size == expected.size
-        np.testing.assert_array_equal(ready.image, expected.image)
+        np.testing.assert_array_equal(ready.images[0], expected.images[0])
 
 
 def test_photos_for_several_networks_come_at_each_size_and_equal_ones_travel_once(photos: list[Path]) -> None:
     predictor = Ensemble([small_predictor(), small_predictor(scale="native"), small_predictor(seed=1)])
     for photo, ready in prepared(predictor, photos, workers=2):
-        assert isinstance(ready, tuple)
-        for one, expected in zip(ready, predictor.prepare(photo), strict=True):
-            assert one.size == expected.size
-            np.testing.assert_array_equal(one.image, expected.image)
-        assert ready[0].image is ready[2].image
-        assert not np.shares_memory(ready[0].image.numpy(), ready[1].image.numpy())
+        expected = predictor.prepare(photo)
+        assert ready.size == expected.size
+        for one, other in zip(ready.images, expected.images, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert ready.images[0] is ready.images[2]
+        assert not np.shares_memory(ready.images[0].numpy(), ready.images[1].numpy())
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -118,11 +118,11 @@ def test_what_is_read_ahead_is_bounded_in_bytes(bytes_each: int) -> None:
     for workers in (1, 2, 8):
         ahead = read_ahead(bytes_each, workers)
         assert ahead >= 1
-        assert ahead * workers * bytes_each <= max(AHEAD_BYTES, workers * bytes_each)
+        assert ahead * workers * bytes_each <= max(SHARED_BYTES, workers * bytes_each)
 
 
 def test_readers_are_fewer_where_photos_are_large(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carvana.inference.pipeline.AHEAD_BYTES", 26 * 40 * 3 + 1)  # room for one
+    monkeypatch.setattr("carvana.inference.pipeline.SHARED_BYTES", 26 * 40 * 3 + 1)  # room for one
     reading = prepared(small_predictor(scale="native"), photos, workers=4)
     next(reading)
     assert len(multiprocessing.active_children()) == 1

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, DataError
-from carvana.inference.manifest import MANIFEST
-from carvana.inference.outputs.cutout import Colour
+from carvana.inference.outputs.cutout import parse_background
 from carvana.inference.outputs.postprocess import Cleaning
-from carvana.inference.predict_folder import Summary, predict_folder
-from carvana.inference.prediction import Prediction
+from carvana.inference.predict_folder import MANIFEST, Summary, predict_folder
+from carvana.inference.prediction import Prediction, PreprocessedImage
 from carvana.inference.predictor import Predictor
-from carvana.inference.scale import PreprocessedImage
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 
@@ -331,7 +329,7 @@ def test_another_cleaning_or_background_makes_it_undone(photos: list[Path], tmp_
         result = predict_folder(predictor(), photos[:2], out=tmp_path / "out", save=["mask", "cutout"], **options)  # type: ignore[arg-type]
         return summary(result)
 
-    red, blue = Colour((255, 0, 0)), Colour((0, 0, 255))
+    red, blue = parse_background("red"), parse_background("blue")
     for options in ({}, {"cleaning": Cleaning()}, {"cleaning": Cleaning(parts=1)}, {"background": red}):
         assert again(**options) == (2, 0, 0)
         assert again(**options) == (0, 2, 0)

@@ -141,7 +141,7 @@ def test_batches_hold_one_size_and_bounded_pixels() -> None:
     prepared = [predictor.prepare(photo(512, 512)) for _ in range(5)] + [predictor.prepare(photo(20, 30))] * 2
     batches = predictor.batches(prepared)
     assert [photo for batch in batches for photo in batch] == prepared
-    assert all(len({photo.image.shape for photo in batch}) == 1 for batch in batches)
+    assert all(len({photo.images[0].shape for photo in batch}) == 1 for batch in batches)
     if predictor.device.type == "cpu":
         assert [len(batch) for batch in batches] == [2, 2, 1, 2]
 

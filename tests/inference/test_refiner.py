@@ -14,8 +14,7 @@ from carvana.inference.ensemble import Ensemble, load_predictor
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import Refiner
 from carvana.inference.tiling.roi import CELL
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 
 

@@ -14,6 +14,7 @@ import broken_networks
 import numpy as np
 import pytest
 from comparing import RECIPE, recipe
+from reference import dice
 
 import carvana
 from carvana.config import FitConfig
@@ -22,12 +23,11 @@ from carvana.data.io.masks import read_mask, write_mask
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.statistics import bootstrap_interval
 from carvana.leaderboard import compare as comparison
-from carvana.leaderboard import executor
 from carvana.leaderboard.board import Leaderboard
-from carvana.leaderboard.worker_pool import WorkerJob
-from carvana.metrics import dice
+from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage
 from carvana.run import Run
 from carvana.training.fit import fit
+from carvana.utils.files import lock
 from carvana.utils.progress import SilentReporter
 
 NAMES = ("small=unet-ref", "raises", "killed", "greedy", "wide=unet-ref")
@@ -43,6 +43,12 @@ class Heard(SilentReporter):
 
     def warn(self, message: str) -> None:
         self.lines.append(f"warning: {message}")
+
+    def start(self, task: str, total: int | None) -> None:
+        self.lines.append(f"{task} begins")
+
+    def finish(self, task: str, **values: float) -> None:
+        self.lines.append(f"{task} ends")
 
 
 @pytest.fixture
@@ -75,13 +81,13 @@ def board(tiny_data: Path, finished: Run, tmp_path_factory: pytest.TempPathFacto
 def jobs_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the names of the processes that are started, and start them."""
     started: list[str] = []
-    real = executor.run_jobs
+    real = comparison.run_jobs
 
     def watched(jobs: Sequence[WorkerJob], devices: Sequence[str], **settings: Any) -> Any:
         started.extend(f"{job.function.rpartition(':')[2]} {job.name}" for job in jobs)
         return real(jobs, devices, **settings)
 
-    monkeypatch.setattr(executor, "run_jobs", watched)
+    monkeypatch.setattr(comparison, "run_jobs", watched)
     return started
 
 
@@ -278,7 +284,7 @@ def test_mistakes_are_found_before_anything_is_written(tiny_data: Path, tmp_path
 
 def test_one_comparison_at_a_time_works_in_a_folder(board: Leaderboard, tiny_data: Path) -> None:
     assert board.path is not None
-    with comparison._locked(board.path), pytest.raises(RunError, match="another comparison"):
+    with lock(board.path / ".lock"), pytest.raises(RunError, match="another comparison"):
         carvana.compare(["small=unet-ref"], recipe(tiny_data), out=board.path, device="cpu")
 
 
@@ -286,10 +292,27 @@ def test_progress_is_told_in_lines(tiny_data: Path, tmp_path: Path, broken: None
     heard = Heard()
     carvana.compare(["plain"], recipe(tiny_data, model__options={}, train__epochs=1), out=tmp_path / "b", device="cpu",
                     reporter=heard)  # fmt: skip
-    assert "plain: fitting" in heard.lines
+    assert "plain: fitting (1 of 1)" in heard.lines
     assert any(line.startswith("plain: epoch 1") for line in heard.lines)
     assert any(line.startswith("plain: Dice 0.") for line in heard.lines)
-    assert "plain: measuring" in heard.lines
+    assert "plain: measuring (1 of 1)" in heard.lines
+    begun, ended = ([line for line in heard.lines if line.endswith(word)] for word in (" begins", " ends"))
+    assert len(begun) == len(ended) > 0
+
+
+def test_the_tasks_of_a_killed_process_end_with_it(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: None
+) -> None:
+    def killed(jobs: Sequence[WorkerJob], devices: Sequence[str], **settings: Any) -> Any:
+        for job in jobs:
+            yield WorkerMessage(job, "start", ("training", 5), {})
+            yield WorkerExit(job, "its process was killed")
+
+    monkeypatch.setattr(comparison, "run_jobs", killed)
+    heard = Heard()
+    carvana.compare(["plain"], recipe(tiny_data, model__options={}), out=tmp_path / "b", device="cpu", reporter=heard)
+    assert heard.lines.count("plain: training begins") == heard.lines.count("plain: training ends") == 1
+    assert "warning: plain failed: its process was killed" in heard.lines
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(finished: Run, tiny_data: Path) -> None:
@@ -340,7 +363,7 @@ def test_a_fit_whose_state_is_damaged_is_put_aside_and_done_anew(
     again = carvana.compare(["small=unet-ref"], recipe(tiny_data), out=tmp_path / "board", device="cpu", reporter=heard)
     assert again["small"].dice == board["small"].dice
     assert any("the fit starts again" in line for line in heard.lines)
-    assert run.path.with_name(f"{run.path.name}-damaged-1").is_dir()
+    assert run.path.with_name(f"{run.path.name}-damaged").is_dir()
 
 
 def test_a_fit_goes_on_with_other_readers_from_another_place(

@@ -256,7 +256,7 @@ def test_errors_by_view_are_the_means_of_its_photos() -> None:
     found = view_errors(board.images, [row.name for row in board.ranked])
     assert list(found) == ["01", "05", "09", "13"]
     for view, of_view in found.items():
-        for name, error in of_view.items():
+        for name, (error, _) in of_view.items():
             assert error == pytest.approx(
                 1 - np.mean([photo.dice[name] for photo in board.images if photo.view == view])
             )

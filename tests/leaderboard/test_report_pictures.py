@@ -64,7 +64,7 @@ def test_photos_are_those_of_all_pairs_of_masks(
     assert [image.image for image, _ in found] == brute_force(photos, masks, count=count, per_group=per_group)
 
 
-def test_most_masks_are_never_read(scored: tuple[list[ScoredImage], dict[str, list[np.ndarray]]]) -> None:
+def test_a_limited_number_of_masks_is_read(scored: tuple[list[ScoredImage], dict[str, list[np.ndarray]]]) -> None:
     photos, masks = scored
     asked: list[str] = []
 
@@ -72,9 +72,6 @@ def test_most_masks_are_never_read(scored: tuple[list[ScoredImage], dict[str, li
         asked.append(photo.image)
         return masks[photo.image]
 
-    most_different(photos, NAMES, read, count=3, per_group=1)
-    assert len(asked) < len(photos) * 0.7
-    asked.clear()
     assert len(most_different(photos, NAMES, read, readings=4 * len(NAMES))) == 4
     assert len(asked) == 4
 

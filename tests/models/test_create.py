@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from carvana.errors import ConfigError, ModelError, UnknownNameError
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 from carvana.models.spec import Network
 from carvana.registry import registry
 

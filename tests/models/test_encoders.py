@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import carvana
 from carvana.errors import CarvanaError, ConfigError, ModelError, UnknownNameError
 from carvana.models import encoders
-from carvana.models.create import create_model
 from carvana.models.encoders import create_encoder
+from carvana.models.segmenter import create_model
 from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carvana.models.create import create_model
 from carvana.models.fuse import for_inference
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 
 

@@ -19,8 +19,7 @@ from huggingface_hub import ModelCard, metadata_load, scan_cache_dir
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 
 pytestmark = pytest.mark.slow
 

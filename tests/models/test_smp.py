@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 
 from carvana.errors import CarvanaError, ConfigError, ModelError, UnknownNameError
 from carvana.models import encoders
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.smp import option_names
 from carvana.utils.progress import LogReporter
 

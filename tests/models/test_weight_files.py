@@ -92,7 +92,7 @@ def test_order_decides_where_names_differ_and_all_shapes_agree():
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        ({n: t for n, t in STATE.items() if n != "2.bias"}, "'2.bias' is missing"),
+        ({n: t for n, t in STATE.items() if n != "2.bias"}, "1 of 10 tensors are missing, the first is '2.bias'"),
         (STATE | {"2.bias": torch.zeros(9)}, r"'2.bias' has shape \(9,\) and should have \(4,\)"),
         (
             renamed(net(5).state_dict()),

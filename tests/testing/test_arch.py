@@ -182,5 +182,5 @@ def test_what_is_no_network_is_one_line_that_names_it(factory: Callable[..., obj
     registry.archs.register("under-test", factory, replace=True)
     with pytest.raises(AssertionError, match=line) as caught:
         check_arch("under-test", size=(21, 30))
-    assert str(caught.value).startswith("'under-test': ")
+    assert str(caught.value).startswith("the architecture 'under-test': ")
     assert "\n" not in str(caught.value)

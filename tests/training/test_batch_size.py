@@ -8,8 +8,8 @@ import torch
 
 import carvana
 from carvana.losses import make_loss
-from carvana.training import batch_size
-from carvana.training.batch_size import largest_batch
+from carvana.training import accelerator
+from carvana.training.accelerator import largest_batch
 from carvana.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -32,11 +32,11 @@ def test_what_does_not_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None
     """An image of 64 x 64 keeps about 64 x 64 x 100 numbers in this network: some megabytes."""
     found = []
     for gigabytes in (0.02, 0.2, 2.0):
-        monkeypatch.setattr(batch_size, "free_memory", lambda gigabytes=gigabytes: int(gigabytes * 1e9))
+        monkeypatch.setattr(accelerator, "free_memory", lambda gigabytes=gigabytes: int(gigabytes * 1e9))
         found.append(largest(10**6))
     assert found[0] < found[1] < found[2]
     assert found[1] == pytest.approx(8 * found[0], rel=1.1)
-    monkeypatch.setattr(batch_size, "free_memory", lambda: int(0.2e9))
+    monkeypatch.setattr(accelerator, "free_memory", lambda: int(0.2e9))
     assert largest(10**6, size=(128, 128)) == found[1] // 4
 
 

@@ -18,9 +18,9 @@ import carvana
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
 from carvana.run import Run
+from carvana.training.checkpoint import read_state
 from carvana.training.fit import resume
 from carvana.training.signals import TrainingInterrupted
-from carvana.training.state import read_state
 from carvana.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
@@ -274,7 +274,7 @@ def test_a_loss_that_is_not_finite_names_the_photos_and_the_last_good_state(tiny
         workers=0, precision="fp32", device="cpu",
     )  # fmt: skip
     trainer.train_batches.set_place(1)
-    loss, bad = trainer.loss, int(trainer.train_batches.indices(2)[0])
+    loss, bad = trainer.loss, int(trainer.train_batches.parts[2][0])
     trainer.loss = lambda logits, targets: (
         loss(logits, targets)
         * (float("nan") if len(targets) == 4 and trainer.progress.epoch == 1 and trainer.progress.batch == 2 else 1.0)
@@ -352,10 +352,11 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path) -> None:
 import resource, signal, sys, torch
 from pathlib import Path
 from carvana.errors import CarvanaError
-from carvana.training.state import Progress, TrainingState, read_state, write_state
+from carvana.training.checkpoint import Progress, TrainingState, read_state, write_state
 folder = Path(sys.argv[1])
+origin = {"settings": {}, "processes": 1, "spec": {}}
 def state(step):
-    return TrainingState(Progress(step=step), {"model/a": torch.full((10000,), float(step))}, {}, [], {})
+    return TrainingState(Progress(step=step), {"model/a": torch.full((10000,), float(step))}, {}, [], origin)
 write_state(folder, state(1))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

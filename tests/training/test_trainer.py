@@ -14,8 +14,7 @@ from carvana.data.dataset import SegmentationDataset
 from carvana.data.samples import find_samples
 from carvana.data.splits import split_samples
 from carvana.errors import CarvanaError, ConfigError, RunError
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 from carvana.training.callbacks import TensorBoard
 from carvana.training.optim import Duration

@@ -32,7 +32,7 @@ class Seen(Trainer):
     def train_step(self, images: torch.Tensor, targets: torch.Tensor, **place: Any) -> torch.Tensor:
         if self.die_at is not None and self.duration.step == self.die_at and not self.main:
             os.kill(os.getpid(), 9)
-        indices, count = self.train_batches.share(self.progress.batch)
+        indices, count = self.train_batches.share(self.train_batches.parts[self.progress.batch])
         self.seen.setdefault(self.progress.epoch, []).extend(indices[:count].tolist())
         return super().train_step(images, targets, **place)
 

@@ -12,7 +12,6 @@ from carvana.cli.app import app
 from carvana.errors import ConfigError
 from carvana.utils.devices import (
     autocast,
-    best_device,
     cpu_count,
     describe,
     devices_named,
@@ -52,8 +51,13 @@ def test_a_missing_apple_gpu_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("cuda", "mps", "best"), [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
 )
-def test_auto_is_nvidias_gpu_then_apples_then_the_cpu(cuda: bool, mps: bool, best: str) -> None:
-    assert best_device(cuda=cuda, mps=mps) == best
+def test_auto_is_nvidias_gpu_then_apples_then_the_cpu(
+    cuda: bool, mps: bool, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    assert resolve_device("auto").type == best
 
 
 def test_an_apple_gpu_computes_in_fp32_unless_asked_and_leaves_float64_to_the_cpu() -> None:

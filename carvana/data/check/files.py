@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +16,14 @@ from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
 from carvana.data.io.images import SUFFIXES, image_size, read_image
 from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, share_of
-from carvana.data.layouts import Folders, find_layout, group_and_view, group_pattern, image_names, is_folder
-from carvana.data.mask_names import EXPECTED, MaskNames
-from carvana.data.samples import PairedNames, Sample, listed, pair_names
+from carvana.data.layouts import (
+    EXPECTED,
+    group_and_view,
+    image_names,
+    others,
+)
+from carvana.data.samples import PairedNames, Sample
 from carvana.errors import ConfigError, DataError, printable
-from carvana.utils.files import expanded
 
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -100,33 +101,15 @@ class FolderContents:
         return sample.image, sample.masks
 
 
-def list_folders(
-    root: str | os.PathLike[str],
-    *,
-    images: str | os.PathLike[str] | None = None,
-    masks: str | os.PathLike[str] | None = None,
-    group: str | None = None,
-    mask_suffix: str | None = None,
-) -> FolderContents:
-    """Pair the images and masks of a data folder as :func:`carvana.find_samples` does, but list the problems and go on.
-
-    Raises:
-        DataError: there is no such folder, or no image in it.
-        ConfigError: ``group`` is not usable at all.
-    """
-    rule = MaskNames(mask_suffix)
-    layout, found = find_layout(expanded(root), images, masks, rule)
-    pattern = group_pattern(group)
-    if not isinstance(found, Folders):
-        samples = listed(found, layout, expanded(root), pattern)
-        return FolderContents(expanded(root), expanded(root), samples)
-    names = pair_names(found, rule)
+def list_folders(names: PairedNames) -> FolderContents:
+    """The images and masks of two folders, and what is wrong with their names."""
+    found, suffix = names.folders, names.rule.suffix
     problems: list[Problem] = []
-    samples = list(_samples(names, pattern, problems))
+    samples = list(_samples(names, problems))
     contents = FolderContents(*found, samples, [found.masks / mask for mask in names.alone], problems)
     for stem in sorted(names.images.keys() - names.masks.keys()):
-        expected = EXPECTED if mask_suffix is None else f"a name that ends in {mask_suffix}"
-        message = f"has no mask in {contents.masks}; expected {expected}, as {stem}{mask_suffix or '_mask'}.png"
+        expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
+        message = f"has no mask in {contents.masks}; expected {expected}, as {stem}{suffix or '_mask'}.png"
         problems.append(Problem("no-mask", str(contents.images / names.images[stem]), message))
     for mask in names.alone:
         message = f"belongs to no image in {contents.images}"
@@ -139,7 +122,7 @@ def list_folders(
     return contents
 
 
-@dataclass
+@dataclass(slots=True)
 class PairSummary:
     """What is known of an image and its mask, as far as they can be read.
 
@@ -197,29 +180,24 @@ def inspect(image: Path | None, masks: tuple[Path, ...], *, ceilings: bool) -> P
     return found
 
 
-def _samples(names: PairedNames, pattern: re.Pattern[str] | None, problems: list[Problem]) -> Iterator[Sample]:
+def _samples(names: PairedNames, problems: list[Problem]) -> Iterator[Sample]:
     for stem in sorted(names.images):
-        image = names.images[stem]
         try:
-            group, view = group_and_view(stem, pattern)
+            group, view = group_and_view(stem, names.pattern)
         except ConfigError as error:
             group, view = stem, ""
-            file = str(names.folders.images / image)
+            file = str(names.folders.images / names.images[stem])
             problems.append(Problem("no-car", file, str(error).removeprefix("data.group: ")))
-        yield names.sample(stem, image, group, view)
+        yield names.sample(stem, group, view)
 
 
 def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str]]:
     nested = not any(image_names(folder, suffixes))
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            if is_folder(entry):
-                if not nested:
-                    yield entry.path, "a folder beside images, whose files are not read"
-            elif Path(entry.name).suffix.lower() not in suffixes:
-                yield entry.path, "its suffix is not one of an image"
+    for name, is_folder in others(folder, suffixes).items():
+        if not is_folder:
+            yield str(folder / name), "its suffix is not one of an image"
+        elif not nested:
+            yield str(folder / name), "a folder beside images, whose files are not read"
 
 
 def _read(read: Callable[[Path], T], path: Path, problems: list[Problem]) -> T | None:

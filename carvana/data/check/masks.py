@@ -6,10 +6,10 @@ The best Dice is that of a perfect network at full size, if it is trained at a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from carvana.data.io.convert import turn
 from carvana.data.io.images import ImageHeader, image_header, read_image, resize_image
-from carvana.data.io.masks import inspect_mask, read_mask, read_share, share_of, shrink_mask
+from carvana.data.io.masks import inspect_mask, read_mask, share_of, shrink_mask
 from carvana.data.samples import Sample, mask_of
 from carvana.data.target import pixel_counts, read_labels
 from carvana.errors import DataError
@@ -26,8 +26,6 @@ from carvana.task import Task
 from carvana.utils.devices import cpu_count
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
-
-T = TypeVar("T")
 
 SIZES: tuple[tuple[int, int], ...] = ((128, 128), (256, 256), (512, 512), (512, 768), (640, 960), (1024, 1024))
 """Usual training sizes, (height, width)."""
@@ -39,22 +37,22 @@ _LEAST_MASKS = 3  # one or two may be of large objects
 _SMALL = 128, 128  # at which outlines and edges are compared
 
 
-def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> None:
+def check_sizes(samples: Sequence[Sample]) -> None:
     """Make sure that each mask is as large as its image, both upright as their EXIF says.
 
-    Only headers are read, and images of more than 8 bits a value, which may use a small part of their range.
+    Only headers are read.
 
     Args:
         samples: Images; those without a mask are left out.
-        workers: Threads that read; None takes a few for each core, since they wait for the disk most of the time.
 
     Raises:
         DataError: masks are of another size than their images, or files cannot be read. The first of them is named
             and all of them are counted.
     """
     pairs = ((sample.image, mask) for sample in samples for mask in sample.masks)
-    count, unreadable, wrong, wide = 0, list[str](), list[str](), list[Path]()
-    for (image, mask), of_image, of_mask in threaded(_headers, pairs, workers=workers or min(4 * cpu_count(), 32)):
+    count, unreadable, wrong = 0, list[str](), list[str]()
+    # More threads than cores, since they wait for the disk most of the time.
+    for (image, mask), of_image, of_mask in threaded(_headers, pairs, workers=min(4 * cpu_count(), 32)):
         count += 1
         if isinstance(of_image, str) or isinstance(of_mask, str):
             unreadable += [error for error in (of_image, of_mask) if isinstance(error, str)]
@@ -64,11 +62,6 @@ def check_sizes(samples: Sequence[Sample], *, workers: int | None = None) -> Non
                 f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its image "
                 f"{image.name} {of_image.size[0]} x {of_image.size[1]}"
             )
-        if of_image.bits > 8 and image not in wide[-1:]:
-            wide.append(image)
-    # A whole image is read only where its values may use a small part of their range, and by few threads.
-    whole = threaded(lambda path: _or_error(_shape, path), wide)
-    unreadable += [error for error in whole if isinstance(error, str)]
     if unreadable:
         number = len(unreadable)
         more = f" ({number} of {2 * count} images and masks cannot be read)" if number > 1 else ""
@@ -92,7 +85,7 @@ def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bo
         DataError: a mask cannot be used.
     """
     if every:
-        found = threaded(lambda sample: read_share(mask_of(sample)), samples)
+        found = threaded(lambda sample: read_mask(mask_of(sample)).shape, samples)  # many masks would take much memory
         for _ in track(found, reporter, "checking masks", len(samples)):
             pass
     chosen = [samples[place] for place in spread(len(samples), _LOOKED_AT)]
@@ -249,19 +242,15 @@ def mean_ceilings(
 
 
 def _headers(pair: tuple[Path, Path]) -> tuple[tuple[Path, Path], ImageHeader | str, ImageHeader | str]:
-    return pair, _or_error(image_header, pair[0]), _or_error(image_header, pair[1])
+    return pair, _or_error(pair[0]), _or_error(pair[1])
 
 
-def _or_error(read: Callable[[Path], T], path: Path) -> T | str:
-    """The result of ``read``, or the message about a file that cannot be read."""
+def _or_error(path: Path) -> ImageHeader | str:
+    """The header of a file, or the message about one that cannot be read."""
     try:
-        return read(path)
+        return image_header(path)
     except DataError as error:
         return str(error)
-
-
-def _shape(path: Path) -> tuple[int, ...]:
-    return read_image(path).shape
 
 
 def _look(sample: Sample) -> tuple[float, float, bool | None, bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,8 +16,10 @@ from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, th
 from carvana.data.check.files import ADVICE, FolderContents, PairSummary, Problem, Size, inspect, list_folders
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
+from carvana.data.samples import PairedNames, Sample, find_names
 from carvana.errors import DataError
 from carvana.utils.deprecated import Attribute
+from carvana.utils.files import expanded
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
 
@@ -134,7 +136,9 @@ def check_data(
         (2, 1, ())
     """
     reporter = reporter or default_reporter()
-    contents = list_folders(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    folder = expanded(root)
+    contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
@@ -142,16 +146,24 @@ def check_data(
     def look(number: int) -> PairSummary:
         return inspect(*contents.pair(number), ceilings=number in measured)
 
-    table = _Table(len(contents))
+    found: list[PairSummary] = []
+    pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
+    firsts: dict[bytes, int] = {}
+    problems = list(contents.problems)
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
-        table.add(number, summary)
-    problems = [*contents.problems, *table.problems, *_equal_images(contents, table)]
-    problems += [*_inverted_masks(contents, table), *_turned_masks(contents, table)]
-    problems += [*_equal_masks(contents, table), *_near_duplicates(contents, table)]
+        if summary.picture is not None and firsts.setdefault(summary.image, number) == number:
+            pictures[number] = summary.picture
+        problems += summary.problems
+        summary.problems.clear()
+        summary.picture = None
+        found.append(summary)
+    problems += [*_equal_images(samples, found, firsts), *_inverted_masks(contents, found)]
+    problems += [*_turned_masks(samples, found), *_equal_masks(samples, found), *_near_duplicates(samples, pictures)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
     groups = Counter(sample.group for sample in samples)
+    ceilings = [summary.ceilings for summary in found if summary.ceilings is not None]
     return Report(
         images=str(contents.images),
         masks=str(contents.masks),
@@ -160,125 +172,69 @@ def check_data(
         group_count=len(groups),
         views=_sorted(sample.view for sample in samples if sample.view),
         images_per_group=(min(groups.values()), max(groups.values())),
-        sizes=_sorted(map(table.size, table.readable())),
-        foreground=_foreground(contents, table.shares),
-        ceilings=mean_ceilings(table.ceilings),
-        ceiling_masks=len(table.ceilings),
+        sizes=_sorted(summary.size for summary in found if summary.size is not None),
+        foreground=_foreground(contents, found),
+        ceilings=mean_ceilings(ceilings),
+        ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *_mixed_sizes(contents, table)),
+        notes=(*contents.notes, *_mixed_sizes(samples, found)),
     )
-
-
-class _Table:
-    """What is kept of all images and masks of a data folder: half a kilobyte each.
-
-    Args:
-        count: The number of pairs.
-
-    Attributes:
-        problems: Those inside of files.
-        first: (count,), the first image of the same pixels; -1 where there is no image that can be read.
-        pictures: (count, 16, 16), what images are compared by; 0, without memory, where an equal one came before.
-        masks: (count,), digests of masks.
-        shares: (count,), the share that each mask's object covers; NaN where no mask can be read.
-        borders: (count,), the share of its border that each mask's object covers; NaN as for ``shares``.
-        turned: Where EXIF turns an image and not its mask, whether the mask fits better turned as well.
-        ceilings: The best Dice possible, for the masks for which it was computed.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.problems: list[Problem] = []
-        self.first = np.full(count, -1, np.int64)
-        self.pictures = np.zeros((count, COARSE, COARSE), np.uint16)
-        self.masks = np.zeros(count, "S16")
-        self.shares = np.full(count, np.nan)
-        self.borders = np.full(count, np.nan)
-        self.turned: dict[int, bool] = {}
-        self.ceilings: list[NDArray[np.float64]] = []
-        self._sizes = np.zeros((count, 2), np.int32)
-        self._known: dict[bytes, int] = {}
-
-    def add(self, number: int, summary: PairSummary) -> None:
-        """Add what is known of a pair; pairs come in their order."""
-        self.problems += summary.problems
-        if summary.size is not None and summary.picture is not None:
-            self._sizes[number] = summary.size
-            self.first[number] = first = self._known.setdefault(summary.image, number)
-            if first == number:
-                self.pictures[number] = summary.picture
-        if summary.turned is not None:
-            self.turned[number] = summary.turned
-        self.masks[number], self.shares[number], self.borders[number] = summary.mask, summary.share, summary.border
-        if summary.ceilings is not None:
-            self.ceilings.append(summary.ceilings)
-
-    def readable(self) -> list[int]:
-        """The places of the images that can be read."""
-        return list(map(int, np.flatnonzero(self.first >= 0)))
-
-    def size(self, number: int) -> Size:
-        """The (height, width) of an image."""
-        height, width = self._sizes[number].tolist()
-        return height, width
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _foreground(contents: FolderContents, shares: NDArray[np.float64]) -> Foreground | None:
-    if np.isnan(shares).all():
+def _foreground(contents: FolderContents, found: Sequence[PairSummary]) -> Foreground | None:
+    shares = [(one.share, str(contents.pair(number)[1][0])) for number, one in enumerate(found) if one.mask]
+    if not shares:
         return None
-
-    def first(share: float) -> tuple[str, float]:
-        return min(str(contents.pair(number)[1][0]) for number in np.flatnonzero(shares == share).tolist()), share
-
-    lowest, highest = first(float(np.nanmin(shares))), first(float(np.nanmax(shares)))
-    return Foreground(float(np.nanmean(shares)), lowest, highest)
+    lowest, highest = min(shares), min(shares, key=lambda pair: (-pair[0], pair[1]))
+    return Foreground(float(np.mean([share for share, _ in shares])), lowest[::-1], highest[::-1])
 
 
-def _equal_images(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+def _equal_images(
+    samples: Sequence[Sample], found: Sequence[PairSummary], firsts: Mapping[bytes, int]
+) -> Iterator[Problem]:
     """Images with the same pixels as an earlier one."""
-    for number in table.readable():
-        first = int(table.first[number])
+    for number, summary in enumerate(found):
+        first = firsts.get(summary.image, number)
         if first != number:
-            sample, other = contents.samples[number], contents.samples[first]
+            sample, other = samples[number], samples[first]
             of = "the same group" if other.group == sample.group else f"another group, {other.group}"
             yield Problem("duplicate", str(sample.image), f"has the same pixels as {other.image.name} of {of}")
 
 
-def _inverted_masks(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+def _inverted_masks(contents: FolderContents, found: Sequence[PairSummary]) -> Iterator[Problem]:
     """All masks at once, if object and background seem to be exchanged."""
-    known = ~np.isnan(table.shares)
-    if is_inverted(table.shares[known].tolist(), table.borders[known].tolist()):
-        message = f"nearly all of {known.sum()} masks are object in most of the image and along its border"
+    known = [summary for summary in found if summary.mask]
+    if is_inverted([summary.share for summary in known], [summary.border for summary in known]):
+        message = f"nearly all of {len(known)} masks are object in most of the image and along its border"
         yield Problem("inverted", str(contents.masks), message)
 
 
-def _turned_masks(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+def _turned_masks(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Iterator[Problem]:
     """All masks whose image is turned by EXIF and which are not, if most of them fit better turned as well."""
-    count = sum(table.turned.values())
-    if count > len(table.turned) / 2:
-        message = (
-            f"EXIF turns its image and not the mask; {count} of {len(table.turned)} such masks fit better turned, too"
-        )
-        for number in table.turned:
-            yield Problem("turned", str(contents.samples[number].masks[0]), message)
+    turned = {number: summary.turned for number, summary in enumerate(found) if summary.turned is not None}
+    count = sum(turned.values())
+    if count > len(turned) / 2:
+        message = f"EXIF turns its image and not the mask; {count} of {len(turned)} such masks fit better turned, too"
+        for number in turned:
+            yield Problem("turned", str(samples[number].masks[0]), message)
 
 
-def _equal_masks(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+def _equal_masks(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Iterator[Problem]:
     """Masks that are those of an earlier, different image; empty and full ones do not count."""
     known: dict[bytes, int] = {}
-    for number in np.flatnonzero((table.first >= 0) & (table.shares > 0) & (table.shares < 1)).tolist():
-        first = known.setdefault(table.masks[number], number)
-        if table.first[first] != table.first[number]:
-            message = f"is the mask of {contents.samples[first].stem} pixel by pixel"
-            yield Problem("same-mask", str(contents.samples[number].masks[0]), message)
+    for number, summary in enumerate(found):
+        if summary.image and summary.mask and 0 < summary.share < 1:
+            first = known.setdefault(summary.mask, number)
+            if found[first].image != summary.image:
+                message = f"is the mask of {samples[first].stem} pixel by pixel"
+                yield Problem("same-mask", str(samples[number].masks[0]), message)
 
 
-def _near_duplicates(contents: FolderContents, table: _Table) -> Iterator[Problem]:
-    samples = contents.samples
-
+def _near_duplicates(samples: Sequence[Sample], pictures: NDArray[np.uint16]) -> Iterator[Problem]:
     @lru_cache(_THUMBNAILS)
     def look(number: int) -> NDArray[np.uint8] | None:
         try:
@@ -287,23 +243,23 @@ def _near_duplicates(contents: FolderContents, table: _Table) -> Iterator[Proble
             return None
 
     groups = (sample.group for sample in samples)
-    for found in find_near_duplicates(table.pictures[: len(samples)], groups, look=look):
+    for found in find_near_duplicates(pictures, groups, look=look):
         sample, other = samples[found.second], samples[found.first]
         how = "the mirror image of" if found.mirrored else "nearly the same picture as"
         message = f"is {how} {other.stem} of another group (correlation {found.similarity:.3f})"
         yield Problem("near-duplicate", str(sample.image), message)
 
 
-def _mixed_sizes(contents: FolderContents, table: _Table) -> Iterator[Problem]:
+def _mixed_sizes(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Iterator[Problem]:
     """Groups whose images differ in size, at the first image of each."""
-    first: dict[str, int] = {}
+    first: dict[str, tuple[Sample, Size]] = {}
     mixed: dict[str, set[Size]] = {}
-    for number in table.readable():
-        group = contents.samples[number].group
-        known, size = table.size(first.setdefault(group, number)), table.size(number)
-        if size != known:
-            mixed.setdefault(group, {known}).add(size)
-    for group, found in mixed.items():
-        sizes = ", ".join(f"{height} x {width}" for height, width in sorted(found))
-        message = f"the images of {group} are of {len(found)} sizes: {sizes}"
-        yield Problem("mixed-sizes", str(contents.samples[first[group]].image), message)
+    for sample, summary in zip(samples, found, strict=False):  # behind the samples are masks alone
+        if summary.size is not None:
+            _, known = first.setdefault(sample.group, (sample, summary.size))
+            if summary.size != known:
+                mixed.setdefault(sample.group, {known}).add(summary.size)
+    for group, several in mixed.items():
+        sizes = ", ".join(f"{height} x {width}" for height, width in sorted(several))
+        message = f"the images of {group} are of {len(several)} sizes: {sizes}"
+        yield Problem("mixed-sizes", str(first[group][0].image), message)

@@ -8,8 +8,7 @@ import numpy as np
 
 from carvana.data.demo.details import BLACK, CHROME, arches, cabin_coats, lower_coats, windows, wipers
 from carvana.data.demo.scene import RGB, Paint
-from carvana.data.demo.shape import Shape
-from carvana.data.demo.surface import Floats, Quads, bulge, grid_quads
+from carvana.data.demo.shape import Floats, Quads, Shape, bulge, grid_quads
 
 # How often cars of a colour stand in such a studio, the colour in white light, and how much of a metal it is.
 _COLOURS: tuple[tuple[float, RGB, float], ...] = (

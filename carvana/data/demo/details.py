@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from carvana.data.demo.scene import Paint
-from carvana.data.demo.shape import Shape
-from carvana.data.demo.surface import Floats, Quads, grid_quads
+from carvana.data.demo.shape import Floats, Quads, Shape, grid_quads
 
 BLACK = Paint((0.05, 0.05, 0.055), 0.02)
 PLASTIC = Paint((0.16, 0.16, 0.17), 0.02)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from carvana.data.demo.car import Car, Part
 from carvana.data.demo.details import BLACK, Arch, Coat
 from carvana.data.demo.scene import Paint, Scene
-from carvana.data.demo.surface import Floats, Quads, grid_quads
+from carvana.data.demo.shape import Floats, Quads, grid_quads
 
 Pixels = NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from carvana.data.demo.car import Car
 from carvana.data.demo.paint import Pixels, paint_car, sub_pixels
 from carvana.data.demo.scene import FOCAL, FULL, RGB, Scene
-from carvana.data.demo.surface import Floats
+from carvana.data.demo.shape import Floats
 from carvana.errors import DataError
 
 VIEWS = 16

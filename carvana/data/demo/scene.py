@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.demo.surface import Floats, Quads, ease
+from carvana.data.demo.shape import Floats, Quads, ease
 
 FULL = (1280, 1918)
 """(height, width) of a photo at full size."""

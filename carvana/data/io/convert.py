@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import Any
 
@@ -19,10 +18,6 @@ UInt8 = NDArray[np.uint8]
 
 _ORIENTATION = 0x0112  # EXIF tag, see JEITA CP-3451
 _PNG_DEPTH = 24  # the place of the bit depth in a PNG
-_PPM_HEADER = re.compile(
-    rb"P\d(?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s"
-)  # the group is its third number
-_JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # the codestream's beginning, see ITU-T T.800, A.5.1
 _NEARLY_ALL = 0.1, 99.9  # percentiles, which leave out a few dead or burnt pixels
 _SMALL_PART = 1 / 4  # of the range; 14 bits in 16 are a little less
 _SUBFILE_TYPE = 254  # TIFF tag
@@ -148,21 +143,6 @@ def is_wide(picture: Image.Image) -> bool:
     return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
-def bits_of(picture: Image.Image, start: bytes) -> int:
-    """The bits of a value in a picture's file, which begins with ``start``; Pillow keeps 8 of them."""
-    if isinstance(picture, TiffImageFile):
-        return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
-    if isinstance(picture, PngImageFile):
-        return (
-            start[_PNG_DEPTH] if start else 16 if "16B" in str(picture.tile) else 8
-        )  # without a tile it is loaded already
-    if picture.format == "PPM" and (header := _PPM_HEADER.match(start)):
-        return int(header[1]).bit_length()
-    if picture.format == "JPEG2000" and (size := start.find(_JPEG2000_SIZE)) >= 0:
-        return (start[size + len(_JPEG2000_SIZE) + 38] & 0x7F) + 1
-    return {"I": 32, "F": 32}.get(picture.mode, 16) if is_wide(picture) else 8
-
-
 def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
     """Refuse a picture of 16 bits in several bands whose upper 8 bits, which Pillow keeps, hold nearly nothing.
 
@@ -174,8 +154,9 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
     Raises:
         DataError: its values use a small part of their range.
     """
-    bits = bits_of(picture, data)
-    if bits <= 8 or is_wide(picture):  # one band, which _eight_bit has checked
+    # Of one band, which is wide, _eight_bit has checked the values.
+    bits = 8 if is_wide(picture) else _bits_of(picture, data)
+    if bits <= 8:
         return
     shown = np.asarray(picture.convert("RGB"))
     if np.ptp(np.percentile(shown, _NEARLY_ALL)) >= _SMALL_PART * 256:
@@ -183,8 +164,17 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
     exact = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if exact is not None and exact.dtype == np.uint16 and exact.ndim == 3:
         _check_range(exact[:, :, :3], 65535, bits, name)
-    else:
+    elif isinstance(picture, TiffImageFile | PngImageFile):  # others have 8 bits then
         _check_range(shown.astype(np.uint16) * 257, 65535, bits, name)
+
+
+def _bits_of(picture: Image.Image, data: bytes) -> int:
+    """The most bits that a value in a picture's file may have; Pillow keeps 8 of them where there are several bands."""
+    if isinstance(picture, TiffImageFile):
+        return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
+    if isinstance(picture, PngImageFile):  # in memory it has a tile until it is loaded
+        return data[_PNG_DEPTH] if data else 16 if "16B" in str(picture.tile) else 8
+    return 16 if picture.format in ("PPM", "JPEG2000") else 8
 
 
 def _eight_bit(values: NDArray[Any], name: str) -> UInt8:

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from carvana.data.io.convert import bits_of, check_dropped_bits, orientation_of, pixels_in_memory, to_rgb, turn
+from carvana.data.io.convert import check_dropped_bits, orientation_of, pixels_in_memory, to_rgb, turn
 from carvana.data.io.decode import (
     Source,
     check_pixels,
@@ -85,11 +85,7 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
         return pixels
     source = cast("Source", source)
     data, name = read_bytes(source, max_pixels), name_of(source)
-    header = jpeg_header(data) if is_jpeg(data) else None
-    if header is None and is_jpeg(data):
-        data = without_junk(data)
-        header = jpeg_header(data)
-    if header is not None:
+    if is_jpeg(data) and (header := jpeg_header(data) or jpeg_header(data := without_junk(data))):
         height, width, space, _ = header
         check_pixels(height, width, max_pixels, source)
         image = read_jpeg(data, space, name, at_least)
@@ -106,12 +102,10 @@ class ImageHeader(NamedTuple):
     Attributes:
         size: (height, width), upright.
         orientation: EXIF's, 1 to 8; 1 is upright.
-        bits: Of each value.
     """
 
     size: tuple[int, int]
     orientation: int = 1
-    bits: int = 8
 
 
 def image_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -125,9 +119,9 @@ def image_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageHeader
         if is_npy(start):
             return ImageHeader(npy_size(start, name_of(source)))
         found = jpeg_size(start, file) if is_jpeg(start) else None
-        height, width, orientation, bits = (*found, 8) if found else _pillow_header(start, file, source, max_pixels)
+        height, width, orientation = found or _pillow_header(file, source, max_pixels)
     check_pixels(height, width, max_pixels, source)
-    return ImageHeader((width, height) if orientation >= 5 else (height, width), orientation, bits)
+    return ImageHeader((width, height) if orientation >= 5 else (height, width), orientation)
 
 
 def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -197,8 +191,8 @@ def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]
     return cast("NDArray[Pixel]", cv2.resize(image, (width, height), interpolation=how))
 
 
-def _pillow_header(start: bytes, file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int, int]:
-    """The height and the width as they are stored, the orientation, and the bits of a value."""
+def _pillow_header(file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int]:
+    """The height and the width as they are stored, and the orientation."""
     with open_header(file, source, limit) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # some versions of Pillow turn its size already
@@ -206,7 +200,7 @@ def _pillow_header(start: bytes, file: BinaryIO, source: Source, limit: int) -> 
         if isinstance(picture, PngImageFile) and _png_has_late_exif(file):
             with suppress(Exception):  # only the size is needed: damaged pixels do not matter
                 picture.load()
-        return height, width, orientation_of(picture), bits_of(picture, start)
+        return height, width, orientation_of(picture)
 
 
 def _png_has_late_exif(file: BinaryIO) -> bool:

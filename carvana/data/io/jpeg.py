@@ -21,6 +21,7 @@ MOST_SCANS = 100
 
 _SCAN, _END, _EXIF_OR_XMP = 0xDA, 0xD9, 0xE1
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _IN_PIXELS = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # a marker that ends compressed pixels
 
 
@@ -46,10 +47,9 @@ def jpeg_size(start: bytes, file: BinaryIO) -> tuple[int, int, int] | None:
 
     None as for :func:`jpeg_header`.
     """
-    header = jpeg_header(start)
-    if header is None or not any(kind == _SCAN for kind, _, _ in segments(start)):  # EXIF may follow later
+    if not any(kind == _SCAN for kind, _, _ in segments(start)):  # size or EXIF may follow later
         start += file.read()
-        header = jpeg_header(start)
+    header = jpeg_header(start) or jpeg_header(without_junk(start))
     return None if header is None else (header[0], header[1], _orientation(start))
 
 
@@ -107,20 +107,16 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         The marker's second byte, and where the segment's content begins and ends in the file.
     """
     place = 2
-    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
-        kind = data[place + 1]
-        if kind in (0x00, 0xFF):  # not a marker, or one that begins a byte later
-            place += 1
-        elif kind in _ALONE:
-            place += 2
-        elif kind == _END:
+    while (found := _MARKER.search(data, place)) is not None and found.end() + 2 <= len(data):
+        kind, place = data[found.end() - 1], found.end()
+        if kind == _END:
             return
-        else:
-            end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
-            yield kind, place + 4, end
+        if kind not in _ALONE:
+            end = place + int.from_bytes(data[place : place + 2])
+            yield kind, place + 2, end
             if kind == _SCAN:
                 return
-            place = max(end, place + 2)
+            place = max(end, place)
 
 
 def without_junk(data: bytes) -> bytes:

@@ -71,26 +71,6 @@ def read_mask(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> UInt8:
     return joined
 
 
-def read_coverage(
-    source: MaskSource, size: tuple[int, int], *, target: str = "coverage", max_pixels: int = MAX_PIXELS
-) -> UInt8:
-    """Read a mask at a training size: :func:`shrink_mask` of :func:`read_mask`.
-
-    Raises:
-        DataError: as for :func:`read_mask`.
-    """
-    return shrink_mask(read_mask(source, max_pixels=max_pixels), size, target=target)
-
-
-def read_share(source: MaskSource, *, max_pixels: int = MAX_PIXELS) -> float:
-    """The share of an image that its mask covers, in [0, 1].
-
-    Raises:
-        DataError: as for :func:`read_mask`.
-    """
-    return share_of(read_mask(source, max_pixels=max_pixels))
-
-
 def share_of(mask: UInt8) -> float:
     """The share of a mask's pixels that are object, in [0, 1]."""
     return cv2.countNonZero(mask) / mask.size

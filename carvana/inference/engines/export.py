@@ -23,11 +23,9 @@ from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
-from carvana.inference.tiling.memory import bytes_per_pixel
-from carvana.inference.tiling.receptive_field import exact_halo
+from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
-from carvana.models.preprocess import padded_size
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, padded_size
 from carvana.models.weight_files import first_line
 from carvana.utils.files import atomic_path, check_target
 from carvana.utils.progress import Reporter, default_reporter
@@ -175,7 +173,7 @@ def _converted(network: Segmenter) -> Any:
 
 
 def _onnx_bytes(network: Segmenter) -> bytes:
-    from carvana.utils.version import __version__
+    from carvana.utils import __version__
 
     proto = _converted(network)
     for part in (proto.graph, *proto.functions):
@@ -205,13 +203,11 @@ def _tiling(network: Segmenter) -> dict[str, Any]:
     spec, folded = network.spec, for_inference(network)
     with torch.inference_mode():
         taken = bytes_per_pixel(folded, padded_size(256, spec.stride, spec.min_size), torch.device("cpu"))
+    found: dict[str, Any] = {"bytes_per_pixel": taken}
     try:
-        return {
-            "bytes_per_pixel": taken,
-            "halo": exact_halo(folded, stride=spec.stride, min_size=spec.min_size),
-        }
+        return found | {"halo": exact_halo(folded, stride=spec.stride, min_size=spec.min_size)}
     except ModelError as error:
-        return {"bytes_per_pixel": taken, "no_halo": str(error)}
+        return found | {"no_halo": str(error)}
 
 
 def _strip(graph: Any) -> None:

@@ -8,12 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from carvana.inference.tiling.memory import bytes_per_pixel
-from carvana.inference.tiling.receptive_field import exact_halo
+from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
-from carvana.models.preprocess import padded_size
-from carvana.models.segmenter import Segmenter
-from carvana.models.spec import ModelSpec
+from carvana.models.segmenter import Segmenter, padded_size
 from carvana.utils.devices import autocast, resolve_device, resolve_precision
 from carvana.utils.files import digest
 
@@ -35,14 +32,10 @@ class TorchEngine:
     """
 
     def __init__(self, model: Segmenter, *, device: str = "auto", precision: str = "auto") -> None:
+        self.spec = model.spec
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self._model = model.to(self.device).to(memory_format=torch.channels_last).eval()
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model's."""
-        return self._model.spec
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images to logits, in the engine's precision."""

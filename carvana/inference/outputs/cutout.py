@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
@@ -118,72 +117,37 @@ def sharpen(probabilities: FloatImage, threshold: float, softness: float) -> Flo
     return np.clip(opacity, 0, 1, out=opacity)
 
 
-@dataclass(frozen=True)
-class Colour:
-    """One colour everywhere: red, green and blue, 0 to 255."""
-
-    rgb: tuple[int, int, int]
-
-    def pixels(self, size: tuple[int, int]) -> UInt8:
-        """uint8 (H, W, 3) of this (height, width): a view that takes no memory, not to be written into."""
-        return np.broadcast_to(np.array(self.rgb, np.uint8), (*size, 3))
-
-    def settings(self) -> Any:
-        """Its three numbers."""
-        return list(self.rgb)
-
-
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """An image, scaled until it covers the cut-out, and cropped around its middle.
+class Background:
+    """What cut-outs are laid onto: an image, scaled until it covers them and cropped around its middle.
 
     Attributes:
-        image: uint8 (H, W, 3), RGB.
-        digest: of the file's bytes.
+        image: uint8 (H, W, 3), RGB; a colour is an image of one pixel.
+        settings: what stands for it in manifests, as a JSON value: the colour, or the digest of the file.
     """
 
     image: UInt8
-    digest: str
-
-    @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """Read an image, in sRGB, its transparent parts white.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        return cls(over_white(read_shown(path)), file_digest(path))
-
-    def pixels(self, size: tuple[int, int]) -> UInt8:
-        """The image, scaled and cropped to this size."""
-        return cover(self.image, size)
-
-    def settings(self) -> Any:
-        """The digest of its bytes."""
-        return self.digest
-
-
-Background = Colour | Picture
-"""The background of a cut-out: its pixels for a size, and its settings for manifests."""
+    settings: Any
 
 
 def parse_background(text: str) -> Background:
-    """A colour by name, or else an image by path.
+    """A colour by name, or else an image by path: in sRGB, its transparent parts white.
 
     Raises:
         ConfigError: it is neither.
         DataError: the file is not an image.
 
-    >>> parse_background("#ffd60a")
-    Colour(rgb=(255, 214, 10))
+    >>> parse_background("#ffd60a").settings
+    [255, 214, 10]
     """
     path = expanded(text)
     try:
-        return Colour(parse_colour(text))
+        colour = parse_colour(text)
     except ConfigError as error:
         if path.suffix or path.exists():
-            return Picture.read(path)
+            return Background(over_white(read_shown(path)), file_digest(path))
         raise ConfigError(f"{text!r} is not an image file, and {error}") from error
+    return Background(np.array(colour, np.uint8)[None, None], list(colour))
 
 
 def cover(image: UInt8, size: tuple[int, int]) -> UInt8:
@@ -209,7 +173,7 @@ def compose(cut: UInt8, background: Background) -> UInt8:
         uint8 (H, W, 3), RGB.
     """
     colours, opacity = np.ascontiguousarray(cut[..., :3]), np.ascontiguousarray(cut[..., 3])
-    result = background.pixels(cut.shape[:2]).copy()
+    result = cover(background.image, cut.shape[:2]).copy()
     cv2.copyTo(colours, cv2.compare(opacity, 255, cv2.CMP_EQ), result)
     mixed = (opacity > 0) & (opacity < 255)
     share = opacity[mixed, None].astype(np.float32) / 255
@@ -240,15 +204,17 @@ def _means_from_afar(image: NDArray[np.uint8], alpha: FloatImage) -> tuple[Float
     pixels = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype(np.float32)
     share = cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)[..., None]
     foreground, background = _means(pixels, pixels, share, _WIDE // 4 | 1)
-    return _enlarged(foreground, alpha.shape), _enlarged(background, alpha.shape)
+    foreground, background = (cv2.resize(colours, (width, height)) for colours in (foreground, background))
+    return foreground, background
 
 
 def _means(
     foreground: FloatImage, background: FloatImage, weight: FloatImage, side: int
 ) -> tuple[FloatImage, FloatImage]:
+    box = (side, side)
     return (
-        _blur(foreground * weight, side) / (_blur(weight, side)[..., None] + 1e-5),
-        _blur(background * (1 - weight), side) / (_blur(1 - weight, side)[..., None] + 1e-5),
+        cv2.blur(foreground * weight, box) / (cv2.blur(weight, box)[..., None] + 1e-5),
+        cv2.blur(background * (1 - weight), box) / (cv2.blur(1 - weight, box)[..., None] + 1e-5),
     )
 
 
@@ -270,13 +236,3 @@ def _edge_windows(wanted: NDArray[np.bool_], side: int = 96) -> Iterator[tuple[W
                     core,
                     np.s_[max(0, top - margin) : top + side + margin, max(0, left - margin) : left + side + margin],
                 )
-
-
-def _enlarged(values: FloatImage, size: tuple[int, ...]) -> FloatImage:
-    enlarged: FloatImage = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return enlarged
-
-
-def _blur(values: FloatImage, side: int) -> FloatImage:
-    blurred: FloatImage = cv2.blur(values, (side, side))
-    return blurred

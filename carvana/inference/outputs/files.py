@@ -1,14 +1,13 @@
-"""Encodes the files of a prediction: mask, probabilities, cut-out, overlay; and names them."""
+"""Makes the files of a prediction: mask or labels, probabilities, cut-out, overlay."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,8 @@ from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
 from carvana.task import Task
 
+_SUFFIXES = {"mask": "_mask.png", "prob": "_prob.png", "cutout": "_cutout.png", "overlay": "_overlay.jpg"}
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -34,7 +35,11 @@ class Outputs:
             probabilities stay what the network gave.
         background: the background of cut-outs; None leaves them transparent.
         task: the task.
-        of_class: the class that is cut out, and whose mask is cleaned, where there are several.
+        of_class: the class that is cut out and cleaned, where there are several.
+
+    Raises:
+        ConfigError: a name is unknown or missing, a background is given and no cut-out wanted, or of several classes
+            none is named to cut out.
     """
 
     kinds: tuple[str, ...]
@@ -43,39 +48,23 @@ class Outputs:
     task: Task = field(default_factory=Task.binary)
     of_class: str | None = None
 
-    @classmethod
-    def choose(
-        cls,
-        save: Sequence[str],
-        *,
-        cleaning: Cleaning | None = None,
-        background: Background | None = None,
-        task: Task | None = None,
-        of_class: str | None = None,
-    ) -> Self:
-        """The outputs of these names, each once.
-
-        Raises:
-            ConfigError: a name is unknown or missing, a background is given and no cut-out wanted, or of several
-                classes none is named to cut out.
-        """
-        task = task or Task.binary()
-        if not save:
-            raise ConfigError(f"nothing to save; expected some of {', '.join(_SUFFIXES)}")
-        for kind in save:
+    def __post_init__(self) -> None:
+        known = ", ".join(_SUFFIXES)
+        if not self.kinds:
+            raise ConfigError(f"nothing to save; expected some of {known}")
+        for kind in self.kinds:
             if kind not in _SUFFIXES:
-                known = ", ".join(_SUFFIXES)
                 raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _SUFFIXES)}")
-        if background is not None and "cutout" not in save:
+        if self.background is not None and "cutout" not in self.kinds:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
-        if of_class is not None:
-            task.index(of_class)
-        elif task.kind != "binary" and ("cutout" in save or cleaning is not None):
-            what = "a cut-out shows" if "cutout" in save else "parts and holes are those of"
+        task = self.task
+        if self.of_class is not None:
+            task.index(self.of_class)
+        elif task.kind != "binary" and ("cutout" in self.kinds or self.cleaning is not None):
+            what = "a cut-out shows" if "cutout" in self.kinds else "parts and holes are those of"
             raise ConfigError(
                 f"{what} one class of {len(task.classes)}: name it with --class, as --class {task.names[-1]}"
             )
-        return cls(tuple(dict.fromkeys(save)), cleaning, background, task, of_class)
 
     @property
     def need_image(self) -> bool:
@@ -85,9 +74,9 @@ class Outputs:
     @property
     def want(self) -> Want:
         """The most that is read from a prediction."""
-        if self.task.kind != "binary" and "prob" in self.kinds:
+        if "cutout" in self.kinds or ("prob" in self.kinds and self.task.kind != "binary"):
             return "probabilities"
-        return "probabilities" if "cutout" in self.kinds else "levels" if "prob" in self.kinds else "mask"
+        return "levels" if "prob" in self.kinds else "mask"
 
     def names(self, stem: str) -> dict[str, str]:
         """The file's name for each kind, given the image's stem."""
@@ -101,7 +90,7 @@ class Outputs:
         if self.cleaning is not None:
             settings["clean"] = asdict(self.cleaning)
         if self.background is not None:
-            settings["background"] = self.background.settings()
+            settings["background"] = self.background.settings
         if self.task.kind != "binary":  # values and colours in the files
             settings["task"] = self.task.model_dump(mode="json")
         if self.of_class is not None:
@@ -122,20 +111,15 @@ class Outputs:
         Raises:
             DataError: no file of that kind holds so many pixels.
         """
-        background, task = self.background, self.task
-        several, own = task.kind != "binary", self.of_class or task.names[0]
-
-        @cache
-        def cleaned() -> UInt8 | None:
-            return None if self.cleaning is None else clean(prediction.mask_of(own), **vars(self.cleaning))
-
-        def mask() -> UInt8:
-            found = cleaned()
-            return prediction.mask if found is None else found
-
+        task, own = self.task, self.of_class or self.task.names[0]
+        several = task.kind != "binary"
+        cleaned = None if self.cleaning is None else clean(prediction.mask_of(own), **vars(self.cleaning))
         for kind, name in names.items():
             if kind == "mask":
-                yield name, encode_labels(prediction.labels, task) if several else encode_mask(mask(), name=name)
+                if several:
+                    yield name, encode_labels(prediction.labels, task)
+                else:
+                    yield name, encode_mask(prediction.mask if cleaned is None else cleaned, name=name)
                 continue
             if kind == "prob" and several:
                 yield name, encode_probabilities(prediction)
@@ -145,26 +129,27 @@ class Outputs:
             elif kind == "overlay":
                 assert image is not None
                 shown = over_white(image)
-                pixels = overlay_labels(shown, prediction.labels, task) if several else overlay(shown, mask())
+                if several:
+                    pixels = overlay_labels(shown, prediction.labels, task)
+                else:
+                    pixels = overlay(shown, prediction.mask if cleaned is None else cleaned)
             else:
                 assert image is not None
                 softness = edge_softness(prediction.size, prediction.network_probabilities.shape[-2:])
                 threshold = 0.5 if several else prediction.threshold
-                pixels = cutout(image, prediction.probability_of(own), threshold, softness=softness, cleaned=cleaned())
-                pixels = pixels if background is None else compose(pixels, background)
+                pixels = cutout(image, prediction.probability_of(own), threshold, softness=softness, cleaned=cleaned)
+                pixels = pixels if self.background is None else compose(pixels, self.background)
             yield name, encode_image(pixels, Path(name).suffix, name=name)
 
 
 def encode_probabilities(prediction: Prediction) -> bytes:
     """The bytes of an .npz file that holds an array for each class, by its name: its probabilities, float16 (H, W)."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name in prediction.task.names:
             array = io.BytesIO()
             np.save(array, prediction.probability_of(name).astype(np.float16))
             # With a time of its own, the same prediction would have other bytes each time.
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), array.getvalue(), zipfile.ZIP_DEFLATED)
+            member = zipfile.ZipInfo(f"{name}.npy")
+            archive.writestr(member, array.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
     return file.getvalue()
-
-
-_SUFFIXES = {"mask": "_mask.png", "prob": "_prob.png", "cutout": "_cutout.png", "overlay": "_overlay.jpg"}

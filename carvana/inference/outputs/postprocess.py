@@ -111,15 +111,10 @@ def _connected_to_mask(opacity: NDArray[np.float32], mask: NDArray[np.uint8]) ->
         return opacity
     stays = belongs[labels] & (seen > 0)
     if cut.any():
-        to_cut, to_mask = (_distance_to(place) for place in (cut.view(np.uint8), mask))
+        to_cut, to_mask = (cv2.distanceTransform(1 - place, cv2.DIST_L2, 5) for place in (cut.view(np.uint8), mask))
         stays &= (to_mask < to_cut) | (mask > 0)
     followed: NDArray[np.float32] = opacity * stays
     return followed
-
-
-def _distance_to(place: NDArray[np.uint8]) -> NDArray[np.float32]:
-    distance: NDArray[np.float32] = cv2.distanceTransform(1 - place, cv2.DIST_L2, 5)
-    return distance
 
 
 def _components(

@@ -17,18 +17,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from carvana.data.io import rle
-from carvana.data.reader_processes import ReaderKilledError
 from carvana.errors import ConfigError, DataError, ModelError, cause
 from carvana.inference.base import BasePredictor, run_batches
-from carvana.inference.distributed import announce, rank_slice, wait_for_all_ranks, was_announced
-from carvana.inference.inputs import absolute_paths, collect_images
+from carvana.inference.inputs import (
+    absolute_paths,
+    announce,
+    collect_images,
+    rank_slice,
+    wait_for_all_ranks,
+    was_announced,
+)
 from carvana.inference.outputs.postprocess import Cleaning, clean
-from carvana.inference.pipeline import FEWER_READERS, P, overlapped, read_prepared
+from carvana.inference.pipeline import FEWER_READERS, overlapped, read_prepared
 from carvana.inference.prediction import Prediction
 from carvana.inference.submission.table import Parts, make_row, remove_joined
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
-from carvana.utils.parallel import tells_of_killed_reader
+from carvana.utils.parallel import ReaderKilledError, tells_of_killed_reader
 from carvana.utils.progress import Reporter, default_reporter, track
 
 FORMAT_VERSION = 1
@@ -57,7 +62,7 @@ class Submission:
 
 @parameters(photos="images")
 def write_submission(
-    predictor: BasePredictor[P],
+    predictor: BasePredictor,
     images: Iterable[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str],
@@ -146,16 +151,15 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
 
 
 class _Row(NamedTuple):
-    """A row in the pipeline: its chunk, its place there, and why the image cannot be read, if so."""
+    """A row in the pipeline: its chunk, and why the image cannot be read, if so."""
 
     image: Path
     chunk: int
-    place: int
     message: str = ""
 
 
 def _write_parts(
-    predictor: BasePredictor[P],
+    predictor: BasePredictor,
     chunks: Mapping[int, Sequence[Path]],
     parts: Parts,
     done: Submission,
@@ -165,7 +169,7 @@ def _write_parts(
     reporter: Reporter,
 ) -> None:
     """Make the parts of chunks, and record the results of their images in ``done``."""
-    lines: dict[int, dict[int, bytes]] = {number: {} for number in chunks}
+    lines: dict[int, dict[Path, bytes]] = {number: {} for number in chunks}
     lock = threading.Lock()
 
     def finish(result: tuple[_Row, Prediction | None]) -> _Row:
@@ -175,10 +179,11 @@ def _write_parts(
             mask = prediction.mask if cleaning is None else clean(prediction.mask, **asdict(cleaning))
             line = make_row(row.image.name, rle.encode(mask))
             with lock:
-                lines[row.chunk][row.place] = line
+                lines[row.chunk][row.image] = line
                 complete = len(lines[row.chunk]) == len(chunks[row.chunk])
             if complete:  # never where an image of the chunk cannot be read
-                parts.add(row.chunk, [line for _, line in sorted(lines.pop(row.chunk).items())])
+                made = lines.pop(row.chunk)
+                parts.add(row.chunk, [made[image] for image in chunks[row.chunk]])
         return row
 
     # Closed explicitly, or readers would live as long as an error's traceback.
@@ -192,7 +197,7 @@ def _write_parts(
 
 
 def _predicted(
-    predictor: BasePredictor[P], chunks: Mapping[int, Sequence[Path]], workers: int | None
+    predictor: BasePredictor, chunks: Mapping[int, Sequence[Path]], workers: int | None
 ) -> Generator[tuple[_Row, Prediction | None], None, None]:
     """All images with their predictions, in order; batches end where a chunk does."""
     images = [image for chunk in chunks.values() for image in chunk]
@@ -200,12 +205,10 @@ def _predicted(
     with closing(reading) as prepared:
         for number, chunk in chunks.items():
             rows = (
-                (_Row(image, number, place, ready), None)
-                if isinstance(ready, str)
-                else (_Row(image, number, place), ready)
-                for place, (image, ready) in enumerate(zip(chunk, prepared, strict=False))
+                (_Row(image, number, ready), None) if isinstance(ready, str) else (_Row(image, number), ready)
+                for image, ready in zip(chunk, prepared, strict=False)
             )
-            yield from run_batches(predictor, rows, want="mask", name=lambda row: row.image)
+            yield from run_batches(predictor, rows, want="mask")
 
 
 def _in_order(images: Sequence[Path], names: Sequence[str] | None, reporter: Reporter) -> list[Path]:

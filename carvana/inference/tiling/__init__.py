@@ -16,19 +16,17 @@ from carvana.utils.devices import Precision
 
 @runtime_checkable
 class Engine(Protocol):
-    """A network on a device."""
+    """A network on a device.
 
-    @property
-    def spec(self) -> ModelSpec:
-        """How to feed the network."""
+    Attributes:
+        spec: how to feed the network.
+        device: where it runs.
+        precision: of its arithmetic.
+    """
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-
-    @property
-    def precision(self) -> Precision:
-        """The precision of its arithmetic."""
+    spec: ModelSpec
+    device: torch.device
+    precision: Precision
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images, uint8 (N, 3, H, W) of any size on the device, to logits (N, classes, H, W).

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.errors import ConfigError
-from carvana.models.preprocess import padded_size, round_up
+from carvana.models.segmenter import padded_size, round_up
 
 Join = Literal["blend", "exact"]
 Size = tuple[int, int]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.inference.tiling.grid import Size, TileSpan, padded_to
-from carvana.models.preprocess import round_up
+from carvana.models.segmenter import round_up
 
 CELL = 8
 """Side of the cells that are certain or uncertain, in pixels."""
@@ -44,14 +44,9 @@ class RoiTiles:
     places: tuple[tuple[TileSpan, TileSpan], ...]
 
     @property
-    def pixels(self) -> int:
-        """How many pixels the network sees."""
-        return len(self.places) * math.prod(self.tile)
-
-    @property
     def cost(self) -> float:
         """The pixels that the network sees, for each pixel of the image."""
-        return self.pixels / math.prod(self.size)
+        return len(self.places) * math.prod(self.tile) / math.prod(self.size)
 
 
 def cells_of(size: Size) -> Size:

@@ -17,10 +17,10 @@ from torch import Tensor
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import Join, Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
-from carvana.inference.tiling.memory import budget_bytes
+from carvana.inference.tiling.measure import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
 from carvana.inference.tiling.tiled import Accumulator, run_tiles
-from carvana.models.preprocess import padded_size
+from carvana.models.segmenter import padded_size
 from carvana.utils.devices import is_out_of_memory, release_memory, synchronize
 from carvana.utils.progress import Reporter, default_reporter
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.tiling.grid import Size, TileGrid, TileSpan, blend_weights, plan_tiles
 from carvana.inference.tiling.roi import RoiTiles
-from carvana.models.preprocess import reflection
+from carvana.models.segmenter import reflection
 
 Network = Callable[[Tensor], Tensor]
 """Pictures (N, C, h, w) to maps (N, K, h, w)."""

@@ -51,18 +51,19 @@ class Column:
         return MISSING if value is None else self.text(row) if self.text else self.format(value)
 
 
-def columns(board: LeaderboardData) -> tuple[Column, ...]:
-    """The columns that have a value in this board; the spread, for example, needs several seeds."""
+def columns(board: LeaderboardData, *, brief: bool = False) -> tuple[Column, ...]:
+    """The columns that have a value in this board (the spread, for example, needs several seeds).
+
+    Args:
+        board: The leaderboard.
+        brief: Only those that fit a terminal.
+    """
     return tuple(
         column
         for column in COLUMNS
-        if column.key in _ALWAYS or any(column.value(row) is not None for row in board.rows)
+        if (column.brief or not brief)
+        and (column.key in _ALWAYS or any(column.value(row) is not None for row in board.rows))
     )
-
-
-def brief_columns(board: LeaderboardData) -> tuple[Column, ...]:
-    """The columns that fit a terminal."""
-    return tuple(column for column in columns(board) if column.brief)
 
 
 def minutes(seconds: float) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import PurePath
 
@@ -19,9 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from carvana.evaluation.statistics import LEVEL
 from carvana.leaderboard.records import LeaderboardData, Row, ScoredImage
 from carvana.leaderboard.report.charts import COST_AXES, all_series, learning_curves, quality_against_cost
-from carvana.leaderboard.report.columns import MISSING, brief_columns, columns, interval, millions, short
+from carvana.leaderboard.report.columns import MISSING, columns, interval, millions, short
 from carvana.leaderboard.report.images import disagreements
-from carvana.leaderboard.report.svg import Point
+from carvana.leaderboard.report.svg import AxisScale
 from carvana.leaderboard.report.text import facts, notes, remark, remarks, unfinished
 
 _HOTTEST = 62  # per cent of the colour of heat; more would make the numbers hard to read
@@ -45,7 +45,7 @@ def to_html(board: LeaderboardData) -> str:
         config=yaml.safe_dump(json.loads(json.dumps(board.header.config, default=str)), sort_keys=False),
         costs=[(cost, figure) for cost in COST_AXES if (figure := quality_against_cost(series, cost))],
         curves=learning_curves(series),
-        views=_heat(view_errors(board.images, [each.name for each in series])),
+        views=view_errors(board.images, [each.name for each in series]),
         pairs={(pair.better, pair.worse): pair for pair in board.pairs},
         level=LEVEL,
         pictures=disagreements(board) if series else [],
@@ -58,7 +58,7 @@ def to_html(board: LeaderboardData) -> str:
 def to_html_table(board: LeaderboardData) -> str:
     """The table in a notebook: the columns of a terminal, in the notebook's own style."""
     template = _environment().get_template("table.html.jinja")
-    return template.render(columns=brief_columns(board), ranked=board.ranked, others=remarks(board))
+    return template.render(columns=columns(board, brief=True), ranked=board.ranked, others=remarks(board))
 
 
 def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
@@ -85,8 +85,11 @@ def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
     return [(title, name, details) for name, (title, details) in found.items()]
 
 
-def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The mean of 1 - Dice by view and network; empty unless the images have two views or more."""
+def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str, dict[str, tuple[float, float]]]:
+    """By view and network the mean of 1 - Dice, and the share of the colour of heat that it is shown on, in per cent.
+
+    Empty unless the images have two views or more.
+    """
     errors: dict[str, dict[str, list[float]]] = {}
     for image in images:
         if image.view:
@@ -97,20 +100,10 @@ def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str
     if len(errors) < 2:
         return {}
     ordered = sorted(errors, key=lambda view: (len(view), view) if view.isdigit() else (math.inf, view))
-    return {view: {name: float(np.mean(found)) for name, found in errors[view].items()} for view in ordered}
-
-
-def _heat(errors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Errors by view and network, each with the share of the colour of heat that it is shown on, in per cent."""
-    logs = [math.log(max(error, 1e-6)) for of_view in errors.values() for error in of_view.values()]
-    low, span = min(logs, default=0.0), max(logs, default=0.0) - min(logs, default=0.0)
-    return {
-        view: {
-            name: (error, _HOTTEST * (math.log(max(error, 1e-6)) - low) / span if span else 0.0)
-            for name, error in of_view.items()
-        }
-        for view, of_view in errors.items()
-    }
+    means = {view: {name: float(np.mean(found)) for name, found in errors[view].items()} for view in ordered}
+    known = [max(mean, 1e-6) for of_view in means.values() for mean in of_view.values()]
+    heat = AxisScale(min(known, default=1), max(known, default=1), 0, _HOTTEST, log=True)
+    return {view: {name: (mean, heat(mean)) for name, mean in of_view.items()} for view, of_view in means.items()}
 
 
 def _costs(row: Row, best: Row) -> str:
@@ -130,18 +123,12 @@ def _environment() -> Environment:
     found.globals["MISSING"] = MISSING
     found.filters |= {
         "px": "{:.1f}".format,
-        "points": _points,
         "breakable": lambda name: filter(None, re.split(r"(?<=[/_])", name)),
         "interval": interval,
         "p": lambda p: f"{p:.4f}" if p >= 1e-4 else "< 0.0001",
         "remark": remark,
     }
     return found
-
-
-def _points(points: Iterable[Point]) -> str:
-    """Points as SVG writes them."""
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _asset(name: str) -> str:

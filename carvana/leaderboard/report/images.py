@@ -85,9 +85,9 @@ def most_different(
     """The images whose masks differ most, at most ``per_group`` of one group.
 
     The Jaccard distance obeys the triangle inequality: the distance of two masks is at most the sum of their distances
-    from the true mask, which follow from their scores. So masks are read in the order of this bound, the largest first,
-    until no other image can be among the chosen. (Scores are at thresholds chosen on other groups and masks are not,
-    which moves the bound a little; the images are examples, and no number depends on them.)
+    from the true mask, which follow from their scores. Where there are many images, those with the largest bound are
+    read. (Scores are at thresholds chosen on other groups and masks are not, which moves the bound a little; the images
+    are examples, and no number depends on them.)
 
     Args:
         images: with the scores of all networks.
@@ -100,17 +100,14 @@ def most_different(
     Returns:
         At most ``count`` images with the :func:`mean_distance` of their masks, the largest first.
     """
-    bounds = {image.image: _bound([image.dice[name] for name in names if name in image.dice]) for image in images}
-    found: list[tuple[ScoredImage, float]] = []
+    likely = sorted(images, key=lambda image: -_bound([image.dice[name] for name in names if name in image.dice]))
+    masks = ((image, read(image)) for image in likely[: readings // len(names)])
+    found = [(image, mean_distance(each)) for image, each in masks if each is not None]
     chosen: list[tuple[ScoredImage, float]] = []
-    for image in sorted(images, key=lambda image: -bounds[image.image]):
-        full = len(chosen) == count and bounds[image.image] <= chosen[-1][1]
-        if full or (len(found) + 1) * len(names) > readings:
-            break
-        masks = read(image)
-        if masks is not None:
-            found.append((image, mean_distance(masks)))
-            chosen = _at_most(found, count, per_group)
+    for image, distance in sorted(found, key=lambda each: -each[1]):
+        same_group = sum(other.group == image.group for other, _ in chosen)
+        if same_group < per_group and len(chosen) < count:
+            chosen.append((image, distance))
     return chosen
 
 
@@ -137,7 +134,7 @@ def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) ->
 
 
 def errors(mask: UInt8, true: UInt8, factor: int = 1) -> UInt8:
-    """A layer that shows a mask and its errors, in the colours of :mod:`carvana.inference.outputs.overlay`.
+    """A layer that shows a mask and its errors, in the colours of :mod:`carvana.inference.outputs.files`.
 
     Args:
         mask: uint8 (H, W) of 0 and 1.
@@ -164,16 +161,6 @@ def _bound(scores: Sequence[float]) -> float:
     """The largest mean distance that masks with these scores can have."""
     distances = [1 - dice / (2 - dice) for dice in scores]
     return float(np.mean([min(1.0, a + b) for a, b in combinations(distances, 2)])) if len(distances) > 1 else 0.0
-
-
-def _at_most(found: Sequence[tuple[ScoredImage, float]], count: int, per_group: int) -> list[tuple[ScoredImage, float]]:
-    """The largest distances, with at most ``per_group`` of one group."""
-    chosen: list[tuple[ScoredImage, float]] = []
-    for each in sorted(found, key=lambda each: -each[1]):
-        same_group = sum(other.group == each[0].group for other, _ in chosen)
-        if same_group < per_group and len(chosen) < count:
-            chosen.append(each)
-    return chosen
 
 
 def _read_masks(sample: Sample, rows: Sequence[Row]) -> list[UInt8] | None:

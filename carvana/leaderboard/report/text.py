@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from carvana.evaluation.statistics import LEVEL, groups_needed
 from carvana.leaderboard.records import OK, WAITING, LeaderboardData, Row, SeedRun
-from carvana.leaderboard.report.columns import brief_columns, columns
+from carvana.leaderboard.report.columns import columns
 
 _REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
@@ -69,9 +69,15 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
         lines.append("The spread is the best minus the worst Dice of the trainings with different seeds.")
     if any(row.latency_ms is not None for row in ranked):
         lines.append("Prediction (ms, images/s, MB) was measured for each network alone, after all trainings.")
-    elsewhere = _fitted_elsewhere(board)
+    here = board.header
+    elsewhere = [
+        f"{row.name} (carvana {refit.version} on {refit.machine})"
+        for row in ranked
+        for refit in row.refits
+        if refit.version not in (None, here.version) or (refit.machine or "") not in here.machine
+    ]
     if elsewhere:
-        lines.append(f"Not fitted by this version on this machine: {'; '.join(elsewhere)}.")
+        lines.append(f"Not fitted by this version on this machine: {'; '.join(dict.fromkeys(elsewhere))}.")
     return tuple(lines)
 
 
@@ -158,22 +164,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _fitted_elsewhere(board: LeaderboardData) -> Iterable[str]:
-    """The networks that were fitted by another version or on another machine, and by which."""
-    found = []
-    for row in board.ranked:
-        others = {
-            (refit.version, refit.machine)
-            for refit in row.refits
-            if refit.version not in (None, board.header.version)
-            or (refit.machine is not None and refit.machine not in board.header.machine)
-        }
-        words = ", ".join(f"carvana {version} on {machine}" for version, machine in sorted(others, key=str))
-        if words:
-            found.append(f"{row.name} ({words})")
-    return found
-
-
 def _flat(row: Row) -> dict[str, Any]:
     """A row's fields as cells, by their names in the header line."""
     flat: dict[str, Any] = {}
@@ -194,7 +184,7 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _table(board: LeaderboardData) -> list[str]:
-    shown = brief_columns(board)
+    shown = columns(board, brief=True)
     cells = [[column.heading for column in shown], *([column.cell(row) for column in shown] for row in board.ranked)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

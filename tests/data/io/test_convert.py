@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 import carvana
 from carvana import read_image
-from carvana.data.check.masks import check_sizes
+from carvana.data.cache import build_caches
 from carvana.data.io.images import image_header
 from carvana.data.samples import Sample
 from carvana.errors import DataError
@@ -143,15 +143,12 @@ def test_an_image_in_memory_is_refused_in_the_same_words() -> None:
         read_image(Image.fromarray(ramp(0, 1000, np.uint16)))
 
 
-def test_the_header_tells_the_bits_and_fit_looks_at_the_values(tmp_path) -> None:
-    assert image_header(png(ramp(0, 9, np.uint16, 3))).bits == 16
-    assert image_header(tiff(ramp(0, 1, np.float32))).bits == 32
-    assert image_header(png(ramp(0, 9, np.uint8))).bits == 8
+def test_the_cache_of_a_training_looks_at_the_values(tmp_path) -> None:
     image, mask = tmp_path / "x.png", tmp_path / "x_mask.png"
     image.write_bytes(png(ramp(0, 4095, np.uint16, 3)))
     carvana.write_mask(mask, np.eye(60, 80, dtype=np.uint8))
     with pytest.raises(DataError, match="the highest 4,095"):
-        check_sizes([Sample(image, mask, "x")])
+        build_caches([[Sample(image, mask, "x")]], (30, 40), folder=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
-from carvana.data.io.masks import read_coverage, read_mask, read_share, shrink_mask, write_mask, write_palette_mask
-from carvana.errors import DataError
+from carvana.data.io.masks import share_of, shrink_mask
 
 
 def blobs(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -73,36 +70,8 @@ def mask(rng: np.random.Generator) -> np.ndarray:
     return (cv2.resize(rng.random((6, 8)), (161, 119)) > 0.5).astype(np.uint8)
 
 
-@pytest.mark.parametrize("target", ["coverage", "nearest"])
-@pytest.mark.parametrize("size", [(16, 20), (119, 161), (37, 161), (40, 300), (200, 300)])
-def test_a_mask_read_at_a_size_is_the_mask_brought_to_that_size(
-    tmp_path: Path, mask: np.ndarray, size: tuple[int, int], target: str
-) -> None:
-    write_palette_mask(tmp_path / "mask.gif", mask)
-    write_mask(tmp_path / "mask.png", mask)
-    for path in (tmp_path / "mask.gif", tmp_path / "mask.png"):
-        found = read_coverage(path, size, target=target)
-        assert (found.dtype, found.shape) == (np.uint8, size)
-        assert (found == shrink_mask(read_mask(path), size, target=target)).all()
-
-
-def test_the_share_of_a_mask_is_that_of_its_pixels(tmp_path: Path, mask: np.ndarray) -> None:
-    write_palette_mask(tmp_path / "mask.gif", mask)
-    write_mask(tmp_path / "mask.png", mask)
-    for path in (tmp_path / "mask.gif", tmp_path / "mask.png"):
-        assert read_share(path) == mask.mean()
-
-
-def test_a_mask_read_at_a_size_is_refused_for_the_same_reasons(tmp_path: Path, mask: np.ndarray) -> None:
-    write_palette_mask(tmp_path / "mask.gif", mask)
-    whole = (tmp_path / "mask.gif").read_bytes()
-    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"cut\.gif: damaged or cut"):
-        read_coverage(tmp_path / "cut.gif", (16, 20))
-    with pytest.raises(DataError, match="limit of 100 pixels"):
-        read_coverage(whole, (16, 20), max_pixels=100)
-    with pytest.raises(DataError, match=r"absent\.gif"):
-        read_coverage(tmp_path / "absent.gif", (16, 20))
+def test_the_share_of_a_mask_is_that_of_its_pixels(mask: np.ndarray) -> None:
+    assert share_of(mask) == mask.mean()
 
 
 def test_nearest_targets_are_hard(mask: np.ndarray) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.io.images import image_size
-from carvana.data.io.masks import inspect_mask, read_coverage, read_mask, read_share
+from carvana.data.io.masks import inspect_mask, read_mask
 from carvana.errors import DataError
 
 
@@ -71,9 +71,8 @@ def test_labels_are_refused_with_their_values_and_their_task(
     mask: np.ndarray, labels: Callable[[np.ndarray], bytes], told: str
 ) -> None:
     data = labels(mask)
-    for read in (read_mask, read_share, lambda source: read_coverage(source, (32, 32))):
-        with pytest.raises(DataError, match=f"the mask holds .*{told}") as caught:
-            read(data)
+    with pytest.raises(DataError, match=f"the mask holds .*{told}") as caught:
+        read_mask(data)
     assert "\n" not in str(caught.value)
 
 
@@ -209,8 +208,6 @@ def test_several_masks_of_one_image_are_joined(mask: np.ndarray, tmp_path: Path)
     for file, part in zip(files, (left, right), strict=True):
         file.write_bytes(encoded(part * np.uint8(255)))
     assert (read_mask(files) == mask).all()
-    assert read_share(files) == pytest.approx(mask.mean())
-    assert (read_coverage(files, (30, 40)) == read_coverage(encoded(mask), (30, 40))).all()
     with pytest.raises(DataError, match="masks of one image differ in size"):
         read_mask((files[0], encoded(right[1:])))
 

@@ -27,8 +27,7 @@ from carvana.inference.engines.export import (
     pool_at_any_size,
 )
 from carvana.inference.engines.onnx import OnnxEngine
-from carvana.models.create import create_model
-from carvana.models.segmenter import Segmenter
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 
 # Few stages and channels: most of the time goes into tracing each layer.

@@ -10,8 +10,7 @@ from PIL import Image
 from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, DataError
 from carvana.inference.outputs.cutout import (
-    Colour,
-    Picture,
+    Background,
     compose,
     cover,
     cutout,
@@ -19,6 +18,7 @@ from carvana.inference.outputs.cutout import (
     parse_background,
     sharpen,
 )
+from carvana.utils.files import file_digest
 
 HEIGHT, WIDTH = 200, 260
 BRIGHT = np.array([236.0, 240.0, 250.0])
@@ -157,16 +157,16 @@ def test_a_cut_out_lies_on_its_background_as_pillow_lays_it(share: int) -> None:
     picture = Image.fromarray(behind).convert("RGBA")
     picture.alpha_composite(Image.fromarray(cut, "RGBA"))
     expected = np.asarray(picture.convert("RGB")).astype(int)
-    assert np.abs(compose(cut, Picture(behind, "")) - expected).max() <= 1
+    assert np.abs(compose(cut, Background(behind, "")) - expected).max() <= 1
     exact = cut[..., 3:] / 255 * cut[..., :3] + (1 - cut[..., 3:] / 255) * behind
-    assert np.abs(compose(cut, Picture(behind, "")) - exact).max() <= 0.5 + 1e-4
+    assert np.abs(compose(cut, Background(behind, "")) - exact).max() <= 0.5 + 1e-4
 
 
 def test_a_colour_is_everywhere_behind() -> None:
     cut = noise(6, 8, 4)
     cut[..., 3] = 0
     cut[2, 3, 3] = 255
-    result = compose(cut, Colour((1, 2, 3)))
+    result = compose(cut, parse_background("#010203"))
     assert (result[2, 3] == cut[2, 3, :3]).all()
     result[2, 3] = (1, 2, 3)
     assert (result == (1, 2, 3)).all()
@@ -188,15 +188,15 @@ def test_a_picture_covers_the_photo_evenly_around_its_middle(size: tuple[int, in
 
 
 def test_colours_go_by_name_and_pictures_by_path(tmp_path: Path) -> None:
-    assert parse_background("White") == Colour((255, 255, 255))
-    assert parse_background("#0a84ff") == Colour((10, 132, 255))
+    assert parse_background("White").settings == [255, 255, 255]
+    assert parse_background("#0a84ff").settings == [10, 132, 255]
     path = tmp_path / "street.png"
     write_image(path, noise(9, 12, 3))
     picture = parse_background(str(path))
-    np.testing.assert_array_equal(picture.pixels((9, 12)), noise(9, 12, 3))
-    assert picture.settings() != parse_background("white").settings()
+    np.testing.assert_array_equal(picture.image, noise(9, 12, 3))
+    assert picture.settings == file_digest(path)
     bare = path.rename(tmp_path / "street")
-    np.testing.assert_array_equal(parse_background(str(bare)).pixels((9, 12)), noise(9, 12, 3))
+    np.testing.assert_array_equal(parse_background(str(bare)).image, noise(9, 12, 3))
 
 
 def test_what_is_neither_is_told(tmp_path: Path) -> None:

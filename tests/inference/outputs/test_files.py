@@ -8,9 +8,10 @@ from PIL import Image
 
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
-from carvana.errors import ConfigError
-from carvana.inference.outputs.cutout import Colour
+from carvana.errors import ConfigError, DataError
+from carvana.inference.outputs.cutout import parse_background
 from carvana.inference.outputs.files import Outputs
+from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction
 
@@ -74,7 +75,7 @@ def test_without_cleaning_the_mask_is_the_predictions(
 def test_a_cut_out_on_a_background_is_a_jpeg_without_transparency(
     prediction: Prediction, photo: np.ndarray, tmp_path: Path
 ) -> None:
-    files = write(tmp_path, Outputs(("cutout",), background=Colour((0, 128, 255))), prediction, photo)
+    files = write(tmp_path, Outputs(("cutout",), background=parse_background("#0080ff")), prediction, photo)
     assert files["cutout"].name == "car_cutout.jpg"
     with Image.open(files["cutout"]) as picture:
         assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (100, 80))
@@ -85,7 +86,7 @@ def test_a_cut_out_on_a_background_is_a_jpeg_without_transparency(
 def test_settings_name_only_what_is_asked_for() -> None:
     assert Outputs(("mask",)).settings() == {}
     assert Outputs(("mask",), Cleaning()).settings() == {"clean": {"parts": 0.05, "holes": 0.0001}}
-    assert Outputs(("cutout",), background=Colour((1, 2, 3))).settings() == {"background": [1, 2, 3]}
+    assert Outputs(("cutout",), background=parse_background("#010203")).settings() == {"background": [1, 2, 3]}
 
 
 def test_only_what_shows_the_photo_needs_it() -> None:
@@ -96,5 +97,49 @@ def test_only_what_shows_the_photo_needs_it() -> None:
 
 def test_a_background_without_a_cut_out_is_refused() -> None:
     with pytest.raises(ConfigError, match="add cutout to --save"):
-        Outputs.choose(["mask"], background=Colour((1, 2, 3)))
-    assert Outputs.choose(["mask", "cutout", "mask"]).kinds == ("mask", "cutout")
+        Outputs(("mask",), background=parse_background("#010203"))
+    assert list(Outputs(("mask", "cutout", "mask")).names("car")) == ["mask", "cutout"]
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    image = np.random.default_rng(0).integers(60, 256, (60, 80, 3)).astype(np.uint8)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 20:60] = 1
+    return image, mask
+
+
+def test_the_inside_is_untouched_the_outside_dimmed_and_the_outline_drawn() -> None:
+    image, mask = scene()
+    before = image.copy()
+    shown = overlay(image, mask)
+    np.testing.assert_array_equal(shown[25:35, 25:55], image[25:35, 25:55])
+    assert shown[:15].mean() < 0.6 * image[:15].mean()
+    assert (shown[20, 30] == OUTLINE).all()
+    np.testing.assert_array_equal(image, before)
+
+
+def test_errors_are_red_where_too_much_and_blue_where_missed() -> None:
+    image, target = scene()
+    mask = np.roll(target, 5, axis=1)
+    shown = overlay(image, mask, target, thickness=1)
+    np.testing.assert_array_equal((shown == EXTRA).all(axis=2), (mask == 1) & (target == 0))
+    np.testing.assert_array_equal((shown == MISSED).all(axis=2), (mask == 0) & (target == 1))
+
+
+def test_a_right_mask_shows_no_error() -> None:
+    image, mask = scene()
+    shown = overlay(image, mask.astype(bool), mask)
+    assert not ((shown == EXTRA).all(axis=2) | (shown == MISSED).all(axis=2)).any()
+
+
+def test_thin_errors_are_made_thicker() -> None:
+    image, target = scene()
+    mask = target.copy()
+    mask[10, 10] = 1
+    assert (overlay(image, mask, target, thickness=3) == EXTRA).all(axis=2).sum() > 12
+
+
+def test_sizes_of_image_and_mask_must_agree() -> None:
+    image, mask = scene()
+    with pytest.raises(DataError, match="does not lie on"):
+        overlay(image, mask[1:])

@@ -8,7 +8,7 @@ import carvana
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.tiling.grid import plan_tiles
 from carvana.inference.tiling.tiled import Accumulator, run_tiles, tiled
-from carvana.models.create import create_model
+from carvana.models.segmenter import create_model
 
 
 class Watched(nn.Module):

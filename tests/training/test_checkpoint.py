@@ -6,7 +6,7 @@ import random
 import numpy as np
 import torch
 
-from carvana.training.state import generator_states, restore_generators
+from carvana.training.checkpoint import generator_states, restore_generators
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 
 from carvana.data.io import rle
 from carvana.errors import DataError
-from carvana.inference.submission.check import SHOWN, SubmissionReport, check_submission
+from carvana.inference.submission.table import SHOWN, SubmissionReport, check_submission
 
 SIZE = 6, 10
 NAMES = [f"car_{number:02}.jpg" for number in range(12)]
