@@ -106,8 +106,8 @@ class SampleCache:
             self._lose(index, error)
             return None
         record, (height, width) = self._pack.records[place], self.size
-        image, coverage = np.split(record, [3 * height * width])
-        return image.reshape(height, width, 3), coverage.reshape(height, width)
+        pixels = 3 * height * width
+        return record[:pixels].reshape(height, width, 3), record[pixels:].reshape(height, width)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pack": None}
