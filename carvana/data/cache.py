@@ -113,8 +113,8 @@ class SampleCache:
             self._lose(index, error)
             return None
         record, (height, width) = self._pack.records[place], self.size
-        image, target = np.split(record, [3 * height * width])
-        return image.reshape(height, width, 3), target.reshape(self._shape)
+        pixels = 3 * height * width
+        return record[:pixels].reshape(height, width, 3), record[pixels:].reshape(self._shape)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pack": None}
