@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from carvana.plugins import register_layout as register_layout
     from carvana.plugins import register_loss as register_loss
     from carvana.run import Run as Run
+    from carvana.task import Task as Task
     from carvana.training.callbacks import Callback as Callback
     from carvana.training.callbacks import TensorBoard as TensorBoard
     from carvana.training.callbacks import Trackio as Trackio
@@ -94,6 +95,7 @@ _HOMES = {
     "carvana.models.spec": ("ModelSpec", "Network"),
     "carvana.plugins": ("register_arch", "register_augment", "register_layout", "register_loss"),
     "carvana.run": ("Run",),
+    "carvana.task": ("Task",),
     "carvana.training.callbacks": ("Callback", "TensorBoard", "Trackio"),
     "carvana.training.cross_validation": ("fit_folds",),
     "carvana.training.find_lr": ("find_lr",),

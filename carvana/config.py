@@ -73,11 +73,11 @@ class TaskConfig(Section):
     """``task``: the classes to be told apart."""
 
     kind: Kind | None = Field(None, description="binary | multiclass; none: by the number of classes.")
-    classes: Any = Field(
+    classes: str | list[Any] | dict[Any, Any] | None = Field(
         None,
         description="[names], {name: value}, [{name, value, color}] or a FILE of names; none: one object, in masks.",
     )
-    ignore: Any = Field([], description="Values of label files that count for nothing.")
+    ignore: list[Any] = Field([], description="Values of label files that count for nothing.")
 
     @model_validator(mode="after")
     def _makes_a_task(self) -> Self:

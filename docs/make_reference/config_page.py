@@ -13,7 +13,15 @@ from pydantic.fields import FieldInfo
 
 from carvana.config import FitConfig, configs, describe
 
-NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", dict: "mapping"}
+NAMES = {
+    list: "a list",
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    dict: "mapping",
+}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 INTRODUCTION = """\
