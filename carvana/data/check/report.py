@@ -149,6 +149,7 @@ def check_data(
     found: list[PairSummary] = []
     pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
     firsts: dict[bytes, int] = {}
+    sizes: dict[Size, Size] = {}
     problems = list(contents.problems)
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
@@ -157,6 +158,8 @@ def check_data(
         problems += summary.problems
         summary.problems.clear()
         summary.picture = None
+        if summary.size is not None:
+            summary.size = sizes.setdefault(summary.size, summary.size)  # one tuple for all images of a size
         found.append(summary)
     problems += [*_equal_images(samples, found, firsts), *_inverted_masks(contents, found)]
     problems += [*_turned_masks(samples, found), *_equal_masks(samples, found), *_near_duplicates(samples, pictures)]
