@@ -255,6 +255,7 @@ class Task(_Record):
         Raises:
             DataError: a value belongs to no class, and is not ignored; or it is not a whole number.
 
+        >>> import numpy as np
         >>> Task(classes={"sky": 10, "road": [20, "30-39"]}, ignore=[255]).encode(np.array([[10, 35, 255]]))
         array([[  0,   1, 255]], dtype=uint8)
         """
@@ -311,6 +312,7 @@ class Task(_Record):
 
         Values that no PNG holds, below 0 or above 65,535, leave indices as they are.
 
+        >>> import numpy as np
         >>> Task(classes={"sky": 10, "road": 20}).decode(np.array([[0, 1]], np.uint8))
         array([[10, 20]], dtype=uint8)
         """

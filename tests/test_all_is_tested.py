@@ -24,7 +24,7 @@ TESTS = Path(__file__).parent
 # Where the tests of each kind are.
 PLACES = {
     "archs": ("models/test_contract.py", "models/test_smp_encoders.py"),
-    "losses": ("test_losses.py",),
+    "losses": ("test_losses.py", "test_losses_of_classes.py"),
     "augments": ("data/test_augment.py",),
     "layouts": ("testing/test_layout.py",),
 }

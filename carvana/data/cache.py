@@ -229,13 +229,18 @@ class Pack:
             _write_sum(file, place, 0)
 
 
-def record_bytes(size: Size, task: Task) -> int:
-    """Bytes of a record.
+def record_bytes(size: Size, task: Task | None = None) -> int:
+    """Bytes of a record; without a task, of a mask of one object.
 
-    >>> record_bytes((128, 128), Task.binary())
+    >>> record_bytes((128, 128))
     65536
     """
-    return 3 * size[0] * size[1] + math.prod(packed_shape(size, task))
+    return 3 * size[0] * size[1] + math.prod(packed_shape(size, task or Task.binary()))
+
+
+def pack_bytes(count: int, size: Size, task: Task | None = None) -> int:
+    """Bytes of a pack in which ``count`` images are all written."""
+    return count * (_SUM.itemsize + record_bytes(size, task))
 
 
 class _Builder:
@@ -284,7 +289,7 @@ class _Builder:
     def _fill(self, limit: int, workers: int | None) -> None:
         if self.index.changed:
             self.index.save()
-        count, full = len(self.first), len(self.first) * (_SUM.itemsize + self.each)
+        count, full = len(self.first), pack_bytes(len(self.first), self.size, self.task)
         room = _make_space(self.folder, full, limit=limit, own=self.path)
         left_out = min(count, max(0, -(-(full - room) // self.each)))
         if left_out:

@@ -9,13 +9,11 @@ reading processes and on their way to the network: four places for classes, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from carvana.data.augment import Augment, apply
 from carvana.data.io.convert import UInt8
@@ -27,6 +25,9 @@ from carvana.errors import DataError
 from carvana.task import Task
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
+
+if TYPE_CHECKING:  # commands about data folders do without torch
+    from torch import Tensor
 
 MOST_SHARES = 4
 """Classes of a pixel that are kept."""
@@ -196,6 +197,8 @@ def augmented(
 
 def to_tensor(target: NDArray[Any], task: Task) -> Tensor:
     """A target of one image, as it goes through a DataLoader: float32 (1 or 2, h, w), or uint8 of several classes."""
+    import torch
+
     if task.kind == "binary":
         planes = target / np.float32(255) if target.dtype == np.uint8 else target
         return torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32)).reshape(-1, *target.shape[-2:])
@@ -214,6 +217,8 @@ def unpack(packed: Tensor, task: Task) -> tuple[Tensor, ...]:
     """
     if task.kind == "binary":
         return (packed[:, :1], packed[:, 1:]) if task.ignore else (packed,)
+    import torch
+
     pixels = packed.permute(0, 2, 3, 1)  # with the classes of a pixel side by side, as in channels_last
     parts = pixels.split(MOST_SHARES, dim=3)
     indices = parts[0].long() if len(parts) == 2 else parts[0].long() + 256 * parts[1].long()

@@ -13,6 +13,7 @@ from carvana.losses import Loss
 from carvana.metrics import mean_iou, overall_accuracy
 from carvana.training.accelerator import add_up
 from carvana.training.loader import Loader
+from carvana.utils.deprecated import Attribute
 from carvana.utils.devices import float64_device
 
 
@@ -32,6 +33,8 @@ class Validation:
     score: float
     accuracy: float
     not_finite: tuple[int, ...] = ()
+
+    dice = Attribute("score")
 
 
 @torch.no_grad()

@@ -140,8 +140,8 @@ def test_a_reader_that_is_killed_meanwhile_is_found_behind_the_networks_error(tm
 
 def test_with_spec_changes_what_the_next_photo_sees():
     model = echo()
-    assert model.with_spec(mean=(0.5, 0.5, 0.5), threshold=0.3) is model
-    assert model.spec.threshold == 0.3
+    assert model.with_spec(mean=(0.5, 0.5, 0.5), trained_size=(8, 9)) is model
+    assert model.spec.trained_size == (8, 9)
     assert model(torch.full((1, 3, 2, 2), 0.5)).abs().max() == 0
 
 

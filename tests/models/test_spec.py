@@ -63,7 +63,7 @@ def test_a_value_out_of_range_is_one_clear_line(wrong: dict):
 
 
 def test_a_newer_format_is_refused_before_its_new_keys_are():
-    with pytest.raises(ModelError, match=r"format version 2, .* upgrade carvana"):
+    with pytest.raises(ModelError, match=r"format version 3, .* upgrade carvana"):
         ModelSpec.from_json({"format_version": FORMAT_VERSION + 1, "new": 1})
 
 

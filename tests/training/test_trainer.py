@@ -69,7 +69,7 @@ def test_a_training_learns_and_leaves_its_best_network(tmp_path: Path, sides: An
     saved = Segmenter.from_pretrained(tmp_path / "run" / "model")
     assert saved.spec.trained_size == (32, 48)
     best_record = max(records, key=lambda record: record["val_dice"])
-    assert trainer.measure(saved).dice == pytest.approx(best_record["val_dice"], abs=1e-6)
+    assert trainer.measure(saved).score == pytest.approx(best_record["val_dice"], abs=1e-6)
     assert all(torch.equal(value, best.state_dict()[name]) for name, value in saved.state_dict().items())
 
 
@@ -206,7 +206,7 @@ def test_dice_is_that_of_a_photo_or_of_all_pixels_of_crops(mode: Any, tiny_data:
     found = Trainer(model, train=data, val=data, epochs=1, workers=0, precision="fp32", batch_size=3).measure(model)
     car = torch.stack([(data[0, index][1] > 0.5).sum() for index in range(len(data))]).double()
     singly, together = (2 * car / (32 * 32 + car)).mean(), 2 * car.sum() / (32 * 32 * len(data) + car.sum())
-    assert found.dice == pytest.approx(float(together if mode == "crop" else singly))
+    assert found.score == pytest.approx(float(together if mode == "crop" else singly))
     assert abs(singly - together) > 1e-3
 
 
