@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from carvana.data.cache import Pack, SampleCache
+from carvana.data.cache import Pack, SampleCache, record_bytes
 from carvana.data.io.images import write_image
 from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
@@ -77,7 +77,7 @@ def packs(folder: Path) -> list[Path]:
 
 def records(path: Path, count: int, size: tuple[int, int] = SIZE) -> dict[int, bytes]:
     """The records of a pack of ``count`` images that are written, by their places."""
-    pack = Pack(path, count, size)
+    pack = Pack(path, count, record_bytes(size))
     assert all(pack.is_sound(place) for place in range(count) if pack.sums[place])
     return {place: pack.records[place].tobytes() for place in range(count) if pack.sums[place]}
 
