@@ -8,14 +8,14 @@ reading processes and on their way to the network: four places for classes, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from carvana.data.augment import Augment, apply
 from carvana.data.io.convert import UInt8
@@ -27,6 +27,9 @@ from carvana.errors import DataError
 from carvana.task import Task
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
+
+if TYPE_CHECKING:  # `carvana data` reads labels without it
+    from torch import Tensor
 
 MOST_SHARES = 4
 """Classes of a pixel that are kept."""
@@ -182,6 +185,8 @@ def augmented(
 
 def to_tensor(target: NDArray[Any], task: Task) -> Tensor:
     """A target of one image, as it goes through a DataLoader: float32 (1 or 2, h, w), or uint8 of several classes."""
+    import torch
+
     if task.kind == "binary":
         planes = target / np.float32(255) if target.dtype == np.uint8 else target
         return torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32)).reshape(-1, *target.shape[-2:])
@@ -198,6 +203,8 @@ def unpack(packed: Tensor, task: Task) -> tuple[Tensor, ...]:
     Returns:
         float32 (N, K, h, w), the share of each pixel that each class covers; and (N, 1, h, w), the share that counts.
     """
+    import torch
+
     if task.kind == "binary":
         return (packed[:, :1], packed[:, 1:]) if task.ignore else (packed,)
     parts = packed.split(MOST_SHARES, dim=1)
@@ -264,7 +271,7 @@ def balanced_weights(samples: Sequence[Sample], task: Task, reporter: Reporter) 
     Raises:
         DataError: a label file cannot be used.
     """
-    found = threaded(lambda sample: pixel_counts(read_labels(sample, task), task), samples)
+    found = threaded(lambda sample: class_pixels(sample, task), samples)
     counts = sum(track(found, reporter, "counting pixels of classes", len(samples)), np.zeros(len(task.classes)))
     return (counts.sum() / np.maximum(counts, 1) / len(counts) * (counts > 0)).tolist()  # type: ignore[no-any-return]
 
@@ -273,3 +280,23 @@ def pixel_counts(labels: Labels, task: Task) -> NDArray[np.int64]:
     """The pixels of each class in a label map, int64 (K,)."""
     counts = np.bincount(labels.ravel(), minlength=len(task.classes) + 1)
     return counts[1:2] if task.kind == "binary" else counts[: len(task.classes)]
+
+
+def class_pixels(sample: Sample, task: Task) -> NDArray[np.int64]:
+    """:func:`pixel_counts` of a sample, int64 (K,), read-only; a process reads an unchanged file once.
+
+    Raises:
+        DataError: there is no label file, or it cannot be used.
+    """
+    try:
+        stats = tuple((each.st_mtime_ns, each.st_size) for each in map(os.stat, sample.masks))
+    except OSError:
+        stats = ()  # the error of reading says more
+    return _class_pixels(sample, task, stats)
+
+
+@lru_cache(maxsize=20_000)
+def _class_pixels(sample: Sample, task: Task, _stats: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
+    counts = pixel_counts(read_labels(sample, task), task)
+    counts.flags.writeable = False
+    return counts

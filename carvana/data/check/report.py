@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,17 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, thumbnail
-from carvana.data.check.files import ADVICE, FolderContents, PairSummary, Problem, Size, inspect, list_folders
+from carvana.data.check.files import (
+    ADVICE,
+    FolderContents,
+    PairSummary,
+    Problem,
+    Size,
+    inspect,
+    is_label_file,
+    list_folders,
+)
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
+from carvana.data.io.labels import FEW_VALUES, suggest_task
 from carvana.data.samples import PairedNames, Sample, find_names
 from carvana.errors import DataError
+from carvana.task import Task
 from carvana.utils.deprecated import Attribute
 from carvana.utils.files import expanded
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
 
 _THUMBNAILS = 1024  # of possible near-duplicates, kept in memory
+
+_LOOKED_AT = 32  # files: enough to see what most of them are
+_RARE = 0.001, 0.05  # of the pixels, of the images
 
 CEILING_MASKS = 256
 """The number of masks from which the ceilings are computed, for an error of about 3e-5."""
@@ -44,6 +59,23 @@ class Foreground:
 
 
 @dataclass(frozen=True)
+class LabelValue:
+    """A value of label files.
+
+    Attributes:
+        value: the value.
+        share: the share of all pixels of label files that have it.
+        images: the number of label files that have it.
+        name: its class; None without a task, or if no class has it.
+    """
+
+    value: int
+    share: float
+    images: int
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What :func:`check_data` found.
 
@@ -61,6 +93,8 @@ class Report:
         ceiling_masks: from how many masks that was computed.
         problems: in the order of :data:`carvana.data.check.files.ADVICE`.
         notes: what may be meant so.
+        values: those of label files; empty if there are masks.
+        task: of label files, the task that was given, or else the one that they suggest, as values of a config.
     """
 
     images: str
@@ -76,6 +110,8 @@ class Report:
     ceiling_masks: int
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
+    values: tuple[LabelValue, ...] = ()
+    task: dict[str, Any] | None = None
     photos, cars, photos_per_car = Attribute("image_count"), Attribute("group_count"), Attribute("images_per_group")
 
     def count(self) -> dict[str, int]:
@@ -99,6 +135,8 @@ class Report:
             "counts": self.count(),
             "problems": [asdict(problem) for problem in self.problems],
             "notes": [asdict(note) for note in self.notes],
+            "values": [asdict(value) for value in self.values],
+            "task": self.task,
         }
 
 
@@ -109,6 +147,7 @@ def check_data(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
+    task: Task | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
@@ -120,6 +159,7 @@ def check_data(
         masks: the folder of masks.
         group: the pattern that names the group.
         mask_suffix: how the names of masks end.
+        task: what label files are; None looks at some of the files to see whether they are masks or label files.
         workers: threads that read; None for one per core.
         reporter: where progress goes.
 
@@ -141,10 +181,11 @@ def check_data(
     contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
+    labels = not task.reads_masks if task is not None else _are_labels(contents, with_masks)
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
 
     def look(number: int) -> PairSummary:
-        return inspect(*contents.pair(number), ceilings=number in measured)
+        return inspect(*contents.pair(number), ceilings=number in measured, labels=labels, task=task)
 
     found: list[PairSummary] = []
     pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
@@ -166,6 +207,7 @@ def check_data(
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
     groups = Counter(sample.group for sample in samples)
+    values, suggested, rare = _values(contents, found, task)
     ceilings = [summary.ceilings for summary in found if summary.ceilings is not None]
     return Report(
         images=str(contents.images),
@@ -176,12 +218,72 @@ def check_data(
         views=_sorted(sample.view for sample in samples if sample.view),
         images_per_group=(min(groups.values()), max(groups.values())),
         sizes=_sorted(summary.size for summary in found if summary.size is not None),
-        foreground=_foreground(contents, found),
+        foreground=None if labels else _foreground(contents, found),
         ceilings=mean_ceilings(ceilings),
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *_mixed_sizes(samples, found)),
+        notes=(*contents.notes, *_mixed_sizes(samples, found), *rare),
+        values=values,
+        task=suggested,
     )
+
+
+def _are_labels(contents: FolderContents, with_masks: Sequence[int]) -> bool:
+    """Whether more than a fifth of some files have labels: of most images of a few classes, one may have two values."""
+    some = (with_masks[place] for place in spread(len(with_masks), _LOOKED_AT))
+    known = [
+        one for one in threaded(is_label_file, (contents.pair(number)[1][0] for number in some)) if one is not None
+    ]
+    return sum(known) > len(known) / 5
+
+
+def _values(
+    contents: FolderContents, found: Sequence[PairSummary], task: Task | None
+) -> tuple[tuple[LabelValue, ...], dict[str, Any] | None, list[Problem]]:
+    """The values of label files, the task given or suggested, and notes about rare and absent classes."""
+    files = [summary.values for summary in found if summary.values]
+    if not files:
+        return (), None, []
+    pixels, images = Counter[int](), Counter[int](value for each in files for value in each)
+    for each in files:
+        pixels.update(each)
+    total = pixels.total()
+    names = {} if task is None else _names(sorted(pixels), task)
+    values = tuple(LabelValue(n, pixels[n] / total, images[n], names.get(n)) for n in sorted(pixels))
+    if task is None:
+        numbered = sum(list(each) == list(range(len(each))) for each in files)
+        instances = len(values) > FEW_VALUES and (numbered > len(files) / 2 or len(values) > 256)
+        suggested = suggest_task(sorted(pixels), instances=instances)
+        if instances:
+            return values, suggested, []
+        classes = {f"the value {n}": {n} for n in sorted(pixels) if n not in suggested.get("ignore", ())}
+    else:
+        suggested = task.model_dump(mode="json")
+        classes = {f"the class {name}": {n for n in pixels if names.get(n) == name} for name in task.names}
+    notes = []
+    for what, own in classes.items():
+        share, count = sum(pixels[n] for n in own) / total, sum(not own.isdisjoint(each) for each in files)
+        if not count:
+            notes.append(Problem("absent", str(contents.masks), f"no label file has {what}"))
+        elif share < _RARE[0] or count < _RARE[1] * len(files) or count == 1:
+            where = "one image alone" if count == 1 else f"{count:,} of {len(files):,} images"
+            notes.append(
+                Problem("rare", str(contents.masks), f"{what} has {100 * share:.2g}% of the pixels, and is in {where}")
+            )
+    return values, suggested, sorted(notes, key=lambda note: note.kind)
+
+
+def _names(values: Sequence[int], task: Task) -> dict[int, str]:
+    """The classes of values that have one."""
+    named = {}
+    for value in values:
+        with suppress(DataError):
+            index = int(task.encode(np.array([[value]]))[0, 0])
+            if task.kind == "binary":
+                index -= 1
+            if index in range(len(task.classes)):
+                named[value] = task.names[index]
+    return named
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:

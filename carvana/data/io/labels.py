@@ -56,6 +56,26 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
     )
 
 
+def count_values(values: NDArray[Any], name: object) -> dict[int, int]:
+    """The distinct values of a label file, sorted, and the number of pixels of each.
+
+    Args:
+        values: (H, W).
+        name: The file's, which begins the message of an error.
+
+    Raises:
+        DataError: a value is not a whole number.
+    """
+    if values.dtype in (np.uint8, np.uint16):
+        numbers = np.bincount(values.ravel())
+        found = np.flatnonzero(numbers)
+        return dict(zip(found.tolist(), numbers[found].tolist(), strict=True))
+    found, numbers = np.unique(values, return_counts=True)
+    if (found != np.trunc(found)).any():
+        raise DataError(f"{name}: has values that are not whole numbers; expected labels", kind="labels")
+    return dict(zip(found.astype(np.int64).tolist(), numbers.tolist(), strict=True))
+
+
 def encode_labels(labels: Labels, task: Task) -> bytes:
     """The bytes of a PNG of labels (H, W), indices of classes, in the values and colours of the task's files.
 
@@ -77,8 +97,9 @@ def write_labels(path: str | os.PathLike[str], labels: Labels, task: Task) -> No
 def suggest_task(values: Sequence[int], *, instances: bool | None = None) -> dict[str, Any]:
     """The task that label files of these values probably have, as values of a config.
 
-    255 (or 65535) is taken for void behind 0 and classes of small values, and so is -1; 0 and 1 are background and
-    object. Whether other values are classes, background or void cannot be seen: each becomes a class.
+    255 (or 65535) is taken for void behind 0 and classes of small values, and so is -1; of two values 0 is the
+    background and the other one the object. Which of other values are background or void cannot be seen: each becomes
+    a class.
 
     Args:
         values: The distinct values, sorted.
@@ -97,8 +118,8 @@ def suggest_task(values: Sequence[int], *, instances: bool | None = None) -> dic
     classes: dict[str, Any] = {f"class_{value}": value for value in labels}
     if instances if instances is not None else len(labels) > FEW_VALUES:
         classes = {"object": f"{min(value for value in labels if value > 0)}-{labels[-1]}"}
-    elif labels == [0, 1]:
-        classes = {"object": 1}
+    elif len(labels) == 2 and labels[0] == 0:
+        classes = {"object": labels[1]}
     return {"classes": classes} | ({"ignore": void} if void else {})
 
 
