@@ -57,39 +57,54 @@ def shrink_labels(labels: Labels, size: tuple[int, int], *, void: int, target: s
         target: "coverage", or "nearest" for one class a pixel.
 
     Returns:
-        The exact shares, rounded to 1/255; where nothing is void, and no more than four classes meet, they sum to 1.
+        The exact shares, rounded to 1/255. Of more than four classes the four largest grow to what all have: the shares
+        of a pixel without void sum to 1.
     """
     if target == "nearest" and labels.shape != size:
         resized: Any = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
         labels = resized
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)).astype(labels.dtype)
     if labels.shape == size:
-        found = _none(size, labels)
-        found.classes[0], found.shares[0] = np.where(labels == void, 0, labels), (labels != void) * np.uint8(255)
-        return found
-    found = _none(size, labels)
-    for index in present[present != void]:
-        _insert(found, index, shrink_mask((labels == index).view(np.uint8), size))
-    return _whole(found, None if void not in present else shrink_mask((labels == void).view(np.uint8), size))
+        empty = np.zeros((MOST_SHARES - 1, *size), np.uint8)
+        classes = np.where(labels == void, 0, labels)
+        shares = (labels != void) * np.uint8(255)
+        return Shares(np.stack([classes, *empty.astype(labels.dtype)]), np.stack([shares, *empty]))
+    present: Any = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)).astype(labels.dtype)
+    counted = present[present != void]
+    planes = np.zeros((max(1, len(counted)), *size), np.uint8)
+    for plane, index in zip(planes, counted, strict=False):
+        plane[:] = shrink_mask((labels == index).view(np.uint8), size)
+    nothing = shrink_mask((labels == void).view(np.uint8), size) if len(counted) < len(present) else None
+    return _whole(top_shares(planes, counted if len(counted) else np.zeros(1, labels.dtype)), nothing)
 
 
-def top_shares(planes: NDArray[np.float32], classes: Labels) -> Shares:
-    """The four largest of dense shares (P, h, w) in [0, 1], of the classes (P,)."""
-    found = _none(planes.shape[1:], classes)
-    for index, plane in zip(classes, planes, strict=True):
-        _insert(found, index, np.clip(plane * 255 + 0.5, 0, 255).astype(np.uint8))
-    return found
+def top_shares(planes: NDArray[np.uint8], classes: Labels) -> Shares:
+    """The four largest of 255 times the shares (P, h, w) of the classes (P,), P at least 1."""
+    count, *size = planes.shape
+    flat = planes.reshape(count, -1)
+    first = flat.argmax(0)
+    largest = np.take_along_axis(flat, first[None], 0)[0]
+    found = np.zeros((MOST_SHARES, len(first)), np.uint8)
+    indices = np.zeros((MOST_SHARES, len(first)), classes.dtype)
+    found[0], indices[0] = largest, np.where(largest > 0, classes[first], 0)
+    mixed = np.flatnonzero(flat.sum(0, dtype=np.int32) > largest)  # few pixels have more than one class
+    some = flat[:, mixed]
+    order = np.argsort(-some.astype(np.int16), axis=0, kind="stable")[1:MOST_SHARES]
+    found[1 : 1 + len(order), mixed] = shares = np.take_along_axis(some, order, 0)
+    indices[1 : 1 + len(order), mixed] = np.where(shares > 0, classes[order], 0)
+    return Shares(indices.reshape(MOST_SHARES, *size), found.reshape(MOST_SHARES, *size))
 
 
-def dense(found: Shares) -> tuple[NDArray[np.float32], Labels]:
-    """The shares of the classes that there are: float32 (P, h, w) in [0, 1], and the indices of these P classes."""
-    present: Any = np.unique(found.classes[found.shares > 0])
-    planes: NDArray[np.float32] = np.zeros((len(present), *found.classes.shape[1:]), np.float32)
-    for plane, index in zip(planes, present, strict=True):
-        for classes, shares in zip(*found, strict=True):
-            np.add(plane, shares, out=plane, where=classes == index)
-    planes /= np.float32(255)
-    return planes, present
+def dense(found: Shares) -> tuple[NDArray[np.uint8], Labels]:
+    """255 times the shares of the classes that there are, (P, h, w), and the indices of these P classes."""
+    present: Any = np.flatnonzero(np.bincount(found.classes[found.shares > 0].ravel(), minlength=1))
+    places = np.zeros(int(found.classes.max(initial=0)) + 1, np.intp)
+    places[present] = np.arange(len(present))
+    planes = np.zeros((max(1, len(present)), found.shares[0].size), np.uint8)
+    for classes, shares in zip(found.classes, found.shares, strict=True):
+        some = np.flatnonzero(shares)
+        planes[places[classes.ravel()[some]], some] = shares.ravel()[some]
+    present = present if len(present) else np.zeros(1, np.intp)
+    return planes.reshape(-1, *found.shares.shape[1:]), present.astype(found.classes.dtype)
 
 
 def read_shrunken(
@@ -169,18 +184,17 @@ def augmented(
     """
     image = image if image.flags.writeable else image.copy()  # augmentations may work in place
     if task.kind == "binary":
-        planes = target.astype(np.float32) / np.float32(255)
-        image, moved = apply(augment, image, planes if planes.ndim == 2 else planes.transpose(1, 2, 0), key)
+        shares = target.astype(np.float32) / np.float32(255)
+        image, moved = apply(augment, image, shares if shares.ndim == 2 else shares.transpose(1, 2, 0), key)
         return image, moved if moved.ndim == 2 else moved.transpose(2, 0, 1)
-    shares = _unpacked(target)
-    planes, present = dense(shares)
-    if not len(present):
-        planes, present = np.zeros((1, *planes.shape[1:]), np.float32), np.zeros(1, shares.classes.dtype)
-    image, moved = apply(augment, image, np.ascontiguousarray(planes.transpose(1, 2, 0)), key)
-    moved = moved[:, :, None] if moved.ndim == 2 else moved
-    if moved.ndim != 3 or moved.shape[2] != len(present):
-        raise DataError(f"augmentation gave a mask of shape {moved.shape}, and was given {len(present)} planes")
-    return image, _pack(top_shares(moved.transpose(2, 0, 1), present))
+    planes, present = dense(_unpacked(target))
+    given = np.ascontiguousarray(planes.transpose(1, 2, 0) / np.float32(255), dtype=np.float32)
+    image, found = apply(augment, image, given, key)
+    found = found[:, :, None] if found.ndim == 2 else found
+    if found.ndim != 3 or found.shape[2] != len(present):
+        raise DataError(f"augmentation gave a mask of shape {found.shape}, and was given {len(present)} planes")
+    levels = np.ascontiguousarray((found * 255 + 0.5).astype(np.uint8).transpose(2, 0, 1))
+    return image, _pack(top_shares(levels, present))
 
 
 def to_tensor(target: NDArray[Any], task: Task) -> Tensor:
@@ -207,10 +221,18 @@ def unpack(packed: Tensor, task: Task) -> tuple[Tensor, ...]:
 
     if task.kind == "binary":
         return (packed[:, :1], packed[:, 1:]) if task.ignore else (packed,)
-    parts = packed.split(MOST_SHARES, dim=1)
+    pixels = packed.permute(0, 2, 3, 1)  # with the classes of a pixel side by side, as in channels_last
+    parts = pixels.split(MOST_SHARES, dim=3)
     indices = parts[0].long() if len(parts) == 2 else parts[0].long() + 256 * parts[1].long()
-    targets = torch.zeros((len(packed), len(task.classes), *packed.shape[2:]), device=packed.device)
-    targets.scatter_add_(1, indices, parts[-1].float() / 255)
+    targets = torch.zeros((*pixels.shape[:3], len(task.classes)), device=packed.device)
+    if packed.is_cuda:
+        targets.scatter_add_(3, indices, parts[-1].float() / 255)
+    else:  # twice as fast, since few pixels have a second class; a GPU would have to wait for their number
+        targets.scatter_(3, indices[..., :1], parts[-1][..., :1].float() / 255)
+        image, row, column, place = (parts[-1][..., 1:] > 0).nonzero(as_tuple=True)
+        more = image, row, column, place + 1
+        targets[image, row, column, indices[more]] = parts[-1][more].float() / 255
+    targets = targets.permute(0, 3, 1, 2)
     return (targets, targets.sum(1, keepdim=True)) if task.ignore else (targets,)
 
 
@@ -226,22 +248,6 @@ def _unpacked(packed: UInt8) -> Shares:
     if len(packed) > 2 * MOST_SHARES:
         classes = classes + 256 * packed[MOST_SHARES : 2 * MOST_SHARES].astype(np.uint16)
     return Shares(classes, packed[-MOST_SHARES:])
-
-
-def _none(size: tuple[int, ...], like: Labels) -> Shares:
-    """No class anywhere."""
-    return Shares(np.zeros((MOST_SHARES, *size), like.dtype), np.zeros((MOST_SHARES, *size), np.uint8))
-
-
-def _insert(found: Shares, index: int, share: NDArray[np.uint8]) -> None:
-    """Put a class in its place among the four largest shares of each pixel."""
-    own = np.full(share.shape, index, found.classes.dtype)
-    for classes, shares in zip(*found, strict=True):
-        larger = share > shares
-        if not larger.any():
-            continue
-        shares[larger], share = share[larger], np.where(larger, shares, share)
-        classes[larger], own = own[larger], np.where(larger, classes, own)
 
 
 def _whole(found: Shares, void: NDArray[np.uint8] | None) -> Shares:
