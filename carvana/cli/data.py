@@ -116,14 +116,23 @@ def check(
 def show_images(
     folder: Folder,
     out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")],
-    size: Annotated[str, typer.Option(help="The training size: 128, or HEIGHTxWIDTH.")] = "128",
-    augment: Annotated[str, typer.Option(help="seed, studio or none.")] = "studio",
+    size: Annotated[
+        str | None,
+        typer.Option(help="The training size: 128, or HEIGHTxWIDTH.", show_default="the config's, or 128"),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(help="flip, seed, studio or none.", show_default="that of --config, or studio"),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many images.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Other images, and other versions, for another number.")] = 0,
     layout: Layout = Layout(),
     replace: REPLACE = False,
 ) -> None:
-    """Draw images with their outlines, the coverage that a network learns, and what augmentation makes of them."""
+    """Draw images with their outlines, the coverage that a network learns, and what augmentation makes of them.
+
+    Label files are painted in the colours of the classes that --config or --set task.classes names.
+    """
     from carvana.data.check.preview import show_samples
     from carvana.data.splits import config_samples
     from carvana.errors import ConfigError
@@ -132,10 +141,14 @@ def show_images(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
     check_target(out, replace=replace)
-    seen = _size(size)
-    data = layout.fit_config(folder).data
-    samples = config_samples(data, data.root)
-    show_samples(samples, out, size=seen, augment=augment, count=count, seed=seed)
+    seen = None if size is None else _size(size)
+    config = layout.fit_config(folder)
+    data = config.data
+    show_samples(
+        config_samples(data, data.root), out, size=seen or data.size,
+        augment=augment or (data.augment if layout.config else "studio"), count=count, seed=seed,
+        task=config.task.task(), mode=data.mode, crops=data.crops,
+    )  # fmt: skip
     typer.echo(str(out))
 
 

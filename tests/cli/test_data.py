@@ -190,6 +190,21 @@ def test_check_lists_the_values_of_label_files_and_prints_a_task_to_paste(scenes
     assert record["task"]["ignore"] == [77]
 
 
+def test_show_takes_size_and_classes_from_a_config(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "data: {size: [48, 64], augment: none}\n"
+        "task: {classes: {sky: 10, road: 20, car: [30, 31], pole: 250}, ignore: [77]}\n"
+    )
+    named = call("show", scenes, "--config", tmp_path / "mine.yaml", "--out", tmp_path / "a.png", "--count", 1)
+    assert (named.exit_code, named.stdout.strip()) == (0, str(tmp_path / "a.png"))
+    words = "--size", "48x64", "--augment", "none", "--count", 1
+    assert call("show", scenes, *NAMED, "--out", tmp_path / "b.png", *words).exit_code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    refused = call("show", scenes, "--out", tmp_path / "c.png")
+    assert refused.exit_code == 1
+    assert "write task: {classes: {class_10: 10, " in refused.stderr
+
+
 def test_split_shows_the_classes_of_both_sides_and_writes_what_fit_reads(scenes: Path, tmp_path: Path) -> None:
     values = np.array(Image.open(scenes / "masks" / "g0_000.png"))
     values[20:24, 20:30] = 99
