@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,9 +23,9 @@ from carvana.data.check.files import (
     is_label_file,
     list_folders,
 )
+from carvana.data.check.labels import LabelValue, ValueTally
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
-from carvana.data.io.labels import FEW_VALUES, suggest_task
 from carvana.data.samples import PairedNames, Sample, find_names
 from carvana.errors import DataError
 from carvana.task import Task
@@ -38,7 +37,6 @@ from carvana.utils.progress import Reporter, default_reporter, track
 _THUMBNAILS = 1024  # of possible near-duplicates, kept in memory
 
 _LOOKED_AT = 32  # files: enough to see what most of them are
-_RARE = 0.001, 0.05  # of the pixels, of the images
 
 CEILING_MASKS = 256
 """The number of masks from which the ceilings are computed, for an error of about 3e-5."""
@@ -56,23 +54,6 @@ class Foreground:
         """As JSON-able values."""
         ends = {"lowest": self.lowest, "highest": self.highest}
         return {"mean": self.mean} | {key: {"file": file, "share": share} for key, (file, share) in ends.items()}
-
-
-@dataclass(frozen=True)
-class LabelValue:
-    """A value of label files.
-
-    Attributes:
-        value: the value.
-        share: the share of all pixels of label files that have it.
-        images: the number of label files that have it.
-        name: its class; None without a task, or if no class has it.
-    """
-
-    value: int
-    share: float
-    images: int
-    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -191,13 +172,15 @@ def check_data(
     pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
     firsts: dict[bytes, int] = {}
     sizes: dict[Size, Size] = {}
-    problems = list(contents.problems)
+    problems, tally = list(contents.problems), ValueTally(task)
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
         if summary.picture is not None and firsts.setdefault(summary.image, number) == number:
             pictures[number] = summary.picture
         problems += summary.problems
         summary.problems.clear()
+        tally.add(summary.values)
+        summary.values = {}
         summary.picture = None
         if summary.size is not None:
             summary.size = sizes.setdefault(summary.size, summary.size)  # one tuple for all images of a size
@@ -207,7 +190,6 @@ def check_data(
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
     groups = Counter(sample.group for sample in samples)
-    values, suggested, rare = _values(contents, found, task)
     ceilings = [summary.ceilings for summary in found if summary.ceilings is not None]
     return Report(
         images=str(contents.images),
@@ -222,68 +204,17 @@ def check_data(
         ceilings=mean_ceilings(ceilings),
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *_mixed_sizes(samples, found), *rare),
-        values=values,
-        task=suggested,
+        notes=(*contents.notes, *_mixed_sizes(samples, found), *tally.notes(str(contents.masks))),
+        values=tally.values(),
+        task=tally.suggest(),
     )
 
 
 def _are_labels(contents: FolderContents, with_masks: Sequence[int]) -> bool:
-    """Whether more than a fifth of some files have labels: of most images of a few classes, one may have two values."""
-    some = (with_masks[place] for place in spread(len(with_masks), _LOOKED_AT))
-    known = [
-        one for one in threaded(is_label_file, (contents.pair(number)[1][0] for number in some)) if one is not None
-    ]
+    """Whether more than a fifth of some files have labels: many an image of three classes shows two of them."""
+    some = (contents.pair(with_masks[place])[1][0] for place in spread(len(with_masks), _LOOKED_AT))
+    known = [found for found in threaded(is_label_file, some) if found is not None]
     return sum(known) > len(known) / 5
-
-
-def _values(
-    contents: FolderContents, found: Sequence[PairSummary], task: Task | None
-) -> tuple[tuple[LabelValue, ...], dict[str, Any] | None, list[Problem]]:
-    """The values of label files, the task given or suggested, and notes about rare and absent classes."""
-    files = [summary.values for summary in found if summary.values]
-    if not files:
-        return (), None, []
-    pixels, images = Counter[int](), Counter[int](value for each in files for value in each)
-    for each in files:
-        pixels.update(each)
-    total = pixels.total()
-    names = {} if task is None else _names(sorted(pixels), task)
-    values = tuple(LabelValue(n, pixels[n] / total, images[n], names.get(n)) for n in sorted(pixels))
-    if task is None:
-        numbered = sum(list(each) == list(range(len(each))) for each in files)
-        instances = len(values) > FEW_VALUES and (numbered > len(files) / 2 or len(values) > 256)
-        suggested = suggest_task(sorted(pixels), instances=instances)
-        if instances:
-            return values, suggested, []
-        classes = {f"the value {n}": {n} for n in sorted(pixels) if n not in suggested.get("ignore", ())}
-    else:
-        suggested = task.model_dump(mode="json")
-        classes = {f"the class {name}": {n for n in pixels if names.get(n) == name} for name in task.names}
-    notes = []
-    for what, own in classes.items():
-        share, count = sum(pixels[n] for n in own) / total, sum(not own.isdisjoint(each) for each in files)
-        if not count:
-            notes.append(Problem("absent", str(contents.masks), f"no label file has {what}"))
-        elif share < _RARE[0] or count < _RARE[1] * len(files) or count == 1:
-            where = "one image alone" if count == 1 else f"{count:,} of {len(files):,} images"
-            notes.append(
-                Problem("rare", str(contents.masks), f"{what} has {100 * share:.2g}% of the pixels, and is in {where}")
-            )
-    return values, suggested, sorted(notes, key=lambda note: note.kind)
-
-
-def _names(values: Sequence[int], task: Task) -> dict[int, str]:
-    """The classes of values that have one."""
-    named = {}
-    for value in values:
-        with suppress(DataError):
-            index = int(task.encode(np.array([[value]]))[0, 0])
-            if task.kind == "binary":
-                index -= 1
-            if index in range(len(task.classes)):
-                named[value] = task.names[index]
-    return named
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:

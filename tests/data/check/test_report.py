@@ -386,3 +386,28 @@ def test_one_odd_file_among_masks_does_not_make_them_label_files(folder: Folder)
     report = folder.check()
     assert (report.values, report.task, report.ceiling_masks) == ((), None, 19)
     assert [problem.kind for problem in report.problems] == ["not-binary"]
+
+
+@pytest.mark.parametrize("form", ["palette", "palette GIF", "16 bit", "npy"])
+def test_label_files_of_any_form_are_checked_by_their_values(tmp_path: Path, form: str) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(tmp_path / "images" / f"{number}.png")
+        labels = np.kron(rng.permutation([0, 0, 1, 3, 7, 7]).reshape(2, 3), np.ones((10, 10))).astype(np.uint8)
+        path = tmp_path / "masks" / f"{number}.png"
+        if form == "npy":
+            np.save(path.with_suffix(".npy"), labels.astype(np.int64))
+        elif form == "16 bit":
+            cv2.imwrite(str(path), labels.astype(np.uint16) * 1000)
+        else:
+            picture = Image.fromarray(labels)
+            picture.putpalette(rng.integers(0, 256, 768, np.uint8).tobytes())
+            picture.save(path.with_suffix(".gif") if form == "palette GIF" else path, optimize=False)
+    report = check_data(tmp_path)
+    factor = 1000 if form == "16 bit" else 1
+    assert [(each.value, each.images) for each in report.values] == [(factor * n, 3) for n in (0, 1, 3, 7)]
+    assert [each.share for each in report.values] == pytest.approx([2 / 6, 1 / 6, 1 / 6, 2 / 6])
+    assert report.problems == ()
+    assert report.task == {"classes": {f"class_{factor * n}": factor * n for n in (0, 1, 3, 7)}}
