@@ -202,7 +202,7 @@ def test_show_takes_size_and_classes_from_a_config(scenes: Path, tmp_path: Path)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     refused = call("show", scenes, "--out", tmp_path / "c.png")
     assert refused.exit_code == 1
-    assert "write task: {classes: {class_10: 10, " in refused.stderr
+    assert "in the config: task: {classes: {class_10: 10, " in refused.stderr
 
 
 def test_split_shows_the_classes_of_both_sides_and_writes_what_fit_reads(scenes: Path, tmp_path: Path) -> None:

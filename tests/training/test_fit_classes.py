@@ -188,7 +188,7 @@ def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path:
 
 def test_without_classes_label_files_stop_the_training_with_a_task_to_paste(tmp_path: Path) -> None:
     root = write_scenes(tmp_path / "data")
-    with pytest.raises(DataError, match=r"\.png: the mask holds the values 10, 20, .*write task: \{classes") as error:
+    with pytest.raises(DataError, match=r"\.png: the mask holds the values 10, 20, .*config: task: \{classes") as error:
         fit(config(root, task={}), out=tmp_path / "run", device="cpu")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -326,7 +326,7 @@ def _several(found: NDArray[Any]) -> str:
     if (found != np.trunc(found)).any():
         return what
     task = task_in_a_line(suggest_task(found.astype(np.int64).tolist()))
-    return f"{what}; for labels, write {task} into the config (`carvana data check` lists the values of all files)"
+    return f"{what}; labels need a task in the config: {task} (`carvana data check` prints that of all files)"
 
 
 def _palette_values(picture: Image.Image, name: str) -> UInt8:
