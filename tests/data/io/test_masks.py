@@ -155,6 +155,13 @@ def test_an_antialiased_boundary_is_cut_at_half_and_its_share_is_known(rng: np.r
     assert inspect_mask(encoded((soft > 127).view(np.uint8))).between == 0
 
 
+def test_an_antialiased_mask_of_a_grey_palette_is_a_mask(rng: np.random.Generator) -> None:
+    soft = antialiased(rng)
+    greys = bytes(np.arange(256).repeat(3).astype(np.uint8))
+    for kind in ("PNG", "GIF"):
+        assert (read_mask(encoded(soft, kind, greys)) == (soft > 127)).all()
+
+
 def test_low_labels_among_antialiased_values_are_refused(rng: np.random.Generator) -> None:
     soft = antialiased(rng)
     soft[:40, :40] = 3  # half a percent of the pixels
