@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from carvana.cli.options import QUIETLY, REPLACE, VERBOSELY, with_options
+from carvana.cli.options import CONFIG, QUIETLY, REPLACE, VERBOSELY, with_options
 
 if TYPE_CHECKING:
     from carvana.config import FitConfig
@@ -25,7 +25,7 @@ Folder = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a data folder holds where, if it is not laid out as usual."""
+    """What a data folder holds where, if it is not laid out as usual, and what the values of its label files are."""
 
     images: Annotated[str | None, typer.Option(help="Folder of images, if DIR is laid out otherwise.")] = None
     masks: Annotated[str | None, typer.Option(help="Folder of masks, if DIR is laid out otherwise.")] = None
@@ -36,11 +36,27 @@ class Layout:
         None
     )
 
-    def config(self, folder: Path, **sections: Any) -> FitConfig:
-        """The config of a training on the folder."""
-        from carvana.config import FitConfig
+    config: CONFIG = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set 'task.classes=[sky, road, car]'"),
+    ] = None
 
-        return FitConfig(data={"root": str(folder), **vars(self)}, **sections)
+    @property
+    def folders(self) -> dict[str, Any]:
+        """The keys of a config that say where files are, as far as they are given."""
+        values = {"images": self.images, "masks": self.masks, "mask_suffix": self.mask_suffix, "group": self.group}
+        return {f"data.{key}": value for key, value in values.items() if value is not None}
+
+    def fit_config(self, folder: Path, **split: Any) -> FitConfig:
+        """The config of a training on the folder; a part of its split that is None stays as the config has it."""
+        from carvana.config import load_config, parse_settings
+
+        changes = parse_settings(self.settings or []) | {"data.root": str(folder)} | self.folders
+        changes |= {f"split.{key}": value for key, value in split.items() if value is not None}
+        config = load_config(self.config, changes)
+        task = config.task.in_full(config.data.root)
+        return config.replace({"task": task}) if task else config
 
 
 @app.callback()
@@ -73,7 +89,7 @@ def check(
 ) -> None:
     """Read every file and report all problems, the contents, and the best Dice possible at usual training sizes.
 
-    Ends with 1 if there is a problem.
+    Of label files it lists the values, and prints a task to paste into a config. Ends with 1 if there is a problem.
     """
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, report_tables, show_result
@@ -81,7 +97,13 @@ def check(
     from carvana.errors import DataError, plural
 
     check_json_target(json, replace=replace)
-    report = check_data(folder, **vars(layout), reporter=make_reporter())
+    config = layout.fit_config(folder)
+    task = config.task.task() if config.task.classes is not None else None
+    data = config.data
+    report = check_data(
+        folder, images=data.images, masks=data.masks, mask_suffix=data.mask_suffix, group=data.group, task=task,
+        reporter=make_reporter(),
+    )  # fmt: skip
     show_result(report_tables(report, root=folder), json, report.to_json())
     if report.problems:
         problems = plural(len(report.problems), "problem")
@@ -94,14 +116,23 @@ def check(
 def show_images(
     folder: Folder,
     out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")],
-    size: Annotated[str, typer.Option(help="The training size: 128, or HEIGHTxWIDTH.")] = "128",
-    augment: Annotated[str, typer.Option(help="seed, studio or none.")] = "studio",
+    size: Annotated[
+        str | None,
+        typer.Option(help="The training size: 128, or HEIGHTxWIDTH.", show_default="the config's, or 128"),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(help="flip, seed, studio or none.", show_default="that of --config, or studio"),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many images.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Other images, and other versions, for another number.")] = 0,
     layout: Layout = Layout(),
     replace: REPLACE = False,
 ) -> None:
-    """Draw images with their outlines, the coverage that a network learns, and what augmentation makes of them."""
+    """Draw images with their outlines, the coverage that a network learns, and what augmentation makes of them.
+
+    Label files are painted in the colours of the classes that --config or --set task.classes names.
+    """
     from carvana.data.check.preview import show_samples
     from carvana.data.splits import config_samples
     from carvana.errors import ConfigError
@@ -110,10 +141,14 @@ def show_images(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends in .png")
     check_target(out, replace=replace)
-    seen = _size(size)
-    data = layout.config(folder).data
-    samples = config_samples(data, data.root)
-    show_samples(samples, out, size=seen, augment=augment, count=count, seed=seed)
+    seen = None if size is None else _size(size)
+    config = layout.fit_config(folder)
+    data = config.data
+    show_samples(
+        config_samples(data, data.root), out, size=seen or data.size,
+        augment=augment or (data.augment if layout.config else "studio"), count=count, seed=seed,
+        task=config.task.task(), mode=data.mode, crops=data.crops,
+    )  # fmt: skip
     typer.echo(str(out))
 
 
@@ -122,10 +157,20 @@ def show_images(
 def split(
     folder: Folder,
     by: Annotated[
-        Literal["group", "image"], typer.Option(help="Keep each group's images together, or draw single images.")
-    ] = "group",
-    val: Annotated[float, typer.Option(help="Held out: a share below 1, or a number of groups (images).")] = 0.2,
-    seed: Annotated[int, typer.Option(min=0, help="Which ones are drawn.")] = 0,
+        Literal["group", "image"] | None,
+        typer.Option(
+            help="Keep each group's images together, or draw single images.", show_default="the config's, or group"
+        ),
+    ] = None,
+    val: Annotated[
+        float | None,
+        typer.Option(
+            help="Held out: a share below 1, or a number of groups (images).", show_default="the config's, or 0.2"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Which ones are drawn.", show_default="the config's, or 0")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write the split here; else it is only explained.")
     ] = None,
@@ -142,20 +187,21 @@ def split(
 
     if out is not None:
         check_target(out, replace=replace)
-    config = layout.config(folder, split={"by": by, "val": val, "seed": seed})
-    made = make_split(config.data, config.split)
-    report = describe_split(made, reporter=make_reporter())
-    show(split_table(report, title=f"{folder}, by {by}, seed {seed}"))
-    show(Text(_explain(by, report.val.groups, len(report.shared))))
+    config = layout.fit_config(folder, by=by, val=val, seed=seed)
+    wanted, task, reporter = config.split, config.task.task(), make_reporter()
+    made = make_split(config.data, wanted, task, reporter=reporter)
+    report = describe_split(made, task, reporter=reporter)
+    show(split_table(report, title=f"{folder}, by {wanted.by}, seed {wanted.seed}"))
+    show(Text(_explain(wanted.by, report.val.groups, len(report.shared), classes=bool(report.classes))))
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
-    where: dict[str, Any] = {f"data.{key}": value for key, value in vars(layout).items()}
-    how: dict[str, Any] = {"split.file": out} if out else {"split.by": by, "split.val": f"{val:g}", "split.seed": seed}
-    settings = [
-        word for key, value in (where | how).items() if value is not None for word in ("--set", f"{key}={value}")
-    ]
-    typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', '--data', str(folder), *settings])}")
+    drawn = {"split.by": wanted.by, "split.val": f"{wanted.val:g}", "split.seed": wanted.seed}
+    changes = layout.folders | ({"split.file": out} if out else drawn)
+    words = ["--config", str(layout.config)] if layout.config else []
+    for setting in [*(layout.settings or []), *(f"{key}={value}" for key, value in changes.items())]:
+        words += ["--set", setting]
+    typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', *words, '--data', str(folder)])}")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -168,17 +214,19 @@ def _size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _explain(by: str, groups: int, shared: int) -> str:
+def _explain(by: str, groups: int, shared: int, *, classes: bool) -> str:
     from carvana.errors import plural
 
     if by == "image":
         return (
             "Images were drawn one by one, so training sees other views of "
-            f"{shared} of the {plural(groups, 'group')} that it is measured on, and the Dice will read too high. "
+            f"{shared} of the {plural(groups, 'group')} that it is measured on, and the score will read too high. "
             "--by group keeps each group on one side.\n"
         )
     words = "All images of a group stand on one side: no group is measured that was trained on."
-    if groups > 1:
+    if classes:
+        words += " Each class is on both sides where that can be, and the shares of classes are as even as possible."
+    elif groups > 1:
         words += (
             f" The groups were sorted by the share of the image that their object covers and cut into {groups} layers, "
             "and one was drawn from each: both sides have small and large ones."

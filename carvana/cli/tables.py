@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
@@ -172,12 +173,19 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
     parts: list[RenderableType] = [_contents(report, title=str(root))]
     if report.ceilings:
         parts += _ceilings(report)
+    known = any(each.name is not None for each in report.values)
+    if report.values:
+        parts.append(_values(report, known=known))
     if report.problems:
         parts.append(_problems("What is wrong", report.problems, ADVICE, root, style="yellow"))
     if report.notes:
         parts.append(_problems("Notes", report.notes, NOTES, root, style="dim"))
     if not report.problems:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
+    if report.values and not known:
+        block = yaml.safe_dump({"task": report.task}, sort_keys=False)
+        told = "  To train on them, paste this into a config; name the classes, and list in ignore what does not count."
+        parts.append(Text(f"{told}\n\n{block}"))
     return Group(*parts)
 
 
@@ -193,11 +201,22 @@ def split_table(report: SplitReport, *, title: str) -> Table:
     if all(side.views for side in sides):
         table.add_row("views", *(str(len(side.views)) for side in sides))
         table.add_row("images of a view", *(_range(side.views.values()) for side in sides))
-    table.add_row(
-        "foreground", *(f"{side.foreground:.2%}" for side in sides), "mean share of the image that the object covers"
-    )
-    spreads = (f"{low:.1%} .. {high:.1%}" for low, high in (side.spread for side in sides))
-    table.add_row("", *spreads, "the range of the middle 80% of the images")
+    if report.classes:
+        table.add_section()
+        for each in report.classes[:_MOST_CLASSES]:
+            there = (each.train > 0, each.val > 0)
+            note = {(True, True): "", (False, False): "nowhere", (True, False): "in training alone"}.get(there)
+            shares = (f"{share:.3%}" if share else "none" for share in (each.train, each.val))
+            table.add_row(_text(each.name), *shares, "in validation alone" if note is None else note)
+        if more := report.classes[_MOST_CLASSES:]:
+            alone = sum((each.train > 0) != (each.val > 0) for each in more)
+            table.add_row("", "", "", f"and {len(more)} more classes, {alone} of them on one side alone")
+    objects = [(side.foreground, *side.spread) for side in sides if side.foreground is not None and side.spread]
+    if objects:
+        shares = (f"{mean:.2%}" for mean, _, _ in objects)
+        table.add_row("foreground", *shares, "mean share of the image that the object covers")
+        spreads = (f"{low:.1%} .. {high:.1%}" for _, low, high in objects)
+        table.add_row("", *spreads, "the range of the middle 80% of the images")
     return table
 
 
@@ -209,7 +228,8 @@ def _facts(title: str) -> Table:
 def _contents(report: Report, *, title: str) -> Table:
     table = _facts(title)
     table.add_row("images", f"{report.image_count:,}", _text(f"in {report.images}"))
-    table.add_row("with a mask", f"{report.pairs:,}", _text(f"in {report.masks}"))
+    labelled = "with labels" if report.values else "with a mask"
+    table.add_row(labelled, f"{report.pairs:,}", _text(f"in {report.masks}"))
     table.add_row("groups", f"{report.group_count:,}", f"{_images(report.images_per_group)} each")
     if report.views:
         table.add_row("views", str(len(report.views)), f"{_images(report.views.values())} of each")
@@ -240,6 +260,19 @@ def _ceilings(report: Report) -> list[RenderableType]:
     # Not the table's own title, which would be folded to the table's width.
     title = f"The best Dice at full size that a perfect network could reach ({masks})"
     return [Text(title, style="table.title"), table]
+
+
+def _values(report: Report, *, known: bool) -> Table:
+    """The values of label files, with their classes where a task was given."""
+    table = make_table(Column("value", justify="right", style="bold"), title="The values of the label files")
+    for heading in (["class"] if known else []) + ["pixels", "images"]:
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for each in report.values[:_MOST_CLASSES]:
+        name = [_text("no class" if each.name is None else each.name)] if known else []
+        table.add_row(str(each.value), *name, f"{each.share:.3%}", f"{each.images:,}")
+    if len(report.values) > _MOST_CLASSES:
+        table.add_row(f"and {len(report.values) - _MOST_CLASSES:,} more")
+    return table
 
 
 def _problems(title: str, problems: Sequence[Problem], advice: dict[str, str], root: Path, *, style: str) -> Table:

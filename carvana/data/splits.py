@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import sys
 from collections import Counter
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.io.masks import read_mask, share_of
 from carvana.data.samples import Sample, find_samples, mask_of
-from carvana.data.target import pixel_counts, read_labels
+from carvana.data.target import class_pixels, read_labels
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
 from carvana.utils.files import write_bytes
 from carvana.utils.parallel import threaded
-from carvana.utils.progress import Reporter, default_reporter, track
+from carvana.utils.progress import Reporter, SilentReporter, default_reporter, track
 
 _CODING = "utf-8", "surrogateescape"  # names of files may have bytes that are not text
 
@@ -39,6 +40,9 @@ MASKS_A_GROUP = 2
 
 
 _DRAWS = 2000  # divisions of which the best is taken
+_BATCH = 2**22  # units in all of the divisions that are compared at once
+_WHOLE = 2**30  # the number that stands for all pixels of a class
+_TRIED = 16  # units of a class that are tried in an exchange
 
 
 @dataclass(frozen=True)
@@ -65,28 +69,40 @@ class Side:
         images: their number.
         groups: their number.
         views: the number of images of each view; empty where names have none.
-        foreground: the mean share that the object covers, in [0, 1].
-        spread: the 10% and the 90% quantile of that share.
+        foreground: the mean share that the object covers, in [0, 1]; None where there are several classes.
+        spread: the 10% and the 90% quantile of that share, likewise.
     """
 
     images: int
     groups: int
     views: dict[str, int]
-    foreground: float
-    spread: tuple[float, float]
+    foreground: float | None
+    spread: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """The shares, in [0, 1], of the labelled pixels of each side that a class has; 0 where it has none."""
+
+    name: str
+    train: float
+    val: float
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Both sides, and the groups on both, sorted."""
+    """Both sides, the groups on both, sorted, and the classes of a task that has several."""
 
     train: Side
     val: Side
     shared: tuple[str, ...]
+    classes: tuple[ClassShare, ...] = ()
 
 
-def make_split(data: DataConfig, split: SplitConfig, task: Task | None = None) -> Split:
-    """Find the images of a config and divide them as it says.
+def make_split(
+    data: DataConfig, split: SplitConfig, task: Task | None = None, *, reporter: Reporter | None = None
+) -> Split:
+    """Find the images of a config and divide them as it says; ``reporter`` shows the reading of label files.
 
     Raises:
         ConfigError: no data folder is named.
@@ -94,7 +110,7 @@ def make_split(data: DataConfig, split: SplitConfig, task: Task | None = None) -
     """
     samples = config_samples(data, data.root)
     if split.file is None:
-        return split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task)
+        return split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task, reporter=reporter)
     return recall_split(data, split, split.file)
 
 
@@ -126,7 +142,13 @@ def config_samples(data: DataConfig, root: Path | None) -> tuple[Sample, ...]:
 
 
 def split_samples(
-    samples: Sequence[Sample], *, by: By = "group", val: float = 0.2, seed: int = 0, task: Task | None = None
+    samples: Sequence[Sample],
+    *,
+    by: By = "group",
+    val: float = 0.2,
+    seed: int = 0,
+    task: Task | None = None,
+    reporter: Reporter | None = None,
 ) -> Split:
     """Hold some samples out for validation.
 
@@ -141,6 +163,7 @@ def split_samples(
         val: The share (below 1) or the number (1 and more) of groups, or images, to hold out.
         seed: Other numbers draw others.
         task: What the label files are; None for masks of one object.
+        reporter: Shows the reading of the label files of several classes, all of which are read.
 
     Raises:
         DataError: nothing would be left on one side.
@@ -158,7 +181,7 @@ def split_samples(
     count = _count(val, len(units), f"{by}s")
     rng = np.random.default_rng(seed)
     if task is not None and task.kind != "binary":
-        return _divide(units, _balanced(_class_counts(units, task), [len(units) - count, count], rng) == 1)
+        return _divide(units, _balanced(_class_counts(units, task, reporter), [len(units) - count, count], rng) == 1)
     order = _order(units, by, rng, task)
     if by == "group":
         held_out = {int(rng.choice(layer)) for layer in np.array_split(order, count)}
@@ -198,7 +221,7 @@ def split_folds(
     rng = np.random.default_rng(seed)
     if task is not None and task.kind != "binary":
         sizes = [len(units) // folds + (fold < len(units) % folds) for fold in range(folds)]
-        side = _balanced(_class_counts(units, task), sizes, rng)
+        side = _balanced(_class_counts(units, task, None), sizes, rng)
         return [_divide(units, side == fold) for fold in range(folds)]
     order = _order(units, by, rng, task)
     layers = -(-len(units) // folds)
@@ -276,21 +299,42 @@ def tell_of_leak(split: Split, reporter: Reporter) -> None:
         )
 
 
-def describe_split(split: Split, *, reporter: Reporter | None = None) -> SplitReport:
-    """Read all masks of a split and compare its sides.
+def describe_split(split: Split, task: Task | None = None, *, reporter: Reporter | None = None) -> SplitReport:
+    """Read all masks, or label files, of a split and compare its sides.
 
     Args:
         split: what to describe.
+        task: what the label files are; None for masks of one object.
         reporter: where progress goes.
 
     Raises:
-        DataError: a mask cannot be read.
+        DataError: a file cannot be read.
+    """
+    reporter = reporter or default_reporter()
+    shared = tuple(sorted(split.shared_groups()))
+    if task is not None and task.kind != "binary":
+        classes = class_shares(split, task, reporter)
+        return SplitReport(_side(split.train), _side(split.val), shared, classes)
+    samples = split.train + split.val
+    found = threaded(lambda sample: _mean_share([sample], task), samples)
+    shares = np.fromiter(track(found, reporter, "reading masks", len(samples)), np.float64)
+    sides = _side(split.train, shares[: len(split.train)]), _side(split.val, shares[len(split.train) :])
+    return SplitReport(*sides, shared)
+
+
+def class_shares(split: Split, task: Task, reporter: Reporter) -> tuple[ClassShare, ...]:
+    """Read all label files of a split and count the pixels of each class on both sides.
+
+    Raises:
+        DataError: a file cannot be used, or has a value that no class has. The first one is named.
     """
     samples = split.train + split.val
-    found = threaded(lambda sample: _mean_share([sample]), samples)
-    shares = np.fromiter(track(found, reporter or default_reporter(), "reading masks", len(samples)), np.float64)
-    train, val = _side(split.train, shares[: len(split.train)]), _side(split.val, shares[len(split.train) :])
-    return SplitReport(train, val, tuple(sorted(split.shared_groups())))
+    counts = np.zeros((2, len(task.classes)))
+    found = threaded(lambda sample: class_pixels(sample, task), samples)
+    for place, each in enumerate(track(found, reporter, "checking labels", len(samples))):
+        counts[int(place >= len(split.train))] += each
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return tuple(ClassShare(name, *each) for name, each in zip(task.names, shares.T.tolist(), strict=True))
 
 
 def _count(val: float, available: int, what: str) -> int:
@@ -336,36 +380,77 @@ def _mean_share(samples: Sequence[Sample], task: Task | None = None) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _class_counts(units: Sequence[Sequence[Sample]], task: Task) -> NDArray[np.float64]:
+def _class_counts(units: Sequence[Sequence[Sample]], task: Task, reporter: Reporter | None) -> NDArray[np.float64]:
     """The pixels of each class in each unit, (units, K)."""
-
-    def counts(samples: Sequence[Sample]) -> NDArray[np.float64]:
-        found = [pixel_counts(read_labels(sample, task), task).astype(np.float64) for sample in samples]
-        return np.sum(found, axis=0)  # type: ignore[no-any-return]
-
-    return np.stack(list(threaded(counts, units)))
+    found = threaded(lambda unit: np.sum([class_pixels(sample, task) for sample in unit], axis=0, dtype=float), units)
+    return np.stack(list(track(found, reporter or SilentReporter(), "counting pixels of classes", len(units))))
 
 
 def _balanced(counts: NDArray[np.float64], sizes: Sequence[int], rng: np.random.Generator) -> NDArray[np.intp]:
-    """The side of each unit, with so many units on each: the best of many draws.
+    """The side of each unit, with so many units on each: the best of many draws, then improved by exchanges.
+
+    First of all each class is on as many sides as have room for it, then the shares on all sides are even.
 
     Args:
         counts: (units, K), pixels of classes.
         sizes: The number of units on each side.
         rng: Draws.
     """
-    labels, sides = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(sizes))
-    shares = counts / np.maximum(counts.sum(0), 1)
-    spread = np.minimum((counts > 0).sum(0), len(sizes))  # the sides that can have each class
+    # Shares as whole numbers: their sums are exact in any order, and so the same split is best on any machine.
+    shares = np.maximum(np.rint(counts / np.maximum(counts.sum(0), 1) * _WHOLE), counts > 0)
+    goal = np.rint(np.array(sizes)[:, None] / len(counts) * _WHOLE)
+    wanted = np.minimum((counts > 0).sum(0), len(sizes))  # the sides that can have each class
+    labels = np.repeat(np.arange(len(sizes)), sizes)
     best, least = labels, (np.inf, np.inf)
-    for _ in range(_DRAWS):
-        drawn = rng.permutation(labels)
-        on = np.stack([shares[drawn == side].sum(0) for side in sides])
-        uneven = np.abs(on - np.array(sizes)[:, None] / len(labels)).sum()
-        badness = (float((spread - (on > 0).sum(0)).sum()), float(uneven))
-        if badness < least:
-            best, least = drawn, badness
-    return best
+    batch = max(1, min(_DRAWS, _BATCH // len(labels)))
+    for first in range(0, _DRAWS, batch):
+        drawn = rng.permuted(np.tile(labels, (min(batch, _DRAWS - first), 1)), axis=1)
+        on = np.stack([(drawn == side).astype(np.float64) @ shares for side in range(len(sizes))], axis=1)
+        absent, uneven = (wanted - (on > 0).sum(1)).sum(1), np.abs(on - goal).sum((1, 2))
+        place = np.lexsort((uneven, absent))[0]
+        if (absent[place], uneven[place]) < least:
+            best, least = drawn[place], (absent[place], uneven[place])
+    return _spread_classes(best, shares, goal, rng)
+
+
+def _spread_classes(
+    sides: NDArray[np.intp], shares: NDArray[np.float64], goal: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Exchange units of two sides where that brings a class to a side that has none of it, and takes none away.
+
+    Args:
+        sides: (units,), the side of each unit.
+        shares: (units, K), of each class, whole numbers.
+        goal: (sides, 1), the share that each side ought to have.
+        rng: Draws units to be tried, where many have a class.
+    """
+    sides, there = sides.copy(), (shares > 0).astype(np.int64)
+    members, on = (np.stack([each[sides == side].sum(0) for side in range(len(goal))]) for each in (there, shares))
+    rarest = np.argsort(there.sum(0), kind="stable").tolist()
+    improved = True
+    while improved:
+        improved = False
+        for index, to in itertools.product(rarest, range(len(goal))):
+            if members[to, index]:
+                continue
+            holders = np.flatnonzero((there[:, index] > 0) & (members[sides, index] > 1))
+            others, tried = np.flatnonzero(sides == to), []
+            for unit in rng.permutation(holders)[:_TRIED].tolist():
+                here = [to, sides[unit]]
+                into = np.stack([there[unit] - there[others], there[others] - there[unit]])  # (2, others, K)
+                moved = np.stack([shares[unit] - shares[others], shares[others] - shares[unit]])
+                gained = (members[here][:, None] + into > 0).sum((0, 2)) - (members[here] > 0).sum()
+                uneven = np.abs(on[here][:, None] + moved - goal[here][:, None]).sum((0, 2))
+                place = np.lexsort((uneven, -gained))[0]
+                tried.append((-int(gained[place]), float(uneven[place]), unit, int(others[place])))
+            if tried and min(tried)[0] < 0:
+                *_, unit, other = min(tried)
+                for side, come, go in ((to, unit, other), (sides[unit], other, unit)):
+                    members[side] += there[come] - there[go]
+                    on[side] += shares[come] - shares[go]
+                sides[unit], sides[other] = to, sides[unit]
+                improved = True
+    return sides
 
 
 def _divide(units: Sequence[Sequence[Sample]], held_out: Iterable[bool]) -> Split:
@@ -397,13 +482,13 @@ def _read_subsets(path: Path) -> dict[str, str]:
     return subsets
 
 
-def _side(samples: Sequence[Sample], shares: NDArray[np.float64]) -> Side:
-    low, high = np.quantile(shares, (0.1, 0.9))
+def _side(samples: Sequence[Sample], shares: NDArray[np.float64] | None = None) -> Side:
     views = Counter(sample.view for sample in samples if sample.view)
+    spread = None if shares is None else np.quantile(shares, (0.1, 0.9)).tolist()
     return Side(
         images=len(samples),
         groups=len({sample.group for sample in samples}),
         views=dict(sorted(views.items())),
-        foreground=float(np.mean(shares)),
-        spread=(float(low), float(high)),
+        foreground=None if shares is None else float(np.mean(shares)),
+        spread=spread and (spread[0], spread[1]),
     )

@@ -8,7 +8,9 @@ reading processes and on their way to the network: four places for classes, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -275,7 +277,7 @@ def balanced_weights(samples: Sequence[Sample], task: Task, reporter: Reporter) 
     Raises:
         DataError: a label file cannot be used.
     """
-    found = threaded(lambda sample: pixel_counts(read_labels(sample, task), task), samples)
+    found = threaded(lambda sample: class_pixels(sample, task), samples)
     counts = sum(track(found, reporter, "counting pixels of classes", len(samples)), np.zeros(len(task.classes)))
     return (counts.sum() / np.maximum(counts, 1) / len(counts) * (counts > 0)).tolist()  # type: ignore[no-any-return]
 
@@ -284,3 +286,23 @@ def pixel_counts(labels: Labels, task: Task) -> NDArray[np.int64]:
     """The pixels of each class in a label map, int64 (K,)."""
     counts = np.bincount(labels.ravel(), minlength=len(task.classes) + 1)
     return counts[1:2] if task.kind == "binary" else counts[: len(task.classes)]
+
+
+def class_pixels(sample: Sample, task: Task) -> NDArray[np.int64]:
+    """:func:`pixel_counts` of a sample, int64 (K,), read-only; a process reads an unchanged file once.
+
+    Raises:
+        DataError: there is no label file, or it cannot be used.
+    """
+    try:
+        stats = tuple((each.st_mtime_ns, each.st_size) for each in map(os.stat, sample.masks))
+    except OSError:
+        stats = ()  # the error of reading says more
+    return _class_pixels(sample, task, stats)
+
+
+@lru_cache(maxsize=20_000)
+def _class_pixels(sample: Sample, task: Task, _stats: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
+    counts = pixel_counts(read_labels(sample, task), task)
+    counts.flags.writeable = False
+    return counts

@@ -15,13 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from carvana.data.io.display import over_white, read_shown
 from carvana.data.io.images import resize_image
+from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation
 from carvana.evaluation.labels import LabelEvaluation
-from carvana.inference.outputs.overlay import overlay, overlay_labels
+from carvana.inference.outputs.overlay import overlay
 from carvana.utils.files import atomic_path
 
 Image = NDArray[np.uint8]

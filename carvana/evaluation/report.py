@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import Labels, read_values
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
@@ -21,7 +22,7 @@ from carvana.evaluation.labels import LabelEvaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
 from carvana.folds import Folds
-from carvana.inference.outputs.overlay import overlay, overlay_labels
+from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
 from carvana.models.serialization import WEIGHTS

@@ -161,7 +161,7 @@ def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list
     if task.reads_masks:
         warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
     else:
-        warn_about_labels(samples, task, reporter)
+        warn_about_labels(split, task, reporter)
     return content_digests(samples, remember=data.cache_gb > 0, reporter=reporter)
 
 

@@ -210,7 +210,7 @@ def new_split(config: FitConfig, *, reporter: Reporter) -> Split:
     Raises:
         ConfigError, DataError: one line about the first thing that is wrong.
     """
-    split = make_split(config.data, config.split, config.task.task())
+    split = make_split(config.data, config.split, config.task.task(), reporter=reporter)
     tell_of_leak(split, reporter)
     check_sizes(split.train + split.val)
     return split

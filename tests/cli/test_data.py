@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
 from carvana.cli.tables import LISTED
+from carvana.config import load_config, parse_settings
 from carvana.data.samples import find_samples
 from carvana.data.splits import read_split
+from tests.scenes import write_scenes
 
 
 def call(*words: object) -> Result:
@@ -155,6 +160,78 @@ def test_what_cannot_be_held_out_is_told(tiny_data: Path, val: str, word: str) -
     result = call("split", tiny_data, "--val", val)
     assert (result.exit_code, result.stdout) == (1, "")
     assert word in result.stderr
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    return write_scenes(tmp_path / "scenes", 12)
+
+
+GROUPED = "--group", r"(g\d)_"
+NAMED = *GROUPED, "--set", "task.classes={sky: 10, road: 20, car: [30, 31], pole: 250}", "--set", "task.ignore=[77]"
+
+
+def test_check_lists_the_values_of_label_files_and_prints_a_task_to_paste(scenes: Path, tmp_path: Path) -> None:
+    result = call("check", scenes, *GROUPED)
+    assert (result.exit_code, "Nothing is wrong" in result.stdout) == (0, True)
+    assert [line.split()[0] for line in result.stdout.splitlines() if line.strip().endswith("12")][-6:] == [
+        "10", "20", "30", "31", "77", "250",
+    ]  # fmt: skip
+    assert "foreground" not in result.stdout
+    block = result.stdout[result.stdout.index("\ntask:\n") :]
+    (tmp_path / "mine.yaml").write_text("arch: unet-ref\n" + block)
+    task = load_config(tmp_path / "mine.yaml").task.task()
+    assert [each.value for each in task.classes] == [(value,) for value in (10, 20, 30, 31, 77, 250)]
+    again = call("check", scenes, "--config", tmp_path / "mine.yaml")
+    assert "class_250" in again.stdout
+    assert "task:" not in again.stdout
+    record = json.loads(call("check", scenes, *NAMED, "--json", "-").stdout)
+    assert [each["name"] for each in record["values"]] == ["sky", "road", "car", "car", None, "pole"]
+    assert record["task"]["ignore"] == [77]
+
+
+def test_show_takes_size_and_classes_from_a_config(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "data: {size: [48, 64], augment: none}\n"
+        "task: {classes: {sky: 10, road: 20, car: [30, 31], pole: 250}, ignore: [77]}\n"
+    )
+    named = call("show", scenes, "--config", tmp_path / "mine.yaml", "--out", tmp_path / "a.png", "--count", 1)
+    assert (named.exit_code, named.stdout.strip()) == (0, str(tmp_path / "a.png"))
+    words = "--size", "48x64", "--augment", "none", "--count", 1
+    assert call("show", scenes, *NAMED, "--out", tmp_path / "b.png", *words).exit_code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    refused = call("show", scenes, "--out", tmp_path / "c.png")
+    assert refused.exit_code == 1
+    assert "in the config: task: {classes: {class_10: 10, " in refused.stderr
+
+
+def test_split_shows_the_classes_of_both_sides_and_writes_what_fit_reads(scenes: Path, tmp_path: Path) -> None:
+    values = np.array(Image.open(scenes / "masks" / "g0_000.png"))
+    values[20:24, 20:30] = 99
+    Image.fromarray(values).save(scenes / "masks" / "g0_000.png")
+    named = *NAMED[:3], NAMED[3].replace("}", ", bird: 99, none: 98}"), *NAMED[4:]
+    result = call("split", scenes, *named, "--val", 2, "--out", tmp_path / "split.csv")
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert all(rows[name].count("%") == 2 for name in ("sky", "road", "car", "pole"))
+    assert rows["bird"].strip().endswith("alone")
+    assert rows["none"].strip().endswith("nowhere")
+    assert "foreground" not in rows
+    command = shlex.split(result.stdout.splitlines()[-1].removeprefix("to train with it: "))
+    changes = [word for before, word in itertools.pairwise(command) if before == "--set"]
+    config = load_config(None, parse_settings(changes) | {"data.root": command[-1]})
+    assert config.task.task().names == ["sky", "road", "car", "pole", "bird", "none"]
+    assert config.data.group == r"(g\d)_"
+    assert config.split.file == tmp_path / "split.csv"
+
+
+def test_split_takes_what_a_config_says_and_options_win(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("split: {by: image, val: 5, seed: 7}")
+    result = call("split", tiny_data, "--config", tmp_path / "mine.yaml", "--val", 3)
+    assert "by image, seed 7" in result.stdout
+    assert (
+        f"--config {tmp_path / 'mine.yaml'} --set split.by=image --set split.val=3 --set split.seed=7" in result.stdout
+    )
 
 
 @pytest.mark.parametrize("words", [["check"], ["show"], ["split"], ["split", "x", "--by", "car"]])

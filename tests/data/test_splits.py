@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carvana.data.io.labels import read_values
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, describe_split, read_split, split_folds, split_samples, write_split
 from carvana.errors import ConfigError, DataError
+from carvana.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +151,121 @@ def test_both_sides_are_counted(tiny_data: Path, by: str) -> None:
         assert side.spread == pytest.approx(tuple(np.quantile(shares(samples), (0.1, 0.9))))
     assert set(report.shared) == {s.group for s in split.train} & {s.group for s in split.val}
     assert bool(report.shared) == (by == "image")
+
+
+def write_labels(folder: Path, groups: list[list[int]]) -> list[Sample]:
+    """A label file for each group, in which each value has so many pixels."""
+    found = []
+    for number, values in enumerate(groups):
+        path = folder / f"{number:03}.npy"
+        np.save(path, np.repeat(np.arange(len(values)), values)[None].astype(np.uint8))
+        found.append(Sample(path.with_suffix(".jpg"), path, f"{number:03}"))
+    return found
+
+
+def classes_on(samples: tuple[Sample, ...], classes: int) -> np.ndarray:
+    """The pixels of each class."""
+    values = np.concatenate([np.load(sample.masks[0]).ravel() for sample in samples])
+    return np.bincount(values, minlength=classes)
+
+
+def a_task(classes: int) -> Task:
+    return Task(classes=[f"c{number}" for number in range(classes)])
+
+
+def test_classes_that_two_groups_have_are_on_both_sides_however_many_there_are(tmp_path: Path) -> None:
+    """Of 60 groups each class but the first has two, and no group more than one: one draw in a billion does."""
+    groups = [[100] + [30 * (number % 30 == index) for index in range(30)] for number in range(60)]
+    samples = write_labels(tmp_path, groups)
+    for seed in range(3):
+        split = split_samples(samples, val=30, seed=seed, task=a_task(31))
+        assert (classes_on(split.train, 31) > 0).all()
+        assert (classes_on(split.val, 31) > 0).all()
+        assert (len(split.train), len(split.val)) == (30, 30)
+
+
+def test_folds_have_each_class_where_as_many_groups_have_it(tmp_path: Path) -> None:
+    groups = [[100] + [30 * (number % 8 == index) for index in range(8)] for number in range(32)]
+    samples = write_labels(tmp_path, groups)
+    for split in split_folds(samples, folds=4, task=a_task(9)):
+        assert (classes_on(split.val, 9) > 0).all()
+        assert (classes_on(split.train, 9) > 0).all()
+        assert len(split.val) == 8
+
+
+def test_shares_of_classes_on_both_sides_are_close(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    samples = write_labels(tmp_path, rng.integers(0, 100, (50, 4)).tolist())
+    for seed in range(5):
+        split = split_samples(samples, val=10, seed=seed, task=a_task(4))
+        on = classes_on(split.val, 4) / (classes_on(split.val, 4) + classes_on(split.train, 4))
+        assert np.abs(on - 0.2).max() < 0.01
+
+
+def test_of_few_groups_the_split_is_the_best_of_all_that_there_are(tmp_path: Path) -> None:
+    counts = np.random.default_rng(1).integers(1, 100, (9, 3))
+    counts[3:, 2] = 0  # three groups have the last class
+    counts[0, 1] = 0
+    split = split_samples(write_labels(tmp_path, counts.tolist()), val=3, task=a_task(3))
+    total = counts.sum(0)
+
+    def badness(held_out: tuple[int, ...]) -> tuple[int, float]:
+        on = counts[list(held_out)].sum(0)
+        return int((on == 0).sum() + (on == total).sum()), float(np.abs(on / total - 1 / 3).sum())
+
+    best = min(badness(held_out) for held_out in itertools.combinations(range(9), 3))
+    found = badness(tuple(int(sample.group) for sample in split.val))
+    assert found == (best[0], pytest.approx(best[1], abs=1e-8))
+
+
+def test_a_class_of_one_group_is_on_one_side(tmp_path: Path) -> None:
+    samples = write_labels(tmp_path, [[10, 5, 0]] * 5 + [[10, 0, 3]])
+    report = describe_split(split_samples(samples, val=2, task=a_task(3)), a_task(3))
+    assert [(each.train > 0) + (each.val > 0) for each in report.classes] == [2, 2, 1]
+
+
+def test_the_same_seed_gives_the_same_split_of_classes_whatever_the_order(tmp_path: Path) -> None:
+    samples = write_labels(tmp_path, np.random.default_rng(0).integers(0, 100, (40, 4)).tolist())
+    one = split_samples(samples, val=8, seed=3, task=a_task(4))
+    assert split_samples(samples[::-1], val=8, seed=3, task=a_task(4)) == one
+    assert split_samples(samples, val=8, seed=4, task=a_task(4)) != one
+    folds = split_folds(samples, folds=4, seed=3, task=a_task(4))
+    assert split_folds(samples[::-1], folds=4, seed=3, task=a_task(4)) == folds
+
+
+def test_shares_of_classes_are_those_of_what_counts_on_each_side(tmp_path: Path) -> None:
+    task = Task(classes={"a": 0, "b": [1, 2], "never": 9}, ignore=[3])
+    split = split_samples(write_labels(tmp_path, [[6, 2, 2, 90], [1, 1, 0, 0], [9, 0, 0, 1]]), val=1, task=task)
+    report = describe_split(split, task)
+    assert (report.train.foreground, report.train.spread, report.train.images) == (None, None, 2)
+    for samples, side in ((split.train, "train"), (split.val, "val")):
+        a, *b = classes_on(samples, 4)[:3]
+        shares = [a / (a + sum(b)), sum(b) / (a + sum(b)), 0]
+        assert [getattr(each, side) for each in report.classes] == pytest.approx(shares)
+    assert [each.name for each in report.classes] == ["a", "b", "never"]
+
+
+def test_one_class_of_label_files_is_described_as_an_object_is(tmp_path: Path) -> None:
+    task = Task(classes={"cell": "1-9"})
+    split = split_samples(write_labels(tmp_path, [[6, 2, 2], [1, 1, 0], [9, 0, 1]]), val=1, task=task)
+    report = describe_split(split, task)
+    truth = {"000": 0.4, "001": 0.5, "002": 0.1}
+    assert report.train.foreground == pytest.approx(np.mean([truth[sample.group] for sample in split.train]))
+    assert report.classes == ()
+
+
+def test_a_process_reads_an_unchanged_label_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, task = write_labels(tmp_path, [[5, 5], [4, 6], [3, 7]]), a_task(2)
+    opened = list[Path]()
+
+    def counting(source: Path, **options: object) -> np.ndarray:
+        opened.append(source)
+        return read_values(source, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("carvana.data.target.read_values", counting)
+    split = split_samples(samples, val=1, task=task)
+    describe_split(split, task)
+    assert len(opened) == 3
+    np.save(samples[1].masks[0], np.ones((1, 20), np.uint8))  # another size, so no clock matters
+    report = describe_split(Split((samples[1],), (samples[0],)), task)
+    assert (len(opened), [each.train for each in report.classes]) == (4, [0, 1])

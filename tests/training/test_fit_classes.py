@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import carvana
@@ -181,6 +183,28 @@ def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path:
     changes = {"task.classes": {"sky": 10, "road": 20, "car": 30, "pole": 250}}
     with pytest.raises(DataError, match=r"no class has the value 31 \(\d+ pixels\); name them in task.classes"):
         fit(config(root, **changes), out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_classes_label_files_stop_the_training_with_a_task_to_paste(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    with pytest.raises(DataError, match=r"\.png: the mask holds the values 10, 20, .*config: task: \{classes") as error:
+        fit(config(root, task={}), out=tmp_path / "run", device="cpu")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+    pasted = re.search(r"task: \{.*\}", str(error.value))
+    assert pasted is not None
+    task = FitConfig(**yaml.safe_load(pasted[0])).task.task()
+    assert {values for each in task.classes for values in each.value} == {10, 20, 30, 31, 77, 250}
+
+
+def test_a_damaged_label_file_stops_the_training_in_one_line(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    path = sorted((root / "masks").iterdir())[7]
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: ") as error:
+        fit(config(root), out=tmp_path / "run", device="cpu")
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
 from carvana.data.io.images import SUFFIXES, image_size, read_image
-from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, share_of
+from carvana.data.io.labels import FEW_VALUES, count_values, read_values
+from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, read_mask, share_of
 from carvana.data.layouts import (
     EXPECTED,
     group_and_view,
@@ -24,6 +25,7 @@ from carvana.data.layouts import (
 )
 from carvana.data.samples import PairedNames, Sample
 from carvana.errors import ConfigError, DataError, printable
+from carvana.task import Task
 
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -37,6 +39,7 @@ ADVICE = {
     "no-car": "make --group (data.group) match every image's name",
     "size-differs": "export image and mask at one size",
     "not-binary": "store two values alone: 0 and 255, or 0 and 1",
+    "labels": "store one value a pixel, and name each value in task.classes, or in task.ignore",
     "inverted": "if object and background are exchanged, invert the masks: the object is white, or 1",
     "turned": "look at it (carvana data show); turn the mask, or take the orientation out of the image's EXIF",
     "frames": "store one picture a file: only the first one is read",
@@ -51,6 +54,8 @@ ADVICE = {
 NOTES = {
     "ignored": "files and folders that are not read",
     "mixed-sizes": "images of one group differ in size",
+    "absent": "classes that cannot be learnt from these files",
+    "rare": "below 0.1% of the pixels, or in fewer than 5% of the images: data.crops: class looks for such classes",
 }
 """What may be meant so, by kind."""
 
@@ -131,11 +136,12 @@ class PairSummary:
         size: The image's (height, width).
         image: A digest of its pixels.
         picture: What it is compared with others by, as :func:`.duplicates.coarse` gives it.
-        mask: A digest of the mask's pixels; b"" if it cannot be read.
-        share: The share of the mask that is object.
+        mask: A digest of the mask's pixels, or labels; b"" if they cannot be read.
+        share: The share of the mask that is object; of labels, the share that the most frequent value has.
         border: The share of its border that is object.
         turned: See :func:`.masks.fits_better_turned`.
         ceilings: The best Dice possible, (sizes, 2), if it was computed.
+        values: The values of a label file, and the number of pixels of each.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -147,19 +153,49 @@ class PairSummary:
     border: float = np.nan
     turned: bool | None = None
     ceilings: NDArray[np.float64] | None = None
+    values: dict[int, int] = field(default_factory=dict)
 
 
-def inspect(image: Path | None, masks: tuple[Path, ...], *, ceilings: bool) -> PairSummary:
+def is_label_file(path: Path) -> bool | None:
+    """Whether a file has labels and cannot be read as a mask; None if it cannot be read.
+
+    Its values are few, or number objects from 0 on without gaps; others are a mask's that has gone wrong.
+    """
+    try:
+        read_mask(path)
+    except DataError as error:
+        if error.kind != "not-binary":
+            return None
+    else:
+        return False
+    try:
+        found = list(count_values(read_values(path), path))
+    except DataError:
+        return False
+    return len(found) <= FEW_VALUES or (found == list(range(len(found))) and len(found) != 256)
+
+
+def inspect(
+    image: Path | None, masks: tuple[Path, ...], *, ceilings: bool, labels: bool = False, task: Task | None = None
+) -> PairSummary:
     """Read an image and its masks. Safe in any thread; problems are listed, nothing is raised.
 
     Args:
         image: the image's file.
         masks: the files of its mask.
         ceilings: compute the best Dice possible, which takes longer than all the rest.
+        labels: the masks are label files.
+        task: what the values of label files are, if it is known.
     """
     found = PairSummary()
     if image is not None:
         _read(lambda path: _inspect_image(path, found), image, found.problems)
+    if labels:
+        if len(masks) > 1:
+            found.problems.append(Problem("labels", str(masks[1]), f"is one of {len(masks)} files of one image"))
+        elif masks:
+            _read(lambda path: _inspect_labels(path, task, found), masks[0], found.problems)
+        return found
     files = [_read(inspect_mask, path, found.problems) for path in masks]
     read = [file.mask for file in files if file is not None]
     for path, file in zip(masks, files, strict=True):
@@ -229,6 +265,17 @@ def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ce
         found.ceilings = best_dices(mask)
 
 
+def _inspect_labels(path: Path, task: Task | None, found: PairSummary) -> None:
+    values = read_values(path)
+    shape = values.shape[0], values.shape[1]
+    found.values, found.mask = count_values(values, path), _digest(values, shape)
+    found.share = max(found.values.values()) / values.size
+    if found.size not in (None, shape):
+        found.problems.append(Problem("size-differs", str(path), _differ(found.size, shape)))
+    if task is not None:
+        task.encode(values, path)
+
+
 def _odd_values(file: MaskFile, path: Path) -> Iterator[Problem]:
     """The problems of a mask file that can be read."""
     if file.frames > 1:
@@ -241,7 +288,7 @@ def _odd_values(file: MaskFile, path: Path) -> Iterator[Problem]:
         yield Problem("not-binary", str(path), message)
 
 
-def _digest(pixels: NDArray[np.uint8], size: Size) -> bytes:
+def _digest(pixels: NDArray[Any], size: Size) -> bytes:
     hasher = hashlib.blake2b(repr(size).encode(), digest_size=16)
     hasher.update(np.ascontiguousarray(pixels).data)
     return hasher.digest()

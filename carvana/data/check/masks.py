@@ -19,7 +19,7 @@ from carvana.data.io.convert import turn
 from carvana.data.io.images import ImageHeader, image_header, read_image, resize_image
 from carvana.data.io.masks import inspect_mask, read_mask, share_of, shrink_mask
 from carvana.data.samples import Sample, mask_of
-from carvana.data.target import pixel_counts, read_labels
+from carvana.data.splits import Split, class_shares
 from carvana.errors import DataError
 from carvana.metrics import dice_of
 from carvana.task import Task
@@ -33,6 +33,7 @@ SIZES: tuple[tuple[int, int], ...] = ((128, 128), (256, 256), (512, 512), (512, 
 TARGETS = ("coverage", "nearest")
 
 _LOOKED_AT = 32  # masks: enough to find what nearly all of them have in common
+_NAMED = 16  # classes in a message
 _LEAST_MASKS = 3  # one or two may be of large objects
 _SMALL = 128, 128  # at which outlines and edges are compared
 
@@ -109,18 +110,23 @@ def warn_about_masks(samples: Sequence[Sample], reporter: Reporter, *, every: bo
         )
 
 
-def warn_about_labels(samples: Sequence[Sample], task: Task, reporter: Reporter) -> None:
-    """Read all label files of a training, and warn of classes that none of them has.
+def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
+    """Read all label files of a training, and warn of classes that one side of its split, or both, do not have.
 
     Raises:
-        DataError: a file cannot be used, or has a value that no class has.
+        DataError: a file cannot be used, or has a value that no class has. The first one is named.
     """
-    found = threaded(lambda sample: pixel_counts(read_labels(sample, task), task), samples)
-    counts = sum(track(found, reporter, "checking labels", len(samples)), np.zeros(len(task.classes), np.int64))
-    absent = [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]
-    if absent:
-        shown = ", ".join(absent[:_LOOKED_AT]) + (" and more" if len(absent) > _LOOKED_AT else "")
-        reporter.warn(f"no pixel of {len(samples)} label files has the class {shown}: it cannot be learnt")
+    shares = class_shares(split, task, reporter)
+    sides = {
+        (False, False): "no label file has {}, which cannot be learnt",
+        (False, True): "no training image has {}, which cannot be learnt and counts as wrong in validation",
+        (True, False): "no validation image has {}, which is learnt but not measured",
+    }
+    for there, words in sides.items():
+        names = [each.name for each in shares if (each.train > 0, each.val > 0) == there]
+        if names:
+            shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+            reporter.warn(words.format(f"the class{'es' * (len(names) > 1)} {shown}"))
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -13,10 +14,16 @@ from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
 from carvana.data.io.images import read_image, resize_image
-from carvana.data.io.masks import read_mask, shrink_mask
-from carvana.data.samples import Sample, mask_of
+from carvana.data.io.label_overlay import legend_of, overlay_labels
+from carvana.data.io.masks import shrink_mask
+from carvana.data.samples import Sample
+from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
 from carvana.errors import DataError
+from carvana.task import Task
 from carvana.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from carvana.data.dataset import SegmentationDataset
 
 Image = NDArray[np.uint8]
 FloatMap = NDArray[np.float32]
@@ -34,6 +41,7 @@ _GAP, _LINE, _HEAD, _MARGIN = 10, 24, 84, 22  # pixels: between pictures, for na
 _NARROWEST = 900  # pixels of the sheet: the title and the legend are side by side
 _DPI = 100
 _LEGEND = "yellow: the outline, where the coverage is one half    orange: pixels that the object covers in part"
+_LABELS = "each class in its colour, with lines between classes    grey: counts for nothing"
 _RIM = (44, 44, 46)
 _DARK, _INK, _DIM = "#1c1c1e", "#f2f2f7", "#98989d"
 _GROUND, _OBJECT = np.array((44, 44, 46)), np.array((242, 242, 247))
@@ -47,12 +55,18 @@ def show_samples(
     augment: str = "studio",
     count: int = 6,
     seed: int = 0,
+    task: Task | None = None,
+    mode: Literal["resize", "crop"] = "resize",
+    crops: Literal["boundary", "class", "any"] = "boundary",
 ) -> list[Sample]:
-    """Draw some images with their masks, as training at a size uses them.
+    """Draw some images with their masks, or labels, as training at a size uses them.
 
     A row has the image with its mask's outline; the coverage that the network learns, where orange pixels lie on
     the boundary; and the image as the first epochs of a training would show it. All pixels are those of the training
     size, enlarged; the outline is where the coverage is one half.
+
+    Labels are painted in the colours of their classes, and a legend names these. The second picture mixes colours where
+    classes share a pixel; where pieces are cut out, each epoch has its own and there is no such picture.
 
     Args:
         samples: labelled images.
@@ -61,6 +75,9 @@ def show_samples(
         augment: a registered name: studio, seed, none, or a plugin's.
         count: number of images, each of another group if there are enough.
         seed: which images, and how they are augmented.
+        task: what label files are; None for masks of one object.
+        mode: of label files: whole images, or pieces of the size.
+        crops: what most pieces hold.
 
     Returns:
         what was drawn, in order.
@@ -70,14 +87,21 @@ def show_samples(
         UnknownNameError: no augmentation has this name.
     """
     chosen = choose(samples, count, seed=seed)
+    if task is not None and task.kind != "binary":
+        from carvana.data.dataset import SegmentationDataset  # torch
+
+        data = SegmentationDataset(samples, size, task=task, mode=mode, crops=crops, augment=augment, seed=seed)
+        _draw_labels(data, chosen, path, "" if augment == "none" else f"{augment}, ")
+        return [samples[index] for index in chosen]
     augmentation = make_augment(augment)
     check_keeps_coverage(augmentation)
     versions = ["as the network sees it"]
     if augmentation is not None:
         versions = [f"{augment}, epoch {n + 1}" for n in range(VERSIONS)]
     heads = ["image", f"coverage at {size[0]} x {size[1]}", *versions]
-    rows = [_row(samples[index], size, augmentation, len(versions), (seed, index)) for index in chosen]
-    _draw(rows, heads, path, title="What training sees")
+    task = task or Task.binary()
+    rows = [_row(samples[index], task, size, augmentation, len(versions), (seed, index)) for index in chosen]
+    _draw(rows, heads, path, note=_LEGEND)
     return [samples[index] for index in chosen]
 
 
@@ -100,14 +124,12 @@ def choose(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
 
 
 def _row(
-    sample: Sample, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]
+    sample: Sample, task: Task, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]
 ) -> tuple[str, list[Image]]:
     """The caption and the pictures of an image."""
-    image, mask = read_image(sample.image), read_mask(mask_of(sample))
+    image, mask = read_image(sample.image), (read_labels(sample, task) == 1).view(np.uint8)
     if image.shape[:2] != mask.shape:
-        raise DataError(
-            f"{sample.masks[0]}: the mask and its image differ in size; `carvana data check` names all such pairs"
-        )
+        raise _size_differs(sample)
     height, width = mask.shape
     small, coverage = resize_image(image, size), _coverage(mask, size)
     pictures = [_enlarged(_painted(coverage))]
@@ -120,6 +142,53 @@ def _row(
     shown = (tall, max(1, round(tall * width / height)))
     first = _outlined(resize_image(image, shown), _coverage(mask, shown))
     return f"{sample.name}   {height} x {width}   object {mask.mean():.1%}", [first, *pictures]
+
+
+def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | os.PathLike[str], augment: str) -> None:
+    """Draw the sheet of images with labels; ``augment`` begins the headings of epochs."""
+    task, whole = data.task, data.mode == "resize"
+    versions = VERSIONS if augment or not whole else 1
+    heads = [f"{augment}epoch {epoch + 1}" for epoch in range(versions)] if versions > 1 else ["as the network sees it"]
+    heads = ["image", *([f"target at {data.size[0]} x {data.size[1]}"] if whole else []), *heads]
+    rows, pixels = [], np.zeros(len(task.classes), np.int64)
+    for index in chosen:
+        sample = data.samples[index]
+        image, labels = read_image(sample.image), read_labels(sample, task)
+        if image.shape[:2] != labels.shape:
+            raise _size_differs(sample)
+        pictures = []
+        if whole:
+            target = unpack(to_tensor(read_target(sample, data.size, task=task), task)[None], task)[0]
+            pictures.append(_enlarged(_mixed(target[0].numpy(), task)))
+        for epoch in range(versions):
+            seen, shares, *_ = (part.numpy() for part in data[epoch, index])
+            found = np.where(shares.sum(0) < 0.5, task.void, shares.argmax(0)).astype(task.dtype)
+            seen = np.ascontiguousarray(seen.transpose(1, 2, 0))
+            pictures.append(_enlarged(overlay_labels(seen, found, task, legend=False)))
+        tall = pictures[0].shape[0]
+        shown = tall, max(1, round(tall * labels.shape[1] / labels.shape[0]))
+        small: Any = cv2.resize(labels, shown[::-1], interpolation=cv2.INTER_NEAREST)
+        pictures.insert(0, overlay_labels(resize_image(image, shown), small, task, legend=False))
+        counts = pixel_counts(labels, task)
+        number = int((counts > 0).sum())
+        rows.append((f"{sample.name}   {labels.shape[0]} x {labels.shape[1]}   classes: {number}", pictures))
+        pixels += counts
+    present = [index for index in np.argsort(-pixels, kind="stable").tolist() if pixels[index]]
+    _draw(rows, heads, path, note=_LABELS, foot=lambda width: legend_of(task, present, width))
+
+
+def _mixed(shares: FloatMap, task: Task) -> Image:
+    """The colours of classes (K, h, w), mixed by their shares; what counts for nothing is grey."""
+    void = np.clip(1 - shares.sum(0), 0, 1)[..., None] * 128
+    colours = np.tensordot(shares, task.palette.astype(np.float64), axes=(0, 0)) + void
+    mixed: Image = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
+    return mixed
+
+
+def _size_differs(sample: Sample) -> DataError:
+    return DataError(
+        f"{sample.masks[0]}: the mask and its image differ in size; `carvana data check` names all such pairs"
+    )
 
 
 def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:
@@ -157,21 +226,36 @@ def _outlined(image: Image, coverage: FloatMap) -> Image:
 
 
 def _draw(
-    rows: Sequence[tuple[str, list[Image]]], heads: Sequence[str], path: str | os.PathLike[str], *, title: str
+    rows: Sequence[tuple[str, list[Image]]],
+    heads: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    note: str,
+    foot: Callable[[int], Image] | None = None,
 ) -> None:
-    """Lay the rows on a dark sheet, each picture in whole pixels of it, so that nothing is resampled."""
+    """Lay the rows on a dark sheet, each picture in whole pixels of it, so that nothing is resampled.
+
+    Args:
+        rows: captions and pictures.
+        heads: what stands above the columns.
+        path: the file to write.
+        note: what colours mean.
+        foot: makes a picture of a width that stands below all rows.
+    """
     widths = [max(pictures[column].shape[1] for _, pictures in rows) for column in range(len(heads))]
     heights = [max(picture.shape[0] for picture in pictures) + _LINE for _, pictures in rows]
     lefts = [_MARGIN + sum(widths[:column]) + column * _GAP for column in range(len(heads))]
     width = max(lefts[-1] + widths[-1] + _MARGIN, _NARROWEST)
+    below = None if foot is None else foot(_NARROWEST - 2 * _MARGIN)
     height = _HEAD + sum(heights) + _GAP * (len(rows) - 1) + _MARGIN
+    height += 0 if below is None else below.shape[0] + _GAP
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=_DARK)
 
     def write(text: str, left: float, top: float, **style: object) -> None:
         figure.text(left / width, 1 - top / height, text, va="center", **style)  # type: ignore[arg-type]
 
-    write(title, _MARGIN, 30, size=15, weight="bold", color=_INK)
-    write(_LEGEND, width - _MARGIN, 30, size=9.5, color=_DIM, ha="right")
+    write("What training sees", _MARGIN, 30, size=15, weight="bold", color=_INK)
+    write(note, width - _MARGIN, 30, size=9.5, color=_DIM, ha="right")
     for head, left in zip(heads, lefts, strict=True):
         write(head, left, 68, size=10, color=_INK)
     top = _HEAD
@@ -180,5 +264,7 @@ def _draw(
             figure.figimage(picture, xo=left, yo=height - top - picture.shape[0])
         write(caption, lefts[0], top + tall - _LINE / 2, size=8.5, color=_DIM)
         top += tall + _GAP
+    if below is not None:
+        figure.figimage(below, xo=_MARGIN, yo=_MARGIN)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

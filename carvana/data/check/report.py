@@ -13,17 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, thumbnail
-from carvana.data.check.files import ADVICE, FolderContents, PairSummary, Problem, Size, inspect, list_folders
+from carvana.data.check.files import (
+    ADVICE,
+    FolderContents,
+    PairSummary,
+    Problem,
+    Size,
+    inspect,
+    is_label_file,
+    list_folders,
+)
+from carvana.data.check.labels import LabelValue, ValueTally
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
 from carvana.data.samples import PairedNames, Sample, find_names
 from carvana.errors import DataError
+from carvana.task import Task
 from carvana.utils.deprecated import Attribute
 from carvana.utils.files import expanded
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
 
 _THUMBNAILS = 1024  # of possible near-duplicates, kept in memory
+
+_LOOKED_AT = 32  # files: enough to see what most of them are
 
 CEILING_MASKS = 256
 """The number of masks from which the ceilings are computed, for an error of about 3e-5."""
@@ -61,6 +74,8 @@ class Report:
         ceiling_masks: from how many masks that was computed.
         problems: in the order of :data:`carvana.data.check.files.ADVICE`.
         notes: what may be meant so.
+        values: those of label files; empty if there are masks.
+        task: of label files, the task that was given, or else the one that they suggest, as values of a config.
     """
 
     images: str
@@ -76,6 +91,8 @@ class Report:
     ceiling_masks: int
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
+    values: tuple[LabelValue, ...] = ()
+    task: dict[str, Any] | None = None
     photos, cars, photos_per_car = Attribute("image_count"), Attribute("group_count"), Attribute("images_per_group")
 
     def count(self) -> dict[str, int]:
@@ -99,6 +116,8 @@ class Report:
             "counts": self.count(),
             "problems": [asdict(problem) for problem in self.problems],
             "notes": [asdict(note) for note in self.notes],
+            "values": [asdict(value) for value in self.values],
+            "task": self.task,
         }
 
 
@@ -109,6 +128,7 @@ def check_data(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
+    task: Task | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
@@ -120,6 +140,7 @@ def check_data(
         masks: the folder of masks.
         group: the pattern that names the group.
         mask_suffix: how the names of masks end.
+        task: what label files are; None looks at some of the files to see whether they are masks or label files.
         workers: threads that read; None for one per core.
         reporter: where progress goes.
 
@@ -141,22 +162,25 @@ def check_data(
     contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
+    labels = not task.reads_masks if task is not None else _are_labels(contents, with_masks)
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
 
     def look(number: int) -> PairSummary:
-        return inspect(*contents.pair(number), ceilings=number in measured)
+        return inspect(*contents.pair(number), ceilings=number in measured, labels=labels, task=task)
 
     found: list[PairSummary] = []
     pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
     firsts: dict[bytes, int] = {}
     sizes: dict[Size, Size] = {}
-    problems = list(contents.problems)
+    problems, tally = list(contents.problems), ValueTally(task)
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
         if summary.picture is not None and firsts.setdefault(summary.image, number) == number:
             pictures[number] = summary.picture
         problems += summary.problems
         summary.problems.clear()
+        tally.add(summary.values)
+        summary.values = {}
         summary.picture = None
         if summary.size is not None:
             summary.size = sizes.setdefault(summary.size, summary.size)  # one tuple for all images of a size
@@ -176,12 +200,21 @@ def check_data(
         views=_sorted(sample.view for sample in samples if sample.view),
         images_per_group=(min(groups.values()), max(groups.values())),
         sizes=_sorted(summary.size for summary in found if summary.size is not None),
-        foreground=_foreground(contents, found),
+        foreground=None if labels else _foreground(contents, found),
         ceilings=mean_ceilings(ceilings),
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *_mixed_sizes(samples, found)),
+        notes=(*contents.notes, *_mixed_sizes(samples, found), *tally.notes(str(contents.masks))),
+        values=tally.values(),
+        task=tally.suggest(),
     )
+
+
+def _are_labels(contents: FolderContents, with_masks: Sequence[int]) -> bool:
+    """Whether more than a fifth of some files have labels: many an image of three classes shows two of them."""
+    some = (contents.pair(with_masks[place])[1][0] for place in spread(len(with_masks), _LOOKED_AT))
+    known = [found for found in threaded(is_label_file, some) if found is not None]
+    return sum(known) > len(known) / 5
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:

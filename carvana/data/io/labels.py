@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,6 +20,12 @@ from carvana.task import Task
 from carvana.utils.files import write_bytes
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
+FEW_VALUES = 16
+"""Up to so many distinct values of a file are classes; more may be instances, or the greys of a picture."""
+
+_VOID_VALUES = 255, 65535
+_LARGEST_CLASS = 64  # classes below it and 255: the rim of VOC's files, and of many that follow them
 
 
 def read_values(source: Source, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -48,6 +56,26 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
     )
 
 
+def count_values(values: NDArray[Any], name: object) -> dict[int, int]:
+    """The distinct values of a label file, sorted, and the number of pixels of each.
+
+    Args:
+        values: (H, W).
+        name: The file's, which begins the message of an error.
+
+    Raises:
+        DataError: a value is not a whole number.
+    """
+    if values.dtype in (np.uint8, np.uint16):
+        numbers = np.bincount(values.ravel())
+        found = np.flatnonzero(numbers)
+        return dict(zip(found.tolist(), numbers[found].tolist(), strict=True))
+    found, numbers = np.unique(values, return_counts=True)
+    if (found != np.trunc(found)).any():
+        raise DataError(f"{name}: has values that are not whole numbers; expected labels", kind="labels")
+    return dict(zip(found.astype(np.int64).tolist(), numbers.tolist(), strict=True))
+
+
 def encode_labels(labels: Labels, task: Task) -> bytes:
     """The bytes of a PNG of labels (H, W), indices of classes, in the values and colours of the task's files.
 
@@ -64,3 +92,41 @@ def encode_labels(labels: Labels, task: Task) -> bytes:
 def write_labels(path: str | os.PathLike[str], labels: Labels, task: Task) -> None:
     """Write labels (H, W), indices of classes, as :func:`encode_labels` encodes them, atomically."""
     write_bytes(path, encode_labels(labels, task))
+
+
+def suggest_task(values: Sequence[int], *, instances: bool | None = None) -> dict[str, Any]:
+    """The task that label files of these values probably have, as values of a config.
+
+    255 (or 65535) is taken for void behind 0 and classes of small values, and so is -1; of two values 0 is the
+    background and the other one the object. Which of other values are background or void cannot be seen: each becomes
+    a class.
+
+    Args:
+        values: The distinct values, sorted.
+        instances: Whether the values above 0 number objects of one class; None takes more than 16 values for that.
+
+    >>> suggest_task([0, 1, 255]), suggest_task([0, 128, 255])["classes"]
+    ({'classes': {'object': 1}, 'ignore': [255]}, {'class_0': 0, 'class_128': 128, 'class_255': 255})
+    """
+    void = [value for value in values[:1] if value == -1]
+    inner = [value for value in values[:-1] if value not in void]
+    if values[-1] in _VOID_VALUES and inner[:1] == [0] and inner[-1] < max(_LARGEST_CLASS, len(inner)):
+        void.append(values[-1])
+    labels = [value for value in values if value not in void]
+    if len(labels) < 2:
+        void, labels = [], list(values)
+    classes: dict[str, Any] = {f"class_{value}": value for value in labels}
+    if instances if instances is not None else len(labels) > FEW_VALUES:
+        classes = {"object": f"{min(value for value in labels if value > 0)}-{labels[-1]}"}
+    elif len(labels) == 2 and labels[0] == 0:
+        classes = {"object": labels[1]}
+    return {"classes": classes} | ({"ignore": void} if void else {})
+
+
+def task_in_a_line(task: Mapping[str, Any]) -> str:
+    """A task as one line of a config.
+
+    >>> task_in_a_line(suggest_task([0, 1, 2, 255]))
+    'task: {classes: {class_0: 0, class_1: 1, class_2: 2}, ignore: [255]}'
+    """
+    return f"task: {yaml.safe_dump(dict(task), default_flow_style=True, sort_keys=False, width=10**6).strip()}"

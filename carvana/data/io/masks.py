@@ -18,6 +18,7 @@ from PIL import Image
 from carvana.data.io.convert import UInt8, is_wide, orientation_of, turn
 from carvana.data.io.decode import JPEG_FORMATS, Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS, SUFFIXES, encode_image, resize_image
+from carvana.data.io.labels import FEW_VALUES, suggest_task, task_in_a_line
 from carvana.errors import DataError
 from carvana.utils.files import atomic_path, write_bytes
 
@@ -30,7 +31,6 @@ MaskSource: TypeAlias = "Source | tuple[Source, ...]"
 _LOSSY_FORMATS = (*JPEG_FORMATS, "WEBP", "AVIF", "HEIF", "JPEG2000")
 """Formats whose compression turns two values into many; that some of their files are lossless is not visible."""
 
-_FEW = 16  # distinct values: 3 to 16 are labels
 _LEAST_PART = 0.002  # of the pixels: a hue on fewer is ignored
 _NEAR_ENDS = 0.98  # of the pixels of an antialiased mask lie within a tenth of black or white
 _LOW_LABELS = 9, 0.001  # an antialiased mask has no value of 1 to 9 (of 255) on more than this share of its pixels
@@ -230,7 +230,7 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
         black = Image.new("RGBA", picture.size, "black")
         picture = Image.alpha_composite(black, picture)
     coloured = picture.convert("RGB")
-    colours = [cast("tuple[int, int, int]", colour) for _, colour in coloured.getcolors(_FEW) or ()]
+    colours = [cast("tuple[int, int, int]", colour) for _, colour in coloured.getcolors(FEW_VALUES) or ()]
     if len(colours) > 2 and picture.format not in _LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
         raise _ambiguous(name, f"the colours {_hex(colours)}, more than the two of a mask, black and white")
     if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in _LOSSY_FORMATS:
@@ -256,12 +256,15 @@ def _object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8
     highest = values.max(initial=0)
     lowest = values.min(initial=highest)
     if lowest < 0:
-        raise _ambiguous(name, f"{_listed(_distinct(values)[0])}, some below 0; {_EXPECTED}")
+        found = _distinct(values)[0]
+        raise _ambiguous(name, _several(found) if len(found) > 2 else f"{_listed(found)}, some below 0; {_EXPECTED}")
     if highest <= 1 and np.issubdtype(values.dtype, np.integer):
         return values if values.dtype == np.uint8 else values.astype(np.uint8)
     full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
     found, counts = _distinct(values)
     if len(found) > 2 and not _is_antialiased(found, counts / values.size, full, lossy=lossy):
+        if lossy and len(found) > FEW_VALUES:
+            raise _ambiguous(name, f"{_listed(found)}, which its format changes; save masks and labels as PNG")
         raise _ambiguous(name, _several(found))
     if 0 < highest <= full / 2 or (len(found) == 2 and lowest > full / 2):
         raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}")
@@ -295,7 +298,7 @@ def _is_antialiased(found: NDArray[Any], shares: NDArray[np.float64], full: int,
     highest, most = _LOW_LABELS
     low = (found > 0) & (found <= highest * full / 255)
     labels = (low & (shares > most)).any() or (shares[1:-1] > _LEAST_LABEL).any()
-    return bool(near_ends and len(found) > _FEW and not labels)
+    return bool(near_ends and len(found) > FEW_VALUES and not labels)
 
 
 def _ambiguous(name: str, what: str) -> DataError:
@@ -308,27 +311,22 @@ def _hex(colours: list[tuple[int, int, int]]) -> str:
 
 
 def _listed(found: NDArray[Any]) -> str:
-    if len(found) <= _FEW:
+    if len(found) <= FEW_VALUES:
         return f"the values {', '.join(f'{value:g}' for value in found)}"
     return f"{len(found):,} values from {found[0]:g} to {found[-1]:g}"
 
 
 def _several(found: NDArray[Any]) -> str:
-    """What a file of labels holds, and how a config will name them."""
+    """What a file of labels holds, and what to write into a config.
+
+    Args:
+        found: The distinct values, as :func:`carvana.data.io.labels.read_values` reads them.
+    """
     what = f"{_listed(found)}, more than the two of a mask, 0 and 255"
-    if not np.issubdtype(found.dtype, np.integer):
+    if (found != np.trunc(found)).any():
         return what
-    # 0, 1, ... and a rim of 255, or a few of such classes and the rim.
-    ignored = found[-1] == 255 and found[0] == 0 and (found[-2] == len(found) - 2 or found[-2] < 64)
-    labels = found[:-1] if ignored else found
-    if len(labels) > _FEW:
-        classes = f'object: "{labels[labels > 0][0]}-{labels[-1]}"'
-    elif labels.tolist() == [0, 1]:
-        classes = "object: 1"
-    else:
-        classes = ", ".join(f"class_{value}: {value}" for value in labels)
-    task = f"task: {{classes: {{{classes}}}{', ignore: [255]' if ignored else ''}}}"
-    return f"{what}; this version cannot read labels, a later one will, by a config with {task}"
+    task = task_in_a_line(suggest_task(found.astype(np.int64).tolist()))
+    return f"{what}; labels need a task in the config: {task} (`carvana data check` prints that of all files)"
 
 
 def _palette_values(picture: Image.Image, name: str) -> UInt8:
@@ -345,8 +343,11 @@ def _palette_values(picture: Image.Image, name: str) -> UInt8:
         return indices
     if brightness[0] == 0 and brightness[1] > 127 and highest <= 1:
         return indices  # Carvana's own files: no look-up needed
-    found, _ = _distinct(indices)
-    if len(found) > 2 and np.ptp(palette.reshape(256, 3)[found], axis=1).any():  # not the greys of a picture
-        raise _ambiguous(name, _several(found))
     values: UInt8 = cv2.LUT(indices, brightness)
+    found, _ = _distinct(indices)
+    if len(found) > 2:
+        coloured = np.ptp(palette.reshape(256, 3)[found], axis=1).any()
+        levels, counts = _distinct(values)
+        if coloured or (len(levels) > 2 and not _is_antialiased(levels, counts / values.size, 255, lossy=False)):
+            raise _ambiguous(name, _several(found))
     return values

@@ -13,11 +13,12 @@ import numpy as np
 
 from carvana.data.io.display import over_white
 from carvana.data.io.images import UInt8, encode_image
+from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import encode_labels
 from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.outputs.cutout import Background, compose, cutout, edge_softness
-from carvana.inference.outputs.overlay import overlay, overlay_labels
+from carvana.inference.outputs.overlay import overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
 from carvana.task import Task

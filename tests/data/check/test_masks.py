@@ -21,12 +21,15 @@ from carvana.data.check.masks import (
     best_dices,
     check_sizes,
     mean_ceilings,
+    warn_about_labels,
     warn_about_masks,
 )
 from carvana.data.io.images import read_image, resize_image
 from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.samples import Sample, find_samples
+from carvana.data.splits import Split
 from carvana.errors import DataError
+from carvana.task import Task
 
 
 @pytest.fixture
@@ -200,3 +203,35 @@ def test_real_masks_have_the_ceilings_that_were_measured_before() -> None:
     known = {(128, 128): (0.99742, 0.98241), (512, 512): (0.99962, 0.99561), (1024, 1024): (0.99998, 0.99772)}
     for size, expected in known.items():
         np.testing.assert_allclose(1 - means[SIZES.index(size)], 1 - np.array(expected), rtol=0.25, atol=2e-5)
+
+
+def label_files(folder: Path, files: list[list[int]]) -> list[Sample]:
+    """A label file of a row of values for each list."""
+    found = []
+    for number, values in enumerate(files):
+        path = folder / f"{number}.png"
+        Image.fromarray(np.array([values], np.uint8)).save(path)
+        found.append(Sample(path.with_suffix(".jpg"), path, str(number)))
+    return found
+
+
+def test_classes_that_a_side_does_not_have_are_told_with_what_follows(tmp_path: Path) -> None:
+    samples = label_files(tmp_path, [[0, 1, 255], [0, 1, 0], [0, 2, 2]])
+    task = Task(classes=["sky", "road", "car", "boat", "bird"], ignore=[255])
+    shown = Lines()
+    warn_about_labels(Split(tuple(samples[:2]), (samples[2],)), task, shown)
+    assert shown.lines == [
+        "no label file has the classes boat, bird, which cannot be learnt",
+        "no training image has the class car, which cannot be learnt and counts as wrong in validation",
+        "no validation image has the class road, which is learnt but not measured",
+    ]
+    shown = Lines()
+    warn_about_labels(Split(tuple(samples), tuple(samples)), Task(classes=["a", "b", "c"], ignore=[255]), shown)
+    assert shown.lines == []
+
+
+def test_the_first_bad_label_file_is_named_in_one_line(tmp_path: Path) -> None:
+    samples = label_files(tmp_path, [[0, 1], [0, 7, 7], [9, 9]])
+    with pytest.raises(DataError, match=r"1\.png: no class has the value 7 \(2 pixels\); name them in") as error:
+        warn_about_labels(Split((samples[0],), tuple(samples[1:])), Task(classes=["sky", "road"]), Lines())
+    assert "\n" not in str(error.value)

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from carvana.data.augment import apply, make_augment
 from carvana.data.check.preview import OUTLINE, choose, show_samples
+from carvana.data.dataset import SegmentationDataset
 from carvana.data.io.images import read_image, resize_image, write_image
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import DataError, UnknownNameError
+from carvana.task import Task
+from tests.scenes import TASK, write_scenes
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +119,68 @@ def test_what_cannot_be_shown_is_told(samples: list[Sample], tmp_path: Path) -> 
     with pytest.raises(DataError, match="differ in size"):
         show_samples([Sample(samples[0].image, tmp_path / "small.png", "a")], tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> list[Sample]:
+    return find_samples(write_scenes(tmp_path / "scenes", 3))
+
+
+def test_the_target_of_labels_has_the_colours_of_their_classes_and_a_legend(
+    labelled: list[Sample], tmp_path: Path
+) -> None:
+    path = tmp_path / "sheet.png"
+    (shown,) = show_samples(labelled, path, size=(48, 64), augment="none", count=1, task=TASK)
+    values = np.asarray(Image.open(shown.masks[0]))
+    colours = np.full((*values.shape, 3), 128, np.uint8)
+    for number, own in enumerate(([10], [20], [30, 31], [250])):
+        colours[np.isin(values, own)] = TASK.palette[number]
+    picture = sheet(path)
+    assert share_found(picture, enlarged(colours, 5)) == 1
+    strip = picture[-60:].reshape(-1, 3)
+    assert all((strip == colour).all(axis=1).sum() > 50 for colour in TASK.palette)
+
+
+def test_coverage_of_labels_mixes_the_colours_of_classes_that_share_a_pixel(tmp_path: Path) -> None:
+    values = np.zeros((64, 64), np.uint8)
+    values[:, 33:] = 1  # of 16 columns of 4 pixels the ninth is a quarter of class 0
+    write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    Image.fromarray(values).save(tmp_path / "m.png")
+    task = Task(classes=[{"name": "a", "value": 0, "color": "#ff0000"}, {"name": "b", "value": 1, "color": "#0000ff"}])
+    sample = Sample(tmp_path / "a.png", tmp_path / "m.png", "a")
+    show_samples([sample], tmp_path / "sheet.png", size=(16, 16), augment="none", count=1, task=task)
+    found = {tuple(colour) for colour in sheet(tmp_path / "sheet.png").reshape(-1, 3)}
+    assert {(255, 0, 0), (64, 0, 191), (0, 0, 255)} <= found
+
+
+@pytest.mark.parametrize(("mode", "augment"), [("resize", "studio"), ("crop", "none"), ("crop", "flip")])
+def test_labels_lie_on_the_images_and_pieces_that_training_sees(
+    labelled: list[Sample], tmp_path: Path, mode: Literal["resize", "crop"], augment: str
+) -> None:
+    options = {"task": TASK, "mode": mode, "crops": "class", "augment": augment, "seed": 5}
+    (shown,) = show_samples(labelled, tmp_path / "sheet.png", size=(32, 32), count=1, **options)
+    picture = sheet(tmp_path / "sheet.png")
+    data = SegmentationDataset(labelled, (32, 32), **options)
+    pieces = set()
+    for epoch in range(4):
+        image, target, valid = (part.numpy() for part in data[epoch, labelled.index(shown)])
+        grey = cv2.cvtColor(np.ascontiguousarray(image.transpose(1, 2, 0)), cv2.COLOR_RGB2GRAY)[..., None]
+        painted = cv2.addWeighted(np.repeat(grey, 3, axis=2), 0.4, TASK.palette[target.argmax(0)], 0.6, 0)
+        counts = valid[0] >= 0.5
+        assert share_found(picture, enlarged(painted, 8)) > 0.7 * counts.mean()  # void and lines take the rest
+        pieces.add(image.tobytes())
+    assert len(pieces) > 1
+
+
+def test_one_class_of_label_files_is_drawn_as_its_mask_is(labelled: list[Sample], tmp_path: Path) -> None:
+    show_samples(labelled, tmp_path / "labels.png", size=(24, 32), task=Task(classes={"car": [30, 31]}, ignore=[77]))
+    for sample in labelled:
+        write_mask(sample.masks[0], np.isin(np.asarray(Image.open(sample.masks[0])), (30, 31)))
+    show_samples(labelled, tmp_path / "masks.png", size=(24, 32))
+    assert (tmp_path / "labels.png").read_bytes() == (tmp_path / "masks.png").read_bytes()
+
+
+def test_labels_of_another_size_than_their_image_are_told(labelled: list[Sample], tmp_path: Path) -> None:
+    Image.fromarray(np.full((9, 9), 10, np.uint8)).save(labelled[0].masks[0])
+    with pytest.raises(DataError, match="differ in size"):
+        show_samples(labelled, tmp_path / "sheet.png", task=TASK)

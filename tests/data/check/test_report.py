@@ -17,6 +17,8 @@ from carvana.data.io.images import read_image, write_image
 from carvana.data.io.masks import read_mask, write_palette_mask
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
+from carvana.task import Task
+from tests.scenes import TASK, VALUES, VOID, write_scenes
 
 
 class Folder:
@@ -280,3 +282,132 @@ def test_joined_masks_count_as_one(folder: Folder) -> None:
     assert (after.pairs, after.foreground) == (before.pairs, before.foreground)
     Image.fromarray(right[1:]).save(second)
     assert folder.found() == {("size-differs", folder.masks[0].name)}
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    return write_scenes(tmp_path / "scenes", 25)
+
+
+def label_paths(root: Path) -> list[Path]:
+    return sorted((root / "masks").iterdir())
+
+
+def test_values_of_label_files_are_counted_with_their_images_and_give_a_task(labelled: Path) -> None:
+    report = check_data(labelled)
+    files = [np.asarray(Image.open(path)) for path in label_paths(labelled)]
+    everything = np.concatenate([values.ravel() for values in files])
+    assert [each.value for each in report.values] == np.unique(everything).tolist() == [10, 20, 30, 31, 77, 250]
+    for each in report.values:
+        assert each.share == pytest.approx((everything == each.value).mean())
+        assert each.images == sum(each.value in values for values in files)
+        assert each.name is None
+    assert (report.problems, report.notes, report.foreground, report.ceilings) == ((), (), None, ())
+    assert report.task is not None
+    task = Task(**report.task)
+    for values in files:
+        assert (task.decode(task.encode(values)) == values).all()
+    record = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert record["values"][0].keys() == {"value", "share", "images", "name"}
+    assert record["task"] == report.task
+
+
+def test_values_of_grey_tiffs_with_gaps_and_255_are_classes(tmp_path: Path) -> None:
+    """As neurons are published: nine greys, of which white is the largest class and no void."""
+    values = np.array([0, 32, 64, 96, 128, 159, 191, 223, 255], np.uint8)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        labels = np.kron(np.roll(values, number).reshape(3, 3), np.ones((16, 16), np.uint8))
+        Image.fromarray(labels).save(tmp_path / "masks" / f"{number}.tif")
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (48, 48), np.uint8)).save(
+            tmp_path / "images" / f"{number}.tif"
+        )
+    assert check_data(tmp_path).task == {"classes": {f"class_{value}": value for value in values.tolist()}}
+
+
+def test_numbered_objects_are_one_class(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        labels = np.kron(np.arange(24 + number)[None], np.ones((9, 4))).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / "masks" / f"{number}.png"), labels)
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (*labels.shape, 3), np.uint8)).save(
+            tmp_path / "images" / f"{number}.png"
+        )
+    report = check_data(tmp_path)
+    assert (report.task, report.notes) == ({"classes": {"object": "1-25"}}, ())
+
+
+def test_rare_values_and_those_of_one_image_are_noted(labelled: Path) -> None:
+    first, second, *_ = label_paths(labelled)
+    for path, places in ((first, np.s_[20:30, 20:30]), (second, np.s_[0, 0])):
+        values = np.array(Image.open(path))
+        values[places] = 40
+        Image.fromarray(values).save(path)
+    values = np.array(Image.open(first))
+    values[40:44, 40:50] = 50
+    Image.fromarray(values).save(first)
+    notes = [(note.kind, note.message) for note in check_data(labelled).notes]
+    assert notes == [("rare", "the value 50 has 0.052% of the pixels, and is in one image alone")]
+    task = Task(classes=VALUES | {"boat": [40, 50], "unicorn": 9}, ignore=[VOID])
+    notes = [(note.kind, note.message) for note in check_data(labelled, task=task).notes]
+    assert notes == [("absent", "no label file has the class unicorn")]
+
+
+def test_with_a_task_values_have_classes_and_unknown_ones_are_problems(labelled: Path) -> None:
+    report = check_data(labelled, task=TASK)
+    assert [each.name for each in report.values] == ["sky", "road", "car", "car", None, "pole"]
+    assert (report.problems, report.task) == ((), TASK.model_dump(mode="json"))
+    without = Task(classes={name: VALUES[name] for name in ("sky", "car", "pole")}, ignore=[VOID])
+    problems = check_data(labelled, task=without).problems
+    assert {problem.kind for problem in problems} == {"labels"}
+    assert len(problems) == 25
+    assert problems[0].message.startswith("no class has the value 20 (")
+
+
+def test_what_is_wrong_with_label_files_is_told(labelled: Path) -> None:
+    paths = label_paths(labelled)
+    cut(paths[0])
+    Image.fromarray(np.array(Image.open(paths[1]))[:30]).save(paths[1])
+    shutil.copy(paths[3], paths[2])
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)).save(paths[4])
+    found = {(problem.kind, Path(problem.file).name) for problem in check_data(labelled).problems}
+    assert found == {
+        ("unreadable", paths[0].name), ("size-differs", paths[1].name), ("same-mask", paths[3].name),
+        ("labels", paths[4].name),
+    }  # fmt: skip
+
+
+def test_one_odd_file_among_masks_does_not_make_them_label_files(folder: Folder) -> None:
+    Image.fromarray(read_mask(folder.masks[0]) * np.uint8(2) + np.eye(160, 240, dtype=np.uint8)).save(
+        folder.masks[0], format="PNG"
+    )
+    report = folder.check()
+    assert (report.values, report.task, report.ceiling_masks) == ((), None, 19)
+    assert [problem.kind for problem in report.problems] == ["not-binary"]
+
+
+@pytest.mark.parametrize("form", ["palette", "palette GIF", "16 bit", "npy"])
+def test_label_files_of_any_form_are_checked_by_their_values(tmp_path: Path, form: str) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(tmp_path / "images" / f"{number}.png")
+        labels = np.kron(rng.permutation([0, 0, 1, 3, 7, 7]).reshape(2, 3), np.ones((10, 10))).astype(np.uint8)
+        path = tmp_path / "masks" / f"{number}.png"
+        if form == "npy":
+            np.save(path.with_suffix(".npy"), labels.astype(np.int64))
+        elif form == "16 bit":
+            cv2.imwrite(str(path), labels.astype(np.uint16) * 1000)
+        else:
+            picture = Image.fromarray(labels)
+            picture.putpalette(rng.integers(0, 256, 768, np.uint8).tobytes())
+            picture.save(path.with_suffix(".gif") if form == "palette GIF" else path, optimize=False)
+    report = check_data(tmp_path)
+    factor = 1000 if form == "16 bit" else 1
+    assert [(each.value, each.images) for each in report.values] == [(factor * n, 3) for n in (0, 1, 3, 7)]
+    assert [each.share for each in report.values] == pytest.approx([2 / 6, 1 / 6, 1 / 6, 2 / 6])
+    assert report.problems == ()
+    assert report.task == {"classes": {f"class_{factor * n}": factor * n for n in (0, 1, 3, 7)}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carvana.config import load_config
 from carvana.data.io.images import image_size
+from carvana.data.io.labels import read_values
 from carvana.data.io.masks import inspect_mask, read_mask
 from carvana.errors import DataError
 
@@ -55,9 +58,9 @@ VOC = bytes((0, 0, 0, 128, 0, 0, 0, 128, 0, *[0] * 753, 224, 224, 192))
          r"values 0, 1, 255, .*ignore: \[255\]"),
         (lambda mask: encoded(np.where(np.eye(*mask.shape) > 0, 2, mask).astype(np.uint8), "GIF", palette=VOC),
          r"values 0, 1, 2, "),
-        (lambda mask: encoded((np.indices(mask.shape)[1] * mask).astype(np.uint8)), r'object: "1-160"'),
-        (lambda mask: encoded((np.indices(mask.shape)[1] * mask * 5).astype(np.uint16)), r'161 values .*"5-800"'),
-        (lambda mask: npy((np.indices(mask.shape)[1] * mask).astype(np.int32)), r'object: "1-160"'),
+        (lambda mask: encoded((np.indices(mask.shape)[1] * mask).astype(np.uint8)), "object: 1-160"),
+        (lambda mask: encoded((np.indices(mask.shape)[1] * mask * 5).astype(np.uint16)), "161 values .*: 5-800"),
+        (lambda mask: npy((np.indices(mask.shape)[1] * mask).astype(np.int32)), "object: 1-160"),
         (lambda mask: encoded(np.where(np.eye(*mask.shape) > 0, 127, mask * np.uint8(255)).astype(np.uint8)),
          "values 0, 127, 255"),
         (lambda mask: encoded(np.stack([mask * 255, np.tri(*mask.shape, dtype=np.uint8) * 200, mask * 0], 2)),
@@ -74,6 +77,48 @@ def test_labels_are_refused_with_their_values_and_their_task(
     with pytest.raises(DataError, match=f"the mask holds .*{told}") as caught:
         read_mask(data)
     assert "\n" not in str(caught.value)
+
+
+def labels_of(values: list[int]) -> np.ndarray:
+    """The values in vertical bands of (24, 10 * N)."""
+    return np.repeat(np.array(values), 10)[None].repeat(24, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (encoded(labels_of([0, 1, 2, 5]).astype(np.uint8)), [0, 1, 2, 3]),
+        (encoded(labels_of([0, 1, 255]).astype(np.uint8)), [0, 1, 255]),
+        (encoded(labels_of([0, 1, 15, 255]).astype(np.uint8), palette=VOC), [0, 1, 2, 255]),
+        (encoded(labels_of([0, 1, 2]).astype(np.uint8), "GIF", bytes((0, 0, 0, 255, 255, 255, 9, 9, 9))), [0, 1, 2]),
+        (encoded(labels_of([0, 32, 159, 255]).astype(np.uint8)), [0, 1, 2, 3]),
+        (encoded(labels_of([0, 1000, 2000]).astype(np.uint16)), [0, 1, 2]),
+        (encoded(labels_of([0, 1, 2, 65535]).astype(np.uint16)), [0, 1, 2, 255]),
+        (encoded(labels_of([0, 7, 300]).astype(np.int32), "TIFF"), [0, 1, 2]),
+        (npy(labels_of([-1, 0, 1, 2])), [255, 0, 1, 2]),
+        (npy(labels_of([0, 1, 2]).astype(np.float64)), [0, 1, 2]),
+        (npy(labels_of(list(range(40)))), [0] + [1] * 39),
+    ],
+    ids=["gap", "rim", "palette", "grey palette", "gaps and 255", "16 bit", "16 bit rim", "32 bit", "-1", "floats",
+         "instances"],
+)  # fmt: skip
+def test_the_task_of_a_refusal_pasted_into_a_config_encodes_the_file(
+    tmp_path: Path, file: bytes, expected: list[int]
+) -> None:
+    (tmp_path / "x").write_bytes(file)
+    with pytest.raises(DataError) as caught:
+        read_mask(tmp_path / "x")
+    block = re.search(r"task: \{.*\}", str(caught.value))
+    assert block is not None
+    (tmp_path / "mine.yaml").write_text(f"arch: unet-ref\n{block[0]}\n")
+    task = load_config(tmp_path / "mine.yaml").task.task()
+    assert task.encode(read_values(tmp_path / "x"))[0, ::10].tolist() == expected
+
+
+def test_labels_that_jpeg_has_changed_are_refused_with_the_format_to_save(mask: np.ndarray) -> None:
+    noisy = (np.indices(mask.shape)[1] // 8 * 9).astype(np.uint8)
+    with pytest.raises(DataError, match=r"values .*, which its format changes; save masks and labels as PNG"):
+        read_mask(encoded(noisy, "JPEG", quality=70))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +153,13 @@ def test_an_antialiased_boundary_is_cut_at_half_and_its_share_is_known(rng: np.r
     found = inspect_mask(encoded(soft))
     assert found.between == pytest.approx(np.mean((soft > 0) & (soft < 255)))
     assert inspect_mask(encoded((soft > 127).view(np.uint8))).between == 0
+
+
+def test_an_antialiased_mask_of_a_grey_palette_is_a_mask(rng: np.random.Generator) -> None:
+    soft = antialiased(rng)
+    greys = bytes(np.arange(256).repeat(3).astype(np.uint8))
+    for kind in ("PNG", "GIF"):
+        assert (read_mask(encoded(soft, kind, greys)) == (soft > 127)).all()
 
 
 def test_low_labels_among_antialiased_values_are_refused(rng: np.random.Generator) -> None:
@@ -275,7 +327,7 @@ def test_gif_masks_of_every_usual_coding_read_the_same(mask: np.ndarray) -> None
 
 def test_gif_masks_of_other_values_or_of_too_many_pixels_are_refused(mask: np.ndarray) -> None:
     three = np.where(mask == 0, np.indices(mask.shape)[1] % 2 * 2, 1).astype(np.uint8)
-    with pytest.raises(DataError, match="values 0, 9, 255"):
+    with pytest.raises(DataError, match="values 0, 1, 2, "):
         read_mask(gif(three, BLACK_AND_WHITE + bytes((9, 9, 9))))
     with pytest.raises(DataError, match="values 0, 100"):
         read_mask(gif(mask, bytes((0, 0, 0, 100, 100, 100))))
