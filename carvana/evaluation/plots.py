@@ -23,6 +23,7 @@ from carvana.evaluation.evaluate import Evaluation
 from carvana.evaluation.labels import LabelEvaluation
 from carvana.inference.outputs.overlay import overlay, overlay_labels
 from carvana.utils.files import atomic_path
+from carvana.utils.progress import METRICS
 
 Image = NDArray[np.uint8]
 
@@ -62,8 +63,7 @@ def worst_images(
             images.append(overlay_labels(image, found, task, errors=(found != true) & (true != task.void)))
         else:
             images.append(overlay(image, found & (true != task.void), true == 1))
-    name = "mIoU" if task.metric == "miou" else "Dice"
-    titles = [f"{sample.stem}   {name} {score:.5f}" for score, sample in ranked]
+    titles = [f"{sample.stem}   {METRICS[task.metric]} {score:.5f}" for score, sample in ranked]
     wrong = "what is wrong, in the colour that was predicted" if task.kind == "multiclass" else _RED_AND_BLUE
     contact_sheet(images, titles, path=path, title=f"The worst images: {wrong}")
 
