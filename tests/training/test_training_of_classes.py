@@ -213,6 +213,15 @@ def test_a_network_of_other_channels_is_refused(data: Any) -> None:
         Trainer(carvana.create_model("unet-ref", width=4), train=data[0])
 
 
+def test_runs_and_configs_of_several_classes_are_not_compared_yet(folds: Folds, scenes: Path, tmp_path: Path) -> None:
+    line = r"{}: has 4 classes, and networks are ranked on one object now, on several classes in a later version"
+    with pytest.raises(ConfigError, match=line.format("task.classes")):
+        carvana.compare(["unet-ref"], config(scenes), out=tmp_path / "board")
+    with pytest.raises(ConfigError, match=line.format("mine")):
+        carvana.compare(["unet-ref", f"mine={folds.runs[0].path}"], out=tmp_path / "board")
+    assert not (tmp_path / "board").exists()
+
+
 class Numbers(Callback):
     """Keeps what it is called with."""
 
@@ -237,6 +246,15 @@ def test_callbacks_get_miou_and_at_the_end_the_iou_of_each_class(scenes: Path, t
     assert {"val_miou", "val_score", "evaluation/miou", "evaluation/score"} <= drawn.keys()
     for each in kept.evaluation["per_class"]:
         assert drawn[f"evaluation/iou/{each['name']}"] == [(kept.epochs[-1]["step"], each["iou"])]
+
+
+def test_validation_images_of_which_nothing_counts_are_no_error(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    for path in (root / "masks").iterdir():
+        Image.new("L", (64, 48), VOID).save(path)
+    run = fit(config(root), out=tmp_path / "run", device="cpu")
+    assert run.read_metrics()[0]["val_score"] == 0
+    assert run.read_evaluation()["score"] is None
 
 
 def test_images_of_which_nothing_counts_leave_the_numbers_finite(tmp_path: Path) -> None:
