@@ -140,7 +140,7 @@ def _labels_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
         share = f"{recall}, {each['pixels'] / total:.2%} of the pixels"
         table.add_row(_text(f"IoU {each['name']}"), number(each["iou"]), share)
     if len(classes) > _MOST_CLASSES:
-        table.add_row("", "", f"and {len(classes) - _MOST_CLASSES} more classes: --json")
+        table.add_row("", "", f"and {len(classes) - _MOST_CLASSES} more classes, in the numbers as JSON")
     return table
 
 
