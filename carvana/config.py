@@ -216,7 +216,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="Arithmetic of the network.")
     compile: bool = Field(False, description="Compile the network with torch.compile.")
     seed: Seed = Field(0, description="Of weights, order and augmentation.")
-    patience: Count | None = Field(None, description="Stop after this many epochs without a better Dice.")
+    patience: Count | None = Field(None, description="Stop after this many epochs without a better validation score.")
 
 
 class FitConfig(Section):

@@ -68,6 +68,16 @@ class UnknownNameError(CarvanaError):
     """A name that is not registered; the message holds the nearest ones."""
 
 
+def shortened(text: str, most: int = 40) -> str:
+    """A name of one line and at most so many characters.
+
+    >>> shortened("pavement", 5)
+    'pave…'
+    """
+    line = printable(text)
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def printable(text: str) -> str:
     r"""The text in one line and without control characters, which the names of files in it may hold.
 

@@ -52,14 +52,22 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
             are normalised within each image.
 
     Raises:
-        ConfigError: the expression is no sum of names, a loss cannot leave out what the task ignores, or no loss takes
-            class weights.
+        ConfigError: the expression is no sum of names, a loss cannot leave out what the task ignores, no loss takes
+            class weights, or they are not one of at least 0 for each class.
         UnknownNameError: a name is not registered.
     """
     task = task or Task.binary()
     expression = loss_for(expression, task.kind)
     if class_weights is not None and task.kind != "multiclass":
         raise ConfigError(f"train.class_weights: weigh several classes, and the task is {task.kind}; leave it out")
+    count = len(task.classes)
+    if class_weights is not None and (
+        len(class_weights) != count or not any(class_weights) or not all(weight >= 0 for weight in class_weights)
+    ):
+        raise ConfigError(
+            f"train.class_weights = {list(class_weights)}: expected {count} weights of at least 0, one for each class, "
+            "and one of them above 0"
+        )
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
     terms = [(weight, _made(name, task, weights)) for weight, name in _parsed(expression)]
     if weights is not None and not any(_takes(name, "class_weights") for _, name in _parsed(expression)):

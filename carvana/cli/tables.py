@@ -16,6 +16,7 @@ from rich.text import Text
 
 from carvana.errors import plural, printable
 from carvana.utils.files import check_target, write_json
+from carvana.utils.progress import METRICS
 
 if TYPE_CHECKING:
     from carvana.data.check.files import Problem
@@ -98,13 +99,19 @@ def evaluation_table(
     table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}")
     table.add_row("boundary Dice", f"{evaluation['boundary_dice']:.5f}", "within 7 pixels of the true boundary")
     table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
-    for fold in evaluation.get("folds", ()):
-        counts = f"{plural(fold['images'], 'image')} (groups: {fold['groups']})"
-        table.add_row(fold["run"], f"{fold['dice']:.5f}", f"Dice of {counts}, threshold {fold['threshold']:.3f}")
-    if "folds" in evaluation:
-        mean, deviation = evaluation["folds_dice_mean"], evaluation["folds_dice_std"]
-        table.add_row("mean of folds", f"{mean:.5f}", f"± {deviation:.5f}, the standard deviation")
+    _add_folds(table, evaluation, "dice")
     return table
+
+
+def _add_folds(table: Table, evaluation: Mapping[str, Any], metric: str) -> None:
+    """The score of each fold, where there are folds, and their mean."""
+    for fold in evaluation.get("folds", ()):
+        counts = f"{METRICS[metric]} of {plural(fold['images'], 'image')} (groups: {fold['groups']})"
+        threshold = f", threshold {fold['threshold']:.3f}" if "threshold" in fold else ""
+        table.add_row(fold["run"], f"{fold[metric]:.5f}", counts + threshold)
+    if "folds" in evaluation:
+        mean, deviation = (evaluation[f"folds_{metric}_{what}"] for what in ("mean", "std"))
+        table.add_row("mean of folds", f"{mean:.5f}", f"± {deviation:.5f}, the standard deviation")
 
 
 def _labels_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
@@ -112,28 +119,29 @@ def _labels_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
     classes = [each for each in evaluation["per_class"] if each["iou"] is not None]
     total = max(1, sum(each["pixels"] for each in evaluation["per_class"]))
     low, high = evaluation["score_ci95"]
-    some = "" if len(classes) == len(evaluation["per_class"]) else f"{len(classes)} of {len(evaluation['per_class'])} "
+    of = len(evaluation["per_class"])
+    some = str(of) if len(classes) == of else f"{len(classes)} of {of}"
     images = f"{plural(evaluation['images'], 'image')} at full size (groups: {evaluation['groups']})"
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.5f}"
 
-    table = make_table(*(Column(style=style) for style in ("bold", "", "dim")), title=title, header=False)
-    table.add_row("mIoU", number(evaluation["miou"]), f"mean over {some}classes of all pixels of {images}")
+    table = _facts(title)
+    table.add_row("mIoU", number(evaluation["miou"]), f"mean of {some} classes, counted over all pixels of {images}")
     interval = (
         ("", "needs two groups") if low is None else (f"{low:.5f} .. {high:.5f}", "of mIoU, bootstrap over groups")
     )
     table.add_row("95% interval", *interval)
     table.add_row("pixel accuracy", number(evaluation["pixel_accuracy"]), "of all pixels that count (aAcc)")
     table.add_row("mean accuracy", number(evaluation["mean_accuracy"]), "mean recall of classes (mAcc)")
+    _add_folds(table, evaluation, "miou")
     table.add_section()
     for each in sorted(classes, key=lambda each: -each["iou"])[:_MOST_CLASSES]:
         recall = "not in the truth" if each["recall"] is None else f"recall {each['recall']:.3f}"
-        table.add_row(
-            f"IoU {each['name']}", number(each["iou"]), f"{recall}, {each['pixels'] / total:.2%} of the pixels"
-        )
+        share = f"{recall}, {each['pixels'] / total:.2%} of the pixels"
+        table.add_row(_text(f"IoU {each['name']}"), number(each["iou"]), share)
     if len(classes) > _MOST_CLASSES:
-        table.add_row("", "", f"and {len(classes) - _MOST_CLASSES} more classes: --json")
+        table.add_row("", "", f"and {len(classes) - _MOST_CLASSES} more classes, in the numbers as JSON")
     return table
 
 

@@ -337,7 +337,14 @@ def _write_masks(
 def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, PreprocessedImage]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
-    image, mask = predictor.read(sample.image), read_labels(sample, predictor.task, max_pixels=predictor.max_pixels)
+    image, task = predictor.read(sample.image), predictor.task
+    try:
+        mask = read_labels(sample, task, max_pixels=predictor.max_pixels)
+    except DataError as error:
+        if error.kind not in ("labels", "not-binary"):
+            raise
+        known = "one object, in masks of two values" if task.reads_masks else ", ".join(_known(task))
+        raise DataError(f"{str(error).partition('; ')[0]}; the model knows {known}", kind=error.kind) from error
     if image.shape[:2] != mask.shape:
         height, width = image.shape[:2]
         raise DataError(
@@ -345,6 +352,14 @@ def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, Preproce
             f"{width} x {height}; a mask must have its image's size"
         )
     return (sample, mask), predictor.prepare(image, name=sample.image)
+
+
+def _known(task: Task, most: int = 16) -> Iterator[str]:
+    """The classes of a task with their values in files: ``sky (10)``."""
+    for each in task.classes[:most]:
+        yield f"{each.name} ({', '.join(map(str, each.value))})"
+    if len(task.classes) > most:
+        yield f"and {len(task.classes) - most} more"
 
 
 def _score(sample: Sample, counts: ImageCounts, threshold: float) -> ImageScore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,12 @@ from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
-from carvana.errors import DataError
+from carvana.errors import DataError, shortened
 from carvana.evaluation.evaluate import Evaluation
 from carvana.evaluation.labels import LabelEvaluation
 from carvana.inference.outputs.overlay import overlay
 from carvana.utils.files import atomic_path
+from carvana.utils.progress import METRICS
 
 Image = NDArray[np.uint8]
 
@@ -63,8 +65,7 @@ def worst_images(
             images.append(overlay_labels(image, found, task, errors=(found != true) & (true != task.void)))
         else:
             images.append(overlay(image, found & (true != task.void), true == 1))
-    name = "mIoU" if task.metric == "miou" else "Dice"
-    titles = [f"{sample.stem}   {name} {score:.5f}" for score, sample in ranked]
+    titles = [f"{sample.stem}   {METRICS[task.metric]} {score:.5f}" for score, sample in ranked]
     wrong = "what is wrong, in the colour that was predicted" if task.kind == "multiclass" else _RED_AND_BLUE
     contact_sheet(images, titles, path=path, title=f"The worst images: {wrong}")
 
@@ -80,16 +81,17 @@ def confusion_picture(evaluation: LabelEvaluation, path: str | os.PathLike[str])
     shown = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MOST_CLASSES])
     rows = matrix[shown].sum(1, keepdims=True)
     shares = matrix[np.ix_(shown, shown)] / np.maximum(rows, 1)
-    names = [evaluation.task.names[index] for index in shown]
+    names = [shortened(evaluation.task.names[index]) for index in shown]
     side = max(5.0, 0.42 * len(shown) + 2.5)
     figure = Figure(figsize=(side + 0.5, side), dpi=_DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(shown)), names, rotation=90)
-    axes.set_yticks(range(len(shown)), names)
+    axes.set_xticks(range(len(shown)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(shown)), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title("Of each true class, % of its pixels", loc="left", size=11, weight="bold")
+    some = "" if len(shown) == len(matrix) else f"; the {len(shown)} largest of {len(matrix)} classes"
+    axes.set_title(f"Of each true class, % of its pixels{some}", loc="left", size=11, weight="bold")
     if len(shown) <= 25:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
@@ -105,23 +107,25 @@ def class_bars(evaluation: LabelEvaluation, path: str | os.PathLike[str]) -> Non
         evaluation: the counts; at most 40 classes are shown, those with the most pixels.
         path: the PNG to write.
     """
-    scores = [each for each in evaluation.to_json()["per_class"] if each["iou"] is not None]
-    scores = sorted(sorted(scores, key=lambda each: -each["pixels"])[:_MOST_CLASSES], key=lambda each: each["iou"])
+    every = [each for each in evaluation.to_json()["per_class"] if each["iou"] is not None]
+    scores = sorted(sorted(every, key=lambda each: -each["pixels"])[:_MOST_CLASSES], key=lambda each: each["iou"])
     total = max(1, int(evaluation.matrix.sum()))
     figure = Figure(figsize=(7.5, max(2.5, 0.3 * len(scores) + 1)), dpi=_DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
-    names = [f"{each['name']}  ({each['pixels'] / total:.1%})" for each in scores]
+    names = [f"{shortened(each['name'])}  ({each['pixels'] / total:.1%})" for each in scores]
     palette = dict(zip(evaluation.task.names, evaluation.task.palette / 255, strict=True))
-    axes.barh(
-        names, [each["iou"] for each in scores], color=[palette[each["name"]] for each in scores], edgecolor="#888"
-    )
+    places, ious = range(len(scores)), [each["iou"] for each in scores]
+    axes.barh(places, ious, color=[palette[each["name"]] for each in scores], edgecolor="#888")
+    axes.set_yticks(places, names, parse_math=False)
+    axes.set_ylim(-0.8, len(scores) - 0.2)
     for place, each in enumerate(scores):
         axes.text(min(each["iou"] + 0.01, 0.93), place, f"{each['iou']:.3f}", va="center", size=8)
     axes.axvline(evaluation.score, color="black", linewidth=1, linestyle="--")
     axes.set_xlim(0, 1)
-    axes.set_title(
-        f"IoU of each class (share of pixels); mean {evaluation.score:.5f}", loc="left", size=11, weight="bold"
-    )
+    some = "" if len(scores) == len(every) else f"; the {len(scores)} largest of {len(every)} classes"
+    axes.set_xlabel(f"share of pixels in brackets{some}")
+    title = f"IoU of each class, mean {evaluation.score:.5f}"
+    figure.suptitle(title, x=0.01, ha="left", size=11, weight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -154,7 +158,8 @@ def contact_sheet(images: Sequence[Image], titles: Sequence[str], *, path: str |
         row, column = divmod(index, columns)
         left = gap + column * (cell_width + gap)
         top = head + gap + row * (cell_height + line + gap)
-        figure.text(left / width, 1 - (top + line / 2) / height, words, size=9.5, va="center")
+        place = (left / width, 1 - (top + line / 2) / height)
+        figure.text(*place, words, size=9.5, va="center", parse_math=False)
         # Whole pixels of the sheet, so that nothing is resampled and thin errors stay visible.
         figure.figimage(thumbnail, xo=left, yo=height - top - line - thumbnail.shape[0])
     _save(figure, path)
@@ -286,5 +291,6 @@ def _log_scale(axes: Axes, label: Callable[[float], str]) -> None:
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in another script: boxes are drawn
         figure.savefig(temporary, format="png")

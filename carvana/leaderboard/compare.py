@@ -14,13 +14,13 @@ from carvana.data.check.masks import mean_best_dice
 from carvana.data.splits import write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
-from carvana.leaderboard.entries import NetworkName, make_entries
+from carvana.leaderboard.entries import NetworkEntry, NetworkName, make_entries
 from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
 from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
 from carvana.leaderboard.records import FAILED, Row
 from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage, run_jobs
-from carvana.run import exclusive
-from carvana.training.setup import check_alone
+from carvana.run import Run, exclusive
+from carvana.training.setup import check_alone, in_full
 from carvana.utils import __version__
 from carvana.utils.deprecated import parameters
 from carvana.utils.progress import Reporter, default_reporter, describe_epoch
@@ -94,6 +94,7 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
+    _refuse_classes(entries, config)
     reporter = reporter or default_reporter()
     plan = make_plan(
         entries, config,
@@ -109,6 +110,20 @@ def compare(
 def _name_of(config: FitConfig | None) -> str:
     neutral = {"arch": "unet-ref", "data.root": None}
     return "default" if config is None or config.replace(neutral) == load_config().replace(neutral) else "its own"
+
+
+def _refuse_classes(entries: Sequence[NetworkEntry], config: FitConfig | None) -> None:
+    """Refuse tasks of several classes, in the config or in a finished run."""
+    configs = {entry.name: Run(entry.run).read_config() for entry in entries if entry.run is not None}
+    if config is not None:
+        configs["task.classes"] = in_full(config)
+    for name, each in configs.items():
+        task = each.task.task()
+        if task.kind != "binary":
+            raise ConfigError(
+                f"{name}: has {len(task.classes)} classes, and networks are ranked on one object now, on several "
+                "classes in a later version; fit them and compare the numbers of `carvana evaluate`"
+            )
 
 
 def _check_free(out: Path) -> None:

@@ -216,12 +216,12 @@ pipeline_tag: image-segmentation
 tags:
 - carvana
 - image-segmentation
-- background-removal
+- {tag}
 ---
 
 # {arch}
 
-An image becomes a mask: trained with the Python library carvana.
+An image becomes a {result}: trained with the Python library carvana.
 
 {facts}
 {measured}
@@ -231,7 +231,7 @@ An image becomes a mask: trained with the Python library carvana.
 import carvana
 
 model = carvana.Segmenter.from_pretrained("{source}"{network})
-mask = carvana.Predictor(model).predict("image.jpg").mask
+{call}
 ```
 {package}"""
 
@@ -260,9 +260,14 @@ def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], rep
         "Normalisation": f"pixels in [0, 1], mean {mean}, std {std}",
     }
     numbers = {name: text for name, value in metrics.items() if (text := _number(value))}
+    several = spec.task is not None and spec.task.kind == "multiclass"
+    result, call = ("label map", "labels") if several else ("mask", "mask")
     needs = f"\nThe architecture comes from the package `{spec.package}`: `pip install {spec.package}`.\n"
     return _CARD.format(
         arch=spec.arch,
+        tag="semantic-segmentation" if several else "background-removal",
+        result=result,
+        call=f'{call} = carvana.Predictor(model).predict("image.jpg").{call}',
         facts=_table("", "", facts),
         measured=f"\n## Measured\n\n{_table('metric', 'value', numbers)}\n" if metrics else "",
         source=repository or "PATH OR REPOSITORY",
@@ -277,7 +282,8 @@ def _listed(names: list[str]) -> str:
 
 
 def _table(left: str, right: str, rows: Mapping[str, str]) -> str:
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows.items()]  # names of classes may hold any sign
+    lines = [f"| {name} | {value} |" for name, value in cells]
     return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from carvana.data.check.masks import check_sizes
 from carvana.data.io.masks import write_mask
 from carvana.data.layouts import Folders, layout_of
 from carvana.data.samples import find_samples, listed
+from carvana.errors import ConfigError
 from carvana.registry import Catalog, registry
 
 _DRAWS = 16  # so that what happens in one of four is met
@@ -48,7 +49,11 @@ def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
     """Check that an augmentation keeps images, masks and coverage together.
 
     Image and mask come back of their size and type, moved alike; shares stay shares; and the same seed gives the same,
-    whatever was drawn in between.
+    whatever was drawn in between. The planes (h, w, P) of several classes move as each would alone, so that what comes
+    in at a border is never a class that was not there. All this holds with ``void=True``, too, where the factory takes
+    that.
+
+    An augmentation for one object alone may refuse planes with a ConfigError; they are not checked then.
 
     Args:
         name: An augmentation of the registry; register your own first.
@@ -62,14 +67,15 @@ def check_augment(name: str, *, size: tuple[int, int] = (48, 72)) -> None:
         >>> carvana.testing.check_augment("seed")
     """
     with contract(registry.augments, name):
-        try:
-            augment = make_augment(name)
-        except TypeError as error:
-            raise AssertionError(
-                f"it must be a factory, a function without arguments that returns it: {error}"
-            ) from error
-        if augment is not None:  # as "none" is, and whatever means the same
-            _check_augment(augment, size)
+        for void in (False, True):
+            try:
+                augment = make_augment(name, void=void)
+            except TypeError as error:
+                raise AssertionError(
+                    f"it must be a factory, a function without arguments that returns it: {error}"
+                ) from error
+            if augment is not None:  # as "none" is, and whatever means the same
+                _check_augment(augment, size)
 
 
 def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> None:
@@ -114,6 +120,9 @@ def _check_augment(augment: Augment, size: tuple[int, int]) -> None:
         _check_half(augment, image, inside, draw)
         _check_alike(augment, (image, mask), (coverage, inside), draw)
         stays |= bool(inside.any())
+    with suppress(ConfigError):  # it is for one object alone, and says so
+        for draw in range(_DRAWS):
+            _check_planes(augment, image, mask, draw)
     expect(stays, "of a mask that covers all, nothing stays")
 
 
@@ -138,6 +147,30 @@ def _check_half(augment: Augment, image: NDArray[np.uint8], inside: NDArray[np.b
     _, half = apply(augment, image.copy(), np.full(inside.shape, 0.5, np.float32), (0, 0, draw))
     close = np.abs(half - 0.5)[inside] < 0.02
     expect(close.all(), "a coverage of one half everywhere does not stay so")
+
+
+def _check_planes(augment: Augment, image: NDArray[np.uint8], mask: NDArray[np.float32], draw: int) -> None:
+    """Planes of several classes, of which the first covers nothing, must move as each does alone."""
+    left = (np.arange(mask.shape[1]) < mask.shape[1] // 2).astype(np.float32)
+    planes = np.stack([0 * mask, mask * left, mask - mask * left, (1 - mask) * left, (1 - mask) * (1 - left)], axis=2)
+    for given in (planes, planes[..., 1:2]):
+        try:
+            _, moved = apply(augment, image.copy(), given.copy(), (0, 0, draw))
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever it raises
+            raise AssertionError(
+                f"it fails for a mask of {given.shape[2]} planes, as several classes have: {type(error).__name__}: "
+                f"{error}"
+            ) from error
+        same = moved.dtype == np.float32 and moved.size == given.size and moved.shape[:2] == mask.shape
+        expect(same, f"its mask of planes is {moved.dtype} {moved.shape}, and was float32 {given.shape}")
+        for plane, after in zip(np.moveaxis(given, 2, 0), np.moveaxis(moved.reshape(given.shape), 2, 0), strict=True):
+            _, alone = apply(augment, image.copy(), plane.copy(), (0, 0, draw))
+            if not plane.any():
+                expect(not after.any(), "a class that is nowhere in a mask comes in; fill its borders with 0")
+            close = np.abs(after - alone).max() < 0.02
+            expect(close, "the planes of several classes are not moved as each is alone")
 
 
 def _check_alike(

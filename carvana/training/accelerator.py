@@ -111,14 +111,15 @@ def largest_batch(
     wanted = 2
     while wanted * 2 <= min(LARGEST, images // STEPS_AN_EPOCH):
         wanted *= 2
-    trial = copy.deepcopy(model).train()
+    trial, ignores = copy.deepcopy(model).train(), model.spec.task is not None and model.spec.task.ignore
 
     def loss_of_noise(count: int) -> Tensor:
         pixels = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, device=device)
         with autocast(device, precision):
             logits = trial(pixels.contiguous(memory_format=torch.channels_last))
         targets = torch.rand(count, logits.shape[1], *size, device=device)
-        return loss(logits.float(), targets / targets.sum(1, keepdim=True).clamp(min=1))
+        valid = [torch.ones(count, 1, *size, device=device)] if ignores else []
+        return loss(logits.float(), targets / targets.sum(1, keepdim=True).clamp(min=1), *valid)
 
     largest = _largest_tried if device.type == "cuda" else _largest_counted
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the training's numbers stay the same

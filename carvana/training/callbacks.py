@@ -104,7 +104,9 @@ class _Curves(Callback):
 
     def on_evaluation(self, numbers: Mapping[str, Any]) -> None:
         """Write the numbers at full size, at the last step of the training, and close the log."""
-        named = {f"evaluation/{name}": value for name, value in _numbers(numbers).items()}
+        classes = numbers.get("per_class", ())
+        each = {f"iou/{one['name']}": one["iou"] for one in classes} if len(classes) > 1 else {}
+        named = {f"evaluation/{name}": value for name, value in _numbers({**numbers, **each}).items()}
         self._try(lambda: self._write(named, self._step))
         self._try(self._close)
 
@@ -131,6 +133,8 @@ class _Curves(Callback):
 
 class TensorBoard(_Curves):
     """Writes every number of every epoch, and of the evaluation at full size, as a TensorBoard scalar.
+
+    Of several classes the IoU of each is ``evaluation/iou/NAME``.
 
     Args:
         folder: Where the event files go.

@@ -16,7 +16,7 @@ from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.setup import check, check_alone, lasting_path, with_data
 from carvana.training.signals import TrainingInterrupted
-from carvana.utils.progress import Reporter, default_reporter
+from carvana.utils.progress import METRICS, Reporter, default_reporter
 
 
 def fit_folds(
@@ -160,6 +160,8 @@ def _fit_all(
                     f"stopped in {name}; continue with carvana fit --resume {made.path}",
                     signal_number=stopped.exit_code - 128,
                 ) from stopped
-        reporter.info(f"{name}: Dice {run.read_evaluation()['dice']:.5f} at full size")
+        numbers = run.read_evaluation()
+        metric = numbers.get("metric", "dice")  # earlier versions knew no other
+        reporter.info(f"{name}: {METRICS[metric]} {numbers[metric]:.5f} at full size")
     evaluate_folds(made, root=root, device=device, reporter=reporter)
     return made

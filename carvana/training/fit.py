@@ -171,6 +171,8 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     assert run is not None
     assert trainer.val_data is not None
     images = f"{len(trainer.train_data)} images, {len(trainer.val_data)} to validate"
+    if trainer.task.kind != "binary":
+        images += f", {len(trainer.task.classes)} classes"
     reporter.info(f"training {config.arch} ({weights} weights) on {images}; run folder {run.path}")
     trainer.fit()
     trainer.close()  # the other processes have nothing left to do

@@ -18,7 +18,7 @@ from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.digest import cache_home
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
-from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError, plural
+from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError
 from carvana.evaluation.samples import read_run_split
 from carvana.losses import loss_for, loss_names, make_loss
 from carvana.models.build import build_network
@@ -280,16 +280,8 @@ def datasets(
 
 
 def _check_loss(config: FitConfig) -> None:
-    weights = config.train.class_weights
-    task = config.task.task()
-    if isinstance(weights, list) and (
-        len(weights) != len(task.classes) or min(weights, default=0) < 0 or not any(weights)
-    ):
-        raise ConfigError(
-            f"train.class_weights = {weights}: expected {plural(len(task.classes), 'weight')} of at least 0, one for "
-            "each class, and one of them above 0"
-        )
-    make_loss(config.train.loss, task, class_weights=[1.0] * len(task.classes) if weights else None)
+    weights, task = config.train.class_weights, config.task.task()
+    make_loss(config.train.loss, task, class_weights=[1.0] * len(task.classes) if weights == "balanced" else weights)
 
 
 def lasting_path(init: str | os.PathLike[str] | None) -> str | None:

@@ -114,6 +114,11 @@ class Trainer:
         self.model = as_segmenter(model, train)
         self.train_data, self.val_data = train, val
         self.task = train.task
+        if val is not None and val.task != self.task:
+            raise ConfigError(
+                f"val has the classes {', '.join(val.task.names)}, and train {', '.join(self.task.names)}; give both "
+                "data sets the same task"
+            )
         weights = self.settings.class_weights
         if weights == "balanced":
             weights = balanced_weights(train.samples, self.task, reporter or default_reporter())

@@ -68,6 +68,8 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
     mean_loss, *_, accuracy = rows.mean(0).tolist()
     if task.kind == "multiclass":
         pooled = add_up(accelerator, matrix).reshape(len(task.classes), -1).cpu().numpy()
+        if not pooled.any():  # all is void, as it may be in a few crops: JSON has no NaN
+            return Validation(mean_loss, 0.0, 0.0, not_finite)
         return Validation(mean_loss, mean_iou(pooled), overall_accuracy(pooled), not_finite)
     both, either = rows[:, 1:3].sum(0, keepdim=True).T if loader.data.mode == "crop" else rows[:, 1:3].T
     dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean()

@@ -22,6 +22,9 @@ _EVERY = 0.2
 _MESSAGES = 8
 """How many of the latest messages a notebook shows; warnings stay."""
 
+METRICS = {"dice": "Dice", "miou": "mIoU"}
+"""How the metrics of tasks are written."""
+
 _NOT_IN_TABLE = ("step", "lr", "data_wait", "seconds")
 
 
@@ -179,7 +182,7 @@ def _table(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
     if not epochs:
         return []
     names = [name for name in epochs[0] if name not in _NOT_IN_TABLE]
-    heads = "".join(f"<th>{name.replace('_per_', '/').replace('_', ' ')}</th>" for name in names)
+    heads = "".join(f"<th>{_label(name.replace('_per_', '/'))}</th>" for name in names)
     rows = ["".join(f"<td>{_number(name, record.get(name))}</td>" for name in names) for record in epochs]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return [f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"]
@@ -211,9 +214,9 @@ def describe_epoch(record: Mapping[str, Any]) -> str:
     'epoch 1, loss 0.6400, 2.5 images/s, 2% waiting for data'
     """
     words = [f"epoch {record['epoch']}", f"loss {record['train_loss']:.4f}"]
-    for key, name in (("val_dice", "Dice"), ("val_miou", "mIoU")):
-        if key in record:
-            words += [f"val {name} {record[key]:.5f}", f"accuracy {record['val_accuracy']:.5f}"]
+    for metric, name in METRICS.items():
+        if f"val_{metric}" in record:
+            words += [f"val {name} {record[f'val_{metric}']:.5f}", f"accuracy {record['val_accuracy']:.5f}"]
     words += [_describe(name, record[name]) for name in ("images_per_s", "data_wait")]
     return ", ".join(words)
 
@@ -221,8 +224,8 @@ def describe_epoch(record: Mapping[str, Any]) -> str:
 def describe(values: dict[str, float]) -> str:
     """The numbers beside a bar.
 
-    >>> describe({"epoch": 2, "loss": 0.12345, "images_per_s": 3.61, "data_wait": 0.021})
-    'epoch 2 · loss 0.1235 · 3.6 images/s · 2% waiting for data'
+    >>> describe({"epoch": 2, "loss": 0.12345, "best_miou": 0.5, "images_per_s": 3.61, "data_wait": 0.021})
+    'epoch 2 · loss 0.1235 · best mIoU 0.5000 · 3.6 images/s · 2% waiting for data'
     """
     return " · ".join(_describe(name, value) for name, value in values.items())
 
@@ -232,5 +235,9 @@ def _describe(name: str, value: float) -> str:
         return f"{value:.1f} images/s"
     if name == "data_wait":
         return f"{value:.0%} waiting for data"
-    label = name.replace("_", " ")
+    label = _label(name)
     return f"{label} {value}" if isinstance(value, int) else f"{label} {value:.4f}"
+
+
+def _label(name: str) -> str:
+    return " ".join(METRICS.get(word, word) for word in name.split("_"))

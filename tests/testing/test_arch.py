@@ -51,6 +51,29 @@ class OneClass(Good):
         super().__init__(1)
 
 
+class Repeating(Good):
+    """One channel, repeated for each class."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(1)
+        self.classes = classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).expand(-1, self.classes, -1, -1)
+
+
+class Wasteful(Good):
+    """With several classes a layer is left unused."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.other = nn.Conv2d(4, classes, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        return logits if logits.shape[1] > 1 else logits + self.other(self.norm(self.first(images)).relu())
+
+
 class Random(Good):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return nn.functional.dropout(super().forward(images), 0.5, training=True)
@@ -101,7 +124,9 @@ def test_a_sound_architecture_passes():
         (Detached, "'first.weight' is trainable and no gradient ever reaches it|'network.first.weight' is trainable"),
         (Silenced, "no gradient reaches 1 trainable parameters, such as 'network.useless'"),
         (Shrinking, "must return logits"),
-        (OneClass, "must return logits|classes=3 gives 1"),
+        (OneClass, "must return logits|classes=4 gives 1"),
+        (Repeating, "classes=4 gives the same logits for two classes"),
+        (Wasteful, "'network.other.weight' is trainable and no gradient ever reaches it"),
         (Random, "other logits than bytes|evaluation is random"),
         (Gossiping, "depend on the other images|batch of one and of two"),
         (Forgetful, "saved and read back gives other logits"),

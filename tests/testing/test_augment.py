@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from carvana.errors import ConfigError
 from carvana.registry import registry
 from carvana.testing import check_augment
 
@@ -65,20 +66,61 @@ def test_albumentations_that_interpolate_masks_are_sound(transform: str, values:
     check(albumentations.Compose(steps, mask_interpolation=cv2.INTER_LINEAR))
 
 
-def test_a_new_background_is_sound() -> None:
+def replace_background(image: np.ndarray, mask: np.ndarray, *, noise: bool) -> dict[str, np.ndarray]:
+    """Another background, for one object alone."""
+    wall = np.random.randint(0, 256, image.shape if noise else 3)  # noqa: NPY002 - what foreign code draws from
+    mixed = image * mask[..., None] + wall * (1 - mask[..., None])
+    return {"image": mixed.round().astype(np.uint8), "mask": mask}
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_new_background_of_one_object_is_sound(noise: bool) -> None:
     def replaced(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        wall = np.random.randint(0, 256, 3)  # noqa: NPY002 - what foreign code draws from
-        mixed = image * mask[..., None] + wall * (1 - mask[..., None])
-        return {"image": mixed.round().astype(np.uint8), "mask": mask}
+        if mask.ndim == 3:
+            raise ConfigError("another background needs a task of one object")
+        return replace_background(image, mask, noise=noise)
 
     check(replaced)
 
-    def noisy(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        noise = np.random.randint(0, 256, image.shape)  # noqa: NPY002
-        mixed = image * mask[..., None] + noise * (1 - mask[..., None])
-        return {"image": mixed.round().astype(np.uint8), "mask": mask}
 
-    check(noisy)
+def test_one_that_fails_for_several_classes_is_found() -> None:
+    with pytest.raises(AssertionError, match="it fails for a mask of 5 planes, as several classes have: ValueError"):
+        check(lambda image, mask: replace_background(image, mask, noise=False))
+
+
+def turn(image: np.ndarray, mask: np.ndarray, fill: float) -> dict[str, np.ndarray]:
+    matrix = cv2.getRotationMatrix2D((36, 24), np.random.uniform(20, 45), 1)  # noqa: NPY002
+    planes = np.atleast_3d(mask)
+    fills = [fill * (number == 0 and mask.ndim == 3) for number in range(planes.shape[2])]
+    moved = [
+        cv2.warpAffine(np.ascontiguousarray(planes[..., number]), matrix, (72, 48), borderValue=value)
+        for number, value in enumerate(fills)
+    ]
+    return {"image": cv2.warpAffine(image, matrix, (72, 48)), "mask": np.stack(moved, 2).reshape(mask.shape)}
+
+
+def test_a_border_that_becomes_the_first_class_is_found() -> None:
+    check(lambda image, mask: turn(image, mask, 0))
+    with pytest.raises(AssertionError, match="a class that is nowhere in a mask comes in; fill its borders with 0"):
+        check(lambda image, mask: turn(image, mask, 1))
+
+
+def test_planes_that_stay_where_they_were_are_found() -> None:
+    def first_plane_alone(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        flipped = mask[:, ::-1] if mask.ndim == 2 else np.concatenate([mask[..., :2], mask[:, ::-1, 2:]], axis=2)
+        return {"image": image[:, ::-1].copy(), "mask": flipped.copy()}
+
+    with pytest.raises(AssertionError, match="planes of several classes are not moved as each is alone"):
+        check(first_plane_alone)
+
+
+def test_what_comes_in_where_values_are_ignored_is_checked_too() -> None:
+    def factory(*, void: bool = False) -> Callable[..., Any]:
+        return lambda image, mask: turn(image, mask, void)
+
+    registry.augments.register("odd", factory)
+    with pytest.raises(AssertionError, match="a class that is nowhere in a mask comes in"):
+        check_augment("odd")
 
 
 @pytest.mark.parametrize("size", [(48, 72), (33, 33), (100, 60)])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from carvana.errors import ConfigError
 from carvana.registry import registry
 from carvana.testing import check_loss
 
@@ -102,3 +103,90 @@ def test_each_broken_promise_is_found(loss: Callable[[Tensor, Tensor], Tensor], 
         check(loss)
     assert "\n" not in str(caught.value)
     assert torch.is_grad_enabled()
+
+
+def void_cross_entropy(kind: str = "binary", class_weights: Tensor | None = None) -> Callable[..., Tensor]:
+    """Cross-entropy with all that the contract knows of: kinds, weights, and pixels that count for nothing."""
+
+    def loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+        counts = torch.ones_like(targets[:, 0]) if valid is None else valid[:, 0]
+        if kind == "binary":
+            targets = targets if valid is None else targets / valid.clamp(min=1e-6)
+            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")[:, 0] * counts
+        else:
+            losses = functional.cross_entropy(logits, targets, weight=class_weights, reduction="none")
+            if class_weights is not None:
+                counts = (targets * class_weights[:, None, None]).sum(1)
+        return (losses.sum((1, 2)) / counts.sum((1, 2)).clamp(min=1e-6)).mean()
+
+    return loss
+
+
+def test_a_loss_of_several_classes_with_void_and_weights_passes() -> None:
+    registry.losses.register("under-test", void_cross_entropy)
+    check_loss("under-test")
+
+
+def changed(change: Callable[..., Tensor]) -> Callable[..., Callable[..., Tensor]]:
+    """The sound loss, with what a change makes of (kind, loss, logits, targets, valid)."""
+
+    def factory(kind: str = "binary") -> Callable[..., Tensor]:
+        loss = void_cross_entropy(kind)
+
+        def broken(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+            return change(kind, loss, logits, targets, valid)
+
+        return broken
+
+    return factory
+
+
+def of_three(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of four classes the last one is forgotten."""
+    return functional.cross_entropy(logits[:, :3], targets[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda k, f, x, t, v: f(x, t, None), "pixels that are ignored change it"),
+        (
+            lambda k, f, x, t, v: f(x, t, v) if v is None else f(x, t, v) / v.mean(),
+            "it is nan, and not 0",
+        ),
+        (lambda k, f, x, t, v: f(x, t, v) + (v is not None), "where all pixels count, valid changes it"),
+        (lambda k, f, x, t, v: f(x, t, v) + (0 if v is None else 1 - v.mean()), "not 0, for an image that is ignored"),
+        (lambda k, f, x, t, v: f(x, t, v) if k == "binary" else of_three(x, t), "class 3 of 4 classes is wrong"),
+        (lambda k, f, x, t, v: f(x, t, v) * (1 if k == "binary" else len(x)), "of a batch of 4 classes it is"),
+    ],
+)
+def test_what_is_wrong_with_several_classes_or_void_is_found(change: Callable[..., Tensor], line: str) -> None:
+    registry.losses.register("under-test", changed(change))
+    with pytest.raises(AssertionError, match=line):
+        check_loss("under-test")
+
+
+def test_weights_that_are_not_normalised_are_found() -> None:
+    def factory(kind: str = "binary", class_weights: Tensor | None = None) -> Callable[..., Tensor]:
+        plain = void_cross_entropy(kind)
+        return plain if class_weights is None else lambda x, t, v=None: plain(x, t, v) * class_weights.mean()
+
+    registry.losses.register("under-test", factory)
+    with pytest.raises(AssertionError, match="weights that are equal for all classes change it of 4 classes"):
+        check_loss("under-test")
+
+
+def test_a_kind_that_a_loss_refuses_is_not_checked_and_one_kind_it_must_take() -> None:
+    def factory(kind: str = "binary", *, refused: tuple[str, ...] = ("multiclass",)) -> Callable[..., Tensor]:
+        if kind in refused:
+            raise ConfigError(f"the loss is not for a task that is {kind}")
+        return lambda logits, targets: mean_square(logits[:, 0], targets[:, 0])
+
+    registry.losses.register("under-test", factory)
+    check_loss("under-test")
+    registry.losses.register("under-test", lambda kind: factory(kind, refused=()), replace=True)
+    with pytest.raises(AssertionError, match="it is no larger where class 1 of 4 classes is wrong"):
+        check_loss("under-test")
+    registry.losses.register("under-test", lambda kind: factory(kind, refused=("binary", "multiclass")), replace=True)
+    with pytest.raises(AssertionError, match="the loss is not for a task that is binary"):
+        check_loss("under-test")

@@ -17,6 +17,7 @@ import torch
 
 from carvana.config import FitConfig
 from carvana.run import Run
+from tests.scenes import TASK, write_scenes
 
 SCRIPT = Path(__file__).with_name("together.py")
 
@@ -80,6 +81,24 @@ def test_each_photo_is_seen_once_an_epoch_and_one_run_is_written(pair: Any) -> N
         assert sorted(seen[0][epoch] + seen[1][epoch]) == list(range(13))
     assert {path.name for path in out.parent.iterdir() if path.is_dir()} == {"pair"}
     assert {path.name for path in out.iterdir()} == {"metrics.jsonl", "times.jsonl", "model", "state"}
+
+
+def test_with_several_classes_the_counts_of_both_are_those_of_one(tmp_path: Path) -> None:
+    """Of 18 scenes 5 validate, so that a process is left without one; what the weights were is the same at first."""
+    root = write_scenes(tmp_path / "data", 18)
+    settings = {**SETTINGS, "class_weights": "balanced", "task": TASK.model_dump()}
+    two = train(2, root, tmp_path / "two", batch_size=1, **settings)
+    (one,) = train(1, root, tmp_path / "one", batch_size=2, **settings)
+    names = ("one.measured-0.json", "two.measured-0.json", "two.measured-1.json")
+    measured = [json.loads((tmp_path / name).read_text()) for name in names]
+    assert [each.pop("not_finite") for each in measured] == [[], [], []]
+    assert measured[1] == measured[2] == pytest.approx(measured[0], abs=1e-6)
+    assert 0 < measured[0]["score"] < 1
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[0][name], atol=2e-6, rtol=1e-4, msg=name)
+    first, second = (Run(tmp_path / name).read_metrics() for name in ("one", "two"))
+    for alone, together in zip(first, second, strict=True):
+        assert alone == pytest.approx(together, abs=1e-4)
 
 
 def test_if_one_dies_the_other_says_so_and_the_training_can_go_on(tiny_data: Path, tmp_path: Path, pair: Any) -> None:

@@ -1,4 +1,4 @@
-"""A training that test_processes.py starts in one process or in several: trains and leaves what the test compares."""
+"""A training that test_distributed.py starts in one process or in several: trains and leaves what the test compares."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import carvana
+from carvana.task import Task
 from carvana.training.trainer import Trainer
 
 
@@ -29,27 +30,28 @@ class Seen(Trainer):
 
     die_at: int | None = None
 
-    def train_step(self, images: torch.Tensor, targets: torch.Tensor, **place: Any) -> torch.Tensor:
+    def train_step(self, images: torch.Tensor, *targets: torch.Tensor, **place: Any) -> torch.Tensor:
         if self.die_at is not None and self.duration.step == self.die_at and not self.main:
             os.kill(os.getpid(), 9)
         indices, count = self.train_batches.share(self.train_batches.parts[self.progress.batch])
         self.seen.setdefault(self.progress.epoch, []).extend(indices[:count].tolist())
-        return super().train_step(images, targets, **place)
+        return super().train_step(images, *targets, **place)
 
 
 def main(data: str, out: str, settings: dict[str, Any]) -> None:
-    die_at = settings.pop("die_at", None)
+    die_at, task = settings.pop("die_at", None), Task(**settings.pop("task", Task.binary().model_dump()))
     samples = carvana.find_samples(data)
-    train = carvana.SegmentationDataset(samples[:13], (32, 48), augment="studio")
-    val = carvana.SegmentationDataset(samples[13:], (32, 48))
+    train = carvana.SegmentationDataset(samples[:13], (32, 48), task=task, augment="studio")
+    val = carvana.SegmentationDataset(samples[13:], (32, 48), task=task)
     torch.manual_seed(0)
-    model = frozen_norms(carvana.create_model("unet-ref", width=4))
+    model = frozen_norms(carvana.create_model("unet-ref", task=task, width=4))
     trainer = Seen(
         model, train=train, val=val, out=out, workers=0, precision="fp32", device="cpu", optimizer="sgd", lr=0.1,
         **settings,
     )  # fmt: skip
     trainer.seen, trainer.die_at = {}, die_at
     rank = trainer.accelerator.process_index
+    Path(f"{out}.measured-{rank}.json").write_text(json.dumps(vars(trainer.measure(trainer.model))))
     try:
         trainer.fit()
     except carvana.CarvanaError as error:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,8 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from carvana.data.io.labels import Labels
-from carvana.errors import DataError
+from carvana.errors import DataError, shortened
 from carvana.task import Task
+
+_IN_LEGEND = 12  # classes; more would be higher than the image
 
 
 def overlay_labels(
@@ -57,19 +64,16 @@ def overlay_labels(
 
 
 def legend_of(task: Task, present: Sequence[int], width: int) -> NDArray[np.uint8]:
-    """Lines of swatches and names of classes, uint8 (H, width, 3).
-
-    Args:
-        task: the task.
-        present: indices of the classes to name.
-        width: pixels.
-    """
+    """Lines of swatches and names, as wide as the image; of very many classes the first ones."""
     size = max(10, round(width / 60))
-    font, row, gap = ImageFont.load_default(size), round(1.7 * size), round(0.6 * size)
+    font, row, gap = _font(size), round(1.7 * size), round(0.6 * size)
+    words = {index: shortened(task.names[index]) for index in present[:_IN_LEGEND]}
+    if len(present) > _IN_LEGEND:
+        words[-1] = f"and {len(present) - _IN_LEGEND} more"
     places: list[tuple[int, int, int]] = []
     x, y = gap, 0
-    for index in present:
-        taken = size + gap + math.ceil(font.getlength(task.names[index])) + 2 * gap
+    for index, name in words.items():
+        taken = (size + gap) * (index >= 0) + math.ceil(font.getlength(name)) + 2 * gap
         if x > gap and x + taken > width:
             x, y = gap, y + row
         places.append((index, x, y))
@@ -77,7 +81,19 @@ def legend_of(task: Task, present: Sequence[int], width: int) -> NDArray[np.uint
     picture = Image.new("RGB", (width, y + row), "white")
     draw = ImageDraw.Draw(picture)
     for index, x, y in places:
-        top = y + (row - size) // 2
-        draw.rectangle((x, top, x + size, top + size), fill=tuple(task.palette[index].tolist()), outline="#888888")
-        draw.text((x + size + gap, y + row / 2), task.names[index], fill="black", font=font, anchor="lm")
+        if index >= 0:
+            top = y + (row - size) // 2
+            draw.rectangle((x, top, x + size, top + size), fill=tuple(task.palette[index].tolist()), outline="#888888")
+            x += size + gap
+        draw.text((x, y + row / 2), words[index], fill="black", font=font, anchor="lm")
     return np.asarray(picture)
+
+
+@cache
+def _font(size: int) -> Any:
+    """The font that matplotlib brings, which has the letters of most of Europe; Pillow's own has no umlauts."""
+    found = find_spec("matplotlib")
+    for folder in (found and found.submodule_search_locations) or ():
+        with suppress(OSError):
+            return ImageFont.truetype(Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf"), size)
+    return ImageFont.load_default(size)
