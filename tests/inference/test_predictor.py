@@ -219,7 +219,7 @@ def test_only_a_want_of_memory_is_mended_by_a_smaller_scale(error: Exception, me
 def test_what_cannot_make_one_mask_is_refused() -> None:
     with pytest.raises(ModelError, match=r"Conv2d.*Segmenter"):
         Predictor(nn.Conv2d(3, 1, 1))  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="3 classes"):
+    with pytest.raises(ModelError, match="3 channels and no task"):
         Predictor(segmenter(nn.Conv2d(3, 3, 1), classes=3))
 
 
