@@ -7,6 +7,7 @@ where both masks are empty (https://www.kaggle.com/c/carvana-image-masking-chall
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -92,10 +93,23 @@ def label_confusion(
            [0, 0]])
     """
     check_same_shape(prediction, target)
-    pairs = target.astype(np.int64).ravel() * classes + prediction.ravel()
-    if target.size and int(target.max()) >= classes:
-        pairs = pairs[target.ravel() != void]
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    counts = np.zeros(classes**2, np.int64)
+    for rows in strips(target.shape):
+        pairs = target[rows].astype(np.int64).ravel() * classes + prediction[rows].ravel()
+        if pairs.size and int(target[rows].max()) >= classes:
+            pairs = pairs[target[rows].ravel() != void]
+        counts += np.bincount(pairs, minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of an image (H, W) in strips of about 2**18 pixels: counting takes 8 bytes and more for each pixel.
+
+    >>> list(strips((300, 1024)))
+    [slice(0, 256, None), slice(256, 512, None)]
+    """
+    step = max(1, 2**18 // max(1, shape[1]))
+    return (slice(first, first + step) for first in range(0, shape[0], step))
 
 
 def class_ious(matrix: NDArray[Any]) -> NDArray[np.float64]:

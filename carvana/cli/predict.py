@@ -177,9 +177,13 @@ def _load_networks(
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
     if isinstance(predictor, Ensemble):
-        count, threshold = len(predictor.members), predictor.threshold
-        reporter.info(f"mean of {count} networks, threshold {threshold:.3f} (the mean of their thresholds)")
+        told = _threshold(predictor, "the mean of their thresholds")
+        reporter.info(f"mean of {len(predictor.members)} networks{told}")
     if isinstance(predictor, Refiner):
-        by, threshold = covering.refine_with or run, predictor.threshold
-        reporter.info(f"low-confidence regions are refined by {by}, threshold {threshold:.3f} (that network's)")
+        by, told = covering.refine_with or run, _threshold(predictor, "that network's")
+        reporter.info(f"low-confidence regions are refined by {by}{told}")
     return predictor
+
+
+def _threshold(predictor: BasePredictor, whose: str) -> str:
+    return "" if predictor.task.kind == "multiclass" else f", threshold {predictor.threshold:.3f} ({whose})"

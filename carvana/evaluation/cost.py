@@ -102,13 +102,13 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
     height, width = image.shape[:2]
     plan = predictor.plan((height, width))
     with PeakMemory(predictor.device) as peak:
-        predictor.predict(image).mask  # noqa: B018 - warms up
+        predictor.predict(image).labels  # noqa: B018 - warms up
         times: list[float] = []
         parts: list[float] = []
         while len(times) < 2 or sum(times) < seconds:
             with predictor.timed() as clock:
                 began = time.perf_counter()
-                predictor.predict(image).mask  # noqa: B018 - made when it is read
+                predictor.predict(image).labels  # noqa: B018 - made when it is read
                 times.append(time.perf_counter() - began)
             parts.append(clock.seconds)
         each = statistics.median(times)
@@ -116,7 +116,7 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
         with predictor.timed() as clock:
             began = time.perf_counter()
             for prediction in predictor.predict_many([image] * count):
-                prediction.mask  # noqa: B018 - made when it is read
+                prediction.labels  # noqa: B018 - made when it is read
             took = time.perf_counter() - began
         outside = max(0.0, 1 - clock.seconds / took)
         files = _files_per_s(predictor, image, count)

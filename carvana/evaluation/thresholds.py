@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from carvana.errors import DataError
 from carvana.inference.prediction import THRESHOLDS, levels, threshold_index
-from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, surroundings
+from carvana.metrics import BOUNDARY_WIDTH, Confusion, as_binary, check_same_shape, disk, strips, surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,11 @@ def threshold_counts(
     near, window = np.zeros_like(true), surroundings(true, width)
     near[window] = cv2.morphologyEx(true[window], cv2.MORPH_GRADIENT, disk(width))
     # Background and object, away from the true boundary and near it, all counted at once.
-    kind = (2 * near + true).astype(np.uint16)
-    bins = 256 * kind + graded
-    counts = np.bincount(bins.ravel() if valid is None else bins[valid], minlength=4 * 256).reshape(2, 2, 256)
+    found = np.zeros(4 * 256, np.int64)
+    for rows in strips(true.shape):
+        bins = 256 * (2 * near[rows] + true[rows]).astype(np.uint16) + graded[rows]
+        found += np.bincount(bins.ravel() if valid is None else bins[valid[rows]], minlength=4 * 256)
+    counts = found.reshape(2, 2, 256)
     whole = counts.sum(axis=0)
     band = counts[1] if near.any() else whole
     return ImageCounts(np.stack([whole[1], whole[0], band[1], band[0]]).astype(np.int32))

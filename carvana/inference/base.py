@@ -134,6 +134,9 @@ class BasePredictor(ABC):
     def weights_digest(self) -> str:
         """The weights' digest in manifests."""
 
+    def _threshold_setting(self) -> dict[str, float]:
+        return {} if self.task.kind == "multiclass" else {"threshold": self.threshold}
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
@@ -216,12 +219,15 @@ def scale_text(scale: str | tuple[int, int]) -> str:
     return scale if isinstance(scale, str) else f"{scale[0]}x{scale[1]}"
 
 
-def checked_threshold(threshold: float) -> float:
-    """The threshold, as a float.
+def checked_threshold(threshold: float | None, task: Task, default: float) -> float:
+    """The threshold as a float, the default if there is none.
 
     Raises:
-        ConfigError: it is outside 0 to 1.
+        ConfigError: it is outside 0 to 1, or classes exclude each other.
     """
+    if threshold is not None and task.kind == "multiclass":
+        raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
+    threshold = default if threshold is None else threshold
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold {threshold} is outside 0 to 1; leave it out to take the model's own")
     return float(threshold)

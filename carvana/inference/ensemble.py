@@ -34,7 +34,7 @@ class Ensemble(BasePredictor):
 
     Raises:
         ModelError: there are no members.
-        ConfigError: the threshold is outside 0 to 1.
+        ConfigError: the threshold is outside 0 to 1, or given and classes exclude each other.
 
     Example:
         >>> both = Ensemble.from_pretrained(["runs/unet-ref", "runs/fpn-resnet34"])  # doctest: +SKIP
@@ -50,7 +50,7 @@ class Ensemble(BasePredictor):
         self.task = same_task(self.members)
         self.sizes = tuple(member.size for member in self.members)
         mean = float(np.mean([member.threshold for member in members]))
-        self.threshold = checked_threshold(mean if threshold is None else threshold)
+        self.threshold = checked_threshold(threshold, self.task, mean)
         self.max_pixels = min(member.max_pixels for member in members)
 
     @classmethod
@@ -75,7 +75,7 @@ class Ensemble(BasePredictor):
 
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
-        return {"members": [member.settings() for member in self.members], "threshold": self.threshold}
+        return {"members": [member.settings() for member in self.members]} | self._threshold_setting()
 
     @parameters(photo="image")
     def fits_batch(self, image: PreprocessedImage, batch: Sequence[PreprocessedImage]) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ class Prediction:
         self.size = size
         self.threshold = threshold
         self.task = task or Task.binary()
-        self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they stayed on the GPU
+        self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they were not kept
         self._weights: tuple[float, ...] = (1.0,)
 
     @classmethod
@@ -188,14 +188,21 @@ class Prediction:
         return prediction
 
     @classmethod
+    def of_labels(cls, labels: NDArray[Any], task: Task) -> Self:
+        """Labels alone, (H, W), whose probabilities were not kept."""
+        prediction = cls(np.empty((0, 0), np.float32), (labels.shape[0], labels.shape[1]), task=task)
+        prediction._maps = ()
+        prediction.__dict__["labels"] = labels.astype(task.dtype, copy=False)
+        return prediction
+
+    @classmethod
     def from_device(cls, maps: ProbabilityMaps, threshold: float, want: Want, *, task: Task | None = None) -> Self:
         """Enlarge, average and decide where the maps are: what OpenCV does on the CPU, up to rounding."""
+        if task is not None and task.kind == "multiclass":
+            planes = (maps.resized(maps.size, index) for index in range(len(task.classes)))
+            return cls.of_labels(_likeliest(planes).cpu().numpy(), task)
         prediction = cls(np.empty((0, 0), np.float32), maps.size, threshold, task=task)
         prediction._maps = ()
-        if prediction.task.kind == "multiclass":
-            planes = (maps.resized(maps.size, index) for index in range(len(prediction.task.classes)))
-            prediction.__dict__["labels"] = _likeliest(planes).cpu().numpy().astype(prediction.task.dtype)
-            return prediction
         probabilities = maps.resized(maps.size)
         prediction.__dict__["mask"] = (probabilities > threshold).to(torch.uint8).cpu().numpy()
         if want == "levels":
@@ -295,7 +302,7 @@ class Prediction:
 
     def _available(self, what: Want) -> tuple[FloatMap, ...]:
         if not self._maps:
-            raise ConfigError(f"{what}: not copied from the GPU; ask for them with want={what!r}")
+            raise ConfigError(f"{what}: not kept; ask for them with want={what!r}")
         return self._maps
 
 

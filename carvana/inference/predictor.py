@@ -19,11 +19,16 @@ from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
-from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale, network_size
+from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Scale, Want, network_size
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid
 from carvana.inference.tiling.roi import mirrored
-from carvana.inference.tiling.sliding_window import DeviceTimer, SlidingWindowConfig, SlidingWindowInferer
+from carvana.inference.tiling.sliding_window import (
+    DeviceTimer,
+    SlidingWindowConfig,
+    SlidingWindowInferer,
+    probabilities_of,
+)
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.run import Run
@@ -94,12 +99,10 @@ class Predictor(BasePredictor):
                 "name the classes, as in model.with_spec(task=carvana.Task(classes=[...]))"
             )
         self.task = model.spec.task
-        if threshold is not None and self.task.kind == "multiclass":
-            raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
         self.size = network_size(scale, model.spec.trained_size)
         self.sizes = (self.size,)
         self.tta = tta
-        self.threshold = checked_threshold(model.spec.threshold if threshold is None else threshold)
+        self.threshold = checked_threshold(threshold, self.task, model.spec.threshold)
         self.max_pixels = max_pixels
         self.model = model
         self.engine: Engine
@@ -145,6 +148,22 @@ class Predictor(BasePredictor):
         return self._inferer.fits_batch(_size(image), [_size(other) for other in batch])
 
     @torch.inference_mode()
+    def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
+        """As for every predictor. Labels alone, of images that the network sees at their own size, are decided where
+        its logits are: memory then holds no probabilities.
+        """
+        own_size = all(_size(each) == each.size for each in batch)
+        if self.task.kind != "multiclass" or want != "mask" or self.tta or not own_size:
+            return super().run(batch, want=want)
+        network_runs()
+        found = self._inferer.labels([self._on_device(each.images[0]) for each in batch])
+        predictions = [Prediction.of_labels(single.cpu().numpy(), self.task) for single in found]
+        for prediction, each in zip(predictions, batch, strict=True):
+            if (prediction.labels == self.task.void).any():
+                raise self._not_a_number(each)
+        return predictions
+
+    @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Run the network on a batch of prepared images.
 
@@ -154,9 +173,7 @@ class Predictor(BasePredictor):
         """
 
         def predict(images: Sequence[Tensor], _: bool) -> list[Tensor]:
-            if self.task.kind == "binary":
-                return [logits[0].float().sigmoid_() for logits in self._inferer.logits(images)]
-            return [self.task.probabilities(logits) for logits in self._inferer.logits(images)]
+            return [probabilities_of(self.task, logits) for logits in self._inferer.logits(images)]
 
         return self._maps(batch, predict)
 
@@ -169,7 +186,7 @@ class Predictor(BasePredictor):
 
         Args:
             batch: Prepared images.
-            drafts: For each image its coarse probabilities (h, w), on the device.
+            drafts: For each image its coarse probabilities (h, w), of several classes (K, h, w), on the device.
             uncertain: For each image its uncertain cells: see :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Raises:
@@ -202,13 +219,16 @@ class Predictor(BasePredictor):
             maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
         for each, single in zip(batch, maps, strict=True):
             if not bool(torch.isfinite(single.sum())):
-                where = f"{each.name}: " if each.name else ""
-                overflow = "" if self.precision == "fp32" else _OVERFLOW
-                raise ModelError(
-                    f"{where}{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a "
-                    f"lower train.lr helps){overflow}"
-                )
+                raise self._not_a_number(each)
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
+
+    def _not_a_number(self, image: PreprocessedImage) -> ModelError:
+        where = f"{image.name}: " if image.name else ""
+        overflow = "" if self.precision == "fp32" else _OVERFLOW
+        return ModelError(
+            f"{where}{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a "
+            f"lower train.lr helps){overflow}"
+        )
 
     def _on_device(self, image: Tensor) -> Tensor:
         """An image (3, h, w) whose memory stays in the order of pixels, which is torch's channels_last."""
@@ -227,9 +247,7 @@ class Predictor(BasePredictor):
 
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
-        settings = {"scale": self.scale, "threshold": self.threshold, "precision": self.precision}
-        if self.task.kind == "multiclass":
-            del settings["threshold"]
+        settings = {"scale": self.scale, **self._threshold_setting(), "precision": self.precision}
         return settings | self._inferer.config.settings() | ({"tta": True} if self.tta else {})
 
     @cached_property

@@ -29,7 +29,8 @@ MARGIN = 8
 """Pixels by which the uncertain parts are widened."""
 
 MOST_PIXELS = 2**25
-"""Pixels that the images of a batch may have together: memory holds 11 bytes of each, however small the first scale."""
+"""Pixels that the images of a batch may have together, for each class: memory holds 11 bytes of each, however small the
+first scale."""
 
 
 class Refiner(BasePredictor):
@@ -45,9 +46,11 @@ class Refiner(BasePredictor):
         fine: The second network, at the image's own size (``scale="native"``). Its ``tile`` is the side of the windows,
             by default 192 pixels; with ``join="exact"`` each window has the network's whole receptive field around the
             pixels that are taken from it, so that these are what the network gives for the whole image.
-        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as uncertain.
+        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as uncertain. Of several
+            classes, best / (best + second) of the probabilities of the two likeliest is below ``high``; it is 0.5 or
+            more, as the larger of both probabilities is where there is one object.
         margin: Pixels by which the uncertain parts are widened.
-        threshold: In [0, 1]; None takes the fine network's own.
+        threshold: In [0, 1]; None takes the fine network's own. Not for several classes.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -81,10 +84,15 @@ class Refiner(BasePredictor):
         if not 0 <= low < high <= 1:
             raise ConfigError(f"band {low} to {high}: expected two probabilities, the lower one first, such as 0.1 0.9")
         self.band = float(low), float(high)
+        if self.task.kind == "multiclass" and high <= 0.5:
+            raise ConfigError(
+                f"band {low} to {high}: of two classes the likelier one has at least half of what both have; take an "
+                f"upper end above 0.5, such as {BAND[1]}"
+            )
         if not 0 <= margin <= 10_000:
             raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")
         self.margin = margin
-        self.threshold = checked_threshold(fine.threshold if threshold is None else threshold)
+        self.threshold = checked_threshold(threshold, self.task, fine.threshold)
         self.max_pixels = min(coarse.max_pixels, fine.max_pixels)
 
     @property
@@ -99,7 +107,7 @@ class Refiner(BasePredictor):
 
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
-        how = {"band": list(self.band), "margin": self.margin, "threshold": self.threshold}
+        how = {"band": list(self.band), "margin": self.margin} | self._threshold_setting()
         return {"coarse": self.coarse.settings(), "fine": self.fine.settings()} | how
 
     @parameters(photo="image")
@@ -108,7 +116,7 @@ class Refiner(BasePredictor):
 
         All images of a batch are held at their own size, so the sum of their pixels is limited.
         """
-        pixels = sum(math.prod(other.size) for other in (*batch, image))
+        pixels = sum(math.prod(other.size) for other in (*batch, image)) * len(self.task.classes)
         return pixels <= MOST_PIXELS and self.coarse.fits_batch(image[:-1], [other[:-1] for other in batch])
 
     @torch.inference_mode()
@@ -119,8 +127,7 @@ class Refiner(BasePredictor):
             ModelError: a network gives NaN, or the memory is too small for it.
         """
         first = self.coarse.predict_maps([image[:-1] for image in batch])
-        sizes = [maps.size for maps in first]
-        drafts = [maps.resized(size).to(self.fine.device) for maps, size in zip(first, sizes, strict=True)]
+        drafts = [self._enlarged(maps).to(self.fine.device) for maps in first]
         uncertain = [self.uncertain_cells(maps) for maps in first]
         return self.fine.refine_maps([image[-1] for image in batch], drafts, uncertain)
 
@@ -133,18 +140,40 @@ class Refiner(BasePredictor):
     def uncertain_cells(self, coarse: ProbabilityMaps) -> NDArray[np.bool_]:
         """The cells of an image that are refined: see :mod:`carvana.inference.tiling.roi`."""
         low, high = self.band
-        most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)
-        for single, weight in zip(coarse.maps, coarse.weights, strict=True):
-            # Enlarged bilinearly it takes every value between these two.
-            most += weight * _most(_most(single, coarse.size[0]).T, coarse.size[1]).T
-            least -= weight * _most(_most(-single, coarse.size[0]).T, coarse.size[1]).T
-        found = (most > low) & (least < high)
+        if self.task.kind == "binary":
+            most, least = _extremes(coarse, None)
+            found = (most > low) & (least < high)
+        else:
+            extremes = [_extremes(coarse, index) for index in range(len(self.task.classes))]
+            second = torch.stack([most for most, _ in extremes]).topk(2, dim=0).values[1]
+            best = torch.stack([least for _, least in extremes]).amax(0)
+            found = best < high * (best + second)
         around = math.ceil(self.margin / CELL)
         grown = functional.max_pool2d(found.float()[None], (2 * around + 1, 1), 1, (around, 0))
         grown = functional.max_pool2d(grown, (1, 2 * around + 1), 1, (0, around))
         return (grown[0] > 0).cpu().numpy()
 
+    def _enlarged(self, coarse: ProbabilityMaps) -> Tensor:
+        """The coarse probabilities at the image's size, (H, W), of several classes (K, H, W)."""
+        if self.task.kind == "binary":
+            return coarse.resized(coarse.size)
+        enlarged = torch.empty(len(self.task.classes), *coarse.size, device=coarse.maps[0].device)
+        for index, plane in enumerate(enlarged):
+            plane.copy_(coarse.resized(coarse.size, index))
+        return enlarged
+
     looked_at, unsure = Attribute("refined_share"), Attribute("uncertain_cells")
+
+
+def _extremes(coarse: ProbabilityMaps, index: int | None) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest probability in each cell; of several classes, of one."""
+    most, least = torch.zeros(2, *cells_of(coarse.size), device=coarse.maps[0].device)
+    for maps, weight in zip(coarse.maps, coarse.weights, strict=True):
+        single = maps if index is None else maps[index]
+        # Enlarged bilinearly it takes every value between these two.
+        most += weight * _most(_most(single, coarse.size[0]).T, coarse.size[1]).T
+        least -= weight * _most(_most(-single, coarse.size[0]).T, coarse.size[1]).T
+    return most, least
 
 
 def _most(single: Tensor, side: int) -> Tensor:

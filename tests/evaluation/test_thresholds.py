@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -82,6 +83,16 @@ def test_counts_stay_exact_beyond_what_float32_can_count() -> None:
     counts = threshold_counts(probabilities, target).whole[threshold_index(0.5)]
     assert int(counts.true_positives) == 1
     assert int(counts.false_positives) == height * width - 1
+
+
+def test_counting_takes_four_bytes_a_pixel_and_not_a_whole_number_for_each() -> None:
+    graded, target = np.zeros((3000, 4000), np.uint8), np.zeros((3000, 4000), np.uint8)
+    target[100:2900, 100:3900] = 1
+    tracemalloc.start()
+    threshold_counts(graded, target, valid=np.ones(target.shape, bool))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * target.size + 10e6
 
 
 def test_the_best_threshold_is_the_best_of_all_tried() -> None:

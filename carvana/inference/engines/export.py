@@ -26,6 +26,7 @@ from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, Onnx
 from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
 from carvana.models.segmenter import Segmenter, padded_size
+from carvana.models.spec import ModelSpec
 from carvana.models.weight_files import first_line
 from carvana.utils.files import atomic_path, check_target
 from carvana.utils.progress import Reporter, default_reporter
@@ -186,13 +187,18 @@ def _onnx_bytes(network: Segmenter) -> bytes:
     proto.graph.name = network.spec.arch
     proto.doc_string = (
         f"{INPUT}: images, RGB, uint8 (batch, 3, height, width), of any size. {OUTPUT}: float32 (batch, "
-        f"{network.spec.classes}, height, width), of that size. Foreground is where sigmoid({OUTPUT}) is above the "
-        f"threshold in the metadata '{METADATA}'."
+        f"{network.spec.classes}, height, width), of that size. {_meaning(network.spec)}"
     )
     proto.metadata_props.add(key=METADATA, value=json.dumps(network.spec.to_json()))
     proto.metadata_props.add(key=TILING, value=json.dumps(_tiling(network)))
     data: bytes = proto.SerializeToString()
     return data
+
+
+def _meaning(spec: ModelSpec) -> str:
+    if spec.task is not None and spec.task.kind == "multiclass":
+        return f"A pixel has the class of the largest of its {OUTPUT}; the metadata '{METADATA}' names the classes."
+    return f"Foreground is where sigmoid({OUTPUT}) is above the threshold in the metadata '{METADATA}'."
 
 
 def _tiling(network: Segmenter) -> dict[str, Any]:

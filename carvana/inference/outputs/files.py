@@ -33,14 +33,14 @@ class Outputs:
     Attributes:
         kinds: some of mask, prob, cutout, overlay.
         cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
-            probabilities stay what the network gave.
+            probabilities stay what the network gave. Of several classes only the one that is cut out is cleaned.
         background: the background of cut-outs; None leaves them transparent.
         task: the task.
-        of_class: the class that is cut out and cleaned, where there are several.
+        of_class: the class that is cut out, where there are several.
 
     Raises:
         ConfigError: a name is unknown or missing, a background is given and no cut-out wanted, or of several classes
-            none is named to cut out.
+            none is named to cut out, or nothing is to be cleaned.
     """
 
     kinds: tuple[str, ...]
@@ -58,13 +58,14 @@ class Outputs:
                 raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _SUFFIXES)}")
         if self.background is not None and "cutout" not in self.kinds:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
+        if self.task.kind != "binary" and self.cleaning is not None and "cutout" not in self.kinds:
+            raise ConfigError("of several classes only a cut-out is cleaned, and none is saved; add cutout to --save")
         task = self.task
         if self.of_class is not None:
             task.index(self.of_class)
-        elif task.kind != "binary" and ("cutout" in self.kinds or self.cleaning is not None):
-            what = "a cut-out shows" if "cutout" in self.kinds else "parts and holes are those of"
+        elif task.kind != "binary" and "cutout" in self.kinds:
             raise ConfigError(
-                f"{what} one class of {len(task.classes)}: name it with --class, as --class {task.names[-1]}"
+                f"a cut-out shows one class of {len(task.classes)}: name it with --class, as --class {task.names[-1]}"
             )
 
     @property

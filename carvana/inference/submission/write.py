@@ -97,6 +97,7 @@ def write_submission(
         are replaced, another call makes their chunks and finishes the table.
 
     Raises:
+        ConfigError: the task has several classes.
         DataError: ``out`` exists, its parts are of another table, an image is missing or of the same name as another,
             or nothing can be written.
         ReaderKilledError: a reading process was killed.
@@ -108,6 +109,11 @@ def write_submission(
     """
     if chunk < 1:
         raise ConfigError(f"chunk = {chunk}; expected one image at least")
+    if predictor.task.kind != "binary":
+        raise ConfigError(
+            f"a submission holds one mask of each image, and this model has {len(predictor.task.classes)} classes; "
+            "write label maps with carvana predict"
+        )
     reporter = reporter or default_reporter()
     out = Path(out)
     refuse_existing(out)

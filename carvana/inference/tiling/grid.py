@@ -107,6 +107,14 @@ class TileGrid:
         """The distances to the tiles that a tile overlaps, itself (0) included: its weights depend on these alone."""
         return _distances(self.rows, rows), _distances(self.columns, columns)
 
+    def step(self, rows: TileSpan, columns: TileSpan) -> Size:
+        """How far below and to the right of a tile the next ones begin, or the padded image ends."""
+        down, right = _distances(self.rows, rows), _distances(self.columns, columns)
+        return (
+            min((shift for shift in down if shift > 0), default=rows.length),
+            min((shift for shift in right if shift > 0), default=columns.length),
+        )
+
 
 def plan_whole(size: Size) -> TileGrid:
     """One tile that is the whole image, not padded: the Segmenter pads it.

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ from carvana.inference.tiling.measure import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
 from carvana.inference.tiling.tiled import Accumulator, run_tiles
 from carvana.models.segmenter import padded_size
+from carvana.task import Task
 from carvana.utils.devices import is_out_of_memory, release_memory, synchronize
 from carvana.utils.progress import Reporter, default_reporter
 
@@ -170,6 +171,28 @@ class SlidingWindowInferer:
             for each in self._run_tiles(lambda: [Accumulator(image, self.plan(_size(image))) for image in images])
         ]
 
+    def labels(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """The likeliest class of each pixel, decided tile by tile, so that memory never holds a map for each class.
+
+        Returns:
+            For each of the images its labels (h, w), on the device; ``task.void`` where the network gives NaN.
+
+        Raises:
+            ModelError: the memory is too small for the smallest tile.
+        """
+        task = self._engine.spec.task
+        assert task is not None
+        void, dtype = task.void, torch.uint8 if task.dtype == "uint8" else torch.int32
+
+        def likeliest(logits: Tensor) -> Tensor:
+            best, labels = logits.max(0, keepdim=True)
+            return labels.masked_fill_(~best.isfinite(), void).to(dtype)
+
+        def make() -> list[Accumulator]:
+            return [Accumulator(image, self.plan(_size(image)), finish=likeliest) for image in images]
+
+        return [each.output[0] for each in self._run_tiles(make)]
+
     def refine(
         self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
     ) -> list[Tensor]:
@@ -177,27 +200,33 @@ class SlidingWindowInferer:
 
         Args:
             images: uint8 (3, h, w) on the device.
-            drafts: for each image its coarse probabilities (h, w), on the device.
+            drafts: for each image its coarse probabilities (h, w), of several classes (K, h, w), on the device.
             uncertain: for each image the cells whose pixels the network predicts: see
                 :func:`carvana.inference.tiling.roi.cover_cells`.
 
         Returns:
-            For each one its probabilities, float32 (h, w). Where windows would show the network more pixels than the
-            image has, it sees all of it.
+            For each one its probabilities, float32, as in its draft. Where windows would show the network more pixels
+            than the image has, it sees all of it.
 
         Raises:
             ModelError: the memory is too small for the smallest window, or there is no exact join.
         """
+        task = self._engine.spec.task
+        assert task is not None
 
         def make() -> list[Accumulator]:
             plans = [self.plan_refinement(cells, _size(image)) for cells, image in zip(uncertain, images, strict=True)]
             return [
-                Accumulator(image, plan, draft.float().clone() if isinstance(plan, RoiTiles) else None)
+                Accumulator(image, plan, draft.float().clone(), finish=partial(probabilities_of, task))
+                if isinstance(plan, RoiTiles)
+                else Accumulator(image, plan)
                 for image, plan, draft in zip(images, plans, drafts, strict=True)
             ]
 
         return [
-            each.output[0] if isinstance(each.plan, RoiTiles) else each.output[0].float().sigmoid_()
+            (each.output if each.output.shape[0] > 1 else each.output[0])
+            if isinstance(each.plan, RoiTiles)
+            else probabilities_of(task, each.output)
             for each in self._run_tiles(make)
         ]
 
@@ -357,6 +386,11 @@ class SlidingWindowInferer:
         if what not in self._reported:
             self._reported.add(what)
             say(message)
+
+
+def probabilities_of(task: Task, logits: Tensor) -> Tensor:
+    """Logits (K, h, w), which may be overwritten, as probabilities: float32 (K, h, w), (h, w) of a single class."""
+    return logits[0].float().sigmoid_() if task.kind == "binary" else task.probabilities(logits)
 
 
 def _size(image: Tensor) -> Size:

@@ -5,6 +5,7 @@ The network may be any callable from images to maps of the same height and width
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -73,18 +74,29 @@ def tiled(
 class Accumulator:
     """An image (C, H, W), its tiles, and its output so far.
 
+    Memory holds what is made of the network's maps, and of these maps only the parts to which later tiles add.
+
     Args:
         image: the image.
         plan: tiles that cover it, or windows on some regions of it.
-        draft: for windows: coarse probabilities (H, W), on the image's device. They are replaced in place by those that
-            the network's logits give in the windows.
+        draft: for windows: (H, W) or (K, H, W) on the image's device. In place, it gets what the windows give.
+        finish: makes of the network's maps (K, h, w), once they are joined, what is to be kept (k, h, w), such as
+            labels; None keeps the maps.
     """
 
-    def __init__(self, image: Tensor, plan: TileGrid | RoiTiles, draft: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        image: Tensor,
+        plan: TileGrid | RoiTiles,
+        draft: Tensor | None = None,
+        *,
+        finish: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.plan = plan
         self._image = image
-        self._windows = draft is not None
-        self._joined = None if draft is None else draft[None]
+        self._finish = finish or (lambda maps: maps)
+        self._joined = None if draft is None else draft.view(-1, *draft.shape[-2:])
+        self._above = self._left = torch.empty(0)  # what blended tiles above and to the left have in common with others
 
     @property
     def output(self) -> Tensor:
@@ -105,27 +117,44 @@ class Accumulator:
         return image
 
     def add(self, rows: TileSpan, columns: TileSpan, output: Tensor) -> None:
-        """Add the network's output for a tile, (K, h, w)."""
+        """Add the network's output for a tile, (K, h, w): row by row, from left to right."""
         plan = self.plan
         if output.shape[1:] != plan.tile:
             raise ModelError(
                 f"the network gives maps of {tuple(output.shape[1:])} for tiles of {plan.tile}, (height, width); "
                 "expected the same"
             )
+        if isinstance(plan, TileGrid) and plan.join == "blend" and len(plan) > 1:
+            part = self._blended(plan, rows, columns, output)
+        else:
+            part = output[:, rows.given, columns.given]
+        top, left = rows.first, columns.first
+        if isinstance(plan, RoiTiles):  # a window may end beyond the image
+            part = part[:, : plan.size[0] - top, : plan.size[1] - left]
+        made = self._finish(part)
         if self._joined is None:
             assert isinstance(plan, TileGrid)
-            if len(plan) == 1:
-                self._joined = output.clone()  # the next image's may come in the same memory
-                return
-            make, dtype = (torch.zeros, torch.float32) if plan.join == "blend" else (torch.empty, output.dtype)
-            self._joined = make((output.shape[0], *plan.padded), dtype=dtype, device=output.device)
-        if isinstance(plan, TileGrid) and plan.join == "blend":
-            place = self._joined[:, rows.seen, columns.seen]
-            place.addcmul_(output.float(), _weights(plan.tile, *plan.neighbours(rows, columns), output.device))
-        else:
-            place = self._joined[:, rows.taken, columns.taken]  # it ends with the image, a window perhaps beyond
-            part = output[:, rows.given, columns.given][:, : place.shape[1], : place.shape[2]]
-            place.copy_(part.float().sigmoid_() if self._windows else part)
+            self._joined = made.new_empty((made.shape[0], *plan.padded))
+        self._joined[:, top : top + part.shape[1], left : left + part.shape[2]] = made
+
+    def _blended(self, plan: TileGrid, rows: TileSpan, columns: TileSpan, output: Tensor) -> Tensor:
+        """The weighted sum of tiles, where the next ones below and to the right do not begin yet: it is final there."""
+        (height, width), (down, right) = plan.tile, plan.step(rows, columns)
+        if columns.start == 0:
+            if rows.start == 0:
+                deepest = max((one.stop - other.start for one, other in itertools.pairwise(plan.rows)), default=0)
+                self._above = torch.zeros((len(output), deepest, plan.padded[1]), device=output.device)
+            self._left = self._above.new_empty((len(output), height, 0))
+        known = self._left.shape[2]
+        sums = torch.zeros((len(output), height, width), device=output.device)
+        sums[:, :, :known] = self._left
+        sums[:, : self._above.shape[1], known:] = self._above[:, :, columns.start + known : columns.stop]
+        sums.addcmul_(output.float(), _weights(plan.tile, *plan.neighbours(rows, columns), output.device))
+        self._left = sums[:, :, right:].clone()
+        below = self._above[:, :, columns.start : columns.start + right]
+        below[:, height - down :] = 0
+        below[:, : height - down] = sums[:, down:, :right]
+        return sums[:, :down, :right]
 
 
 def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
