@@ -201,7 +201,7 @@ def split(
     words = ["--config", str(layout.config)] if layout.config else []
     for setting in [*(layout.settings or []), *(f"{key}={value}" for key, value in changes.items())]:
         words += ["--set", setting]
-    typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', *words, '--data', str(folder)])}")
+    typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', '--data', str(folder), *words])}")
 
 
 def _size(text: str) -> tuple[int, int]:

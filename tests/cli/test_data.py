@@ -218,8 +218,9 @@ def test_split_shows_the_classes_of_both_sides_and_writes_what_fit_reads(scenes:
     assert rows["none"].strip().endswith("nowhere")
     assert "foreground" not in rows
     command = shlex.split(result.stdout.splitlines()[-1].removeprefix("to train with it: "))
+    assert command[:4] == ["carvana", "fit", "--data", str(scenes)]
     changes = [word for before, word in itertools.pairwise(command) if before == "--set"]
-    config = load_config(None, parse_settings(changes) | {"data.root": command[-1]})
+    config = load_config(None, parse_settings(changes))
     assert config.task.task().names == ["sky", "road", "car", "pole", "bird", "none"]
     assert config.data.group == r"(g\d)_"
     assert config.split.file == tmp_path / "split.csv"
