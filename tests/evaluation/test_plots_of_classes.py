@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.samples import Sample
 from carvana.evaluation.labels import label_evaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet
-from carvana.data.io.label_overlay import overlay_labels
 from carvana.task import Task
 
 ODD = ["100 % $\\broken", "Straße", "線路", "two\nlines", "a_very_long_name " * 9, "<b>[red]{0}|"]
