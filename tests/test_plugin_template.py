@@ -54,7 +54,7 @@ def test_installed_it_is_listed_and_its_own_tests_pass(project: Path, tmp_path: 
     assert "architecture: My-net" in listed.stdout
     done = installed.run(["-m", "pytest", "-q", "-p", "no:cacheprovider", project], site, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "3 passed" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["", "3d", "a b", "a/b", "net_", "ünet", "a*"])

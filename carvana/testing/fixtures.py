@@ -36,7 +36,8 @@ def tiny_data(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def tiny_config(tiny_data: Path) -> FitConfig:
     """A config that trains on ``tiny_data`` in seconds: one epoch at 32 x 48, random weights.
 
-    Change it to use your names: ``tiny_config.replace({"arch": "mine", "train.loss": "bce + mine"})``.
+    Change it to use your names: ``tiny_config.replace({"arch": "mine", "train.loss": "bce + mine"})``; for several
+    classes, ``{"task.classes": {"ground": 0, "car": "1-255"}}``.
     """
     from carvana.config import FitConfig
 

@@ -127,7 +127,7 @@ def test_bars_messages_and_the_table_of_epochs_are_shown(reporter: NotebookRepor
     assert page.texts["div"] == [
         "warning: few images", "<unet> on 4 images", " training 12/40 epoch 2 · loss 0.5000", " reading 3",
     ]  # fmt: skip
-    assert page.texts["th"] == ["epoch", "train loss", "val dice", "val accuracy", "images/s"]
+    assert page.texts["th"] == ["epoch", "train loss", "val Dice", "val accuracy", "images/s"]
     assert page.texts["td"] == [
         "1", "0.75123", "0.50000", "0.75000", "12.3", "2", "0.50000", "0.90000", "0.87500", "13.0",
     ]  # fmt: skip
