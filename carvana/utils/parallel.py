@@ -208,15 +208,20 @@ def explain_killed_readers(advice: str) -> Iterator[None]:
         raise ReaderKilledError(advice) from error
 
 
+_OF_READERS = "DataLoader worker (pid", "unable to allocate shared memory"
+
+
 def tells_of_killed_reader(error: BaseException) -> bool:
-    """Whether torch says with an error, or with one that caused it, that a reading process was killed.
+    """Whether torch says with an error, or with one that caused it, that a reader was killed, or lacks shared memory.
 
     Torch raises it in the main thread at any place, for example within a network, whose errors then have it as cause.
     """
     cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, RuntimeError) and "DataLoader worker (pid" in str(cause)):
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in _OF_READERS):
+            return True
         cause = cause.__cause__
-    return cause is not None
+    return False
 
 
 def reader_count() -> int:

@@ -129,7 +129,7 @@ def list_folders(names: PairedNames) -> FolderContents:
 
 @dataclass(slots=True)
 class PairSummary:
-    """What is known of an image and its mask, as far as they can be read.
+    """What is known of an image and its mask, as far as they can be read; a hundred thousand of them are kept.
 
     Attributes:
         problems: Those inside of the files.

@@ -173,15 +173,15 @@ def check_data(
     firsts: dict[bytes, int] = {}
     sizes: dict[Size, Size] = {}
     problems, tally = list(contents.problems), ValueTally(task)
+    nothing: tuple[list[Problem], dict[int, int]] = [], {}
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
         if summary.picture is not None and firsts.setdefault(summary.image, number) == number:
             pictures[number] = summary.picture
         problems += summary.problems
-        summary.problems.clear()
         tally.add(summary.values)
-        summary.values = {}
-        summary.picture = None
+        # One empty list and one empty table for all: a hundred thousand summaries are kept.
+        summary.problems, summary.values, summary.picture = *nothing, None
         if summary.size is not None:
             summary.size = sizes.setdefault(summary.size, summary.size)  # one tuple for all images of a size
         found.append(summary)

@@ -49,7 +49,7 @@ def jpeg_size(start: bytes, file: BinaryIO) -> tuple[int, int, int] | None:
     """
     if not any(kind == _SCAN for kind, _, _ in segments(start)):  # size or EXIF may follow later
         start += file.read()
-    header = jpeg_header(start) or jpeg_header(without_junk(start))
+    header = jpeg_header(start) or jpeg_header(start := without_junk(start))  # as it will be read
     return None if header is None else (header[0], header[1], _orientation(start))
 
 
