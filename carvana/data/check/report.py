@@ -160,6 +160,7 @@ def check_data(
     names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
     folder = expanded(root)
     contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
+    del names  # half a kilobyte an image
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
     labels = not task.reads_masks if task is not None else _are_labels(contents, with_masks)

@@ -15,7 +15,6 @@ EXTRA = (255, 45, 85)
 MISSED = (10, 132, 255)
 """Blue: foreground, but not marked (false negatives)."""
 
-_IN_LEGEND = 12  # classes; more would be higher than the image
 
 _DIMMED = 0.45  # of the image's light that is left outside the mask
 
