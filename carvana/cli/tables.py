@@ -272,7 +272,7 @@ def _ceilings(report: Report) -> list[RenderableType]:
 
 def _values(report: Report, *, known: bool) -> Table:
     """The values of label files, with their classes where a task was given."""
-    table = make_table(Column("value", justify="right", style="bold"), title="The values of the label files")
+    table = make_table(Column("value", justify="right", style="bold"), title="Label values")
     for heading in (["class"] if known else []) + ["pixels", "images"]:
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for each in report.values[:_MOST_CLASSES]:
