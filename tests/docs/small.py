@@ -24,7 +24,12 @@ def shortened(words: list[str]) -> list[str]:
         return words
     settings = list(SETTINGS)
     names: tuple[str, ...] = ()
-    if command == "fit" and (rest[rest.index("--arch") + 1] if "--arch" in rest else "unet-ref") == "unet-ref":
+    own = any(word.endswith(".yaml") for word in rest)  # a config that names its own network
+    if (
+        command == "fit"
+        and not own
+        and (rest[rest.index("--arch") + 1] if "--arch" in rest else "unet-ref") == "unet-ref"
+    ):
         settings.append(WIDTH)
     if command == "compare" and rest[:1] == ["--quick"]:
         names = NETWORKS

@@ -1,4 +1,4 @@
-"""The tutorial is run from its first command to its last, in an empty folder: it makes all that it uses."""
+"""The tutorials are run from their first command to their last, in an empty folder: they make all that they use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import shell
-from blocks import ROOT
+from blocks import ROOT, blocks
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+CLASSES = ROOT / "docs" / "own-classes.md"
 
 
 @pytest.mark.slow
@@ -23,3 +24,22 @@ def test_the_commands_of_the_tutorial_run_one_after_the_other(tmp_path: Path) ->
     assert (folder / "board" / "leaderboard.html").stat().st_size > 10_000
     for name in set(re.findall(r"`(\w+\.png)`", TUTORIAL.read_text(encoding="utf-8"))):  # the pictures it speaks of
         assert list(folder.rglob(name)), name
+
+
+@pytest.mark.slow
+def test_own_classes_from_the_drawing_to_python(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    draw, use = blocks(CLASSES, "python")
+    (folder / "draw.py").write_text(draw.text)
+    (folder / "streets.yaml").write_text(next(iter(blocks(CLASSES, "yaml"))).text)
+    done = shell.run(shell.script(CLASSES), folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert len(list((folder / "maps").glob("*_mask.png"))) == 60
+    assert len(list((folder / "cut").glob("*_cutout.png"))) == 60
+    for name in ("worst", "masks", "confusion", "classes", "curves"):
+        assert (folder / "runs" / "streets" / "pictures" / f"{name}.png").is_file()
+    (folder / "use.py").write_text(use.text)
+    used = shell.run(["python use.py"], folder)
+    assert used.returncode == 0, used.stdout[-3000:]
+    assert "sky" in used.stdout

@@ -155,6 +155,11 @@ class PairSummary:
     ceilings: NDArray[np.float64] | None = None
     values: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def plain(self) -> tuple[object, ...]:
+        """What copies of an image and its mask have in common."""
+        return self.size, self.image, self.mask, self.share, self.border, self.turned, self.ceilings is None
+
 
 def is_label_file(path: Path) -> bool | None:
     """Whether a file has labels and cannot be read as a mask; None if it cannot be read.

@@ -177,7 +177,8 @@ def check_data(
     nothing: tuple[list[Problem], dict[int, int]] = [], {}
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
-        if summary.picture is not None and firsts.setdefault(summary.image, number) == number:
+        first = number if summary.picture is None else firsts.setdefault(summary.image, number)
+        if summary.picture is not None and first == number:
             pictures[number] = summary.picture
         problems += summary.problems
         tally.add(summary.values)
@@ -185,7 +186,7 @@ def check_data(
         summary.problems, summary.values, summary.picture = *nothing, None
         if summary.size is not None:
             summary.size = sizes.setdefault(summary.size, summary.size)  # one tuple for all images of a size
-        found.append(summary)
+        found.append(found[first] if first < number and found[first].plain == summary.plain else summary)
     problems += [*_equal_images(samples, found, firsts), *_inverted_masks(contents, found)]
     problems += [*_turned_masks(samples, found), *_equal_masks(samples, found), *_near_duplicates(samples, pictures)]
     order = {kind: number for number, kind in enumerate(ADVICE)}
