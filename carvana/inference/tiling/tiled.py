@@ -96,7 +96,10 @@ class Accumulator:
         self._image = image
         self._finish = finish or (lambda maps: maps)
         self._joined = None if draft is None else draft.view(-1, *draft.shape[-2:])
-        self._above = self._left = torch.empty(0)  # what blended tiles above and to the left have in common with others
+        # Of blended tiles: what those above and to the left have in common with others, and the sum in a tile. They are
+        # made once: new ones for each tile would leave holes in memory, which for many classes are gigabytes.
+        self._above = self._left = self._sums = torch.empty(0)
+        self._known = 0  # columns of a tile that one to the left has, too
 
     @property
     def output(self) -> Tensor:
@@ -144,13 +147,16 @@ class Accumulator:
             if rows.start == 0:
                 deepest = max((one.stop - other.start for one, other in itertools.pairwise(plan.rows)), default=0)
                 self._above = torch.zeros((len(output), deepest, plan.padded[1]), device=output.device)
-            self._left = self._above.new_empty((len(output), height, 0))
-        known = self._left.shape[2]
-        sums = torch.zeros((len(output), height, width), device=output.device)
-        sums[:, :, :known] = self._left
-        sums[:, : self._above.shape[1], known:] = self._above[:, :, columns.start + known : columns.stop]
+                self._sums = self._above.new_empty((len(output), height, width))
+                self._left = torch.empty_like(self._sums)
+            self._known = 0
+        sums, known, deep = self._sums, self._known, self._above.shape[1]
+        sums[:, :, :known] = self._left[:, :, :known]
+        sums[:, :deep, known:] = self._above[:, :, columns.start + known : columns.stop]
+        sums[:, deep:, known:] = 0
         sums.addcmul_(output.float(), _weights(plan.tile, *plan.neighbours(rows, columns), output.device))
-        self._left = sums[:, :, right:].clone()
+        self._known = width - right
+        self._left[:, :, : self._known] = sums[:, :, right:]
         below = self._above[:, :, columns.start : columns.start + right]
         below[:, height - down :] = 0
         below[:, : height - down] = sums[:, down:, :right]
