@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yaml.composer import ComposerError
 
 from carvana.errors import ConfigError, did_you_mean, explain
-from carvana.task import Kind, Task, read_class_names
+from carvana.task import Kind, Task, checked_value, read_class_names
 from carvana.utils.files import expanded
 
 LARGEST_FILE = 10**6
@@ -69,15 +69,35 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+def _are_classes(classes: Any) -> Any:
+    """Refuse what no classes are, whatever the other keys say; a text is a file, which is read later."""
+    if classes == "":
+        raise ValueError("expected names, or the name of a file of them")
+    if classes is not None and not isinstance(classes, str):
+        try:
+            Task(classes=classes)
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("task: ")) from None
+    return classes
+
+
+def _are_values(values: list[Any]) -> list[Any]:
+    for value in values:
+        checked_value(value)
+    return values
+
+
 class TaskConfig(Section):
     """``task``: the classes to be told apart."""
 
     kind: Kind | None = Field(None, description="binary | multiclass; none: by the number of classes.")
-    classes: str | list[Any] | dict[Any, Any] | None = Field(
+    classes: Annotated[str | list[Any] | dict[Any, Any] | None, AfterValidator(_are_classes)] = Field(
         None,
         description="[names], {name: value}, [{name, value, color}] or a FILE of names; none: one object, in masks.",
     )
-    ignore: list[Any] = Field([], description="Values of label files that count for nothing.")
+    ignore: Annotated[list[Any], AfterValidator(_are_values)] = Field(
+        [], description="Values of label files that count for nothing."
+    )
 
     @model_validator(mode="after")
     def _makes_a_task(self) -> Self:
@@ -199,7 +219,7 @@ class TrainConfig(Section):
         "auto",
         description="Names of losses, summed, such as bce + 0.5*dice; auto: bce + dice, for several classes ce + dice.",
     )
-    class_weights: Literal["balanced"] | list[Real] | None = Field(
+    class_weights: Literal["balanced"] | list[Annotated[Real, Field(ge=0)]] | None = Field(
         None, description="The weight of each class in the loss; balanced: one over its share of the pixels."
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9.")

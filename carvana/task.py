@@ -72,8 +72,12 @@ def _as_values(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _value(value: Any) -> int | str:
-    """A number, or a range ``low-high``, of which ``3-3`` is short for 3."""
+def checked_value(value: Any) -> int | str:
+    """A value of label files: a number, or a range ``low-high``, of which ``3-3`` is short for 3.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("expected a whole number, a range such as 1-20, or a list of these")
     if isinstance(value, str):
@@ -104,7 +108,7 @@ def _color(color: str | None) -> str | None:
     return color
 
 
-Value = Annotated[int | str, BeforeValidator(_value)]
+Value = Annotated[int | str, BeforeValidator(checked_value)]
 Values = Annotated[tuple[Value, ...], BeforeValidator(_as_values)]
 ClassName = Annotated[str, BeforeValidator(_name), Field(min_length=1, max_length=200)]
 
@@ -379,7 +383,7 @@ def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
     if len(classes) == 1 and not isinstance(classes[0], Mapping | TaskClass):
         return [{"name": classes[0]}]
     given = [each.get("value", ()) for each in classes if isinstance(each, Mapping)]
-    taken = [_bounds(_value(value)) for values in (ignore, *given) for value in _as_values(values)]
+    taken = [_bounds(checked_value(value)) for values in (ignore, *given) for value in _as_values(values)]
     free = (value for value in range(2**31) if not any(low <= value <= high for low, high in taken))
     return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]
 

@@ -158,12 +158,14 @@ def others(folder: Path, suffixes: Collection[str]) -> dict[str, bool]:
     return {name: found[name] for name in sorted(found) if found[name] or _suffix(name) not in suffixes}
 
 
-def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] = SUFFIXES) -> None:
+def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] | None = None) -> None:
     """Warn of what is in a folder besides images (or files of these suffixes): ``2 HEIC images, 1 video, 1 folder``.
 
     Hidden files, and those that systems leave in folders, do not count.
     """
-    left_out = {name: kind for name, kind in others(folder, suffixes).items() if name.lower() not in _OF_SYSTEMS}
+    left_out = {
+        name: kind for name, kind in others(folder, suffixes or SUFFIXES).items() if name.lower() not in _OF_SYSTEMS
+    }
     found = Counter("folder" if left_out[name] else _KINDS.get(_suffix(name), "other file") for name in left_out)
     names = [f"{name}/" if left_out[name] else name for name in left_out]
     if found:

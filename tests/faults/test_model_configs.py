@@ -80,9 +80,9 @@ def test_each_key_of_a_configuration_is_checked(key: str, model: Path, came_out:
         (b'{"arch": "unet-ref", "classes": ' + b"9" * 5000 + b"}", "is not JSON"),
         (b"\xff\xfe{\x00}\x00", "is not JSON"),
         (b"[1, 2]", "must be a JSON object"),
-        (b'{"arch": "unet-ref", "threshold": NaN}', "threshold = nan"),
+        (b'{"arch": "unet-ref", "threshold": NaN}', "thresholds = nan"),
         (b'{"arch": "unet-ref", "surprise": 1}', "surprise: unknown key"),
-        (b'{"arch": "unet-ref", "format_version": 2, "news": 1}', "reads up to 1; upgrade carvana"),
+        (b'{"arch": "unet-ref", "format_version": 3, "news": 1}', "reads up to 2; upgrade carvana"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(content: bytes, words: str, model: Path) -> None:
