@@ -259,6 +259,8 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
 
     It is not written to, so it takes no memory yet; since it is not trimmed, later tensors are placed in it.
     """
+    if sys.platform != "linux":
+        return  # where these names are missing
     try:
         import resource
 
