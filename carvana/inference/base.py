@@ -172,7 +172,8 @@ def run_batches(
             batch = [image for _, image in group if image is not None]
             predictions = iter(predictor.run(batch, want=want) if batch else ())
             yield from ((job, None if image is None else next(predictions)) for job, image in group)
-            batch.clear()  # no image is held while the next ones are read
+            del predictions  # neither predictions nor images are held while the next ones are read
+            batch.clear()
             group.clear()
 
 
