@@ -177,11 +177,11 @@ def _load_networks(
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
     if isinstance(predictor, Ensemble):
-        told = _threshold(predictor, "the mean of their thresholds")
-        reporter.info(f"mean of {len(predictor.members)} networks{told}")
+        note = _threshold(predictor, "the mean of their thresholds")
+        reporter.info(f"mean of {len(predictor.members)} networks{note}")
     if isinstance(predictor, Refiner):
-        by, told = covering.refine_with or run, _threshold(predictor, "that network's")
-        reporter.info(f"low-confidence regions are refined by {by}{told}")
+        by, note = covering.refine_with or run, _threshold(predictor, "that network's")
+        reporter.info(f"low-confidence regions are refined by {by}{note}")
     return predictor
 
 

@@ -192,8 +192,8 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
-        told = "  To train on them, paste this into a config; name the classes, and list in ignore what does not count."
-        parts.append(Text(f"{told}\n\n{block}"))
+        how = "  To train on them, paste this into a config; name the classes, and list in ignore what does not count."
+        parts.append(Text(f"{how}\n\n{block}"))
     return Group(*parts)
 
 

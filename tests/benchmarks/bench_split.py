@@ -14,7 +14,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.splits import _balanced
+from carvana.data.balance import balanced_sides
 
 DRAWS = 2000
 RARE = 30
@@ -42,7 +42,7 @@ def main() -> None:
         counts[:, index] = 0
         counts[rng.choice(groups, 2, replace=False), index] = 500
     held_out, seconds = groups // 5, {}
-    for name, divide in (("loop", loop), ("carvana", lambda c, n, rng: _balanced(c, [len(c) - n, n], rng))):
+    for name, divide in (("loop", loop), ("carvana", lambda c, n, rng: balanced_sides(c, [len(c) - n, n], rng))):
         began = time.perf_counter()
         side = divide(counts, held_out, np.random.default_rng(1))
         seconds[name] = time.perf_counter() - began
