@@ -109,10 +109,10 @@ def _rings(mask: UInt8) -> Iterator[NDArray[np.intp]]:
 def _simplified(corners: NDArray[np.intp]) -> Ring:
     """The outline of a ring of corners: lines as long as they cross the boundary between the same centres of pixels.
 
-    From its first point on, a line is as long as the cone of the directions that pass all gates up to its end allows (as
-    in Imai and Iri 1988, Computational Morphology, 71-86, who seek the fewest lines). A gate is a unit of the boundary,
-    at its middle and at right angles to it; of a straight edge the first and the last matter. It ends in such a middle,
-    or in a corner.
+    From its first point on, a line is as long as the cone of the directions that pass all gates up to its end allows
+    (as in Imai and Iri 1988, Computational Morphology, 71-86, who seek the fewest lines). A gate is at the middle of a
+    unit of the boundary and at right angles to it; of a straight edge the first and the last one matter. Lines end in
+    the middle of a gate, or in a corner.
     """
     steps = np.roll(corners, -1, axis=0) - corners
     lengths = np.abs(steps).sum(1)
