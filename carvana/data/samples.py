@@ -75,7 +75,7 @@ class Sample:
     group: str
     view: str = ""
     depth: int = 0
-    annotation: Annotation | None = None
+    annotation: Annotation | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
