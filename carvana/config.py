@@ -88,7 +88,7 @@ def _are_values(values: list[Any]) -> list[Any]:
 
 
 class TaskConfig(Section):
-    """``task``: the classes to be told apart."""
+    """``task``: the classes, and the values that stand for them in label files."""
 
     kind: Kind | None = Field(None, description="binary | multiclass; none: by the number of classes.")
     classes: Annotated[str | list[Any] | dict[Any, Any] | None, AfterValidator(_are_classes)] = Field(

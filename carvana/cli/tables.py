@@ -192,7 +192,7 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
-        how = "  To train on them, paste this into a config; name the classes, and list in ignore what does not count."
+        how = "  To train on these values, copy this into a config. Then name the classes, and list values to ignore."
         parts.append(Text(f"{how}\n\n{block}"))
     return Group(*parts)
 

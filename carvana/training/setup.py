@@ -166,12 +166,12 @@ def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Repor
             for here, there in places:
                 taken[here] = state[name][there]
             state[name] = taken
-    told = {
+    weights = {
         "taken": [name for name in new.names if name in names],
         "begin with random weights": [name for name in new.names if name not in names],
         "not taken": [name for name in names if name not in new.names],
     }
-    reporter.info(f"--init {init}: " + "; ".join(f"{what}: {', '.join(some)}" for what, some in told.items() if some))
+    reporter.info(f"--init {init}: " + "; ".join(f"{how}: {', '.join(some)}" for how, some in weights.items() if some))
     return state
 
 
