@@ -19,6 +19,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_the_reference_passes_the_contract_at_its_full_width():
     check_arch("unet-ref", size=(33, 47))
 

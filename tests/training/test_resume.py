@@ -92,7 +92,7 @@ def test_twenty_kills_at_random_times_change_no_byte(tiny_data: Path, tmp_path: 
     assert json.loads((out / "evaluation.json").read_text())["dice"] == undisturbed.read_evaluation()["dice"]
 
 
-@pytest.mark.parametrize("step", [0, 2, 4])
+@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(
     undisturbed: Run, tiny_data: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
