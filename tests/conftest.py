@@ -82,5 +82,11 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures of runs, which take longer than a tiny training."""
+    monkeypatch.setattr("carvana.evaluation.report.draw_pictures", lambda *_, **__: None)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
