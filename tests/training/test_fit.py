@@ -20,7 +20,7 @@ from carvana.errors import CarvanaError, DataError, ModelError, RunError
 from carvana.evaluation.samples import choose_samples
 from carvana.run import Run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")  # but in the run of the module
+pytestmark = pytest.mark.usefixtures("no_pictures_in_tests")
 
 TINY = {
     "arch": "unet-ref",

@@ -27,7 +27,7 @@ from carvana.training.signals import TrainingInterrupted
 from carvana.training.trainer import Trainer
 from tests.scenes import NAMES, TASK, VALUES, VOID, write_scenes
 
-pytestmark = pytest.mark.usefixtures("no_pictures")  # but in the run of the module
+pytestmark = pytest.mark.usefixtures("no_pictures_in_tests")
 
 
 def config(root: Path, **changes: Any) -> FitConfig:
