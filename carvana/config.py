@@ -179,7 +179,7 @@ class DataConfig(Section):
     )
     augment: str = Field(
         "seed",
-        description="flip | seed (with rotation) | studio (also colour, light, noise) | scene (also much scale) | none.",
+        description="flip | seed (with rotation) | studio (also colour, light, noise) | scene (also scale) | none.",
     )
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
     cache_gb: Real = Field(
