@@ -35,6 +35,7 @@ _AUGMENTS = {
     "flip": "left and right exchanged in half of the images; no pixel is interpolated",
     "seed": "flip and rotation of up to 8 degrees: as the notebook did",
     "studio": "scale, shift, perspective, colour, light, blur, JPEG and noise as a studio varies them",
+    "scene": "flip, scale from 0.75 to 1.6, shift, small rotation, colour, light: streets, landscapes, rooms",
     "none": "nothing: images as they are",
 }
 

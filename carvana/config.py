@@ -178,7 +178,8 @@ class DataConfig(Section):
         "boundary", description="What most crops hold: a boundary, a class that is drawn first, or anything."
     )
     augment: str = Field(
-        "seed", description="flip | seed (flip, rotation) | studio (also scale, colour, light) | none."
+        "seed",
+        description="flip | seed (with rotation) | studio (also colour, light, noise) | scene (also scale) | none.",
     )
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
     cache_gb: Real = Field(

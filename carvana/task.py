@@ -1,7 +1,8 @@
-"""Task: the classes that a network tells apart, the values in label files that they are, and what is ignored.
+"""Task: the classes that a network distinguishes, their values in label files, and what is ignored.
 
 A config, a ModelSpec and an exported file hold one. Two functions lead from files to networks and back: label files
 are encoded as indices of classes, and logits become probabilities. ``carvana.data.target`` makes training targets.
+A value is a number, a colour, or the name of a category: of polygons, or of a folder of masks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,17 @@ MOST_CLASSES = 2**16 - 2
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 _RANGE = re.compile(r"\s*(-?\d+)\s*-\s*(-?\d+)\s*")
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+_DIGITS = re.compile(r"\s*-?\d+\s*")
 _SHOWN = 16  # values in a message
+
+REST = "*"
+"""The value for all that no class and no other value names."""
+
+_OUTSIDE = ("background", "bg")
+"""The categories, and names of classes, of what no polygon and no mask covers."""
+
+_FIRST_COLOR = 2**31
+"""Colours are numbers from here on, so that no value is taken for one."""
 
 # Twenty colours of maximum contrast (Kelly 1965, Color Engineering 3(6)), without white and black.
 _COLORS = [
@@ -73,19 +84,24 @@ def _as_values(value: Any) -> tuple[Any, ...]:
 
 
 def checked_value(value: Any) -> int | str:
-    """A value of label files: a number, or a range ``low-high``, of which ``3-3`` is short for 3.
+    """A value of label files, of one of four kinds.
+
+    A number; a range ``low-high``, of which ``3-3`` is short for 3; a colour ``#rrggbb``, which comes back in lower
+    case; any other text is the name of a category, and ``*`` is all that is not named.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("expected a whole number, a range such as 1-20, or a list of these")
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise ValueError("expected a whole number, a range such as 1-20, a colour, the name of a category, or a list")
     if isinstance(value, str):
         match = _RANGE.fullmatch(value)
         if _COLOR.fullmatch(value):
-            raise ValueError("this version cannot read labels by their colours; name the values of files of labels")
+            return value.lower()
+        if _DIGITS.fullmatch(value):
+            raise ValueError(f"is a number in quotes; write {value.strip()} without them")
         if match is None:
-            raise ValueError("expected a whole number, a range such as 1-20, or a list of these")
+            return value
         low, high = int(match[1]), int(match[2])
         if low > high:
             raise ValueError(f"the range runs backwards; expected {high}-{low}")
@@ -122,9 +138,10 @@ class TaskClass(_Record):
 
     Attributes:
         name: Its name.
-        value: Its values in label files: numbers, and ranges such as "1-20". Without any, in a binary task: 1, or what
+        value: Its values in label files: numbers, ranges such as "1-20", colours such as "#ff8800", names of
+            categories, or "*" for all that is not named. Without any, in a binary task: 1, or what
             :func:`carvana.read_mask` takes for the object.
-        color: Its colour in pictures, "#rrggbb"; None for one of the usual ones.
+        color: Its colour in pictures, "#rrggbb"; None for the first colour among its values, or one of the usual ones.
     """
 
     name: ClassName
@@ -136,15 +153,25 @@ class TaskClass(_Record):
         value = self.value[0] if len(self.value) == 1 else list(self.value)
         return {"name": self.name, "value": value} | ({} if self.color is None else {"color": self.color})
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The names of its categories: its values that are names, or else its own name."""
+        return tuple(str(each) for each in self.value if _is_name(each)) or (self.name,)
+
+    @property
+    def shown_color(self) -> str | None:
+        """Its colour, or else the first one among its values."""
+        return self.color or next((str(each) for each in self.value if _is_color(each)), None)
+
 
 class Task(_Record):
-    """What is to be told apart.
+    """The classes of a data set and what they are in its files.
 
     Attributes:
         kind: "binary" (one class against the rest), "multiclass" (each pixel has one of several classes) or
             "multilabel" (each pixel has any of them).
         classes: The classes in the order of the logits' channels.
-        ignore: Values, and ranges of them, that count for nothing: neither in training nor in scores.
+        ignore: Values of any kind that count for nothing: neither in training nor in scores.
 
     ``classes`` may be given as names, whose values are 0, 1, ... without those to be ignored, or as a table of names
     and values.
@@ -191,11 +218,20 @@ class Task(_Record):
             raise ValueError(f"kind binary has one class, and {len(names)} are named; take multiclass")
         if self.kind == "multiclass" and len(names) == 1:
             raise ValueError("kind multiclass needs two classes or more; name the background, too, or take binary")
-        owners = [(bounds, each.name) for each in self.classes for bounds in map(_bounds, each.value)]
-        owners += [(_bounds(value), "ignore") for value in self.ignore]
-        for ((_, last), one), ((first, _), other) in itertools.pairwise(sorted(owners)):
+        given = [(value, each.name) for each in self.classes for value in each.value]
+        given += [(value, "ignore") for value in self.ignore]
+        owners = sorted((_bounds(value), name) for value, name in given if not _is_name(value))
+        for ((_, last), one), ((first, _), other) in itertools.pairwise(owners):
             if first <= last:
-                raise ValueError(f"the value {first} belongs to {one!r} and to {other!r}; give it to one of them")
+                raise ValueError(
+                    f"the value {_shown(first)} belongs to {one!r} and to {other!r}; give it to one of them"
+                )
+        named = sorted((str(value), name) for value, name in given if _is_name(value))
+        for (value, one), (same, other) in itertools.pairwise(named):
+            if value == same:
+                raise ValueError(f"the value {value!r} belongs to {one!r} and to {other!r}; give it to one of them")
+        if self.reads_colors and (number := next((v for v, _ in given if not (_is_name(v) or _is_color(v))), None)):
+            raise ValueError(f"there are colours and the number {number}; expected one kind of value")
         if self.kind == "multiclass" and (empty := next((each for each in self.classes if not each.value), None)):
             raise ValueError(f"the class {empty.name!r} has no value")
         return self
@@ -219,6 +255,11 @@ class Task(_Record):
     def reads_masks(self) -> bool:
         """Whether files are masks, whose values :func:`carvana.read_mask` understands, and not labels."""
         return self.kind == "binary" and not self.classes[0].value and not self.ignore
+
+    @property
+    def reads_colors(self) -> bool:
+        """Whether the colours of label files count, and not their values."""
+        return any(map(_is_color, (*self.ignore, *(value for each in self.classes for value in each.value))))
 
     @property
     def void(self) -> int:
@@ -250,7 +291,7 @@ class Task(_Record):
         """The values of a label file as indices of classes: uint8, or uint16 for 255 and more classes.
 
         Args:
-            values: (H, W), whole numbers, as the file has them.
+            values: (H, W), whole numbers, as the file has them; of colours as :func:`color_values` gives them.
             where: The file, which begins the message of an error.
 
         Returns:
@@ -287,22 +328,73 @@ class Task(_Record):
         """The index of the class of each value that a file has."""
         import numpy as np
 
-        codes = np.full(len(found), 0 if self.kind == "binary" else -1, np.int32)
-        for index, each in enumerate(self.classes):
-            codes[_within(found, each.value or self._usual(found))] = 1 if self.kind == "binary" else index
+        codes = np.full(len(found), -1, np.int32)
+        for code, values in self._coded():
+            codes[_within(found, values or self._usual(found))] = code
         codes[_within(found, self.ignore)] = self.void
+        rest = self._rest()
+        codes[codes < 0] = -1 if rest is None else rest
         unknown = codes < 0
         if unknown.any():
-            pairs = zip(found[unknown].tolist(), counts[unknown].tolist(), strict=True)
-            listed = [f"{value} ({plural(count, 'pixel')})" for value, count in pairs]
-            more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-            raise DataError(
-                f"{where}: no class has the {'value' if len(listed) == 1 else 'values'} {', '.join(listed[:_SHOWN])}"
-                f"{more}; name them in task.classes, or in task.ignore if they are to count for nothing",
-                kind="labels",
-            )
+            raise self._unknown(
+                {_shown(value): count for value, count in zip(found[unknown].tolist(), counts[unknown], strict=True)},
+                where, "colour" if self.reads_colors else "value",
+            )  # fmt: skip
         typed: NDArray[Any] = codes.astype(self.dtype)
         return typed
+
+    def _coded(self) -> Iterable[tuple[int, tuple[int | str, ...]]]:
+        """The code of each class in labels, and its values: its index, and 1 in a binary task."""
+        for index, each in enumerate(self.classes):
+            yield 1 if self.kind == "binary" else index, each.value
+
+    def _rest(self) -> int | None:
+        """The code of what is not named; None for an error."""
+        coded = (*self._coded(), (self.void, self.ignore))
+        return next((code for code, values in coded if REST in values), 0 if self.kind == "binary" else None)
+
+    def category_code(self, category: str) -> int | None:
+        """The code in labels of a category of polygons or masks: a class, or ``void``.
+
+        Args:
+            category: Its name; "" for what no polygon and no mask covers.
+
+        Returns:
+            None if no class has it and it is not ignored. In a multiclass task its pixels are an error then
+            (:meth:`unknown_categories`), in a multilabel task it is not learnt.
+        """
+        names = (category,) if category else _OUTSIDE
+        for code, each in zip((code for code, _ in self._coded()), self.classes, strict=True):
+            if set(names) & set(each.categories):
+                return code
+        return self.void if set(names) & set(self.ignore) else self._rest()
+
+    def unknown_categories(self, counts: Mapping[str, int], where: object) -> DataError:
+        """The error about categories that no class has, with the number of pixels of each."""
+        outside = counts.get("")
+        if outside:
+            return DataError(
+                f"{where}: {plural(outside, 'pixel')} are outside of all objects; add a class background, or "
+                "task.ignore: [background]",
+                kind="labels",
+            )
+        return self._unknown(dict(counts), where, "category")
+
+    def _unknown(self, counts: Mapping[str, int], where: object, what: str) -> DataError:
+        known = [str(value) for _, values in self._coded() for value in values]
+        if what == "category":
+            known = [name for each in self.classes for name in each.categories]
+        listed = []
+        for value, count in counts.items():
+            close = _nearest_color(value, known) if what == "colour" else None
+            listed.append(f"{value} ({plural(int(count), 'pixel')}{f', nearest: {close}' if close else ''})")
+        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+        several = what if len(listed) == 1 else "categories" if what == "category" else f"{what}s"
+        return DataError(
+            f"{where}: no class has the {several} {', '.join(listed[:_SHOWN])}{more}; name them in task.classes, or in "
+            "task.ignore if they are to count for nothing",
+            kind="labels",
+        )
 
     def _usual(self, found: NDArray[Any]) -> tuple[int]:
         """The value of an object without one: 1, or 255 in files of 0 and 255."""
@@ -314,7 +406,7 @@ class Task(_Record):
     def decode(self, labels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Indices of classes as the files' own values: of several, the first one of each class.
 
-        Values that no PNG holds, below 0 or above 65,535, leave indices as they are.
+        Colours, names, and values that no PNG holds, below 0 or above 65,535, leave indices as they are.
 
         >>> import numpy as np
         >>> Task(classes={"sky": 10, "road": 20}).decode(np.array([[0, 1]], np.uint8))
@@ -322,6 +414,8 @@ class Task(_Record):
         """
         import numpy as np
 
+        if any(_is_name(each) or _is_color(each) for one in self.classes for each in one.value[:1]):
+            return labels
         values = [_bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
         if self.kind == "binary":
             values = [0, values[0]]
@@ -335,9 +429,10 @@ class Task(_Record):
         """The colour of each class, uint8 (K, 3), RGB: its own, or one of the usual ones; a background is black."""
         import numpy as np
 
-        free = (color for color in _usual_colors() if color not in {each.color for each in self.classes})
+        own = [each.shown_color for each in self.classes]
+        free = (color for color in _usual_colors() if color not in own)
         colors = [
-            each.color or ("#000000" if each.name.lower() in ("background", "bg") else next(free))
+            each.shown_color or ("#000000" if each.name.lower() in ("background", "bg") else next(free))
             for each in self.classes
         ]
         return np.array([_rgb(color) for color in colors], np.uint8)
@@ -383,14 +478,46 @@ def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
     if len(classes) == 1 and not isinstance(classes[0], Mapping | TaskClass):
         return [{"name": classes[0]}]
     given = [each.get("value", ()) for each in classes if isinstance(each, Mapping)]
-    taken = [_bounds(checked_value(value)) for values in (ignore, *given) for value in _as_values(values)]
+    named = [checked_value(value) for values in (ignore, *given) for value in _as_values(values)]
+    taken = [_bounds(value) for value in named if not _is_name(value)]
     free = (value for value in range(2**31) if not any(low <= value <= high for low, high in taken))
     return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]
+
+
+def color_values(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Colours (H, W, 3), RGB, as numbers (H, W) that :meth:`Task.encode` takes."""
+    import numpy as np
+
+    red, green, blue = (colors[..., channel].astype(np.int64) for channel in range(3))
+    return _FIRST_COLOR + (red << 16 | green << 8 | blue)
+
+
+def _is_color(value: int | str) -> bool:
+    return isinstance(value, str) and _COLOR.fullmatch(value) is not None
+
+
+def _is_name(value: int | str) -> bool:
+    return isinstance(value, str) and not _COLOR.fullmatch(value) and not _RANGE.fullmatch(value)
+
+
+def _shown(value: int) -> str:
+    return f"#{value - _FIRST_COLOR:06x}" if value >= _FIRST_COLOR else str(value)
+
+
+def _nearest_color(color: str, known: Iterable[str]) -> str | None:
+    """The known colour at the least distance."""
+
+    def distance(other: str) -> int:
+        return sum((a - b) ** 2 for a, b in zip(_rgb(color), _rgb(other), strict=True))
+
+    return min((each for each in known if _is_color(each)), key=distance, default=None)
 
 
 def _bounds(value: int | str) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
+    if _is_color(value):
+        return (_FIRST_COLOR + int(value[1:], 16),) * 2
     match = _RANGE.fullmatch(value)
     assert match is not None
     return int(match[1]), int(match[2])
@@ -400,7 +527,7 @@ def _within(found: NDArray[Any], values: Iterable[int | str]) -> NDArray[np.bool
     import numpy as np
 
     inside: NDArray[np.bool_] = np.zeros(len(found), bool)
-    for low, high in map(_bounds, values):
+    for low, high in (_bounds(value) for value in values if not _is_name(value)):
         inside |= (found >= low) & (found <= high)
     return inside
 

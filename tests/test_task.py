@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carvana.errors import ConfigError, DataError
-from carvana.task import Task, read_class_names
+from carvana.task import Task, color_values, read_class_names
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 
@@ -51,7 +51,10 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": {"a": 1, "b": "0-3"}}, "the value 1 belongs to 'b' and to 'a'"),
         ({"classes": {"a": 1, "b": 2}, "ignore": [2]}, "the value 2 belongs to 'b' and to 'ignore'"),
         ({"classes": {"a": "9-3", "b": 1}}, "the range runs backwards; expected 3-9"),
-        ({"classes": {"a": "x", "b": 1}}, "expected a whole number, a range such as 1-20, or a list of these"),
+        ({"classes": {"a": "7", "b": 1}}, "is a number in quotes; write 7 without them"),
+        ({"classes": {"a": "", "b": 1}}, "expected a whole number, a range such as 1-20, a colour, the name"),
+        ({"classes": {"a": "x", "b": ["x", "y"]}}, "the value 'x' belongs to 'a' and to 'b'"),
+        ({"classes": {"a": "#FF0000", "b": ["#ff0000"]}}, "the value #ff0000 belongs to 'a' and to 'b'"),
         ({"classes": {"a": 1.5, "b": 1}}, "expected a whole number"),
         ({"classes": {"a": True, "b": 1}}, "expected a whole number"),
         (
@@ -65,7 +68,7 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": [{"name": "a"}, {"name": "b", "value": 1}]}, "the class 'a' has no value"),
         ({"classes": [{"name": "a", "value": 0, "colour": "red"}, "b"]}, "colour"),
         ({"classes": [{"name": "a", "value": 0, "color": "red"}, "b"]}, "'red': expected a colour such as #ff8800"),
-        ({"classes": {"a": "#ff0000", "b": 1}}, "this version cannot read labels by their colours"),
+        ({"classes": {"a": "#ff0000", "b": 1}}, "there are colours and the number 1; expected one kind of value"),
         ({"classes": {"a": 2**40, "b": 1}}, "expected values of 32 bits"),
         ({"classes": 7}, "expected names, such as"),
     ],
@@ -165,3 +168,32 @@ def test_names_come_from_a_file_with_one_in_each_line(tmp_path: Any) -> None:
         read_class_names(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_class_names(tmp_path / "none.txt")
+
+
+def test_colours_are_values_and_the_colours_of_classes() -> None:
+    task = Task(classes={"road": ["#804080", "#804081"], "sky": "#4682B4"}, ignore=["#000000"])
+    colors = np.array([[[128, 64, 128], [128, 64, 129], [70, 130, 180], [0, 0, 0]]], np.uint8)
+    assert task.encode(color_values(colors)).tolist() == [[0, 0, 1, 255]]
+    assert task.palette.tolist() == [[128, 64, 128], [70, 130, 180]]
+    assert (task.decode(np.array([[0, 1]], np.uint8)) == [[0, 1]]).all()
+    assert Task(**task.model_dump(mode="json")) == task
+
+
+def test_a_colour_without_a_class_is_named_with_its_pixels_and_the_nearest_one() -> None:
+    task = Task(classes={"road": "#804080", "sky": "#4682b4"})
+    colors = np.array([[[128, 64, 128], [127, 66, 128]]], np.uint8)
+    with pytest.raises(DataError, match=r"x\.png: no class has the colour #7f4280 \(1 pixel, nearest: #804080\)"):
+        task.encode(color_values(colors), "x.png")
+
+
+def test_what_is_not_named_may_be_a_class_or_ignored() -> None:
+    values = np.array([[0, 3, 7, 9]], np.uint8)
+    assert Task(classes={"car": 7, "rest": "*"}, ignore=[9]).encode(values).tolist() == [[1, 1, 0, 255]]
+    assert Task(classes={"car": 7, "road": 3}, ignore=["*"]).encode(values).tolist() == [[255, 1, 0, 255]]
+    assert Task(classes={"car": 7}, ignore=["*"]).encode(values).tolist() == [[255, 255, 1, 255]]
+
+
+def test_classes_are_found_by_the_names_of_categories() -> None:
+    task = Task(classes={"vehicle": ["car", "truck"], "bg": 0, "person": 5}, ignore=["crowd"])
+    codes = {name: task.category_code(name) for name in ("car", "truck", "vehicle", "person", "crowd", "", "tree")}
+    assert codes == {"car": 0, "truck": 0, "vehicle": None, "person": 2, "crowd": 255, "": 1, "tree": None}

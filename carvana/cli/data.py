@@ -122,7 +122,7 @@ def show_images(
     ] = None,
     augment: Annotated[
         str | None,
-        typer.Option(help="flip, seed, studio or none.", show_default="that of --config, or studio"),
+        typer.Option(help="flip, seed, studio, scene or none.", show_default="that of --config, or studio"),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many images.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Other images, and other versions, for another number.")] = 0,

@@ -40,6 +40,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from carvana.data.digest import DigestIndex, cache_home, identify
+from carvana.data.objects import in_folders
 from carvana.data.samples import Sample
 from carvana.data.target import packed_shape, read_shrunken
 from carvana.errors import DataError
@@ -264,8 +265,10 @@ class _Builder:
         self.places = (places - unreadable).astype(np.int32)  # of each sample; -1 where it cannot be read
         versions = digest(cv2.__version__, simplejpeg.__version__, PIL.__version__)[:8]
         images = bytes_digest(contents[unreadable:].tobytes())[:16]
-        # Names and colours of classes change no target.
-        values = "" if task.reads_masks else f"-{digest(task.kind, [c.value for c in task.classes], task.ignore)[:8]}"
+        # Colours of classes change no target, names only where they are those of categories.
+        named = task.kind == "multilabel" or samples[0].annotation is not None or in_folders(samples[0].masks)
+        classes = [(each.value, each.categories) if named else each.value for each in task.classes]
+        values = "" if task.reads_masks and not named else f"-{digest(task.kind, classes, task.ignore)[:8]}"
         self.path = folder / f"v{FORMAT}-{size[0]}x{size[1]}-{target}{values}-{versions}-{images}{SUFFIX}"
 
     def build(self, limit: int, workers: int | None) -> Pack | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.objects import in_folders
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.utils.devices import cpu_count
@@ -151,18 +152,31 @@ def identify(sample: Sample) -> tuple[bytes, int]:
         return b"", 0
     if len(stats) == 1:
         return b"", 0
-    numbers = [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in stats]
+    numbers: list[object] = [
+        (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in stats
+    ]
+    numbers += _categories(sample)
     newest = max(max(each.st_mtime_ns, each.st_ctime_ns) for each in stats)
     return _digest(repr(numbers).encode()).rstrip(b"\0"), newest  # as NumPy gives it back
 
 
 def _content(sample: Sample) -> bytes:
     """The key of a sample: a digest of the image's digest and the mask's, or that of several masks' digests."""
+    files = sample.masks if sample.annotation is None else ()  # it has other images, too
     try:
-        image, *masks = (bytes.fromhex(file_digest(path)) for path in (sample.image, *sample.masks))
+        image, *masks = (bytes.fromhex(file_digest(path)) for path in (sample.image, *files))
     except OSError:
         return b""
+    masks += _categories(sample)
     return _digest(image + (masks[0] if len(masks) == 1 else _digest(b"".join(masks))))
+
+
+def _categories(sample: Sample) -> list[bytes]:
+    """What the content of a sample is besides the bytes of its files: its objects, or the names of their folders."""
+    if sample.annotation is not None:
+        return [sample.annotation.content]
+    folders = [path.parent.name for path in sample.masks]
+    return [repr(folders).encode()] if in_folders(sample.masks) else []
 
 
 def _digest(data: bytes) -> bytes:

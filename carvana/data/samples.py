@@ -11,6 +11,7 @@ from typing import Any
 
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
+from carvana.data.io.polygons import Annotation
 from carvana.data.layouts import (
     EXPECTED,
     Folders,
@@ -56,10 +57,12 @@ class Sample:
 
     Attributes:
         image: The image's file.
-        mask: The mask's file, a tuple of several that are joined, or None.
+        mask: The mask's file, or a tuple of several, which are joined or, in several folders, of several classes; the
+            annotation file; or None.
         group: The group.
         view: The view; "" if it is unknown.
         depth: The number of folders above the image that belong to its name.
+        annotation: The objects of the image, if ``mask`` is an annotation file.
 
     >>> Sample(Path("train/00087a6bd4dc_01.jpg"), None, group="00087a6bd4dc", view="01").name
     '00087a6bd4dc_01.jpg'
@@ -72,6 +75,7 @@ class Sample:
     group: str
     view: str = ""
     depth: int = 0
+    annotation: Annotation | None = None
 
     @property
     def name(self) -> str:
@@ -95,7 +99,9 @@ for _field in ("image", "mask"):
 
 
 def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
-    """The file of the mask, or several that are joined; a DataError if there is none."""
+    """The file of the mask, or several; a DataError if there is none, or if an annotation file has it."""
+    if sample.annotation is not None:
+        raise DataError(f"{sample.mask}: holds objects of categories; name the classes in task.classes", kind="labels")
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
     return sample.mask

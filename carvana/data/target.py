@@ -22,6 +22,7 @@ from carvana.data.io.convert import UInt8
 from carvana.data.io.images import MAX_PIXELS, read_image, resize_image
 from carvana.data.io.labels import Labels, read_values
 from carvana.data.io.masks import read_mask, shrink_mask
+from carvana.data.objects import in_folders, paint_labels, paint_masks
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
 from carvana.task import Task
@@ -131,44 +132,51 @@ def read_target(sample: Sample, size: tuple[int, int], *, task: Task, target: st
     Raises:
         DataError: there is no mask, or a file cannot be used.
     """
-    if task.reads_masks:
-        return shrink_mask(read_mask(mask_of(sample)), size, target=target)
     return pack_labels(read_labels(sample, task), size, task=task, target=target)
 
 
 def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
     """The labels (H, W) of a sample: indices of classes, and ``task.void``; in a binary task 0, 1 and ``task.void``.
 
+    In a multilabel task (K, H, W) of 0, 1 and ``task.void``.
+
     Raises:
         DataError: there is no mask or label file, or it cannot be used.
     """
+    objects = sample.annotation or (sample.masks if task.kind == "multilabel" or in_folders(sample.masks) else None)
+    if objects:
+        paint = paint_masks if task.kind == "multilabel" else paint_labels
+        return paint(objects, task, max_pixels=max_pixels)
     source = mask_of(sample)
     if task.reads_masks:
         return read_mask(source, max_pixels=max_pixels)
     if isinstance(source, tuple):
         raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]}; expected one")
-    return task.encode(read_values(source, max_pixels=max_pixels), source)
+    return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)
 
 
 def pack_labels(labels: Labels, size: tuple[int, int], *, task: Task, target: str = "coverage") -> UInt8:
     """The target of a label map at a training size: see :func:`packed_shape`."""
-    if task.kind != "binary":
+    if task.kind == "multiclass":
         return _pack(shrink_labels(labels, size, void=task.void, target=target))
-    coverage = shrink_mask((labels == 1).view(np.uint8), size, target=target)
-    if not task.ignore:
-        return coverage
-    return np.stack([coverage, shrink_mask((labels != task.void).view(np.uint8), size, target=target)])
+    masks = labels if task.kind == "multilabel" else labels[None]
+    planes = [shrink_mask((mask == 1).view(np.uint8), size, target=target) for mask in masks]
+    if task.ignore:
+        planes.append(shrink_mask((masks[0] != task.void).view(np.uint8), size, target=target))
+    return planes[0] if packed_shape(size, task) == size else np.stack(planes)
 
 
 def packed_shape(size: tuple[int, int], task: Task) -> tuple[int, ...]:
     """The shape of a target at a training size, uint8.
 
     Binary: (h, w), 255 times the share of each pixel that the object covers; with ignored values (2, h, w), the second
-    plane being the share that counts. Several classes: (8, h, w) or (12, h, w): of each pixel the indices of four
-    classes (their high bytes, where there are 255 classes and more), then 255 times their shares.
+    plane being the share that counts. Multilabel: (K, h, w), or (K + 1, h, w). Multiclass: (8, h, w) or (12, h, w): of
+    each pixel the indices of four classes (their high bytes, where there are 255 classes and more), then 255 times
+    their shares.
     """
-    if task.kind == "binary":
-        return (2, *size) if task.ignore else size
+    if task.kind != "multiclass":
+        planes = len(task.classes) + bool(task.ignore)
+        return size if task.kind == "binary" and planes == 1 else (planes, *size)
     return (3 * MOST_SHARES if task.void > 255 else 2 * MOST_SHARES, *size)
 
 
@@ -183,10 +191,10 @@ def augmented(
         The image, and the target as :func:`unpack` takes it.
     """
     image = image if image.flags.writeable else image.copy()  # augmentations may work in place
-    if task.kind == "binary":
+    if task.kind != "multiclass":
         shares = target.astype(np.float32) / np.float32(255)
         image, moved = apply(augment, image, shares if shares.ndim == 2 else shares.transpose(1, 2, 0), key)
-        return image, moved if moved.ndim == 2 else moved.transpose(2, 0, 1)
+        return image, moved.transpose(2, 0, 1) if moved.ndim == 3 else moved.reshape(shares.shape)
     planes, present = dense(_unpacked(target))
     given = np.ascontiguousarray(planes.transpose(1, 2, 0) / np.float32(255), dtype=np.float32)
     image, found = apply(augment, image, given, key)
@@ -198,10 +206,10 @@ def augmented(
 
 
 def to_tensor(target: NDArray[Any], task: Task) -> Tensor:
-    """A target of one image, as it goes through a DataLoader: float32 (1 or 2, h, w), or uint8 of several classes."""
+    """A target of one image, as it goes through a DataLoader: float32 (K or K + 1, h, w), or uint8 if multiclass."""
     import torch
 
-    if task.kind == "binary":
+    if task.kind != "multiclass":
         planes = target / np.float32(255) if target.dtype == np.uint8 else target
         return torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32)).reshape(-1, *target.shape[-2:])
     return torch.from_numpy(np.array(target))  # a copy: cached arrays are read-only
@@ -217,8 +225,9 @@ def unpack(packed: Tensor, task: Task) -> tuple[Tensor, ...]:
     Returns:
         float32 (N, K, h, w), the share of each pixel that each class covers; and (N, 1, h, w), the share that counts.
     """
-    if task.kind == "binary":
-        return (packed[:, :1], packed[:, 1:]) if task.ignore else (packed,)
+    if task.kind != "multiclass":
+        classes = len(task.classes)
+        return (packed[:, :classes], packed[:, classes:]) if task.ignore else (packed,)
     import torch
 
     pixels = packed.permute(0, 2, 3, 1)  # with the classes of a pixel side by side, as in channels_last
@@ -283,7 +292,9 @@ def balanced_weights(samples: Sequence[Sample], task: Task, reporter: Reporter) 
 
 
 def pixel_counts(labels: Labels, task: Task) -> NDArray[np.int64]:
-    """The pixels of each class in a label map, int64 (K,)."""
+    """The pixels of each class in labels, as :func:`read_labels` gives them, int64 (K,)."""
+    if task.kind == "multilabel":
+        return np.array([np.count_nonzero(mask == 1) for mask in labels], np.int64)
     counts = np.bincount(labels.ravel(), minlength=len(task.classes) + 1)
     return counts[1:2] if task.kind == "binary" else counts[: len(task.classes)]
 

@@ -1,4 +1,4 @@
-"""Reading and writing of label files, whose values say which class a pixel has: PNG, GIF, TIFF, .npy."""
+"""Reading and writing of label files, whose values or colours say which class a pixel has: PNG, GIF, TIFF, .npy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from carvana.data.io.convert import is_wide, orientation_of, turn
 from carvana.data.io.decode import Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import DataError
-from carvana.task import Task
+from carvana.task import Task, color_values
 from carvana.utils.files import write_bytes
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -28,16 +28,25 @@ _VOID_VALUES = 255, 65535
 _LARGEST_CLASS = 64  # classes below it and 255: the rim of VOC's files, and of many that follow them
 
 
-def read_values(source: Source, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_values(source: Source, *, colors: bool = False, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """The values (H, W) of a label file, upright, in the file's own numbers; of a palette file its indices.
 
+    Args:
+        source: The file.
+        colors: Its colours count, those of a palette, too: they are values as :func:`carvana.task.color_values` makes
+            them.
+        max_pixels: Refuse files that hold more pixels.
+
     Raises:
-        DataError: the file is missing, damaged or too large, or has colours.
+        DataError: the file is missing, damaged or too large, or has colours and none are expected.
     """
     data, name = read_bytes(source, max_pixels), name_of(source)
     if is_npy(data):
-        return read_npy(data, name, max_pixels)
+        values = read_npy(data, name, max_pixels)
+        return color_values(np.repeat(values[:, :, None], 3, axis=2)) if colors else values
     with open_picture(data, source, max_pixels) as picture:
+        if colors:
+            return turn(color_values(np.asarray(picture.convert("RGB"))), orientation_of(picture))
         return turn(_values_of(picture, name), orientation_of(picture))
 
 
@@ -50,8 +59,8 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
     if (values == values[:, :, :1]).all():
         return np.ascontiguousarray(values[:, :, 0])
     raise DataError(
-        f"{name}: has colours, and this version reads labels by their values; save them as a palette file or as grey "
-        "values, one for each class",
+        f"{name}: has colours; name the colour of each class in task.classes, such as {{road: '#804080'}}, or the file "
+        "that lists them",
         kind="labels",
     )
 

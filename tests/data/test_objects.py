@@ -1,0 +1,105 @@
+"""Labels and masks of overlapping objects, from annotations and from folders of masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carvana.data.digest import content_digests
+from carvana.data.io.masks import write_mask
+from carvana.data.io.polygons import Annotation, Shape, ring_of
+from carvana.data.samples import Sample
+from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
+from carvana.errors import DataError
+from carvana.task import Task
+
+SIZE = 20, 30
+
+
+def square(category: str, left: int, top: int, side: int) -> Shape:
+    right, bottom = left + side, top + side
+    return Shape(category, (ring_of([left, top, right, top, right, bottom, left, bottom]),))
+
+
+SHAPES = square("window", 6, 6, 4), square("facade", 2, 2, 16), square("sign", 8, 8, 4)
+ANNOTATED = Sample(Path("a.png"), Path("a.json"), "a", annotation=Annotation(Path("a.json"), SIZE, SHAPES))
+
+
+def test_smaller_objects_lie_over_larger_ones_whatever_their_order() -> None:
+    labels = read_labels(ANNOTATED, Task(classes=["background", "facade", "window", "sign"]))
+    assert labels.dtype == np.uint8
+    assert labels[0, 0] == 0
+    assert labels[3, 3] == 1
+    assert labels[6, 6] == 2
+    assert labels[9, 9] == 3  # of two of one size the later one
+    assert [int((labels == index).sum()) for index in range(4)] == [600 - 256, 256 - 16 - 12, 12, 16]
+
+
+def test_categories_are_merged_left_out_and_ignored() -> None:
+    task = Task(classes={"wall": ["facade", "window"], "rest": "*"}, ignore=["sign"])
+    labels = read_labels(ANNOTATED, task)
+    assert pixel_counts(labels, task).tolist() == [256 - 16, 600 - 256]
+    assert (labels == task.void).sum() == 16
+    one = read_labels(ANNOTATED, Task(classes=["window"]))  # of one class all else is background
+    assert sorted(np.unique(one)) == [0, 1]
+    assert one.sum() == 12  # the sign lies over a part of it
+
+
+def test_a_category_without_a_class_is_an_error_and_so_is_what_lies_outside_of_all() -> None:
+    with pytest.raises(DataError, match=r"a\.json: no class has the category sign \(16 pixels\); name them in"):
+        read_labels(ANNOTATED, Task(classes=["background", "facade", "window"]))
+    with pytest.raises(DataError, match=r"344 pixels are outside of all objects; add a class background, or"):
+        read_labels(ANNOTATED, Task(classes=["facade", "window", "sign"]))
+    covered = Task(classes=["facade", "window", "sign"], ignore=["background"])
+    assert (read_labels(ANNOTATED, covered) == covered.void).sum() == 344
+
+
+def test_of_several_classes_a_pixel_each_has_all_of_its_pixels() -> None:
+    task = Task(kind="multilabel", classes=["window", "sign", "facade"])
+    masks = read_labels(ANNOTATED, task)
+    assert masks.shape == (3, *SIZE)
+    assert pixel_counts(masks, task).tolist() == [16, 16, 256]
+    target = to_tensor(read_target(ANNOTATED, (10, 15), task=task), task)[None]
+    (shares,) = unpack(target, task)
+    means = masks.reshape(3, 10, 2, 15, 2).mean((2, 4))
+    assert np.abs(shares[0].numpy() - means).max() <= 0.5 / 255 + 1e-6
+
+
+def test_ignored_objects_count_for_nothing_in_any_class() -> None:
+    task = Task(kind="multilabel", classes=["window", "facade"], ignore=["sign"])
+    masks = read_labels(ANNOTATED, task)
+    assert ((masks == task.void).sum((1, 2)) == 16).all()
+    shares, valid = unpack(to_tensor(read_target(ANNOTATED, SIZE, task=task), task)[None], task)
+    assert shares.shape[1] == 2
+    assert (valid == 0).sum() == 16
+    assert not shares[(valid == 0).expand_as(shares)].any()
+
+
+def test_a_folder_of_masks_for_each_class(tmp_path: Path) -> None:
+    paths = []
+    for shape in SHAPES:
+        (tmp_path / shape.category).mkdir()
+        mask = np.zeros(SIZE, np.uint8)
+        box, inside = shape.mask(SIZE)
+        mask[box] = inside
+        paths.append(tmp_path / shape.category / "a.png")
+        write_mask(paths[-1], mask)
+    sample = Sample(Path("a.png"), tuple(paths), "a")
+    for task in (
+        Task(kind="multilabel", classes=["window", "facade", "sign"]),
+        Task(classes=["background", "facade", "window", "sign"]),
+    ):
+        assert (read_labels(sample, task) == read_labels(ANNOTATED, task)).all()
+
+
+def test_the_digest_of_an_annotated_image_is_that_of_its_own_objects(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.png").write_bytes(b"image")
+    samples = [
+        Sample(tmp_path / "a.png", tmp_path / "a.json", "a", annotation=Annotation(Path(name), SIZE, shapes))
+        for name, shapes in (("a.json", SHAPES), ("b.json", SHAPES), ("a.json", SHAPES[:2]))
+    ]
+    one, same, other = content_digests(samples)
+    assert one == same != other
