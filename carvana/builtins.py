@@ -39,6 +39,12 @@ _AUGMENTS = {
     "none": "nothing: images as they are",
 }
 
+_ANNOTATIONS = {
+    "yolo": "images/ and labels/ with YOLO's polygons, of parts also; names in data.yaml or classes.txt",
+    "labelme": "images with a JSON file of labelme for each, beside it or in annotations/",
+    "coco": "COCO's JSON: as Roboflow, CVAT, Label Studio and COCO itself arrange it",
+}
+
 _LAYOUTS = {
     "carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
     "folders": "images/ and masks/, matched by name",
@@ -58,5 +64,7 @@ def register(registry: Registry) -> None:
         registry.losses.register(name, f"carvana.losses:{name}", summary=summary)
     for name, summary in _AUGMENTS.items():
         registry.augments.register(name, f"carvana.data.augment:{name}", summary=summary)
+    for name, summary in _ANNOTATIONS.items():  # tried after the others, which have files of masks
+        registry.layouts.register(name, f"carvana.data.annotations:{name}_layout", summary=summary)
     for name, summary in _LAYOUTS.items():
         registry.layouts.register(name, f"carvana.data.layouts:{name}_layout", summary=summary)

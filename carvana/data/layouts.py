@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.errors import ConfigError, DataError
-from carvana.registry import registry
+from carvana.registry import registry, resolve
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
 
@@ -71,7 +71,12 @@ def find_layout(
     if (images is None) != (masks is None):
         raise ConfigError("data.images and data.masks go together: name both folders, or neither")
     if images is not None and masks is not None:
-        return "named folders", Folders(root / expanded(images), root / expanded(masks))
+        named = root / expanded(images), root / expanded(masks)
+        if named[1].suffix.lower() == ".json" or _has_json_alone(named[1]):
+            samples = resolve("carvana.data.annotations:named_annotations", "annotation files")(*named)
+            if samples is not None:
+                return "named annotations", samples
+        return "named folders", Folders(*named)
     layouts = registry.layouts.registered()
     for entry in reversed(layouts):
         found = layout_of(entry.name, root)
@@ -325,6 +330,12 @@ def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, lis
         shown = (name for name in names if not name.startswith("."))
         images = [name for name in shown if _suffix(name) in suffixes]
         yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
+
+
+def _has_json_alone(folder: Path) -> bool:
+    """Whether a folder has JSON files and no image at its top."""
+    found = image_names(folder, MASK_SUFFIXES | {".json"}) if folder.is_dir() else []
+    return bool(found) and all(_suffix(name) == ".json" for name in found)
 
 
 def _below(root: Path, part: Path) -> Path:

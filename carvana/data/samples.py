@@ -99,9 +99,7 @@ for _field in ("image", "mask"):
 
 
 def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
-    """The file of the mask, or several; a DataError if there is none, or if an annotation file has it."""
-    if sample.annotation is not None:
-        raise DataError(f"{sample.mask}: holds objects of categories; name the classes in task.classes", kind="labels")
+    """The file of the mask, or several; a DataError if there is none."""
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
     return sample.mask
@@ -274,8 +272,18 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
 
 
 def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
-    """Warn of other files in the folder of a training's images; not if images are in sub-folders."""
+    """Warn of other files in the folder of a training's images, unless images are in sub-folders; and of annotations
+    that are not used as they stand.
+    """
     first = samples[0]
     if not first.depth:
-        beside = any(mask.parent == first.image.parent for mask in first.masks)
-        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else SUFFIXES)
+        beside = {mask.suffix.lower() for mask in first.masks if mask.parent == first.image.parent}
+        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES | beside if beside else SUFFIXES)
+    for note in annotation_notes(samples):
+        reporter.warn(note)
+
+
+def annotation_notes(samples: Iterable[Sample]) -> list[str]:
+    """What annotation files have besides objects, a line for each kind and file."""
+    each = (sample.annotation.notes for sample in samples if sample.annotation is not None)
+    return list(dict.fromkeys(note for notes in each for note in notes))

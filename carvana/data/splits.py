@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.balance import balanced_sides
-from carvana.data.io.masks import read_mask, share_of
-from carvana.data.samples import Sample, find_samples, mask_of
+from carvana.data.io.masks import share_of
+from carvana.data.objects import check_categories
+from carvana.data.samples import Sample, find_samples
 from carvana.data.target import class_pixels, read_labels
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
@@ -103,6 +104,8 @@ def make_split(
         DataError: the images cannot be found or divided.
     """
     samples = config_samples(data, data.root)
+    if task is not None:
+        check_categories([sample.annotation for sample in samples], task)
     if split.file is None:
         return split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task, reporter=reporter)
     return recall_split(data, split, split.file)
@@ -369,10 +372,8 @@ def _order(units: Sequence[Sequence[Sample]], by: By, rng: np.random.Generator, 
 def _mean_share(samples: Sequence[Sample], task: Task | None = None) -> float:
     step = max(1, len(samples) // MASKS_A_GROUP)
     some = [sample for sample in samples[::step] if sample.mask is not None]
-    if task is None or task.reads_masks:
-        shares = [share_of(read_mask(mask_of(sample))) for sample in some]
-    else:
-        shares = [float((read_labels(sample, task) == 1).mean()) for sample in some]
+    labels = (read_labels(sample, task or Task.binary()) for sample in some)
+    shares = [share_of((each == 1).view(np.uint8)) for each in labels]
     return float(np.mean(shares)) if shares else 0.0
 
 

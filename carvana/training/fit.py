@@ -156,9 +156,9 @@ def resume(
 def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list[str]:
     """Warn of files and masks that look wrong; returns the digest of each image with its mask."""
     samples, data = split.train + split.val, config.data
-    warn_of_passed_over(split.train, reporter)
+    warn_of_passed_over(samples, reporter)
     task = config.task.task()
-    if task.reads_masks:
+    if task.reads_masks and samples[0].annotation is None:
         warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
     else:
         warn_about_labels(split, task, reporter)
