@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from carvana.config import FitConfig
 from carvana.data.digest import content_digests
@@ -137,7 +137,7 @@ def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
     return own is not None and own.resolve() == Path(data).resolve()
 
 
-def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
+def _reading(run: str | os.PathLike[str]) -> dict[str, Any]:
     """The keys by which a run reads groups and masks from the names of files."""
     if not Run(run).exists:
         return {}

@@ -143,7 +143,7 @@ def make_plan(
         reporter.info(f"no --data given: networks are evaluated on the validation images of {runs[0].path}")
     else:
         config = with_data(config or load_config(), reporter=reporter)
-        split = make_split(config.data, config.split, in_full(config).task.task())
+        split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
     config = check(config, device=device)
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
@@ -187,7 +187,8 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
             "their folder with --data"
         )
     theirs = run.read_config()
-    data = {f"data.{key}": getattr(theirs.data, key) for key in ("root", "images", "masks", "group")}
+    where = ("root", "images", "masks", "mask_suffix", "layout", "group")
+    data = {f"data.{key}": getattr(theirs.data, key) for key in where}
     return (config or load_config()).replace({**data, "split": theirs.split.model_dump()})
 
 

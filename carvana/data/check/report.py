@@ -128,6 +128,7 @@ def check_data(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
+    layout: str | None = None,
     task: Task | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
@@ -136,10 +137,11 @@ def check_data(
 
     Args:
         root: the data folder.
-        images: as for :func:`carvana.find_samples`, like the next three.
+        images: as for :func:`carvana.find_samples`, like the next four.
         masks: the folder of masks.
         group: the pattern that names the group.
         mask_suffix: how the names of masks end.
+        layout: the one layout to read the folder by.
         task: what label files are; None looks at some of the files to see whether they are masks or label files.
         workers: threads that read; None for one per core.
         reporter: where progress goes.
@@ -157,7 +159,7 @@ def check_data(
         (2, 1, ())
     """
     reporter = reporter or default_reporter()
-    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix, layout=layout)
     folder = expanded(root)
     contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     del names  # half a kilobyte an image
