@@ -191,12 +191,15 @@ def split(
     wanted, task, reporter = config.split, config.task.task(), make_reporter()
     made = make_split(config.data, wanted, task, reporter=reporter)
     report = describe_split(made, task, reporter=reporter)
-    show(split_table(report, title=f"{folder}, by {wanted.by}, seed {wanted.seed}"))
-    show(Text(_explain(wanted.by, report.val.groups, len(report.shared), classes=bool(report.classes))))
+    given = wanted.file is None and all(sample.subset == "val" for sample in made.val)
+    how = "as its parts" if given else f"by {wanted.by}, seed {wanted.seed}"
+    show(split_table(report, title=f"{folder}, {how}"))
+    if not given:
+        show(Text(_explain(wanted.by, report.val.groups, len(report.shared), classes=bool(report.classes))))
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
-    drawn = {"split.by": wanted.by, "split.val": f"{wanted.val:g}", "split.seed": wanted.seed}
+    drawn = {} if given else {"split.by": wanted.by, "split.val": f"{wanted.val:g}", "split.seed": wanted.seed}
     changes = layout.folders | ({"split.file": out} if out else drawn)
     words = ["--config", str(layout.config)] if layout.config else []
     for setting in [*(layout.settings or []), *(f"{key}={value}" for key, value in changes.items())]:

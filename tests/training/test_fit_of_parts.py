@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from reporters import Lines
 from typer.testing import CliRunner
 
@@ -26,27 +25,17 @@ from carvana.run import Run
 from carvana.training.cross_validation import fit_folds
 from carvana.training.find_lr import find_lr
 from carvana.training.fit import fit, resume
-from tests.scenes import VALUES, VOID, draw
-
-PARTS = {"train": range(8), "val": range(8, 11), "test": range(11, 15)}
+from tests.scenes import VALUES, VOID, write_parts
 
 
-def write_parts(root: Path) -> Path:
-    """``train/`` + ``trainannot/``, ``val/`` + ``valannot/``, and a test part whose files cannot be read.
-
-    One image of val is one of train.
-    """
-    for part, numbers in PARTS.items():
-        for folder in (part, f"{part}annot"):
-            (root / folder).mkdir(parents=True)
-        for number in numbers:
-            for folder, pixels in zip((part, f"{part}annot"), draw(number), strict=True):
-                Image.fromarray(pixels).save(root / folder / f"s{number % 8}.png")
-                if part == "test":
-                    (root / folder / f"s{number % 8}.png").rename(root / folder / f"s{number % 8}.hidden")
-                    (root / folder / f"s{number % 8}.png").write_bytes(b"nobody reads this")
+def with_unreadable_test(root: Path) -> Path:
+    """Drawn parts, of which the files of the test part cannot be read, and one image of val is one of train."""
+    write_parts(root, train=8, val=3, test=4)
+    for path in [*root.glob("test*/*.png")]:
+        path.rename(path.with_suffix(".hidden"))
+        path.write_bytes(b"nobody reads this")
     for folder in ("", "annot"):
-        shutil.copy(root / f"train{folder}" / "s5.png", root / f"val{folder}" / "s1.png")
+        shutil.copy(root / f"train{folder}" / "s05.png", root / f"val{folder}" / "s01.png")
     return root
 
 
@@ -70,7 +59,8 @@ def config(root: Path, **changes: Any) -> FitConfig:
 @pytest.fixture(scope="module")
 def fitted(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
     folder, said = tmp_path_factory.mktemp("parts"), Lines()
-    return fit(config(write_parts(folder / "data")), out=folder / "run", device="cpu", reporter=said), said.lines
+    data = with_unreadable_test(folder / "data")
+    return fit(config(data), out=folder / "run", device="cpu", reporter=said), said.lines
 
 
 def data_of(run: Run) -> Path:
@@ -87,8 +77,8 @@ def evaluate(*words: object) -> Any:
 
 def test_the_folders_say_what_trains_and_what_validates(fitted: tuple[Run, list[str]]) -> None:
     run, said = fitted
-    assert sorted(run.read_split("train")) == [f"train/s{number}.png" for number in range(8)]
-    assert sorted(run.read_split("val")) == ["val/s0.png", "val/s1.png", "val/s2.png"]
+    assert sorted(run.read_split("train")) == [f"train/s{number:02}.png" for number in range(8)]
+    assert sorted(run.read_split("val")) == ["val/s00.png", "val/s01.png", "val/s02.png"]
     assert run.read_split("test") == {}
     assert sum("its own parts are used: 8 images train, 3 validate" in line for line in said) == 1
     numbers = run.read_evaluation()
@@ -104,14 +94,14 @@ def test_the_test_part_is_measured_when_it_is_asked_for_and_the_run_stays_as_it_
     data = restore_test(Path(shutil.copytree(data_of(run), tmp_path / "data")))
     before = {path: path.read_bytes() for path in sorted(run.path.rglob("*")) if path.is_file()}
     numbers = evaluate(run.path, "--split", "test", "--root", data)
-    assert [row["image"] for row in numbers["per_image"]] == [f"test/s{number}.png" for number in range(3, 7)]
+    assert [row["image"] for row in numbers["per_image"]] == [f"test/s{number:02}.png" for number in range(4)]
     assert {path: path.read_bytes() for path in sorted(run.path.rglob("*")) if path.is_file()} == before
     predictor = Predictor.from_pretrained(run.path, device="cpu")
     predict_folder(predictor, sorted((data / "test").iterdir()), out=tmp_path / "out", reporter=Lines())
     matrix = np.zeros((4, 4), np.int64)
-    for number in range(3, 7):
-        true = read_values(data / "testannot" / f"s{number}.png")
-        predicted = read_values(next((tmp_path / "out").rglob(f"s{number}_mask.png")))
+    for number in range(4):
+        true = read_values(data / "testannot" / f"s{number:02}.png")
+        predicted = read_values(next((tmp_path / "out").rglob(f"s{number:02}_mask.png")))
         for row, values in enumerate(([10], [20], [30, 31], [250])):
             for column, value in enumerate((10, 20, 30, 250)):
                 matrix[row, column] += (np.isin(true, values) & (predicted == value)).sum()
@@ -133,14 +123,14 @@ def test_images_of_the_test_part_that_were_trained_on_are_left_out_and_named(
 ) -> None:
     run, _ = fitted
     other = Run(shutil.copytree(run.path, tmp_path / "run"))
-    table = other.split_path.read_text().replace("train/s3.png", "test/s3.png")
+    table = other.split_path.read_text().replace("train/s03.png", "test/s00.png")
     other.split_path.write_text(table)
     said = Lines()
     found = choose_samples(other.path, split="test", reporter=said)
-    assert [sample.name for sample in found] == ["test/s4.png", "test/s5.png", "test/s6.png"]
+    assert [sample.name for sample in found] == ["test/s01.png", "test/s02.png", "test/s03.png"]
     assert "was fitted on 1 of the 4 images of the test part, which are left out" in said.lines[0]
-    other.split_path.write_text("image,group,subset\n" + "".join(f"test/s{n}.png,x,train\n" for n in range(3, 7))
-                                + "val/s0.png,y,val\n")  # fmt: skip
+    other.split_path.write_text("image,group,subset\n" + "".join(f"test/s{n:02}.png,x,train\n" for n in range(4))
+                                + "val/s00.png,y,val\n")  # fmt: skip
     with pytest.raises(DataError, match="was fitted on all of its test part"):
         choose_samples(other.path, split="test", reporter=said)
 
@@ -160,8 +150,8 @@ def test_learning_rates_are_tried_without_the_test_part(fitted: tuple[Run, list[
 
 def test_an_image_with_its_mask_on_both_sides_is_warned_of(fitted: tuple[Run, list[str]]) -> None:
     assert [line for line in fitted[1] if "same bytes" in line] == [
-        "1 image of validation with the same bytes, image and mask, in training (the first: val/s1.png is "
-        "train/s5.png): validation reads too high; take one of each two away"
+        "1 image of validation with the same bytes, image and mask, in training (the first: val/s01.png is "
+        "train/s05.png): validation reads too high; take one of each two away"
     ]
 
 

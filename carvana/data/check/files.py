@@ -48,6 +48,7 @@ ADVICE = {
     "full-mask": "make sure that the object really fills the image",
     "same-mask": "make sure that each image has its own mask",
     "duplicate": "keep one: it counts twice",
+    "two-parts": "keep it in one part: a score on images that were trained on, or nearly, is too high",
     "near-duplicate": "give both images one group's name, or keep one: a split may put them on both sides",
 }
 """What to do, by kind of problem; the order is that of reports."""

@@ -74,6 +74,7 @@ class Report:
         ceiling_masks: from how many masks that was computed.
         problems: in the order of :data:`carvana.data.check.files.ADVICE`.
         notes: what may be meant so.
+        parts: how many images there are in each part; empty where the folders have none.
         values: those of label files; empty if there are masks.
         task: of label files, the task that was given, or else the one that they suggest, as values of a config.
     """
@@ -91,6 +92,7 @@ class Report:
     ceiling_masks: int
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
+    parts: dict[str, int]
     values: tuple[LabelValue, ...] = ()
     task: dict[str, Any] | None = None
     photos, cars, photos_per_car = Attribute("image_count"), Attribute("group_count"), Attribute("images_per_group")
@@ -109,6 +111,7 @@ class Report:
             "cars": self.group_count,
             "photos_per_car": list(self.images_per_group),
             "views": self.views,
+            "parts": self.parts,
             "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.items()},
             "foreground": None if self.foreground is None else self.foreground.to_json(),
             "ceilings": [ceiling.to_json() for ceiling in self.ceilings],
@@ -209,6 +212,7 @@ def check_data(
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
         notes=(*contents.notes, *_mixed_sizes(samples, found), *tally.notes(str(contents.masks))),
+        parts=_sorted(sample.subset for sample in samples if sample.subset),
         values=tally.values(),
         task=tally.suggest(),
     )
@@ -241,6 +245,10 @@ def _equal_images(
         first = firsts.get(summary.image, number)
         if first != number:
             sample, other = samples[number], samples[first]
+            if sample.subset != other.subset:
+                message = f"is in {sample.subset}, and {other.name} in {other.subset} has the same pixels"
+                yield Problem("two-parts", str(sample.image), message)
+                continue
             of = "the same group" if other.group == sample.group else f"another group, {other.group}"
             yield Problem("duplicate", str(sample.image), f"has the same pixels as {other.image.name} of {of}")
 
@@ -282,10 +290,16 @@ def _near_duplicates(samples: Sequence[Sample], pictures: NDArray[np.uint16]) ->
         except DataError:  # it was removed meanwhile
             return None
 
-    groups = (sample.group for sample in samples)
+    # What validates is given: groups are not drawn, and only what stands in two parts matters.
+    given = any(sample.subset == "val" for sample in samples)
+    groups = (sample.subset if given else f"{sample.subset}/{sample.group}" for sample in samples)
     for found in find_near_duplicates(pictures, groups, look=look):
         sample, other = samples[found.second], samples[found.first]
         how = "the mirror image of" if found.mirrored else "nearly the same picture as"
+        if sample.subset != other.subset:
+            message = f"is in {sample.subset}, and {how} {other.name} in {other.subset} ({found.similarity:.3f})"
+            yield Problem("two-parts", str(sample.image), message)
+            continue
         message = f"is {how} {other.stem} of another group (correlation {found.similarity:.3f})"
         yield Problem("near-duplicate", str(sample.image), message)
 
