@@ -270,9 +270,10 @@ def _pair(found: PairedNames, part: Part) -> None:
                 found.same_stem.append((owner, masks / same, masks / mask))
         elif part.only is None and (rule.suffix is None or rule.is_named_like_a_mask(mask)):
             found.alone.append(masks_before + mask)
-    if part.subset == "test" and not owned:
-        found.left_out.append((images, f"the {len(stems)} images of this test part have no labels, and are not read"))
-        return
+    if part.subset == "test" and len(owned) < len(stems):
+        left = f"{len(stems) - len(owned)} of the {len(stems)} images of this test part"
+        found.left_out.append((images, f"{left} have no labels, and are not read"))
+        stems = {stem: image for stem, image in stems.items() if stem in owned}
     found.images.update((before + stem, before + image) for stem, image in stems.items())
     found.masks.update((before + stem, [masks_before + mask for mask in several]) for stem, several in owned.items())
     if folders.parts:

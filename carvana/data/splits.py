@@ -256,11 +256,40 @@ def split_folds(
 
 
 def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split:
-    """Divide samples as a ``split.csv`` says: columns image (a file name) and subset (train or val).
+    """Divide samples as a ``split.csv`` says: columns image (a file name) and subset (train, val, or test for neither).
 
     Raises:
         DataError: the file cannot be used, names an image that does not exist, or leaves one side empty.
     """
+    # In the file's order: a resumed training must find each image at its place.
+    sides = [(sample, subset) for sample, subset in _named(path, samples) if subset != "test"]
+    split = _divide([[sample] for sample, _ in sides], (subset == "val" for _, subset in sides))
+    if not split.train or not split.val:
+        raise DataError(f"{path}: leaves no image for {'training' if not split.train else 'validation'}")
+    return split
+
+
+def samples_to_test(data: DataConfig, split: SplitConfig, *, reporter: Reporter | None = None) -> tuple[Sample, ...]:
+    """The images that a training with this config does not touch: those that ``split.file`` or the folders call test.
+
+    Args:
+        data: Where the images are.
+        split: Its file comes before the folders.
+        reporter: Receives what is left out.
+
+    Raises:
+        DataError: the images cannot be found, or the file cannot be used.
+    """
+    samples = config_samples(data, data.root, reporter=reporter)
+    if split.file is not None and split.file.is_file():
+        named = tuple(sample for sample, subset in _named(split.file, samples) if subset == "test")
+        if named:
+            return named
+    return tuple(sample for sample in samples if sample.subset == "test")
+
+
+def _named(path: str | os.PathLike[str], samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
+    """The samples that a ``split.csv`` names, in its order, each with its subset."""
     subsets = _read_subsets(Path(path))
     places = {sample.name: place for place, sample in enumerate(samples)}
     known = [name if name in places else Path(name).name for name in subsets]  # written with a folder before it
@@ -271,11 +300,7 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     absent = sorted(subsets.keys() - places.keys())
     if absent:
         raise DataError(f"{path}: {len(absent)} of its images are not in the data folder (the first: {absent[0]})")
-    # In the file's order: a resumed training must find each image at its place.
-    split = _divide([[samples[places[name]]] for name in subsets], (subset == "val" for subset in subsets.values()))
-    if not split.train or not split.val:
-        raise DataError(f"{path}: leaves no image for {'training' if not split.train else 'validation'}")
-    return split
+    return [(samples[places[name]], subset) for name, subset in subsets.items()]
 
 
 def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence[str] | None = None) -> None:
@@ -477,9 +502,9 @@ def _read_subsets(path: Path) -> dict[str, str]:
             understood = {"image", "subset"} <= set(rows.fieldnames or ())
             for number, row in enumerate(rows if understood else (), start=2):
                 name, subset = row["image"] or "", row["subset"]
-                if subset not in ("train", "val") or not name:
+                if subset not in ("train", "val", "test") or not name:
                     raise DataError(
-                        f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train or val"
+                        f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train, val or test"
                     )
                 if name in subsets:
                     raise DataError(f"{path}, line {number}: {name} is there twice; remove one of the lines")

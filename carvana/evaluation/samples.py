@@ -10,7 +10,7 @@ from typing import Any, Literal
 from carvana.config import FitConfig
 from carvana.data.digest import content_digests
 from carvana.data.samples import Sample, find_samples
-from carvana.data.splits import Split, config_samples, recall_split
+from carvana.data.splits import Split, recall_split, samples_to_test
 from carvana.errors import ConfigError, DataError
 from carvana.folds import Folds
 from carvana.run import Run
@@ -103,7 +103,7 @@ def _test_part(runs: Sequence[Run], *, root: str | os.PathLike[str] | None, repo
     Such are there where ``split.file`` named them, and where an earlier carvana divided the folder as a whole.
     """
     config = with_data_root(runs[0].read_config(), root, name=runs[0].path)
-    samples = [sample for sample in config_samples(config.data, config.data.root) if sample.subset == "test"]
+    samples = samples_to_test(config.data, config.split, reporter=reporter)
     if not samples:
         raise DataError(
             f"{config.data.root}: has no test part with label files, such as test/ and testannot/ beside train/ and "

@@ -13,7 +13,15 @@ from reporters import Lines
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.check.report import check_data
 from carvana.data.samples import Sample, find_samples
-from carvana.data.splits import make_split, read_split, split_folds, split_samples, tell_of_leak, write_split
+from carvana.data.splits import (
+    make_split,
+    read_split,
+    samples_to_test,
+    split_folds,
+    split_samples,
+    tell_of_leak,
+    write_split,
+)
 from carvana.errors import CarvanaError, ConfigError, DataError, UnknownNameError
 from carvana.registry import registry
 
@@ -185,10 +193,12 @@ def test_a_test_part_without_labels_is_left_out_and_said(tmp_path: Path, layout:
     said = Lines()
     assert {sample.subset for sample in find_samples(tmp_path, reporter=said)} == {"train"}
     assert len(said.lines) == 1
-    assert "the 3 images of this test part have no labels, and are not read" in said.lines[0]
+    assert "3 of the 3 images of this test part have no labels, and are not read" in said.lines[0]
     report = check_data(tmp_path, workers=1)
     assert report.image_count == 2
     assert [note.message for note in report.notes if "test part" in note.message]
+    put(tmp_path, LAYOUTS[layout][1].format("test", "b"))
+    assert [sample.stem[-1] for sample in find_samples(tmp_path) if sample.subset == "test"] == ["b"]
 
 
 def test_a_missing_mask_is_named_with_the_folders_of_its_part(tmp_path: Path) -> None:
@@ -290,6 +300,16 @@ def test_a_split_file_comes_before_the_parts(tmp_path: Path) -> None:
     split = make_split(config, SplitConfig(file=other), reporter=Lines())
     assert [s.name for s in split.train] == ["train/a.jpg", "train/b.jpg", "train/c.jpg", "train/d.jpg", "val/g.jpg"]
     assert [s.name for s in split.val] == ["train/images/x.jpg"]
+
+
+def test_a_table_may_name_what_is_a_test(tmp_path: Path) -> None:
+    put(tmp_path / "data", *(f"images/{name}.jpg" for name in "abcd"), *(f"masks/{name}.png" for name in "abcd"))
+    (tmp_path / "split.csv").write_text("image,subset\na.jpg,train\nb.jpg,test\nimages/c.jpg,val\n")
+    data, split = DataConfig(root=tmp_path / "data"), SplitConfig(file=tmp_path / "split.csv")
+    made = make_split(data, split)
+    assert [sample.name for sample in made.train + made.val] == ["a.jpg", "c.jpg"]
+    assert [sample.name for sample in samples_to_test(data, split)] == ["b.jpg"]
+    assert samples_to_test(data, SplitConfig()) == ()
 
 
 def test_a_split_of_given_parts_reads_back(tmp_path: Path) -> None:
