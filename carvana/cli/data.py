@@ -191,7 +191,7 @@ def split(
     wanted, task, reporter = config.split, config.task.task(), make_reporter()
     made = make_split(config.data, wanted, task, reporter=reporter)
     report = describe_split(made, task, reporter=reporter)
-    given = wanted.file is None and all(sample.subset == "val" for sample in made.val)
+    given = wanted.file is None and made.is_given
     how = "as its parts" if given else f"by {wanted.by}, seed {wanted.seed}"
     show(split_table(report, title=f"{folder}, {how}"))
     if not given:

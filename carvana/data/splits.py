@@ -46,6 +46,11 @@ class Split:
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the data folder says what validates."""
+        return all(sample.subset == "val" for sample in self.val)
+
     def labelled(self) -> list[tuple[Sample, str]]:
         """All samples, each with "train" or "val"."""
         return [(sample, "train") for sample in self.train] + [(sample, "val") for sample in self.val]
@@ -343,8 +348,7 @@ def tell_of_leak(split: Split, reporter: Reporter) -> None:
     """Warn of groups on both sides of a split."""
     leaking = len(split.shared_groups())
     if leaking:
-        given = all(sample.subset == "val" for sample in split.val)
-        advice = "the folders divide the images so" if given else "take split.by=group unless this is meant"
+        advice = "the folders divide the images so" if split.is_given else "take split.by=group unless this is meant"
         reporter.warn(
             f"{leaking} group{'s are' if leaking > 1 else ' is'} on both sides of the split: validation reads too "
             f"high; {advice}"
@@ -428,7 +432,7 @@ def _tell_of_parts(
             "are no test of this training any more"
         )
     said = []
-    if file is None and any(sample.subset == "val" for sample in made.val):
+    if file is None and made.is_given:
         counts = f"{plural(len(made.train), 'image')} train, {len(made.val)} validate"
         said.append(f"its own parts are used: {counts}; split.val, split.by and split.seed do not apply")
     if len(tests) > len(taken):

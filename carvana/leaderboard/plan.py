@@ -147,8 +147,9 @@ def make_plan(
     config = check(config, device=device)
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
+    shared = split.shared_groups() if split.is_given else set()
     for run in runs:
-        refuse_known_groups(run, split.val, group=config.data.group, reporter=reporter)
+        refuse_known_groups(run, split.val, group=config.data.group, shared=shared, reporter=reporter)
     folder, given = Path(out), config
     if config.split.file is None or not config.split.file.is_dir():
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
