@@ -35,6 +35,7 @@ _LATER = {
     "data.start_epochs": 0,
     "data.whole": 0.0,
     "data.mask_suffix": None,
+    "data.layout": None,
     "data.crops": "boundary",
     "train.class_weights": None,
 }
@@ -159,6 +160,9 @@ class DataConfig(Section):
     mask_suffix: str | None = Field(
         None,
         description="What masks have behind their image's name, such as _L; none: nothing, _mask(s) or _segmentation.",
+    )
+    layout: str | None = Field(
+        None, description="How the data folder is laid out, by a registered name; none: whatever layout fits."
     )
     group: str | None = Field(
         None, description="Regular expression that finds the group's name in an image's file name."

@@ -34,7 +34,7 @@ from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.pipeline import overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage
 from carvana.task import Task
-from carvana.utils.files import append_json_line, atomic_path, bytes_digest, digest, file_digest, lock, read_json_lines
+from carvana.utils.files import append_json_line, atomic_path, digest, file_digest, lock, read_json_lines
 from carvana.utils.progress import Reporter, default_reporter, track
 
 MANIFEST = "manifest.jsonl"
