@@ -61,7 +61,7 @@ def test_grey_values_saved_as_colours_are_read_and_colours_are_refused(tmp_path:
     coloured = np.zeros((*VALUES.shape, 3), np.uint8)
     coloured[..., 1] = VALUES
     Image.fromarray(coloured).save(tmp_path / "colour.png")
-    with pytest.raises(DataError, match=r"colour.png: has colours, and this version reads labels by their values"):
+    with pytest.raises(DataError, match=r"colour.png: has colours; name the colour of each class in task.classes"):
         read_values(tmp_path / "colour.png")
 
 
