@@ -20,7 +20,7 @@ from carvana.inference.base import BasePredictor, checked_threshold
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Scale, Want, network_size
-from carvana.inference.strips import mean_strips
+from carvana.inference.strips import mean_strips, mirrored_strips
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid
 from carvana.inference.tiling.roi import mirrored
@@ -173,7 +173,7 @@ class Predictor(BasePredictor):
         if not self.tta:
             return strips
         mirrored = self._finite(image, self._inferer.strips(pixels.flip(-1)))
-        return mean_strips([strips, (strip.flip(-1) for strip in mirrored)])
+        return mean_strips([strips, mirrored_strips(mirrored)])
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
@@ -263,6 +263,7 @@ class Predictor(BasePredictor):
             if not bool(torch.isfinite(strip.sum())):
                 raise self._not_a_number(image)
             yield strip
+            del strip
 
     def _not_a_number(self, image: PreprocessedImage) -> ModelError:
         where = f"{image.name}: " if image.name else ""

@@ -1,6 +1,7 @@
 """Probabilities of several classes from the top of an image to its bottom, so that memory holds no whole map for each.
 
-A strip is float32 (K, h, W): the probabilities of some rows. Those of one image come from top to bottom.
+A strip is float32 (K, h, W): the probabilities of some rows. Those of one image come from top to bottom. Generators
+delete what they gave before they make more: a variable would hold one strip more in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.task import Task
 
-_ROWS = 256
+_ROWS = 64
 """Rows of a strip that is cut out of maps."""
 
 
@@ -40,7 +41,18 @@ def mean_strips(several: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
                 mean[:, done : done + part.shape[1]].add_(part, alpha=1 / len(several))
                 done += part.shape[1]
                 rests[index] = strip[:, part.shape[1] :] if part.shape[1] < strip.shape[1] else None
+                del strip, part
         yield mean
+        del mean
+
+
+def mirrored_strips(strips: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The strips of the mirrored image, mirrored back."""
+    for strip in strips:
+        turned = strip.flip(-1)
+        del strip
+        yield turned
+        del turned
 
 
 def strips_of(maps: ProbabilityMaps) -> Iterator[Tensor]:
@@ -54,11 +66,11 @@ def strips_of(maps: ProbabilityMaps) -> Iterator[Tensor]:
     for top in range(0, height, _ROWS):
         rows = _places(torch.arange(top, min(top + _ROWS, height), device=device), height)
         grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[None]
-        parts = (
-            weight * functional.grid_sample(single[None], grid, padding_mode="border", align_corners=False)[0]
-            for single, weight in zip(maps.maps, maps.weights, strict=True)
-        )
-        yield sum(parts, start=torch.zeros((), device=device))
+        strip = torch.zeros(len(maps.maps[0]), len(rows), width, device=device)
+        for single, weight in zip(maps.maps, maps.weights, strict=True):
+            part = functional.grid_sample(single[None], grid, padding_mode="border", align_corners=False)[0]
+            strip.add_(part, alpha=weight)
+        yield strip
 
 
 def labels_of(strips: Iterator[Tensor], size: tuple[int, int], task: Task) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -68,6 +80,7 @@ def labels_of(strips: Iterator[Tensor], size: tuple[int, int], task: Task) -> ND
     for strip in strips:
         labels[top : top + strip.shape[1]] = strip.argmax(0).cpu().numpy()
         top += strip.shape[1]
+        del strip
     return labels
 
 

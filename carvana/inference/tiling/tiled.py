@@ -218,6 +218,7 @@ def each_batch(accumulators: Sequence[Accumulator], network: Network, *, most: C
             outputs = network(tiles[0].clone()[None] if len(tiles) == 1 else torch.stack(tiles))
             for (accumulator, rows, columns), output in zip(batch, outputs, strict=True):
                 accumulator.add(rows, columns, output)
+            del tiles, outputs, output  # gone before the next ones are there, or another network's
             yield
 
 
