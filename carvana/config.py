@@ -15,8 +15,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 
+from carvana.class_files import read_classes
 from carvana.errors import ConfigError, did_you_mean, explain
-from carvana.task import Kind, Task, checked_value, read_class_names
+from carvana.task import Kind, Task, checked_value
 from carvana.utils.files import expanded
 
 LARGEST_FILE = 10**6
@@ -34,6 +35,7 @@ _LATER = {
     "data.start_epochs": 0,
     "data.whole": 0.0,
     "data.mask_suffix": None,
+    "data.layout": None,
     "data.crops": "boundary",
     "train.class_weights": None,
 }
@@ -126,17 +128,17 @@ class TaskConfig(Section):
         """
         if self.classes is None:
             return {}
-        classes = self.classes
+        classes, ignore = self.classes, self.ignore
         if isinstance(classes, str):
             places = [Path(folder, classes) for folder in folders if folder is not None]
             path = next((path for path in places if path.is_file()), None)
             if path is None:
                 raise ConfigError(
                     f"task.classes = {classes!r}: no such file in {' or '.join(str(path.parent) for path in places)}; "
-                    "expected names, such as [sky, road], or a file that has one in each line"
+                    "expected names, such as [sky, road], or a file such as codes.txt, class_dict.csv or labelmap.txt"
                 )
-            classes = read_class_names(path)
-        return Task(kind=self.kind, classes=classes, ignore=self.ignore).model_dump(mode="json")
+            classes, ignore = read_classes(path, ignore)
+        return Task(kind=self.kind, classes=classes, ignore=ignore).model_dump(mode="json")
 
 
 class ModelConfig(Section):
@@ -158,6 +160,9 @@ class DataConfig(Section):
     mask_suffix: str | None = Field(
         None,
         description="What masks have behind their image's name, such as _L; none: nothing, _mask(s) or _segmentation.",
+    )
+    layout: str | None = Field(
+        None, description="How the data folder is laid out, by a registered name; none: whatever layout fits."
     )
     group: str | None = Field(
         None, description="Regular expression that finds the group's name in an image's file name."

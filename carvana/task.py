@@ -8,12 +8,10 @@ A value is a number, a colour, or the name of a category: of polygons, or of a f
 from __future__ import annotations
 
 import colorsys
-import csv
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -455,22 +453,6 @@ class Task(_Record):
     def _listed(self) -> str:
         names = self.names
         return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def read_class_names(path: Path) -> list[str]:
-    """The names of classes in a text file such as ``codes.txt``: one a line, whose values are 0, 1, ...
-
-    Raises:
-        ConfigError: it cannot be read, or holds no names.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"task.classes = {path}: cannot be read: {error}") from error
-    rows = list(csv.reader(line for line in text.splitlines() if line.strip() and not line.startswith("#")))
-    if not rows or any(len(row) != 1 for row in rows):
-        raise ConfigError(f"task.classes = {path}: expected the name of a class in each line, as in codes.txt")
-    return [row[0].strip() for row in rows]
 
 
 def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:

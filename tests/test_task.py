@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carvana.errors import ConfigError, DataError
-from carvana.task import Task, color_values, read_class_names
+from carvana.task import Task, color_values
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 
@@ -157,17 +157,6 @@ def test_a_class_is_found_by_its_name() -> None:
         task.index("pavment")
     with pytest.raises(ConfigError, match="no class is named 'xyz'; expected one of sky, building"):
         task.index("xyz")
-
-
-def test_names_come_from_a_file_with_one_in_each_line(tmp_path: Any) -> None:
-    path = tmp_path / "codes.txt"
-    path.write_text("\ufeffsky\r\nroad\r\n\r\ncar\r\n", encoding="utf-8")
-    assert read_class_names(path) == ["sky", "road", "car"]
-    path.write_text("sky,0\nroad,1\n")
-    with pytest.raises(ConfigError, match=r"codes.txt: expected the name of a class in each line"):
-        read_class_names(path)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_class_names(tmp_path / "none.txt")
 
 
 def test_colours_are_values_and_the_colours_of_classes() -> None:

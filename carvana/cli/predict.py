@@ -31,7 +31,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     others: options.OTHERS = None,
-    save: Annotated[str, typer.Option(help="What to write, comma-separated: mask, prob, cutout, overlay.")] = "mask",
+    save: Annotated[
+        str, typer.Option(help="What to write, comma-separated: mask, prob, cutout, overlay, coco.")
+    ] = "mask",
     clean: CLEAN = False,
     background: Annotated[
         str | None,

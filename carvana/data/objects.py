@@ -6,18 +6,21 @@ has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.images import MAX_PIXELS
-from carvana.data.io.labels import Labels
+from carvana.data.io.labels import Labels, task_in_a_line
 from carvana.data.io.masks import read_mask
 from carvana.data.io.polygons import Annotation, Box
 from carvana.errors import DataError
-from carvana.task import Task
+from carvana.task import REST, Task
+
+_SHOWN = 16  # categories in a message
 
 Source = Annotation | tuple[Path, ...]
 Object = tuple[str, Box, NDArray[np.uint8]]
@@ -92,6 +95,39 @@ def paint_masks(source: Source, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
     for box, mask in ignored:
         masks[(slice(None), *box)][:, mask.view(bool)] = task.void
     return masks
+
+
+def check_categories(annotations: Iterable[Annotation | None], task: Task) -> None:
+    """Make sure that a class has a category of the annotation files, if there are any.
+
+    Raises:
+        DataError: none has. The message has the categories, and a task of them for a config.
+    """
+    known = [each for each in annotations if each is not None]
+    categories = sorted({category for each in known for category in each.categories})
+    named = {name for each in task.classes for name in each.categories}
+    if not known or REST in named or not named.isdisjoint(categories):
+        return
+    if not categories:
+        raise DataError(f"{known[0].path}: no image has an object", kind="labels")
+    shown = ", ".join(categories[:_SHOWN]) + (
+        f" and {len(categories) - _SHOWN} more" if len(categories) > _SHOWN else ""
+    )
+    raise DataError(
+        f"{known[0].path}: no class of the task has one of the categories {shown}; write into the config "
+        f"{task_in_a_line(suggest_classes(categories))} (`carvana data check` counts their objects)",
+        kind="labels",
+    )
+
+
+def suggest_classes(categories: Sequence[str]) -> dict[str, Any]:
+    """The task of these categories, as values of a config: one is an object, several stand beside a background.
+
+    >>> suggest_classes(["car"]), suggest_classes(["car", "road"])
+    ({'classes': ['car']}, {'classes': ['background', 'car', 'road']})
+    """
+    outside = [] if len(categories) == 1 or "background" in categories else ["background"]
+    return {"classes": [*outside, *categories]}
 
 
 def _where(source: Source) -> Path:

@@ -52,6 +52,8 @@ def check(config: FitConfig, *, device: str = "auto", reporter: Reporter | None 
     config = in_full(config, reporter=reporter)
     _check_loss(config)
     make_augment(config.data.augment)
+    if config.data.layout is not None:
+        registry.layouts.entry(config.data.layout)
     resolve_precision(config.train.precision, resolve_device(device))
     return config
 
@@ -294,5 +296,7 @@ def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
 def _names(config: FitConfig) -> Iterator[tuple[Catalog, str]]:
     yield registry.archs, config.arch
     yield registry.augments, config.data.augment
+    if config.data.layout is not None:
+        yield registry.layouts, config.data.layout
     for name in loss_names(loss_for(config.train.loss, config.task.task().kind)):
         yield registry.losses, name

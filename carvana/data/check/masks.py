@@ -20,6 +20,7 @@ from carvana.data.io.images import ImageHeader, image_header, read_image, resize
 from carvana.data.io.masks import inspect_mask, read_mask, share_of, shrink_mask
 from carvana.data.samples import Sample, mask_of
 from carvana.data.splits import Split, class_shares
+from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.metrics import dice_of
 from carvana.task import Task
@@ -50,10 +51,10 @@ def check_sizes(samples: Sequence[Sample]) -> None:
         DataError: masks are of another size than their images, or files cannot be read. The first of them is named
             and all of them are counted.
     """
-    pairs = ((sample.image, mask) for sample in samples for mask in sample.masks)
+    pairs = ((sample, mask) for sample in samples for mask in sample.masks)
     count, unreadable, wrong = 0, list[str](), list[str]()
     # More threads than cores, since they wait for the disk most of the time.
-    for (image, mask), of_image, of_mask in threaded(_headers, pairs, workers=min(4 * cpu_count(), 32)):
+    for (sample, mask), of_image, of_mask in threaded(_headers, pairs, workers=min(4 * cpu_count(), 32)):
         count += 1
         if isinstance(of_image, str) or isinstance(of_mask, str):
             unreadable += [error for error in (of_image, of_mask) if isinstance(error, str)]
@@ -61,7 +62,7 @@ def check_sizes(samples: Sequence[Sample]) -> None:
         if of_image.size != of_mask.size:
             wrong.append(
                 f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its image "
-                f"{image.name} {of_image.size[0]} x {of_image.size[1]}"
+                f"{sample.image.name} {of_image.size[0]} x {of_image.size[1]}"
             )
     if unreadable:
         number = len(unreadable)
@@ -225,10 +226,16 @@ def best_dice(mask: NDArray[np.uint8], size: tuple[int, int], *, target: str = "
     return float(dice_of(both, cv2.countNonZero(found) + cv2.countNonZero(mask)))
 
 
-def mean_best_dice(samples: Sequence[Sample], size: tuple[int, int], *, target: str = "coverage") -> float:
+def mean_best_dice(
+    samples: Sequence[Sample], size: tuple[int, int], *, target: str = "coverage", task: Task | None = None
+) -> float:
     """The mean of :func:`best_dice` over the masks of images, read by as many threads as there are cores."""
-    masks = (sample.mask for sample in samples if sample.mask is not None)
-    return float(np.mean(list(threaded(lambda mask: best_dice(read_mask(mask), size, target=target), masks))))
+
+    def limit(sample: Sample) -> float:
+        mask = (read_labels(sample, task or Task.binary()) == 1).view(np.uint8)
+        return best_dice(mask, size, target=target)
+
+    return float(np.mean(list(threaded(limit, (sample for sample in samples if sample.mask is not None)))))
 
 
 def best_dices(mask: NDArray[np.uint8], sizes: Sequence[tuple[int, int]] = SIZES) -> NDArray[np.float64]:
@@ -247,8 +254,10 @@ def mean_ceilings(
     return tuple(ResolutionLimit(size, float(c), float(n)) for size, (c, n) in zip(sizes, means, strict=True))
 
 
-def _headers(pair: tuple[Path, Path]) -> tuple[tuple[Path, Path], ImageHeader | str, ImageHeader | str]:
-    return pair, _or_error(pair[0]), _or_error(pair[1])
+def _headers(pair: tuple[Sample, Path]) -> tuple[tuple[Sample, Path], ImageHeader | str, ImageHeader | str]:
+    sample, mask = pair
+    known = sample.annotation
+    return pair, _or_error(sample.image), _or_error(mask) if known is None else ImageHeader(known.size)
 
 
 def _or_error(path: Path) -> ImageHeader | str:

@@ -7,8 +7,9 @@ a ring if its centre is (Foley et al., Computer Graphics, 1990, 3.6), so that ri
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,21 +53,64 @@ class Annotation:
         path: The annotation file.
         size: (height, width) of the image, as the file has it.
         shapes: The objects, in the order of the file.
+        notes: What else the file has, or lacks, a line for each kind; the same for all of its images.
     """
 
     path: Path
     size: tuple[int, int]
     shapes: tuple[Shape, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def content(self) -> bytes:
         """What identifies the annotation, whatever its file is called."""
-        return repr((self.size, self.shapes)).encode()
+        return hashlib.blake2b(repr((self.size, self.shapes)).encode(), digest_size=32).digest()
+
+    @property
+    def categories(self) -> set[str]:
+        """The categories of its objects."""
+        return {shape.category for shape in self.shapes}
 
 
 def ring_of(points: Any) -> bytes:
     """The bytes of a ring: points (n, 2), or x and y in turn."""
     return np.ascontiguousarray(points, dtype=np.float32).tobytes()
+
+
+def circle(centre: Any, radius: float) -> bytes:
+    """The bytes of a ring that is nowhere further than a twentieth of a pixel from a circle."""
+    count = max(8, int(np.ceil(np.pi / np.arccos(max(0.5, 1 - 0.05 / max(radius, 0.1))))))
+    angles = np.arange(count) * (2 * np.pi / count)
+    return ring_of(np.asarray(centre) + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+
+
+def runs_of(mask: UInt8) -> bytes:
+    """The bytes of the runs of a mask (H, W) of 0 and 1, as :class:`Shape` has them."""
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat, prepend=0))
+    return np.diff(edges, prepend=0, append=flat.size).astype(np.int32).tobytes()
+
+
+def decode_counts(text: str) -> NDArray[np.int64]:
+    """The lengths of runs in COCO's compressed text.
+
+    Each number is in groups of five bits, the lowest first, the sixth bit saying that another group follows; from the
+    fourth number on it is the difference to the last but one (pycocotools, maskApi.c).
+
+    >>> decode_counts("52203").tolist()
+    [5, 2, 2, 2, 5]
+    """
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes & 32 == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    if not len(last) or last[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63 or (last - first).max() > 6:
+        return np.array([-1])
+    places = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    numbers = np.add.reduceat((codes & 31) << 5 * places, first)
+    numbers -= np.where(codes[last] & 16, 1 << 5 * (places[last] + 1), 0)
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
 
 
 def fill(rings: Sequence[NDArray[Any]], size: tuple[int, int]) -> tuple[Box, UInt8]:

@@ -1,4 +1,4 @@
-"""Makes the files of a prediction: mask or labels, probabilities, cut-out, overlay."""
+"""Makes the files of a prediction: mask or labels, probabilities, cut-out, overlay, objects."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import encode_labels
 from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean
+from carvana.inference.outputs.coco import OBJECTS, encode_objects
 from carvana.inference.outputs.cutout import Background, compose, cutout, edge_softness
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
 from carvana.task import Task
 
-_SUFFIXES = {"mask": "_mask.png", "prob": "_prob.png", "cutout": "_cutout.png", "overlay": "_overlay.jpg"}
+_FILES = {
+    "mask": "{}_mask.png",
+    "prob": "{}_prob.png",
+    "cutout": "{}_cutout.png",
+    "overlay": "{}_overlay.jpg",
+    "coco": OBJECTS,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Outputs:
     """The files to make of predictions.
 
     Attributes:
-        kinds: some of mask, prob, cutout, overlay.
+        kinds: some of mask, prob, cutout, overlay, coco.
         cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
             probabilities stay what the network gave. Of several classes only the one that is cut out is cleaned.
         background: the background of cut-outs; None leaves them transparent.
@@ -50,12 +57,12 @@ class Outputs:
     of_class: str | None = None
 
     def __post_init__(self) -> None:
-        known = ", ".join(_SUFFIXES)
+        known = ", ".join(_FILES)
         if not self.kinds:
             raise ConfigError(f"nothing to save; expected some of {known}")
         for kind in self.kinds:
-            if kind not in _SUFFIXES:
-                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _SUFFIXES)}")
+            if kind not in _FILES:
+                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _FILES)}")
         if self.background is not None and "cutout" not in self.kinds:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
         if self.task.kind != "binary" and self.cleaning is not None and "cutout" not in self.kinds:
@@ -82,9 +89,9 @@ class Outputs:
 
     def names(self, stem: str) -> dict[str, str]:
         """The file's name for each kind, given the image's stem."""
-        suffixes = _SUFFIXES | ({"cutout": "_cutout.jpg"} if self.background is not None else {})
-        suffixes |= {} if self.task.kind == "binary" else {"prob": "_prob.npz"}
-        return {kind: stem + suffixes[kind] for kind in self.kinds}
+        files = _FILES | ({"cutout": "{}_cutout.jpg"} if self.background is not None else {})
+        files |= {} if self.task.kind == "binary" else {"prob": "{}_prob.npz"}
+        return {kind: files[kind].format(stem) for kind in self.kinds}
 
     def settings(self) -> dict[str, Any]:
         """All that decides the files besides the predictor and the image, as JSON values; empty for plain outputs."""
@@ -122,6 +129,9 @@ class Outputs:
                     yield name, encode_labels(prediction.labels, task)
                 else:
                     yield name, encode_mask(prediction.mask if cleaned is None else cleaned, name=name)
+                continue
+            if kind == "coco":
+                yield name, encode_objects(prediction, None if several else cleaned)
                 continue
             if kind == "prob" and several:
                 yield name, partial(write_probabilities, prediction)
