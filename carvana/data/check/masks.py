@@ -140,7 +140,7 @@ def _refuse_void(side: str, samples: Sequence[Sample], task: Task, *, known: boo
     values = ", ".join(map(str, task.ignore))
     raise DataError(
         f"no {side} image has a pixel that counts: the labels of {samples[0].image} and of all others are values of "
-        f"task.ignore ({values}); correct task.ignore, or divide the images otherwise: split.seed, split.val, split.file"
+        f"task.ignore ({values}); correct it, or divide the images otherwise: split.seed, split.val, split.file"
     )
 
 
