@@ -121,9 +121,9 @@ class Refiner(BasePredictor):
 
     @torch.inference_mode()
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
-        """As for every predictor. Where only the labels of several classes are wanted, windows decide them: memory then
-        holds no map for each class. It does where the fine network mirrors images (``tta``): the windows of an
-        image and of its mirror image lie in different places, so that all that is between them waits for both.
+        """As for every predictor. Where no more than the labels of several classes is wanted, windows decide them, and
+        memory holds no map for each class. It does where the fine network mirrors images (``tta``): windows of the
+        mirrored image lie elsewhere, so that probabilities wait for both.
         """
         if want != "mask" or self.task.kind != "multiclass" or self.fine.tta:
             return super().run(batch, want=want)

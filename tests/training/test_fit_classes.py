@@ -122,7 +122,9 @@ def test_the_cache_gives_the_same_training(run: Run, tmp_path: Path, monkeypatch
     assert run.metrics_path.read_bytes() == cached.metrics_path.read_bytes()
 
 
-@pytest.mark.parametrize("crops", ["class", "boundary", "any"])
+@pytest.mark.parametrize(
+    "crops", ["class", *(pytest.param(other, marks=pytest.mark.slow) for other in ("boundary", "any"))]
+)
 def test_crops_and_weights_train_too(tmp_path: Path, crops: str) -> None:
     root = write_scenes(tmp_path / "data")
     changes = {"data.mode": "crop", "data.crops": crops, "train.class_weights": "balanced", "train.epochs": 1}
@@ -193,6 +195,18 @@ def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path:
     changes = {"task.classes": {"sky": 10, "road": 20, "car": 30, "pole": 250}}
     with pytest.raises(DataError, match=r"no class has the value 31 \(\d+ pixels\); name them in task.classes"):
         fit(config(root, **changes), out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_part_that_is_all_void_stops_the_training_before_it_begins(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data", 4)
+    for path in (root / "masks").glob("g3_*"):
+        Image.fromarray(np.full((48, 64), VOID, np.uint8)).save(path)
+    (tmp_path / "split.csv").write_text(
+        "image,group,subset\n" + "".join(f"g{n}_{n:03}.png,g{n},{'val' if n == 3 else 'train'}\n" for n in range(4))
+    )
+    with pytest.raises(DataError, match=r"^no validation image has a pixel that counts: .*g3_003"):
+        fit(config(root, **{"split.file": str(tmp_path / "split.csv")}), out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 
