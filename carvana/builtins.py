@@ -35,18 +35,22 @@ _AUGMENTS = {
     "flip": "left and right exchanged in half of the images; no pixel is interpolated",
     "seed": "flip and rotation of up to 8 degrees: as the notebook did",
     "studio": "scale, shift, perspective, colour, light, blur, JPEG and noise as a studio varies them",
+    "scene": "flip, scale from 0.75 to 1.6, shift, small rotation, colour, light: streets, landscapes, rooms",
     "none": "nothing: images as they are",
 }
 
-_ANNOTATIONS = {
-    "yolo": "images/ and labels/ with YOLO's polygons, of parts also; names in data.yaml or classes.txt",
-    "labelme": "images with a JSON file of labelme for each, beside it or in annotations/",
-    "coco": "COCO's JSON: as Roboflow, CVAT, Label Studio and COCO itself arrange it",
-}
-
-_LAYOUTS = {
-    "carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
-    "folders": "images/ and masks/, matched by name",
+_LAYOUTS = {  # the last one is tried first; annotations come behind all that have files of masks
+    "annotations:yolo": "images/ and labels/ with YOLO's polygons, of parts also; names in data.yaml or classes.txt",
+    "annotations:labelme": "images with a JSON file of labelme for each, beside it or in annotations/",
+    "annotations:coco": "COCO's JSON: as Roboflow, CVAT, Label Studio and COCO itself arrange it",
+    "split_folders:split-folders": (
+        "train/ and trainannot/, train/images and train/masks, img_dir/train and ann_dir/train, or images/train and"
+        " labels/train, with val and test likewise"
+    ),
+    "split_folders:voc": "JPEGImages/ and SegmentationClass/, with lists of their images in ImageSets/Segmentation/",
+    "split_folders:cityscapes": "leftImg8bit/ and gtFine/, each with train, val and test, a folder for each city",
+    "layouts:carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
+    "layouts:folders": "images/ and masks/, matched by name",
 }
 
 
@@ -63,7 +67,7 @@ def register(registry: Registry) -> None:
         registry.losses.register(name, f"carvana.losses:{name}", summary=summary)
     for name, summary in _AUGMENTS.items():
         registry.augments.register(name, f"carvana.data.augment:{name}", summary=summary)
-    for name, summary in _ANNOTATIONS.items():  # tried after the others, which have files of masks
-        registry.layouts.register(name, f"carvana.data.annotations:{name}_layout", summary=summary)
-    for name, summary in _LAYOUTS.items():
-        registry.layouts.register(name, f"carvana.data.layouts:{name}_layout", summary=summary)
+    for place, summary in _LAYOUTS.items():
+        module, name = place.split(":")
+        function = f"{name.replace('-', '_')}_layout"
+        registry.layouts.register(name, f"carvana.data.{module}:{function}", summary=summary)

@@ -35,6 +35,7 @@ _LATER = {
     "data.start_epochs": 0,
     "data.whole": 0.0,
     "data.mask_suffix": None,
+    "data.layout": None,
     "data.crops": "boundary",
     "train.class_weights": None,
 }
@@ -89,7 +90,7 @@ def _are_values(values: list[Any]) -> list[Any]:
 
 
 class TaskConfig(Section):
-    """``task``: the classes to be told apart."""
+    """``task``: the classes, and the values that stand for them in label files."""
 
     kind: Kind | None = Field(None, description="binary | multiclass; none: by the number of classes.")
     classes: Annotated[str | list[Any] | dict[Any, Any] | None, AfterValidator(_are_classes)] = Field(
@@ -160,6 +161,9 @@ class DataConfig(Section):
         None,
         description="What masks have behind their image's name, such as _L; none: nothing, _mask(s) or _segmentation.",
     )
+    layout: str | None = Field(
+        None, description="How the data folder is laid out, by a registered name; none: whatever layout fits."
+    )
     group: str | None = Field(
         None, description="Regular expression that finds the group's name in an image's file name."
     )
@@ -179,7 +183,8 @@ class DataConfig(Section):
         "boundary", description="What most crops hold: a boundary, a class that is drawn first, or anything."
     )
     augment: str = Field(
-        "seed", description="flip | seed (flip, rotation) | studio (also scale, colour, light) | none."
+        "seed",
+        description="flip | seed (with rotation) | studio (also colour, light, noise) | scene (also scale) | none.",
     )
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
     cache_gb: Real = Field(

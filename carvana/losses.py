@@ -47,7 +47,7 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
 
     Args:
         expression: A sum of names, or "auto"; names of the other kind of task are understood: see :func:`loss_for`.
-        task: The task; None for one object against the background.
+        task: The task; None means one object against the background.
         class_weights: The weight of each class, at least 0, for tasks of several classes that exclude each other. They
             are normalised within each image.
 

@@ -179,13 +179,14 @@ def _load_networks(
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
     if isinstance(predictor, Ensemble):
-        note = _threshold(predictor, "the mean of their thresholds")
+        note = _threshold_note(predictor, "the mean of their thresholds")
         reporter.info(f"mean of {len(predictor.members)} networks{note}")
     if isinstance(predictor, Refiner):
-        by, note = covering.refine_with or run, _threshold(predictor, "that network's")
+        by, note = covering.refine_with or run, _threshold_note(predictor, "that network's")
         reporter.info(f"low-confidence regions are refined by {by}{note}")
     return predictor
 
 
-def _threshold(predictor: BasePredictor, whose: str) -> str:
+def _threshold_note(predictor: BasePredictor, whose: str) -> str:
+    """The threshold and where it is from, as the end of a line; classes that exclude each other have none."""
     return "" if predictor.task.kind == "multiclass" else f", threshold {predictor.threshold:.3f} ({whose})"

@@ -192,7 +192,7 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
-        how = "  To train on them, paste this into a config; name the classes, and list in ignore what does not count."
+        how = "  To train on these values, copy this into a config. Then name the classes, and list values to ignore."
         parts.append(Text(f"{how}\n\n{block}"))
     return Group(*parts)
 
@@ -238,6 +238,8 @@ def _contents(report: Report, *, title: str) -> Table:
     table.add_row("images", f"{report.image_count:,}", _text(f"in {report.images}"))
     labelled = "with labels" if report.values else "with a mask"
     table.add_row(labelled, f"{report.pairs:,}", _text(f"in {report.masks}"))
+    for number, (part, count) in enumerate(report.parts.items()):
+        table.add_row("parts" if not number else "", f"{count:,}", part)
     table.add_row("groups", f"{report.group_count:,}", f"{_images(report.images_per_group)} each")
     if report.views:
         table.add_row("views", str(len(report.views)), f"{_images(report.views.values())} of each")

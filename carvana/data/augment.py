@@ -78,6 +78,27 @@ def studio(*, void: bool = False) -> Augment:
     )
 
 
+def scene(*, void: bool = False) -> Augment:
+    """Variations of a view, such as a street: nearer and farther by much, light, colour; what is above stays above."""
+    a = _albumentations()
+    return _compose(
+        [
+            a.HorizontalFlip(p=0.5),
+            a.Affine(
+                scale=(0.75, 1.6),
+                translate_percent={"x": (-0.15, 0.15), "y": (-0.1, 0.1)},
+                rotate=(-5, 5),
+                keep_ratio=True,
+                p=0.9,
+                **_border(void),
+            ),
+            a.HueSaturationValue(hue_shift_limit=8, sat_shift_limit=25, val_shift_limit=10, p=0.4),
+            a.RandomBrightnessContrast(brightness_limit=0.25, contrast_limit=0.25, p=0.6),
+            a.RandomGamma(gamma_limit=(75, 130), p=0.3),
+        ]
+    )
+
+
 def none() -> None:
     """No augmentation."""
 

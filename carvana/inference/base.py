@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage, Preprocessor, ProbabilityMaps, Want
+from carvana.inference.strips import labels_of, strips_of
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import freed_memory_kept
@@ -29,7 +31,7 @@ class BasePredictor(ABC):
 
     Attributes:
         device: where the networks run; of several, the first one's.
-        task: what is told apart.
+        task: the classes.
         threshold: in [0, 1]; a probability above it is foreground. Classes that exclude each other have none.
         max_pixels: files that hold more pixels are refused before they are decoded.
         sizes: (height, width) at which each network sees images, None for their own size.
@@ -103,8 +105,12 @@ class BasePredictor(ABC):
         name = image if isinstance(image, str | os.PathLike) else name
         return self.preprocessor(self.read(image), os.fspath(name))
 
+    @torch.inference_mode()
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """Run the network on a batch of prepared images.
+
+        Where no more than the labels of several classes is wanted, those of images in tiles are decided from top to
+        bottom: memory then holds no map for each class.
 
         Args:
             batch: at least one, as :meth:`fits_batch` allows.
@@ -113,7 +119,22 @@ class BasePredictor(ABC):
         Raises:
             ModelError: the network gives NaN, or the memory is too small for it.
         """
+        if want == "mask" and self.task.kind == "multiclass" and any(map(self.in_tiles, batch)):
+            labels = (labels_of(self.strips(image), image.size, self.task) for image in batch)
+            return [Prediction.of_labels(each, self.task) for each in labels]
         return [Prediction.from_maps(maps, self.threshold, want, task=self.task) for maps in self.predict_maps(batch)]
+
+    def in_tiles(self, image: PreprocessedImage) -> bool:
+        """Whether a network sees a prepared image at its own size in several tiles."""
+        return False
+
+    def strips(self, image: PreprocessedImage) -> Iterator[Tensor]:
+        """The probabilities of a prepared image of several classes, from top to bottom, float32 (K, h, W) each time.
+
+        Raises:
+            ModelError: as :meth:`run` says.
+        """
+        return strips_of(self.predict_maps([image])[0])
 
     @property
     def scale(self) -> str | tuple[int, int]:
@@ -199,7 +220,7 @@ def same_task(predictors: Sequence[BasePredictor]) -> Task:
     """The task of several networks.
 
     Raises:
-        ConfigError: they tell different classes apart.
+        ConfigError: their classes differ.
     """
     first, *others = predictors
     for other in others:

@@ -34,15 +34,7 @@ from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.pipeline import overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage
 from carvana.task import Task
-from carvana.utils.files import (
-    append_json_line,
-    atomic_path,
-    bytes_digest,
-    digest,
-    file_digest,
-    lock,
-    read_json_lines,
-)
+from carvana.utils.files import append_json_line, atomic_path, digest, file_digest, lock, read_json_lines
 from carvana.utils.progress import Reporter, default_reporter, track
 
 MANIFEST = "manifest.jsonl"
@@ -161,8 +153,12 @@ def predict_folder(
                 with ExitStack() as files:  # they get their names at its end
                     digests = {}
                     for name, data in outputs.encode(item.files, prediction, item.image):
-                        files.enter_context(atomic_path(folder / name)).write_bytes(data)
-                        digests[name] = bytes_digest(data)
+                        path = files.enter_context(atomic_path(folder / name))
+                        if isinstance(data, bytes):
+                            path.write_bytes(data)
+                        else:
+                            data(path)
+                        digests[name] = file_digest(path)
                     manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
             except (OSError, DataError) as error:
                 item.failure = unwritable(item.path, error)

@@ -6,7 +6,7 @@ The scale is how large the network sees an image.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -153,7 +153,7 @@ class Prediction:
         network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw; of several classes (K, h, w).
         size: (H, W) of the image.
         threshold: a probability above it is foreground.
-        task: the task; None for one object.
+        task: the task; None means one object.
 
     Attributes:
         size: (H, W) of the image.
@@ -199,8 +199,7 @@ class Prediction:
     def from_device(cls, maps: ProbabilityMaps, threshold: float, want: Want, *, task: Task | None = None) -> Self:
         """Enlarge, average and decide where the maps are: what OpenCV does on the CPU, up to rounding."""
         if task is not None and task.kind == "multiclass":
-            planes = (maps.resized(maps.size, index) for index in range(len(task.classes)))
-            return cls.of_labels(_likeliest(planes).cpu().numpy(), task)
+            return cls.of_labels(maps.likeliest().cpu().numpy(), task)
         prediction = cls(np.empty((0, 0), np.float32), maps.size, threshold, task=task)
         prediction._maps = ()
         probabilities = maps.resized(maps.size)
@@ -351,15 +350,17 @@ class ProbabilityMaps:
         parts = [weight * _resized(single, size) for single, weight in zip(maps, self.weights, strict=True)]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
-
-def _likeliest(planes: Iterator[Tensor]) -> Tensor:
-    """The index of the largest of some maps at each pixel, one map at a time."""
-    best = next(planes).clone()
-    labels = torch.zeros_like(best, dtype=torch.int32)
-    for index, plane in enumerate(planes, start=1):
-        labels.masked_fill_(plane > best, index)
-        torch.maximum(best, plane, out=best)
-    return labels
+    def likeliest(self) -> Tensor:
+        """The class of the largest of several probabilities at each pixel of the image, int32 (H, W): one class is
+        enlarged at a time, so that memory holds two maps.
+        """
+        best = self.resized(self.size, 0).clone()
+        labels = torch.zeros_like(best, dtype=torch.int32)
+        for index in range(1, len(self.maps[0])):
+            plane = self.resized(self.size, index)
+            labels.masked_fill_(plane > best, index)
+            torch.maximum(best, plane, out=best)
+        return labels
 
 
 def _resized(single: Tensor, size: tuple[int, int]) -> Tensor:

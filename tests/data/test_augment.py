@@ -16,7 +16,7 @@ def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, np.full((48, 64), 0.5, np.float32)
 
 
-@pytest.mark.parametrize("name", ["flip", "seed", "studio"])
+@pytest.mark.parametrize("name", ["flip", "seed", "studio", "scene"])
 def test_coverage_survives_as_a_share(name: str, pair: tuple[np.ndarray, np.ndarray]) -> None:
     augment = make_augment(name)
     assert augment is not None
@@ -26,7 +26,7 @@ def test_coverage_survives_as_a_share(name: str, pair: tuple[np.ndarray, np.ndar
         assert np.abs(mask - 0.5).max() < 0.01  # the edge is repeated, so the half stays everywhere
 
 
-@pytest.mark.parametrize("name", ["flip", "seed", "studio"])
+@pytest.mark.parametrize("name", ["flip", "seed", "studio", "scene"])
 def test_a_ramp_stays_a_ramp(name: str, pair: tuple[np.ndarray, np.ndarray]) -> None:
     """Nearest-neighbour masks would show steps twice as high where a rotated ramp is sampled."""
     augment = make_augment(name)
@@ -36,7 +36,7 @@ def test_a_ramp_stays_a_ramp(name: str, pair: tuple[np.ndarray, np.ndarray]) -> 
         assert np.abs(np.diff(mask, axis=1)).max() < 1.6 / 63
 
 
-@pytest.mark.parametrize("name", ["flip", "seed", "studio"])
+@pytest.mark.parametrize("name", ["flip", "seed", "studio", "scene"])
 def test_image_and_mask_move_together(name: str) -> None:
     augment = make_augment(name)
     mask = np.zeros((48, 64), np.float32)

@@ -19,6 +19,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_the_reference_passes_the_contract_at_its_full_width():
     check_arch("unet-ref", size=(33, 47))
 
@@ -28,7 +29,7 @@ def test_the_reference_passes_the_contract_with_options(options: dict):
     check_arch("unet-ref", options={"width": 8, **options})
 
 
-@decoders.EACH
+@decoders.each(*decoders.QUICK)
 def test_every_decoder_passes_the_contract(decoder: str):
     encoder = "tu-vit_tiny_patch16_224" if decoder == "dpt" else "resnet18"
     check_arch(f"{decoder}/{encoder}", options=SMALL.get(decoder))

@@ -26,9 +26,23 @@ def check(layout: Callable[[Path], Any], folder: Path | None) -> None:
 
 
 def test_every_layout_of_the_library_keeps_the_contract(tiny_data: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_data / "train", tmp_path / "images")
-    shutil.copytree(tiny_data / "train_masks", tmp_path / "masks")
-    folders = {"carvana": tiny_data, "folders": tmp_path}
+    places = {
+        "folders": ("images", "masks"),
+        "split-folders": ("train/images", "train/masks"),
+        "voc": ("JPEGImages", "SegmentationClass"),
+        "cityscapes": ("leftImg8bit/train/city", "gtFine/train/city"),
+    }
+    for name, (images, masks) in places.items():
+        shutil.copytree(tiny_data / "train", tmp_path / name / images)
+        shutil.copytree(tiny_data / "train_masks", tmp_path / name / masks)
+    names = [path.stem for path in sorted((tiny_data / "train").iterdir())]
+    (tmp_path / "voc" / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "voc" / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(names))
+    for name in names:
+        for folder, before, after in (("leftImg8bit", "", "_leftImg8bit"), ("gtFine", "_mask", "_gtFine_labelIds")):
+            (path,) = (tmp_path / "cityscapes" / folder / "train" / "city").glob(f"{name}{before}.*")
+            path.rename(path.with_name(f"{name}{after}{path.suffix}"))
+    folders = {"carvana": tiny_data} | {name: tmp_path / name for name in places}
     assert folders.keys() == {entry.name for entry in registry.layouts.registered() if entry.source == "carvana"}
     for name, folder in folders.items():
         check_layout(name, folder)

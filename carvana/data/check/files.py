@@ -21,6 +21,7 @@ from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, read_ma
 from carvana.data.io.polygons import Annotation
 from carvana.data.layouts import (
     EXPECTED,
+    Part,
     group_and_view,
     image_names,
     others,
@@ -55,6 +56,7 @@ ADVICE = {
     "full-mask": "make sure that the object really fills the image",
     "same-mask": "make sure that each image has its own mask",
     "duplicate": "keep one: it counts twice",
+    "two-parts": "keep it in one part: a score on images that were trained on, or nearly, is too high",
     "near-duplicate": "give both images one group's name, or keep one: a split may put them on both sides",
 }
 """What to do, by kind of problem; the order is that of reports."""
@@ -124,10 +126,13 @@ def list_folders(names: PairedNames) -> FolderContents:
     found, suffix = names.folders, names.rule.suffix
     problems: list[Problem] = []
     samples = list(_samples(names, problems))
-    contents = FolderContents(*found, samples, [found.masks / mask for mask in names.alone], problems)
+    alone = [found.masks / mask for mask in names.alone]
+    contents = FolderContents(found.images, found.masks, samples, alone, problems)
     for stem in sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
-        message = f"has no mask in {contents.masks}; expected {expected}, as {stem}{suffix or '_mask'}.png"
+        images, masks = names.places(stem)
+        own = (found.images / stem).relative_to(images).as_posix()
+        message = f"has no mask in {masks}; expected {expected}, as {own}{suffix or '_mask'}.png"
         problems.append(Problem("no-mask", str(contents.images / names.images[stem]), message))
     for mask in names.alone:
         message = f"belongs to no image in {contents.images}"
@@ -135,8 +140,12 @@ def list_folders(names: PairedNames) -> FolderContents:
     for _, first, other in names.same_stem:
         message = f"has the same stem as {first.name}; not read"
         problems.append(Problem("same-stem", str(other), message))
-    for folder, suffixes in {contents.images: SUFFIXES, contents.masks: MASK_SUFFIXES}.items():  # one, if they are one
+    places = {(found.images / part.images, found.masks / part.masks) for part in found.parts or (Part(),)}
+    folders = {images: SUFFIXES for images, _ in sorted(places)}
+    folders |= {masks: MASK_SUFFIXES for _, masks in sorted(places) if masks.is_dir()}  # one, if they are one
+    for folder, suffixes in folders.items():
         contents.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
+    contents.notes.extend(Problem("ignored", str(folder), what) for folder, what in names.left_out)
     return contents
 
 

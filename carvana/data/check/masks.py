@@ -115,9 +115,12 @@ def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
     """Read all label files of a training, and warn of classes that one side of its split, or both, do not have.
 
     Raises:
-        DataError: a file cannot be used, or has a value that no class has. The first one is named.
+        DataError: a file cannot be used, or has a value that no class has. The first one is named. Or a side has no
+            pixel that counts.
     """
     shares = class_shares(split, task, reporter)
+    _refuse_void("training", split.train, task, known=any(each.train for each in shares))
+    _refuse_void("validation", split.val, task, known=any(each.val for each in shares))
     sides = {
         (False, False): "no label file has {}, which cannot be learnt",
         (False, True): "no training image has {}, which cannot be learnt and counts as wrong in validation",
@@ -128,6 +131,17 @@ def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
         if names:
             shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             reporter.warn(words.format(f"the class{'es' * (len(names) > 1)} {shown}"))
+
+
+def _refuse_void(side: str, samples: Sequence[Sample], task: Task, *, known: bool) -> None:
+    """Refuse images whose pixels all have ignored values; not where a class is known to be there."""
+    if known or not task.ignore or any((read_labels(sample, task) != task.void).any() for sample in samples):
+        return
+    values = ", ".join(map(str, task.ignore))
+    raise DataError(
+        f"no {side} image has a pixel that counts: the labels of {samples[0].image} and of all others are values of "
+        f"task.ignore ({values}); correct it, or divide the images otherwise: split.seed, split.val, split.file"
+    )
 
 
 def spread(count: int, most: int) -> list[int]:

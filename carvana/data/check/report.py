@@ -75,6 +75,7 @@ class Report:
         ceiling_masks: from how many masks that was computed.
         problems: in the order of :data:`carvana.data.check.files.ADVICE`.
         notes: what may be meant so.
+        parts: how many images there are in each part; empty where the folders have none.
         values: those of label files; empty if there are masks.
         task: of label files, the task that was given, or else the one that they suggest, as values of a config.
     """
@@ -92,6 +93,7 @@ class Report:
     ceiling_masks: int
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
+    parts: dict[str, int]
     values: tuple[LabelValue, ...] = ()
     task: dict[str, Any] | None = None
     photos, cars, photos_per_car = Attribute("image_count"), Attribute("group_count"), Attribute("images_per_group")
@@ -110,6 +112,7 @@ class Report:
             "cars": self.group_count,
             "photos_per_car": list(self.images_per_group),
             "views": self.views,
+            "parts": self.parts,
             "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.items()},
             "foreground": None if self.foreground is None else self.foreground.to_json(),
             "ceilings": [ceiling.to_json() for ceiling in self.ceilings],
@@ -129,6 +132,7 @@ def check_data(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
+    layout: str | None = None,
     task: Task | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
@@ -137,10 +141,11 @@ def check_data(
 
     Args:
         root: the data folder.
-        images: as for :func:`carvana.find_samples`, like the next three.
+        images: as for :func:`carvana.find_samples`, like the next four.
         masks: the folder of masks.
         group: the pattern that names the group.
         mask_suffix: how the names of masks end.
+        layout: the one layout to read the folder by.
         task: what label files are; None looks at some of the files to see whether they are masks or label files.
         workers: threads that read; None for one per core.
         reporter: where progress goes.
@@ -158,7 +163,7 @@ def check_data(
         (2, 1, ())
     """
     reporter = reporter or default_reporter()
-    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix, layout=layout)
     folder = expanded(root)
     contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     del names  # half a kilobyte an image
@@ -221,6 +226,7 @@ def check_data(
             *_mixed_sizes(samples, found),
             *tally.notes(str(contents.masks)),
         ),
+        parts=_sorted(sample.subset for sample in samples if sample.subset),
         values=tally.values(),
         task=tally.suggest(folder),
     )
@@ -264,6 +270,10 @@ def _equal_images(
         first = firsts.get(summary.image, number)
         if first != number:
             sample, other = samples[number], samples[first]
+            if sample.subset != other.subset:
+                message = f"is in {sample.subset}, and {other.name} in {other.subset} has the same pixels"
+                yield Problem("two-parts", str(sample.image), message)
+                continue
             of = "the same group" if other.group == sample.group else f"another group, {other.group}"
             yield Problem("duplicate", str(sample.image), f"has the same pixels as {other.image.name} of {of}")
 
@@ -305,10 +315,16 @@ def _near_duplicates(samples: Sequence[Sample], pictures: NDArray[np.uint16]) ->
         except DataError:  # it was removed meanwhile
             return None
 
-    groups = (sample.group for sample in samples)
+    # What validates is given: groups are not drawn, and only what stands in two parts matters.
+    given = any(sample.subset == "val" for sample in samples)
+    groups = (sample.subset if given else f"{sample.subset}/{sample.group}" for sample in samples)
     for found in find_near_duplicates(pictures, groups, look=look):
         sample, other = samples[found.second], samples[found.first]
         how = "the mirror image of" if found.mirrored else "nearly the same picture as"
+        if sample.subset != other.subset:
+            message = f"is in {sample.subset}, and {how} {other.name} in {other.subset} ({found.similarity:.3f})"
+            yield Problem("two-parts", str(sample.image), message)
+            continue
         message = f"is {how} {other.stem} of another group (correlation {found.similarity:.3f})"
         yield Problem("near-duplicate", str(sample.image), message)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,8 @@ class Outputs:
 
     def encode(
         self, names: Mapping[str, str], prediction: Prediction, image: UInt8 | None
-    ) -> Iterator[tuple[str, bytes]]:
-        """The name and the bytes of each file of one image.
+    ) -> Iterator[tuple[str, bytes | Callable[[Path], None]]]:
+        """The name and the bytes of each file of one image; of large files what writes them, given a path.
 
         Args:
             names: as :meth:`names` gives them, or some of them.
@@ -134,7 +134,7 @@ class Outputs:
                 yield name, encode_objects(prediction, None if several else cleaned)
                 continue
             if kind == "prob" and several:
-                yield name, encode_probabilities(prediction)
+                yield name, partial(write_probabilities, prediction)
                 continue
             if kind == "prob":
                 pixels = prediction.levels
@@ -154,14 +154,14 @@ class Outputs:
             yield name, encode_image(pixels, Path(name).suffix, name=name)
 
 
-def encode_probabilities(prediction: Prediction) -> bytes:
-    """The bytes of an .npz file that holds an array for each class, by its name: its probabilities, float16 (H, W)."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+def write_probabilities(prediction: Prediction, path: Path) -> None:
+    """Write an .npz file that holds an array for each class, by its name: its probabilities, float16 (H, W).
+
+    One class is enlarged, compressed and written at a time, so that memory holds one map at the image's size.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in prediction.task.names:
-            array = io.BytesIO()
-            np.save(array, prediction.probability_of(name).astype(np.float16))
-            # With a time of its own, the same prediction would have other bytes each time.
-            member = zipfile.ZipInfo(f"{name}.npy")
-            archive.writestr(member, array.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
-    return file.getvalue()
+            # Opened by its name, a member has no time of its own: the same prediction has the same bytes each time.
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                array = prediction.probability_of(name).astype(np.float16)
+                np.lib.format.write_array(member, array, allow_pickle=False)  # in pieces of 16 MB

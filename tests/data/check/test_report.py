@@ -19,7 +19,7 @@ from carvana.data.io.masks import read_mask, write_palette_mask
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
-from tests.scenes import TASK, VALUES, VOID, write_scenes
+from tests.scenes import TASK, VALUES, VOID, write_parts, write_scenes
 
 
 class Folder:
@@ -175,6 +175,25 @@ def test_near_duplicates_are_told_across_cars_alone(folder: Folder) -> None:
     near = [problem for problem in report.problems if problem.kind == "near-duplicate"]
     assert [Path(problem.file).name for problem in near] == [folder.images[18].name]
     assert folder.images[2].stem in near[0].message
+
+
+def test_images_that_stand_in_two_parts_are_told_whatever_their_groups(tmp_path: Path) -> None:
+    root = write_parts(tmp_path, train=4, val=2, test=2)
+    shutil.copy(root / "train" / "s01.png", root / "val" / "s00.png")
+    image = read_image(root / "train" / "s02.png")
+    write_image(root / "test" / "s01.png", image // 2 + 60)
+    write_image(root / "train" / "s03.png", image // 2 + 20)  # within train it is no leak
+    for group in (None, "(s)"):
+        report = check_data(root, group=group, task=TASK)
+        assert report.parts == {"test": 2, "train": 4, "val": 2}
+        told = [each for each in report.problems if each.kind == "two-parts"]
+        found = {Path(each.file).relative_to(root).as_posix(): each.message for each in told}
+        assert found.keys() >= {"train/s02.png", "val/s00.png"}
+        assert found["val/s00.png"] == "is in val, and train/s01.png in train has the same pixels"
+        assert found["train/s02.png"].startswith(
+            "is in train, and nearly the same picture as test/s01.png in test (0.9"
+        )
+        assert "near-duplicate" not in report.count()
 
 
 def test_one_mask_for_two_photos_is_told(folder: Folder) -> None:
