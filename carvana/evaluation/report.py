@@ -193,7 +193,10 @@ def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
 
 def _mask(folder: Path, task: Task, sample: Sample) -> Labels:
     path = mask_path(folder, sample)
-    return task.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
+    if task.kind != "multiclass":
+        return read_mask(path)
+    values = read_values(path)
+    return values if task.writes_indices else task.encode(values, path)
 
 
 def _each_fold(folds: Folds) -> dict[str, Any]:
