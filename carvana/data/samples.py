@@ -57,12 +57,12 @@ class Sample:
 
     Attributes:
         image: The image's file.
-        mask: The mask's file, or a tuple of several, which are joined or, in several folders, of several classes; the
-            annotation file; or None.
+        mask: The mask's file, or a tuple of several, which are joined; the annotation file; or None.
         group: The group.
         view: The view; "" if it is unknown.
         depth: The number of folders above the image that belong to its name.
         annotation: The objects of the image, if ``mask`` is an annotation file.
+        by_class: Whether each file of ``mask`` is of the class that its folder is named after; there may be none.
 
     >>> Sample(Path("train/00087a6bd4dc_01.jpg"), None, group="00087a6bd4dc", view="01").name
     '00087a6bd4dc_01.jpg'
@@ -75,7 +75,8 @@ class Sample:
     group: str
     view: str = ""
     depth: int = 0
-    annotation: Annotation | None = None
+    annotation: Annotation | None = field(default=None, repr=False)
+    by_class: bool = field(default=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -93,6 +94,13 @@ class Sample:
         mask = self.mask
         return () if mask is None else mask if isinstance(mask, tuple) else (mask,)
 
+    @property
+    def categories(self) -> set[str] | None:
+        """The names of the categories of its objects; None where its labels have none."""
+        if self.annotation is not None:
+            return {shape.category for shape in self.annotation.shapes}
+        return {path.parent.name for path in self.masks} if self.by_class else None
+
 
 for _field in ("image", "mask"):
     setattr(Sample, _field, _PathText(getattr(Sample, _field)))
@@ -100,8 +108,13 @@ for _field in ("image", "mask"):
 
 def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
     """The file of the mask, or several; a DataError if there is none, or if an annotation file has it."""
-    if sample.annotation is not None:
-        raise DataError(f"{sample.mask}: holds objects of categories; name the classes in task.classes", kind="labels")
+    if sample.categories is not None:
+        names = ", ".join(sorted(sample.categories))
+        raise DataError(
+            f"{next(iter(sample.masks), sample.image)}: has objects of categories ({names}); name the classes in "
+            "task.classes, with task.kind: multilabel where all of an overlap counts",
+            kind="labels",
+        )
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
     return sample.mask
@@ -124,7 +137,9 @@ def find_samples(
         images: The folder of images, absolute or relative to ``root``.
         masks: The folder of masks, which may be the same. A mask belongs to the image of the same stem, or else of
             the stem without ``_mask``, ``_masks`` or ``_segmentation``; the mask of ``x.jpg`` may be called
-            ``x.jpg.png``. Several are joined where a number follows: ``x_mask.png`` and ``x_mask_1.png``.
+            ``x.jpg.png``. Several are joined where a number follows: ``x_mask.png`` and ``x_mask_1.png``. Where the
+            images are in one folder and the masks in sub-folders of theirs, each of these is of the class that it is
+            named after; an image may lack masks there.
         group: A regular expression that is matched against each image's stem; its group ``group`` (or else its first
             group) names the group, its group ``view`` the view. By default Carvana's names are understood, and any
             other image is a group of its own. With ``/`` in the expression, sub-folders are part of the stem.
@@ -151,7 +166,7 @@ def find_samples(
             "rename one of them or move it away"
         )
     missing = [image for stem, image in names.images.items() if stem not in names.masks]
-    if missing:
+    if missing and not (names.by_class and names.masks):
         stem = stem_of(missing[0])
         expected = f"{EXPECTED}, as {stem}_mask.png" if mask_suffix is None else f"{stem}{mask_suffix}.png"
         alone = f"; {found.masks} has {names.alone[0]}, for example" if names.alone else ""
@@ -176,6 +191,7 @@ class PairedNames:
         masks: The names of each image's masks, by its stem.
         alone: The names of masks without an image.
         same_stem: The stem of an image, and two files with it, one too many.
+        by_class: Whether the masks are in folders of classes.
     """
 
     folders: Folders
@@ -185,13 +201,14 @@ class PairedNames:
     masks: dict[str, list[str]] = field(default_factory=dict)
     alone: list[str] = field(default_factory=list)
     same_stem: list[tuple[str, Path, Path]] = field(default_factory=list)
+    by_class: bool = False
 
     def sample(self, stem: str, group: str, view: str) -> Sample:
         """The sample of an image, with its masks or without."""
         image = self.images[stem]
         paths = tuple(self.folders.masks / name for name in self.masks.get(stem, ()))
-        mask = paths if len(paths) > 1 else paths[0] if paths else None
-        return Sample(self.folders.images / image, mask, group, view, image.count("/"))
+        mask = paths if len(paths) > 1 or self.by_class else paths[0] if paths else None
+        return Sample(self.folders.images / image, mask, group, view, image.count("/"), by_class=self.by_class)
 
 
 def find_names(
@@ -225,8 +242,15 @@ def find_names(
         other = found.images.setdefault(stem_of(image), image)
         if other is not image:
             found.same_stem.append((stem_of(image), folders.images / other, folders.images / image))
+    found.by_class = are_class_folders(mask_names, found.images)
+
+    def owner(mask: str) -> tuple[str | None, str]:
+        folder, _, name = mask.rpartition("/") if found.by_class else ("", "", mask)
+        stem, number = rule.owner(name, found.images)
+        return stem, f"{folder}/{number}"
+
     for mask in mask_names:
-        stem, _ = rule.owner(mask, found.images)
+        stem, _ = owner(mask)
         if stem is not None:
             found.masks.setdefault(stem, []).append(mask)
         elif rule.suffix is None or rule.is_named_like_a_mask(mask):
@@ -235,11 +259,21 @@ def find_names(
         if len(several) > 1:
             by_number: dict[str, str] = {}
             for mask in several:
-                other = by_number.setdefault(rule.owner(mask, found.images)[1], mask)
+                other = by_number.setdefault(owner(mask)[1], mask)
                 if other is not mask:
                     found.same_stem.append((stem, folders.masks / other, folders.masks / mask))
             found.masks[stem] = list(by_number.values())
     return found
+
+
+def are_class_folders(masks: Iterable[str], stems: Iterable[str]) -> bool:
+    """Whether all masks are in sub-folders and all images in one folder: sub-folders of both are groups of images.
+
+    >>> are_class_folders(["cat/1.png", "dog/1.png"], ["1"]), are_class_folders(["a/1.png"], ["a/1"])
+    (True, False)
+    """
+    nested = {"/" in mask for mask in masks}
+    return nested == {True} and not any("/" in stem for stem in stems)
 
 
 def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[str] | None) -> list[Sample]:
