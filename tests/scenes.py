@@ -47,3 +47,40 @@ def write_scenes(folder: Path, count: int = 12, *, size: tuple[int, int] = (48, 
         Image.fromarray(image).save(folder / "images" / f"{stem}.png")
         Image.fromarray(values).save(folder / "masks" / f"{stem}.png")
     return folder
+
+
+OVERLAPPING = Task(kind="multilabel", classes=["disc", "box", "dot"])
+
+
+def draw_overlapping(seed: int, size: tuple[int, int] = (48, 64)) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An image, and the masks (3, H, W) of what is in it: a disc, a box over a part of it, in every third a dot."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    middle = int(rng.integers(height // 3, 2 * height // 3)), int(rng.integers(width // 3, width // 2))
+    away = np.hypot(rows - middle[0], columns - middle[1])
+    masks = np.zeros((3, *size), np.uint8)
+    masks[0] = away < height / 4
+    masks[1, middle[0] : middle[0] + height // 4, middle[1] : middle[1] + width // 3] = 1
+    masks[2] = (away < height / 12) & (seed % 3 == 0)
+    image = (
+        60 + masks[0, ..., None] * (120, 0, 0) + masks[1, ..., None] * (0, 120, 0) + masks[2, ..., None] * (0, 0, 190)
+    )
+    image = image + rng.normal(0, 6, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), masks
+
+
+def write_overlapping(
+    folder: Path, count: int = 12, *, size: tuple[int, int] = (48, 64), groups: int = 6, task: Task = OVERLAPPING
+) -> Path:
+    """``images/`` and ``masks/CLASS/``, where a mask without a pixel has no file."""
+    (folder / "images").mkdir(parents=True)
+    for number in range(count):
+        image, masks = draw_overlapping(number, size)
+        stem = f"g{number % groups}_{number:03}"
+        Image.fromarray(image).save(folder / "images" / f"{stem}.png")
+        for name, mask in zip(task.names, masks, strict=True):
+            (folder / "masks" / name).mkdir(parents=True, exist_ok=True)
+            if mask.any():
+                Image.fromarray(255 * mask).save(folder / "masks" / name / f"{stem}.png")
+    return folder

@@ -186,4 +186,6 @@ def _load_networks(
 
 
 def _threshold(predictor: BasePredictor, whose: str) -> str:
-    return "" if predictor.task.kind == "multiclass" else f", threshold {predictor.threshold:.3f} ({whose})"
+    from carvana.inference.base import thresholds_text
+
+    return f", threshold {thresholds_text(predictor.thresholds)} ({whose})" if predictor.thresholds else ""

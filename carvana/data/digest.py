@@ -82,8 +82,8 @@ def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = Non
     for sample, found in zip(samples, digests, strict=True):
         if not found:
             raise DataError(
-                f"{sample.image}: it or its mask {sample.masks[0]} is missing or cannot be read; bring it back, or "
-                "remove the image"
+                f"{sample.image}: it or its mask {next(iter(sample.masks), '')} is missing or cannot be read; bring it "
+                "back, or remove the image"
             )
     return digest("".join(digests))
 

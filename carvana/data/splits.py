@@ -369,7 +369,7 @@ def _order(units: Sequence[Sequence[Sample]], by: By, rng: np.random.Generator, 
 def _mean_share(samples: Sequence[Sample], task: Task | None = None) -> float:
     step = max(1, len(samples) // MASKS_A_GROUP)
     some = [sample for sample in samples[::step] if sample.mask is not None]
-    if task is None or task.reads_masks:
+    if task is None or (task.reads_masks and not any(sample.categories for sample in some)):
         shares = [share_of(read_mask(mask_of(sample))) for sample in some]
     else:
         shares = [float((read_labels(sample, task) == 1).mean()) for sample in some]

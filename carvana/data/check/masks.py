@@ -114,9 +114,19 @@ def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
     """Read all label files of a training, and warn of classes that one side of its split, or both, do not have.
 
     Raises:
-        DataError: a file cannot be used, or has a value that no class has. The first one is named.
+        DataError: a file cannot be used, or has a value that no class has. The first one is named. Or there is no class
+            at all.
     """
-    shares = class_shares(split, task, reporter)
+    shares, samples = class_shares(split, task, reporter), split.train + split.val
+    found = sorted(set().union(*(sample.categories or () for sample in samples)))
+    if found and not any(each.train or each.val for each in shares):
+        raise DataError(
+            f"{samples[0].image.parent}: no image has a pixel of a class; the categories are {', '.join(found)}, and "
+            f"the classes {', '.join(task.names)}",
+            kind="labels",
+        )
+    if without := sum(sample.by_class and not sample.masks for sample in samples):
+        reporter.info(f"{without} of {len(samples)} images have no mask in any folder of a class: no class is in them")
     sides = {
         (False, False): "no label file has {}, which cannot be learnt",
         (False, True): "no training image has {}, which cannot be learnt and counts as wrong in validation",
