@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
+from carvana.models.segmenter import Segmenter
+from carvana.models.spec import ModelSpec
 from carvana.task import Task
 
 NAMES = ["sky", "road", "car", "pole"]
@@ -63,10 +68,8 @@ def draw_overlapping(seed: int, size: tuple[int, int] = (48, 64)) -> tuple[NDArr
     masks[0] = away < height / 4
     masks[1, middle[0] : middle[0] + height // 4, middle[1] : middle[1] + width // 3] = 1
     masks[2] = (away < height / 12) & (seed % 3 == 0)
-    image = (
-        60 + masks[0, ..., None] * (120, 0, 0) + masks[1, ..., None] * (0, 120, 0) + masks[2, ..., None] * (0, 0, 190)
-    )
-    image = image + rng.normal(0, 6, image.shape)
+    image = 60 + np.tensordot(masks, np.diag([120.0, 120, 190]), axes=(0, 0))
+    image += rng.normal(0, 6, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8), masks
 
 
@@ -84,3 +87,16 @@ def write_overlapping(
             if mask.any():
                 Image.fromarray(255 * mask).save(folder / "masks" / name / f"{stem}.png")
     return folder
+
+
+def of_colours(task: Task = OVERLAPPING, **spec: Any) -> Segmenter:
+    """A network for overlapping scenes: of each class the mean of one colour around a pixel, and a guess where it is.
+
+    No sum of nine bytes gives a probability of one half.
+    """
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(3)[:, :, None, None].expand(3, 3, 3, 3))
+        layer.bias.copy_(torch.tensor([-4.002, -2.002, -6.002]))
+    values: dict[str, Any] = {"trained_size": (24, 32), "mean": (0, 0, 0), "std": (1, 1, 1)}
+    return Segmenter(layer, ModelSpec(arch="colours", task=task, **values | spec))

@@ -127,8 +127,8 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(
             f"{first.image}: this image or its mask {next(iter(first.masks), '')} has changed since {run.path} was "
-            f"begun ({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root; "
-            f"take other images with evaluate --data, or with a new fit and --init {run.path}"
+            f"begun ({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root;"
+            f" take other images with evaluate --data, or with a new fit and --init {run.path}"
         )
 
 

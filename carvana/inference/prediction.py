@@ -327,7 +327,8 @@ class Prediction:
         if "masks" in self.__dict__:
             found: NDArray[np.uint8] = self.masks[index]
             return found
-        decided: NDArray[np.uint8] = (self.probability_of(name) > self.thresholds[index]).view(np.uint8)
+        above: NDArray[np.bool_] = self.probability_of(name) > self.thresholds[index]
+        decided: NDArray[np.uint8] = above.view(np.uint8)
         return decided
 
     def probability_of(self, name: str) -> FloatMap:
