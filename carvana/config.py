@@ -92,7 +92,7 @@ def _are_values(values: list[Any]) -> list[Any]:
 class TaskConfig(Section):
     """``task``: the classes, and the values that stand for them in label files."""
 
-    kind: Kind | None = Field(None, description="binary | multiclass; none: by the number of classes.")
+    kind: Kind | None = Field(None, description="binary | multiclass | multilabel; none: by the number of classes.")
     classes: Annotated[str | list[Any] | dict[Any, Any] | None, AfterValidator(_are_classes)] = Field(
         None,
         description="[names], {name: value}, [{name, value, color}] or a FILE of names; none: one object, in masks.",
@@ -107,8 +107,6 @@ class TaskConfig(Section):
             raise ValueError("classes is missing: name them, as in task.classes=[sky, road]")
         if not isinstance(self.classes, str):
             self.task()
-        if self.kind == "multilabel":
-            raise ValueError("this version trains binary and multiclass tasks")
         return self
 
     def task(self) -> Task:

@@ -269,6 +269,20 @@ class Task(_Record):
         """The NumPy type of encoded labels."""
         return "uint8" if len(self.classes) < 255 else "uint16"
 
+    @property
+    def folders(self) -> list[str]:
+        """A folder for the masks of each class: its name, without what some system refuses in names of files.
+
+        >>> Task(kind="multilabel", classes=["sign/light", "car"]).folders
+        ['sign_light', 'car']
+        """
+        found: list[str] = []
+        for name in self.names:
+            plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).rstrip(". ") or "_"
+            taken = {each.lower() for each in found}
+            found.append(next(each for each in _numbered_names(plain) if each.lower() not in taken))
+        return found
+
     def index(self, name: str) -> int:
         """The index of a class.
 
@@ -512,6 +526,11 @@ def _within(found: NDArray[Any], values: Iterable[int | str]) -> NDArray[np.bool
     for low, high in (_bounds(value) for value in values if not _is_name(value)):
         inside |= (found >= low) & (found <= high)
     return inside
+
+
+def _numbered_names(name: str) -> Iterable[str]:
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(2))
 
 
 def _usual_colors() -> Iterable[str]:

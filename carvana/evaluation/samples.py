@@ -155,9 +155,9 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
     if differing:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(
-            f"{first.image}: this image or its mask {first.masks[0]} has changed since {run.path} was begun "
-            f"({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root; "
-            f"take other images with evaluate --data, or with a new fit and --init {run.path}"
+            f"{first.image}: this image or its mask {next(iter(first.masks), '')} has changed since {run.path} was "
+            f"begun ({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root;"
+            f" take other images with evaluate --data, or with a new fit and --init {run.path}"
         )
 
 
