@@ -49,7 +49,7 @@ REST = "*"
 _OUTSIDE = ("background", "bg")
 """The categories, and names of classes, of what no polygon and no mask covers."""
 
-_FIRST_COLOR = 2**31
+FIRST_COLOR = 2**31
 """Colours are numbers from here on, so that no value is taken for one."""
 
 # Twenty colours of maximum contrast (Kelly 1965, Color Engineering 3(6)), without white and black.
@@ -222,7 +222,7 @@ class Task(_Record):
         for ((_, last), one), ((first, _), other) in itertools.pairwise(owners):
             if first <= last:
                 raise ValueError(
-                    f"the value {_shown(first)} belongs to {one!r} and to {other!r}; give it to one of them"
+                    f"the value {color_of(first)} belongs to {one!r} and to {other!r}; give it to one of them"
                 )
         named = sorted((str(value), name) for value, name in given if _is_name(value))
         for (value, one), (same, other) in itertools.pairwise(named):
@@ -349,7 +349,7 @@ class Task(_Record):
         unknown = codes < 0
         if unknown.any():
             raise self._unknown(
-                {_shown(value): count for value, count in zip(found[unknown].tolist(), counts[unknown], strict=True)},
+                {color_of(value): count for value, count in zip(found[unknown].tolist(), counts[unknown], strict=True)},
                 where, "colour" if self.reads_colors else "value",
             )  # fmt: skip
         typed: NDArray[Any] = codes.astype(self.dtype)
@@ -398,7 +398,7 @@ class Task(_Record):
             known = [name for each in self.classes for name in each.categories]
         listed = []
         for value, count in counts.items():
-            close = _nearest_color(value, known) if what == "colour" else None
+            close = nearest_color(value, known) if what == "colour" else None
             listed.append(f"{value} ({plural(int(count), 'pixel')}{f', nearest: {close}' if close else ''})")
         more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         several = what if len(listed) == 1 else "categories" if what == "category" else f"{what}s"
@@ -485,7 +485,7 @@ def color_values(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
     import numpy as np
 
     red, green, blue = (colors[..., channel].astype(np.int64) for channel in range(3))
-    return _FIRST_COLOR + (red << 16 | green << 8 | blue)
+    return FIRST_COLOR + (red << 16 | green << 8 | blue)
 
 
 def _is_color(value: int | str) -> bool:
@@ -496,11 +496,12 @@ def _is_name(value: int | str) -> bool:
     return isinstance(value, str) and not _COLOR.fullmatch(value) and not _RANGE.fullmatch(value)
 
 
-def _shown(value: int) -> str:
-    return f"#{value - _FIRST_COLOR:06x}" if value >= _FIRST_COLOR else str(value)
+def color_of(value: int) -> str:
+    """The colour, "#rrggbb", of a number as :func:`color_values` makes it; other numbers as text."""
+    return f"#{value - FIRST_COLOR:06x}" if value >= FIRST_COLOR else str(value)
 
 
-def _nearest_color(color: str, known: Iterable[str]) -> str | None:
+def nearest_color(color: str, known: Iterable[str]) -> str | None:
     """The known colour at the least distance."""
 
     def distance(other: str) -> int:
@@ -513,7 +514,7 @@ def _bounds(value: int | str) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
     if _is_color(value):
-        return (_FIRST_COLOR + int(value[1:], 16),) * 2
+        return (FIRST_COLOR + int(value[1:], 16),) * 2
     match = _RANGE.fullmatch(value)
     assert match is not None
     return int(match[1]), int(match[2])

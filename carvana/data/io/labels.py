@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from carvana.class_files import COLOR_FILES
 from carvana.data.io.convert import is_wide, orientation_of, turn
 from carvana.data.io.decode import Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS
@@ -130,6 +132,20 @@ def suggest_task(values: Sequence[int], *, instances: bool | None = None) -> dic
     elif len(labels) == 2 and labels[0] == 0:
         classes = {"object": labels[1]}
     return {"classes": classes} | ({"ignore": void} if void else {})
+
+
+def suggest_colors(colors: Sequence[str], *folders: Path) -> dict[str, Any]:
+    """The task of label files of these colours, as values of a config.
+
+    Args:
+        colors: Such as "#804080".
+        folders: Where a file may lie that lists the classes; it is taken then.
+
+    >>> suggest_colors(["#000000", "#804080"])
+    {'classes': {'class_1': '#000000', 'class_2': '#804080'}}
+    """
+    named = (name for folder in folders for name in COLOR_FILES if (folder / name).is_file())
+    return {"classes": next(named, None) or {f"class_{n}": color for n, color in enumerate(colors, start=1)}}
 
 
 def task_in_a_line(task: Mapping[str, Any]) -> str:

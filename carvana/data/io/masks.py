@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import cv2
@@ -18,7 +19,7 @@ from PIL import Image
 from carvana.data.io.convert import UInt8, is_wide, orientation_of, turn
 from carvana.data.io.decode import JPEG_FORMATS, Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS, SUFFIXES, encode_image, resize_image
-from carvana.data.io.labels import FEW_VALUES, suggest_task, task_in_a_line
+from carvana.data.io.labels import FEW_VALUES, suggest_colors, suggest_task, task_in_a_line
 from carvana.errors import DataError
 from carvana.utils.files import atomic_path, write_bytes
 
@@ -232,11 +233,21 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
     coloured = picture.convert("RGB")
     colours = [cast("tuple[int, int, int]", colour) for _, colour in coloured.getcolors(FEW_VALUES) or ()]
     if len(colours) > 2 and picture.format not in _LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
-        raise _ambiguous(name, f"the colours {_hex(colours)}, more than the two of a mask, black and white")
+        found = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in sorted(colours)]
+        task = task_in_a_line(suggest_colors(found, Path(name).parent.parent, Path(name).parent))
+        raise _ambiguous(
+            name,
+            f"the colours {', '.join(found)}, more than the two of a mask, black and white; labels need a task in the "
+            f"config: {task} (`carvana data check` prints that of all files)",
+        )
     if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in _LOSSY_FORMATS:
         raise _ambiguous(name, f"the colours {_hex(colours)}, both bright: which is the object? {_EXPECTED}")
     if not colours and _has_several_hues(coloured):
-        raise _ambiguous(name, "objects of several colours; expected black and white")
+        raise _ambiguous(
+            name,
+            "objects of several colours; expected black and white, or a task whose classes have these colours "
+            "(`carvana data check` lists them)",
+        )
     brightest: UInt8 = np.asarray(coloured).max(axis=2)
     return brightest
 
