@@ -278,7 +278,8 @@ def _object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8
             raise _ambiguous(name, f"{_listed(found)}, which its format changes; save masks and labels as PNG")
         raise _ambiguous(name, _several(found))
     if 0 < highest <= full / 2 or (len(found) == 2 and lowest > full / 2):
-        raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}")
+        task = f"; or name the object's value, as in task.classes={{object: {found[-1]:g}}}"
+        raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}{task}")
     return np.asarray(values > full / 2).view(np.uint8)
 
 
