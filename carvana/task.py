@@ -453,10 +453,8 @@ class Task(_Record):
     @property
     def writes_value(self) -> bool:
         """Whether masks of one class have a value of their own in files: others are black and white."""
-        value = self.classes[0].value[:1]
-        return (
-            self.kind == "binary" and bool(value) and not (_is_name(value[0]) or _is_color(value[0])) and value != (1,)
-        )
+        value = (*self.classes[0].value, 1)[0]
+        return self.kind == "binary" and value != 1 and not (_is_name(value) or _is_color(value))
 
     @property
     def value_palette(self) -> NDArray[np.uint8]:
