@@ -334,11 +334,11 @@ def _several(found: NDArray[Any]) -> str:
     Args:
         found: The distinct values, as :func:`carvana.data.io.labels.read_values` reads them.
     """
-    what = f"{_listed(found)}, more than the two of a mask, 0 and 255"
+    what = f"{_listed(found)}, more than the two of a mask, 0 and 255, as label maps have"
     if (found != np.trunc(found)).any():
         return what
     task = task_in_a_line(suggest_task(found.astype(np.int64).tolist()))
-    return f"{what}; labels need a task in the config: {task} (`carvana data check` prints that of all files)"
+    return f"{what}; label maps need a task in the config: {task} (`carvana data check` prints that of all files)"
 
 
 def _palette_values(picture: Image.Image, name: str) -> UInt8:
