@@ -87,7 +87,7 @@ class Refiner(BasePredictor):
         self.band = float(low), float(high)
         if self.task.kind == "multiclass" and high <= 0.5:
             raise ConfigError(
-                f"band {low} to {high}: of several classes the likeliest one's share of the best two is at least 0.5; take "
+                f"band {low} to {high}: of classes the likeliest's share of the best two is at least 0.5; take "
                 f"an upper end above that, such as {BAND[1]}"
             )
         if not 0 <= margin <= 10_000:
