@@ -109,6 +109,6 @@ def test_images_of_which_nothing_counts_change_no_score(task: Task, tmp_path: Pa
     assert after["score"] == before["score"]
     assert after["pixel_accuracy"] == pytest.approx(before["pixel_accuracy"], abs=1e-12)
     assert shown.lines == ["2 of 6 images are left out of the scores: all of their pixels are ignored"]
+    void = [sample for sample in carvana.find_samples(root) if "_90" in sample.stem]
     with pytest.raises(DataError, match=r"g0_900\.png: no pixel counts in it, nor in any other image"):
-        void = [sample for sample in carvana.find_samples(root) if "_90" in sample.stem]
         evaluate(predictor(task), void, reporter=SilentReporter())
