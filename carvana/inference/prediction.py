@@ -202,6 +202,14 @@ class Prediction:
         return prediction
 
     @classmethod
+    def of_masks(cls, masks: NDArray[np.uint8], thresholds: Sequence[float], task: Task) -> Self:
+        """Masks of classes that overlap alone, (K, H, W), whose probabilities were not kept."""
+        prediction = cls(np.empty((0, 0), np.float32), (masks.shape[1], masks.shape[2]), thresholds, task=task)
+        prediction._maps = ()
+        prediction.__dict__["masks"] = masks
+        return prediction
+
+    @classmethod
     def from_device(
         cls, maps: ProbabilityMaps, threshold: float | Sequence[float], want: Want, *, task: Task | None = None
     ) -> Self:
