@@ -24,6 +24,7 @@ from carvana.data.splits import (
 )
 from carvana.errors import CarvanaError, ConfigError, DataError, UnknownNameError
 from carvana.registry import registry
+from carvana.task import Task
 
 
 def put(root: Path, *names: str) -> Path:
@@ -310,6 +311,20 @@ def test_a_table_may_name_what_is_a_test(tmp_path: Path) -> None:
     assert [sample.name for sample in made.train + made.val] == ["a.jpg", "c.jpg"]
     assert [sample.name for sample in samples_to_test(data, split)] == ["b.jpg"]
     assert samples_to_test(data, SplitConfig()) == ()
+
+
+def test_categories_of_a_test_part_alone_do_not_matter(tmp_path: Path) -> None:
+    divided(tmp_path, "masks", train="ab", val="c")
+    for part in ("train", "val"):
+        (tmp_path / part / "masks").rename(tmp_path / part / "cat")
+        (tmp_path / part / "masks").mkdir()
+        (tmp_path / part / "cat").rename(tmp_path / part / "masks" / "cat")
+    put(tmp_path, "test/images/d.jpg", "test/masks/dog/d.png")
+    data, task = DataConfig(root=tmp_path), Task(kind="multilabel", classes=["cat", "cow"])
+    made = make_split(data, SplitConfig(), task, reporter=Lines())
+    assert [sample.categories for sample in made.val] == [{"cat"}]
+    with pytest.raises(DataError, match="no class of the task has a category of cat; "):
+        make_split(data, SplitConfig(), Task(kind="multilabel", classes=["cow", "dog"]))
 
 
 def test_a_split_of_given_parts_reads_back(tmp_path: Path) -> None:
