@@ -58,6 +58,7 @@ def found(root: Path, **options: Any) -> list[tuple[str, str, str]]:
 
 LAYOUTS = {
     "camvid": ("{}/{}.jpg", "{}annot/{}.png"),
+    "camvid-of-others": ("{}/{}.jpg", "{}_labels/{}.png"),
     "masks": ("{}/images/{}.jpg", "{}/masks/{}.png"),
     "labels": ("{}/images/{}.jpg", "{}/labels/{}.png"),
     "annotations": ("{}/images/{}.jpg", "{}/annotations/{}_mask.png"),
@@ -76,7 +77,7 @@ def divided(root: Path, layout: str, **parts: str) -> Path:
     return root
 
 
-VALIDATION = ["val", "valid", "validation", "Val"] * 2
+VALIDATION = ["val", "valid", "validation"] * 2 + ["Val", "VALID", "Validation"]
 
 
 @pytest.mark.parametrize(("layout", "val"), list(zip(LAYOUTS, VALIDATION, strict=True)))
@@ -200,6 +201,25 @@ def test_a_test_part_without_labels_is_left_out_and_said(tmp_path: Path, layout:
     assert [note.message for note in report.notes if "test part" in note.message]
     put(tmp_path, LAYOUTS[layout][1].format("test", "b"))
     assert [sample.stem[-1] for sample in find_samples(tmp_path) if sample.subset == "test"] == ["b"]
+
+
+def test_a_part_may_be_empty_and_all_may_not(tmp_path: Path) -> None:
+    divided(tmp_path, "camvid", train="ab")
+    for folder in ("val", "test", "testannot"):
+        (tmp_path / folder).mkdir()
+    assert [each[0] for each in found(tmp_path)] == ["train", "train"]
+    for path in (tmp_path / "train").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="no image in this folder"):
+        find_samples(tmp_path)
+
+
+def test_a_part_without_masks_is_an_error_where_single_images_may_lack_them(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{part}/images/{name}.jpg" for part in ("train", "val") for name in "ab"), "train/masks/cat/a.png")
+    with pytest.raises(DataError, match=r"val.images: 2 of 2 images have no mask in .*val.masks"):
+        find_samples(tmp_path)
+    put(tmp_path, "val/masks/dog/b.png")
+    assert [sample.categories for sample in find_samples(tmp_path)] == [{"cat"}, set(), set(), {"dog"}]
 
 
 def test_a_missing_mask_is_named_with_the_folders_of_its_part(tmp_path: Path) -> None:
