@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -198,6 +198,7 @@ class Task(_Record):
         values = {key: value for key, value in values.items() if value is not None or key != "kind"}
         classes, ignore = values["classes"], values.get("ignore", ())
         if isinstance(classes, Mapping):
+            _refuse_exchanged(classes)
             classes = [{"name": name, "value": value} for name, value in classes.items()]
         elif isinstance(classes, Sequence) and not isinstance(classes, str):
             classes = _numbered(classes, ignore)
@@ -450,19 +451,35 @@ class Task(_Record):
         return np.array([_rgb(color) for color in colors], np.uint8)
 
     @property
+    def writes_value(self) -> bool:
+        """Whether masks of one class have a value of their own in files: others are black and white."""
+        value = (*self.classes[0].value, 1)[0]
+        return self.kind == "binary" and value != 1 and not (_is_name(value) or _is_color(value))
+
+    @property
     def value_palette(self) -> NDArray[np.uint8]:
         """The colour of each value from 0 to 255 of what :meth:`decode` gives, uint8 (256, 3), RGB."""
         import numpy as np
 
-        values = self.decode(np.arange(len(self.classes), dtype=self.dtype))
+        values = self.decode(np.arange(len(self.classes) + (self.kind == "binary"), dtype=self.dtype))
         colors = np.zeros((256, 3), np.uint8)
-        colors[values[values < 256]] = self.palette[values < 256]
+        palette = np.array([[0] * 3, [255] * 3], np.uint8) if self.kind == "binary" else self.palette
+        colors[values[values < 256]] = palette[values < 256]
         return colors
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., K, H, W) as probabilities, float32: softmax over classes if these exclude each other."""
         logits = logits.float()
         return logits.softmax(-3) if self.kind == "multiclass" else logits.sigmoid()
+
+    @cached_property
+    def written(self) -> Task:
+        """The task of label maps that are written: one value for each class, as :meth:`decode` gives it."""
+        import numpy as np
+
+        values = self.decode(np.arange(len(self.classes), dtype=self.dtype)).tolist()
+        classes = [{"name": name, "value": value} for name, value in zip(self.names, values, strict=True)]
+        return Task(kind=self.kind, classes=classes)
 
     def _listed(self) -> str:
         names = self.names
@@ -475,9 +492,31 @@ def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
         return [{"name": classes[0]}]
     given = [each.get("value", ()) for each in classes if isinstance(each, Mapping)]
     named = [checked_value(value) for values in (ignore, *given) for value in _as_values(values)]
-    taken = [_bounds(value) for value in named if not _is_name(value)]
-    free = (value for value in range(2**31) if not any(low <= value <= high for low, high in taken))
+    free = _without(sorted(_bounds(value) for value in named if not _is_name(value)))
     return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]
+
+
+def _without(taken: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Whole numbers from 0 on without those in ranges, which are sorted."""
+    value = 0
+    for low, high in taken:
+        yield from range(value, low)
+        value = max(value, high + 1)
+    yield from itertools.count(value)
+
+
+def _refuse_exchanged(classes: Mapping[Any, Any]) -> None:
+    """Refuse a table whose keys are values and whose values are names.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if classes and all(
+        isinstance(key, int) and not isinstance(key, bool) and isinstance(value, str) and _is_name(value)
+        for key, value in classes.items()
+    ):
+        key, value = next(iter(classes.items()))
+        raise ValueError(f"names and values are exchanged; expected {{{value}: {key}, ...}}")
 
 
 def color_values(colors: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -272,7 +272,7 @@ def checked_thresholds(threshold: Threshold, task: Task, default: Sequence[float
     if threshold is None:
         return tuple(default)
     if task.kind == "multiclass":
-        raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
+        raise ConfigError(f"threshold {threshold}: a multiclass task has none; leave it out")
     count = len(task.classes)
     several = [threshold] * count if isinstance(threshold, int | float) else list(threshold)
     if len(several) != count:

@@ -319,17 +319,17 @@ class Prediction:
             ConfigError: there is no such class.
         """
         index = self.task.index(name)
-        if self.task.kind == "multiclass":
-            chosen: NDArray[np.uint8] = (self.labels == index).view(np.uint8)
-            return chosen
         if self.task.kind == "binary":
             return self.mask
-        if "masks" in self.__dict__:
-            found: NDArray[np.uint8] = self.masks[index]
-            return found
-        above: NDArray[np.bool_] = self.probability_of(name) > self.thresholds[index]
-        decided: NDArray[np.uint8] = above.view(np.uint8)
-        return decided
+        found: NDArray[Any]
+        if self.task.kind == "multiclass":
+            found = self.labels == index
+        elif "masks" in self.__dict__:
+            found = self.masks[index]
+        else:
+            found = self.probability_of(name) > self.thresholds[index]
+        mask: NDArray[np.uint8] = found.view(np.uint8)
+        return mask
 
     def probability_of(self, name: str) -> FloatMap:
         """float32 (H, W) in [0, 1]: the probability of a class.
