@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,11 +43,30 @@ def test_every_layout_of_the_library_keeps_the_contract(tiny_data: Path, tmp_pat
         for folder, before, after in (("leftImg8bit", "", "_leftImg8bit"), ("gtFine", "_mask", "_gtFine_labelIds")):
             (path,) = (tmp_path / "cityscapes" / folder / "train" / "city").glob(f"{name}{before}.*")
             path.rename(path.with_name(f"{name}{after}{path.suffix}"))
-    folders = {"carvana": tiny_data} | {name: tmp_path / name for name in places}
+    annotated = ("coco", "labelme", "yolo")
+    for name in annotated:
+        shutil.copytree(tiny_data / "train", tmp_path / name / "images")
+    write_annotations(tmp_path, [path.name for path in sorted((tiny_data / "train").iterdir())])
+    folders = {"carvana": tiny_data} | {name: tmp_path / name for name in (*places, *annotated)}
     assert folders.keys() == {entry.name for entry in registry.layouts.registered() if entry.source == "carvana"}
     for name, folder in folders.items():
         check_layout(name, folder)
         check_layout(name)
+
+
+def write_annotations(root: Path, names: list[str]) -> None:
+    """A triangle on each image of 160 x 240 pixels, in the files of three tools."""
+    images = [{"id": n, "file_name": name, "height": 160, "width": 240} for n, name in enumerate(names)]
+    objects = [{"image_id": n, "category_id": 1, "segmentation": [[9, 9, 90, 9, 9, 90]]} for n in range(len(names))]
+    file = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "car"}]}
+    (root / "coco" / "labels.json").write_text(json.dumps(file))
+    (root / "yolo" / "labels").mkdir()
+    (root / "yolo" / "classes.txt").write_text("car\n")
+    shape = {"label": "car", "points": [[9, 9], [90, 9], [9, 90]], "shape_type": "polygon"}
+    for name in names:
+        values = {"shapes": [shape], "imagePath": name, "imageHeight": 160, "imageWidth": 240}
+        (root / "labelme" / "images" / name).with_suffix(".json").write_text(json.dumps(values))
+        (root / "yolo" / "labels" / name).with_suffix(".txt").write_text("0 0.1 0.1 0.5 0.1 0.1 0.5\n")
 
 
 def listing(root: Path) -> list[Sample] | None:
