@@ -171,8 +171,8 @@ class Prediction:
     ) -> None:
         self.size = size
         self.task = task or Task.binary()
-        several = (threshold,) * len(self.task.classes) if isinstance(threshold, int | float) else tuple(threshold)
-        self.thresholds: tuple[float, ...] = () if self.task.kind == "multiclass" else several
+        exclusive, count = self.task.kind == "multiclass", len(self.task.classes)
+        self.thresholds: tuple[float, ...] = () if exclusive else tuple(np.broadcast_to(threshold, count).tolist())
         self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they were not kept
         self._weights: tuple[float, ...] = (1.0,)
 
@@ -194,11 +194,14 @@ class Prediction:
         return prediction
 
     @classmethod
-    def of_labels(cls, labels: NDArray[Any], task: Task) -> Self:
-        """Labels alone, (H, W), whose probabilities were not kept."""
-        prediction = cls(np.empty((0, 0), np.float32), (labels.shape[0], labels.shape[1]), task=task)
+    def of_labels(cls, labels: NDArray[Any], task: Task, thresholds: Sequence[float] = ()) -> Self:
+        """Labels alone, (H, W), or masks of classes that overlap, (K, H, W), whose probabilities were not kept."""
+        prediction = cls(np.empty((0, 0), np.float32), (labels.shape[-2], labels.shape[-1]), thresholds, task=task)
         prediction._maps = ()
-        prediction.__dict__["labels"] = labels.astype(task.dtype, copy=False)
+        if task.kind == "multilabel":
+            prediction.__dict__["masks"] = labels.astype(np.uint8, copy=False)
+        else:
+            prediction.__dict__["labels"] = labels.astype(task.dtype, copy=False)
         return prediction
 
     @classmethod

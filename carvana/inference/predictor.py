@@ -149,19 +149,20 @@ class Predictor(BasePredictor):
 
     @torch.inference_mode()
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
-        """As for every predictor. Labels alone, of images that the network sees at their own size, are decided where
-        its logits are: memory then holds no probabilities.
+        """As for every predictor. Labels alone, or masks of several classes, of images that the network sees at their
+        own size, are decided where its logits are: memory then holds no probabilities.
         """
         own_size = all(_size(each) == each.size for each in batch)
-        if self.task.kind != "multiclass" or want != "mask" or self.tta or not own_size:
+        if self.task.kind == "binary" or want != "mask" or self.tta or not own_size:
             return super().run(batch, want=want)
         network_runs()
-        found = self._inferer.labels([self._on_device(each.images[0]) for each in batch])
-        predictions = [Prediction.of_labels(single.cpu().numpy(), self.task) for single in found]
-        for prediction, each in zip(predictions, batch, strict=True):
-            if (prediction.labels == self.task.void).any():
+        images = [self._on_device(each.images[0]) for each in batch]
+        exclusive = self.task.kind == "multiclass"
+        found = self._inferer.labels(images) if exclusive else self._inferer.masks(images, self.thresholds)
+        for single, each in zip(found, batch, strict=True):
+            if bool((single == self.task.void).any()):
                 raise self._not_a_number(each)
-        return predictions
+        return [Prediction.of_labels(single.cpu().numpy(), self.task, self.thresholds) for single in found]
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:

@@ -188,10 +188,33 @@ class SlidingWindowInferer:
             best, labels = logits.max(0, keepdim=True)
             return labels.masked_fill_(~best.isfinite(), void).to(dtype)
 
-        def make() -> list[Accumulator]:
-            return [Accumulator(image, self.plan(_size(image)), finish=likeliest) for image in images]
+        return [found[0] for found in self._decided(images, likeliest)]
 
-        return [each.output[0] for each in self._run_tiles(make)]
+    def masks(self, images: Sequence[Tensor], thresholds: Sequence[float]) -> list[Tensor]:
+        """The mask of each of several classes, decided tile by tile, so that memory holds a byte for each.
+
+        Returns:
+            For each of the images its masks (K, h, w), on the device; ``task.void`` where the network gives NaN.
+
+        Raises:
+            ModelError: the memory is too small for the smallest tile.
+        """
+        task = self._engine.spec.task
+        assert task is not None
+        void, dtype = task.void, torch.uint8 if task.dtype == "uint8" else torch.int32
+        least = torch.tensor(thresholds, device=self._engine.device)[:, None, None]
+
+        def above(logits: Tensor) -> Tensor:
+            probabilities = task.probabilities(logits)
+            return (probabilities > least).to(dtype).masked_fill_(~probabilities.isfinite(), void)
+
+        return self._decided(images, above)
+
+    def _decided(self, images: Sequence[Tensor], finish: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        def make() -> list[Accumulator]:
+            return [Accumulator(image, self.plan(_size(image)), finish=finish) for image in images]
+
+        return [each.output for each in self._run_tiles(make)]
 
     def refine(
         self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
