@@ -39,9 +39,18 @@ _AUGMENTS = {
     "none": "nothing: images as they are",
 }
 
-_LAYOUTS = {
-    "carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
-    "folders": "images/ and masks/, matched by name",
+_LAYOUTS = {  # the last one is tried first; annotations come behind all that have files of masks
+    "annotations:yolo": "images/ and labels/ with YOLO's polygons, of parts also; names in data.yaml or classes.txt",
+    "annotations:labelme": "images with a JSON file of labelme for each, beside it or in annotations/",
+    "annotations:coco": "COCO's JSON: as Roboflow, CVAT, Label Studio and COCO itself arrange it",
+    "split_folders:split-folders": (
+        "train/ and trainannot/, train/images and train/masks, img_dir/train and ann_dir/train, or images/train and"
+        " labels/train, with val and test likewise"
+    ),
+    "split_folders:voc": "JPEGImages/ and SegmentationClass/, with lists of their images in ImageSets/Segmentation/",
+    "split_folders:cityscapes": "leftImg8bit/ and gtFine/, each with train, val and test, a folder for each city",
+    "layouts:carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
+    "layouts:folders": "images/ and masks/, matched by name",
 }
 
 
@@ -58,5 +67,7 @@ def register(registry: Registry) -> None:
         registry.losses.register(name, f"carvana.losses:{name}", summary=summary)
     for name, summary in _AUGMENTS.items():
         registry.augments.register(name, f"carvana.data.augment:{name}", summary=summary)
-    for name, summary in _LAYOUTS.items():
-        registry.layouts.register(name, f"carvana.data.layouts:{name}_layout", summary=summary)
+    for place, summary in _LAYOUTS.items():
+        module, name = place.split(":")
+        function = f"{name.replace('-', '_')}_layout"
+        registry.layouts.register(name, f"carvana.data.{module}:{function}", summary=summary)

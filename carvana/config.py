@@ -15,8 +15,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 
+from carvana.class_files import read_classes
 from carvana.errors import ConfigError, did_you_mean, explain
-from carvana.task import Kind, Task, checked_value, read_class_names
+from carvana.task import Kind, Task, checked_value
 from carvana.utils.files import expanded
 
 LARGEST_FILE = 10**6
@@ -34,6 +35,7 @@ _LATER = {
     "data.start_epochs": 0,
     "data.whole": 0.0,
     "data.mask_suffix": None,
+    "data.layout": None,
     "data.crops": "boundary",
     "train.class_weights": None,
 }
@@ -81,6 +83,11 @@ def _are_classes(classes: Any) -> Any:
     return classes
 
 
+def _as_list(values: Any) -> Any:
+    """A value that stands alone as a list of one."""
+    return [values] if isinstance(values, int | str) and not isinstance(values, bool) else values
+
+
 def _are_values(values: list[Any]) -> list[Any]:
     for value in values:
         checked_value(value)
@@ -88,14 +95,14 @@ def _are_values(values: list[Any]) -> list[Any]:
 
 
 class TaskConfig(Section):
-    """``task``: the classes to be told apart."""
+    """``task``: the classes, and the values that stand for them in label files."""
 
     kind: Kind | None = Field(None, description="binary | multiclass | multilabel; none: by the number of classes.")
     classes: Annotated[str | list[Any] | dict[Any, Any] | None, AfterValidator(_are_classes)] = Field(
         None,
         description="[names], {name: value}, [{name, value, color}] or a FILE of names; none: one object, in masks.",
     )
-    ignore: Annotated[list[Any], AfterValidator(_are_values)] = Field(
+    ignore: Annotated[list[Any], BeforeValidator(_as_list), AfterValidator(_are_values)] = Field(
         [], description="Values of label files that count for nothing."
     )
 
@@ -124,17 +131,17 @@ class TaskConfig(Section):
         """
         if self.classes is None:
             return {}
-        classes = self.classes
+        classes, ignore = self.classes, self.ignore
         if isinstance(classes, str):
             places = [Path(folder, classes) for folder in folders if folder is not None]
             path = next((path for path in places if path.is_file()), None)
             if path is None:
                 raise ConfigError(
                     f"task.classes = {classes!r}: no such file in {' or '.join(str(path.parent) for path in places)}; "
-                    "expected names, such as [sky, road], or a file that has one in each line"
+                    "expected names, such as [sky, road], or a file such as codes.txt, class_dict.csv or labelmap.txt"
                 )
-            classes = read_class_names(path)
-        return Task(kind=self.kind, classes=classes, ignore=self.ignore).model_dump(mode="json")
+            classes, ignore = read_classes(path, ignore)
+        return Task(kind=self.kind, classes=classes, ignore=ignore).model_dump(mode="json")
 
 
 class ModelConfig(Section):
@@ -157,6 +164,9 @@ class DataConfig(Section):
         None,
         description="What masks have behind their image's name, such as _L; none: nothing, _mask(s) or _segmentation.",
     )
+    layout: str | None = Field(
+        None, description="How the data folder is laid out, by a registered name; none: whatever layout fits."
+    )
     group: str | None = Field(
         None, description="Regular expression that finds the group's name in an image's file name."
     )
@@ -177,7 +187,7 @@ class DataConfig(Section):
     )
     augment: str = Field(
         "seed",
-        description="flip | seed (with rotation) | studio (also colour, light, noise) | scene (also much scale) | none.",
+        description="flip | seed (with rotation) | studio (also colour, light, noise) | scene (also scale) | none.",
     )
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
     cache_gb: Real = Field(
@@ -319,7 +329,11 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     8
     """
     source = source or "default"
-    values = read_yaml(find_config(source))
+    path = find_config(source)
+    values = read_yaml(path)
+    task = values.get("task")
+    if isinstance(task, dict) and isinstance(task.get("classes"), str) and (path.parent / task["classes"]).is_file():
+        task["classes"] = str(path.parent.resolve() / task["classes"])  # a file beside the config
     changed = dict(values)
     for key, value in (changes or {}).items():
         _put(changed, str(key), value)

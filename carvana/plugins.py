@@ -152,10 +152,10 @@ def register_layout(name: str, target: Target, *, summary: str = "", replace: bo
 
     Example:
         >>> import carvana
-        >>> def voc(root):
-        ...     folders = root / "JPEGImages", root / "SegmentationClass"
+        >>> def studio(root):
+        ...     folders = root / "shots", root / "alpha"
         ...     return folders if folders[0].is_dir() else None
-        >>> carvana.register_layout("voc", voc)
+        >>> carvana.register_layout("studio", studio)
     """
     registry.layouts.register(name, target, summary=summary, replace=replace)
 

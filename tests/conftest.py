@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import forkserver
@@ -79,6 +80,20 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         train={"epochs": 1, "precision": "fp32"},
     )
     return fit(config, out=tmp_path_factory.mktemp("runs") / "tiny", device="cpu").path
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """No pictures of runs, which take longer than a tiny training."""
+    with pytest.MonkeyPatch.context() as patch:
+        forkserver.hide_pictures(patch)
+        yield
+
+
+@pytest.fixture
+def no_pictures_in_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures of the runs that a test makes; the fixtures of its module have them."""
+    forkserver.hide_pictures(monkeypatch)
 
 
 @pytest.fixture

@@ -27,10 +27,16 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import pytest
 
 ADDRESS = "CARVANA_TEST_FORKSERVER"
 """The variable that holds the path of the server's socket."""
+
+HIDDEN = "CARVANA_TEST_NO_PICTURES"
+"""The variable that has forks draw no pictures of runs."""
 
 PRELOADED = (
     "torch", "torch.utils.tensorboard", "torchvision", "segmentation_models_pytorch", "timm", "albumentations", "cv2",
@@ -188,6 +194,16 @@ def fork_workers() -> None:
     jobs.MEASURED = 0.1
 
 
+def hide_pictures(patch: pytest.MonkeyPatch) -> None:
+    """No pictures of runs, which take longer than a tiny training, in this process and in its forks."""
+    patch.setattr("carvana.evaluation.report.draw_pictures", _draw_nothing)
+    patch.setenv(HIDDEN, "1")
+
+
+def _draw_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
 def _become(request: Mapping[str, Any], descriptors: Sequence[int]) -> NoReturn:
     """Be the process that was asked for."""
     import fcntl
@@ -214,6 +230,10 @@ def _become(request: Mapping[str, Any], descriptors: Sequence[int]) -> NoReturn:
     code = 1
     try:
         fork_workers()
+        if os.environ.get(HIDDEN):
+            from carvana.evaluation import report
+
+            report.draw_pictures = _draw_nothing
         _run(request["words"])
         code = 0
     except SystemExit as end:

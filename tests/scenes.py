@@ -54,6 +54,19 @@ def write_scenes(folder: Path, count: int = 12, *, size: tuple[int, int] = (48, 
     return folder
 
 
+def write_parts(root: Path, **counts: int) -> Path:
+    """``train/`` and ``trainannot/`` of so many scenes, s00, s01, ..., and other parts likewise; no scene is twice."""
+    first = 0
+    for part, count in counts.items():
+        for folder in (part, f"{part}annot"):
+            (root / folder).mkdir(parents=True)
+        for number in range(count):
+            for folder, pixels in zip((part, f"{part}annot"), draw(first + number), strict=True):
+                Image.fromarray(pixels).save(root / folder / f"s{number:02}.png")
+        first += count
+    return root
+
+
 OVERLAPPING = Task(kind="multilabel", classes=["disc", "box", "dot"])
 
 

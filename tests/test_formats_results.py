@@ -31,6 +31,8 @@ from carvana.models.segmenter import Segmenter
 from carvana.training.cross_validation import resume_folds
 from carvana.utils.files import digest
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMAT_1 = FIXTURES / "format-1"
 TEXTS = {".json", ".jsonl", ".yaml", ".csv"}

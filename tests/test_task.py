@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carvana.errors import ConfigError, DataError
-from carvana.task import Task, color_values, read_class_names
+from carvana.task import Task, color_values
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 
@@ -52,6 +52,8 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": {"a": 1, "b": 2}, "ignore": [2]}, "the value 2 belongs to 'b' and to 'ignore'"),
         ({"classes": {"a": "9-3", "b": 1}}, "the range runs backwards; expected 3-9"),
         ({"classes": {"a": "7", "b": 1}}, "is a number in quotes; write 7 without them"),
+        ({"classes": {0: "sky", 1: "road"}}, "names and values are exchanged; expected {sky: 0, ...}"),
+        ({"classes": ["a", "b"], "ignore": ["0-2147483647"]}, "expected values of 32 bits"),
         ({"classes": {"a": "", "b": 1}}, "expected a whole number, a range such as 1-20, a colour, the name"),
         ({"classes": {"a": "x", "b": ["x", "y"]}}, "the value 'x' belongs to 'a' and to 'b'"),
         ({"classes": {"a": "#FF0000", "b": ["#ff0000"]}}, "the value #ff0000 belongs to 'a' and to 'b'"),
@@ -157,17 +159,6 @@ def test_a_class_is_found_by_its_name() -> None:
         task.index("pavment")
     with pytest.raises(ConfigError, match="no class is named 'xyz'; expected one of sky, building"):
         task.index("xyz")
-
-
-def test_names_come_from_a_file_with_one_in_each_line(tmp_path: Any) -> None:
-    path = tmp_path / "codes.txt"
-    path.write_text("\ufeffsky\r\nroad\r\n\r\ncar\r\n", encoding="utf-8")
-    assert read_class_names(path) == ["sky", "road", "car"]
-    path.write_text("sky,0\nroad,1\n")
-    with pytest.raises(ConfigError, match=r"codes.txt: expected the name of a class in each line"):
-        read_class_names(path)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_class_names(tmp_path / "none.txt")
 
 
 def test_colours_are_values_and_the_colours_of_classes() -> None:

@@ -19,7 +19,9 @@ app = typer.Typer(no_args_is_help=True, help="Make, check, look at and divide da
 
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/, or both in one."),
+    typer.Argument(
+        metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/, both in one, or parts."
+    ),
 ]
 
 
@@ -101,8 +103,8 @@ def check(
     task = config.task.task() if config.task.classes is not None else None
     data = config.data
     report = check_data(
-        folder, images=data.images, masks=data.masks, mask_suffix=data.mask_suffix, group=data.group, task=task,
-        reporter=make_reporter(),
+        folder, images=data.images, masks=data.masks, mask_suffix=data.mask_suffix, group=data.group,
+        layout=data.layout, task=task, reporter=make_reporter(),
     )  # fmt: skip
     show_result(report_tables(report, root=folder), json, report.to_json())
     if report.problems:
@@ -134,7 +136,7 @@ def show_images(
     Label files are painted in the colours of the classes that --config or --set task.classes names.
     """
     from carvana.data.check.preview import show_samples
-    from carvana.data.splits import config_samples
+    from carvana.data.splits import config_samples, without_test
     from carvana.errors import ConfigError
     from carvana.utils.files import check_target
 
@@ -145,7 +147,7 @@ def show_images(
     config = layout.fit_config(folder)
     data = config.data
     show_samples(
-        config_samples(data, data.root), out, size=seen or data.size,
+        without_test(config_samples(data, data.root)), out, size=seen or data.size,
         augment=augment or (data.augment if layout.config else "studio"), count=count, seed=seed,
         task=config.task.task(), mode=data.mode, crops=data.crops,
     )  # fmt: skip
@@ -191,12 +193,15 @@ def split(
     wanted, task, reporter = config.split, config.task.task(), make_reporter()
     made = make_split(config.data, wanted, task, reporter=reporter)
     report = describe_split(made, task, reporter=reporter)
-    show(split_table(report, title=f"{folder}, by {wanted.by}, seed {wanted.seed}"))
-    show(Text(_explain(wanted.by, report.val.groups, len(report.shared), classes=bool(report.classes))))
+    given = wanted.file is None and made.is_given
+    how = "as its parts" if given else f"by {wanted.by}, seed {wanted.seed}"
+    show(split_table(report, title=f"{folder}, {how}"))
+    if not given:
+        show(Text(_explain(wanted.by, report.val.groups, len(report.shared), classes=bool(report.classes))))
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
-    drawn = {"split.by": wanted.by, "split.val": f"{wanted.val:g}", "split.seed": wanted.seed}
+    drawn = {} if given else {"split.by": wanted.by, "split.val": f"{wanted.val:g}", "split.seed": wanted.seed}
     changes = layout.folders | ({"split.file": out} if out else drawn)
     words = ["--config", str(layout.config)] if layout.config else []
     for setting in [*(layout.settings or []), *(f"{key}={value}" for key, value in changes.items())]:

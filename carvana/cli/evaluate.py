@@ -18,7 +18,8 @@ def evaluate(
     ] = None,
     others: options.OTHERS = None,
     split: Annotated[
-        Literal["val", "train", "all"] | None, typer.Option(help="Which of the run's own images; by default val.")
+        Literal["val", "train", "all", "test"] | None,
+        typer.Option(help="Which of the run's own images, by default val; test: the test part of its data folder."),
     ] = None,
     covering: options.Covering = options.Covering(),
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
@@ -36,7 +37,8 @@ def evaluate(
     reporter = make_reporter()
     as_trained = covering == options.Covering()
     runs = [run, *(others or [])]
-    together = len(runs) > 1 or Folds(run).exists
+    own_test = split == "test" and data is None and len(runs) == 1
+    together = (len(runs) > 1 or Folds(run).exists) and not own_test
     if together:
         if root is not None:
             raise ConfigError(f"--root {root}: goes with one run, evaluated on its own images; leave it out")
@@ -72,7 +74,7 @@ def evaluate(
     else:
         samples = choose_samples(run, data=data, split=split, root=root, reporter=reporter)
         warn_of_known_groups(refining, samples, reporter)
-        whose = "the model's own"
+        whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "the model's own"
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
     threshold = (
         f"best on these images; `carvana predict` uses {whose}, {thresholds_text(predictor.thresholds)}; "

@@ -31,7 +31,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     others: options.OTHERS = None,
-    save: Annotated[str, typer.Option(help="What to write, comma-separated: mask, prob, cutout, overlay.")] = "mask",
+    save: Annotated[
+        str, typer.Option(help="What to write, comma-separated: mask, prob, cutout, overlay, coco.")
+    ] = "mask",
     clean: CLEAN = False,
     background: Annotated[
         str | None,
@@ -177,15 +179,16 @@ def _load_networks(
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
     if isinstance(predictor, Ensemble):
-        note = _threshold(predictor, "the mean of their thresholds")
+        note = _threshold_note(predictor, "the mean of their thresholds")
         reporter.info(f"mean of {len(predictor.members)} networks{note}")
     if isinstance(predictor, Refiner):
-        by, note = covering.refine_with or run, _threshold(predictor, "that network's")
+        by, note = covering.refine_with or run, _threshold_note(predictor, "that network's")
         reporter.info(f"low-confidence regions are refined by {by}{note}")
     return predictor
 
 
-def _threshold(predictor: BasePredictor, whose: str) -> str:
+def _threshold_note(predictor: BasePredictor, whose: str) -> str:
+    """The thresholds and where they are from, as the end of a line; classes that exclude each other have none."""
     from carvana.inference.base import thresholds_text
 
     return f", threshold {thresholds_text(predictor.thresholds)} ({whose})" if predictor.thresholds else ""

@@ -151,7 +151,7 @@ def build_caches(
         parts: Lists of samples, for instance those to train on and those to validate on.
         size: (height, width).
         target: "coverage" or "nearest".
-        task: What the masks, or label files, are; None for masks of one object.
+        task: The classes of the label files; None means masks of one object.
         limit_gb: Gigabytes (10^9 bytes) that the whole cache may hold, with all other sizes and data sets; the least
             recently used packs are removed for it. Half of the disk's free space is a second limit. Images that do not
             fit are not cached. 0 caches nothing and leaves the folder as it is.

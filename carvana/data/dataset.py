@@ -40,7 +40,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
     Args:
         samples: Labelled images, as :func:`carvana.find_samples` gives them.
         size: (height, width) of the items.
-        task: What is to be told apart; None for one object, in masks.
+        task: The classes of the label files; None means masks of one object.
         mode: "resize" shrinks whole images; "crop" cuts out pieces of that size at native resolution.
         crops: What most pieces hold: "boundary", a pixel at a boundary; "class", a pixel of a class that is drawn first
             among those of the image, so that rare classes are seen; "any", just any pixel.

@@ -1,7 +1,7 @@
 """Layouts of data folders: where images and masks are, and which mask, group and view a name gives.
 
-Two layouts are built in, and plugins and scripts may add more (``carvana.register_layout``): Carvana's own
-(``train/`` and ``train_masks/``, masks named ``*_mask.gif``) and ``images/`` with ``masks/``. A layout is a function of
+Built in are Carvana's own (``train/`` and ``train_masks/``, masks named ``*_mask.gif``), ``images/`` with ``masks/``,
+and those of split_folders.py; plugins and scripts may add more (``carvana.register_layout``). A layout is a function of
 the folder that returns the pair of (images folder, masks folder), or samples, or None if the folder has another layout.
 A folder that no layout reads may have images with their masks beside them.
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.errors import ConfigError, DataError
-from carvana.registry import registry
+from carvana.registry import registry, resolve
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
 
@@ -46,32 +46,117 @@ def folders_layout(root: Path) -> tuple[Path, Path] | None:
     return _pair(root, "images", "masks")
 
 
+_SUBSETS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def subset_of(folder: str) -> str:
+    """What a folder's name says of the images in it: "train", "val" or "test"; "" if it says nothing.
+
+    >>> subset_of("valid"), subset_of("Test"), subset_of("train_masks")
+    ('val', 'test', '')
+    """
+    return _SUBSETS.get(folder.lower(), "")
+
+
+class Part(NamedTuple):
+    """A part of a data folder.
+
+    Attributes:
+        subset: What it is for: train, val, test or "".
+        images: The part's folder below that of all images, which belongs to their names; "" for that folder itself.
+        masks: The part's folder below that of all masks.
+        only: The stems of its images where a list names them; None for all in the folder.
+    """
+
+    subset: str = ""
+    images: str = ""
+    masks: str = ""
+    only: frozenset[str] | None = None
+
+
 class Folders(NamedTuple):
-    """The folder of images and the folder of masks; they may be one."""
+    """The folder of images and the folder of masks; they may be one.
+
+    Attributes:
+        images: The folder of images.
+        masks: The folder of masks.
+        parts: What is in them; without any, all that is there, which may be in sub-folders.
+        image_suffix: What the stems of images have after what masks are named by.
+        mask_suffix: As ``data.mask_suffix``, which wins over it.
+        group: As ``data.group``, which wins over it.
+    """
 
     images: Path
     masks: Path
+    parts: tuple[Part, ...] = ()
+    image_suffix: str = ""
+    mask_suffix: str | None = None
+    group: str | None = None
 
 
 def find_layout(
-    root: Path, images: str | os.PathLike[str] | None, masks: str | os.PathLike[str] | None, rule: MaskNames
+    root: Path,
+    images: str | os.PathLike[str] | None,
+    masks: str | os.PathLike[str] | None,
+    rule: MaskNames,
+    layout: str | None = None,
 ) -> tuple[str, Folders | list[Any]]:
     """The layout of a data folder, and its result: the two folders, or the samples themselves.
 
     Folders that are named come before all layouts. The layout that was registered last is tried first, so that a script
     can read a folder differently from this library. Images with their masks beside them, in the folder or in its
-    sub-folders, come last; ``rule`` finds their masks.
+    sub-folders, come last; ``rule`` finds their masks. Two folders whose sub-folders are named ``train``, ``val`` and
+    ``test``, and none otherwise, have these parts.
+
+    Args:
+        root: The data folder.
+        images: Its folder of images, if it is named.
+        masks: Its folder of masks, likewise.
+        rule: How the names of masks are made.
+        layout: The one layout to try.
 
     Raises:
         DataError: there is no such folder, it is laid out otherwise, or a layout returns something else.
-        ConfigError: only one of the two folders is named.
+        ConfigError: only one of the two folders is named, or a layout as well.
+        UnknownNameError: no layout has this name.
     """
+    name, found = _find_layout(root, images, masks, rule, layout)
+    return name, _with_parts(found) if isinstance(found, Folders) and not found.parts else found
+
+
+def _find_layout(
+    root: Path,
+    images: str | os.PathLike[str] | None,
+    masks: str | os.PathLike[str] | None,
+    rule: MaskNames,
+    layout: str | None,
+) -> tuple[str, Folders | list[Any]]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder with train/ and train_masks/ or images/ and masks/")
     if (images is None) != (masks is None):
         raise ConfigError("data.images and data.masks go together: name both folders, or neither")
+    if images is not None and layout is not None:
+        raise ConfigError(f"data.layout = {layout} and data.images = {images}: name a layout or the folders, not both")
     if images is not None and masks is not None:
-        return "named folders", Folders(root / expanded(images), root / expanded(masks))
+        named = root / expanded(images), root / expanded(masks)
+        if named[1].suffix.lower() == ".json" or _has_json_alone(named[1]):
+            samples = resolve("carvana.data.annotations:named_annotations", "annotation files")(*named)
+            if samples is not None:
+                return "named annotations", samples
+        return "named folders", Folders(*named)
+    if layout is not None:
+        found = layout_of(layout, root)
+        if found is None:
+            expected = registry.layouts.entry(layout).summary
+            raise DataError(
+                f"{root}: not laid out as data.layout = {layout} says{f': expected {expected}' if expected else ''}; "
+                "name another layout, or none"
+            )
+        return layout, found
     layouts = registry.layouts.registered()
     for entry in reversed(layouts):
         found = layout_of(entry.name, root)
@@ -82,8 +167,8 @@ def find_layout(
     others = [entry.name for entry in layouts if entry.source != "carvana"]
     also = f", nor is it laid out as {' or '.join(others)} are" if others else ""
     raise DataError(
-        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/, nor images with their masks beside"
-        f" them{also}; "
+        f"{root}: holds neither train/ and train_masks/ nor images/ and masks/, nor parts (as train/ and trainannot/),"
+        f" nor images with their masks beside them{also}; "
         "name its folders: data.images and data.masks (--set data.images=... of fit, --images of carvana data)"
     )
 
@@ -98,8 +183,8 @@ def layout_of(name: str, root: Path) -> Folders | list[Any] | None:
     layout = f"the layout '{name}' (from {entry.source})"
     try:
         found = entry.load()(root)
-        if found is None:
-            return None
+        if found is None or isinstance(found, Folders):
+            return found
         if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, str | os.PathLike) for part in found):
             return Folders(_below(root, Path(found[0])), _below(root, Path(found[1])))
         if isinstance(found, Iterable) and not isinstance(found, str | bytes | os.PathLike):
@@ -149,6 +234,12 @@ def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
         yield from (f"{place}/{name}" if place else name for name in names)
         if names and not place:
             return
+
+
+def sub_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, links to folders included; hidden ones do not count."""
+    with os.scandir(folder) as entries:
+        return sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
 
 
 def others(folder: Path, suffixes: Collection[str]) -> dict[str, bool]:
@@ -325,6 +416,24 @@ def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, lis
         shown = (name for name in names if not name.startswith("."))
         images = [name for name in shown if _suffix(name) in suffixes]
         yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
+
+
+def _has_json_alone(folder: Path) -> bool:
+    """Whether a folder has JSON files and no image at its top."""
+    found = image_names(folder, MASK_SUFFIXES | {".json"}) if folder.is_dir() else []
+    return bool(found) and all(_suffix(name) == ".json" for name in found)
+
+
+def _with_parts(folders: Folders) -> Folders:
+    """The folders with the parts that the sub-folders of both are, if all of these are named as parts."""
+    if not (folders.images.is_dir() and folders.masks.is_dir()) or image_names(folders.images, SUFFIXES):
+        return folders
+    images, masks = sub_folders(folders.images), sub_folders(folders.masks)
+    subsets = {name: subset_of(name) for name in images}
+    labelled = {name for name in images if subsets[name] != "test"}
+    if "train" not in subsets.values() or not all(subsets.values()) or not labelled <= set(masks) <= set(images):
+        return folders
+    return folders._replace(parts=tuple(Part(subsets[name], name, name) for name in images))
 
 
 def _below(root: Path, part: Path) -> Path:

@@ -6,19 +6,22 @@ has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.images import MAX_PIXELS, image_size
-from carvana.data.io.labels import Labels
+from carvana.data.io.labels import Labels, task_in_a_line
 from carvana.data.io.masks import read_mask
 from carvana.data.io.polygons import Box
 from carvana.data.samples import Sample
 from carvana.errors import DataError
-from carvana.task import Task
+from carvana.task import REST, Task
+
+_SHOWN = 16  # categories in a message
 
 Object = tuple[str, Box, NDArray[np.uint8]]
 """A category; rows and columns; uint8 of 0 and 1 for these."""
@@ -93,6 +96,38 @@ def paint_masks(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
     for box, mask in ignored:
         masks[(slice(None), *box)][:, mask.view(bool)] = task.void
     return masks
+
+
+def check_categories(samples: Sequence[Sample], task: Task) -> None:
+    """Make sure that a class has a category of annotation files or of folders of masks, if there are any.
+
+    Raises:
+        DataError: none has. The message has the categories, and a task of them for a config.
+    """
+    known = [sample for sample in samples if sample.categories is not None]
+    categories = sorted({category for each in known for category in each.categories or ()})
+    named = {name for each in task.classes for name in each.categories}
+    if not known or REST in named or not named.isdisjoint(categories):
+        return
+    where = _where(known[0]) if known[0].annotation else known[0].image.parent
+    if not categories:
+        raise DataError(f"{where}: no image has an object", kind="labels")
+    more = f" and {len(categories) - _SHOWN} more" if len(categories) > _SHOWN else ""
+    raise DataError(
+        f"{where}: no class of the task has a category of {', '.join(categories[:_SHOWN])}{more}; write into the "
+        f"config {task_in_a_line(suggest_classes(categories))} (`carvana data check` counts their objects)",
+        kind="labels",
+    )
+
+
+def suggest_classes(categories: Sequence[str]) -> dict[str, Any]:
+    """The task of these categories, as values of a config: one is an object, several stand beside a background.
+
+    >>> suggest_classes(["car"]), suggest_classes(["car", "road"])
+    ({'classes': ['car']}, {'classes': ['background', 'car', 'road']})
+    """
+    outside = [] if len(categories) == 1 or "background" in categories else ["background"]
+    return {"classes": [*outside, *categories]}
 
 
 def _where(sample: Sample) -> Path:

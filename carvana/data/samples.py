@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from carvana.data.layouts import (
     EXPECTED,
     Folders,
     MaskNames,
+    Part,
     find_layout,
     group_and_view,
     group_pattern,
+    image_names,
     nested_names,
     require_images,
     stem_of,
@@ -26,7 +29,7 @@ from carvana.data.layouts import (
 )
 from carvana.errors import DataError
 from carvana.utils.files import expanded
-from carvana.utils.progress import Reporter
+from carvana.utils.progress import Reporter, SilentReporter
 
 
 class _PathText:
@@ -61,6 +64,7 @@ class Sample:
         group: The group.
         view: The view; "" if it is unknown.
         depth: The number of folders above the image that belong to its name.
+        subset: The part of the data folder that it stands in: train, val or test; "" where the folders do not say it.
         annotation: The objects of the image, if ``mask`` is an annotation file.
         by_class: Whether each file of ``mask`` is of the class that its folder is named after; there may be none.
 
@@ -75,6 +79,7 @@ class Sample:
     group: str
     view: str = ""
     depth: int = 0
+    subset: str = ""
     annotation: Annotation | None = field(default=None, repr=False)
     by_class: bool = field(default=False, repr=False)
 
@@ -127,13 +132,15 @@ def find_samples(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
+    layout: str | None = None,
+    reporter: Reporter | None = None,
 ) -> list[Sample]:
     r"""Find all labelled images below a data folder, sorted by name.
 
     Args:
-        root: The data folder: ``train/`` + ``train_masks/``, ``images/`` + ``masks/``, what a registered layout reads
-            (:func:`carvana.register_layout`), or anything else if ``images`` and ``masks`` name its folders. ``~`` is
-            understood in all three.
+        root: The data folder: ``train/`` + ``train_masks/``, ``images/`` + ``masks/``, folders of parts that train,
+            validate and test, what a registered layout reads (:func:`carvana.register_layout`), or anything else if
+            ``images`` and ``masks`` name its folders. ``~`` is understood in all three.
         images: The folder of images, absolute or relative to ``root``.
         masks: The folder of masks, which may be the same. A mask belongs to the image of the same stem, or else of
             the stem without ``_mask``, ``_masks`` or ``_segmentation``; the mask of ``x.jpg`` may be called
@@ -144,38 +151,32 @@ def find_samples(
             group) names the group, its group ``view`` the view. By default Carvana's names are understood, and any
             other image is a group of its own. With ``/`` in the expression, sub-folders are part of the stem.
         mask_suffix: What masks have after their image's stem, such as ``_L``; "" for nothing; None for the usual ones.
+        layout: The one layout to read the folder by; None tries all.
+        reporter: Receives what is left out: images that no list names, and a test part without labels.
 
     If a folder has no image but its sub-folders have, those are read, and their names are part of the images' names.
 
     Raises:
         DataError: there is no such folder, no image, an image without a mask, or two images or masks of one stem.
         ConfigError: ``group`` is not a regular expression, does not match a name, or finds no group in it.
+        UnknownNameError: no layout has that name.
 
     Example:
         >>> find_samples("images")  # doctest: +SKIP
         [Sample(image=PosixPath('images/train/00087a6bd4dc_01.jpg'), ...]
     """
-    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix, layout=layout)
     if isinstance(names, list):
         return names
-    found = names.folders
     if names.same_stem:
         stem, one, other = names.same_stem[0]
         raise DataError(
             f"{one.parent}: {one.name} and {other.name} are both named as the image {stem!r}; "
             "rename one of them or move it away"
         )
-    missing = [image for stem, image in names.images.items() if stem not in names.masks]
-    if missing and not (names.by_class and names.masks):
-        stem = stem_of(missing[0])
-        expected = f"{EXPECTED}, as {stem}_mask.png" if mask_suffix is None else f"{stem}{mask_suffix}.png"
-        alone = f"; {found.masks} has {names.alone[0]}, for example" if names.alone else ""
-        raise DataError(
-            f"{found.images}: {len(missing)} of {len(names.images)} images {'has' if len(missing) == 1 else 'have'} no "
-            f"mask in {found.masks} "
-            f"(the first: {missing[0]}; expected {expected}{alone}); add them or move the images away, or name "
-            "another ending of masks with data.mask_suffix"
-        )
+    _check_masks(names, mask_suffix)
+    for folder, what in names.left_out:
+        (reporter or SilentReporter()).info(f"{folder}: {what}")
     return [names.sample(stem, *group_and_view(stem, names.pattern)) for stem in names.images]
 
 
@@ -191,6 +192,8 @@ class PairedNames:
         masks: The names of each image's masks, by its stem.
         alone: The names of masks without an image.
         same_stem: The stem of an image, and two files with it, one too many.
+        part_of: The part of each image, by its stem; empty if the folders have no parts.
+        left_out: Folders, and which images of them are not read.
         by_class: Whether the masks are in folders of classes.
     """
 
@@ -201,14 +204,22 @@ class PairedNames:
     masks: dict[str, list[str]] = field(default_factory=dict)
     alone: list[str] = field(default_factory=list)
     same_stem: list[tuple[str, Path, Path]] = field(default_factory=list)
+    part_of: dict[str, Part] = field(default_factory=dict)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
     by_class: bool = False
+
+    def places(self, stem: str) -> tuple[Path, Path]:
+        """The folder of an image, its sub-folders left out, and the folder in which its mask should be."""
+        part = self.part_of.get(stem, _WHOLE)
+        return self.folders.images / part.images, self.folders.masks / part.masks
 
     def sample(self, stem: str, group: str, view: str) -> Sample:
         """The sample of an image, with its masks or without."""
         image = self.images[stem]
         paths = tuple(self.folders.masks / name for name in self.masks.get(stem, ()))
         mask = paths if len(paths) > 1 or self.by_class else paths[0] if paths else None
-        return Sample(self.folders.images / image, mask, group, view, image.count("/"), by_class=self.by_class)
+        subset = self.part_of.get(stem, _WHOLE).subset
+        return Sample(self.folders.images / image, mask, group, view, image.count("/"), subset, by_class=self.by_class)
 
 
 def find_names(
@@ -218,52 +229,116 @@ def find_names(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
+    layout: str | None = None,
 ) -> list[Sample] | PairedNames:
     """What a layout lists, or else the images of two folders, and each one's masks by their names.
 
     Raises:
         DataError: there is no such folder, a folder cannot be read or holds no image, or :func:`listed` fails.
         ConfigError: ``group`` is not a regular expression.
+        UnknownNameError: no layout has that name.
     """
-    rule = MaskNames(mask_suffix)
-    layout, folders = find_layout(expanded(root), images, masks, rule)
-    pattern = group_pattern(group)
+    name, folders = find_layout(expanded(root), images, masks, MaskNames(mask_suffix), layout)
     if not isinstance(folders, Folders):
-        return listed(folders, layout, expanded(root), pattern)
-    found = PairedNames(folders, rule, pattern)
-    mask_names = sorted(nested_names(folders.masks, MASK_SUFFIXES))
-    if folders.images == folders.masks:
+        return listed(folders, name, expanded(root), group_pattern(group))
+    rule = MaskNames(folders.mask_suffix if mask_suffix is None else mask_suffix)
+    found = PairedNames(folders, rule, group_pattern(folders.group if group is None else group))
+    for part in folders.parts or (_WHOLE,):
+        _pair(found, part)
+    if folders.parts:
+        require_images(folders.images, found.images.values())
+    listed_names = [part.only for part in folders.parts if part.only is not None]
+    if listed_names:
+        count = len(image_names(folders.images, SUFFIXES))
+        if (left := count - sum(map(len, listed_names))) > 0:
+            found.left_out.append((folders.images, f"{left} of {count} images are in none of the lists, and not read"))
+    if len(folders.parts) > 1:
+        found.images = dict(sorted(found.images.items(), key=itemgetter(1)))
+    return found
+
+
+_WHOLE = Part()
+
+
+def _pair(found: PairedNames, part: Part) -> None:
+    """Find the images of a part, and their masks."""
+    folders, rule = found.folders, found.rule
+    images, masks = folders.images / part.images, folders.masks / part.masks
+    before, masks_before = (f"{folder}/" if folder else "" for folder in (part.images, part.masks))
+    mask_names = sorted(nested_names(masks, MASK_SUFFIXES)) if not part.subset or masks.is_dir() else []
+    if images == masks:
         owners = rule.beside(mask_names)
         image_list = [name for name in mask_names if name not in owners and not name.lower().endswith(".npy")]
         mask_names = list(owners)
     else:
-        image_list = require_images(folders.images, nested_names(folders.images, SUFFIXES))
+        image_list = sorted(nested_names(images, SUFFIXES))
+        if not folders.parts:  # one of several parts may be empty
+            require_images(images, image_list)
+    stems: dict[str, str] = {}
     for image in image_list:
-        other = found.images.setdefault(stem_of(image), image)
+        stem = stem_of(image).removesuffix(folders.image_suffix)
+        if part.only is not None and stem not in part.only:
+            continue
+        other = stems.setdefault(stem, image)
         if other is not image:
-            found.same_stem.append((stem_of(image), folders.images / other, folders.images / image))
-    found.by_class = are_class_folders(mask_names, found.images)
+            found.same_stem.append((stem, images / other, images / image))
+    if part.only is not None and len(stems) < len(part.only):
+        absent = min(part.only - stems.keys())
+        raise DataError(f"{images}: has no image {absent}, which the list of {part.subset or 'images'} names")
+    by_class = are_class_folders(mask_names, stems)
+    found.by_class |= by_class
 
-    def owner(mask: str) -> tuple[str | None, str]:
-        folder, _, name = mask.rpartition("/") if found.by_class else ("", "", mask)
-        stem, number = rule.owner(name, found.images)
-        return stem, f"{folder}/{number}"
+    def owner_of(mask: str) -> tuple[str | None, str]:
+        folder, _, name = mask.rpartition("/") if by_class else ("", "", mask)
+        owner, number = rule.owner(name, stems)
+        return owner, f"{folder}/{number}"
 
+    owned: dict[str, list[str]] = {}
     for mask in mask_names:
-        stem, _ = owner(mask)
-        if stem is not None:
-            found.masks.setdefault(stem, []).append(mask)
-        elif rule.suffix is None or rule.is_named_like_a_mask(mask):
-            found.alone.append(mask)
-    for stem, several in found.masks.items():
-        if len(several) > 1:
-            by_number: dict[str, str] = {}
-            for mask in several:
-                other = by_number.setdefault(owner(mask)[1], mask)
-                if other is not mask:
-                    found.same_stem.append((stem, folders.masks / other, folders.masks / mask))
-            found.masks[stem] = list(by_number.values())
-    return found
+        owner, number = owner_of(mask)
+        if owner is not None:
+            several = owned.setdefault(owner, [])
+            same = next((name for name in several if owner_of(name)[1] == number), None)
+            if same is None:
+                several.append(mask)
+            else:
+                found.same_stem.append((owner, masks / same, masks / mask))
+        elif part.only is None and (rule.suffix is None or rule.is_named_like_a_mask(mask)):
+            found.alone.append(masks_before + mask)
+    if part.subset == "test" and len(owned) < len(stems) and not (by_class and owned):
+        left = f"{len(stems) - len(owned)} of the {len(stems)} images of this test part"
+        found.left_out.append((images, f"{left} have no labels, and are not read"))
+        stems = {stem: image for stem, image in stems.items() if stem in owned}
+    found.images.update((before + stem, before + image) for stem, image in stems.items())
+    found.masks.update((before + stem, [masks_before + mask for mask in several]) for stem, several in owned.items())
+    if folders.parts:
+        found.part_of.update((before + stem, part) for stem in stems)
+
+
+def _check_masks(names: PairedNames, mask_suffix: str | None) -> None:
+    """Refuse images without masks; the message names the first, and how many its part has.
+
+    Where masks are in folders of classes, an image without any has no object, unless all images of its part have none.
+    """
+    labelled = {names.part_of.get(stem, _WHOLE).images for stem in names.masks} if names.by_class else set()
+    without = (stem for stem in names.images if stem not in names.masks)
+    first = next((stem for stem in without if names.part_of.get(stem, _WHOLE).images not in labelled), None)
+    if first is None:
+        return
+    images, masks = names.places(first)
+    together = [stem for stem in names.images if names.places(stem) == (images, masks)]
+    missing = [stem for stem in together if stem not in names.masks]
+    image = (names.folders.images / names.images[first]).relative_to(images).as_posix()
+    stem = stem_of(image).removesuffix(names.folders.image_suffix)
+    suffix = names.folders.mask_suffix if mask_suffix is None else mask_suffix
+    expected = f"{EXPECTED}, as {stem}_mask.png" if suffix is None else f"{stem}{suffix}.png"
+    alone = f"; {names.folders.masks} has {names.alone[0]}, for example" if names.alone else ""
+    raise DataError(
+        f"{images}: {len(missing)} of {len(together)} images {'has' if len(missing) == 1 else 'have'} no "
+        f"mask in {masks} "
+        f"(the first: {image}; expected {expected}{alone}); add them or move the images away, or name "
+        "another ending of masks with data.mask_suffix"
+    )
 
 
 def are_class_folders(masks: Iterable[str], stems: Iterable[str]) -> bool:
@@ -290,6 +365,11 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
                 f"the layout '{layout}' lists {sample!r}: expected carvana.Sample(image, mask, group, view), the group"
                 " and the view as text"
             )
+        if sample.subset not in ("train", "val", "test", ""):
+            raise DataError(
+                f"the layout '{layout}' lists {sample.image} with subset {sample.subset!r}: expected train, val, test"
+                " or nothing"
+            )
         other = by_name.setdefault(sample.name, sample)
         if other is not sample:
             raise DataError(
@@ -308,8 +388,18 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
 
 
 def warn_of_passed_over(samples: Sequence[Sample], reporter: Reporter) -> None:
-    """Warn of other files in the folder of a training's images; not if images are in sub-folders."""
+    """Warn of other files in the folder of a training's images, unless images are in sub-folders; and of annotations
+    that are not used as they stand.
+    """
     first = samples[0]
     if not first.depth:
-        beside = any(mask.parent == first.image.parent for mask in first.masks)
-        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES if beside else SUFFIXES)
+        beside = {mask.suffix.lower() for mask in first.masks if mask.parent == first.image.parent}
+        warn_of_others(first.image.parent, reporter, MASK_SUFFIXES | beside if beside else SUFFIXES)
+    for note in annotation_notes(samples):
+        reporter.warn(note)
+
+
+def annotation_notes(samples: Iterable[Sample]) -> list[str]:
+    """What annotation files have besides objects, a line for each kind and file."""
+    each = (sample.annotation.notes for sample in samples if sample.annotation is not None)
+    return list(dict.fromkeys(note for notes in each for note in notes))

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.balance import balanced_sides
-from carvana.data.io.masks import read_mask, share_of
-from carvana.data.samples import Sample, find_samples, mask_of
+from carvana.data.io.masks import share_of
+from carvana.data.objects import check_categories
+from carvana.data.samples import Sample, find_samples
 from carvana.data.target import class_pixels, read_labels
-from carvana.errors import ConfigError, DataError
+from carvana.errors import ConfigError, DataError, plural
 from carvana.task import Task
 from carvana.utils.files import write_bytes
 from carvana.utils.parallel import threaded
@@ -45,6 +46,11 @@ class Split:
 
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the data folder says what validates."""
+        return all(sample.subset == "val" for sample in self.val)
 
     def labelled(self) -> list[tuple[Sample, str]]:
         """All samples, each with "train" or "val"."""
@@ -96,16 +102,27 @@ class SplitReport:
 def make_split(
     data: DataConfig, split: SplitConfig, task: Task | None = None, *, reporter: Reporter | None = None
 ) -> Split:
-    """Find the images of a config and divide them as it says; ``reporter`` shows the reading of label files.
+    """Find the images of a config and divide them as it says, or as the folders say; the test part is left out.
+
+    Args:
+        data: Where the images are.
+        split: How they are divided; its file comes before the parts of the data folder.
+        task: What the label files are; None for masks of one object.
+        reporter: Shows the reading of label files, and receives what is made of the parts.
 
     Raises:
         ConfigError: no data folder is named.
         DataError: the images cannot be found or divided.
     """
-    samples = config_samples(data, data.root)
+    samples = config_samples(data, data.root, reporter=reporter)
+    if task is not None:
+        check_categories(without_test(samples), task)
     if split.file is None:
-        return split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task, reporter=reporter)
-    return recall_split(data, split, split.file)
+        made = split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task, reporter=reporter)
+    else:
+        made = _recall(samples, data, split, split.file)
+    _tell_of_parts(data.root, split.file, samples, made, reporter or SilentReporter())
+    return made
 
 
 def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]) -> Split:
@@ -116,14 +133,16 @@ def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLik
     Raises:
         ConfigError, DataError: as for :func:`make_split`.
     """
-    samples = config_samples(data, data.root)
-    if split.file is not None and split.file.is_dir():
-        return Split(samples, config_samples(data, split.file))
-    return read_split(written, samples)
+    return _recall(config_samples(data, data.root), data, split, written)
 
 
-def config_samples(data: DataConfig, root: Path | None) -> tuple[Sample, ...]:
-    """The images of a data folder, found as a config says.
+def config_samples(data: DataConfig, root: Path | None, *, reporter: Reporter | None = None) -> tuple[Sample, ...]:
+    """The images of a data folder, found as a config says, those of a test part among them.
+
+    Args:
+        data: The config.
+        root: The folder.
+        reporter: Receives what is left out.
 
     Raises:
         ConfigError: no folder is named.
@@ -131,8 +150,16 @@ def config_samples(data: DataConfig, root: Path | None) -> tuple[Sample, ...]:
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")
     return tuple(
-        find_samples(root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix)
-    )
+        find_samples(
+            root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix,
+            layout=data.layout, reporter=reporter,
+        )
+    )  # fmt: skip
+
+
+def without_test(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """The samples that may train and validate: all but a test part."""
+    return tuple(sample for sample in samples if sample.subset != "test")
 
 
 def split_samples(
@@ -150,6 +177,8 @@ def split_samples(
     groups are wanted, and one group is drawn from each layer: validation then holds small and large groups as training
     does. Of several classes, the best of many drawn divisions is taken: first of all each class is on both sides where
     two groups have it, then both sides have the classes in shares as equal as can be.
+
+    Where the folders of the samples say what validates, that is taken as it is. A test part is on neither side.
 
     Args:
         samples: What to split.
@@ -171,7 +200,14 @@ def split_samples(
         >>> len(split.train), len(split.val), len({sample.group for sample in split.val})
         (4, 2, 1)
     """
-    units = _units(samples, by)
+    if given := [sample for sample in samples if sample.subset == "val"]:
+        train = [sample for sample in samples if sample.subset in ("train", "")]
+        if not train:
+            raise DataError(f"{given[0].image}: the data folder has no train part, only others; name one that has")
+        return Split(tuple(train), tuple(given))
+    units = _units(without_test(samples), by)
+    if not units and samples:
+        raise DataError(f"{samples[0].image}: the data folder has a test part alone; name one that has a train part")
     count = _count(val, len(units), f"{by}s")
     rng = np.random.default_rng(seed)
     if task is not None and task.kind != "binary":
@@ -193,7 +229,8 @@ def split_folds(
 
     By group, the groups are sorted by the share of the image that their object covers, and cut into layers of as
     many groups as there are folds: every fold gets one of each layer, so that all have small and large groups. The
-    folds' numbers of groups (or images) differ by at most one.
+    folds' numbers of groups (or images) differ by at most one. A test part is in no fold; a validation part is divided
+    as what trains is.
 
     Args:
         samples: What to split.
@@ -211,7 +248,7 @@ def split_folds(
     """
     if folds < 2:
         raise ConfigError(f"{folds} folds: expected at least 2, each trained on the {by}s of the others")
-    units = _units(samples, by)
+    units = _units(without_test(samples), by)
     if len(units) < folds:
         raise DataError(f"{folds} folds need as many {by}s, and there are {len(units)}; take fewer folds")
     rng = np.random.default_rng(seed)
@@ -227,11 +264,40 @@ def split_folds(
 
 
 def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split:
-    """Divide samples as a ``split.csv`` says: columns image (a file name) and subset (train or val).
+    """Divide samples as a ``split.csv`` says: columns image (a file name) and subset (train, val, or test for neither).
 
     Raises:
         DataError: the file cannot be used, names an image that does not exist, or leaves one side empty.
     """
+    # In the file's order: a resumed training must find each image at its place.
+    sides = [(sample, subset) for sample, subset in _named(path, samples) if subset != "test"]
+    split = _divide([[sample] for sample, _ in sides], (subset == "val" for _, subset in sides))
+    if not split.train or not split.val:
+        raise DataError(f"{path}: leaves no image for {'training' if not split.train else 'validation'}")
+    return split
+
+
+def samples_to_test(data: DataConfig, split: SplitConfig, *, reporter: Reporter | None = None) -> tuple[Sample, ...]:
+    """The images that a training with this config does not touch: those that ``split.file`` or the folders call test.
+
+    Args:
+        data: Where the images are.
+        split: Its file comes before the folders.
+        reporter: Receives what is left out.
+
+    Raises:
+        DataError: the images cannot be found, or the file cannot be used.
+    """
+    samples = config_samples(data, data.root, reporter=reporter)
+    if split.file is not None and split.file.is_file():
+        named = tuple(sample for sample, subset in _named(split.file, samples) if subset == "test")
+        if named:
+            return named
+    return tuple(sample for sample in samples if sample.subset == "test")
+
+
+def _named(path: str | os.PathLike[str], samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
+    """The samples that a ``split.csv`` names, in its order, each with its subset."""
     subsets = _read_subsets(Path(path))
     places = {sample.name: place for place, sample in enumerate(samples)}
     known = [name if name in places else Path(name).name for name in subsets]  # written with a folder before it
@@ -242,11 +308,7 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     absent = sorted(subsets.keys() - places.keys())
     if absent:
         raise DataError(f"{path}: {len(absent)} of its images are not in the data folder (the first: {absent[0]})")
-    # In the file's order: a resumed training must find each image at its place.
-    split = _divide([[samples[places[name]]] for name in subsets], (subset == "val" for subset in subsets.values()))
-    if not split.train or not split.val:
-        raise DataError(f"{path}: leaves no image for {'training' if not split.train else 'validation'}")
-    return split
+    return [(samples[places[name]], subset) for name, subset in subsets.items()]
 
 
 def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence[str] | None = None) -> None:
@@ -289,9 +351,29 @@ def tell_of_leak(split: Split, reporter: Reporter) -> None:
     """Warn of groups on both sides of a split."""
     leaking = len(split.shared_groups())
     if leaking:
+        advice = "the folders divide the images so" if split.is_given else "take split.by=group unless this is meant"
         reporter.warn(
             f"{leaking} group{'s are' if leaking > 1 else ' is'} on both sides of the split: validation reads too "
-            "high; take split.by=group unless this is meant"
+            f"high; {advice}"
+        )
+
+
+def tell_of_copies(split: Split, digests: Sequence[str], reporter: Reporter) -> None:
+    """Warn of images that stand, with equal masks, on both sides of a split.
+
+    Args:
+        split: The split.
+        digests: Of each image and its mask; see :func:`carvana.data.digest.content_digests`.
+        reporter: Receives the warning.
+    """
+    trained = {key: sample for key, sample in zip(digests, split.train, strict=False) if key}
+    validated = zip(digests[len(split.train) :], split.val, strict=True)
+    copies = [(sample, trained[key]) for key, sample in validated if key in trained]
+    if copies:
+        sample, other = copies[0]
+        reporter.warn(
+            f"{plural(len(copies), 'image')} of validation with the same bytes, image and mask, in training (the first:"
+            f" {sample.name} is {other.name}): validation reads too high; take one of each two away"
         )
 
 
@@ -333,6 +415,36 @@ def class_shares(split: Split, task: Task, reporter: Reporter) -> tuple[ClassSha
     return tuple(ClassShare(name, *each) for name, each in zip(task.names, shares.T.tolist(), strict=True))
 
 
+def _recall(
+    samples: tuple[Sample, ...], data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]
+) -> Split:
+    if split.file is not None and split.file.is_dir():
+        return Split(without_test(samples), without_test(config_samples(data, split.file)))
+    return read_split(written, samples)
+
+
+def _tell_of_parts(
+    root: Path | None, file: Path | None, samples: Sequence[Sample], made: Split, reporter: Reporter
+) -> None:
+    """Say what is made of the parts of a data folder."""
+    tests = {sample.name for sample in samples if sample.subset == "test"}
+    taken = sorted(tests & {sample.name for sample in made.train + made.val})
+    if taken:
+        reporter.warn(
+            f"split.file takes {plural(len(taken), 'image')} of the test part of {root} (the first: {taken[0]}), which "
+            "are no test of this training any more"
+        )
+    said = []
+    if file is None and made.is_given:
+        counts = f"{plural(len(made.train), 'image')} train, {len(made.val)} validate"
+        said.append(f"its own parts are used: {counts}; split.val, split.by and split.seed do not apply")
+    if len(tests) > len(taken):
+        left = plural(len(tests) - len(taken), "image")
+        said.append(f"{left} of its test part left to `carvana evaluate --split test`")
+    if said:
+        reporter.info(f"{root}: {'; '.join(said)}")
+
+
 def _count(val: float, available: int, what: str) -> int:
     if val >= 1 and val != int(val):
         raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
@@ -369,10 +481,8 @@ def _order(units: Sequence[Sequence[Sample]], by: By, rng: np.random.Generator, 
 def _mean_share(samples: Sequence[Sample], task: Task | None = None) -> float:
     step = max(1, len(samples) // MASKS_A_GROUP)
     some = [sample for sample in samples[::step] if sample.mask is not None]
-    if task is None or (task.reads_masks and not any(sample.categories for sample in some)):
-        shares = [share_of(read_mask(mask_of(sample))) for sample in some]
-    else:
-        shares = [float((read_labels(sample, task) == 1).mean()) for sample in some]
+    labels = (read_labels(sample, task or Task.binary()) for sample in some)
+    shares = [share_of((each == 1).view(np.uint8)) for each in labels]
     return float(np.mean(shares)) if shares else 0.0
 
 
@@ -397,9 +507,9 @@ def _read_subsets(path: Path) -> dict[str, str]:
             understood = {"image", "subset"} <= set(rows.fieldnames or ())
             for number, row in enumerate(rows if understood else (), start=2):
                 name, subset = row["image"] or "", row["subset"]
-                if subset not in ("train", "val") or not name:
+                if subset not in ("train", "val", "test") or not name:
                     raise DataError(
-                        f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train or val"
+                        f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train, val or test"
                     )
                 if name in subsets:
                     raise DataError(f"{path}, line {number}: {name} is there twice; remove one of the lines")

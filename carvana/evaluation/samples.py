@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from carvana.config import FitConfig
 from carvana.data.digest import content_digests
 from carvana.data.samples import Sample, find_samples
-from carvana.data.splits import Split, recall_split
+from carvana.data.splits import Split, recall_split, samples_to_test
 from carvana.errors import ConfigError, DataError
+from carvana.folds import Folds
 from carvana.run import Run
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, default_reporter
 
-Subset = Literal["val", "train", "all"]
+Subset = Literal["val", "train", "all", "test"]
 
 
 def choose_samples(
@@ -30,11 +31,11 @@ def choose_samples(
     """The images to evaluate a run, or a model folder, on.
 
     Args:
-        run: A run; a model folder serves if ``data`` is given.
+        run: A run; a model folder serves if ``data`` is given, folds if ``split`` is test.
         data: Another data folder, all of which is taken.
-        split: Part of the run's own images: val (the default), train or all.
+        split: Part of the run's own images: val (the default), train, all (both), or the test part of its data folder.
         root: Where the run's own data folder lies now, if it has moved; not with ``data``.
-        reporter: Receives a warning if the run was trained on groups of ``data``.
+        reporter: Receives a warning if the run was trained on groups of ``data``, or of the test part.
 
     Raises:
         ConfigError: ``root`` with ``data``.
@@ -51,7 +52,10 @@ def choose_samples(
         if split not in (None, "all"):
             raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
         return choose_for_all([run], data=data, reporter=reporter)
-    found = read_run_split(Run.open(run), root=root, reporter=reporter)
+    runs = Folds(run).finished_runs() if split == "test" and Folds(run).exists else [Run.open(run)]
+    found = read_run_split(runs[0], root=root, reporter=reporter)
+    if split == "test":
+        return _test_part(runs, root=root, reporter=reporter)
     parts = {"val": found.val, "train": found.train, "all": found.train + found.val}
     return list(parts[split or "val"])
 
@@ -69,7 +73,7 @@ def choose_for_all(
     Raises:
         DataError: the images are missing.
     """
-    samples = find_samples(data, **_reading(runs[0]))
+    samples = find_samples(data, **_reading(runs[0], expanded(data)))
     warn_of_known_groups(runs, samples, reporter or default_reporter())
     return samples
 
@@ -91,6 +95,31 @@ def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, repo
     if root is not None:
         _check_contents(run, split, reporter or default_reporter())
     return split
+
+
+def _test_part(runs: Sequence[Run], *, root: str | os.PathLike[str] | None, reporter: Reporter) -> list[Sample]:
+    """The test part of the data folder of runs, without the images that one of them has trained on or validated by.
+
+    Such are there where ``split.file`` named them, and where an earlier carvana divided the folder as a whole.
+    """
+    config = with_data_root(runs[0].read_config(), root, name=runs[0].path)
+    samples = samples_to_test(config.data, config.split, reporter=reporter)
+    if not samples:
+        raise DataError(
+            f"{config.data.root}: has no test part with label files, such as test/ and testannot/ beside train/ and "
+            "trainannot/; name other labelled images with --data"
+        )
+    used = {name for run in runs for subset in ("train", "val") for name in run.read_split(subset)}
+    left = [sample for sample in samples if sample.name not in used]
+    if not left:
+        raise DataError(f"{config.data.root}: {runs[0].path} was fitted on all of its test part: name other images")
+    if len(left) < len(samples):
+        reporter.warn(
+            f"{runs[0].path}: was fitted on {len(samples) - len(left)} of the {len(samples)} images of the test part, "
+            "which are left out"
+        )
+    warn_of_known_groups([run.path for run in runs], left, reporter)
+    return left
 
 
 def with_data_root(config: FitConfig, root: str | os.PathLike[str] | None, *, name: Path) -> FitConfig:
@@ -137,12 +166,14 @@ def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
     return own is not None and own.resolve() == Path(data).resolve()
 
 
-def _reading(run: str | os.PathLike[str]) -> dict[str, str | None]:
-    """The keys by which a run reads groups and masks from the names of files."""
+def _reading(run: str | os.PathLike[str], folder: Path) -> dict[str, Any]:
+    """The keys by which a run reads groups and masks from the names of files, and its folders if there are such."""
     if not Run(run).exists:
         return {}
     data = Run(run).read_config().data
-    return {"group": data.group, "mask_suffix": data.mask_suffix}
+    named = {key: each for key, each in (("images", data.images), ("masks", data.masks)) if each is not None}
+    there = named and all(not each.is_absolute() and (folder / each).exists() for each in named.values())
+    return {"group": data.group, "mask_suffix": data.mask_suffix, **(named if there else {})}
 
 
 def warn_of_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:

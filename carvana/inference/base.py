@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage, Preprocessor, ProbabilityMaps, Want
+from carvana.inference.strips import decided, strips_of
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import freed_memory_kept
@@ -29,7 +31,7 @@ class BasePredictor(ABC):
 
     Attributes:
         device: where the networks run; of several, the first one's.
-        task: what is told apart.
+        task: the classes.
         thresholds: for each class a number in [0, 1]; a probability above it is foreground. Classes that exclude each
             other have none.
         max_pixels: files that hold more pixels are refused before they are decoded.
@@ -104,8 +106,12 @@ class BasePredictor(ABC):
         name = image if isinstance(image, str | os.PathLike) else name
         return self.preprocessor(self.read(image), os.fspath(name))
 
+    @torch.inference_mode()
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """Run the network on a batch of prepared images.
+
+        Where no more than the labels or masks of several classes are wanted, those of images in tiles are decided from
+        top to bottom: memory then holds no map of probabilities for each class.
 
         Args:
             batch: at least one, as :meth:`fits_batch` allows.
@@ -114,7 +120,21 @@ class BasePredictor(ABC):
         Raises:
             ModelError: the network gives NaN, or the memory is too small for it.
         """
+        if want == "mask" and self.task.kind != "binary" and any(map(self.in_tiles, batch)):
+            return [decided(self.strips(image), image.size, self.task, self.thresholds) for image in batch]
         return [Prediction.from_maps(maps, self.thresholds, want, task=self.task) for maps in self.predict_maps(batch)]
+
+    def in_tiles(self, image: PreprocessedImage) -> bool:
+        """Whether a network sees a prepared image at its own size in several tiles."""
+        return False
+
+    def strips(self, image: PreprocessedImage) -> Iterator[Tensor]:
+        """The probabilities of a prepared image of several classes, from top to bottom, float32 (K, h, W) each time.
+
+        Raises:
+            ModelError: as :meth:`run` says.
+        """
+        return strips_of(self.predict_maps([image])[0])
 
     @property
     def scale(self) -> str | tuple[int, int]:
@@ -207,7 +227,7 @@ def same_task(predictors: Sequence[BasePredictor]) -> Task:
     """The task of several networks.
 
     Raises:
-        ConfigError: they tell different classes apart.
+        ConfigError: their classes differ.
     """
     first, *others = predictors
     for other in others:
@@ -251,7 +271,7 @@ def checked_thresholds(threshold: Threshold, task: Task, default: Sequence[float
     if threshold is None:
         return tuple(default)
     if task.kind == "multiclass":
-        raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
+        raise ConfigError(f"threshold {threshold}: a multiclass task has none; leave it out")
     count = len(task.classes)
     if np.shape(threshold) not in ((), (count,)):
         raise ConfigError(f"threshold {threshold}: expected one for all classes, or {count}, one for each")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self, get_args
 
 import numpy as np
+from torch import Tensor
 
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.folds import Folds
@@ -14,6 +15,7 @@ from carvana.inference.base import BasePredictor, Threshold, checked_thresholds,
 from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
+from carvana.inference.strips import mean_strips
 from carvana.inference.tiling.sliding_window import Mode
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
@@ -84,6 +86,14 @@ class Ensemble(BasePredictor):
             member.fits_batch(image[place], [other[place] for other in batch])
             for place, member in enumerate(self.members)
         )
+
+    def in_tiles(self, image: PreprocessedImage) -> bool:
+        """Whether a member sees a prepared image at its own size in several tiles."""
+        return any(member.in_tiles(image[place]) for place, member in enumerate(self.members))
+
+    def strips(self, image: PreprocessedImage) -> Iterator[Tensor]:
+        """The mean of the members' probabilities of several classes, from top to bottom."""
+        return mean_strips([member.strips(image[place]) for place, member in enumerate(self.members)])
 
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Run every network on prepared images, and average their probabilities.

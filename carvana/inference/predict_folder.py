@@ -27,12 +27,14 @@ from carvana.inference.inputs import (
     unwritable,
     wait_for_all_ranks,
 )
+from carvana.inference.outputs.coco import JOINED, OBJECTS_FOLDER, write_joined
 from carvana.inference.outputs.cutout import Background
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.pipeline import overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage
-from carvana.utils.files import append_json_line, atomic_path, bytes_digest, digest, file_digest, read_json_lines
+from carvana.task import Task
+from carvana.utils.files import append_json_line, atomic_path, digest, file_digest, lock, read_json_lines
 from carvana.utils.progress import Reporter, default_reporter, track
 
 MANIFEST = "manifest.jsonl"
@@ -87,7 +89,9 @@ def predict_folder(
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
             Cut-outs and overlays are in sRGB, whatever the image's profile. Of several classes masks are label maps
             in the values and colours of the task's files, or, where classes overlap, one mask for each in a folder of
-            its name; and ``<stem>_prob.npz`` has an array for each class, by its name.
+            its name; and ``<stem>_prob.npz`` has an array for each class, by its name. ``coco`` writes
+            ``annotations.coco.json``, one file for all images of the folder that were predicted with these weights and
+            settings: a polygon for each connected part of each class but a background.
         cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
         of_class: the class that is cut out, where there are several.
@@ -150,8 +154,12 @@ def predict_folder(
                 with ExitStack() as files:  # they get their names at its end
                     digests = {}
                     for name, data in outputs.encode(item.files, prediction, item.image):
-                        files.enter_context(atomic_path(folder / name)).write_bytes(data)
-                        digests[name] = bytes_digest(data)
+                        path = files.enter_context(atomic_path(folder / name))
+                        if isinstance(data, bytes):
+                            path.write_bytes(data)
+                        else:
+                            data(path)
+                        digests[name] = file_digest(path)
                     manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
             except (OSError, DataError) as error:
                 item.failure = unwritable(item.path, error)
@@ -169,6 +177,8 @@ def predict_folder(
             elif item.files:
                 summary.skipped += item.skipped
                 summary.written += not item.skipped
+        if "coco" in save:
+            summary.kept += not _join(folder, made_by, outputs.task, replace=replace)
     except BrokenPipeError:  # the reader of this process's output has ended
         raise
     except OSError as error:
@@ -176,6 +186,28 @@ def predict_folder(
         raise DataError(f"{place}: cannot be written to: {cause(error)}; what was done is kept") from error
     wait_for_all_ranks(failed=bool(summary.failed))
     return summary
+
+
+def _join(folder: Path, made_by: Mapping[str, str], task: Task, *, replace: bool) -> bool:
+    """Write the objects of all images into one file; False if that was changed since, and is kept.
+
+    Of several processes each does it once its share is done, one after the other; so the last one has all.
+    """
+    with lock(folder / f"{OBJECTS_FOLDER}/.lock"):
+        manifest = Manifest(folder)
+        if manifest.state(JOINED, made_by) == "foreign" and not replace:
+            return False
+        objects = {
+            Path(made_of["photo"]): folder / name
+            for name, made_of in manifest.made_of.items()
+            if name.startswith(f"{OBJECTS_FOLDER}/")
+            and made_by.items() <= made_of.items()
+            and (folder / name).is_file()
+        }
+        with atomic_path(folder / JOINED) as temporary:
+            write_joined(temporary, objects, task)
+            manifest.add({JOINED: file_digest(temporary)}, made_by)
+    return True
 
 
 class Manifest:

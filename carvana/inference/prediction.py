@@ -6,7 +6,7 @@ The scale is how large the network sees an image.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -153,7 +153,7 @@ class Prediction:
         network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw; of several classes (K, h, w).
         size: (H, W) of the image.
         threshold: a probability above it is foreground; of classes that overlap one for all, or one for each.
-        task: the task; None for one object.
+        task: the task; None means one object.
 
     Attributes:
         size: (H, W) of the image.
@@ -194,14 +194,19 @@ class Prediction:
         return prediction
 
     @classmethod
-    def of_labels(cls, labels: NDArray[Any], task: Task, thresholds: Sequence[float] = ()) -> Self:
-        """Labels alone, (H, W), or masks of classes that overlap, (K, H, W), whose probabilities were not kept."""
-        prediction = cls(np.empty((0, 0), np.float32), (labels.shape[-2], labels.shape[-1]), thresholds, task=task)
+    def of_labels(cls, labels: NDArray[Any], task: Task) -> Self:
+        """Labels alone, (H, W), whose probabilities were not kept."""
+        prediction = cls(np.empty((0, 0), np.float32), (labels.shape[0], labels.shape[1]), task=task)
         prediction._maps = ()
-        if task.kind == "multilabel":
-            prediction.__dict__["masks"] = labels.astype(np.uint8, copy=False)
-        else:
-            prediction.__dict__["labels"] = labels.astype(task.dtype, copy=False)
+        prediction.__dict__["labels"] = labels.astype(task.dtype, copy=False)
+        return prediction
+
+    @classmethod
+    def of_masks(cls, masks: NDArray[np.uint8], thresholds: Sequence[float], task: Task) -> Self:
+        """Masks of classes that overlap alone, (K, H, W), whose probabilities were not kept."""
+        prediction = cls(np.empty((0, 0), np.float32), (masks.shape[1], masks.shape[2]), thresholds, task=task)
+        prediction._maps = ()
+        prediction.__dict__["masks"] = masks
         return prediction
 
     @classmethod
@@ -210,8 +215,7 @@ class Prediction:
     ) -> Self:
         """Enlarge, average and decide where the maps are: what OpenCV does on the CPU, up to rounding."""
         if task is not None and task.kind == "multiclass":
-            planes = (maps.resized(maps.size, index) for index in range(len(task.classes)))
-            return cls.of_labels(_likeliest(planes).cpu().numpy(), task)
+            return cls.of_labels(maps.likeliest().cpu().numpy(), task)
         prediction = cls(np.empty((0, 0), np.float32), maps.size, threshold, task=task)
         prediction._maps = ()
         single = prediction.task.kind == "binary"
@@ -408,15 +412,17 @@ class ProbabilityMaps:
         parts = [weight * _resized(single, size) for single, weight in zip(maps, self.weights, strict=True)]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
-
-def _likeliest(planes: Iterator[Tensor]) -> Tensor:
-    """The index of the largest of some maps at each pixel, one map at a time."""
-    best = next(planes).clone()
-    labels = torch.zeros_like(best, dtype=torch.int32)
-    for index, plane in enumerate(planes, start=1):
-        labels.masked_fill_(plane > best, index)
-        torch.maximum(best, plane, out=best)
-    return labels
+    def likeliest(self) -> Tensor:
+        """The class of the largest of several probabilities at each pixel of the image, int32 (H, W): one class is
+        enlarged at a time, so that memory holds two maps.
+        """
+        best = self.resized(self.size, 0).clone()
+        labels = torch.zeros_like(best, dtype=torch.int32)
+        for index in range(1, len(self.maps[0])):
+            plane = self.resized(self.size, index)
+            labels.masked_fill_(plane > best, index)
+            torch.maximum(best, plane, out=best)
+        return labels
 
 
 def _resized(single: Tensor, size: tuple[int, int]) -> Tensor:

@@ -20,6 +20,7 @@ from carvana.inference.base import BasePredictor, Threshold, checked_thresholds
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Scale, Want, network_size
+from carvana.inference.strips import mean_strips, mirrored_strips
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid
 from carvana.inference.tiling.roi import mirrored
@@ -149,20 +150,30 @@ class Predictor(BasePredictor):
 
     @torch.inference_mode()
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
-        """As for every predictor. Labels alone, or masks of several classes, of images that the network sees at their
-        own size, are decided where its logits are: memory then holds no probabilities.
+        """As for every predictor. Labels alone, of images that the network sees at their own size, are decided where
+        its logits are: memory then holds no probabilities.
         """
         own_size = all(_size(each) == each.size for each in batch)
-        if self.task.kind == "binary" or want != "mask" or self.tta or not own_size:
+        if self.task.kind != "multiclass" or want != "mask" or self.tta or not own_size:
             return super().run(batch, want=want)
         network_runs()
-        images = [self._on_device(each.images[0]) for each in batch]
-        exclusive = self.task.kind == "multiclass"
-        found = self._inferer.labels(images) if exclusive else self._inferer.masks(images, self.thresholds)
-        for single, each in zip(found, batch, strict=True):
-            if bool((single == self.task.void).any()):
-                raise self._not_a_number(each)
-        return [Prediction.of_labels(single.cpu().numpy(), self.task, self.thresholds) for single in found]
+        return self._of_labels(batch, self._inferer.labels([self._on_device(each.images[0]) for each in batch]))
+
+    def in_tiles(self, image: PreprocessedImage) -> bool:
+        """Whether the network sees a prepared image at its own size in several tiles."""
+        return _size(image) == image.size and len(self.plan(image.size)) > 1
+
+    def strips(self, image: PreprocessedImage) -> Iterator[Tensor]:
+        """The probabilities of a prepared image of several classes, from top to bottom."""
+        if not self.in_tiles(image):
+            return super().strips(image)
+        network_runs()
+        pixels = self._on_device(image.images[0])
+        strips = self._finite(image, self._inferer.strips(pixels))
+        if not self.tta:
+            return strips
+        mirrored = self._finite(image, self._inferer.strips(pixels.flip(-1)))
+        return mean_strips([strips, mirrored_strips(mirrored)])
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
@@ -177,6 +188,23 @@ class Predictor(BasePredictor):
             return [probabilities_of(self.task, logits) for logits in self._inferer.logits(images)]
 
         return self._maps(batch, predict)
+
+    def refine_labels(
+        self, batch: Sequence[PreprocessedImage], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
+    ) -> list[Prediction]:
+        """As :meth:`refine_maps`, for the labels of several classes alone; not for mirrored images.
+
+        Args:
+            batch: Prepared images.
+            drafts: For each image its coarse labels (h, w), on the device.
+            uncertain: As for :meth:`refine_maps`.
+
+        Raises:
+            ModelError: as :meth:`predict_maps` says.
+        """
+        network_runs()
+        images = [self._on_device(each.images[0]) for each in batch]
+        return self._of_labels(batch, self._inferer.refine_labels(images, drafts, uncertain))
 
     @parameters(unsure="uncertain")
     @torch.inference_mode()
@@ -211,7 +239,7 @@ class Predictor(BasePredictor):
     def _maps(
         self, batch: Sequence[PreprocessedImage], run: Callable[[Sequence[Tensor], bool], list[Tensor]]
     ) -> list[ProbabilityMaps]:
-        """The probabilities of prepared images; ``run`` is also told whether they are mirrored."""
+        """The probabilities of prepared images; ``run`` gets them, and whether they are mirrored."""
         network_runs()
         images = [self._on_device(each.images[0]) for each in batch]
         maps = run(images, False)
@@ -222,6 +250,20 @@ class Predictor(BasePredictor):
             if not bool(torch.isfinite(single.sum())):
                 raise self._not_a_number(each)
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
+
+    def _of_labels(self, batch: Sequence[PreprocessedImage], labels: Sequence[Tensor]) -> list[Prediction]:
+        predictions = [Prediction.of_labels(single.cpu().numpy(), self.task) for single in labels]
+        for prediction, each in zip(predictions, batch, strict=True):
+            if (prediction.labels == self.task.void).any():
+                raise self._not_a_number(each)
+        return predictions
+
+    def _finite(self, image: PreprocessedImage, strips: Iterator[Tensor]) -> Iterator[Tensor]:
+        for strip in strips:
+            if not bool(torch.isfinite(strip.sum())):
+                raise self._not_a_number(image)
+            yield strip
+            del strip
 
     def _not_a_number(self, image: PreprocessedImage) -> ModelError:
         where = f"{image.name}: " if image.name else ""

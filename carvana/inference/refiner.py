@@ -15,7 +15,7 @@ from torch.nn import functional
 from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
 from carvana.inference.base import BasePredictor, Threshold, checked_thresholds, same_task, scale_text
-from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps
+from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Want
 from carvana.inference.predictor import Predictor
 from carvana.inference.tiling.roi import CELL, cells_of
 from carvana.utils.deprecated import Attribute, parameters
@@ -87,8 +87,8 @@ class Refiner(BasePredictor):
         self.band = float(low), float(high)
         if self.task.kind == "multiclass" and high <= 0.5:
             raise ConfigError(
-                f"band {low} to {high}: of two classes the likelier one has at least half of what both have; take an "
-                f"upper end above 0.5, such as {BAND[1]}"
+                f"band {low} to {high}: of classes the likeliest's share of the best two is at least 0.5; take "
+                f"an upper end above that, such as {BAND[1]}"
             )
         if not 0 <= margin <= 10_000:
             raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")
@@ -119,6 +119,19 @@ class Refiner(BasePredictor):
         """
         pixels = sum(math.prod(other.size) for other in (*batch, image)) * len(self.task.classes)
         return pixels <= MOST_PIXELS and self.coarse.fits_batch(image[:-1], [other[:-1] for other in batch])
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
+        """As for every predictor. Where no more than the labels of several classes is wanted, windows decide them, and
+        memory holds no map for each class. It does where the fine network mirrors images (``tta``): windows of the
+        mirrored image lie elsewhere, so that probabilities wait for both. So it does for classes that overlap.
+        """
+        if want != "mask" or self.task.kind != "multiclass" or self.fine.tta:
+            return super().run(batch, want=want)
+        first = self.coarse.predict_maps([image[:-1] for image in batch])
+        drafts = [maps.likeliest().to(self.fine.device) for maps in first]
+        uncertain = [self.uncertain_cells(maps) for maps in first]
+        return self.fine.refine_labels([image[-1] for image in batch], drafts, uncertain)
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:

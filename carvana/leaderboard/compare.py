@@ -163,8 +163,9 @@ class _Execution:
         self._unmeasured: dict[Trial, str] = {}
         # Computed before the fits, since it takes all cores.
         seen = {seen_at(trial.config) for trial in plan.all_trials}
+        task = plan.all_trials[0].config.task.task()
         self._limits = {
-            (size, target): mean_best_dice(self._samples, size, target=target)
+            (size, target): mean_best_dice(self._samples, size, target=target, task=task)
             for size, target in seen
             if not isinstance(size, str)
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -108,7 +108,14 @@ def is_own_setting(setting: str) -> bool:
     return ":" in setting.partition("=")[0]
 
 
-def refuse_known_groups(run: Run, scored: Sequence[Sample], *, group: str | None = None, reporter: Reporter) -> None:
+def refuse_known_groups(
+    run: Run,
+    scored: Sequence[Sample],
+    *,
+    group: str | None = None,
+    shared: Set[str] = frozenset(),
+    reporter: Reporter,
+) -> None:
     """Refuse a run that was trained on a group of the images to score.
 
     Groups are compared by the names that the run gave them when it was fitted, and by those that this comparison finds
@@ -118,21 +125,24 @@ def refuse_known_groups(run: Run, scored: Sequence[Sample], *, group: str | None
         run: The run.
         scored: The images to score.
         group: The expression by which this comparison finds the group in a name (``data.group``).
+        shared: Groups that the networks fitted here are trained on as well, since the data folder divides them so: of
+            these a run must not have had the images alone.
         reporter: Receives a warning where the training behind the run's first weights is not known.
 
     Raises:
         RunError: it was; the message names the groups.
     """
     groups = {sample.group for sample in scored}
+    unseen = groups - shared
     images = {sample.name: sample.group for sample in scored}
     seen: set[Path] = set()
     at, via = run, ""
     while at.path.resolve() not in seen:
         seen.add(at.path.resolve())
         trained = at.read_split("train")
-        known = groups.intersection(trained.values())
+        known = unseen.intersection(trained.values())
         known |= {images[name] for name in trained if name in images}
-        known |= {own for name in trained if (own := _group(name, group)) in groups}
+        known |= {own for name in trained if (own := _group(name, group)) in unseen}
         if known:
             more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
             raise RunError(

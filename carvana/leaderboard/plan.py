@@ -143,12 +143,13 @@ def make_plan(
         reporter.info(f"no --data given: networks are evaluated on the validation images of {runs[0].path}")
     else:
         config = with_data(config or load_config(), reporter=reporter)
-        split = make_split(config.data, config.split, in_full(config).task.task())
+        split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
     config = check(config, device=device)
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
+    shared = split.shared_groups() if split.is_given else set()
     for run in runs:
-        refuse_known_groups(run, split.val, group=config.data.group, reporter=reporter)
+        refuse_known_groups(run, split.val, group=config.data.group, shared=shared, reporter=reporter)
     folder, given = Path(out), config
     if config.split.file is None or not config.split.file.is_dir():
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
@@ -187,7 +188,8 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
             "their folder with --data"
         )
     theirs = run.read_config()
-    data = {f"data.{key}": getattr(theirs.data, key) for key in ("root", "images", "masks", "group")}
+    where = ("root", "images", "masks", "mask_suffix", "layout", "group")
+    data = {f"data.{key}": getattr(theirs.data, key) for key in where}
     return (config or load_config()).replace({**data, "split": theirs.split.model_dump()})
 
 

@@ -43,7 +43,7 @@ def create_model(
         name: An architecture, such as ``"unet-ref"`` or ``"unet/resnet34"``; ``carvana archs`` lists them.
         classes: Channels of the logits; 1 for foreground against background. Of more, without a task, nobody knows what
             they mean: the model gives logits only.
-        task: What is to be told apart; its classes are the channels of the logits.
+        task: The task; its classes are the channels of the logits.
         encoder_weights: Where the encoder's weights come from: None or ``"none"`` (random), ``"imagenet"`` or another
             name that smp publishes, ``"auto"`` (pretrained if cached or if the hub answers within 3 s, else random with
             a warning), or a file (.safetensors, .pth). What happened is in ``spec.init``.

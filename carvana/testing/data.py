@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
 from carvana.data.check.masks import check_sizes
 from carvana.data.io.masks import write_mask
-from carvana.data.layouts import Folders, layout_of
-from carvana.data.samples import find_samples, listed
+from carvana.data.layouts import layout_of
+from carvana.data.samples import find_samples
 from carvana.errors import ConfigError
 from carvana.registry import Catalog, registry
 
@@ -98,12 +98,8 @@ def check_layout(name: str, folder: str | os.PathLike[str] | None = None) -> Non
         if folder is None:
             return
         root = Path(folder).absolute()
-        found = layout_of(name, root)
-        expect(found is not None, f"it does not know {folder}")
-        if isinstance(found, Folders):
-            samples = find_samples(root, images=found.images, masks=found.masks)
-        else:
-            samples = listed(found or (), name, root, None)
+        expect(layout_of(name, root) is not None, f"it does not know {folder}")
+        samples = find_samples(root, layout=name)
         check_sizes(samples)
         expect(all(sample.group for sample in samples), "it finds images whose group is empty")
 

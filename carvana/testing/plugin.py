@@ -53,8 +53,8 @@ def check_plugin(
     expect(any(adds.values()), f"'{package}' registers nothing")
     for kind, names in adds.items():
         for entry in registry.catalogs[kind].registered():
-            told = entry.summary or entry.name not in names
-            expect(told, f"'{entry.name}' has no summary, which listings show: register it with summary=")
+            described = entry.summary or entry.name not in names
+            expect(described, f"'{entry.name}' has no summary, which listings show: register it with summary=")
     _check_listing(package)
     for name in adds["archs"]:
         _check_archs(name, options or {})

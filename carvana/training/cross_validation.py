@@ -7,7 +7,8 @@ import shutil
 
 from carvana.config import FitConfig
 from carvana.data.check.masks import check_sizes
-from carvana.data.splits import Split, config_samples, split_folds, write_split
+from carvana.data.objects import check_categories
+from carvana.data.splits import Split, config_samples, split_folds, without_test, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.report import evaluate_folds
 from carvana.evaluation.samples import read_run_split, with_data_root
@@ -118,7 +119,8 @@ def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) ->
 
 
 def _split(config: FitConfig, folds: int) -> list[Split]:
-    samples = config_samples(config.data, config.data.root)
+    samples = without_test(config_samples(config.data, config.data.root))
+    check_categories(samples, config.task.task())
     splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by, task=config.task.task())
     check_sizes(samples)
     return splits

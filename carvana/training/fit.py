@@ -14,7 +14,7 @@ from carvana.config import FitConfig
 from carvana.data.check.masks import warn_about_labels, warn_about_masks
 from carvana.data.digest import content_digests
 from carvana.data.samples import warn_of_passed_over
-from carvana.data.splits import Split, write_split
+from carvana.data.splits import Split, tell_of_copies, write_split
 from carvana.errors import ConfigError
 from carvana.run import Run
 from carvana.training.callbacks import Callback
@@ -156,13 +156,15 @@ def resume(
 def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list[str]:
     """Warn of files and masks that look wrong; returns the digest of each image with its mask."""
     samples, data = split.train + split.val, config.data
-    warn_of_passed_over(split.train, reporter)
+    warn_of_passed_over(samples, reporter)
     task = config.task.task()
     if task.reads_masks and samples[0].categories is None:
         warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
     else:
         warn_about_labels(split, task, reporter)
-    return content_digests(samples, remember=data.cache_gb > 0, reporter=reporter)
+    digests = content_digests(samples, remember=data.cache_gb > 0, reporter=reporter)
+    tell_of_copies(split, digests, reporter)
+    return digests
 
 
 def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Reporter) -> Run:

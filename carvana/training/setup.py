@@ -52,6 +52,8 @@ def check(config: FitConfig, *, device: str = "auto", reporter: Reporter | None 
     config = in_full(config, reporter=reporter)
     _check_loss(config)
     make_augment(config.data.augment)
+    if config.data.layout is not None:
+        registry.layouts.entry(config.data.layout)
     resolve_precision(config.train.precision, resolve_device(device))
     return config
 
@@ -161,17 +163,19 @@ def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Repor
     sizes = {f"network.{name}": value.shape for name, value in larger.module.state_dict().items()}
     places = [(index, names.index(name)) for index, name in enumerate(new.names) if name in names]
     for name, own in model.state_dict().items():
-        if name in state and state[name].shape != sizes.get(name):
+        grown = sizes.get(name, ()) if name in state else ()
+        sides = [place for place, side in enumerate(grown) if side != state[name].shape[place]]
+        if sides:  # that of the classes: the first one of a convolution, the second one of a transposed one
             taken = own.clone()
             for here, there in places:
-                taken[here] = state[name][there]
+                taken.select(sides[0], here).copy_(state[name].select(sides[0], there))
             state[name] = taken
-    told = {
+    weights = {
         "taken": [name for name in new.names if name in names],
         "begin with random weights": [name for name in new.names if name not in names],
         "not taken": [name for name in names if name not in new.names],
     }
-    reporter.info(f"--init {init}: " + "; ".join(f"{what}: {', '.join(some)}" for what, some in told.items() if some))
+    reporter.info(f"--init {init}: " + "; ".join(f"{how}: {', '.join(some)}" for how, some in weights.items() if some))
     return state
 
 
@@ -294,5 +298,7 @@ def lasting_path(init: str | os.PathLike[str] | None) -> str | None:
 def _names(config: FitConfig) -> Iterator[tuple[Catalog, str]]:
     yield registry.archs, config.arch
     yield registry.augments, config.data.augment
+    if config.data.layout is not None:
+        yield registry.layouts, config.data.layout
     for name in loss_names(loss_for(config.train.loss, config.task.task().kind)):
         yield registry.losses, name

@@ -13,6 +13,8 @@ import carvana
 from carvana.cli.app import app
 from carvana.folds import Folds
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TINY = ["model.options.width=4", "data.size=[32, 48]", "train.epochs=1", "data.workers=0", "train.precision=fp32"]
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 

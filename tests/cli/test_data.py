@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from carvana.cli.tables import LISTED
 from carvana.config import load_config, parse_settings
 from carvana.data.samples import find_samples
 from carvana.data.splits import read_split
-from tests.scenes import write_scenes
+from tests.scenes import VALUES, VOID, write_parts, write_scenes
 
 
 def call(*words: object) -> Result:
@@ -145,6 +146,23 @@ def test_a_split_by_photo_is_told_to_leak(tiny_data: Path) -> None:
     assert "too high" in result.stdout
     assert "on both sides" in result.stdout
     assert "--set split.by=image --set split.val=0.2 --set split.seed=0" in result.stdout
+
+
+def test_parts_that_the_folders_have_are_counted_shown_and_taken_as_they_are(tmp_path: Path) -> None:
+    data = write_parts(tmp_path / "data", train=4, val=2, test=2)
+    classes = ("--set", f"task.classes={VALUES}", "--set", f"task.ignore=[{VOID}]")
+    checked = call("check", data, *classes)
+    assert all(re.search(rf" {n} +{part}", checked.stdout) for n, part in ((4, "train"), (2, "val"), (2, "test")))
+    for path in (data / "test").iterdir():
+        path.write_bytes(b"nobody reads this")
+    assert call("show", data, "--out", tmp_path / "sheet.png", "--count", 8, *classes).exit_code == 0
+    result = call("split", data, "--val", 1, "--out", tmp_path / "split.csv", *classes)
+    assert result.exit_code == 0
+    assert "4 images train, 2 validate; split.val, split.by and split.seed do not apply" in result.stderr
+    assert "as its parts" in result.stdout
+    assert "All images of a group" not in result.stdout
+    split = read_split(tmp_path / "split.csv", find_samples(data))
+    assert ([s.subset for s in split.train], [s.subset for s in split.val]) == (["train"] * 4, ["val"] * 2)
 
 
 def test_a_split_is_not_overwritten(tiny_data: Path, tmp_path: Path) -> None:

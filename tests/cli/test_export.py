@@ -27,9 +27,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_run_becomes_a_file_and_the_command_tells_how_it_was_checked(run: Path, tmp_path: Path) -> None:
+def test_a_run_replaces_a_file_and_the_command_says_how_it_was_checked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "car.onnx"
-    words = [sys.executable, "-m", "carvana", "export", str(run), "--to", "onnx", "--out", str(out)]
+    out.parent.mkdir()
+    out.write_text("mine")
+    words = [sys.executable, "-m", "carvana", "export", str(run), "--to", "onnx", "--out", str(out), "--replace"]
     done = forkserver.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

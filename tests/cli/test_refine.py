@@ -23,6 +23,8 @@ from carvana.inference.refiner import Refiner
 from carvana.run import Run
 from carvana.training.fit import fit
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)

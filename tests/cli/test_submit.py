@@ -144,7 +144,7 @@ def test_a_sample_that_names_other_photos_is_one_line(model: Path, photos: Path,
 
 
 def test_ctrl_c_ends_with_130_and_no_process_is_left(model: Path, tmp_path: Path) -> None:
-    draw_photos(tmp_path / "photos", 200)
+    draw_photos(tmp_path / "photos", 130)
     command = [sys.executable, "-m", "carvana", "submit", str(model), str(tmp_path / "photos"), "--out",
                str(tmp_path / "s.csv"), "--device", "cpu", "--workers", "2", "--scale", "320x480"]  # fmt: skip
     process = forkserver.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
@@ -164,5 +164,5 @@ def test_ctrl_c_ends_with_130_and_no_process_is_left(model: Path, tmp_path: Path
     done = call(
         "submit", model, tmp_path / "photos", "--out", tmp_path / "s.csv", "--device", "cpu", "--scale", "320x480"
     )
-    assert re.fullmatch(r"200 rows in \S*s\.csv, (\d+) of them made now\n", done.stdout)
-    assert int(done.stdout.split()[4]) in (136, 72, 8)
+    assert re.fullmatch(r"130 rows in \S*s\.csv, (\d+) of them made now\n", done.stdout)
+    assert int(done.stdout.split()[4]) in (66, 2)

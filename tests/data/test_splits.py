@@ -117,7 +117,8 @@ def test_a_written_split_reads_back(tmp_path: Path, samples: list[Sample]) -> No
     [
         ("", "columns"),
         ("image,group\na,b\n", "columns"),
-        ("image,group,subset\n00_1.jpg,00,test\n", "test"),
+        ("image,group,subset\n00_1.jpg,00,dev\n", "line 2: '00_1.jpg', 'dev': expected a file name, and train, val or"),
+        ("image,group,subset\n00_1.jpg,00,test\n", "leaves no image for training"),
         ("image,group,subset\n00_1.jpg,00,val\n00_1.jpg,00,train\n", "twice"),
         ("image,group,subset\n00_1.jpg\n", "line 2"),
         ("image,group,subset\nabsent.jpg,00,val\n", "absent.jpg"),

@@ -8,7 +8,10 @@ import installed
 import presumed
 import pytest
 import shell
+import yaml
 from blocks import ROOT
+
+from tests.scenes import VALUES, VOID, write_parts
 
 
 @pytest.mark.slow
@@ -22,6 +25,18 @@ def test_the_commands_of_readme_run_one_after_the_other(tmp_path: Path) -> None:
     assert done.stdout.count("\n$ carvana") >= 10
     assert len(list((folder / "cut").rglob("*.jpg"))) == len(list((folder / "holiday").iterdir()))
     assert [path.parent.name for path in folder.rglob("leaderboard.html")] == ["compare-quick"]
+
+
+@pytest.mark.slow
+def test_the_commands_about_folders_of_parts_run_one_after_the_other(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    write_parts(folder / "streets", train=6, val=2, test=3)
+    task = {"task": {"classes": VALUES, "ignore": [VOID]}, "train": {"precision": "fp32"}}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(task | {"model": {"options": {"width": 4}}}))
+    done = shell.run(shell.script(ROOT / "docs" / "how-to" / "split-folders.md"), folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "6 images train, 2 validate" in done.stdout
+    assert [f"over all pixels of {count} images" in done.stdout for count in (2, 3)] == [True, True]
 
 
 @pytest.mark.parametrize(

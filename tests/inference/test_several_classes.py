@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.ensemble import Ensemble
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import Refiner
 from carvana.inference.tiling.roi import CELL
+from carvana.inference.tiling.sliding_window import SlidingWindowInferer
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.task import Task
@@ -69,6 +73,18 @@ def labels(predictor: Predictor | Ensemble | Refiner, *images: np.ndarray) -> li
     return [prediction.labels for prediction in predictor.predict_many(images)]
 
 
+class LargestTensor(TorchFunctionMode):
+    """Counts the numbers of the largest tensor of floats that anything gives within the block."""
+
+    numel = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.is_floating_point():
+            self.numel = max(self.numel, made.numel())
+        return made
+
+
 def cells(refiner: Refiner, image: np.ndarray) -> np.ndarray:
     """The pixels that are refined."""
     found = refiner.uncertain_cells(refiner.coarse.predict_maps([refiner.coarse.prepare(image)])[0])
@@ -84,6 +100,7 @@ def cells(refiner: Refiner, image: np.ndarray) -> np.ndarray:
         {"mode": "tiles", "tile": (40, 512), "overlap": 0.0},
         {"mode": "tiles", "tile": 40, "join": "exact"},
         {"mode": "tiles", "tile": 64, "tta": True},
+        {"mode": "tiles", "tile": 40, "join": "exact", "tta": True},
     ],
 )
 def test_labels_alone_are_those_of_the_largest_probability(covering: dict[str, object]) -> None:
@@ -188,17 +205,74 @@ def test_a_mirrored_ensemble_at_two_scales_may_look_first() -> None:
     assert 0.02 < sure.mean() < 1
 
 
-def test_the_mean_of_networks_at_several_scales_decides() -> None:
-    image = areas()
-    members = [
-        predictor(1, 0, scale="native", tta=True),
-        predictor(1, 1, size=(52, 76)),
-        predictor(1, 2, size=(26, 40)),
-    ]
-    [found] = labels(Ensemble(members), image)
-    mean = np.mean([member.predict(image).probabilities for member in members], axis=0)
-    assert (found != mean.argmax(0)).mean() < 1e-3
-    assert all((found != member.predict(image).labels).any() for member in members)
+TILES: dict[str, object] = {"scale": "native", "mode": "tiles", "tile": 64}
+MEMBERS: dict[str, list[dict[str, object]]] = {
+    "whole": [{"scale": "native", "tta": True}, {"size": (52, 76)}, {"size": (26, 40)}],
+    "tiles": [TILES | {"tta": True}, TILES, TILES],
+    "tiles of other sizes": [TILES, TILES | {"tile": 44, "join": "exact"}, {"scale": "native"}],
+    "tiles and smaller scales": [{"size": (52, 76)}, TILES | {"tta": True}, {"size": (26, 40)}],
+    "tiles and a larger scale": [TILES, {"size": (300, 200)}, {"size": (26, 40)}],
+}
+
+
+@pytest.mark.parametrize("how", MEMBERS.values(), ids=MEMBERS)
+def test_the_mean_of_networks_decides(how: list[dict[str, object]]) -> None:
+    """Near-ties may go either way."""
+    images = [areas(), areas(97, 330, seed=1)]
+    members = [predictor(1, seed, **settings) for seed, settings in enumerate(how)]  # type: ignore[arg-type]
+    for found, image in zip(labels(Ensemble(members), *images), images, strict=True):
+        mean = np.mean([member.predict(image).probabilities for member in members], axis=0)
+        chosen = np.take_along_axis(mean, found[None].astype(np.intp), 0)[0]
+        np.testing.assert_allclose(chosen, mean.max(0), atol=1e-4)
+        assert all((found != member.predict(image).labels).any() for member in members)
+
+
+@pytest.mark.parametrize("how", [TILES, TILES | {"tta": True}])
+def test_masks_of_classes_that_overlap_are_decided_in_tiles_too(how: dict[str, object]) -> None:
+    image, task = areas(), Task(kind="multilabel", classes=NAMES)
+    made = Ensemble(
+        [predictor(1, seed, task=task, threshold=0.3, **settings) for seed, settings in enumerate((how, TILES))]  # type: ignore[arg-type]
+    )
+    [found] = made.predict_many([image])
+    probabilities = made.predict(image).probabilities
+    differ = found.masks != (probabilities > np.float32(0.3))
+    assert found.masks.dtype == np.uint8
+    assert (abs(probabilities - 0.3)[differ] < 1e-5).all()
+    assert [found.mask_of(name).any() for name in NAMES] == [True] * len(NAMES)
+    with pytest.raises(ConfigError, match="not kept"):
+        found.probability_of("road")
+
+
+def test_labels_in_tiles_hold_no_map_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, all_maps = areas(), 5 * 203 * 310
+    monkeypatch.setattr(SlidingWindowInferer, "_tiles_at_once", lambda *_: 4)
+    made = Ensemble([predictor(1, seed, tta=True, **TILES) for seed in range(2)])  # type: ignore[arg-type]
+    refiner = Refiner(predictor(size=(52, 76)), predictor(2, **TILES))  # type: ignore[arg-type]
+    with LargestTensor() as largest:
+        labels(made, image)
+        labels(refiner, image)
+    assert largest.numel < all_maps / 2
+    with LargestTensor() as largest:
+        made.predict(image)
+    assert largest.numel >= all_maps
+
+
+def test_labels_in_tiles_go_on_with_less_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, made = areas(), predictor(tta=True, **TILES)  # type: ignore[arg-type]
+    probabilities = made.predict(image).probabilities
+    run, calls = SlidingWindowInferer._run, []
+
+    def short(self: SlidingWindowInferer, tiles: Tensor) -> Tensor:
+        calls.append(tiles.shape)
+        if len(calls) in (9, 20):  # in the middle of an image, and again
+            raise MemoryError
+        return run(self, tiles)
+
+    monkeypatch.setattr(SlidingWindowInferer, "_run", short)
+    monkeypatch.setattr(SlidingWindowInferer, "_tiles_at_once", lambda *_: 3)
+    [found] = labels(made, image)
+    assert len(calls) > 20
+    assert (found != probabilities.argmax(0)).mean() < 1e-2  # smaller tiles have other borders
 
 
 def test_what_has_no_meaning_is_refused_in_a_line() -> None:
@@ -208,11 +282,9 @@ def test_what_has_no_meaning_is_refused_in_a_line() -> None:
         lambda: Ensemble([one, one], threshold=0.5),
         lambda: Refiner(one, fine, threshold=0.5),
     ):
-        with pytest.raises(
-            ConfigError, match=r"^threshold 0.5: the likeliest of several classes is taken; leave it ou"
-        ):
+        with pytest.raises(ConfigError, match=r"^threshold 0.5: a multiclass task has none"):
             made()
-    with pytest.raises(ConfigError, match="of two classes the likelier one has at least half"):
+    with pytest.raises(ConfigError, match=r"share of the best two is at least 0\.5"):
         Refiner(one, fine, band=(0.1, 0.5))
     assert not [
         key for made in (one, Ensemble([one, one]), Refiner(one, fine)) for key in made.settings() if "thr" in key

@@ -30,6 +30,8 @@ from carvana.training.fit import fit
 from carvana.utils.files import lock
 from carvana.utils.progress import SilentReporter
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 NAMES = ("small=unet-ref", "raises", "killed", "greedy", "wide=unet-ref")
 WIDE = "wide:model.options={width: 6}"
 

@@ -159,6 +159,15 @@ def test_cars_are_also_told_as_the_comparison_tells_them(tmp_path: Path) -> None
         refuse_known_groups(run, [sample], group=r"(\w+)-", reporter=Heard())
 
 
+def test_groups_that_the_data_folder_has_on_both_sides_are_no_reason_but_their_images_are(tmp_path: Path) -> None:
+    run, scored = run_that_saw(tmp_path / "a", "abc"), validation("bcz", names="123")
+    with pytest.raises(RunError, match=r"1 of the 3 validation groups \(c\)"):
+        refuse_known_groups(run, scored, shared={"b"}, reporter=Heard())
+    refuse_known_groups(run, scored, shared={"b", "c"}, reporter=Heard())
+    with pytest.raises(RunError, match=r"1 of the 3 validation groups \(b\)"):
+        refuse_known_groups(run, validation("bcz", names="b23"), shared={"b", "c"}, reporter=Heard())
+
+
 def test_so_is_one_whose_first_weights_come_from_such_a_run(tmp_path: Path) -> None:
     first = run_that_saw(tmp_path / "first", "q")
     second = run_that_saw(tmp_path / "second", "b", init=first.model_path)

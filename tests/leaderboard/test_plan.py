@@ -10,6 +10,7 @@ from comparing import recipe
 from carvana.config import FitConfig
 from carvana.data.demo import write_demo
 from carvana.data.io.images import read_image, write_image
+from carvana.data.samples import find_samples
 from carvana.errors import ConfigError
 from carvana.leaderboard.entries import NetworkEntry, make_entries
 from carvana.leaderboard.plan import ComparisonPlan, Trial, _commit, make_plan
@@ -37,6 +38,19 @@ def test_each_network_and_seed_has_a_folder_of_its_own_that_begins_with_its_name
 
 def test_equal_questions_have_equal_folders(tiny_data: Path, tmp_path: Path) -> None:
     assert folders(plan(recipe(tiny_data))) == folders(plan(recipe(tiny_data), out=str(tmp_path / "elsewhere")))
+
+
+def test_given_parts_are_taken_and_a_test_part_is_not_read(tiny_data: Path, tmp_path: Path) -> None:
+    samples = find_samples(tiny_data)
+    for number, sample in enumerate(samples):
+        part = ("train", "train", "train", "valid", "test")[number // 4]
+        for folder, path in (("images", sample.image), ("masks", sample.masks[0])):
+            (tmp_path / part / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / folder / path.name).write_bytes(b"nobody" if part == "test" else path.read_bytes())
+    made = plan(recipe(tmp_path))
+    sides = made.split.train, made.split.val
+    assert [{sample.subset for sample in side} for side in sides] == [{"train"}, {"val"}]
+    assert (made.header.train_images, made.header.images) == (12, 4)
 
 
 @pytest.mark.parametrize("key", ["data.workers", "data.cache_gb"])

@@ -19,6 +19,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_the_reference_passes_the_contract_at_its_full_width():
     check_arch("unet-ref", size=(33, 47))
 
@@ -28,12 +29,21 @@ def test_the_reference_passes_the_contract_with_options(options: dict):
     check_arch("unet-ref", options={"width": 8, **options})
 
 
-@decoders.EACH
+@decoders.each(*decoders.QUICK)
 def test_every_decoder_passes_the_contract(decoder: str):
     encoder = "tu-vit_tiny_patch16_224" if decoder == "dpt" else "resnet18"
     check_arch(f"{decoder}/{encoder}", options=SMALL.get(decoder))
 
 
-@pytest.mark.parametrize("name", ["linknet/tu-tf_efficientnet_lite0", "fpn/mit_b0", "segformer/mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fpn/mit_b0",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("linknet/tu-tf_efficientnet_lite0", "segformer/mobilenet_v2")
+        ),
+    ],
+)
 def test_other_kinds_of_encoders_pass_the_contract(name: str):
     check_arch(name)

@@ -190,7 +190,9 @@ class Locked(Good):
 
 def test_layers_that_begin_at_zero_are_sound():
     check(ZeroHead)
-    check_arch("linknet/tu-resnet18")  # timm has the last norm of each block begin at zero
+    check_arch(
+        "linknet/tu-resnet18", options={"encoder_depth": 3}
+    )  # timm has the last norm of each block begin at zero
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 import carvana
 from carvana.config import FitConfig
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def test_training_with_the_cache_gives_the_same_network_byte_for_byte(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

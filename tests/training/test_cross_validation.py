@@ -107,7 +107,7 @@ class Killer(Callback):
         self.fits += 1
 
 
-@pytest.mark.parametrize("way", ["the same call", "resume"])
+@pytest.mark.parametrize("way", [pytest.param("the same call", marks=pytest.mark.slow), "resume"])
 def test_interrupted_folds_go_on_and_end_the_same(folds: Folds, tiny_data: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "folds"
     with pytest.raises(KeyboardInterrupt):
@@ -131,6 +131,7 @@ def test_interrupted_folds_go_on_and_end_the_same(folds: Folds, tiny_data: Path,
     assert numbers | {"seconds": 0} == expected_numbers | {"seconds": 0}
 
 
+@pytest.mark.slow
 def test_folds_go_on_where_their_data_folder_has_moved(folds: Folds, tiny_data: Path, tmp_path: Path) -> None:
     data, now = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "elsewhere"
     out = tmp_path / "folds"

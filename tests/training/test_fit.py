@@ -20,6 +20,8 @@ from carvana.errors import CarvanaError, DataError, ModelError, RunError
 from carvana.evaluation.samples import choose_samples
 from carvana.run import Run
 
+pytestmark = pytest.mark.usefixtures("no_pictures_in_tests")
+
 TINY = {
     "arch": "unet-ref",
     "model": {"options": {"width": 4}},
@@ -27,6 +29,9 @@ TINY = {
     "split": {"val": 2},
     "train": {"epochs": 2, "batch_size": 4, "lr": 3e-3, "precision": "fp32"},
 }
+
+
+SMALL = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
 
 
 def recipe(data: Path, **changes: Any) -> FitConfig:
@@ -147,7 +152,7 @@ def test_masks_of_another_size_are_told_before_training(tiny_data: Path, tmp_pat
 def test_automatic_weights_are_recorded(tiny_data: Path, tmp_path: Path) -> None:
     """No hub is asked in tests, and none is cached: auto starts at random and says so."""
     config = recipe(
-        tiny_data, arch="unet/resnet18", model__options={}, model__encoder_weights="auto", train__epochs=1,
+        tiny_data, arch="unet/resnet18", model__options=SMALL, model__encoder_weights="auto", train__epochs=1,
         data__size=[32, 32],
     )  # fmt: skip
     lines = Lines()
@@ -166,7 +171,7 @@ def test_crops_train_at_native_size(tiny_data: Path, tmp_path: Path) -> None:
 
 def test_smp_networks_train_with_a_frozen_encoder(tiny_data: Path, tmp_path: Path) -> None:
     config = recipe(
-        tiny_data, arch="unet/resnet18", model__options={"decoder_channels": [16, 8, 8, 4, 4]},
+        tiny_data, arch="unet/resnet18", model__options=SMALL,
         model__encoder_weights="none", train__freeze_encoder=True, train__ema=0.9, train__epochs=1,
         data__size=[64, 64],
     )  # fmt: skip
@@ -230,7 +235,7 @@ def test_masks_of_sub_folders_and_several_masks_of_one_image_go_all_the_way(tiny
             piece = np.zeros_like(mask)
             piece[part] = mask[part]
             write_mask(folder / f"{stem}_L{f'_{number}' if number else ''}.png", piece)
-    config = recipe(data, data__mask_suffix="_L", data__group="([^/]+)/")
+    config = recipe(data, data__mask_suffix="_L", data__group="([^/]+)/", train__epochs=1)
     run = carvana.fit(config, out=tmp_path / "run")
     assert len({row["group"] for row in run.read_evaluation()["per_image"]}) == 2
     names = sorted(row["image"] for row in run.read_evaluation()["per_image"])
@@ -241,5 +246,5 @@ def test_masks_of_sub_folders_and_several_masks_of_one_image_go_all_the_way(tiny
     true, found = carvana.read_mask(samples[names[0]].masks), carvana.read_mask(run.masks_path / written[0])
     dice = 2 * (true & found).sum() / (true.sum() + found.sum())
     assert run.read_evaluation()["per_image"][0]["dice"] == pytest.approx(dice, abs=0.2)  # another fold's threshold
-    again = carvana.resume(run.path, epochs=3)
-    assert len(again.read_metrics()) == 3
+    again = carvana.resume(run.path, epochs=2)
+    assert len(again.read_metrics()) == 2

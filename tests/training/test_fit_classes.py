@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from torch import Tensor
 
 import carvana
 from carvana.config import FitConfig
@@ -21,7 +23,11 @@ from carvana.inference.predict_folder import predict_folder
 from carvana.metrics import mean_iou
 from carvana.run import Run
 from carvana.training.fit import fit, resume
+from carvana.training.signals import TrainingInterrupted
+from carvana.training.trainer import Trainer
 from tests.scenes import NAMES, TASK, VALUES, VOID, write_scenes
+
+pytestmark = pytest.mark.usefixtures("no_pictures_in_tests")
 
 
 def config(root: Path, **changes: Any) -> FitConfig:
@@ -90,29 +96,35 @@ def test_label_maps_have_the_colours_of_the_classes(run: Run) -> None:
         assert (colours[values == value] == TASK.palette[index]).all()
 
 
-def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
-    root = write_scenes(tmp_path / "data")
-    whole = fit(config(root), out=tmp_path / "whole", device="cpu")
-    fit(config(root, **{"train.epochs": 1}), out=tmp_path / "part", device="cpu")
-    part = resume(tmp_path / "part", epochs=2, device="cpu")
-    assert part.read_config() == whole.read_config()
-    first, second = whole.read_metrics(), part.read_metrics()
-    assert first[0]["val_score"] != pytest.approx(0)
-    assert [line["epoch"] for line in second] == [1, 2]
-    again = resume(tmp_path / "whole", epochs=3, device="cpu")
-    assert len(again.read_metrics()) == 3
+def test_a_stopped_training_goes_on_to_the_same_numbers(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, out = Trainer.train_step, tmp_path / "stopped"
+
+    def stopping(self: Trainer, *args: Any, **place: Any) -> Tensor:
+        if self.duration.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args, **place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopping)
+        with pytest.raises(TrainingInterrupted):
+            fit(run.read_config(), out=out, device="cpu")
+    again = resume(out, device="cpu")
+    assert again.metrics_path.read_bytes() == run.metrics_path.read_bytes()
+    assert again.read_evaluation()["confusion"] == run.read_evaluation()["confusion"]
 
 
-def test_the_cache_gives_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_gives_the_same_training(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARVANA_CACHE", str(tmp_path / "cache"))
-    root = write_scenes(tmp_path / "data")
-    plain = fit(config(root), out=tmp_path / "plain", device="cpu")
-    cached = fit(config(root, **{"data.cache_gb": 1}), out=tmp_path / "cached", device="cpu")
+    cached = fit(run.read_config().replace({"data.cache_gb": 1}), out=tmp_path / "cached", device="cpu")
     assert list((tmp_path / "cache").rglob("*.pack"))
-    assert plain.metrics_path.read_bytes() == cached.metrics_path.read_bytes()
+    assert run.metrics_path.read_bytes() == cached.metrics_path.read_bytes()
 
 
-@pytest.mark.parametrize("crops", ["class", "boundary", "any"])
+@pytest.mark.parametrize(
+    "crops", ["class", *(pytest.param(other, marks=pytest.mark.slow) for other in ("boundary", "any"))]
+)
 def test_crops_and_weights_train_too(tmp_path: Path, crops: str) -> None:
     root = write_scenes(tmp_path / "data")
     changes = {"data.mode": "crop", "data.crops": crops, "train.class_weights": "balanced", "train.epochs": 1}
@@ -183,6 +195,18 @@ def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path:
     changes = {"task.classes": {"sky": 10, "road": 20, "car": 30, "pole": 250}}
     with pytest.raises(DataError, match=r"no class has the value 31 \(\d+ pixels\); name them in task.classes"):
         fit(config(root, **changes), out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_part_that_is_all_void_stops_the_training_before_it_begins(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data", 4)
+    for path in (root / "masks").glob("g3_*"):
+        Image.fromarray(np.full((48, 64), VOID, np.uint8)).save(path)
+    (tmp_path / "split.csv").write_text(
+        "image,group,subset\n" + "".join(f"g{n}_{n:03}.png,g{n},{'val' if n == 3 else 'train'}\n" for n in range(4))
+    )
+    with pytest.raises(DataError, match=r"^no validation image has a pixel that counts: .*g3_003"):
+        fit(config(root, **{"split.file": str(tmp_path / "split.csv")}), out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 

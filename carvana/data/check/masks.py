@@ -20,6 +20,7 @@ from carvana.data.io.images import ImageHeader, image_header, read_image, resize
 from carvana.data.io.masks import inspect_mask, read_mask, share_of, shrink_mask
 from carvana.data.samples import Sample, mask_of
 from carvana.data.splits import Split, class_shares
+from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.metrics import dice_of
 from carvana.task import Task
@@ -50,10 +51,10 @@ def check_sizes(samples: Sequence[Sample]) -> None:
         DataError: masks are of another size than their images, or files cannot be read. The first of them is named
             and all of them are counted.
     """
-    pairs = ((sample.image, mask) for sample in samples for mask in sample.masks)
+    pairs = ((sample, mask) for sample in samples for mask in sample.masks)
     count, unreadable, wrong = 0, list[str](), list[str]()
     # More threads than cores, since they wait for the disk most of the time.
-    for (image, mask), of_image, of_mask in threaded(_headers, pairs, workers=min(4 * cpu_count(), 32)):
+    for (sample, mask), of_image, of_mask in threaded(_headers, pairs, workers=min(4 * cpu_count(), 32)):
         count += 1
         if isinstance(of_image, str) or isinstance(of_mask, str):
             unreadable += [error for error in (of_image, of_mask) if isinstance(error, str)]
@@ -61,7 +62,7 @@ def check_sizes(samples: Sequence[Sample]) -> None:
         if of_image.size != of_mask.size:
             wrong.append(
                 f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its image "
-                f"{image.name} {of_image.size[0]} x {of_image.size[1]}"
+                f"{sample.image.name} {of_image.size[0]} x {of_image.size[1]}"
             )
     if unreadable:
         number = len(unreadable)
@@ -114,29 +115,35 @@ def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
     """Read all label files of a training, and warn of classes that one side of its split, or both, do not have.
 
     Raises:
-        DataError: a file cannot be used, or has a value that no class has. The first one is named. Or there is no class
-            at all.
+        DataError: a file cannot be used, or has a value that no class has. The first one is named. Or a side has no
+            pixel that counts.
     """
     shares, samples = class_shares(split, task, reporter), split.train + split.val
-    found = sorted(set().union(*(sample.categories or () for sample in samples)))
-    if found and not any(each.train or each.val for each in shares):
-        raise DataError(
-            f"{samples[0].image.parent}: no image has a pixel of a class; the categories are {', '.join(found)}, and "
-            f"the classes {', '.join(task.names)}",
-            kind="labels",
-        )
+    _refuse_void("training", split.train, task, known=any(each.train for each in shares))
+    _refuse_void("validation", split.val, task, known=any(each.val for each in shares))
     if without := sum(sample.by_class and not sample.masks for sample in samples):
         reporter.info(f"{without} of {len(samples)} images have no mask in any folder of a class: no class is in them")
     sides = {
-        (False, False): "no label file has {}, which cannot be learnt",
-        (False, True): "no training image has {}, which cannot be learnt and counts as wrong in validation",
-        (True, False): "no validation image has {}, which is learnt but not measured",
+        (False, False): "in no image: {}; training cannot learn this",
+        (False, True): "in no training image: {}; training cannot learn this, and it counts as wrong in validation",
+        (True, False): "in no validation image: {}; its score cannot be measured",
     }
     for there, words in sides.items():
         names = [each.name for each in shares if (each.train > 0, each.val > 0) == there]
         if names:
             shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             reporter.warn(words.format(f"the class{'es' * (len(names) > 1)} {shown}"))
+
+
+def _refuse_void(side: str, samples: Sequence[Sample], task: Task, *, known: bool) -> None:
+    """Refuse images whose pixels all have ignored values; not where a class is known to be there."""
+    if known or not task.ignore or any((read_labels(sample, task) != task.void).any() for sample in samples):
+        return
+    values = ", ".join(map(str, task.ignore))
+    raise DataError(
+        f"no {side} image has a pixel that counts: the labels of {samples[0].image} and of all others are values of "
+        f"task.ignore ({values}); correct it, or divide the images otherwise: split.seed, split.val, split.file"
+    )
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -235,10 +242,16 @@ def best_dice(mask: NDArray[np.uint8], size: tuple[int, int], *, target: str = "
     return float(dice_of(both, cv2.countNonZero(found) + cv2.countNonZero(mask)))
 
 
-def mean_best_dice(samples: Sequence[Sample], size: tuple[int, int], *, target: str = "coverage") -> float:
+def mean_best_dice(
+    samples: Sequence[Sample], size: tuple[int, int], *, target: str = "coverage", task: Task | None = None
+) -> float:
     """The mean of :func:`best_dice` over the masks of images, read by as many threads as there are cores."""
-    masks = (sample.mask for sample in samples if sample.mask is not None)
-    return float(np.mean(list(threaded(lambda mask: best_dice(read_mask(mask), size, target=target), masks))))
+
+    def limit(sample: Sample) -> float:
+        mask = (read_labels(sample, task or Task.binary()) == 1).view(np.uint8)
+        return best_dice(mask, size, target=target)
+
+    return float(np.mean(list(threaded(limit, (sample for sample in samples if sample.mask is not None)))))
 
 
 def best_dices(mask: NDArray[np.uint8], sizes: Sequence[tuple[int, int]] = SIZES) -> NDArray[np.float64]:
@@ -257,8 +270,10 @@ def mean_ceilings(
     return tuple(ResolutionLimit(size, float(c), float(n)) for size, (c, n) in zip(sizes, means, strict=True))
 
 
-def _headers(pair: tuple[Path, Path]) -> tuple[tuple[Path, Path], ImageHeader | str, ImageHeader | str]:
-    return pair, _or_error(pair[0]), _or_error(pair[1])
+def _headers(pair: tuple[Sample, Path]) -> tuple[tuple[Sample, Path], ImageHeader | str, ImageHeader | str]:
+    sample, mask = pair
+    known = sample.annotation
+    return pair, _or_error(sample.image), _or_error(mask) if known is None else ImageHeader(known.size)
 
 
 def _or_error(path: Path) -> ImageHeader | str:

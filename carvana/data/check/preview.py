@@ -67,7 +67,7 @@ def show_samples(
     size, enlarged; the outline is where the coverage is one half.
 
     Labels are painted in the colours of their classes, and a legend names these. The second picture mixes colours where
-    classes share a pixel; where pieces are cut out, each epoch has its own and there is no such picture.
+    classes share a pixel. With mode "crop" it is left out: each epoch cuts out other pieces.
 
     Args:
         samples: labelled images.
@@ -76,7 +76,7 @@ def show_samples(
         augment: a registered name: studio, seed, none, or a plugin's.
         count: number of images, each of another group if there are enough.
         seed: which images, and how they are augmented.
-        task: what label files are; None for masks of one object.
+        task: the classes of the label files; None means masks of one object.
         mode: of label files: whole images, or pieces of the size.
         crops: what most pieces hold.
 

@@ -16,17 +16,18 @@ from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, th
 from carvana.data.check.files import (
     ADVICE,
     FolderContents,
+    Kind,
     PairSummary,
     Problem,
     Size,
     inspect,
-    is_label_file,
+    kind_of_file,
     list_folders,
 )
 from carvana.data.check.labels import LabelValue, ValueTally
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
-from carvana.data.samples import PairedNames, Sample, find_names
+from carvana.data.samples import PairedNames, Sample, annotation_notes, find_names
 from carvana.errors import DataError
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute
@@ -74,6 +75,7 @@ class Report:
         ceiling_masks: from how many masks that was computed.
         problems: in the order of :data:`carvana.data.check.files.ADVICE`.
         notes: what may be meant so.
+        parts: how many images there are in each part; empty where the folders have none.
         values: those of label files; empty if there are masks.
         task: of label files, the task that was given, or else the one that they suggest, as values of a config.
     """
@@ -91,6 +93,7 @@ class Report:
     ceiling_masks: int
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
+    parts: dict[str, int]
     values: tuple[LabelValue, ...] = ()
     task: dict[str, Any] | None = None
     photos, cars, photos_per_car = Attribute("image_count"), Attribute("group_count"), Attribute("images_per_group")
@@ -109,6 +112,7 @@ class Report:
             "cars": self.group_count,
             "photos_per_car": list(self.images_per_group),
             "views": self.views,
+            "parts": self.parts,
             "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.items()},
             "foreground": None if self.foreground is None else self.foreground.to_json(),
             "ceilings": [ceiling.to_json() for ceiling in self.ceilings],
@@ -116,7 +120,7 @@ class Report:
             "counts": self.count(),
             "problems": [asdict(problem) for problem in self.problems],
             "notes": [asdict(note) for note in self.notes],
-            "values": [asdict(value) for value in self.values],
+            "values": [value.to_json() for value in self.values],
             "task": self.task,
         }
 
@@ -128,6 +132,7 @@ def check_data(
     masks: str | os.PathLike[str] | None = None,
     group: str | None = None,
     mask_suffix: str | None = None,
+    layout: str | None = None,
     task: Task | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
@@ -136,10 +141,11 @@ def check_data(
 
     Args:
         root: the data folder.
-        images: as for :func:`carvana.find_samples`, like the next three.
+        images: as for :func:`carvana.find_samples`, like the next four.
         masks: the folder of masks.
         group: the pattern that names the group.
         mask_suffix: how the names of masks end.
+        layout: the one layout to read the folder by.
         task: what label files are; None looks at some of the files to see whether they are masks or label files.
         workers: threads that read; None for one per core.
         reporter: where progress goes.
@@ -157,33 +163,41 @@ def check_data(
         (2, 1, ())
     """
     reporter = reporter or default_reporter()
-    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix)
+    names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix, layout=layout)
     folder = expanded(root)
     contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     del names  # half a kilobyte an image
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
-    labels = not task.reads_masks if task is not None else _are_labels(contents, with_masks)
+    kind: Kind = "labels" if with_masks and contents.with_objects(with_masks[0]) else "masks"
+    if kind == "masks":
+        kind = _kind_of(contents, with_masks) if task is None else _kind_for(task)
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
 
     def look(number: int) -> PairSummary:
-        return inspect(*contents.pair(number), ceilings=number in measured, labels=labels, task=task)
+        return inspect(
+            *contents.pair(number),
+            ceilings=number in measured,
+            kind=kind,
+            task=task,
+            objects=contents.with_objects(number),
+        )
 
     found: list[PairSummary] = []
     pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
     firsts: dict[bytes, int] = {}
     sizes: dict[Size, Size] = {}
     problems, tally = list(contents.problems), ValueTally(task)
-    nothing: tuple[list[Problem], dict[int, int]] = [], {}
+    nothing: tuple[list[Problem], dict[int | str, int]] = [], {}
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
         first = number if summary.picture is None else firsts.setdefault(summary.image, number)
         if summary.picture is not None and first == number:
             pictures[number] = summary.picture
         problems += summary.problems
-        tally.add(summary.values)
+        tally.add(summary)
         # One empty list and one empty table for all: a hundred thousand summaries are kept.
-        summary.problems, summary.values, summary.picture = *nothing, None
+        summary.problems, summary.values, summary.objects, summary.picture = *nothing, {}, None
         if summary.size is not None:
             summary.size = sizes.setdefault(summary.size, summary.size)  # one tuple for all images of a size
         found.append(found[first] if first < number and found[first].plain == summary.plain else summary)
@@ -202,21 +216,38 @@ def check_data(
         views=_sorted(sample.view for sample in samples if sample.view),
         images_per_group=(min(groups.values()), max(groups.values())),
         sizes=_sorted(summary.size for summary in found if summary.size is not None),
-        foreground=None if labels else _foreground(contents, found),
+        foreground=None if kind != "masks" else _foreground(contents, found),
         ceilings=mean_ceilings(ceilings),
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *_mixed_sizes(samples, found), *tally.notes(str(contents.masks))),
+        notes=(
+            *contents.notes,
+            *_annotation_notes(samples),
+            *_mixed_sizes(samples, found),
+            *tally.notes(str(contents.masks)),
+        ),
+        parts=_sorted(sample.subset for sample in samples if sample.subset),
         values=tally.values(),
-        task=tally.suggest(),
+        task=tally.suggest(folder),
     )
 
 
-def _are_labels(contents: FolderContents, with_masks: Sequence[int]) -> bool:
-    """Whether more than a fifth of some files have labels: many an image of three classes shows two of them."""
+def _kind_of(contents: FolderContents, with_masks: Sequence[int]) -> Kind:
+    """What more than a fifth of some files are besides masks: many an image of three classes shows two of them."""
     some = (contents.pair(with_masks[place])[1][0] for place in spread(len(with_masks), _LOOKED_AT))
-    known = [found for found in threaded(is_label_file, some) if found is not None]
-    return sum(known) > len(known) / 5
+    known = [found for found in threaded(kind_of_file, some) if found is not None]
+    kinds: tuple[Kind, ...] = ("colors", "labels")
+    return next((kind for kind in kinds if known.count(kind) > len(known) / 5), "masks")
+
+
+def _kind_for(task: Task) -> Kind:
+    return "masks" if task.reads_masks else "colors" if task.reads_colors else "labels"
+
+
+def _annotation_notes(samples: Sequence[Sample]) -> Iterator[Problem]:
+    for note in annotation_notes(samples):
+        file, _, message = note.partition(": ")
+        yield Problem("annotations", file, message)
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:
@@ -239,6 +270,10 @@ def _equal_images(
         first = firsts.get(summary.image, number)
         if first != number:
             sample, other = samples[number], samples[first]
+            if sample.subset != other.subset:
+                message = f"is in {sample.subset}, and {other.name} in {other.subset} has the same pixels"
+                yield Problem("two-parts", str(sample.image), message)
+                continue
             of = "the same group" if other.group == sample.group else f"another group, {other.group}"
             yield Problem("duplicate", str(sample.image), f"has the same pixels as {other.image.name} of {of}")
 
@@ -280,10 +315,16 @@ def _near_duplicates(samples: Sequence[Sample], pictures: NDArray[np.uint16]) ->
         except DataError:  # it was removed meanwhile
             return None
 
-    groups = (sample.group for sample in samples)
+    # What validates is given: groups are not drawn, and only what stands in two parts matters.
+    given = any(sample.subset == "val" for sample in samples)
+    groups = (sample.subset if given else f"{sample.subset}/{sample.group}" for sample in samples)
     for found in find_near_duplicates(pictures, groups, look=look):
         sample, other = samples[found.second], samples[found.first]
         how = "the mirror image of" if found.mirrored else "nearly the same picture as"
+        if sample.subset != other.subset:
+            message = f"is in {sample.subset}, and {how} {other.name} in {other.subset} ({found.similarity:.3f})"
+            yield Problem("two-parts", str(sample.image), message)
+            continue
         message = f"is {how} {other.stem} of another group (correlation {found.similarity:.3f})"
         yield Problem("near-duplicate", str(sample.image), message)
 

@@ -79,7 +79,7 @@ def write_demo(
         seed: another seed gives other cars.
         size: (height, width) of the photos in pixels.
         workers: processes to draw with; None takes as many as there are cores to run on.
-        reporter: who is told of the progress.
+        reporter: shows the progress.
 
     Returns:
         The folder, ready to train on.
@@ -123,8 +123,8 @@ def _refuse_other_files(root: Path, photos: list[_Photo], manifest: dict[str, ob
         except (ValueError, AttributeError):
             raise DataError(f"{path} is not a demo's manifest: choose another folder") from None
         if other:
-            told = ", ".join(f"{key} {found.get(key)} instead of {manifest[key]}" for key in other)
-            raise DataError(f"{root} holds another demo ({told}): choose another folder")
+            differences = ", ".join(f"{key} {found.get(key)} instead of {manifest[key]}" for key in other)
+            raise DataError(f"{root} holds another demo ({differences}): choose another folder")
     ours = {path for photo in photos for path in (photo.image, photo.mask)}
     for path in sorted([*root.glob("train/*"), *root.glob("train_masks/*")]):
         if path not in ours and not path.name.startswith("."):

@@ -1,15 +1,16 @@
-"""Makes the files of a prediction: mask or labels, probabilities, cut-out, overlay."""
+"""Makes the files of a prediction: mask or labels, probabilities, cut-out, overlay, objects."""
 
 from __future__ import annotations
 
-import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white
 from carvana.data.io.images import UInt8, encode_image
@@ -17,13 +18,20 @@ from carvana.data.io.label_overlay import overlay_labels, overlay_masks
 from carvana.data.io.labels import encode_labels
 from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean
+from carvana.inference.outputs.coco import OBJECTS, encode_objects
 from carvana.inference.outputs.cutout import Background, compose, cutout, edge_softness
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
 from carvana.task import Task
 
-_SUFFIXES = {"mask": "_mask.png", "prob": "_prob.png", "cutout": "_cutout.png", "overlay": "_overlay.jpg"}
+_FILES = {
+    "mask": "{}_mask.png",
+    "prob": "{}_prob.png",
+    "cutout": "{}_cutout.png",
+    "overlay": "{}_overlay.jpg",
+    "coco": OBJECTS,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Outputs:
     """The files to make of predictions.
 
     Attributes:
-        kinds: some of mask, prob, cutout, overlay.
+        kinds: some of mask, prob, cutout, overlay, coco.
         cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
             probabilities stay what the network gave. Of classes that exclude each other only the one that is cut out is
             cleaned.
@@ -51,12 +59,12 @@ class Outputs:
     of_class: str | None = None
 
     def __post_init__(self) -> None:
-        known = ", ".join(_SUFFIXES)
+        known = ", ".join(_FILES)
         if not self.kinds:
             raise ConfigError(f"nothing to save; expected some of {known}")
         for kind in self.kinds:
-            if kind not in _SUFFIXES:
-                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _SUFFIXES)}")
+            if kind not in _FILES:
+                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _FILES)}")
         if self.background is not None and "cutout" not in self.kinds:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
         if self.task.kind == "multiclass" and self.cleaning is not None and "cutout" not in self.kinds:
@@ -83,9 +91,9 @@ class Outputs:
 
     def names(self, stem: str) -> dict[str, str]:
         """The file's name for each kind, given the image's stem; of classes that overlap ``mask CLASS`` is a kind."""
-        suffixes = _SUFFIXES | ({"cutout": "_cutout.jpg"} if self.background is not None else {})
-        suffixes |= {} if self.task.kind == "binary" else {"prob": "_prob.npz"}
-        names = {kind: stem + suffixes[kind] for kind in self.kinds}
+        files = _FILES | ({"cutout": "{}_cutout.jpg"} if self.background is not None else {})
+        files |= {} if self.task.kind == "binary" else {"prob": "{}_prob.npz"}
+        names = {kind: files[kind].format(stem) for kind in self.kinds}
         if self.task.kind == "multilabel" and (name := names.pop("mask", None)):
             folders = zip(self.task.names, self.task.folders, strict=True)
             names |= {f"mask {of_class}": f"{folder}/{name}" for of_class, folder in folders}
@@ -106,8 +114,8 @@ class Outputs:
 
     def encode(
         self, names: Mapping[str, str], prediction: Prediction, image: UInt8 | None
-    ) -> Iterator[tuple[str, bytes]]:
-        """The name and the bytes of each file of one image.
+    ) -> Iterator[tuple[str, bytes | Callable[[Path], None]]]:
+        """The name and the bytes of each file of one image; of large files what writes them, given a path.
 
         Args:
             names: as :meth:`names` gives them, or some of them.
@@ -125,14 +133,18 @@ class Outputs:
             if kind == "mask":
                 if several:
                     yield name, encode_labels(prediction.labels, task)
-                else:
-                    yield name, encode_mask(prediction.mask if cleaned is None else cleaned, name=name)
+                    continue
+                mask = prediction.mask if cleaned is None else cleaned
+                yield name, encode_labels(mask, task) if task.writes_value else encode_mask(mask, name=name)
                 continue
             if kind.startswith("mask "):
                 yield name, encode_mask(self._mask(prediction, kind.removeprefix("mask ")), name=name)
                 continue
+            if kind == "coco":
+                yield name, encode_objects(prediction, None if several else cleaned)
+                continue
             if kind == "prob" and several:
-                yield name, encode_probabilities(prediction)
+                yield name, partial(write_probabilities, prediction)
                 continue
             if kind == "prob":
                 pixels = prediction.levels
@@ -150,7 +162,7 @@ class Outputs:
                 assert image is not None
                 softness = edge_softness(prediction.size, prediction.network_probabilities.shape[-2:])
                 threshold = prediction.thresholds[task.index(own)] if prediction.thresholds else 0.5
-                pixels = cutout(image, prediction.probability_of(own), threshold, softness=softness, cleaned=cleaned)
+                pixels = cutout(image, _share_of(prediction, own), threshold, softness=softness, cleaned=cleaned)
                 pixels = pixels if self.background is None else compose(pixels, self.background)
             yield name, encode_image(pixels, Path(name).suffix, name=name)
 
@@ -159,14 +171,30 @@ class Outputs:
         return mask if self.cleaning is None else clean(mask, **vars(self.cleaning))
 
 
-def encode_probabilities(prediction: Prediction) -> bytes:
-    """The bytes of an .npz file that holds an array for each class, by its name: its probabilities, float16 (H, W)."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+def _share_of(prediction: Prediction, name: str) -> NDArray[np.float32]:
+    """A class's probability (H, W); of classes that exclude each other its share of its own and the likeliest other's.
+
+    So it is above one half where the label map has the class.
+    """
+    own = prediction.probability_of(name)
+    if prediction.task.kind != "multiclass":
+        return own
+    other = np.zeros_like(own)
+    for each in prediction.task.names:
+        if each != name:
+            np.maximum(other, prediction.probability_of(each), out=other)
+    share: NDArray[np.float32] = own / np.maximum(own + other, np.finfo(np.float32).tiny)
+    return share
+
+
+def write_probabilities(prediction: Prediction, path: Path) -> None:
+    """Write an .npz file that holds an array for each class, by its name: its probabilities, float16 (H, W).
+
+    One class is enlarged, compressed and written at a time, so that memory holds one map at the image's size.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in prediction.task.names:
-            array = io.BytesIO()
-            np.save(array, prediction.probability_of(name).astype(np.float16))
-            # With a time of its own, the same prediction would have other bytes each time.
-            member = zipfile.ZipInfo(f"{name}.npy")
-            archive.writestr(member, array.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
-    return file.getvalue()
+            # Opened by its name, a member has no time of its own: the same prediction has the same bytes each time.
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                array = prediction.probability_of(name).astype(np.float16)
+                np.lib.format.write_array(member, array, allow_pickle=False)  # in pieces of 16 MB

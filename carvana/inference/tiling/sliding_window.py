@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import Join, Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
 from carvana.inference.tiling.measure import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
-from carvana.inference.tiling.tiled import Accumulator, run_tiles
+from carvana.inference.tiling.tiled import Accumulator, Strips, each_batch, run_tiles
 from carvana.models.segmenter import padded_size
 from carvana.task import Task
 from carvana.utils.devices import is_out_of_memory, release_memory, synchronize
@@ -180,41 +180,44 @@ class SlidingWindowInferer:
         Raises:
             ModelError: the memory is too small for the smallest tile.
         """
-        task = self._engine.spec.task
-        assert task is not None
-        void, dtype = task.void, torch.uint8 if task.dtype == "uint8" else torch.int32
 
-        def likeliest(logits: Tensor) -> Tensor:
-            best, labels = logits.max(0, keepdim=True)
-            return labels.masked_fill_(~best.isfinite(), void).to(dtype)
+        def make() -> list[Accumulator]:
+            return [Accumulator(image, self.plan(_size(image)), finish=self._likeliest) for image in images]
 
-        return [found[0] for found in self._decided(images, likeliest)]
+        return [each.output[0] for each in self._run_tiles(make)]
 
-    def masks(self, images: Sequence[Tensor], thresholds: Sequence[float]) -> list[Tensor]:
-        """The mask of each of several classes, decided tile by tile, so that memory holds a byte for each.
+    def strips(self, image: Tensor) -> Iterator[Tensor]:
+        """The probabilities of an image of several classes, from top to bottom, a row of tiles at a time.
 
-        Returns:
-            For each of the images its masks (K, h, w), on the device; ``task.void`` where the network gives NaN.
+        Memory holds one strip, beside what tiles have in common with the next row.
+
+        Args:
+            image: uint8 (3, H, W) on the device.
+
+        Yields:
+            float32 (K, h, W) on the device; all h together are H.
 
         Raises:
             ModelError: the memory is too small for the smallest tile.
         """
-        task = self._engine.spec.task
-        assert task is not None
-        void, dtype = task.void, torch.uint8 if task.dtype == "uint8" else torch.int32
-        least = torch.tensor(thresholds, device=self._engine.device)[:, None, None]
-
-        def above(logits: Tensor) -> Tensor:
-            probabilities = task.probabilities(logits)
-            return (probabilities > least).to(dtype).masked_fill_(~probabilities.isfinite(), void)
-
-        return self._decided(images, above)
-
-    def _decided(self, images: Sequence[Tensor], finish: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        def make() -> list[Accumulator]:
-            return [Accumulator(image, self.plan(_size(image)), finish=finish) for image in images]
-
-        return [each.output for each in self._run_tiles(make)]
+        height, done = image.shape[1], 0
+        finish = partial(probabilities_of, self._task)
+        while done < height:
+            strips, top = Strips(image, self.plan(_size(image)), finish=finish), 0
+            try:
+                for _ in each_batch([strips], self._run, most=self._tiles_at_once):
+                    while strips.ready:
+                        strip = strips.ready.popleft()
+                        known, top = max(done - top, 0), top + strip.shape[1]
+                        if top > done:  # else it was given before memory ran out
+                            done = top
+                            yield strip[:, known:]
+                        del strip
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                del strips
+                self._take_less(_size(image))
 
     def refine(
         self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
@@ -234,8 +237,7 @@ class SlidingWindowInferer:
         Raises:
             ModelError: the memory is too small for the smallest window, or there is no exact join.
         """
-        task = self._engine.spec.task
-        assert task is not None
+        task = self._task
 
         def make() -> list[Accumulator]:
             plans = [self.plan_refinement(cells, _size(image)) for cells, image in zip(uncertain, images, strict=True)]
@@ -252,6 +254,44 @@ class SlidingWindowInferer:
             else probabilities_of(task, each.output)
             for each in self._run_tiles(make)
         ]
+
+    def refine_labels(
+        self, images: Sequence[Tensor], drafts: Sequence[Tensor], uncertain: Sequence[NDArray[np.bool_]]
+    ) -> list[Tensor]:
+        """As :meth:`refine`, for labels alone, decided window by window: memory holds no map for each class.
+
+        Args:
+            images: uint8 (3, h, w) on the device.
+            drafts: for each image the labels (h, w) by its coarse probabilities, on the device.
+            uncertain: as for :meth:`refine`.
+
+        Returns:
+            For each of the images its labels (h, w), as :meth:`labels` gives them.
+
+        Raises:
+            ModelError: as :meth:`refine` says.
+        """
+
+        def make() -> list[Accumulator]:
+            plans = [self.plan_refinement(cells, _size(image)) for cells, image in zip(uncertain, images, strict=True)]
+            return [
+                Accumulator(image, plan, draft.clone() if isinstance(plan, RoiTiles) else None, finish=self._likeliest)
+                for image, plan, draft in zip(images, plans, drafts, strict=True)
+            ]
+
+        return [each.output[0] for each in self._run_tiles(make)]
+
+    @property
+    def _task(self) -> Task:
+        task = self._engine.spec.task
+        assert task is not None
+        return task
+
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        """The class of the largest of logits (K, h, w), as (1, h, w); ``task.void`` where one is not finite."""
+        best, labels = logits.max(0, keepdim=True)
+        dtype = torch.uint8 if self._task.dtype == "uint8" else torch.int32
+        return labels.masked_fill_(~best.isfinite(), self._task.void).to(dtype)
 
     def _run_tiles(self, make: Callable[[], list[Accumulator]]) -> list[Accumulator]:
         """The accumulators after the network has run; made again with less at once where memory runs out."""

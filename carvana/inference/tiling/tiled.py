@@ -6,7 +6,8 @@ The network may be any callable from images to maps of the same height and width
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -134,11 +135,14 @@ class Accumulator:
         top, left = rows.first, columns.first
         if isinstance(plan, RoiTiles):  # a window may end beyond the image
             part = part[:, : plan.size[0] - top, : plan.size[1] - left]
-        made = self._finish(part)
+        self._place(top, left, self._finish(part))
+
+    def _place(self, top: int, left: int, made: Tensor) -> None:
+        """Keep what is final."""
         if self._joined is None:
-            assert isinstance(plan, TileGrid)
-            self._joined = made.new_empty((made.shape[0], *plan.padded))
-        self._joined[:, top : top + part.shape[1], left : left + part.shape[2]] = made
+            assert isinstance(self.plan, TileGrid)
+            self._joined = made.new_empty((made.shape[0], *self.plan.padded))
+        self._joined[:, top : top + made.shape[-2], left : left + made.shape[-1]] = made
 
     def _blended(self, plan: TileGrid, rows: TileSpan, columns: TileSpan, output: Tensor) -> Tensor:
         """The weighted sum of tiles, where the next ones below and to the right do not begin yet: it is final there."""
@@ -163,6 +167,30 @@ class Accumulator:
         return sums[:, :down, :right]
 
 
+class Strips(Accumulator):
+    """As an :class:`Accumulator` of a grid of tiles, but memory holds the output of one row of tiles at a time.
+
+    Attributes:
+        ready: strips of the output, (K, h, W), whose rows are final, from top to bottom; the caller takes them out.
+    """
+
+    ready: deque[Tensor]
+
+    def __init__(self, image: Tensor, plan: TileGrid, *, finish: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(image, plan, finish=finish)
+        self.ready = deque()
+
+    def _place(self, top: int, left: int, made: Tensor) -> None:
+        assert isinstance(self.plan, TileGrid)
+        (height, width), (_, padded) = self.plan.size, self.plan.padded
+        if self._joined is None:
+            self._joined = made.new_empty((made.shape[0], made.shape[1], padded))
+        self._joined[:, :, left : left + made.shape[2]] = made
+        if left + made.shape[2] == padded:
+            self.ready.append(self._joined[:, : height - top, :width])
+            self._joined = None
+
+
 def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> None:
     """Run a network on the tiles of some images, in batches of tiles of one size, and join the outputs.
 
@@ -171,6 +199,12 @@ def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Ca
         network: the callable.
         most: how many tiles of a size (height, width) may go together.
     """
+    for _ in each_batch(accumulators, network, most=most):
+        pass
+
+
+def each_batch(accumulators: Sequence[Accumulator], network: Network, *, most: Callable[[Size], int]) -> Iterator[None]:
+    """As :func:`run_tiles`, one batch for each step of the iterator."""
     jobs: dict[Size, list[tuple[Accumulator, TileSpan, TileSpan]]] = {}
     for accumulator in accumulators:
         places = ((accumulator, *place) for place in accumulator.plan.places)
@@ -184,6 +218,8 @@ def run_tiles(accumulators: Sequence[Accumulator], network: Network, *, most: Ca
             outputs = network(tiles[0].clone()[None] if len(tiles) == 1 else torch.stack(tiles))
             for (accumulator, rows, columns), output in zip(batch, outputs, strict=True):
                 accumulator.add(rows, columns, output)
+            del tiles, outputs, output  # gone before the next ones are there, or another network's
+            yield
 
 
 @lru_cache(maxsize=16)  # for a row of tiles in the middle of an image it takes five at the most

@@ -12,14 +12,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.config import TaskConfig
 from carvana.data.io.display import over_white, read_shown
 from carvana.data.io.images import encode_image, resize_image
-from carvana.data.io.masks import read_mask
+from carvana.data.io.masks import MASK_SUFFIXES, read_mask
 from carvana.data.samples import Sample
+from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import mask_path
 from carvana.inference.outputs.overlay import paint_errors, paint_outline
 from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
+from carvana.task import Task
 
 UInt8 = NDArray[np.uint8]
 Masks = Sequence[UInt8]
@@ -63,14 +66,15 @@ def disagreements(board: LeaderboardData) -> list[Picture] | str:
     rows = [row for row in board.ranked if row.masks]
     if len(rows) < 2:
         return "It takes the masks of two networks to compare them."
-    samples = {sample.name: sample for sample in board.samples if sample.mask is not None}
+    samples = {sample.name: sample for sample in board.samples if _has_truth(sample)}
     images = [image for image in board.images if image.image in samples]
     if not images:
         return "The images could not be found when this page was written."
     chosen = most_different(images, [row.name for row in rows], lambda image: _read_masks(samples[image.image], rows))
     if not chosen:
         return "The masks could not be found when this page was written."
-    return [_picture(image, distance, samples[image.image], rows) for image, distance in chosen]
+    task = TaskConfig(**board.header.config.get("task", {})).task()
+    return [_picture(image, distance, samples[image.image], rows, task) for image, distance in chosen]
 
 
 def most_different(
@@ -172,12 +176,16 @@ def _read_masks(sample: Sample, rows: Sequence[Row]) -> list[UInt8] | None:
     return masks if len({mask.shape for mask in masks}) == 1 else None
 
 
-def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequence[Row]) -> Picture:
+def _has_truth(sample: Sample) -> bool:
+    """Whether the true mask can be read: the objects of an annotation file are not in a leaderboard that was saved."""
+    return sample.annotation is not None or any(path.suffix.lower() in MASK_SUFFIXES for path in sample.masks)
+
+
+def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequence[Row], task: Task) -> Picture:
     """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
     masks = _read_masks(sample, rows)
     assert masks is not None
-    assert sample.mask is not None
-    image, true = over_white(read_shown(sample.image)), read_mask(sample.mask)
+    image, true = over_white(read_shown(sample.image)), (read_labels(sample, task) == 1).view(np.uint8)
     height, width = true.shape
     votes: NDArray[np.float32] = np.stack(masks).mean(axis=0, dtype=np.float32)
     top, left = busiest_window(votes * (1 - votes), (round(_CROP[0] * width), round(_CROP[1] * width)))

@@ -221,13 +221,29 @@ def test_classes_that_a_side_does_not_have_are_told_with_what_follows(tmp_path: 
     shown = Lines()
     warn_about_labels(Split(tuple(samples[:2]), (samples[2],)), task, shown)
     assert shown.lines == [
-        "no label file has the classes boat, bird, which cannot be learnt",
-        "no training image has the class car, which cannot be learnt and counts as wrong in validation",
-        "no validation image has the class road, which is learnt but not measured",
+        "in no image: the classes boat, bird; training cannot learn this",
+        "in no training image: the class car; training cannot learn this, and it counts as wrong in validation",
+        "in no validation image: the class road; its score cannot be measured",
     ]
     shown = Lines()
     warn_about_labels(Split(tuple(samples), tuple(samples)), Task(classes=["a", "b", "c"], ignore=[255]), shown)
     assert shown.lines == []
+
+
+@pytest.mark.parametrize("classes", [["sky", "road"], ["car"]])
+@pytest.mark.parametrize(("side", "order"), [("validation", (0, 1, 2)), ("training", (2, 2, 0))])
+def test_a_side_that_is_all_void_is_refused_in_one_line(
+    tmp_path: Path, classes: list[str], side: str, order: tuple[int, ...]
+) -> None:
+    samples = label_files(tmp_path, [[0, 0, 255], [0, 255, 255], [255, 254, 255]])  # nothing but background is fine
+    *train, val = (samples[number] for number in order)
+    task = Task(classes=classes, ignore=["254-255"])
+    with pytest.raises(
+        DataError, match=rf"^no {side} image has a pixel that counts: .*2\.jpg .*254-255.*split"
+    ) as error:
+        warn_about_labels(Split(tuple(train), (val,)), task, Lines())
+    assert "\n" not in str(error.value)
+    warn_about_labels(Split(tuple(samples), tuple(samples[:1])), task, Lines())
 
 
 def test_the_first_bad_label_file_is_named_in_one_line(tmp_path: Path) -> None:

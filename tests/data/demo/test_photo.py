@@ -49,7 +49,9 @@ def test_photo_and_mask_have_the_promised_form():
     assert set(np.unique(mask)) == {0, 1}
 
 
-@pytest.mark.parametrize(("car", "view"), [(3, 4), (1, 11), (4, 1)])
+@pytest.mark.parametrize(
+    ("car", "view"), [(4, 1), *(pytest.param(*place, marks=pytest.mark.slow) for place in ((3, 4), (1, 11)))]
+)
 def test_mask_is_the_silhouette_that_brute_force_finds(car, view):
     """Every sampled pixel centre is tested against every face, projected by the pinhole formula written out here."""
     body, scene = _scene_of(car, view, SMALL)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import tracemalloc
+import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,10 +13,11 @@ from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
 from carvana.errors import ConfigError, DataError
 from carvana.inference.outputs.cutout import parse_background
-from carvana.inference.outputs.files import Outputs
+from carvana.inference.outputs.files import Outputs, write_probabilities
 from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction
+from carvana.task import Task
 
 CRUMB, HOLE = np.s_[2:5, 2:5], np.s_[30, 50]
 
@@ -35,7 +39,10 @@ def photo() -> np.ndarray:
 def write(folder: Path, outputs: Outputs, prediction: Prediction, photo: np.ndarray) -> dict[str, Path]:
     names = outputs.names("car")
     for name, data in outputs.encode(names, prediction, photo):
-        (folder / name).write_bytes(data)
+        if isinstance(data, bytes):
+            (folder / name).write_bytes(data)
+        else:
+            data(folder / name)
     return {kind: folder / name for kind, name in names.items()}
 
 
@@ -99,6 +106,26 @@ def test_a_background_without_a_cut_out_is_refused() -> None:
     with pytest.raises(ConfigError, match="add cutout to --save"):
         Outputs(("mask",), background=parse_background("#010203"))
     assert list(Outputs(("mask", "cutout", "mask")).names("car")) == ["mask", "cutout"]
+
+
+def test_probabilities_of_classes_are_written_one_by_one_and_alike_each_time(tmp_path: Path) -> None:
+    task = Task(classes=[f"class {number}" for number in range(30)])
+    small = np.random.default_rng(0).dirichlet(np.ones(30), (24, 32)).transpose(2, 0, 1).astype(np.float32)
+    tracemalloc.start()
+    for name in ("one.npz", "two.npz"):
+        write_probabilities(Prediction(small, (600, 800), task=task), tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 4 * 600 * 800  # two maps and what is computed; arrays of all classes take 60 bytes a pixel
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.npz") as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    with np.load(tmp_path / "one.npz") as arrays:
+        assert list(arrays) == task.names
+        for name, found in arrays.items():
+            enlarged = cv2.resize(small[task.index(name)], (800, 600), interpolation=cv2.INTER_LINEAR)
+            assert found.dtype == np.float16
+            np.testing.assert_allclose(found, enlarged, atol=1e-3)
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:

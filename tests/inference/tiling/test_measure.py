@@ -63,7 +63,7 @@ def test_convolutional_decoders_have_one(name: str) -> None:
     [
         ("pspnet/resnet18", "AdaptiveAvgPool2d"),
         ("fpn/resnet18", "GroupNorm"),
-        ("manet/resnet18", "Softmax"),
+        pytest.param("manet/resnet18", "Softmax", marks=pytest.mark.slow),
         ("unet/tu-mobilenetv3_small_050", "Conv2d"),  # squeeze and excitation
     ],
 )

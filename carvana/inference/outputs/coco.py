@@ -1,0 +1,104 @@
+"""Predictions as COCO's JSON: the objects of each image in a file of its own, and one file of all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from carvana.data.io.outlines import outlines
+from carvana.inference.prediction import Prediction
+from carvana.task import Task
+from carvana.utils.files import read_json
+
+OBJECTS_FOLDER = ".coco"
+"""The folder of the objects of each image, in the folder of outputs."""
+
+OBJECTS = f"{OBJECTS_FOLDER}/{{}}.json"
+"""The file of an image's objects, in the folder of outputs, by the image's stem."""
+
+JOINED = "annotations.coco.json"
+"""The file of all images' objects."""
+
+
+def categories_of(task: Task) -> list[str]:
+    """The classes whose objects are written: all but the one of what no object covers."""
+    outside = task.category_code("") if task.kind == "multiclass" else None
+    return [name for index, name in enumerate(task.names) if index != outside]
+
+
+def encode_objects(prediction: Prediction, cleaned: Any = None) -> bytes:
+    """The objects of one image: each connected part of each class, as COCO's annotations without numbers.
+
+    Args:
+        prediction: Of the image.
+        cleaned: The mask of the only class, where it was cleaned; uint8 (H, W).
+    """
+    found = []
+    for name in categories_of(prediction.task):
+        mask = prediction.mask_of(name) if cleaned is None else cleaned
+        found += [
+            {
+                "category": name,
+                "segmentation": [each.ring.ravel().tolist()],
+                "area": each.area,
+                "bbox": list(each.box),
+                "iscrowd": 0,
+            }
+            for each in outlines(mask)
+        ]
+    height, width = prediction.size
+    return json.dumps({"height": height, "width": width, "annotations": found}, separators=(",", ":")).encode()
+
+
+def write_joined(path: Path, objects: Mapping[Path, Path], task: Task) -> None:
+    """Write the one file of all images, of which one is in memory at a time.
+
+    Args:
+        path: The file.
+        objects: For each image the file of its objects.
+        task: The task, whose classes are the categories, numbered from 1 on.
+    """
+    images = sorted(objects)
+    places = _relative(images)
+    numbers = {name: number for number, name in enumerate(categories_of(task), start=1)}
+    categories = [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write('{"info": {"description": "predictions of carvana"}, "licenses": [],\n"categories": ')
+        file.write(json.dumps(categories))
+        _write_list(file, "images", _images(images, places, objects))
+        _write_list(file, "annotations", _annotations(images, objects, numbers))
+        file.write("}\n")
+
+
+def _images(images: Sequence[Path], places: Sequence[str], objects: Mapping[Path, Path]) -> Iterator[dict[str, Any]]:
+    for number, (image, place) in enumerate(zip(images, places, strict=True), start=1):
+        found = read_json(objects[image])
+        yield {"id": number, "file_name": place, "height": found["height"], "width": found["width"]}
+
+
+def _annotations(
+    images: Sequence[Path], objects: Mapping[Path, Path], numbers: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    count = 0
+    for number, image in enumerate(images, start=1):
+        for each in read_json(objects[image])["annotations"]:
+            count += 1
+            yield {"id": count, "image_id": number, "category_id": numbers[each.pop("category")], **each}
+
+
+def _write_list(file: TextIO, key: str, values: Iterator[dict[str, Any]]) -> None:
+    file.write(f',\n"{key}": [')
+    for place, value in enumerate(values):
+        file.write(",\n" if place else "\n")
+        file.write(json.dumps(value, separators=(",", ":")))
+    file.write("]")
+
+
+def _relative(images: Sequence[Path]) -> list[str]:
+    """The images' paths below the folder that they have in common."""
+    parents = {image.parent for image in images}
+    base = Path(os.path.commonpath(parents)) if len(parents) > 1 else next(iter(parents), Path())
+    return [image.relative_to(base).as_posix() for image in images]
