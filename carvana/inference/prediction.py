@@ -171,8 +171,8 @@ class Prediction:
     ) -> None:
         self.size = size
         self.task = task or Task.binary()
-        several = (threshold,) * len(self.task.classes) if isinstance(threshold, int | float) else tuple(threshold)
-        self.thresholds: tuple[float, ...] = () if self.task.kind == "multiclass" else several
+        exclusive, count = self.task.kind == "multiclass", len(self.task.classes)
+        self.thresholds: tuple[float, ...] = () if exclusive else tuple(np.broadcast_to(threshold, count).tolist())
         self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they were not kept
         self._weights: tuple[float, ...] = (1.0,)
 
