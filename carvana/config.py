@@ -83,6 +83,11 @@ def _are_classes(classes: Any) -> Any:
     return classes
 
 
+def _as_list(values: Any) -> Any:
+    """A value that stands alone as a list of one."""
+    return [values] if isinstance(values, int | str) and not isinstance(values, bool) else values
+
+
 def _are_values(values: list[Any]) -> list[Any]:
     for value in values:
         checked_value(value)
@@ -92,12 +97,12 @@ def _are_values(values: list[Any]) -> list[Any]:
 class TaskConfig(Section):
     """``task``: the classes, and the values that stand for them in label files."""
 
-    kind: Kind | None = Field(None, description="binary | multiclass; none: by the number of classes.")
+    kind: Kind | None = Field(None, description="binary | multiclass | multilabel; none: by the number of classes.")
     classes: Annotated[str | list[Any] | dict[Any, Any] | None, AfterValidator(_are_classes)] = Field(
         None,
         description="[names], {name: value}, [{name, value, color}] or a FILE of names; none: one object, in masks.",
     )
-    ignore: Annotated[list[Any], AfterValidator(_are_values)] = Field(
+    ignore: Annotated[list[Any], BeforeValidator(_as_list), AfterValidator(_are_values)] = Field(
         [], description="Values of label files that count for nothing."
     )
 
@@ -107,8 +112,6 @@ class TaskConfig(Section):
             raise ValueError("classes is missing: name them, as in task.classes=[sky, road]")
         if not isinstance(self.classes, str):
             self.task()
-        if self.kind == "multilabel":
-            raise ValueError("this version trains binary and multiclass tasks")
         return self
 
     def task(self) -> Task:
@@ -326,7 +329,11 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     8
     """
     source = source or "default"
-    values = read_yaml(find_config(source))
+    path = find_config(source)
+    values = read_yaml(path)
+    task = values.get("task")
+    if isinstance(task, dict) and isinstance(task.get("classes"), str) and (path.parent / task["classes"]).is_file():
+        task["classes"] = str(path.parent.resolve() / task["classes"])  # a file beside the config
     changed = dict(values)
     for key, value in (changes or {}).items():
         _put(changed, str(key), value)

@@ -10,6 +10,8 @@ where smp sums over the whole batch; and of several classes that exclude each ot
 where smp divides by all. They hold for soft targets: the usual product p * t is largest at p = 1 for any t > 0, so smp
 writes the overlap with |p - t| (Wang et al., Dice Semimetric Losses, MICCAI 2023), which is the usual loss on hard
 targets and least at p = t on soft ones.
+
+Of classes that overlap (multilabel) a loss is that of one object, of each class alone, and the mean over classes.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
     Args:
         expression: A sum of names, or "auto"; names of the other kind of task are understood: see :func:`loss_for`.
         task: The task; None means one object against the background.
-        class_weights: The weight of each class, at least 0, for tasks of several classes that exclude each other. They
-            are normalised within each image.
+        class_weights: The weight of each class, at least 0, for tasks of several classes. They are normalised within
+            each image.
 
     Raises:
         ConfigError: the expression is no sum of names, a loss cannot leave out what the task ignores, no loss takes
@@ -58,8 +60,8 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
     """
     task = task or Task.binary()
     expression = loss_for(expression, task.kind)
-    if class_weights is not None and task.kind != "multiclass":
-        raise ConfigError(f"train.class_weights: weigh several classes, and the task is {task.kind}; leave it out")
+    if class_weights is not None and task.kind == "binary":
+        raise ConfigError(f"train.class_weights are for several classes, and this task is {task.kind}; leave them out")
     count = len(task.classes)
     if class_weights is not None and (
         len(class_weights) != count or not any(class_weights) or not all(weight >= 0 for weight in class_weights)
@@ -70,11 +72,12 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
         )
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
     terms = [(weight, _made(name, task, weights)) for weight, name in _parsed(expression)]
+    loss = terms[0][1] if len(terms) == 1 and terms[0][0] == 1.0 else _WeightedSum(terms)
+    if task.kind == "multilabel":
+        return _EachClass(loss, class_weights)
     if weights is not None and not any(_takes(name, "class_weights") for _, name in _parsed(expression)):
         raise ConfigError(f"train.class_weights: no part of the loss {expression!r} weighs classes; add ce")
-    if len(terms) == 1 and terms[0][0] == 1.0:
-        return terms[0][1]
-    return _WeightedSum(terms)
+    return loss
 
 
 def loss_for(expression: str, kind: Kind) -> str:
@@ -262,7 +265,9 @@ _IGNORED = 65535  # in labels, for smp; no index of a class
 
 def _made(name: str, task: Task, class_weights: Tensor | None) -> Loss:
     entry = registry.losses.entry(name)
-    given: dict[str, Any] = {"kind": task.kind, "class_weights": class_weights}
+    exclusive = task.kind == "multiclass"
+    given: dict[str, Any] = {"kind": task.kind if exclusive else "binary"}
+    given["class_weights"] = class_weights if exclusive else None
     try:
         loss: Loss = entry.load()(**{key: value for key, value in given.items() if _takes(name, key)})
     except TypeError as error:
@@ -322,6 +327,30 @@ class _WeightedSum(nn.Module):
         total = logits.new_zeros(())
         for weight, loss in self.terms:
             total = total + weight * loss(logits, targets, *valid)
+        return total
+
+
+class _EachClass(nn.Module):
+    """A loss of one object, taken of each class as if there were no other: the mean over classes.
+
+    Args:
+        loss: The loss of logits (N, 1, H, W).
+        class_weights: The weight of each class in that mean; None for equal ones.
+    """
+
+    def __init__(self, loss: Loss, class_weights: Sequence[float] | None) -> None:
+        super().__init__()
+        self.loss = loss
+        self.class_weights = class_weights
+
+    def forward(self, logits: Tensor, targets: Tensor, *valid: Tensor) -> Tensor:
+        if self.class_weights is None:  # each class of an image is an image: the mean is over these
+            repeated = (each.repeat_interleave(logits.shape[1], dim=0) for each in valid)
+            return self.loss(*(each.reshape(-1, 1, *each.shape[2:]) for each in (logits, targets)), *repeated)
+        total = logits.new_zeros(())
+        for index, weight in enumerate(self.class_weights):
+            one = (each[:, index : index + 1] for each in (logits, targets))
+            total = total + weight / sum(self.class_weights) * self.loss(*one, *valid)
         return total
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -198,6 +198,7 @@ class Task(_Record):
         values = {key: value for key, value in values.items() if value is not None or key != "kind"}
         classes, ignore = values["classes"], values.get("ignore", ())
         if isinstance(classes, Mapping):
+            _refuse_exchanged(classes)
             classes = [{"name": name, "value": value} for name, value in classes.items()]
         elif isinstance(classes, Sequence) and not isinstance(classes, str):
             classes = _numbered(classes, ignore)
@@ -268,6 +269,20 @@ class Task(_Record):
     def dtype(self) -> str:
         """The NumPy type of encoded labels."""
         return "uint8" if len(self.classes) < 255 else "uint16"
+
+    @property
+    def folders(self) -> list[str]:
+        """A folder for the masks of each class: its name, without what some system refuses in names of files.
+
+        >>> Task(kind="multilabel", classes=["sign/light", "car"]).folders
+        ['sign_light', 'car']
+        """
+        found: list[str] = []
+        for name in self.names:
+            plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).rstrip(". ") or "_"
+            taken = {each.lower() for each in found}
+            found.append(next(each for each in _numbered_names(plain) if each.lower() not in taken))
+        return found
 
     def index(self, name: str) -> int:
         """The index of a class.
@@ -412,25 +427,15 @@ class Task(_Record):
         """
         import numpy as np
 
-        values = self._written()
-        if values is None:
-            return labels
-        decoded: NDArray[Any] = np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]
-        return decoded
-
-    @property
-    def writes_indices(self) -> bool:
-        """Whether label maps that are written have the indices of classes, as :meth:`decode` leaves them."""
-        return self._written() is None
-
-    def _written(self) -> list[int] | None:
-        """The value of each class in label maps that are written; None for indices."""
         if any(_is_name(each) or _is_color(each) for one in self.classes for each in one.value[:1]):
-            return None
+            return labels
         values = [_bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
         if self.kind == "binary":
             values = [0, values[0]]
-        return None if min(values) < 0 or max(values) > 65535 else values
+        if min(values) < 0 or max(values) > 65535:
+            return labels
+        decoded: NDArray[Any] = np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]
+        return decoded
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:
@@ -446,19 +451,35 @@ class Task(_Record):
         return np.array([_rgb(color) for color in colors], np.uint8)
 
     @property
+    def writes_value(self) -> bool:
+        """Whether masks of one class have a value of their own in files: others are black and white."""
+        value = (*self.classes[0].value, 1)[0]
+        return self.kind == "binary" and value != 1 and not (_is_name(value) or _is_color(value))
+
+    @property
     def value_palette(self) -> NDArray[np.uint8]:
         """The colour of each value from 0 to 255 of what :meth:`decode` gives, uint8 (256, 3), RGB."""
         import numpy as np
 
-        values = self.decode(np.arange(len(self.classes), dtype=self.dtype))
+        values = self.decode(np.arange(len(self.classes) + (self.kind == "binary"), dtype=self.dtype))
         colors = np.zeros((256, 3), np.uint8)
-        colors[values[values < 256]] = self.palette[values < 256]
+        palette = np.array([[0] * 3, [255] * 3], np.uint8) if self.kind == "binary" else self.palette
+        colors[values[values < 256]] = palette[values < 256]
         return colors
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., K, H, W) as probabilities, float32: softmax over classes if these exclude each other."""
         logits = logits.float()
         return logits.softmax(-3) if self.kind == "multiclass" else logits.sigmoid()
+
+    @cached_property
+    def written(self) -> Task:
+        """The task of label maps that are written: one value for each class, as :meth:`decode` gives it."""
+        import numpy as np
+
+        values = self.decode(np.arange(len(self.classes), dtype=self.dtype)).tolist()
+        classes = [{"name": name, "value": value} for name, value in zip(self.names, values, strict=True)]
+        return Task(kind=self.kind, classes=classes)
 
     def _listed(self) -> str:
         names = self.names
@@ -471,9 +492,31 @@ def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
         return [{"name": classes[0]}]
     given = [each.get("value", ()) for each in classes if isinstance(each, Mapping)]
     named = [checked_value(value) for values in (ignore, *given) for value in _as_values(values)]
-    taken = [_bounds(value) for value in named if not _is_name(value)]
-    free = (value for value in range(2**31) if not any(low <= value <= high for low, high in taken))
+    free = _without(sorted(_bounds(value) for value in named if not _is_name(value)))
     return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]
+
+
+def _without(taken: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Whole numbers from 0 on without those in ranges, which are sorted."""
+    value = 0
+    for low, high in taken:
+        yield from range(value, low)
+        value = max(value, high + 1)
+    yield from itertools.count(value)
+
+
+def _refuse_exchanged(classes: Mapping[Any, Any]) -> None:
+    """Refuse a table whose keys are values and whose values are names.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if classes and all(
+        isinstance(key, int) and not isinstance(key, bool) and isinstance(value, str) and _is_name(value)
+        for key, value in classes.items()
+    ):
+        key, value = next(iter(classes.items()))
+        raise ValueError(f"names and values are exchanged; expected {{{value}: {key}, ...}}")
 
 
 def color_values(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -523,6 +566,11 @@ def _within(found: NDArray[Any], values: Iterable[int | str]) -> NDArray[np.bool
     for low, high in (_bounds(value) for value in values if not _is_name(value)):
         inside |= (found >= low) & (found <= high)
     return inside
+
+
+def _numbered_names(name: str) -> Iterable[str]:
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(2))
 
 
 def _usual_colors() -> Iterable[str]:

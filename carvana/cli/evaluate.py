@@ -62,6 +62,7 @@ def evaluate(
 
     from carvana.evaluation.evaluate import evaluate as run_evaluate
     from carvana.evaluation.samples import choose_for_all, choose_samples, warn_of_known_groups
+    from carvana.inference.base import thresholds_text
     from carvana.inference.ensemble import Ensemble, load_predictor, member_paths
 
     predictor = load_predictor(runs, **vars(covering), device=device, reporter=reporter)
@@ -76,7 +77,7 @@ def evaluate(
         whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "the model's own"
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
     threshold = (
-        f"best on these images; `carvana predict` uses {whose}, {predictor.threshold:.3f}; "
+        f"best on these images; `carvana predict` uses {whose}, {thresholds_text(predictor.thresholds)}; "
         "no row above is measured at that"
     )
     title = " with ".join(map(str, runs))

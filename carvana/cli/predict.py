@@ -188,5 +188,7 @@ def _load_networks(
 
 
 def _threshold_note(predictor: BasePredictor, whose: str) -> str:
-    """The threshold and where it is from, as the end of a line; classes that exclude each other have none."""
-    return "" if predictor.task.kind == "multiclass" else f", threshold {predictor.threshold:.3f} ({whose})"
+    """The thresholds and where they are from, as the end of a line; classes that exclude each other have none."""
+    from carvana.inference.base import thresholds_text
+
+    return f", threshold {thresholds_text(predictor.thresholds)} ({whose})" if predictor.thresholds else ""

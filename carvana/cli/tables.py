@@ -84,6 +84,8 @@ def evaluation_table(
     """
     if "miou" in evaluation:
         return _labels_table(evaluation, title=title)
+    if "dice_present" in evaluation:
+        return _masks_table(evaluation, title=title, threshold=threshold)
     groups = evaluation["groups"]
     images = f"mean of {plural(evaluation['images'], 'image')} at full size (groups: {groups})"
     chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
@@ -145,6 +147,36 @@ def _labels_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
     return table
 
 
+def _masks_table(evaluation: Mapping[str, Any], *, title: str, threshold: str) -> Table:
+    """The numbers of an evaluation of classes that overlap, then those of each class."""
+    classes, groups = evaluation["per_class"], evaluation["groups"]
+    images = f"{plural(evaluation['images'], 'image')} at full size (groups: {groups})"
+    chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
+    low, high = evaluation["score_ci95"]
+    interval = (
+        ("", "needs two groups") if low is None else (f"{low:.5f} .. {high:.5f}", "of Dice, bootstrap over groups")
+    )
+    present = evaluation["dice_present"]
+    table = _facts(title)
+    table.add_row("Dice", f"{evaluation['dice']:.5f}", f"mean of {len(classes)} classes and {images}, {chosen}")
+    table.add_row("95% interval", *interval)
+    table.add_row("Dice where present", "" if present is None else f"{present:.5f}", "images that hold the class alone")
+    table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}", "of pixels, averaged over classes")
+    table.add_row("thresholds", "", f"{threshold}; by the Dice where present")
+    _add_folds(table, evaluation, "dice")
+    table.add_section()
+    ranked = sorted(zip(classes, evaluation["thresholds"], strict=True), key=lambda pair: -pair[0]["mean_dice"])
+    for each, best in ranked[:_MOST_CLASSES]:
+        if each["images"]:
+            where = f"{each['dice_present']:.3f} in the {plural(each['images'], 'image')} that hold it"
+        else:
+            where = "not in the truth"
+        table.add_row(_text(f"Dice {each['name']}"), f"{each['mean_dice']:.5f}", f"{where}, threshold {best:.3f}")
+    if len(classes) > _MOST_CLASSES:
+        table.add_row("", "", f"and {len(classes) - _MOST_CLASSES} more classes, in the numbers as JSON")
+    return table
+
+
 def leaderboard_table(board: LeaderboardData, *, width: int | None = None) -> RenderableType:
     """A leaderboard: facts, table, failures, notes and the path of the page.
 
@@ -192,7 +224,7 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
-        how = "  To train on these values, copy this into a config. Then name the classes, and list values to ignore."
+        how = "  To train on them, copy this into a config; change names, and list in ignore what counts for nothing."
         parts.append(Text(f"{how}\n\n{block}"))
     return Group(*parts)
 

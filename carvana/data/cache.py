@@ -40,7 +40,6 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from carvana.data.digest import DigestIndex, cache_home, identify
-from carvana.data.objects import in_folders
 from carvana.data.samples import Sample
 from carvana.data.target import packed_shape, read_shrunken
 from carvana.errors import DataError
@@ -266,7 +265,7 @@ class _Builder:
         versions = digest(cv2.__version__, simplejpeg.__version__, PIL.__version__)[:8]
         images = bytes_digest(contents[unreadable:].tobytes())[:16]
         # Colours of classes change no target, names only where they are those of categories.
-        named = task.kind == "multilabel" or samples[0].annotation is not None or in_folders(samples[0].masks)
+        named = samples[0].categories is not None
         classes = [(each.value, each.categories) if named else each.value for each in task.classes]
         values = "" if task.reads_masks and not named else f"-{digest(task.kind, classes, task.ignore)[:8]}"
         self.path = folder / f"v{FORMAT}-{size[0]}x{size[1]}-{target}{values}-{versions}-{images}{SUFFIX}"

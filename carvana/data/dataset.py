@@ -88,8 +88,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         self.crops = crops
         self.whole = whole
         self.target = target
-        void = self.task.kind != "binary" or bool(self.task.ignore)
-        self.augment = augmentation.make_augment(augment, void=void) if isinstance(augment, str) else augment
+        self.augment = augmentation.make_augment(augment, void=self._has_void) if isinstance(augment, str) else augment
         if target == "coverage":
             augmentation.check_keeps_coverage(self.augment)
         self.seed = seed
@@ -127,6 +126,11 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         return len(self.samples)
 
     @property
+    def _has_void(self) -> bool:
+        """Whether what lies beyond an image can count for nothing."""
+        return self.task.kind == "multiclass" or bool(self.task.ignore)
+
+    @property
     def largest_size(self) -> tuple[int, int]:
         """(height, width) of the largest image of any epoch: those of the first epochs may be larger than crops."""
         return self.size if self.start is None else max(self.start.size, self.size, key=math.prod)
@@ -161,16 +165,16 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
 
     def _cropped(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         image, labels = read_image(sample.image), read_labels(sample, self.task)
-        if image.shape[:2] != labels.shape:
+        if image.shape[:2] != labels.shape[-2:]:
             raise DataError(
-                f"{sample.masks[0]}: the mask is {labels.shape[1]} x {labels.shape[0]}, its image {image.shape[1]} x "
+                f"{sample.masks[0]}: the mask is {labels.shape[-1]} x {labels.shape[-2]}, its image {image.shape[1]} x "
                 f"{image.shape[0]}; they must have the same size"
             )
-        void = self.task.void if self.task.kind != "binary" or self.task.ignore else None
-        image, labels = _padded(image, self.size), _padded(labels, self.size, value=void)
+        void = self.task.void if self._has_void else None
+        image, labels = _padded(image, self.size), _padded_labels(labels, self.size, void)
         top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void)
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
-        return image[window], pack_labels(labels[window], self.size, task=self.task)
+        return image[window], pack_labels(labels[..., *window], self.size, task=self.task)
 
     def _to_tensors(
         self, image: NDArray[np.uint8], target: NDArray[Any], index: int
@@ -245,6 +249,12 @@ def _padded(array: NDArray[Any], size: tuple[int, int], *, value: int | None = N
     return padded
 
 
+def _padded_labels(labels: Labels, size: tuple[int, int], value: int | None) -> Labels:
+    if labels.ndim == 2:
+        return _padded(labels, size, value=value)
+    return np.stack([_padded(mask, size, value=value) for mask in labels])
+
+
 def _crop_corner(
     labels: Labels, size: tuple[int, int], rng: np.random.Generator, *, holds: str, void: int
 ) -> tuple[int, int]:
@@ -252,16 +262,34 @@ def _crop_corner(
 
     With a random corner instead, the last row of an image would be in one crop of a thousand.
     """
-    pixel = rng.integers(0, labels.shape)
+    shape = labels.shape[-2:]
+    pixel = rng.integers(0, shape)
     if holds != "any" and rng.random() < SOUGHT:
-        if holds == "boundary":
-            wanted = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-        else:
-            present = np.unique(labels)
-            present = present[present != void]
-            wanted = labels == rng.choice(present) if len(present) else np.zeros(labels.shape, bool)
+        wanted = _boundaries(labels) if holds == "boundary" else _drawn_class(labels, rng, void)
         places = np.flatnonzero(wanted)
         if places.size:
-            pixel = np.array(np.unravel_index(rng.choice(places), labels.shape))
-    top, left = np.clip(pixel - rng.integers(0, size), 0, np.array(labels.shape) - np.array(size))
+            pixel = np.array(np.unravel_index(rng.choice(places), shape))
+    top, left = np.clip(pixel - rng.integers(0, size), 0, np.array(shape) - np.array(size))
     return int(top), int(left)
+
+
+def _boundaries(labels: Labels) -> NDArray[np.bool_]:
+    """Where a label map, or any of several masks, has a boundary, (H, W)."""
+    found = np.zeros(labels.shape[-2:], bool)
+    for each in labels if labels.ndim == 3 else [labels]:
+        found |= cv2.morphologyEx(each, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    return found
+
+
+def _drawn_class(labels: Labels, rng: np.random.Generator, void: int) -> NDArray[np.bool_]:
+    """Where a class is that is drawn among those that are there, (H, W)."""
+    if labels.ndim == 3:
+        present = np.flatnonzero((labels == 1).any((1, 2)))
+    else:
+        present = np.unique(labels)
+        present = present[present != void]
+    if not len(present):
+        return np.zeros(labels.shape[-2:], bool)
+    drawn = rng.choice(present)
+    found: NDArray[np.bool_] = labels[drawn] == 1 if labels.ndim == 3 else labels == drawn
+    return found

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.objects import in_folders
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.utils.devices import cpu_count
@@ -83,8 +82,8 @@ def content_digest(samples: Sequence[Sample], *, reporter: Reporter | None = Non
     for sample, found in zip(samples, digests, strict=True):
         if not found:
             raise DataError(
-                f"{sample.image}: it or its mask {sample.masks[0]} is missing or cannot be read; bring it back, or "
-                "remove the image"
+                f"{sample.image}: it or its mask {next(iter(sample.masks), '')} is missing or cannot be read; bring it "
+                "back, or remove the image"
             )
     return digest("".join(digests))
 
@@ -150,7 +149,7 @@ def identify(sample: Sample) -> tuple[bytes, int]:
         stats = [os.stat(path) for path in (sample.image, *sample.masks)]  # noqa: PTH116 - 100,000 of them
     except OSError:
         return b"", 0
-    if len(stats) == 1:
+    if len(stats) == 1 and not sample.by_class:
         return b"", 0
     numbers: list[object] = [
         (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in stats
@@ -172,11 +171,11 @@ def _content(sample: Sample) -> bytes:
 
 
 def _categories(sample: Sample) -> list[bytes]:
-    """What the content of a sample is besides the bytes of its files: its objects, or the names of their folders."""
+    """The content of a sample besides the bytes of its files: its objects, or the names of its masks' folders."""
     if sample.annotation is not None:
         return [sample.annotation.content]
     folders = [path.parent.name for path in sample.masks]
-    return [repr(folders).encode()] if in_folders(sample.masks) else []
+    return [repr(folders).encode()] if sample.by_class else []
 
 
 def _digest(data: bytes) -> bytes:

@@ -6,55 +6,56 @@ has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.images import MAX_PIXELS
+from carvana.data.io.images import MAX_PIXELS, image_size
 from carvana.data.io.labels import Labels, task_in_a_line
 from carvana.data.io.masks import read_mask
-from carvana.data.io.polygons import Annotation, Box
+from carvana.data.io.polygons import Box
+from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.task import REST, Task
 
 _SHOWN = 16  # categories in a message
 
-Source = Annotation | tuple[Path, ...]
 Object = tuple[str, Box, NDArray[np.uint8]]
 """A category; rows and columns; uint8 of 0 and 1 for these."""
 
 
-def in_folders(paths: tuple[Path, ...]) -> bool:
-    """Whether several mask files of an image are of several classes; in one folder they are parts of one mask."""
-    return len({path.parent for path in paths}) > 1
-
-
-def read_objects(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], Iterator[Object]]:
+def read_objects(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], Iterator[Object]]:
     """The size (height, width) of the label map of an image, and its objects.
 
-    The category of a mask file is the name of its folder.
+    The category of a mask file is the name of its folder. An image without any file of a mask has no object.
 
     Raises:
-        DataError: a mask cannot be read, or masks of one image differ in size.
+        DataError: a mask cannot be read, or masks of one image differ in size; or the image has one label map.
     """
-    if isinstance(source, Annotation):
-        if source.size[0] * source.size[1] > max_pixels:
-            raise DataError(f"{source.path}: an image of {source.size[1]} x {source.size[0]} pixels is too large")
-        size = source.size
-        return size, ((shape.category, *shape.mask(size)) for shape in source.shapes)
-    masks = [read_mask(path, max_pixels=max_pixels) for path in source]
-    if len({mask.shape for mask in masks}) != 1:
-        sizes = ", ".join(f"{path} {mask.shape}" for path, mask in zip(source, masks, strict=True))
+    if sample.annotation is not None:
+        size = sample.annotation.size
+        if size[0] * size[1] > max_pixels:
+            raise DataError(f"{sample.annotation.path}: an image of {size[1]} x {size[0]} pixels is too large")
+        return size, ((shape.category, *shape.mask(size)) for shape in sample.annotation.shapes)
+    if not sample.by_class:
+        raise DataError(
+            f"{_where(sample)}: gives each pixel one class at most, and task.kind is multilabel; expected a folder of "
+            "masks for each class, or polygons; or take task.kind: multiclass",
+            kind="labels",
+        )
+    masks = [read_mask(path, max_pixels=max_pixels) for path in sample.masks]
+    if len({mask.shape for mask in masks}) > 1:
+        sizes = ", ".join(f"{path} {mask.shape}" for path, mask in zip(sample.masks, masks, strict=True))
         raise DataError(f"masks of one image differ in size (height, width): {sizes}")
-    height, width = masks[0].shape
+    height, width = masks[0].shape if masks else image_size(sample.image, max_pixels=max_pixels)
     whole = slice(0, height), slice(0, width)
-    return (height, width), ((path.parent.name, whole, mask) for path, mask in zip(source, masks, strict=True))
+    return (height, width), ((path.parent.name, whole, mask) for path, mask in zip(sample.masks, masks, strict=True))
 
 
-def paint_labels(source: Source, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
+def paint_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
     """The labels (H, W) of a binary or multiclass task: smaller objects, by their pixels, lie over larger ones.
 
     Of objects of one size the later one is on top.
@@ -62,7 +63,7 @@ def paint_labels(source: Source, task: Task, *, max_pixels: int = MAX_PIXELS) ->
     Raises:
         DataError: as for :func:`read_objects`; or a category belongs to no class, and is not ignored.
     """
-    size, objects = read_objects(source, max_pixels=max_pixels)
+    size, objects = read_objects(sample, max_pixels=max_pixels)
     found = sorted(objects, key=lambda each: -np.count_nonzero(each[2]))
     categories = {"", *(category for category, _, _ in found)}
     codes = {category: task.category_code(category) for category in categories}
@@ -73,17 +74,17 @@ def paint_labels(source: Source, task: Task, *, max_pixels: int = MAX_PIXELS) ->
     if unknown:  # of categories that are nowhere visible nothing need be known
         counts = {category: int((labels == code).sum()) for category, code in unknown.items()}
         if any(counts.values()):
-            raise task.unknown_categories({name: n for name, n in counts.items() if n}, _where(source))
+            raise task.unknown_categories({name: n for name, n in counts.items() if n}, _where(sample))
     return labels.astype(task.dtype, copy=False)
 
 
-def paint_masks(source: Source, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
+def paint_masks(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
     """The masks (K, H, W) of a multilabel task: 1 where a class is, and ``void`` in all where a pixel is ignored.
 
     Raises:
         DataError: as for :func:`read_objects`.
     """
-    size, objects = read_objects(source, max_pixels=max_pixels)
+    size, objects = read_objects(sample, max_pixels=max_pixels)
     masks = np.zeros((len(task.classes), *size), np.dtype(task.dtype))
     ignored = []
     for category, box, mask in objects:
@@ -97,25 +98,24 @@ def paint_masks(source: Source, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
     return masks
 
 
-def check_categories(annotations: Iterable[Annotation | None], task: Task) -> None:
-    """Make sure that a class has a category of the annotation files, if there are any.
+def check_categories(samples: Sequence[Sample], task: Task) -> None:
+    """Make sure that a class has a category of annotation files or of folders of masks, if there are any.
 
     Raises:
         DataError: none has. The message has the categories, and a task of them for a config.
     """
-    known = [each for each in annotations if each is not None]
-    categories = sorted({category for each in known for category in each.categories})
+    known = [sample for sample in samples if sample.categories is not None]
+    categories = sorted({category for each in known for category in each.categories or ()})
     named = {name for each in task.classes for name in each.categories}
     if not known or REST in named or not named.isdisjoint(categories):
         return
+    where = _where(known[0]) if known[0].annotation else known[0].image.parent
     if not categories:
-        raise DataError(f"{known[0].path}: no image has an object", kind="labels")
-    shown = ", ".join(categories[:_SHOWN]) + (
-        f" and {len(categories) - _SHOWN} more" if len(categories) > _SHOWN else ""
-    )
+        raise DataError(f"{where}: no image has an object", kind="labels")
+    more = f" and {len(categories) - _SHOWN} more" if len(categories) > _SHOWN else ""
     raise DataError(
-        f"{known[0].path}: no class of the task has one of the categories {shown}; write into the config "
-        f"{task_in_a_line(suggest_classes(categories))} (`carvana data check` counts their objects)",
+        f"{where}: no class of the task has a category of {', '.join(categories[:_SHOWN])}{more}; write into the "
+        f"config {task_in_a_line(suggest_classes(categories))} (`carvana data check` counts their objects)",
         kind="labels",
     )
 
@@ -130,5 +130,5 @@ def suggest_classes(categories: Sequence[str]) -> dict[str, Any]:
     return {"classes": [*outside, *categories]}
 
 
-def _where(source: Source) -> Path:
-    return source.path if isinstance(source, Annotation) else source[0]
+def _where(sample: Sample) -> Path:
+    return next(iter(sample.masks), sample.image)

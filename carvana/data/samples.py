@@ -60,13 +60,13 @@ class Sample:
 
     Attributes:
         image: The image's file.
-        mask: The mask's file, or a tuple of several, which are joined or, in several folders, of several classes; the
-            annotation file; or None.
+        mask: The mask's file, or a tuple of several, which are joined; the annotation file; or None.
         group: The group.
         view: The view; "" if it is unknown.
         depth: The number of folders above the image that belong to its name.
         subset: The part of the data folder that it stands in: train, val or test; "" where the folders do not say it.
         annotation: The objects of the image, if ``mask`` is an annotation file.
+        by_class: Whether each file of ``mask`` is of the class that its folder is named after; there may be none.
 
     >>> Sample(Path("train/00087a6bd4dc_01.jpg"), None, group="00087a6bd4dc", view="01").name
     '00087a6bd4dc_01.jpg'
@@ -81,6 +81,7 @@ class Sample:
     depth: int = 0
     subset: str = ""
     annotation: Annotation | None = field(default=None, repr=False)
+    by_class: bool = field(default=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -98,13 +99,27 @@ class Sample:
         mask = self.mask
         return () if mask is None else mask if isinstance(mask, tuple) else (mask,)
 
+    @property
+    def categories(self) -> set[str] | None:
+        """The names of the categories of its objects; None where its labels have none."""
+        if self.annotation is not None:
+            return {shape.category for shape in self.annotation.shapes}
+        return {path.parent.name for path in self.masks} if self.by_class else None
+
 
 for _field in ("image", "mask"):
     setattr(Sample, _field, _PathText(getattr(Sample, _field)))
 
 
 def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
-    """The file of the mask, or several; a DataError if there is none."""
+    """The file of the mask, or several; a DataError if there is none, or if an annotation file has it."""
+    if sample.categories is not None:
+        names = ", ".join(sorted(sample.categories))
+        raise DataError(
+            f"{next(iter(sample.masks), sample.image)}: has objects of categories ({names}); name the classes in "
+            "task.classes, with task.kind: multilabel where all of an overlap counts",
+            kind="labels",
+        )
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
     return sample.mask
@@ -129,7 +144,9 @@ def find_samples(
         images: The folder of images, absolute or relative to ``root``.
         masks: The folder of masks, which may be the same. A mask belongs to the image of the same stem, or else of
             the stem without ``_mask``, ``_masks`` or ``_segmentation``; the mask of ``x.jpg`` may be called
-            ``x.jpg.png``. Several are joined where a number follows: ``x_mask.png`` and ``x_mask_1.png``.
+            ``x.jpg.png``. Several are joined where a number follows: ``x_mask.png`` and ``x_mask_1.png``. Where the
+            images are in one folder and the masks in sub-folders of theirs, each of these is of the class that it is
+            named after; an image may lack masks there.
         group: A regular expression that is matched against each image's stem; its group ``group`` (or else its first
             group) names the group, its group ``view`` the view. By default Carvana's names are understood, and any
             other image is a group of its own. With ``/`` in the expression, sub-folders are part of the stem.
@@ -177,6 +194,7 @@ class PairedNames:
         same_stem: The stem of an image, and two files with it, one too many.
         part_of: The part of each image, by its stem; empty if the folders have no parts.
         left_out: Folders, and which images of them are not read.
+        by_class: Whether the masks are in folders of classes.
     """
 
     folders: Folders
@@ -188,6 +206,7 @@ class PairedNames:
     same_stem: list[tuple[str, Path, Path]] = field(default_factory=list)
     part_of: dict[str, Part] = field(default_factory=dict)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    by_class: bool = False
 
     def places(self, stem: str) -> tuple[Path, Path]:
         """The folder of an image, its sub-folders left out, and the folder in which its mask should be."""
@@ -198,9 +217,9 @@ class PairedNames:
         """The sample of an image, with its masks or without."""
         image = self.images[stem]
         paths = tuple(self.folders.masks / name for name in self.masks.get(stem, ()))
-        mask = paths if len(paths) > 1 else paths[0] if paths else None
+        mask = paths if len(paths) > 1 or self.by_class else paths[0] if paths else None
         subset = self.part_of.get(stem, _WHOLE).subset
-        return Sample(self.folders.images / image, mask, group, view, image.count("/"), subset)
+        return Sample(self.folders.images / image, mask, group, view, image.count("/"), subset, by_class=self.by_class)
 
 
 def find_names(
@@ -226,10 +245,12 @@ def find_names(
     found = PairedNames(folders, rule, group_pattern(folders.group if group is None else group))
     for part in folders.parts or (_WHOLE,):
         _pair(found, part)
+    if folders.parts:
+        require_images(folders.images, found.images.values())
     listed_names = [part.only for part in folders.parts if part.only is not None]
     if listed_names:
         count = len(image_names(folders.images, SUFFIXES))
-        if left := count - sum(map(len, listed_names)):
+        if (left := count - sum(map(len, listed_names))) > 0:
             found.left_out.append((folders.images, f"{left} of {count} images are in none of the lists, and not read"))
     if len(folders.parts) > 1:
         found.images = dict(sorted(found.images.items(), key=itemgetter(1)))
@@ -250,7 +271,9 @@ def _pair(found: PairedNames, part: Part) -> None:
         image_list = [name for name in mask_names if name not in owners and not name.lower().endswith(".npy")]
         mask_names = list(owners)
     else:
-        image_list = require_images(images, nested_names(images, SUFFIXES))
+        image_list = sorted(nested_names(images, SUFFIXES))
+        if not folders.parts:  # one of several parts may be empty
+            require_images(images, image_list)
     stems: dict[str, str] = {}
     for image in image_list:
         stem = stem_of(image).removesuffix(folders.image_suffix)
@@ -262,19 +285,27 @@ def _pair(found: PairedNames, part: Part) -> None:
     if part.only is not None and len(stems) < len(part.only):
         absent = min(part.only - stems.keys())
         raise DataError(f"{images}: has no image {absent}, which the list of {part.subset or 'images'} names")
+    by_class = are_class_folders(mask_names, stems)
+    found.by_class |= by_class
+
+    def owner_of(mask: str) -> tuple[str | None, str]:
+        folder, _, name = mask.rpartition("/") if by_class else ("", "", mask)
+        owner, number = rule.owner(name, stems)
+        return owner, f"{folder}/{number}"
+
     owned: dict[str, list[str]] = {}
     for mask in mask_names:
-        owner, number = rule.owner(mask, stems)
+        owner, number = owner_of(mask)
         if owner is not None:
             several = owned.setdefault(owner, [])
-            same = next((name for name in several if rule.owner(name, stems)[1] == number), None)
+            same = next((name for name in several if owner_of(name)[1] == number), None)
             if same is None:
                 several.append(mask)
             else:
                 found.same_stem.append((owner, masks / same, masks / mask))
         elif part.only is None and (rule.suffix is None or rule.is_named_like_a_mask(mask)):
             found.alone.append(masks_before + mask)
-    if part.subset == "test" and len(owned) < len(stems):
+    if part.subset == "test" and len(owned) < len(stems) and not (by_class and owned):
         left = f"{len(stems) - len(owned)} of the {len(stems)} images of this test part"
         found.left_out.append((images, f"{left} have no labels, and are not read"))
         stems = {stem: image for stem, image in stems.items() if stem in owned}
@@ -285,8 +316,13 @@ def _pair(found: PairedNames, part: Part) -> None:
 
 
 def _check_masks(names: PairedNames, mask_suffix: str | None) -> None:
-    """Refuse images without masks; the message names the first, and how many its part has."""
-    first = next((stem for stem in names.images if stem not in names.masks), None)
+    """Refuse images without masks; the message names the first, and how many its part has.
+
+    Where masks are in folders of classes, an image without any has no object, unless all images of its part have none.
+    """
+    labelled = {names.part_of.get(stem, _WHOLE).images for stem in names.masks} if names.by_class else set()
+    without = (stem for stem in names.images if stem not in names.masks)
+    first = next((stem for stem in without if names.part_of.get(stem, _WHOLE).images not in labelled), None)
     if first is None:
         return
     images, masks = names.places(first)
@@ -303,6 +339,16 @@ def _check_masks(names: PairedNames, mask_suffix: str | None) -> None:
         f"(the first: {image}; expected {expected}{alone}); add them or move the images away, or name "
         "another ending of masks with data.mask_suffix"
     )
+
+
+def are_class_folders(masks: Iterable[str], stems: Iterable[str]) -> bool:
+    """Whether all masks are in sub-folders and all images in one folder: sub-folders of both are groups of images.
+
+    >>> are_class_folders(["cat/1.png", "dog/1.png"], ["1"]), are_class_folders(["a/1.png"], ["a/1"])
+    (True, False)
+    """
+    nested = {"/" in mask for mask in masks}
+    return nested == {True} and not any("/" in stem for stem in stems)
 
 
 def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[str] | None) -> list[Sample]:

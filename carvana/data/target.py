@@ -22,7 +22,7 @@ from carvana.data.io.convert import UInt8
 from carvana.data.io.images import MAX_PIXELS, read_image, resize_image
 from carvana.data.io.labels import Labels, read_values
 from carvana.data.io.masks import read_mask, shrink_mask
-from carvana.data.objects import in_folders, paint_labels, paint_masks
+from carvana.data.objects import paint_labels, paint_masks
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
 from carvana.task import Task
@@ -143,13 +143,19 @@ def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
     Raises:
         DataError: there is no mask or label file, or it cannot be used.
     """
-    objects = sample.annotation or (sample.masks if task.kind == "multilabel" or in_folders(sample.masks) else None)
-    if objects:
-        paint = paint_masks if task.kind == "multilabel" else paint_labels
-        return paint(objects, task, max_pixels=max_pixels)
+    categories = sample.categories
+    if task.kind == "multilabel" and (categories is not None or sample.masks):
+        return paint_masks(sample, task, max_pixels=max_pixels)
+    if categories is not None and (task != Task.binary() or categories <= set(task.names)):  # a usual name otherwise
+        return paint_labels(sample, task, max_pixels=max_pixels)
     source = mask_of(sample)
     if task.reads_masks:
-        return read_mask(source, max_pixels=max_pixels)
+        try:
+            return read_mask(source, max_pixels=max_pixels)
+        except DataError as error:
+            if error.kind != "not-binary" or task == Task.binary() or isinstance(source, tuple):
+                raise
+            # A class that is named without a value is 1 in label files, and the rest background.
     if isinstance(source, tuple):
         raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]}; expected one")
     return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)

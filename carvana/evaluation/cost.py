@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from carvana.data.io.images import write_image
 from carvana.errors import ModelError
 from carvana.inference.predict_folder import predict_folder
+from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.tiling import Engine
 from carvana.utils.devices import PeakMemory, describe
@@ -102,13 +103,13 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
     height, width = image.shape[:2]
     plan = predictor.plan((height, width))
     with PeakMemory(predictor.device) as peak:
-        predictor.predict(image).labels  # noqa: B018 - warms up
+        _decide(predictor.predict(image))  # warms up
         times: list[float] = []
         parts: list[float] = []
         while len(times) < 2 or sum(times) < seconds:
             with predictor.timed() as clock:
                 began = time.perf_counter()
-                predictor.predict(image).labels  # noqa: B018 - made when it is read
+                _decide(predictor.predict(image))
                 times.append(time.perf_counter() - began)
             parts.append(clock.seconds)
         each = statistics.median(times)
@@ -116,7 +117,7 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
         with predictor.timed() as clock:
             began = time.perf_counter()
             for prediction in predictor.predict_many([image] * count):
-                prediction.labels  # noqa: B018 - made when it is read
+                _decide(prediction)
             took = time.perf_counter() - began
         outside = max(0.0, 1 - clock.seconds / took)
         files = _files_per_s(predictor, image, count)
@@ -140,6 +141,11 @@ def describe_machine(predictor: Predictor) -> str:
     """The hardware and software of a measurement."""
     threads = f", {torch.get_num_threads()} threads" if predictor.device.type == "cpu" else ""
     return f"{describe(predictor.device)}, torch {torch.__version__}{threads}"
+
+
+def _decide(prediction: Prediction) -> NDArray[Any]:
+    """The labels, or masks, which are made when they are read."""
+    return prediction.masks if prediction.task.kind == "multilabel" else prediction.labels
 
 
 def _files_per_s(predictor: Predictor, image: NDArray[np.uint8], count: int) -> float:

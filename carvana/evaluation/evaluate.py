@@ -21,14 +21,21 @@ from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError, cause
-from carvana.evaluation.labels import LabelEvaluation, class_scores, label_evaluation
+from carvana.evaluation.labels import LabelCounts, LabelEvaluation, label_evaluation
+from carvana.evaluation.multilabel import (
+    ClassCounts,
+    MultilabelEvaluation,
+    best_thresholds,
+    multilabel_evaluation,
+    pooled_scores,
+)
 from carvana.evaluation.statistics import bootstrap_interval
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fitted_thresholds, threshold_counts
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.inputs import refuse_equal_stems
 from carvana.inference.pipeline import overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage, Want, threshold_index
-from carvana.metrics import label_confusion
+from carvana.metrics import BOUNDARY_WIDTH, label_confusion
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, old_fields, renamed
 from carvana.utils.files import digest, scratch_folder
@@ -121,6 +128,10 @@ class Evaluation:
         }
 
 
+AnyEvaluation = Evaluation | LabelEvaluation | MultilabelEvaluation
+"""Of one object, of classes that exclude each other, of classes that overlap."""
+
+
 def evaluate(
     predictor: BasePredictor,
     samples: Sequence[Sample],
@@ -128,18 +139,20 @@ def evaluate(
     masks_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Evaluation | LabelEvaluation:
+) -> AnyEvaluation:
     """Compare a model's masks, or labels, with the true ones, at each image's full size.
 
     Each image passes through the network once; what the task ignores counts for nothing. Of several classes the pixels
     of each true and each predicted class are counted. Of one object the counts at all thresholds are kept, and the
     threshold is chosen afterwards: to score an image on other groups, since one chosen on the image itself would
-    flatter the model; to store with the model on all images.
+    flatter the model; to store with the model on all images. Of classes that overlap each is evaluated so, and its
+    threshold is chosen on the images that hold it.
 
     Args:
         predictor: the model, and the scale at which it sees images. Its threshold is for ``dice_as_predicted`` only.
         samples: images with masks.
-        masks_dir: where to write ``<stem>_mask.png``, masks at the chosen threshold, or labels; None writes none.
+        masks_dir: where to write ``<stem>_mask.png``, masks at the chosen threshold, or labels; of classes that overlap
+            into a folder for each; None writes none.
         workers: threads that read, and as many that count; None for one per core.
         reporter: receives the progress.
 
@@ -169,7 +182,7 @@ def evaluate_parts(
     masks_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Evaluation | LabelEvaluation:
+) -> AnyEvaluation:
     """Evaluate images of which each network predicts a part; all count together, as in :func:`evaluate`.
 
     Args:
@@ -187,33 +200,53 @@ def evaluate_parts(
     check_categories([sample.annotation for sample in samples], task)
     if task.kind == "multiclass":
         return _evaluate_labels(parts, samples, task, masks_dir=masks_dir, workers=workers, reporter=reporter)
-    counts: list[ImageCounts] = []
+    classes: list[ClassCounts] = []
     as_predicted: list[float] = []
     with _mask_folder(masks_dir, samples) as folder, _spool(folder) as spool:
         for predictor, part in parts:
             found = _count(predictor, part, spool, workers, reporter)
-            as_predicted += [float(image.whole.dice[threshold_index(predictor.threshold)]) for image in found]
-            counts += found
-        threshold = best_threshold(counts)
+            as_predicted += [float(image.whole.dice[threshold_index(predictor.threshold)]) for image, *_ in found]
+            classes += found
+        single = [image for image, *_ in classes]
+        thresholds = best_thresholds(classes) if task.kind == "multilabel" else (best_threshold(single),)
         if spool is not None and folder is not None:
-            _write_masks(spool, folder, samples, threshold, workers, reporter)
+            _write_masks(spool, folder, samples, task, thresholds, workers, reporter)
     seconds = time.perf_counter() - started
+    if task.ignore:
+        counted = [index for index, (image, *_) in enumerate(classes) if image.counted]
+        _tell_of_void(len(samples) - len(counted), samples, reporter)
+        samples, classes = [samples[index] for index in counted], [classes[index] for index in counted]
+        single, as_predicted = [single[index] for index in counted], [as_predicted[index] for index in counted]
+    if task.kind == "multilabel":
+        return multilabel_evaluation(task, samples, classes, scale=predictor.scale, seconds=seconds)
     groups = [sample.group for sample in samples]
-    chosen = cross_fitted_thresholds(counts, groups)
-    images = tuple(_score(*each) for each in zip(samples, counts, chosen.tolist(), strict=True))
+    chosen = cross_fitted_thresholds(single, groups)
+    images = tuple(_score(*each) for each in zip(samples, single, chosen.tolist(), strict=True))
     names = ("dice", "dice_at_half", "iou", "pixel_accuracy", "boundary_dice")
     means = {name: float(np.mean([getattr(image, name) for image in images])) for name in names}
     return Evaluation(
         images=images,
         dice_ci95=bootstrap_interval([image.dice for image in images], groups),
         dice_as_predicted=float(np.mean(as_predicted)),
-        threshold=threshold,
+        threshold=thresholds[0],
         scale=predictor.scale,
         seconds=seconds,
-        per_class=(_pooled(task.names[0], counts, chosen.tolist()),),
+        per_class=(pooled_scores(task.names[0], single, chosen.tolist()),),
         task=task,
         **means,
     )
+
+
+def _tell_of_void(count: int, samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Say how many images have no pixel that counts, and are left out of the scores.
+
+    Raises:
+        DataError: none has one.
+    """
+    if count == len(samples):
+        raise DataError(f"{samples[0].image}: no pixel counts in it, nor in any other image: all are ignored")
+    if count:
+        reporter.warn(f"{count} of {len(samples)} images are left out of the scores: all of their pixels are ignored")
 
 
 def _evaluate_labels(
@@ -226,7 +259,8 @@ def _evaluate_labels(
     reporter: Reporter,
 ) -> LabelEvaluation:
     started = time.perf_counter()
-    matrices: list[NDArray[np.int64]] = []
+    total = np.zeros((len(task.classes),) * 2, np.int64)
+    counts: list[LabelCounts] = []
     with _mask_folder(masks_dir, samples) as folder:
 
         def finish(job: tuple[_Labelled, Prediction | None]) -> NDArray[np.int64]:
@@ -239,9 +273,14 @@ def _evaluate_labels(
 
         for predictor, part in parts:
             predicted = _predicted(predictor, part, "mask", workers)
-            matrices += track(overlapped(finish, predicted, workers=workers), reporter, "evaluating", len(part))
+            matrices = overlapped(finish, predicted, workers=workers)
+            for matrix in track(matrices, reporter, "evaluating", len(part)):
+                total += matrix
+                counts.append(LabelCounts.of(matrix))
     seconds = time.perf_counter() - started
-    return label_evaluation(task, samples, matrices, scale=predictor.scale, seconds=seconds)
+    void = sum(not image.union.any() for image in counts)
+    _tell_of_void(void, samples, reporter)
+    return label_evaluation(task, samples, counts, total, scale=predictor.scale, seconds=seconds)
 
 
 def _predicted(
@@ -252,39 +291,39 @@ def _predicted(
     return run_batches(predictor, read, want=want)
 
 
-def _pooled(name: str, counts: Sequence[ImageCounts], thresholds: Sequence[float]) -> dict[str, Any]:
-    """The scores of the object over all pixels, each image at its own threshold."""
-    whole = [each.whole[threshold_index(threshold)] for each, threshold in zip(counts, thresholds, strict=True)]
-    matrix = [
-        [sum(int(each.true_negatives) for each in whole), sum(int(each.false_positives) for each in whole)],
-        [sum(int(each.false_negatives) for each in whole), sum(int(each.true_positives) for each in whole)],
-    ]
-    return class_scores(["background", name], np.array(matrix))[1]
-
-
 def _count(
     predictor: BasePredictor, samples: Sequence[Sample], spool: Path | None, workers: int | None, to: Reporter
-) -> list[ImageCounts]:
+) -> list[ClassCounts]:
     """Predict images and compare them with their true masks, at all thresholds at once."""
+    task = predictor.task
 
-    def finish(job: tuple[_Labelled, Prediction | None]) -> ImageCounts:
+    def finish(job: tuple[_Labelled, Prediction | None]) -> ClassCounts:
         (sample, true), prediction = job
         assert prediction is not None
         graded = prediction.levels
         if spool is not None:
             with gzip.open(_waiting(spool, sample), "wb", compresslevel=1) as file:
                 np.save(file, graded)
-        if not predictor.task.ignore:
-            return threshold_counts(graded, true)
-        return threshold_counts(graded, true == 1, valid=true != predictor.task.void)
+        if task.kind == "multilabel":
+            return tuple(_counts(*each, task, width=0) for each in zip(graded, true, strict=True))
+        return (_counts(graded, true, task),)
 
     predicted = _predicted(predictor, samples, "levels", workers)
     return list(track(overlapped(finish, predicted, workers=workers), to, "evaluating", len(samples)))
 
 
-def mask_path(folder: str | os.PathLike[str], sample: Sample) -> Path:
-    """The file of an image's predicted mask in a folder of them: ``<stem>_mask.png``, in the image's sub-folders."""
-    return Path(folder) / f"{sample.stem}_mask.png"
+def _counts(graded: NDArray[np.uint8], true: Labels, task: Task, *, width: int = BOUNDARY_WIDTH) -> ImageCounts:
+    if not task.ignore:
+        return threshold_counts(graded, true, width=width)
+    return threshold_counts(graded, true == 1, width=width, valid=true != task.void)
+
+
+def mask_path(folder: str | os.PathLike[str], sample: Sample, of_class: str = "") -> Path:
+    """The file of an image's predicted mask in a folder of them: ``<stem>_mask.png``, in the image's sub-folders.
+
+    ``of_class`` is the folder of a class, where each has a mask.
+    """
+    return Path(folder, of_class) / f"{sample.stem}_mask.png"
 
 
 @contextmanager
@@ -324,13 +363,27 @@ def _waiting(spool: Path, sample: Sample) -> Path:
 
 
 def _write_masks(
-    spool: Path, masks_dir: Path, samples: Sequence[Sample], threshold: float, workers: int | None, reporter: Reporter
+    spool: Path,
+    masks_dir: Path,
+    samples: Sequence[Sample],
+    task: Task,
+    thresholds: Sequence[float],
+    workers: int | None,
+    reporter: Reporter,
 ) -> None:
-    least = threshold_index(threshold) + 1  # the lowest level above the threshold
+    several = task.kind == "multilabel"
+    folders = task.folders if several else [""]
 
     def write(sample: Sample) -> None:
         with gzip.open(_waiting(spool, sample)) as file:
-            write_mask(mask_path(masks_dir, sample), np.load(file) >= least)
+            graded = np.load(file)
+        for levels, folder, threshold in zip(graded if several else [graded], folders, thresholds, strict=True):
+            least = threshold_index(threshold) + 1  # the lowest level above the threshold
+            path, mask = mask_path(masks_dir, sample, folder), levels >= least
+            if task.writes_value:
+                write_labels(path, mask.view(np.uint8), task)
+            else:
+                write_mask(path, mask)
 
     for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
         pass
@@ -347,10 +400,10 @@ def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, Preproce
             raise
         known = "one object, in masks of two values" if task.reads_masks else ", ".join(_known(task))
         raise DataError(f"{str(error).partition('; ')[0]}; the model knows {known}", kind=error.kind) from error
-    if image.shape[:2] != mask.shape:
+    if image.shape[:2] != mask.shape[-2:]:
         height, width = image.shape[:2]
         raise DataError(
-            f"{sample.masks[0]}: {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.image} has "
+            f"{sample.masks[0]}: {mask.shape[-1]} x {mask.shape[-2]} pixels, but its image {sample.image} has "
             f"{width} x {height}; a mask must have its image's size"
         )
     return (sample, mask), predictor.prepare(image, name=sample.image)

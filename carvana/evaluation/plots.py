@@ -21,8 +21,9 @@ from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError, shortened
-from carvana.evaluation.evaluate import Evaluation
+from carvana.evaluation.evaluate import AnyEvaluation
 from carvana.evaluation.labels import LabelEvaluation
+from carvana.evaluation.multilabel import MultilabelEvaluation
 from carvana.inference.outputs.overlay import overlay
 from carvana.utils.files import atomic_path
 from carvana.utils.progress import METRICS
@@ -37,7 +38,7 @@ _TRAIN, _VAL, _SIDE = "#8e8e93", "#0a84ff", "#ff9f0a"
 
 
 def worst_images(
-    evaluation: Evaluation | LabelEvaluation,
+    evaluation: AnyEvaluation,
     samples: Sequence[Sample],
     mask_of: Callable[[Sample], Labels],
     *,
@@ -46,28 +47,42 @@ def worst_images(
 ) -> None:
     """Draw the images with the lowest scores, worst first, and what is wrong in them.
 
-    Of one object red is too much and blue is missed; of several classes what is wrong has the predicted colour.
+    Of one object, or of any of several that overlap, red is too much and blue is missed; of classes that exclude each
+    other what is wrong has the predicted colour.
 
     Args:
-        evaluation: the scores of ``samples``, in their order.
-        samples: the images.
-        mask_of: gives an image's predicted mask, or labels (H, W).
+        evaluation: the scores.
+        samples: the images, and maybe others.
+        mask_of: gives an image's predicted mask, or labels (H, W), or masks (K, H, W).
         path: the PNG to write.
         count: how many images.
     """
     task = evaluation.task
-    scores = [image.score for image in evaluation.images]
-    ranked = sorted(zip(scores, samples, strict=True), key=lambda pair: pair[0])[:count]
+    by_name = {sample.name: sample for sample in samples}
+    scores = [(image.score, by_name[image.image]) for image in evaluation.images]
+    ranked = sorted(scores, key=lambda pair: pair[0])[:count]
     images = []
     for _, sample in ranked:
         image, found, true = over_white(read_shown(sample.image)), mask_of(sample), read_labels(sample, task)
         if task.kind == "multiclass":
             images.append(overlay_labels(image, found, task, errors=(found != true) & (true != task.void)))
+        elif task.kind == "multilabel":
+            images.append(_wrong_masks(image, found & (true != task.void), true == 1))
         else:
             images.append(overlay(image, found & (true != task.void), true == 1))
     titles = [f"{sample.stem}   {METRICS[task.metric]} {score:.5f}" for score, sample in ranked]
     wrong = "what is wrong, in the colour that was predicted" if task.kind == "multiclass" else _RED_AND_BLUE
+    if task.kind == "multilabel":
+        wrong += ", of any class"
     contact_sheet(images, titles, path=path, title=f"The worst images: {wrong}")
+
+
+def _wrong_masks(image: Image, found: NDArray[Any], true: NDArray[np.bool_]) -> Image:
+    """What any class has too much, and, of the rest, what any class misses; the rest of all masks is not dimmed."""
+    extra = ((found > 0) & ~true).any(0)
+    missed = (true & (found == 0)).any(0) & ~extra
+    anything = ((found > 0) | true).any(0)
+    return overlay(image, anything & ~missed, anything & ~extra)
 
 
 def confusion_picture(evaluation: LabelEvaluation, path: str | os.PathLike[str]) -> None:
@@ -100,31 +115,38 @@ def confusion_picture(evaluation: LabelEvaluation, path: str | os.PathLike[str])
     _save(figure, path)
 
 
-def class_bars(evaluation: LabelEvaluation, path: str | os.PathLike[str]) -> None:
-    """Draw the IoU of each class, the best first, with its share of the pixels.
+def class_bars(evaluation: LabelEvaluation | MultilabelEvaluation, path: str | os.PathLike[str]) -> None:
+    """Draw the score of each class, the best first: the IoU with the class's share of the pixels, or of classes that
+    overlap the mean Dice with the number of images that hold the class.
 
     Args:
         evaluation: the counts; at most 40 classes are shown, those with the most pixels.
         path: the PNG to write.
     """
-    every = [each for each in evaluation.to_json()["per_class"] if each["iou"] is not None]
-    scores = sorted(sorted(every, key=lambda each: -each["pixels"])[:_MOST_CLASSES], key=lambda each: each["iou"])
-    total = max(1, int(evaluation.matrix.sum()))
+    key, name = ("iou", "IoU") if isinstance(evaluation, LabelEvaluation) else ("mean_dice", "Dice")
+    every = [each for each in evaluation.to_json()["per_class"] if each[key] is not None]
+    scores = sorted(sorted(every, key=lambda each: -each["pixels"])[:_MOST_CLASSES], key=lambda each: each[key])
+    if isinstance(evaluation, LabelEvaluation):
+        total, brackets = max(1, int(evaluation.matrix.sum())), "share of pixels"
+        shares = [f"{each['pixels'] / total:.1%}" for each in scores]
+    else:
+        brackets = f"images of {len(evaluation.images)} that hold the class"
+        shares = [str(each["images"]) for each in scores]
     figure = Figure(figsize=(7.5, max(2.5, 0.3 * len(scores) + 1)), dpi=_DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
-    names = [f"{shortened(each['name'])}  ({each['pixels'] / total:.1%})" for each in scores]
+    names = [f"{shortened(each['name'])}  ({share})" for each, share in zip(scores, shares, strict=True)]
     palette = dict(zip(evaluation.task.names, evaluation.task.palette / 255, strict=True))
-    places, ious = range(len(scores)), [each["iou"] for each in scores]
-    axes.barh(places, ious, color=[palette[each["name"]] for each in scores], edgecolor="#888")
+    places, values = range(len(scores)), [each[key] for each in scores]
+    axes.barh(places, values, color=[palette[each["name"]] for each in scores], edgecolor="#888")
     axes.set_yticks(places, names, parse_math=False)
     axes.set_ylim(-0.8, len(scores) - 0.2)
-    for place, each in enumerate(scores):
-        axes.text(min(each["iou"] + 0.01, 0.93), place, f"{each['iou']:.3f}", va="center", size=8)
+    for place, value in enumerate(values):
+        axes.text(min(value + 0.01, 0.93), place, f"{value:.3f}", va="center", size=8)
     axes.axvline(evaluation.score, color="black", linewidth=1, linestyle="--")
     axes.set_xlim(0, 1)
     some = "" if len(scores) == len(every) else f"; the {len(scores)} largest of {len(every)} classes"
-    axes.set_xlabel(f"share of pixels in brackets{some}")
-    title = f"IoU of each class, mean {evaluation.score:.5f}"
+    axes.set_xlabel(f"{brackets} in brackets{some}")
+    title = f"{name} of each class, mean {evaluation.score:.5f}"
     figure.suptitle(title, x=0.01, ha="left", size=11, weight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.label_overlay import overlay_labels
+from carvana.data.io.label_overlay import overlay_labels, overlay_masks
 from carvana.data.io.labels import Labels, read_values
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.evaluation.evaluate import Evaluation, evaluate, evaluate_parts, mask_path
+from carvana.evaluation.evaluate import AnyEvaluation, Evaluation, evaluate, evaluate_parts, mask_path
 from carvana.evaluation.labels import LabelEvaluation
+from carvana.evaluation.multilabel import MultilabelEvaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
 from carvana.folds import Folds
@@ -32,7 +33,8 @@ from carvana.utils.files import file_digest
 from carvana.utils.progress import Reporter, default_reporter
 
 _ON_CARD = (
-    "images", "groups", "dice", "dice_at_half", "miou", "mean_accuracy", "iou", "pixel_accuracy", "boundary_dice",
+    "images", "groups", "dice", "dice_at_half", "dice_present", "miou", "mean_accuracy", "iou", "pixel_accuracy",
+    "boundary_dice",
 )  # fmt: skip
 _MOST_ON_CARD = 50  # classes
 
@@ -45,7 +47,7 @@ def evaluate_run(
     device: str = "auto",
     precision: str = "auto",
     reporter: Reporter | None = None,
-) -> Evaluation | LabelEvaluation:
+) -> AnyEvaluation:
     """Evaluate a run's model on its validation images at full size, and write the results into the run.
 
     Written are ``evaluation.json``, the model with its threshold, ``masks/`` and ``pictures/`` (``worst.png``,
@@ -74,7 +76,7 @@ def finish_run(
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
-) -> Evaluation | LabelEvaluation:
+) -> AnyEvaluation:
     """Evaluate the best network so far of an interrupted fit, as the end of the fit would have done.
 
     Args:
@@ -105,7 +107,7 @@ def evaluate_folds(
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
-) -> Evaluation | LabelEvaluation:
+) -> AnyEvaluation:
     """Evaluate finished folds on all images at full size, out of fold, and write the results into their folder.
 
     The counts of the folds are pooled: the best threshold is chosen on all images, each image is scored at one chosen
@@ -141,23 +143,27 @@ def _keep(
     run: Run,
     model: Segmenter,
     samples: Sequence[Sample],
-    evaluation: Evaluation | LabelEvaluation,
+    evaluation: AnyEvaluation,
     reporter: Reporter | None,
 ) -> None:
     if isinstance(evaluation, Evaluation):
         model.with_spec(threshold=evaluation.threshold)
+    if isinstance(evaluation, MultilabelEvaluation):
+        model.with_spec(thresholds=list(evaluation.thresholds))
     numbers, metric = evaluation.to_json(), evaluation.task.metric
     interval = {} if None in numbers["score_ci95"] else {f"{metric}_ci95": numbers["score_ci95"]}
     metrics = {name: numbers[name] for name in _ON_CARD if name in numbers} | interval
     if isinstance(evaluation, LabelEvaluation):
         metrics |= {f"IoU of {each['name']}": each["iou"] for each in numbers["per_class"][:_MOST_ON_CARD]}
+    if isinstance(evaluation, MultilabelEvaluation):
+        metrics |= {f"Dice of {each['name']}": each["mean_dice"] for each in numbers["per_class"][:_MOST_ON_CARD]}
     model.save_pretrained(run.model_path, metrics=metrics)
     draw_pictures(run, evaluation, samples, reporter=reporter)
     run.write_evaluation(numbers)  # last: a run with evaluation.json is complete
 
 
 def draw_pictures(
-    run: Run, evaluation: Evaluation | LabelEvaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
+    run: Run, evaluation: AnyEvaluation, samples: Sequence[Sample], *, reporter: Reporter | None = None
 ) -> None:
     """Draw the run's pictures from its metrics and masks, which must be there."""
     task = evaluation.task
@@ -165,10 +171,13 @@ def draw_pictures(
     worst_images(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
     if isinstance(evaluation, LabelEvaluation):
         confusion_picture(evaluation, run.pictures_path / "confusion.png")
+    if not isinstance(evaluation, Evaluation):
         class_bars(evaluation, run.pictures_path / "classes.png")
 
     def drawn(sample: Sample) -> NDArray[np.uint8]:
         image, found = over_white(read_shown(sample.image)), mask_of(sample)
+        if task.kind == "multilabel":
+            return overlay_masks(image, found, task)
         return overlay_labels(image, found, task) if task.kind == "multiclass" else overlay(image, found)
 
     shown = _spread(samples)
@@ -192,15 +201,14 @@ def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
 
 
 def _mask(folder: Path, task: Task, sample: Sample) -> Labels:
+    if task.kind == "multilabel":
+        return np.stack([read_mask(mask_path(folder, sample, of_class)) for of_class in task.folders])
     path = mask_path(folder, sample)
-    if task.kind != "multiclass":
-        return read_mask(path)
-    values = read_values(path)
-    return values if task.writes_indices else task.encode(values, path)
+    return task.written.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
 
 
 def _each_fold(folds: Folds) -> dict[str, Any]:
-    kept = ("images", "groups", "score", "dice", "miou", "threshold")
+    kept = ("images", "groups", "score", "dice", "dice_present", "miou", "threshold", "thresholds")
     each = []
     for run in folds.runs:
         numbers = run.read_evaluation()

@@ -73,7 +73,7 @@ def choose_for_all(
     Raises:
         DataError: the images are missing.
     """
-    samples = find_samples(data, **_reading(runs[0]))
+    samples = find_samples(data, **_reading(runs[0], expanded(data)))
     warn_of_known_groups(runs, samples, reporter or default_reporter())
     return samples
 
@@ -155,9 +155,9 @@ def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
     if differing:
         first = min(differing, key=lambda sample: sample.name)
         raise DataError(
-            f"{first.image}: this image or its mask {first.masks[0]} has changed since {run.path} was begun "
-            f"({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root; "
-            f"take other images with evaluate --data, or with a new fit and --init {run.path}"
+            f"{first.image}: this image or its mask {next(iter(first.masks), '')} has changed since {run.path} was "
+            f"begun ({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root;"
+            f" take other images with evaluate --data, or with a new fit and --init {run.path}"
         )
 
 
@@ -166,12 +166,14 @@ def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
     return own is not None and own.resolve() == Path(data).resolve()
 
 
-def _reading(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """The keys by which a run reads groups and masks from the names of files."""
+def _reading(run: str | os.PathLike[str], folder: Path) -> dict[str, Any]:
+    """The keys by which a run reads groups and masks from the names of files, and its folders if there are such."""
     if not Run(run).exists:
         return {}
     data = Run(run).read_config().data
-    return {"group": data.group, "mask_suffix": data.mask_suffix}
+    named = {key: each for key, each in (("images", data.images), ("masks", data.masks)) if each is not None}
+    there = named and all(not each.is_absolute() and (folder / each).exists() for each in named.values())
+    return {"group": data.group, "mask_suffix": data.mask_suffix, **(named if there else {})}
 
 
 def warn_of_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:

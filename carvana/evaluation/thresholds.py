@@ -34,6 +34,21 @@ class ImageCounts:
         return _at_every_threshold(*self.histograms[:2])
 
     @property
+    def pixels(self) -> int:
+        """The pixels of the true object."""
+        return int(self.histograms[0].sum())
+
+    @property
+    def counted(self) -> bool:
+        """Whether any pixel counts."""
+        return bool(self.histograms[:2].any())
+
+    @property
+    def present(self) -> bool:
+        """Whether the image holds the object."""
+        return self.pixels > 0
+
+    @property
     def band(self) -> Confusion:
         """The counts near the true boundary, or over the whole image where the true mask has no boundary."""
         return _at_every_threshold(*self.histograms[2:])
@@ -51,7 +66,7 @@ def threshold_counts(
     Args:
         probabilities: (H, W), floats in [0, 1], or their levels.
         target: the true mask (H, W).
-        width: of the boundary band on either side, in pixels.
+        width: of the boundary band on either side, in pixels; 0 counts none.
         valid: (H, W), the pixels that count; None for all.
 
     Raises:
@@ -63,8 +78,10 @@ def threshold_counts(
     """
     graded, true = levels(probabilities), as_binary(target)
     check_same_shape(graded, true)
-    near, window = np.zeros_like(true), surroundings(true, width)
-    near[window] = cv2.morphologyEx(true[window], cv2.MORPH_GRADIENT, disk(width))
+    near = np.zeros_like(true)
+    if width:
+        window = surroundings(true, width)
+        near[window] = cv2.morphologyEx(true[window], cv2.MORPH_GRADIENT, disk(width))
     # Background and object, away from the true boundary and near it, all counted at once.
     found = np.zeros(4 * 256, np.int64)
     for rows in strips(true.shape):
@@ -91,12 +108,24 @@ def best_threshold(counts: Sequence[ImageCounts]) -> float:
 
 
 def cross_fitted_thresholds(
-    counts: Sequence[ImageCounts], groups: Sequence[str], *, folds: int = 5, seed: int = 0
+    counts: Sequence[ImageCounts],
+    groups: Sequence[str],
+    *,
+    among: NDArray[np.bool_] | None = None,
+    folds: int = 5,
+    seed: int = 0,
 ) -> NDArray[np.float64]:
     """For each image the threshold that is best on other groups, so that its choice does not flatter the score.
 
     The groups are dealt out to ``folds`` parts, and each part's threshold is chosen on the others (cross-fitting:
     Chernozhukov et al. 2018, https://doi.org/10.1111/ectj.12097). With one group all thresholds are 0.5.
+
+    Args:
+        counts: of each image.
+        groups: the names of the images' groups.
+        among: (N,), the images whose Dice counts in a choice; None for all. Where others have none, it is 0.5.
+        folds: the number of parts.
+        seed: which group goes to which part.
 
     Returns:
         (N,) in (0, 1).
@@ -109,12 +138,15 @@ def cross_fitted_thresholds(
     fold_of_group[order] = np.arange(len(names)) % folds
     fold = fold_of_group[members]
     sums = np.zeros((folds, len(THRESHOLDS)))
-    for image, part in zip(counts, fold, strict=True):
-        sums[part] += image.whole.dice
-    chosen = np.empty(len(counts))
+    counted = np.ones(len(counts), bool) if among is None else among
+    for image, part, counts_here in zip(counts, fold, counted, strict=True):
+        if counts_here:
+            sums[part] += image.whole.dice
+    chosen = np.full(len(counts), 0.5)
     for part in np.unique(fold):
-        others = np.delete(sums, part, axis=0).sum(axis=0) / np.count_nonzero(fold != part)
-        chosen[fold == part] = THRESHOLDS[_summit(others)]
+        if others := np.count_nonzero(counted & (fold != part)):
+            curve = np.delete(sums, part, axis=0).sum(axis=0) / others
+            chosen[fold == part] = THRESHOLDS[_summit(curve)]
     return chosen
 
 

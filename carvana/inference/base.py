@@ -16,7 +16,7 @@ from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage, Preprocessor, ProbabilityMaps, Want
-from carvana.inference.strips import labels_of, strips_of
+from carvana.inference.strips import decided, strips_of
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import freed_memory_kept
@@ -32,14 +32,15 @@ class BasePredictor(ABC):
     Attributes:
         device: where the networks run; of several, the first one's.
         task: the classes.
-        threshold: in [0, 1]; a probability above it is foreground. Classes that exclude each other have none.
+        thresholds: for each class a number in [0, 1]; a probability above it is foreground. Classes that exclude each
+            other have none.
         max_pixels: files that hold more pixels are refused before they are decoded.
         sizes: (height, width) at which each network sees images, None for their own size.
     """
 
     device: torch.device
     task: Task
-    threshold: float
+    thresholds: tuple[float, ...]
     max_pixels: int
     sizes: tuple[tuple[int, int] | None, ...]
 
@@ -109,8 +110,8 @@ class BasePredictor(ABC):
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """Run the network on a batch of prepared images.
 
-        Where no more than the labels of several classes is wanted, those of images in tiles are decided from top to
-        bottom: memory then holds no map for each class.
+        Where no more than the labels or masks of several classes are wanted, those of images in tiles are decided from
+        top to bottom: memory then holds no map of probabilities for each class.
 
         Args:
             batch: at least one, as :meth:`fits_batch` allows.
@@ -119,10 +120,9 @@ class BasePredictor(ABC):
         Raises:
             ModelError: the network gives NaN, or the memory is too small for it.
         """
-        if want == "mask" and self.task.kind == "multiclass" and any(map(self.in_tiles, batch)):
-            labels = (labels_of(self.strips(image), image.size, self.task) for image in batch)
-            return [Prediction.of_labels(each, self.task) for each in labels]
-        return [Prediction.from_maps(maps, self.threshold, want, task=self.task) for maps in self.predict_maps(batch)]
+        if want == "mask" and self.task.kind != "binary" and any(map(self.in_tiles, batch)):
+            return [decided(self.strips(image), image.size, self.task, self.thresholds) for image in batch]
+        return [Prediction.from_maps(maps, self.thresholds, want, task=self.task) for maps in self.predict_maps(batch)]
 
     def in_tiles(self, image: PreprocessedImage) -> bool:
         """Whether a network sees a prepared image at its own size in several tiles."""
@@ -146,6 +146,11 @@ class BasePredictor(ABC):
         return scales[0] if len(scales) == 1 else " + ".join(map(scale_text, scales))
 
     @property
+    def threshold(self) -> float:
+        """The threshold of one object, or of the first class; 0.5 where there is none."""
+        return self.thresholds[0] if self.thresholds else 0.5
+
+    @property
     def preprocessor(self) -> Preprocessor:
         """Resizes an image for the networks; small, so that it is quickly sent to other processes."""
         return Preprocessor(self.sizes)
@@ -155,8 +160,10 @@ class BasePredictor(ABC):
     def weights_digest(self) -> str:
         """The weights' digest in manifests."""
 
-    def _threshold_setting(self) -> dict[str, float]:
-        return {} if self.task.kind == "multiclass" else {"threshold": self.threshold}
+    def _threshold_setting(self) -> dict[str, float | list[float]]:
+        if self.task.kind == "multilabel":
+            return {"thresholds": list(self.thresholds)}
+        return {"threshold": self.threshold} if self.thresholds else {}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -241,15 +248,35 @@ def scale_text(scale: str | tuple[int, int]) -> str:
     return scale if isinstance(scale, str) else f"{scale[0]}x{scale[1]}"
 
 
-def checked_threshold(threshold: float | None, task: Task, default: float) -> float:
-    """The threshold as a float, the default if there is none.
+def thresholds_text(thresholds: Sequence[float]) -> str:
+    """Thresholds for people, of many classes the first ones.
+
+    >>> thresholds_text([0.5]), thresholds_text([0.5] * 9)
+    ('0.500', '0.500, 0.500, 0.500, 0.500, ...')
+    """
+    shown = ", ".join(f"{each:.3f}" for each in thresholds[:4])
+    return f"{shown}, ..." if len(thresholds) > 4 else shown
+
+
+Threshold = float | Sequence[float] | None
+"""One for all classes, or one for each; None for the usual ones."""
+
+
+def checked_thresholds(threshold: Threshold, task: Task, default: Sequence[float]) -> tuple[float, ...]:
+    """The threshold of each class, the default if there is none.
 
     Raises:
-        ConfigError: it is outside 0 to 1, or classes exclude each other.
+        ConfigError: one is outside 0 to 1, there is another number of them, or classes exclude each other.
     """
-    if threshold is not None and task.kind == "multiclass":
-        raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
-    threshold = default if threshold is None else threshold
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"threshold {threshold} is outside 0 to 1; leave it out to take the model's own")
-    return float(threshold)
+    if threshold is None:
+        return tuple(default)
+    if task.kind == "multiclass":
+        raise ConfigError(f"threshold {threshold}: a multiclass task has none; leave it out")
+    count = len(task.classes)
+    if np.shape(threshold) not in ((), (count,)):
+        raise ConfigError(f"threshold {threshold}: expected one for all classes, or {count}, one for each")
+    several: list[float] = np.broadcast_to(threshold, count).tolist()
+    for each in several:
+        if not 0 <= each <= 1:
+            raise ConfigError(f"threshold {each} is outside 0 to 1; leave it out to take the model's own")
+    return tuple(map(float, several))

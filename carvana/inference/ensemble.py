@@ -11,7 +11,7 @@ from torch import Tensor
 
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, checked_threshold, same_task
+from carvana.inference.base import BasePredictor, Threshold, checked_thresholds, same_task
 from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale
 from carvana.inference.predictor import Predictor
 from carvana.inference.refiner import BAND, MARGIN, Refiner
@@ -44,19 +44,19 @@ class Ensemble(BasePredictor):
         (1280, 1918)
     """
 
-    def __init__(self, members: Sequence[Predictor], *, threshold: float | None = None) -> None:
+    def __init__(self, members: Sequence[Predictor], *, threshold: Threshold = None) -> None:
         if not members:
             raise ModelError("an ensemble needs at least one network; name some runs or model folders")
         self.members = tuple(members)
         self.device = self.members[0].device
         self.task = same_task(self.members)
         self.sizes = tuple(member.size for member in self.members)
-        mean = float(np.mean([member.threshold for member in members]))
-        self.threshold = checked_threshold(threshold, self.task, mean)
+        means = [float(np.mean(each)) for each in zip(*(member.thresholds for member in members), strict=True)]
+        self.thresholds = checked_thresholds(threshold, self.task, means)
         self.max_pixels = min(member.max_pixels for member in members)
 
     @classmethod
-    def from_pretrained(cls, paths: Paths, *, threshold: float | None = None, **settings: Any) -> Self:
+    def from_pretrained(cls, paths: Paths, *, threshold: Threshold = None, **settings: Any) -> Self:
         """Load the models of runs, model folders or hub repositories.
 
         Args:

@@ -88,9 +88,10 @@ def predict_folder(
         save: of ``mask`` (``<stem>_mask.png``, 1 bit), ``prob`` (``<stem>_prob.png``, 8 bit, see
             :attr:`Prediction.levels`), ``cutout`` (``<stem>_cutout.png``, RGBA), ``overlay`` (``<stem>_overlay.jpg``).
             Cut-outs and overlays are in sRGB, whatever the image's profile. Of several classes masks are label maps
-            in the values and colours of the task's files, and ``<stem>_prob.npz`` has an array for each class, by its
-            name. ``coco`` writes ``annotations.coco.json``, one file for all images of the folder that were predicted
-            with these weights and settings: a polygon for each connected part of each class but a background.
+            in the values and colours of the task's files, or, where classes overlap, one mask for each in a folder of
+            its name; and ``<stem>_prob.npz`` has an array for each class, by its name. ``coco`` writes
+            ``annotations.coco.json``, one file for all images of the folder that were predicted with these weights and
+            settings: a polygon for each connected part of each class but a background.
         cleaning: how masks are cleaned; overlays and cut-outs follow them. ``prob`` stays what the network gave.
         background: what cut-outs are laid onto; they are then ``<stem>_cutout.jpg``, RGB.
         of_class: the class that is cut out, where there are several.

@@ -152,12 +152,12 @@ class Prediction:
     Args:
         network_probabilities: float32 (h, w) in [0, 1], at the size that the network saw; of several classes (K, h, w).
         size: (H, W) of the image.
-        threshold: a probability above it is foreground.
+        threshold: a probability above it is foreground; of classes that overlap one for all, or one for each.
         task: the task; None means one object.
 
     Attributes:
         size: (H, W) of the image.
-        threshold: a probability above it is foreground.
+        thresholds: the threshold of each class; none where classes exclude each other.
         task: the task.
     """
 
@@ -165,19 +165,25 @@ class Prediction:
         self,
         network_probabilities: FloatMap,
         size: tuple[int, int],
-        threshold: float = 0.5,
+        threshold: float | Sequence[float] = 0.5,
         *,
         task: Task | None = None,
     ) -> None:
         self.size = size
-        self.threshold = threshold
         self.task = task or Task.binary()
+        exclusive, count = self.task.kind == "multiclass", len(self.task.classes)
+        self.thresholds: tuple[float, ...] = () if exclusive else tuple(np.broadcast_to(threshold, count).tolist())
         self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they were not kept
         self._weights: tuple[float, ...] = (1.0,)
 
     @classmethod
     def from_maps(
-        cls, maps: ProbabilityMaps, threshold: float, want: Want = "probabilities", *, task: Task | None = None
+        cls,
+        maps: ProbabilityMaps,
+        threshold: float | Sequence[float],
+        want: Want = "probabilities",
+        *,
+        task: Task | None = None,
     ) -> Self:
         """Take probability maps off their device: from a GPU as 8 bits a pixel, unless probabilities are wanted."""
         if maps.maps[0].is_cuda and want != "probabilities":
@@ -196,24 +202,47 @@ class Prediction:
         return prediction
 
     @classmethod
-    def from_device(cls, maps: ProbabilityMaps, threshold: float, want: Want, *, task: Task | None = None) -> Self:
+    def of_masks(cls, masks: NDArray[np.uint8], thresholds: Sequence[float], task: Task) -> Self:
+        """Masks of classes that overlap alone, (K, H, W), whose probabilities were not kept."""
+        prediction = cls(np.empty((0, 0), np.float32), (masks.shape[1], masks.shape[2]), thresholds, task=task)
+        prediction._maps = ()
+        prediction.__dict__["masks"] = masks
+        return prediction
+
+    @classmethod
+    def from_device(
+        cls, maps: ProbabilityMaps, threshold: float | Sequence[float], want: Want, *, task: Task | None = None
+    ) -> Self:
         """Enlarge, average and decide where the maps are: what OpenCV does on the CPU, up to rounding."""
         if task is not None and task.kind == "multiclass":
             return cls.of_labels(maps.likeliest().cpu().numpy(), task)
         prediction = cls(np.empty((0, 0), np.float32), maps.size, threshold, task=task)
         prediction._maps = ()
-        probabilities = maps.resized(maps.size)
-        prediction.__dict__["mask"] = (probabilities > threshold).to(torch.uint8).cpu().numpy()
+        single = prediction.task.kind == "binary"
+        masks, graded = [], []
+        for index, least in enumerate(prediction.thresholds):
+            probabilities = maps.resized(maps.size, None if single else index)
+            masks.append((probabilities > least).to(torch.uint8).cpu().numpy())
+            if want == "levels":
+                # See levels() for the factor.
+                scaled = (probabilities * (256 * (1 - 2**-24))).clamp_(0, 255)
+                graded.append(scaled.to(torch.uint8).cpu().numpy())
+        prediction.__dict__["mask" if single else "masks"] = masks[0] if single else np.stack(masks)
         if want == "levels":
-            # See levels() for the factor.
-            graded = (probabilities * (256 * (1 - 2**-24))).clamp_(0, 255)
-            prediction.__dict__["levels"] = graded.to(torch.uint8).cpu().numpy()
+            prediction.__dict__["levels"] = graded[0] if single else np.stack(graded)
         return prediction
 
     def __repr__(self) -> str:
         if self.task.kind == "multiclass":
             return f"Prediction(size={self.size}, classes={len(self.task.classes)})"
+        if self.task.kind == "multilabel":
+            return f"Prediction(size={self.size}, thresholds={self.thresholds})"
         return f"Prediction(size={self.size}, threshold={self.threshold})"
+
+    @property
+    def threshold(self) -> float:
+        """The threshold of one object, or of the first class; 0.5 where there is none."""
+        return self.thresholds[0] if self.thresholds else 0.5
 
     @property
     def network_probabilities(self) -> FloatMap:
@@ -233,32 +262,52 @@ class Prediction:
 
     @cached_property
     def levels(self) -> NDArray[np.uint8]:
-        """uint8 (H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where ``probabilities > t``.
+        """uint8 (H, W), of several classes (K, H, W): the probabilities in 8 bits, such that ``levels >= 256 t`` where
+        ``probabilities > t``.
 
         It holds for each t that is a multiple of 1/256: see :func:`carvana.inference.prediction.levels`.
         """
         self._available("levels")
-        return levels(self.probabilities)
+        if self.task.kind == "binary" or "probabilities" in self.__dict__:
+            return levels(self.probabilities)
+        return np.stack([levels(self._plane(index)) for index in range(len(self.task.classes))])
 
     @cached_property
     def mask(self) -> NDArray[np.uint8]:
         """uint8 (H, W), 1 where the probability is above the threshold, else 0.
 
         Raises:
-            ConfigError: there are several classes; they have :attr:`labels`, and :meth:`mask_of`.
+            ConfigError: there are several classes; they have :attr:`labels` or :attr:`masks`, and :meth:`mask_of`.
         """
         if self.task.kind != "binary":
-            raise ConfigError("a prediction of several classes has no mask; read labels, or mask_of(name)")
+            have = "masks" if self.task.kind == "multilabel" else "labels"
+            raise ConfigError(f"a prediction of several classes has no mask; read {have}, or mask_of(name)")
         return (self.probabilities > self.threshold).view(np.uint8)
+
+    @cached_property
+    def masks(self) -> NDArray[np.uint8]:
+        """uint8 (K, H, W): the mask of each class, 1 where its probability is above its threshold, else 0.
+
+        Raises:
+            ConfigError: classes exclude each other; they have :attr:`labels`, and :meth:`mask_of`.
+        """
+        if self.task.kind == "multiclass":
+            raise ConfigError("classes that exclude each other have no masks; read labels, or mask_of(name)")
+        return np.stack([self.mask_of(name) for name in self.task.names])
 
     @cached_property
     def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """uint8 (H, W), uint16 for 255 and more classes: the index of the likeliest class of each pixel.
 
         ``task.decode`` gives the values that the classes have in files. Of one object it is the mask.
+
+        Raises:
+            ConfigError: a pixel may have several classes; they have :attr:`masks`.
         """
         if self.task.kind == "binary":
             return self.mask
+        if self.task.kind == "multilabel":
+            raise ConfigError("a pixel may have several classes here, and no label; read masks, or mask_of(name)")
         if "probabilities" in self.__dict__:
             planes = iter(self.probabilities)
         else:  # one class at a time, so that memory holds two maps, and not one for each class
@@ -278,7 +327,17 @@ class Prediction:
             ConfigError: there is no such class.
         """
         index = self.task.index(name)
-        return self.mask if self.task.kind == "binary" else (self.labels == index).view(np.uint8)
+        if self.task.kind == "binary":
+            return self.mask
+        found: NDArray[Any]
+        if self.task.kind == "multiclass":
+            found = self.labels == index
+        elif "masks" in self.__dict__:
+            found = self.masks[index]
+        else:
+            found = self.probability_of(name) > self.thresholds[index]
+        mask: NDArray[np.uint8] = found.view(np.uint8)
+        return mask
 
     def probability_of(self, name: str) -> FloatMap:
         """float32 (H, W) in [0, 1]: the probability of a class.
@@ -287,7 +346,10 @@ class Prediction:
             ConfigError: there is no such class.
         """
         index = self.task.index(name)
-        return self.probabilities if self.task.kind == "binary" else self._plane(index)
+        if self.task.kind == "binary":
+            return self.probabilities
+        known: FloatMap | None = self.__dict__.get("probabilities")
+        return self._plane(index) if known is None else known[index]
 
     def _plane(self, index: int | None) -> FloatMap:
         """The map of a class at the image's size; None for the only one."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
-from carvana.inference.base import BasePredictor, checked_threshold
+from carvana.inference.base import BasePredictor, Threshold, checked_thresholds
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Scale, Want, network_size
@@ -54,7 +54,7 @@ class Predictor(BasePredictor):
         join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole image gives, up to rounding.
         tta: average with the probabilities of the mirrored image, in twice the time.
         memory: what one pass of the network may take, in GB; None takes a share of what is free.
-        threshold: in [0, 1]; None takes the model's own.
+        threshold: in [0, 1], of classes that overlap one for all or one for each; None takes the model's own.
         device: auto, cpu, cuda or mps.
         precision: auto, fp32, bf16 or fp16.
         max_pixels: files that hold more pixels are refused before they are decoded.
@@ -83,7 +83,7 @@ class Predictor(BasePredictor):
         join: str = "blend",
         tta: bool = False,
         memory: float | None = None,
-        threshold: float | None = None,
+        threshold: Threshold = None,
         device: str = "auto",
         precision: str = "auto",
         max_pixels: int = MAX_PIXELS,
@@ -103,7 +103,7 @@ class Predictor(BasePredictor):
         self.size = network_size(scale, model.spec.trained_size)
         self.sizes = (self.size,)
         self.tta = tta
-        self.threshold = checked_threshold(threshold, self.task, model.spec.threshold)
+        self.thresholds = checked_thresholds(threshold, self.task, model.spec.thresholds)
         self.max_pixels = max_pixels
         self.model = model
         self.engine: Engine

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
-from carvana.inference.base import BasePredictor, checked_threshold, same_task, scale_text
+from carvana.inference.base import BasePredictor, Threshold, checked_thresholds, same_task, scale_text
 from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Want
 from carvana.inference.predictor import Predictor
 from carvana.inference.tiling.roi import CELL, cells_of
@@ -46,9 +46,10 @@ class Refiner(BasePredictor):
         fine: The second network, at the image's own size (``scale="native"``). Its ``tile`` is the side of the windows,
             by default 192 pixels; with ``join="exact"`` each window has the network's whole receptive field around the
             pixels that are taken from it, so that these are what the network gives for the whole image.
-        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as uncertain. Of several
-            classes, best / (best + second) of the probabilities of the two likeliest is below ``high``; it is 0.5 or
-            more, as the larger of both probabilities is where there is one object.
+        band: (low, high), 0 <= low < high <= 1: probabilities between which a pixel counts as uncertain; of classes
+            that overlap, the probability of any. Of classes that exclude each other, best / (best + second) of the
+            probabilities of the two likeliest is below ``high``; it is 0.5 or more, as the larger of both
+            probabilities is where there is one object.
         margin: Pixels by which the uncertain parts are widened.
         threshold: In [0, 1]; None takes the fine network's own. Not for several classes.
 
@@ -69,7 +70,7 @@ class Refiner(BasePredictor):
         *,
         band: tuple[float, float] = BAND,
         margin: int = MARGIN,
-        threshold: float | None = None,
+        threshold: Threshold = None,
     ) -> None:
         if fine.size is not None:
             raise ConfigError(
@@ -86,13 +87,13 @@ class Refiner(BasePredictor):
         self.band = float(low), float(high)
         if self.task.kind == "multiclass" and high <= 0.5:
             raise ConfigError(
-                f"band {low} to {high}: of two classes the likelier one has at least half of what both have; take an "
-                f"upper end above 0.5, such as {BAND[1]}"
+                f"band {low} to {high}: of classes the likeliest's share of the best two is at least 0.5; take "
+                f"an upper end above that, such as {BAND[1]}"
             )
         if not 0 <= margin <= 10_000:
             raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")
         self.margin = margin
-        self.threshold = checked_threshold(threshold, self.task, fine.threshold)
+        self.thresholds = checked_thresholds(threshold, self.task, fine.thresholds)
         self.max_pixels = min(coarse.max_pixels, fine.max_pixels)
 
     @property
@@ -123,7 +124,7 @@ class Refiner(BasePredictor):
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """As for every predictor. Where no more than the labels of several classes is wanted, windows decide them, and
         memory holds no map for each class. It does where the fine network mirrors images (``tta``): windows of the
-        mirrored image lie elsewhere, so that probabilities wait for both.
+        mirrored image lie elsewhere, so that probabilities wait for both. So it does for classes that overlap.
         """
         if want != "mask" or self.task.kind != "multiclass" or self.fine.tta:
             return super().run(batch, want=want)
@@ -153,11 +154,11 @@ class Refiner(BasePredictor):
     def uncertain_cells(self, coarse: ProbabilityMaps) -> NDArray[np.bool_]:
         """The cells of an image that are refined: see :mod:`carvana.inference.tiling.roi`."""
         low, high = self.band
-        if self.task.kind == "binary":
-            most, least = _extremes(coarse, None)
-            found = (most > low) & (least < high)
+        indices = [None] if self.task.kind == "binary" else range(len(self.task.classes))
+        extremes = [_extremes(coarse, index) for index in indices]
+        if self.task.kind != "multiclass":
+            found = torch.stack([(most > low) & (least < high) for most, least in extremes]).any(0)
         else:
-            extremes = [_extremes(coarse, index) for index in range(len(self.task.classes))]
             second = torch.stack([most for most, _ in extremes]).topk(2, dim=0).values[1]
             best = torch.stack([least for _, least in extremes]).amax(0)
             found = best < high * (best + second)

@@ -260,8 +260,9 @@ def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], rep
         "Normalisation": f"pixels in [0, 1], mean {mean}, std {std}",
     }
     numbers = {name: text for name, value in metrics.items() if (text := _number(value))}
-    several = spec.task is not None and spec.task.kind == "multiclass"
-    result, call = ("label map", "labels") if several else ("mask", "mask")
+    several = spec.task is not None and spec.task.kind != "binary"
+    kinds = {"multiclass": ("label map", "labels"), "multilabel": ("mask for each class", "masks")}
+    result, call = kinds.get("" if spec.task is None else spec.task.kind, ("mask", "mask"))
     needs = f"\nThe architecture comes from the package `{spec.package}`: `pip install {spec.package}`.\n"
     return _CARD.format(
         arch=spec.arch,

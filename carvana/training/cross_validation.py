@@ -120,7 +120,7 @@ def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) ->
 
 def _split(config: FitConfig, folds: int) -> list[Split]:
     samples = without_test(config_samples(config.data, config.data.root))
-    check_categories([sample.annotation for sample in samples], config.task.task())
+    check_categories(samples, config.task.task())
     splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by, task=config.task.task())
     check_sizes(samples)
     return splits

@@ -158,7 +158,7 @@ def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list
     samples, data = split.train + split.val, config.data
     warn_of_passed_over(samples, reporter)
     task = config.task.task()
-    if task.reads_masks and samples[0].annotation is None:
+    if task.reads_masks and samples[0].categories is None:
         warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
     else:
         warn_about_labels(split, task, reporter)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from carvana.data.dataset import SegmentationDataset
+from carvana.data.target import packed_shape
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.signals import FEWER_READERS
 from carvana.utils.parallel import (
@@ -163,8 +164,9 @@ class Loader:
             len(data), batch_size, seed=seed, shuffle=shuffle,
             process=accelerator.process_index, processes=accelerator.num_processes,
         )  # fmt: skip
-        # Three bytes of image and, of a target, four (one class) to twelve (255 classes and more) a pixel.
-        largest = max(self.batches.sizes) * math.prod(data.largest_size) * (7 if data.task.kind == "binary" else 15)
+        # Three bytes of image and, of a target, four a plane, or twelve at most where classes exclude each other.
+        target = 12 if data.task.kind == "multiclass" else 4 * math.prod(packed_shape((1, 1), data.task))
+        largest = max(self.batches.sizes) * math.prod(data.largest_size) * (3 + target)
         self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             _Packed(data),
             batch_sampler=self.batches,

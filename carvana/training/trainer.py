@@ -22,8 +22,7 @@ from carvana.config import FitConfig, TrainConfig
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.target import balanced_weights, unpack
 from carvana.errors import ConfigError, RunError
-from carvana.evaluation.evaluate import Evaluation, evaluate
-from carvana.evaluation.labels import LabelEvaluation
+from carvana.evaluation.evaluate import AnyEvaluation, evaluate
 from carvana.evaluation.report import evaluate_run
 from carvana.inference.predictor import Predictor
 from carvana.losses import Loss, make_loss
@@ -324,7 +323,7 @@ class Trainer:
         if stop:
             raise self._interrupted()
 
-    def evaluate(self) -> Evaluation | LabelEvaluation:
+    def evaluate(self) -> AnyEvaluation:
         """Evaluate the kept network on the validation images at full size; a run keeps numbers, masks and pictures.
 
         To be called after :meth:`fit`, in the first process.

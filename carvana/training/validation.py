@@ -23,9 +23,9 @@ class Validation:
 
     Attributes:
         loss: The mean over images.
-        score: By which the best epoch is chosen: the mean Dice, prediction and truth cut at 0.5; of several classes the
-            mean IoU of all pixels together.
-        accuracy: The share of pixels that are right.
+        score: By which the best epoch is chosen: the mean Dice over images, prediction and truth cut at 0.5, and over
+            classes that overlap; of classes that exclude each other the mean IoU of all pixels together.
+        accuracy: The share of pixels that are right; of classes that overlap, of pixels of each class.
         not_finite: The images whose loss is not finite.
     """
 
@@ -48,46 +48,52 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
     """
     model.eval()
     exact, task = float64_device(accelerator.device), loader.data.task
-    rows = torch.zeros(len(loader.data), 4, dtype=torch.float64, device=exact)
-    matrix = torch.zeros(len(task.classes) ** 2, dtype=torch.float64, device=exact)
+    classes = len(task.classes)
+    columns = 2 if task.kind == "multiclass" else 2 + 2 * classes
+    rows = torch.zeros(len(loader.data), columns, dtype=torch.float64, device=exact)
+    matrix = torch.zeros(classes**2, dtype=torch.float64, device=exact)
     for number, ((images, packed), _) in enumerate(loader):
         images, targets = images.to(accelerator.device), unpack(packed.to(accelerator.device), task)
         with accelerator.autocast():
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
         losses = [loss(*(part[i : i + 1] for part in (logits, *targets))) for i in range(len(logits))]
         indices, count = loader.batches.share(loader.batches.parts[number])
-        numbers = [torch.stack(losses).to(exact).double()]
+        rows[indices[:count], 0] = torch.stack(losses).to(exact).double()[:count]
         if task.kind == "multiclass":
             matrix += _label_confusion(logits[:count], targets[0][:count]).to(exact)
-            rows[indices[:count], 0] = numbers[0][:count]
         else:
-            numbers += _agreement(*(part.to(exact) for part in (logits, *targets)))
-            rows[indices[:count]] = torch.stack(numbers, dim=1)[:count]
+            rows[indices[:count], 1:] = _agreement(*(part.to(exact) for part in (logits, *targets)))[:count]
     rows = add_up(accelerator, rows)
     not_finite = tuple(torch.nonzero(~torch.isfinite(rows[:, 0])).flatten().tolist())
     mean_loss, *_, accuracy = rows.mean(0).tolist()
     if task.kind == "multiclass":
-        pooled = add_up(accelerator, matrix).reshape(len(task.classes), -1).cpu().numpy()
+        pooled = add_up(accelerator, matrix).reshape(classes, -1).cpu().numpy()
         if not pooled.any():  # all is void, as it may be in a few crops: JSON has no NaN
             return Validation(mean_loss, 0.0, 0.0, not_finite)
         return Validation(mean_loss, mean_iou(pooled), overall_accuracy(pooled), not_finite)
-    both, either = rows[:, 1:3].sum(0, keepdim=True).T if loader.data.mode == "crop" else rows[:, 1:3].T
-    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean()
+    if (void := rows[:, -1].isnan()).any():  # nothing counts in these images
+        rows = rows[~void]
+        accuracy = rows[:, -1].mean().nan_to_num().item()
+    counts = rows[:, 1:-1].sum(0, keepdim=True) if loader.data.mode == "crop" else rows[:, 1:-1]
+    both, either = counts.T.split(classes)
+    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean().nan_to_num()
     return Validation(mean_loss, dice.item(), accuracy, not_finite)
 
 
-def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """For each image: the pixels in both masks, the sum of the pixels of each mask, and the pixel accuracy."""
-    predicted, true = (logits > 0).flatten(1), (targets > 0.5 * (1 if valid is None else valid)).flatten(1)
-    right = predicted == true
+def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+    """For each image (N, 2 K + 1): of each class the pixels in both masks, then the sum of the pixels of each mask,
+    and the pixel accuracy, not a number where nothing counts.
+    """
+    predicted, true = (logits > 0).flatten(2), (targets > 0.5 * (1 if valid is None else valid)).flatten(2)
+    right = (predicted == true).flatten(1)
     if valid is None:
         accuracy = right.double().mean(1)
     else:
-        counts = (valid > 0.5).expand_as(targets).flatten(1)
-        accuracy = (right & counts).sum(1).double() / counts.sum(1).clamp(min=1)
+        counts = (valid > 0.5).expand_as(targets).flatten(2)
+        accuracy = (right & counts.flatten(1)).sum(1).double() / counts.sum((1, 2))
         predicted, true = predicted & counts, true & counts
-    both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
-    return both.double(), either.double(), accuracy
+    both, either = (predicted & true).sum(2), predicted.sum(2) + true.sum(2)
+    return torch.cat([both.double(), either.double(), accuracy[:, None]], dim=1)
 
 
 def _label_confusion(logits: Tensor, targets: Tensor) -> Tensor:

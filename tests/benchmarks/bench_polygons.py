@@ -58,7 +58,7 @@ def compare(title: str, own: Callable[..., object], peer: Callable[..., object],
                 kept.append(found)
     first, second = map(statistics.median, times)
     print(
-        f"{title:42} {first:8.1f} us, {1e6 / first:7,.0f} a second  OpenCV {second:9.1f} us   ratio {first / second:.2f}"
+        f"{title:44} {first:9.1f} us, {1e6 / first:7,.0f} a second  OpenCV {second:8.1f} us  ratio {first / second:.2f}"
     )
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from carvana.data.digest import content_digests
+from carvana.data.io.images import write_image
 from carvana.data.io.masks import write_mask
 from carvana.data.io.polygons import Annotation, Shape, ring_of
-from carvana.data.samples import Sample
+from carvana.data.samples import Sample, find_samples
 from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
 from carvana.errors import DataError
 from carvana.task import Task
@@ -86,7 +88,7 @@ def test_a_folder_of_masks_for_each_class(tmp_path: Path) -> None:
         mask[box] = inside
         paths.append(tmp_path / shape.category / "a.png")
         write_mask(paths[-1], mask)
-    sample = Sample(Path("a.png"), tuple(paths), "a")
+    sample = Sample(Path("a.png"), tuple(paths), "a", by_class=True)
     for task in (
         Task(kind="multilabel", classes=["window", "facade", "sign"]),
         Task(classes=["background", "facade", "window", "sign"]),
@@ -103,3 +105,43 @@ def test_the_digest_of_an_annotated_image_is_that_of_its_own_objects(tmp_path: P
     ]
     one, same, other = content_digests(samples)
     assert one == same != other
+
+
+def test_masks_in_sub_folders_beside_images_in_one_folder_are_of_classes(tmp_path: Path) -> None:
+    for stem in "ab":
+        write_image(tmp_path / "images" / f"{stem}.jpg", np.zeros((*SIZE, 3), np.uint8))
+    for name, left in (("cat/a", 2), ("cat/a_mask_1", 20), ("dog/a_mask", 4)):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[3:9, left : left + 6] = 1
+        (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_mask(tmp_path / "masks" / f"{name}.png", mask)
+    one, other = find_samples(tmp_path)
+    assert one.by_class
+    assert [path.parent.name for path in one.masks] == ["cat", "cat", "dog"]
+    assert other.masks == ()
+    several = Task(kind="multilabel", classes=["dog", "cat"])
+    assert [int(mask.sum()) for mask in read_labels(one, several)] == [36, 72]
+    assert read_labels(other, several).shape == (2, *SIZE)
+    assert not read_labels(other, several).any()
+    exclusive = Task(classes=["background", "dog", "cat"])  # of two files of one size, the later one
+    assert pixel_counts(read_labels(one, exclusive), exclusive).tolist() == [600 - 84, 36, 48]
+    assert read_labels(one, Task(classes=["cat"])).sum() == 48  # what else is there lies over it
+    with pytest.raises(DataError, match=r"cat/a\.png: has objects of categories \(cat, dog\); name the classes in"):
+        read_labels(one, Task.binary())
+    assert len(set(content_digests([one, other]))) == 2
+    assert "" not in content_digests([one, other])
+
+
+def test_one_label_map_an_image_is_no_multilabel_task(tmp_path: Path) -> None:
+    write_mask(tmp_path / "a.png", np.ones(SIZE, np.uint8))
+    with pytest.raises(DataError, match=r"a\.png: gives each pixel one class at most, and task\.kind is multilabel"):
+        read_labels(Sample(Path("a.jpg"), tmp_path / "a.png", "a"), Task(kind="multilabel", classes=["a", "b"]))
+
+
+def test_a_class_that_is_named_without_a_value_is_1_in_label_files(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2, 2]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    sample = Sample(Path("a.jpg"), tmp_path / "a.png", "a")
+    assert read_labels(sample, Task(classes=["cell"])).tolist() == [[0, 1, 0, 0]]
+    with pytest.raises(DataError, match="label maps need a task in the config"):
+        read_labels(sample, Task.binary())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +20,6 @@ from carvana.data.check.masks import best_dices, border_share, fits_better_turne
 from carvana.data.io.images import SUFFIXES, image_size, read_image
 from carvana.data.io.labels import FEW_VALUES, count_values, read_values
 from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, read_mask, share_of
-from carvana.data.io.polygons import Annotation
 from carvana.data.layouts import (
     EXPECTED,
     Part,
@@ -26,7 +27,7 @@ from carvana.data.layouts import (
     image_names,
     others,
 )
-from carvana.data.objects import paint_labels
+from carvana.data.objects import paint_labels, read_objects
 from carvana.data.samples import PairedNames, Sample
 from carvana.errors import ConfigError, DataError, printable
 from carvana.task import Task, color_of
@@ -116,9 +117,10 @@ class FolderContents:
         sample = self.samples[number]
         return sample.image, sample.masks
 
-    def annotation(self, number: int) -> Annotation | None:
-        """The objects of an image, if an annotation file has them."""
-        return self.samples[number].annotation if number < len(self.samples) else None
+    def with_objects(self, number: int) -> Sample | None:
+        """The sample of an image whose labels are objects with categories."""
+        sample = self.samples[number] if number < len(self.samples) else None
+        return sample if sample is not None and sample.categories is not None else None
 
 
 def list_folders(names: PairedNames) -> FolderContents:
@@ -128,7 +130,7 @@ def list_folders(names: PairedNames) -> FolderContents:
     samples = list(_samples(names, problems))
     alone = [found.masks / mask for mask in names.alone]
     contents = FolderContents(found.images, found.masks, samples, alone, problems)
-    for stem in sorted(names.images.keys() - names.masks.keys()):
+    for stem in () if names.by_class else sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
         images, masks = names.places(stem)
         own = (found.images / stem).relative_to(images).as_posix()
@@ -224,7 +226,7 @@ def inspect(
     ceilings: bool,
     kind: Kind = "masks",
     task: Task | None = None,
-    annotation: Annotation | None = None,
+    objects: Sample | None = None,
 ) -> PairSummary:
     """Read an image and its masks. Safe in any thread; problems are listed, nothing is raised.
 
@@ -234,13 +236,13 @@ def inspect(
         ceilings: compute the best Dice possible, which takes longer than all the rest.
         kind: what the files are.
         task: what the values of label files, or the categories of objects, are, if it is known.
-        annotation: the objects, where an annotation file has them.
+        objects: the sample, where its labels are objects with categories.
     """
     found = PairSummary()
     if image is not None:
         _read(lambda path: _inspect_image(path, found), image, found.problems)
-    if annotation is not None:
-        _read(lambda _: _inspect_objects(annotation, task, found), annotation.path, found.problems)
+    if objects is not None:
+        _read(lambda _: _inspect_objects(objects, task, found), (*masks, objects.image)[0], found.problems)
         return found
     if kind != "masks":
         if len(masks) > 1:
@@ -332,21 +334,22 @@ def _inspect_labels(path: Path, task: Task | None, found: PairSummary, *, colors
         task.encode(values, path)
 
 
-def _inspect_objects(annotation: Annotation, task: Task | None, found: PairSummary) -> None:
+def _inspect_objects(sample: Sample, task: Task | None, found: PairSummary) -> None:
     """Count the objects of each category, and the pixels that they cover together."""
-    height, width = annotation.size
-    found.mask, found.area = annotation.content[:16], height * width
-    for category in sorted(annotation.categories):
-        covered = np.zeros(annotation.size, np.uint8)
-        shapes = [shape for shape in annotation.shapes if shape.category == category]
-        for box, inside in (shape.mask(annotation.size) for shape in shapes):
+    size, objects = read_objects(sample)
+    hasher, found.area = hashlib.blake2b(repr(size).encode(), digest_size=16), size[0] * size[1]
+    for category, several in itertools.groupby(sorted(objects, key=itemgetter(0)), key=itemgetter(0)):
+        covered = np.zeros(size, np.uint8)
+        for count, (_, box, inside) in enumerate(several, start=1):
             covered[box] |= inside
-        found.values[category], found.objects[category] = int(np.count_nonzero(covered)), len(shapes)
-    found.share = max(found.values.values(), default=0) / found.area
-    if found.size not in (None, annotation.size):
-        found.problems.append(Problem("size-differs", str(annotation.path), _differ(found.size, annotation.size)))
+            found.objects[category] = count
+        found.values[category] = int(np.count_nonzero(covered))
+        hasher.update(category.encode() + covered.data)
+    found.mask, found.share = hasher.digest(), max(found.values.values(), default=0) / found.area
+    if found.size not in (None, size):
+        found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), _differ(found.size, size)))
     if task is not None and task.kind == "multiclass":
-        paint_labels(annotation, task)
+        paint_labels(sample, task)
 
 
 def _odd_values(file: MaskFile, path: Path) -> Iterator[Problem]:

@@ -30,7 +30,7 @@ class LabelValue:
         value: the value.
         share: the share of all pixels of label files, or of annotated images, that have it.
         images: the number of label files, or of images, that have it.
-        name: its class; None without a task, or if no class has it.
+        name: its class, "(ignored)", or "(background)" of one class; None without a task, or if no class has it.
         objects: of a category the number of its objects.
         nearest: of a colour that no class has the nearest one that one has.
     """
@@ -161,8 +161,10 @@ class ValueTally:
 
     def _class(self, code: int) -> str | None:
         assert self.task is not None
+        if code == self.task.void:
+            return "(ignored)"
         index = code - (self.task.kind == "binary")
-        return self.task.names[index] if 0 <= index < len(self.task.classes) else None
+        return self.task.names[index] if index >= 0 else "(background)"
 
     def _nearest(self, value: int | str) -> str | None:
         if self.task is None or not self.task.reads_colors or self._names[value] or not isinstance(value, str):

@@ -118,13 +118,15 @@ def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
         DataError: a file cannot be used, or has a value that no class has. The first one is named. Or a side has no
             pixel that counts.
     """
-    shares = class_shares(split, task, reporter)
+    shares, samples = class_shares(split, task, reporter), split.train + split.val
     _refuse_void("training", split.train, task, known=any(each.train for each in shares))
     _refuse_void("validation", split.val, task, known=any(each.val for each in shares))
+    if without := sum(sample.by_class and not sample.masks for sample in samples):
+        reporter.info(f"{without} of {len(samples)} images have no mask in any folder of a class: no class is in them")
     sides = {
-        (False, False): "no label file has {}, which cannot be learnt",
-        (False, True): "no training image has {}, which cannot be learnt and counts as wrong in validation",
-        (True, False): "no validation image has {}, which is learnt but not measured",
+        (False, False): "in no image: {}; training cannot learn this",
+        (False, True): "in no training image: {}; training cannot learn this, and it counts as wrong in validation",
+        (True, False): "in no validation image: {}; its score cannot be measured",
     }
     for there, words in sides.items():
         names = [each.name for each in shares if (each.train > 0, each.val > 0) == there]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
 from carvana.data.io.images import read_image, resize_image
-from carvana.data.io.label_overlay import legend_of, overlay_labels
+from carvana.data.io.label_overlay import legend_of, overlay_labels, overlay_masks
 from carvana.data.io.masks import shrink_mask
 from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
@@ -43,6 +43,7 @@ _NARROWEST = 900  # pixels of the sheet: the title and the legend are side by si
 _DPI = 100
 _LEGEND = "yellow: the outline, where the coverage is one half    orange: pixels that the object covers in part"
 _LABELS = "each class in its colour, with lines between classes    grey: counts for nothing"
+_MASKS = "each class in its colour, with its outline; colours mix where classes overlap"
 _RIM = (44, 44, 46)
 _DARK, _INK, _DIM = "#1c1c1e", "#f2f2f7", "#98989d"
 _GROUND, _OBJECT = np.array((44, 44, 46)), np.array((242, 242, 247))
@@ -156,7 +157,7 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
     for index in chosen:
         sample = data.samples[index]
         image, labels = read_image(sample.image), read_labels(sample, task)
-        if image.shape[:2] != labels.shape:
+        if image.shape[:2] != labels.shape[-2:]:
             raise _size_differs(sample)
         pictures = []
         if whole:
@@ -164,25 +165,40 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
             pictures.append(_enlarged(_mixed(target[0].numpy(), task)))
         for epoch in range(versions):
             seen, shares, *_ = (part.numpy() for part in data[epoch, index])
-            found = np.where(shares.sum(0) < 0.5, task.void, shares.argmax(0)).astype(task.dtype)
+            if task.kind == "multilabel":
+                found = (shares > 0.5).astype(task.dtype)
+            else:
+                found = np.where(shares.sum(0) < 0.5, task.void, shares.argmax(0)).astype(task.dtype)
             seen = np.ascontiguousarray(seen.transpose(1, 2, 0))
-            pictures.append(_enlarged(overlay_labels(seen, found, task, legend=False)))
-        tall = pictures[0].shape[0]
-        shown = tall, max(1, round(tall * labels.shape[1] / labels.shape[0]))
-        small: Any = cv2.resize(labels, shown[::-1], interpolation=cv2.INTER_NEAREST)
-        pictures.insert(0, overlay_labels(resize_image(image, shown), small, task, legend=False))
+            pictures.append(_enlarged(_labelled(seen, found, task)))
+        (height, width), tall = labels.shape[-2:], pictures[0].shape[0]
+        shown = tall, max(1, round(tall * width / height))
+        planes: list[Any] = [
+            cv2.resize(plane, shown[::-1], interpolation=cv2.INTER_NEAREST)
+            for plane in labels.reshape(-1, height, width)
+        ]
+        small = np.stack(planes) if labels.ndim == 3 else planes[0]
+        pictures.insert(0, _labelled(resize_image(image, shown), small, task))
         counts = pixel_counts(labels, task)
         number = int((counts > 0).sum())
-        rows.append((f"{sample.name}   {labels.shape[0]} x {labels.shape[1]}   classes: {number}", pictures))
+        rows.append((f"{sample.name}   {height} x {width}   classes: {number}", pictures))
         pixels += counts
     present = [index for index in np.argsort(-pixels, kind="stable").tolist() if pixels[index]]
-    _draw(rows, heads, path, note=_LABELS, foot=lambda width: legend_of(task, present, width))
+    note = _MASKS if task.kind == "multilabel" else _LABELS
+    _draw(rows, heads, path, note=note, foot=lambda width: legend_of(task, present, width))
+
+
+def _labelled(image: Image, labels: NDArray[Any], task: Task) -> Image:
+    if task.kind == "multilabel":
+        return overlay_masks(image, labels, task, legend=False)
+    return overlay_labels(image, labels, task, legend=False)
 
 
 def _mixed(shares: FloatMap, task: Task) -> Image:
-    """The colours of classes (K, h, w), mixed by their shares; what counts for nothing is grey."""
-    void = np.clip(1 - shares.sum(0), 0, 1)[..., None] * 128
-    colours = np.tensordot(shares, task.palette.astype(np.float64), axes=(0, 0)) + void
+    """The colours of classes (K, h, w), mixed by their shares; what counts for nothing, or has no class, is grey."""
+    total = shares.sum(0)[..., None]
+    rest = np.clip(1 - total, 0, 1) * (_GROUND if task.kind == "multilabel" else 128)
+    colours = np.tensordot(shares, task.palette.astype(np.float64), axes=(0, 0)) / np.maximum(total, 1) + rest
     mixed: Image = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
     return mixed
 

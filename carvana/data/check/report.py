@@ -169,7 +169,7 @@ def check_data(
     del names  # half a kilobyte an image
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
-    kind: Kind = "labels" if with_masks and contents.annotation(with_masks[0]) is not None else "masks"
+    kind: Kind = "labels" if with_masks and contents.with_objects(with_masks[0]) else "masks"
     if kind == "masks":
         kind = _kind_of(contents, with_masks) if task is None else _kind_for(task)
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
@@ -180,7 +180,7 @@ def check_data(
             ceilings=number in measured,
             kind=kind,
             task=task,
-            annotation=contents.annotation(number),
+            objects=contents.with_objects(number),
         )
 
     found: list[PairSummary] = []

@@ -63,6 +63,44 @@ def overlay_labels(
     return np.concatenate([shown, legend_of(task, present, image.shape[1])]) if legend and present else shown
 
 
+def overlay_masks(
+    image: NDArray[np.uint8], masks: Labels, task: Task, *, legend: bool = True, thickness: int | None = None
+) -> NDArray[np.uint8]:
+    """Paint masks that may overlap over the image: mixed colours inside, and the outline of each class in its own.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        masks: (K, H, W), 1 where a class is; ``task.void`` is left grey.
+        task: the task.
+        legend: whether a strip below names the classes that there are, the largest first.
+        thickness: pixels of outlines; None takes one for each 400 pixels of the image's width.
+
+    Returns:
+        uint8 (H, W, 3), RGB; higher with a legend.
+
+    Raises:
+        DataError: the sizes differ.
+    """
+    if masks.shape[1:] != image.shape[:2]:
+        raise DataError(f"masks of shape {masks.shape} do not lie on an image of shape {image.shape[:2]}")
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    sums, times = np.zeros(image.shape, np.uint32), np.zeros(masks.shape[1:], np.uint16)
+    inside = [(mask == 1).view(np.uint8) for mask in masks]
+    for mask, colour in zip(inside, task.palette, strict=True):
+        sums += mask[..., None] * colour.astype(np.uint32)
+        times += mask
+    mean = (sums / np.maximum(times, 1)[..., None]).astype(np.uint8)
+    painted = np.where(times[..., None] > 0, cv2.addWeighted(grey, 0.5, mean, 0.5, 0), grey)
+    painted[masks[0] == task.void] = (grey // 2)[masks[0] == task.void]
+    side = 2 * (max(1, round(image.shape[1] / 400)) if thickness is None else thickness) + 1
+    counts = np.array([int(mask.sum()) for mask in inside])
+    present = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
+    for index in present:  # the smallest last, whose outline is the most hidden
+        rim = inside[index] - cv2.erode(inside[index], np.ones((side, side), np.uint8))
+        painted[rim > 0] = task.palette[index]
+    return np.concatenate([painted, legend_of(task, present, image.shape[1])]) if legend and present else painted
+
+
 def legend_of(task: Task, present: Sequence[int], width: int) -> NDArray[np.uint8]:
     """Lines of swatches and names, as wide as the image; of very many classes the first ones."""
     size = max(10, round(width / 60))

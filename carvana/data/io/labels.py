@@ -49,7 +49,15 @@ def read_values(source: Source, *, colors: bool = False, max_pixels: int = MAX_P
     with open_picture(data, source, max_pixels) as picture:
         if colors:
             return turn(color_values(np.asarray(picture.convert("RGB"))), orientation_of(picture))
-        return turn(_values_of(picture, name), orientation_of(picture))
+        values = turn(_values_of(picture, name), orientation_of(picture))
+    return values // _grey_step(data) if values.dtype == np.uint8 else values
+
+
+def _grey_step(data: bytes) -> int:
+    """By what Pillow multiplies the values of a grey PNG of 2 or 4 bits, so that the highest is white; 1 for others."""
+    if not data.startswith(b"\x89PNG") or data[25] != 0:  # the type of colours, behind the number of bits (RFC 2083)
+        return 1
+    return {2: 85, 4: 17}.get(data[24], 1)
 
 
 def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:

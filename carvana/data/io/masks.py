@@ -237,7 +237,7 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
         task = task_in_a_line(suggest_colors(found, Path(name).parent.parent, Path(name).parent))
         raise _ambiguous(
             name,
-            f"the colours {', '.join(found)}, more than the two of a mask, black and white; labels need a task in the "
+            f"the colours {', '.join(found)}, more than the two of a mask, as label maps have; they need a task in the "
             f"config: {task} (`carvana data check` prints that of all files)",
         )
     if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in _LOSSY_FORMATS:
@@ -278,7 +278,8 @@ def _object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8
             raise _ambiguous(name, f"{_listed(found)}, which its format changes; save masks and labels as PNG")
         raise _ambiguous(name, _several(found))
     if 0 < highest <= full / 2 or (len(found) == 2 and lowest > full / 2):
-        raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}")
+        task = f"; or name the object's value, as in task.classes={{object: {found[-1]:g}}}"
+        raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}{task}")
     return np.asarray(values > full / 2).view(np.uint8)
 
 
@@ -333,11 +334,11 @@ def _several(found: NDArray[Any]) -> str:
     Args:
         found: The distinct values, as :func:`carvana.data.io.labels.read_values` reads them.
     """
-    what = f"{_listed(found)}, more than the two of a mask, 0 and 255"
+    what = f"{_listed(found)}, more than the two of a mask, 0 and 255, as label maps have"
     if (found != np.trunc(found)).any():
         return what
     task = task_in_a_line(suggest_task(found.astype(np.int64).tolist()))
-    return f"{what}; labels need a task in the config: {task} (`carvana data check` prints that of all files)"
+    return f"{what}; label maps need a task in the config: {task} (`carvana data check` prints that of all files)"
 
 
 def _palette_values(picture: Image.Image, name: str) -> UInt8:

@@ -198,6 +198,11 @@ def _onnx_bytes(network: Segmenter) -> bytes:
 def _meaning(spec: ModelSpec) -> str:
     if spec.task is not None and spec.task.kind == "multiclass":
         return f"A pixel has the class of the largest of its {OUTPUT}; the metadata '{METADATA}' names the classes."
+    if spec.task is not None and spec.task.kind == "multilabel":
+        return (
+            f"A pixel has each class whose sigmoid({OUTPUT}) is above its threshold; the metadata '{METADATA}' names "
+            "the classes and has their thresholds."
+        )
     return f"Foreground is where sigmoid({OUTPUT}) is above the threshold in the metadata '{METADATA}'."
 
 

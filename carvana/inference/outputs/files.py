@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white
 from carvana.data.io.images import UInt8, encode_image
-from carvana.data.io.label_overlay import overlay_labels
+from carvana.data.io.label_overlay import overlay_labels, overlay_masks
 from carvana.data.io.labels import encode_labels
 from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean
@@ -40,7 +41,8 @@ class Outputs:
     Attributes:
         kinds: some of mask, prob, cutout, overlay, coco.
         cleaning: how masks are cleaned; None leaves them as they are. Cut-outs and overlays follow the mask,
-            probabilities stay what the network gave. Of several classes only the one that is cut out is cleaned.
+            probabilities stay what the network gave. Of classes that exclude each other only the one that is cut out is
+            cleaned.
         background: the background of cut-outs; None leaves them transparent.
         task: the task.
         of_class: the class that is cut out, where there are several.
@@ -65,7 +67,7 @@ class Outputs:
                 raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _FILES)}")
         if self.background is not None and "cutout" not in self.kinds:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
-        if self.task.kind != "binary" and self.cleaning is not None and "cutout" not in self.kinds:
+        if self.task.kind == "multiclass" and self.cleaning is not None and "cutout" not in self.kinds:
             raise ConfigError("of several classes only a cut-out is cleaned, and none is saved; add cutout to --save")
         task = self.task
         if self.of_class is not None:
@@ -88,10 +90,14 @@ class Outputs:
         return "levels" if "prob" in self.kinds else "mask"
 
     def names(self, stem: str) -> dict[str, str]:
-        """The file's name for each kind, given the image's stem."""
+        """The file's name for each kind, given the image's stem; of classes that overlap ``mask CLASS`` is a kind."""
         files = _FILES | ({"cutout": "{}_cutout.jpg"} if self.background is not None else {})
         files |= {} if self.task.kind == "binary" else {"prob": "{}_prob.npz"}
-        return {kind: files[kind].format(stem) for kind in self.kinds}
+        names = {kind: files[kind].format(stem) for kind in self.kinds}
+        if self.task.kind == "multilabel" and (name := names.pop("mask", None)):
+            folders = zip(self.task.names, self.task.folders, strict=True)
+            names |= {f"mask {of_class}": f"{folder}/{name}" for of_class, folder in folders}
+        return names
 
     def settings(self) -> dict[str, Any]:
         """All that decides the files besides the predictor and the image, as JSON values; empty for plain outputs."""
@@ -127,11 +133,16 @@ class Outputs:
             if kind == "mask":
                 if several:
                     yield name, encode_labels(prediction.labels, task)
-                else:
-                    yield name, encode_mask(prediction.mask if cleaned is None else cleaned, name=name)
+                    continue
+                mask = prediction.mask if cleaned is None else cleaned
+                yield name, encode_labels(mask, task) if task.writes_value else encode_mask(mask, name=name)
+                continue
+            if kind.startswith("mask "):
+                yield name, encode_mask(self._mask(prediction, kind.removeprefix("mask ")), name=name)
                 continue
             if kind == "coco":
-                yield name, encode_objects(prediction, None if several else cleaned)
+                mask_of = prediction.mask_of if task.kind == "multiclass" else partial(self._mask, prediction)
+                yield name, encode_objects(mask_of, prediction.size, task)
                 continue
             if kind == "prob" and several:
                 yield name, partial(write_probabilities, prediction)
@@ -141,17 +152,40 @@ class Outputs:
             elif kind == "overlay":
                 assert image is not None
                 shown = over_white(image)
-                if several:
+                if task.kind == "multilabel":
+                    masks = np.stack([self._mask(prediction, each) for each in task.names])
+                    pixels = overlay_masks(shown, masks, task)
+                elif several:
                     pixels = overlay_labels(shown, prediction.labels, task)
                 else:
                     pixels = overlay(shown, prediction.mask if cleaned is None else cleaned)
             else:
                 assert image is not None
                 softness = edge_softness(prediction.size, prediction.network_probabilities.shape[-2:])
-                threshold = 0.5 if several else prediction.threshold
-                pixels = cutout(image, prediction.probability_of(own), threshold, softness=softness, cleaned=cleaned)
+                threshold = prediction.thresholds[task.index(own)] if prediction.thresholds else 0.5
+                pixels = cutout(image, _share_of(prediction, own), threshold, softness=softness, cleaned=cleaned)
                 pixels = pixels if self.background is None else compose(pixels, self.background)
             yield name, encode_image(pixels, Path(name).suffix, name=name)
+
+    def _mask(self, prediction: Prediction, of_class: str) -> UInt8:
+        mask = prediction.mask_of(of_class)
+        return mask if self.cleaning is None else clean(mask, **vars(self.cleaning))
+
+
+def _share_of(prediction: Prediction, name: str) -> NDArray[np.float32]:
+    """A class's probability (H, W); of classes that exclude each other its share of its own and the likeliest other's.
+
+    So it is above one half where the label map has the class.
+    """
+    own = prediction.probability_of(name)
+    if prediction.task.kind != "multiclass":
+        return own
+    other = np.zeros_like(own)
+    for each in prediction.task.names:
+        if each != name:
+            np.maximum(other, prediction.probability_of(each), out=other)
+    share: NDArray[np.float32] = own / np.maximum(own + other, np.finfo(np.float32).tiny)
+    return share
 
 
 def write_probabilities(prediction: Prediction, path: Path) -> None:

@@ -249,7 +249,7 @@ class SlidingWindowInferer:
             ]
 
         return [
-            (each.output if each.output.shape[0] > 1 else each.output[0])
+            (each.output[0] if task.kind == "binary" else each.output)
             if isinstance(each.plan, RoiTiles)
             else probabilities_of(task, each.output)
             for each in self._run_tiles(make)
