@@ -160,7 +160,9 @@ def test_folds_divide_all_but_the_test_part_which_their_networks_are_measured_on
     fitted: tuple[Run, list[str]], tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(data_of(fitted[0]), tmp_path / "data"))
-    folds = fit_folds(config(data), folds=2, out=tmp_path / "folds", device="cpu", reporter=Lines())
+    said = Lines()
+    folds = fit_folds(config(data), folds=2, out=tmp_path / "folds", device="cpu", reporter=said)
+    assert f"{data}: folds divide its train and its val part, 11 images, anew" in said.lines
     assert len(folds.read_evaluation()["per_image"]) == 11
     restore_test(data)
     assert evaluate(folds.path, "--split", "test")["images"] == 4
