@@ -144,6 +144,7 @@ def test_a_resumed_training_has_the_same_parts(fitted: tuple[Run, list[str]], tm
     assert len(other.read_metrics()) == 2
 
 
+@pytest.mark.slow
 def test_learning_rates_are_tried_without_the_test_part(fitted: tuple[Run, list[str]]) -> None:
     assert find_lr(fitted[0].read_config(), steps=20, device="cpu", reporter=Lines()).suggestion > 0
 
