@@ -427,15 +427,21 @@ class Task(_Record):
         """
         import numpy as np
 
-        if any(_is_name(each) or _is_color(each) for one in self.classes for each in one.value[:1]):
-            return labels
-        values = [_bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
-        if self.kind == "binary":
-            values = [0, values[0]]
-        if min(values) < 0 or max(values) > 65535:
+        values = self._written
+        if values is None:
             return labels
         decoded: NDArray[Any] = np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]
         return decoded
+
+    @property
+    def _written(self) -> list[int] | None:
+        """The value of each class in label maps that are written; None for indices."""
+        if any(_is_name(each) or _is_color(each) for one in self.classes for each in one.value[:1]):
+            return None
+        values = [_bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
+        if self.kind == "binary":
+            values = [0, values[0]]
+        return None if min(values) < 0 or max(values) > 65535 else values
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:

@@ -224,7 +224,7 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
-        how = "  To train on these values, copy this into a config. Then name the classes, and list values to ignore."
+        how = "  To train on them, copy this into a config; change names, and list in ignore what counts for nothing."
         parts.append(Text(f"{how}\n\n{block}"))
     return Group(*parts)
 

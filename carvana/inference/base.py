@@ -16,7 +16,7 @@ from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, PreprocessedImage, Preprocessor, ProbabilityMaps, Want
-from carvana.inference.strips import labels_of, strips_of
+from carvana.inference.strips import decided, strips_of
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import freed_memory_kept
@@ -110,8 +110,8 @@ class BasePredictor(ABC):
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """Run the network on a batch of prepared images.
 
-        Where no more than the labels of several classes is wanted, those of images in tiles are decided from top to
-        bottom: memory then holds no map for each class.
+        Where no more than the labels or masks of several classes are wanted, those of images in tiles are decided from
+        top to bottom: memory then holds no map of probabilities for each class.
 
         Args:
             batch: at least one, as :meth:`fits_batch` allows.
@@ -120,9 +120,8 @@ class BasePredictor(ABC):
         Raises:
             ModelError: the network gives NaN, or the memory is too small for it.
         """
-        if want == "mask" and self.task.kind == "multiclass" and any(map(self.in_tiles, batch)):
-            labels = (labels_of(self.strips(image), image.size, self.task) for image in batch)
-            return [Prediction.of_labels(each, self.task) for each in labels]
+        if want == "mask" and self.task.kind != "binary" and any(map(self.in_tiles, batch)):
+            return [decided(self.strips(image), image.size, self.task, self.thresholds) for image in batch]
         return [Prediction.from_maps(maps, self.thresholds, want, task=self.task) for maps in self.predict_maps(batch)]
 
     def in_tiles(self, image: PreprocessedImage) -> bool:
@@ -274,9 +273,9 @@ def checked_thresholds(threshold: Threshold, task: Task, default: Sequence[float
     if task.kind == "multiclass":
         raise ConfigError(f"threshold {threshold}: a multiclass task has none; leave it out")
     count = len(task.classes)
-    several = [threshold] * count if isinstance(threshold, int | float) else list(threshold)
-    if len(several) != count:
+    if np.shape(threshold) not in ((), (count,)):
         raise ConfigError(f"threshold {threshold}: expected one for all classes, or {count}, one for each")
+    several: list[float] = np.broadcast_to(threshold, count).tolist()
     for each in several:
         if not 0 <= each <= 1:
             raise ConfigError(f"threshold {each} is outside 0 to 1; leave it out to take the model's own")

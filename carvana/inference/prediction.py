@@ -171,8 +171,8 @@ class Prediction:
     ) -> None:
         self.size = size
         self.task = task or Task.binary()
-        several = (threshold,) * len(self.task.classes) if isinstance(threshold, int | float) else tuple(threshold)
-        self.thresholds: tuple[float, ...] = () if self.task.kind == "multiclass" else several
+        exclusive, count = self.task.kind == "multiclass", len(self.task.classes)
+        self.thresholds: tuple[float, ...] = () if exclusive else tuple(np.broadcast_to(threshold, count).tolist())
         self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they were not kept
         self._weights: tuple[float, ...] = (1.0,)
 
@@ -199,6 +199,14 @@ class Prediction:
         prediction = cls(np.empty((0, 0), np.float32), (labels.shape[0], labels.shape[1]), task=task)
         prediction._maps = ()
         prediction.__dict__["labels"] = labels.astype(task.dtype, copy=False)
+        return prediction
+
+    @classmethod
+    def of_masks(cls, masks: NDArray[np.uint8], thresholds: Sequence[float], task: Task) -> Self:
+        """Masks of classes that overlap alone, (K, H, W), whose probabilities were not kept."""
+        prediction = cls(np.empty((0, 0), np.float32), (masks.shape[1], masks.shape[2]), thresholds, task=task)
+        prediction._maps = ()
+        prediction.__dict__["masks"] = masks
         return prediction
 
     @classmethod

@@ -124,7 +124,7 @@ class Refiner(BasePredictor):
     def run(self, batch: Sequence[PreprocessedImage], *, want: Want = "probabilities") -> list[Prediction]:
         """As for every predictor. Where no more than the labels of several classes is wanted, windows decide them, and
         memory holds no map for each class. It does where the fine network mirrors images (``tta``): windows of the
-        mirrored image lie elsewhere, so that probabilities wait for both.
+        mirrored image lie elsewhere, so that probabilities wait for both. So it does for classes that overlap.
         """
         if want != "mask" or self.task.kind != "multiclass" or self.fine.tta:
             return super().run(batch, want=want)

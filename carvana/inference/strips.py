@@ -7,6 +7,7 @@ delete what they gave before they make more: a variable would hold one strip mor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from carvana.inference.prediction import ProbabilityMaps
+from carvana.inference.prediction import Prediction, ProbabilityMaps
 from carvana.task import Task
 
 _ROWS = 64
@@ -73,15 +74,17 @@ def strips_of(maps: ProbabilityMaps) -> Iterator[Tensor]:
         yield strip
 
 
-def labels_of(strips: Iterator[Tensor], size: tuple[int, int], task: Task) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The index of the likeliest class of each pixel, (H, W), by the strips of an image of that size."""
-    labels: NDArray[np.uint8] | NDArray[np.uint16] = np.empty(size, task.dtype)
-    top = 0
+def decided(strips: Iterator[Tensor], size: tuple[int, int], task: Task, thresholds: Sequence[float]) -> Prediction:
+    """The labels of an image of that size by its strips; of classes that overlap the masks."""
+    overlap, top = task.kind == "multilabel", 0
+    shape, dtype = ((len(task.classes), *size), "uint8") if overlap else (size, task.dtype)
+    found: NDArray[Any] = np.empty(shape, dtype)
     for strip in strips:
-        labels[top : top + strip.shape[1]] = strip.argmax(0).cpu().numpy()
+        part = strip > strip.new_tensor(thresholds)[:, None, None] if overlap else strip.argmax(0)
+        found[..., top : top + strip.shape[1], :] = part.cpu().numpy()
         top += strip.shape[1]
         del strip
-    return labels
+    return Prediction.of_masks(found, thresholds, task) if overlap else Prediction.of_labels(found, task)
 
 
 def _places(pixels: Tensor, side: int) -> Tensor:

@@ -227,6 +227,22 @@ def test_the_mean_of_networks_decides(how: list[dict[str, object]]) -> None:
         assert all((found != member.predict(image).labels).any() for member in members)
 
 
+@pytest.mark.parametrize("how", [TILES, TILES | {"tta": True}])
+def test_masks_of_classes_that_overlap_are_decided_in_tiles_too(how: dict[str, object]) -> None:
+    image, task = areas(), Task(kind="multilabel", classes=NAMES)
+    made = Ensemble(
+        [predictor(1, seed, task=task, threshold=0.3, **settings) for seed, settings in enumerate((how, TILES))]  # type: ignore[arg-type]
+    )
+    [found] = made.predict_many([image])
+    probabilities = made.predict(image).probabilities
+    differ = found.masks != (probabilities > np.float32(0.3))
+    assert found.masks.dtype == np.uint8
+    assert (abs(probabilities - 0.3)[differ] < 1e-5).all()
+    assert [found.mask_of(name).any() for name in NAMES] == [True] * len(NAMES)
+    with pytest.raises(ConfigError, match="not kept"):
+        found.probability_of("road")
+
+
 def test_labels_in_tiles_hold_no_map_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
     image, all_maps = areas(), 5 * 203 * 310
     monkeypatch.setattr(SlidingWindowInferer, "_tiles_at_once", lambda *_: 4)

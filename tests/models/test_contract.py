@@ -35,6 +35,15 @@ def test_every_decoder_passes_the_contract(decoder: str):
     check_arch(f"{decoder}/{encoder}", options=SMALL.get(decoder))
 
 
-@pytest.mark.parametrize("name", ["linknet/tu-tf_efficientnet_lite0", "fpn/mit_b0", "segformer/mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fpn/mit_b0",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("linknet/tu-tf_efficientnet_lite0", "segformer/mobilenet_v2")
+        ),
+    ],
+)
 def test_other_kinds_of_encoders_pass_the_contract(name: str):
     check_arch(name)

@@ -237,7 +237,7 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
         task = task_in_a_line(suggest_colors(found, Path(name).parent.parent, Path(name).parent))
         raise _ambiguous(
             name,
-            f"the colours {', '.join(found)}, more than the two of a mask, as label maps have; these need a task in the "
+            f"the colours {', '.join(found)}, more than the two of a mask, as label maps have; they need a task in the "
             f"config: {task} (`carvana data check` prints that of all files)",
         )
     if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in _LOSSY_FORMATS:

@@ -377,7 +377,7 @@ def test_rare_values_and_those_of_one_image_are_noted(labelled: Path) -> None:
 
 def test_with_a_task_values_have_classes_and_unknown_ones_are_problems(labelled: Path) -> None:
     report = check_data(labelled, task=TASK)
-    assert [each.name for each in report.values] == ["sky", "road", "car", "car", None, "pole"]
+    assert [each.name for each in report.values] == ["sky", "road", "car", "car", "(ignored)", "pole"]
     assert (report.problems, report.task) == ((), TASK.model_dump(mode="json"))
     without = Task(classes={name: VALUES[name] for name in ("sky", "car", "pole")}, ignore=[VOID])
     problems = check_data(labelled, task=without).problems
