@@ -57,7 +57,7 @@ def config(root: Path, **changes: Any) -> FitConfig:
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
+def fitted(tiny_cache: Path, no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
     folder, said = tmp_path_factory.mktemp("parts"), Lines()
     data = with_unreadable_test(folder / "data")
     return fit(config(data), out=folder / "run", device="cpu", reporter=said), said.lines
