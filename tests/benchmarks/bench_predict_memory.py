@@ -70,10 +70,8 @@ def of_classes() -> None:
                 began = time.perf_counter()
                 peak = peak_megabytes(words)
                 took = time.perf_counter() - began
-                print(
-                    f"{classes} classes, {' '.join(how).replace(other, 'another') or 'trained'}: {peak:.0f} MB, {took:.0f} s",
-                    flush=True,
-                )
+                shown = " ".join(how).replace(other, "another") or "trained"
+                print(f"{classes} classes, {shown}: {peak:.0f} MB, {took:.0f} s", flush=True)
 
 
 def main() -> None:
