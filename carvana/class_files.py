@@ -10,8 +10,8 @@ from typing import Any
 
 from carvana.errors import ConfigError
 
-CLASS_FILES = "class_dict.csv", "labelmap.txt", "codes.txt"
-"""The usual names of these files."""
+COLOR_FILES = "class_dict.csv", "labelmap.txt"
+"""The usual names of those that list colours."""
 
 _HEADER = ["name", "r", "g", "b"]
 _LABELMAP = re.compile(r"(?P<name>[^#:][^:]*):(?P<color>[^:]*):[^:]*:[^:]*")

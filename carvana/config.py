@@ -83,6 +83,11 @@ def _are_classes(classes: Any) -> Any:
     return classes
 
 
+def _as_list(values: Any) -> Any:
+    """A value that stands alone as a list of one."""
+    return [values] if isinstance(values, int | str) and not isinstance(values, bool) else values
+
+
 def _are_values(values: list[Any]) -> list[Any]:
     for value in values:
         checked_value(value)
@@ -97,7 +102,7 @@ class TaskConfig(Section):
         None,
         description="[names], {name: value}, [{name, value, color}] or a FILE of names; none: one object, in masks.",
     )
-    ignore: Annotated[list[Any], AfterValidator(_are_values)] = Field(
+    ignore: Annotated[list[Any], BeforeValidator(_as_list), AfterValidator(_are_values)] = Field(
         [], description="Values of label files that count for nothing."
     )
 
@@ -324,7 +329,11 @@ def load_config(source: str | os.PathLike[str] | None = None, changes: Mapping[s
     8
     """
     source = source or "default"
-    values = read_yaml(find_config(source))
+    path = find_config(source)
+    values = read_yaml(path)
+    task = values.get("task")
+    if isinstance(task, dict) and isinstance(task.get("classes"), str) and (path.parent / task["classes"]).is_file():
+        task["classes"] = str(path.parent.resolve() / task["classes"])  # a file beside the config
     changed = dict(values)
     for key, value in (changes or {}).items():
         _put(changed, str(key), value)

@@ -61,7 +61,7 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
     task = task or Task.binary()
     expression = loss_for(expression, task.kind)
     if class_weights is not None and task.kind == "binary":
-        raise ConfigError(f"train.class_weights: weigh several classes, and the task is {task.kind}; leave it out")
+        raise ConfigError(f"train.class_weights are for several classes, and this task is {task.kind}; leave them out")
     count = len(task.classes)
     if class_weights is not None and (
         len(class_weights) != count or not any(class_weights) or not all(weight >= 0 for weight in class_weights)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -49,7 +49,7 @@ REST = "*"
 _OUTSIDE = ("background", "bg")
 """The categories, and names of classes, of what no polygon and no mask covers."""
 
-_FIRST_COLOR = 2**31
+FIRST_COLOR = 2**31
 """Colours are numbers from here on, so that no value is taken for one."""
 
 # Twenty colours of maximum contrast (Kelly 1965, Color Engineering 3(6)), without white and black.
@@ -198,6 +198,7 @@ class Task(_Record):
         values = {key: value for key, value in values.items() if value is not None or key != "kind"}
         classes, ignore = values["classes"], values.get("ignore", ())
         if isinstance(classes, Mapping):
+            _refuse_exchanged(classes)
             classes = [{"name": name, "value": value} for name, value in classes.items()]
         elif isinstance(classes, Sequence) and not isinstance(classes, str):
             classes = _numbered(classes, ignore)
@@ -222,7 +223,7 @@ class Task(_Record):
         for ((_, last), one), ((first, _), other) in itertools.pairwise(owners):
             if first <= last:
                 raise ValueError(
-                    f"the value {_shown(first)} belongs to {one!r} and to {other!r}; give it to one of them"
+                    f"the value {color_of(first)} belongs to {one!r} and to {other!r}; give it to one of them"
                 )
         named = sorted((str(value), name) for value, name in given if _is_name(value))
         for (value, one), (same, other) in itertools.pairwise(named):
@@ -349,7 +350,7 @@ class Task(_Record):
         unknown = codes < 0
         if unknown.any():
             raise self._unknown(
-                {_shown(value): count for value, count in zip(found[unknown].tolist(), counts[unknown], strict=True)},
+                {color_of(value): count for value, count in zip(found[unknown].tolist(), counts[unknown], strict=True)},
                 where, "colour" if self.reads_colors else "value",
             )  # fmt: skip
         typed: NDArray[Any] = codes.astype(self.dtype)
@@ -398,7 +399,7 @@ class Task(_Record):
             known = [name for each in self.classes for name in each.categories]
         listed = []
         for value, count in counts.items():
-            close = _nearest_color(value, known) if what == "colour" else None
+            close = nearest_color(value, known) if what == "colour" else None
             listed.append(f"{value} ({plural(int(count), 'pixel')}{f', nearest: {close}' if close else ''})")
         more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         several = what if len(listed) == 1 else "categories" if what == "category" else f"{what}s"
@@ -426,15 +427,21 @@ class Task(_Record):
         """
         import numpy as np
 
-        if any(_is_name(each) or _is_color(each) for one in self.classes for each in one.value[:1]):
-            return labels
-        values = [_bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
-        if self.kind == "binary":
-            values = [0, values[0]]
-        if min(values) < 0 or max(values) > 65535:
+        values = self._written
+        if values is None:
             return labels
         decoded: NDArray[Any] = np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]
         return decoded
+
+    @property
+    def _written(self) -> list[int] | None:
+        """The value of each class in label maps that are written; None for indices."""
+        if any(_is_name(each) or _is_color(each) for one in self.classes for each in one.value[:1]):
+            return None
+        values = [_bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
+        if self.kind == "binary":
+            values = [0, values[0]]
+        return None if min(values) < 0 or max(values) > 65535 else values
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:
@@ -450,19 +457,35 @@ class Task(_Record):
         return np.array([_rgb(color) for color in colors], np.uint8)
 
     @property
+    def writes_value(self) -> bool:
+        """Whether masks of one class have a value of their own in files: others are black and white."""
+        value = (*self.classes[0].value, 1)[0]
+        return self.kind == "binary" and value != 1 and not (_is_name(value) or _is_color(value))
+
+    @property
     def value_palette(self) -> NDArray[np.uint8]:
         """The colour of each value from 0 to 255 of what :meth:`decode` gives, uint8 (256, 3), RGB."""
         import numpy as np
 
-        values = self.decode(np.arange(len(self.classes), dtype=self.dtype))
+        values = self.decode(np.arange(len(self.classes) + (self.kind == "binary"), dtype=self.dtype))
         colors = np.zeros((256, 3), np.uint8)
-        colors[values[values < 256]] = self.palette[values < 256]
+        palette = np.array([[0] * 3, [255] * 3], np.uint8) if self.kind == "binary" else self.palette
+        colors[values[values < 256]] = palette[values < 256]
         return colors
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., K, H, W) as probabilities, float32: softmax over classes if these exclude each other."""
         logits = logits.float()
         return logits.softmax(-3) if self.kind == "multiclass" else logits.sigmoid()
+
+    @cached_property
+    def written(self) -> Task:
+        """The task of label maps that are written: one value for each class, as :meth:`decode` gives it."""
+        import numpy as np
+
+        values = self.decode(np.arange(len(self.classes), dtype=self.dtype)).tolist()
+        classes = [{"name": name, "value": value} for name, value in zip(self.names, values, strict=True)]
+        return Task(kind=self.kind, classes=classes)
 
     def _listed(self) -> str:
         names = self.names
@@ -475,9 +498,31 @@ def _numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
         return [{"name": classes[0]}]
     given = [each.get("value", ()) for each in classes if isinstance(each, Mapping)]
     named = [checked_value(value) for values in (ignore, *given) for value in _as_values(values)]
-    taken = [_bounds(value) for value in named if not _is_name(value)]
-    free = (value for value in range(2**31) if not any(low <= value <= high for low, high in taken))
+    free = _without(sorted(_bounds(value) for value in named if not _is_name(value)))
     return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]
+
+
+def _without(taken: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Whole numbers from 0 on without those in ranges, which are sorted."""
+    value = 0
+    for low, high in taken:
+        yield from range(value, low)
+        value = max(value, high + 1)
+    yield from itertools.count(value)
+
+
+def _refuse_exchanged(classes: Mapping[Any, Any]) -> None:
+    """Refuse a table whose keys are values and whose values are names.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if classes and all(
+        isinstance(key, int) and not isinstance(key, bool) and isinstance(value, str) and _is_name(value)
+        for key, value in classes.items()
+    ):
+        key, value = next(iter(classes.items()))
+        raise ValueError(f"names and values are exchanged; expected {{{value}: {key}, ...}}")
 
 
 def color_values(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -485,7 +530,7 @@ def color_values(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
     import numpy as np
 
     red, green, blue = (colors[..., channel].astype(np.int64) for channel in range(3))
-    return _FIRST_COLOR + (red << 16 | green << 8 | blue)
+    return FIRST_COLOR + (red << 16 | green << 8 | blue)
 
 
 def _is_color(value: int | str) -> bool:
@@ -496,11 +541,12 @@ def _is_name(value: int | str) -> bool:
     return isinstance(value, str) and not _COLOR.fullmatch(value) and not _RANGE.fullmatch(value)
 
 
-def _shown(value: int) -> str:
-    return f"#{value - _FIRST_COLOR:06x}" if value >= _FIRST_COLOR else str(value)
+def color_of(value: int) -> str:
+    """The colour, "#rrggbb", of a number as :func:`color_values` makes it; other numbers as text."""
+    return f"#{value - FIRST_COLOR:06x}" if value >= FIRST_COLOR else str(value)
 
 
-def _nearest_color(color: str, known: Iterable[str]) -> str | None:
+def nearest_color(color: str, known: Iterable[str]) -> str | None:
     """The known colour at the least distance."""
 
     def distance(other: str) -> int:
@@ -513,7 +559,7 @@ def _bounds(value: int | str) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
     if _is_color(value):
-        return (_FIRST_COLOR + int(value[1:], 16),) * 2
+        return (FIRST_COLOR + int(value[1:], 16),) * 2
     match = _RANGE.fullmatch(value)
     assert match is not None
     return int(match[1]), int(match[2])

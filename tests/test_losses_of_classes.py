@@ -191,5 +191,5 @@ def test_a_loss_of_two_arguments_is_refused_where_values_are_ignored(monkeypatch
 
 
 def test_weights_of_one_object_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train.class_weights: weigh several classes, and the task is binary"):
+    with pytest.raises(ConfigError, match=r"train.class_weights are for several classes, and this task is binary"):
         make_loss("bce", class_weights=[1.0])

@@ -52,6 +52,8 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": {"a": 1, "b": 2}, "ignore": [2]}, "the value 2 belongs to 'b' and to 'ignore'"),
         ({"classes": {"a": "9-3", "b": 1}}, "the range runs backwards; expected 3-9"),
         ({"classes": {"a": "7", "b": 1}}, "is a number in quotes; write 7 without them"),
+        ({"classes": {0: "sky", 1: "road"}}, "names and values are exchanged; expected {sky: 0, ...}"),
+        ({"classes": ["a", "b"], "ignore": ["0-2147483647"]}, "expected values of 32 bits"),
         ({"classes": {"a": "", "b": 1}}, "expected a whole number, a range such as 1-20, a colour, the name"),
         ({"classes": {"a": "x", "b": ["x", "y"]}}, "the value 'x' belongs to 'a' and to 'b'"),
         ({"classes": {"a": "#FF0000", "b": ["#ff0000"]}}, "the value #ff0000 belongs to 'a' and to 'b'"),
@@ -124,6 +126,22 @@ def test_many_classes_take_16_bits_and_the_largest_is_void() -> None:
     found = many.encode(np.append(values, [[255]], axis=1).astype(np.uint16))
     assert (many.void, found.dtype) == (65535, np.uint16)
     assert found[0].tolist() == [*range(5), 65535, *range(5, 255)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "indices"),
+    [
+        ({"sky": 10, "road": [20, 30]}, False),
+        ({"sky": -5, "road": 2}, True),
+        ({"sky": "#0000ff", "road": "#804080"}, True),
+        ({"wall": ["facade", "shop"], "rest": "*"}, True),
+    ],
+)
+def test_what_is_written_is_read_as_the_same_labels(classes: Any, indices: bool) -> None:
+    task, labels = Task(classes=classes), np.array([[0, 1, 1]], np.uint8)
+    written = task.decode(labels)
+    assert (task.written.encode(written) == labels).all()
+    assert ((written if indices else task.encode(written)) == labels).all()
 
 
 def test_decoding_gives_the_files_own_values() -> None:

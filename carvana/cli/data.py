@@ -19,7 +19,9 @@ app = typer.Typer(no_args_is_help=True, help="Make, check, look at and divide da
 
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/, or both in one."),
+    typer.Argument(
+        metavar="DIR", help="The data folder: train/ + train_masks/, images/ + masks/, both in one, or parts."
+    ),
 ]
 
 

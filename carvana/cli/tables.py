@@ -224,7 +224,7 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
-        how = "  To train on these values, copy this into a config. Then name the classes, and list values to ignore."
+        how = "  To train on them, copy this into a config; change names, and list in ignore what counts for nothing."
         parts.append(Text(f"{how}\n\n{block}"))
     return Group(*parts)
 
@@ -305,13 +305,19 @@ def _ceilings(report: Report) -> list[RenderableType]:
 
 
 def _values(report: Report, *, known: bool) -> Table:
-    """The values of label files, with their classes where a task was given."""
-    table = make_table(Column("value", justify="right", style="bold"), title="Label values")
-    for heading in (["class"] if known else []) + ["pixels", "images"]:
+    """The values of label files, or the categories of objects, with their classes where a task was given."""
+    objects = any(each.objects is not None for each in report.values)
+    table = make_table(
+        Column("category" if objects else "value", justify="left" if objects else "right", style="bold"),
+        title="Categories of objects" if objects else "Label values",
+    )
+    for heading in (["class"] if known else []) + (["objects"] if objects else []) + ["pixels", "images"]:
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for each in report.values[:_MOST_CLASSES]:
-        name = [_text("no class" if each.name is None else each.name)] if known else []
-        table.add_row(str(each.value), *name, f"{each.share:.3%}", f"{each.images:,}")
+        near = f", nearest: {each.nearest}" if each.nearest else ""
+        cells = [_text(f"no class{near}" if each.name is None else each.name)] if known else []
+        cells += [_text(f"{each.objects:,}")] if each.objects is not None else []
+        table.add_row(_text(str(each.value)), *cells, f"{each.share:.3%}", f"{each.images:,}")
     if len(report.values) > _MOST_CLASSES:
         table.add_row(f"and {len(report.values) - _MOST_CLASSES:,} more")
     return table

@@ -23,14 +23,14 @@ from carvana.config import read_yaml
 from carvana.data.io.images import SUFFIXES, image_size
 from carvana.data.io.masks import read_mask
 from carvana.data.io.polygons import Annotation, Shape, circle, decode_counts, ring_of, runs_of
-from carvana.data.layouts import group_and_view, image_names, nested_names, stem_of
+from carvana.data.layouts import group_and_view, image_names, nested_names, stem_of, sub_folders, subset_of
 from carvana.data.samples import Sample
 from carvana.errors import DataError, plural
 
 _COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _LABELME = re.compile(rb'"(shapes"\s*:\s*\[|imagePath"\s*:)')
 _HEAD = 2**16  # bytes of a JSON file by which its kind is known
-_PARTS = re.compile(r"(train|training|val|valid|validation|test|testing)(20\d\d)?", re.IGNORECASE)
+_YEAR = re.compile(r"20\d\d$")
 _ROBOFLOW = re.compile(r"\.rf\.[0-9a-zA-Z]{20,}$")
 _LABELME_FOLDERS = "annotations", "labels", "json"
 _LARGEST = 2**15  # a side of an image in pixels: 30,000 are known, and a JSON file may have any number
@@ -122,8 +122,11 @@ def read_coco(
             f"{missing[0].relative_to(folder)}); bring them back, or name their folder with data.images"
         )
     base = root if several and root is not None else folder
+    part = _subset_of(path.stem.removeprefix("instances_")) or _subset_of(path.parent.name)
     return [
-        _sample(place, base, Annotation(path, each.size or image_size(place), each.shapes, notes))
+        _sample(
+            place, base, part if several else "", Annotation(path, each.size or image_size(place), each.shapes, notes)
+        )
         for place, each in zip(places, found, strict=True)
     ]
 
@@ -146,8 +149,9 @@ def read_labelme(images: Path, files: Path, *, base: Path) -> list[Sample]:
         found.append((images / name, files / there[stem], objects))
     notes["JSON file", "without an image: left out"] = len(there.keys() - stems.keys())
     lines = notes.lines(files)
+    subset = _subset_of(images.name) if images != base else ""
     return [
-        _sample(image, base, Annotation(path, each.size or image_size(image), each.shapes, lines))
+        _sample(image, base, subset, Annotation(path, each.size or image_size(image), each.shapes, lines))
         for image, path, each in found
     ]
 
@@ -168,15 +172,15 @@ def read_yolo(images: Path, labels: Path, names: Sequence[str], *, base: Path) -
         found.append((images / name, labels / f"{stem}.txt" if stem in there else labels, size, shapes))
     notes["label file", "without an image: left out"] = len(there - stems.keys())
     lines = notes.lines(labels)
-    return [_sample(image, base, Annotation(path, size, shapes, lines)) for image, path, size, shapes in found]
+    subset = (_subset_of(images.name) or _subset_of(images.parent.name)) if images != base else ""
+    return [_sample(image, base, subset, Annotation(path, size, shapes, lines)) for image, path, size, shapes in found]
 
 
-def _sample(image: Path, base: Path, annotation: Annotation) -> Sample:
+def _sample(image: Path, base: Path, subset: str, annotation: Annotation) -> Sample:
     """A sample; images that Roboflow made of one image (NAME.rf.DIGEST.jpg) are one group."""
-    depth = len(image.relative_to(base).parts) - 1
-    sample = Sample(image, annotation.path, "", depth=depth, annotation=annotation)
-    group, view = group_and_view(_ROBOFLOW.sub("", sample.stem), None)
-    return Sample(image, annotation.path, group, view, depth, annotation=annotation)
+    below = image.relative_to(base)
+    group, view = group_and_view(_ROBOFLOW.sub("", stem_of(below.as_posix())), None)
+    return Sample(image, annotation.path, group, view, len(below.parts) - 1, subset, annotation)
 
 
 @lru_cache(maxsize=16)  # find_samples is called several times in a command
@@ -395,11 +399,11 @@ def _place(name: str, folder: Path, flat: bool) -> Path:
 
 def _part_folders(root: Path) -> list[Path]:
     """The folders of parts, such as train and valid, in a folder."""
-    return (
-        sorted(each for each in root.iterdir() if _PARTS.fullmatch(each.name) and each.is_dir())
-        if root.is_dir()
-        else []
-    )
+    return [root / name for name in sub_folders(root) if _subset_of(name)] if root.is_dir() else []
+
+
+def _subset_of(name: str) -> str:
+    return subset_of(_YEAR.sub("", name))
 
 
 def _base(root: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:

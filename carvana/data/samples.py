@@ -174,8 +174,7 @@ def find_samples(
             f"{one.parent}: {one.name} and {other.name} are both named as the image {stem!r}; "
             "rename one of them or move it away"
         )
-    if not (names.by_class and names.masks):
-        _check_masks(names, mask_suffix)
+    _check_masks(names, mask_suffix)
     for folder, what in names.left_out:
         (reporter or SilentReporter()).info(f"{folder}: {what}")
     return [names.sample(stem, *group_and_view(stem, names.pattern)) for stem in names.images]
@@ -246,10 +245,12 @@ def find_names(
     found = PairedNames(folders, rule, group_pattern(folders.group if group is None else group))
     for part in folders.parts or (_WHOLE,):
         _pair(found, part)
+    if folders.parts:
+        require_images(folders.images, found.images.values())
     listed_names = [part.only for part in folders.parts if part.only is not None]
     if listed_names:
         count = len(image_names(folders.images, SUFFIXES))
-        if left := count - sum(map(len, listed_names)):
+        if (left := count - sum(map(len, listed_names))) > 0:
             found.left_out.append((folders.images, f"{left} of {count} images are in none of the lists, and not read"))
     if len(folders.parts) > 1:
         found.images = dict(sorted(found.images.items(), key=itemgetter(1)))
@@ -270,7 +271,9 @@ def _pair(found: PairedNames, part: Part) -> None:
         image_list = [name for name in mask_names if name not in owners and not name.lower().endswith(".npy")]
         mask_names = list(owners)
     else:
-        image_list = require_images(images, nested_names(images, SUFFIXES))
+        image_list = sorted(nested_names(images, SUFFIXES))
+        if not folders.parts:  # one of several parts may be empty
+            require_images(images, image_list)
     stems: dict[str, str] = {}
     for image in image_list:
         stem = stem_of(image).removesuffix(folders.image_suffix)
@@ -313,8 +316,13 @@ def _pair(found: PairedNames, part: Part) -> None:
 
 
 def _check_masks(names: PairedNames, mask_suffix: str | None) -> None:
-    """Refuse images without masks; the message names the first, and how many its part has."""
-    first = next((stem for stem in names.images if stem not in names.masks), None)
+    """Refuse images without masks; the message names the first, and how many its part has.
+
+    Where masks are in folders of classes, an image without any has no object, unless all images of its part have none.
+    """
+    labelled = {names.part_of.get(stem, _WHOLE).images for stem in names.masks} if names.by_class else set()
+    without = (stem for stem in names.images if stem not in names.masks)
+    first = next((stem for stem in without if names.part_of.get(stem, _WHOLE).images not in labelled), None)
     if first is None:
         return
     images, masks = names.places(first)

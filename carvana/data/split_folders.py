@@ -12,6 +12,7 @@ from carvana.errors import DataError
 
 _PAIRS = (
     ("{}", "{}annot"),
+    ("{}", "{}_labels"),
     ("{}/images", "{}/masks"),
     ("{}/images", "{}/labels"),
     ("{}/images", "{}/annotations"),

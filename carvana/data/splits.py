@@ -116,7 +116,7 @@ def make_split(
     """
     samples = config_samples(data, data.root, reporter=reporter)
     if task is not None:
-        check_categories(samples, task)
+        check_categories(without_test(samples), task)
     if split.file is None:
         made = split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task, reporter=reporter)
     else:

@@ -150,7 +150,12 @@ def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
         return paint_labels(sample, task, max_pixels=max_pixels)
     source = mask_of(sample)
     if task.reads_masks:
-        return read_mask(source, max_pixels=max_pixels)
+        try:
+            return read_mask(source, max_pixels=max_pixels)
+        except DataError as error:
+            if error.kind != "not-binary" or task == Task.binary() or isinstance(source, tuple):
+                raise
+            # A class that is named without a value is 1 in label files, and the rest background.
     if isinstance(source, tuple):
         raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]}; expected one")
     return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from carvana.data.io.labels import Labels, write_labels
 from carvana.data.io.masks import write_mask
+from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError, cause
-from carvana.evaluation.labels import LabelEvaluation, label_evaluation
+from carvana.evaluation.labels import LabelCounts, LabelEvaluation, label_evaluation
 from carvana.evaluation.multilabel import (
     ClassCounts,
     MultilabelEvaluation,
@@ -196,6 +197,7 @@ def evaluate_parts(
     parts = iter(parts)
     first = next(parts)
     parts, task = itertools.chain([first], parts), first[0].task
+    check_categories([sample.annotation for sample in samples], task)
     if task.kind == "multiclass":
         return _evaluate_labels(parts, samples, task, masks_dir=masks_dir, workers=workers, reporter=reporter)
     classes: list[ClassCounts] = []
@@ -210,6 +212,11 @@ def evaluate_parts(
         if spool is not None and folder is not None:
             _write_masks(spool, folder, samples, task, thresholds, workers, reporter)
     seconds = time.perf_counter() - started
+    if task.ignore:
+        counted = [index for index, (image, *_) in enumerate(classes) if image.counted]
+        _tell_of_void(len(samples) - len(counted), samples, reporter)
+        samples, classes = [samples[index] for index in counted], [classes[index] for index in counted]
+        single, as_predicted = [single[index] for index in counted], [as_predicted[index] for index in counted]
     if task.kind == "multilabel":
         return multilabel_evaluation(task, samples, classes, scale=predictor.scale, seconds=seconds)
     groups = [sample.group for sample in samples]
@@ -230,6 +237,18 @@ def evaluate_parts(
     )
 
 
+def _tell_of_void(count: int, samples: Sequence[Sample], reporter: Reporter) -> None:
+    """Say how many images have no pixel that counts, and are left out of the scores.
+
+    Raises:
+        DataError: none has one.
+    """
+    if count == len(samples):
+        raise DataError(f"{samples[0].image}: no pixel counts in it, nor in any other image: all are ignored")
+    if count:
+        reporter.warn(f"{count} of {len(samples)} images are left out of the scores: all of their pixels are ignored")
+
+
 def _evaluate_labels(
     parts: Iterable[tuple[BasePredictor, Sequence[Sample]]],
     samples: Sequence[Sample],
@@ -240,7 +259,8 @@ def _evaluate_labels(
     reporter: Reporter,
 ) -> LabelEvaluation:
     started = time.perf_counter()
-    matrices: list[NDArray[np.int64]] = []
+    total = np.zeros((len(task.classes),) * 2, np.int64)
+    counts: list[LabelCounts] = []
     with _mask_folder(masks_dir, samples) as folder:
 
         def finish(job: tuple[_Labelled, Prediction | None]) -> NDArray[np.int64]:
@@ -253,9 +273,14 @@ def _evaluate_labels(
 
         for predictor, part in parts:
             predicted = _predicted(predictor, part, "mask", workers)
-            matrices += track(overlapped(finish, predicted, workers=workers), reporter, "evaluating", len(part))
+            matrices = overlapped(finish, predicted, workers=workers)
+            for matrix in track(matrices, reporter, "evaluating", len(part)):
+                total += matrix
+                counts.append(LabelCounts.of(matrix))
     seconds = time.perf_counter() - started
-    return label_evaluation(task, samples, matrices, scale=predictor.scale, seconds=seconds)
+    void = sum(not image.union.any() for image in counts)
+    _tell_of_void(void, samples, reporter)
+    return label_evaluation(task, samples, counts, total, scale=predictor.scale, seconds=seconds)
 
 
 def _predicted(
@@ -354,7 +379,11 @@ def _write_masks(
             graded = np.load(file)
         for levels, folder, threshold in zip(graded if several else [graded], folders, thresholds, strict=True):
             least = threshold_index(threshold) + 1  # the lowest level above the threshold
-            write_mask(mask_path(masks_dir, sample, folder), levels >= least)
+            path, mask = mask_path(masks_dir, sample, folder), levels >= least
+            if task.writes_value:
+                write_labels(path, mask.view(np.uint8), task)
+            else:
+                write_mask(path, mask)
 
     for _ in track(overlapped(write, samples, workers=workers), reporter, "writing masks", len(samples)):
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,38 +17,57 @@ from carvana.task import Task
 Scores = dict[str, Any]
 
 
+class LabelCounts(NamedTuple):
+    """The pixels of an image.
+
+    Attributes:
+        hits: int64 (K,), those that are rightly predicted as each class.
+        union: int64 (K,), those that each class is true or predicted for.
+    """
+
+    hits: NDArray[np.int64]
+    union: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, matrix: NDArray[np.int64]) -> Self:
+        """The counts of a matrix (K, K): rows true, columns predicted."""
+        hits = matrix.diagonal().copy()
+        return cls(hits, matrix.sum(0) + matrix.sum(1) - hits)
+
+
 @dataclass(frozen=True, eq=False)
 class LabelScore:
-    """The counts of one image.
+    """The counts of one image, in memory that grows with the classes and not with their square.
 
     Attributes:
         image: Its name.
         group: Its group.
         view: Its view.
-        matrix: int64 (K, K), its pixels: rows true, columns predicted.
+        counts: Its pixels.
     """
 
     image: str
     group: str
     view: str
-    matrix: NDArray[np.int64]
+    counts: LabelCounts
 
     @property
     def score(self) -> float:
         """The mean IoU over the classes that are true or predicted in this image; 1 where nothing counts."""
-        found = mean_iou(self.matrix)
-        return found if np.isfinite(found) else 1.0
+        hits, union = self.counts
+        there = union > 0
+        return float((hits[there] / union[there]).mean()) if there.any() else 1.0
 
     def to_json(self) -> Scores:
         """A line of ``per_image``; ``counts`` has an index, right pixels and the union for each class there is."""
-        hits = np.diagonal(self.matrix)
-        union = self.matrix.sum(0) + self.matrix.sum(1) - hits
+        hits, union = self.counts
+        pixels = (hits.sum() + union.sum()) // 2  # a wrong pixel is in two unions
         return {
             "image": self.image,
             "group": self.group,
             "view": self.view,
             "miou": self.score,
-            "pixel_accuracy": _number(overall_accuracy(self.matrix)),
+            "pixel_accuracy": _share(hits.sum(), pixels),
             "counts": [[int(k), int(hits[k]), int(union[k])] for k in np.flatnonzero(union)],
         }
 
@@ -60,6 +79,7 @@ class LabelEvaluation:
     Attributes:
         task: The classes.
         images: Each image's counts, in the order given.
+        matrix: int64 (K, K), the pixels of all images: rows true, columns predicted.
         score_ci95: The interval of the mean IoU, by bootstrap over groups of the pooled counts; None for one group.
         scale: (height, width) at which the network saw the images, "native", or several of these in words.
         seconds: That it took, reading and counting included.
@@ -67,14 +87,10 @@ class LabelEvaluation:
 
     task: Task
     images: tuple[LabelScore, ...]
+    matrix: NDArray[np.int64]
     score_ci95: tuple[float, float] | None
     scale: str | tuple[int, int]
     seconds: float
-
-    @property
-    def matrix(self) -> NDArray[np.int64]:
-        """int64 (K, K), the pixels of all images: rows true, columns predicted."""
-        return sum((image.matrix for image in self.images), np.zeros((len(self.task.classes),) * 2, np.int64))
 
     @property
     def score(self) -> float:
@@ -110,17 +126,17 @@ class LabelEvaluation:
 def label_evaluation(
     task: Task,
     samples: Sequence[Sample],
-    matrices: Sequence[NDArray[np.int64]],
+    counts: Sequence[LabelCounts],
+    matrix: NDArray[np.int64],
     *,
     scale: str | tuple[int, int],
     seconds: float,
 ) -> LabelEvaluation:
-    """Put together an evaluation from the counts of each image."""
+    """Put together an evaluation from the counts of each image, and their sum (K, K)."""
     images = tuple(
-        LabelScore(sample.name, sample.group, sample.view, matrix)
-        for sample, matrix in zip(samples, matrices, strict=True)
+        LabelScore(sample.name, sample.group, sample.view, each) for sample, each in zip(samples, counts, strict=True)
     )
-    return LabelEvaluation(task, images, _interval(images), scale, seconds)
+    return LabelEvaluation(task, images, matrix, _interval(images), scale, seconds)
 
 
 def class_scores(names: Sequence[str], matrix: NDArray[np.int64]) -> list[Scores]:
@@ -144,8 +160,7 @@ def class_scores(names: Sequence[str], matrix: NDArray[np.int64]) -> list[Scores
 
 
 def _interval(images: Sequence[LabelScore]) -> tuple[float, float] | None:
-    hits = np.stack([np.diagonal(image.matrix) for image in images]).astype(np.float64)
-    union = np.stack([image.matrix.sum(0) + image.matrix.sum(1) for image in images]) - hits
+    hits, union = (np.stack(each).astype(np.float64) for each in zip(*(image.counts for image in images), strict=True))
 
     def score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         hits, union = np.split(sums, 2, axis=1)

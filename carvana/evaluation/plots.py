@@ -51,15 +51,16 @@ def worst_images(
     other what is wrong has the predicted colour.
 
     Args:
-        evaluation: the scores of ``samples``, in their order.
-        samples: the images.
+        evaluation: the scores.
+        samples: the images, and maybe others.
         mask_of: gives an image's predicted mask, or labels (H, W), or masks (K, H, W).
         path: the PNG to write.
         count: how many images.
     """
     task = evaluation.task
-    scores = [image.score for image in evaluation.images]
-    ranked = sorted(zip(scores, samples, strict=True), key=lambda pair: pair[0])[:count]
+    by_name = {sample.name: sample for sample in samples}
+    scores = [(image.score, by_name[image.image]) for image in evaluation.images]
+    ranked = sorted(scores, key=lambda pair: pair[0])[:count]
     images = []
     for _, sample in ranked:
         image, found, true = over_white(read_shown(sample.image)), mask_of(sample), read_labels(sample, task)

@@ -204,7 +204,7 @@ def _mask(folder: Path, task: Task, sample: Sample) -> Labels:
     if task.kind == "multilabel":
         return np.stack([read_mask(mask_path(folder, sample, of_class)) for of_class in task.folders])
     path = mask_path(folder, sample)
-    return task.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
+    return task.written.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
 
 
 def _each_fold(folds: Folds) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def choose_for_all(
     Raises:
         DataError: the images are missing.
     """
-    samples = find_samples(data, **_reading(runs[0]))
+    samples = find_samples(data, **_reading(runs[0], expanded(data)))
     warn_of_known_groups(runs, samples, reporter or default_reporter())
     return samples
 
@@ -166,12 +166,14 @@ def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
     return own is not None and own.resolve() == Path(data).resolve()
 
 
-def _reading(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """The keys by which a run reads groups and masks from the names of files."""
+def _reading(run: str | os.PathLike[str], folder: Path) -> dict[str, Any]:
+    """The keys by which a run reads groups and masks from the names of files, and its folders if there are such."""
     if not Run(run).exists:
         return {}
     data = Run(run).read_config().data
-    return {"group": data.group, "mask_suffix": data.mask_suffix}
+    named = {key: each for key, each in (("images", data.images), ("masks", data.masks)) if each is not None}
+    there = named and all(not each.is_absolute() and (folder / each).exists() for each in named.values())
+    return {"group": data.group, "mask_suffix": data.mask_suffix, **(named if there else {})}
 
 
 def warn_of_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequence[Sample], reporter: Reporter) -> None:

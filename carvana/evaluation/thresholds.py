@@ -39,6 +39,11 @@ class ImageCounts:
         return int(self.histograms[0].sum())
 
     @property
+    def counted(self) -> bool:
+        """Whether any pixel counts."""
+        return bool(self.histograms[:2].any())
+
+    @property
     def present(self) -> bool:
         """Whether the image holds the object."""
         return self.pixels > 0

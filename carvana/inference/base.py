@@ -271,11 +271,11 @@ def checked_thresholds(threshold: Threshold, task: Task, default: Sequence[float
     if threshold is None:
         return tuple(default)
     if task.kind == "multiclass":
-        raise ConfigError(f"threshold {threshold}: the likeliest of several classes is taken; leave it out")
+        raise ConfigError(f"threshold {threshold}: a multiclass task has none; leave it out")
     count = len(task.classes)
-    several = [threshold] * count if isinstance(threshold, int | float) else list(threshold)
-    if len(several) != count:
+    if np.shape(threshold) not in ((), (count,)):
         raise ConfigError(f"threshold {threshold}: expected one for all classes, or {count}, one for each")
+    several: list[float] = np.broadcast_to(threshold, count).tolist()
     for each in several:
         if not 0 <= each <= 1:
             raise ConfigError(f"threshold {each} is outside 0 to 1; leave it out to take the model's own")

@@ -171,8 +171,8 @@ class Prediction:
     ) -> None:
         self.size = size
         self.task = task or Task.binary()
-        several = (threshold,) * len(self.task.classes) if isinstance(threshold, int | float) else tuple(threshold)
-        self.thresholds: tuple[float, ...] = () if self.task.kind == "multiclass" else several
+        exclusive, count = self.task.kind == "multiclass", len(self.task.classes)
+        self.thresholds: tuple[float, ...] = () if exclusive else tuple(np.broadcast_to(threshold, count).tolist())
         self._maps: tuple[FloatMap, ...] = (network_probabilities,)  # empty where they were not kept
         self._weights: tuple[float, ...] = (1.0,)
 
@@ -327,17 +327,17 @@ class Prediction:
             ConfigError: there is no such class.
         """
         index = self.task.index(name)
-        if self.task.kind == "multiclass":
-            chosen: NDArray[np.uint8] = (self.labels == index).view(np.uint8)
-            return chosen
         if self.task.kind == "binary":
             return self.mask
-        if "masks" in self.__dict__:
-            found: NDArray[np.uint8] = self.masks[index]
-            return found
-        above: NDArray[np.bool_] = self.probability_of(name) > self.thresholds[index]
-        decided: NDArray[np.uint8] = above.view(np.uint8)
-        return decided
+        found: NDArray[Any]
+        if self.task.kind == "multiclass":
+            found = self.labels == index
+        elif "masks" in self.__dict__:
+            found = self.masks[index]
+        else:
+            found = self.probability_of(name) > self.thresholds[index]
+        mask: NDArray[np.uint8] = found.view(np.uint8)
+        return mask
 
     def probability_of(self, name: str) -> FloatMap:
         """float32 (H, W) in [0, 1]: the probability of a class.

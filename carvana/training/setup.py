@@ -163,10 +163,12 @@ def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Repor
     sizes = {f"network.{name}": value.shape for name, value in larger.module.state_dict().items()}
     places = [(index, names.index(name)) for index, name in enumerate(new.names) if name in names]
     for name, own in model.state_dict().items():
-        if name in state and state[name].shape != sizes.get(name):
+        grown = sizes.get(name, ()) if name in state else ()
+        sides = [place for place, side in enumerate(grown) if side != state[name].shape[place]]
+        if sides:  # that of the classes: the first one of a convolution, the second one of a transposed one
             taken = own.clone()
             for here, there in places:
-                taken[here] = state[name][there]
+                taken.select(sides[0], here).copy_(state[name].select(sides[0], there))
             state[name] = taken
     weights = {
         "taken": [name for name in new.names if name in names],

@@ -71,15 +71,18 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
         if not pooled.any():  # all is void, as it may be in a few crops: JSON has no NaN
             return Validation(mean_loss, 0.0, 0.0, not_finite)
         return Validation(mean_loss, mean_iou(pooled), overall_accuracy(pooled), not_finite)
+    if (void := rows[:, -1].isnan()).any():  # nothing counts in these images
+        rows = rows[~void]
+        accuracy = rows[:, -1].mean().nan_to_num().item()
     counts = rows[:, 1:-1].sum(0, keepdim=True) if loader.data.mode == "crop" else rows[:, 1:-1]
     both, either = counts.T.split(classes)
-    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean()
+    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean().nan_to_num()
     return Validation(mean_loss, dice.item(), accuracy, not_finite)
 
 
 def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """For each image (N, 2 K + 1): of each class the pixels in both masks, then the sum of the pixels of each mask,
-    and the pixel accuracy.
+    and the pixel accuracy, not a number where nothing counts.
     """
     predicted, true = (logits > 0).flatten(2), (targets > 0.5 * (1 if valid is None else valid)).flatten(2)
     right = (predicted == true).flatten(1)
@@ -87,7 +90,7 @@ def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> 
         accuracy = right.double().mean(1)
     else:
         counts = (valid > 0.5).expand_as(targets).flatten(2)
-        accuracy = (right & counts.flatten(1)).sum(1).double() / counts.sum((1, 2)).clamp(min=1)
+        accuracy = (right & counts.flatten(1)).sum(1).double() / counts.sum((1, 2))
         predicted, true = predicted & counts, true & counts
     both, either = (predicted & true).sum(2), predicted.sum(2) + true.sum(2)
     return torch.cat([both.double(), either.double(), accuracy[:, None]], dim=1)

@@ -115,6 +115,7 @@ def test_parts_have_their_folders_in_their_names_and_copies_of_an_image_are_one_
     samples = find_samples(tmp_path)
     assert [sample.name.split(".")[0] for sample in samples] == ["train/a_jpg"] * 2 + ["valid/b_jpg"] * 2
     assert len({sample.group for sample in samples}) == 2
+    assert [sample.subset for sample in samples] == ["train"] * 2 + ["val"] * 2
 
 
 def test_what_is_odd_in_a_file_is_noted_once_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -262,6 +263,7 @@ def test_yolo_polygons_are_those_of_coco_in_shares_of_the_image(tmp_path: Path, 
     (tmp_path / "data.yaml").write_text("nc: 2\nnames: [car, sign]\n")
     samples = find_samples(tmp_path)
     assert len(samples) == 2 * len(parts)
+    assert {sample.subset for sample in samples} == set(parts)
     found = masks_of(samples[0])
     assert [category for category, _ in found] == ["sign", "sign"]
     whole = coco_masks.decode(coco_masks.frPyObjects([TRIANGLE, SQUARE], *SIZE))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from carvana.data.digest import content_digests
 from carvana.data.io.images import write_image
@@ -135,3 +136,12 @@ def test_one_label_map_an_image_is_no_multilabel_task(tmp_path: Path) -> None:
     write_mask(tmp_path / "a.png", np.ones(SIZE, np.uint8))
     with pytest.raises(DataError, match=r"a\.png: gives each pixel one class at most, and task\.kind is multilabel"):
         read_labels(Sample(Path("a.jpg"), tmp_path / "a.png", "a"), Task(kind="multilabel", classes=["a", "b"]))
+
+
+def test_a_class_that_is_named_without_a_value_is_1_in_label_files(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2, 2]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    sample = Sample(Path("a.jpg"), tmp_path / "a.png", "a")
+    assert read_labels(sample, Task(classes=["cell"])).tolist() == [[0, 1, 0, 0]]
+    with pytest.raises(DataError, match="label maps need a task in the config"):
+        read_labels(sample, Task.binary())

@@ -76,7 +76,7 @@ def test_paths_may_be_given_as_text() -> None:
 def test_a_sample_says_what_it_is_and_cannot_be_changed() -> None:
     assert repr(SAMPLES[1]) == (
         "Sample(image=PosixPath('/data/train/00087a6bd4dc_05.jpg'), mask=None, "
-        "group='00087a6bd4dc', view='05', depth=0, subset='', annotation=None)"
+        "group='00087a6bd4dc', view='05', depth=0, subset='')"
     )
     assert [sample.name for sample in SAMPLES[-2:]] == ["a/1.jpg", "a/b/1.jpg"]
     with pytest.raises(AttributeError):

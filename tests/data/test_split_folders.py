@@ -24,6 +24,7 @@ from carvana.data.splits import (
 )
 from carvana.errors import CarvanaError, ConfigError, DataError, UnknownNameError
 from carvana.registry import registry
+from carvana.task import Task
 
 
 def put(root: Path, *names: str) -> Path:
@@ -57,6 +58,7 @@ def found(root: Path, **options: Any) -> list[tuple[str, str, str]]:
 
 LAYOUTS = {
     "camvid": ("{}/{}.jpg", "{}annot/{}.png"),
+    "camvid-of-others": ("{}/{}.jpg", "{}_labels/{}.png"),
     "masks": ("{}/images/{}.jpg", "{}/masks/{}.png"),
     "labels": ("{}/images/{}.jpg", "{}/labels/{}.png"),
     "annotations": ("{}/images/{}.jpg", "{}/annotations/{}_mask.png"),
@@ -75,7 +77,7 @@ def divided(root: Path, layout: str, **parts: str) -> Path:
     return root
 
 
-VALIDATION = ["val", "valid", "validation", "Val"] * 2
+VALIDATION = ["val", "valid", "validation"] * 2 + ["Val", "VALID", "Validation"]
 
 
 @pytest.mark.parametrize(("layout", "val"), list(zip(LAYOUTS, VALIDATION, strict=True)))
@@ -201,6 +203,25 @@ def test_a_test_part_without_labels_is_left_out_and_said(tmp_path: Path, layout:
     assert [sample.stem[-1] for sample in find_samples(tmp_path) if sample.subset == "test"] == ["b"]
 
 
+def test_a_part_may_be_empty_and_all_may_not(tmp_path: Path) -> None:
+    divided(tmp_path, "camvid", train="ab")
+    for folder in ("val", "test", "testannot"):
+        (tmp_path / folder).mkdir()
+    assert [each[0] for each in found(tmp_path)] == ["train", "train"]
+    for path in (tmp_path / "train").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="no image in this folder"):
+        find_samples(tmp_path)
+
+
+def test_a_part_without_masks_is_an_error_where_single_images_may_lack_them(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{part}/images/{name}.jpg" for part in ("train", "val") for name in "ab"), "train/masks/cat/a.png")
+    with pytest.raises(DataError, match=r"val.images: 2 of 2 images have no mask in .*val.masks"):
+        find_samples(tmp_path)
+    put(tmp_path, "val/masks/dog/b.png")
+    assert [sample.categories for sample in find_samples(tmp_path)] == [{"cat"}, set(), set(), {"dog"}]
+
+
 def test_a_missing_mask_is_named_with_the_folders_of_its_part(tmp_path: Path) -> None:
     divided(tmp_path, "camvid", train="abc", val="ab")
     (tmp_path / "valannot" / "b.png").unlink()
@@ -310,6 +331,20 @@ def test_a_table_may_name_what_is_a_test(tmp_path: Path) -> None:
     assert [sample.name for sample in made.train + made.val] == ["a.jpg", "c.jpg"]
     assert [sample.name for sample in samples_to_test(data, split)] == ["b.jpg"]
     assert samples_to_test(data, SplitConfig()) == ()
+
+
+def test_categories_of_a_test_part_alone_do_not_matter(tmp_path: Path) -> None:
+    divided(tmp_path, "masks", train="ab", val="c")
+    for part in ("train", "val"):
+        (tmp_path / part / "masks").rename(tmp_path / part / "cat")
+        (tmp_path / part / "masks").mkdir()
+        (tmp_path / part / "cat").rename(tmp_path / part / "masks" / "cat")
+    put(tmp_path, "test/images/d.jpg", "test/masks/dog/d.png")
+    data, task = DataConfig(root=tmp_path), Task(kind="multilabel", classes=["cat", "cow"])
+    made = make_split(data, SplitConfig(), task, reporter=Lines())
+    assert [sample.categories for sample in made.val] == [{"cat"}]
+    with pytest.raises(DataError, match="no class of the task has a category of cat; "):
+        make_split(data, SplitConfig(), Task(kind="multilabel", classes=["cow", "dog"]))
 
 
 def test_a_split_of_given_parts_reads_back(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.task import Task
-from tests.scenes import COLOURS, TASK, write_scenes
+from carvana.utils.progress import SilentReporter
+from tests.reporters import Lines
+from tests.scenes import COLOURS, TASK, VOID, write_scenes
 
 
 class Colours(nn.Module):
@@ -91,3 +93,22 @@ def test_a_few_of_very_many_classes_are_named(scenes: Path) -> None:
     model = Segmenter(network, ModelSpec(arch="test", task=many, trained_size=(12, 16)))
     with pytest.raises(DataError, match=r"the model knows class 0 \(0\), .*, class 15 \(15\), and 44 more$"):
         evaluate(Predictor(model, device="cpu", precision="fp32"), carvana.find_samples(scenes))
+
+
+@pytest.mark.parametrize(
+    "task", [Task(classes={"car": [30, 31]}, ignore=[VOID]), TASK], ids=["one class", "several classes"]
+)
+def test_images_of_which_nothing_counts_change_no_score(task: Task, tmp_path: Path) -> None:
+    root = write_scenes(tmp_path, 4)
+    before = evaluate(predictor(task), carvana.find_samples(root), reporter=SilentReporter()).to_json()
+    for name in ("g0_900", "g1_901"):
+        Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(root / "images" / f"{name}.png")
+        Image.fromarray(np.full((48, 64), VOID, np.uint8)).save(root / "masks" / f"{name}.png")
+    shown = Lines()
+    after = evaluate(predictor(task), carvana.find_samples(root), reporter=shown).to_json()
+    assert after["score"] == before["score"]
+    assert after["pixel_accuracy"] == pytest.approx(before["pixel_accuracy"], abs=1e-12)
+    assert shown.lines == ["2 of 6 images are left out of the scores: all of their pixels are ignored"]
+    void = [sample for sample in carvana.find_samples(root) if "_90" in sample.stem]
+    with pytest.raises(DataError, match=r"g0_900\.png: no pixel counts in it, nor in any other image"):
+        evaluate(predictor(task), void, reporter=SilentReporter())

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from carvana.data.samples import Sample
-from carvana.evaluation.labels import class_scores, label_evaluation
+from carvana.evaluation.labels import LabelCounts, LabelEvaluation, class_scores, label_evaluation
 from carvana.metrics import class_ious, label_confusion, mean_accuracy, mean_iou, overall_accuracy
 from carvana.task import Task
 
@@ -112,13 +112,13 @@ def test_the_interval_is_a_bootstrap_of_whole_groups(maps: tuple[NDArray[np.uint
     rng = np.random.default_rng(1)
     scores = [mean_iou(sum(pooled[group] for group in rng.integers(4, size=4))) for _ in range(4000)]
     assert evaluation.score_ci95 == pytest.approx(tuple(np.quantile(scores, (0.025, 0.975))), abs=2e-3)
-    alone = label_evaluation(TASK, [sample("a", "g")], matrices[:1], scale="native", seconds=0)
+    alone = evaluation_of([sample("a", "g")], matrices[:1])
     assert alone.to_json()["score_ci95"] == [None, None]
 
 
 def test_nothing_but_void_has_no_score() -> None:
     nothing = np.zeros((K, K), np.int64)
-    numbers = label_evaluation(TASK, [sample("a", "g")], [nothing], scale="native", seconds=0).to_json()
+    numbers = evaluation_of([sample("a", "g")], [nothing]).to_json()
     assert (numbers["score"], numbers["pixel_accuracy"], numbers["mean_accuracy"]) == (None, None, None)
     assert class_scores(["a"], np.zeros((1, 1), np.int64))[0]["pixels"] == 0
 
@@ -140,6 +140,11 @@ def sample(name: str, group: str) -> Sample:
     return Sample(Path(f"{name}.jpg"), None, group)
 
 
-def evaluated(matrices: list[NDArray[np.int64]]):  # type: ignore[no-untyped-def]
+def evaluation_of(samples: list[Sample], matrices: list[NDArray[np.int64]]) -> LabelEvaluation:
+    counts = [LabelCounts.of(matrix) for matrix in matrices]
+    return label_evaluation(TASK, samples, counts, sum(matrices[1:], matrices[0]), scale="native", seconds=1.0)
+
+
+def evaluated(matrices: list[NDArray[np.int64]]) -> LabelEvaluation:
     samples = [sample(str(number), f"group {number // 2}") for number in range(len(matrices))]
-    return label_evaluation(TASK, samples, matrices, scale="native", seconds=1.0)
+    return evaluation_of(samples, matrices)

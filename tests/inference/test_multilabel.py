@@ -12,7 +12,7 @@ import torch
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import find_samples
 from carvana.data.target import read_labels
-from carvana.errors import ConfigError
+from carvana.errors import ConfigError, ModelError
 from carvana.inference.ensemble import Ensemble
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.predict_folder import predict_folder
@@ -160,3 +160,12 @@ def test_other_files_have_all_classes_and_cleaning_is_of_each(tmp_path: Path) ->
     assert sorted(each.name for each in out.glob(f"{path.stem}*")) == [
         f"{path.stem}_cutout.png", f"{path.stem}_overlay.jpg", f"{path.stem}_prob.npz",
     ]  # fmt: skip
+
+
+def test_a_network_that_gives_nan_is_named_wherever_it_is_decided(image: np.ndarray) -> None:
+    for scale in ("native", "trained"):
+        made = predictor(scale=scale)
+        with torch.no_grad():
+            made.model.network.bias[1] = float("nan")  # type: ignore[union-attr,index,operator]
+        with pytest.raises(ModelError, match="gives NaN in fp32"):
+            made.run([made.prepare(image)], want="mask")

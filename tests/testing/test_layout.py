@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from carvana.data.io.images import image_size
 from carvana.data.layouts import carvana_layout
 from carvana.data.samples import Sample
 from carvana.registry import registry
@@ -42,11 +44,33 @@ def test_every_layout_of_the_library_keeps_the_contract(tiny_data: Path, tmp_pat
         for folder, before, after in (("leftImg8bit", "", "_leftImg8bit"), ("gtFine", "_mask", "_gtFine_labelIds")):
             (path,) = (tmp_path / "cityscapes" / folder / "train" / "city").glob(f"{name}{before}.*")
             path.rename(path.with_name(f"{name}{after}{path.suffix}"))
-    folders = {"carvana": tiny_data} | {name: tmp_path / name for name in places}
+    annotated = write_annotated(tiny_data / "train", tmp_path)
+    folders = {"carvana": tiny_data} | {name: tmp_path / name for name in (*places, *annotated)}
     assert folders.keys() == {entry.name for entry in registry.layouts.registered() if entry.source == "carvana"}
     for name, folder in folders.items():
         check_layout(name, folder)
         check_layout(name)
+
+
+def write_annotated(images: Path, root: Path) -> tuple[str, ...]:
+    """Folders named as the layouts that read annotation files, each with the images and a triangle in each image."""
+    names = ("coco", "labelme", "yolo")
+    for name in names:
+        shutil.copytree(images, root / name / "images")
+    ring, shares = [2, 2, 20, 2, 20, 20], "0.1 0.1 0.5 0.1 0.5 0.5"
+    sizes = {path.name: image_size(path) for path in sorted(images.iterdir())}
+    records = [{"id": name, "file_name": name, "height": size[0], "width": size[1]} for name, size in sizes.items()]
+    outlines = [{"id": name, "image_id": name, "category_id": 1, "segmentation": [ring]} for name in sizes]
+    coco = {"images": records, "annotations": outlines, "categories": [{"id": 1, "name": "car"}]}
+    (root / "coco" / "labels.json").write_text(json.dumps(coco))
+    (root / "yolo" / "labels").mkdir()
+    (root / "yolo" / "classes.txt").write_text("car")
+    for name, (height, width) in sizes.items():
+        shape = {"label": "car", "points": [ring[:2], ring[2:4], ring[4:]], "shape_type": "polygon"}
+        values = {"shapes": [shape], "imagePath": name, "imageHeight": height, "imageWidth": width}
+        (root / "labelme" / "images" / name).with_suffix(".json").write_text(json.dumps(values))
+        (root / "yolo" / "labels" / name).with_suffix(".txt").write_text(f"0 {shares}")
+    return names
 
 
 def listing(root: Path) -> list[Sample] | None:

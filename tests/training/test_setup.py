@@ -7,7 +7,7 @@ import pytest
 import carvana
 from carvana.errors import RunError, UnknownNameError
 from carvana.registry import registry
-from carvana.training.setup import PLUGINS, check_packages, packages_of
+from carvana.training.setup import PLUGINS, check, check_packages, packages_of
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,15 @@ def test_names_of_other_packages_are_noted_with_them(config: carvana.FitConfig) 
     assert packages_of(config) == {"mine": "carvana-mine", "focal": "carvana-mine"}
     carvana.register_augment("own", "own:build")  # a script's: no package to name
     assert packages_of(config.replace({"data.augment": "own"})) == packages_of(config)
+
+
+def test_the_layout_that_a_config_names_is_noted_and_looked_up_first(config: carvana.FitConfig) -> None:
+    with registry.registering("carvana-mine", "1.0"):
+        registry.archs.register("mine", "mine:build")
+        registry.layouts.register("album", "mine:album")
+    assert packages_of(config.replace({"data.layout": "album"})) == {"mine": "carvana-mine", "album": "carvana-mine"}
+    with pytest.raises(UnknownNameError, match="no data layout is named 'albun'; did you mean 'album'"):
+        check(config.replace({"data.layout": "albun"}))
 
 
 def test_a_name_that_is_missing_or_somebody_elses_is_told_with_its_package(

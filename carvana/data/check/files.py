@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +27,18 @@ from carvana.data.layouts import (
     image_names,
     others,
 )
+from carvana.data.objects import paint_labels, read_objects
 from carvana.data.samples import PairedNames, Sample
 from carvana.errors import ConfigError, DataError, printable
-from carvana.task import Task
+from carvana.task import Task, color_of
 
 T = TypeVar("T")
 Size = tuple[int, int]
+
+_FEW_COLORS, _FLAT = 64, 0.9
+"""A file of labels has so many colours on this share of its pixels; of a photo these are on less than half."""
+
+_MOST_COLORS = 1024  # of a file that are counted
 
 ADVICE = {
     "unreadable": "replace the file, or move image and mask away",
@@ -57,6 +66,7 @@ NOTES = {
     "ignored": "files and folders that are not read",
     "mixed-sizes": "images of one group differ in size",
     "absent": "classes that cannot be learnt from these files",
+    "annotations": "what annotation files have that is not used as it stands",
     "rare": "below 0.1% of the pixels, or in fewer than 5% of the images: data.crops: class looks for such classes",
 }
 """What may be meant so, by kind."""
@@ -107,6 +117,11 @@ class FolderContents:
         sample = self.samples[number]
         return sample.image, sample.masks
 
+    def with_objects(self, number: int) -> Sample | None:
+        """The sample of an image whose labels are objects with categories."""
+        sample = self.samples[number] if number < len(self.samples) else None
+        return sample if sample is not None and sample.categories is not None else None
+
 
 def list_folders(names: PairedNames) -> FolderContents:
     """The images and masks of two folders, and what is wrong with their names."""
@@ -115,7 +130,7 @@ def list_folders(names: PairedNames) -> FolderContents:
     samples = list(_samples(names, problems))
     alone = [found.masks / mask for mask in names.alone]
     contents = FolderContents(found.images, found.masks, samples, alone, problems)
-    for stem in sorted(names.images.keys() - names.masks.keys()):
+    for stem in () if names.by_class else sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
         images, masks = names.places(stem)
         own = (found.images / stem).relative_to(images).as_posix()
@@ -150,7 +165,9 @@ class PairSummary:
         border: The share of its border that is object.
         turned: See :func:`.masks.fits_better_turned`.
         ceilings: The best Dice possible, (sizes, 2), if it was computed.
-        values: The values of a label file, and the number of pixels of each.
+        values: The values, colours or categories that label files or objects have, and the number of pixels of each.
+        objects: Of each category the number of objects.
+        area: The number of pixels of the label file, or of the image with objects.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -162,7 +179,9 @@ class PairSummary:
     border: float = np.nan
     turned: bool | None = None
     ceilings: NDArray[np.float64] | None = None
-    values: dict[int, int] = field(default_factory=dict)
+    values: dict[int | str, int] = field(default_factory=dict)
+    objects: dict[str, int] = field(default_factory=dict)
+    area: int = 0
 
     @property
     def plain(self) -> tuple[object, ...]:
@@ -170,10 +189,15 @@ class PairSummary:
         return self.size, self.image, self.mask, self.share, self.border, self.turned, self.ceilings is None
 
 
-def is_label_file(path: Path) -> bool | None:
-    """Whether a file has labels and cannot be read as a mask; None if it cannot be read.
+Kind = Literal["masks", "labels", "colors"]
+"""What the files of a folder are: masks; label files whose values count; or whose colours count."""
 
-    Its values are few, or number objects from 0 on without gaps; others are a mask's that has gone wrong.
+
+def kind_of_file(path: Path) -> Kind | None:
+    """Whether a file is a mask, or has labels and cannot be read as one; None if it cannot be read.
+
+    Values of labels are few, or number objects from 0 on without gaps; colours are few but for what JPEG and resampling
+    add. Others are a mask's that has gone wrong.
     """
     try:
         read_mask(path)
@@ -181,16 +205,28 @@ def is_label_file(path: Path) -> bool | None:
         if error.kind != "not-binary":
             return None
     else:
-        return False
+        return "masks"
     try:
-        found = list(count_values(read_values(path), path))
+        values = read_values(path)
+    except DataError:  # it has colours
+        _, counts = np.unique(read_values(path, colors=True), return_counts=True)
+        return "colors" if np.sort(counts)[-_FEW_COLORS:].sum() >= _FLAT * counts.sum() else "masks"
+    try:
+        found = list(count_values(values, path))
     except DataError:
-        return False
-    return len(found) <= FEW_VALUES or (found == list(range(len(found))) and len(found) != 256)
+        return "masks"
+    few = len(found) <= FEW_VALUES or (found == list(range(len(found))) and len(found) != 256)
+    return "labels" if few else "masks"
 
 
 def inspect(
-    image: Path | None, masks: tuple[Path, ...], *, ceilings: bool, labels: bool = False, task: Task | None = None
+    image: Path | None,
+    masks: tuple[Path, ...],
+    *,
+    ceilings: bool,
+    kind: Kind = "masks",
+    task: Task | None = None,
+    objects: Sample | None = None,
 ) -> PairSummary:
     """Read an image and its masks. Safe in any thread; problems are listed, nothing is raised.
 
@@ -198,17 +234,21 @@ def inspect(
         image: the image's file.
         masks: the files of its mask.
         ceilings: compute the best Dice possible, which takes longer than all the rest.
-        labels: the masks are label files.
-        task: what the values of label files are, if it is known.
+        kind: what the files are.
+        task: what the values of label files, or the categories of objects, are, if it is known.
+        objects: the sample, where its labels are objects with categories.
     """
     found = PairSummary()
     if image is not None:
         _read(lambda path: _inspect_image(path, found), image, found.problems)
-    if labels:
+    if objects is not None:
+        _read(lambda _: _inspect_objects(objects, task, found), (*masks, objects.image)[0], found.problems)
+        return found
+    if kind != "masks":
         if len(masks) > 1:
             found.problems.append(Problem("labels", str(masks[1]), f"is one of {len(masks)} files of one image"))
         elif masks:
-            _read(lambda path: _inspect_labels(path, task, found), masks[0], found.problems)
+            _read(lambda path: _inspect_labels(path, task, found, colors=kind == "colors"), masks[0], found.problems)
         return found
     files = [_read(inspect_mask, path, found.problems) for path in masks]
     read = [file.mask for file in files if file is not None]
@@ -279,15 +319,37 @@ def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ce
         found.ceilings = best_dices(mask)
 
 
-def _inspect_labels(path: Path, task: Task | None, found: PairSummary) -> None:
-    values = read_values(path)
+def _inspect_labels(path: Path, task: Task | None, found: PairSummary, *, colors: bool) -> None:
+    values = read_values(path, colors=colors)
     shape = values.shape[0], values.shape[1]
-    found.values, found.mask = count_values(values, path), _digest(values, shape)
-    found.share = max(found.values.values()) / values.size
+    counts = count_values(values, path)
+    if len(counts) > _MOST_COLORS:
+        counts = dict(sorted(Counter(counts).most_common(_MOST_COLORS)))
+    found.values = {color_of(value) if colors else value: count for value, count in counts.items()}
+    found.mask, found.area = _digest(values, shape), values.size
+    found.share = max(counts.values()) / values.size
     if found.size not in (None, shape):
         found.problems.append(Problem("size-differs", str(path), _differ(found.size, shape)))
     if task is not None:
         task.encode(values, path)
+
+
+def _inspect_objects(sample: Sample, task: Task | None, found: PairSummary) -> None:
+    """Count the objects of each category, and the pixels that they cover together."""
+    size, objects = read_objects(sample)
+    hasher, found.area = hashlib.blake2b(repr(size).encode(), digest_size=16), size[0] * size[1]
+    for category, several in itertools.groupby(sorted(objects, key=itemgetter(0)), key=itemgetter(0)):
+        covered = np.zeros(size, np.uint8)
+        for count, (_, box, inside) in enumerate(several, start=1):
+            covered[box] |= inside
+            found.objects[category] = count
+        found.values[category] = int(np.count_nonzero(covered))
+        hasher.update(category.encode() + covered.data)
+    found.mask, found.share = hasher.digest(), max(found.values.values(), default=0) / found.area
+    if found.size not in (None, size):
+        found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), _differ(found.size, size)))
+    if task is not None and task.kind == "multiclass":
+        paint_labels(sample, task)
 
 
 def _odd_values(file: MaskFile, path: Path) -> Iterator[Problem]:

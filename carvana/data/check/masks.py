@@ -124,9 +124,9 @@ def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
     if without := sum(sample.by_class and not sample.masks for sample in samples):
         reporter.info(f"{without} of {len(samples)} images have no mask in any folder of a class: no class is in them")
     sides = {
-        (False, False): "no label file has {}, which cannot be learnt",
-        (False, True): "no training image has {}, which cannot be learnt and counts as wrong in validation",
-        (True, False): "no validation image has {}, which is learnt but not measured",
+        (False, False): "in no image: {}; training cannot learn this",
+        (False, True): "in no training image: {}; training cannot learn this, and it counts as wrong in validation",
+        (True, False): "in no validation image: {}; its score cannot be measured",
     }
     for there, words in sides.items():
         names = [each.name for each in shares if (each.train > 0, each.val > 0) == there]

@@ -16,17 +16,18 @@ from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, th
 from carvana.data.check.files import (
     ADVICE,
     FolderContents,
+    Kind,
     PairSummary,
     Problem,
     Size,
     inspect,
-    is_label_file,
+    kind_of_file,
     list_folders,
 )
 from carvana.data.check.labels import LabelValue, ValueTally
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
-from carvana.data.samples import PairedNames, Sample, find_names
+from carvana.data.samples import PairedNames, Sample, annotation_notes, find_names
 from carvana.errors import DataError
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute
@@ -119,7 +120,7 @@ class Report:
             "counts": self.count(),
             "problems": [asdict(problem) for problem in self.problems],
             "notes": [asdict(note) for note in self.notes],
-            "values": [asdict(value) for value in self.values],
+            "values": [value.to_json() for value in self.values],
             "task": self.task,
         }
 
@@ -168,27 +169,35 @@ def check_data(
     del names  # half a kilobyte an image
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
-    labels = not task.reads_masks if task is not None else _are_labels(contents, with_masks)
+    kind: Kind = "labels" if with_masks and contents.with_objects(with_masks[0]) else "masks"
+    if kind == "masks":
+        kind = _kind_of(contents, with_masks) if task is None else _kind_for(task)
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
 
     def look(number: int) -> PairSummary:
-        return inspect(*contents.pair(number), ceilings=number in measured, labels=labels, task=task)
+        return inspect(
+            *contents.pair(number),
+            ceilings=number in measured,
+            kind=kind,
+            task=task,
+            objects=contents.with_objects(number),
+        )
 
     found: list[PairSummary] = []
     pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
     firsts: dict[bytes, int] = {}
     sizes: dict[Size, Size] = {}
     problems, tally = list(contents.problems), ValueTally(task)
-    nothing: tuple[list[Problem], dict[int, int]] = [], {}
+    nothing: tuple[list[Problem], dict[int | str, int]] = [], {}
     summaries = threaded(look, range(len(contents)), workers=workers)
     for number, summary in enumerate(track(summaries, reporter, "checking files", len(contents))):
         first = number if summary.picture is None else firsts.setdefault(summary.image, number)
         if summary.picture is not None and first == number:
             pictures[number] = summary.picture
         problems += summary.problems
-        tally.add(summary.values)
+        tally.add(summary)
         # One empty list and one empty table for all: a hundred thousand summaries are kept.
-        summary.problems, summary.values, summary.picture = *nothing, None
+        summary.problems, summary.values, summary.objects, summary.picture = *nothing, {}, None
         if summary.size is not None:
             summary.size = sizes.setdefault(summary.size, summary.size)  # one tuple for all images of a size
         found.append(found[first] if first < number and found[first].plain == summary.plain else summary)
@@ -207,22 +216,38 @@ def check_data(
         views=_sorted(sample.view for sample in samples if sample.view),
         images_per_group=(min(groups.values()), max(groups.values())),
         sizes=_sorted(summary.size for summary in found if summary.size is not None),
-        foreground=None if labels else _foreground(contents, found),
+        foreground=None if kind != "masks" else _foreground(contents, found),
         ceilings=mean_ceilings(ceilings),
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *_mixed_sizes(samples, found), *tally.notes(str(contents.masks))),
+        notes=(
+            *contents.notes,
+            *_annotation_notes(samples),
+            *_mixed_sizes(samples, found),
+            *tally.notes(str(contents.masks)),
+        ),
         parts=_sorted(sample.subset for sample in samples if sample.subset),
         values=tally.values(),
-        task=tally.suggest(),
+        task=tally.suggest(folder),
     )
 
 
-def _are_labels(contents: FolderContents, with_masks: Sequence[int]) -> bool:
-    """Whether more than a fifth of some files have labels: many an image of three classes shows two of them."""
+def _kind_of(contents: FolderContents, with_masks: Sequence[int]) -> Kind:
+    """What more than a fifth of some files are besides masks: many an image of three classes shows two of them."""
     some = (contents.pair(with_masks[place])[1][0] for place in spread(len(with_masks), _LOOKED_AT))
-    known = [found for found in threaded(is_label_file, some) if found is not None]
-    return sum(known) > len(known) / 5
+    known = [found for found in threaded(kind_of_file, some) if found is not None]
+    kinds: tuple[Kind, ...] = ("colors", "labels")
+    return next((kind for kind in kinds if known.count(kind) > len(known) / 5), "masks")
+
+
+def _kind_for(task: Task) -> Kind:
+    return "masks" if task.reads_masks else "colors" if task.reads_colors else "labels"
+
+
+def _annotation_notes(samples: Sequence[Sample]) -> Iterator[Problem]:
+    for note in annotation_notes(samples):
+        file, _, message = note.partition(": ")
+        yield Problem("annotations", file, message)
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:

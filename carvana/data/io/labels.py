@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from carvana.class_files import COLOR_FILES
 from carvana.data.io.convert import is_wide, orientation_of, turn
 from carvana.data.io.decode import Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS
@@ -47,7 +49,15 @@ def read_values(source: Source, *, colors: bool = False, max_pixels: int = MAX_P
     with open_picture(data, source, max_pixels) as picture:
         if colors:
             return turn(color_values(np.asarray(picture.convert("RGB"))), orientation_of(picture))
-        return turn(_values_of(picture, name), orientation_of(picture))
+        values = turn(_values_of(picture, name), orientation_of(picture))
+    return values // _grey_step(data) if values.dtype == np.uint8 else values
+
+
+def _grey_step(data: bytes) -> int:
+    """By what Pillow multiplies the values of a grey PNG of 2 or 4 bits, so that the highest is white; 1 for others."""
+    if not data.startswith(b"\x89PNG") or data[25] != 0:  # the type of colours, behind the number of bits (RFC 2083)
+        return 1
+    return {2: 85, 4: 17}.get(data[24], 1)
 
 
 def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
@@ -130,6 +140,20 @@ def suggest_task(values: Sequence[int], *, instances: bool | None = None) -> dic
     elif len(labels) == 2 and labels[0] == 0:
         classes = {"object": labels[1]}
     return {"classes": classes} | ({"ignore": void} if void else {})
+
+
+def suggest_colors(colors: Sequence[str], *folders: Path) -> dict[str, Any]:
+    """The task of label files of these colours, as values of a config.
+
+    Args:
+        colors: Such as "#804080".
+        folders: Where a file may lie that lists the classes; it is taken then.
+
+    >>> suggest_colors(["#000000", "#804080"])
+    {'classes': {'class_1': '#000000', 'class_2': '#804080'}}
+    """
+    named = (name for folder in folders for name in COLOR_FILES if (folder / name).is_file())
+    return {"classes": next(named, None) or {f"class_{n}": color for n, color in enumerate(colors, start=1)}}
 
 
 def task_in_a_line(task: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import cv2
@@ -18,7 +19,7 @@ from PIL import Image
 from carvana.data.io.convert import UInt8, is_wide, orientation_of, turn
 from carvana.data.io.decode import JPEG_FORMATS, Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS, SUFFIXES, encode_image, resize_image
-from carvana.data.io.labels import FEW_VALUES, suggest_task, task_in_a_line
+from carvana.data.io.labels import FEW_VALUES, suggest_colors, suggest_task, task_in_a_line
 from carvana.errors import DataError
 from carvana.utils.files import atomic_path, write_bytes
 
@@ -232,11 +233,21 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
     coloured = picture.convert("RGB")
     colours = [cast("tuple[int, int, int]", colour) for _, colour in coloured.getcolors(FEW_VALUES) or ()]
     if len(colours) > 2 and picture.format not in _LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
-        raise _ambiguous(name, f"the colours {_hex(colours)}, more than the two of a mask, black and white")
+        found = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in sorted(colours)]
+        task = task_in_a_line(suggest_colors(found, Path(name).parent.parent, Path(name).parent))
+        raise _ambiguous(
+            name,
+            f"the colours {', '.join(found)}, more than the two of a mask, as label maps have; they need a task in the "
+            f"config: {task} (`carvana data check` prints that of all files)",
+        )
     if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in _LOSSY_FORMATS:
         raise _ambiguous(name, f"the colours {_hex(colours)}, both bright: which is the object? {_EXPECTED}")
     if not colours and _has_several_hues(coloured):
-        raise _ambiguous(name, "objects of several colours; expected black and white")
+        raise _ambiguous(
+            name,
+            "objects of several colours; expected black and white, or a task whose classes have these colours "
+            "(`carvana data check` lists them)",
+        )
     brightest: UInt8 = np.asarray(coloured).max(axis=2)
     return brightest
 
@@ -267,7 +278,8 @@ def _object_of(values: NDArray[Any], name: str, *, lossy: bool = False) -> UInt8
             raise _ambiguous(name, f"{_listed(found)}, which its format changes; save masks and labels as PNG")
         raise _ambiguous(name, _several(found))
     if 0 < highest <= full / 2 or (len(found) == 2 and lowest > full / 2):
-        raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}")
+        task = f"; or name the object's value, as in task.classes={{object: {found[-1]:g}}}"
+        raise _ambiguous(name, f"{_listed(found)}: which of them are the object? {_EXPECTED}{task}")
     return np.asarray(values > full / 2).view(np.uint8)
 
 
@@ -322,11 +334,11 @@ def _several(found: NDArray[Any]) -> str:
     Args:
         found: The distinct values, as :func:`carvana.data.io.labels.read_values` reads them.
     """
-    what = f"{_listed(found)}, more than the two of a mask, 0 and 255"
+    what = f"{_listed(found)}, more than the two of a mask, 0 and 255, as label maps have"
     if (found != np.trunc(found)).any():
         return what
     task = task_in_a_line(suggest_task(found.astype(np.int64).tolist()))
-    return f"{what}; labels need a task in the config: {task} (`carvana data check` prints that of all files)"
+    return f"{what}; label maps need a task in the config: {task} (`carvana data check` prints that of all files)"
 
 
 def _palette_values(picture: Image.Image, name: str) -> UInt8:

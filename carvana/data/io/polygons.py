@@ -8,6 +8,7 @@ a ring if its centre is (Foley et al., Computer Graphics, 1990, 3.6), so that ri
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -129,28 +130,43 @@ def fill(rings: Sequence[NDArray[Any]], size: tuple[int, int]) -> tuple[Box, UIn
     array([[1, 1],
            [1, 1]], dtype=uint8)
     """
-    points = np.concatenate(rings)
-    left, top = np.clip(np.ceil(points.min(0) - 0.5), 0, size[::-1]).astype(int).tolist()
-    right, bottom = np.clip(np.ceil(points.max(0) - 0.5), 0, size[::-1]).astype(int).tolist()
+    points = rings[0] if len(rings) == 1 else np.concatenate(rings)
+    (left, top), (right, bottom) = (
+        (_first_centre(x, size[1]), _first_centre(y, size[0]))
+        for x, y in (points.min(0).tolist(), points.max(0).tolist())
+    )
     box = slice(top, max(top, bottom)), slice(left, max(left, right))
-    covered = np.zeros((box[0].stop - top, box[1].stop - left), np.uint8)
-    if covered.size:
-        for ring in rings:
-            covered |= _inside(ring.astype(np.float64) - (left, top), covered.shape)
+    shape = box[0].stop - top, box[1].stop - left
+    if not shape[0] * shape[1]:
+        return box, np.zeros(shape, np.uint8)
+    covered = _inside(rings[0] - np.array([left, top], np.float64), shape)
+    for ring in rings[1:]:
+        covered |= _inside(ring - np.array([left, top], np.float64), shape)
     return box, covered
 
 
-def _inside(ring: NDArray[Any], shape: tuple[int, ...]) -> UInt8:
-    """The pixels (h, w) inside of one ring: between the first and the second crossing of their row, and so on."""
+def _first_centre(bound: float, most: int) -> int:
+    """The first pixel whose centre is not below a coordinate, from 0 to ``most``."""
+    return math.ceil(min(max(bound, 0.0), float(most)) - 0.5)
+
+
+def _inside(ring: NDArray[Any], shape: tuple[int, int]) -> UInt8:
+    """The pixels (h, w) inside of one ring: between the first and the second crossing of their row, and so on.
+
+    The crossings of all rows, one row after the other, are the ends of runs, as each row has an even number of them.
+    """
     height, width = shape
+    ring = np.concatenate([ring, ring[:1]])
     x, y = ring[:, 0], ring[:, 1]
-    x_next, y_next = np.roll(x, -1), np.roll(y, -1)
-    first = np.clip(np.ceil(np.minimum(y, y_next) - 0.5), 0, height).astype(np.intp)
-    crossed = np.clip(np.ceil(np.maximum(y, y_next) - 0.5), 0, height).astype(np.intp) - first
-    edge = np.repeat(np.arange(len(ring)), crossed)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + first[edge]
-    crossing = x[edge] + (row + 0.5 - y[edge]) * (x_next - x)[edge] / (y_next - y)[edge]
-    column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.intp)
-    crossings = np.zeros((height, width + 1), np.uint8)
-    np.add.at(crossings, (row, column), 1)  # may pass 255: only odd and even matter
-    return np.cumsum(crossings[:, :width], axis=1, dtype=np.uint8) & np.uint8(1)
+    rows = np.minimum(np.maximum(np.ceil(y - 0.5), 0), height).astype(np.intp)
+    first, crossed = np.minimum(rows[1:], rows[:-1]), np.abs(rows[1:] - rows[:-1])
+    edge = np.repeat(np.arange(len(crossed)), crossed)
+    row = np.arange(len(edge)) + (first - np.cumsum(crossed) + crossed)[edge]
+    x_first, y_first = x[edge], y[edge]
+    crossing = x_first + (row + 0.5 - y_first) * (x[edge + 1] - x_first) / (y[edge + 1] - y_first)
+    column = np.minimum(np.maximum(np.ceil(crossing - 0.5), 0), width).astype(np.intp)
+    ends = np.empty(len(edge) + 2, np.intp)
+    ends[0], ends[-1], ends[1:-1] = 0, height * width, row * width + column
+    ends.sort()
+    inside = np.arange(len(ends) - 1, dtype=np.uint8) & np.uint8(1)
+    return np.repeat(inside, ends[1:] - ends[:-1]).reshape(height, width)

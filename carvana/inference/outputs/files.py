@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white
 from carvana.data.io.images import UInt8, encode_image
@@ -132,8 +133,9 @@ class Outputs:
             if kind == "mask":
                 if several:
                     yield name, encode_labels(prediction.labels, task)
-                else:
-                    yield name, encode_mask(prediction.mask if cleaned is None else cleaned, name=name)
+                    continue
+                mask = prediction.mask if cleaned is None else cleaned
+                yield name, encode_labels(mask, task) if task.writes_value else encode_mask(mask, name=name)
                 continue
             if kind.startswith("mask "):
                 yield name, encode_mask(self._mask(prediction, kind.removeprefix("mask ")), name=name)
@@ -160,13 +162,29 @@ class Outputs:
                 assert image is not None
                 softness = edge_softness(prediction.size, prediction.network_probabilities.shape[-2:])
                 threshold = prediction.thresholds[task.index(own)] if prediction.thresholds else 0.5
-                pixels = cutout(image, prediction.probability_of(own), threshold, softness=softness, cleaned=cleaned)
+                pixels = cutout(image, _share_of(prediction, own), threshold, softness=softness, cleaned=cleaned)
                 pixels = pixels if self.background is None else compose(pixels, self.background)
             yield name, encode_image(pixels, Path(name).suffix, name=name)
 
     def _mask(self, prediction: Prediction, of_class: str) -> UInt8:
         mask = prediction.mask_of(of_class)
         return mask if self.cleaning is None else clean(mask, **vars(self.cleaning))
+
+
+def _share_of(prediction: Prediction, name: str) -> NDArray[np.float32]:
+    """A class's probability (H, W); of classes that exclude each other its share of its own and the likeliest other's.
+
+    So it is above one half where the label map has the class.
+    """
+    own = prediction.probability_of(name)
+    if prediction.task.kind != "multiclass":
+        return own
+    other = np.zeros_like(own)
+    for each in prediction.task.names:
+        if each != name:
+            np.maximum(other, prediction.probability_of(each), out=other)
+    share: NDArray[np.float32] = own / np.maximum(own + other, np.finfo(np.float32).tiny)
+    return share
 
 
 def write_probabilities(prediction: Prediction, path: Path) -> None:

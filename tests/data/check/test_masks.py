@@ -221,9 +221,9 @@ def test_classes_that_a_side_does_not_have_are_told_with_what_follows(tmp_path: 
     shown = Lines()
     warn_about_labels(Split(tuple(samples[:2]), (samples[2],)), task, shown)
     assert shown.lines == [
-        "no label file has the classes boat, bird, which cannot be learnt",
-        "no training image has the class car, which cannot be learnt and counts as wrong in validation",
-        "no validation image has the class road, which is learnt but not measured",
+        "in no image: the classes boat, bird; training cannot learn this",
+        "in no training image: the class car; training cannot learn this, and it counts as wrong in validation",
+        "in no validation image: the class road; its score cannot be measured",
     ]
     shown = Lines()
     warn_about_labels(Split(tuple(samples), tuple(samples)), Task(classes=["a", "b", "c"], ignore=[255]), shown)

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from carvana.data.check.files import ADVICE, NOTES
@@ -376,7 +377,7 @@ def test_rare_values_and_those_of_one_image_are_noted(labelled: Path) -> None:
 
 def test_with_a_task_values_have_classes_and_unknown_ones_are_problems(labelled: Path) -> None:
     report = check_data(labelled, task=TASK)
-    assert [each.name for each in report.values] == ["sky", "road", "car", "car", None, "pole"]
+    assert [each.name for each in report.values] == ["sky", "road", "car", "car", "(ignored)", "pole"]
     assert (report.problems, report.task) == ((), TASK.model_dump(mode="json"))
     without = Task(classes={name: VALUES[name] for name in ("sky", "car", "pole")}, ignore=[VOID])
     problems = check_data(labelled, task=without).problems
@@ -430,3 +431,99 @@ def test_label_files_of_any_form_are_checked_by_their_values(tmp_path: Path, for
     assert [each.share for each in report.values] == pytest.approx([2 / 6, 1 / 6, 1 / 6, 2 / 6])
     assert report.problems == ()
     assert report.task == {"classes": {f"class_{factor * n}": factor * n for n in (0, 1, 3, 7)}}
+
+
+COLOURS = {0: (0, 0, 0), 1: (128, 64, 128), 2: (220, 20, 60), 3: (70, 130, 180)}
+
+
+def write_colours(folder: Path, count: int = 4) -> NDArray[np.uint8]:
+    """``images/`` and RGB label files in ``masks/``; returns the label maps."""
+    rng = np.random.default_rng(0)
+    maps = cv2.resize(rng.integers(0, 4, (count, 4, 6)).transpose(1, 2, 0).astype(np.uint8), (60, 40), interpolation=0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for number in range(count):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3)).astype(np.uint8)).save(folder / "images" / f"{number}.png")
+        picture = np.array(list(COLOURS.values()), np.uint8)[maps[..., number]]
+        Image.fromarray(picture).save(folder / "masks" / f"{number}.png")
+    return maps.transpose(2, 0, 1)
+
+
+def test_colours_of_label_files_are_counted_and_give_a_task(tmp_path: Path) -> None:
+    maps = write_colours(tmp_path)
+    report = check_data(tmp_path)
+    names = {"#{:02x}{:02x}{:02x}".format(*colour): value for value, colour in COLOURS.items()}
+    assert {each.value: each.share for each in report.values} == {
+        name: pytest.approx((maps == value).mean()) for name, value in names.items()
+    }
+    assert report.problems == ()
+    assert report.task == {"classes": {f"class_{n}": name for n, name in enumerate(sorted(names), start=1)}}
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\n")
+    assert check_data(tmp_path).task == {"classes": "class_dict.csv"}
+    with pytest.raises(DataError, match=r"the colours #000000, .*config: task: \{classes: class_dict.csv\}"):
+        read_mask(tmp_path / "masks" / "0.png")
+
+
+def test_colours_that_no_class_has_are_problems_with_their_nearest(tmp_path: Path) -> None:
+    write_colours(tmp_path)
+    with Image.open(tmp_path / "masks" / "1.png") as picture:
+        pixels = np.array(picture)
+    pixels[:2, :3] = (130, 66, 128)
+    Image.fromarray(pixels).save(tmp_path / "masks" / "1.png")
+    task = Task(classes={"none": "#000000", "road": "#804080", "car": "#dc143c"}, ignore=["#4682b4"])
+    report = check_data(tmp_path, task=task)
+    (problem,) = report.problems
+    assert (problem.kind, Path(problem.file).name) == ("labels", "1.png")
+    assert "#824280 (6 pixels, nearest: #804080)" in problem.message
+    found = {each.value: (each.name, each.nearest) for each in report.values}
+    assert found["#824280"] == (None, "#804080")
+    assert found["#dc143c"] == ("car", None)
+    json.dumps(report.to_json())
+
+
+def test_label_files_in_jpeg_are_seen_as_colours_and_not_as_broken_masks(tmp_path: Path) -> None:
+    write_colours(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        with Image.open(path) as picture:
+            picture.resize((600, 400), 0).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    report = check_data(tmp_path)
+    assert {str(each.value) for each in report.values[:4]} >= {"#000000"}
+    assert all(isinstance(each.value, str) for each in report.values)
+    assert report.task is not None
+    assert len(report.task["classes"]) < 64
+
+
+def test_categories_of_annotation_files_are_counted_and_give_a_task(tmp_path: Path) -> None:
+    square = [2, 2, 12, 2, 12, 12, 2, 12]
+    overlapping = [7, 2, 17, 2, 17, 12, 7, 12]
+    values = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 40, "width": 60} for n in range(3)],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "wheel"}, {"id": 3, "name": "wheel"}],
+        "annotations": [
+            {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [square], "iscrowd": 1},
+            {"id": 2, "image_id": 0, "category_id": 1, "segmentation": [overlapping]},
+            {"id": 3, "image_id": 1, "category_id": 3, "segmentation": [square]},
+        ],
+    }
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "labels.json").write_text(json.dumps(values))
+    report = check_data(tmp_path)
+    assert [(each.value, each.objects, each.images) for each in report.values] == [("car", 2, 1), ("wheel", 1, 1)]
+    assert report.values[0].share == pytest.approx(150 / (3 * 40 * 60))
+    assert report.task == {"classes": ["background", "car", "wheel"]}
+    assert report.problems == ()
+    assert {note.message for note in report.notes if note.kind == "annotations"} == {
+        "1 annotation of a crowd: an object of its category",
+        "1 image without an object: background",
+        "2 categories are named 'wheel' and count as one",
+    }
+    known = check_data(tmp_path, task=Task(classes=["background", "car"]))
+    assert [problem.message for problem in known.problems] == [
+        "no class has the category wheel (100 pixels); name them in task.classes, or in task.ignore if they are to "
+        "count for nothing"
+    ]
+    assert [each.name for each in known.values] == ["car", None]

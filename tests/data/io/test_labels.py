@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.io.labels import encode_labels, read_values, write_labels
+from carvana.data.io.masks import read_mask
 from carvana.errors import DataError
 from carvana.task import Task
 
@@ -86,3 +90,43 @@ def test_what_is_written_has_the_files_values_and_the_classes_colours(tmp_path: 
     write_labels(tmp_path / "wide.png", labels, wide)
     assert cv2.imread(str(tmp_path / "wide.png"), cv2.IMREAD_UNCHANGED).tolist() == np.where(labels, 2000, 10).tolist()
     assert encode_labels(labels, task) == encode_labels(labels, task)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_png_of_few_bits_has_the_values_that_were_written(bits: int) -> None:
+    values = np.arange(2 ** min(bits, 4)).reshape(2, -1)
+    rows = b""
+    for row in values:
+        text = "".join(format(int(value), f"0{bits}b") for value in row)
+        text += "0" * (-len(text) % 8)
+        rows += b"\0" + bytes(int(text[place : place + 8], 2) for place in range(0, len(text), 8))
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    assert read_values(png).tolist() == values.tolist()
+
+
+def test_a_mask_of_one_class_is_written_with_its_own_value(tmp_path: Path) -> None:
+    task = Task(classes={"car": 7})
+    assert task.writes_value
+    assert not Task(classes={"car": 1}).writes_value
+    mask = np.eye(6, dtype=np.uint8)
+    write_labels(tmp_path / "mask.png", mask, task)
+    assert read_values(tmp_path / "mask.png").tolist() == (7 * mask).tolist()
+    assert read_mask(tmp_path / "mask.png").tolist() == mask.tolist()  # black and white for people
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [{"a": -1, "b": 1, "c": 0}, {"a": "#ff0000", "b": "#00ff00", "c": "#0000ff"}, {"a": "x", "b": "y", "c": "z"}],
+)
+def test_written_label_maps_are_read_back_whatever_the_values_of_classes(
+    classes: dict[str, Any], tmp_path: Path
+) -> None:
+    task, labels = Task(classes=classes), np.array([[0, 1, 2]], np.uint8)
+    write_labels(tmp_path / "labels.png", labels, task)
+    assert task.written.encode(read_values(tmp_path / "labels.png")).tolist() == labels.tolist()
+    if task.reads_colors:
+        assert task.encode(read_values(tmp_path / "labels.png", colors=True)).tolist() == labels.tolist()
