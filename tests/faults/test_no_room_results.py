@@ -43,13 +43,13 @@ def test_a_command_on_a_full_disk(disk: Disk, run: Path, tiny_data: Path, comman
 
 
 @pytest.mark.fault(
-    done="the disk full at each mask, probability map, cut-out, overlay and manifest of `predict`",
+    done="the disk full at each mask, probability map, cut-out, overlay, file of objects and manifest of `predict`",
     promised="one line; existing files are complete; with room, all files and the same masks",
     reaches="inference/outputs/files.py, predict_folder.py: OSError in a writing thread",
 )
 def test_predictions_that_meet_a_full_disk(disk: Disk, run: Path, photos: Path, whole: bool, came_out: Any) -> None:
     out = disk.folder / "work" / "out"
-    words = ["predict", run, photos, "--out", out, "--save", "mask,prob,cutout,overlay", "--device", "cpu"]
+    words = ["predict", run, photos, "--out", out, "--save", "mask,prob,cutout,overlay,coco", "--device", "cpu"]
 
     def files() -> dict[str, bytes]:
         # What a photo's neighbours in a batch are may move a probability by a rounding, but no mask.
