@@ -197,7 +197,7 @@ def evaluate_parts(
     parts = iter(parts)
     first = next(parts)
     parts, task = itertools.chain([first], parts), first[0].task
-    check_categories([sample.annotation for sample in samples], task)
+    check_categories(samples, task)
     if task.kind == "multiclass":
         return _evaluate_labels(parts, samples, task, masks_dir=masks_dir, workers=workers, reporter=reporter)
     classes: list[ClassCounts] = []

@@ -64,7 +64,7 @@ def test_without_classes_the_training_stops_with_those_of_the_file(data: Path, t
     for task in ({}, {"classes": ["lorry"]}, {"classes": ["sky", "tree"]}):
         with pytest.raises(
             DataError,
-            match=r"one of the categories car, road; write into the config task: \{classes: \[background, car,",
+            match=r"a category of car, road; write into the config task: \{classes: \[background, car,",
         ) as error:
             fit(config(data, **task), out=tmp_path / "run", device="cpu")
         assert "\n" not in str(error.value)
@@ -94,10 +94,10 @@ def test_a_training_on_polygons_leads_to_polygons_and_these_to_a_training(data: 
 
 
 def test_other_categories_than_those_of_the_task_are_not_evaluated(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no class of the task has one of the categories car, road"):
+    with pytest.raises(DataError, match="no class of the task has a category of car, road"):
         show_samples(find_samples(data), tmp_path / "sheet.png", task=Task(classes=["lorry"]))
     model = create_model("unet-ref", task=Task(classes=["lorry"]), width=2)
-    with pytest.raises(DataError, match="no class of the task has one of the categories car, road"):
+    with pytest.raises(DataError, match="no class of the task has a category of car, road"):
         evaluate(Predictor(model, device="cpu"), find_samples(data))
 
 

@@ -88,7 +88,7 @@ def show_samples(
         DataError: there are no samples, or a file cannot be used.
         UnknownNameError: no augmentation has this name.
     """
-    check_categories([sample.annotation for sample in samples], task or Task.binary())
+    check_categories(samples, task or Task.binary())
     chosen = choose(samples, count, seed=seed)
     if task is not None and task.kind != "binary":
         from carvana.data.dataset import SegmentationDataset  # torch
