@@ -159,7 +159,7 @@ class DataConfig(Section):
 
     root: Folder | None = Field(None, description="The data folder; none means the drawn demo cars.")
     images: Folder | None = Field(None, description="Folder of images, if the data folder is laid out otherwise.")
-    masks: Folder | None = Field(None, description="Folder of masks, if the data folder is laid out otherwise.")
+    masks: Folder | None = Field(None, description="Folder of masks, or annotation file, if it is laid out otherwise.")
     mask_suffix: str | None = Field(
         None,
         description="What masks have behind their image's name, such as _L; none: nothing, _mask(s) or _segmentation.",

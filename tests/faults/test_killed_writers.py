@@ -21,7 +21,7 @@ from carvana.models.segmenter import Segmenter
 
 SIZE = (32, 48)
 CACHE = ("*/samples/files", "*/samples/*.pack")
-OUTPUTS = ("*_mask.png", "*_prob.png", "*_cutout.png", "*_overlay.jpg")
+OUTPUTS = ("*_mask.png", "*_prob.png", "*_cutout.png", "*_overlay.jpg", "*/.coco/*.json", "*/annotations.coco.json")
 PARTS = ("*.parts/*.gz", "*/s.csv.gz")
 PARTS_LOG = ("*.parts/manifest.jsonl",)
 
@@ -128,7 +128,17 @@ def test_the_cache_killed_at_a_random_time(
 
 def predict_words(photos: Path, model: Path, folder: Path) -> list[object]:
     some = sorted((photos / "train").iterdir())[:40]
-    return ["predict", model, *some, "--out", folder / "out", "--save", "mask,prob,cutout,overlay", "--device", "cpu"]
+    return [
+        "predict",
+        model,
+        *some,
+        "--out",
+        folder / "out",
+        "--save",
+        "mask,prob,cutout,overlay,coco",
+        "--device",
+        "cpu",
+    ]
 
 
 @pytest.fixture(scope="module")
