@@ -128,6 +128,21 @@ def test_many_classes_take_16_bits_and_the_largest_is_void() -> None:
     assert found[0].tolist() == [*range(5), 65535, *range(5, 255)]
 
 
+@pytest.mark.parametrize(
+    ("classes", "indices"),
+    [
+        ({"sky": 10, "road": [20, 30]}, False),
+        ({"sky": -5, "road": 2}, True),
+        ({"sky": "#0000ff", "road": "#804080"}, True),
+        ({"wall": ["facade", "shop"], "rest": "*"}, True),
+    ],
+)
+def test_what_is_written_is_read_as_the_same_labels(classes: Any, indices: bool) -> None:
+    task, labels = Task(classes=classes), np.array([[0, 1, 1]], np.uint8)
+    assert (task.decode(labels) is labels) == indices
+    assert (task.written.encode(task.decode(labels)) == labels).all()
+
+
 def test_decoding_gives_the_files_own_values() -> None:
     task = Task(classes={"a": [4, 9], "b": "20-29", "c": 3}, ignore=[100])
     assert task.decode(np.array([[0, 1, 2]], np.uint8)).tolist() == [[4, 20, 3]]

@@ -225,9 +225,7 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
         parts.append(Text("  Nothing is wrong.\n", style="green"))
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
-        how = (
-            "  To train on them, copy this into a config; change the names, and list in ignore what counts for nothing."
-        )
+        how = "  To train on them, copy this into a config; change names, and list in ignore what counts for nothing."
         if any(each.objects is not None for each in report.values):
             how += "\n  Where objects overlap the smaller one counts; with kind: multilabel, all of them do."
         parts.append(Text(f"{how}\n\n{block}"))

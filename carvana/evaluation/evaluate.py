@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from carvana.data.io.labels import Labels, write_labels
 from carvana.data.io.masks import write_mask
+from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError, cause
@@ -196,6 +197,7 @@ def evaluate_parts(
     parts = iter(parts)
     first = next(parts)
     parts, task = itertools.chain([first], parts), first[0].task
+    check_categories(samples, task)
     if task.kind == "multiclass":
         return _evaluate_labels(parts, samples, task, masks_dir=masks_dir, workers=workers, reporter=reporter)
     classes: list[ClassCounts] = []

@@ -20,7 +20,7 @@ from carvana.inference.base import BasePredictor, Threshold, checked_thresholds
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Scale, Want, network_size
-from carvana.inference.strips import mean_strips, mirrored_strips
+from carvana.inference.strips import mean_strips
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid
 from carvana.inference.tiling.roi import mirrored
@@ -169,11 +169,20 @@ class Predictor(BasePredictor):
             return super().strips(image)
         network_runs()
         pixels = self._on_device(image.images[0])
-        strips = self._finite(image, self._inferer.strips(pixels))
+
+        def finite(strip: Tensor) -> Tensor:
+            if not bool(torch.isfinite(strip.sum())):
+                raise self._not_a_number(image)
+            return strip
+
+        def mirrored(strip: Tensor) -> Tensor:
+            return finite(strip).flip(-1)
+
+        # Not generators, whose variables would hold strips: see carvana.inference.strips.
+        strips = map(finite, self._inferer.strips(pixels))
         if not self.tta:
             return strips
-        mirrored = self._finite(image, self._inferer.strips(pixels.flip(-1)))
-        return mean_strips([strips, mirrored_strips(mirrored)])
+        return mean_strips([strips, map(mirrored, self._inferer.strips(pixels.flip(-1)))])
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
@@ -257,13 +266,6 @@ class Predictor(BasePredictor):
             if (prediction.labels == self.task.void).any():
                 raise self._not_a_number(each)
         return predictions
-
-    def _finite(self, image: PreprocessedImage, strips: Iterator[Tensor]) -> Iterator[Tensor]:
-        for strip in strips:
-            if not bool(torch.isfinite(strip.sum())):
-                raise self._not_a_number(image)
-            yield strip
-            del strip
 
     def _not_a_number(self, image: PreprocessedImage) -> ModelError:
         where = f"{image.name}: " if image.name else ""

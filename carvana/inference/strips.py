@@ -1,7 +1,7 @@
 """Probabilities of several classes from the top of an image to its bottom, so that memory holds no whole map for each.
 
-A strip is float32 (K, h, W): the probabilities of some rows. Those of one image come from top to bottom. Generators
-delete what they gave before they make more: a variable would hold one strip more in memory.
+A strip is float32 (K, h, W): the probabilities of some rows. Those of one image come from top to bottom. No variable of
+what made a strip holds it any longer than its user does: each would be one strip more in memory.
 """
 
 from __future__ import annotations
@@ -45,15 +45,6 @@ def mean_strips(several: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
                 del strip, part
         yield mean
         del mean
-
-
-def mirrored_strips(strips: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The strips of the mirrored image, mirrored back."""
-    for strip in strips:
-        turned = strip.flip(-1)
-        del strip
-        yield turned
-        del turned
 
 
 def strips_of(maps: ProbabilityMaps) -> Iterator[Tensor]:

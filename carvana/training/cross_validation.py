@@ -65,7 +65,7 @@ def fit_folds(
     if out is not None and Folds(out).exists:
         _check_same(Folds(out), config, folds, first_weights)
         return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
-    splits = _split(config, folds)
+    splits = _split(config, folds, reporter)
     made = Folds.create(out, config, folds=folds, init=first_weights)
     try:
         _write(made, splits)
@@ -104,7 +104,7 @@ def resume_folds(
         return made
     config = with_data_root(made.read_config(), root, name=made.path)
     if not made.table_path.is_file():  # killed before the folds were written
-        _write(made, _split(config, made.count))
+        _write(made, _split(config, made.count, reporter))
     return _fit_all(made, config, root=root, device=device, callbacks=callbacks, reporter=reporter)
 
 
@@ -118,8 +118,10 @@ def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) ->
         )
 
 
-def _split(config: FitConfig, folds: int) -> list[Split]:
-    samples = without_test(config_samples(config.data, config.data.root))
+def _split(config: FitConfig, folds: int, reporter: Reporter) -> list[Split]:
+    samples = without_test(config_samples(config.data, config.data.root, reporter=reporter))
+    if any(sample.subset == "val" for sample in samples):
+        reporter.info(f"{config.data.root}: folds divide its train and its val part, {len(samples)} images, anew")
     check_categories(samples, config.task.task())
     splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by, task=config.task.task())
     check_sizes(samples)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from carvana import Predictor, create_model, evaluate, find_samples
 from carvana.cli.app import app
 from carvana.config import FitConfig
+from carvana.data.check.preview import show_samples
 from carvana.data.io.images import write_image
 from carvana.errors import DataError
 from carvana.run import Run
+from carvana.task import Task
 from carvana.training.fit import fit
 
 
@@ -61,7 +64,7 @@ def test_without_classes_the_training_stops_with_those_of_the_file(data: Path, t
     for task in ({}, {"classes": ["lorry"]}, {"classes": ["sky", "tree"]}):
         with pytest.raises(
             DataError,
-            match=r"one of the categories car, road; write into the config task: \{classes: \[background, car,",
+            match=r"a category of car, road; write into the config task: \{classes: \[background, car,",
         ) as error:
             fit(config(data, **task), out=tmp_path / "run", device="cpu")
         assert "\n" not in str(error.value)
@@ -88,6 +91,27 @@ def test_a_training_on_polygons_leads_to_polygons_and_these_to_a_training(data: 
     again += ["task.classes={car: car, rest: '*'}"]  # of one epoch, whatever it has found
     done = call("fit", *words, *(word for each in again for word in ("--set", each)), "--out", tmp_path / "two")
     assert done.exit_code == 0, done.stderr
+
+
+def test_other_categories_than_those_of_the_task_are_not_evaluated(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no class of the task has a category of car, road"):
+        show_samples(find_samples(data), tmp_path / "sheet.png", task=Task(classes=["lorry"]))
+    model = create_model("unet-ref", task=Task(classes=["lorry"]), width=2)
+    with pytest.raises(DataError, match="no class of the task has a category of car, road"):
+        evaluate(Predictor(model, device="cpu"), find_samples(data))
+
+
+def test_a_class_of_two_colours_is_trained_and_drawn(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (128, 64, 128), (130, 64, 128), (0, 0, 142)], np.uint8)
+    for number in range(4):
+        labels = np.arange(24).reshape(4, 6).repeat(8, axis=0).repeat(8, axis=1) * (number + 1) % 4
+        write_image(tmp_path / "images" / f"{number}.png", colours[labels])
+        write_image(tmp_path / "masks" / f"{number}.png", colours[labels])
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nnone,0,0,0\nroad,128,64,128\nkerb,130,64,128\ncar,0,0,142\n")
+    run = fit(config(tmp_path, classes="class_dict.csv", ignore=["kerb"]), out=tmp_path / "run", device="cpu")
+    numbers = run.read_evaluation()
+    assert [each["name"] for each in numbers["per_class"]] == ["none", "road", "car"]
+    assert (run.pictures_path / "masks.png").is_file()
 
 
 def test_one_category_is_an_object_in_training_and_evaluation(data: Path, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_a_resumed_training_has_the_same_parts(fitted: tuple[Run, list[str]], tm
     assert len(other.read_metrics()) == 2
 
 
+@pytest.mark.slow
 def test_learning_rates_are_tried_without_the_test_part(fitted: tuple[Run, list[str]]) -> None:
     assert find_lr(fitted[0].read_config(), steps=20, device="cpu", reporter=Lines()).suggestion > 0
 
@@ -160,7 +161,9 @@ def test_folds_divide_all_but_the_test_part_which_their_networks_are_measured_on
     fitted: tuple[Run, list[str]], tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(data_of(fitted[0]), tmp_path / "data"))
-    folds = fit_folds(config(data), folds=2, out=tmp_path / "folds", device="cpu", reporter=Lines())
+    said = Lines()
+    folds = fit_folds(config(data), folds=2, out=tmp_path / "folds", device="cpu", reporter=said)
+    assert f"{data}: folds divide its train and its val part, 11 images, anew" in said.lines
     assert len(folds.read_evaluation()["per_image"]) == 11
     restore_test(data)
     assert evaluate(folds.path, "--split", "test")["images"] == 4

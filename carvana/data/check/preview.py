@@ -16,6 +16,7 @@ from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augm
 from carvana.data.io.images import read_image, resize_image
 from carvana.data.io.label_overlay import legend_of, overlay_labels, overlay_masks
 from carvana.data.io.masks import shrink_mask
+from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
 from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
 from carvana.errors import DataError
@@ -87,6 +88,7 @@ def show_samples(
         DataError: there are no samples, or a file cannot be used.
         UnknownNameError: no augmentation has this name.
     """
+    check_categories(samples, task or Task.binary())
     chosen = choose(samples, count, seed=seed)
     if task is not None and task.kind != "binary":
         from carvana.data.dataset import SegmentationDataset  # torch

@@ -18,7 +18,7 @@ from carvana.data.io.convert import is_wide, orientation_of, turn
 from carvana.data.io.decode import Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import DataError
-from carvana.task import Task, color_values
+from carvana.task import Task, color_values, run_lengths
 from carvana.utils.files import write_bytes
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -89,7 +89,9 @@ def count_values(values: NDArray[Any], name: object) -> dict[int, int]:
         numbers = np.bincount(values.ravel())
         found = np.flatnonzero(numbers)
         return dict(zip(found.tolist(), numbers[found].tolist(), strict=True))
-    found, numbers = np.unique(values, return_counts=True)
+    lengths = run_lengths(values)
+    found, places = np.unique(values.ravel()[np.cumsum(lengths) - lengths], return_inverse=True)
+    numbers = np.bincount(places, weights=lengths).astype(np.int64)
     if (found != np.trunc(found)).any():
         raise DataError(f"{name}: has values that are not whole numbers; expected labels", kind="labels")
     return dict(zip(found.astype(np.int64).tolist(), numbers.tolist(), strict=True))

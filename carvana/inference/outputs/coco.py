@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from carvana.data.io.outlines import outlines
-from carvana.inference.prediction import Prediction
+from carvana.data.io.outlines import UInt8, outlines
 from carvana.task import Task
 from carvana.utils.files import read_json
 
@@ -29,16 +28,16 @@ def categories_of(task: Task) -> list[str]:
     return [name for index, name in enumerate(task.names) if index != outside]
 
 
-def encode_objects(prediction: Prediction, cleaned: Any = None) -> bytes:
+def encode_objects(mask_of: Callable[[str], UInt8], size: tuple[int, int], task: Task) -> bytes:
     """The objects of one image: each connected part of each class, as COCO's annotations without numbers.
 
     Args:
-        prediction: Of the image.
-        cleaned: The mask of the only class, where it was cleaned; uint8 (H, W).
+        mask_of: Gives the mask of a class by its name, uint8 (H, W) of 0 and 1.
+        size: (height, width) of the image.
+        task: The task.
     """
     found = []
-    for name in categories_of(prediction.task):
-        mask = prediction.mask_of(name) if cleaned is None else cleaned
+    for name in categories_of(task):
         found += [
             {
                 "category": name,
@@ -47,9 +46,9 @@ def encode_objects(prediction: Prediction, cleaned: Any = None) -> bytes:
                 "bbox": list(each.box),
                 "iscrowd": 0,
             }
-            for each in outlines(mask)
+            for each in outlines(mask_of(name))
         ]
-    height, width = prediction.size
+    height, width = size
     return json.dumps({"height": height, "width": width, "annotations": found}, separators=(",", ":")).encode()
 
 

@@ -141,7 +141,8 @@ class Outputs:
                 yield name, encode_mask(self._mask(prediction, kind.removeprefix("mask ")), name=name)
                 continue
             if kind == "coco":
-                yield name, encode_objects(prediction, None if several else cleaned)
+                mask_of = prediction.mask_of if task.kind == "multiclass" else partial(self._mask, prediction)
+                yield name, encode_objects(mask_of, prediction.size, task)
                 continue
             if kind == "prob" and several:
                 yield name, partial(write_probabilities, prediction)

@@ -207,12 +207,12 @@ class SlidingWindowInferer:
             try:
                 for _ in each_batch([strips], self._run, most=self._tiles_at_once):
                     while strips.ready:
-                        strip = strips.ready.popleft()
-                        known, top = max(done - top, 0), top + strip.shape[1]
-                        if top > done:  # else it was given before memory ran out
+                        known, top = max(done - top, 0), top + strips.ready[0].shape[1]
+                        if top <= done:  # it was given before memory ran out
+                            strips.ready.popleft()
+                        else:
                             done = top
-                            yield strip[:, known:]
-                        del strip
+                            yield strips.ready.popleft()[:, known:]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -43,6 +43,17 @@ class Brightness(nn.Module):
         return -100 * (bright - self.levels[:, None, None]) ** 2
 
 
+class Thresholds(nn.Module):
+    """Two logits: whether a pixel is lit, and whether it is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.Parameter(torch.tensor([0.4, 0.6])[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 20 * (images.mean(dim=1, keepdim=True) - self.levels)
+
+
 def predictor(task: Task) -> Predictor:
     spec = ModelSpec(
         arch="test", mean=(0, 0, 0), std=(1, 1, 1), trained_size=(60, 90), task=task, classes=len(task.classes)
@@ -101,6 +112,19 @@ def test_of_one_class_there_is_one_category(photos: list[Path], tmp_path: Path) 
     assert {category for each in samples if each.annotation for category in each.annotation.categories} == {"bright"}
     for sample in samples:
         assert (read_labels(sample, Task(classes=["bright"])) == read_mask(out / f"{sample.stem}_mask.png")).all()
+
+
+def test_classes_that_overlap_keep_all_their_pixels(photos: list[Path], tmp_path: Path) -> None:
+    task, out = Task(kind="multilabel", classes=["lit", "bright"]), tmp_path / "out"
+    model = Segmenter(Thresholds(), ModelSpec(
+        arch="test", mean=(0, 0, 0), std=(1, 1, 1), trained_size=(60, 90), task=task, classes=2, thresholds=(0.5, 0.5),
+    ))  # fmt: skip
+    both = Predictor(model, precision="fp32", device="cpu")
+    predict_folder(both, photos, out=out, save=["coco"])
+    for sample in find_samples(tmp_path, images="images", masks=out / JOINED):
+        masks = read_labels(sample, task)
+        assert (masks == both.predict(sample.image).masks).all()
+        assert (masks[0] & masks[1]).any()
 
 
 def test_a_rerun_continues_adds_images_and_keeps_what_was_corrected(photos: list[Path], tmp_path: Path) -> None:
