@@ -65,10 +65,10 @@ def coco_layout(root: Path) -> list[Sample] | None:
 
 def labelme_layout(root: Path) -> list[Sample] | None:
     """JSON of labelme, a file for each image, beside it or in a folder beside images/."""
-    pairs = [*((root / "images", root / name) for name in ("images", *_LABELME_FOLDERS)), (root, root)]
-    pairs = [pair for pair in pairs if _has_labelme(*pair)][:1] or [
-        (part, part) for part in _part_folders(root) if _has_labelme(part, part)
-    ]
+    pairs = [(part, part) for part in _part_folders(root) if _has_labelme(part, part)]
+    if not pairs:
+        places = [*((root / "images", root / name) for name in ("images", *_LABELME_FOLDERS)), (root, root)]
+        pairs = [pair for pair in places if _has_labelme(*pair)][:1]
     return [
         sample for images, files in pairs for sample in read_labelme(images, files, base=_base(root, pairs))
     ] or None
@@ -79,7 +79,7 @@ def yolo_layout(root: Path) -> list[Sample] | None:
     places = [(root / "images", root / "labels")]
     places += [(part, root / "labels" / part.name) for part in _part_folders(root / "images")]
     places += [(part / "images", part / "labels") for part in _part_folders(root)]
-    pairs = [(images, labels) for images, labels in places if _has_files(labels, ".txt") and image_names_of(images)]
+    pairs = [(images, labels) for images, labels in places if _has_files(labels, ".txt") and _image_names(images)]
     if not pairs:
         return None
     names = _yolo_names(root, [labels for _, labels in pairs])
@@ -115,11 +115,11 @@ def read_coco(
         key=lambda place: sum(_place(name, *place).is_file() for name in names[:8]),
     )
     places = [_place(name, folder, flat) for name in names]
-    missing = [place for place in places if not place.is_file()]
+    missing = [name for name, place in zip(names, places, strict=True) if not place.is_file()]
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of its {plural(len(places), 'image')} are not in {folder} (the first: "
-            f"{missing[0].relative_to(folder)}); bring them back, or name their folder with data.images"
+            f"{missing[0]}); bring them back, or name their folder with data.images"
         )
     base = root if several and root is not None else folder
     part = _subset_of(path.stem.removeprefix("instances_")) or _subset_of(path.parent.name)
@@ -207,7 +207,9 @@ def _coco(path: Path, *_stamp: int) -> tuple[list[_Objects], tuple[str, ...]]:
                     notes["annotation", "of a crowd: an object of its category"] += bool(each.get("iscrowd"))
                     shapes[each["image_id"]].append(shape)
         found = [_Objects(str(images[n]["file_name"]), sizes[n], tuple(shapes[n])) for n in images]
-    except (KeyError, TypeError, AttributeError) as error:
+    except DataError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: {_EXPECTED}; got {type(error).__name__}: {error}") from error
     notes["image", "without an object: background"] = sum(not each.shapes for each in found)
     lines = notes.lines(path)
@@ -299,9 +301,10 @@ def _labelme_shape(kind: str, values: Mapping[str, Any], size: tuple[int, int] |
     elif kind in ("rectangle", "mask") and len(points) >= 2:
         (left, top), (right, bottom) = points.min(0), points.max(0)
         ring = ring_of([left, top, right, top, right, bottom, left, bottom])
-        if kind == "mask" and size is not None:
-            part = read_mask(base64.b64decode(values["mask"]))
-            whole = np.zeros(size, np.uint8)
+        if kind == "mask":
+            if size is None or min(left, top) < 0:
+                return None
+            part, whole = read_mask(base64.b64decode(values["mask"])), np.zeros(size, np.uint8)
             target = whole[round(top) :, round(left) :][: part.shape[0], : part.shape[1]]
             target[:] = part[: target.shape[0], : target.shape[1]]
             return Shape(label, runs=runs_of(whole))
@@ -338,7 +341,7 @@ def _yolo_names(root: Path, labels: Iterable[Path]) -> list[str]:
     """The names of classes, from a YAML file or from classes.txt."""
     for path in sorted(root.glob("*.y*ml")):
         names = read_yaml(path).get("names")
-        if isinstance(names, Mapping):
+        if isinstance(names, Mapping) and all(isinstance(number, int) for number in names):
             names = [names.get(number, f"class_{number}") for number in range(1 + max(map(int, names), default=-1))]
         if isinstance(names, list) and names:
             return [str(name) for name in names]
@@ -353,7 +356,7 @@ def _yolo_names(root: Path, labels: Iterable[Path]) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes(), object_hook=_with_rings)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(f"{path}: cannot be read as JSON: {reason}") from error
     if not isinstance(values, dict):
@@ -415,13 +418,13 @@ def _has_files(folder: Path, suffix: str) -> bool:
     return folder.is_dir() and next(nested_names(folder, {suffix}), None) is not None
 
 
-def image_names_of(folder: Path) -> list[str]:
+def _image_names(folder: Path) -> list[str]:
     """The names of the images in a folder, which may be missing."""
     return image_names(folder, SUFFIXES) if folder.is_dir() else []
 
 
 def _has_labelme(images: Path, files: Path) -> bool:
-    """Whether a folder of images has JSON files of labelme for some, and neither folder has masks for them."""
+    """Whether a folder of images has JSON files of labelme for some of them."""
     if not images.is_dir() or not files.is_dir():
         return False
     stems = {stem_of(name) for name in nested_names(images, SUFFIXES)}

@@ -164,6 +164,10 @@ def test_compressed_runs_are_those_of_pycocotools(seed: int) -> None:
         ("{", "cannot be read as JSON"),
         ('{"images": [], "annotations": []}', "expected COCO's images .* got KeyError: 'categories'"),
         ('{"images": [7], "annotations": [], "categories": []}', "expected COCO's images .* got TypeError"),
+        ('{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "category_id": 1, '
+         '"segmentation": {"counts": "1", "size": [1, 2, 3]}}], "categories": [{"id": 1, "name": "a"}]}',
+         "expected COCO's images .* got ValueError"),
+        ('{"images": [], "annotations": [{"counts": ["a"]}], "categories": []}', "cannot be read as JSON"),
         ('{"images": [{"id": 1, "file_name": "a.png", "height": -1, "width": 5}], "annotations": [], '
          '"categories": []}', "an image of 5 x -1 pixels; expected sides of 1 to"),
     ],
@@ -236,6 +240,16 @@ def test_shapes_of_labelme_are_what_they_are_by_definition(tmp_path: Path, place
         "1 image without a JSON file: left out",
         "1 polygon without an area: left out",
         "1 shape of type line: left out",
+    ]
+
+
+def test_parts_of_labelme_are_parts(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_images(tmp_path / part, ["a.png"])
+        write_json(tmp_path / part / "a.json", labelme(labelme_shapes()))
+    assert [(each.name, each.subset) for each in find_samples(tmp_path)] == [
+        ("train/a.png", "train"),
+        ("val/a.png", "val"),
     ]
 
 

@@ -101,6 +101,7 @@ def test_other_categories_than_those_of_the_task_are_not_evaluated(data: Path, t
         evaluate(Predictor(model, device="cpu"), find_samples(data))
 
 
+@pytest.mark.slow
 def test_a_class_of_two_colours_is_trained_and_drawn(tmp_path: Path) -> None:
     colours = np.array([(0, 0, 0), (128, 64, 128), (130, 64, 128), (0, 0, 142)], np.uint8)
     for number in range(4):

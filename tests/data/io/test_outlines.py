@@ -38,7 +38,7 @@ def car(size: tuple[int, int] = (640, 960)) -> NDArray[np.uint8]:
     return (body & ~window).astype(np.uint8)
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", range(2))
 def test_the_mask_comes_back_pixel_by_pixel(block: int) -> None:
     for seed in range(50 * block, 50 * block + 50):
         mask = random_mask(seed)
@@ -63,7 +63,7 @@ def test_pycocotools_reads_outlines_with_holes_as_the_mask(make: object) -> None
 
 
 def test_outlines_are_near_the_boundary_and_have_few_points() -> None:
-    mask = car()
+    mask = car((240, 360))
     (only,) = outlines(mask)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     assert len(only.ring) < sum(map(len, contours)) / 5
