@@ -161,6 +161,7 @@ def _masks_table(evaluation: Mapping[str, Any], *, title: str, threshold: str) -
     table.add_row("Dice", f"{evaluation['dice']:.5f}", f"mean of {len(classes)} classes and {images}, {chosen}")
     table.add_row("95% interval", *interval)
     table.add_row("Dice where present", "" if present is None else f"{present:.5f}", "images that hold the class alone")
+    table.add_row("Dice at 0.5", f"{evaluation['dice_at_half']:.5f}", "without chosen thresholds")
     table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}", "of pixels, averaged over classes")
     table.add_row("thresholds", "", f"{threshold}; by the Dice where present")
     _add_folds(table, evaluation, "dice")
@@ -168,7 +169,7 @@ def _masks_table(evaluation: Mapping[str, Any], *, title: str, threshold: str) -
     ranked = sorted(zip(classes, evaluation["thresholds"], strict=True), key=lambda pair: -pair[0]["mean_dice"])
     for each, best in ranked[:_MOST_CLASSES]:
         if each["images"]:
-            where = f"{each['dice_present']:.3f} in the {plural(each['images'], 'image')} that hold it"
+            where = f"{each['dice_present']:.3f} where present, {plural(each['images'], 'image')}"
         else:
             where = "not in the truth"
         table.add_row(_text(f"Dice {each['name']}"), f"{each['mean_dice']:.5f}", f"{where}, threshold {best:.3f}")
@@ -225,6 +226,8 @@ def report_tables(report: Report, *, root: Path) -> RenderableType:
     if report.values and not known:
         block = yaml.safe_dump({"task": report.task}, sort_keys=False)
         how = "  To train on them, copy this into a config; change names, and list in ignore what counts for nothing."
+        if any(each.objects is not None for each in report.values):
+            how += "\n  Where objects overlap the smaller one counts; with kind: multilabel, all of them do."
         parts.append(Text(f"{how}\n\n{block}"))
     return Group(*parts)
 

@@ -113,9 +113,10 @@ def check_categories(samples: Sequence[Sample], task: Task) -> None:
     if not categories:
         raise DataError(f"{where}: no image has an object", kind="labels")
     more = f" and {len(categories) - _SHOWN} more" if len(categories) > _SHOWN else ""
+    overlap = {"kind": "multilabel", "classes": categories} if task.kind == "multilabel" else None
     raise DataError(
         f"{where}: no class of the task has a category of {', '.join(categories[:_SHOWN])}{more}; write into the "
-        f"config {task_in_a_line(suggest_classes(categories))} (`carvana data check` counts their objects)",
+        f"config {task_in_a_line(overlap or suggest_classes(categories))} (`carvana data check` counts their objects)",
         kind="labels",
     )
 

@@ -66,6 +66,7 @@ class MultilabelEvaluation:
         task: The classes.
         images: Each image's scores, in the order given.
         score_ci95: The interval of the score, by bootstrap over groups; None for a single group.
+        dice_at_half: The same as the score, at the threshold 0.5.
         thresholds: For each class the best one on all these images, to be stored with the model.
         per_class: IoU, Dice, precision, recall and true pixels of each class, of all images' pixels together; and
             ``mean_dice`` over images, ``dice_present`` over the ``images`` that hold the class.
@@ -76,6 +77,7 @@ class MultilabelEvaluation:
     task: Task
     images: tuple[MultilabelScore, ...]
     score_ci95: tuple[float, float] | None
+    dice_at_half: float
     thresholds: tuple[float, ...]
     per_class: tuple[dict[str, Any], ...]
     scale: str | tuple[int, int]
@@ -108,6 +110,7 @@ class MultilabelEvaluation:
             "groups": self.groups,
             "dice": self.score,
             "dice_present": self.dice_present,
+            "dice_at_half": self.dice_at_half,
             "thresholds": list(self.thresholds),
             "pixel_accuracy": float(np.mean([image.pixel_accuracy for image in self.images])),
             "per_class": list(self.per_class),
@@ -164,7 +167,11 @@ def multilabel_evaluation(
         )
     )
     interval = bootstrap_interval([image.score for image in images], groups)
-    return MultilabelEvaluation(task, images, interval, best_thresholds(counts), tuple(per_class), scale, seconds)
+    half = threshold_index(0.5)
+    at_half = float(np.mean([[image.whole.dice[half] for image in classes] for classes in counts]))
+    return MultilabelEvaluation(
+        task, images, interval, at_half, best_thresholds(counts), tuple(per_class), scale, seconds
+    )
 
 
 def pooled_scores(name: str, counts: Sequence[ImageCounts], thresholds: Sequence[float]) -> dict[str, Any]:

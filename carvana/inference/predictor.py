@@ -175,14 +175,14 @@ class Predictor(BasePredictor):
                 raise self._not_a_number(image)
             return strip
 
-        def mirrored(strip: Tensor) -> Tensor:
+        def turned(strip: Tensor) -> Tensor:
             return finite(strip).flip(-1)
 
-        # Not generators, whose variables would hold strips: see carvana.inference.strips.
+        # By map: the variable of a generator expression would keep a strip.
         strips = map(finite, self._inferer.strips(pixels))
         if not self.tta:
             return strips
-        return mean_strips([strips, map(mirrored, self._inferer.strips(pixels.flip(-1)))])
+        return mean_strips([strips, map(turned, self._inferer.strips(pixels.flip(-1)))])
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:

@@ -1,7 +1,7 @@
 """Probabilities of several classes from the top of an image to its bottom, so that memory holds no whole map for each.
 
-A strip is float32 (K, h, W): the probabilities of some rows. Those of one image come from top to bottom. No variable of
-what made a strip holds it any longer than its user does: each would be one strip more in memory.
+A strip is float32 (K, h, W): the probabilities of some rows. Those of one image come from top to bottom. Generators
+keep no reference to a strip that they have given: it would be one strip more in memory.
 """
 
 from __future__ import annotations

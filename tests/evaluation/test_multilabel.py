@@ -109,6 +109,7 @@ def test_of_one_group_all_thresholds_are_one_half_and_counts_are_pooled(
     pairs = [(predictor.predict(sample.image).probabilities > 0.5, truth(sample) > 0) for sample in one]
     scores = [[dice(found[k], true[k]) for k in range(3)] for found, true in pairs]
     assert np.array([image.dices for image in evaluation.images]) == pytest.approx(np.array(scores))
+    assert evaluation.score == evaluation.dice_at_half == pytest.approx(np.mean(scores))
     right = [np.mean(found == true) for found, true in pairs]
     assert evaluation.to_json()["pixel_accuracy"] == pytest.approx(np.mean(right))
     for index, each in enumerate(evaluation.per_class):

@@ -164,9 +164,9 @@ def test_classes_are_on_both_sides_of_a_split_and_absent_ones_are_told(data: Pat
     words = ["fit", "--arch", "unet-ref", "--data", str(data), "--out", str(data.parent / "none")]
     refused = CliRunner().invoke(app, [*words, *settings(task__classes="[Disc, Box]")])
     assert refused.exit_code == 1
-    assert "no image has a pixel of a class; the categories are box, disc, dot, and the classes Disc, Box" in (
-        " ".join(refused.stderr.split())
-    )
+    told = " ".join(refused.stderr.split())
+    assert "no class of the task has a category of box, disc, dot; write into the config task: {" in told
+    assert "{kind: multilabel, classes: [box, disc, dot]}" in told
 
 
 def test_masks_of_classes_can_be_trained_as_classes_that_exclude_each_other(data: Path) -> None:
