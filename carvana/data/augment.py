@@ -2,7 +2,8 @@
 
 An augmentation is any callable with albumentations' convention, ``augment(image=..., mask=...)`` giving a mapping
 with the same two keys: image uint8 (H, W, 3), mask float32 (H, W), the share of each pixel that the object covers; of
-several classes (H, W, P), a plane for each. A pixel of which no plane covers anything counts for nothing.
+several classes (H, W, P), a plane for each. Where classes exclude each other, a pixel that no plane covers counts for
+nothing.
 The augmentations here keep that share: albumentations, by default, moves masks by nearest neighbour.
 """
 

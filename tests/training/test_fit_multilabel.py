@@ -91,6 +91,9 @@ def test_the_commands_go_on_with_the_run(run: Run, data: Path, tmp_path: Path) -
     assert all(read_labels(sample, OVERLAPPING).shape == (3, 48, 64) for sample in again)
     words = ["--set", "task.kind=multilabel", "--set", "task.classes=[disc, box, dot]"]
     assert call("data", "show", data, "--out", tmp_path / "sheet.png", *words).exit_code == 0
+    checked = call("data", "check", data)
+    assert (checked.exit_code, "with kind: multilabel, all of them do" in checked.stdout) == (0, True)
+    assert "Nothing is wrong" in call("data", "check", data, *words).stdout
     split = call("data", "split", data, *words, "--group", r"(g\d)")
     assert "dot" in split.stdout
     for command in (["submit", run.path, data / "images", "--out", tmp_path / "t.csv"], ["compare", "unet-ref"]):
