@@ -23,8 +23,9 @@ class Validation:
 
     Attributes:
         loss: The mean over images.
-        score: By which the best epoch is chosen: the mean Dice over images, prediction and truth cut at 0.5, and over
-            classes that overlap; of classes that exclude each other the mean IoU of all pixels together.
+        score: By which the best epoch is chosen: the mean Dice over images, prediction and truth cut at 0.5; of classes
+            that overlap the mean over classes, each over the images that hold it; of classes that exclude each other
+            the mean IoU of all pixels together.
         accuracy: The share of pixels that are right; of classes that overlap, of pixels of each class.
         not_finite: The images whose loss is not finite.
     """
@@ -49,7 +50,7 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
     model.eval()
     exact, task = float64_device(accelerator.device), loader.data.task
     classes = len(task.classes)
-    columns = 2 if task.kind == "multiclass" else 2 + 2 * classes
+    columns = 2 if task.kind == "multiclass" else 2 + 3 * classes
     rows = torch.zeros(len(loader.data), columns, dtype=torch.float64, device=exact)
     matrix = torch.zeros(classes**2, dtype=torch.float64, device=exact)
     for number, ((images, packed), _) in enumerate(loader):
@@ -75,14 +76,18 @@ def validate(model: nn.Module, loader: Loader, *, loss: Loss, accelerator: Accel
         rows = rows[~void]
         accuracy = rows[:, -1].mean().nan_to_num().item()
     counts = rows[:, 1:-1].sum(0, keepdim=True) if loader.data.mode == "crop" else rows[:, 1:-1]
-    both, either = counts.T.split(classes)
-    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).mean().nan_to_num()
-    return Validation(mean_loss, dice.item(), accuracy, not_finite)
+    both, predicted, true = counts.T.split(classes)
+    either = predicted + true
+    dice = torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0)
+    if task.kind == "multilabel":  # over all images a network that predicts nothing would be best where a class is rare
+        present = true > 0
+        dice = (dice * present).sum(1)[present.any(1)] / present.sum(1)[present.any(1)]
+    return Validation(mean_loss, dice.mean().nan_to_num().item(), accuracy, not_finite)
 
 
 def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """For each image (N, 2 K + 1): of each class the pixels in both masks, then the sum of the pixels of each mask,
-    and the pixel accuracy, not a number where nothing counts.
+    """For each image (N, 3 K + 1): of each class the pixels in both masks, then those of the predicted one, and of the
+    true one, and the pixel accuracy, not a number where nothing counts.
     """
     predicted, true = (logits > 0).flatten(2), (targets > 0.5 * (1 if valid is None else valid)).flatten(2)
     right = (predicted == true).flatten(1)
@@ -92,8 +97,8 @@ def _agreement(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> 
         counts = (valid > 0.5).expand_as(targets).flatten(2)
         accuracy = (right & counts.flatten(1)).sum(1).double() / counts.sum((1, 2))
         predicted, true = predicted & counts, true & counts
-    both, either = (predicted & true).sum(2), predicted.sum(2) + true.sum(2)
-    return torch.cat([both.double(), either.double(), accuracy[:, None]], dim=1)
+    sums = (each.sum(2).double() for each in (predicted & true, predicted, true))
+    return torch.cat([*sums, accuracy[:, None]], dim=1)
 
 
 def _label_confusion(logits: Tensor, targets: Tensor) -> Tensor:

@@ -204,7 +204,7 @@ def test_check_lists_the_values_of_label_files_and_prints_a_task_to_paste(scenes
     assert "class_250" in again.stdout
     assert "task:" not in again.stdout
     record = json.loads(call("check", scenes, *NAMED, "--json", "-").stdout)
-    assert [each["name"] for each in record["values"]] == ["sky", "road", "car", "car", None, "pole"]
+    assert [each["name"] for each in record["values"]] == ["sky", "road", "car", "car", "(ignored)", "pole"]
     assert record["task"]["ignore"] == [77]
 
 

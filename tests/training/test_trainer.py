@@ -19,6 +19,7 @@ from carvana.models.spec import ModelSpec
 from carvana.training.callbacks import TensorBoard
 from carvana.training.optim import Duration
 from carvana.training.trainer import Trainer
+from tests.scenes import OVERLAPPING, of_colours, write_overlapping
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
 
@@ -328,3 +329,21 @@ def test_tensorboard_gets_every_number(tmp_path: Path, sides: Any) -> None:
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
     assert len(events.Scalars("val_dice")) == 2
+
+
+def test_of_classes_that_overlap_an_epoch_counts_by_the_images_that_hold_each(tmp_path: Path) -> None:
+    """Over all images, a network that predicts nothing of a rare class would be better than one that finds it."""
+    samples = find_samples(write_overlapping(tmp_path, 6, groups=3))
+    data = SegmentationDataset(samples, (48, 64), task=OVERLAPPING)
+    trainer = Trainer(of_colours(), train=data, val=data, epochs=1, batch_size=4, workers=0, precision="fp32")
+    model = of_colours().eval()
+    expected = []
+    with torch.no_grad():
+        found = torch.cat([model(data[index][0][None]) for index in range(len(data))]) > 0
+    true = torch.stack([data[index][1] for index in range(len(data))]) > 0.5
+    for own, truth in zip(found.unbind(1), true.unbind(1), strict=True):
+        held = [index for index in range(len(data)) if truth[index].any()]
+        dices = [2 * (own[i] & truth[i]).sum() / (own[i].sum() + truth[i].sum()) for i in held]
+        expected.append(float(torch.stack(dices).mean()))
+    assert not true[:, 2].flatten(1).any(1).all()  # the dot is in some images alone
+    assert trainer.measure(model).score == pytest.approx(sum(expected) / 3, abs=1e-6)
