@@ -87,8 +87,8 @@ class Refiner(BasePredictor):
         self.band = float(low), float(high)
         if self.task.kind == "multiclass" and high <= 0.5:
             raise ConfigError(
-                f"band {low} to {high}: of classes the likeliest's share of the best two is at least 0.5; take "
-                f"an upper end above that, such as {BAND[1]}"
+                f"band {low} to {high}: the likeliest class has a share of the best two of at least 0.5; take an upper "
+                f"end above 0.5, such as {BAND[1]}"
             )
         if not 0 <= margin <= 10_000:
             raise ConfigError(f"margin {margin}: expected pixels from 0 to 10000, such as {MARGIN}")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.samples import Sample
-from carvana.evaluation.labels import label_evaluation
+from carvana.evaluation.labels import LabelCounts, label_evaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet
 from carvana.task import Task
 
@@ -27,8 +27,9 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("names", [ODD, [f"class {number}" for number in range(60)]], ids=["odd", "many"])
 def test_names_of_any_kind_and_number_are_drawn(names: list[str], tmp_path: Path) -> None:
     task, rng = Task(classes=names), np.random.default_rng(0)
-    matrices = [rng.integers(0, 50, (len(names), len(names))) + 500 * np.eye(len(names), dtype=np.int64)]
-    evaluation = label_evaluation(task, [Sample(Path("a.png"), None, "g")], matrices, scale="native", seconds=1.0)
+    matrix = rng.integers(0, 50, (len(names), len(names))) + 500 * np.eye(len(names), dtype=np.int64)
+    sample, counts = Sample(Path("a.png"), None, "g"), LabelCounts.of(matrix)
+    evaluation = label_evaluation(task, [sample], [counts], matrix, scale="native", seconds=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         confusion_picture(evaluation, tmp_path / "confusion.png")

@@ -284,7 +284,7 @@ def test_what_has_no_meaning_is_refused_in_a_line() -> None:
     ):
         with pytest.raises(ConfigError, match=r"^threshold 0.5: a multiclass task has none"):
             made()
-    with pytest.raises(ConfigError, match=r"share of the best two is at least 0\.5"):
+    with pytest.raises(ConfigError, match=r"a share of the best two of at least 0\.5"):
         Refiner(one, fine, band=(0.1, 0.5))
     assert not [
         key for made in (one, Ensemble([one, one]), Refiner(one, fine)) for key in made.settings() if "thr" in key

@@ -153,7 +153,7 @@ def test_predict_writes_label_maps_probabilities_and_overlays(run: Run, tmp_path
         assert picture.height > 48  # the legend
     with Image.open(tmp_path / f"{stem}_cutout.png") as picture:
         opacity = np.asarray(picture)[..., 3] > 127
-    assert (opacity == (prediction.probability_of("car") > 0.5)).mean() > 0.99
+    assert (opacity == prediction.mask_of("car")).mean() > 0.99
     again = predict_folder(predictor, images, out=tmp_path, save=("mask",), of_class="car", workers=1)
     assert again.skipped == 2
 

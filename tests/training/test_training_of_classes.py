@@ -248,15 +248,6 @@ def test_callbacks_get_miou_and_at_the_end_the_iou_of_each_class(scenes: Path, t
         assert drawn[f"evaluation/iou/{each['name']}"] == [(kept.epochs[-1]["step"], each["iou"])]
 
 
-def test_validation_images_of_which_nothing_counts_are_no_error(tmp_path: Path) -> None:
-    root = write_scenes(tmp_path / "data")
-    for path in (root / "masks").iterdir():
-        Image.new("L", (64, 48), VOID).save(path)
-    run = fit(config(root), out=tmp_path / "run", device="cpu")
-    assert run.read_metrics()[0]["val_score"] == 0
-    assert run.read_evaluation()["score"] is None
-
-
 def test_images_of_which_nothing_counts_leave_the_numbers_finite(tmp_path: Path) -> None:
     root = write_scenes(tmp_path / "data")
     for number in (0, 3, 4, 9):
