@@ -36,7 +36,7 @@ def test_names_of_any_kind_and_number_are_drawn(names: list[str], tmp_path: Path
         class_bars(evaluation, tmp_path / "classes.png")
         contact_sheet([np.zeros((9, 9, 3), np.uint8)], ["cost $\\5.png"], path=tmp_path / "sheet.png", title="one")
     bars = pixels(tmp_path / "classes.png")
-    shown = sorted(range(len(names)), key=lambda index: -matrices[0].sum(1)[index])[:40]
+    shown = sorted(range(len(names)), key=lambda index: -matrix.sum(1)[index])[:40]
     assert all((bars == task.palette[index]).all(2).any() for index in shown)
 
 
