@@ -44,8 +44,9 @@ def read_classes(path: Path, ignore: Sequence[Any] = ()) -> tuple[list[str] | di
     if not rows:
         raise ConfigError(f"task.classes = {path}: lists no class; expected the name of a class in each line")
     classes: list[str] | dict[str, int | str]
-    if [cell.strip().lower() for cell in rows[0][1].split(",")] == _HEADER:
-        classes = _colors(_named_cells(rows[1:], path), path)
+    delimiter = next((each for each in ";\t" if each in rows[0][1]), ",")
+    if [cell.strip().lower() for cell in next(csv.reader([rows[0][1]], delimiter=delimiter))] == _HEADER:
+        classes = _colors(_named_cells(rows[1:], path, delimiter), path)
     elif _LABELMAP.fullmatch(rows[0][1]):
         found = _colors(_labelmap(rows, path), path)
         classes = {name: found[name] for name in sorted(found, key=lambda name: name.lower() != "background")}
@@ -66,9 +67,9 @@ def _only_cell(number: int, line: str, path: Path) -> str:
     return cells[0].strip()
 
 
-def _named_cells(rows: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, str, list[str]]]:
+def _named_cells(rows: Iterable[tuple[int, str]], path: Path, delimiter: str) -> Iterator[tuple[int, str, list[str]]]:
     for number, line in rows:
-        cells = next(csv.reader([line]))
+        cells = next(csv.reader([line], delimiter=delimiter))
         if len(cells) != len(_HEADER):
             raise ConfigError(f"task.classes = {path}, line {number}: {line!r:.80}: expected name,r,g,b")
         yield number, cells[0].strip(), cells[1:]

@@ -135,10 +135,11 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 def plural(count: int, noun: str) -> str:
     """A number and what it counts.
 
-    >>> plural(1, "image"), plural(2, "image")
-    ('1 image', '2 images')
+    >>> plural(1, "image"), plural(2, "image"), plural(3, "class")
+    ('1 image', '2 images', '3 classes')
     """
-    return f"{count} {noun}{'s' * (count != 1)}"
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending * (count != 1)}"
 
 
 def check_format_version(version: object, newest: int, *, where: object, error: type[CarvanaError] = RunError) -> None:

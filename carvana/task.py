@@ -96,6 +96,8 @@ def checked_value(value: Any) -> int | str:
         match = _RANGE.fullmatch(value)
         if _COLOR.fullmatch(value):
             return value.lower()
+        if value.startswith("#"):
+            raise ValueError("expected a colour such as #ff8800")
         if _DIGITS.fullmatch(value):
             raise ValueError(f"is a number in quotes; write {value.strip()} without them")
         if match is None:
@@ -153,8 +155,8 @@ class TaskClass(_Record):
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The names of its categories: its values that are names, or else its own name."""
-        return tuple(str(each) for each in self.value if _is_name(each)) or (self.name,)
+        """The names of its categories: its values that are names, and its own name, as predictions have it."""
+        return (*(str(each) for each in self.value if _is_name(each) and each != self.name), self.name)
 
     @property
     def shown_color(self) -> str | None:
@@ -377,11 +379,12 @@ class Task(_Record):
             None if no class has it and it is not ignored. In a multiclass task its pixels are an error then
             (:meth:`unknown_categories`), in a multilabel task it is not learnt.
         """
-        names = (category,) if category else _OUTSIDE
-        for code, each in zip((code for code, _ in self._coded()), self.classes, strict=True):
-            if set(names) & set(each.categories):
+        coded = [*self._coded(), (self.void, self.ignore)]
+        own = [(code, (each.name,)) for (code, _), each in zip(coded, self.classes, strict=False)]
+        for code, values in (*coded, *own):  # values come before names
+            if category in values or (not category and any(str(each).lower() in _OUTSIDE for each in values)):
                 return code
-        return self.void if set(names) & set(self.ignore) else self._rest()
+        return self._rest() if category or self.kind != "multilabel" else None
 
     def unknown_categories(self, counts: Mapping[str, int], where: object) -> DataError:
         """The error about categories that no class has, with the number of pixels of each."""
@@ -399,14 +402,16 @@ class Task(_Record):
         if what == "category":
             known = [name for each in self.classes for name in each.categories]
         listed = []
-        for value, count in counts.items():
+        for value, count in sorted(counts.items(), key=lambda item: -item[1]):
             close = nearest_color(value, known) if what == "colour" else None
             listed.append(f"{value} ({plural(int(count), 'pixel')}{f', nearest: {close}' if close else ''})")
         more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         several = what if len(listed) == 1 else "categories" if what == "category" else f"{what}s"
+        jpeg = str(where).lower().endswith((".jpg", ".jpeg"))
+        lossy = ". JPEG changes values and colours: save label maps as PNG" if jpeg and what != "category" else ""
         return DataError(
             f"{where}: no class has the {several} {', '.join(listed[:_SHOWN])}{more}; name them in task.classes, or in "
-            "task.ignore if they are to count for nothing",
+            f"task.ignore if they are to count for nothing{lossy}",
             kind="labels",
         )
 

@@ -26,6 +26,7 @@ def written(folder: Path, name: str, text: str) -> Path:
     ("name", "text", "expected"),
     [
         ("codes.txt", CODES, ["sky", "road", "car"]),
+        ("semicolons.csv", '"name";"r";"g";"b"\nsky;70;130;180\n', {"sky": "#4682b4"}),
         ("class_dict.csv", CLASS_DICT, {"sky": "#4682b4", "road": "#804080", "Void": "#000000"}),
         ("labelmap.txt", LABELMAP, {"background": "#000000", "road": "#804080", "car": "#00008e"}),
     ],

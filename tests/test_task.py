@@ -54,6 +54,7 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": {"a": "7", "b": 1}}, "is a number in quotes; write 7 without them"),
         ({"classes": {0: "sky", 1: "road"}}, "names and values are exchanged; expected {sky: 0, ...}"),
         ({"classes": ["a", "b"], "ignore": ["0-2147483647"]}, "expected values of 32 bits"),
+        ({"classes": {"a": "#FFF", "b": "#000"}}, "expected a colour such as #ff8800"),
         ({"classes": {"a": "", "b": 1}}, "expected a whole number, a range such as 1-20, a colour, the name"),
         ({"classes": {"a": "x", "b": ["x", "y"]}}, "the value 'x' belongs to 'a' and to 'b'"),
         ({"classes": {"a": "#FF0000", "b": ["#ff0000"]}}, "the value #ff0000 belongs to 'a' and to 'b'"),
@@ -202,4 +203,7 @@ def test_what_is_not_named_may_be_a_class_or_ignored() -> None:
 def test_classes_are_found_by_the_names_of_categories() -> None:
     task = Task(classes={"vehicle": ["car", "truck"], "bg": 0, "person": 5}, ignore=["crowd"])
     codes = {name: task.category_code(name) for name in ("car", "truck", "vehicle", "person", "crowd", "", "tree")}
-    assert codes == {"car": 0, "truck": 0, "vehicle": None, "person": 2, "crowd": 255, "": 1, "tree": None}
+    # Of "vehicle", as predictions call it, too.
+    assert codes == {"car": 0, "truck": 0, "vehicle": 0, "person": 2, "crowd": 255, "": 1, "tree": None}
+    exchanged = Task(classes={"a": "b", "b": "a", "Background": 0})
+    assert [exchanged.category_code(name) for name in ("a", "b", "")] == [1, 0, 2]

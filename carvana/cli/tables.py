@@ -158,7 +158,9 @@ def _masks_table(evaluation: Mapping[str, Any], *, title: str, threshold: str) -
     )
     present = evaluation["dice_present"]
     table = _facts(title)
-    table.add_row("Dice", f"{evaluation['dice']:.5f}", f"mean of {len(classes)} classes and {images}, {chosen}")
+    table.add_row(
+        "Dice", f"{evaluation['dice']:.5f}", f"mean of {plural(len(classes), 'class')} and {images}, {chosen}"
+    )
     table.add_row("95% interval", *interval)
     table.add_row("Dice where present", "" if present is None else f"{present:.5f}", "images that hold the class alone")
     table.add_row("Dice at 0.5", f"{evaluation['dice_at_half']:.5f}", "without chosen thresholds")

@@ -7,6 +7,7 @@ counted in notes, a line for each kind, which every :class:`.polygons.Annotation
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -29,11 +30,12 @@ from carvana.errors import DataError, plural
 
 _COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _LABELME = re.compile(rb'"(shapes"\s*:\s*\[|imagePath"\s*:)')
-_HEAD = 2**16  # bytes of a JSON file by which its kind is known
+_HEAD = 2**20  # bytes of a JSON file by which its kind is known
 _YEAR = re.compile(r"20\d\d$")
 _ROBOFLOW = re.compile(r"\.rf\.[0-9a-zA-Z]{20,}$")
 _LABELME_FOLDERS = "annotations", "labels", "json"
 _LARGEST = 2**15  # a side of an image in pixels: 30,000 are known, and a JSON file may have any number
+_FAR_OUTSIDE = 2.0  # a share of an image that is a number of pixels
 _EXPECTED = (
     "expected COCO's images (id, file_name, height, width), annotations (image_id, category_id, segmentation) and "
     "categories (id, name)"
@@ -60,6 +62,8 @@ def coco_layout(root: Path) -> list[Sample] | None:
     files = _coco_files(root)
     if not files:
         return None
+    if files[0].parent != root and files[0].parent.name != "annotations":
+        _refuse_bare_parts(_part_folders(root), [path.parent for path in files])
     return [sample for path in files for sample in read_coco(path, root=root, several=len(files) > 1)]
 
 
@@ -69,8 +73,13 @@ def labelme_layout(root: Path) -> list[Sample] | None:
     if not pairs:
         places = [*((root / "images", root / name) for name in ("images", *_LABELME_FOLDERS)), (root, root)]
         pairs = [pair for pair in places if _has_labelme(*pair)][:1]
+    elif len(pairs) < len(_part_folders(root)):
+        _refuse_bare_parts(_part_folders(root), [images for images, _ in pairs])
+    base = _base(root, pairs) if pairs else root
     return [
-        sample for images, files in pairs for sample in read_labelme(images, files, base=_base(root, pairs))
+        sample
+        for images, files in pairs
+        for sample in read_labelme(images, files, base=base, subset=_subset_below(root, images))
     ] or None
 
 
@@ -82,8 +91,13 @@ def yolo_layout(root: Path) -> list[Sample] | None:
     pairs = [(images, labels) for images, labels in places if _has_files(labels, ".txt") and _image_names(images)]
     if not pairs:
         return None
-    names = _yolo_names(root, [labels for _, labels in pairs])
-    return [each for images, labels in pairs for each in read_yolo(images, labels, names, base=_base(root, pairs))]
+    _refuse_bare_parts([images for images, _ in places[1:]], [images for images, _ in pairs])
+    names, base = _yolo_names(root, [labels for _, labels in pairs]), _base(root, pairs)
+    return [
+        sample
+        for images, labels in pairs
+        for sample in read_yolo(images, labels, names, base=base, subset=_subset_below(root, images))
+    ]
 
 
 def named_annotations(images: Path, masks: Path) -> list[Sample] | None:
@@ -122,23 +136,27 @@ def read_coco(
             f"{missing[0]}); bring them back, or name their folder with data.images"
         )
     base = root if several and root is not None else folder
-    part = _subset_of(path.stem.removeprefix("instances_")) or _subset_of(path.parent.name)
+    part = "" if root is None else _subset_of(path.stem.removeprefix("instances_")) or _subset_below(root, path.parent)
     return [
-        _sample(
-            place, base, part if several else "", Annotation(path, each.size or image_size(place), each.shapes, notes)
-        )
+        _sample(place, base, part, Annotation(path, each.size or image_size(place), each.shapes, notes))
         for place, each in zip(places, found, strict=True)
     ]
 
 
-def read_labelme(images: Path, files: Path, *, base: Path) -> list[Sample]:
+def read_labelme(images: Path, files: Path, *, base: Path, subset: str = "") -> list[Sample]:
     """The images of a folder that have a JSON file of labelme, in this folder or another one.
+
+    Args:
+        images: The folder of images.
+        files: The folder of JSON files. Each belongs to the image of its own name, or else to the one that it names.
+        base: The folder from which images are named.
+        subset: The part of the data folder.
 
     Raises:
         DataError: a file cannot be read, or is of another kind.
     """
-    stems = {stem_of(name): name for name in sorted(nested_names(images, SUFFIXES))}
-    there = {stem_of(name): name for name in sorted(nested_names(files, {".json"}))}
+    stems = _by_stem(images, nested_names(images, SUFFIXES))
+    there = {_owner_of(files / name, stem_of(name), stems): name for name in sorted(nested_names(files, {".json"}))}
     notes, found = _Notes(), []
     for stem, name in stems.items():
         if stem not in there:
@@ -149,21 +167,20 @@ def read_labelme(images: Path, files: Path, *, base: Path) -> list[Sample]:
         found.append((images / name, files / there[stem], objects))
     notes["JSON file", "without an image: left out"] = len(there.keys() - stems.keys())
     lines = notes.lines(files)
-    subset = _subset_of(images.name) if images != base else ""
     return [
         _sample(image, base, subset, Annotation(path, each.size or image_size(image), each.shapes, lines))
         for image, path, each in found
     ]
 
 
-def read_yolo(images: Path, labels: Path, names: Sequence[str], *, base: Path) -> list[Sample]:
+def read_yolo(images: Path, labels: Path, names: Sequence[str], *, base: Path, subset: str = "") -> list[Sample]:
     """The images of a folder, with the polygons of their text files; an image without a file has no object.
 
     Raises:
         DataError: a line has another form, or a number that is no class.
     """
     notes, found = _Notes(), []
-    stems = {stem_of(name): name for name in sorted(image_names(images, SUFFIXES))}
+    stems = _by_stem(images, image_names(images, SUFFIXES))
     there = {path.stem for path in labels.glob("*.txt") if path.name != "classes.txt"}
     for stem, name in stems.items():
         size = image_size(images / name)
@@ -172,8 +189,42 @@ def read_yolo(images: Path, labels: Path, names: Sequence[str], *, base: Path) -
         found.append((images / name, labels / f"{stem}.txt" if stem in there else labels, size, shapes))
     notes["label file", "without an image: left out"] = len(there - stems.keys())
     lines = notes.lines(labels)
-    subset = (_subset_of(images.name) or _subset_of(images.parent.name)) if images != base else ""
     return [_sample(image, base, subset, Annotation(path, size, shapes, lines)) for image, path, size, shapes in found]
+
+
+def _by_stem(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Images by their stems.
+
+    Raises:
+        DataError: two have one stem: which of them the annotations are of is not known.
+    """
+    stems: dict[str, str] = {}
+    for name in sorted(names):
+        other = stems.setdefault(stem_of(name), name)
+        if other != name:
+            raise DataError(f"{folder}: {other} and {name} differ in their suffix alone; rename one, or move it away")
+    return stems
+
+
+def _owner_of(path: Path, stem: str, stems: Mapping[str, str]) -> str:
+    """The stem of a labelme file's image: its own, or that of the image that it names."""
+    if stem in stems:
+        return stem
+    objects, _ = _labelme(path, *_stamp(path))
+    named = PurePosixPath(stem).parent / stem_of(objects.name.replace("\\", "/").rpartition("/")[2])
+    return named.as_posix() if named.as_posix() in stems else stem
+
+
+def _refuse_bare_parts(parts: Sequence[Path], annotated: Sequence[Path]) -> None:
+    """Refuse a part with images and without annotations beside others that have some; a test part may lack them.
+
+    Raises:
+        DataError: there is one.
+    """
+    for part in parts:
+        subsets = _subset_of(part.name), _subset_of(part.parent.name)
+        if part not in annotated and _image_names(part) and "test" not in subsets:
+            raise DataError(f"{part}: has images and no annotations, as {annotated[0]} has; add them, or move it away")
 
 
 def _sample(image: Path, base: Path, subset: str, annotation: Annotation) -> Sample:
@@ -189,6 +240,10 @@ def _coco(path: Path, *_stamp: int) -> tuple[list[_Objects], tuple[str, ...]]:
     values = _read_json(path)
     notes = _Notes()
     try:
+        for key in ("categories", "images"):
+            number, times = (Counter(each["id"] for each in values[key]).most_common(1) or [(0, 0)])[0]
+            if times > 1:
+                raise DataError(f"{path}: {times} of its {key} have the id {number!r}; give each an id of its own")
         categories = {each["id"]: str(each["name"]) for each in values["categories"]}
         images = {each["id"]: each for each in values["images"]}
         sizes = {number: _size_of(each.get("height"), each.get("width"), path) for number, each in images.items()}
@@ -233,7 +288,7 @@ def _coco_shape(found: Any, category: str, size: tuple[int, int] | None, notes: 
         ):
             return None
         return Shape(category, runs=runs.astype(np.int32).tobytes())
-    rings = tuple(ring for ring in found or () if ring)
+    rings = tuple(ring for ring in found or () if ring) if isinstance(found, list) else ()
     notes["annotation", "with a ring inside another: joined (COCO has holes as RLE alone)"] += _nested(rings)
     return Shape(category, rings) if rings else None
 
@@ -251,7 +306,8 @@ def _with_rings(values: dict[str, Any]) -> dict[str, Any]:
     """Pack the coordinates of an object of JSON as soon as it is parsed: lists take eight times as much memory."""
     values.pop("imageData", None)  # labelme's copy of the image
     if isinstance(rings := values.get("segmentation"), list):
-        values["segmentation"] = [_ring(ring) for ring in rings]
+        flat = bool(rings) and not isinstance(rings[0], list)  # some tools write the only ring without its list
+        values["segmentation"] = [_ring(ring) for ring in ([rings] if flat else rings)]
     if isinstance(counts := values.get("counts"), list):
         values["counts"] = np.array(counts, np.int64)
     return values
@@ -288,7 +344,7 @@ def _labelme(path: Path, *_stamp: int) -> tuple[_Objects, _Notes]:
             f"{path}: expected labelme's shapes, each with label, points and shape_type; got "
             f"{type(error).__name__}: {error}"
         ) from error
-    return _Objects(path.stem, size, tuple(shapes)), notes
+    return _Objects(str(values.get("imagePath") or path.stem), size, tuple(shapes)), notes
 
 
 def _labelme_shape(kind: str, values: Mapping[str, Any], size: tuple[int, int] | None) -> Shape | None:
@@ -329,6 +385,8 @@ def _yolo_shapes(path: Path, size: tuple[int, int], names: Sequence[str], notes:
                 f"{path}, line {number}: {line!r:.80}: expected the number of a class, 0 to {len(names) - 1}, then x "
                 "and y of each point as shares of the image"
             )
+        if values.size and np.abs(values).max() > _FAR_OUTSIDE:
+            raise DataError(f"{path}, line {number}: {line!r:.80}: expected x and y as shares of the image, 0 to 1")
         if len(values) == 4:
             notes["box", "without an outline: left out"] += 1
         elif ring := _ring(values.reshape(-1, 2) * size[::-1]) if len(values) % 2 == 0 else b"":
@@ -378,12 +436,12 @@ def _coco_files(root: Path) -> list[Path]:
     found = [path for path in places if path.is_file()]
     if not found:
         inside = root / "annotations"
-        found = (
-            sorted(inside.glob("instances_*.json"))
-            or sorted(inside.glob("*.json"))[:2]
-            or sorted(root.glob("*.json"))[:2]
-        )
-        found = found if len(found) == 1 or all(path.name.startswith("instances_") for path in found) else []
+        for folder, pattern in ((inside, "instances_*.json"), (inside, "*.json"), (root, "*.json")):
+            found = [path for path in itertools.islice(sorted(folder.glob(pattern)), 20) if _begins_with(path, _COCO)]
+            parts = [path.stem.startswith("instances_") or _subset_of(path.stem) for path in found]
+            if len(found) == 1 or (found and all(parts)):
+                return found
+        return []
     return [path for path in found if _begins_with(path, _COCO)]
 
 
@@ -403,6 +461,11 @@ def _place(name: str, folder: Path, flat: bool) -> Path:
 def _part_folders(root: Path) -> list[Path]:
     """The folders of parts, such as train and valid, in a folder."""
     return [root / name for name in sub_folders(root) if _subset_of(name)] if root.is_dir() else []
+
+
+def _subset_below(root: Path, folder: Path) -> str:
+    """The part that a folder in the data folder is, or lies in."""
+    return next(filter(None, map(_subset_of, folder.relative_to(root).parts)), "")
 
 
 def _subset_of(name: str) -> str:
@@ -428,7 +491,10 @@ def _has_labelme(images: Path, files: Path) -> bool:
     if not images.is_dir() or not files.is_dir():
         return False
     stems = {stem_of(name) for name in nested_names(images, SUFFIXES)}
-    first = next((name for name in nested_names(files, {".json"}) if stem_of(name) in stems), None)
+    first = next(
+        (name for name in nested_names(files, {".json"}) if stem_of(name) in stems),
+        next(nested_names(files, {".json"}), None) if stems else None,  # it may name its image inside
+    )
     return first is not None and _begins_with(files / first, _LABELME)
 
 

@@ -168,8 +168,9 @@ def _find_layout(
     also = f", nor is it laid out as {' or '.join(others)} are" if others else ""
     raise DataError(
         f"{root}: holds neither train/ and train_masks/ nor images/ and masks/, nor parts (as train/ and trainannot/),"
-        f" nor images with their masks beside them{also}; "
-        "name its folders: data.images and data.masks (--set data.images=... of fit, --images of carvana data)"
+        f" nor images with their masks beside them, nor annotations of COCO, labelme or YOLO{also}; "
+        "name its folders: data.images and data.masks, which may be a COCO file (--set data.images=... of fit, "
+        "--images of carvana data)"
     )
 
 

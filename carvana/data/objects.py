@@ -86,13 +86,21 @@ def paint_masks(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
     """
     size, objects = read_objects(sample, max_pixels=max_pixels)
     masks = np.zeros((len(task.classes), *size), np.dtype(task.dtype))
+    outside = task.category_code("")
+    covered = np.zeros(size if outside is not None else (0, 0), np.uint8)
     ignored = []
     for category, box, mask in objects:
+        if outside is not None:
+            covered[box] |= mask
         code = task.category_code(category)
         if code == task.void:
             ignored.append((box, mask))
         elif code is not None:
             masks[code][box] |= mask
+    if outside == task.void:
+        masks[:, covered == 0] = task.void
+    elif outside is not None:
+        masks[outside] = covered == 0
     for box, mask in ignored:
         masks[(slice(None), *box)][:, mask.view(bool)] = task.void
     return masks

@@ -371,6 +371,8 @@ def listed(found: Iterable[Any], layout: str, root: Path, pattern: re.Pattern[st
                 " or nothing"
             )
         other = by_name.setdefault(sample.name, sample)
+        if other is not sample and other.image == sample.image:
+            raise DataError(f"{sample.image}: is listed twice, in {other.masks[0]} and {sample.masks[0]}; keep one")
         if other is not sample:
             raise DataError(
                 f"{root}: {other.image} and {sample.image} have the same name, which must identify an image; "

@@ -50,6 +50,8 @@ def voc_layout(root: Path) -> Folders | None:
     only: dict[str, set[str]] = {}
     for path in sorted(folder.glob("*.txt")):
         only.setdefault(subset_of(path.stem), set()).update(_names(path))
+    if "train" not in only and (folder / "trainval.txt").is_file():
+        only["train"] = set(_names(folder / "trainval.txt")) - only.get("val", set())
     if len(only) > 1:
         only.pop("", None)
     for one, other in itertools.combinations(sorted(only), 2):
@@ -62,7 +64,7 @@ def voc_layout(root: Path) -> Folders | None:
 def _names(path: Path) -> Iterator[str]:
     """The lines of a list."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; expected the name of an image a line") from error
     return (name for line in text.splitlines() if (name := line.strip()))

@@ -203,6 +203,7 @@ def _join(folder: Path, made_by: Mapping[str, str], task: Task, *, replace: bool
             if name.startswith(f"{OBJECTS_FOLDER}/")
             and made_by.items() <= made_of.items()
             and (folder / name).is_file()
+            and Path(made_of["photo"]).is_file()
         }
         with atomic_path(folder / JOINED) as temporary:
             write_joined(temporary, objects, task)

@@ -15,7 +15,7 @@ from carvana.data.check.masks import warn_about_labels, warn_about_masks
 from carvana.data.digest import content_digests
 from carvana.data.samples import warn_of_passed_over
 from carvana.data.splits import Split, tell_of_copies, write_split
-from carvana.errors import ConfigError
+from carvana.errors import ConfigError, plural
 from carvana.run import Run
 from carvana.training.callbacks import Callback
 from carvana.training.setup import (
@@ -174,7 +174,7 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     assert trainer.val_data is not None
     images = f"{len(trainer.train_data)} images, {len(trainer.val_data)} to validate"
     if trainer.task.kind != "binary":
-        images += f", {len(trainer.task.classes)} classes"
+        images += f", {plural(len(trainer.task.classes), 'class')}"
     reporter.info(f"training {config.arch} ({weights} weights) on {images}; run folder {run.path}")
     trainer.fit()
     trainer.close()  # the other processes have nothing left to do

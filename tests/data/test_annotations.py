@@ -309,3 +309,62 @@ def test_a_circle_is_nowhere_far_from_its_polygon() -> None:
         points = np.frombuffer(circle((7, 9), radius), np.float32).reshape(-1, 2).astype(float)
         middles = (points + np.roll(points, -1, axis=0)) / 2
         assert radius - np.hypot(*(middles - (7, 9)).T).min() < 0.06
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_a_part_that_stands_alone_is_that_part(tmp_path: Path, part: str) -> None:
+    subset = {"valid": "val"}.get(part, part)
+    write_images(tmp_path / "coco" / part, ["a.png"])
+    write_json(tmp_path / "coco" / part / "_annotations.coco.json", coco(["a.png"], []))
+    write_images(tmp_path / "labelme" / part, ["a.png"])
+    write_json(tmp_path / "labelme" / part / "a.json", labelme(labelme_shapes()))
+    write_images(tmp_path / "yolo" / part / "images", ["a.png"])
+    (tmp_path / "yolo" / part / "labels").mkdir()
+    (tmp_path / "yolo" / part / "labels" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5")
+    (tmp_path / "yolo" / "classes.txt").write_text("car")
+    for tool in ("coco", "labelme", "yolo"):
+        assert [sample.subset for sample in find_samples(tmp_path / tool)] == [subset], tool
+
+
+def test_a_part_without_annotations_is_an_error_unless_it_is_a_test(tmp_path: Path) -> None:
+    for part in ("train", "valid", "test"):
+        write_images(tmp_path / part, ["a.png"])
+    for part in ("train", "valid"):
+        write_json(tmp_path / part / "_annotations.coco.json", coco(["a.png"], []))
+    assert [sample.subset for sample in find_samples(tmp_path)] == ["train", "val"]
+    (tmp_path / "valid" / "_annotations.coco.json").unlink()
+    with pytest.raises(DataError, match=r"valid: has images and no annotations, as .*train has; add them"):
+        find_samples(tmp_path)
+
+
+def test_numbers_that_stand_twice_are_refused_and_a_ring_without_its_list_is_read(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"])
+    values = coco(["a.png", "b.png"], [{"image_id": 0, "category_id": 1, "segmentation": SQUARE}])
+    write_json(tmp_path / "labels.json", values)
+    write_json(tmp_path / "info.json", {"made": "by hand"})  # another file beside it
+    first, _ = find_samples(tmp_path)
+    assert masks_of(first)[0][1].sum() == 400
+    for key in ("images", "categories"):
+        twice = values | {key: [each | {"id": 7} for each in values[key]]}
+        write_json(tmp_path / "labels.json", twice)
+        with pytest.raises(DataError, match=rf"labels\.json: 2 of its {key} have the id 7; give each an id of its own"):
+            find_samples(tmp_path)
+
+
+def test_coordinates_of_yolo_that_are_pixels_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("car")
+    (tmp_path / "labels" / "a.txt").write_text("0 4 4 24 4 24 24")
+    with pytest.raises(DataError, match=r"a\.txt, line 1: .*: expected x and y as shares of the image, 0 to 1"):
+        find_samples(tmp_path)
+
+
+def test_a_labelme_file_of_another_name_belongs_to_the_image_that_it_names(tmp_path: Path) -> None:
+    write_images(tmp_path, ["photo.png"])
+    write_json(tmp_path / "labels 1.json", labelme(labelme_shapes()) | {"imagePath": "..\\photos\\photo.png"})
+    (sample,) = find_samples(tmp_path)
+    assert (sample.name, sample.masks[0].name) == ("photo.png", "labels 1.json")
+    write_images(tmp_path, ["photo.jpg"])
+    with pytest.raises(DataError, match=r"photo\.jpg and photo\.png differ in their suffix alone"):
+        find_samples(tmp_path)

@@ -145,3 +145,11 @@ def test_a_class_that_is_named_without_a_value_is_1_in_label_files(tmp_path: Pat
     assert read_labels(sample, Task(classes=["cell"])).tolist() == [[0, 1, 0, 0]]
     with pytest.raises(DataError, match="label maps need a task in the config"):
         read_labels(sample, Task.binary())
+
+
+def test_what_no_object_covers_is_a_class_that_overlaps_or_ignored_where_it_is_named() -> None:
+    ignored = Task(kind="multilabel", classes=["window", "facade"], ignore=["background"])
+    masks = read_labels(ANNOTATED, ignored)
+    assert ((masks == ignored.void).sum((1, 2)) == 600 - 256).all()
+    named = Task(kind="multilabel", classes=["background", "facade"])
+    assert pixel_counts(read_labels(ANNOTATED, named), named).tolist() == [600 - 256, 256]
