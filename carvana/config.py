@@ -84,8 +84,8 @@ def _are_classes(classes: Any) -> Any:
 
 
 def _as_list(values: Any) -> Any:
-    """A value that stands alone as a list of one."""
-    return [values] if isinstance(values, int | str) and not isinstance(values, bool) else values
+    """A number that stands alone as a list of one."""
+    return [values] if isinstance(values, int) and not isinstance(values, bool) else values
 
 
 def _are_values(values: list[Any]) -> list[Any]:

@@ -131,8 +131,9 @@ def read_coco(
     places = [_place(name, folder, flat) for name in names]
     missing = [name for name, place in zip(names, places, strict=True) if not place.is_file()]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise DataError(
-            f"{path}: {len(missing)} of its {plural(len(places), 'image')} are not in {folder} (the first: "
+            f"{path}: {len(missing)} of its {len(places)} images {verb} not in {folder} (the first: "
             f"{missing[0]}); bring them back, or name their folder with data.images"
         )
     base = root if several and root is not None else folder

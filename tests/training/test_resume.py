@@ -71,7 +71,8 @@ def interrupted(config: FitConfig, out: Path, step: int, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_times_change_no_byte(tiny_data: Path, tmp_path: Path) -> None:
-    config = recipe(tiny_data).replace({"arch": "unet-ref"})  # slow enough to be killed twenty times
+    slow = {"arch": "unet-ref", "train.epochs": 8}  # long enough to be killed twenty times
+    config = recipe(tiny_data).replace(slow)
     undisturbed = carvana.fit(config, out=tmp_path / "undisturbed", device="cpu")
     (tmp_path / "recipe.yaml").write_text(config.to_yaml())
     script = Path(__file__).with_name("kill_often.py")
