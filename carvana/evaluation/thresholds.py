@@ -81,7 +81,12 @@ def threshold_counts(
     near = np.zeros_like(true)
     if width:
         window = surroundings(true, width)
-        near[window] = cv2.morphologyEx(true[window], cv2.MORPH_GRADIENT, disk(width))
+        if valid is None:
+            near[window] = cv2.morphologyEx(true[window], cv2.MORPH_GRADIENT, disk(width))
+        else:  # near the object and near the background: where the object meets void, its boundary is not known
+            near[window] = cv2.dilate(true[window], disk(width))
+            background = (valid[window] & (true[window] == 0)).view(np.uint8)
+            near[window] &= cv2.dilate(background, disk(width))
     # Background and object, away from the true boundary and near it, all counted at once.
     found = np.zeros(4 * 256, np.int64)
     for rows in strips(true.shape):

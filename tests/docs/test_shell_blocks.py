@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import installed
@@ -10,8 +11,9 @@ import pytest
 import shell
 import yaml
 from blocks import ROOT
+from PIL import Image
 
-from tests.scenes import VALUES, VOID, write_parts
+from tests.scenes import VALUES, VOID, draw, write_parts
 
 
 @pytest.mark.slow
@@ -37,6 +39,32 @@ def test_the_commands_about_folders_of_parts_run_one_after_the_other(tmp_path: P
     assert done.returncode == 0, done.stdout[-3000:]
     assert "6 images train, 2 validate" in done.stdout
     assert [f"over all pixels of {count} images" in done.stdout for count in (2, 3)] == [True, True]
+
+
+@pytest.mark.slow
+def test_the_commands_about_labels_from_tools_run_one_after_the_other(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    outlines = {1: [10, 10, 40, 10, 40, 25, 10, 25], 2: [0, 30, 64, 30, 64, 48, 0, 48]}
+    names = [f"{number}.png" for number in range(6)]
+    labels = {
+        "images": [{"id": n, "file_name": name, "height": 48, "width": 64} for n, name in enumerate(names)],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "road"}],
+        "annotations": [
+            {"image_id": n, "category_id": category, "segmentation": [ring]}
+            for n in range(len(names)) for category, ring in outlines.items()
+        ],
+    }  # fmt: skip
+    for place in ("labelled/images", "photos", "new"):
+        (folder / place).mkdir(parents=True)
+        for number, name in enumerate(names):
+            Image.fromarray(draw(number)[0]).save(folder / place / name)
+    for place in ("labelled/labels.json", "labels.json"):
+        (folder / place).write_text(json.dumps(labels))
+    done = shell.run(shell.script(ROOT / "docs" / "how-to" / "labels-from-tools.md"), folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    found = json.loads((folder / "found" / "annotations.coco.json").read_text())
+    assert [each["file_name"] for each in found["images"]] == names
+    assert [each["name"] for each in found["categories"]] == ["car", "road"]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,19 @@ def test_counting_takes_four_bytes_a_pixel_and_not_a_whole_number_for_each() -> 
     assert peak < 4 * target.size + 10e6
 
 
+def test_the_boundary_is_where_the_object_meets_the_background_and_not_where_it_meets_void() -> None:
+    true = blob(np.random.default_rng(3))
+    everywhere = np.ones(true.shape, bool)
+    counts = [threshold_counts(soft(np.random.default_rng(4), true), true, valid=valid) for valid in (None, everywhere)]
+    assert (counts[0].histograms == counts[1].histograms).all()
+    square = np.zeros((60, 60), np.uint8)
+    square[:, 20:40] = 1
+    valid = np.ones((60, 60), bool)
+    valid[:, :20] = False  # void on its left side, background on its right side
+    band = threshold_counts(square.astype(np.float32), square, width=4, valid=valid).histograms[2:].sum()
+    assert band == 60 * 8
+
+
 def test_the_best_threshold_is_the_best_of_all_tried() -> None:
     rng = np.random.default_rng(2)
     targets = [blob(rng) for _ in range(4)]
