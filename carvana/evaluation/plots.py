@@ -181,10 +181,16 @@ def contact_sheet(images: Sequence[Image], titles: Sequence[str], *, path: str |
         left = gap + column * (cell_width + gap)
         top = head + gap + row * (cell_height + line + gap)
         place = (left / width, 1 - (top + line / 2) / height)
-        figure.text(*place, words, size=9.5, va="center", parse_math=False)
+        figure.text(*place, _shortened(words, cell_width), size=9.5, va="center", parse_math=False)
         # Whole pixels of the sheet, so that nothing is resampled and thin errors stay visible.
         figure.figimage(thumbnail, xo=left, yo=height - top - line - thumbnail.shape[0])
     _save(figure, path)
+
+
+def _shortened(words: str, width: int) -> str:
+    """A line of which the middle is left out where it is wider than so many pixels, at 8 a letter."""
+    most = max(width // 8, 12)
+    return words if len(words) <= most else f"{words[: most // 2 - 1]}…{words[-(most - most // 2) :]}"
 
 
 def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
