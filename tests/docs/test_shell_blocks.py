@@ -44,13 +44,13 @@ def test_the_commands_about_folders_of_parts_run_one_after_the_other(tmp_path: P
 @pytest.mark.slow
 def test_the_commands_about_labels_from_tools_run_one_after_the_other(tmp_path: Path) -> None:
     folder = tmp_path / "here"
-    outlines = {1: [10, 10, 40, 10, 40, 25, 10, 25], 2: [0, 30, 64, 30, 64, 48, 0, 48]}
+    outlines = {1: [10, 10, 40, 10, 40, 25, 10, 25], 2: [0, 30, 64, 30, 64, 48, 0, 48]}  # moved for each image
     names = [f"{number}.png" for number in range(6)]
     labels = {
         "images": [{"id": n, "file_name": name, "height": 48, "width": 64} for n, name in enumerate(names)],
         "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "road"}],
         "annotations": [
-            {"image_id": n, "category_id": category, "segmentation": [ring]}
+            {"image_id": n, "category_id": category, "segmentation": [[each + n for each in ring]]}
             for n in range(len(names)) for category, ring in outlines.items()
         ],
     }  # fmt: skip
