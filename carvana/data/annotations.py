@@ -178,7 +178,7 @@ def read_yolo(images: Path, labels: Path, names: Sequence[str], *, base: Path, s
     """The images of a folder, with the polygons of their text files; an image without a file has no object.
 
     Raises:
-        DataError: a line has another form, or a number that is no class.
+        DataError: a line has another form, or names a class by a number that the list of names does not have.
     """
     notes, found = _Notes(), []
     stems = _by_stem(images, image_names(images, SUFFIXES))
