@@ -36,6 +36,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="The folder; finished parts in it are kept. By default runs/compare.")
     ] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="CLASS,...", help="Classes whose scores are columns of the table.")
+    ] = "",
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the rows as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
     memory: Annotated[
@@ -44,7 +47,7 @@ def compare(
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Fit networks with one config, evaluate all on the same images at full size, and rank them by Dice, with costs.
+    """Fit networks with one config, evaluate all on the same images at full size, and rank them, with costs.
 
     Each network has a process of its own. Run the command again to continue with what is missing.
     """
@@ -75,7 +78,8 @@ def compare(
         names or (),
         load_config(source, changes) if source or changes else None,
         quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
-        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))), reporter=make_reporter(),
+        config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))),
+        columns=[name.strip() for name in columns.split(",") if name.strip()], reporter=make_reporter(),
     )  # fmt: skip
     show_result(leaderboard_table(board), json, board.to_json())
     if not board.ranked:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.labels import Labels, write_labels
-from carvana.data.io.masks import write_mask
+from carvana.data.io.labels import Labels, read_values, write_labels
+from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
@@ -324,6 +324,18 @@ def mask_path(folder: str | os.PathLike[str], sample: Sample, of_class: str = ""
     ``of_class`` is the folder of a class, where each has a mask.
     """
     return Path(folder, of_class) / f"{sample.stem}_mask.png"
+
+
+def read_written(folder: str | os.PathLike[str], task: Task, sample: Sample) -> Labels:
+    """What :func:`evaluate` wrote of an image: a mask (H, W), labels (H, W), or the mask of each class (K, H, W).
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    if task.kind == "multilabel":
+        return np.stack([read_mask(mask_path(folder, sample, of_class)) for of_class in task.folders])
+    path = mask_path(folder, sample)
+    return task.written.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
 
 
 @contextmanager

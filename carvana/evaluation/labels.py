@@ -159,16 +159,17 @@ def class_scores(names: Sequence[str], matrix: NDArray[np.int64]) -> list[Scores
     ]
 
 
+def mean_iou_of(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean IoU (draws,) over the classes that there are, from sums (draws, 2 K): hits of K classes, then unions."""
+    hits, union = np.split(sums, 2, axis=1)
+    ious = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
+    mean: NDArray[np.float64] = ious.sum(1) / np.maximum((union > 0).sum(1), 1)
+    return mean
+
+
 def _interval(images: Sequence[LabelScore]) -> tuple[float, float] | None:
-    hits, union = (np.stack(each).astype(np.float64) for each in zip(*(image.counts for image in images), strict=True))
-
-    def score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        hits, union = np.split(sums, 2, axis=1)
-        ious = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-        mean: NDArray[np.float64] = ious.sum(1) / np.maximum((union > 0).sum(1), 1)
-        return mean
-
-    return bootstrap_interval_of(score, np.concatenate([hits, union], axis=1), [image.group for image in images])
+    counts = np.array([np.concatenate(image.counts) for image in images], np.float64)
+    return bootstrap_interval_of(mean_iou_of, counts, [image.group for image in images])
 
 
 def _share(part: np.int64, of: np.int64) -> float | None:

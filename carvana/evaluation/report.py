@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,9 @@ from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, read_shown
 from carvana.data.io.label_overlay import overlay_labels, overlay_masks
-from carvana.data.io.labels import Labels, read_values
-from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample
 from carvana.errors import RunError
-from carvana.evaluation.evaluate import AnyEvaluation, Evaluation, evaluate, evaluate_parts, mask_path
+from carvana.evaluation.evaluate import AnyEvaluation, Evaluation, evaluate, evaluate_parts, read_written
 from carvana.evaluation.labels import LabelEvaluation
 from carvana.evaluation.multilabel import MultilabelEvaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet, curves, worst_images
@@ -28,7 +25,6 @@ from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
 from carvana.models.serialization import WEIGHTS
 from carvana.run import Run
-from carvana.task import Task
 from carvana.utils.files import file_digest
 from carvana.utils.progress import Reporter, default_reporter
 
@@ -133,7 +129,10 @@ def evaluate_folds(
     )
     evaluation = evaluate_parts(parts, samples, masks_dir=folds.masks_path, reporter=reporter)
     worst_images(
-        evaluation, samples, partial(_mask, folds.masks_path, evaluation.task), path=folds.pictures_path / "worst.png"
+        evaluation,
+        samples,
+        partial(read_written, folds.masks_path, evaluation.task),
+        path=folds.pictures_path / "worst.png",
     )
     folds.write_evaluation(evaluation.to_json() | _each_fold(folds))
     return evaluation
@@ -167,7 +166,7 @@ def draw_pictures(
 ) -> None:
     """Draw the run's pictures from its metrics and masks, which must be there."""
     task = evaluation.task
-    mask_of = partial(_mask, run.masks_path, task)
+    mask_of = partial(read_written, run.masks_path, task)
     worst_images(evaluation, samples, mask_of, path=run.pictures_path / "worst.png")
     if isinstance(evaluation, LabelEvaluation):
         confusion_picture(evaluation, run.pictures_path / "confusion.png")
@@ -198,13 +197,6 @@ def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
     """Samples evenly spread over the list, so that many groups and views are shown."""
     indices = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
     return [samples[index] for index in indices]
-
-
-def _mask(folder: Path, task: Task, sample: Sample) -> Labels:
-    if task.kind == "multilabel":
-        return np.stack([read_mask(mask_path(folder, sample, of_class)) for of_class in task.folders])
-    path = mask_path(folder, sample)
-    return task.written.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
 
 
 def _each_fold(folds: Folds) -> dict[str, Any]:

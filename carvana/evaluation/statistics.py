@@ -6,6 +6,9 @@ group with more images weighs more, as it does in the mean. If neither network i
 have the other sign: T = abs(sum of D) / sqrt(sum of D^2) is compared with what T becomes when the signs of groups are
 flipped. The root stays as it is, so a few very hard groups are as heavy in each flip as they are in T itself.
 
+The mean IoU is no mean over images, since its pixels are counted over all of them. Its gap is divided among groups by
+:func:`iou_differences`, whose D add up to it as exactly.
+
 A leaderboard of eight rows has 28 pairs. So one flip is applied to all pairs, and the T of a pair is compared with the
 largest T of all: the chance that the difference of any two equal networks is called significant is then at most the
 level, however the pairs depend on one another and whichever network comes out best. Pairs that are significant are
@@ -59,12 +62,62 @@ def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000,
            [0.03125, 1.     ]])
     """
     values = _checked(scores, groups)
-    adjusted = np.ones((len(values), len(values)))
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
+    sums: NDArray[np.float64] = np.stack([np.bincount(members, weights=network) for network in values]).astype(float)
     first, second = np.triu_indices(len(values), k=1)
-    if len(first):
-        p = _step_down(_differences(values, groups, first, second), flips, seed)
+    return adjusted_p(sums[first] - sums[second], scale=float(np.abs(values).max()), flips=flips, seed=seed)
+
+
+def adjusted_p(
+    differences: NDArray[np.float64], *, scale: float = 1.0, flips: int = 10_000, seed: int = 0
+) -> NDArray[np.float64]:
+    """The same, from D of each pair and group.
+
+    Args:
+        differences: (P, C), the pairs in the order of ``np.triu_indices(K, k=1)``.
+        scale: of the scores: what is below 1e-10 of it is rounding.
+        flips: how many patterns of signs to try at most.
+        seed: equal seeds give equal values.
+
+    Returns:
+        (K, K), symmetric, in (0, 1], 1 on the diagonal.
+
+    Two pairs of three networks, one of which is worse on all of eight groups:
+
+    >>> adjusted_p(np.array([[0.0] * 8, [0.1] * 8, [0.1] * 8]))[0].tolist()
+    [1.0, 1.0, 0.0078125]
+    """
+    count = (1 + math.isqrt(1 + 8 * len(differences))) // 2
+    adjusted = np.ones((count, count))
+    if count > 1:
+        first, second = np.triu_indices(count, k=1)
+        p = _step_down(_of_length_one(differences, scale), flips, seed)
         adjusted[first, second] = adjusted[second, first] = p
     return adjusted
+
+
+def iou_differences(
+    hits: tuple[NDArray[np.floating], NDArray[np.floating]], union: tuple[NDArray[np.floating], NDArray[np.floating]]
+) -> NDArray[np.float64]:
+    """D of each group for two networks that are ranked by the mean IoU of pixels counted over all groups.
+
+    With h and u the hits and unions of a class in a group, U the unions of all groups, I the IoU and bars for the means
+    of the two networks, D of a group is the mean over classes of (dh - Ibar du) / Ubar. Since I_A U_A - I_B U_B =
+    Ibar dU + Ubar dI, the D of all groups add up to the gap in mean IoU exactly.
+
+    Args:
+        hits: of both networks, each (S, C, K): seeds, groups, classes; the seeds may differ in number.
+        union: the same of the unions; every class has one above 0 for each seed.
+
+    Returns:
+        (C,), whose sum is the mean IoU of the first network minus that of the second, each the mean over its seeds.
+    """
+    (a, b), (over_a, over_b) = (hits[0][:, None], hits[1][None]), (union[0][:, None], union[1][None])
+    all_a, all_b = (each.sum(axis=2, keepdims=True) for each in (over_a, over_b))
+    iou = (a.sum(axis=2, keepdims=True) / all_a + b.sum(axis=2, keepdims=True) / all_b) / 2
+    shares = ((a - b) - iou * (over_a - over_b)) / ((all_a + all_b) / 2)
+    found: NDArray[np.float64] = shares.mean(axis=(0, 1, 3))
+    return found
 
 
 def bootstrap_interval(
@@ -87,8 +140,22 @@ def bootstrap_interval(
     _, sizes = np.unique(np.asarray(groups), return_counts=True)
     if len(sizes) < 2:
         return None
+    return interval_of(bootstrap_means(values, groups, samples=samples, seed=seed), level=level)
+
+
+def interval_of(draws: NDArray[np.float64], *, level: float = 0.95) -> tuple[float, float]:
+    """The percentiles (low, high) of what draws gave; of two networks, those of the differences of equal draws."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def bootstrap_means(
+    values: ArrayLike, groups: Sequence[str], *, samples: int = 10_000, seed: int = 0
+) -> NDArray[np.float64]:
+    """The mean of ``values`` in each draw of :func:`bootstrap_interval`, (samples,); equal seeds draw equal groups."""
     columns = np.stack([np.asarray(values, dtype=np.float64), np.ones(len(groups))], axis=1)
-    return bootstrap_interval_of(_mean, columns, groups, samples=samples, level=level, seed=seed)
+    return bootstrap_draws(_mean, columns, groups, samples=samples, seed=seed)
 
 
 def bootstrap_interval_of(
@@ -113,10 +180,22 @@ def bootstrap_interval_of(
     Returns:
         (low, high), or None for a single group.
     """
+    if len(set(groups)) < 2:
+        return None
+    return interval_of(bootstrap_draws(statistic, values, groups, samples=samples, seed=seed), level=level)
+
+
+def bootstrap_draws(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    values: NDArray[np.floating] | NDArray[np.integer],
+    groups: Sequence[str],
+    *,
+    samples: int = 10_000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """The statistic of each draw of groups, (samples,); as for :func:`bootstrap_interval_of`."""
     _, members = np.unique(np.asarray(groups), return_inverse=True)
     count = int(members.max(initial=0)) + 1
-    if count < 2:
-        return None
     columns = [np.bincount(members, weights=column, minlength=count) for column in values.T.astype(np.float64)]
     sums: NDArray[np.float64] = np.stack(columns, axis=1)
     generator = np.random.default_rng(seed)
@@ -126,9 +205,7 @@ def bootstrap_interval_of(
         part = found[start : start + step]
         drawn = generator.integers(count, size=(len(part), count))
         part[:] = statistic(_drawn_sums(sums, drawn))
-    tail = (1 - level) / 2
-    low, high = np.quantile(found, (tail, 1 - tail))
-    return float(low), float(high)
+    return found
 
 
 def _mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,15 +253,10 @@ def _checked(scores: ArrayLike, groups: Sequence[str]) -> NDArray[np.float64]:
     return values
 
 
-def _differences(
-    scores: NDArray[np.float64], groups: Sequence[str], first: NDArray[np.intp], second: NDArray[np.intp]
-) -> NDArray[np.float64]:
+def _of_length_one(differences: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     """D of each pair and group, (P, C), each pair's scaled to length 1 so that T is the size of a sum."""
-    _, members = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.stack([np.bincount(members, weights=network) for network in scores])
-    differences = sums[first] - sums[second]
     # Networks that are equal but for rounding are equal: their rounding errors might all point one way.
-    differences[np.abs(differences) <= _ROUNDING * np.abs(scores).max()] = 0
+    differences = np.where(np.abs(differences) <= _ROUNDING * scale, 0, differences)
     lengths = np.linalg.norm(differences, axis=1, keepdims=True)
     scaled: NDArray[np.float64] = differences / np.where(lengths > 0, lengths, 1)
     return scaled

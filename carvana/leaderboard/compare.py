@@ -14,16 +14,17 @@ from carvana.data.check.masks import mean_best_dice
 from carvana.data.splits import write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
-from carvana.leaderboard.entries import NetworkEntry, NetworkName, make_entries
+from carvana.leaderboard.entries import NetworkName, make_entries
 from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
 from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
 from carvana.leaderboard.records import FAILED, Row
 from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage, run_jobs
-from carvana.run import Run, exclusive
-from carvana.training.setup import check_alone, in_full
+from carvana.run import exclusive
+from carvana.task import Task
+from carvana.training.setup import check_alone
 from carvana.utils import __version__
 from carvana.utils.deprecated import parameters
-from carvana.utils.progress import Reporter, default_reporter, describe_epoch
+from carvana.utils.progress import METRICS, Reporter, default_reporter, describe_epoch
 
 QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 """The networks of a quick comparison."""
@@ -48,6 +49,7 @@ def compare(
     device: str = "auto",
     memory_gb: float | None = None,
     config_name: str | None = None,
+    columns: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> Leaderboard:
     """Fit networks with one config, evaluate all on the same images at full size, and rank them.
@@ -70,6 +72,7 @@ def compare(
         device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs.
         memory_gb: The limit of a network's process, in GB of 10^9 bytes (of its data, on the CPU); None sets none.
         config_name: The name of the config in the leaderboard.
+        columns: Names of classes whose scores are columns of the table; the page shows those of all classes.
         reporter: Receives the progress.
 
     Returns:
@@ -94,11 +97,11 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / ("compare-quick" if quick else "compare")
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
-    _refuse_classes(entries, config)
     reporter = reporter or default_reporter()
     plan = make_plan(
         entries, config,
-        out=folder, seeds=seeds, config_name=config_name or _name_of(config), device=device, reporter=reporter,
+        out=folder, seeds=seeds, config_name=config_name or _name_of(config), columns=columns, device=device,
+        reporter=reporter,
     )  # fmt: skip
     refusal = f"{folder}: another comparison is running in it; wait for it, or name another folder"
     with exclusive(folder / ".lock", refusal):
@@ -110,20 +113,6 @@ def compare(
 def _name_of(config: FitConfig | None) -> str:
     neutral = {"arch": "unet-ref", "data.root": None}
     return "default" if config is None or config.replace(neutral) == load_config().replace(neutral) else "its own"
-
-
-def _refuse_classes(entries: Sequence[NetworkEntry], config: FitConfig | None) -> None:
-    """Refuse tasks of several classes, in the config or in a finished run."""
-    configs = {entry.name: Run(entry.run).read_config() for entry in entries if entry.run is not None}
-    if config is not None:
-        configs["task.classes"] = in_full(config)
-    for name, each in configs.items():
-        task = each.task.task()
-        if task.kind != "binary":
-            raise ConfigError(
-                f"{name}: has {len(task.classes)} classes, and networks are ranked on one object now, on several "
-                "classes in a later version; fit them and compare the numbers of `carvana evaluate`"
-            )
 
 
 def _check_free(out: Path) -> None:
@@ -163,11 +152,11 @@ class _Execution:
         self._unmeasured: dict[Trial, str] = {}
         # Computed before the fits, since it takes all cores.
         seen = {seen_at(trial.config) for trial in plan.all_trials}
-        task = plan.all_trials[0].config.task.task()
+        task = Task(**plan.header.task)
         self._limits = {
             (size, target): mean_best_dice(self._samples, size, target=target, task=task)
             for size, target in seen
-            if not isinstance(size, str)
+            if task.kind == "binary" and not isinstance(size, str)
         }
         self._results = {name: self._read(trials) for name, trials in plan.trials.items()}
 
@@ -241,9 +230,9 @@ class _Execution:
         row = self._results[name].row
         if row.failed:
             self._reporter.warn(f"{name} {row.status}")
-        elif row.dice is not None and row.latency_ms is None:
-            interval = "" if row.dice_ci95 is None else f" ({row.dice_ci95[0]:.5f} .. {row.dice_ci95[1]:.5f})"
-            self._reporter.info(f"{name}: Dice {row.dice:.5f}{interval}")
+        elif row.score is not None and row.latency_ms is None:
+            interval = "" if row.score_ci95 is None else f" ({row.score_ci95[0]:.5f} .. {row.score_ci95[1]:.5f})"
+            self._reporter.info(f"{name}: {METRICS[row.metric]} {row.score:.5f}{interval}")
 
     def _job(self, trial: Trial, stage: str) -> WorkerJob:
         arguments = {

@@ -30,13 +30,14 @@ from carvana.config import FitConfig, SplitConfig, load_config
 from carvana.data.check.masks import check_sizes
 from carvana.data.digest import content_digest
 from carvana.data.splits import Split, make_split, tell_of_leak
-from carvana.errors import CarvanaError, ConfigError
+from carvana.errors import CarvanaError, ConfigError, did_you_mean, shortened
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
 from carvana.leaderboard.records import Header
 from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
 from carvana.registry import registry
 from carvana.run import Run, numbered
+from carvana.task import Task
 from carvana.training.setup import check, in_full, with_data
 from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
@@ -44,6 +45,12 @@ from carvana.utils.files import digest, file_digest
 from carvana.utils.progress import Reporter
 
 _DIGITS = 8
+_SCORED = {
+    "binary": "mean Dice per image at full size, thresholds chosen on other groups",
+    "multilabel": "mean over classes and images of Dice at full size, a threshold a class, chosen on other groups",
+    "multiclass": "mean IoU of the classes in the true labels, pixels counted over all images at full size",
+}
+"""How images are scored, by kind of task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +123,7 @@ def make_plan(
     out: str | os.PathLike[str],
     seeds: int,
     config_name: str,
+    columns: Sequence[str] = (),
     device: str,
     reporter: Reporter,
 ) -> ComparisonPlan:
@@ -128,6 +136,7 @@ def make_plan(
         out: The folder of the comparison.
         seeds: How many times each network is fitted.
         config_name: The name of the config.
+        columns: Names of classes whose scores are columns of the table.
         device: auto, cpu, cuda or cuda:N.
         reporter: Receives what is drawn and read.
 
@@ -145,6 +154,10 @@ def make_plan(
         config = with_data(config or load_config(), reporter=reporter)
         split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
     config = check(config, device=device)
+    task = in_full(config).task.task()
+    _check_columns(columns, task)
+    for run in runs:
+        _check_classes(run, task)
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
     shared = split.shared_groups() if split.is_given else set()
@@ -175,6 +188,9 @@ def make_plan(
         version=__version__,
         commit=_commit(Path(__file__).resolve().parents[2]),
         machine=_machine(devices),
+        scored=_SCORED[task.kind],
+        task=task.model_dump(mode="json"),
+        columns=tuple(columns),
     )
     targets = script_targets(trial.config.arch for each in trials.values() for trial in each)
     return ComparisonPlan(folder, header, split, devices, trials, targets)
@@ -190,7 +206,37 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
     theirs = run.read_config()
     where = ("root", "images", "masks", "mask_suffix", "layout", "group")
     data = {f"data.{key}": getattr(theirs.data, key) for key in where}
-    return (config or load_config()).replace({**data, "split": theirs.split.model_dump()})
+    settings = config or load_config()
+    if not settings.task.classes:
+        data["task"] = theirs.task.model_dump()
+    return settings.replace({**data, "split": theirs.split.model_dump()})
+
+
+def _check_classes(run: Run, task: Task) -> None:
+    """Refuse a run of other classes, or of other labels of the same: it would be scored on another truth."""
+    own = run.read_config().task.task()
+    if own.kind == task.kind == "binary":
+        return
+    if (own.kind, own.names) != (task.kind, task.names):
+        theirs, ours = (f"{each.kind}, {shortened(', '.join(each.names), 200)}" for each in (own, task))
+        raise ConfigError(
+            f"{run.path}: has the classes of another task ({theirs}), expected those of this comparison ({ours}): "
+            "networks are ranked on the same classes"
+        )
+    values = [tuple(each.value) for each in own.classes], tuple(own.ignore)
+    if values != ([tuple(each.value) for each in task.classes], tuple(task.ignore)):
+        raise ConfigError(
+            f"{run.path}: reads or ignores other values of label files than this comparison does; the same pixels "
+            "must count for all networks"
+        )
+
+
+def _check_columns(columns: Sequence[str], task: Task) -> None:
+    """Refuse columns that are no class of several."""
+    for name in columns:
+        if len(task.classes) < 2 or name not in task.names:
+            known = did_you_mean(name, task.names) if len(task.classes) > 1 else "; there is one class alone"
+            raise ConfigError(f"columns: {name!r} is not one of the classes{known}")
 
 
 def _trials(entry: NetworkEntry, config: FitConfig, out: Path, seeds: Sequence[int], data: str) -> list[Trial]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import DataError, RunError
-from carvana.evaluation.statistics import LEVEL, bootstrap_interval, pairwise_p
+from carvana.evaluation.statistics import LEVEL, adjusted_p, interval_of
 from carvana.leaderboard.plan import Trial
 from carvana.leaderboard.records import FAILED, OK, WAITING, Pair, Row, ScoredImage, SeedRun
+from carvana.leaderboard.scores import MeanOverImages, NetworkScore, PooledIou
 from carvana.run import read_record
+from carvana.task import Task
 
 WORST = 0.01
-"""The share of the images, those with the lowest Dice, whose mean is a column of its own."""
+"""The share of the images, those with the lowest scores, whose mean is a column of its own."""
+
+_COUNTS = ("name", "pixels", "images")
+"""Keys of a class that are those of the true labels, the same for all seeds."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,13 @@ class NetworkResult:
 
     Attributes:
         row: Its row, without what depends on other networks.
-        dice: (N,), its Dice on each image, the mean over its seeds; None if it is not evaluated.
+        score: What it is ranked by; None if it is not evaluated.
+        images: Its score on each image, by name, the mean over its seeds.
     """
 
     row: Row
-    dice: NDArray[np.float64] | None = None
+    score: NetworkScore | None = None
+    images: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_result(
@@ -54,7 +60,8 @@ def read_result(
         limits: The best Dice possible, by :func:`seen_at`.
     """
     first, config = trials[0], trials[0].config
-    row = Row(first.entry.name, arch=config.arch)
+    task = config.task.task()
+    row = Row(first.entry.name, arch=config.arch, metric=task.metric)
     failed = [trial for trial in trials if trial in failures]
     if failed:
         which = f"seed {failed[0].config.train.seed}: " if len(trials) > 1 else ""
@@ -62,20 +69,31 @@ def read_result(
     if not all(trial.done for trial in trials):
         return NetworkResult(row)
     evaluations = [trial.result.read_evaluation() for trial in trials]
-    dice = np.mean([_dice_column(trial, each, samples) for trial, each in zip(trials, evaluations, strict=True)], 0)
+    samples = _counted(trials, evaluations, samples, task)
+    names, groups = [sample.name for sample in samples], [sample.group for sample in samples]
+    by_name = [{image["image"]: image for image in evaluation["per_image"]} for evaluation in evaluations]
+    images = [[each[name] for name in names] for each in by_name]
+    dice = np.mean([[image[task.metric] for image in each] for each in images], axis=0)
+    score: NetworkScore = MeanOverImages(dice, groups)
+    if task.kind == "multiclass":
+        score = PooledIou.of(images, groups, [bool(each["pixels"]) for each in evaluations[0]["per_class"]])
     refits = tuple(map(_seed_run, trials, evaluations))
-    means = [refit.dice for refit in refits]
+    if isinstance(score, PooledIou):  # of the classes that are true, which evaluation.json adds predicted ones to
+        refits = tuple(replace(refit, score=own) for refit, own in zip(refits, score.seeds, strict=True))
+    scores = [refit.score for refit in refits]
     seconds = [refit.fit_seconds for refit in refits if refit.fit_seconds is not None]
+    boundaries = [each["boundary_dice"] for each in evaluations if "boundary_dice" in each]
     size, _ = seen = seen_at(config)
     cost = read_cost(first.cost)
     row = replace(
         row,
         status=f"{FAILED}measuring: {unmeasured[first]}" if first in unmeasured else OK,
-        dice=float(dice.mean()),
-        dice_ci95=bootstrap_interval(dice, [sample.group for sample in samples]),
-        dice_spread=max(means) - min(means) if len(means) > 1 else None,
-        boundary_dice=float(np.mean([each["boundary_dice"] for each in evaluations])),
-        dice_worst=float(np.sort(dice)[: max(1, round(WORST * len(dice)))].mean()),
+        score=score.score,
+        score_ci95=interval_of(score.draws) if len(set(groups)) > 1 else None,
+        score_spread=max(scores) - min(scores) if len(scores) > 1 else None,
+        per_class=_per_class(evaluations),
+        boundary_dice=float(np.mean(boundaries)) if boundaries else None,
+        score_worst=float(np.sort(dice)[: max(1, round(WORST * len(dice)))].mean()),
         threshold=refits[0].threshold,
         size=size,
         ceiling=limits.get(seen),
@@ -90,13 +108,13 @@ def read_result(
         masks=str(first.result.masks_path),
         refits=refits,
     )
-    return NetworkResult(row, dice)
+    return NetworkResult(row, score, dict(zip(names, dice.tolist(), strict=True)))
 
 
 def rank(
     results: Sequence[NetworkResult], samples: Sequence[Sample]
 ) -> tuple[tuple[Row, ...], tuple[Pair, ...], tuple[ScoredImage, ...]]:
-    """Order networks by Dice, and compare each two of them.
+    """Order networks by their scores, and compare each two of them.
 
     Args:
         results: Of all networks, in the order in which they were named.
@@ -106,32 +124,35 @@ def rank(
         The rows (ranked networks first, then those that failed, then those that wait), the pairs from the largest gap
         on, and the images with the scores of all networks.
     """
-    scored = [(result.row, result.dice) for result in results if result.dice is not None]
-    others = [result.row for result in results if result.dice is None]
-    scored.sort(key=lambda each: -float(each[1].mean()))  # equal means stay in the order of their names: it is stable
-    groups = [sample.group for sample in samples]
-    scores = np.array([dice for _, dice in scored]).reshape(len(scored), len(samples))
-    means = [float(dice.mean()) for _, dice in scored]
-    p = pairwise_p(scores, groups) if scored else np.ones((0, 0))
+    scored = [(result, result.score) for result in results if result.score is not None]
+    others = [result.row for result in results if result.score is None]
+    scored.sort(key=lambda each: -each[1].score)  # equal ones stay in the order of their names: it is stable
+    scores = [score for _, score in scored]
+    values = [score.score for score in scores]
+    differences = [a.differences(b) for a, b in combinations(scores, 2)]  # type: ignore[arg-type]  # one kind each
+    p = adjusted_p(np.stack(differences) if differences else np.empty((0, 1)))
     rows = [
         replace(
-            row,
-            rank=1 + sum(other > means[index] for other in means),
+            result.row,
+            rank=1 + sum(other > values[index] for other in values),
             p_best=float(p[0, index]),
             tied_with_best=bool(p[0, index] > LEVEL),
         )
-        for index, (row, _) in enumerate(scored)
+        for index, (result, _) in enumerate(scored)
     ]
     pairs = []
     for a, b in combinations(range(len(rows)), 2):
-        interval = bootstrap_interval(scores[a] - scores[b], groups)
-        pairs.append(Pair(rows[a].name, rows[b].name, means[a] - means[b], interval, float(p[a, b])))
+        interval = None if rows[a].score_ci95 is None else interval_of(scores[a].draws - scores[b].draws)
+        pairs.append(Pair(rows[a].name, rows[b].name, values[a] - values[b], interval, float(p[a, b])))
     images = []
-    for index, sample in enumerate(samples):
+    for sample in samples:
         masks = tuple(map(str, sample.masks))
         mask = masks if len(masks) > 1 else "".join(masks)
-        dice = {row.name: float(column[index]) for row, column in scored}
-        images.append(ScoredImage(sample.name, sample.group, sample.view, dice, str(sample.image), mask))
+        on_image = {each.row.name: each.images[sample.name] for each, _ in scored if sample.name in each.images}
+        metric = rows[0].metric if rows else "dice"
+        images.append(
+            ScoredImage(sample.name, sample.group, sample.view, on_image, str(sample.image), mask, metric=metric)
+        )
     others.sort(key=lambda row: row.status == WAITING)
     return (*rows, *others), tuple(sorted(pairs, key=lambda pair: -pair.gap)), tuple(images)
 
@@ -141,32 +162,54 @@ def seen_at(config: FitConfig) -> tuple[tuple[int, int] | str, str]:
     return (config.data.size if config.data.mode == "resize" else "native"), config.data.target
 
 
-def _dice_column(trial: Trial, evaluation: Mapping[str, Any], samples: Sequence[Sample]) -> list[float]:
-    scores = {image["image"]: image["dice"] for image in evaluation["per_image"]}
-    missing = [sample.name for sample in samples if sample.name not in scores]
-    if missing or len(scores) != len(samples):
-        raise DataError(
-            f"{trial.result.evaluation_path}: has {len(scores)} scores, expected those of the {len(samples)} images "
-            f"of this comparison ({missing[0] + ' is missing' if missing else 'some are not among them'}); remove that "
-            "folder, and the network is evaluated again"
-        )
-    return [scores[sample.name] for sample in samples]
+def _counted(
+    trials: Sequence[Trial], evaluations: Sequence[Mapping[str, Any]], samples: Sequence[Sample], task: Task
+) -> list[Sample]:
+    """The images that have scores: all of them, but for those of which no pixel counts.
+
+    Raises:
+        DataError: an evaluation has other images, or other pixels of a class than another seed's.
+    """
+    counted = {image["image"] for image in evaluations[0]["per_image"]}
+    wanted = [sample.name for sample in samples if sample.name in counted or not task.ignore]
+    for trial, evaluation in zip(trials, evaluations, strict=True):
+        found = {image["image"] for image in evaluation["per_image"]}
+        missing = [name for name in wanted if name not in found]
+        if missing or len(found) != len(wanted):
+            raise DataError(
+                f"{trial.result.evaluation_path}: has {len(found)} scores, expected those of the {len(wanted)} images "
+                f"of this comparison ({missing[0] + ' is missing' if missing else 'some are not among them'}); remove "
+                "that folder, and the network is evaluated again"
+            )
+    return [sample for sample in samples if sample.name in counted]
+
+
+def _per_class(evaluations: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """The scores of each class, the means over the seeds; nothing for evaluations of versions that had none."""
+    found = []
+    for of_class in zip(*(evaluation.get("per_class", ()) for evaluation in evaluations), strict=True):
+        values = {key: [each[key] for each in of_class if each[key] is not None] for key in of_class[0]}
+        means = {key: float(np.mean(each)) if each else None for key, each in values.items() if key not in _COUNTS}
+        found.append({key: of_class[0][key] if key in _COUNTS else means[key] for key in of_class[0]})
+    return tuple(found)
 
 
 def _seed_run(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:
     record, epochs = trial.run.read_record(), trial.run.read_epochs()
-    kept = ("epoch", "step", "seconds", "train_loss", "val_dice")
+    kept = ("epoch", "step", "seconds", "train_loss", "val_score", "val_dice")
+    metric = evaluation.get("metric", "dice")  # evaluations of earlier versions name none
     return SeedRun(
         run=str(trial.run.path),
         seed=trial.config.train.seed,
-        dice=evaluation["dice"],
-        threshold=evaluation["threshold"],
+        score=evaluation[metric],
+        threshold=evaluation.get("threshold"),
         fit_seconds=record.get("fit_seconds"),
         epochs=epochs[-1]["epoch"] if epochs else None,
         steps=epochs[-1]["step"] if epochs else None,
         version=record.get("carvana"),
         machine=record.get("machine"),
         curve=tuple({key: epoch[key] for key in kept if epoch.get(key) is not None} for epoch in epochs),
+        metric=metric,
     )
 
 

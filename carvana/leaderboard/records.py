@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from carvana.data.samples import Sample
+from carvana.task import Task
 from carvana.utils.deprecated import Attribute, old_fields, renamed
 
 OK = "ok"
@@ -23,15 +24,24 @@ class Record:
     KEYS: ClassVar[Mapping[str, str]] = {}
     """The JSON keys of fields whose key has another name."""
 
+    OF_DICE: ClassVar[Mapping[str, str]] = {}
+    """Second JSON keys of fields, which stand where the metric is Dice, as in files of earlier versions."""
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-able values."""
-        return {self.KEYS.get(name, name): value for name, value in asdict(self).items()}
+        found = asdict(self)
+        values = {self.KEYS.get(name, name): value for name, value in found.items()}
+        if found.get("metric") == "dice":
+            values |= {key: found[name] for name, key in self.OF_DICE.items()}
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The record that :meth:`to_json` gave."""
-        keys = {cls.KEYS.get(field.name, field.name): field.name for field in fields(cls)}
-        return cls(**{keys[key]: _tuples(value) for key, value in values.items() if key in keys})
+        keys = {key: name for name, key in cls.OF_DICE.items()}
+        keys |= {cls.KEYS.get(field.name, field.name): field.name for field in fields(cls)}
+        named = {name: _tuples(values[key]) for key, name in keys.items() if key in values}
+        return cls(**named)
 
 
 @dataclass(frozen=True)
@@ -41,28 +51,38 @@ class SeedRun(Record):
     Attributes:
         run: the run folder.
         seed: of weights, order and augmentation.
-        dice: the mean over the images.
-        threshold: the best one on these images.
+        score: by the task's metric, at full size.
+        threshold: the best one on these images; None where there are several classes.
         fit_seconds: training time alone.
         epochs: their number.
         steps: of the optimizer.
-        curve: after each epoch: epoch, step, seconds of training, train_loss, val_dice at the training size.
+        curve: after each epoch: epoch, step, seconds of training, train_loss, val_score at the training size.
         version: of the carvana that fitted it.
         machine: on which it was fitted.
+        metric: the task's: "dice" or "miou".
     """
+
+    OF_DICE = {"score": "dice"}  # noqa: RUF012
 
     run: str
     seed: int | None
-    dice: float
-    threshold: float
+    score: float
+    threshold: float | None
     fit_seconds: float | None = None
     epochs: int | None = None
     steps: int | None = None
     curve: tuple[Mapping[str, float], ...] = ()
     version: str | None = None
     machine: str | None = None
+    metric: str = "dice"
+
+    @property
+    def dice(self) -> float | None:
+        """The score where it is Dice, else None."""
+        return self.score if self.metric == "dice" else None
 
 
+@old_fields
 @dataclass(frozen=True)
 class Row(Record):
     """One network of a leaderboard; values that are not known (yet) are None.
@@ -72,16 +92,19 @@ class Row(Record):
         status: "ok", "waiting", or "failed: " and the reason; a network that was evaluated and could not be measured
             keeps its scores and its rank.
         arch: the architecture.
-        rank: from 1, by Dice.
-        dice: the mean over images of Dice at full size, thresholds chosen on other groups; with several seeds the mean
-            of these.
-        dice_ci95: its interval, by bootstrap over groups; None for a single group.
+        metric: the task's: "dice" (binary, multilabel) or "miou" (multiclass).
+        rank: from 1, by the score.
+        score: by the metric, at full size: the mean over images of Dice, thresholds chosen on other groups; or the mean
+            IoU of all images' pixels over the classes that are true in any. With several seeds the mean of these.
+        score_ci95: its interval, by bootstrap over groups; None for a single group.
         tied_with_best: whether its difference from the best is not significant (see ``carvana.evaluation.statistics``).
         p_best: the adjusted p-value of its difference from the best.
-        dice_spread: the largest minus the smallest Dice of the seeds; None for one seed.
-        boundary_dice: the mean within 7 pixels of the true boundary.
-        dice_worst: the mean over the worst hundredth of the images, at least one.
-        threshold: that of ``run``.
+        score_spread: the largest minus the smallest score of the seeds; None for one seed.
+        per_class: for each class its name, pixels, iou, dice, precision and recall, as in evaluation.json; with several
+            seeds the means.
+        boundary_dice: the mean within 7 pixels of the true boundary; for one class alone.
+        score_worst: the mean over the worst hundredth of the images, at least one.
+        threshold: that of ``run``; for one class alone.
         size: (height, width) at which the network sees an image, or "native".
         ceiling: the Dice that a perfect network could reach at that training size on these images.
         params: the number of trainable parameters.
@@ -96,17 +119,25 @@ class Row(Record):
         refits: its trainings, one for each seed.
     """
 
+    OF_DICE = {  # noqa: RUF012
+        "score": "dice", "score_ci95": "dice_ci95", "score_spread": "dice_spread", "score_worst": "dice_worst",
+    }  # fmt: skip
+
+    dice_spread, dice_worst = Attribute("score_spread"), Attribute("score_worst")
+
     name: str
     status: str = WAITING
     arch: str = ""
+    metric: str = "dice"
     rank: int | None = None
-    dice: float | None = None
-    dice_ci95: tuple[float, float] | None = None
+    score: float | None = None
+    score_ci95: tuple[float, float] | None = None
     tied_with_best: bool | None = None
     p_best: float | None = None
-    dice_spread: float | None = None
+    score_spread: float | None = None
+    per_class: tuple[Mapping[str, Any], ...] = ()
     boundary_dice: float | None = None
-    dice_worst: float | None = None
+    score_worst: float | None = None
     threshold: float | None = None
     size: tuple[int, int] | str | None = None
     ceiling: float | None = None
@@ -124,7 +155,17 @@ class Row(Record):
     @property
     def ok(self) -> bool:
         """Whether the network was evaluated."""
-        return self.dice is not None
+        return self.score is not None
+
+    @property
+    def dice(self) -> float | None:
+        """The score where it is Dice, else None."""
+        return self.score if self.metric == "dice" else None
+
+    @property
+    def dice_ci95(self) -> tuple[float, float] | None:
+        """Its interval."""
+        return self.score_ci95 if self.metric == "dice" else None
 
     @property
     def failed(self) -> bool:
@@ -133,8 +174,16 @@ class Row(Record):
 
     @property
     def error(self) -> float | None:
-        """(1 - Dice) x 10,000, the unit in which good networks differ."""
-        return None if self.dice is None else 1e4 * (1 - self.dice)
+        """(1 - Dice) x 10,000, the unit in which good networks of one class differ; None for several classes."""
+        return None if self.dice is None or len(self.per_class) > 1 else 1e4 * (1 - self.dice)
+
+    def score_of(self, name: str) -> float | None:
+        """The score of a class: its IoU, of overlapping classes its mean Dice; None where it is not in the truth."""
+        found = next((each for each in self.per_class if each["name"] == name), None)
+        if found is None or not found["pixels"]:
+            return None
+        value: float | None = found.get("mean_dice", found["iou"])
+        return value
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -161,6 +210,8 @@ class Header(Record):
         budget: "4 epochs" or "8 minutes"; empty if nothing was fitted.
         seeds: of the fits.
         scored: how images are scored, in words.
+        task: what is distinguished, as in evaluation.json; without it, one object.
+        columns: names of classes whose scores are columns of the table.
         version: of carvana.
         commit: of its source, with "+" where files are changed; None if it is not known.
         machine: hardware and torch.
@@ -193,6 +244,8 @@ class Header(Record):
     commit: str | None
     machine: str
     scored: str = "mean Dice per image at full size, thresholds chosen on other groups"
+    task: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,9 +253,9 @@ class Pair(Record):
     """Two networks compared: see ``carvana.evaluation.statistics``.
 
     Attributes:
-        better: the name of the one with the higher Dice.
+        better: the name of the one with the higher score.
         worse: the name of the other.
-        gap: the difference of their Dice.
+        gap: the difference of their scores.
         ci95: its interval, by bootstrap over groups; None for a single group.
         p: the p-value of no difference, adjusted for all pairs of the leaderboard.
     """
@@ -222,17 +275,39 @@ class ScoredImage(Record):
         image: its file name.
         group: its group.
         view: the viewpoint, where names hold one.
-        dice: each network's Dice on it, by name; with several seeds the mean.
+        scores: each network's score on it, by name: Dice, or the mean IoU of the classes in it; with several seeds the
+            mean.
         path: of the image.
         mask: of its true mask; several masks are united.
+        metric: the task's.
     """
+
+    OF_DICE = {"scores": "dice"}  # noqa: RUF012
 
     image: str
     group: str
     view: str
-    dice: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
     path: str = ""
     mask: str | tuple[str, ...] = ""
+    metric: str = "dice"
+
+    @property
+    def dice(self) -> Mapping[str, float]:
+        """The scores where they are Dice."""
+        return self.scores if self.metric == "dice" else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The image as JSON-able values; the scores stand under their metric's name, once."""
+        values = super().to_json()
+        values[values.pop("metric")] = values.pop("scores")
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The image that :meth:`to_json` gave."""
+        metric = "miou" if "miou" in values else "dice"
+        return super().from_json({**values, "metric": metric, "scores": values[metric]})
 
 
 @dataclass(frozen=True)
@@ -259,6 +334,16 @@ class LeaderboardData:
     def ranked(self) -> tuple[Row, ...]:
         """The rows of networks that were evaluated."""
         return tuple(row for row in self.rows if row.ok)
+
+    @property
+    def task(self) -> Task:
+        """What the networks distinguish."""
+        return Task(**self.header.task) if self.header.task else Task.binary()
+
+    @property
+    def unit(self) -> float:
+        """What gaps are multiplied with where they are shown: networks of one class differ in the fourth digit."""
+        return 1e4 if self.task.kind == "binary" else 100.0
 
 
 __getattr__ = renamed(__name__, Photo="ScoredImage", Refit="SeedRun")

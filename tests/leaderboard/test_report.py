@@ -34,8 +34,8 @@ PARTIAL = {
         make_board(2), rows=tuple(replace(row, latency_ms=None, gflops=None) for row in make_board(2).rows)
     ),
     "measuring failed": replace(make_board(1), rows=(replace(make_board(1).rows[0], status=f"{FAILED}no memory"),)),
-    "a single group": replace(make_board(2), rows=tuple(replace(row, dice_ci95=None) for row in make_board(2).rows)),
-    "perfect": Leaderboard(HEADER, (Row("a", status="ok", dice=1.0, rank=1, latency_ms=0.0, dice_ci95=(1.0, 1.0)),)),
+    "a single group": replace(make_board(2), rows=tuple(replace(row, score_ci95=None) for row in make_board(2).rows)),
+    "perfect": Leaderboard(HEADER, (Row("a", status="ok", score=1.0, rank=1, latency_ms=0.0, score_ci95=(1.0, 1.0)),)),
 }
 each_board = pytest.mark.parametrize("board", PARTIAL.values(), ids=PARTIAL)
 
@@ -74,7 +74,7 @@ class Balanced(HTMLParser):
 def nasty_board() -> Leaderboard:
     """Every string is one that must not become markup."""
     row = replace(make_board(1).rows[0], name=NASTY, arch=NASTY, init=NASTY)
-    other = replace(row, name="other", rank=2, dice=0.9, tied_with_best=False)
+    other = replace(row, name="other", rank=2, score=0.9, tied_with_best=False)
     header = replace(HEADER, data=NASTY, machine=NASTY, config={NASTY: NASTY}, config_name=NASTY, commit=NASTY)
     photos = tuple(ScoredImage(NASTY, NASTY, f"{view}<b>", {NASTY: 0.98, "other": 0.97}) for view in range(2))
     failed = Row("failed <i>", status=FAILED + NASTY)
@@ -134,12 +134,13 @@ def test_csv_reads_back_equal() -> None:
     board = make_board(4, seeds=(0, 1))
     lines = list(csv.DictReader(io.StringIO(to_csv(board))))
     assert len(lines) == len(board.rows)
-    numbers = ("dice", "boundary_dice", "dice_worst", "threshold", "ceiling", "gflops", "latency_ms", "images_per_s")
+    numbers = ("score", "boundary_dice", "score_worst", "threshold", "ceiling", "gflops", "latency_ms", "images_per_s")
     for line, row in zip(lines, board.ranked, strict=False):
         assert {key: float(line[key]) for key in numbers} == {key: getattr(row, key) for key in numbers}
         assert (float(line["dice_ci95_low"]), float(line["dice_ci95_high"])) == row.dice_ci95
         assert (int(line["rank"]), int(line["params"]), line["name"]) == (row.rank, row.params, row.name)
         assert json.loads(line["tied_with_best"]) is row.tied_with_best
+        assert (line["dice"], line["dice_worst"]) == (line["score"], line["score_worst"])  # as ever for one class
         assert json.loads(line["refit_dice"]) == [refit.dice for refit in row.refits]
         assert json.loads(line["refit_run"]) == [refit.run for refit in row.refits]
         assert line["size"] == "128x128"
@@ -148,9 +149,11 @@ def test_csv_reads_back_equal() -> None:
 
 def test_csv_has_every_field_of_a_row_and_of_its_refits() -> None:
     head = next(csv.reader(io.StringIO(to_csv(make_board(1)))))
-    of_rows = {name.name for name in fields(Row)} - {"dice_ci95", "refits"}
-    of_refits = {f"refit_{name.name}" for name in fields(SeedRun)} - {"refit_curve"}
-    assert set(head) == of_rows | of_refits | {"dice_ci95_low", "dice_ci95_high", "error_1e4"}
+    of_rows = {name.name for name in fields(Row)} - {"score_ci95", "refits", "per_class"}
+    of_refits = {f"refit_{name.name}" for name in fields(SeedRun)} - {"refit_curve", "refit_metric"}
+    intervals = {f"{name}_ci95_{end}" for name in ("score", "dice") for end in ("low", "high")}
+    of_dice = {"dice", "dice_spread", "dice_worst", "refit_dice", "error_1e4"}
+    assert set(head) == of_rows | of_refits | intervals | of_dice
 
 
 def test_csv_keeps_names_with_commas_and_line_breaks() -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from carvana.leaderboard.records import LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import interval, millions, minutes, short
 from carvana.leaderboard.report.svg import AxisScale, Box, Point, padded, place_labels, spread, text_width
+from carvana.utils.progress import METRICS
 
 _LINE = 15.0  # pixels from one line of text to the next
 _LEFT, _TOP, _BELOW = 52.0, 40.0, 50.0  # pixels between the plot and the edges of the chart
 _LEAST_ERROR = 1e-6  # so that a perfect mask can be drawn on a log scale
+_SMALL_ERROR = 0.03  # below it axes show the error, above it the score
+_CLASSES = 4  # that have charts of their own
+MANY = 20
+"""Of more networks charts show ranks in place of names, and the curves of the best ones alone."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,6 @@ class Series:
     def number(self) -> str:
         """Its rank, for where there is no room for its name."""
         return str(self.row.rank if self.row.rank is not None else self.index + 1)
-
-    @property
-    def error(self) -> float:
-        """1 - Dice, above 0."""
-        return error_of(self.row.dice or 0.0)
 
 
 def all_series(board: LeaderboardData) -> Mapping[str, Series]:
@@ -157,37 +157,88 @@ COST_AXES = (
 )
 
 
-def quality_against_cost(series: Iterable[Series], cost: CostAxis) -> Figure | None:
+@dataclass(frozen=True)
+class Quality:
+    """A score, as the vertical axis of a chart.
+
+    Attributes:
+        of_class: the class whose score it is; "" for the one that networks are ranked by.
+        metric: its name.
+    """
+
+    of_class: str
+    metric: str
+
+    @property
+    def heading(self) -> str:
+        """Its name in the switch."""
+        return self.of_class or self.metric
+
+    def of(self, row: Row) -> float | None:
+        """The score of a network."""
+        return row.score_of(self.of_class) if self.of_class else row.score
+
+    def interval(self, row: Row) -> tuple[float, float] | None:
+        """Its interval, which classes have none of."""
+        return None if self.of_class else row.score_ci95
+
+
+SCORE = Quality("", METRICS["dice"])
+
+
+def qualities(board: LeaderboardData) -> list[Quality]:
+    """The score, and those of single classes: of the columns, else of those in which networks differ most."""
+    metric = METRICS[board.task.metric]
+    names = board.header.columns
+    if not names and len(board.ranked) > 1 and len(board.task.classes) > 1:
+        spreads = {}
+        for name in board.task.names:
+            scores = [score for row in board.ranked if (score := row.score_of(name)) is not None]
+            spreads[name] = max(scores) - min(scores) if scores else 0.0
+        names = tuple(sorted(spreads, key=lambda name: -spreads[name]))
+    return [Quality("", metric), *(Quality(name, "IoU" if metric == "mIoU" else metric) for name in names[:_CLASSES])]
+
+
+def quality_against_cost(series: Iterable[Series], cost: CostAxis, quality: Quality = SCORE) -> Figure | None:
     """Error against a cost, both on log scales, with intervals and the Pareto front; None where no cost is known.
 
     Filled marks are on the front; another network beats hollow ones in both.
     """
-    points = [(each, spent) for each in series if (spent := cost.of(each.row)) is not None]
+    points = [
+        (each, spent, score)
+        for each in series
+        if (spent := cost.of(each.row)) is not None and (score := quality.of(each.row)) is not None
+    ]
     if not points:
         return None
-    front = pareto_front([(spent, each.error) for each, spent in points])
+    front = pareto_front([(spent, error_of(score)) for _, spent, score in points])
     names = ", ".join(
-        f"{each.name} ({cost.format(spent)}, Dice {each.row.dice:.5f})"
-        for each, spent in map(points.__getitem__, front)
+        f"{each.name} ({cost.format(spent)}, {quality.metric} {score:.5f})"
+        for each, spent, score in map(points.__getitem__, front)
     )
+    of = f" of {quality.of_class}" if quality.of_class else ""
     return Figure(
-        f"Error against {cost.axis}",
+        f"Error{of} against {cost.axis}",
         f"On the Pareto front, from the cheapest on: {names}.",
-        [_cost_chart(points, front, cost, layout) for layout in LAYOUTS],
+        [
+            _cost_chart(points, front, cost, quality, replace(layout, named=layout.named and len(points) <= MANY))
+            for layout in LAYOUTS
+        ],
     )
 
 
-def learning_curves(series: Iterable[Series]) -> Figure | None:
-    """Validation Dice at the training size over minutes of training; None where no run has a curve."""
+def learning_curves(series: Iterable[Series], metric: str = "Dice") -> Figure | None:
+    """The validation score at the training size over minutes of training; None where no run has a curve."""
+    series = list(series)[:MANY]
     curves = [(each, refit, points) for each in series for refit in each.row.refits if (points := curve_points(refit))]
     if not curves:
         return None
     last = {each.name: points[-1][1] for each, _, points in reversed(curves)}  # of several seeds the first one
-    words = ", ".join(f"{name} {dice:.5f}" for name, dice in reversed(last.items()))
+    words = ", ".join(f"{name} {score:.5f}" for name, score in reversed(last.items()))
     return Figure(
         "Learning curves",
-        f"Dice on the validation images at the training size after the last epoch: {words}.",
-        [_curve_chart(curves, layout) for layout in LAYOUTS],
+        f"{metric} on the validation images at the training size after the last epoch: {words}.",
+        [_curve_chart(curves, metric, layout) for layout in LAYOUTS],
     )
 
 
@@ -212,18 +263,18 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def error_of(dice: float) -> float:
-    """1 - Dice, above 0."""
-    return max(1 - dice, _LEAST_ERROR)
+def error_of(score: float) -> float:
+    """1 - score, above 0."""
+    return max(1 - score, _LEAST_ERROR)
 
 
 def curve_points(refit: SeedRun) -> list[tuple[float, float]]:
-    """(minutes, Dice) after each epoch that was validated."""
-    numbers = [(record.get("seconds", math.nan), record.get("val_dice", math.nan)) for record in refit.curve]
+    """(minutes, score) after each epoch that was validated; runs of earlier versions have ``val_dice`` alone."""
+    numbers = [(record.get("seconds"), record.get("val_score", record.get("val_dice"))) for record in refit.curve]
     return [
-        (seconds / 60, dice)
-        for seconds, dice in numbers
-        if None not in (seconds, dice) and math.isfinite(seconds + dice)
+        (seconds / 60, score)
+        for seconds, score in numbers
+        if seconds is not None and score is not None and math.isfinite(seconds + score)
     ]
 
 
@@ -234,17 +285,25 @@ def _error_axis(errors: Sequence[float], layout: ChartLayout, title: str, tick: 
 
 
 def _cost_chart(
-    points: Sequence[tuple[Series, float]], front: Sequence[int], cost: CostAxis, layout: ChartLayout
+    points: Sequence[tuple[Series, float, float]],
+    front: Sequence[int],
+    cost: CostAxis,
+    quality: Quality,
+    layout: ChartLayout,
 ) -> Chart:
-    ends = [error_of(dice) for each, _ in points for dice in (each.row.dice or 0.0, *(each.row.dice_ci95 or ()))]
-    y = _error_axis(ends, layout, "error x 1e4, better upwards", lambda error: f"{1e4 * error:,.4g}")
-    low, high = padded([spent for _, spent in points])
+    ends = [error_of(bound) for each, _, score in points for bound in (score, *(quality.interval(each.row) or ()))]
+    if min(ends) < _SMALL_ERROR:
+        y = _error_axis(ends, layout, "error x 1e4, better upwards", lambda error: f"{1e4 * error:,.4g}")
+    else:
+        y = _error_axis(ends, layout, quality.heading, lambda error: f"{1 - error:.4g}")
+    low, high = padded([spent for _, spent, _ in points])
     x = AxisScale(low, high, _LEFT, layout.width - 12, True, cost.axis, cost.tick, layout.x_ticks)
     lines, marks = [], []
-    for index, (each, spent) in enumerate(points):
-        at = x(spent), y(each.error)
-        bounds = each.row.dice_ci95
-        title = f"{each.name}: {cost.format(spent)}, Dice {each.row.dice:.5f} ({interval(bounds)})"
+    for index, (each, spent, score) in enumerate(points):
+        at = x(spent), y(error_of(score))
+        bounds = quality.interval(each.row)
+        title = f"{each.name}: {cost.format(spent)}, {quality.metric} {score:.5f}"
+        title += f" ({interval(bounds)})" if bounds else ""
         marks.append(Mark(at, each, title, beaten=index not in front))
         if bounds:
             lines.append(Line([(at[0], y(error_of(bound))) for bound in bounds], "whisker", each))
@@ -288,9 +347,9 @@ def _labels(
     return labels, leaders
 
 
-def _curve_chart(curves: Sequence[tuple[Series, SeedRun, list[Point]]], layout: ChartLayout) -> Chart:
-    title = "validation Dice at the training size"
-    errors = [error_of(dice) for *_, points in curves for _, dice in points]
+def _curve_chart(curves: Sequence[tuple[Series, SeedRun, list[Point]]], metric: str, layout: ChartLayout) -> Chart:
+    title = f"validation {metric} at the training size"
+    errors = [error_of(score) for *_, points in curves for _, score in points]
     y = _error_axis(errors, layout, title, lambda error: f"{1 - error:.6g}")
     longest = max(at for *_, points in curves for at, _ in points) * 1.01 or 1
     room = max(text_width(layout.label(each)) for each, *_ in curves) + 30
@@ -298,7 +357,7 @@ def _curve_chart(curves: Sequence[tuple[Series, SeedRun, list[Point]]], layout: 
     lines = []
     ends: dict[str, Mark] = {}
     for each, refit, points in curves:
-        path = [(x(at), y(error_of(dice))) for at, dice in points]
+        path = [(x(at), y(error_of(score))) for at, score in points]
         seed = f", seed {refit.seed}" if refit.seed is not None and len(each.row.refits) > 1 else ""
         title = f"{each.name}{seed}: {points[-1][1]:.5f} after {minutes(60 * points[-1][0])} min"
         first = each.name not in ends

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from carvana.errors import shortened
 from carvana.leaderboard.records import LeaderboardData, Row
+from carvana.utils.progress import METRICS
 
 MISSING = "–"  # noqa: RUF001 (an en dash is meant)
 """The text for a value that is not known."""
@@ -55,15 +57,35 @@ def columns(board: LeaderboardData, *, brief: bool = False) -> tuple[Column, ...
     """The columns that have a value in this board (the spread, for example, needs several seeds).
 
     Args:
-        board: The leaderboard.
+        board: The leaderboard; the classes that its header names have a column each, behind the score.
         brief: Only those that fit a terminal.
     """
+    metric = METRICS[board.task.metric]
+    listed: list[Column] = []
+    for column in COLUMNS:
+        listed.append(
+            replace(
+                column,
+                heading=column.heading.format(metric=metric),
+                meaning=column.meaning.format(metric=metric, scored=f"{board.header.scored}."),
+            )
+        )
+        if column.key == "score_ci95":
+            listed += map(_of_class, board.header.columns)
     return tuple(
         column
-        for column in COLUMNS
+        for column in listed
         if (column.brief or not brief)
         and (column.key in _ALWAYS or any(column.value(row) is not None for row in board.rows))
     )
+
+
+def _of_class(name: str) -> Column:
+    """The column of a class."""
+    return Column(
+        f"class {name}", shortened(name, 20), f"The score of the class {name}, over all images.", "{:.4f}".format,
+        sort_by=lambda row: row.score_of(name), more_is_better=True, brief=True,
+    )  # fmt: skip
 
 
 def minutes(seconds: float) -> str:
@@ -126,10 +148,10 @@ def _pixels(row: Row) -> float | None:
 
 
 _five_digits = "{:.5f}".format
-_ALWAYS = frozenset({"rank", "name", "dice"})
+_ALWAYS = frozenset({"rank", "name", "score"})
 
 COLUMNS = (
-    Column("rank", "#", "Rank by Dice; = marks networks that are tied with the best.", text=_rank, brief=True),
+    Column("rank", "#", "Rank by {metric}; = marks networks that are tied with the best.", text=_rank, brief=True),
     Column(
         "name", "network", "The name as it was given.", lambda name: " ".join(name.split()), numeric=False, brief=True
     ),
@@ -138,18 +160,15 @@ COLUMNS = (
         sort_by=lambda row: row.arch if row.arch not in ("", row.name) else None, numeric=False, under="name",
     ),
     Column("init", "init", "The kind of first weights.", numeric=False, under="name"),
+    Column("score", "{metric}", "The {scored}", _five_digits, more_is_better=True, brief=True),
     Column(
-        "dice", "Dice", "Mean over the images at full size, thresholds chosen on other groups.", _five_digits,
-        more_is_better=True, brief=True,
+        "score_ci95", "95% interval", "Of the {metric}, by bootstrap over groups.",
+        sort_by=lambda row: row.score_ci95[0] if row.score_ci95 else None, text=lambda row: interval(row.score_ci95),
+        more_is_better=True, brief=True, under="score",
     ),
     Column(
-        "dice_ci95", "95% interval", "Of the Dice, by bootstrap over groups.",
-        sort_by=lambda row: row.dice_ci95[0] if row.dice_ci95 else None, text=lambda row: interval(row.dice_ci95),
-        more_is_better=True, brief=True, under="dice",
-    ),
-    Column(
-        "dice_spread", "spread", "The largest Dice minus the smallest of trainings with different seeds.", _five_digits,
-        brief=True,
+        "score_spread", "spread", "The largest {metric} minus the smallest of trainings with different seeds.",
+        _five_digits, brief=True,
     ),
     Column(
         "error", "error x 1e4", "(1 - Dice) x 10,000: the unit in which good networks differ.", "{:.1f}".format,
@@ -160,7 +179,7 @@ COLUMNS = (
         more_is_better=True,
     ),
     Column(
-        "dice_worst", "worst 1%", "Mean Dice of the worst hundredth of the images, at least one.", _five_digits,
+        "score_worst", "worst 1%", "Mean {metric} of the worst hundredth of the images, at least one.", _five_digits,
         more_is_better=True, brief=True,
     ),
     Column("params", "params", "Trainable parameters, in millions.", millions, brief=True),

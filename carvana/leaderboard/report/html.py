@@ -18,11 +18,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana.evaluation.statistics import LEVEL
 from carvana.leaderboard.records import LeaderboardData, Row, ScoredImage
-from carvana.leaderboard.report.charts import COST_AXES, all_series, learning_curves, quality_against_cost
+from carvana.leaderboard.report.charts import (
+    COST_AXES,
+    MANY,
+    CostAxis,
+    Figure,
+    Quality,
+    Series,
+    all_series,
+    learning_curves,
+    qualities,
+    quality_against_cost,
+)
 from carvana.leaderboard.report.columns import MISSING, columns, interval, millions, short
 from carvana.leaderboard.report.images import disagreements
 from carvana.leaderboard.report.svg import AxisScale
 from carvana.leaderboard.report.text import facts, notes, remark, remarks, unfinished
+from carvana.utils.progress import METRICS
 
 _HOTTEST = 62  # per cent of the colour of heat; more would make the numbers hard to read
 
@@ -30,7 +42,7 @@ _HOTTEST = 62  # per cent of the colour of heat; more would make the numbers har
 def to_html(board: LeaderboardData) -> str:
     """One self-contained page with the table, charts and images; sections without data are left out."""
     series = list(all_series(board).values())
-    count, root = len(board.rows), board.header.data
+    count, root, metric, shown = len(board.rows), board.header.data, METRICS[board.task.metric], qualities(board)
     script = _asset("page.js")
     return _environment().get_template("page.html.jinja").render(
         title=f"{count} network{'s' * (count != 1)} on {PurePath(root).name or root}",
@@ -43,9 +55,14 @@ def to_html(board: LeaderboardData) -> str:
         notes=notes(board),
         facts=facts(board),
         config=yaml.safe_dump(json.loads(json.dumps(board.header.config, default=str)), sort_keys=False),
-        costs=[(cost, figure) for cost in COST_AXES if (figure := quality_against_cost(series, cost))],
-        curves=learning_curves(series),
+        qualities=shown,
+        costs=[(cost, figures) for cost in COST_AXES if (figures := _figures(series, cost, shown))],
+        curves=learning_curves(series, metric),
         views=view_errors(board.images, [each.name for each in series]),
+        classes=class_scores(board),
+        metric=metric,
+        unit=board.unit,
+        many=MANY,
         pairs={(pair.better, pair.worse): pair for pair in board.pairs},
         level=LEVEL,
         pictures=disagreements(board) if series else [],
@@ -67,7 +84,8 @@ def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
     if not ranked:
         return []
     best, tied = ranked[0], [row for row in ranked if row.tied_with_best or row.rank == 1]
-    details = f"Dice {best.dice:.5f}" + (f" ({interval(best.dice_ci95)})" if best.dice_ci95 else "")
+    details = f"{METRICS[best.metric]} {best.score:.5f}"
+    details += f" ({interval(best.score_ci95)})" if best.score_ci95 else ""
     if len(tied) > 1:
         details += f"; {len(tied) - 1} of {len(ranked) - 1} other{'s' * (len(ranked) > 2)} tied with it"
     if unfinished(board):
@@ -86,7 +104,7 @@ def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
 
 
 def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str, dict[str, tuple[float, float]]]:
-    """By view and network the mean of 1 - Dice, and the share of the colour of heat that it is shown on, in per cent.
+    """By view and network the mean of 1 - score, and the share of the colour of heat that it is shown on, in per cent.
 
     Empty unless the images have two views or more.
     """
@@ -95,8 +113,8 @@ def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str
         if image.view:
             of_view = errors.setdefault(image.view, {})
             for name in names:
-                if name in image.dice:
-                    of_view.setdefault(name, []).append(1 - image.dice[name])
+                if name in image.scores:
+                    of_view.setdefault(name, []).append(1 - image.scores[name])
     if len(errors) < 2:
         return {}
     ordered = sorted(errors, key=lambda view: (len(view), view) if view.isdigit() else (math.inf, view))
@@ -106,11 +124,33 @@ def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str
     return {view: {name: (mean, heat(mean)) for name, mean in of_view.items()} for view, of_view in means.items()}
 
 
+def class_scores(board: LeaderboardData) -> dict[str, dict[str, tuple[float, float, bool]]]:
+    """By class and network: the score, its share of the colour of heat in per cent, and whether it is the best one.
+
+    Empty unless there are several classes; without those that are not in the true labels.
+    """
+    found = {}
+    for name in board.task.names if len(board.task.classes) > 1 else ():
+        scores = {row.name: score for row in board.ranked if (score := row.score_of(name)) is not None}
+        best = max(scores.values(), default=0.0)
+        if scores:
+            found[name] = {key: (score, _HOTTEST * (1 - score), score == best) for key, score in scores.items()}
+    return found
+
+
+def _figures(series: Sequence[Series], cost: CostAxis, shown: Sequence[Quality]) -> list[Figure]:
+    """The charts of a cost, one for each score; none where the cost of no network is known."""
+    return [figure for quality in shown if (figure := quality_against_cost(series, cost, quality)) is not None]
+
+
 def _costs(row: Row, best: Row) -> str:
-    """The costs of a network, and its error beside that of the best."""
+    """The costs of a network, and its score or error beside that of the best."""
     costs = [f"{short(row.latency_ms)} ms" if row.latency_ms is not None else ""]
     costs.append(f"{millions(row.params)} parameters" if row.params is not None else "")
-    return ", ".join(filter(None, costs)) + f"; error x 1e4: {row.error:.1f} (best: {best.error:.1f})"
+    quality = f"{METRICS[row.metric]} {row.score:.5f} (best: {best.score:.5f})"
+    if row.error is not None and best.error is not None:
+        quality = f"error x 1e4: {row.error:.1f} (best: {best.error:.1f})"
+    return f"{', '.join(filter(None, costs))}; {quality}"
 
 
 @functools.cache
@@ -125,6 +165,7 @@ def _environment() -> Environment:
         "px": "{:.1f}".format,
         "breakable": lambda name: filter(None, re.split(r"(?<=[/_])", name)),
         "interval": interval,
+        "gap": lambda gap, unit: f"{unit * gap:.{1 if unit > 100 else 2}f}",
         "p": lambda p: f"{p:.4f}" if p >= 1e-4 else "< 0.0001",
         "remark": remark,
     }

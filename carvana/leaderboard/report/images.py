@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.config import TaskConfig
 from carvana.data.io.display import over_white, read_shown
 from carvana.data.io.images import encode_image, resize_image
-from carvana.data.io.masks import MASK_SUFFIXES, read_mask
+from carvana.data.io.label_overlay import overlay_labels
+from carvana.data.io.labels import Labels
+from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError
-from carvana.evaluation.evaluate import mask_path
+from carvana.evaluation.evaluate import read_written
 from carvana.inference.outputs.overlay import paint_errors, paint_outline
 from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
 from carvana.task import Task
 
 UInt8 = NDArray[np.uint8]
-Masks = Sequence[UInt8]
+Scalar = TypeVar("Scalar", bound=np.generic)
+Masks = Sequence[Labels]
 
 READINGS = 240
 """The most masks that are read: some seconds at 1918 x 1280 pixels."""
 
+_SHOWN = 12  # networks, the best ones
 _THUMBNAIL = 420  # pixels, the width of a whole image
 _CROP = (3 / 16, 1 / 4)  # of the image's width: height and width of the part that is shown large
+_CROP_OF_LABELS = (3 / 8, 1 / 2)  # which have something to see everywhere
 _LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not blur them
 _DIMMED = 140  # of 255: how much of the image's light is taken away outside a mask
 
@@ -46,8 +50,11 @@ class Picture:
         whole: all of it, small.
         frame: where ``crop`` lies in it, as CSS.
         crop: the part where the masks differ most.
-        truth: a layer over the part: the outline of the true mask.
+        truth: a layer over the part: the outline of the true mask, or the true labels.
         errors: a layer for each network, by name.
+        labels: the predicted labels of each network, by name, where classes exclude each other.
+        legend: names and colours of the classes in these.
+        of_class: the class whose masks are shown, where classes overlap: that in which they differ most.
     """
 
     image: ScoredImage
@@ -57,23 +64,30 @@ class Picture:
     crop: str
     truth: str
     errors: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    legend: Sequence[tuple[str, str]] = ()
+    of_class: str = ""
 
 
 def disagreements(board: LeaderboardData) -> list[Picture] | str:
     """The pictures, or a sentence that says why there are none."""
     if any(row.status == WAITING for row in board.rows):
         return "Images are compared once no network is waiting any more."
-    rows = [row for row in board.ranked if row.masks]
+    rows, task = [row for row in board.ranked if row.masks][:_SHOWN], board.task
     if len(rows) < 2:
         return "It takes the masks of two networks to compare them."
     samples = {sample.name: sample for sample in board.samples if _has_truth(sample)}
     images = [image for image in board.images if image.image in samples]
     if not images:
         return "The images could not be found when this page was written."
-    chosen = most_different(images, [row.name for row in rows], lambda image: _read_masks(samples[image.image], rows))
+    chosen = most_different(
+        images,
+        [row.name for row in rows],
+        lambda image: _read_masks(samples[image.image], rows, task),
+        measure=_label_distance if task.kind == "multiclass" else mean_distance,
+    )
     if not chosen:
         return "The masks could not be found when this page was written."
-    task = TaskConfig(**board.header.config.get("task", {})).task()
     return [_picture(image, distance, samples[image.image], rows, task) for image, distance in chosen]
 
 
@@ -82,6 +96,7 @@ def most_different(
     names: Sequence[str],
     read: Callable[[ScoredImage], Masks | None],
     *,
+    measure: Callable[[Masks], float] | None = None,
     count: int = 6,
     per_group: int = 2,
     readings: int = READINGS,
@@ -97,16 +112,18 @@ def most_different(
         images: with the scores of all networks.
         names: of the networks.
         read: gives an image's masks, uint8 (H, W) of 0 and 1, in any order, or None where some are missing.
+        measure: how much they differ; None is :func:`mean_distance`.
         count: how many images.
         per_group: how many of one group.
         readings: the most masks to read.
 
     Returns:
-        At most ``count`` images with the :func:`mean_distance` of their masks, the largest first.
+        At most ``count`` images with the distance of their masks, the largest first.
     """
-    likely = sorted(images, key=lambda image: -_bound([image.dice[name] for name in names if name in image.dice]))
+    measure = measure or mean_distance
+    likely = sorted(images, key=lambda image: -_bound([image.scores[name] for name in names if name in image.scores]))
     masks = ((image, read(image)) for image in likely[: readings // len(names)])
-    found = [(image, mean_distance(each)) for image, each in masks if each is not None]
+    found = [(image, measure(each)) for image, each in masks if each is not None]
     chosen: list[tuple[ScoredImage, float]] = []
     for image, distance in sorted(found, key=lambda each: -each[1]):
         same_group = sum(other.group == image.group for other, _ in chosen)
@@ -116,12 +133,29 @@ def most_different(
 
 
 def mean_distance(masks: Masks) -> float:
-    """The mean of 1 - intersection / union over all pairs of masks; 0 for two empty ones."""
+    """The mean of 1 - intersection / union over all pairs of masks; 0 for two empty ones.
+
+    Of classes that overlap, (K, H, W), the mean over the classes.
+    """
+    if masks[0].ndim == 3:
+        return float(np.mean([mean_distance(of_class) for of_class in zip(*masks, strict=True)]))
     distances = []
     for a, b in combinations([np.packbits(mask) for mask in masks], 2):
         differing, either = (int(np.bitwise_count(bits).sum(dtype=np.int64)) for bits in (a ^ b, a | b))
         distances.append(differing / either if either else 0.0)
     return float(np.mean(distances)) if distances else 0.0
+
+
+def _label_distance(labels: Masks) -> float:
+    """The share of pixels with different labels, averaged over all pairs."""
+    return float(_disagreement(labels).mean())
+
+
+def _disagreement(labels: Masks) -> NDArray[np.float32]:
+    """For each pixel the share of pairs with different labels there, (H, W)."""
+    found = [(a != b).astype(np.float32) for a, b in combinations(labels, 2)]
+    mean: NDArray[np.float32] = np.mean(found, axis=0, dtype=np.float32)
+    return mean
 
 
 def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) -> tuple[int, int]:
@@ -167,10 +201,10 @@ def _bound(scores: Sequence[float]) -> float:
     return float(np.mean([min(1.0, a + b) for a, b in combinations(distances, 2)])) if len(distances) > 1 else 0.0
 
 
-def _read_masks(sample: Sample, rows: Sequence[Row]) -> list[UInt8] | None:
+def _read_masks(sample: Sample, rows: Sequence[Row], task: Task) -> list[Labels] | None:
     """The masks of an image, one of each network; None where one is missing, damaged or of another size."""
     try:
-        masks = [read_mask(mask_path(row.masks or "", sample)) for row in rows]
+        masks = [read_written(row.masks or "", task, sample) for row in rows]
     except DataError:
         return None
     return masks if len({mask.shape for mask in masks}) == 1 else None
@@ -183,15 +217,22 @@ def _has_truth(sample: Sample) -> bool:
 
 def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequence[Row], task: Task) -> Picture:
     """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
-    masks = _read_masks(sample, rows)
+    masks = _read_masks(sample, rows, task)
     assert masks is not None
-    image, true = over_white(read_shown(sample.image)), (read_labels(sample, task) == 1).view(np.uint8)
+    image, true = over_white(read_shown(sample.image)), read_labels(sample, task)
+    of_class = ""
+    if task.kind == "multilabel":
+        index = int(np.argmax([mean_distance(each) for each in zip(*masks, strict=True)]))
+        of_class, true, masks = task.names[index], true[index], [mask[index] for mask in masks]
     height, width = true.shape
-    votes: NDArray[np.float32] = np.stack(masks).mean(axis=0, dtype=np.float32)
-    top, left = busiest_window(votes * (1 - votes), (round(_CROP[0] * width), round(_CROP[1] * width)))
-    part = np.s_[top : top + round(_CROP[0] * width), left : left + round(_CROP[1] * width)]
+    share = _CROP_OF_LABELS if task.kind == "multiclass" else _CROP
+    size = round(share[0] * width), round(share[1] * width)
+    top, left = busiest_window(_disagreement(masks), size)
+    part = np.s_[top : top + size[0], left : left + size[1]]
     crop = image[part]
     factor = max(1, round(_LEAST_CROP / crop.shape[1]))
+    named = {row.name: mask[part] for row, mask in zip(rows, masks, strict=True)}
+    layers = _label_layers if task.kind == "multiclass" else _mask_layers
     return Picture(
         image=scored,
         distance=distance,
@@ -199,12 +240,41 @@ def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequenc
         frame=f"left: {left / width:.2%}; top: {top / height:.2%}; "
         f"width: {crop.shape[1] / width:.2%}; height: {crop.shape[0] / height:.2%}",
         crop=_data_url(_resized(crop, factor), ".jpg"),
-        truth=_data_url(outline(true[part], factor), ".png"),
-        errors={
-            row.name: _data_url(errors(mask[part], true[part], factor), ".png")
-            for row, mask in zip(rows, masks, strict=True)
-        },
+        of_class=of_class,
+        **layers(crop, true[part], named, factor, task),
     )
+
+
+def _mask_layers(_: UInt8, true: Labels, masks: Mapping[str, Labels], factor: int, __: Task) -> dict[str, Any]:
+    """The layers of masks: the truth's outline, and errors."""
+    known = (true == 1).view(np.uint8)  # not what is ignored
+    return {
+        "truth": _data_url(outline(known, factor), ".png"),
+        "errors": {
+            name: _data_url(errors(mask.astype(np.uint8), known, factor), ".png") for name, mask in masks.items()
+        },
+    }
+
+
+def _label_layers(crop: UInt8, true: Labels, labels: Mapping[str, Labels], factor: int, task: Task) -> dict[str, Any]:
+    """The layers of label maps: the truth, the labels, and the wrong ones alone; with a legend."""
+    enlarged = _resized(crop, factor)
+
+    def drawn(found: Labels, wrong: NDArray[np.bool_] | None = None) -> str:
+        where = None if wrong is None else _enlarged(wrong, factor)
+        picture = overlay_labels(
+            enlarged, _enlarged(found.astype(task.dtype), factor), task, legend=False, errors=where
+        )
+        return _data_url(picture, ".jpg")
+
+    counts = np.bincount(np.concatenate([each.ravel() for each in (true, *predicted.values())]))
+    present = [index for index in np.argsort(-counts).tolist() if counts[index] and index < len(task.classes)]
+    return {
+        "truth": drawn(true),
+        "labels": {name: drawn(found) for name, found in predicted.items()},
+        "errors": {name: drawn(found, (found != true) & (true != task.void)) for name, found in predicted.items()},
+        "legend": [(task.names[index], "#" + bytes(task.palette[index].tolist()).hex()) for index in present],
+    }
 
 
 def _dimmed(mask: UInt8) -> UInt8:
@@ -213,7 +283,7 @@ def _dimmed(mask: UInt8) -> UInt8:
     return layer
 
 
-def _enlarged(pixels: UInt8, factor: int) -> UInt8:
+def _enlarged(pixels: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 

@@ -7,14 +7,14 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 from carvana.evaluation.statistics import LEVEL, groups_needed
 from carvana.leaderboard.records import OK, WAITING, LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import columns
+from carvana.utils.progress import METRICS
 
-_REFIT_KEYS = tuple(field.name for field in fields(SeedRun) if field.name != "curve")
 _GAP = "  "
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
 # An underscore within a word needs no escape, so names stay readable in the source.
@@ -63,10 +63,15 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
             f"With {board.header.groups} group{'s' * (board.header.groups > 1)} no difference is significant; it takes "
             f"{groups_needed(LEVEL)}."
         )
-    if any(row.dice_ci95 for row in ranked):
+    if any(row.score_ci95 for row in ranked):
         lines.append("The 95% interval is from a bootstrap over groups, since images of one group are alike.")
-    if any(row.dice_spread is not None for row in ranked):
-        lines.append("The spread is the best minus the worst Dice of the trainings with different seeds.")
+    if any(row.score_spread is not None for row in ranked):
+        metric = METRICS[board.task.metric]
+        lines.append(f"The spread is the best minus the worst {metric} of the trainings with different seeds.")
+    if ranked and board.task.metric == "miou":
+        true = sum(bool(each["pixels"]) for each in ranked[0].per_class)
+        some = "" if true == len(ranked[0].per_class) else f" {true} of {len(ranked[0].per_class)}"
+        lines.append(f"The mean is over the{some} classes that are in the true labels, the same for all networks.")
     if any(row.latency_ms is not None for row in ranked):
         lines.append("Prediction (ms, images/s, MB) was measured for each network alone, after all trainings.")
     here = board.header
@@ -104,14 +109,15 @@ def counted(images: int, groups: int) -> str:
 def to_csv(board: LeaderboardData) -> str:
     """One line for each row under one header line, all digits kept.
 
-    Unknown values are empty. An interval has two columns; values of each seed are a JSON list, such as ``refit_dice``
-    with ``[0.98732, 0.98868]``; the curves are in leaderboard.json only.
+    Unknown values are empty. An interval has two columns; values of each seed are a JSON list, such as ``refit_score``
+    with ``[0.98732, 0.98868]``; of several classes each has a column, ``score_road``. The curves are in
+    leaderboard.json only.
     """
-    lines = [_flat(row) for row in board.rows]
+    lines = [_flat(replace(row, metric=board.task.metric)) for row in board.rows or (Row(""),)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(_flat(Row(""))), lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(lines if board.rows else ())
     return text.getvalue()
 
 
@@ -165,20 +171,23 @@ def _one_line(text: str) -> str:
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    """A row's fields as cells, by their names in the header line."""
+    """A row's values as cells, by their names in the header line."""
     flat: dict[str, Any] = {}
-    for field in fields(row):
-        value = getattr(row, field.name)
-        if field.name == "refits":
-            for key in _REFIT_KEYS:
-                flat[f"refit_{key}"] = json.dumps([getattr(refit, key) for refit in value])
-        elif field.name == "dice_ci95":
-            flat["dice_ci95_low"], flat["dice_ci95_high"] = value or (None, None)
-        elif field.name == "size":
+    for key, value in row.to_json().items():
+        if key == "refits":
+            refits = [refit.to_json() for refit in row.refits]
+            for name in SeedRun("", None, 0.0, None, metric=row.metric).to_json():
+                if name not in ("curve", "metric"):
+                    flat[f"refit_{name}"] = json.dumps([refit[name] for refit in refits])
+        elif key == "per_class":
+            flat |= {f"score_{each['name']}": row.score_of(each["name"]) for each in value if len(value) > 1}
+        elif key.endswith("_ci95"):
+            flat[f"{key}_low"], flat[f"{key}_high"] = value or (None, None)
+        elif key == "size":
             flat["size"] = value if isinstance(value, str | None) else "x".join(map(str, value))
         else:
-            flat[field.name] = json.dumps(value) if isinstance(value, bool) else value
-        if field.name == "dice":
+            flat[key] = json.dumps(value) if isinstance(value, bool) else value
+        if key == "dice":
             flat["error_1e4"] = row.error
     return flat
 
