@@ -106,12 +106,7 @@ def check_installed(folder: Path, spec: ModelSpec) -> None:
 def load_weights(folder: Path, network: nn.Module) -> None:
     """Load ``model.safetensors`` into ``network``: exactly its tensors, each of its shape and finite."""
     path = folder / WEIGHTS
-    try:
-        with open(path, "rb"):  # safetensors takes a file that may not be read for one that is not there
-            found = load_file(path)
-    except Exception as error:  # whatever its bytes lead to
-        raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
-    expected = network.state_dict()
+    found, expected = _read_tensors(path), network.state_dict()
     reason = difference(found, expected)
     if not reason and (unexpected := [name for name in found if name not in expected]):
         reason = f"{len(unexpected)} tensors are unknown to it, the first is {short(unexpected[0])}"
@@ -121,6 +116,14 @@ def load_weights(folder: Path, network: nn.Module) -> None:
         if wrong := flaw(found[name], tensor):
             raise ModelError(f"'{path}' is damaged: '{name}' {wrong}")
     network.load_state_dict(found)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with open(path, "rb"):  # safetensors takes a file that may not be read for one that is not there
+            return load_file(path)
+    except Exception as error:  # whatever its bytes lead to
+        raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
 
 
 def most_elements(folder: Path) -> int:
@@ -155,7 +158,7 @@ def push(
         picture = origin / THUMBNAIL
         if thumbnail:
             if not picture.is_file():
-                raise ModelError(f"there is no '{picture}': evaluate the run anew, or push it without thumbnail")
+                raise ModelError(f"there is no '{picture}': runs of earlier versions have none; leave thumbnail out")
             shutil.copyfile(picture, folder / picture.name)
         else:
             text = re.sub(rf"!\[[^]]*\]\({re.escape(THUMBNAIL)}\)\n*", "", text)
@@ -176,7 +179,7 @@ def _same_model(origin: Path, folder: Path, spec: ModelSpec) -> Path:
     """``origin``, if its card describes the model that was saved into ``folder``."""
     if not (origin / CARD).is_file():
         raise ModelError(f"'{origin}' has no model card: {CARD} is missing")
-    theirs, ours = load_file(origin / WEIGHTS), load_file(folder / WEIGHTS)
+    theirs, ours = _read_tensors(origin / WEIGHTS), _read_tensors(folder / WEIGHTS)
     same = theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
     if not same or read_spec(origin) != spec:
         raise ModelError(
