@@ -34,7 +34,12 @@ _INDEXED = {
     "pixel_accuracy": ("accuracy", "Pixel accuracy"),
 }
 
-_RESULTS = {"multiclass": ("label map", "labels"), "multilabel": ("mask for each class", "masks")}
+# What an image becomes, and its name in a Prediction.
+_RESULTS = {
+    "binary": ("mask", "mask"),
+    "multiclass": ("label map", "labels"),
+    "multilabel": ("mask for each class", "masks"),
+}
 
 _CARD = """\
 ---
@@ -87,7 +92,10 @@ def model_card(
     }
     numbers = [(_text(name), text) for name, value in metrics.items() if (text := _number(value))]
     where = f"On the validation images of {_code(printable(data))}, at their full size:\n\n" if data else ""
-    result, call = _RESULTS.get("" if task is None else task.kind, ("mask", "mask"))
+    result, call = ("map of logits for each channel", "logits = model(images)  # uint8 (N, 3, H, W)")
+    if task is not None:
+        result, name = _RESULTS[task.kind]
+        call = f'{name} = carvana.Predictor(model).predict("image.jpg").{name}'
     needs = f"\nThe architecture comes from the package `{spec.package}`: `pip install {spec.package}`.\n"
     return _CARD.format(
         front=yaml.safe_dump(_front_matter(spec, metrics, printable(data)), sort_keys=False, allow_unicode=True),
@@ -99,7 +107,7 @@ def model_card(
         classes="" if task is None else _classes(task, spec.thresholds, metrics.get("per_class", ())),
         source=SOURCE,
         network=", network=your_module" if spec.package == "script" else "",
-        call=f'{call} = carvana.Predictor(model).predict("image.jpg").{call}',
+        call=call,
         package="" if spec.package in ("carvana", "script") else needs,
     )
 

@@ -121,9 +121,10 @@ def load_weights(folder: Path, network: nn.Module) -> None:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with open(path, "rb"):  # safetensors takes a file that may not be read for one that is not there
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
     except Exception as error:  # whatever its bytes lead to
         raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
+    return tensors
 
 
 def most_elements(folder: Path) -> int:

@@ -5,14 +5,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from huggingface_hub import EvalResult, ModelCard, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from markdown_it import MarkdownIt
 from torch import nn
 
+from carvana.data.io.images import write_image
 from carvana.errors import ConfigError, ModelError
-from carvana.models.model_card import model_card
-from carvana.models.segmenter import Segmenter
+from carvana.models.model_card import SOURCE, model_card
+from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 from carvana.task import Task
 
@@ -112,6 +114,26 @@ def test_an_object_has_its_name_and_a_tag_of_its_own() -> None:
         assert tag in ModelCard(card).data.tags
     assert "| Task | not named: logits only |" in card_of(None)
     assert "## Classes" not in card_of(None)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        (Task.binary(), "mask"), (STREET, "labels"), (Task(kind="multilabel", classes=["a", "b"]), "masks"),
+        (None, "logits"),
+    ],
+)  # fmt: skip
+def test_the_example_of_a_saved_card_runs(tmp_path: Path, task: Task | None, name: str) -> None:
+    classes = 3 if task is None else len(task.classes)
+    model = create_model("unet-ref", width=2, classes=classes, task=task)
+    model.save_pretrained(tmp_path / "model")
+    code = (tmp_path / "model" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    images = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    write_image(tmp_path / "image.png", images[0].permute(1, 2, 0).numpy())
+    code = code.replace(SOURCE, str(tmp_path / "model")).replace("image.jpg", str(tmp_path / "image.png"))
+    space: dict[str, Any] = {"images": images}
+    exec(code, space)
+    assert tuple(space[name].shape[-2:]) == (32, 48)
 
 
 def test_a_card_that_cannot_be_pushed_is_one_clear_line(tmp_path: Path) -> None:
