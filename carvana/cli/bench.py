@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from carvana.evaluation.cost import Cost
     from carvana.inference.predictor import Predictor
+    from carvana.task import Task
 
 
 def bench(
@@ -24,6 +25,9 @@ def bench(
         ),
     ],
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "1280x1918",
+    classes: Annotated[
+        int, typer.Option(min=1, max=1000, help="Classes of the architectures; runs have their own.")
+    ] = 1,
     tile: options.TILE = None,
     overlap: options.OVERLAP = None,
     seconds: Annotated[float, typer.Option(min=0, help="The least time of each measurement.")] = 3.0,
@@ -43,19 +47,20 @@ def bench(
     check_json_target(json, replace=replace)
     shape = options.parse_size(size)
     image, _ = draw_photo(0, 1, size=shape)
-    found = _predictors(networks, shape, device, tile, overlap)
+    found = _predictors(networks, classes, shape, device, tile, overlap)
     cells: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     machine = ""
     for name, predictor in track(found, make_reporter(), "measuring"):
         cost = measure_cost(predictor, image, seconds=seconds)
-        parameters = count_parameters(predictor.model)
-        cells.append(_cells(name, parameters, cost))
-        rows.append({"name": name, "parameters": parameters, **cost.to_json()})
+        parameters, task = count_parameters(predictor.model), predictor.task
+        cells.append(_cells(name, task, parameters, cost))
+        about = {"name": name, "kind": task.kind, "classes": len(task.classes), "parameters": parameters}
+        rows.append({**about, **cost.to_json()})
         machine = describe_machine(predictor)
         del predictor  # else its network would count towards the memory of the next one
     title = f"an image of {shape[0]}x{shape[1]} (height x width) on {machine}"
-    words = ("network", "sees", "precision")
+    words = ("network", "sees", "precision", "classes")
     columns = [Column(heading, justify="left" if heading in words else "right") for heading in cells[0]]
     table = make_table(*columns, title=title)
     for row in cells:
@@ -64,21 +69,23 @@ def bench(
 
 
 def _predictors(
-    names: list[str], size: tuple[int, int], device: str, tile: int | None, overlap: float | None
+    names: list[str], classes: int, size: tuple[int, int], device: str, tile: int | None, overlap: float | None
 ) -> Iterator[tuple[str, Predictor]]:
     """Each network at each scale it is used at, whole and in tiles, in fp32 and in the fast precision of the device."""
     from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
     from carvana.inference.predictor import Predictor
     from carvana.models.segmenter import Segmenter, create_model
+    from carvana.task import Task
     from carvana.utils.devices import resolve_device, resolve_precision
 
+    task = Task(classes=[f"class {number}" for number in range(1, classes + 1)])
     quick = resolve_precision("auto", resolve_device(device))
     for name in names:
         model: Segmenter | OnnxEngine
         if is_exported(name):
             model = OnnxEngine.load(name, device=onnx_device(device))
         else:
-            model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name)
+            model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name, task=task)
         for scale in ("trained", "native") if model.spec.trained_size else ("native",):
             for mode in ("whole", "tiles"):
                 cover: dict[str, Any] = {"tile": tile, "overlap": overlap} if mode == "tiles" else {}
@@ -88,12 +95,13 @@ def _predictors(
                         yield name, made
 
 
-def _cells(name: str, parameters: int | None, cost: Cost) -> dict[str, str]:
+def _cells(name: str, task: Task, parameters: int | None, cost: Cost) -> dict[str, str]:
     scale = cost.scale if isinstance(cost.scale, str) else f"{cost.scale[0]}x{cost.scale[1]}"
     return {
         "network": name,
         "sees": f"{scale}, {cost.mode if cost.tiles == 1 else f'{cost.tiles} tiles'}",
         "precision": cost.precision,
+        "classes": str(len(task.classes)) + ("" if task.kind == "binary" else f" {task.kind}"),
         "parameters": "" if parameters is None else f"{parameters:,}",
         "GFLOP": "" if cost.gflops is None else f"{cost.gflops:,.1f}",
         "ms an image": f"{cost.ms:,.1f}",

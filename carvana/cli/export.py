@@ -19,7 +19,7 @@ def export(
     replace: REPLACE = False,
 ) -> None:
     """Write a model as one file that runs without torch, and compare both at three image sizes."""
-    from carvana.errors import ConfigError, ModelError, did_you_mean
+    from carvana.errors import ConfigError, ModelError, did_you_mean, shortened
     from carvana.folds import Folds
 
     if to not in FORMATS:
@@ -31,8 +31,12 @@ def export(
     from carvana.inference.engines.export import export_onnx
     from carvana.models.segmenter import Segmenter
 
-    made = export_onnx(Segmenter.from_pretrained(run), out, replace=replace, reporter=make_reporter())
+    model = Segmenter.from_pretrained(run)
+    made = export_onnx(model, out, replace=replace, reporter=make_reporter())
     sizes = ", ".join(f"{check.shape[0]} x {check.shape[2]}x{check.shape[3]}" for check in made.checks)
     typer.echo(f"file    {made.path}, {made.size / 1e6:.1f} MB")
+    if model.spec.task is not None and model.spec.classes > 1:
+        names = shortened(", ".join(model.spec.task.names), 80)
+        typer.echo(f"classes {model.spec.classes}, {model.spec.task.kind}: {names}")
     typer.echo(f"checked within {made.difference:.1e} of PyTorch, with images of {sizes} pixels")
     typer.echo(f"next    carvana predict {made.path} IMAGES --out masks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.label_overlay import overlay_labels, overlay_masks
+from carvana.data.io.images import encode_image, resize_image
+from carvana.data.io.label_overlay import legend_of, overlay_labels, overlay_masks
+from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
 from carvana.errors import RunError
 from carvana.evaluation.evaluate import AnyEvaluation, Evaluation, evaluate, evaluate_parts, read_written
@@ -22,17 +24,20 @@ from carvana.evaluation.samples import choose_samples, read_run_split
 from carvana.folds import Folds
 from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
+from carvana.models.model_card import THUMBNAIL
 from carvana.models.segmenter import Segmenter
 from carvana.models.serialization import WEIGHTS
 from carvana.run import Run
-from carvana.utils.files import file_digest
+from carvana.task import Task
+from carvana.utils.files import file_digest, write_bytes
 from carvana.utils.progress import Reporter, default_reporter
 
 _ON_CARD = (
     "images", "groups", "dice", "dice_at_half", "dice_present", "miou", "mean_accuracy", "iou", "pixel_accuracy",
     "boundary_dice",
 )  # fmt: skip
-_MOST_ON_CARD = 50  # classes
+_CARD_SIDE = 320  # pixels, the longer side of an image in the thumbnail
+_CARD_BYTES = 60_000
 
 
 def evaluate_run(
@@ -47,7 +52,7 @@ def evaluate_run(
     """Evaluate a run's model on its validation images at full size, and write the results into the run.
 
     Written are ``evaluation.json``, the model with its threshold, ``masks/`` and ``pictures/`` (``worst.png``,
-    ``masks.png``, ``curves.png``).
+    ``masks.png``, ``curves.png``, ``thumbnail.jpg`` for the model card).
 
     Args:
         run: the folder.
@@ -152,13 +157,16 @@ def _keep(
     numbers, metric = evaluation.to_json(), evaluation.task.metric
     interval = {} if None in numbers["score_ci95"] else {f"{metric}_ci95": numbers["score_ci95"]}
     metrics = {name: numbers[name] for name in _ON_CARD if name in numbers} | interval
-    if isinstance(evaluation, LabelEvaluation):
-        metrics |= {f"IoU of {each['name']}": each["iou"] for each in numbers["per_class"][:_MOST_ON_CARD]}
-    if isinstance(evaluation, MultilabelEvaluation):
-        metrics |= {f"Dice of {each['name']}": each["mean_dice"] for each in numbers["per_class"][:_MOST_ON_CARD]}
-    model.save_pretrained(run.model_path, metrics=metrics)
+    metrics["per_class"] = numbers["per_class"]
+    model.save_pretrained(run.model_path, metrics=metrics, data=_data_name(run), thumbnail=True)
     draw_pictures(run, evaluation, samples, reporter=reporter)
     run.write_evaluation(numbers)  # last: a run with evaluation.json is complete
+
+
+def _data_name(run: Run) -> str:
+    """The name of the data folder, without the folders above it, which are nobody else's business on a card."""
+    root = run.read_config().data.root if run.config_path.is_file() else None
+    return "" if root is None else root.resolve().name
 
 
 def draw_pictures(
@@ -173,24 +181,52 @@ def draw_pictures(
     if not isinstance(evaluation, Evaluation):
         class_bars(evaluation, run.pictures_path / "classes.png")
 
-    def drawn(sample: Sample) -> NDArray[np.uint8]:
-        image, found = over_white(read_shown(sample.image)), mask_of(sample)
-        if task.kind == "multilabel":
-            return overlay_masks(image, found, task)
-        return overlay_labels(image, found, task) if task.kind == "multiclass" else overlay(image, found)
-
     shown = _spread(samples)
     contact_sheet(
-        [drawn(sample) for sample in shown],
+        [_drawn(over_white(read_shown(sample.image)), mask_of(sample), task) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
         title="Labels of validation images" if task.kind == "multiclass" else "Masks of validation images",
     )
+    _draw_thumbnail(_spread(samples, 2), mask_of, task, run.pictures_path / Path(THUMBNAIL).name)
     records = run.read_epochs()
     if records:
         curves(records, run.pictures_path / "curves.png")
     reporter = reporter or default_reporter()
     reporter.info(f"pictures of the worst images, of masks and of the training: {run.pictures_path}")
+
+
+def _drawn(image: NDArray[np.uint8], found: Labels, task: Task, *, legend: bool = True) -> NDArray[np.uint8]:
+    if task.kind == "multilabel":
+        return overlay_masks(image, found, task, legend=legend)
+    return overlay_labels(image, found, task, legend=legend) if task.kind == "multiclass" else overlay(image, found)
+
+
+def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Labels], task: Task, path: Path) -> None:
+    """Draw images beside what was found in them, in a JPEG of few bytes: the picture on the model card."""
+    rows: list[NDArray[np.uint8]] = []
+    pixels = np.zeros(len(task.classes), np.int64)
+    for sample in samples:
+        image, found = over_white(read_shown(sample.image)), mask_of(sample)
+        height, width = (max(1, round(_CARD_SIDE * side / max(image.shape[:2]))) for side in image.shape[:2])
+        lines, columns = (np.arange(new) * old // new for new, old in zip((height, width), image.shape, strict=False))
+        image, found = resize_image(image, (height, width)), found[..., lines[:, None], columns]
+        rows.append(np.hstack([image, _drawn(image, found, task, legend=False)]))
+        flat = found[found < len(pixels)]  # without void
+        pixels += (found == 1).sum((1, 2)) if found.ndim == 3 else np.bincount(flat, minlength=len(pixels))
+    if task.kind != "binary" and pixels.any():
+        present = [k for k in np.argsort(-pixels, kind="stable").tolist() if pixels[k]]
+        rows.append(legend_of(task, present, max(row.shape[1] for row in rows)))
+    picture = np.full((sum(map(len, rows)), max(row.shape[1] for row in rows), 3), 255, np.uint8)
+    top = 0
+    for row in rows:
+        picture[top : top + len(row), : row.shape[1]] = row
+        top += len(row)
+    for quality in (88, 75, 60, 45, 30):
+        data = encode_image(picture, ".jpg", quality=quality, name=path)
+        if len(data) <= _CARD_BYTES:
+            break
+    write_bytes(path, data)
 
 
 def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:

@@ -143,14 +143,24 @@ class Segmenter(nn.Module):
             _check_frozen(self.network, self._spec)
         return self._crop(logits, height, width)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, metrics: Mapping[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        data: str = "",
+        thumbnail: bool = False,
+    ) -> None:
         """Write ``model.safetensors``, ``config.json`` and a model card into ``folder``, each atomically.
 
         Args:
             folder: Made if it is missing; files of these names in it are replaced.
-            metrics: Numbers to show on the card, by name.
+            metrics: Numbers to show on the card, by name; ``per_class``, as in evaluation.json, in a table of classes.
+            data: The name of the data on whose validation images they were measured; with it, the card's front matter
+                holds them for hubs.
+            thumbnail: Whether the card shows ``../pictures/thumbnail.jpg``, which a run has.
         """
-        serialization.save(folder, self.network, self._spec, metrics=metrics)
+        serialization.save(folder, self.network, self._spec, metrics=metrics, data=data, thumbnail=thumbnail)
 
     @classmethod
     def from_pretrained(
@@ -187,16 +197,36 @@ class Segmenter(nn.Module):
         serialization.load_weights(folder, network)
         return cls(network, spec, encoder=encoder).eval()
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        run: str | os.PathLike[str] | None = None,
+        thumbnail: bool = False,
+    ) -> str:
         """Upload the model and its card to the Hugging Face hub, making the repository if need be.
+
+        Args:
+            repo_id: The repository, such as ``"name/model"``.
+            private: Whether a new repository is private.
+            token: Of the hub; None for the one that is logged in.
+            run: The run, or model folder, of this model: its card is uploaded, with its scores and your changes. None
+                makes a card without scores.
+            thumbnail: Whether the run's picture, which shows validation images, is uploaded, too.
 
         Returns:
             The address of the commit.
 
         Raises:
-            ModelError: the hub refuses or does not answer.
+            ConfigError: a thumbnail is asked for, and no run is named.
+            ModelError: the run's model is another one, or it has no card or picture; the hub refuses or does not
+                answer.
         """
-        return serialization.push(repo_id, self.network, self._spec, private=private, token=token)
+        return serialization.push(
+            repo_id, self.network, self._spec, private=private, token=token, run=run, thumbnail=thumbnail
+        )
 
     def _set_spec(self, spec: ModelSpec) -> None:
         self._spec = spec

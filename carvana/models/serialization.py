@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from carvana.errors import ModelError
-from carvana.models.spec import ModelSpec, model_card
+from carvana.errors import ConfigError, ModelError
+from carvana.models.model_card import CARD, SOURCE, THUMBNAIL, model_card
+from carvana.models.spec import ModelSpec
 from carvana.models.weight_files import difference, first_line, flaw, short
 from carvana.registry import registry
 from carvana.utils.files import atomic_path, read_json, write_json, write_text
@@ -30,7 +33,8 @@ def save(
     spec: ModelSpec,
     *,
     metrics: Mapping[str, Any] | None = None,
-    repository: str | None = None,
+    data: str = "",
+    thumbnail: bool = False,
 ) -> None:
     """Write the three files; the weights first, so that a new config.json is never beside old weights.
 
@@ -39,13 +43,14 @@ def save(
         network: The network, whose weights are written.
         spec: The record for ``config.json``.
         metrics: Numbers to show on the card, by name.
-        repository: The name on the hub that the card's example reads the model from, if it has one.
+        data: The name of the data on whose validation images they were measured.
+        thumbnail: Whether the card shows the picture of the run.
     """
     folder = Path(folder)
     write_tensors(folder / WEIGHTS, network.state_dict())
     write_json(folder / CONFIG, spec.to_json())
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    write_text(folder / "README.md", model_card(spec, parameters, metrics or {}, repository))
+    write_text(folder / CARD, model_card(spec, parameters, metrics or {}, data=data, thumbnail=thumbnail))
 
 
 def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -101,12 +106,7 @@ def check_installed(folder: Path, spec: ModelSpec) -> None:
 def load_weights(folder: Path, network: nn.Module) -> None:
     """Load ``model.safetensors`` into ``network``: exactly its tensors, each of its shape and finite."""
     path = folder / WEIGHTS
-    try:
-        with open(path, "rb"):  # safetensors takes a file that may not be read for one that is not there
-            found = load_file(path)
-    except Exception as error:  # whatever its bytes lead to
-        raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
-    expected = network.state_dict()
+    found, expected = _read_tensors(path), network.state_dict()
     reason = difference(found, expected)
     if not reason and (unexpected := [name for name in found if name not in expected]):
         reason = f"{len(unexpected)} tensors are unknown to it, the first is {short(unexpected[0])}"
@@ -118,6 +118,15 @@ def load_weights(folder: Path, network: nn.Module) -> None:
     network.load_state_dict(found)
 
 
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with open(path, "rb"):  # safetensors takes a file that may not be read for one that is not there
+            tensors: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # whatever its bytes lead to
+        raise ModelError(f"'{path}' is not a readable safetensors file: {first_line(error)}") from None
+    return tensors
+
+
 def most_elements(folder: Path) -> int:
     """How many numbers a network can have that ``model.safetensors`` fills: each takes a byte of it or more.
 
@@ -126,19 +135,58 @@ def most_elements(folder: Path) -> int:
     return 2 * (folder / WEIGHTS).stat().st_size + 2**26
 
 
-def push(repo_id: str, network: nn.Module, spec: ModelSpec, *, private: bool, token: str | None) -> str:
-    """Upload the folder that ``save`` writes."""
-    from huggingface_hub import HfApi  # takes half a second, and is needed for the hub alone
+def push(
+    repo_id: str,
+    network: nn.Module,
+    spec: ModelSpec,
+    *,
+    private: bool,
+    token: str | None,
+    run: str | os.PathLike[str] | None,
+    thumbnail: bool,
+) -> str:
+    """Upload the folder that ``save`` writes, with the card of ``run`` if there is one."""
+    from huggingface_hub import HfApi, ModelCard, hf_hub_url  # takes half a second, and is needed for the hub alone
 
+    if thumbnail and run is None:
+        raise ConfigError("thumbnail: the picture is a run's; name the run, as in push_to_hub(..., run='runs/first')")
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as folder:
-        save(folder, network, spec, repository=repo_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save(folder, network, spec)
+        origin = folder if run is None else _same_model(locate(run), folder, spec)
+        text = (origin / CARD).read_text(encoding="utf-8").replace(SOURCE, repo_id)
+        picture = origin / THUMBNAIL
+        if thumbnail:
+            if not picture.is_file():
+                raise ModelError(f"there is no '{picture}': runs of earlier versions have none; leave thumbnail out")
+            shutil.copyfile(picture, folder / picture.name)
+        else:
+            text = re.sub(rf"!\[[^]]*\]\({re.escape(THUMBNAIL)}\)\n*", "", text)
         try:
+            if thumbnail:
+                card = ModelCard(text.replace(THUMBNAIL, picture.name))
+                card.data["thumbnail"] = hf_hub_url(repo_id, picture.name, endpoint=api.endpoint)
+                text = str(card)
+            write_text(folder / CARD, text)
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {spec.arch}")
         except Exception as error:  # the client raises its own, its transport's and plain OSErrors
             raise ModelError(f"'{repo_id}' could not be pushed to the hub: {_why(error, None)}") from error
     return str(commit)
+
+
+def _same_model(origin: Path, folder: Path, spec: ModelSpec) -> Path:
+    """``origin``, if its card describes the model that was saved into ``folder``."""
+    if not (origin / CARD).is_file():
+        raise ModelError(f"'{origin}' has no model card: {CARD} is missing")
+    theirs, ours = _read_tensors(origin / WEIGHTS), _read_tensors(folder / WEIGHTS)
+    same = theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+    if not same or read_spec(origin) != spec:
+        raise ModelError(
+            f"the card of '{origin}' describes another model than this one: leave run out, or save it anew"
+        )
+    return origin
 
 
 def _download(repo_id: str, revision: str | None) -> Path:

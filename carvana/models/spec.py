@@ -1,10 +1,10 @@
-"""ModelSpec, the record that is saved with weights, its card, and Network, the result of an architecture's factory."""
+"""ModelSpec, the record that is saved with weights, and Network, the result of an architecture's factory."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -207,89 +207,3 @@ class Network:
     std: Triple = IMAGENET_STD
     init: str = "random"
     encoder: nn.Module | None = None
-
-
-_CARD = """\
----
-library_name: carvana
-pipeline_tag: image-segmentation
-tags:
-- carvana
-- image-segmentation
-- {tag}
----
-
-# {arch}
-
-An image becomes a {result}: trained with the Python library carvana.
-
-{facts}
-{measured}
-## Use
-
-```python
-import carvana
-
-model = carvana.Segmenter.from_pretrained("{source}"{network})
-{call}
-```
-{package}"""
-
-
-def model_card(spec: ModelSpec, parameters: int, metrics: Mapping[str, Any], repository: str | None = None) -> str:
-    """A README.md with the front matter that the Hugging Face hub reads.
-
-    Args:
-        spec: The record of the model.
-        parameters: How many it has.
-        metrics: Numbers to show, by name.
-        repository: Its name on the hub, for the example.
-
-    >>> print(model_card(ModelSpec(arch="unet-ref"), 34_527_041, {"dice": 0.98533}).splitlines()[1])
-    library_name: carvana
-    """
-    mean, std = (" / ".join(f"{value:.3g}" for value in values) for values in (spec.mean, spec.std))
-    facts = {
-        "Architecture": f"`{spec.arch}`",
-        "Options": f"`{json.dumps(spec.options)}`" if spec.options else "the defaults",
-        "Parameters": f"{parameters:,}",
-        "Classes": str(spec.classes) if spec.task is None else _listed(spec.task.names),
-        "Weights started from": spec.init,
-        "Trained at": "{} x {} (height x width)".format(*spec.trained_size) if spec.trained_size else "not trained yet",
-        "Threshold": " / ".join(f"{threshold:g}" for threshold in spec.thresholds) or "none: the likeliest class",
-        "Normalisation": f"pixels in [0, 1], mean {mean}, std {std}",
-    }
-    numbers = {name: text for name, value in metrics.items() if (text := _number(value))}
-    several = spec.task is not None and spec.task.kind != "binary"
-    kinds = {"multiclass": ("label map", "labels"), "multilabel": ("mask for each class", "masks")}
-    result, call = kinds.get("" if spec.task is None else spec.task.kind, ("mask", "mask"))
-    needs = f"\nThe architecture comes from the package `{spec.package}`: `pip install {spec.package}`.\n"
-    return _CARD.format(
-        arch=spec.arch,
-        tag="semantic-segmentation" if several else "background-removal",
-        result=result,
-        call=f'{call} = carvana.Predictor(model).predict("image.jpg").{call}',
-        facts=_table("", "", facts),
-        measured=f"\n## Measured\n\n{_table('metric', 'value', numbers)}\n" if metrics else "",
-        source=repository or "PATH OR REPOSITORY",
-        network=", network=your_module" if spec.package == "script" else "",
-        package="" if spec.package in ("carvana", "script") else needs,
-    )
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:50])
-    return f"{len(names)}: {shown}{', ...' if len(names) > 50 else ''}"
-
-
-def _table(left: str, right: str, rows: Mapping[str, str]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows.items()]  # names of classes may hold any sign
-    lines = [f"| {name} | {value} |" for name, value in cells]
-    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
-
-
-def _number(value: Any) -> str:
-    """A number, or an interval, as text; empty for anything else."""
-    if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
-        return " .. ".join(map(_number, value))
-    return f"{value:.5f}" if isinstance(value, float) else str(value) if isinstance(value, int | str) else ""

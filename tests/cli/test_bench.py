@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
 from carvana.models.segmenter import create_model
+from carvana.registry import registry
 
 
 def call(*words: object) -> Result:
@@ -29,6 +32,7 @@ def test_networks_are_measured_whole_and_in_tiles(tmp_path: Path) -> None:
     ways = {(str(row["scale"]), row["mode"]) for row in told["rows"]}
     assert ways == {("[32, 48]", "whole"), ("native", "whole"), ("native", "tiles")}
     for row in told["rows"]:
+        assert (row["kind"], row["classes"]) == ("binary", 1)
         assert row["parameters"] == sum(parameter.numel() for parameter in model.parameters())
         assert row["ms"] >= row["network_ms"] > 0
         assert min(row["images_per_s"], row["files_per_s"], row["peak_memory_mb"], row["gflops"]) > 0
@@ -39,7 +43,17 @@ def test_networks_are_measured_whole_and_in_tiles(tmp_path: Path) -> None:
 
     table = call("bench", tmp_path / "model", *words)
     assert "native, 9 tiles" in table.stdout
+    assert "classes" in table.stdout
     assert "image of 128x160" in table.stdout
+
+
+def test_architectures_are_measured_with_as_many_classes_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.archs, "_entries", {entry.name: entry for entry in registry.archs.registered()})
+    registry.archs.register("a-layer", lambda *, classes: nn.Conv2d(3, classes, 1))
+    words = ["bench", "a-layer", "--classes", 5, "--size", "32x48", "--seconds", 0, "--device", "cpu"]
+    rows = json.loads(call(*words, "--json", "-").stdout)["rows"]
+    assert {(row["kind"], row["classes"], row["parameters"]) for row in rows} == {("multiclass", 5, 5 * 3 + 5)}
+    assert "5 multiclass" in " ".join(call(*words).stdout.split())
 
 
 def test_an_unknown_network_is_one_line() -> None:

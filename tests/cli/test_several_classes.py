@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with torch.no_grad():
             list(model.parameters())[-2].mul_(40)
         model.with_spec(trained_size=(48, 64)).save_pretrained(folder / name)
-    assert call("export", folder / "one", "--to", "onnx", "--out", folder / "one.onnx").exit_code == 0
+    done = call("export", folder / "one", "--to", "onnx", "--out", folder / "one.onnx")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[1] == "classes 4, multiclass: sky, road, car, pole"
     return folder
 
 
@@ -69,7 +72,9 @@ def test_the_classes_are_in_an_exported_file(folder: Path) -> None:
     told = onnx.load(folder / "one.onnx")
     assert "the largest of its logits" in told.doc_string
     assert "sigmoid" not in told.doc_string
-    kept = json.loads({prop.key: prop.value for prop in told.metadata_props}["carvana"])
+    metadata = {prop.key: prop.value for prop in told.metadata_props}
+    assert json.loads(metadata["names"]) == ast.literal_eval(metadata["names"]) == NAMES  # how other programs read it
+    kept = json.loads(metadata["carvana"])
     assert [each["name"] for each in kept["task"]["classes"]] == NAMES
     assert kept["thresholds"] == []
 
@@ -93,6 +98,7 @@ def test_a_network_of_several_classes_is_measured(folder: Path) -> None:
         rows = json.loads(done.stdout)["rows"]
         assert {row["mode"] for row in rows} == {"whole", "tiles"}
         assert all(row["ms"] >= row["network_ms"] > 0 for row in rows)
+        assert {(row["kind"], row["classes"]) for row in rows} == {("multiclass", 4)}
 
 
 def test_a_submission_of_several_classes_is_refused_in_a_line(folder: Path, tmp_path: Path) -> None:

@@ -2,22 +2,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
 from carvana.config import FitConfig
-from carvana.data.io.images import write_image
+from carvana.data.io.images import read_image, write_image
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, write_split
 from carvana.errors import RunError
-from carvana.evaluation.report import evaluate_run, finish_run
+from carvana.evaluation.report import _draw_thumbnail, evaluate_run, finish_run
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 from carvana.run import Run
+from carvana.task import Task
 from carvana.utils.progress import LogReporter
 
 
@@ -55,7 +58,9 @@ def test_a_run_keeps_numbers_threshold_masks_and_pictures(tmp_path: Path, sample
     assert evaluation.dice == 1.0
     assert evaluation.dice_at_half == 0.0
     assert run.read_evaluation() == evaluation.to_json()
-    assert {path.name for path in run.pictures_path.iterdir()} == {"worst.png", "masks.png", "curves.png"}
+    assert {path.name for path in run.pictures_path.iterdir()} == {
+        "worst.png", "masks.png", "curves.png", "thumbnail.jpg",
+    }  # fmt: skip
     again = Predictor(Segmenter.from_pretrained(run.model_path, network=Brightness()), precision="fp32")
     assert again.threshold == evaluation.threshold < 100 / 255
     for sample in samples:
@@ -63,6 +68,53 @@ def test_a_run_keeps_numbers_threshold_masks_and_pictures(tmp_path: Path, sample
         np.testing.assert_array_equal(mask, read_mask(sample.mask))  # type: ignore[arg-type]
         np.testing.assert_array_equal(mask, again.predict(sample.image).mask)
     assert "1.00000" in (run.model_path / "README.md").read_text()
+
+
+def test_the_card_of_a_run_names_its_data_and_shows_a_picture_that_stays_out_of_the_model_folder(
+    tmp_path: Path, samples: list[Sample]
+) -> None:
+    run = Run.create(tmp_path / "run", arch="test")
+    run.write_config(FitConfig().replace({"arch": "test", "data.root": str(tmp_path / "grey squares")}))
+    model = Segmenter(Brightness(), ModelSpec(arch="test", mean=(0, 0, 0), std=(1, 1, 1)))
+    evaluation = evaluate_run(run, model, samples, precision="fp32")
+    card = ModelCard.load(run.model_path / "README.md")
+    found = {(each.dataset_name, each.metric_type): each.metric_value for each in card.data.eval_results}
+    assert found["grey squares", "dice"] == evaluation.score == 1
+    assert found["grey squares", "iou"] == evaluation.to_json()["iou"]
+    assert str(tmp_path) not in str(card)
+    assert {path.name for path in run.model_path.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert "](../pictures/thumbnail.jpg)" in card.text
+    path = run.model_path / "../pictures/thumbnail.jpg"
+    assert path.stat().st_size < 60_000
+    picture = read_image(path).astype(int)
+    assert picture.shape == (2 * 213, 640, 3)
+    for top, sample in ((0, samples[0]), (213, samples[-1])):
+        image = cv2.resize(read_image(sample.image), (320, 213), interpolation=cv2.INTER_LINEAR).astype(int)
+        shown, drawn = picture[top : top + 213, :320], picture[top : top + 213, 320:]
+        assert np.abs(shown - image).mean() < 2
+        yellow = drawn[..., 0] - drawn[..., 2] > 60  # the outline; all else is grey
+        assert 2 * (160 + 53) < yellow.sum() < 4000
+
+
+def test_the_picture_of_several_classes_has_one_legend_below_all(tmp_path: Path) -> None:
+    task = Task(classes={"sky": 0, "road": 7, "car": 9})
+    shown = []
+    for number in range(2):
+        image = tmp_path / f"{number}.png"
+        write_image(image, np.full((50, 100, 3), 90, np.uint8))
+        shown.append(Sample(image, None, "group"))
+    labels = np.zeros((50, 100), np.uint8)
+    labels[:, 40:] = 2
+    masks = np.stack([labels == 0, labels == 1, labels >= 0]).astype(np.uint8)
+    kinds = ((task, labels), (Task(kind="multilabel", classes=task.names), masks))
+    for each, found in kinds:
+        _draw_thumbnail(shown, lambda _, found=found: found, each, tmp_path / "thumbnail.jpg")  # type: ignore[misc]
+        picture = read_image(tmp_path / "thumbnail.jpg").astype(int)
+        assert picture.shape[1] == 640
+        legend = picture[320:]
+        assert 10 < len(legend) < 60
+        for colour, there in zip(each.palette.astype(int), (True, False, True), strict=True):
+            assert ((np.abs(legend - colour).max(-1) < 40).sum() > 30) == there
 
 
 def test_a_fit_that_goes_on_keeps_its_better_network(tmp_path: Path, tiny_data: Path) -> None:

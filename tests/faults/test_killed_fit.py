@@ -14,7 +14,8 @@ from faults.killing import Point, events, files, kill_at, moments, points, told,
 FILES = (
     "*/run/run.json", "*/run/split.csv", "*/run/config.yaml", "*/state/tensors-*", "*/state/state.json",
     "*/model/model.safetensors", "*/model/config.json", "*/model/README.md", "*/run/masks/*",
-    "*/pictures/worst.png", "*/pictures/masks.png", "*/pictures/curves.png", "*/run/evaluation.json",
+    "*/pictures/worst.png", "*/pictures/masks.png", "*/pictures/curves.png",
+    "*/pictures/thumbnail.jpg", "*/run/evaluation.json",
 )  # fmt: skip
 LOGS = ("*/run/metrics.jsonl", "*/run/times.jsonl")
 LATER = (

@@ -60,6 +60,13 @@ except ModelError as error:
     print(json.dumps({"error": str(error)}))
 """
 
+PUSH_RUN = """
+import sys, carvana
+model = carvana.Segmenter.from_pretrained(sys.argv[1])
+model.push_to_hub("user/plain", run=sys.argv[1])
+model.push_to_hub("user/shown", run=sys.argv[1], thumbnail=True)
+"""
+
 PREDICT = """
 import sys, carvana
 carvana.Predictor.from_pretrained(sys.argv[1]).predict(sys.argv[2]).mask.tofile(sys.argv[3])
@@ -165,6 +172,31 @@ def test_the_card_is_read_by_the_hubs_client_and_its_example_names_the_repositor
     assert 'carvana.Segmenter.from_pretrained("user/repo")' in card.text
     (tmp_path / "README.md").write_text(text)
     assert metadata_load(tmp_path / "README.md") == card.data.to_dict()
+
+
+def test_the_card_of_a_run_is_pushed_with_its_scores_and_changes_and_its_picture_where_that_is_asked_for(
+    story: Story, hub: hub_server.Hub, tmp_path: Path
+):
+    model, picture = story.models[0], b"\xff\xd8 a car"
+    model.save_pretrained(tmp_path / "run" / "model", metrics={"dice": 0.9}, data="cars", thumbnail=True)
+    (tmp_path / "run" / "pictures").mkdir()
+    (tmp_path / "run" / "pictures" / "thumbnail.jpg").write_bytes(picture)
+    path = tmp_path / "run" / "model" / "README.md"
+    path.write_text(path.read_text().replace("---\n", "---\nlicense: mit\n", 1) + "\nMy own words.\n")
+    script(PUSH_RUN, str(tmp_path / "run"), env=environment(hub.endpoint, tmp_path, HF_TOKEN="hf_of_user"))
+    plain, shown = (hub.files(f"user/{name}") for name in ("plain", "shown"))
+    assert plain.keys() == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    assert shown["thumbnail.jpg"] == picture
+    for name, files in (("plain", plain), ("shown", shown)):
+        card = ModelCard(files["README.md"].decode())
+        assert card.data.license == "mit"
+        assert [(each.dataset_name, each.metric_value) for each in card.data.eval_results] == [("cars", 0.9)]
+        assert f'carvana.Segmenter.from_pretrained("user/{name}")' in card.text
+        assert "My own words." in card.text
+        assert "../pictures" not in card.text
+        assert ("](thumbnail.jpg)" in card.text) == (name == "shown")
+        address = f"{hub.endpoint}/user/shown/resolve/main/thumbnail.jpg"
+        assert card.data.to_dict().get("thumbnail") == (address if name == "shown" else None)
 
 
 def test_a_model_read_from_the_hub_has_the_bits_and_the_spec_of_the_pushed_one(story: Story):

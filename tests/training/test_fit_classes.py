@@ -75,14 +75,14 @@ def test_the_run_says_what_was_told_apart(run: Run) -> None:
     model = carvana.Segmenter.from_pretrained(run.model_path)
     assert (model.spec.task, model.spec.classes, model.spec.thresholds) == (TASK, 4, ())
     card = (run.model_path / "README.md").read_text()
-    assert "4: sky, road, car, pole" in card
-    assert "IoU of pole" in card
+    assert "multiclass, 4 classes" in card
+    assert f"| pole | `250` | `#a1caf1` | {run.read_evaluation()['per_class'][3]['iou']:.5f} |" in card
     metrics = run.read_metrics()
     assert [set(line) >= {"val_score", "val_miou", "val_accuracy"} for line in metrics] == [True, True]
     assert all(line["val_score"] == line["val_miou"] for line in metrics)
     assert "val_dice" not in metrics[0]
     assert {path.name for path in run.pictures_path.iterdir()} == {
-        "worst.png", "masks.png", "curves.png", "confusion.png", "classes.png",
+        "worst.png", "masks.png", "curves.png", "confusion.png", "classes.png", "thumbnail.jpg",
     }  # fmt: skip
 
 

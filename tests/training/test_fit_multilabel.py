@@ -70,12 +70,12 @@ def test_a_run_has_thresholds_numbers_masks_and_pictures(run: Run, data: Path) -
         for index, name in enumerate(OVERLAPPING.names):
             assert (read_mask(run.masks_path / name / f"{stem}_mask.png") == found.masks[index]).all()
     assert sorted(path.name for path in run.pictures_path.iterdir()) == [
-        "classes.png", "curves.png", "masks.png", "worst.png",
+        "classes.png", "curves.png", "masks.png", "thumbnail.jpg", "worst.png",
     ]  # fmt: skip
     card = (run.model_path / "README.md").read_text()
     assert "An image becomes a mask for each class" in card
     assert ".masks" in card
-    assert "Dice of disc" in card
+    assert "| disc | " in card
     first = json.loads(run.metrics_path.read_text().splitlines()[0])
     assert first["val_score"] == first["val_dice"]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.engines.onnx import INPUT, METADATA, OUTPUT, TILING, OnnxEngine, is_exported, needed
+from carvana.inference.engines.onnx import INPUT, METADATA, NAMES, OUTPUT, TILING, OnnxEngine, is_exported, needed
 from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
 from carvana.models.segmenter import Segmenter, padded_size
@@ -82,9 +82,10 @@ def export_onnx(
 ) -> Exported:
     """Write a model as an ONNX file: ``images``, uint8 (N, 3, H, W), to ``logits``, float32 (N, classes, H, W).
 
-    N, H and W are free. The ModelSpec is in the metadata, as JSON under ``carvana``, and so is what tiling needs,
-    under ``carvana.tiling``: the halo of the exact join, and the memory for a pixel. The network is exported on the
-    CPU, in fp32 and evaluation mode, from a copy: the model stays as it is.
+    N, H and W are free. The metadata has the ModelSpec, as JSON under ``carvana``; the names of the classes, under
+    ``names``, where other programs look for them; and what tiling needs, under ``carvana.tiling``: the halo of the
+    exact join, and the memory for a pixel. The network is exported on the CPU, in fp32 and evaluation mode, from a
+    copy: the model stays as it is.
 
     Args:
         model: on any device, in any mode.
@@ -190,6 +191,8 @@ def _onnx_bytes(network: Segmenter) -> bytes:
         f"{network.spec.classes}, height, width), of that size. {_meaning(network.spec)}"
     )
     proto.metadata_props.add(key=METADATA, value=json.dumps(network.spec.to_json()))
+    if network.spec.task is not None:
+        proto.metadata_props.add(key=NAMES, value=json.dumps(network.spec.task.names))
     proto.metadata_props.add(key=TILING, value=json.dumps(_tiling(network)))
     data: bytes = proto.SerializeToString()
     return data

@@ -23,6 +23,9 @@ from carvana.utils.files import file_digest, parse_json
 METADATA = "carvana"
 """The key of the ModelSpec, as JSON, in a file's metadata."""
 
+NAMES = "names"
+"""The key of the names of classes, a JSON list in the order of the logits, which other programs read."""
+
 TILING = "carvana.tiling"
 """The key of what tiling needs, as JSON: bytes_per_pixel, and halo, or no_halo with the reason why there is none."""
 

@@ -256,7 +256,9 @@ def _mask_layers(_: UInt8, true: Labels, masks: Mapping[str, Labels], factor: in
     }
 
 
-def _label_layers(crop: UInt8, true: Labels, labels: Mapping[str, Labels], factor: int, task: Task) -> dict[str, Any]:
+def _label_layers(
+    crop: UInt8, true: Labels, predicted: Mapping[str, Labels], factor: int, task: Task
+) -> dict[str, Any]:
     """The layers of label maps: the truth, the labels, and the wrong ones alone; with a legend."""
     enlarged = _resized(crop, factor)
 
