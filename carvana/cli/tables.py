@@ -21,7 +21,7 @@ from carvana.utils.progress import METRICS
 if TYPE_CHECKING:
     from carvana.data.check.files import Problem
     from carvana.data.check.report import Report
-    from carvana.data.splits import SplitReport
+    from carvana.data.split_report import SplitReport
     from carvana.leaderboard.records import LeaderboardData
 
 LISTED = 10
