@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from carvana.class_values import color_values
 from carvana.errors import ConfigError, DataError
-from carvana.task import Task, color_values
+from carvana.task import Task
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 

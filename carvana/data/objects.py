@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.class_values import REST
 from carvana.data.io.images import MAX_PIXELS, image_size
 from carvana.data.io.labels import Labels, task_in_a_line
 from carvana.data.io.masks import read_mask
 from carvana.data.io.polygons import Box
 from carvana.data.samples import Sample
 from carvana.errors import DataError
-from carvana.task import REST, Task
+from carvana.task import Task
 
 _SHOWN = 16  # categories in a message
 

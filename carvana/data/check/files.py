@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.class_values import color_of
 from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
 from carvana.data.io.images import SUFFIXES, image_size, read_image
@@ -30,7 +31,7 @@ from carvana.data.layouts import (
 from carvana.data.objects import paint_labels, read_objects
 from carvana.data.samples import PairedNames, Sample
 from carvana.errors import ConfigError, DataError, printable
-from carvana.task import Task, color_of
+from carvana.task import Task
 
 T = TypeVar("T")
 Size = tuple[int, int]
