@@ -24,7 +24,8 @@ from carvana.data.io.annotation_files import (
 )
 from carvana.data.io.images import SUFFIXES, image_size
 from carvana.data.io.polygons import Annotation
-from carvana.data.layouts import group_and_view, image_names, nested_names, stem_of, sub_folders, subset_of
+from carvana.data.layouts import image_names, nested_names, sub_folders
+from carvana.data.names import group_and_view, stem_of, subset_of
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 

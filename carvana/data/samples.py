@@ -13,20 +13,8 @@ from typing import Any
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.io.polygons import Annotation
-from carvana.data.layouts import (
-    EXPECTED,
-    Folders,
-    MaskNames,
-    Part,
-    find_layout,
-    group_and_view,
-    group_pattern,
-    image_names,
-    nested_names,
-    require_images,
-    stem_of,
-    warn_of_others,
-)
+from carvana.data.layouts import Folders, Part, find_layout, image_names, nested_names, require_images, warn_of_others
+from carvana.data.names import EXPECTED, MaskNames, group_and_view, group_pattern, stem_of
 from carvana.errors import DataError
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, SilentReporter

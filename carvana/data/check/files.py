@@ -21,13 +21,8 @@ from carvana.data.check.masks import best_dices, border_share, fits_better_turne
 from carvana.data.io.images import SUFFIXES, image_size, read_image
 from carvana.data.io.labels import FEW_VALUES, count_values, read_values
 from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, read_mask, share_of
-from carvana.data.layouts import (
-    EXPECTED,
-    Part,
-    group_and_view,
-    image_names,
-    others,
-)
+from carvana.data.layouts import Part, image_names, others
+from carvana.data.names import EXPECTED, group_and_view
 from carvana.data.objects import paint_labels, read_objects
 from carvana.data.samples import PairedNames, Sample
 from carvana.errors import ConfigError, DataError, printable
