@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from carvana.data.digest import content_digests
 from carvana.data.io.images import write_image
 from carvana.data.io.masks import write_mask
-from carvana.data.io.polygons import Annotation, Shape, ring_of
+from carvana.data.io.polygons import Annotation, Shape, ring_of, runs_of
 from carvana.data.samples import Sample, find_samples
 from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
 from carvana.errors import DataError
@@ -37,6 +38,46 @@ def test_smaller_objects_lie_over_larger_ones_whatever_their_order() -> None:
     assert labels[6, 6] == 2
     assert labels[9, 9] == 3  # of two of one size the later one
     assert [int((labels == index).sum()) for index in range(4)] == [600 - 256, 256 - 16 - 12, 12, 16]
+
+
+def random_shapes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> tuple[Shape, ...]:
+    """Rectangles and runs of any size, often of equal areas, partly outside of the image."""
+    shapes = []
+    for category in rng.choice(["window", "facade", "sign", "person"], count).tolist():
+        left, top = rng.integers(-3, size[1]), rng.integers(-3, size[0])
+        if rng.random() < 0.5:
+            shapes.append(square(category, int(left), int(top), int(rng.integers(1, 12))))
+        else:
+            mask = np.zeros(size, np.uint8)
+            mask[max(top, 0) : top + rng.integers(1, 9), max(left, 0) : left + rng.integers(1, 9)] = 1
+            shapes.append(Shape(category, runs=runs_of(mask)))
+    return tuple(shapes)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_objects_are_painted_as_sorted_by_their_pixels(seed: int) -> None:
+    shapes = random_shapes(np.random.default_rng(seed), 40, SIZE)
+    sample = Sample(Path("a.png"), Path("a.json"), "a", annotation=Annotation(Path("a.json"), SIZE, shapes))
+    task = Task(classes=["background", "facade", "window", "sign"], ignore=["person"])
+    codes = {"facade": 1, "window": 2, "sign": 3, "person": task.void}
+    expected = np.zeros(SIZE, np.uint8)
+    for shape in sorted(shapes, key=lambda each: -int(each.mask(SIZE)[1].sum())):  # stable: of equal ones the last wins
+        box, inside = shape.mask(SIZE)
+        expected[box][inside == 1] = codes[shape.category]
+    assert (read_labels(sample, task) == expected).all()
+
+
+def test_the_masks_of_many_objects_are_not_held_together() -> None:
+    size = 300, 400
+    whole = np.ones(size, np.uint8)
+    shapes = tuple(Shape("facade", runs=runs_of(whole)) for _ in range(50))
+    sample = Sample(Path("a.png"), Path("a.json"), "a", annotation=Annotation(Path("a.json"), size, shapes))
+    for task in (Task(classes=["background", "facade"]), Task(kind="multilabel", classes=["a"], ignore=["facade"])):
+        tracemalloc.start()
+        read_labels(sample, task)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 12 * whole.nbytes
 
 
 def test_categories_are_merged_left_out_and_ignored() -> None:

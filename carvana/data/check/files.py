@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -334,13 +332,13 @@ def _inspect_objects(sample: Sample, task: Task | None, found: PairSummary) -> N
     """Count the objects of each category, and the pixels that they cover together."""
     size, objects = read_objects(sample)
     hasher, found.area = hashlib.blake2b(repr(size).encode(), digest_size=16), size[0] * size[1]
-    for category, several in itertools.groupby(sorted(objects, key=itemgetter(0)), key=itemgetter(0)):
-        covered = np.zeros(size, np.uint8)
-        for count, (_, box, inside) in enumerate(several, start=1):
-            covered[box] |= inside
-            found.objects[category] = count
-        found.values[category] = int(np.count_nonzero(covered))
-        hasher.update(category.encode() + covered.data)
+    covered: dict[str, NDArray[np.uint8]] = {}
+    for category, box, inside in objects:
+        covered.setdefault(category, np.zeros(size, np.uint8))[box] |= inside
+        found.objects[category] = found.objects.get(category, 0) + 1
+    for category in sorted(covered):
+        found.values[category] = int(np.count_nonzero(covered[category]))
+        hasher.update(category.encode() + covered[category].data)
     found.mask, found.share = hasher.digest(), max(found.values.values(), default=0) / found.area
     if found.size not in (None, size):
         found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), _differ(found.size, size)))
