@@ -402,8 +402,9 @@ def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, Preproce
         raise DataError(f"{str(error).partition('; ')[0]}; the model knows {known}", kind=error.kind) from error
     if image.shape[:2] != mask.shape[-2:]:
         height, width = image.shape[:2]
+        gives = "" if sample.annotation is None else "gives "
         raise DataError(
-            f"{sample.masks[0]}: {mask.shape[-1]} x {mask.shape[-2]} pixels, but its image {sample.image} has "
+            f"{sample.masks[0]}: {gives}{mask.shape[-1]} x {mask.shape[-2]} pixels, but its image {sample.image} has "
             f"{width} x {height}; a mask must have its image's size"
         )
     return (sample, mask), predictor.prepare(image, name=sample.image)

@@ -187,7 +187,7 @@ def test_images_that_are_missing_and_sizes_that_differ_are_errors(tmp_path: Path
         find_samples(tmp_path)
     write_images(tmp_path / "images", ["sub/b.png", "c.png"], size=(30, 50))
     with pytest.raises(
-        DataError, match=r"x\.json: the mask is 40 x 60 pixels \(height x width\), its image .* 30 x 50"
+        DataError, match=r"x\.json: the annotation file gives 40 x 60 pixels \(height x width\), its image .* 30 x 50"
     ):
         check_sizes(find_samples(tmp_path))
 

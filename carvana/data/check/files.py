@@ -341,7 +341,8 @@ def _inspect_objects(sample: Sample, task: Task | None, found: PairSummary) -> N
         hasher.update(category.encode() + covered[category].data)
     found.mask, found.share = hasher.digest(), max(found.values.values(), default=0) / found.area
     if found.size not in (None, size):
-        found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), _differ(found.size, size)))
+        what = _differ(found.size, size, "mask is" if sample.annotation is None else "annotation file gives")
+        found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), what))
     if task is not None and task.kind == "multiclass":
         paint_labels(sample, task)
 
@@ -364,6 +365,6 @@ def _digest(pixels: NDArray[Any], size: Size) -> bytes:
     return hasher.digest()
 
 
-def _differ(image: Size, mask: tuple[int, ...]) -> str:
+def _differ(image: Size, mask: tuple[int, ...], what: str = "mask is") -> str:
     turned = "; one of them is turned on its side" if image == mask[::-1] else ""
-    return f"the mask is {mask[0]} x {mask[1]} pixels (height x width), its image {image[0]} x {image[1]}{turned}"
+    return f"the {what} {mask[0]} x {mask[1]} pixels (height x width), its image {image[0]} x {image[1]}{turned}"
