@@ -61,7 +61,8 @@ def checked_value(value: Any) -> int | str:
         if value.startswith("#"):
             raise ValueError("expected a colour such as #ff8800")
         if _DIGITS.fullmatch(value):
-            raise ValueError(f"is a number in quotes; write {value.strip()} without them")
+            number = value.strip()
+            raise ValueError(f"is a number in quotes; write {number} without them (of a category: as the class's name)")
         if match is None:
             return value
         low, high = int(match[1]), int(match[2])

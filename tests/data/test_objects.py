@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from carvana.data.digest import content_digests
 from carvana.data.io.images import write_image
 from carvana.data.io.masks import write_mask
 from carvana.data.io.polygons import Annotation, Shape, ring_of, runs_of
+from carvana.data.objects import check_categories
 from carvana.data.samples import Sample, find_samples
 from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
 from carvana.errors import DataError
@@ -88,6 +90,23 @@ def test_categories_are_merged_left_out_and_ignored() -> None:
     one = read_labels(ANNOTATED, Task(classes=["window"]))  # of one class all else is background
     assert sorted(np.unique(one)) == [0, 1]
     assert one.sum() == 12  # the sign lies over a part of it
+
+
+@pytest.mark.parametrize("classes", [["background", "1", "2", "0"], ["background", 1, 2, 0]])
+def test_categories_whose_names_are_numbers_are_found_by_name_and_not_by_value(classes: list[Any]) -> None:
+    shapes = square("2", 0, 0, 10), square("1", 10, 10, 8), square("0", 20, 2, 3)
+    sample = Sample(Path("a.png"), Path("a.json"), "a", annotation=Annotation(Path("a.json"), SIZE, shapes))
+    task = Task(classes=classes)
+    assert [each.value for each in task.classes] == [(0,), (1,), (2,), (3,)]
+    check_categories([sample], task)
+    labels = read_labels(sample, task)
+    assert [labels[5, 5], labels[15, 15], labels[3, 21], labels[19, 0]] == [2, 1, 3, 0]
+    overlapping = read_labels(sample, Task(kind="multilabel", classes=["2", "0"]))
+    assert overlapping.sum((1, 2)).tolist() == [100, 9]
+    with pytest.raises(
+        DataError, match=r"no class of the task has a category of 0, 1, 2; .*\[background, '0', '1', '2'\]"
+    ):
+        check_categories([sample], Task(classes={"sky": 0, "road": 1, "car": 2}))
 
 
 def test_a_category_without_a_class_is_an_error_and_so_is_what_lies_outside_of_all() -> None:
