@@ -34,7 +34,8 @@ from carvana.evaluation.thresholds import ImageCounts, best_threshold, cross_fit
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.inputs import refuse_equal_stems
 from carvana.inference.pipeline import overlapped
-from carvana.inference.prediction import Prediction, PreprocessedImage, Want, threshold_index
+from carvana.inference.prediction import Prediction, Want, threshold_index
+from carvana.inference.preprocess import PreprocessedImage
 from carvana.metrics import BOUNDARY_WIDTH, label_confusion
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, old_fields, renamed
