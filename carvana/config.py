@@ -16,8 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yaml.composer import ComposerError
 
 from carvana.class_files import read_classes
+from carvana.class_values import checked_value
 from carvana.errors import ConfigError, did_you_mean, explain
-from carvana.task import Kind, Task, checked_value
+from carvana.task import Kind, Task
 from carvana.utils.files import expanded
 
 LARGEST_FILE = 10**6

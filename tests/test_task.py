@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from carvana.class_values import color_values
 from carvana.errors import ConfigError, DataError
-from carvana.task import Task, color_values
+from carvana.task import Task
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 
@@ -51,7 +52,7 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": {"a": 1, "b": "0-3"}}, "the value 1 belongs to 'b' and to 'a'"),
         ({"classes": {"a": 1, "b": 2}, "ignore": [2]}, "the value 2 belongs to 'b' and to 'ignore'"),
         ({"classes": {"a": "9-3", "b": 1}}, "the range runs backwards; expected 3-9"),
-        ({"classes": {"a": "7", "b": 1}}, "is a number in quotes; write 7 without them"),
+        ({"classes": {"a": "7", "b": 1}}, "write 7 without them (of a category: as the class's name)"),
         ({"classes": {0: "sky", 1: "road"}}, "names and values are exchanged; expected {sky: 0, ...}"),
         ({"classes": ["a", "b"], "ignore": ["0-2147483647"]}, "expected values of 32 bits"),
         ({"classes": {"a": "#FFF", "b": "#000"}}, "expected a colour such as #ff8800"),

@@ -93,8 +93,9 @@ def check(
 
     Of label files it lists the values, and prints a task to paste into a config. Ends with 1 if there is a problem.
     """
+    from carvana.cli.data_tables import report_tables
     from carvana.cli.display import make_reporter
-    from carvana.cli.tables import check_json_target, report_tables, show_result
+    from carvana.cli.tables import check_json_target, show_result
     from carvana.data.check.report import check_data
     from carvana.errors import DataError, plural
 
@@ -182,8 +183,9 @@ def split(
     """Divide a folder into training and validation, explain the split, and write it for fit."""
     from rich.text import Text
 
+    from carvana.cli.data_tables import split_table
     from carvana.cli.display import make_reporter
-    from carvana.cli.tables import show, split_table
+    from carvana.cli.tables import show
     from carvana.data.splits import describe_split, make_split, write_split
     from carvana.utils.files import check_target
 

@@ -54,6 +54,10 @@ def predict(
     ] = False,
 ) -> None:
     """Write masks of images at the images' own size; run again, it continues with what is missing."""
+    kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
+    if of_class is not None and "cutout" not in kinds:
+        raise typer.BadParameter(f"--class {of_class} is for cut-outs, and none is saved: add cutout to --save")
+
     from carvana.cli.display import make_reporter
     from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.cutout import parse_background
@@ -64,7 +68,6 @@ def predict(
     behind = None if background is None else parse_background(background)
     found = collect_images(images, out=out, reporter=reporter)
     predictor = _load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
-    kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     cleaning = Cleaning() if clean else None
     summary = predict_folder(
         predictor, found, out=out, save=kinds, cleaning=cleaning, background=behind, of_class=of_class,

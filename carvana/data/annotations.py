@@ -1,60 +1,37 @@
-"""Annotation files: COCO's JSON, labelme's JSON and YOLO's text; and the layouts of folders that have them.
+"""Layouts of data folders that have annotation files: COCO's JSON, labelme's JSON or YOLO's text.
 
-What these files hold besides objects that can be used (crowds, annotations without an image, shapes without an area) is
-counted in notes, a line for each kind, which every :class:`.polygons.Annotation` of the file carries.
+What a file has besides objects that can be used is in notes, a line for each kind, which every
+:class:`.polygons.Annotation` of the file carries.
 """
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
-import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
-
-import cv2
-import numpy as np
 
 from carvana.config import read_yaml
+from carvana.data.io.annotation_files import (
+    COCO,
+    LABELME,
+    Notes,
+    begins_with,
+    coco_objects,
+    labelme_objects,
+    stamp,
+    yolo_shapes,
+)
 from carvana.data.io.images import SUFFIXES, image_size
-from carvana.data.io.masks import read_mask
-from carvana.data.io.polygons import Annotation, Shape, circle, decode_counts, ring_of, runs_of
-from carvana.data.layouts import group_and_view, image_names, nested_names, stem_of, sub_folders, subset_of
+from carvana.data.io.polygons import Annotation
+from carvana.data.layouts import image_names, nested_names, sub_folders
+from carvana.data.names import group_and_view, stem_of, subset_of
 from carvana.data.samples import Sample
-from carvana.errors import DataError, plural
+from carvana.errors import DataError
 
-_COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-_LABELME = re.compile(rb'"(shapes"\s*:\s*\[|imagePath"\s*:)')
-_HEAD = 2**20  # bytes of a JSON file by which its kind is known
 _YEAR = re.compile(r"20\d\d$")
 _ROBOFLOW = re.compile(r"\.rf\.[0-9a-zA-Z]{20,}$")
 _LABELME_FOLDERS = "annotations", "labels", "json"
-_LARGEST = 2**15  # a side of an image in pixels: 30,000 are known, and a JSON file may have any number
-_FAR_OUTSIDE = 2.0  # a share of an image that is a number of pixels
-_EXPECTED = (
-    "expected COCO's images (id, file_name, height, width), annotations (image_id, category_id, segmentation) and "
-    "categories (id, name)"
-)
-
-
-class _Objects(NamedTuple):
-    """The objects of one image, as a file has them; the size is None if the file does not have it."""
-
-    name: str
-    size: tuple[int, int] | None
-    shapes: tuple[Shape, ...]
-
-
-class _Notes(Counter[tuple[str, str]]):
-    """How many of what was found besides objects: a noun, and what is said of it."""
-
-    def lines(self, where: Path) -> tuple[str, ...]:
-        return tuple(f"{where}: {plural(number, noun)} {said}" for (noun, said), number in self.items() if number > 0)
 
 
 def coco_layout(root: Path) -> list[Sample] | None:
@@ -121,7 +98,7 @@ def read_coco(
     Raises:
         DataError: the file cannot be read or is of another kind, or images are missing.
     """
-    found, notes = _coco(path, *_stamp(path))
+    found, notes = coco_objects(path, *stamp(path))
     names = [each.name.replace("\\", "/") for each in found]
     folders = [images] if images is not None else _image_folders(path, root or path.parent)
     folder, flat = max(
@@ -158,12 +135,12 @@ def read_labelme(images: Path, files: Path, *, base: Path, subset: str = "") -> 
     """
     stems = _by_stem(images, nested_names(images, SUFFIXES))
     there = {_owner_of(files / name, stem_of(name), stems): name for name in sorted(nested_names(files, {".json"}))}
-    notes, found = _Notes(), []
+    notes, found = Notes(), []
     for stem, name in stems.items():
         if stem not in there:
             notes["image", "without a JSON file: left out"] += 1
             continue
-        objects, counted = _labelme(files / there[stem], *_stamp(files / there[stem]))
+        objects, counted = labelme_objects(files / there[stem], *stamp(files / there[stem]))
         notes.update(dict(counted))
         found.append((images / name, files / there[stem], objects))
     notes["JSON file", "without an image: left out"] = len(there.keys() - stems.keys())
@@ -180,12 +157,12 @@ def read_yolo(images: Path, labels: Path, names: Sequence[str], *, base: Path, s
     Raises:
         DataError: a line has another form, or names a class by a number that the list of names does not have.
     """
-    notes, found = _Notes(), []
+    notes, found = Notes(), []
     stems = _by_stem(images, image_names(images, SUFFIXES))
     there = {path.stem for path in labels.glob("*.txt") if path.name != "classes.txt"}
     for stem, name in stems.items():
         size = image_size(images / name)
-        shapes = tuple(_yolo_shapes(labels / f"{stem}.txt", size, names, notes)) if stem in there else ()
+        shapes = tuple(yolo_shapes(labels / f"{stem}.txt", size, names, notes)) if stem in there else ()
         notes["image", "without an object: background"] += not shapes
         found.append((images / name, labels / f"{stem}.txt" if stem in there else labels, size, shapes))
     notes["label file", "without an image: left out"] = len(there - stems.keys())
@@ -211,7 +188,7 @@ def _owner_of(path: Path, stem: str, stems: Mapping[str, str]) -> str:
     """The stem of a labelme file's image: its own, or that of the image that it names."""
     if stem in stems:
         return stem
-    objects, _ = _labelme(path, *_stamp(path))
+    objects, _ = labelme_objects(path, *stamp(path))
     named = PurePosixPath(stem).parent / stem_of(objects.name.replace("\\", "/").rpartition("/")[2])
     return named.as_posix() if named.as_posix() in stems else stem
 
@@ -235,167 +212,6 @@ def _sample(image: Path, base: Path, subset: str, annotation: Annotation) -> Sam
     return Sample(image, annotation.path, group, view, len(below.parts) - 1, subset, annotation)
 
 
-@lru_cache(maxsize=16)  # find_samples is called several times in a command
-def _coco(path: Path, *_stamp: int) -> tuple[list[_Objects], tuple[str, ...]]:
-    """The images of a COCO file with their objects, and notes."""
-    values = _read_json(path)
-    notes = _Notes()
-    try:
-        for key in ("categories", "images"):
-            number, times = (Counter(each["id"] for each in values[key]).most_common(1) or [(0, 0)])[0]
-            if times > 1:
-                raise DataError(f"{path}: {times} of its {key} have the id {number!r}; give each an id of its own")
-        categories = {each["id"]: str(each["name"]) for each in values["categories"]}
-        images = {each["id"]: each for each in values["images"]}
-        sizes = {number: _size_of(each.get("height"), each.get("width"), path) for number, each in images.items()}
-        shapes: dict[Any, list[Shape]] = {number: [] for number in images}
-        for each in values["annotations"]:
-            if each["image_id"] not in images:
-                notes["annotation", "without an image in the file: left out"] += 1
-            elif each["category_id"] not in categories:
-                notes["annotation", "without a category in the file: left out"] += 1
-            else:
-                size = sizes[each["image_id"]]
-                shape = _coco_shape(each.get("segmentation"), categories[each["category_id"]], size, notes)
-                if shape is None:
-                    notes["annotation", "without an outline of 3 points or more: left out"] += 1
-                else:
-                    notes["annotation", "of a crowd: an object of its category"] += bool(each.get("iscrowd"))
-                    shapes[each["image_id"]].append(shape)
-        found = [_Objects(str(images[n]["file_name"]), sizes[n], tuple(shapes[n])) for n in images]
-    except DataError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{path}: {_EXPECTED}; got {type(error).__name__}: {error}") from error
-    notes["image", "without an object: background"] = sum(not each.shapes for each in found)
-    lines = notes.lines(path)
-    for name, times in Counter(categories.values()).items():
-        if times > 1:
-            lines += (f"{path}: {times} categories are named {name!r:.80} and count as one",)
-    return found, lines
-
-
-def _coco_shape(found: Any, category: str, size: tuple[int, int] | None, notes: _Notes) -> Shape | None:
-    """The shape of a segmentation: bytes of rings, as :func:`_with_rings` makes them, or run lengths."""
-    if isinstance(found, Mapping):
-        counts = found.get("counts")
-        runs = decode_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
-        height, width = found["size"]
-        if (
-            runs.ndim != 1
-            or runs.min(initial=0) < 0
-            or runs.sum() != height * width
-            or size not in (None, (height, width))
-        ):
-            return None
-        return Shape(category, runs=runs.astype(np.int32).tobytes())
-    rings = tuple(ring for ring in found or () if ring) if isinstance(found, list) else ()
-    notes["annotation", "with a ring inside another: joined (COCO has holes as RLE alone)"] += _nested(rings)
-    return Shape(category, rings) if rings else None
-
-
-def _nested(rings: Sequence[bytes]) -> bool:
-    """Whether a ring lies inside another one, by its first point."""
-    points = [np.frombuffer(ring, np.float32).reshape(-1, 2) for ring in rings] if len(rings) > 1 else []
-    return any(
-        cv2.pointPolygonTest(outer, (float(inner[0, 0]), float(inner[0, 1])), measureDist=False) > 0
-        for outer in points for inner in points if outer is not inner
-    )  # fmt: skip
-
-
-def _with_rings(values: dict[str, Any]) -> dict[str, Any]:
-    """Pack the coordinates of an object of JSON as soon as it is parsed: lists take eight times as much memory."""
-    values.pop("imageData", None)  # labelme's copy of the image
-    if isinstance(rings := values.get("segmentation"), list):
-        flat = bool(rings) and not isinstance(rings[0], list)  # some tools write the only ring without its list
-        values["segmentation"] = [_ring(ring) for ring in ([rings] if flat else rings)]
-    if isinstance(counts := values.get("counts"), list):
-        values["counts"] = np.array(counts, np.int64)
-    return values
-
-
-def _ring(points: Any) -> bytes:
-    """The bytes of a ring; nothing if it is not one of three points or more."""
-    try:
-        ring = np.asarray(points, np.float32).ravel()
-    except (ValueError, TypeError, OverflowError):
-        return b""
-    return ring_of(ring) if ring.size >= 6 and ring.size % 2 == 0 and np.isfinite(ring).all() else b""
-
-
-@lru_cache(maxsize=100_000)
-def _labelme(path: Path, *_stamp: int) -> tuple[_Objects, _Notes]:
-    """The objects of a labelme file, and what was left out."""
-    values, notes, shapes = _read_json(path), _Notes(), []
-    try:
-        size = _size_of(values.get("imageHeight"), values.get("imageWidth"), path)
-        for each in values["shapes"]:
-            kind = each.get("shape_type") or "polygon"
-            shape = _labelme_shape(kind, each, size)
-            if shape is None and kind in ("polygon", "rectangle", "circle", "mask"):
-                notes[kind, "without an area: left out"] += 1
-            elif shape is None:
-                notes["shape", f"of type {kind}: left out"] += 1
-            else:
-                shapes.append(shape)
-    except DataError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected labelme's shapes, each with label, points and shape_type; got "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return _Objects(str(values.get("imagePath") or path.stem), size, tuple(shapes)), notes
-
-
-def _labelme_shape(kind: str, values: Mapping[str, Any], size: tuple[int, int] | None) -> Shape | None:
-    label, points = str(values["label"]), np.asarray(values["points"], np.float64).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        return None
-    ring = b""
-    if kind == "polygon":
-        ring = _ring(points)
-    elif kind in ("rectangle", "mask") and len(points) >= 2:
-        (left, top), (right, bottom) = points.min(0), points.max(0)
-        ring = ring_of([left, top, right, top, right, bottom, left, bottom])
-        if kind == "mask":
-            if size is None or min(left, top) < 0:
-                return None
-            part, whole = read_mask(base64.b64decode(values["mask"])), np.zeros(size, np.uint8)
-            target = whole[round(top) :, round(left) :][: part.shape[0], : part.shape[1]]
-            target[:] = part[: target.shape[0], : target.shape[1]]
-            return Shape(label, runs=runs_of(whole))
-    elif kind == "circle" and len(points) == 2:
-        ring = circle(points[0], float(np.hypot(*(points[1] - points[0]))))
-    return Shape(label, (ring,)) if ring else None
-
-
-def _yolo_shapes(path: Path, size: tuple[int, int], names: Sequence[str], notes: _Notes) -> Iterator[Shape]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        try:
-            index, values = int(words[0]) if words else 0, np.array(words[1:], np.float64)
-        except ValueError:
-            index, values = -1, np.zeros(0)
-        if words and not 0 <= index < len(names):
-            raise DataError(
-                f"{path}, line {number}: {line!r:.80}: expected the number of a class, 0 to {len(names) - 1}, then x "
-                "and y of each point as shares of the image"
-            )
-        if values.size and np.abs(values).max() > _FAR_OUTSIDE:
-            raise DataError(f"{path}, line {number}: {line!r:.80}: expected x and y as shares of the image, 0 to 1")
-        if len(values) == 4:
-            notes["box", "without an outline: left out"] += 1
-        elif ring := _ring(values.reshape(-1, 2) * size[::-1]) if len(values) % 2 == 0 else b"":
-            yield Shape(names[index], (ring,))
-        elif words:
-            notes["line", "without an outline of 3 points or more: left out"] += 1
-
-
 def _yolo_names(root: Path, labels: Iterable[Path]) -> list[str]:
     """The names of classes, from a YAML file or from classes.txt."""
     for path in sorted(root.glob("*.y*ml")):
@@ -412,25 +228,6 @@ def _yolo_names(root: Path, labels: Iterable[Path]) -> list[str]:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes(), object_hook=_with_rings)
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(f"{path}: cannot be read as JSON: {reason}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: {_EXPECTED}, or labelme's shapes; got {type(values).__name__}")
-    return values
-
-
-def _size_of(height: Any, width: Any, path: Path) -> tuple[int, int] | None:
-    if height is None or width is None:
-        return None
-    if not (0 < height < _LARGEST and 0 < width < _LARGEST):
-        raise DataError(f"{path}: an image of {width} x {height} pixels; expected sides of 1 to {_LARGEST - 1}")
-    return int(height), int(width)
-
-
 def _coco_files(root: Path) -> list[Path]:
     """The COCO files of a data folder: those that belong together."""
     places = [folder / "_annotations.coco.json" for folder in (root, *_part_folders(root))]
@@ -438,12 +235,12 @@ def _coco_files(root: Path) -> list[Path]:
     if not found:
         inside = root / "annotations"
         for folder, pattern in ((inside, "instances_*.json"), (inside, "*.json"), (root, "*.json")):
-            found = [path for path in itertools.islice(sorted(folder.glob(pattern)), 20) if _begins_with(path, _COCO)]
+            found = [path for path in itertools.islice(sorted(folder.glob(pattern)), 20) if begins_with(path, COCO)]
             parts = [path.stem.startswith("instances_") or _subset_of(path.stem) for path in found]
             if len(found) == 1 or (found and all(parts)):
                 return found
         return []
-    return [path for path in found if _begins_with(path, _COCO)]
+    return [path for path in found if begins_with(path, COCO)]
 
 
 def _image_folders(path: Path, root: Path) -> list[Path]:
@@ -496,21 +293,4 @@ def _has_labelme(images: Path, files: Path) -> bool:
         (name for name in nested_names(files, {".json"}) if stem_of(name) in stems),
         next(nested_names(files, {".json"}), None) if stems else None,  # it may name its image inside
     )
-    return first is not None and _begins_with(files / first, _LABELME)
-
-
-def _begins_with(path: Path, pattern: re.Pattern[bytes]) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return pattern.search(file.read(_HEAD)) is not None
-    except OSError:
-        return False
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes with a file."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 - of very many files
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    return found.st_mtime_ns, found.st_size
+    return first is not None and begins_with(files / first, LABELME)

@@ -166,8 +166,9 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
     def _cropped(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         image, labels = read_image(sample.image), read_labels(sample, self.task)
         if image.shape[:2] != labels.shape[-2:]:
+            what = "mask is" if sample.annotation is None else "annotation file gives"
             raise DataError(
-                f"{sample.masks[0]}: the mask is {labels.shape[-1]} x {labels.shape[-2]}, its image {image.shape[1]} x "
+                f"{sample.masks[0]}: the {what} {labels.shape[-1]} x {labels.shape[-2]}, its image {image.shape[1]} x "
                 f"{image.shape[0]}; they must have the same size"
             )
         void = self.task.void if self._has_void else None

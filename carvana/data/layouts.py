@@ -1,4 +1,4 @@
-"""Layouts of data folders: where images and masks are, and which mask, group and view a name gives.
+"""Layouts of data folders: where images and masks are, in which parts.
 
 Built in are Carvana's own (``train/`` and ``train_masks/``, masks named ``*_mask.gif``), ``images/`` with ``masks/``,
 and those of split_folders.py; plugins and scripts may add more (``carvana.register_layout``). A layout is a function of
@@ -10,30 +10,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-import sys
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
+from carvana.data.names import MaskNames, subset_of, suffix_of
 from carvana.errors import ConfigError, DataError
 from carvana.registry import registry, resolve
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter
 
 _LOOKED_AT = 10_000  # names: a whole disk, given by mistake, should not be listed to its end
-
-CARVANA_NAME = re.compile(r"(?P<group>[0-9a-f]{12})_(?P<view>\d\d)")
-"""Carvana's file names: the group's id, then the number of the view, 01 to 16."""
-
-_USUAL = r"_masks?|_segmentation"
-_NUMBER = r"(?:[_-]?(\d+))?"
-
-EXPECTED = "the same name, or one that ends in _mask, _masks or _segmentation"
-"""The names of masks without ``data.mask_suffix``, for messages."""
 
 
 def carvana_layout(root: Path) -> tuple[Path, Path] | None:
@@ -44,22 +34,6 @@ def carvana_layout(root: Path) -> tuple[Path, Path] | None:
 def folders_layout(root: Path) -> tuple[Path, Path] | None:
     """``images/`` and ``masks/``."""
     return _pair(root, "images", "masks")
-
-
-_SUBSETS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-
-
-def subset_of(folder: str) -> str:
-    """What a folder's name says of the images in it: "train", "val" or "test"; "" if it says nothing.
-
-    >>> subset_of("valid"), subset_of("Test"), subset_of("train_masks")
-    ('val', 'test', '')
-    """
-    return _SUBSETS.get(folder.lower(), "")
 
 
 class Part(NamedTuple):
@@ -247,7 +221,7 @@ def others(folder: Path, suffixes: Collection[str]) -> dict[str, bool]:
     """What is in a folder besides hidden files and files of these suffixes: sorted names, and which are folders."""
     with os.scandir(folder) as entries:
         found = {each.name: _is_folder(each) for each in entries if not each.name.startswith(".")}
-    return {name: found[name] for name in sorted(found) if found[name] or _suffix(name) not in suffixes}
+    return {name: found[name] for name in sorted(found) if found[name] or suffix_of(name) not in suffixes}
 
 
 def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] | None = None) -> None:
@@ -258,7 +232,7 @@ def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] |
     left_out = {
         name: kind for name, kind in others(folder, suffixes or SUFFIXES).items() if name.lower() not in _OF_SYSTEMS
     }
-    found = Counter("folder" if left_out[name] else _KINDS.get(_suffix(name), "other file") for name in left_out)
+    found = Counter("folder" if left_out[name] else _KINDS.get(suffix_of(name), "other file") for name in left_out)
     names = [f"{name}/" if left_out[name] else name for name in left_out]
     if found:
         counted = sorted(found.items(), key=lambda item: (-item[1], item[0]))
@@ -284,128 +258,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-class MaskNames:
-    """The rule that finds a mask's image by its name.
-
-    Args:
-        suffix: What the stem of a mask has after its image's stem (``data.mask_suffix``); "" for nothing.
-            None for the usual ones: nothing, else ``_mask``, ``_masks`` or ``_segmentation``. A number may follow where
-            an image has several masks: ``x_mask.png``, ``x_mask_1.png``.
-
-    Raises:
-        ConfigError: ``suffix`` cannot be part of a name.
-
-    >>> MaskNames().owner("00_mask_1.png", {"00", "01"}), MaskNames("_L").owner("00_L.png", {"00"})
-    (('00', '1'), ('00', ''))
-    >>> MaskNames().owner("00_mask.png", {"00_mask"}), MaskNames().owner("00.jpg.png", {"00"})
-    (('00_mask', ''), ('00', ''))
-    >>> MaskNames().beside(["a.jpg", "b.jpg", "a_mask.png", "a_mask_1.png", "b_mask.png"])
-    {'a_mask.png': 'a', 'a_mask_1.png': 'a', 'b_mask.png': 'b'}
-    """
-
-    def __init__(self, suffix: str | None = None) -> None:
-        if suffix is not None and ("/" in suffix or "\0" in suffix):
-            raise ConfigError(
-                f"data.mask_suffix: {suffix!r} cannot end the name of a mask; expected what masks have after the name"
-                " of their image, such as _L"
-            )
-        self.suffix = suffix
-        endings = _USUAL if suffix is None else re.escape(suffix)
-        self._ending = re.compile(f"(.+?)(?:{endings}){_NUMBER}", re.IGNORECASE) if suffix != "" else None
-
-    def owner(self, mask: str, stems: Container[str]) -> tuple[str | None, str]:
-        """The stem of the image that a mask belongs to, and the number after the mask's ending.
-
-        Args:
-            mask: The mask's file name.
-            stems: The stems of all images.
-
-        Returns:
-            The mask's own stem if there is such an image (and no suffix is set), else the stem without its ending; of
-            ``x.jpg.png`` the same for ``x``. None if there is none. The number is "" where there is none.
-        """
-        for stem in _stems(mask):
-            if not self.suffix and stem in stems:
-                return stem, ""
-            match = self._ending.fullmatch(stem) if self._ending else None
-            if match and match[1] in stems:
-                return match[1], match[2] or ""
-        return None, ""
-
-    def is_named_like_a_mask(self, mask: str) -> bool:
-        """Whether a name has the ending of masks."""
-        return any(self._ending is not None and self._ending.fullmatch(stem) for stem in _stems(mask))
-
-    def beside(self, names: Iterable[str]) -> dict[str, str]:
-        """The masks among the names of a folder that has images too, each with the stem of its image.
-
-        Of two files of one stem, a JPEG and another, the other is the mask.
-        """
-        by_stem: dict[str, list[str]] = {}
-        for name in names:
-            by_stem.setdefault(stem_of(name), []).append(name)
-        masks = {}
-        for stem, together in by_stem.items():
-            own = self._ending.fullmatch(stem) if self._ending else None
-            if own and own[1] in by_stem:
-                masks.update(dict.fromkeys(together, own[1]))
-            elif inner := next((each for each in _stems(together[0])[1:] if each in by_stem), None):
-                masks.update(dict.fromkeys(together, inner))
-            elif len(together) > 1 and not self.suffix:
-                images = [name for name in together if name.lower().endswith((".jpg", ".jpeg"))]
-                if len(images) == 1:
-                    masks.update({name: stem for name in together if name != images[0]})
-        return masks
-
-
-def stem_of(name: str) -> str:
-    """A file's name, with its folders, without the suffix."""
-    return os.path.splitext(name)[0]  # noqa: PTH122 - ten times faster than pathlib
-
-
-def _suffix(name: str) -> str:
-    """The suffix of a file's name, in lower case."""
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - as above
-
-
-def group_pattern(group: str | None) -> re.Pattern[str] | None:
-    """The compiled ``data.group``; None, for Carvana's own names, if there is none.
-
-    Raises:
-        ConfigError: it is not a regular expression, or has no group.
-    """
-    if group is None:
-        return None
-    try:
-        pattern = re.compile(group)
-    except re.error as error:
-        raise ConfigError(f"data.group: {group!r} is not a regular expression ({error})") from error
-    if not pattern.groups:
-        raise ConfigError(f"data.group: {group!r} has no group; put the part that names the group into ( )")
-    return pattern
-
-
-def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str]:
-    """The group and the view in an image's stem; a pattern with ``/`` in it is matched against the sub-folders as well.
-
-    Raises:
-        ConfigError: the pattern does not match, or finds no group.
-    """
-    text = stem if pattern and "/" in pattern.pattern else stem.rpartition("/")[2]
-    match = pattern.match(text) if pattern else CARVANA_NAME.fullmatch(text)
-    if match is None:
-        if pattern is None:
-            return stem, ""
-        raise ConfigError(f"data.group: {pattern.pattern!r} does not match the image {stem!r}")
-    names = match.groupdict()
-    group = names["group"] if "group" in names else match.group(1)
-    if not group:
-        raise ConfigError(
-            f"data.group: {match.re.pattern!r} finds no group in the image {stem!r}; its group is empty there"
-        )
-    return sys.intern(group), sys.intern(names.get("view") or "")  # one text for all images of a group
-
-
 def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, list[str]]]:
     """The relative path of each folder, from ``folder`` itself ("") on, and the names of its image files."""
 
@@ -415,14 +267,14 @@ def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, lis
     for place, below, names in os.walk(folder, onerror=refuse):
         below[:] = sorted(name for name in below if not name.startswith("."))
         shown = (name for name in names if not name.startswith("."))
-        images = [name for name in shown if _suffix(name) in suffixes]
+        images = [name for name in shown if suffix_of(name) in suffixes]
         yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
 
 
 def _has_json_alone(folder: Path) -> bool:
     """Whether a folder has JSON files and no image at its top."""
     found = image_names(folder, MASK_SUFFIXES | {".json"}) if folder.is_dir() else []
-    return bool(found) and all(_suffix(name) == ".json" for name in found)
+    return bool(found) and all(suffix_of(name) == ".json" for name in found)
 
 
 def _with_parts(folders: Folders) -> Folders:
@@ -445,10 +297,3 @@ def _below(root: Path, part: Path) -> Path:
 def _pair(root: Path, images: str, masks: str) -> tuple[Path, Path] | None:
     pair = root / images, root / masks
     return pair if all(folder.is_dir() for folder in pair) else None
-
-
-def _stems(mask: str) -> tuple[str, ...]:
-    """A mask's stem; of ``x.jpg.png`` also ``x``."""
-    stem = stem_of(mask)
-    inner, suffix = os.path.splitext(stem)  # noqa: PTH122 - as above
-    return (stem, inner) if suffix.lower() in SUFFIXES else (stem,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -14,19 +14,16 @@ from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.io.polygons import Annotation
 from carvana.data.layouts import (
-    EXPECTED,
     Folders,
-    MaskNames,
     Part,
     find_layout,
-    group_and_view,
-    group_pattern,
     image_names,
     nested_names,
     require_images,
-    stem_of,
+    sub_folders,
     warn_of_others,
 )
+from carvana.data.names import EXPECTED, MaskNames, group_and_view, group_pattern, stem_of
 from carvana.errors import DataError
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, SilentReporter
@@ -247,6 +244,7 @@ def find_names(
         _pair(found, part)
     if folders.parts:
         require_images(folders.images, found.images.values())
+    found.left_out += _unknown_parts(folders)
     listed_names = [part.only for part in folders.parts if part.only is not None]
     if listed_names:
         count = len(image_names(folders.images, SUFFIXES))
@@ -258,6 +256,22 @@ def find_names(
 
 
 _WHOLE = Part()
+
+
+def _unknown_parts(folders: Folders) -> Iterator[tuple[Path, str]]:
+    """The folders beside those of parts that have images, too, at the same place, and whose names are not of a part."""
+    if not folders.parts or folders.parts[0].only is not None:
+        return
+    name, _, below = folders.parts[0].images.partition("/")
+    known = {folder.partition("/")[0] for part in folders.parts for folder in (part.images, part.masks)}
+    beside = sub_folders(folders.images)
+    ending = folders.parts[0].masks.partition("/")[0].removeprefix(name)
+    if folders.images == folders.masks and ending:  # train/ and trainannot/
+        known.update(each + ending for each in beside)
+    for each in beside:
+        images = folders.images / each / below
+        if each not in known and images.is_dir() and any(nested_names(images, SUFFIXES)):
+            yield images, "has images, and is not read: only folders of train, val and test are parts"
 
 
 def _pair(found: PairedNames, part: Part) -> None:

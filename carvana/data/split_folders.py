@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from carvana.data.io.masks import MASK_SUFFIXES
-from carvana.data.layouts import Folders, Part, nested_names, sub_folders, subset_of
+from carvana.data.layouts import Folders, Part, nested_names, sub_folders
+from carvana.data.names import subset_of
 from carvana.errors import DataError
 
 _PAIRS = (

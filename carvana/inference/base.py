@@ -15,7 +15,8 @@ from torch import Tensor
 from carvana.data.io.images import ImageSource, read_image
 from carvana.errors import ConfigError
 from carvana.inference.pipeline import T, overlapped
-from carvana.inference.prediction import Prediction, PreprocessedImage, Preprocessor, ProbabilityMaps, Want
+from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
+from carvana.inference.preprocess import PreprocessedImage, Preprocessor
 from carvana.inference.strips import decided, strips_of
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters

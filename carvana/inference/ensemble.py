@@ -12,8 +12,9 @@ from torch import Tensor
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, Threshold, checked_thresholds, same_task
-from carvana.inference.prediction import PreprocessedImage, ProbabilityMaps, Scale
+from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
+from carvana.inference.preprocess import PreprocessedImage, Scale
 from carvana.inference.refiner import BAND, MARGIN, Refiner
 from carvana.inference.strips import mean_strips
 from carvana.inference.tiling.sliding_window import Mode

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from carvana.data.io.images import read_image
 from carvana.errors import ConfigError, DataError
 from carvana.inference.inputs import unreadable
-from carvana.inference.prediction import PreprocessedImage, Preprocessor
+from carvana.inference.preprocess import PreprocessedImage, Preprocessor
 from carvana.utils.devices import cpu_count
 from carvana.utils.parallel import (
     SHARED_BYTES,

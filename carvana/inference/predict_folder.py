@@ -32,7 +32,8 @@ from carvana.inference.outputs.cutout import Background
 from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.pipeline import overlapped
-from carvana.inference.prediction import Prediction, PreprocessedImage
+from carvana.inference.prediction import Prediction
+from carvana.inference.preprocess import PreprocessedImage
 from carvana.task import Task
 from carvana.utils.files import append_json_line, atomic_path, digest, file_digest, lock, read_json_lines
 from carvana.utils.progress import Reporter, default_reporter, track

@@ -19,7 +19,8 @@ from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, Threshold, checked_thresholds
 from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
 from carvana.inference.engines.torch import TorchEngine
-from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Scale, Want, network_size
+from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
+from carvana.inference.preprocess import PreprocessedImage, Scale, network_size
 from carvana.inference.strips import mean_strips
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid

@@ -15,8 +15,9 @@ from torch.nn import functional
 from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
 from carvana.inference.base import BasePredictor, Threshold, checked_thresholds, same_task, scale_text
-from carvana.inference.prediction import Prediction, PreprocessedImage, ProbabilityMaps, Want
+from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.predictor import Predictor
+from carvana.inference.preprocess import PreprocessedImage
 from carvana.inference.tiling.roi import CELL, cells_of
 from carvana.utils.deprecated import Attribute, parameters
 from carvana.utils.devices import float64_device

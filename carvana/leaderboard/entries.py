@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from carvana.config import parse_settings
-from carvana.data.layouts import group_and_view, group_pattern
+from carvana.data.names import group_and_view, group_pattern
 from carvana.data.samples import Sample
 from carvana.errors import ConfigError, RunError, UnknownNameError, did_you_mean
 from carvana.folds import Folds

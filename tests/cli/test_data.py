@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
-from carvana.cli.tables import LISTED
+from carvana.cli.data_tables import LISTED
 from carvana.config import load_config, parse_settings
 from carvana.data.samples import find_samples
 from carvana.data.splits import read_split
@@ -261,7 +261,7 @@ def test_wrong_usage_is_2(words: list[str]) -> None:
 def test_check_and_split_import_no_network_library() -> None:
     program = (
         "import sys; import carvana.data.check.report, carvana.data.splits\n"
-        "import carvana.data.check.preview, carvana.cli.tables\n"
+        "import carvana.data.check.preview, carvana.cli.data_tables\n"
         "heavy = {'torch', 'timm', 'albumentations'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -68,3 +68,11 @@ def test_a_member_that_is_not_there_is_one_line(folds: Folds, tiny_data: Path, t
     assert result.exit_code == 1
     assert result.stderr.startswith("error: there is no model folder")
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_class_without_a_cut_out_is_wrong_usage_before_anything_is_read() -> None:
+    result = call("predict", "absent", "absent", "--out", "out", "--save", "mask, overlay", "--class", "road")
+    assert result.exit_code == 2
+    assert "--class road is for cut-outs, and none is saved: add cutout to --save" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )

@@ -187,7 +187,7 @@ def test_images_that_are_missing_and_sizes_that_differ_are_errors(tmp_path: Path
         find_samples(tmp_path)
     write_images(tmp_path / "images", ["sub/b.png", "c.png"], size=(30, 50))
     with pytest.raises(
-        DataError, match=r"x\.json: the mask is 40 x 60 pixels \(height x width\), its image .* 30 x 50"
+        DataError, match=r"x\.json: the annotation file gives 40 x 60 pixels \(height x width\), its image .* 30 x 50"
     ):
         check_sizes(find_samples(tmp_path))
 
@@ -274,7 +274,9 @@ def test_yolo_polygons_are_those_of_coco_in_shares_of_the_image(tmp_path: Path, 
         labels.mkdir(parents=True)
         (labels / "a.txt").write_text("\n".join([*lines, "", "0 0.5 0.5 0.1 0.1", "0 0.1 0.1 0.2"]))
         (labels / "z.txt").write_text("")
-    (tmp_path / "data.yaml").write_text("nc: 2\nnames: [car, sign]\n")
+    names = "names: [car, sign]" if parts == [""] else "names:\n  0: car\n  1: sign"
+    places = "path: ../datasets/cars  # of another machine\ntrain: train/images\nval: val/images\ntest:\n"
+    (tmp_path / "data.yaml").write_text(f"{places}nc: 2\n{names}\n")
     samples = find_samples(tmp_path)
     assert len(samples) == 2 * len(parts)
     assert {sample.subset for sample in samples} == set(parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from PIL import Image
 from carvana.data.digest import content_digests
 from carvana.data.io.images import write_image
 from carvana.data.io.masks import write_mask
-from carvana.data.io.polygons import Annotation, Shape, ring_of
+from carvana.data.io.polygons import Annotation, Shape, ring_of, runs_of
+from carvana.data.objects import check_categories
 from carvana.data.samples import Sample, find_samples
 from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
 from carvana.errors import DataError
@@ -39,6 +42,46 @@ def test_smaller_objects_lie_over_larger_ones_whatever_their_order() -> None:
     assert [int((labels == index).sum()) for index in range(4)] == [600 - 256, 256 - 16 - 12, 12, 16]
 
 
+def random_shapes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> tuple[Shape, ...]:
+    """Rectangles and runs of any size, often of equal areas, partly outside of the image."""
+    shapes = []
+    for category in rng.choice(["window", "facade", "sign", "person"], count).tolist():
+        left, top = rng.integers(-3, size[1]), rng.integers(-3, size[0])
+        if rng.random() < 0.5:
+            shapes.append(square(category, int(left), int(top), int(rng.integers(1, 12))))
+        else:
+            mask = np.zeros(size, np.uint8)
+            mask[max(top, 0) : top + rng.integers(1, 9), max(left, 0) : left + rng.integers(1, 9)] = 1
+            shapes.append(Shape(category, runs=runs_of(mask)))
+    return tuple(shapes)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_objects_are_painted_as_sorted_by_their_pixels(seed: int) -> None:
+    shapes = random_shapes(np.random.default_rng(seed), 40, SIZE)
+    sample = Sample(Path("a.png"), Path("a.json"), "a", annotation=Annotation(Path("a.json"), SIZE, shapes))
+    task = Task(classes=["background", "facade", "window", "sign"], ignore=["person"])
+    codes = {"facade": 1, "window": 2, "sign": 3, "person": task.void}
+    expected = np.zeros(SIZE, np.uint8)
+    for shape in sorted(shapes, key=lambda each: -int(each.mask(SIZE)[1].sum())):  # stable: of equal ones the last wins
+        box, inside = shape.mask(SIZE)
+        expected[box][inside == 1] = codes[shape.category]
+    assert (read_labels(sample, task) == expected).all()
+
+
+def test_the_masks_of_many_objects_are_not_held_together() -> None:
+    size = 300, 400
+    whole = np.ones(size, np.uint8)
+    shapes = tuple(Shape("facade", runs=runs_of(whole)) for _ in range(50))
+    sample = Sample(Path("a.png"), Path("a.json"), "a", annotation=Annotation(Path("a.json"), size, shapes))
+    for task in (Task(classes=["background", "facade"]), Task(kind="multilabel", classes=["a"], ignore=["facade"])):
+        tracemalloc.start()
+        read_labels(sample, task)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 12 * whole.nbytes
+
+
 def test_categories_are_merged_left_out_and_ignored() -> None:
     task = Task(classes={"wall": ["facade", "window"], "rest": "*"}, ignore=["sign"])
     labels = read_labels(ANNOTATED, task)
@@ -47,6 +90,23 @@ def test_categories_are_merged_left_out_and_ignored() -> None:
     one = read_labels(ANNOTATED, Task(classes=["window"]))  # of one class all else is background
     assert sorted(np.unique(one)) == [0, 1]
     assert one.sum() == 12  # the sign lies over a part of it
+
+
+@pytest.mark.parametrize("classes", [["background", "1", "2", "0"], ["background", 1, 2, 0]])
+def test_categories_whose_names_are_numbers_are_found_by_name_and_not_by_value(classes: list[Any]) -> None:
+    shapes = square("2", 0, 0, 10), square("1", 10, 10, 8), square("0", 20, 2, 3)
+    sample = Sample(Path("a.png"), Path("a.json"), "a", annotation=Annotation(Path("a.json"), SIZE, shapes))
+    task = Task(classes=classes)
+    assert [each.value for each in task.classes] == [(0,), (1,), (2,), (3,)]
+    check_categories([sample], task)
+    labels = read_labels(sample, task)
+    assert [labels[5, 5], labels[15, 15], labels[3, 21], labels[19, 0]] == [2, 1, 3, 0]
+    overlapping = read_labels(sample, Task(kind="multilabel", classes=["2", "0"]))
+    assert overlapping.sum((1, 2)).tolist() == [100, 9]
+    with pytest.raises(
+        DataError, match=r"no class of the task has a category of 0, 1, 2; .*\[background, '0', '1', '2'\]"
+    ):
+        check_categories([sample], Task(classes={"sky": 0, "road": 1, "car": 2}))
 
 
 def test_a_category_without_a_class_is_an_error_and_so_is_what_lies_outside_of_all() -> None:

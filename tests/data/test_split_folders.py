@@ -203,6 +203,23 @@ def test_a_test_part_without_labels_is_left_out_and_said(tmp_path: Path, layout:
     assert [sample.stem[-1] for sample in find_samples(tmp_path) if sample.subset == "test"] == ["b"]
 
 
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "images-masks"])
+def test_a_folder_beside_the_parts_that_is_not_one_is_said_once(tmp_path: Path, layout: str) -> None:
+    divided(tmp_path, layout, train="ab", val="a", extra="c")
+    image, _ = LAYOUTS[layout]
+    put(tmp_path, image.format("unlabeled", "d"), image.format(".hidden", "e"))
+    above = tmp_path / image.partition("{}")[0]
+    (above / "empty").mkdir()
+    put(above, "notes.txt")
+    said = Lines()
+    assert [each[0] for each in found(tmp_path, reporter=said)] == ["train", "train", "val"]
+    extra, unlabeled = ((tmp_path / image.format(part, "x")).parent for part in ("extra", "unlabeled"))
+    assert said.lines == [
+        f"{folder}: has images, and is not read: only folders of train, val and test are parts"
+        for folder in (extra, unlabeled)
+    ]
+
+
 def test_a_part_may_be_empty_and_all_may_not(tmp_path: Path) -> None:
     divided(tmp_path, "camvid", train="ab")
     for folder in ("val", "test", "testannot"):

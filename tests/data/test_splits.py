@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from carvana.data.io.labels import read_values
-from carvana.data.samples import Sample, find_samples
-from carvana.data.splits import Split, describe_split, read_split, split_folds, split_samples, write_split
+from carvana.data.samples import Sample
+from carvana.data.splits import Split, describe_split, split_folds, split_samples
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
 
@@ -106,54 +104,6 @@ def test_a_share_that_leaves_nothing_is_refused(samples: list[Sample], val: floa
         split_samples(samples, val=val)
 
 
-def test_a_written_split_reads_back(tmp_path: Path, samples: list[Sample]) -> None:
-    split = split_samples(samples)
-    write_split(tmp_path / "split.csv", split)
-    assert read_split(tmp_path / "split.csv", samples) == split
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("", "columns"),
-        ("image,group\na,b\n", "columns"),
-        ("image,group,subset\n00_1.jpg,00,dev\n", "line 2: '00_1.jpg', 'dev': expected a file name, and train, val or"),
-        ("image,group,subset\n00_1.jpg,00,test\n", "leaves no image for training"),
-        ("image,group,subset\n00_1.jpg,00,val\n00_1.jpg,00,train\n", "twice"),
-        ("image,group,subset\n00_1.jpg\n", "line 2"),
-        ("image,group,subset\nabsent.jpg,00,val\n", "absent.jpg"),
-        ("image,group,subset\n00_1.jpg,00,val\n", "training"),
-    ],
-)
-def test_a_split_file_that_cannot_serve_is_told(tmp_path: Path, samples: list[Sample], text: str, word: str) -> None:
-    path = tmp_path / "split.csv"
-    path.write_text(text)
-    with pytest.raises(DataError, match=word):
-        read_split(path, samples)
-
-
-def test_shared_groups_names_the_leak(samples: list[Sample]) -> None:
-    assert Split(tuple(samples[:3]), tuple(samples[3:])).shared_groups() == {"01"}
-
-
-def shares(samples: tuple[Sample, ...]) -> list[float]:
-    return [float((np.asarray(Image.open(sample.mask)) > 0).mean()) for sample in samples]
-
-
-@pytest.mark.parametrize("by", ["group", "image"])
-def test_both_sides_are_counted(tiny_data: Path, by: str) -> None:
-    split = split_samples(find_samples(tiny_data), by=by, val=0.4, seed=1)  # type: ignore[arg-type]
-    report = describe_split(split)
-    for side, samples in ((report.train, tuple(split.train)), (report.val, tuple(split.val))):
-        assert side.images == len(samples)
-        assert side.groups == len({sample.group for sample in samples})
-        assert side.views == Counter(sample.view for sample in samples)
-        assert side.foreground == pytest.approx(np.mean(shares(samples)))
-        assert side.spread == pytest.approx(tuple(np.quantile(shares(samples), (0.1, 0.9))))
-    assert set(report.shared) == {s.group for s in split.train} & {s.group for s in split.val}
-    assert bool(report.shared) == (by == "image")
-
-
 def write_labels(folder: Path, groups: list[list[int]]) -> list[Sample]:
     """A label file for each group, in which each value has so many pixels."""
     found = []
@@ -232,27 +182,6 @@ def test_the_same_seed_gives_the_same_split_of_classes_whatever_the_order(tmp_pa
     assert split_samples(samples, val=8, seed=4, task=a_task(4)) != one
     folds = split_folds(samples, folds=4, seed=3, task=a_task(4))
     assert split_folds(samples[::-1], folds=4, seed=3, task=a_task(4)) == folds
-
-
-def test_shares_of_classes_are_those_of_what_counts_on_each_side(tmp_path: Path) -> None:
-    task = Task(classes={"a": 0, "b": [1, 2], "never": 9}, ignore=[3])
-    split = split_samples(write_labels(tmp_path, [[6, 2, 2, 90], [1, 1, 0, 0], [9, 0, 0, 1]]), val=1, task=task)
-    report = describe_split(split, task)
-    assert (report.train.foreground, report.train.spread, report.train.images) == (None, None, 2)
-    for samples, side in ((split.train, "train"), (split.val, "val")):
-        a, *b = classes_on(samples, 4)[:3]
-        shares = [a / (a + sum(b)), sum(b) / (a + sum(b)), 0]
-        assert [getattr(each, side) for each in report.classes] == pytest.approx(shares)
-    assert [each.name for each in report.classes] == ["a", "b", "never"]
-
-
-def test_one_class_of_label_files_is_described_as_an_object_is(tmp_path: Path) -> None:
-    task = Task(classes={"cell": "1-9"})
-    split = split_samples(write_labels(tmp_path, [[6, 2, 2], [1, 1, 0], [9, 0, 1]]), val=1, task=task)
-    report = describe_split(split, task)
-    truth = {"000": 0.4, "001": 0.5, "002": 0.1}
-    assert report.train.foreground == pytest.approx(np.mean([truth[sample.group] for sample in split.train]))
-    assert report.classes == ()
 
 
 def test_a_process_reads_an_unchanged_label_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from carvana.inference.base import run_batches
-from carvana.inference.prediction import Prediction, PreprocessedImage
+from carvana.inference.prediction import Prediction
+from carvana.inference.preprocess import PreprocessedImage
 
 
 class Recorder:

@@ -17,8 +17,9 @@ from carvana.errors import ConfigError, DataError
 from carvana.inference.outputs.cutout import parse_background
 from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.predict_folder import MANIFEST, Summary, predict_folder
-from carvana.inference.prediction import Prediction, PreprocessedImage
+from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
+from carvana.inference.preprocess import PreprocessedImage
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 

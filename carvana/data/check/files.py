@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.class_values import color_of
 from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
 from carvana.data.io.images import SUFFIXES, image_size, read_image
 from carvana.data.io.labels import FEW_VALUES, count_values, read_values
 from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, read_mask, share_of
-from carvana.data.layouts import (
-    EXPECTED,
-    Part,
-    group_and_view,
-    image_names,
-    others,
-)
+from carvana.data.layouts import Part, image_names, others
+from carvana.data.names import EXPECTED, group_and_view
 from carvana.data.objects import paint_labels, read_objects
 from carvana.data.samples import PairedNames, Sample
 from carvana.errors import ConfigError, DataError, printable
-from carvana.task import Task, color_of
+from carvana.task import Task
 
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -338,16 +332,17 @@ def _inspect_objects(sample: Sample, task: Task | None, found: PairSummary) -> N
     """Count the objects of each category, and the pixels that they cover together."""
     size, objects = read_objects(sample)
     hasher, found.area = hashlib.blake2b(repr(size).encode(), digest_size=16), size[0] * size[1]
-    for category, several in itertools.groupby(sorted(objects, key=itemgetter(0)), key=itemgetter(0)):
-        covered = np.zeros(size, np.uint8)
-        for count, (_, box, inside) in enumerate(several, start=1):
-            covered[box] |= inside
-            found.objects[category] = count
-        found.values[category] = int(np.count_nonzero(covered))
-        hasher.update(category.encode() + covered.data)
+    covered: dict[str, NDArray[np.uint8]] = {}
+    for category, box, inside in objects:
+        covered.setdefault(category, np.zeros(size, np.uint8))[box] |= inside
+        found.objects[category] = found.objects.get(category, 0) + 1
+    for category in sorted(covered):
+        found.values[category] = int(np.count_nonzero(covered[category]))
+        hasher.update(category.encode() + covered[category].data)
     found.mask, found.share = hasher.digest(), max(found.values.values(), default=0) / found.area
     if found.size not in (None, size):
-        found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), _differ(found.size, size)))
+        what = _differ(found.size, size, "mask is" if sample.annotation is None else "annotation file gives")
+        found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), what))
     if task is not None and task.kind == "multiclass":
         paint_labels(sample, task)
 
@@ -370,6 +365,6 @@ def _digest(pixels: NDArray[Any], size: Size) -> bytes:
     return hasher.digest()
 
 
-def _differ(image: Size, mask: tuple[int, ...]) -> str:
+def _differ(image: Size, mask: tuple[int, ...], what: str = "mask is") -> str:
     turned = "; one of them is turned on its side" if image == mask[::-1] else ""
-    return f"the mask is {mask[0]} x {mask[1]} pixels (height x width), its image {image[0]} x {image[1]}{turned}"
+    return f"the {what} {mask[0]} x {mask[1]} pixels (height x width), its image {image[0]} x {image[1]}{turned}"

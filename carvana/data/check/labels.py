@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from carvana.class_values import bounds, nearest_color
 from carvana.data.check.files import PairSummary, Problem
 from carvana.data.io.labels import FEW_VALUES, suggest_colors, suggest_task
 from carvana.data.objects import suggest_classes
 from carvana.errors import DataError
-from carvana.task import FIRST_COLOR, Task, nearest_color
+from carvana.task import Task
 
 RARE = 0.001, 0.05
 """A class is rare below this share of the pixels, or in less than this share of the images, or in one image alone."""
@@ -151,7 +152,7 @@ class ValueTally:
         if isinstance(value, int):
             value_codes = np.array([[value]])
         elif value.startswith("#") and not self._objects:
-            value_codes = np.array([[int(value[1:], 16) + FIRST_COLOR]])
+            value_codes = np.array([bounds(value)[:1]])
         else:
             code = self.task.category_code(value)
             return self._class(code) if code is not None else None

@@ -60,8 +60,9 @@ def check_sizes(samples: Sequence[Sample]) -> None:
             unreadable += [error for error in (of_image, of_mask) if isinstance(error, str)]
             continue
         if of_image.size != of_mask.size:
+            what = "mask is" if sample.annotation is None else "annotation file gives"
             wrong.append(
-                f"{mask}: the mask is {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its image "
+                f"{mask}: the {what} {of_mask.size[0]} x {of_mask.size[1]} pixels (height x width), its image "
                 f"{sample.image.name} {of_image.size[0]} x {of_image.size[1]}"
             )
     if unreadable:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from carvana.class_files import COLOR_FILES
+from carvana.class_values import color_values, run_lengths
 from carvana.data.io.convert import is_wide, orientation_of, turn
 from carvana.data.io.decode import Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import DataError
-from carvana.task import Task, color_values, run_lengths
+from carvana.task import Task
 from carvana.utils.files import write_bytes
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -35,8 +36,8 @@ def read_values(source: Source, *, colors: bool = False, max_pixels: int = MAX_P
 
     Args:
         source: The file.
-        colors: Its colours count, those of a palette, too: they are values as :func:`carvana.task.color_values` makes
-            them.
+        colors: Its colours count, those of a palette, too: they are values as
+            :func:`carvana.class_values.color_values` makes them.
         max_pixels: Refuse files that hold more pixels.
 
     Raises:

@@ -338,6 +338,12 @@ def _several(found: NDArray[Any]) -> str:
     if (found != np.trunc(found)).any():
         return what
     task = task_in_a_line(suggest_task(found.astype(np.int64).tolist()))
+    if len(found) > FEW_VALUES:
+        return (
+            f"{_listed(found)}, more than the two of a mask, 0 and 255: numbers of objects, or not a mask; of objects "
+            f"of one class the config needs {task}, of classes all values in task.classes (`carvana data check` lists "
+            "them)"
+        )
     return f"{what}; label maps need a task in the config: {task} (`carvana data check` prints that of all files)"
 
 

@@ -236,9 +236,13 @@ def test_two_bright_values_do_not_tell_the_object(
         read_mask(encoded(values(mask).astype(np.uint8)))
 
 
-def test_many_labels_are_counted_and_not_listed(mask: np.ndarray) -> None:
-    with pytest.raises(DataError, match="values from 10 to") as caught:
-        read_mask(encoded((np.indices(mask.shape).sum(0) * 20 + 10).astype(np.uint16)))
+def test_many_labels_are_counted_and_may_number_objects(mask: np.ndarray) -> None:
+    values = (np.indices(mask.shape).sum(0) * 20 + 10).astype(np.uint16)
+    many = (
+        f"{len(np.unique(values))} values from 10 to {values.max()}, .*: numbers of objects, or not a mask; .* needs "
+    )
+    with pytest.raises(DataError, match=rf"{many}task: {{classes: {{object: 10-{values.max()}}}}}") as caught:
+        read_mask(encoded(values))
     assert len(str(caught.value)) < 300
 
 

@@ -1,0 +1,99 @@
+"""What a network gets: an image resized to its scale, which is how large the network sees it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carvana.data.io.images import resize_image
+from carvana.errors import ConfigError, did_you_mean
+
+Scale = str | tuple[int, int]
+"""``"trained"``, ``"native"``, ``"HEIGHTxWIDTH"`` or (height, width)."""
+
+SMALLEST, LARGEST = 8, 16384
+"""Bounds of either side, in pixels: those of data.size in a config."""
+
+
+def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The size to which images are resized for the network.
+
+    Args:
+        scale: ``"trained"`` is the size that the network was trained at, ``"native"`` the image's own.
+        trained_size: (height, width) of the network's training, None if it saw images at their own size.
+
+    Returns:
+        (height, width), each from 8 to 16384, or None for each image's own size.
+
+    Raises:
+        ConfigError: the scale is not valid.
+
+    >>> network_size("trained", (128, 128)), network_size("640x960", (128, 128)), network_size("native", (128, 128))
+    ((128, 128), (640, 960), None)
+    """
+    if scale == "native":
+        return None
+    if scale == "trained":
+        return trained_size
+    if isinstance(scale, str):
+        match = re.fullmatch(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*", scale)
+        size: tuple[int, ...] = tuple(int(number) for number in match.groups()) if match else ()
+    else:
+        size = tuple(scale)
+    if len(size) != 2 or min(size) < SMALLEST or max(size) > LARGEST:
+        hint = did_you_mean(scale, ["trained", "native"]) if isinstance(scale, str) else ""
+        raise ConfigError(
+            f"scale {scale!r} cannot be used; expected trained, native or HEIGHTxWIDTH such as 640x960, each side "
+            f"{SMALLEST} to {LARGEST} pixels{hint}"
+        )
+    return size[0], size[1]
+
+
+@dataclass(frozen=True, eq=False)
+class PreprocessedImage:
+    """An image at the size of each network that is to see it. A tensor is sent to another process without a copy.
+
+    Attributes:
+        images: uint8 (h, w, 3), one for each network.
+        size: (H, W) of the original, which its mask gets.
+        name: what error messages call it; empty for pixels without a file.
+    """
+
+    images: tuple[Tensor, ...]
+    size: tuple[int, int]
+    name: str = ""
+
+    def __getitem__(self, networks: int | slice) -> PreprocessedImage:
+        """The same image for one of the networks, or for some."""
+        images = self.images[networks] if isinstance(networks, slice) else (self.images[networks],)
+        return PreprocessedImage(images, self.size, self.name)
+
+    @property
+    def nbytes(self) -> int:
+        """What its pixels take."""
+        return sum(image.nbytes for image in self.images)
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Resizes an image for networks, by area, once for each different size.
+
+    Attributes:
+        sizes: (height, width) at which each network sees images; None leaves each image as it is.
+    """
+
+    sizes: tuple[tuple[int, int] | None, ...]
+
+    def __call__(self, image: NDArray[np.uint8], name: str = "") -> PreprocessedImage:
+        """Resize an image, uint8 (H, W, 3)."""
+        height, width = image.shape[:2]
+        resized = {
+            size: torch.from_numpy(np.require(resize_image(image, size or (height, width)), requirements="W"))
+            for size in set(self.sizes)
+        }
+        return PreprocessedImage(tuple(resized[size] for size in self.sizes), (height, width), name)
