@@ -69,16 +69,51 @@ def data(quiet: QUIETLY = False, verbose: VERBOSELY = False) -> None:
 @app.command()
 @with_options
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train/ and train_masks/ are made.")],
-    cars: Annotated[int, typer.Option(min=1, help="How many cars, each from 16 angles.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Other cars for another number.")] = 0,
-) -> None:
-    """Draw studio cars with exact masks, 1918x1280, in Carvana's own layout."""
-    from carvana.cli.display import make_reporter
-    from carvana.data.demo import write_demo
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the images and masks are written.")],
+    cars: Annotated[
+        int | None, typer.Option(min=1, help="How many cars, each from 16 angles.", show_default="12")
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, max=150, metavar="N", help="Draw streets with label maps of N classes; without it, cars."),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, metavar="C",
+            help="Of streets: 1 grey, 3 RGB; other numbers are .npy files (infrared and further bands), which fit does "
+            "not read yet.",
+            show_default="3",
+        ),
+    ] = None,
+    scenes: Annotated[
+        int | None, typer.Option(min=1, help="How many streets, each in 4 views.", show_default="12")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Other cars or streets for another number.")] = 0,
+) -> None:  # fmt: skip
+    """Draw images with exact masks: studio cars, 1918x1280, in Carvana's own layout, or streets of several classes.
 
-    write_demo(folder, cars=cars, seed=seed, reporter=make_reporter())
+    Streets are 320x240, in images/, masks/ and codes.txt. From three classes on one is thin (pole), from four on one is
+    rare (sign); those after the twelfth are figures.
+    """
+    from carvana.cli.display import make_reporter
+    from carvana.data.demo import write_demo, write_scenes
+
+    several = classes is not None and classes > 1
+    options = {"--cars": cars} if several else {"--channels": channels, "--scenes": scenes}
+    if other := [name for name, value in options.items() if value is not None]:
+        what = "goes with cars, not with --classes" if several else "needs --classes 2 or more"
+        raise typer.BadParameter(f"{other[0]} {what}")
+    if classes is None or classes == 1:
+        write_demo(folder, cars=cars or 12, seed=seed, reporter=make_reporter())
+        typer.echo(str(folder))
+        return
+    channels = channels or 3
+    write_scenes(folder, classes=classes, channels=channels, scenes=scenes or 12, seed=seed, reporter=make_reporter())
     typer.echo(str(folder))
+    if channels in (1, 3):
+        words = ["carvana", "fit", "--data", str(folder), "--set", "task.classes=codes.txt"]
+        typer.echo(f"to train on it: {shlex.join(words)}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,35 @@ def test_data_demo_draws_a_folder_that_fit_takes(tmp_path: Path) -> None:
     samples = find_samples(tmp_path / "cars")
     assert len(samples) == 16
     assert read_image(samples[0].image).shape == (1280, 1918, 3)
+
+
+@pytest.mark.slow
+def test_data_demo_draws_scenes_and_prints_the_command_that_trains_on_them(tmp_path: Path) -> None:
+    result = call("data", "demo", tmp_path / "streets", "--classes", 4, "--scenes", 2, "--channels", 1)
+    assert result.exit_code == 0
+    folder, line = result.stdout.splitlines()
+    assert Path(folder) == tmp_path / "streets"
+    words = shlex.split(line.removeprefix("to train on it: carvana "))
+    trained = call(*words, "--arch", "unet-ref", "--out", tmp_path / "run", "--device", "cpu", *TINY)
+    assert trained.exit_code == 0, trained.stderr
+    numbers = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [each["name"] for each in numbers["per_class"]] == ["background", "road", "pole", "sign"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--classes", 4, "--cars", 2], "--cars goes with cars"),
+        (["--channels", 4], "--channels needs --classes"),
+        (["--classes", 1, "--scenes", 2], "--scenes needs --classes"),
+        (["--classes", 151], "150"),
+    ],
+)
+def test_data_demo_refuses_options_that_do_not_go_together(tmp_path: Path, words: list[object], told: str) -> None:
+    result = call("data", "demo", tmp_path / "new", *words)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
+    assert not (tmp_path / "new").exists()
 
 
 def test_help_and_archs_do_not_import_torch() -> None:

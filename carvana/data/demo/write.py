@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
+import numpy as np
 
 from carvana.data.demo.photo import VIEWS, draw_photo
 from carvana.data.demo.scene import FULL
@@ -32,6 +33,25 @@ VERSION = 2
 T = TypeVar("T")
 
 
+class Drawing(Protocol):
+    """An image and its mask that are to be drawn."""
+
+    @property
+    def image(self) -> Path:
+        """The file of the image."""
+
+    @property
+    def mask(self) -> Path:
+        """The file of the mask."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+
+    def draw(self) -> None:
+        """Write what is missing of the two files."""
+
+
 class _Photo(NamedTuple):
     root: Path
     car: int
@@ -46,6 +66,13 @@ class _Photo(NamedTuple):
     @property
     def mask(self) -> Path:
         return self.root / "train_masks" / f"{self.image.stem}_mask.gif"
+
+    def draw(self) -> None:
+        image, mask = draw_photo(self.car, self.view, seed=self.seed, size=self.size)
+        if not self.mask.exists():
+            write_palette_mask(self.mask, mask)
+        if not self.image.exists():
+            write_image(self.image, image, quality=90)
 
 
 def car_id(car: int, *, seed: int = 0) -> str:
@@ -94,65 +121,87 @@ def write_demo(
         ...     sorted(path.name for path in root.iterdir())
         ['demo.json', 'train', 'train_masks']
     """
-    reporter = reporter or default_reporter()
     root = Path(root)
     if cars < 1 or not 1 <= views <= VIEWS:
         raise DataError(f"{cars} cars with {views} views: a demo needs at least 1 car and 1 to {VIEWS} views of each")
-    if workers is not None and workers < 1:
-        raise DataError(f"workers {workers}: at least 1 process must draw")
     which = [1 + (VIEWS * k) // views for k in range(views)]
     photos = [_Photo(root, car, view, seed, size) for car in range(cars) for view in which]
     manifest = {"version": VERSION, "cars": cars, "views": views, "seed": seed, "size": list(size)}
-    _refuse_other_files(root, photos, manifest)
-    missing = [photo for photo in photos if not _is_whole(photo)]
+    return write_drawings(root, photos, manifest, "drawing demo cars", workers=workers, reporter=reporter)
+
+
+def write_drawings(
+    root: Path,
+    drawings: Sequence[Drawing],
+    manifest: dict[str, Any],
+    task: str,
+    *,
+    workers: int | None,
+    reporter: Reporter | None,
+) -> Path:
+    """Draw what is missing of a demo and write, last, its manifest demo.json; returns the folder.
+
+    Args:
+        root: The folder, made if missing.
+        drawings: All that it is to hold.
+        manifest: What decides the drawings.
+        task: The name of the work, for the progress.
+        workers: Processes to draw with; None takes as many as there are cores to run on.
+        reporter: Shows the progress.
+
+    Raises:
+        DataError: The folder holds other images or another demo, or there is no process. Nothing is overwritten.
+    """
+    if workers is not None and workers < 1:
+        raise DataError(f"workers {workers}: at least 1 process must draw")
+    _refuse_other_files(root, drawings, manifest)
+    missing = [drawing for drawing in drawings if not _is_whole(drawing)]
     if missing:
         with closing(in_processes(_draw_one, missing, workers=workers or cpu_count())) as drawn:
-            for _ in track(drawn, reporter, "drawing demo cars", total=len(missing)):
+            for _ in track(drawn, reporter or default_reporter(), task, total=len(missing)):
                 pass
     if missing or not (root / "demo.json").exists() or read_json(root / "demo.json") != manifest:
         write_json(root / "demo.json", manifest)
     return root
 
 
-def _refuse_other_files(root: Path, photos: list[_Photo], manifest: dict[str, object]) -> None:
+def _refuse_other_files(root: Path, drawings: Sequence[Drawing], manifest: dict[str, Any]) -> None:
     path = root / "demo.json"
     if path.exists():
         try:
             found = read_json(path)
-            other = [key for key in ("version", "seed", "size") if found.get(key) != manifest[key]]
+            same = ("version", "seed", "size", "classes", "channels")
+            other = [key for key in same if found.get(key) != manifest.get(key)]
         except (ValueError, AttributeError):
             raise DataError(f"{path} is not a demo's manifest: choose another folder") from None
         if other:
-            differences = ", ".join(f"{key} {found.get(key)} instead of {manifest[key]}" for key in other)
+            differences = ", ".join(f"{key} {found.get(key)} instead of {manifest.get(key)}" for key in other)
             raise DataError(f"{root} holds another demo ({differences}): choose another folder")
-    ours = {path for photo in photos for path in (photo.image, photo.mask)}
-    for path in sorted([*root.glob("train/*"), *root.glob("train_masks/*")]):
-        if path not in ours and not path.name.startswith("."):
-            raise DataError(
-                f"{path} is not part of the demo asked for: take an empty folder, or ask for all that is there"
-            )
+    ours = {path for drawing in drawings for path in (drawing.image, drawing.mask)}
+    for folder in sorted({path.parent for path in ours}):
+        for path in sorted(folder.glob("*")):
+            if path not in ours and not path.name.startswith("."):
+                raise DataError(
+                    f"{path} is not part of the demo asked for: take an empty folder, or ask for all that is there"
+                )
 
 
-def _is_whole(photo: _Photo) -> bool:
+def _is_whole(drawing: Drawing) -> bool:
     """Whether both files are there; they are only ever renamed into place when complete."""
-    there = [path for path in (photo.image, photo.mask) if path.exists()]
+    there = [path for path in (drawing.image, drawing.mask) if path.exists()]
     for path in there:
         try:
-            found = image_size(path)
-        except CarvanaError:
+            found = np.load(path, mmap_mode="r").shape[:2] if path.suffix == ".npy" else image_size(path)
+        except (CarvanaError, ValueError):
             raise DataError(f"{path} cannot be read as a demo picture: remove it or choose another folder") from None
-        if found != photo.size:
-            sizes = "{}x{}, not {}x{}".format(*found, *photo.size)
+        if found != drawing.size:
+            sizes = "{}x{}, not {}x{}".format(*found, *drawing.size)
             raise DataError(f"{path} is of another demo ({sizes}): choose another folder")
     return len(there) == 2
 
 
-def _draw_one(photo: _Photo) -> None:
-    image, mask = draw_photo(photo.car, photo.view, seed=photo.seed, size=photo.size)
-    if not photo.mask.exists():
-        write_palette_mask(photo.mask, mask)
-    if not photo.image.exists():
-        write_image(photo.image, image, quality=90)
+def _draw_one(drawing: Drawing) -> None:
+    drawing.draw()
 
 
 def in_processes(function: Callable[[T], object], items: Sequence[T], *, workers: int) -> Generator[None, None, None]:
