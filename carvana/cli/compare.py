@@ -22,6 +22,9 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="Small networks, half a minute each, on demo cars unless --data is given.")
     ] = False,
+    classes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --quick: on drawn scenes of N classes, not on cars.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="The data folder. Without one, demo cars are drawn.")] = None,
     config: options.CONFIG = None,
     settings: Annotated[
@@ -77,7 +80,7 @@ def compare(
     board = run_comparison(
         names or (),
         load_config(source, changes) if source or changes else None,
-        quick=quick, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
+        quick=quick, classes=classes, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
         config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))),
         columns=[name.strip() for name in columns.split(",") if name.strip()], reporter=make_reporter(),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 from carvana.config import FitConfig, load_config
 from carvana.data.check.masks import mean_best_dice
+from carvana.data.demo import class_names, kept_scenes
 from carvana.data.splits import write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
@@ -43,6 +44,7 @@ def compare(
     config: FitConfig | None = None,
     *,
     quick: bool = False,
+    classes: int | None = None,
     seeds: int = 1,
     settings: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
@@ -66,6 +68,7 @@ def compare(
             are compared, the validation images of the first one are taken.
         quick: Without names, compare some small networks; without a config, take ``compare-quick``: minutes on two
             cores.
+        classes: Of a quick comparison without images: on drawn scenes of so many classes, 2 to 150, not on drawn cars.
         seeds: How many times to fit each network, with the config's seed and those after it.
         settings: ``NAME:model.key=value``, for the network of that name alone.
         out: The folder; by default ``runs/compare``, or ``runs/compare-quick``.
@@ -98,6 +101,8 @@ def compare(
     _check_free(folder)
     entries = make_entries(names or QUICK, settings)
     reporter = reporter or default_reporter()
+    if classes is not None:
+        config = _with_scenes(classes, config, quick=quick, reporter=reporter)
     plan = make_plan(
         entries, config,
         out=folder, seeds=seeds, config_name=config_name or _name_of(config), columns=columns, device=device,
@@ -108,6 +113,20 @@ def compare(
         _warn_of_dropped_rows(plan, reporter)
         write_split(plan.out / "split.csv", plan.split)
         return _Execution(plan, memory_gb=memory_gb, reporter=reporter).run()
+
+
+def _with_scenes(classes: int, config: FitConfig | None, *, quick: bool, reporter: Reporter) -> FitConfig:
+    """The config of a quick comparison on drawn scenes."""
+    if not quick or config is None or config.data.root is not None or config.task.classes is not None:
+        raise ConfigError(
+            f"classes = {classes}: is for a quick comparison of drawn scenes; with a data folder name its classes in "
+            "task.classes"
+        )
+    if classes == 1:
+        return config
+    return config.replace(
+        {"task.classes": class_names(classes), "data.root": str(kept_scenes(classes, reporter=reporter))}
+    )
 
 
 def _name_of(config: FitConfig | None) -> str:

@@ -142,6 +142,15 @@ def test_columns_are_classes(data: Path, tmp_path: Path) -> None:
         carvana.compare(["unet-ref"], settings(data), columns=["poles"], out=tmp_path / "b", reporter=SilentReporter())
 
 
+@pytest.mark.parametrize("settings_", [{"quick": False}, {"quick": True, "data": True}])
+def test_drawn_scenes_are_for_quick_comparisons_without_images(
+    settings_: dict[str, bool], data: Path, tmp_path: Path
+) -> None:
+    config = settings(data) if settings_.get("data") else None
+    with pytest.raises(ConfigError, match="classes = 4: is for a quick comparison"):
+        carvana.compare(["unet-ref"], config, quick=settings_["quick"], classes=4, out=tmp_path / "b")
+
+
 def test_finished_runs_alone_bring_their_images_and_their_classes(board: Leaderboard, tmp_path: Path) -> None:
     runs = [f"{row.name}={row.run}" for row in board.rows]
     again = carvana.compare(runs, out=tmp_path / "again", device="cpu", reporter=SilentReporter())
