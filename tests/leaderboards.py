@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.evaluation.statistics import LEVEL
+from carvana.evaluation.statistics import LEVEL, adjusted_p
+from carvana.leaderboard.scores import PooledIou
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,48 @@ def wrong(scores: NDArray[np.float64], called: NDArray[np.bool_], gaps: Sequence
     """Whether some row is called worse than the best one although it is as good or better in truth."""
     true = np.asarray(gaps)
     return bool((called & (true <= true[scores.mean(axis=1).argmax()])).any())
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """Counts of pixels of networks for several classes, the last of which is rare: on a third of the groups, small.
+
+    A class is hard in a group for all networks alike, and harder for some than for others. A network without a gap
+    finds about as much of each class as any other.
+
+    Attributes:
+        classes: how many.
+        groups: how many.
+        rare: the share of the pixels that the last class has.
+        shared: the standard deviation of what a group adds to the log odds of a class's IoU for all networks.
+        own: the same for each network alone.
+    """
+
+    classes: int = 11
+    groups: int = 40
+    rare: float = 0.001
+    shared: float = 0.5
+    own: float = 0.25
+
+    def draw(self, generator: np.random.Generator, gaps: Sequence[float]) -> list[PooledIou]:
+        """Draw the counts of networks that lose so much of the log odds of every IoU to the best one."""
+        shape = (self.groups, self.classes)
+        sizes = generator.dirichlet(np.full(self.classes - 1, 0.7)) * (1 - self.rare)
+        sizes = 1e5 * np.append(np.maximum(sizes, 0.01), self.rare)
+        true = sizes * generator.lognormal(0, 0.6, shape)
+        true[generator.permutation(self.groups)[self.groups // 3 :], -1] = 0
+        hard = np.append(generator.normal(1.5, 1.0, self.classes - 1), -0.5) + generator.normal(0, self.shared, shape)
+        found = []
+        for gap in gaps:
+            odds = hard - gap + generator.normal(0, self.own, shape)
+            missed = 1 / (1 + np.exp(odds))  # of the pixels of a class; as many are taken from others
+            hits = np.round(true * (1 - missed))
+            wrong = true.sum(1, keepdims=True) * missed.mean(1, keepdims=True) / 2
+            false = np.round(wrong * generator.dirichlet(sizes, self.groups))
+            found.append(PooledIou(hits[None], (true + false)[None]))
+        return found
+
+    def p(self, networks: Sequence[PooledIou], *, flips: int, seed: int) -> NDArray[np.float64]:
+        """The p-values (K, K) of a leaderboard."""
+        differences = [a.differences(b) for a, b in itertools.combinations(networks, 2)]
+        return adjusted_p(np.stack(differences), flips=flips, seed=seed)
