@@ -23,7 +23,7 @@ from carvana.data.target import read_labels
 from carvana.errors import DataError, shortened
 from carvana.evaluation.evaluate import AnyEvaluation
 from carvana.evaluation.labels import LabelEvaluation
-from carvana.evaluation.multilabel import MultilabelEvaluation
+from carvana.evaluation.masks import MultilabelEvaluation
 from carvana.inference.outputs.overlay import overlay
 from carvana.utils.files import atomic_path
 from carvana.utils.progress import METRICS

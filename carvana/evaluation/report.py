@@ -19,7 +19,7 @@ from carvana.data.samples import Sample
 from carvana.errors import RunError
 from carvana.evaluation.evaluate import AnyEvaluation, Evaluation, evaluate, evaluate_parts, read_written
 from carvana.evaluation.labels import LabelEvaluation
-from carvana.evaluation.multilabel import MultilabelEvaluation
+from carvana.evaluation.masks import MultilabelEvaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
 from carvana.folds import Folds

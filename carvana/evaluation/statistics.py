@@ -137,8 +137,7 @@ def bootstrap_interval(
     Returns:
         (low, high), or None for a single group, which cannot show how groups differ.
     """
-    _, sizes = np.unique(np.asarray(groups), return_counts=True)
-    if len(sizes) < 2:
+    if len(set(groups)) < 2:
         return None
     return interval_of(bootstrap_means(values, groups, samples=samples, seed=seed), level=level)
 
@@ -158,33 +157,6 @@ def bootstrap_means(
     return bootstrap_draws(_mean, columns, groups, samples=samples, seed=seed)
 
 
-def bootstrap_interval_of(
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    values: NDArray[np.floating] | NDArray[np.integer],
-    groups: Sequence[str],
-    *,
-    samples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float] | None:
-    """The same for any function of sums over images, such as a quotient.
-
-    Args:
-        statistic: the sums of each draw, (draws, M), to numbers (draws,).
-        values: (N, M), what is summed.
-        groups: N names.
-        samples: how many times to draw.
-        level: the share of draws inside the interval.
-        seed: equal seeds give equal intervals.
-
-    Returns:
-        (low, high), or None for a single group.
-    """
-    if len(set(groups)) < 2:
-        return None
-    return interval_of(bootstrap_draws(statistic, values, groups, samples=samples, seed=seed), level=level)
-
-
 def bootstrap_draws(
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     values: NDArray[np.floating] | NDArray[np.integer],
@@ -193,7 +165,15 @@ def bootstrap_draws(
     samples: int = 10_000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """The statistic of each draw of groups, (samples,); as for :func:`bootstrap_interval_of`."""
+    """A function of sums over images, such as a quotient, in each draw of groups: (samples,).
+
+    Args:
+        statistic: the sums of each draw, (draws, M), to numbers (draws,).
+        values: (N, M), what is summed.
+        groups: N names.
+        samples: how many times to draw.
+        seed: equal seeds give equal draws.
+    """
     _, members = np.unique(np.asarray(groups), return_inverse=True)
     count = int(members.max(initial=0)) + 1
     columns = [np.bincount(members, weights=column, minlength=count) for column in values.T.astype(np.float64)]
