@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.display import over_white, read_shown
+from carvana.data.check.masks import spread
+from carvana.data.io.display import largest_first, legend_of, over_white, overlay_classes, read_shown
 from carvana.data.io.images import encode_image, resize_image
-from carvana.data.io.label_overlay import legend_of, overlay_labels, overlay_masks
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
+from carvana.data.target import pixel_counts
 from carvana.errors import RunError
 from carvana.evaluation.evaluate import AnyEvaluation, Evaluation, evaluate, evaluate_parts, read_written
 from carvana.evaluation.labels import LabelEvaluation
@@ -182,14 +183,16 @@ def draw_pictures(
     if not isinstance(evaluation, Evaluation):
         class_bars(evaluation, run.pictures_path / "classes.png")
 
-    shown = _spread(samples)
+    shown = [samples[place] for place in spread(len(samples), 12)]  # many groups and views
     contact_sheet(
         [_drawn(over_white(read_shown(sample.image)), mask_of(sample), task) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
         title="Labels of validation images" if task.kind == "multiclass" else "Masks of validation images",
     )
-    _draw_thumbnail(_spread(samples, 2), mask_of, task, run.pictures_path / Path(THUMBNAIL).name)
+    _draw_thumbnail(
+        [samples[place] for place in spread(len(samples), 2)], mask_of, task, run.pictures_path / Path(THUMBNAIL).name
+    )
     records = run.read_epochs()
     if records:
         curves(records, run.pictures_path / "curves.png")
@@ -198,9 +201,7 @@ def draw_pictures(
 
 
 def _drawn(image: NDArray[np.uint8], found: Labels, task: Task, *, legend: bool = True) -> NDArray[np.uint8]:
-    if task.kind == "multilabel":
-        return overlay_masks(image, found, task, legend=legend)
-    return overlay_labels(image, found, task, legend=legend) if task.kind == "multiclass" else overlay(image, found)
+    return overlay(image, found) if task.kind == "binary" else overlay_classes(image, found, task, legend=legend)
 
 
 def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Labels], task: Task, path: Path) -> None:
@@ -213,27 +214,19 @@ def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Label
         lines, columns = (np.arange(new) * old // new for new, old in zip((height, width), image.shape, strict=False))
         image, found = resize_image(image, (height, width)), found[..., lines[:, None], columns]
         rows.append(np.hstack([image, _drawn(image, found, task, legend=False)]))
-        flat = found[found < len(pixels)]  # without void
-        pixels += (found == 1).sum((1, 2)) if found.ndim == 3 else np.bincount(flat, minlength=len(pixels))
-    if task.kind != "binary" and pixels.any():
-        present = [k for k in np.argsort(-pixels, kind="stable").tolist() if pixels[k]]
+        pixels += pixel_counts(found, task)
+    if task.kind != "binary" and (present := largest_first(pixels)):
         rows.append(legend_of(task, present, max(row.shape[1] for row in rows)))
-    picture = np.full((sum(map(len, rows)), max(row.shape[1] for row in rows), 3), 255, np.uint8)
-    top = 0
-    for row in rows:
-        picture[top : top + len(row), : row.shape[1]] = row
-        top += len(row)
+    rights = [max(row.shape[1] for row in rows) - row.shape[1] for row in rows]
+    whole = [
+        np.pad(row, ((0, 0), (0, right), (0, 0)), constant_values=255) for row, right in zip(rows, rights, strict=True)
+    ]
+    picture = np.concatenate(whole)
     for quality in (88, 75, 60, 45, 30):
         data = encode_image(picture, ".jpg", quality=quality, name=path)
         if len(data) <= _CARD_BYTES:
             break
     write_bytes(path, data)
-
-
-def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
-    """Samples evenly spread over the list, so that many groups and views are shown."""
-    indices = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    return [samples[index] for index in indices]
 
 
 def _each_fold(folds: Folds) -> dict[str, Any]:

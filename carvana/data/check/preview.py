@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
+from carvana.data.io.display import largest_first, legend_of, overlay_classes
 from carvana.data.io.images import read_image, resize_image
-from carvana.data.io.label_overlay import legend_of, overlay_labels, overlay_masks
 from carvana.data.io.masks import shrink_mask
 from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
@@ -170,28 +170,17 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
             else:
                 found = np.where(shares.sum(0) < 0.5, task.void, shares.argmax(0)).astype(task.dtype)
             seen = np.ascontiguousarray(seen.transpose(1, 2, 0))
-            pictures.append(_enlarged(_labelled(seen, found, task)))
+            pictures.append(_enlarged(overlay_classes(seen, found, task, legend=False)))
         (height, width), tall = labels.shape[-2:], pictures[0].shape[0]
         shown = tall, max(1, round(tall * width / height))
-        planes: list[Any] = [
-            cv2.resize(plane, shown[::-1], interpolation=cv2.INTER_NEAREST)
-            for plane in labels.reshape(-1, height, width)
-        ]
-        small = np.stack(planes) if labels.ndim == 3 else planes[0]
-        pictures.insert(0, _labelled(resize_image(image, shown), small, task))
+        lines, columns = (np.arange(new) * old // new for new, old in zip(shown, (height, width), strict=True))
+        small = labels[..., lines[:, None], columns]
+        pictures.insert(0, overlay_classes(resize_image(image, shown), small, task, legend=False))
         counts = pixel_counts(labels, task)
-        number = int((counts > 0).sum())
-        rows.append((f"{sample.name}   {height} x {width}   classes: {number}", pictures))
+        rows.append((f"{sample.name}   {height} x {width}   classes: {np.count_nonzero(counts)}", pictures))
         pixels += counts
-    present = [index for index in np.argsort(-pixels, kind="stable").tolist() if pixels[index]]
     note = _MASKS if task.kind == "multilabel" else _LABELS
-    _draw(rows, heads, path, note=note, foot=lambda width: legend_of(task, present, width))
-
-
-def _labelled(image: Image, labels: NDArray[Any], task: Task) -> Image:
-    if task.kind == "multilabel":
-        return overlay_masks(image, labels, task, legend=False)
-    return overlay_labels(image, labels, task, legend=False)
+    _draw(rows, heads, path, note=note, foot=lambda width: legend_of(task, largest_first(pixels), width))
 
 
 def _mixed(shares: FloatMap, task: Task) -> Image:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.display import over_white
+from carvana.data.io.display import over_white, overlay_labels, overlay_masks
 from carvana.data.io.images import UInt8, encode_image
-from carvana.data.io.label_overlay import overlay_labels, overlay_masks
 from carvana.data.io.labels import encode_labels
 from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean

@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.display import over_white, overlay_labels, read_shown
 from carvana.data.io.images import encode_image, resize_image
-from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import Labels
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.samples import Sample
