@@ -93,6 +93,19 @@ def test_every_problem_of_names_is_counted(tmp_path: Path, sample: Path, rng: np
     assert any(line.startswith(f"{NAMES[7]}: has no row") for line in report.first)
 
 
+def test_a_table_with_image_and_class_in_columns_of_their_own_is_checked(tmp_path: Path) -> None:
+    sample, path = tmp_path / "sample.csv", tmp_path / "s.csv"
+    pairs = [(image, name) for image in ("a,b.jpg", "c.jpg") for name in ("sky", "road")]
+    rows = [f'"{image}",{name},' for image, name in pairs]
+    sample.write_text("\n".join(["id,class,predicted", *rows]))
+    path.write_text("\n".join(['"id",class,predicted', *(f"{row}1 3 60 1" for row in rows)]))
+    assert check(path, sample).ok
+    path.write_text("\n".join(["id,class,predicted", rows[1], rows[0] + "1 2 2 1", rows[1] + "61 1", "c.jpg,sky"]))
+    report = check(path, sample)
+    assert report.counts == {"overlapping": 1, "out of order": 1, "outside": 1, "doubled": 1, "no row": 1, "missing": 2}
+    assert "c.jpg,road: has no row" in report.first
+
+
 def expected_counts(order: list[str]) -> dict[str, int]:
     """By definition: a row is out of order if an image that follows it in the sample has a row before it."""
     counts = Counter({"missing": len(set(NAMES) - set(order))})

@@ -1,0 +1,169 @@
+"""The form of a table of masks: its columns, what stands before the runs of each row, and the order of the pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+
+from carvana.data.io.rle import Order, check_order
+from carvana.errors import ConfigError, DataError, did_you_mean
+from carvana.task import Task
+
+_OF_IMAGE, _OF_CLASS = ("image", "stem"), ("class", "number", "value")
+
+_COLUMNS = {1: ("img", "rle_mask"), 2: ("img", "class", "rle_mask")}
+_ROWS = {1: "{image}_{class}", 2: "{image},{class}"}
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """The form of a table, whose last column holds the runs.
+
+    What is left out follows from the rest. The table of one object is the competition's, ``img,rle_mask``. Of several
+    classes it is ``img,class,rle_mask``: programs read image and class without taking a name apart.
+
+    Attributes:
+        task: the classes.
+        columns: the names of the columns, two or more.
+        row: what stands before the runs, with a comma between columns. ``{image}`` is the name of the image's file and
+            ``{stem}`` the same without its suffix; ``{class}`` is the name of the class, ``{number}`` its place in
+            ``classes``, from 1, and ``{value}`` its value in label files.
+        order: whether pixels are numbered row after row or column after column.
+        classes: the classes that get rows.
+
+    Raises:
+        ConfigError: a name is unknown, rows would be alike, or there is another number of columns than in ``row``.
+
+    >>> steel = TableFormat(Task(classes=["scratch", "hole"]), row="{image}_{number}")
+    >>> steel.name(Path("test/a.jpg"), "hole"), steel.columns
+    ('a.jpg_2', ('img', 'rle_mask'))
+    """
+
+    task: Task
+    columns: tuple[str, ...] = ()
+    row: str = ""
+    order: Order = "row"
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        several = self.task.kind != "binary"
+        count = len(self.columns) - 1 if self.columns else len(self.row.split(",")) if self.row else 1 + several
+        row = self.row or ("{image}" if count == 1 and not several else _ROWS.get(count, ""))
+        columns = self.columns or _COLUMNS.get(count, ())
+        for name, value in {"columns": columns, "row": row, "classes": self.classes or tuple(self.task.names)}.items():
+            object.__setattr__(self, name, value)
+        check_order(self.order)
+        self._check_row(count)
+        for index, name in enumerate(self.classes):
+            self.task.index(name)
+            if name in self.classes[:index]:
+                raise ConfigError(f"--classes names {name} twice; expected each class once")
+
+    def _check_row(self, count: int) -> None:
+        if not self.row:
+            raise ConfigError(
+                f"--columns {','.join(self.columns)}: expected two names or three; of other tables state with --row "
+                "what stands before the runs"
+            )
+        if not self.columns or len(self._fields) != count:
+            raise ConfigError(
+                f"--row {self.row!r} fills {len(self._fields)} columns before the runs, and the names of columns are "
+                f"{','.join(self.columns) or 'not given'}; expected one more name than that, with --columns"
+            )
+        known = (*_OF_IMAGE, *_OF_CLASS)
+        for part in self._parts:
+            if part not in known:
+                raise ConfigError(
+                    f"--row {self.row!r}: {{{part}}} is not known; expected {{{'}, {'.join(known)}}}"
+                    f"{did_you_mean(part, known)}"
+                )
+        if not self._parts.intersection(_OF_IMAGE):
+            raise ConfigError(f"--row {self.row!r}: the rows of all images would be alike; add {{image}} or {{stem}}")
+        if len(self.classes) > 1 and not self._parts.intersection(_OF_CLASS):
+            raise ConfigError(
+                f"--row {self.row!r}: the rows of all classes would be alike; add {{class}} or {{number}}"
+            )
+
+    @cached_property
+    def _fields(self) -> list[str]:
+        return self.row.split(",")
+
+    @cached_property
+    def _parts(self) -> set[str]:
+        try:
+            parts = {part for field in self._fields for _, part, _, _ in Formatter().parse(field) if part is not None}
+            for field in self._fields:
+                field.format_map({part: 1 if part in ("number", "value") else "" for part in parts})
+        except (ValueError, LookupError, AttributeError) as error:
+            raise ConfigError(
+                f"--row {self.row!r}: {error}; expected text with parts such as {{image}} and {{class}}"
+            ) from error
+        return parts
+
+    @cached_property
+    def _of_class(self) -> dict[str, Mapping[str, Any]]:
+        """What each part of a row is that a class decides."""
+        codes = np.arange(len(self.task.classes), dtype=self.task.dtype) + (self.task.kind == "binary")
+        values = dict(zip(self.task.names, self.task.decode(codes).tolist(), strict=True))
+        return {
+            name: {"class": name, "number": number, "value": values[name]}
+            for number, name in enumerate(self.classes, start=1)
+        }
+
+    @property
+    def header(self) -> bytes:
+        """The first line, with its line break."""
+        return _line(self.columns)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether rows have the numbers of classes, which ``classes`` decides."""
+        return "number" in self._parts
+
+    def settings(self, classes: Sequence[str]) -> dict[str, Any]:
+        """All that decides the table besides the masks, as JSON values; empty for the competition's own.
+
+        Args:
+            classes: those with rows, in the order of the rows.
+        """
+        if self.task.kind == "binary" and self == TableFormat(self.task):
+            return {}
+        named = [list(self._of_class[name].values()) for name in classes]
+        return {"columns": list(self.columns), "row": self.row, "order": self.order, "classes": named}
+
+    def name(self, image: Path, of_class: str) -> str:
+        """The columns before the runs, with commas between them."""
+        return ",".join(self._filled(image, of_class))
+
+    def line(self, image: Path, of_class: str, runs: str) -> bytes:
+        r"""The line of an image and a class, with its line break.
+
+        Raises:
+            DataError: a name holds a line break, which would be two lines.
+
+        >>> form = TableFormat(Task.binary())
+        >>> form.line(Path("car_01.jpg"), "object", "2 5 8 1"), form.line(Path("a,b.jpg"), "object", "")
+        (b'car_01.jpg,2 5 8 1\n', b'"a,b.jpg",\n')
+        """
+        return _line([*self._filled(image, of_class), runs])
+
+    def _filled(self, image: Path, of_class: str) -> list[str]:
+        parts = {"image": image.name, "stem": image.stem, **self._of_class[of_class]}
+        return [field.format_map(parts) for field in self._fields]
+
+
+def _line(fields: Sequence[str]) -> bytes:
+    return os.fsencode(",".join(map(_quoted, fields)) + "\n")
+
+
+def _quoted(field: str) -> str:
+    if "\n" in field or "\r" in field:
+        raise DataError(f"{field!r} has a line break in its name; rename it")
+    return '"' + field.replace('"', '""') + '"' if "," in field or '"' in field else field
