@@ -287,11 +287,11 @@ def _in_order(
     if names is None:
         return sorted(images, key=lambda image: image.name), list(form.classes)
     places = {name: place for place, name in enumerate(names)}
-    found: dict[int, tuple[Path, str]] = {}
-    for image, of_class in itertools.product(images, form.classes):
+    found: dict[int, tuple[int, str]] = {}
+    for (number, image), of_class in itertools.product(enumerate(images), form.classes):
         place = places.get(form.name(image, of_class))
         if place is not None:
-            found[place] = image, of_class
+            found[place] = number, of_class
     missing = [name for place, name in enumerate(names) if place not in found]
     if missing:
         what = "images" if len(form.classes) == 1 else "rows"
@@ -301,21 +301,20 @@ def _in_order(
             f"{form.name(images[0], form.classes[0])}"
         )
     wanted = dict.fromkeys(found[place][0] for place in range(len(names)))
-    others = [image.name for image in images if image not in wanted]
+    others = [image.name for number, image in enumerate(images) if number not in wanted]
     if others:
         reporter.info(f"{len(others)} images that the sample does not name are left out, the first: {others[0]}")
     classes = list(dict.fromkeys(found[place][1] for place in range(len(names))))
     _refuse_absent(form, classes, reporter)
-    rows = itertools.product(wanted, classes)
-    for line, (name, row) in enumerate(itertools.zip_longest(names, rows), start=2):
-        expected = form.name(*row)
-        if name != expected:
+    for place, (number, of_class) in enumerate(itertools.product(wanted, classes)):
+        if found.get(place) != (number, of_class):
             raise DataError(
-                f"line {line} of the sample is {name or 'not there'}, and {expected} was expected: rows of an image "
-                "stand together, and all images have the same classes in the same order; leave out --against to write "
-                "such a table in the order of names"
+                f"line {place + 2} of the sample is {names[place] if place < len(names) else 'not there'}, and "
+                f"{form.name(images[number], of_class)} was expected: rows of an image stand together, and all images "
+                "have the same classes in the same order; leave out --against to write such a table in the order of "
+                "names"
             )
-    return list(wanted), classes
+    return [images[number] for number in wanted], classes
 
 
 def _refuse_absent(form: TableFormat, classes: Sequence[str], reporter: Reporter) -> None:

@@ -90,6 +90,21 @@ def test_a_plain_table_and_a_compressed_one_hold_the_same(photos: list[Path], tm
     assert gzip.decompress((tmp_path / "s.csv.gz").read_bytes()) == (tmp_path / "s.csv").read_bytes()
 
 
+def test_two_processes_write_the_table_of_one(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{photo.name},{name}" for photo in photos[::-1] for name in NAMES]
+    submit(photos, tmp_path / "alone.csv.gz", names=names)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        done = submit(photos, tmp_path / "s.csv.gz", names=names)
+        shares.append((done.written, done.complete))
+    assert shares == [(24, False), (16, True)]  # chunks of 4, 4 and 2 images
+    assert (tmp_path / "s.csv.gz").read_bytes() == (tmp_path / "alone.csv.gz").read_bytes()
+
+
 def test_the_mask_of_each_class_that_may_overlap_is_cleaned(photos: list[Path], tmp_path: Path) -> None:
     submit(photos, tmp_path / "s.csv", MULTILABEL, cleaning=Cleaning(parts=0.5, holes=0.5))
     expected = predicted(photos, MULTILABEL)
