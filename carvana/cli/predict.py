@@ -100,16 +100,16 @@ def submit(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Names of the columns, the last one for the runs; by default those of the sample, else img,rle_mask, "
-            "of several classes img,class,rle_mask.",
+            help="Names of the columns; by default those of the sample, else img,rle_mask, of several classes "
+            "img,class,rle_mask.",
         ),
     ] = None,
     row: Annotated[
         str | None,
         typer.Option(
             metavar="TEMPLATE",
-            help="What stands before the runs, with a comma between columns: text with {image}, {stem}, {class}, "
-            "{number} (of the class, from 1) or {value} (of the class in label files), such as {stem}_{number}.",
+            help="What stands in a row, with a comma between columns: text with {image}, {stem}, {class}, {number} (of "
+            "the class, from 1), {value} (of the class in label files), and {runs}, which come last if left out.",
         ),
     ] = None,
     order: Annotated[
@@ -147,18 +147,24 @@ def submit(
     from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.postprocess import Cleaning
     from carvana.inference.submission.format import TableFormat
-    from carvana.inference.submission.table import read_columns, read_names
+    from carvana.inference.submission.table import read_header, read_names
     from carvana.inference.submission.write import CHUNK, refuse_existing, write_submission
 
     reporter = make_reporter()
     refuse_existing(out)
     names = None if against is None else read_names(against)
-    named = _listed(columns) or (() if against is None else read_columns(against))
+    header = None if against is None else read_header(against)
+    named = _listed(columns) or (() if header is None else header.columns)
     found = collect_images([images], reporter=reporter)
     predictor = _load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
     form = TableFormat(
         predictor.task, columns=named, row=row or "", order=cast("Order", order), classes=_listed(classes)
     )
+    if header is not None and header.runs != form.runs_place:
+        raise DataError(
+            f"{against}: has runs in column {header.runs + 1}, {header.columns[header.runs]}, and the table would have "
+            f"them in column {form.runs_place + 1}; put {{runs}} in its place with --row"
+        )
     done = write_submission(
         predictor,
         found,

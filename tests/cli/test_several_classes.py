@@ -42,6 +42,10 @@ def maps(out: Path) -> list[np.ndarray]:
     return [read_values(path) for path in sorted(out.glob("*_mask.png"))]
 
 
+def stems(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / "data" / "images").iterdir())
+
+
 TILES = {"scale": "native", "mode": "tiles", "tile": 64}
 
 
@@ -119,12 +123,24 @@ def test_a_table_holds_the_label_maps_of_predict_and_is_found_sound(folder: Path
 
 
 def test_columns_and_classes_of_a_table_are_named(folder: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("ImageId,EncodedPixels,ClassId\n" + "".join(f"{stem},1 1,pole\n" for stem in stems(folder)))
+    words = ["--out", tmp_path / "middle.csv", "--against", sample, "--classes", "pole"]
+    refused = call("submit", folder / "one.onnx", folder / "data" / "images", *words, "--row", "{stem},{class}")
+    assert (
+        "has runs in column 2, EncodedPixels, and the table would have them in column 3; put {runs}" in refused.stderr
+    )
+    words += ["--row", "{stem},{runs},{class}"]
+    assert call("submit", folder / "one.onnx", folder / "data" / "images", *words).exit_code == 0
+    assert [row[::2] for row in read_rows(tmp_path / "middle.csv")[1:]] == [[stem, "pole"] for stem in stems(folder)]
     words = ["--columns", "id, class,predicted", "--classes", "pole, car", "--row", "{stem},{value}"]
     done = call("submit", folder / "one.onnx", folder / "data" / "images", "--out", tmp_path / "table.csv", *words)
     assert done.exit_code == 0, done.stderr
-    stems = sorted(path.stem for path in (folder / "data" / "images").iterdir())
     rows = read_rows(tmp_path / "table.csv")
-    assert [row[:2] for row in rows] == [["id", "class"], *([stem, value] for stem in stems for value in ("250", "30"))]
+    assert [row[:2] for row in rows] == [
+        ["id", "class"],
+        *([stem, value] for stem in stems(folder) for value in ("250", "30")),
+    ]
 
 
 @pytest.mark.parametrize(

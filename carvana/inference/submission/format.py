@@ -1,4 +1,4 @@
-"""The form of a table of masks: its columns, what stands before the runs of each row, and the order of the pixels."""
+"""The form of a table of masks: its columns, what stands in each row, and the order of the pixels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from carvana.task import Task
 
 _OF_IMAGE, _OF_CLASS = ("image", "stem"), ("class", "number", "value")
 
-_COLUMNS = {1: ("img", "rle_mask"), 2: ("img", "class", "rle_mask")}
+_COLUMNS = {1: ("img",), 2: ("img", "class")}
 _ROWS = {1: "{image}_{class}", 2: "{image},{class}"}
+_RUNS = "{runs}"
 
 
 @dataclass(frozen=True)
 class TableFormat:
-    """The form of a table, whose last column holds the runs.
+    """The form of a table, of which one column holds the runs.
 
     What is left out follows from the rest. The table of one object is the competition's, ``img,rle_mask``. Of several
     classes it is ``img,class,rle_mask``: programs read image and class without taking a name apart.
@@ -32,9 +33,10 @@ class TableFormat:
     Attributes:
         task: the classes.
         columns: the names of the columns, two or more.
-        row: what stands before the runs, with a comma between columns. ``{image}`` is the name of the image's file and
+        row: what stands in each row, with a comma between columns. ``{image}`` is the name of the image's file and
             ``{stem}`` the same without its suffix; ``{class}`` is the name of the class, ``{number}`` its place in
-            ``classes``, from 1, and ``{value}`` its value in label files.
+            ``classes``, from 1, and ``{value}`` its value in label files. ``{runs}`` is a column of its own, the last
+            one if it is left out.
         order: whether pixels are numbered row after row or column after column.
         classes: the classes that get rows.
 
@@ -54,13 +56,17 @@ class TableFormat:
 
     def __post_init__(self) -> None:
         several = self.task.kind != "binary"
-        count = len(self.columns) - 1 if self.columns else len(self.row.split(",")) if self.row else 1 + several
-        row = self.row or ("{image}" if count == 1 and not several else _ROWS.get(count, ""))
-        columns = self.columns or _COLUMNS.get(count, ())
-        for name, value in {"columns": columns, "row": row, "classes": self.classes or tuple(self.task.names)}.items():
-            object.__setattr__(self, name, value)
+        named = [field for field in self.row.split(",") if field != _RUNS] if self.row else []
+        count = len(self.columns) - 1 if self.columns else len(named) or 1 + several
+        usual = "{image}" if count == 1 and not several else _ROWS.get(count, "")
+        object.__setattr__(self, "row", self.row or usual)
+        if not self.columns and count in _COLUMNS:
+            columns = list(_COLUMNS[count])
+            columns.insert(self.runs_place, "rle_mask")
+            object.__setattr__(self, "columns", tuple(columns))
+        object.__setattr__(self, "classes", self.classes or tuple(self.task.names))
         check_order(self.order)
-        self._check_row(count)
+        self._check_row(len(named) or count)
         for index, name in enumerate(self.classes):
             self.task.index(name)
             if name in self.classes[:index]:
@@ -70,20 +76,23 @@ class TableFormat:
         if not self.row:
             raise ConfigError(
                 f"--columns {','.join(self.columns)}: expected two names or three; of other tables state with --row "
-                "what stands before the runs"
+                "what stands in the columns"
             )
-        if not self.columns or len(self._fields) != count:
+        if len(self._fields) != len(self.columns):
             raise ConfigError(
-                f"--row {self.row!r} fills {len(self._fields)} columns before the runs, and the names of columns are "
+                f"--row {self.row!r} fills {count} columns besides the runs, and the names of columns are "
                 f"{','.join(self.columns) or 'not given'}; expected one more name than that, with --columns"
             )
-        known = (*_OF_IMAGE, *_OF_CLASS)
+        known = (*_OF_IMAGE, *_OF_CLASS, "runs")
         for part in self._parts:
             if part not in known:
                 raise ConfigError(
                     f"--row {self.row!r}: {{{part}}} is not known; expected {{{'}, {'.join(known)}}}"
                     f"{did_you_mean(part, known)}"
                 )
+        stated = self.row.split(",").count(_RUNS)
+        if stated > 1 or stated != self.row.count("{runs"):
+            raise ConfigError(f"--row {self.row!r}: expected {{runs}} once, in a column of its own")
         if not self._parts.intersection(_OF_IMAGE):
             raise ConfigError(f"--row {self.row!r}: the rows of all images would be alike; add {{image}} or {{stem}}")
         if len(self.classes) > 1 and not self._parts.intersection(_OF_CLASS):
@@ -93,7 +102,8 @@ class TableFormat:
 
     @cached_property
     def _fields(self) -> list[str]:
-        return self.row.split(",")
+        fields = self.row.split(",")
+        return fields if _RUNS in fields else [*fields, _RUNS]
 
     @cached_property
     def _parts(self) -> set[str]:
@@ -123,6 +133,11 @@ class TableFormat:
         return _line(self.columns)
 
     @property
+    def runs_place(self) -> int:
+        """The place of the column of runs, from 0."""
+        return self._fields.index(_RUNS)
+
+    @property
     def numbered(self) -> bool:
         """Whether rows have the numbers of classes, which ``classes`` decides."""
         return "number" in self._parts
@@ -139,8 +154,10 @@ class TableFormat:
         return {"columns": list(self.columns), "row": self.row, "order": self.order, "classes": named}
 
     def name(self, image: Path, of_class: str) -> str:
-        """The columns before the runs, with commas between them."""
-        return ",".join(self._filled(image, of_class))
+        """The columns besides the runs, with commas between them."""
+        fields = self._filled(image, of_class, "")
+        del fields[self.runs_place]
+        return ",".join(fields)
 
     def line(self, image: Path, of_class: str, runs: str) -> bytes:
         r"""The line of an image and a class, with its line break.
@@ -152,10 +169,10 @@ class TableFormat:
         >>> form.line(Path("car_01.jpg"), "object", "2 5 8 1"), form.line(Path("a,b.jpg"), "object", "")
         (b'car_01.jpg,2 5 8 1\n', b'"a,b.jpg",\n')
         """
-        return _line([*self._filled(image, of_class), runs])
+        return _line(self._filled(image, of_class, runs))
 
-    def _filled(self, image: Path, of_class: str) -> list[str]:
-        parts = {"image": image.name, "stem": image.stem, **self._of_class[of_class]}
+    def _filled(self, image: Path, of_class: str, runs: str) -> list[str]:
+        parts = {"image": image.name, "stem": image.stem, "runs": runs, **self._of_class[of_class]}
         return [field.format_map(parts) for field in self._fields]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from carvana.data.io.rle import RleError, runs_of
 from carvana.errors import DataError
@@ -36,36 +36,66 @@ _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no difference
 
+_SOME_RUNS = re.compile(r"\d+ \d+(?: \d+ \d+)*")
 _PART = re.compile(r"\d{6,}-[0-9a-f]{12}\.gz")
 _OLD_RECORD, _OLD_LOCK = "record.json", "lock"  # of the release before, which had no manifest here
 
 
-def split_row(line: bytes, columns: int = 2) -> tuple[str, bytes] | None:
-    """The columns before the runs, with commas between them, and the runs; None if it has another number of columns.
+class Header(NamedTuple):
+    """The first line of a table.
+
+    Attributes:
+        columns: the names of its columns, two or more.
+        runs: the place of the column of runs, from 0.
+    """
+
+    columns: tuple[str, ...]
+    runs: int
+
+
+USUAL = Header(("img", "rle_mask"), 1)
+"""The competition's."""
+
+
+def split_row(line: bytes, header: Header = USUAL) -> tuple[str, bytes] | None:
+    """The columns besides the runs, with commas between them, and the runs; None if it has other columns.
 
     Args:
         line: without its line break.
-        columns: how many there are.
+        header: the columns.
 
     >>> split_row(b"car_01.jpg,2 5 8 1"), split_row(b'"a,b.jpg",'), split_row(b"car_01.jpg"), split_row(b"a,b,1 1")
     (('car_01.jpg', b'2 5 8 1'), ('a,b.jpg', b''), None, None)
     """
-    head, comma, runs = line.rpartition(b",")
-    fields = _fields(os.fsdecode(head))
-    return (",".join(fields), runs.strip(b'"')) if comma and len(fields) == columns - 1 else None
+    count = len(header.columns)
+    if header.runs == count - 1:  # long, and not to be searched for commas
+        head, comma, runs = line.rpartition(b",")
+        fields = _fields(os.fsdecode(head))
+        return (",".join(fields), runs.strip(b'"')) if comma and len(fields) == count - 1 else None
+    fields = _fields(os.fsdecode(line))
+    if len(fields) != count:
+        return None
+    runs = os.fsencode(fields.pop(header.runs))
+    return ",".join(fields), runs
 
 
-def read_columns(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names of a table's columns.
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The columns of a table.
+
+    Runs are in the last column, unless in the first row another one of three or more holds runs, and the last does not.
 
     Raises:
-        DataError: it cannot be read, or there are less than two.
+        DataError: it cannot be read, or there are less than two columns.
     """
     with open_table(path) as lines:
-        columns = _fields(os.fsdecode(next(lines, b"")))
+        columns, first = (_fields(os.fsdecode(next(lines, b""))) for _ in range(2))
     if len(columns) < 2:
         raise DataError(f"{path}, line 1: {columns[0]!r:.60}; expected the names of two columns or more: img,rle_mask")
-    return tuple(columns)
+    last = len(columns) - 1
+    runs = last
+    if 1 < last < len(first) and not _SOME_RUNS.fullmatch(first[last]):
+        runs = next((place for place, field in enumerate(first) if _SOME_RUNS.fullmatch(field)), last)
+    return Header(tuple(columns), runs)
 
 
 @contextmanager
@@ -91,17 +121,18 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[bytes]]:
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:
-    """The names of a table's rows, in its order: what stands before the runs.
+    """The names of a table's rows, in its order: what stands in the columns besides the runs.
 
     Raises:
         DataError: it cannot be read, names none, or names one twice.
     """
     names: dict[str, None] = {}
-    columns = read_columns(path)
+    header = read_header(path)
+    columns = header.columns
     with open_table(path) as lines:
         next(lines, None)
         for number, line in enumerate(lines, start=2):
-            row = split_row(line, len(columns))
+            row = split_row(line, header)
             if row is None:
                 raise DataError(f"{path}, line {number}: expected a row of {len(columns)} columns: {','.join(columns)}")
             if row[0] in names:
@@ -309,7 +340,8 @@ def check_submission(
     Raises:
         DataError: one of the files cannot be read, or the sample is not a table.
     """
-    columns = read_columns(against)
+    expected = read_header(against)
+    columns = expected.columns
     places = {name: place for place, name in enumerate(read_names(against))}
     report = SubmissionReport(expected=len(places))
     seen: set[int] = set()
@@ -321,7 +353,7 @@ def check_submission(
         rows = track(lines, reporter or default_reporter(), "checking", len(places))
         for number, line in enumerate(rows, start=2):
             report.rows += 1
-            row = split_row(line, len(columns))
+            row = split_row(line, expected)
             if row is None:
                 report.add("no row", f"line {number}: {_shown(line)} is not a row; expected {','.join(columns)}")
                 continue
