@@ -7,7 +7,6 @@ which process makes them, nor when.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import threading
@@ -17,8 +16,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from carvana.data.io import rle
 from carvana.errors import ConfigError, DataError, ModelError, cause
@@ -34,7 +31,7 @@ from carvana.inference.inputs import (
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.pipeline import FEWER_READERS, overlapped, read_prepared
 from carvana.inference.prediction import Prediction
-from carvana.inference.submission.format import TableFormat
+from carvana.inference.submission.format import TableFormat, in_order, refuse_equal
 from carvana.inference.submission.table import Parts, remove_joined
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
@@ -135,8 +132,8 @@ def write_submission(
     out = Path(out)
     refuse_existing(out)
     found = collect_images(images)
-    _refuse_equal(found, form)
-    ordered, classes = _in_order(found, names, form, reporter)
+    refuse_equal(found, form)
+    ordered, classes = in_order(found, names, form, reporter)
     record = {
         "format": FORMAT_VERSION,
         "weights": predictor.weights_digest,
@@ -250,84 +247,6 @@ def _predicted(
                 for image, ready in zip(chunk, prepared, strict=False)
             )
             yield from run_batches(predictor, rows, want="mask")
-
-
-def _refuse_equal(images: Sequence[Path], form: TableFormat) -> None:
-    """Refuse names that no row can hold, and those that two rows would have, before any work.
-
-    Lines are compared by their hashes, since there may be very many.
-
-    Raises:
-        DataError: there are such names, or no images.
-    """
-    if not images:
-        raise DataError("no images; name a folder of image files")
-
-    def rows() -> Iterator[tuple[bytes, Path]]:
-        return ((form.line(image, name, ""), image) for image in images for name in form.classes)
-
-    hashes = np.sort(np.fromiter((hash(line) for line, _ in rows()), np.int64))
-    twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    known: dict[bytes, Path] = {}
-    for line, image in rows() if twice else ():
-        if hash(line) in twice:
-            if line in known:
-                raise DataError(f"{image} and {known[line]} would be two rows of one name; rename one of them")
-            known[line] = image
-
-
-def _in_order(
-    images: Sequence[Path], names: Sequence[str] | None, form: TableFormat, reporter: Reporter
-) -> tuple[list[Path], list[str]]:
-    """The images in the order of their rows, and the classes that each of them has rows of, in their order.
-
-    Raises:
-        DataError: a row that is wanted is not among those of the images, or rows are not in such an order.
-    """
-    if names is None:
-        return sorted(images, key=lambda image: image.name), list(form.classes)
-    places = {name: place for place, name in enumerate(names)}
-    found: dict[int, tuple[int, str]] = {}
-    for (number, image), of_class in itertools.product(enumerate(images), form.classes):
-        place = places.get(form.name(image, of_class))
-        if place is not None:
-            found[place] = number, of_class
-    missing = [name for place, name in enumerate(names) if place not in found]
-    if missing:
-        what = "images" if len(form.classes) == 1 else "rows"
-        raise DataError(
-            f"{len(missing)} of the {len(names)} {what} that the sample names are not there, the first: {missing[0]}; "
-            f"name the folder that holds them all, or other names with --row: {form.row} makes "
-            f"{form.name(images[0], form.classes[0])}"
-        )
-    wanted = dict.fromkeys(found[place][0] for place in range(len(names)))
-    others = [image.name for number, image in enumerate(images) if number not in wanted]
-    if others:
-        reporter.info(f"{len(others)} images that the sample does not name are left out, the first: {others[0]}")
-    classes = list(dict.fromkeys(found[place][1] for place in range(len(names))))
-    _refuse_absent(form, classes, reporter)
-    for place, (number, of_class) in enumerate(itertools.product(wanted, classes)):
-        if found.get(place) != (number, of_class):
-            raise DataError(
-                f"line {place + 2} of the sample is {names[place] if place < len(names) else 'not there'}, and "
-                f"{form.name(images[number], of_class)} was expected: rows of an image stand together, and all images "
-                "have the same classes in the same order; leave out --against to write such a table in the order of "
-                "names"
-            )
-    return [images[number] for number in wanted], classes
-
-
-def _refuse_absent(form: TableFormat, classes: Sequence[str], reporter: Reporter) -> None:
-    """Report classes without any row in the sample; refuse them where they were chosen or count."""
-    absent = [name for name in form.classes if name not in classes]
-    if not absent:
-        return
-    counted = f"{len(absent)} of {len(form.classes)} classes have no row in the sample"
-    if form.numbered or len(form.classes) < len(form.task.classes):
-        raise DataError(
-            f"{counted}, the first: {absent[0]}; name with --classes those that have, in the order of their numbers"
-        )
-    reporter.info(f"{counted} and get none, the first: {absent[0]}")
 
 
 @contextmanager
