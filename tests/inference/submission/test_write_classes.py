@@ -84,12 +84,6 @@ def test_each_image_has_a_row_for_each_class_with_its_mask(
     assert sum(count > 0 for count in filled) >= 3
 
 
-def test_a_plain_table_and_a_compressed_one_hold_the_same(photos: list[Path], tmp_path: Path) -> None:
-    for name in ("s.csv", "s.csv.gz"):
-        submit(photos, tmp_path / name, workers=1)
-    assert gzip.decompress((tmp_path / "s.csv.gz").read_bytes()) == (tmp_path / "s.csv").read_bytes()
-
-
 def test_two_processes_write_the_table_of_one(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,30 +179,28 @@ def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
         write_submission(small_predictor(task=task), [one, other], out=tmp_path / "s.csv", form=form)
 
 
-@pytest.mark.parametrize(
-    ("settings", "changed"),
-    [
-        ({"order": "column"}, "order was row, is column"),
-        ({"row": "{stem},{class}"}, "row was {image},{class}, is {stem},{class}"),
-        ({"columns": ("a", "b", "c")}, "columns was ['img', 'class', 'rle_mask'], is ['a', 'b', 'c']"),
-        ({"classes": ("rust", "scratch")}, "is [['rust', 1, 30], ['scratch', 2, 10]]"),
-    ],
-)
-def test_a_table_of_another_form_is_never_continued(
-    photos: list[Path], tmp_path: Path, settings: dict[str, Any], changed: str
-) -> None:
+OTHERS: dict[str, dict[str, Any]] = {
+    "order was row, is column": {"order": "column"},
+    "row was {image},{class}, is {stem},{class}": {"row": "{stem},{class}"},
+    "columns was ['img', 'class', 'rle_mask'], is ['a', 'b', 'c']": {"columns": ("a", "b", "c")},
+    "is [['rust', 1, 30], ['scratch', 2, 10]]": {"classes": ("rust", "scratch")},
+}
+
+
+def test_a_table_is_continued_in_its_own_form_alone(photos: list[Path], tmp_path: Path) -> None:
     bad = tmp_path / "photos" / "z.png"
     bad.parent.mkdir()
     bad.write_bytes(b"not an image")
-    out = tmp_path / "s.csv"
-    assert submit([*photos[:CHUNK], bad], out).written == CHUNK * len(NAMES)
-    with pytest.raises(DataError, match="holds an unfinished table with other settings") as error:
-        submit([*photos[:CHUNK], bad], out, **settings)
-    assert changed in str(error.value)
+    images, out = [*photos[:CHUNK], bad], tmp_path / "s.csv"
+    assert submit(images, out).written == CHUNK * len(NAMES)
+    for changed, settings in OTHERS.items():
+        with pytest.raises(DataError, match="holds an unfinished table with other settings") as error:
+            submit(images, out, **settings)
+        assert changed in str(error.value)
     bad.write_bytes(photos[CHUNK].read_bytes())
-    assert submit([*photos[:CHUNK], bad], out).written == len(NAMES)
-    submit([*photos[:CHUNK], bad], tmp_path / "whole.csv")
-    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert submit(images, out).written == len(NAMES)
+    submit(images, tmp_path / "whole.csv.gz")
+    assert out.read_bytes() == gzip.decompress((tmp_path / "whole.csv.gz").read_bytes())
 
 
 @pytest.mark.parametrize("form", [None, TableFormat(Task.binary())], ids=["none", "usual"])
