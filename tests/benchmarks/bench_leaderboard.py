@@ -217,8 +217,8 @@ def speed() -> None:
 def classes(number: int) -> None:
     """Print how often leaderboards of several classes are wrong, what they find, and the time of a large one."""
     print(
-        f"\n{number} leaderboards of 8 networks by the mean IoU of 11 classes, one of which has 0.1% of the pixels, in a "
-        "third of the groups"
+        f"\n{number} leaderboards of 8 networks by the mean IoU of 11 classes, one of which has 0.1% of the "
+        "pixels, in a third of the groups"
     )
     print("groups   some equal pair called different, %   gap in mIoU found, %")
     for groups in (8, 12, 21, 40):

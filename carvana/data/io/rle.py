@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.class_values import run_lengths
 from carvana.errors import ConfigError, DataError
-from carvana.task import run_lengths
 
 UInt8 = NDArray[np.uint8]
 
