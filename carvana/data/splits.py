@@ -74,20 +74,25 @@ def make_split(
     if split.file is None:
         made = split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task, reporter=reporter)
     else:
-        made = _recall(samples, data, split, split.file)
+        made = recall_split(data, split, split.file, samples)
     tell_of_parts(data.root, split.file, samples, made, reporter or SilentReporter())
     return made
 
 
-def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]) -> Split:
-    """Divide the images of a config as an existing ``split.csv`` says.
+def recall_split(
+    data: DataConfig, split: SplitConfig, written: str | os.PathLike[str], samples: tuple[Sample, ...] | None = None
+) -> Split:
+    """Divide the images of a config, or these, as an existing ``split.csv`` says.
 
     It is not needed if ``split.file`` is a folder: the images in it validate, all others train.
 
     Raises:
         ConfigError, DataError: as for :func:`make_split`.
     """
-    return _recall(config_samples(data, data.root), data, split, written)
+    samples = config_samples(data, data.root) if samples is None else samples
+    if split.file is not None and split.file.is_dir():
+        return Split(without_test(samples), without_test(config_samples(data, split.file)))
+    return read_split(written, samples)
 
 
 def config_samples(data: DataConfig, root: Path | None, *, reporter: Reporter | None = None) -> tuple[Sample, ...]:
@@ -234,14 +239,6 @@ def samples_to_test(data: DataConfig, split: SplitConfig, *, reporter: Reporter 
         if named:
             return named
     return tuple(sample for sample in samples if sample.subset == "test")
-
-
-def _recall(
-    samples: tuple[Sample, ...], data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]
-) -> Split:
-    if split.file is not None and split.file.is_dir():
-        return Split(without_test(samples), without_test(config_samples(data, split.file)))
-    return read_split(written, samples)
 
 
 def _count(val: float, available: int, what: str) -> int:

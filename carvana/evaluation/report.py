@@ -74,11 +74,7 @@ def evaluate_run(
 
 
 def finish_run(
-    run: Run,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    reporter: Reporter | None = None,
+    run: Run, *, root: str | os.PathLike[str] | None = None, device: str = "auto", reporter: Reporter | None = None
 ) -> AnyEvaluation:
     """Evaluate the best network so far of an interrupted fit, as the end of the fit would have done.
 
@@ -105,11 +101,7 @@ def finish_run(
 
 
 def evaluate_folds(
-    folds: Folds,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    reporter: Reporter | None = None,
+    folds: Folds, *, root: str | os.PathLike[str] | None = None, device: str = "auto", reporter: Reporter | None = None
 ) -> AnyEvaluation:
     """Evaluate finished folds on all images at full size, out of fold, and write the results into their folder.
 
@@ -146,11 +138,7 @@ def evaluate_folds(
 
 
 def _keep(
-    run: Run,
-    model: Segmenter,
-    samples: Sequence[Sample],
-    evaluation: AnyEvaluation,
-    reporter: Reporter | None,
+    run: Run, model: Segmenter, samples: Sequence[Sample], evaluation: AnyEvaluation, reporter: Reporter | None
 ) -> None:
     if isinstance(evaluation, Evaluation):
         model.with_spec(threshold=evaluation.threshold)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
 from carvana.data.io.display import largest_first, legend_of, overlay_classes
-from carvana.data.io.images import read_image, resize_image
+from carvana.data.io.images import resize_image
 from carvana.data.io.masks import shrink_mask
 from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
-from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
+from carvana.data.target import pack_labels, pixel_counts, read_at_full_size, to_tensor, unpack
 from carvana.errors import DataError
 from carvana.task import Task
 from carvana.utils.files import atomic_path
@@ -130,9 +130,8 @@ def _row(
     sample: Sample, task: Task, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]
 ) -> tuple[str, list[Image]]:
     """The caption and the pictures of an image."""
-    image, mask = read_image(sample.image), (read_labels(sample, task) == 1).view(np.uint8)
-    if image.shape[:2] != mask.shape:
-        raise _size_differs(sample)
+    image, labels = read_at_full_size(sample, task)
+    mask = (labels == 1).view(np.uint8)
     height, width = mask.shape
     small, coverage = resize_image(image, size), _coverage(mask, size)
     pictures = [_enlarged(_painted(coverage))]
@@ -156,12 +155,10 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
     rows, pixels = [], np.zeros(len(task.classes), np.int64)
     for index in chosen:
         sample = data.samples[index]
-        image, labels = read_image(sample.image), read_labels(sample, task)
-        if image.shape[:2] != labels.shape[-2:]:
-            raise _size_differs(sample)
+        image, labels = read_at_full_size(sample, task)
         pictures = []
         if whole:
-            target = unpack(to_tensor(read_target(sample, data.size, task=task), task)[None], task)[0]
+            target = unpack(to_tensor(pack_labels(labels, data.size, task=task), task)[None], task)[0]
             pictures.append(_enlarged(_mixed(target[0].numpy(), task)))
         for epoch in range(versions):
             seen, shares, *_ = (part.numpy() for part in data[epoch, index])
@@ -190,12 +187,6 @@ def _mixed(shares: FloatMap, task: Task) -> Image:
     colours = np.tensordot(shares, task.palette.astype(np.float64), axes=(0, 0)) / np.maximum(total, 1) + rest
     mixed: Image = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
     return mixed
-
-
-def _size_differs(sample: Sample) -> DataError:
-    return DataError(
-        f"{sample.masks[0]}: the mask and its image differ in size; `carvana data check` names all such pairs"
-    )
 
 
 def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:
