@@ -36,6 +36,7 @@ _SHOWN = 12  # networks, the best ones
 _THUMBNAIL = 420  # pixels, the width of a whole image
 _CROP = (3 / 16, 1 / 4)  # of the image's width: height and width of the part that is shown large
 _CROP_OF_LABELS = (3 / 8, 1 / 2)  # which have something to see everywhere
+_MOST_CROP = 720  # pixels, the width of a part with labels: a page has up to 144 photographs of them
 _LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not blur them
 _DIMMED = 140  # of 255: how much of the image's light is taken away outside a mask
 
@@ -76,7 +77,7 @@ def disagreements(board: LeaderboardData) -> list[Picture] | str:
     rows, task = [row for row in board.ranked if row.masks][:_SHOWN], board.task
     if len(rows) < 2:
         return "It takes the masks of two networks to compare them."
-    samples = {sample.name: sample for sample in board.samples if _has_truth(sample)}
+    samples = {sample.name: sample for sample in board.samples if _has_truth(sample) and _is_there(sample)}
     images = [image for image in board.images if image.image in samples]
     if not images:
         return "The images could not be found when this page was written."
@@ -153,9 +154,11 @@ def _label_distance(labels: Masks) -> float:
 
 def _disagreement(labels: Masks) -> NDArray[np.float32]:
     """For each pixel the share of pairs with different labels there, (H, W)."""
-    found = [(a != b).astype(np.float32) for a, b in combinations(labels, 2)]
-    mean: NDArray[np.float32] = np.mean(found, axis=0, dtype=np.float32)
-    return mean
+    count: NDArray[np.uint16] = np.zeros(labels[0].shape, np.uint16)
+    pairs = list(combinations(labels, 2))
+    for a, b in pairs:  # not all at once: the pairs of twelve networks would take 264 bytes a pixel
+        count += a != b
+    return count.astype(np.float32) / np.float32(len(pairs))
 
 
 def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) -> tuple[int, int]:
@@ -215,6 +218,11 @@ def _has_truth(sample: Sample) -> bool:
     return sample.annotation is not None or any(path.suffix.lower() in MASK_SUFFIXES for path in sample.masks)
 
 
+def _is_there(sample: Sample) -> bool:
+    """Whether its files are still where they were when they were evaluated."""
+    return all(path.is_file() for path in (sample.image, *sample.masks))
+
+
 def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequence[Row], task: Task) -> Picture:
     """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
     masks = _read_masks(sample, rows, task)
@@ -227,6 +235,8 @@ def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequenc
     height, width = true.shape
     share = _CROP_OF_LABELS if task.kind == "multiclass" else _CROP
     size = round(share[0] * width), round(share[1] * width)
+    if task.kind == "multiclass" and size[1] > _MOST_CROP:
+        size = round(_MOST_CROP * share[0] / share[1]), _MOST_CROP
     top, left = busiest_window(_disagreement(masks), size)
     part = np.s_[top : top + size[0], left : left + size[1]]
     crop = image[part]
