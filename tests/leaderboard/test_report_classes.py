@@ -24,7 +24,7 @@ from carvana.data.io.labels import write_labels
 from carvana.data.samples import Sample
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import Row, ScoredImage
-from carvana.leaderboard.report.html import to_html
+from carvana.leaderboard.report.html import class_scores, to_html
 from carvana.leaderboard.report.images import _disagreement, disagreements
 from carvana.leaderboard.report.text import to_csv, to_markdown
 from carvana.task import Task
@@ -128,3 +128,16 @@ def test_a_pixel_weighs_as_many_pairs_as_differ_there(networks: int, rng: np.ran
             here = [int(each[row, column]) for each in labels]
             differ = [a != b for place, a in enumerate(here) for b in here[place + 1 :]]
             assert _disagreement(labels)[row, column] == pytest.approx(np.mean(differ))
+
+
+def test_a_class_that_nobody_finds_has_no_best_network() -> None:
+    best = {
+        name: [each[2] for each in found.values()] for name, found in class_scores(board_of(["sky", "road"])).items()
+    }
+    assert best == {"sky": [True, True], "road": [True, True]}
+    assert not any(each[2] for each in class_scores(board_of(["sky", "road"], score=0.0))["sky"].values())
+
+
+def test_long_names_of_classes_fit_into_charts() -> None:
+    page = to_html(board_of(["x" * 200, "road"]))
+    assert max(map(len, re.findall(r'class="axis-title"[^>]*>([^<]*)<', page))) <= 40

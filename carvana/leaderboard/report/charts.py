@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from carvana.errors import shortened
 from carvana.leaderboard.records import LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import interval, millions, minutes, short
 from carvana.leaderboard.report.svg import AxisScale, Box, Point, padded, place_labels, spread, text_width
@@ -172,7 +173,7 @@ class Quality:
     @property
     def heading(self) -> str:
         """Its name in the switch."""
-        return self.of_class or self.metric
+        return shortened(self.of_class) or self.metric
 
     def of(self, row: Row) -> float | None:
         """The score of a network."""

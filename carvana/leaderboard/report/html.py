@@ -134,7 +134,7 @@ def class_scores(board: LeaderboardData) -> dict[str, dict[str, tuple[float, flo
         scores = {row.name: score for row in board.ranked if (score := row.score_of(name)) is not None}
         best = max(scores.values(), default=0.0)
         if scores:
-            found[name] = {key: (score, _HOTTEST * (1 - score), score == best) for key, score in scores.items()}
+            found[name] = {key: (score, _HOTTEST * (1 - score), score == best > 0) for key, score in scores.items()}
     return found
 
 
