@@ -141,3 +141,28 @@ def test_a_class_that_nobody_finds_has_no_best_network() -> None:
 def test_long_names_of_classes_fit_into_charts() -> None:
     page = to_html(board_of(["x" * 200, "road"]))
     assert max(map(len, re.findall(r'class="axis-title"[^>]*>([^<]*)<', page))) <= 40
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "binary"])
+def test_what_is_ignored_is_no_disagreement(kind: str, tmp_path: Path) -> None:
+    names = {"sky": 0, "road": 1} if kind == "multiclass" else {"road": 1}
+    task = Task(kind=kind, classes=names, ignore=[9])
+    board = board_of(["sky", "road"])
+    true = np.zeros((64, 64), np.uint8)
+    true[:32] = 9  # there the two networks differ in all pixels, and below it in one column
+    samples = []
+    for name, columns in (("void", 0), ("seen", 4)):
+        write_image(tmp_path / f"{name}.jpg", np.full((64, 64, 3), 200, np.uint8))
+        write_image(tmp_path / f"{name}.png", true)
+        samples.append(Sample(tmp_path / f"{name}.jpg", tmp_path / f"{name}.png", name, "", 0))
+        for place, row in enumerate(board.rows):
+            found = np.zeros((64, 64), np.uint8)
+            found[:32] = place
+            found[32:, :columns] = place
+            write_labels(tmp_path / row.name / f"{name}_mask.png", found, task)
+    images = [ScoredImage(each.name, each.group, "", {row.name: 0.5 for row in board.rows}) for each in samples]
+    rows = tuple(replace(row, masks=str(tmp_path / row.name)) for row in board.rows)
+    header = replace(HEADER, task=task.model_dump(mode="json"))
+    shown = disagreements(replace(board, header=header, rows=rows, images=tuple(images), samples=tuple(samples)))
+    assert not isinstance(shown, str)
+    assert {picture.image.group: picture.distance > 0 for picture in shown} == {"seen": True, "void": False}
