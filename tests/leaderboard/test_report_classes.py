@@ -166,3 +166,9 @@ def test_what_is_ignored_is_no_disagreement(kind: str, tmp_path: Path) -> None:
     shown = disagreements(replace(board, header=header, rows=rows, images=tuple(images), samples=tuple(samples)))
     assert not isinstance(shown, str)
     assert {picture.image.group: picture.distance > 0 for picture in shown} == {"seen": True, "void": False}
+
+
+def test_names_in_notes_are_no_markup_either() -> None:
+    board = board_of(["sky", "road"])
+    rows = (replace(board.rows[0], name="<b>a</b>", absent_share=0.25), board.rows[1])
+    assert r"\<b\>a\</b\> 25.00%" in to_markdown(replace(board, rows=rows))

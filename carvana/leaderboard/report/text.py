@@ -156,7 +156,7 @@ def to_markdown(board: LeaderboardData) -> str:
         ]
         parts.append([f"| {' | '.join(line)} |" for line in cells])
     parts.append([f"- {escaped(row.name)}: {escaped(remark(row))}" for row in remarks(board)])
-    parts.append(list(notes(board)))
+    parts.append([escaped(note) for note in notes(board)])
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
