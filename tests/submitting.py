@@ -18,6 +18,7 @@ from carvana.inference.base import BasePredictor
 from carvana.inference.pipeline import read_prepared
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import create_model
+from carvana.task import Task
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:
@@ -29,10 +30,15 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def small_predictor(seed: int = 0, **settings: object) -> Predictor:
-    """A network that was never trained, cut so that its masks have both values."""
+def small_predictor(seed: int = 0, *, task: Task | None = None, **settings: object) -> Predictor:
+    """A network that was never trained, whose masks have both values, and whose label maps have several classes."""
     torch.manual_seed(seed)
-    model = create_model("unet-ref", width=2).with_spec(trained_size=(32, 48), threshold=0.5)
+    if task is None:
+        model = create_model("unet-ref", width=2).with_spec(trained_size=(32, 48), threshold=0.5)
+    else:
+        model = create_model("unet-ref", task=task, width=2).with_spec(trained_size=(32, 48))
+        with torch.no_grad():
+            list(model.parameters())[-2].mul_(40)
     return Predictor(model, **{"device": "cpu", "precision": "fp32"} | settings)  # type: ignore[arg-type]
 
 
@@ -46,12 +52,32 @@ def prepared(predictor: BasePredictor, photos: list[Path], *, workers: int) -> I
 
 def read_table(path: Path) -> dict[str, str]:
     """Names and runs, in order, as Python's own modules read them; each name once."""
-    with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
-        rows = list(csv.reader(file))
-    assert rows[0] == ["img", "rle_mask"]
-    table = dict(rows[1:])
-    assert len(table) == len(rows) - 1
+    header, *rows = read_rows(path)
+    assert header == ["img", "rle_mask"]
+    table = {row[0]: row[1] for row in rows if len(row) == 2}
+    assert len(table) == len(rows)
     return table
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """The columns of each line, the header's first, as Python's own modules read them."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+        return list(csv.reader(file))
+
+
+def mask_by_definition(runs: str, size: tuple[int, int], order: str) -> np.ndarray:
+    """The mask that runs paint, pixel after pixel; no pixel twice."""
+    mask = np.zeros(size, np.uint8)
+    numbers = [int(word) for word in runs.split()]
+    for begin, length in zip(numbers[::2], numbers[1::2], strict=True):
+        for place in range(begin - 1, begin - 1 + length):
+            if order == "row":
+                row, column = place // size[1], place % size[1]
+            else:
+                row, column = place % size[0], place // size[0]
+            assert not mask[row, column]
+            mask[row, column] = 1
+    return mask
 
 
 def runs_by_definition(mask: np.ndarray) -> str:

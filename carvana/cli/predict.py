@@ -1,16 +1,17 @@
-"""``carvana predict`` and ``carvana submit``: masks of images, as files or as the competition's table."""
+"""``carvana predict`` and ``carvana submit``: masks of images, as files or as a competition's table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from carvana.cli import options
 
 if TYPE_CHECKING:
+    from carvana.data.io.rle import Order
     from carvana.inference.base import BasePredictor
     from carvana.utils.progress import Reporter
 
@@ -54,7 +55,7 @@ def predict(
     ] = False,
 ) -> None:
     """Write masks of images at the images' own size; run again, it continues with what is missing."""
-    kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
+    kinds = _listed(save)
     if of_class is not None and "cutout" not in kinds:
         raise typer.BadParameter(f"--class {of_class} is for cut-outs, and none is saved: add cutout to --save")
 
@@ -96,7 +97,30 @@ def submit(
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The competition's sample: its images, in its order."),
+        typer.Option(metavar="FILE", help="The competition's sample: its columns, and its rows in its order."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Names of the columns; by default those of the sample, else img,rle_mask, of several classes "
+            "img,class,rle_mask.",
+        ),
+    ] = None,
+    row: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="What stands in a row, with a comma between columns: text with {image}, {stem}, {class}, {number} (of "
+            "the class, from 1), {value} (of the class in label files), and {runs}, which come last if left out.",
+        ),
+    ] = None,
+    order: Annotated[
+        str, typer.Option(help="row: pixels are numbered row after row; column: column after column.")
+    ] = "row",
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="The classes that get rows, in the order of their numbers; by default all."),
     ] = None,
     size: Annotated[
         str, typer.Option(metavar="HxW", help="Height and width of the images of a checked table.")
@@ -110,7 +134,7 @@ def submit(
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
-    """Write the masks of a folder as the competition's table, or check such a table; run again, it continues."""
+    """Write the masks of a folder as a competition's table, or check such a table; run again, it continues."""
     if check is not None:
         if needless := sorted(options.given(context) - {"check", "against", "size"}):
             raise typer.BadParameter(f"--check reads a table and writes none: leave out {', '.join(needless)}")
@@ -125,26 +149,38 @@ def submit(
     from carvana.errors import DataError, plural
     from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.postprocess import Cleaning
-    from carvana.inference.submission.table import read_names
+    from carvana.inference.submission.format import TableFormat
+    from carvana.inference.submission.table import read_header, read_names
     from carvana.inference.submission.write import CHUNK, refuse_existing, write_submission
 
     reporter = make_reporter()
     refuse_existing(out)
     names = None if against is None else read_names(against)
+    header = None if against is None else read_header(against)
+    named = _listed(columns) or (() if header is None else header.columns)
     found = collect_images([images], reporter=reporter)
     predictor = _load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
+    form = TableFormat(
+        predictor.task, columns=named, row=row or "", order=cast("Order", order), classes=_listed(classes)
+    )
+    if header is not None and header.runs != form.runs_place:
+        raise DataError(
+            f"{against}: has runs in column {header.runs + 1}, {header.columns[header.runs]}, and the table would have "
+            f"them in column {form.runs_place + 1}; put {{runs}} in its place with --row"
+        )
     done = write_submission(
         predictor,
         found,
         out=out,
         names=names,
+        form=form,
         cleaning=Cleaning() if clean else None,
         workers=workers,
         reporter=reporter,
     )
     if done.failed:
         image, _ = done.failed[0]
-        failed = f"{len(done.failed)} of {plural(done.rows, 'image')}"
+        failed = f"{len(done.failed)} of {plural(done.images, 'image')}"
         raise DataError(
             f"{failed} could not be read, the first: {image}; replace them and run the same command again: "
             f"what is done is kept, but for the chunks of {CHUNK} images that they are in"
@@ -153,6 +189,10 @@ def submit(
         typer.echo(f"{plural(done.rows, 'row')} in {out}, {done.written} of them made now")
     else:
         typer.echo(f"{plural(done.written, 'row')} made now; {out} is joined by the process that ends last")
+
+
+def _listed(names: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
 def _check(path: Path, against: Path, size: str) -> None:

@@ -92,6 +92,7 @@ def read_result(
         score_ci95=interval_of(score.draws) if len(set(groups)) > 1 else None,
         score_spread=max(scores) - min(scores) if len(scores) > 1 else None,
         per_class=_per_class(evaluations),
+        absent_share=_absent_share(evaluations) if task.kind == "multiclass" else None,
         boundary_dice=float(np.mean(boundaries)) if boundaries else None,
         score_worst=float(np.sort(dice)[: max(1, round(WORST * len(dice)))].mean()),
         threshold=refits[0].threshold,
@@ -192,6 +193,12 @@ def _per_class(evaluations: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, A
         means = {key: float(np.mean(each)) if each else None for key, each in values.items() if key not in _COUNTS}
         found.append({key: of_class[0][key] if key in _COUNTS else means[key] for key in of_class[0]})
     return tuple(found)
+
+
+def _absent_share(evaluations: Sequence[Mapping[str, Any]]) -> float:
+    """The share of the pixels that are predicted as classes which are not in the true labels."""
+    matrix = np.sum([evaluation["confusion"] for evaluation in evaluations], axis=0)
+    return float(matrix[:, matrix.sum(1) == 0].sum() / matrix.sum())
 
 
 def _seed_run(trial: Trial, evaluation: Mapping[str, Any]) -> SeedRun:

@@ -102,6 +102,7 @@ class Row(Record):
         score_spread: the largest minus the smallest score of the seeds; None for one seed.
         per_class: for each class its name, pixels, iou, dice, precision and recall, as in evaluation.json; with several
             seeds the means.
+        absent_share: the share of the pixels that are predicted as classes which are in no true label; for mIoU alone.
         boundary_dice: the mean within 7 pixels of the true boundary; for one class alone.
         score_worst: the mean over the worst hundredth of the images, at least one.
         threshold: that of ``run``; for one class alone.
@@ -136,6 +137,7 @@ class Row(Record):
     p_best: float | None = None
     score_spread: float | None = None
     per_class: tuple[Mapping[str, Any], ...] = ()
+    absent_share: float | None = None
     boundary_dice: float | None = None
     score_worst: float | None = None
     threshold: float | None = None

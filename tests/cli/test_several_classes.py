@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from submitting import mask_by_definition, read_rows
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
@@ -42,6 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def maps(out: Path) -> list[np.ndarray]:
     return [read_values(path) for path in sorted(out.glob("*_mask.png"))]
+
+
+def stems(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / "data" / "images").iterdir())
 
 
 TILES = {"scale": "native", "mode": "tiles", "tile": 64}
@@ -101,11 +106,62 @@ def test_a_network_of_several_classes_is_measured(folder: Path) -> None:
         assert {(row["kind"], row["classes"]) for row in rows} == {("multiclass", 4)}
 
 
-def test_a_submission_of_several_classes_is_refused_in_a_line(folder: Path, tmp_path: Path) -> None:
-    done = call("submit", folder / "one", folder / "data" / "images", "--out", tmp_path / "table.csv.gz")
-    assert done.exit_code == 1
-    assert done.stderr.count("\n") == 1
-    assert "one mask of each image, and this model has 4 classes; write label maps with carvana predict" in done.stderr
+@pytest.mark.parametrize("order", ["row", "column"])
+def test_a_table_holds_the_label_maps_of_predict_and_is_found_sound(folder: Path, tmp_path: Path, order: str) -> None:
+    images, sample, out = folder / "data" / "images", tmp_path / "sample.csv", tmp_path / "table.csv.gz"
+    assert call("predict", folder / "one", images, "--out", tmp_path / "maps").exit_code == 0
+    paths = sorted(images.iterdir(), reverse=True)
+    names = [f"{path.stem}_{name}" for path in paths for name in NAMES]
+    sample.write_text("\n".join(["Image_Label,EncodedPixels", *(f"{name},1 1" for name in names)]))
+    words = ["--out", out, "--against", sample, "--row", "{stem}_{class}", "--order", order]
+    done = call("submit", folder / "one", images, *words)
+    assert (done.exit_code, done.stdout) == (0, f"16 rows in {out}, 16 of them made now\n"), done.stderr
+    header, *rows = read_rows(out)
+    assert header == ["Image_Label", "EncodedPixels"]
+    assert [name for name, _ in rows] == names
+    runs = dict(rows)
+    for path, expected in zip(paths[::-1], maps(tmp_path / "maps"), strict=True):
+        masks = [mask_by_definition(runs[f"{path.stem}_{name}"], expected.shape, order) for name in NAMES]
+        assert (np.sum(masks, axis=0) == 1).all()
+        np.testing.assert_array_equal(np.take([10, 20, 30, 250], np.argmax(masks, axis=0)), expected)
+    checked = call("submit", "--check", out, "--against", sample, "--size", "120x160")
+    assert (checked.exit_code, checked.stdout) == (0, f"{out}: 16 rows, no problem\n"), checked.stderr
+
+
+def test_columns_and_classes_of_a_table_are_named(folder: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("ImageId,EncodedPixels,ClassId\n" + "".join(f"{stem},1 1,pole\n" for stem in stems(folder)))
+    words = ["--out", tmp_path / "middle.csv", "--against", sample, "--classes", "pole"]
+    refused = call("submit", folder / "one.onnx", folder / "data" / "images", *words, "--row", "{stem},{class}")
+    assert (
+        "has runs in column 2, EncodedPixels, and the table would have them in column 3; put {runs}" in refused.stderr
+    )
+    words += ["--row", "{stem},{runs},{class}"]
+    assert call("submit", folder / "one.onnx", folder / "data" / "images", *words).exit_code == 0
+    assert [row[::2] for row in read_rows(tmp_path / "middle.csv")[1:]] == [[stem, "pole"] for stem in stems(folder)]
+    words = ["--columns", "id, class,predicted", "--classes", "pole, car", "--row", "{stem},{value}"]
+    done = call("submit", folder / "one.onnx", folder / "data" / "images", "--out", tmp_path / "table.csv", *words)
+    assert done.exit_code == 0, done.stderr
+    rows = read_rows(tmp_path / "table.csv")
+    assert [row[:2] for row in rows] == [
+        ["id", "class"],
+        *([stem, value] for stem in stems(folder) for value in ("250", "30")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clean"], "classes that exclude each other are not cleaned: filled holes would overlap; leave out --clean"),
+        (["--order", "F"], "the order 'F' is not known; expected row or column"),
+        (["--row", "{image}"], "the rows of all classes would be alike; add {class} or {number}"),
+        (["--classes", "pol"], "no class is named 'pol'; did you mean 'pole'?"),
+    ],
+)
+def test_what_makes_no_table_is_refused_in_a_line(folder: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    done = call("submit", folder / "one", folder / "data" / "images", "--out", tmp_path / "table.csv", *words)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

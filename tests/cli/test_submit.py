@@ -117,6 +117,7 @@ def test_a_photo_that_cannot_be_read_is_one_line_and_a_second_call_finishes(mode
         ["--out", "s.csv"],
         ["--check", "s.csv"],
         ["run", "photos", "--check", "s.csv", "--against", "t.csv"],
+        ["--check", "s.csv", "--against", "t.csv", "--row", "{stem}", "--columns", "a,b"],
         ["--check", "s.csv", "--against", "t.csv", "--size", "native"],
         ["run", "photos", "--out", "s.csv", "--workers", "-1"],
     ],

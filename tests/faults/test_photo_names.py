@@ -84,7 +84,7 @@ def test_what_is_said_of_odd_names_is_one_tame_line(name: str, tmp_path: Path) -
 @pytest.mark.fault(
     done="carvana fit, then evaluate, predict and submit, on a folder of images and masks with all odd names",
     promised="a run, its numbers again, all masks; submit names the image whose name would be two rows",
-    reaches="run.py: read_split; evaluation: pictures and masks; inference/submission/table.py: make_row",
+    reaches="run.py: read_split; evaluation: pictures and masks; inference/submission/format.py: TableFormat.line",
     quick=0,
 )
 def test_all_commands_take_odd_names(tmp_path: Path) -> None:

@@ -294,3 +294,16 @@ def test_a_network_that_was_fitted_elsewhere_is_told() -> None:
         rows = tuple(replace(each, refits=(refit,)) if each is row else each for each in board.rows)
         words = " ".join(notes(replace(board, rows=rows)))
         assert (f"{row.name} (carvana 0.0.9 on an abacus)" in words) == told
+
+
+def test_pixels_of_classes_that_are_in_no_true_label_are_stated() -> None:
+    task = {"classes": ["sky", "road", "dog"]}
+    per_class = tuple(
+        {"name": name, "iou": 0.5, "pixels": pixels} for name, pixels in (("sky", 9), ("road", 9), ("dog", 0))
+    )
+    row = Row("a", status="ok", metric="miou", score=0.5, rank=1, per_class=per_class, absent_share=0.0123)
+    board = Leaderboard(replace(HEADER, task=task), (row, replace(row, name="b", rank=2, absent_share=0.0)))
+    words = " ".join(notes(board))
+    assert "over the 2 of 3 classes that are in the true labels" in words
+    assert "not in the true labels: a 1.23%." in words
+    assert row.score_of("dog") is None

@@ -96,10 +96,11 @@ def test_the_commands_go_on_with_the_run(run: Run, data: Path, tmp_path: Path) -
     assert "Nothing is wrong" in call("data", "check", data, *words).stdout
     split = call("data", "split", data, *words, "--group", r"(g\d)")
     assert "dot" in split.stdout
-    for command in (["submit", run.path, data / "images", "--out", tmp_path / "t.csv"], ["compare", "unet-ref"]):
-        refused = CliRunner().invoke(app, [*map(str, command), *(settings() if command[0] == "compare" else [])])
-        assert refused.exit_code == 1
-        assert "3 classes" in refused.stderr, refused.stderr
+    table = call("submit", run.path, data / "images", "--out", tmp_path / "t.csv", "--clean")
+    assert (table.exit_code, table.stdout[:8]) == (0, "36 rows "), table.stderr
+    refused = CliRunner().invoke(app, ["compare", "unet-ref", *settings()])
+    assert refused.exit_code == 1
+    assert "3 classes" in refused.stderr, refused.stderr
 
 
 def test_the_cache_gives_the_same_training(

@@ -1,11 +1,12 @@
-"""The competition's table of masks, gzip or plain text: a header, then ``name,runs`` per image.
+"""The table of masks, gzip or plain text: a header, then a row for each image, of several classes for each of them.
 
-A large table is made of parts, which several processes write and one of them joins. A finished one is checked as the
+A large table is made of parts, which several processes write and one of them joins. A finished one is checked as a
 competition does: names, their order, and runs inside the image.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -17,15 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from carvana.data.io.rle import RleError, runs_of
 from carvana.errors import DataError
 from carvana.inference.predict_folder import MANIFEST, Manifest
 from carvana.utils.files import atomic_path, bytes_digest, digest, file_digest, is_leftover, read_json
 from carvana.utils.progress import Reporter, default_reporter, track
-
-HEADER = b"img,rle_mask"
 
 SIZE = 1280, 1918
 """(height, width) of the competition's images."""
@@ -37,39 +36,66 @@ _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _LEVEL = 6  # runs shrink to 0.45 of their size; a higher level makes no difference
 
+_SOME_RUNS = re.compile(r"\d+ \d+(?: \d+ \d+)*")
 _PART = re.compile(r"\d{6,}-[0-9a-f]{12}\.gz")
 _OLD_RECORD, _OLD_LOCK = "record.json", "lock"  # of the release before, which had no manifest here
 
 
-def make_row(name: str, runs: str) -> bytes:
-    r"""The line of an image, with its line break.
+class Header(NamedTuple):
+    """The first line of a table.
 
-    Raises:
-        DataError: the name holds a line break, which would be two lines.
-
-    >>> make_row("car_01.jpg", "2 5 8 1"), make_row("a,b.jpg", "")
-    (b'car_01.jpg,2 5 8 1\n', b'"a,b.jpg",\n')
+    Attributes:
+        columns: the names of its columns, two or more.
+        runs: the place of the column of runs, from 0.
     """
-    if "\n" in name or "\r" in name:
-        raise DataError(f"the image {name!r} has a line break in its name; rename it")
-    if "," in name or '"' in name:
-        name = '"' + name.replace('"', '""') + '"'
-    return os.fsencode(name) + b"," + runs.encode() + b"\n"
+
+    columns: tuple[str, ...]
+    runs: int
 
 
-def split_row(line: bytes) -> tuple[str, bytes] | None:
-    """The name and the runs of a line without its line break; None if it does not have two columns.
+USUAL = Header(("img", "rle_mask"), 1)
+"""The competition's."""
+
+
+def split_row(line: bytes, header: Header = USUAL) -> tuple[str, bytes] | None:
+    """The columns besides the runs, with commas between them, and the runs; None if it has other columns.
+
+    Args:
+        line: without its line break.
+        header: the columns.
 
     >>> split_row(b"car_01.jpg,2 5 8 1"), split_row(b'"a,b.jpg",'), split_row(b"car_01.jpg"), split_row(b"a,b,1 1")
     (('car_01.jpg', b'2 5 8 1'), ('a,b.jpg', b''), None, None)
     """
-    quoted, comma, runs = line.rpartition(b",")
-    name = os.fsdecode(quoted)
-    if name.startswith('"') and name.endswith('"') and len(name) > 1:
-        name = name[1:-1].replace('""', '"')
-    elif "," in name:
+    count = len(header.columns)
+    if header.runs == count - 1:  # long, and not to be searched for commas
+        head, comma, runs = line.rpartition(b",")
+        fields = _fields(os.fsdecode(head))
+        return (",".join(fields), runs.strip(b'"')) if comma and len(fields) == count - 1 else None
+    fields = _fields(os.fsdecode(line))
+    if len(fields) != count:
         return None
-    return (name, runs.strip(b'"')) if comma else None
+    runs = os.fsencode(fields.pop(header.runs))
+    return ",".join(fields), runs
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The columns of a table.
+
+    Runs are in the last column, unless in the first row another one of three or more holds runs, and the last does not.
+
+    Raises:
+        DataError: it cannot be read, or there are less than two columns.
+    """
+    with open_table(path) as lines:
+        columns, first = (_fields(os.fsdecode(next(lines, b""))) for _ in range(2))
+    if len(columns) < 2:
+        raise DataError(f"{path}, line 1: {columns[0]!r:.60}; expected the names of two columns or more: img,rle_mask")
+    last = len(columns) - 1
+    runs = last
+    if 1 < last < len(first) and not _SOME_RUNS.fullmatch(first[last]):
+        runs = next((place for place, field in enumerate(first) if _SOME_RUNS.fullmatch(field)), last)
+    return Header(tuple(columns), runs)
 
 
 @contextmanager
@@ -95,24 +121,32 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[bytes]]:
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:
-    """The images that a table names, in its order.
+    """The names of a table's rows, in its order: what stands in the columns besides the runs.
 
     Raises:
         DataError: it cannot be read, names none, or names one twice.
     """
     names: dict[str, None] = {}
+    header = read_header(path)
+    columns = header.columns
     with open_table(path) as lines:
         next(lines, None)
         for number, line in enumerate(lines, start=2):
-            row = split_row(line)
+            row = split_row(line, header)
             if row is None:
-                raise DataError(f"{path}, line {number}: expected a name, a comma and runs, as in {HEADER.decode()}")
+                raise DataError(f"{path}, line {number}: expected a row of {len(columns)} columns: {','.join(columns)}")
             if row[0] in names:
-                raise DataError(f"{path}, line {number}: names {row[0]} a second time; expected each image once")
+                raise DataError(f"{path}, line {number}: names {row[0]} a second time; expected each row once")
             names[row[0]] = None
     if not names:
         raise DataError(f"{path}: names no image; expected a header and a line for each image")
     return list(names)
+
+
+def _fields(text: str) -> list[str]:
+    with suppress(csv.Error):  # a name that begins with a quotation mark, and was not quoted
+        return next(csv.reader([text], strict=True), [""]) if '"' in text else text.split(",")
+    return text.split(",")
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
@@ -138,10 +172,12 @@ class Parts:
         out: the table, which is compressed if its name ends in ``.gz``.
         record: all that decides the rows, as JSON values, each under a name for messages.
         count: the number of parts.
+        header: the first line of the table.
     """
 
-    def __init__(self, out: Path, record: Mapping[str, Any], *, count: int) -> None:
+    def __init__(self, out: Path, record: Mapping[str, Any], *, count: int, header: bytes) -> None:
         self._out = out
+        self._header = header
         self._folder = _folder(out)
         self._record = json.loads(json.dumps(record))  # as it will be read back
         self._names = [f"{number:06}-{digest(self._record)[:12]}.gz" for number in range(count)]
@@ -202,7 +238,7 @@ class Parts:
     def _write_joined(self, path: Path) -> None:
         packed = self._out.suffix == ".gz"
         with open(path, "wb") as file:
-            file.write(_packed(HEADER + b"\n") if packed else HEADER + b"\n")
+            file.write(_packed(self._header) if packed else self._header)
             for name in self._names:
                 with open(self._folder / name, "rb") if packed else gzip.open(self._folder / name) as part:
                     shutil.copyfileobj(part, file, 1 << 20)
@@ -288,7 +324,10 @@ def check_submission(
     size: tuple[int, int] = SIZE,
     reporter: Reporter | None = None,
 ) -> SubmissionReport:
-    """Compare a table with the competition's sample: the same images in the same order, and valid runs in each row.
+    """Compare a table with the competition's sample: the same rows in the same order, and valid runs in each of them.
+
+    Whether pixels are numbered row after row or column after column does not matter: runs lie inside the image, or do
+    not, in either order.
 
     Both files are read line by line, and only the names are kept, so memory does not grow with the runs.
 
@@ -301,20 +340,22 @@ def check_submission(
     Raises:
         DataError: one of the files cannot be read, or the sample is not a table.
     """
+    expected = read_header(against)
+    columns = expected.columns
     places = {name: place for place, name in enumerate(read_names(against))}
     report = SubmissionReport(expected=len(places))
     seen: set[int] = set()
     furthest = -1
-    with open_table(against) as sample, open_table(path) as lines:
-        header, expected = next(lines, b""), next(sample)
-        if header != expected:
-            report.add("header", f"line 1: begins {_shown(header)}; expected {expected.decode('utf-8', 'replace')!r}")
+    with open_table(path) as lines:
+        header = next(lines, b"")
+        if _fields(os.fsdecode(header)) != list(columns):
+            report.add("header", f"line 1: begins {_shown(header)}; expected {','.join(columns)!r}")
         rows = track(lines, reporter or default_reporter(), "checking", len(places))
         for number, line in enumerate(rows, start=2):
             report.rows += 1
-            row = split_row(line)
+            row = split_row(line, expected)
             if row is None:
-                report.add("no row", f"line {number}: {_shown(line)} is not a row; expected a name, a comma and runs")
+                report.add("no row", f"line {number}: {_shown(line)} is not a row; expected {','.join(columns)}")
                 continue
             name, runs = row
             where = f"line {number}, {name}"
@@ -324,12 +365,12 @@ def check_submission(
                 report.add(error.problem, f"{where}: {error}")
             place = places.get(name)
             if place is None:
-                report.add("unknown", f"{where}: the sample has no such image")
+                report.add("unknown", f"{where}: the sample has no such row")
                 continue
             if place in seen:
                 report.add("doubled", f"{where}: has a row already")
             elif place < furthest:
-                report.add("out of order", f"{where}: stands behind images that follow it in the sample")
+                report.add("out of order", f"{where}: stands behind rows that follow it in the sample")
             seen.add(place)
             furthest = max(furthest, place)
     for name, place in places.items():

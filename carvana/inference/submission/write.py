@@ -1,4 +1,4 @@
-"""Writes the competition's table of all masks, with any number of processes; continues after an interruption.
+"""Writes the table of all masks, with any number of processes; continues after an interruption.
 
 Its stages overlap: worker processes read, the network predicts, threads encode masks as runs and write. Images are
 divided into chunks of a fixed size, and no batch holds images of two chunks, so the rows of a chunk do not depend on
@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ from carvana.inference.inputs import (
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.pipeline import FEWER_READERS, overlapped, read_prepared
 from carvana.inference.prediction import Prediction
-from carvana.inference.submission.table import Parts, make_row, remove_joined
+from carvana.inference.submission.format import TableFormat, in_order, refuse_equal
+from carvana.inference.submission.table import Parts, remove_joined
 from carvana.utils.deprecated import parameters
 from carvana.utils.files import digest
 from carvana.utils.parallel import ReaderKilledError, tells_of_killed_reader
@@ -47,17 +49,19 @@ class Submission:
     """What became of the images given to :func:`write_submission`.
 
     Attributes:
-        rows: the rows of the finished table.
+        rows: the rows of the finished table, of several classes one for each image and class.
         written: the rows that this process made in this call.
         failed: images of its share that could not be read, each with the message that says why.
         complete: whether the table is finished. If not, images of this share failed, or other processes are still
             running or not started yet; the last one joins the parts.
+        images: the images of the finished table.
     """
 
     rows: int
     written: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     complete: bool = False
+    images: int = 0
 
 
 @parameters(photos="images")
@@ -67,12 +71,15 @@ def write_submission(
     *,
     out: str | os.PathLike[str],
     names: Sequence[str] | None = None,
+    form: TableFormat | None = None,
     cleaning: Cleaning | None = None,
     workers: int | None = None,
     chunk: int = CHUNK,
     reporter: Reporter | None = None,
 ) -> Submission:
     """Predict images and write the runs of their masks into a table ``img,rle_mask``, a row for each image.
+
+    Of several classes each has a row for each image, ``img,class,rle_mask``, empty where the image lacks the class.
 
     Finished chunks are kept in ``<out>.parts/`` until all are done. Called again after an interruption, this continues
     there, and the table is the same to the byte. Where images need tiles to fit the memory, give the predictor its
@@ -86,8 +93,11 @@ def write_submission(
         predictor: makes the predictions.
         images: image files and folders of them, no two images of the same name.
         out: the table; compressed if its name ends in ``.gz``.
-        names: the file names of the images to take, in the order of the rows; None takes all, sorted by name.
-        cleaning: how masks are cleaned.
+        names: the rows of the table in their order, as :func:`carvana.inference.submission.table.read_names` reads them
+            from a sample: the file names of the images to take, unless ``form`` says otherwise. Classes without any
+            row are left out. None takes all images, sorted by name.
+        form: columns, names of rows, order of pixels, and classes; None for the usual ones of the task.
+        cleaning: how the mask of each class is cleaned.
         workers: processes that read; see :func:`carvana.inference.pipeline.read_prepared`.
         chunk: images that are kept or lost together.
         reporter: shows progress, and a warning for each image that cannot be read.
@@ -97,9 +107,9 @@ def write_submission(
         are replaced, another call makes their chunks and finishes the table.
 
     Raises:
-        ConfigError: the task has several classes.
+        ConfigError: ``form`` is of another task, or classes that exclude each other are to be cleaned.
         DataError: ``out`` exists, its parts are of another table, an image is missing or of the same name as another,
-            or nothing can be written.
+            the sample has other rows, or nothing can be written.
         ReaderKilledError: a reading process was killed.
 
     Example:
@@ -109,34 +119,40 @@ def write_submission(
     """
     if chunk < 1:
         raise ConfigError(f"chunk = {chunk}; expected one image at least")
-    if predictor.task.kind != "binary":
+    form = form or TableFormat(predictor.task)
+    if form.task != predictor.task:
         raise ConfigError(
-            f"a submission holds one mask of each image, and this model has {len(predictor.task.classes)} classes; "
-            "write label maps with carvana predict"
+            f"the table's classes are {', '.join(form.task.names)}; expected those of the predictor's task"
+        )
+    if cleaning is not None and predictor.task.kind == "multiclass":
+        raise ConfigError(
+            "classes that exclude each other are not cleaned: filled holes would overlap; leave out --clean"
         )
     reporter = reporter or default_reporter()
     out = Path(out)
     refuse_existing(out)
-    rows = _in_order(collect_images(images), names, reporter)
-    for image in rows:  # refuse names that no row can hold before any work
-        make_row(image.name, "")
+    found = collect_images(images)
+    refuse_equal(found, form)
+    ordered, classes = in_order(found, names, form, reporter)
     record = {
         "format": FORMAT_VERSION,
         "weights": predictor.weights_digest,
-        "settings": predictor.settings(),
+        "settings": predictor.settings() | form.settings(classes),
         "cleaning": cleaning and asdict(cleaning),
         "chunks": chunk,
-        "photos": digest([str(place) for place in absolute_paths(rows)]),
+        "photos": digest([str(place) for place in absolute_paths(ordered)]),
     }
-    count = math.ceil(len(rows) / chunk)
-    done = Submission(len(rows))
+    count = math.ceil(len(ordered) / chunk)
+    done = Submission(len(ordered) * len(classes), images=len(ordered))
     with _explained(out):
-        parts = Parts(out, record, count=count)
+        parts = Parts(out, record, count=count, header=form.header)
         if not out.exists():  # other processes may have finished it meanwhile
             parts.begin()
             undone = sorted(set(parts.missing()).intersection(rank_slice(range(count))))
-            chunks = {number: rows[number * chunk : (number + 1) * chunk] for number in undone}
-            _write_parts(predictor, chunks, parts, done, cleaning=cleaning, workers=workers, reporter=reporter)
+            chunks = {number: ordered[number * chunk : (number + 1) * chunk] for number in undone}
+            rows_of = partial(_rows, form=form, classes=classes, cleaning=cleaning)
+            made = _write_parts(predictor, chunks, parts, done, rows_of=rows_of, workers=workers, reporter=reporter)
+            done.written = made * len(classes)
         done.complete = parts.join()
     wait_for_all_ranks(failed=bool(done.failed))
     return done
@@ -157,7 +173,7 @@ def refuse_existing(out: str | os.PathLike[str]) -> None:
 
 
 class _Row(NamedTuple):
-    """A row in the pipeline: its chunk, and why the image cannot be read, if so."""
+    """An image in the pipeline: its chunk, and why it cannot be read, if so."""
 
     image: Path
     chunk: int
@@ -170,11 +186,11 @@ def _write_parts(
     parts: Parts,
     done: Submission,
     *,
-    cleaning: Cleaning | None,
+    rows_of: Callable[[Path, Prediction], bytes],
     workers: int | None,
     reporter: Reporter,
-) -> None:
-    """Make the parts of chunks, and record the results of their images in ``done``."""
+) -> int:
+    """Make the parts of chunks, record images that cannot be read in ``done``, and count the others."""
     lines: dict[int, dict[Path, bytes]] = {number: {} for number in chunks}
     lock = threading.Lock()
 
@@ -182,14 +198,13 @@ def _write_parts(
         # One step from mask to file: predicted images are kept even when the next batch is interrupted.
         row, prediction = result
         if prediction is not None:
-            mask = prediction.mask if cleaning is None else clean(prediction.mask, **asdict(cleaning))
-            line = make_row(row.image.name, rle.encode(mask))
+            made = rows_of(row.image, prediction)
             with lock:
-                lines[row.chunk][row.image] = line
+                lines[row.chunk][row.image] = made
                 complete = len(lines[row.chunk]) == len(chunks[row.chunk])
             if complete:  # never where an image of the chunk cannot be read
-                made = lines.pop(row.chunk)
-                parts.add(row.chunk, [made[image] for image in chunks[row.chunk]])
+                whole = lines.pop(row.chunk)
+                parts.add(row.chunk, [whole[image] for image in chunks[row.chunk]])
         return row
 
     # Closed explicitly, or readers would live as long as an error's traceback.
@@ -199,7 +214,24 @@ def _write_parts(
             if row.message:
                 done.failed.append((row.image, row.message))
                 reporter.warn(row.message)
-    done.written = sum(len(images) for number, images in chunks.items() if number not in lines)
+    return sum(len(images) for number, images in chunks.items() if number not in lines)
+
+
+def _rows(
+    image: Path, prediction: Prediction, *, form: TableFormat, classes: Sequence[str], cleaning: Cleaning | None
+) -> bytes:
+    """The lines of an image, one for each class."""
+    task = prediction.task
+    if task.kind == "multiclass":
+        known = rle.encode_labels(prediction.labels, len(task.classes), order=form.order)
+        texts = dict(zip(task.names, known, strict=True))
+    else:
+        texts = {}
+        for name in classes:  # one after the other, so that memory holds one mask
+            mask = prediction.mask_of(name)
+            mask = mask if cleaning is None else clean(mask, **asdict(cleaning))
+            texts[name] = rle.encode(mask, order=form.order)
+    return b"".join(form.line(image, name, texts[name]) for name in classes)
 
 
 def _predicted(
@@ -215,34 +247,6 @@ def _predicted(
                 for image, ready in zip(chunk, prepared, strict=False)
             )
             yield from run_batches(predictor, rows, want="mask")
-
-
-def _in_order(images: Sequence[Path], names: Sequence[str] | None, reporter: Reporter) -> list[Path]:
-    """The images in the order of their rows.
-
-    Raises:
-        DataError: there are none, two have the same name, or one that is wanted is not among them.
-    """
-    if not images:
-        raise DataError("no images; name a folder of image files")
-    known: dict[str, Path] = {}
-    for image in images:
-        other = known.setdefault(image.name, image)
-        if other is not image:
-            raise DataError(f"{image} and {other} would be two rows of one name; rename one of them")
-    if names is None:
-        return [known[name] for name in sorted(known)]
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {len(names)} images that the sample names are not there, the first: {missing[0]}; "
-            "name the folder that holds them all"
-        )
-    wanted = set(names)
-    others = [name for name in known if name not in wanted]
-    if others:
-        reporter.info(f"{len(others)} images that the sample does not name are left out, the first: {others[0]}")
-    return [known[name] for name in names]
 
 
 @contextmanager

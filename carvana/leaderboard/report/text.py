@@ -72,6 +72,11 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
         true = sum(bool(each["pixels"]) for each in ranked[0].per_class)
         some = "" if true == len(ranked[0].per_class) else f" {true} of {len(ranked[0].per_class)}"
         lines.append(f"The mean is over the{some} classes that are in the true labels, the same for all networks.")
+        absent = [f"{_one_line(row.name)} {row.absent_share:.2%}" for row in ranked if row.absent_share]
+        if absent:
+            lines.append(
+                f"Of the pixels were predicted as classes that are not in the true labels: {', '.join(absent)}."
+            )
     if any(row.latency_ms is not None for row in ranked):
         lines.append("Prediction (ms, images/s, MB) was measured for each network alone, after all trainings.")
     here = board.header

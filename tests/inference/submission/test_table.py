@@ -10,7 +10,7 @@ import pytest
 
 from carvana.data.io import rle
 from carvana.errors import DataError
-from carvana.inference.submission.table import SHOWN, SubmissionReport, check_submission
+from carvana.inference.submission.table import SHOWN, SubmissionReport, check_submission, read_header, read_names
 
 SIZE = 6, 10
 NAMES = [f"car_{number:02}.jpg" for number in range(12)]
@@ -91,6 +91,32 @@ def test_every_problem_of_names_is_counted(tmp_path: Path, sample: Path, rng: np
     }  # fmt: skip
     assert report.rows == 16
     assert any(line.startswith(f"{NAMES[7]}: has no row") for line in report.first)
+
+
+def test_a_table_with_image_and_class_in_columns_of_their_own_is_checked(tmp_path: Path) -> None:
+    sample, path = tmp_path / "sample.csv", tmp_path / "s.csv"
+    pairs = [(image, name) for image in ("a,b.jpg", "c.jpg") for name in ("sky", "road")]
+    rows = [f'"{image}",{name},' for image, name in pairs]
+    sample.write_text("\n".join(["id,class,predicted", *rows]))
+    path.write_text("\n".join(['"id",class,predicted', *(f"{row}1 3 60 1" for row in rows)]))
+    assert check(path, sample).ok
+    path.write_text("\n".join(["id,class,predicted", rows[1], rows[0] + "1 2 2 1", rows[1] + "61 1", "c.jpg,sky"]))
+    report = check(path, sample)
+    assert report.counts == {"overlapping": 1, "out of order": 1, "outside": 1, "doubled": 1, "no row": 1, "missing": 2}
+    assert "c.jpg,road: has no row" in report.first
+
+
+def test_runs_may_stand_in_another_column_than_the_last(tmp_path: Path) -> None:
+    sample, path = tmp_path / "sample.csv", tmp_path / "s.csv"
+    sample.write_text("ImageId,EncodedPixels,ClassId\na.jpg,1 1,1\na.jpg,,2\n")
+    assert read_header(sample) == (("ImageId", "EncodedPixels", "ClassId"), 1)
+    assert read_names(sample) == ["a.jpg,1", "a.jpg,2"]
+    path.write_text("ImageId,EncodedPixels,ClassId\na.jpg,,1\na.jpg,59 2,2\n")
+    assert check(path, sample).ok
+    path.write_text("ImageId,EncodedPixels,ClassId\na.jpg,60 2,1\na.jpg,1 1\n")
+    assert check(path, sample).counts == {"outside": 1, "no row": 1, "missing": 1}
+    sample.write_text("img,rle_mask\n12 34,\n")  # two columns are the competition's
+    assert read_header(sample).runs == 1
 
 
 def expected_counts(order: list[str]) -> dict[str, int]:

@@ -18,11 +18,12 @@ from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.submission import table
-from carvana.inference.submission.table import HEADER, Parts
+from carvana.inference.submission.table import Parts
 from carvana.inference.submission.write import Submission, write_submission
 from carvana.utils.progress import SilentReporter
 
 CHUNK = 4
+HEADER = b"img,rle_mask\n"
 
 
 @pytest.fixture
@@ -297,7 +298,7 @@ def test_a_photo_of_another_size_than_all_others_is_a_row_as_well(photos: list[P
 
 def test_a_part_that_comes_after_the_table_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "s.csv"
-    slow, quick = (Parts(out, RECORD, count=1) for _ in range(2))
+    slow, quick = (Parts(out, RECORD, count=1, header=HEADER) for _ in range(2))
     slow.begin()
     quick.begin()
     quick.add(0, [b"a.jpg,\n"])
@@ -337,12 +338,15 @@ def test_a_part_whose_bytes_have_changed_is_made_again(photos: list[Path], tmp_p
 
 def test_two_tables_begun_at_once_are_never_mixed(tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
-    one, other = Parts(out, RECORD, count=1), Parts(out, RECORD | {"weights": "xyz"}, count=1)
+    one, other = (
+        Parts(out, RECORD, count=1, header=HEADER),
+        Parts(out, RECORD | {"weights": "xyz"}, count=1, header=HEADER),
+    )
     one.begin()
     other.begin()
     one.add(0, [b"a.jpg,\n"])
     other.add(0, [b"b.jpg,\n"])
     with pytest.raises(DataError, match=r"s\.csv\.parts: holds an unfinished table with other weights"):
-        Parts(out, RECORD, count=1).begin()
+        Parts(out, RECORD, count=1, header=HEADER).begin()
     assert one.join()
-    assert out.read_bytes() == HEADER + b"\na.jpg,\n"
+    assert out.read_bytes() == HEADER + b"a.jpg,\n"
