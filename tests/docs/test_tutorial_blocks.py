@@ -37,7 +37,7 @@ def test_own_classes_from_the_drawing_to_python(tmp_path: Path) -> None:
     assert len(list((folder / "maps").glob("*_mask.png"))) == 8
     assert len(list((folder / "cut").glob("*_cutout.png"))) == 8
     for name in ("worst", "masks", "confusion", "classes", "curves"):
-        assert (folder / "runs" / "streets" / "pictures" / f"{name}.png").is_file()
+        assert (folder / "runs" / "thin" / "pictures" / f"{name}.png").is_file()
     (folder / "use.py").write_text(use.text)
     used = shell.run(["python use.py"], folder)
     assert used.returncode == 0, used.stdout[-3000:]
