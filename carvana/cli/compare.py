@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,10 @@ def compare(
         Path | None, typer.Option(help="The folder; finished parts in it are kept. By default runs/compare.")
     ] = None,
     columns: Annotated[
-        str, typer.Option(metavar="CLASS,...", help="Classes whose scores are columns of the table.")
+        str,
+        typer.Option(
+            metavar="CLASS,...", help='Classes whose scores are columns of the table; "A, B" in quotes is one class.'
+        ),
     ] = "",
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the rows as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
@@ -82,7 +86,8 @@ def compare(
         load_config(source, changes) if source or changes else None,
         quick=quick, classes=classes, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
         config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))),
-        columns=[name.strip() for name in columns.split(",") if name.strip()], reporter=make_reporter(),
+        columns=[name.strip() for name in next(csv.reader([columns], skipinitialspace=True), []) if name.strip()],
+        reporter=make_reporter(),
     )  # fmt: skip
     show_result(leaderboard_table(board), json, board.to_json())
     if not board.ranked:

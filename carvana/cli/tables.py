@@ -170,7 +170,9 @@ def leaderboard_table(board: LeaderboardData, *, width: int | None = None) -> Re
     shown = columns(board, brief=(width or Console().width) < _FULL_WIDTH)
     table = make_table()
     for column in shown:
-        table.add_column(column.heading, justify="right" if column.numeric else "left", no_wrap=column.key != "name")
+        table.add_column(
+            Text(column.heading), justify="right" if column.numeric else "left", no_wrap=column.key != "name"
+        )
     for row in board.ranked:
         style = "bold green" if row.rank == 1 else "bold" if row.tied_with_best else ""
         table.add_row(*(Text(column.cell(row)) for column in shown), style=style)

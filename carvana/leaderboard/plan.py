@@ -190,7 +190,7 @@ def make_plan(
         machine=_machine(devices),
         scored=_SCORED[task.kind],
         task=task.model_dump(mode="json"),
-        columns=tuple(columns),
+        columns=tuple(dict.fromkeys(columns)),
     )
     targets = script_targets(trial.config.arch for each in trials.values() for trial in each)
     return ComparisonPlan(folder, header, split, devices, trials, targets)
@@ -215,15 +215,16 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
 def _check_classes(run: Run, task: Task) -> None:
     """Refuse a run of other classes, or of other labels of the same: it would be scored on another truth."""
     own = run.read_config().task.task()
-    if own.kind == task.kind == "binary":
-        return
-    if (own.kind, own.names) != (task.kind, task.names):
+    binary = own.kind == task.kind == "binary"  # of which the name says nothing
+    if not binary and (own.kind, own.names) != (task.kind, task.names):
         theirs, ours = (f"{each.kind}, {shortened(', '.join(each.names), 200)}" for each in (own, task))
         raise ConfigError(
             f"{run.path}: has the classes of another task ({theirs}), expected those of this comparison ({ours}): "
             "networks are ranked on the same classes"
         )
     values = [tuple(each.value) for each in own.classes], tuple(own.ignore)
+    if binary and not (own.classes[0].value and task.classes[0].value):  # masks may be those of the named value
+        values = [tuple(task.classes[0].value)], tuple(own.ignore)
     if values != ([tuple(each.value) for each in task.classes], tuple(task.ignore)):
         raise ConfigError(
             f"{run.path}: reads or ignores other values of label files than this comparison does; the same pixels "

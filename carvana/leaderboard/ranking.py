@@ -74,6 +74,11 @@ def read_result(
     by_name = [{image["image"]: image for image in evaluation["per_image"]} for evaluation in evaluations]
     images = [[each[name] for name in names] for each in by_name]
     dice = np.mean([[image[task.metric] for image in each] for each in images], axis=0)
+    if not np.isfinite(dice).all():
+        raise DataError(
+            f"{names[int(np.argmin(np.isfinite(dice)))]}: its score in {trials[0].result.evaluation_path} or in that "
+            "of another seed is not a finite number; remove that folder, and the network is evaluated again"
+        )
     score: NetworkScore = MeanOverImages(dice, groups)
     if task.kind == "multiclass":
         score = PooledIou.of(images, groups, [bool(each["pixels"]) for each in evaluations[0]["per_class"]])
@@ -171,6 +176,7 @@ def _counted(
     Raises:
         DataError: an evaluation has other images, or other pixels of a class than another seed's.
     """
+    pixels: dict[str, int] = {}
     counted = {image["image"] for image in evaluations[0]["per_image"]}
     wanted = [sample.name for sample in samples if sample.name in counted or not task.ignore]
     for trial, evaluation in zip(trials, evaluations, strict=True):
@@ -182,14 +188,21 @@ def _counted(
                 f"of this comparison ({missing[0] + ' is missing' if missing else 'some are not among them'}); remove "
                 "that folder, and the network is evaluated again"
             )
+        for each in evaluation.get("per_class", ()):  # versions had none
+            if pixels.setdefault(each["name"], each["pixels"]) != each["pixels"]:
+                raise DataError(
+                    f"{trial.result.evaluation_path}: has {each['pixels']} pixels of {each['name']} in the true "
+                    f"labels, and another seed has {pixels[each['name']]}; remove that folder, and the network is "
+                    "evaluated again"
+                )
     return [sample for sample in samples if sample.name in counted]
 
 
 def _per_class(evaluations: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """The scores of each class, the means over the seeds; nothing for evaluations of versions that had none."""
+    """The scores of each class, the means over the seeds; nothing where an evaluation is of a version without."""
     found = []
-    for of_class in zip(*(evaluation.get("per_class", ()) for evaluation in evaluations), strict=True):
-        values = {key: [each[key] for each in of_class if each[key] is not None] for key in of_class[0]}
+    for of_class in zip(*(evaluation.get("per_class", ()) for evaluation in evaluations), strict=False):
+        values = {key: [each[key] for each in of_class if each.get(key) is not None] for key in of_class[0]}
         means = {key: float(np.mean(each)) if each else None for key, each in values.items() if key not in _COUNTS}
         found.append({key: of_class[0][key] if key in _COUNTS else means[key] for key in of_class[0]})
     return tuple(found)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from carvana.config import TaskConfig
 from carvana.data.samples import Sample
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, old_fields, renamed
@@ -187,6 +188,10 @@ class Row(Record):
         value: float | None = found.get("mean_dice", found["iou"])
         return value
 
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON-able values."""
+        return super().to_json() | {"refits": [refit.to_json() for refit in self.refits]}
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The row that :meth:`to_json` gave."""
@@ -340,7 +345,9 @@ class LeaderboardData:
     @property
     def task(self) -> Task:
         """What the networks distinguish."""
-        return Task(**self.header.task) if self.header.task else Task.binary()
+        if self.header.task:
+            return Task(**self.header.task)
+        return TaskConfig(**self.header.config.get("task", {})).task()  # as versions before had it
 
     @property
     def unit(self) -> float:

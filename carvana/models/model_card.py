@@ -185,7 +185,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _text(text: str) -> str:
     """A name, in which no character has a meaning in Markdown or in a table."""
-    return re.sub(r"([\\`*\[\]<>&|~]|(?<!\w)_|_(?!\w))", r"\\\1", printable(text))
+    return re.sub(r"([\\`*\[\]<>&|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", printable(text))
 
 
 def _code(text: str) -> str:

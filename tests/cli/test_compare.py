@@ -11,6 +11,7 @@ from comparing import recipe, settings
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
+from carvana.errors import ConfigError
 from carvana.leaderboard import compare as comparison
 from carvana.leaderboard.board import Leaderboard
 
@@ -76,6 +77,8 @@ def test_no_names_are_wrong_usage() -> None:
         (["unet-ref", "--set", "train.epoch=1"], "train.epoch"),
         (["unet-ref", "--json", "/"], "is a folder"),
         (["nosuch/run"], "nosuch"),
+        (["unet-ref", "--columns", "car", "--quick", "--classes", "4", "--data", "."], "classes = 4: is for a quick"),
+        (["unet-ref", "--quick", "--classes", "151"], "2 to 150 classes"),
     ],
 )
 def test_mistakes_end_with_one_line_and_leave_nothing(
@@ -109,3 +112,16 @@ def test_a_comparison_in_which_all_fail_has_failed(
     printed = call("compare", "raises", "--data", tiny_data, "--out", tmp_path / "b", "--device", "cpu", *words)
     assert printed.exit_code == 1
     assert printed.stderr.splitlines()[-1].startswith("error: none of the networks could be compared; raises failed:")
+
+
+def test_columns_are_names_between_commas_or_in_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[list[str]] = []
+
+    def compare(*_: object, columns: list[str], **__: object) -> None:
+        found.append(columns)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("carvana.leaderboard.compare.compare", compare)
+    for words in ('road, "trees, shrubs" ,car', "", '"road"'):
+        call("compare", "unet-ref", "--columns", words)
+    assert found == [["road", "trees, shrubs", "car"], [], ["road"]]

@@ -30,15 +30,14 @@ def test_the_commands_of_the_tutorial_run_one_after_the_other(tmp_path: Path) ->
 def test_own_classes_from_the_drawing_to_python(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
-    draw, use = blocks(CLASSES, "python")
-    (folder / "draw.py").write_text(draw.text)
-    (folder / "streets.yaml").write_text(next(iter(blocks(CLASSES, "yaml"))).text)
+    [use], [config] = blocks(CLASSES, "python"), blocks(CLASSES, "yaml")
+    (folder / "streets.yaml").write_text(config.text)
     done = shell.run(shell.script(CLASSES), folder)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert len(list((folder / "maps").glob("*_mask.png"))) == 60
-    assert len(list((folder / "cut").glob("*_cutout.png"))) == 60
+    assert len(list((folder / "maps").glob("*_mask.png"))) == 8
+    assert len(list((folder / "cut").glob("*_cutout.png"))) == 8
     for name in ("worst", "masks", "confusion", "classes", "curves"):
-        assert (folder / "runs" / "streets" / "pictures" / f"{name}.png").is_file()
+        assert (folder / "runs" / "thin" / "pictures" / f"{name}.png").is_file()
     (folder / "use.py").write_text(use.text)
     used = shell.run(["python use.py"], folder)
     assert used.returncode == 0, used.stdout[-3000:]

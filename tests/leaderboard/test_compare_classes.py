@@ -17,6 +17,8 @@ from carvana.config import FitConfig
 from carvana.data.io.labels import read_values
 from carvana.errors import ConfigError
 from carvana.leaderboard.board import Leaderboard
+from carvana.leaderboard.entries import make_entries
+from carvana.leaderboard.plan import make_plan
 from carvana.run import Run
 from carvana.training.fit import fit
 from carvana.utils.progress import SilentReporter
@@ -140,6 +142,14 @@ def test_a_run_of_other_classes_is_refused_by_name(data: Path, board: Leaderboar
 def test_columns_are_classes(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'poles' is not one of the classes; did you mean 'pole'\?"):
         carvana.compare(["unet-ref"], settings(data), columns=["poles"], out=tmp_path / "b", reporter=SilentReporter())
+
+
+def test_a_class_that_is_named_twice_is_one_column(data: Path, tmp_path: Path) -> None:
+    made = make_plan(
+        make_entries(["unet-ref"]), settings(data), out=tmp_path, seeds=1, config_name="test",
+        columns=["pole", "car", "pole"], device="cpu", reporter=SilentReporter(),
+    )  # fmt: skip
+    assert made.header.columns == ("pole", "car")
 
 
 @pytest.mark.parametrize("settings_", [{"quick": False}, {"quick": True, "data": True}])

@@ -13,7 +13,9 @@ from carvana.data.io.images import read_image, write_image
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError
 from carvana.leaderboard.entries import NetworkEntry, make_entries
-from carvana.leaderboard.plan import ComparisonPlan, Trial, _commit, make_plan
+from carvana.leaderboard.plan import ComparisonPlan, Trial, _check_classes, _commit, make_plan
+from carvana.run import Run
+from carvana.task import Task
 from carvana.utils.progress import SilentReporter
 
 
@@ -196,3 +198,24 @@ def test_a_folder_within_another_checkout_has_no_commit_of_its_own(tmp_path: Pat
     git(tmp_path, "init", "-q")
     (tmp_path / "site-packages").mkdir()
     assert _commit(tmp_path / "site-packages") is None
+
+
+@pytest.mark.parametrize(
+    ("own", "fits"),
+    [
+        ({"classes": {"cell": 1}, "ignore": [2]}, False),
+        ({"classes": {"cell": 2}, "ignore": [255]}, False),
+        ({"classes": {"cell": 1}, "ignore": [255]}, True),
+        ({"classes": ["a nucleus"], "ignore": [255]}, True),
+    ],
+)
+def test_a_run_of_one_object_must_count_the_same_pixels(own: dict[str, Any], fits: bool, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.make()
+    run.write_config(FitConfig(task=own))
+    task = Task(classes={"cell": 1}, ignore=[255])
+    if fits:
+        _check_classes(run, task)
+    else:
+        with pytest.raises(ConfigError, match="reads or ignores other values"):
+            _check_classes(run, task)

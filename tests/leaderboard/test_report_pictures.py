@@ -198,3 +198,8 @@ def test_a_damaged_mask_leaves_its_photo_out(board: Leaderboard, tmp_path: Path)
 
 def test_a_page_without_pictures_needs_no_files() -> None:
     assert "<article" not in to_html(make_board())
+
+
+def test_images_that_were_moved_are_left_out(board: Leaderboard, tmp_path: Path) -> None:
+    samples = tuple(replace(sample, image=tmp_path / sample.image.name) for sample in board.samples)
+    assert "images could not be found" in to_html(replace(board, samples=samples))

@@ -150,3 +150,11 @@ def test_a_card_that_cannot_be_pushed_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "model" / "README.md").unlink()
     with pytest.raises(ModelError, match=r"has no model card: README\.md is missing"):
         model.push_to_hub("name/model", run=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["__init__", "_a_b_", "left__right", "s_é_t", "*a*", "a_ _b"])
+def test_underscores_in_names_of_classes_stay(name: str) -> None:
+    task = Task(classes=[name, "other"])
+    card = model_card(ModelSpec(arch="unet-ref", task=task, classes=2, thresholds=[]), 5, {})
+    page = MarkdownIt("commonmark").enable("table").render(card)
+    assert f"<td>{name}</td>" in page

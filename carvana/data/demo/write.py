@@ -192,7 +192,7 @@ def _is_whole(drawing: Drawing) -> bool:
     for path in there:
         try:
             found = np.load(path, mmap_mode="r").shape[:2] if path.suffix == ".npy" else image_size(path)
-        except (CarvanaError, ValueError):
+        except (CarvanaError, ValueError, EOFError, AttributeError):  # the last two of an empty file and of .npz
             raise DataError(f"{path} cannot be read as a demo picture: remove it or choose another folder") from None
         if found != drawing.size:
             sizes = "{}x{}, not {}x{}".format(*found, *drawing.size)

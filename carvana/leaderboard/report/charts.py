@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from carvana.errors import shortened
 from carvana.leaderboard.records import LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import interval, millions, minutes, short
 from carvana.leaderboard.report.svg import AxisScale, Box, Point, padded, place_labels, spread, text_width
@@ -172,7 +173,7 @@ class Quality:
     @property
     def heading(self) -> str:
         """Its name in the switch."""
-        return self.of_class or self.metric
+        return shortened(self.of_class) or self.metric
 
     def of(self, row: Row) -> float | None:
         """The score of a network."""
@@ -196,7 +197,8 @@ def qualities(board: LeaderboardData) -> list[Quality]:
             scores = [score for row in board.ranked if (score := row.score_of(name)) is not None]
             spreads[name] = max(scores) - min(scores) if scores else 0.0
         names = tuple(sorted(spreads, key=lambda name: -spreads[name]))
-    return [Quality("", metric), *(Quality(name, "IoU" if metric == "mIoU" else metric) for name in names[:_CLASSES])]
+    known = [name for name in names if any(row.score_of(name) is not None for row in board.ranked)]
+    return [Quality("", metric), *(Quality(name, "IoU" if metric == "mIoU" else metric) for name in known[:_CLASSES])]
 
 
 def quality_against_cost(series: Iterable[Series], cost: CostAxis, quality: Quality = SCORE) -> Figure | None:
@@ -281,7 +283,7 @@ def curve_points(refit: SeedRun) -> list[tuple[float, float]]:
 def _error_axis(errors: Sequence[float], layout: ChartLayout, title: str, tick: Callable[[float], str]) -> AxisScale:
     """A log scale with small errors at the top."""
     low, high = padded(errors, share=0.06)
-    return AxisScale(high, low, layout.height - _BELOW, _TOP, log=True, title=title, tick=tick)
+    return AxisScale(min(high, 1.0), low, layout.height - _BELOW, _TOP, log=True, title=title, tick=tick)
 
 
 def _cost_chart(

@@ -42,6 +42,11 @@ class Column:
     brief: bool = False
     under: str = ""
 
+    @property
+    def of_class(self) -> bool:
+        """Whether it is that of a class, whose name may hold any sign."""
+        return self.key.startswith("class ")
+
     def value(self, row: Row) -> float | str | None:
         """The value of a row to sort by; None where it is not known."""
         found: float | str | None = self.sort_by(row) if self.sort_by else getattr(row, self.key)

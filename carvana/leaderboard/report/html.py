@@ -134,13 +134,14 @@ def class_scores(board: LeaderboardData) -> dict[str, dict[str, tuple[float, flo
         scores = {row.name: score for row in board.ranked if (score := row.score_of(name)) is not None}
         best = max(scores.values(), default=0.0)
         if scores:
-            found[name] = {key: (score, _HOTTEST * (1 - score), score == best) for key, score in scores.items()}
+            found[name] = {key: (score, _HOTTEST * (1 - score), score == best > 0) for key, score in scores.items()}
     return found
 
 
-def _figures(series: Sequence[Series], cost: CostAxis, shown: Sequence[Quality]) -> list[Figure]:
-    """The charts of a cost, one for each score; none where the cost of no network is known."""
-    return [figure for quality in shown if (figure := quality_against_cost(series, cost, quality)) is not None]
+def _figures(series: Sequence[Series], cost: CostAxis, shown: Sequence[Quality]) -> dict[int, Figure]:
+    """The charts of a cost by the place of their score; none where no network has both."""
+    found = {place: quality_against_cost(series, cost, quality) for place, quality in enumerate(shown)}
+    return {place: figure for place, figure in found.items() if figure is not None}
 
 
 def _costs(row: Row, best: Row) -> str:

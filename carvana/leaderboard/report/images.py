@@ -35,6 +35,7 @@ _SHOWN = 12  # networks, the best ones
 _THUMBNAIL = 420  # pixels, the width of a whole image
 _CROP = (3 / 16, 1 / 4)  # of the image's width: height and width of the part that is shown large
 _CROP_OF_LABELS = (3 / 8, 1 / 2)  # which have something to see everywhere
+_MOST_CROP = 720  # pixels, the width of a part with labels: a page has up to 144 photographs of them
 _LEAST_CROP = 240  # pixels: smaller parts are enlarged, so that browsers do not blur them
 _DIMMED = 140  # of 255: how much of the image's light is taken away outside a mask
 
@@ -75,14 +76,14 @@ def disagreements(board: LeaderboardData) -> list[Picture] | str:
     rows, task = [row for row in board.ranked if row.masks][:_SHOWN], board.task
     if len(rows) < 2:
         return "It takes the masks of two networks to compare them."
-    samples = {sample.name: sample for sample in board.samples if _has_truth(sample)}
+    samples = {sample.name: sample for sample in board.samples if _has_truth(sample) and _is_there(sample)}
     images = [image for image in board.images if image.image in samples]
     if not images:
         return "The images could not be found when this page was written."
     chosen = most_different(
         images,
         [row.name for row in rows],
-        lambda image: _read_masks(samples[image.image], rows, task),
+        lambda image: _read_counted(samples[image.image], rows, task),
         measure=_label_distance if task.kind == "multiclass" else mean_distance,
     )
     if not chosen:
@@ -152,9 +153,11 @@ def _label_distance(labels: Masks) -> float:
 
 def _disagreement(labels: Masks) -> NDArray[np.float32]:
     """For each pixel the share of pairs with different labels there, (H, W)."""
-    found = [(a != b).astype(np.float32) for a, b in combinations(labels, 2)]
-    mean: NDArray[np.float32] = np.mean(found, axis=0, dtype=np.float32)
-    return mean
+    count: NDArray[np.uint16] = np.zeros(labels[0].shape, np.uint16)
+    pairs = list(combinations(labels, 2))
+    for a, b in pairs:  # not all at once: the pairs of twelve networks would take 264 bytes a pixel
+        count += a != b
+    return count.astype(np.float32) / np.float32(len(pairs))
 
 
 def busiest_window(weights: NDArray[np.floating[Any]], size: tuple[int, int]) -> tuple[int, int]:
@@ -209,9 +212,34 @@ def _read_masks(sample: Sample, rows: Sequence[Row], task: Task) -> list[Labels]
     return masks if len({mask.shape for mask in masks}) == 1 else None
 
 
+def _read_counted(sample: Sample, rows: Sequence[Row], task: Task) -> list[Labels] | None:
+    """The same, alike where the truth is ignored; None also where the truth is gone."""
+    masks = _read_masks(sample, rows, task)
+    if masks is None or not task.ignore:
+        return masks
+    try:
+        true = read_labels(sample, task)
+    except DataError:
+        return None
+    return _counted(masks, true, task) if true.shape == masks[0].shape else None
+
+
+def _counted(masks: Masks, true: Labels, task: Task) -> list[Labels]:
+    """The masks, 0 where the truth is ignored: what is predicted there counts for nothing."""
+    found = [mask.copy() for mask in masks] if task.ignore else list(masks)
+    for mask in found if task.ignore else ():
+        mask[true == task.void] = 0
+    return found
+
+
 def _has_truth(sample: Sample) -> bool:
     """Whether the true mask can be read: the objects of an annotation file are not in a leaderboard that was saved."""
     return sample.annotation is not None or any(path.suffix.lower() in MASK_SUFFIXES for path in sample.masks)
+
+
+def _is_there(sample: Sample) -> bool:
+    """Whether its files are still where they were when they were evaluated."""
+    return all(path.is_file() for path in (sample.image, *sample.masks))
 
 
 def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequence[Row], task: Task) -> Picture:
@@ -219,18 +247,21 @@ def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequenc
     masks = _read_masks(sample, rows, task)
     assert masks is not None
     image, true = over_white(read_shown(sample.image)), read_labels(sample, task)
-    of_class = ""
+    of_class, counted = "", _counted(masks, true, task)
     if task.kind == "multilabel":
-        index = int(np.argmax([mean_distance(each) for each in zip(*masks, strict=True)]))
-        of_class, true, masks = task.names[index], true[index], [mask[index] for mask in masks]
+        index = int(np.argmax([mean_distance(each) for each in zip(*counted, strict=True)]))
+        of_class, true, counted = task.names[index], true[index], [mask[index] for mask in counted]
     height, width = true.shape
     share = _CROP_OF_LABELS if task.kind == "multiclass" else _CROP
     size = round(share[0] * width), round(share[1] * width)
-    top, left = busiest_window(_disagreement(masks), size)
+    if task.kind == "multiclass" and size[1] > _MOST_CROP:
+        size = round(_MOST_CROP * share[0] / share[1]), _MOST_CROP
+    top, left = busiest_window(_disagreement(counted), size)
     part = np.s_[top : top + size[0], left : left + size[1]]
     crop = image[part]
     factor = max(1, round(_LEAST_CROP / crop.shape[1]))
-    named = {row.name: mask[part] for row, mask in zip(rows, masks, strict=True)}
+    drawn = masks if task.kind == "multiclass" else counted  # whose layer of errors leaves out what is ignored itself
+    named = {row.name: mask[part] for row, mask in zip(rows, drawn, strict=True)}
     layers = _label_layers if task.kind == "multiclass" else _mask_layers
     return Picture(
         image=scored,

@@ -115,8 +115,8 @@ def to_csv(board: LeaderboardData) -> str:
     """One line for each row under one header line, all digits kept.
 
     Unknown values are empty. An interval has two columns; values of each seed are a JSON list, such as ``refit_score``
-    with ``[0.98732, 0.98868]``; of several classes each has a column, ``score_road``. The curves are in
-    leaderboard.json only.
+    with ``[0.98732, 0.98868]``; of several classes each has a column, ``score_road`` (``score_worst_`` of a class
+    ``worst``, as ``score_worst`` is another column). The curves are in leaderboard.json only.
     """
     lines = [_flat(replace(row, metric=board.task.metric)) for row in board.rows or (Row(""),)]
     text = io.StringIO()
@@ -150,13 +150,13 @@ def to_markdown(board: LeaderboardData) -> str:
     if board.ranked:
         shown = columns(board)
         cells = [
-            [column.heading for column in shown],
+            [escaped(column.heading) if column.of_class else column.heading for column in shown],
             ["---:" if column.numeric else "---" for column in shown],
             *([escaped(column.cell(row)) for column in shown] for row in board.ranked),
         ]
         parts.append([f"| {' | '.join(line)} |" for line in cells])
     parts.append([f"- {escaped(row.name)}: {escaped(remark(row))}" for row in remarks(board)])
-    parts.append(list(notes(board)))
+    parts.append([escaped(note) for note in notes(board)])
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
@@ -185,7 +185,8 @@ def _flat(row: Row) -> dict[str, Any]:
                 if name not in ("curve", "metric"):
                     flat[f"refit_{name}"] = json.dumps([refit[name] for refit in refits])
         elif key == "per_class":
-            flat |= {f"score_{each['name']}": row.score_of(each["name"]) for each in value if len(value) > 1}
+            names = [each["name"] for each in value if len(value) > 1]
+            flat |= {key: row.score_of(name) for name, key in _class_keys(names).items()}
         elif key.endswith("_ci95"):
             flat[f"{key}_low"], flat[f"{key}_high"] = value or (None, None)
         elif key == "size":
@@ -195,6 +196,19 @@ def _flat(row: Row) -> dict[str, Any]:
         if key == "dice":
             flat["error_1e4"] = row.error
     return flat
+
+
+def _class_keys(names: Sequence[str]) -> dict[str, str]:
+    """The column of each class, none of which is another's or that of a value which all networks have."""
+    keys: dict[str, str] = {}
+    taken = {"score_ci95_low", "score_ci95_high", "score_spread", "score_worst"}
+    for name in names:
+        key = f"score_{name}"
+        while key in taken:
+            key += "_"
+        taken.add(key)
+        keys[name] = key
+    return keys
 
 
 def _table(board: LeaderboardData) -> list[str]:

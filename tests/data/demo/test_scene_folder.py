@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import re
 
@@ -143,3 +144,15 @@ def test_kept_scenes_are_drawn_once_in_the_users_cache(tmp_path, monkeypatch):
     assert len(find_samples(root)) == 2
     assert kept_scenes(4, reporter=LogReporter()) == root
     assert times == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_a_damaged_image_is_named_and_left_alone(tmp_path):
+    root = write_scenes(tmp_path, classes=3, channels=4, scenes=1, views=1, size=SIZE)
+    [image] = (root / "images").iterdir()
+    archive = io.BytesIO()
+    np.savez(archive, image=np.zeros(1))
+    for data in (b"", b"abc", archive.getvalue()):
+        image.write_bytes(data)
+        with pytest.raises(DataError, match="cannot be read as a demo picture"):
+            write_scenes(tmp_path, classes=3, channels=4, scenes=1, views=1, size=SIZE)
+        assert image.read_bytes() == data
