@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from carvana.data.io.display import over_white, overlay_labels, read_shown
+from carvana.data.io.display import over_white, overlay, overlay_labels, read_shown
 from carvana.data.io.images import resize_image
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
@@ -23,7 +23,6 @@ from carvana.errors import DataError, shortened
 from carvana.evaluation.evaluate import AnyEvaluation
 from carvana.evaluation.labels import LabelEvaluation
 from carvana.evaluation.masks import MultilabelEvaluation
-from carvana.inference.outputs.overlay import overlay
 from carvana.utils.files import atomic_path
 from carvana.utils.progress import METRICS
 

@@ -24,7 +24,6 @@ from carvana.evaluation.masks import MultilabelEvaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
 from carvana.folds import Folds
-from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
 from carvana.models.model_card import THUMBNAIL
 from carvana.models.segmenter import Segmenter
@@ -173,7 +172,7 @@ def draw_pictures(
 
     shown = [samples[place] for place in spread(len(samples), 12)]  # many groups and views
     contact_sheet(
-        [_drawn(over_white(read_shown(sample.image)), mask_of(sample), task) for sample in shown],
+        [overlay_classes(over_white(read_shown(sample.image)), mask_of(sample), task) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
         title="Labels of validation images" if task.kind == "multiclass" else "Masks of validation images",
@@ -188,10 +187,6 @@ def draw_pictures(
     reporter.info(f"pictures of the worst images, of masks and of the training: {run.pictures_path}")
 
 
-def _drawn(image: NDArray[np.uint8], found: Labels, task: Task, *, legend: bool = True) -> NDArray[np.uint8]:
-    return overlay(image, found) if task.kind == "binary" else overlay_classes(image, found, task, legend=legend)
-
-
 def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Labels], task: Task, path: Path) -> None:
     """Draw images beside what was found in them, in a JPEG of few bytes: the picture on the model card."""
     rows: list[NDArray[np.uint8]] = []
@@ -201,7 +196,7 @@ def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Label
         height, width = (max(1, round(_CARD_SIDE * side / max(image.shape[:2]))) for side in image.shape[:2])
         lines, columns = (np.arange(new) * old // new for new, old in zip((height, width), image.shape, strict=False))
         image, found = resize_image(image, (height, width)), found[..., lines[:, None], columns]
-        rows.append(np.hstack([image, _drawn(image, found, task, legend=False)]))
+        rows.append(np.hstack([image, overlay_classes(image, found, task, legend=False)]))
         pixels += pixel_counts(found, task)
     if task.kind != "binary" and (present := largest_first(pixels)):
         rows.append(legend_of(task, present, max(row.shape[1] for row in rows)))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
-from carvana.data.io.display import largest_first, legend_of, overlay_classes
+from carvana.data.io.display import OUTLINE, largest_first, legend_of, overlay_classes
 from carvana.data.io.images import resize_image
 from carvana.data.io.masks import shrink_mask
 from carvana.data.objects import check_categories
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 FloatMap = NDArray[np.float32]
 
-OUTLINE = (255, 214, 10)
-"""Yellow: where the coverage is one half."""
 PARTLY = (255, 149, 0)
 """Orange: pixels that the object covers in part, in the pictures of coverage."""
 
