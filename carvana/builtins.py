@@ -43,12 +43,12 @@ _LAYOUTS = {  # the last one is tried first; annotations come behind all that ha
     "annotations:yolo": "images/ and labels/ with YOLO's polygons, of parts also; names in data.yaml or classes.txt",
     "annotations:labelme": "images with a JSON file of labelme for each, beside it or in annotations/",
     "annotations:coco": "COCO's JSON: as Roboflow, CVAT, Label Studio and COCO itself arrange it",
-    "split_folders:split-folders": (
+    "layouts:split-folders": (
         "train/ and trainannot/, train/images and train/masks, img_dir/train and ann_dir/train, or images/train and"
         " labels/train, with val and test likewise"
     ),
-    "split_folders:voc": "JPEGImages/ and SegmentationClass/, with lists of their images in ImageSets/Segmentation/",
-    "split_folders:cityscapes": "leftImg8bit/ and gtFine/, each with train, val and test, a folder for each city",
+    "layouts:voc": "JPEGImages/ and SegmentationClass/, with lists of their images in ImageSets/Segmentation/",
+    "layouts:cityscapes": "leftImg8bit/ and gtFine/, each with train, val and test, a folder for each city",
     "layouts:carvana": "train/ and train_masks/, named CAR_VIEW.jpg and CAR_VIEW_mask.gif",
     "layouts:folders": "images/ and masks/, matched by name",
 }

@@ -1,17 +1,22 @@
 """One class of a task, and its values in label files: numbers, ranges, colours, or names of categories.
 
-A category is of polygons, or of a folder of masks.
+A category is of polygons, or of a folder of masks. Files that list classes, such as class_dict.csv, are read as values
+of ``task.classes``.
 """
 
 from __future__ import annotations
 
 import colorsys
+import csv
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+
+from carvana.errors import ConfigError
 
 if TYPE_CHECKING:  # configs do without them
     import numpy as np
@@ -27,6 +32,12 @@ _DIGITS = re.compile(r"\s*-?\d+\s*")
 
 REST = "*"
 """The value for all that no class and no other value names."""
+
+COLOR_FILES = "class_dict.csv", "labelmap.txt"
+"""The usual names of files that list the colours of classes."""
+
+_HEADER = ["name", "r", "g", "b"]
+_LABELMAP = re.compile(r"(?P<name>[^#:][^:]*):(?P<color>[^:]*):[^:]*:[^:]*")
 
 FIRST_COLOR = 2**31
 """Colours are numbers from here on, so that no value is taken for one."""
@@ -284,3 +295,86 @@ def usual_colors() -> Iterable[str]:
 def rgb(color: str) -> tuple[int, int, int]:
     """Red, green and blue, 0 to 255, of a colour."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def read_classes(path: Path, ignore: Sequence[Any] = ()) -> tuple[list[str] | dict[str, int | str], list[Any]]:
+    """The classes that a file lists, and what is ignored.
+
+    Three forms are known by their contents: a name in each line (``codes.txt``), whose values are 0, 1, ...;
+    name,r,g,b under a header with these words (``class_dict.csv``); and CVAT's ``name:r,g,b:parts:actions``
+    (``labelmap.txt``), of which a background comes first.
+
+    Args:
+        path: The file.
+        ignore: Values of any kind. A class of the file whose name, or whose colour, is among them is none: its value
+            is ignored.
+
+    Returns:
+        Names, or names with their values; and the values to ignore.
+
+    Raises:
+        ConfigError: the file cannot be read, lists no class, or has a line of another form, which is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"task.classes = {path}: cannot be read: {error}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    rows = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not rows:
+        raise ConfigError(f"task.classes = {path}: lists no class; expected the name of a class in each line")
+    first = rows[0][1]
+    delimiter = next((each for each in ";\t" if each in first), ",")
+    if [cell.strip().lower() for cell in next(csv.reader([first], delimiter=delimiter))] == _HEADER:
+        tables = ((number, line, next(csv.reader([line], delimiter=delimiter))) for number, line in rows[1:])
+        split = [(number, line, cells if len(cells) == len(_HEADER) else []) for number, line, cells in tables]
+        listed: list[str] | dict[str, int | str] = _listed_colors(path, split, "name,r,g,b")
+    elif _LABELMAP.fullmatch(first):
+        matches = ((number, line, _LABELMAP.fullmatch(line)) for number, line in rows)
+        split = [(number, line, [at["name"], *at["color"].split(",")] if at else []) for number, line, at in matches]
+        found = _listed_colors(path, split, "name:r,g,b:parts:actions, as in road:128,64,128::")
+        listed = {name: found[name] for name in sorted(found, key=lambda name: name.lower() != "background")}
+    else:
+        cells = [next(csv.reader([line])) for _, line in rows]
+        for (number, line), several in zip(rows, cells, strict=True):
+            if len(several) != 1:
+                raise ConfigError(
+                    f"task.classes = {path}, line {number}: {line!r:.80}: expected the name of a class in each line, "
+                    "as in codes.txt, or name,r,g,b with that header, as in class_dict.csv"
+                )
+        listed = [name.strip() for (name,) in cells]
+    if not listed:
+        raise ConfigError(f"task.classes = {path}: lists no class below its header")
+    return _without_ignored(listed, ignore)
+
+
+def _listed_colors(path: Path, rows: Iterable[tuple[int, str, list[str]]], expected: str) -> dict[str, int | str]:
+    """The colour of each name, from lines and their cells, of which a line of another form has none."""
+    found: dict[str, int | str] = {}
+    for number, line, cells in rows:
+        where = f"task.classes = {path}, line {number}:"
+        if not cells:
+            raise ConfigError(f"{where} {line!r:.80}: expected {expected}")
+        name, parts = cells[0].strip(), cells[1:]
+        levels = [int(part) if re.fullmatch(r"\s*\d{1,3}\s*", part) else 256 for part in parts]
+        if not name or len(levels) != 3 or max(levels) > 255:
+            raise ConfigError(
+                f"{where} {name!r:.40} {','.join(parts)!r:.40}: expected a name and red, green and blue from 0 to 255"
+            )
+        if name in found:
+            raise ConfigError(f"{where} the class {name!r:.40} is there twice")
+        found[name] = "#{:02x}{:02x}{:02x}".format(*levels)
+    return found
+
+
+def _without_ignored(
+    listed: list[str] | dict[str, int | str], ignore: Sequence[Any]
+) -> tuple[list[str] | dict[str, int | str], list[Any]]:
+    """Take the classes out that are ignored, by their names or their colours."""
+    values = listed if isinstance(listed, dict) else {name: value for value, name in enumerate(listed)}
+    ignored = [each.lower() if _COLOR.fullmatch(str(each)) else each for each in ignore]
+    names = [name for name in values if name in ignored]
+    if isinstance(listed, list) and not names:
+        return listed, list(ignore)
+    ignored = [values[each] if each in names else each for each in ignored]
+    return {name: value for name, value in values.items() if value not in ignored}, ignored

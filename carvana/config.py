@@ -15,8 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 
-from carvana.class_files import read_classes
-from carvana.class_values import checked_value
+from carvana.class_values import checked_value, read_classes
 from carvana.errors import ConfigError, did_you_mean, explain
 from carvana.task import Kind, Task
 from carvana.utils.files import expanded

@@ -142,6 +142,16 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{ending * (count != 1)}"
 
 
+def listed(names: Iterable[object], most: int = 16) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> listed(["sky", "road", "car"], 2)
+    'sky, road and 1 more'
+    """
+    every = [str(name) for name in names]
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
 def check_format_version(version: object, newest: int, *, where: object, error: type[CarvanaError] = RunError) -> None:
     """Refuse a file that a later version of this library wrote.
 

@@ -33,7 +33,7 @@ from carvana.class_values import (
     usual_colors,
     within,
 )
-from carvana.errors import ConfigError, DataError, did_you_mean, explain, nearest, plural
+from carvana.errors import ConfigError, DataError, did_you_mean, explain, listed, plural
 
 if TYPE_CHECKING:  # configs do without them
     import numpy as np
@@ -41,9 +41,6 @@ if TYPE_CHECKING:  # configs do without them
     from torch import Tensor
 
 Kind = Literal["binary", "multiclass", "multilabel"]
-
-
-_SHOWN = 16  # values in a message
 
 
 _OUTSIDE = ("background", "bg")
@@ -160,7 +157,8 @@ class Task(Record):
         for name in self.names:
             plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).rstrip(". ") or "_"
             taken = {each.lower() for each in found}
-            found.append(next(each for each in _numbered_names(plain) if each.lower() not in taken))
+            several = itertools.chain([plain], (f"{plain}_{number}" for number in itertools.count(2)))
+            found.append(next(each for each in several if each.lower() not in taken))
         return found
 
     def index(self, name: str) -> int:
@@ -173,9 +171,7 @@ class Task(Record):
         1
         """
         if name not in self.names:
-            hint = (
-                did_you_mean(name, self.names) if nearest(name, self.names) else f"; expected one of {self._listed()}"
-            )
+            hint = did_you_mean(name, self.names) or f"; expected one of {listed(self.names)}"
             raise ConfigError(f"no class is named {name!r}{hint}")
         return self.names.index(name)
 
@@ -268,16 +264,15 @@ class Task(Record):
         known = [str(value) for _, values in self._coded() for value in values]
         if what == "category":
             known = [name for each in self.classes for name in each.categories]
-        listed = []
+        shown = []
         for value, count in sorted(counts.items(), key=lambda item: -item[1]):
             close = nearest_color(value, known) if what == "colour" else None
-            listed.append(f"{value} ({plural(int(count), 'pixel')}{f', nearest: {close}' if close else ''})")
-        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-        several = what if len(listed) == 1 else "categories" if what == "category" else f"{what}s"
+            shown.append(f"{value} ({plural(int(count), 'pixel')}{f', nearest: {close}' if close else ''})")
+        several = what if len(shown) == 1 else "categories" if what == "category" else f"{what}s"
         jpeg = str(where).lower().endswith((".jpg", ".jpeg"))
         lossy = ". JPEG changes values and colours: save label maps as PNG" if jpeg and what != "category" else ""
         return DataError(
-            f"{where}: no class has the {several} {', '.join(listed[:_SHOWN])}{more}; name them in task.classes, or in "
+            f"{where}: no class has the {several} {listed(shown)}; name them in task.classes, or in "
             f"task.ignore if they are to count for nothing{lossy}",
             kind="labels",
         )
@@ -353,12 +348,3 @@ class Task(Record):
         values = self.decode(np.arange(len(self.classes), dtype=self.dtype)).tolist()
         classes = [{"name": name, "value": value} for name, value in zip(self.names, values, strict=True)]
         return Task(kind=self.kind, classes=classes)
-
-    def _listed(self) -> str:
-        names = self.names
-        return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def _numbered_names(name: str) -> Iterable[str]:
-    yield name
-    yield from (f"{name}_{number}" for number in itertools.count(2))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from leaderboards import pairwise_p
 from reference import dice
 
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
-from carvana.evaluation.statistics import bootstrap_interval, pairwise_p
+from carvana.evaluation.statistics import bootstrap_interval
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import FAILED, WAITING, Header, Pair, Row, ScoredImage, SeedRun
 

@@ -8,10 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from carvana.evaluation.statistics import LEVEL, adjusted_p
 from carvana.leaderboard.scores import PooledIou
+
+
+def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
+    """P-values (K, K) of no difference between each two of K networks, from the scores (K, N) of N images."""
+    values = np.asarray(scores, dtype=np.float64)
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.stack([np.bincount(members, weights=network) for network in values])
+    first, second = np.triu_indices(len(values), k=1)
+    return adjusted_p(sums[first] - sums[second], scale=float(np.abs(values).max()), flips=flips, seed=seed)
 
 
 @dataclass(frozen=True)

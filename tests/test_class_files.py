@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from carvana.class_files import read_classes
+from carvana.class_values import read_classes
 from carvana.config import load_config
 from carvana.errors import ConfigError
 

@@ -15,16 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from carvana.cli import (
-    bench,
-    compare,
-    data,
-    evaluate,
-    export,
-    fit,
-    listings,
-    predict,
-)
+from carvana.cli import compare, data, evaluate, fit, listings, networks, predict
 from carvana.cli.options import QUIETLY, VERBOSELY, reset_verbosity, verbosity, with_options
 from carvana.errors import CarvanaError, cause, printable
 from carvana.registry import Entry, registry
@@ -127,8 +118,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "predict": predict.predict,
     "submit": predict.submit,
-    "export": export.export,
-    "bench": bench.bench,
+    "export": networks.export,
+    "bench": networks.bench,
     "archs": listings.archs,
     "configs": listings.configs,
     "plugins": listings.plugins,

@@ -17,7 +17,7 @@ from carvana.cli.tables import MOST_CLASSES, facts_table, make_table, plain_text
 if TYPE_CHECKING:
     from carvana.data.check.files import Problem
     from carvana.data.check.report import Report
-    from carvana.data.split_report import SplitReport
+    from carvana.data.split import SplitReport
 
 LISTED = 10
 """The number of files that are named for each kind of problem; ``--json`` names all."""

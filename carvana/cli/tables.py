@@ -58,6 +58,12 @@ MOST_CLASSES = 40
 """Classes, or values, of which a table has a row; JSON has all."""
 
 
+_HEADINGS = {
+    **METRICS, "dice_present": "Dice where present", "dice_at_half": "Dice at 0.5", "iou": "IoU",
+    "boundary_dice": "boundary Dice",
+}  # fmt: skip
+
+
 def make_table(*columns: Column, title: str | None = None, header: bool = True) -> Table:
     """An empty table; its title is printed as it is."""
     heading = None if title is None else plain_text(title, "table.title")
@@ -74,22 +80,58 @@ def evaluation_table(
         title: a line above them, printed as it is.
         threshold: the note on the last row.
     """
-    if "miou" in evaluation:
-        return _labels_table(evaluation, title=title)
-    if "dice_present" in evaluation:
-        return _masks_table(evaluation, title=title, threshold=threshold)
-    groups = evaluation["groups"]
-    images = f"mean of {plural(evaluation['images'], 'image')} at full size (groups: {groups})"
+    metric = "miou" if "miou" in evaluation else "dice"
+    groups, classes = evaluation["groups"], evaluation.get("per_class", ())
+    images = f"{plural(evaluation['images'], 'image')} at full size (groups: {groups})"
     chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
+    of_classes: list[tuple[str, float, str]] = []
+    if metric == "miou":
+        known, total = [each for each in classes if each["iou"] is not None], sum(each["pixels"] for each in classes)
+        some = len(classes) if len(known) == len(classes) else f"{len(known)} of {len(classes)}"
+        notes = {
+            "miou": f"mean of {some} classes, counted over all pixels of {images}",
+            "pixel_accuracy": "of all pixels that count (aAcc)",
+            "mean_accuracy": "mean recall of classes (mAcc)",
+        }
+        for each in known:
+            recall = "not in the truth" if each["recall"] is None else f"recall {each['recall']:.3f}"
+            note = f"{recall}, {each['pixels'] / max(1, total):.2%} of the pixels"
+            of_classes.append((f"IoU {each['name']}", each["iou"], note))
+    elif "dice_present" in evaluation:
+        notes = {
+            "dice": f"mean of {plural(len(classes), 'class')} and {images}, {chosen}",
+            "dice_present": "images that hold the class alone",
+            "dice_at_half": "without chosen thresholds",
+            "pixel_accuracy": "of pixels, averaged over classes",
+            "thresholds": f"{threshold}; by the Dice where present",
+        }
+        for each, best in zip(classes, evaluation["thresholds"], strict=True):
+            held = each["images"]
+            where = f"{each['dice_present']:.3f} where present, {plural(held, 'image')}" if held else "not in the truth"
+            of_classes.append((f"Dice {each['name']}", each["mean_dice"], f"{where}, threshold {best:.3f}"))
+    else:
+        notes = {
+            "dice": f"mean of {images}, {chosen}",
+            "dice_at_half": "without a chosen threshold",
+            "iou": "",
+            "pixel_accuracy": "",
+            "boundary_dice": "within 7 pixels of the true boundary",
+            "threshold": threshold,
+        }
     table = facts_table(title)
-    table.add_row("Dice", f"{evaluation['dice']:.5f}", f"{images}, {chosen}")
-    _add_interval(table, evaluation["dice_ci95"], "Dice")
-    table.add_row("Dice at 0.5", f"{evaluation['dice_at_half']:.5f}", "without a chosen threshold")
-    table.add_row("IoU", f"{evaluation['iou']:.5f}")
-    table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}")
-    table.add_row("boundary Dice", f"{evaluation['boundary_dice']:.5f}", "within 7 pixels of the true boundary")
-    table.add_row("threshold", f"{evaluation['threshold']:.3f}", threshold)
-    _add_folds(table, evaluation, "dice")
+    for key, note in notes.items():
+        value, digits = evaluation[key], 3 if key == "threshold" else 5
+        shown = "" if value is None or key == "thresholds" else f"{value:.{digits}f}"
+        table.add_row(_HEADINGS.get(key, key.replace("_", " ")), shown, note)
+        if key == metric:
+            _add_interval(table, evaluation.get("score_ci95") or evaluation["dice_ci95"], METRICS[metric])
+    _add_folds(table, evaluation, metric)
+    if of_classes:
+        table.add_section()
+    for name, score, note in sorted(of_classes, key=lambda row: -row[1])[:MOST_CLASSES]:
+        table.add_row(plain_text(name), f"{score:.5f}", note)
+    if len(of_classes) > MOST_CLASSES:
+        table.add_row("", "", f"and {len(of_classes) - MOST_CLASSES} more classes, in the numbers as JSON")
     return table
 
 
@@ -110,62 +152,6 @@ def _add_folds(table: Table, evaluation: Mapping[str, Any], metric: str) -> None
     if "folds" in evaluation:
         mean, deviation = (evaluation[f"folds_{metric}_{what}"] for what in ("mean", "std"))
         table.add_row("mean of folds", f"{mean:.5f}", f"± {deviation:.5f}, the standard deviation")
-
-
-def _labels_table(evaluation: Mapping[str, Any], *, title: str) -> Table:
-    """The numbers of an evaluation of several classes, then those of each class."""
-    classes = [each for each in evaluation["per_class"] if each["iou"] is not None]
-    total = max(1, sum(each["pixels"] for each in evaluation["per_class"]))
-    of = len(evaluation["per_class"])
-    some = str(of) if len(classes) == of else f"{len(classes)} of {of}"
-    images = f"{plural(evaluation['images'], 'image')} at full size (groups: {evaluation['groups']})"
-
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.5f}"
-
-    table = facts_table(title)
-    table.add_row("mIoU", number(evaluation["miou"]), f"mean of {some} classes, counted over all pixels of {images}")
-    _add_interval(table, evaluation["score_ci95"], "mIoU")
-    table.add_row("pixel accuracy", number(evaluation["pixel_accuracy"]), "of all pixels that count (aAcc)")
-    table.add_row("mean accuracy", number(evaluation["mean_accuracy"]), "mean recall of classes (mAcc)")
-    _add_folds(table, evaluation, "miou")
-    table.add_section()
-    for each in sorted(classes, key=lambda each: -each["iou"])[:MOST_CLASSES]:
-        recall = "not in the truth" if each["recall"] is None else f"recall {each['recall']:.3f}"
-        share = f"{recall}, {each['pixels'] / total:.2%} of the pixels"
-        table.add_row(plain_text(f"IoU {each['name']}"), number(each["iou"]), share)
-    if len(classes) > MOST_CLASSES:
-        table.add_row("", "", f"and {len(classes) - MOST_CLASSES} more classes, in the numbers as JSON")
-    return table
-
-
-def _masks_table(evaluation: Mapping[str, Any], *, title: str, threshold: str) -> Table:
-    """The numbers of an evaluation of classes that overlap, then those of each class."""
-    classes, groups = evaluation["per_class"], evaluation["groups"]
-    images = f"{plural(evaluation['images'], 'image')} at full size (groups: {groups})"
-    chosen = "thresholds chosen on other groups" if groups > 1 else "at threshold 0.5"
-    present = evaluation["dice_present"]
-    table = facts_table(title)
-    table.add_row(
-        "Dice", f"{evaluation['dice']:.5f}", f"mean of {plural(len(classes), 'class')} and {images}, {chosen}"
-    )
-    _add_interval(table, evaluation["score_ci95"], "Dice")
-    table.add_row("Dice where present", "" if present is None else f"{present:.5f}", "images that hold the class alone")
-    table.add_row("Dice at 0.5", f"{evaluation['dice_at_half']:.5f}", "without chosen thresholds")
-    table.add_row("pixel accuracy", f"{evaluation['pixel_accuracy']:.5f}", "of pixels, averaged over classes")
-    table.add_row("thresholds", "", f"{threshold}; by the Dice where present")
-    _add_folds(table, evaluation, "dice")
-    table.add_section()
-    ranked = sorted(zip(classes, evaluation["thresholds"], strict=True), key=lambda pair: -pair[0]["mean_dice"])
-    for each, best in ranked[:MOST_CLASSES]:
-        if each["images"]:
-            where = f"{each['dice_present']:.3f} where present, {plural(each['images'], 'image')}"
-        else:
-            where = "not in the truth"
-        table.add_row(plain_text(f"Dice {each['name']}"), f"{each['mean_dice']:.5f}", f"{where}, threshold {best:.3f}")
-    if len(classes) > MOST_CLASSES:
-        table.add_row("", "", f"and {len(classes) - MOST_CLASSES} more classes, in the numbers as JSON")
-    return table
 
 
 def leaderboard_table(board: LeaderboardData, *, width: int | None = None) -> RenderableType:

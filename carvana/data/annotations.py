@@ -65,7 +65,8 @@ def yolo_layout(root: Path) -> list[Sample] | None:
     places = [(root / "images", root / "labels")]
     places += [(part, root / "labels" / part.name) for part in _part_folders(root / "images")]
     places += [(part / "images", part / "labels") for part in _part_folders(root)]
-    pairs = [(images, labels) for images, labels in places if _has_files(labels, ".txt") and _image_names(images)]
+    with_text = [pair for pair in places if pair[1].is_dir() and any(nested_names(pair[1], {".txt"}))]
+    pairs = [(images, labels) for images, labels in with_text if _image_names(images)]
     if not pairs:
         return None
     _refuse_bare_parts([images for images, _ in places[1:]], [images for images, _ in pairs])
@@ -141,7 +142,7 @@ def read_labelme(images: Path, files: Path, *, base: Path, subset: str = "") -> 
             notes["image", "without a JSON file: left out"] += 1
             continue
         objects, counted = labelme_objects(files / there[stem], *stamp(files / there[stem]))
-        notes.update(dict(counted))
+        notes.update(counted)
         found.append((images / name, files / there[stem], objects))
     notes["JSON file", "without an image: left out"] = len(there.keys() - stems.keys())
     lines = notes.lines(files)
@@ -273,10 +274,6 @@ def _subset_of(name: str) -> str:
 def _base(root: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """The folder from which images are named: that of the images, if there is one alone."""
     return pairs[0][0] if len(pairs) == 1 else root
-
-
-def _has_files(folder: Path, suffix: str) -> bool:
-    return folder.is_dir() and next(nested_names(folder, {suffix}), None) is not None
 
 
 def _image_names(folder: Path) -> list[str]:

@@ -14,10 +14,17 @@ from torch.utils.data import Dataset, Sampler
 
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache
-from carvana.data.io.images import read_image
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
-from carvana.data.target import augmented, pack_labels, packed_shape, read_labels, read_shrunken, to_tensor, unpack
+from carvana.data.target import (
+    augmented,
+    pack_labels,
+    packed_shape,
+    read_at_full_size,
+    read_shrunken,
+    to_tensor,
+    unpack,
+)
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
 
@@ -164,13 +171,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         return cached or read_shrunken(self.samples[index], self.size, target=self.target, task=self.task)
 
     def _cropped(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image, labels = read_image(sample.image), read_labels(sample, self.task)
-        if image.shape[:2] != labels.shape[-2:]:
-            what = "mask is" if sample.annotation is None else "annotation file gives"
-            raise DataError(
-                f"{sample.masks[0]}: the {what} {labels.shape[-1]} x {labels.shape[-2]}, its image {image.shape[1]} x "
-                f"{image.shape[0]}; they must have the same size"
-            )
+        image, labels = read_at_full_size(sample, self.task)
         void = self.task.void if self._has_void else None
         image, labels = _padded(image, self.size), _padded_labels(labels, self.size, void)
         top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void)

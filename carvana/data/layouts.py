@@ -1,9 +1,10 @@
 """Layouts of data folders: where images and masks are, in which parts.
 
 Built in are Carvana's own (``train/`` and ``train_masks/``, masks named ``*_mask.gif``), ``images/`` with ``masks/``,
-and those of split_folders.py; plugins and scripts may add more (``carvana.register_layout``). A layout is a function of
-the folder that returns the pair of (images folder, masks folder), or samples, or None if the folder has another layout.
-A folder that no layout reads may have images with their masks beside them.
+those of folders that are divided into what trains, what validates and what is a test, and those of annotations.py;
+plugins and scripts may add more (``carvana.register_layout``). A layout is a function of the folder that returns the
+pair of (images folder, masks folder), or samples, or None if the folder has another layout. A folder that no layout
+reads may have images with their masks beside them.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from carvana.utils.progress import Reporter
 
 _LOOKED_AT = 10_000  # names: a whole disk, given by mistake, should not be listed to its end
 
-
-def carvana_layout(root: Path) -> tuple[Path, Path] | None:
-    """``train/`` and ``train_masks/``."""
-    return _pair(root, "train", "train_masks")
-
-
-def folders_layout(root: Path) -> tuple[Path, Path] | None:
-    """``images/`` and ``masks/``."""
-    return _pair(root, "images", "masks")
+_PAIRS = (
+    ("{}", "{}annot"),
+    ("{}", "{}_labels"),
+    ("{}/images", "{}/masks"),
+    ("{}/images", "{}/labels"),
+    ("{}/images", "{}/annotations"),
+    ("img_dir/{}", "ann_dir/{}"),
+    ("images/{}", "labels/{}"),
+    ("images/{}", "annotations/{}"),
+)
+"""Where images and label files are; ``{}`` is the part. ``images/`` and ``masks/`` have a layout of their own."""
 
 
 class Part(NamedTuple):
@@ -71,6 +74,65 @@ class Folders(NamedTuple):
     mask_suffix: str | None = None
     group: str | None = None
 
+    def with_parts(self) -> Folders:
+        """The parts that the sub-folders of both are, if all of these are named ``train``, ``val`` and ``test``."""
+        if self.parts or not (self.images.is_dir() and self.masks.is_dir()) or image_names(self.images, SUFFIXES):
+            return self
+        images, masks = sub_folders(self.images), sub_folders(self.masks)
+        subsets = {name: subset_of(name) for name in images}
+        labelled = {name for name in images if subsets[name] != "test"}
+        if "train" not in subsets.values() or not all(subsets.values()) or not labelled <= set(masks) <= set(images):
+            return self
+        return self._replace(parts=tuple(Part(subsets[name], name, name) for name in images))
+
+
+def carvana_layout(root: Path) -> tuple[Path, Path] | None:
+    """``train/`` and ``train_masks/``."""
+    return _pair(root, "train", "train_masks")
+
+
+def folders_layout(root: Path) -> tuple[Path, Path] | None:
+    """``images/`` and ``masks/``."""
+    return _pair(root, "images", "masks")
+
+
+def split_folders_layout(root: Path) -> Folders | None:
+    """``train/`` and ``trainannot/``, ``train/images`` and ``train/masks``, and others, with val and test likewise."""
+    return next((found for images, masks in _PAIRS if (found := _divided(root, images, masks))), None)
+
+
+def cityscapes_layout(root: Path) -> Folders | None:
+    """Cityscapes (https://www.cityscapes-dataset.com): a folder for each city, which is the group of its images."""
+    found = _divided(root, "leftImg8bit/{}", "gtFine/{}")
+    return found and found._replace(
+        image_suffix="_leftImg8bit", mask_suffix="_gtFine_labelIds", group="[^/]+/(?P<group>[^/]+)"
+    )
+
+
+def voc_layout(root: Path) -> Folders | None:
+    """PASCAL VOC (http://host.robots.ox.ac.uk/pascal/VOC): one folder of images, and lists of those of each part.
+
+    Other lists than train, val and test count where there are none of these, as CVAT's ``default.txt``.
+
+    Raises:
+        DataError: an image is in two lists, or a list cannot be read.
+    """
+    images, masks, folder = root / "JPEGImages", root / "SegmentationClass", root / "ImageSets" / "Segmentation"
+    if not (images.is_dir() and masks.is_dir() and folder.is_dir()):
+        return None
+    only: dict[str, set[str]] = {}
+    for path in sorted(folder.glob("*.txt")):
+        only.setdefault(subset_of(path.stem), set()).update(_names(path))
+    if "train" not in only and (folder / "trainval.txt").is_file():
+        only["train"] = set(_names(folder / "trainval.txt")) - only.get("val", set())
+    if len(only) > 1:
+        only.pop("", None)
+    for one, other in itertools.combinations(sorted(only), 2):
+        if twice := sorted(only[one] & only[other]):
+            raise DataError(f"{folder}: the lists {one} and {other} both have {twice[0]}; take it out of one of them")
+    parts = tuple(Part(subset, only=frozenset(names)) for subset, names in only.items())
+    return Folders(images, masks, parts) if parts else None
+
 
 def find_layout(
     root: Path,
@@ -83,8 +145,7 @@ def find_layout(
 
     Folders that are named come before all layouts. The layout that was registered last is tried first, so that a script
     can read a folder differently from this library. Images with their masks beside them, in the folder or in its
-    sub-folders, come last; ``rule`` finds their masks. Two folders whose sub-folders are named ``train``, ``val`` and
-    ``test``, and none otherwise, have these parts.
+    sub-folders, come last; ``rule`` finds their masks.
 
     Args:
         root: The data folder.
@@ -98,17 +159,6 @@ def find_layout(
         ConfigError: only one of the two folders is named, or a layout as well.
         UnknownNameError: no layout has this name.
     """
-    name, found = _find_layout(root, images, masks, rule, layout)
-    return name, _with_parts(found) if isinstance(found, Folders) and not found.parts else found
-
-
-def _find_layout(
-    root: Path,
-    images: str | os.PathLike[str] | None,
-    masks: str | os.PathLike[str] | None,
-    rule: MaskNames,
-    layout: str | None,
-) -> tuple[str, Folders | list[Any]]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder with train/ and train_masks/ or images/ and masks/")
     if (images is None) != (masks is None):
@@ -213,8 +263,7 @@ def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
 
 def sub_folders(folder: Path) -> list[str]:
     """The names of the folders in a folder, sorted, links to folders included; hidden ones do not count."""
-    with os.scandir(folder) as entries:
-        return sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
+    return [name for name, is_folder in others(folder, ()).items() if is_folder]
 
 
 def others(folder: Path, suffixes: Collection[str]) -> dict[str, bool]:
@@ -277,18 +326,6 @@ def _has_json_alone(folder: Path) -> bool:
     return bool(found) and all(suffix_of(name) == ".json" for name in found)
 
 
-def _with_parts(folders: Folders) -> Folders:
-    """The folders with the parts that the sub-folders of both are, if all of these are named as parts."""
-    if not (folders.images.is_dir() and folders.masks.is_dir()) or image_names(folders.images, SUFFIXES):
-        return folders
-    images, masks = sub_folders(folders.images), sub_folders(folders.masks)
-    subsets = {name: subset_of(name) for name in images}
-    labelled = {name for name in images if subsets[name] != "test"}
-    if "train" not in subsets.values() or not all(subsets.values()) or not labelled <= set(masks) <= set(images):
-        return folders
-    return folders._replace(parts=tuple(Part(subsets[name], name, name) for name in images))
-
-
 def _below(root: Path, part: Path) -> Path:
     """A folder that a layout returned: as ``root / "train"``, which may be relative itself, or as ``"train"``."""
     return part if part.is_relative_to(root) else root / part
@@ -297,3 +334,30 @@ def _below(root: Path, part: Path) -> Path:
 def _pair(root: Path, images: str, masks: str) -> tuple[Path, Path] | None:
     pair = root / images, root / masks
     return pair if all(folder.is_dir() for folder in pair) else None
+
+
+def _names(path: Path) -> Iterator[str]:
+    """The lines of a list."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; expected the name of an image a line") from error
+    return (name for line in text.splitlines() if (name := line.strip()))
+
+
+def _divided(root: Path, images: str, masks: str) -> Folders | None:
+    """The folders of all parts that have images; None if no part has a label file.
+
+    A folder of text files has none, as those of YOLO.
+    """
+    (above, below), (masks_above, masks_below) = images.split("{}"), masks.split("{}")
+    if not (root / above).is_dir():
+        return None
+    parts = [
+        Part(subset, name + below, name + masks_below)
+        for name in sub_folders(root / above)
+        if (subset := subset_of(name)) and (root / above / f"{name}{below}").is_dir()
+    ]
+    found = Folders(root / above, root / masks_above, tuple(parts))
+    labels = (found.masks / part.masks for part in parts)
+    return found if any(each.is_dir() and any(nested_names(each, MASK_SUFFIXES)) for each in labels) else None

@@ -19,10 +19,8 @@ from carvana.data.io.labels import Labels, task_in_a_line
 from carvana.data.io.masks import read_mask
 from carvana.data.io.polygons import Box
 from carvana.data.samples import Sample
-from carvana.errors import DataError
+from carvana.errors import DataError, listed
 from carvana.task import Task
-
-_SHOWN = 16  # categories in a message
 
 Object = tuple[str, Box, NDArray[np.uint8]]
 """A category; rows and columns; uint8 of 0 and 1 for these."""
@@ -130,10 +128,9 @@ def check_categories(samples: Sequence[Sample], task: Task) -> None:
     where = _where(known[0]) if known[0].annotation else known[0].image.parent
     if not categories:
         raise DataError(f"{where}: no image has an object", kind="labels")
-    more = f" and {len(categories) - _SHOWN} more" if len(categories) > _SHOWN else ""
     overlap = {"kind": "multilabel", "classes": categories} if task.kind == "multilabel" else None
     raise DataError(
-        f"{where}: no class of the task has a category of {', '.join(categories[:_SHOWN])}{more}; write into the "
+        f"{where}: no class of the task has a category of {listed(categories)}; write into the "
         f"config {task_in_a_line(overlap or suggest_classes(categories))} (`carvana data check` counts their objects)",
         kind="labels",
     )

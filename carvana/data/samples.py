@@ -171,7 +171,7 @@ def find_samples(
             f"{one.parent}: {one.name} and {other.name} are both named as the image {stem!r}; "
             "rename one of them or move it away"
         )
-    _check_masks(names, mask_suffix)
+    _check_masks(names)
     for folder, what in names.left_out:
         (reporter or SilentReporter()).info(f"{folder}: {what}")
     return [names.sample(stem, *group_and_view(stem, names.pattern)) for stem in names.images]
@@ -238,6 +238,7 @@ def find_names(
     name, folders = find_layout(expanded(root), images, masks, MaskNames(mask_suffix), layout)
     if not isinstance(folders, Folders):
         return listed(folders, name, expanded(root), group_pattern(group))
+    folders = folders.with_parts()
     rule = MaskNames(folders.mask_suffix if mask_suffix is None else mask_suffix)
     found = PairedNames(folders, rule, group_pattern(folders.group if group is None else group))
     for part in folders.parts or (_WHOLE,):
@@ -302,20 +303,13 @@ def _pair(found: PairedNames, part: Part) -> None:
     by_class = are_class_folders(mask_names, stems)
     found.by_class |= by_class
 
-    def owner_of(mask: str) -> tuple[str | None, str]:
+    owned: dict[str, dict[str, str]] = {}  # masks by image, then by folder and number
+    for mask in mask_names:
         folder, _, name = mask.rpartition("/") if by_class else ("", "", mask)
         owner, number = rule.owner(name, stems)
-        return owner, f"{folder}/{number}"
-
-    owned: dict[str, list[str]] = {}
-    for mask in mask_names:
-        owner, number = owner_of(mask)
         if owner is not None:
-            several = owned.setdefault(owner, [])
-            same = next((name for name in several if owner_of(name)[1] == number), None)
-            if same is None:
-                several.append(mask)
-            else:
+            same = owned.setdefault(owner, {}).setdefault(f"{folder}/{number}", mask)
+            if same is not mask:
                 found.same_stem.append((owner, masks / same, masks / mask))
         elif part.only is None and (rule.suffix is None or rule.is_named_like_a_mask(mask)):
             found.alone.append(masks_before + mask)
@@ -324,12 +318,13 @@ def _pair(found: PairedNames, part: Part) -> None:
         found.left_out.append((images, f"{left} have no labels, and are not read"))
         stems = {stem: image for stem, image in stems.items() if stem in owned}
     found.images.update((before + stem, before + image) for stem, image in stems.items())
-    found.masks.update((before + stem, [masks_before + mask for mask in several]) for stem, several in owned.items())
+    for stem, several in owned.items():
+        found.masks[before + stem] = [masks_before + mask for mask in several.values()]
     if folders.parts:
         found.part_of.update((before + stem, part) for stem in stems)
 
 
-def _check_masks(names: PairedNames, mask_suffix: str | None) -> None:
+def _check_masks(names: PairedNames) -> None:
     """Refuse images without masks; the message names the first, and how many its part has.
 
     Where masks are in folders of classes, an image without any has no object, unless all images of its part have none.
@@ -344,7 +339,7 @@ def _check_masks(names: PairedNames, mask_suffix: str | None) -> None:
     missing = [stem for stem in together if stem not in names.masks]
     image = (names.folders.images / names.images[first]).relative_to(images).as_posix()
     stem = stem_of(image).removesuffix(names.folders.image_suffix)
-    suffix = names.folders.mask_suffix if mask_suffix is None else mask_suffix
+    suffix = names.rule.suffix
     expected = f"{EXPECTED}, as {stem}_mask.png" if suffix is None else f"{stem}{suffix}.png"
     alone = f"; {names.folders.masks} has {names.alone[0]}, for example" if names.alone else ""
     raise DataError(

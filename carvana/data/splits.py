@@ -6,6 +6,7 @@ high by more than good architectures differ. The same samples and seed give the 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,18 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
-from carvana.data.balance import balanced_sides
 from carvana.data.objects import check_categories
 from carvana.data.samples import Sample, find_samples
-from carvana.data.split_file import Split, check_unchanged, divided, named_samples, read_split, write_split
-from carvana.data.split_report import (
+from carvana.data.split import (
+    Split,
+    check_unchanged,
     class_shares,
     describe_split,
+    divided,
     mean_share,
+    named_samples,
+    read_split,
     tell_of_copies,
     tell_of_leak,
     tell_of_parts,
-)
+    write_split,
+)  # fmt: skip
 from carvana.data.target import class_pixels
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
@@ -41,6 +46,11 @@ __all__ = [
 
 By = Literal["group", "image"]
 """What is not divided."""
+
+_DRAWS = 2000  # divisions of which the best is taken
+_BATCH = 2**22  # units in all of the divisions that are compared at once
+_WHOLE = 2**30  # the number that stands for all pixels of a class
+_TRIED = 16  # units of a class that are tried in an exchange
 
 
 def make_split(
@@ -64,20 +74,25 @@ def make_split(
     if split.file is None:
         made = split_samples(samples, by=split.by, val=split.val, seed=split.seed, task=task, reporter=reporter)
     else:
-        made = _recall(samples, data, split, split.file)
+        made = recall_split(data, split, split.file, samples)
     tell_of_parts(data.root, split.file, samples, made, reporter or SilentReporter())
     return made
 
 
-def recall_split(data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]) -> Split:
-    """Divide the images of a config as an existing ``split.csv`` says.
+def recall_split(
+    data: DataConfig, split: SplitConfig, written: str | os.PathLike[str], samples: tuple[Sample, ...] | None = None
+) -> Split:
+    """Divide the images of a config, or these, as an existing ``split.csv`` says.
 
     It is not needed if ``split.file`` is a folder: the images in it validate, all others train.
 
     Raises:
         ConfigError, DataError: as for :func:`make_split`.
     """
-    return _recall(config_samples(data, data.root), data, split, written)
+    samples = config_samples(data, data.root) if samples is None else samples
+    if split.file is not None and split.file.is_dir():
+        return Split(without_test(samples), without_test(config_samples(data, split.file)))
+    return read_split(written, samples)
 
 
 def config_samples(data: DataConfig, root: Path | None, *, reporter: Reporter | None = None) -> tuple[Sample, ...]:
@@ -226,14 +241,6 @@ def samples_to_test(data: DataConfig, split: SplitConfig, *, reporter: Reporter 
     return tuple(sample for sample in samples if sample.subset == "test")
 
 
-def _recall(
-    samples: tuple[Sample, ...], data: DataConfig, split: SplitConfig, written: str | os.PathLike[str]
-) -> Split:
-    if split.file is not None and split.file.is_dir():
-        return Split(without_test(samples), without_test(config_samples(data, split.file)))
-    return read_split(written, samples)
-
-
 def _count(val: float, available: int, what: str) -> int:
     if val >= 1 and val != int(val):
         raise DataError(f"split.val = {val}: expected a share below 1 or a whole number of {what}")
@@ -271,3 +278,70 @@ def _class_counts(units: Sequence[Sequence[Sample]], task: Task, reporter: Repor
     """The pixels of each class in each unit, (units, K)."""
     found = threaded(lambda unit: np.sum([class_pixels(sample, task) for sample in unit], axis=0, dtype=float), units)
     return np.stack(list(track(found, reporter or SilentReporter(), "counting pixels of classes", len(units))))
+
+
+def balanced_sides(counts: NDArray[np.float64], sizes: Sequence[int], rng: np.random.Generator) -> NDArray[np.intp]:
+    """The side of each unit, with so many units on each: the best of many draws, then improved by exchanges.
+
+    First of all each class is on as many sides as have room for it, then the shares on all sides are even.
+
+    Args:
+        counts: (units, K), pixels of classes.
+        sizes: The number of units on each side.
+        rng: Draws.
+    """
+    # Shares as whole numbers: their sums are exact in any order, and so the same split is best on any machine.
+    shares = np.maximum(np.rint(counts / np.maximum(counts.sum(0), 1) * _WHOLE), counts > 0)
+    goal = np.rint(np.array(sizes)[:, None] / len(counts) * _WHOLE)
+    wanted = np.minimum((counts > 0).sum(0), len(sizes))  # the sides that can have each class
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    best, least = labels, (np.inf, np.inf)
+    batch = max(1, min(_DRAWS, _BATCH // len(labels)))
+    for first in range(0, _DRAWS, batch):
+        drawn = rng.permuted(np.tile(labels, (min(batch, _DRAWS - first), 1)), axis=1)
+        on = np.stack([(drawn == side).astype(np.float64) @ shares for side in range(len(sizes))], axis=1)
+        absent, uneven = (wanted - (on > 0).sum(1)).sum(1), np.abs(on - goal).sum((1, 2))
+        place = np.lexsort((uneven, absent))[0]
+        if (absent[place], uneven[place]) < least:
+            best, least = drawn[place], (absent[place], uneven[place])
+    return _spread_classes(best, shares, goal, rng)
+
+
+def _spread_classes(
+    sides: NDArray[np.intp], shares: NDArray[np.float64], goal: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Exchange units of two sides where that brings a class to a side that has none of it, and takes none away.
+
+    Args:
+        sides: (units,), the side of each unit.
+        shares: (units, K), of each class, whole numbers.
+        goal: (sides, 1), the share that each side ought to have.
+        rng: Draws units to be tried, where many have a class.
+    """
+    sides, there = sides.copy(), (shares > 0).astype(np.int64)
+    members, on = (np.stack([each[sides == side].sum(0) for side in range(len(goal))]) for each in (there, shares))
+    rarest = np.argsort(there.sum(0), kind="stable").tolist()
+    improved = True
+    while improved:
+        improved = False
+        for index, to in itertools.product(rarest, range(len(goal))):
+            if members[to, index]:
+                continue
+            holders = np.flatnonzero((there[:, index] > 0) & (members[sides, index] > 1))
+            others, tried = np.flatnonzero(sides == to), []
+            for unit in rng.permutation(holders)[:_TRIED].tolist():
+                here = [to, sides[unit]]
+                into = np.stack([there[unit] - there[others], there[others] - there[unit]])  # (2, others, K)
+                moved = np.stack([shares[unit] - shares[others], shares[others] - shares[unit]])
+                gained = (members[here][:, None] + into > 0).sum((0, 2)) - (members[here] > 0).sum()
+                uneven = np.abs(on[here][:, None] + moved - goal[here][:, None]).sum((0, 2))
+                place = np.lexsort((uneven, -gained))[0]
+                tried.append((-int(gained[place]), float(uneven[place]), unit, int(others[place])))
+            if tried and min(tried)[0] < 0:
+                *_, unit, other = min(tried)
+                for side, come, go in ((to, unit, other), (sides[unit], other, unit)):
+                    members[side] += there[come] - there[go]
+                    on[side] += shares[come] - shares[go]
+                sides[unit], sides[other] = to, sides[unit]
+                improved = True
+    return sides

@@ -122,17 +122,9 @@ def read_shrunken(
     Raises:
         DataError: there is no mask, or a file cannot be used.
     """
+    task = task or Task.binary()
     image = resize_image(read_image(sample.image, at_least=size), size)
-    return image, read_target(sample, size, task=task or Task.binary(), target=target)
-
-
-def read_target(sample: Sample, size: tuple[int, int], *, task: Task, target: str = "coverage") -> UInt8:
-    """The target of a sample at a training size, from its file: see :func:`packed_shape`.
-
-    Raises:
-        DataError: there is no mask, or a file cannot be used.
-    """
-    return pack_labels(read_labels(sample, task), size, task=task, target=target)
+    return image, pack_labels(read_labels(sample, task), size, task=task, target=target)
 
 
 def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
@@ -159,6 +151,22 @@ def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
     if isinstance(source, tuple):
         raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]}; expected one")
     return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)
+
+
+def read_at_full_size(sample: Sample, task: Task) -> tuple[UInt8, Labels]:
+    """The image, uint8 (H, W, 3), and its labels, as :func:`read_labels` gives them.
+
+    Raises:
+        DataError: a file cannot be used, or the two differ in size.
+    """
+    image, labels = read_image(sample.image), read_labels(sample, task)
+    if image.shape[:2] != labels.shape[-2:]:
+        what = "mask is" if sample.annotation is None else "annotation file gives"
+        raise DataError(
+            f"{sample.masks[0]}: the {what} {labels.shape[-1]} x {labels.shape[-2]}, its image {image.shape[1]} x "
+            f"{image.shape[0]}: they differ in size; `carvana data check` names all such pairs"
+        )
+    return image, labels
 
 
 def pack_labels(labels: Labels, size: tuple[int, int], *, task: Task, target: str = "coverage") -> UInt8:

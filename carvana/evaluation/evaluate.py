@@ -6,9 +6,10 @@ import gzip
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,16 @@ from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError, cause
-from carvana.evaluation.binary import Evaluation as Evaluation
-from carvana.evaluation.binary import ImageScore as ImageScore
-from carvana.evaluation.binary import binary_evaluation
 from carvana.evaluation.labels import LabelCounts, LabelEvaluation, label_evaluation
-from carvana.evaluation.multilabel import ClassCounts, MultilabelEvaluation, best_thresholds, multilabel_evaluation
+from carvana.evaluation.masks import (
+    ClassCounts,
+    MultilabelEvaluation,
+    best_thresholds,
+    binary_evaluation,
+    multilabel_evaluation,
+)
+from carvana.evaluation.masks import Evaluation as Evaluation
+from carvana.evaluation.masks import ImageScore as ImageScore
 from carvana.evaluation.thresholds import ImageCounts, best_threshold, threshold_counts
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.inputs import refuse_equal_stems
@@ -36,6 +42,7 @@ from carvana.utils.deprecated import renamed
 from carvana.utils.files import digest, scratch_folder
 from carvana.utils.progress import Reporter, default_reporter, track
 
+T = TypeVar("T")
 _Labelled = tuple[Sample, Labels]
 
 AnyEvaluation = Evaluation | LabelEvaluation | MultilabelEvaluation
@@ -112,9 +119,20 @@ def evaluate_parts(
         return _evaluate_labels(parts, samples, task, masks_dir=masks_dir, workers=workers, reporter=reporter)
     classes: list[ClassCounts] = []
     as_predicted: list[float] = []
-    with _mask_folder(masks_dir, samples) as folder, _spool(folder) as spool:
+    # Levels on disk keep the mask of every threshold exact, and memory does not grow with the images.
+    with _mask_folder(masks_dir, samples) as folder, scratch_folder(folder) if folder else nullcontext() as spool:
+
+        def count(sample: Sample, true: Labels, prediction: Prediction) -> ClassCounts:
+            graded = prediction.levels
+            if spool is not None:
+                with gzip.open(_waiting(spool, sample), "wb", compresslevel=1) as file:
+                    np.save(file, graded)
+            if task.kind == "multilabel":
+                return tuple(_counts(*each, task, width=0) for each in zip(graded, true, strict=True))
+            return (_counts(graded, true, task),)
+
         for predictor, part in parts:
-            found = _count(predictor, part, spool, workers, reporter)
+            found = list(_compared(count, predictor, part, "levels", workers, reporter))
             as_predicted += [float(image.whole.dice[threshold_index(predictor.threshold)]) for image, *_ in found]
             classes += found
         single = [image for image, *_ in classes]
@@ -160,53 +178,39 @@ def _evaluate_labels(
     counts: list[LabelCounts] = []
     with _mask_folder(masks_dir, samples) as folder:
 
-        def finish(job: tuple[_Labelled, Prediction | None]) -> NDArray[np.int64]:
-            (sample, true), prediction = job
-            assert prediction is not None
+        def count(sample: Sample, true: Labels, prediction: Prediction) -> NDArray[np.int64]:
             labels = prediction.labels
             if folder is not None:
                 write_labels(mask_path(folder, sample), labels, task)
             return label_confusion(labels, true, classes=len(task.classes), void=task.void)
 
         for predictor, part in parts:
-            predicted = _predicted(predictor, part, "mask", workers)
-            matrices = overlapped(finish, predicted, workers=workers)
-            for matrix in track(matrices, reporter, "evaluating", len(part)):
+            for matrix in _compared(count, predictor, part, "mask", workers, reporter):
                 total += matrix
                 counts.append(LabelCounts.of(matrix))
     seconds = time.perf_counter() - started
-    void = sum(not image.union.any() for image in counts)
-    _tell_of_void(void, samples, reporter)
+    _tell_of_void(sum(not image.union.any() for image in counts), samples, reporter)
     return label_evaluation(task, samples, counts, total, scale=predictor.scale, seconds=seconds)
 
 
-def _predicted(
-    predictor: BasePredictor, samples: Sequence[Sample], want: Want, workers: int | None
-) -> Iterator[tuple[_Labelled, Prediction | None]]:
-    """The prediction of each image, with its true labels."""
-    read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
-    return run_batches(predictor, read, want=want)
+def _compared(
+    count: Callable[[Sample, Labels, Prediction], T],
+    predictor: BasePredictor,
+    samples: Sequence[Sample],
+    want: Want,
+    workers: int | None,
+    reporter: Reporter,
+) -> Iterator[T]:
+    """What ``count`` gives for each image, its true labels and its prediction; several threads read and count."""
 
-
-def _count(
-    predictor: BasePredictor, samples: Sequence[Sample], spool: Path | None, workers: int | None, to: Reporter
-) -> list[ClassCounts]:
-    """Predict images and compare them with their true masks, at all thresholds at once."""
-    task = predictor.task
-
-    def finish(job: tuple[_Labelled, Prediction | None]) -> ClassCounts:
-        (sample, true), prediction = job
+    def counted(job: tuple[_Labelled, Prediction | None]) -> T:
+        labelled, prediction = job
         assert prediction is not None
-        graded = prediction.levels
-        if spool is not None:
-            with gzip.open(_waiting(spool, sample), "wb", compresslevel=1) as file:
-                np.save(file, graded)
-        if task.kind == "multilabel":
-            return tuple(_counts(*each, task, width=0) for each in zip(graded, true, strict=True))
-        return (_counts(graded, true, task),)
+        return count(*labelled, prediction)
 
-    predicted = _predicted(predictor, samples, "levels", workers)
-    return list(track(overlapped(finish, predicted, workers=workers), to, "evaluating", len(samples)))
+    read = overlapped(lambda sample: _read(predictor, sample), samples, workers=workers)
+    found = overlapped(counted, run_batches(predictor, read, want=want), workers=workers)
+    return track(found, reporter, "evaluating", len(samples))
 
 
 def _counts(graded: NDArray[np.uint8], true: Labels, task: Task, *, width: int = BOUNDARY_WIDTH) -> ImageCounts:
@@ -252,19 +256,6 @@ def _mask_folder(masks_dir: str | os.PathLike[str] | None, samples: Sequence[Sam
         raise
     except OSError as error:  # images that cannot be read are a DataError already
         raise DataError(f"{masks_dir}: cannot be written to: {cause(error)}") from error
-
-
-@contextmanager
-def _spool(masks_dir: Path | None) -> Iterator[Path | None]:
-    """A folder for the levels of all images until the threshold of their masks is known; None if none are wanted.
-
-    Levels keep the mask of every threshold of the grid exact, and on disk they let memory not grow with the images.
-    """
-    if masks_dir is None:
-        yield None
-        return
-    with scratch_folder(masks_dir) as folder:
-        yield folder
 
 
 def _waiting(spool: Path, sample: Sample) -> Path:

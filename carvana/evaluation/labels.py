@@ -1,4 +1,7 @@
-"""Evaluates predicted labels: the mean IoU of all pixels together, with its interval, and the scores of each class."""
+"""Evaluates predicted labels: the mean IoU of all pixels together, with its interval, and the scores of each class.
+
+And the keys that evaluations of all kinds of tasks have in common.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.samples import Sample
-from carvana.evaluation.statistics import bootstrap_interval_of
+from carvana.evaluation.statistics import bootstrap_draws, interval_of
 from carvana.metrics import class_ious, mean_accuracy, mean_iou, overall_accuracy
 from carvana.task import Task
 
 Scores = dict[str, Any]
+
+
+class EvaluationRecord:
+    """What the evaluations of all kinds of tasks have in common, as evaluation.json has it."""
+
+    task: Task
+    images: tuple[Any, ...]
+    scale: str | tuple[int, int]
+    seconds: float
+
+    @property
+    def groups(self) -> int:
+        """The number of groups."""
+        return len({image.group for image in self.images})
+
+    def _json(self, score: float, interval: tuple[float, float] | None, own: Scores) -> Scores:
+        """The content of evaluation.json, with the keys of one kind of task; what cannot be measured is null."""
+        return {
+            "task": self.task.model_dump(mode="json"),
+            "metric": self.task.metric,
+            "score": _number(score),
+            "score_ci95": list(interval or (None, None)),
+            "images": len(self.images),
+            "groups": self.groups,
+            **own,
+            "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
+            "seconds": self.seconds,
+            "per_image": [image.to_json() for image in self.images],
+        }
 
 
 class LabelCounts(NamedTuple):
@@ -73,7 +105,7 @@ class LabelScore:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelEvaluation:
+class LabelEvaluation(EvaluationRecord):
     """How good a model's labels are.
 
     Attributes:
@@ -97,30 +129,16 @@ class LabelEvaluation:
         """The mean IoU, pooled over images, over classes that are true or predicted anywhere."""
         return mean_iou(self.matrix)
 
-    @property
-    def groups(self) -> int:
-        """The number of groups."""
-        return len({image.group for image in self.images})
-
     def to_json(self) -> Scores:
         """The content of evaluation.json; what cannot be measured is null."""
-        matrix = self.matrix
-        return {
-            "task": self.task.model_dump(mode="json"),
-            "metric": self.task.metric,
-            "score": _number(self.score),
-            "score_ci95": list(self.score_ci95 or (None, None)),
-            "images": len(self.images),
-            "groups": self.groups,
+        own = {
             "miou": _number(self.score),
-            "mean_accuracy": _number(mean_accuracy(matrix)),
-            "pixel_accuracy": _number(overall_accuracy(matrix)),
-            "per_class": class_scores(self.task.names, matrix),
-            "confusion": matrix.tolist(),
-            "scale": self.scale if isinstance(self.scale, str) else list(self.scale),
-            "seconds": self.seconds,
-            "per_image": [image.to_json() for image in self.images],
+            "mean_accuracy": _number(mean_accuracy(self.matrix)),
+            "pixel_accuracy": _number(overall_accuracy(self.matrix)),
+            "per_class": class_scores(self.task.names, self.matrix),
+            "confusion": self.matrix.tolist(),
         }
+        return self._json(self.score, self.score_ci95, own)
 
 
 def label_evaluation(
@@ -136,7 +154,12 @@ def label_evaluation(
     images = tuple(
         LabelScore(sample.name, sample.group, sample.view, each) for sample, each in zip(samples, counts, strict=True)
     )
-    return LabelEvaluation(task, images, matrix, _interval(images), scale, seconds)
+    groups = [sample.group for sample in samples]
+    interval = None
+    if len(set(groups)) > 1:
+        draws = bootstrap_draws(mean_iou_of, np.array([np.concatenate(each) for each in counts]), groups)
+        interval = interval_of(draws)
+    return LabelEvaluation(task, images, matrix, interval, scale, seconds)
 
 
 def class_scores(names: Sequence[str], matrix: NDArray[np.int64]) -> list[Scores]:
@@ -165,11 +188,6 @@ def mean_iou_of(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     ious = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
     mean: NDArray[np.float64] = ious.sum(1) / np.maximum((union > 0).sum(1), 1)
     return mean
-
-
-def _interval(images: Sequence[LabelScore]) -> tuple[float, float] | None:
-    counts = np.array([np.concatenate(image.counts) for image in images], np.float64)
-    return bootstrap_interval_of(mean_iou_of, counts, [image.group for image in images])
 
 
 def _share(part: np.int64, of: np.int64) -> float | None:

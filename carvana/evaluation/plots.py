@@ -14,23 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.display import over_white, overlay, overlay_labels, read_shown
 from carvana.data.io.images import resize_image
-from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError, shortened
 from carvana.evaluation.evaluate import AnyEvaluation
 from carvana.evaluation.labels import LabelEvaluation
-from carvana.evaluation.multilabel import MultilabelEvaluation
-from carvana.inference.outputs.overlay import overlay
+from carvana.evaluation.masks import MultilabelEvaluation
 from carvana.utils.files import atomic_path
 from carvana.utils.progress import METRICS
 
 Image = NDArray[np.uint8]
 
-_RED_AND_BLUE = "red is too much, blue is missed"
 _MOST_CLASSES = 40
 _THUMBNAIL = 480  # pixels, the longer side
 _DPI = 100
@@ -61,19 +58,18 @@ def worst_images(
     by_name = {sample.name: sample for sample in samples}
     scores = [(image.score, by_name[image.image]) for image in evaluation.images]
     ranked = sorted(scores, key=lambda pair: pair[0])[:count]
-    images = []
+    images, wrong = [], "red is too much, blue is missed"
     for _, sample in ranked:
         image, found, true = over_white(read_shown(sample.image)), mask_of(sample), read_labels(sample, task)
         if task.kind == "multiclass":
+            wrong = "what is wrong, in the colour that was predicted"
             images.append(overlay_labels(image, found, task, errors=(found != true) & (true != task.void)))
         elif task.kind == "multilabel":
+            wrong = "red is too much, blue is missed, of any class"
             images.append(_wrong_masks(image, found & (true != task.void), true == 1))
         else:
             images.append(overlay(image, found & (true != task.void), true == 1))
     titles = [f"{sample.stem}   {METRICS[task.metric]} {score:.5f}" for score, sample in ranked]
-    wrong = "what is wrong, in the colour that was predicted" if task.kind == "multiclass" else _RED_AND_BLUE
-    if task.kind == "multilabel":
-        wrong += ", of any class"
     contact_sheet(images, titles, path=path, title=f"The worst images: {wrong}")
 
 
@@ -98,7 +94,7 @@ def confusion_picture(evaluation: LabelEvaluation, path: str | os.PathLike[str])
     shares = matrix[np.ix_(shown, shown)] / np.maximum(rows, 1)
     names = [shortened(evaluation.task.names[index]) for index in shown]
     side = max(5.0, 0.42 * len(shown) + 2.5)
-    figure = Figure(figsize=(side + 0.5, side), dpi=_DPI, facecolor="white", layout="constrained")
+    figure = _figure(side + 0.5, side)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(shown)), names, rotation=90, parse_math=False)
@@ -132,7 +128,7 @@ def class_bars(evaluation: LabelEvaluation | MultilabelEvaluation, path: str | o
     else:
         brackets = f"images of {len(evaluation.images)} that hold the class"
         shares = [str(each["images"]) for each in scores]
-    figure = Figure(figsize=(7.5, max(2.5, 0.3 * len(scores) + 1)), dpi=_DPI, facecolor="white", layout="constrained")
+    figure = _figure(7.5, max(2.5, 0.3 * len(scores) + 1))
     axes = figure.subplots()
     names = [f"{shortened(each['name'])}  ({share})" for each, share in zip(scores, shares, strict=True)]
     palette = dict(zip(evaluation.task.names, evaluation.task.palette / 255, strict=True))
@@ -206,11 +202,13 @@ def curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -
     """
     if not records:
         raise DataError("no epochs to draw; metrics.jsonl has a line for each")
-    figure = Figure(figsize=(13.5, 4.2), dpi=_DPI, facecolor="white", layout="constrained")
+    figure = _figure(13.5, 4.2)
     losses, quality, pace = figure.subplots(1, 3)
     _plot(losses, records, {"train_loss": ("training", _TRAIN), "val_loss": ("validation", _VAL)})
     _finish(losses, "Loss")
-    _log_scale_where_positive(losses, records, ("train_loss", "val_loss"))
+    values = [record[key] for record in records for key in ("train_loss", "val_loss") if record.get(key) is not None]
+    if values and min(values) > 0 and max(values) / min(values) > 5:
+        _log_scale(losses, lambda loss: f"{loss:g}")
 
     scores = {"val_dice": ("Dice", _VAL), "val_miou": ("mIoU", _VAL), "val_accuracy": ("pixel accuracy", _SIDE)}
     _plot(quality, records, scores, error=True)
@@ -242,7 +240,7 @@ def rate_curve(
         marks: rates to mark on the curve, by their labels.
         path: the PNG to write.
     """
-    figure = Figure(figsize=(8, 4.8), dpi=_DPI, facecolor="white", layout="constrained")
+    figure = _figure(8, 4.8)
     axes = figure.subplots()
     axes.plot(rates, losses, color=_TRAIN, alpha=0.45, linewidth=1, label="loss of each step")
     axes.plot(rates, smoothed, color=_VAL, linewidth=2, label="smoothed")
@@ -266,6 +264,11 @@ def _thumbnail(image: Image) -> Image:
     return resize_image(image, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 
+def _figure(width: float, height: float) -> Figure:
+    """A figure of so many inches, whose axes and labels share the room."""
+    return Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
+
+
 def _plot(
     axes: Axes, records: Sequence[Mapping[str, Any]], series: Mapping[str, tuple[str, str]], *, error: bool = False
 ) -> None:
@@ -276,16 +279,9 @@ def _plot(
             shown = [max(1 - value, 1e-6) for value in values] if error else values
             axes.plot(epochs, shown, color=colour, label=label, linewidth=1.8, marker="o", markersize=3)
             if error:
-                best = max(points, key=lambda point: point[1])
-                axes.annotate(
-                    f"{best[1]:.5f}",
-                    (best[0], max(1 - best[1], 1e-6)),
-                    xytext=(0, 6),
-                    textcoords="offset points",
-                    ha="center",
-                    size=8.5,
-                    color=colour,
-                )
+                epoch, best = max(points, key=lambda point: point[1])
+                text, place, above = f"{best:.5f}", (epoch, max(1 - best, 1e-6)), (0, 6)
+                axes.annotate(text, place, above, textcoords="offset points", ha="center", size=8.5, color=colour)
 
 
 def _finish(axes: Axes, title: str, *, legend: bool = True) -> None:
@@ -296,12 +292,6 @@ def _finish(axes: Axes, title: str, *, legend: bool = True) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="best")
-
-
-def _log_scale_where_positive(axes: Axes, records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    values = [record[key] for record in records for key in keys if record.get(key) is not None]
-    if values and min(values) > 0 and max(values) / min(values) > 5:
-        _log_scale(axes, lambda loss: f"{loss:g}")
 
 
 def _as_error_scale(axes: Axes) -> None:

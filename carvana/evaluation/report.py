@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.display import over_white, read_shown
+from carvana.data.check.masks import spread
+from carvana.data.io.display import largest_first, legend_of, over_white, overlay_classes, read_shown
 from carvana.data.io.images import encode_image, resize_image
-from carvana.data.io.label_overlay import legend_of, overlay_labels, overlay_masks
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
+from carvana.data.target import pixel_counts
 from carvana.errors import RunError
 from carvana.evaluation.evaluate import AnyEvaluation, Evaluation, evaluate, evaluate_parts, read_written
 from carvana.evaluation.labels import LabelEvaluation
-from carvana.evaluation.multilabel import MultilabelEvaluation
+from carvana.evaluation.masks import MultilabelEvaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet, curves, worst_images
 from carvana.evaluation.samples import choose_samples, read_run_split
 from carvana.folds import Folds
-from carvana.inference.outputs.overlay import overlay
 from carvana.inference.predictor import Predictor
 from carvana.models.model_card import THUMBNAIL
 from carvana.models.segmenter import Segmenter
@@ -73,11 +73,7 @@ def evaluate_run(
 
 
 def finish_run(
-    run: Run,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    reporter: Reporter | None = None,
+    run: Run, *, root: str | os.PathLike[str] | None = None, device: str = "auto", reporter: Reporter | None = None
 ) -> AnyEvaluation:
     """Evaluate the best network so far of an interrupted fit, as the end of the fit would have done.
 
@@ -104,11 +100,7 @@ def finish_run(
 
 
 def evaluate_folds(
-    folds: Folds,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    reporter: Reporter | None = None,
+    folds: Folds, *, root: str | os.PathLike[str] | None = None, device: str = "auto", reporter: Reporter | None = None
 ) -> AnyEvaluation:
     """Evaluate finished folds on all images at full size, out of fold, and write the results into their folder.
 
@@ -145,11 +137,7 @@ def evaluate_folds(
 
 
 def _keep(
-    run: Run,
-    model: Segmenter,
-    samples: Sequence[Sample],
-    evaluation: AnyEvaluation,
-    reporter: Reporter | None,
+    run: Run, model: Segmenter, samples: Sequence[Sample], evaluation: AnyEvaluation, reporter: Reporter | None
 ) -> None:
     if isinstance(evaluation, Evaluation):
         model.with_spec(threshold=evaluation.threshold)
@@ -182,25 +170,21 @@ def draw_pictures(
     if not isinstance(evaluation, Evaluation):
         class_bars(evaluation, run.pictures_path / "classes.png")
 
-    shown = _spread(samples)
+    shown = [samples[place] for place in spread(len(samples), 12)]  # many groups and views
     contact_sheet(
-        [_drawn(over_white(read_shown(sample.image)), mask_of(sample), task) for sample in shown],
+        [overlay_classes(over_white(read_shown(sample.image)), mask_of(sample), task) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
         title="Labels of validation images" if task.kind == "multiclass" else "Masks of validation images",
     )
-    _draw_thumbnail(_spread(samples, 2), mask_of, task, run.pictures_path / Path(THUMBNAIL).name)
+    _draw_thumbnail(
+        [samples[place] for place in spread(len(samples), 2)], mask_of, task, run.pictures_path / Path(THUMBNAIL).name
+    )
     records = run.read_epochs()
     if records:
         curves(records, run.pictures_path / "curves.png")
     reporter = reporter or default_reporter()
     reporter.info(f"pictures of the worst images, of masks and of the training: {run.pictures_path}")
-
-
-def _drawn(image: NDArray[np.uint8], found: Labels, task: Task, *, legend: bool = True) -> NDArray[np.uint8]:
-    if task.kind == "multilabel":
-        return overlay_masks(image, found, task, legend=legend)
-    return overlay_labels(image, found, task, legend=legend) if task.kind == "multiclass" else overlay(image, found)
 
 
 def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Labels], task: Task, path: Path) -> None:
@@ -212,28 +196,20 @@ def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Label
         height, width = (max(1, round(_CARD_SIDE * side / max(image.shape[:2]))) for side in image.shape[:2])
         lines, columns = (np.arange(new) * old // new for new, old in zip((height, width), image.shape, strict=False))
         image, found = resize_image(image, (height, width)), found[..., lines[:, None], columns]
-        rows.append(np.hstack([image, _drawn(image, found, task, legend=False)]))
-        flat = found[found < len(pixels)]  # without void
-        pixels += (found == 1).sum((1, 2)) if found.ndim == 3 else np.bincount(flat, minlength=len(pixels))
-    if task.kind != "binary" and pixels.any():
-        present = [k for k in np.argsort(-pixels, kind="stable").tolist() if pixels[k]]
+        rows.append(np.hstack([image, overlay_classes(image, found, task, legend=False)]))
+        pixels += pixel_counts(found, task)
+    if task.kind != "binary" and (present := largest_first(pixels)):
         rows.append(legend_of(task, present, max(row.shape[1] for row in rows)))
-    picture = np.full((sum(map(len, rows)), max(row.shape[1] for row in rows), 3), 255, np.uint8)
-    top = 0
-    for row in rows:
-        picture[top : top + len(row), : row.shape[1]] = row
-        top += len(row)
+    rights = [max(row.shape[1] for row in rows) - row.shape[1] for row in rows]
+    whole = [
+        np.pad(row, ((0, 0), (0, right), (0, 0)), constant_values=255) for row, right in zip(rows, rights, strict=True)
+    ]
+    picture = np.concatenate(whole)
     for quality in (88, 75, 60, 45, 30):
         data = encode_image(picture, ".jpg", quality=quality, name=path)
         if len(data) <= _CARD_BYTES:
             break
     write_bytes(path, data)
-
-
-def _spread(samples: Sequence[Sample], count: int = 12) -> list[Sample]:
-    """Samples evenly spread over the list, so that many groups and views are shown."""
-    indices = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    return [samples[index] for index in indices]
 
 
 def _each_fold(folds: Folds) -> dict[str, Any]:

@@ -28,8 +28,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carvana.errors import DataError
-
 LEVEL = 0.05
 """The difference of two networks is significant where the adjusted p is at most this."""
 
@@ -37,44 +35,15 @@ _ROUNDING = 1e-10  # far above what adding floats in another order changes, far 
 _BLOCK = 2**18  # numbers worked on at a time: 2 MB, which stay in a processor's cache
 
 
-def pairwise_p(scores: ArrayLike, groups: Sequence[str], *, flips: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
-    """P-values of no difference between each two networks, adjusted for all pairs.
+def adjusted_p(
+    differences: NDArray[np.float64], *, scale: float = 1.0, flips: int = 10_000, seed: int = 0
+) -> NDArray[np.float64]:
+    """P-values of no difference between each two of K networks, adjusted for all pairs.
 
     Exact where groups are so few that ``flips`` are enough for all patterns of signs; else at random.
 
     Args:
-        scores: (K, N), the Dice of K networks on the same N images.
-        groups: the N names of the images' groups.
-        flips: how many patterns of signs to try at most.
-        seed: equal seeds give equal values.
-
-    Returns:
-        (K, K), symmetric, in (0, 1], 1 on the diagonal.
-
-    Raises:
-        DataError: the shapes do not fit, there is no image, or a score is not a finite number.
-
-    Six groups on all of which the first network is better by as much: the pattern of signs that was found and its
-    mirror image are 2 of 64.
-
-    >>> pairwise_p([[0.9] * 6, [0.8] * 6], ["a", "b", "c", "d", "e", "f"])
-    array([[1.     , 0.03125],
-           [0.03125, 1.     ]])
-    """
-    values = _checked(scores, groups)
-    _, members = np.unique(np.asarray(groups), return_inverse=True)
-    sums: NDArray[np.float64] = np.stack([np.bincount(members, weights=network) for network in values]).astype(float)
-    first, second = np.triu_indices(len(values), k=1)
-    return adjusted_p(sums[first] - sums[second], scale=float(np.abs(values).max()), flips=flips, seed=seed)
-
-
-def adjusted_p(
-    differences: NDArray[np.float64], *, scale: float = 1.0, flips: int = 10_000, seed: int = 0
-) -> NDArray[np.float64]:
-    """The same, from D of each pair and group.
-
-    Args:
-        differences: (P, C), the pairs in the order of ``np.triu_indices(K, k=1)``.
+        differences: (P, C), D of each pair and group, the pairs in the order of ``np.triu_indices(K, k=1)``.
         scale: of the scores: what is below 1e-10 of it is rounding.
         flips: how many patterns of signs to try at most.
         seed: equal seeds give equal values.
@@ -137,8 +106,7 @@ def bootstrap_interval(
     Returns:
         (low, high), or None for a single group, which cannot show how groups differ.
     """
-    _, sizes = np.unique(np.asarray(groups), return_counts=True)
-    if len(sizes) < 2:
+    if len(set(groups)) < 2:
         return None
     return interval_of(bootstrap_means(values, groups, samples=samples, seed=seed), level=level)
 
@@ -158,33 +126,6 @@ def bootstrap_means(
     return bootstrap_draws(_mean, columns, groups, samples=samples, seed=seed)
 
 
-def bootstrap_interval_of(
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    values: NDArray[np.floating] | NDArray[np.integer],
-    groups: Sequence[str],
-    *,
-    samples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float] | None:
-    """The same for any function of sums over images, such as a quotient.
-
-    Args:
-        statistic: the sums of each draw, (draws, M), to numbers (draws,).
-        values: (N, M), what is summed.
-        groups: N names.
-        samples: how many times to draw.
-        level: the share of draws inside the interval.
-        seed: equal seeds give equal intervals.
-
-    Returns:
-        (low, high), or None for a single group.
-    """
-    if len(set(groups)) < 2:
-        return None
-    return interval_of(bootstrap_draws(statistic, values, groups, samples=samples, seed=seed), level=level)
-
-
 def bootstrap_draws(
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     values: NDArray[np.floating] | NDArray[np.integer],
@@ -193,7 +134,15 @@ def bootstrap_draws(
     samples: int = 10_000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """The statistic of each draw of groups, (samples,); as for :func:`bootstrap_interval_of`."""
+    """A function of sums over images, such as a quotient, in each draw of groups: (samples,).
+
+    Args:
+        statistic: the sums of each draw, (draws, M), to numbers (draws,).
+        values: (N, M), what is summed.
+        groups: N names.
+        samples: how many times to draw.
+        seed: equal seeds give equal draws.
+    """
     _, members = np.unique(np.asarray(groups), return_inverse=True)
     count = int(members.max(initial=0)) + 1
     columns = [np.bincount(members, weights=column, minlength=count) for column in values.T.astype(np.float64)]
@@ -234,23 +183,6 @@ def groups_needed(level: float = LEVEL) -> int:
     6
     """
     return math.ceil(1 - math.log2(level))
-
-
-def _checked(scores: ArrayLike, groups: Sequence[str]) -> NDArray[np.float64]:
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(groups) or not len(groups):
-        raise DataError(
-            f"scores of shape {values.shape} do not fit the groups of {len(groups)} images; "
-            "expected (networks, images) and at least one image"
-        )
-    missing = np.argwhere(~np.isfinite(values))
-    if len(missing):
-        network, image = missing[0].tolist()
-        raise DataError(
-            f"scores[{network}, {image}] is {values[network, image]}; "
-            "networks can be compared only where each has a finite score on every image"
-        )
-    return values
 
 
 def _of_length_one(differences: NDArray[np.float64], scale: float) -> NDArray[np.float64]:

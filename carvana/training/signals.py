@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.errors import CarvanaError, ModelError
+from carvana.errors import CarvanaError, ModelError, listed
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.parallel import ReaderKilledError, tells_of_killed_reader
 from carvana.utils.progress import Reporter
@@ -84,10 +84,9 @@ class StopSignals:
                 self._reporter.info("Ctrl-C: the step is finished and the state saved; Ctrl-C again ends at once")
 
 
-def some_names(data: SegmentationDataset, places: Sequence[int], count: int = 16) -> str:
+def some_names(data: SegmentationDataset, places: Sequence[int]) -> str:
     """The names of the first of some images."""
-    more = f" and {len(places) - count} more" if len(places) > count else ""
-    return ", ".join(data.samples[place].name for place in places[:count]) + more
+    return listed(data.samples[place].name for place in places)
 
 
 @contextmanager

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from leaderboards import ErrorModel, LabelModel, called_worse, wrong
+from leaderboards import ErrorModel, LabelModel, called_worse, pairwise_p, wrong
 
-from carvana.evaluation.statistics import LEVEL, pairwise_p
+from carvana.evaluation.statistics import LEVEL
 
 FLIPS = 1999
 ROUNDS = 5

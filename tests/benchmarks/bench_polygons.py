@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from carvana.data.io.outlines import outlines
-from carvana.data.io.polygons import fill
+from carvana.data.io.polygons import fill, outlines
 
 POLYGONS = 400
 ROUNDS = 9

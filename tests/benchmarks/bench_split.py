@@ -14,7 +14,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.balance import balanced_sides
+from carvana.data.splits import balanced_sides
 
 DRAWS = 2000
 RARE = 30

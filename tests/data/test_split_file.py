@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from carvana.data.samples import Sample
-from carvana.data.split_file import Split, read_split, write_split
+from carvana.data.split import Split, read_split, write_split
 from carvana.errors import DataError
 
 

@@ -19,7 +19,6 @@ from carvana.data.target import (
     pack_labels,
     packed_shape,
     read_labels,
-    read_target,
     shrink_labels,
     to_tensor,
     top_shares,
@@ -158,7 +157,7 @@ def test_one_object_with_ignored_values_has_its_share_and_what_counts(tmp_path: 
     values[:4, :4], values[:4, 4:] = 7, 255
     Image.fromarray(values).save(tmp_path / "x.png")
     sample = Sample(tmp_path / "x.png", tmp_path / "x.png", "x")
-    packed = read_target(sample, (2, 2), task=task)
+    packed = pack_labels(read_labels(sample, task), (2, 2), task=task)
     coverage, valid = unpack(to_tensor(packed, task)[None], task)
     assert coverage[0, 0].tolist() == [[1, 0], [0, 0]]
     assert valid[0, 0].tolist() == [[1, 0], [1, 1]]

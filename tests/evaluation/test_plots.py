@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from profiles import in_srgb, rgb_profile
 
+from carvana.data.io.display import MISSED
 from carvana.data.io.images import write_image
 from carvana.data.io.masks import write_mask
 from carvana.data.samples import Sample
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import Evaluation, ImageScore
 from carvana.evaluation.plots import contact_sheet, curves, worst_images
-from carvana.inference.outputs.overlay import MISSED
 
 
 def pixels(path: Path) -> np.ndarray:

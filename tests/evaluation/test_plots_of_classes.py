@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.io.label_overlay import overlay_labels
+from carvana.data.io.display import overlay_labels
 from carvana.data.samples import Sample
 from carvana.evaluation.labels import LabelCounts, label_evaluation
 from carvana.evaluation.plots import class_bars, confusion_picture, contact_sheet

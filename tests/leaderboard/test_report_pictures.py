@@ -13,9 +13,9 @@ from boards import drawn_board, make_board
 from PIL import Image
 from reference import dice, iou
 
+from carvana.data.io.display import EXTRA, MISSED, OUTLINE, overlay
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
-from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import WAITING, Row, ScoredImage
 from carvana.leaderboard.report.html import to_html

@@ -16,7 +16,7 @@ from carvana.leaderboard.records import Header
 OLD = {
     "carvana.compare.entries": ("carvana.leaderboard.entries", "Entry", "NetworkEntry"),
     "carvana.compare.records": ("carvana.leaderboard.records", "Photo", "ScoredImage"),
-    "carvana.compare.statistics": ("carvana.evaluation.statistics", "pairwise_p", "pairwise_p"),
+    "carvana.compare.statistics": ("carvana.evaluation.statistics", "bootstrap_interval", "bootstrap_interval"),
     "carvana.data.cache_build": ("carvana.data.cache", "build_caches", "build_caches"),
     "carvana.data.rle": ("carvana.data.io.rle", "encode", "encode"),
     "carvana.thresholds": ("carvana.evaluation.thresholds", "levels", "levels"),

@@ -18,7 +18,7 @@ from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
 from carvana.data.io.images import SUFFIXES, image_size, read_image
 from carvana.data.io.labels import FEW_VALUES, count_values, read_values
-from carvana.data.io.masks import MASK_SUFFIXES, MaskFile, inspect_mask, read_mask, share_of
+from carvana.data.io.masks import MASK_SUFFIXES, inspect_mask, read_mask, share_of
 from carvana.data.layouts import Part, image_names, others
 from carvana.data.names import EXPECTED, group_and_view
 from carvana.data.objects import paint_labels, read_objects
@@ -121,27 +121,23 @@ def list_folders(names: PairedNames) -> FolderContents:
     """The images and masks of two folders, and what is wrong with their names."""
     found, suffix = names.folders, names.rule.suffix
     problems: list[Problem] = []
-    samples = list(_samples(names, problems))
-    alone = [found.masks / mask for mask in names.alone]
-    contents = FolderContents(found.images, found.masks, samples, alone, problems)
+    masks_alone = [found.masks / mask for mask in names.alone]
+    contents = FolderContents(found.images, found.masks, list(_samples(names, problems)), masks_alone, problems)
     for stem in () if names.by_class else sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
         images, masks = names.places(stem)
         own = (found.images / stem).relative_to(images).as_posix()
         message = f"has no mask in {masks}; expected {expected}, as {own}{suffix or '_mask'}.png"
         problems.append(Problem("no-mask", str(contents.images / names.images[stem]), message))
-    for mask in names.alone:
-        message = f"belongs to no image in {contents.images}"
-        problems.append(Problem("no-photo", str(contents.masks / mask), message))
+    alone = f"belongs to no image in {found.images}"
+    problems += [Problem("no-photo", str(mask), alone) for mask in contents.alone]
     for _, first, other in names.same_stem:
-        message = f"has the same stem as {first.name}; not read"
-        problems.append(Problem("same-stem", str(other), message))
+        problems.append(Problem("same-stem", str(other), f"has the same stem as {first.name}; not read"))
     places = {(found.images / part.images, found.masks / part.masks) for part in found.parts or (Part(),)}
     folders = {images: SUFFIXES for images, _ in sorted(places)}
     folders |= {masks: MASK_SUFFIXES for _, masks in sorted(places) if masks.is_dir()}  # one, if they are one
-    for folder, suffixes in folders.items():
-        contents.notes.extend(Problem("ignored", path, what) for path, what in _ignored(folder, suffixes))
-    contents.notes.extend(Problem("ignored", str(folder), what) for folder, what in names.left_out)
+    left_out = [each for folder, suffixes in folders.items() for each in _ignored(folder, suffixes)]
+    contents.notes += [Problem("ignored", str(path), what) for path, what in (*left_out, *names.left_out)]
     return contents
 
 
@@ -214,25 +210,19 @@ def kind_of_file(path: Path) -> Kind | None:
 
 
 def inspect(
-    image: Path | None,
-    masks: tuple[Path, ...],
-    *,
-    ceilings: bool,
-    kind: Kind = "masks",
-    task: Task | None = None,
-    objects: Sample | None = None,
+    contents: FolderContents, number: int, *, ceilings: bool, kind: Kind = "masks", task: Task | None = None
 ) -> PairSummary:
     """Read an image and its masks. Safe in any thread; problems are listed, nothing is raised.
 
     Args:
-        image: the image's file.
-        masks: the files of its mask.
+        contents: the folder.
+        number: of the pair, as for :meth:`FolderContents.pair`.
         ceilings: compute the best Dice possible, which takes longer than all the rest.
         kind: what the files are.
         task: what the values of label files, or the categories of objects, are, if it is known.
-        objects: the sample, where its labels are objects with categories.
     """
     found = PairSummary()
+    (image, masks), objects = contents.pair(number), contents.with_objects(number)
     if image is not None:
         _read(lambda path: _inspect_image(path, found), image, found.problems)
     if objects is not None:
@@ -247,8 +237,14 @@ def inspect(
     files = [_read(inspect_mask, path, found.problems) for path in masks]
     read = [file.mask for file in files if file is not None]
     for path, file in zip(masks, files, strict=True):
-        if file is not None:
-            found.problems += _odd_values(file, path)
+        if file is not None and file.frames > 1:
+            found.problems.append(Problem("frames", str(path), f"has {file.frames} pictures"))
+        if file is not None and file.between:
+            message = (
+                f"has {file.values} values; {file.between:.2%} of its pixels are neither black nor white: "
+                "those above half brightness count as object"
+            )
+            found.problems.append(Problem("not-binary", str(path), message))
     if len({mask.shape for mask in read}) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in {mask.shape for mask in read})
         message = f"the masks of one image are of several sizes (height x width): {sizes}"
@@ -275,13 +271,13 @@ def _samples(names: PairedNames, problems: list[Problem]) -> Iterator[Sample]:
         yield names.sample(stem, group, view)
 
 
-def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, str]]:
+def _ignored(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[Path, str]]:
     nested = not any(image_names(folder, suffixes))
     for name, is_folder in others(folder, suffixes).items():
         if not is_folder:
-            yield str(folder / name), "its suffix is not one of an image"
+            yield folder / name, "its suffix is not one of an image"
         elif not nested:
-            yield str(folder / name), "a folder beside images, whose files are not read"
+            yield folder / name, "a folder beside images, whose files are not read"
 
 
 def _read(read: Callable[[Path], T], path: Path, problems: list[Problem]) -> T | None:
@@ -345,18 +341,6 @@ def _inspect_objects(sample: Sample, task: Task | None, found: PairSummary) -> N
         found.problems.append(Problem("size-differs", str((*sample.masks, sample.image)[0]), what))
     if task is not None and task.kind == "multiclass":
         paint_labels(sample, task)
-
-
-def _odd_values(file: MaskFile, path: Path) -> Iterator[Problem]:
-    """The problems of a mask file that can be read."""
-    if file.frames > 1:
-        yield Problem("frames", str(path), f"has {file.frames} pictures")
-    if file.between:
-        message = (
-            f"has {file.values} values; {file.between:.2%} of its pixels are neither black nor white: "
-            "those above half brightness count as object"
-        )
-        yield Problem("not-binary", str(path), message)
 
 
 def _digest(pixels: NDArray[Any], size: Size) -> bytes:

@@ -21,7 +21,7 @@ from carvana.data.io.masks import inspect_mask, read_mask, share_of, shrink_mask
 from carvana.data.samples import Sample, mask_of
 from carvana.data.splits import Split, class_shares
 from carvana.data.target import read_labels
-from carvana.errors import DataError
+from carvana.errors import DataError, listed
 from carvana.metrics import dice_of
 from carvana.task import Task
 from carvana.utils.devices import cpu_count
@@ -34,7 +34,6 @@ SIZES: tuple[tuple[int, int], ...] = ((128, 128), (256, 256), (512, 512), (512, 
 TARGETS = ("coverage", "nearest")
 
 _LOOKED_AT = 32  # masks: enough to find what nearly all of them have in common
-_NAMED = 16  # classes in a message
 _LEAST_MASKS = 3  # one or two may be of large objects
 _SMALL = 128, 128  # at which outlines and edges are compared
 
@@ -132,8 +131,7 @@ def warn_about_labels(split: Split, task: Task, reporter: Reporter) -> None:
     for there, words in sides.items():
         names = [each.name for each in shares if (each.train > 0, each.val > 0) == there]
         if names:
-            shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-            reporter.warn(words.format(f"the class{'es' * (len(names) > 1)} {shown}"))
+            reporter.warn(words.format(f"the class{'es' * (len(names) > 1)} {listed(names)}"))
 
 
 def _refuse_void(side: str, samples: Sequence[Sample], task: Task, *, known: bool) -> None:

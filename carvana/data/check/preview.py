@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
-from carvana.data.io.images import read_image, resize_image
-from carvana.data.io.label_overlay import legend_of, overlay_labels, overlay_masks
+from carvana.data.io.display import OUTLINE, largest_first, legend_of, overlay_classes
+from carvana.data.io.images import resize_image
 from carvana.data.io.masks import shrink_mask
 from carvana.data.objects import check_categories
 from carvana.data.samples import Sample
-from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
+from carvana.data.target import pack_labels, pixel_counts, read_at_full_size, to_tensor, unpack
 from carvana.errors import DataError
 from carvana.task import Task
 from carvana.utils.files import atomic_path
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 FloatMap = NDArray[np.float32]
 
-OUTLINE = (255, 214, 10)
-"""Yellow: where the coverage is one half."""
 PARTLY = (255, 149, 0)
 """Orange: pixels that the object covers in part, in the pictures of coverage."""
 
@@ -130,9 +128,8 @@ def _row(
     sample: Sample, task: Task, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]
 ) -> tuple[str, list[Image]]:
     """The caption and the pictures of an image."""
-    image, mask = read_image(sample.image), (read_labels(sample, task) == 1).view(np.uint8)
-    if image.shape[:2] != mask.shape:
-        raise _size_differs(sample)
+    image, labels = read_at_full_size(sample, task)
+    mask = (labels == 1).view(np.uint8)
     height, width = mask.shape
     small, coverage = resize_image(image, size), _coverage(mask, size)
     pictures = [_enlarged(_painted(coverage))]
@@ -156,12 +153,10 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
     rows, pixels = [], np.zeros(len(task.classes), np.int64)
     for index in chosen:
         sample = data.samples[index]
-        image, labels = read_image(sample.image), read_labels(sample, task)
-        if image.shape[:2] != labels.shape[-2:]:
-            raise _size_differs(sample)
+        image, labels = read_at_full_size(sample, task)
         pictures = []
         if whole:
-            target = unpack(to_tensor(read_target(sample, data.size, task=task), task)[None], task)[0]
+            target = unpack(to_tensor(pack_labels(labels, data.size, task=task), task)[None], task)[0]
             pictures.append(_enlarged(_mixed(target[0].numpy(), task)))
         for epoch in range(versions):
             seen, shares, *_ = (part.numpy() for part in data[epoch, index])
@@ -170,28 +165,17 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
             else:
                 found = np.where(shares.sum(0) < 0.5, task.void, shares.argmax(0)).astype(task.dtype)
             seen = np.ascontiguousarray(seen.transpose(1, 2, 0))
-            pictures.append(_enlarged(_labelled(seen, found, task)))
+            pictures.append(_enlarged(overlay_classes(seen, found, task, legend=False)))
         (height, width), tall = labels.shape[-2:], pictures[0].shape[0]
         shown = tall, max(1, round(tall * width / height))
-        planes: list[Any] = [
-            cv2.resize(plane, shown[::-1], interpolation=cv2.INTER_NEAREST)
-            for plane in labels.reshape(-1, height, width)
-        ]
-        small = np.stack(planes) if labels.ndim == 3 else planes[0]
-        pictures.insert(0, _labelled(resize_image(image, shown), small, task))
+        lines, columns = (np.arange(new) * old // new for new, old in zip(shown, (height, width), strict=True))
+        small = labels[..., lines[:, None], columns]
+        pictures.insert(0, overlay_classes(resize_image(image, shown), small, task, legend=False))
         counts = pixel_counts(labels, task)
-        number = int((counts > 0).sum())
-        rows.append((f"{sample.name}   {height} x {width}   classes: {number}", pictures))
+        rows.append((f"{sample.name}   {height} x {width}   classes: {np.count_nonzero(counts)}", pictures))
         pixels += counts
-    present = [index for index in np.argsort(-pixels, kind="stable").tolist() if pixels[index]]
     note = _MASKS if task.kind == "multilabel" else _LABELS
-    _draw(rows, heads, path, note=note, foot=lambda width: legend_of(task, present, width))
-
-
-def _labelled(image: Image, labels: NDArray[Any], task: Task) -> Image:
-    if task.kind == "multilabel":
-        return overlay_masks(image, labels, task, legend=False)
-    return overlay_labels(image, labels, task, legend=False)
+    _draw(rows, heads, path, note=note, foot=lambda width: legend_of(task, largest_first(pixels), width))
 
 
 def _mixed(shares: FloatMap, task: Task) -> Image:
@@ -201,12 +185,6 @@ def _mixed(shares: FloatMap, task: Task) -> Image:
     colours = np.tensordot(shares, task.palette.astype(np.float64), axes=(0, 0)) / np.maximum(total, 1) + rest
     mixed: Image = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
     return mixed
-
-
-def _size_differs(sample: Sample) -> DataError:
-    return DataError(
-        f"{sample.masks[0]}: the mask and its image differ in size; `carvana data check` names all such pairs"
-    )
 
 
 def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:

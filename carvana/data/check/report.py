@@ -169,19 +169,11 @@ def check_data(
     del names  # half a kilobyte an image
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
-    kind: Kind = "labels" if with_masks and contents.with_objects(with_masks[0]) else "masks"
-    if kind == "masks":
-        kind = _kind_of(contents, with_masks) if task is None else _kind_for(task)
+    kind = _kind_of(contents, with_masks, task)
     measured = {with_masks[place] for place in spread(len(with_masks), CEILING_MASKS)}
 
     def look(number: int) -> PairSummary:
-        return inspect(
-            *contents.pair(number),
-            ceilings=number in measured,
-            kind=kind,
-            task=task,
-            objects=contents.with_objects(number),
-        )
+        return inspect(contents, number, ceilings=number in measured, kind=kind, task=task)
 
     found: list[PairSummary] = []
     pictures = np.zeros((len(samples), COARSE, COARSE), np.uint16)  # 0 where an equal image came before, or none
@@ -206,6 +198,7 @@ def check_data(
     order = {kind: number for number, kind in enumerate(ADVICE)}
     problems.sort(key=lambda problem: (order[problem.kind], problem.file))
     groups = Counter(sample.group for sample in samples)
+    annotated = [Problem("annotations", *note.split(": ", 1)) for note in annotation_notes(samples)]
     ceilings = [summary.ceilings for summary in found if summary.ceilings is not None]
     return Report(
         images=str(contents.images),
@@ -220,34 +213,26 @@ def check_data(
         ceilings=mean_ceilings(ceilings),
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(
-            *contents.notes,
-            *_annotation_notes(samples),
-            *_mixed_sizes(samples, found),
-            *tally.notes(str(contents.masks)),
-        ),
+        notes=(*contents.notes, *annotated, *_mixed_sizes(samples, found), *tally.notes(str(contents.masks))),
         parts=_sorted(sample.subset for sample in samples if sample.subset),
         values=tally.values(),
         task=tally.suggest(folder),
     )
 
 
-def _kind_of(contents: FolderContents, with_masks: Sequence[int]) -> Kind:
-    """What more than a fifth of some files are besides masks: many an image of three classes shows two of them."""
+def _kind_of(contents: FolderContents, with_masks: Sequence[int], task: Task | None) -> Kind:
+    """What the files are by the task, or else what more than a fifth of some are besides masks.
+
+    Many an image of three classes shows two of them.
+    """
+    if with_masks and contents.with_objects(with_masks[0]):
+        return "labels"
+    if task is not None:
+        return "masks" if task.reads_masks else "colors" if task.reads_colors else "labels"
     some = (contents.pair(with_masks[place])[1][0] for place in spread(len(with_masks), _LOOKED_AT))
     known = [found for found in threaded(kind_of_file, some) if found is not None]
     kinds: tuple[Kind, ...] = ("colors", "labels")
     return next((kind for kind in kinds if known.count(kind) > len(known) / 5), "masks")
-
-
-def _kind_for(task: Task) -> Kind:
-    return "masks" if task.reads_masks else "colors" if task.reads_colors else "labels"
-
-
-def _annotation_notes(samples: Sequence[Sample]) -> Iterator[Problem]:
-    for note in annotation_notes(samples):
-        file, _, message = note.partition(": ")
-        yield Problem("annotations", file, message)
 
 
 def _sorted(values: Iterable[Any]) -> dict[Any, int]:

@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def coco_objects(path: Path, *_stamp: int) -> tuple[list[Objects], tuple[str, ..
     """The images of a COCO file with their objects, and notes."""
     values = _read_json(path)
     notes = Notes()
-    try:
+    with _expecting(_EXPECTED, path):
         for key in ("categories", "images"):
             number, times = (Counter(each["id"] for each in values[key]).most_common(1) or [(0, 0)])[0]
             if times > 1:
@@ -78,10 +79,6 @@ def coco_objects(path: Path, *_stamp: int) -> tuple[list[Objects], tuple[str, ..
                     notes["annotation", "of a crowd: an object of its category"] += bool(each.get("iscrowd"))
                     shapes[each["image_id"]].append(shape)
         found = [Objects(str(images[n]["file_name"]), sizes[n], tuple(shapes[n])) for n in images]
-    except DataError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{path}: {_EXPECTED}; got {type(error).__name__}: {error}") from error
     notes["image", "without an object: background"] = sum(not each.shapes for each in found)
     lines = notes.lines(path)
     for name, times in Counter(categories.values()).items():
@@ -96,14 +93,9 @@ def _coco_shape(found: Any, category: str, size: tuple[int, int] | None, notes: 
         counts = found.get("counts")
         runs = decode_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
         height, width = found["size"]
-        if (
-            runs.ndim != 1
-            or runs.min(initial=0) < 0
-            or runs.sum() != height * width
-            or size not in (None, (height, width))
-        ):
-            return None
-        return Shape(category, runs=runs.astype(np.int32).tobytes())
+        sound = runs.ndim == 1 and runs.min(initial=0) >= 0 and runs.sum() == height * width
+        fits = size in (None, (height, width))
+        return Shape(category, runs=runs.astype(np.int32).tobytes()) if sound and fits else None
     rings = tuple(ring for ring in found or () if ring) if isinstance(found, list) else ()
     notes["annotation", "with a ring inside another: joined (COCO has holes as RLE alone)"] += _nested(rings)
     return Shape(category, rings) if rings else None
@@ -122,7 +114,7 @@ def _nested(rings: Sequence[bytes]) -> bool:
 def labelme_objects(path: Path, *_stamp: int) -> tuple[Objects, Notes]:
     """The objects of a labelme file, and what was left out."""
     values, notes, shapes = _read_json(path), Notes(), []
-    try:
+    with _expecting("expected labelme's shapes, each with label, points and shape_type", path):
         size = _size_of(values.get("imageHeight"), values.get("imageWidth"), path)
         for each in values["shapes"]:
             kind = each.get("shape_type") or "polygon"
@@ -133,13 +125,6 @@ def labelme_objects(path: Path, *_stamp: int) -> tuple[Objects, Notes]:
                 notes["shape", f"of type {kind}: left out"] += 1
             else:
                 shapes.append(shape)
-    except DataError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected labelme's shapes, each with label, points and shape_type; got "
-            f"{type(error).__name__}: {error}"
-        ) from error
     return Objects(str(values.get("imagePath") or path.stem), size, tuple(shapes)), notes
 
 
@@ -194,6 +179,17 @@ def yolo_shapes(path: Path, size: tuple[int, int], names: Sequence[str], notes: 
             yield Shape(names[index], (ring,))
         elif words:
             notes["line", "without an outline of 3 points or more: left out"] += 1
+
+
+@contextmanager
+def _expecting(expected: str, path: Path) -> Iterator[None]:
+    """Name the file, and what was expected in it, in an error about its values."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{path}: {expected}; got {type(error).__name__}: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

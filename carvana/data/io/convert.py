@@ -53,11 +53,15 @@ def to_rgb(picture: Image.Image, name: str = "the image") -> UInt8:
     if is_wide(picture):
         grey = _eight_bit(np.asarray(picture), name)
         return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(laid_onto("white", picture))
+
+
+def laid_onto(colour: str, picture: Image.Image) -> Image.Image:
+    """A picture as RGB; behind what is transparent is a colour."""
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return np.array(picture.convert("RGB"))
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
+    return picture.convert("RGB")
 
 
 def pixels_in_memory(source: object) -> UInt8 | None:

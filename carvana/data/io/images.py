@@ -143,12 +143,7 @@ def write_image(path: str | os.PathLike[str], pixels: UInt8, *, quality: int = 9
 
 
 def encode_image(
-    pixels: UInt8,
-    suffix: str,
-    *,
-    quality: int = 92,
-    bilevel: bool = False,
-    name: str | os.PathLike[str] = "picture",
+    pixels: UInt8, suffix: str, *, quality: int = 92, bilevel: bool = False, name: str | os.PathLike[str] = "picture"
 ) -> bytes:
     """The bytes of an image file of such pixels; ``name`` begins the message of an error.
 

@@ -13,8 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.class_files import COLOR_FILES
-from carvana.class_values import color_values, run_lengths
+from carvana.class_values import COLOR_FILES, color_values, run_lengths
 from carvana.data.io.convert import is_wide, orientation_of, turn
 from carvana.data.io.decode import Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.io.convert import UInt8, is_wide, orientation_of, turn
+from carvana.data.io.convert import UInt8, is_wide, laid_onto, orientation_of, turn
 from carvana.data.io.decode import JPEG_FORMATS, Source, is_npy, name_of, open_picture, read_bytes, read_npy
 from carvana.data.io.images import MAX_PIXELS, SUFFIXES, encode_image, resize_image
 from carvana.data.io.labels import FEW_VALUES, suggest_colors, suggest_task, task_in_a_line
@@ -226,22 +226,19 @@ def _values_of(picture: Image.Image, name: str) -> NDArray[Any]:
     if is_wide(picture):
         wide: NDArray[Any] = np.nan_to_num(np.asarray(picture))
         return wide
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        black = Image.new("RGBA", picture.size, "black")
-        picture = Image.alpha_composite(black, picture)
-    coloured = picture.convert("RGB")
+    coloured = laid_onto("black", picture)
+    exact = picture.has_transparency_data or picture.format not in _LOSSY_FORMATS
     colours = [cast("tuple[int, int, int]", colour) for _, colour in coloured.getcolors(FEW_VALUES) or ()]
-    if len(colours) > 2 and picture.format not in _LOSSY_FORMATS and any(len({*colour}) > 1 for colour in colours):
-        found = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in sorted(colours)]
+    found = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in sorted(colours)]
+    if exact and len(colours) > 2 and any(len({*colour}) > 1 for colour in colours):
         task = task_in_a_line(suggest_colors(found, Path(name).parent.parent, Path(name).parent))
         raise _ambiguous(
             name,
             f"the colours {', '.join(found)}, more than the two of a mask, as label maps have; they need a task in the "
             f"config: {task} (`carvana data check` prints that of all files)",
         )
-    if len(colours) == 2 and min(map(max, colours)) > 127 and picture.format not in _LOSSY_FORMATS:
-        raise _ambiguous(name, f"the colours {_hex(colours)}, both bright: which is the object? {_EXPECTED}")
+    if exact and len(colours) == 2 and min(map(max, colours)) > 127:
+        raise _ambiguous(name, f"the colours {', '.join(found)}, both bright: which is the object? {_EXPECTED}")
     if not colours and _has_several_hues(coloured):
         raise _ambiguous(
             name,
@@ -316,10 +313,6 @@ def _is_antialiased(found: NDArray[Any], shares: NDArray[np.float64], full: int,
 def _ambiguous(name: str, what: str) -> DataError:
     """The error about a file that does not say which pixels are the object."""
     return DataError(f"{name}: the mask holds {what}", kind="not-binary")
-
-
-def _hex(colours: list[tuple[int, int, int]]) -> str:
-    return ", ".join(sorted("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours))
 
 
 def _listed(found: NDArray[Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from carvana.data.io.outlines import UInt8, outlines
+from carvana.data.io.polygons import UInt8, outlines
 from carvana.task import Task
 from carvana.utils.files import read_json
 

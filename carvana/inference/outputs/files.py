@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.display import over_white
+from carvana.data.io.display import over_white, overlay_classes
 from carvana.data.io.images import UInt8, encode_image
-from carvana.data.io.label_overlay import overlay_labels, overlay_masks
-from carvana.data.io.labels import encode_labels
+from carvana.data.io.labels import Labels, encode_labels
 from carvana.data.io.masks import encode_mask
 from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.outputs.coco import OBJECTS, encode_objects
 from carvana.inference.outputs.cutout import Background, compose, cutout, edge_softness
-from carvana.inference.outputs.overlay import overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction, Want
 from carvana.task import Task
@@ -153,12 +151,12 @@ class Outputs:
                 assert image is not None
                 shown = over_white(image)
                 if task.kind == "multilabel":
-                    masks = np.stack([self._mask(prediction, each) for each in task.names])
-                    pixels = overlay_masks(shown, masks, task)
+                    found: Labels = np.stack([self._mask(prediction, each) for each in task.names])
                 elif several:
-                    pixels = overlay_labels(shown, prediction.labels, task)
+                    found = prediction.labels
                 else:
-                    pixels = overlay(shown, prediction.mask if cleaned is None else cleaned)
+                    found = prediction.mask if cleaned is None else cleaned
+                pixels = overlay_classes(shown, found, task)
             else:
                 assert image is not None
                 softness = edge_softness(prediction.size, prediction.network_probabilities.shape[-2:])

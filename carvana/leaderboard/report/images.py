@@ -12,16 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.display import over_white, read_shown
+from carvana.data.io.display import over_white, overlay_labels, paint_errors, paint_outline, read_shown
 from carvana.data.io.images import encode_image, resize_image
-from carvana.data.io.label_overlay import overlay_labels
 from carvana.data.io.labels import Labels
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import read_written
-from carvana.inference.outputs.overlay import paint_errors, paint_outline
 from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
 from carvana.task import Task
 

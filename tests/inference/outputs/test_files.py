@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carvana.data.io.display import EXTRA, MISSED, OUTLINE, overlay
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
 from carvana.errors import ConfigError, DataError
 from carvana.inference.outputs.cutout import parse_background
 from carvana.inference.outputs.files import Outputs, write_probabilities
-from carvana.inference.outputs.overlay import EXTRA, MISSED, OUTLINE, overlay
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.prediction import Prediction
 from carvana.task import Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carvana.data.io.label_overlay import legend_of, overlay_labels
+from carvana.data.io.display import legend_of, overlay_labels
 from carvana.errors import DataError
 from carvana.task import Task
 

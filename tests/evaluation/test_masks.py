@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from carvana.data.io.masks import read_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.evaluation.evaluate import evaluate, mask_path
-from carvana.evaluation.multilabel import MultilabelEvaluation
+from carvana.evaluation.masks import MultilabelEvaluation
 from carvana.inference.prediction import THRESHOLDS
 from carvana.inference.predictor import Predictor
 from carvana.task import Task

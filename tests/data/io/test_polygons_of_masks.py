@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_masks
 
-from carvana.data.io.outlines import Outline, area_of, outlines
-from carvana.data.io.polygons import fill
+from carvana.data.io.polygons import Outline, area_of, fill, outlines
 
 
 def random_mask(seed: int) -> NDArray[np.uint8]:
