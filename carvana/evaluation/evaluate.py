@@ -189,7 +189,9 @@ def _evaluate_labels(
                 total += matrix
                 counts.append(LabelCounts.of(matrix))
     seconds = time.perf_counter() - started
-    _tell_of_void(sum(not image.union.any() for image in counts), samples, reporter)
+    counted = [index for index, image in enumerate(counts) if image.union.any()]
+    _tell_of_void(len(samples) - len(counted), samples, reporter)
+    samples, counts = [samples[index] for index in counted], [counts[index] for index in counted]
     return label_evaluation(task, samples, counts, total, scale=predictor.scale, seconds=seconds)
 
 
