@@ -137,7 +137,7 @@ def evaluation_table(
 
 def _add_interval(table: Table, interval: Sequence[float | None], metric: str) -> None:
     low, high = interval
-    bounds = ("", "needs two groups")
+    bounds = ("", "needs two groups in the validation: split.val, split.by: image, or --folds")
     if low is not None:
         bounds = (f"{low:.5f} .. {high:.5f}", f"of {metric}, bootstrap over groups")
     table.add_row("95% interval", *bounds)

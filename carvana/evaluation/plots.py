@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -137,8 +138,9 @@ def class_bars(evaluation: LabelEvaluation | MultilabelEvaluation, path: str | o
     axes.set_yticks(places, names, parse_math=False)
     axes.set_ylim(-0.8, len(scores) - 0.2)
     for place, value in enumerate(values):
-        axes.text(min(value + 0.01, 0.93), place, f"{value:.3f}", va="center", size=8)
-    axes.axvline(evaluation.score, color="black", linewidth=1, linestyle="--")
+        shown = axes.text(min(value + 0.01, 0.93), place, f"{value:.3f}", va="center", size=8)
+        shown.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # the line of the mean may cross it
+    axes.axvline(evaluation.score, color="black", linewidth=1, linestyle="--", zorder=1)
     axes.set_xlim(0, 1)
     some = "" if len(scores) == len(every) else f"; the {len(scores)} largest of {len(every)} classes"
     axes.set_xlabel(f"{brackets} in brackets{some}")

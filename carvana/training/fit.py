@@ -169,7 +169,8 @@ def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list
 
 def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Reporter) -> Run:
     """Train to the end, evaluate, and record the times; only the first process evaluates."""
-    run, weights = trainer.run, trainer.model.spec.init
+    run, init = trainer.run, trainer.model.spec.init
+    weights = "random" if init.startswith("auto: random") else init  # why was said when it was built
     assert run is not None
     assert trainer.val_data is not None
     images = f"{len(trainer.train_data)} images, {len(trainer.val_data)} to validate"

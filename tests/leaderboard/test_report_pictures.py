@@ -170,7 +170,7 @@ def test_a_photo_in_the_page_is_the_part_that_its_frame_says(board: Leaderboard)
     [
         ({"samples": ()}, "images could not be found"),
         ({"masks": "/nowhere"}, "masks could not be found"),
-        ({"waiting": True}, "once no network is waiting"),
+        ({"waiting": True}, "when the comparison is finished"),
         ({"networks": 1}, "masks of two networks"),
     ],
 )

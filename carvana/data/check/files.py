@@ -59,6 +59,7 @@ ADVICE = {
 NOTES = {
     "ignored": "files and folders that are not read",
     "mixed-sizes": "images of one group differ in size",
+    "groups": "images that may show the same things: frames of a sequence must not train and validate both",
     "absent": "classes that cannot be learnt from these files",
     "annotations": "what annotation files have that is not used as it stands",
     "rare": "below 0.1% of the pixels, or in fewer than 5% of the images: data.crops: class looks for such classes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ from carvana.data.check.labels import LabelValue, ValueTally
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
 from carvana.data.io.images import read_image
 from carvana.data.samples import PairedNames, Sample, annotation_notes, find_names
-from carvana.errors import DataError
+from carvana.errors import DataError, shortened
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute
 from carvana.utils.files import expanded
@@ -38,6 +39,9 @@ from carvana.utils.progress import Reporter, default_reporter, track
 _THUMBNAILS = 1024  # of possible near-duplicates, kept in memory
 
 _LOOKED_AT = 32  # files: enough to see what most of them are
+
+_NUMBERED = r"(.*?[A-Za-z].*?)[-_ ]?[A-Za-z]?\d+$"
+"""Names that end in a number, as frames of a sequence do."""
 
 CEILING_MASKS = 256
 """The number of masks from which the ceilings are computed, for an error of about 3e-5."""
@@ -213,7 +217,13 @@ def check_data(
         ceilings=mean_ceilings(ceilings),
         ceiling_masks=len(ceilings),
         problems=tuple(problems),
-        notes=(*contents.notes, *annotated, *_mixed_sizes(samples, found), *tally.notes(str(contents.masks))),
+        notes=(
+            *contents.notes,
+            *annotated,
+            *_mixed_sizes(samples, found),
+            *_alike(samples),
+            *tally.notes(str(contents.masks)),
+        ),
         parts=_sorted(sample.subset for sample in samples if sample.subset),
         values=tally.values(),
         task=tally.suggest(folder),
@@ -312,6 +322,22 @@ def _near_duplicates(samples: Sequence[Sample], pictures: NDArray[np.uint16]) ->
             continue
         message = f"is {how} {other.stem} of another group (correlation {found.similarity:.3f})"
         yield Problem("near-duplicate", str(sample.image), message)
+
+
+def _alike(samples: Sequence[Sample]) -> Iterator[Problem]:
+    """Where every image is a group of its own, and names have few beginnings: what would make groups of these."""
+    if len({sample.group for sample in samples}) < len(samples):
+        return
+    found = [re.match(_NUMBERED, sample.image.stem) for sample in samples]
+    beginnings = Counter(match[1] for match in found if match)
+    if 1 < len(beginnings) <= len(samples) / 4 and beginnings.total() == len(samples):
+        yield Problem(
+            "groups",
+            str(samples[0].image),
+            f"each image is a group of its own, and names have {len(beginnings)} beginnings, such as "
+            f"{shortened(beginnings.most_common(1)[0][0])}; if these are sequences, set data.group: '{_NUMBERED}', "
+            "or a pattern of shorter blocks",
+        )
 
 
 def _mixed_sizes(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Iterator[Problem]:

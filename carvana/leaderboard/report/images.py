@@ -20,7 +20,8 @@ from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import read_written
-from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
+from carvana.leaderboard.records import LeaderboardData, Row, ScoredImage
+from carvana.leaderboard.report.text import unfinished
 from carvana.task import Task
 
 UInt8 = NDArray[np.uint8]
@@ -70,8 +71,8 @@ class Picture:
 
 def disagreements(board: LeaderboardData) -> list[Picture] | str:
     """The pictures, or a sentence that says why there are none."""
-    if any(row.status == WAITING for row in board.rows):
-        return "Images are compared once no network is waiting any more."
+    if unfinished(board):
+        return "Images are compared when the comparison is finished."
     rows, task = [row for row in board.ranked if row.masks][:_SHOWN], board.task
     if len(rows) < 2:
         return "It takes the masks of two networks to compare them."

@@ -44,7 +44,10 @@ def unfinished(board: LeaderboardData) -> str:
     """What is still missing, in words; empty for a finished comparison."""
     waiting = sum(row.status == WAITING for row in board.rows)
     unmeasured = sum(row.status == OK and row.latency_ms is None for row in board.ranked)
-    missing = [f"{waiting} still waiting" if waiting else "", f"{unmeasured} not yet measured" if unmeasured else ""]
+    missing = [
+        f"{waiting} still waiting" if waiting else "",
+        f"the costs of {unmeasured} not measured" if unmeasured else "",
+    ]
     words = ", ".join(filter(None, missing))
     return words and f"not finished: of {len(board.rows)} network{'s' * (len(board.rows) > 1)} {words}"
 

@@ -19,6 +19,7 @@ from carvana.data.io.masks import read_mask, write_palette_mask
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
+from carvana.utils.progress import SilentReporter
 from tests.scenes import TASK, VALUES, VOID, write_parts, write_scenes
 
 
@@ -314,7 +315,7 @@ def label_paths(root: Path) -> list[Path]:
 
 
 def test_values_of_label_files_are_counted_with_their_images_and_give_a_task(labelled: Path) -> None:
-    report = check_data(labelled)
+    report = check_data(labelled, group=r"(g\d)")
     files = [np.asarray(Image.open(path)) for path in label_paths(labelled)]
     everything = np.concatenate([values.ravel() for values in files])
     assert [each.value for each in report.values] == np.unique(everything).tolist() == [10, 20, 30, 31, 77, 250]
@@ -368,10 +369,10 @@ def test_rare_values_and_those_of_one_image_are_noted(labelled: Path) -> None:
     values = np.array(Image.open(first))
     values[40:44, 40:50] = 50
     Image.fromarray(values).save(first)
-    notes = [(note.kind, note.message) for note in check_data(labelled).notes]
+    notes = [(note.kind, note.message) for note in check_data(labelled, group=r"(g\d)").notes]
     assert notes == [("rare", "the value 50 has 0.052% of the pixels, and is in one image alone")]
     task = Task(classes=VALUES | {"boat": [40, 50], "unicorn": 9}, ignore=[VOID])
-    notes = [(note.kind, note.message) for note in check_data(labelled, task=task).notes]
+    notes = [(note.kind, note.message) for note in check_data(labelled, group=r"(g\d)", task=task).notes]
     assert notes == [("absent", "no label file has the class unicorn")]
 
 
@@ -527,3 +528,28 @@ def test_categories_of_annotation_files_are_counted_and_give_a_task(tmp_path: Pa
         "count for nothing"
     ]
     assert [each.name for each in known.values] == ["car", None]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([f"0001TP_{n:06}" for n in range(6)] + [f"0006R0_f{n:05}" for n in range(6)], "2 beginnings, such as 0001TP"),
+        ([f"img_{n:03}" for n in range(12)], ""),
+        ([f"{n:02}" for n in range(12)], ""),
+        ([f"{letter}{letter}" for letter in "abcdefghijkl"], ""),
+    ],
+)
+def test_names_of_sequences_whose_frames_are_groups_of_their_own_are_noted(
+    names: list[str], said: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(255 * (rng.random((24, 32)) < 0.5).astype(np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    notes = [note for note in check_data(tmp_path, reporter=SilentReporter()).notes if note.kind == "groups"]
+    assert len(notes) == bool(said)
+    if said:
+        assert said in notes[0].message
+        pattern = notes[0].message.split("'")[1]
+        assert check_data(tmp_path, group=pattern, reporter=SilentReporter()).group_count == 2
