@@ -30,7 +30,7 @@ from carvana.config import FitConfig, SplitConfig, load_config
 from carvana.data.check.masks import check_sizes
 from carvana.data.digest import content_digest
 from carvana.data.splits import Split, make_split, tell_of_leak
-from carvana.errors import CarvanaError, ConfigError, did_you_mean, shortened
+from carvana.errors import CarvanaError, ConfigError, did_you_mean, plural, shortened
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
 from carvana.leaderboard.records import Header
@@ -299,7 +299,7 @@ def _budget(config: FitConfig) -> str:
 def _machine(devices: Sequence[str]) -> str:
     device = resolve_device(devices[0])
     many = f"{len(devices)} x " if len(devices) > 1 else ""
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     return f"{many}{describe(device)}, torch {torch.__version__}{threads}"
 
 
