@@ -16,7 +16,7 @@ from carvana.data.io.masks import write_mask
 from carvana.data.io.polygons import Annotation, Shape, ring_of, runs_of
 from carvana.data.objects import check_categories
 from carvana.data.samples import Sample, find_samples
-from carvana.data.target import pixel_counts, read_labels, read_target, to_tensor, unpack
+from carvana.data.target import pack_labels, pixel_counts, read_labels, to_tensor, unpack
 from carvana.errors import DataError
 from carvana.task import Task
 
@@ -123,7 +123,7 @@ def test_of_several_classes_a_pixel_each_has_all_of_its_pixels() -> None:
     masks = read_labels(ANNOTATED, task)
     assert masks.shape == (3, *SIZE)
     assert pixel_counts(masks, task).tolist() == [16, 16, 256]
-    target = to_tensor(read_target(ANNOTATED, (10, 15), task=task), task)[None]
+    target = to_tensor(pack_labels(read_labels(ANNOTATED, task), (10, 15), task=task), task)[None]
     (shares,) = unpack(target, task)
     means = masks.reshape(3, 10, 2, 15, 2).mean((2, 4))
     assert np.abs(shares[0].numpy() - means).max() <= 0.5 / 255 + 1e-6
@@ -133,7 +133,7 @@ def test_ignored_objects_count_for_nothing_in_any_class() -> None:
     task = Task(kind="multilabel", classes=["window", "facade"], ignore=["sign"])
     masks = read_labels(ANNOTATED, task)
     assert ((masks == task.void).sum((1, 2)) == 16).all()
-    shares, valid = unpack(to_tensor(read_target(ANNOTATED, SIZE, task=task), task)[None], task)
+    shares, valid = unpack(to_tensor(pack_labels(read_labels(ANNOTATED, task), SIZE, task=task), task)[None], task)
     assert shares.shape[1] == 2
     assert (valid == 0).sum() == 16
     assert not shares[(valid == 0).expand_as(shares)].any()

@@ -111,7 +111,7 @@ def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(
 def test_a_training_goes_on_where_its_data_folder_has_moved_to_the_same_end(
     undisturbed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, now = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "elsewhere"
+    data, now = Path(shutil.copytree(tiny_data, tmp_path / tiny_data.name)), tmp_path / "elsewhere"  # cards name it
     out = tmp_path / "run"
     interrupted(recipe(data), out, 2, monkeypatch)
     data.rename(now)

@@ -213,15 +213,6 @@ def test_a_network_of_other_channels_is_refused(data: Any) -> None:
         Trainer(carvana.create_model("unet-ref", width=4), train=data[0])
 
 
-def test_runs_and_configs_of_several_classes_are_not_compared_yet(folds: Folds, scenes: Path, tmp_path: Path) -> None:
-    line = r"{}: has 4 classes, and networks are ranked on one object now, on several classes in a later version"
-    with pytest.raises(ConfigError, match=line.format("task.classes")):
-        carvana.compare(["unet-ref"], config(scenes), out=tmp_path / "board")
-    with pytest.raises(ConfigError, match=line.format("mine")):
-        carvana.compare(["unet-ref", f"mine={folds.runs[0].path}"], out=tmp_path / "board")
-    assert not (tmp_path / "board").exists()
-
-
 class Numbers(Callback):
     """Keeps what it is called with."""
 
