@@ -20,7 +20,7 @@ from carvana.data.samples import Sample
 from carvana.data.target import read_labels
 from carvana.errors import DataError
 from carvana.evaluation.evaluate import read_written
-from carvana.leaderboard.records import LeaderboardData, Row, ScoredImage
+from carvana.leaderboard.records import WAITING, LeaderboardData, Row, ScoredImage
 from carvana.leaderboard.report.text import unfinished
 from carvana.task import Task
 
@@ -71,7 +71,7 @@ class Picture:
 
 def disagreements(board: LeaderboardData) -> list[Picture] | str:
     """The pictures, or a sentence that says why there are none."""
-    if unfinished(board):
+    if any(row.status == WAITING for row in board.rows) or (unfinished(board) and not board.samples):
         return "Images are compared when the comparison is finished."
     rows, task = [row for row in board.ranked if row.masks][:_SHOWN], board.task
     if len(rows) < 2:
