@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from carvana.data.samples import Sample
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.task import Task
@@ -113,3 +114,19 @@ def of_colours(task: Task = OVERLAPPING, **spec: Any) -> Segmenter:
         layer.bias.copy_(torch.tensor([-4.002, -2.002, -6.002]))
     values: dict[str, Any] = {"trained_size": (24, 32), "mean": (0, 0, 0), "std": (1, 1, 1)}
     return Segmenter(layer, ModelSpec(arch="colours", task=task, **values | spec))
+
+
+def write_labels(folder: Path, groups: list[list[int]]) -> list[Sample]:
+    """A label file for each group, in which each value has so many pixels."""
+    found = []
+    for number, values in enumerate(groups):
+        path = folder / f"{number:03}.npy"
+        np.save(path, np.repeat(np.arange(len(values)), values)[None].astype(np.uint8))
+        found.append(Sample(path.with_suffix(".jpg"), path, f"{number:03}"))
+    return found
+
+
+def classes_on(samples: tuple[Sample, ...], classes: int) -> np.ndarray:
+    """The pixels of each class."""
+    values = np.concatenate([np.load(sample.masks[0]).ravel() for sample in samples])
+    return np.bincount(values, minlength=classes)

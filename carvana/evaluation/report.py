@@ -153,7 +153,7 @@ def _keep(
 
 
 def _data_name(run: Run) -> str:
-    """The name of the data folder, without the folders above it, which are nobody else's business on a card."""
+    """The name of the data folder, without the folders above it: cards are published."""
     root = run.read_config().data.root if run.config_path.is_file() else None
     return "" if root is None else root.resolve().name
 

@@ -6,7 +6,7 @@ group with more images weighs more, as it does in the mean. If neither network i
 have the other sign: T = abs(sum of D) / sqrt(sum of D^2) is compared with what T becomes when the signs of groups are
 flipped. The root stays as it is, so a few very hard groups are as heavy in each flip as they are in T itself.
 
-The mean IoU is no mean over images, since its pixels are counted over all of them. Its gap is divided among groups by
+The mean IoU is not a mean over images: its pixels are counted over all of them. Its gap is divided among groups by
 :func:`iou_differences`, whose D add up to it as exactly.
 
 A leaderboard of eight rows has 28 pairs. So one flip is applied to all pairs, and the T of a pair is compared with the

@@ -10,6 +10,7 @@ from PIL import Image
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import describe_split, split_samples
 from carvana.task import Task
+from tests.scenes import classes_on, write_labels
 
 
 def shares(samples: tuple[Sample, ...]) -> list[float]:
@@ -28,22 +29,6 @@ def test_both_sides_are_counted(tiny_data: Path, by: str) -> None:
         assert side.spread == pytest.approx(tuple(np.quantile(shares(samples), (0.1, 0.9))))
     assert set(report.shared) == {s.group for s in split.train} & {s.group for s in split.val}
     assert bool(report.shared) == (by == "image")
-
-
-def write_labels(folder: Path, groups: list[list[int]]) -> list[Sample]:
-    """A label file for each group, in which each value has so many pixels."""
-    found = []
-    for number, values in enumerate(groups):
-        path = folder / f"{number:03}.npy"
-        np.save(path, np.repeat(np.arange(len(values)), values)[None].astype(np.uint8))
-        found.append(Sample(path.with_suffix(".jpg"), path, f"{number:03}"))
-    return found
-
-
-def classes_on(samples: tuple[Sample, ...], classes: int) -> np.ndarray:
-    """The pixels of each class."""
-    values = np.concatenate([np.load(sample.masks[0]).ravel() for sample in samples])
-    return np.bincount(values, minlength=classes)
 
 
 def test_shares_of_classes_are_those_of_what_counts_on_each_side(tmp_path: Path) -> None:

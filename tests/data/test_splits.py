@@ -12,6 +12,7 @@ from carvana.data.samples import Sample
 from carvana.data.splits import Split, describe_split, split_folds, split_samples
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
+from tests.scenes import classes_on, write_labels
 
 
 @pytest.fixture(scope="module")
@@ -102,22 +103,6 @@ def test_folds_that_cannot_be_are_refused(samples: list[Sample]) -> None:
 def test_a_share_that_leaves_nothing_is_refused(samples: list[Sample], val: float) -> None:
     with pytest.raises(DataError, match=r"split\.val"):
         split_samples(samples, val=val)
-
-
-def write_labels(folder: Path, groups: list[list[int]]) -> list[Sample]:
-    """A label file for each group, in which each value has so many pixels."""
-    found = []
-    for number, values in enumerate(groups):
-        path = folder / f"{number:03}.npy"
-        np.save(path, np.repeat(np.arange(len(values)), values)[None].astype(np.uint8))
-        found.append(Sample(path.with_suffix(".jpg"), path, f"{number:03}"))
-    return found
-
-
-def classes_on(samples: tuple[Sample, ...], classes: int) -> np.ndarray:
-    """The pixels of each class."""
-    values = np.concatenate([np.load(sample.masks[0]).ravel() for sample in samples])
-    return np.bincount(values, minlength=classes)
 
 
 def a_task(classes: int) -> Task:
