@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from carvana.errors import CarvanaError as CarvanaError
     from carvana.evaluation.evaluate import evaluate as evaluate
     from carvana.inference.engines.export import export_onnx as export_onnx
+    from carvana.inference.engines.export import export_openvino as export_openvino
     from carvana.inference.ensemble import Ensemble as Ensemble
     from carvana.inference.predictor import Predictor as Predictor
     from carvana.inference.refiner import Refiner as Refiner
@@ -82,7 +83,7 @@ _HOMES = {
     "carvana.data.splits": ("split_samples",),
     "carvana.errors": ("CarvanaError",),
     "carvana.evaluation.evaluate": ("evaluate",),
-    "carvana.inference.engines.export": ("export_onnx",),
+    "carvana.inference.engines.export": ("export_onnx", "export_openvino"),
     "carvana.inference.ensemble": ("Ensemble",),
     "carvana.inference.predictor": ("Predictor",),
     "carvana.inference.refiner": ("Refiner",),

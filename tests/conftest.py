@@ -25,6 +25,7 @@ for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS"):
     os.environ.pop(name, None)
 # What is installed beside this library, or chosen among it, is not what these tests are about.
 os.environ["CARVANA_PLUGINS"] = ""
+os.environ["CARVANA_ENGINE"] = "torch"  # converting a network for OpenVINO takes seconds
 # A shell that starts pytest in the background has it ignore Ctrl-C, and so would every command that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,6 +25,7 @@ def evaluate(
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
     device: options.DEVICE = "auto",
+    engine: options.ENGINE = None,
 ) -> None:
     """Compare a run's masks with the true ones at full size; where fit ended before its evaluation, finish the run."""
     from carvana.cli.display import make_reporter
@@ -35,7 +36,7 @@ def evaluate(
 
     check_json_target(json, replace=replace)
     reporter = make_reporter()
-    as_trained = covering == options.Covering()
+    as_trained = covering == options.Covering() and engine in (None, "torch")
     runs = [run, *(others or [])]
     own_test = split == "test" and data is None and len(runs) == 1
     together = (len(runs) > 1 or Folds(run).exists) and not own_test
@@ -65,7 +66,7 @@ def evaluate(
     from carvana.inference.base import thresholds_text
     from carvana.inference.ensemble import Ensemble, load_predictor, member_paths
 
-    predictor = load_predictor(runs, **vars(covering), device=device, reporter=reporter)
+    predictor = load_predictor(runs, **vars(covering), device=device, engine=engine, reporter=reporter)
     refining = [] if covering.refine_with is None else [covering.refine_with]
     if together:
         assert data is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from carvana.evaluation.cost import Cost
+    from carvana.inference.prediction import Prediction
     from carvana.inference.predictor import Predictor
     from carvana.task import Task
+    from carvana.utils.progress import Reporter
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "openvino")
 
 
 def bench(
@@ -36,25 +39,42 @@ def bench(
     json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the numbers as JSON; - is stdout.")] = None,
     replace: options.REPLACE = False,
     device: options.DEVICE = "auto",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Measure this engine alone: torch, onnx or openvino; by default each that is installed."),
+    ] = None,
 ) -> None:
-    """Measure the cost of networks: parameters, FLOPs, time and memory, whole and in tiles, in each precision."""
+    """Measure the cost of networks: time, memory and FLOPs, whole and in tiles, by each engine, in each precision.
+
+    The last columns compare with torch in fp32, on one drawn photo. For the engines onnx and openvino a network is
+    converted once, in some seconds.
+    """
     from rich.table import Column
 
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, make_table, show_result
     from carvana.data.demo import draw_photo
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
+    from carvana.inference.engines.torch import TorchEngine
     from carvana.utils.progress import track
 
     check_json_target(json, replace=replace)
     shape = options.parse_size(size)
     image, _ = draw_photo(0, 1, size=shape)
-    found = _predictors(networks, classes, shape, device, tile, overlap)
+    reporter = make_reporter()
+    found = _predictors(networks, classes, shape, device, engine, tile, overlap, reporter)
     cells: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     machine = ""
-    for name, predictor in track(found, make_reporter(), "measuring"):
-        cost = measure_cost(predictor, image, seconds=seconds)
+    reference: Prediction | None = None
+    compared: tuple[Any, ...] = ()
+    for name, predictor, prepared in track(found, reporter, "measuring"):
+        seen = (name, predictor.scale, predictor.plan(shape).tile)
+        if isinstance(predictor.engine, TorchEngine) and predictor.precision == "fp32":
+            reference, compared = predictor.predict(image), seen
+        cost = measure_cost(
+            predictor, image, seconds=seconds, prepared=prepared, reference=reference if compared == seen else None
+        )
         parameters, task = count_parameters(predictor.model), predictor.task
         cells.append(_cells(name, task, parameters, cost))
         about = {"name": name, "kind": task.kind, "classes": len(task.classes), "parameters": parameters}
@@ -62,7 +82,7 @@ def bench(
         machine = describe_machine(predictor)
         del predictor  # else its network would count towards the memory of the next one
     title = f"an image of {shape[0]}x{shape[1]} (height x width) on {machine}"
-    words = ("network", "sees", "precision", "classes")
+    words = ("network", "sees", "engine", "precision", "classes")
     columns = [Column(heading, justify="left" if heading in words else "right") for heading in cells[0]]
     table = make_table(*columns, title=title)
     for row in cells:
@@ -72,11 +92,14 @@ def bench(
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")],
-    to: Annotated[str, typer.Option(help="The format: onnx.")],
-    out: Annotated[Path, typer.Option(help="The file to write; its name ends in .onnx.")],
+    to: Annotated[str, typer.Option(help="The format: onnx, or openvino.")],
+    out: Annotated[Path, typer.Option(help="The file to write, which ends in .onnx; for openvino a folder.")],
+    output: Annotated[
+        str, typer.Option(help="What the file gives: logits, probabilities, or labels, the smallest answer.")
+    ] = "logits",
     replace: options.REPLACE = False,
 ) -> None:
-    """Write a model as one file that runs without torch, and compare both at three image sizes."""
+    """Write a model as a file that runs without torch, and compare both at three image sizes."""
     from carvana.errors import ConfigError, ModelError, did_you_mean, shortened
     from carvana.folds import Folds
 
@@ -86,25 +109,37 @@ def export(
         raise ModelError(f"{run}: holds folds, and a file holds one network; export one of them, such as {run}/fold-1")
 
     from carvana.cli.display import make_reporter
-    from carvana.inference.engines.export import export_onnx
+    from carvana.inference.engines.export import export_onnx, export_openvino
     from carvana.models.segmenter import Segmenter
 
     model = Segmenter.from_pretrained(run)
-    made = export_onnx(model, out, replace=replace, reporter=make_reporter())
+    write = export_onnx if to == "onnx" else export_openvino
+    made = write(model, out, output=output, replace=replace, reporter=make_reporter())
     sizes = ", ".join(f"{check.shape[0]} x {check.shape[2]}x{check.shape[3]}" for check in made.checks)
-    typer.echo(f"file    {made.path}, {made.size / 1e6:.1f} MB")
+    typer.echo(f"{'file   ' if to == 'onnx' else 'folder '} {made.path}, {made.size / 1e6:.1f} MB")
     if model.spec.task is not None and model.spec.classes > 1:
         names = shortened(", ".join(model.spec.task.names), 80)
         typer.echo(f"classes {model.spec.classes}, {model.spec.task.kind}: {names}")
-    typer.echo(f"checked within {made.difference:.1e} of PyTorch, with images of {sizes} pixels")
-    typer.echo(f"next    carvana predict {made.path} IMAGES --out masks")
+    within = f"{made.difference:.1e}" if output != "labels" else f"{made.difference:.1%} of the pixels"
+    typer.echo(f"checked {output}, within {within} of PyTorch, with images of {sizes} pixels")
+    if output != "labels":
+        typer.echo(f"next    carvana predict {made.path} IMAGES --out masks")
 
 
 def _predictors(
-    names: list[str], classes: int, size: tuple[int, int], device: str, tile: int | None, overlap: float | None
-) -> Iterator[tuple[str, Predictor]]:
-    """Each network at each scale it is used at, whole and in tiles, in fp32 and in the fast precision of the device."""
-    from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
+    names: list[str],
+    classes: int,
+    size: tuple[int, int],
+    device: str,
+    engine: str | None,
+    tile: int | None,
+    overlap: float | None,
+    reporter: Reporter,
+) -> Iterator[tuple[str, Predictor, float]]:
+    """Each network at each scale it is used at, whole and in tiles, by each engine, in fp32 and in the fast precision;
+    with the seconds that the predictor took to be made.
+    """
+    from carvana.inference.engines.exported import is_exported
     from carvana.inference.predictor import Predictor
     from carvana.models.segmenter import Segmenter, create_model
     from carvana.task import Task
@@ -113,18 +148,43 @@ def _predictors(
     task = Task(classes=[f"class {number}" for number in range(1, classes + 1)])
     quick = resolve_precision("auto", resolve_device(device))
     for name in names:
-        model: Segmenter | OnnxEngine
-        if is_exported(name):
-            model = OnnxEngine.load(name, device=onnx_device(device))
-        else:
+        model: Segmenter | None = None
+        if not is_exported(name):
             model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name, task=task)
-        for scale in ("trained", "native") if model.spec.trained_size else ("native",):
-            for mode in ("whole", "tiles"):
-                cover: dict[str, Any] = {"tile": tile, "overlap": overlap} if mode == "tiles" else {}
-                for precision in dict.fromkeys(("fp32", "fp32" if is_exported(name) else quick)):
-                    made = Predictor(model, scale=scale, mode=mode, device=device, precision=precision, **cover)
+        for how in _ways(name, engine, quick, device):
+            settings: dict[str, Any] = {**how, "device": device, "reporter": reporter}
+
+            def make(settings: dict[str, Any], name: str = name, model: Segmenter | None = model) -> Predictor:
+                return Predictor.from_pretrained(name, **settings) if model is None else Predictor(model, **settings)
+
+            trained = make(settings).size if model is None else model.spec.trained_size
+            for scale in ("trained", "native") if trained else ("native",):
+                for mode in ("whole", "tiles"):
+                    cover: dict[str, Any] = {"tile": tile, "overlap": overlap} if mode == "tiles" else {}
+                    began = time.perf_counter()
+                    made = make({**settings, "scale": scale, "mode": mode, **cover})
+                    prepared = time.perf_counter() - began
                     if mode == "whole" or len(made.plan(size)) > 1:
-                        yield name, made
+                        yield name, made, prepared
+
+
+def _ways(name: str, engine: str | None, quick: str, device: str) -> Iterator[dict[str, str]]:
+    """The engines of a network with their precisions, torch in fp32 first."""
+    from carvana.inference.engines.choice import checked_engine, installed
+    from carvana.inference.engines.exported import is_exported
+    from carvana.utils.devices import resolve_device
+
+    known = ["openvino"] if Path(name).is_dir() else ["onnx", "openvino"]
+    if not is_exported(name):
+        known = ["torch", "onnx", "openvino"]
+    on_cpu = resolve_device(device).type == "cpu"
+    if engine is not None:
+        taken = [str(checked_engine(engine))]
+    else:
+        taken = [each for each in known if installed(each) and (on_cpu or each != "openvino")]
+    for each in taken:
+        for precision in ("fp32",) if each == "onnx" else dict.fromkeys(("fp32", quick)):
+            yield {"engine": each, "precision": precision}
 
 
 def _cells(name: str, task: Task, parameters: int | None, cost: Cost) -> dict[str, str]:
@@ -132,14 +192,18 @@ def _cells(name: str, task: Task, parameters: int | None, cost: Cost) -> dict[st
     return {
         "network": name,
         "sees": f"{scale}, {cost.mode if cost.tiles == 1 else f'{cost.tiles} tiles'}",
+        "engine": cost.engine,
         "precision": cost.precision,
         "classes": str(len(task.classes)) + ("" if task.kind == "binary" else f" {task.kind}"),
         "parameters": "" if parameters is None else f"{parameters:,}",
         "GFLOP": "" if cost.gflops is None else f"{cost.gflops:,.1f}",
+        "first, ms": f"{cost.first_ms:,.0f}",
         "ms an image": f"{cost.ms:,.1f}",
         "network alone": f"{cost.network_ms:,.1f}",
         "images/s": f"{cost.images_per_s:,.2f}",
         "outside the network": f"{cost.outside:.1%}",
         "images/s, files": f"{cost.files_per_s:,.2f}",
         "peak MB": f"{cost.peak_memory_mb:,.0f}",
+        "difference": "" if cost.difference is None else f"{cost.difference:.1e}",
+        "pixels": "" if cost.differing is None else f"{cost.differing:.4%}",
     }

@@ -49,6 +49,7 @@ def predict(
     covering: options.Covering = options.Covering(),
     max_pixels: MAX_PIXELS = 300_000_000,
     device: options.DEVICE = "auto",
+    engine: options.DEFAULT_ENGINE = "auto",
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Overwrite files that predict did not write, or that have changed since."),
@@ -68,7 +69,9 @@ def predict(
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
     found = collect_images(images, out=out, reporter=reporter)
-    predictor = _load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
+    predictor = _load_networks(
+        run, others, covering, max_pixels=max_pixels, device=device, engine=engine, reporter=reporter
+    )
     cleaning = Cleaning() if clean else None
     summary = predict_folder(
         predictor, found, out=out, save=kinds, cleaning=cleaning, background=behind, of_class=of_class,
@@ -133,6 +136,7 @@ def submit(
         int | None, typer.Option(min=0, help="Processes that read images; 0 reads in threads; by default one a core.")
     ] = None,
     device: options.DEVICE = "auto",
+    engine: options.ENGINE = None,
 ) -> None:
     """Write the masks of a folder as a competition's table, or check such a table; run again, it continues."""
     if check is not None:
@@ -159,7 +163,9 @@ def submit(
     header = None if against is None else read_header(against)
     named = _listed(columns) or (() if header is None else header.columns)
     found = collect_images([images], reporter=reporter)
-    predictor = _load_networks(run, others, covering, max_pixels=max_pixels, device=device, reporter=reporter)
+    predictor = _load_networks(
+        run, others, covering, max_pixels=max_pixels, device=device, engine=engine, reporter=reporter
+    )
     form = TableFormat(
         predictor.task, columns=named, row=row or "", order=cast("Order", order), classes=_listed(classes)
     )

@@ -33,29 +33,37 @@ class Cost:
     Attributes:
         scale: (height, width) at which the network sees it, or "native".
         mode: whole or tiles.
+        engine: what runs the network: torch, onnx or openvino.
         precision: of the arithmetic.
         tiles: the number of tiles.
         gflops: billions of floating-point operations, a multiplication and an addition being two; None if they cannot
             be counted.
-        ms: from the array of pixels to the mask, labels or masks, one image at a time, in milliseconds.
+        first_ms: to the first mask, labels or masks, in milliseconds, with what was prepared for it.
+        ms: from the array of pixels to the mask, labels or masks of later images, one at a time.
         network_ms: the part of it that the network takes.
         images_per_s: images a second, many of them in batches.
         outside: the share of that time that is spent outside the network.
         files_per_s: images a second from files to files: reading, predicting and writing overlap.
         peak_memory_mb: of the whole process on a CPU, of the tensors on a GPU; in MB of 10^6 bytes.
+        difference: the largest difference from a reference's probabilities; None without a reference.
+        differing: the share of pixels whose mask, labels or masks differ from the reference's.
     """
 
     scale: tuple[int, int] | str
     mode: str
+    engine: str
     precision: str
     tiles: int
     gflops: float | None
+    first_ms: float
     ms: float
     network_ms: float
     images_per_s: float
     outside: float
     files_per_s: float
     peak_memory_mb: float
+    difference: float | None = None
+    differing: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, as ``carvana bench --json`` gives them."""
@@ -92,18 +100,29 @@ def count_gflops(model: nn.Module | Engine, size: tuple[int, int]) -> float | No
     return float(counter.get_total_flops()) / 1e9
 
 
-def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: float = 5.0) -> Cost:
+def measure_cost(
+    predictor: Predictor,
+    image: NDArray[np.uint8],
+    *,
+    seconds: float = 5.0,
+    prepared: float = 0.0,
+    reference: Prediction | None = None,
+) -> Cost:
     """Measure a predictor on one image, again and again.
 
     Args:
         predictor: its mode should be ``whole`` or ``tiles``, so that it is known what is measured.
         image: uint8 (H, W, 3).
         seconds: how long each of the three measurements goes on, at least; each takes two images or more.
+        prepared: the seconds that the predictor took to be made, a part of ``first_ms``.
+        reference: of the same image, what to compare with, such as torch's prediction in fp32.
     """
     height, width = image.shape[:2]
     plan = predictor.plan((height, width))
     with PeakMemory(predictor.device) as peak:
-        _decide(predictor, image)  # warms up
+        began = time.perf_counter()
+        _decide(predictor, image)
+        first = time.perf_counter() - began
         times: list[float] = []
         parts: list[float] = []
         while len(times) < 2 or sum(times) < seconds:
@@ -125,16 +144,24 @@ def measure_cost(predictor: Predictor, image: NDArray[np.uint8], *, seconds: flo
     return Cost(
         scale=predictor.scale,
         mode="whole" if len(plan) == 1 else "tiles",
+        engine=predictor.engine.name,
         precision=predictor.precision,
         tiles=len(plan),
         gflops=None if single_tile is None else single_tile * len(plan),
+        first_ms=1000 * (prepared + first),
         ms=1000 * each,
         network_ms=1000 * statistics.median(parts),
         images_per_s=count / took,
         outside=outside,
         files_per_s=files,
         peak_memory_mb=peak.megabytes,
+        **({} if reference is None else _compared(predictor.predict(image), reference)),
     )
+
+
+def _compared(found: Prediction, reference: Prediction) -> dict[str, float]:
+    difference = np.abs(found.probabilities - reference.probabilities).max()
+    return {"difference": float(difference), "differing": float((_decision(found) != _decision(reference)).mean())}
 
 
 def describe_machine(predictor: Predictor) -> str:

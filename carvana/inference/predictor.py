@@ -17,8 +17,8 @@ from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, Threshold, checked_thresholds
-from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
-from carvana.inference.engines.torch import TorchEngine
+from carvana.inference.engines.choice import engine_of, engine_of_file
+from carvana.inference.engines.exported import is_exported
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocess import PreprocessedImage, Scale, network_size
 from carvana.inference.strips import mean_strips
@@ -58,6 +58,8 @@ class Predictor(BasePredictor):
         threshold: in [0, 1], of classes that overlap one for all or one for each; None takes the model's own.
         device: auto, cpu, cuda or mps.
         precision: auto, fp32, bf16 or fp16.
+        engine: what runs the network: ``"torch"``, ``"onnx"``, ``"openvino"``, or ``"auto"``, on a CPU the quicker one
+            of torch and OpenVINO; None is torch for a Segmenter.
         max_pixels: files that hold more pixels are refused before they are decoded.
         reporter: where warnings go, as when memory runs short; None takes the log.
 
@@ -87,6 +89,7 @@ class Predictor(BasePredictor):
         threshold: Threshold = None,
         device: str = "auto",
         precision: str = "auto",
+        engine: str | None = None,
         max_pixels: int = MAX_PIXELS,
         reporter: Reporter | None = None,
     ) -> None:
@@ -107,15 +110,18 @@ class Predictor(BasePredictor):
         self.thresholds = checked_thresholds(threshold, self.task, model.spec.thresholds)
         self.max_pixels = max_pixels
         self.model = model
+        reporter = reporter or default_reporter()
         self.engine: Engine
         if isinstance(model, Segmenter):
-            self.engine = TorchEngine(model, device=device, precision=precision)
+            self.engine = engine_of(model, engine, device=device, precision=precision, reporter=reporter)
         else:
             self.engine = model
+            if engine not in (None, "auto", model.name):
+                raise ConfigError(f"engine {engine!r}: this is one of {model.name} already; leave it out")
             if precision not in ("auto", model.precision):
-                raise ConfigError(f"precision {precision!r}: exported files compute in {model.precision}; leave it out")
+                raise ConfigError(f"precision {precision!r}: this engine computes in {model.precision}; leave it out")
         self.device, self.precision = self.engine.device, self.engine.precision
-        _warn_about_scale(model.spec, self.size, reporter or default_reporter())
+        _warn_about_scale(model.spec, self.size, reporter)
         self._inferer = SlidingWindowInferer(
             self.engine, SlidingWindowConfig(mode, tile, overlap, join, memory), reporter=reporter
         )
@@ -125,7 +131,7 @@ class Predictor(BasePredictor):
         """Load the model of a run, a model folder or a hub repository, or an exported file.
 
         Args:
-            path: the folder, the repository's name, or a file that ends in ``.onnx``.
+            path: the folder, the repository's name, or a file or folder that ``carvana export`` wrote.
             settings: the constructor's. Without a precision, that of the run counts: see
                 :func:`carvana.inference.predictor.precision_of`.
 
@@ -135,9 +141,14 @@ class Predictor(BasePredictor):
         check_fork()
         if Folds(path).exists:
             raise ModelError(f"{os.fspath(path)}: holds folds; carvana.Ensemble.from_pretrained averages all of them")
+        device, engine = settings.get("device", "auto"), settings.get("engine")
         if is_exported(path):
-            return cls(OnnxEngine.load(path, device=onnx_device(settings.get("device", "auto"))), **settings)
-        settings.setdefault("precision", precision_of(path, settings.get("device", "auto")))
+            precision = settings.pop("precision", "auto")
+            return cls(
+                engine_of_file(path, settings.pop("engine", None), device=device, precision=precision), **settings
+            )
+        if engine != "onnx":  # which computes in fp32
+            settings.setdefault("precision", precision_of(path, device))
         return cls(Segmenter.from_pretrained(path), **settings)
 
     def plan(self, size: tuple[int, int]) -> TileGrid:
@@ -294,6 +305,8 @@ class Predictor(BasePredictor):
     def settings(self) -> dict[str, Any]:
         """All that decides a mask besides the weights and the image, as JSON values."""
         settings = {"scale": self.scale, **self._threshold_setting(), "precision": self.precision}
+        if self.engine.name != ("torch" if isinstance(self.model, Segmenter) else "onnx"):  # the only ones there were
+            settings["engine"] = self.engine.name
         return settings | self._inferer.config.settings() | ({"tta": True} if self.tta else {})
 
     @cached_property

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from carvana.errors import CarvanaError, ConfigError, ModelError, did_you_mean
+from carvana.models.same_padding import make_padding_constant
 from carvana.models.spec import ModelSpec, Network
 from carvana.models.weight_files import first_line
 from carvana.registry import Entry, registry
@@ -62,9 +63,11 @@ def build_network(
         raise ModelError(f"the Network of {where} must hold an nn.Module, got {type(network.module).__name__}")
     spec = {"arch": name, "options": options, "classes": classes, "package": entry.source}
     try:
-        return network, ModelSpec.from_json(spec | {key: getattr(network, key) for key in _OF_BOTH})
+        made = ModelSpec.from_json(spec | {key: getattr(network, key) for key in _OF_BOTH})
     except ModelError as error:
         raise ModelError(f"the factory of {where}: {error}") from None
+    make_padding_constant(network.module, stride=made.stride, min_size=made.min_size)
+    return network, made
 
 
 class AllocationLimit(TorchDispatchMode):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from carvana.models.same_padding import ConstantPad
 from carvana.models.segmenter import Segmenter
 
 _CAST = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -45,7 +46,7 @@ def for_inference(model: Segmenter, dtype: torch.dtype = torch.float32) -> Segme
     made = _folded(plain) or plain
     if dtype != torch.float32:
         for module in made.network.modules():
-            if isinstance(module, _CAST) and not module._forward_pre_hooks and not parametrize.is_parametrized(module):
+            if isinstance(module, _CAST) and not _computed(module):
                 module.to(dtype)
     return made.to(memory_format=torch.channels_last)
 
@@ -93,9 +94,13 @@ def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], T
 
 
 def _plain(convolution: nn.Module) -> bool:
-    """Whether its weight is a plain parameter, not computed before each use as by weight_norm or spectral_norm."""
-    made = parametrize.is_parametrized(convolution) or convolution._forward_pre_hooks
-    return type(convolution) is nn.Conv2d and not made
+    return type(convolution) is nn.Conv2d and not _computed(convolution)
+
+
+def _computed(layer: nn.Module) -> bool:
+    """Whether its weight is computed before each use, as by weight_norm or spectral_norm."""
+    hooks = layer._forward_pre_hooks.values()
+    return parametrize.is_parametrized(layer) or not all(isinstance(hook, ConstantPad) for hook in hooks)
 
 
 def _foldable(norm: nn.Module) -> bool:

@@ -8,7 +8,6 @@ the same, and torch.export does so in symbols: eight minutes for one EfficientNe
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import torch
@@ -71,11 +70,10 @@ def make_padding_constant(network: nn.Module, *, stride: int, min_size: int) -> 
 
 
 def _pads(layer: nn.Module) -> bool:
-    layers = sys.modules.get("timm.layers")  # without timm, no layer is timm's
-    name = type(layer).__name__
-    if layers is None or type(layer) is not getattr(layers, name, None):
+    kind = type(layer)  # by name, so that timm is not imported where no layer is of it
+    if not kind.__module__.startswith("timm.layers."):
         return False
-    return name in _PLAIN or (name in _STANDARDISED and bool(layer.same_pad))
+    return kind.__name__ in _PLAIN or (kind.__name__ in _STANDARDISED and bool(layer.same_pad))
 
 
 def _always_divided(network: nn.Module, names: list[str], stride: int, min_size: int) -> set[str]:

@@ -86,7 +86,7 @@ def test_its_memory_is_measured_too(file: Path) -> None:
 
 
 def test_it_computes_in_fp32_alone(file: Path) -> None:
-    with pytest.raises(ConfigError, match="'bf16': exported files compute in fp32"):
+    with pytest.raises(ConfigError, match="'bf16': the engine onnx computes in fp32"):
         carvana.Predictor.from_pretrained(file, precision="bf16")
 
 

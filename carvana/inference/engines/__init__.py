@@ -1,1 +1,1 @@
-"""Engines that run a network: PyTorch and ONNX Runtime; and the export to ONNX."""
+"""Engines that run a network: PyTorch, ONNX Runtime and OpenVINO; which of them; and the export to files."""

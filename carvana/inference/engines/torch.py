@@ -31,6 +31,8 @@ class TorchEngine:
         ConfigError: there is no such device or precision.
     """
 
+    name = "torch"
+
     def __init__(self, model: Segmenter, *, device: str = "auto", precision: str = "auto") -> None:
         self.spec = model.spec
         self.device = resolve_device(device)

@@ -19,11 +19,13 @@ class Engine(Protocol):
     """A network on a device.
 
     Attributes:
+        name: torch, onnx or openvino.
         spec: how to feed the network.
         device: where it runs.
         precision: of its arithmetic.
     """
 
+    name: str
     spec: ModelSpec
     device: torch.device
     precision: Precision

@@ -18,14 +18,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from carvana.errors import ConfigError, ModelError
-from carvana.inference.engines.export import (
-    TOLERANCE,
-    adaptive_average,
-    check_shapes,
-    difference,
-    export_onnx,
-    pool_at_any_size,
-)
+from carvana.inference.engines.convert import adaptive_average, pool_at_any_size
+from carvana.inference.engines.export import TOLERANCE, check_shapes, difference, export_onnx
 from carvana.inference.engines.onnx import OnnxEngine
 from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec

@@ -12,7 +12,8 @@ from torch import nn
 
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.export import export_onnx
-from carvana.inference.engines.onnx import OnnxEngine, is_exported, onnx_device
+from carvana.inference.engines.exported import is_exported
+from carvana.inference.engines.onnx import OnnxEngine, onnx_device
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.utils.files import file_digest

@@ -1,0 +1,294 @@
+"""Which engine runs a network: the one that is asked for, or on a CPU the quicker one, by a measurement that is kept.
+
+Networks that engines other than torch run are converted once. The user's cache folder keeps, in ``networks``::
+
+    <digest>.onnx   the converted network, as carvana export writes it
+    <digest>.json   its digest, and for each processor which engine was quicker there
+
+The digest in the names is that of the weights, of how the network is fed, and of the versions that convert it.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+
+from carvana.data.digest import cache_home
+from carvana.errors import ConfigError, ModelError, did_you_mean
+from carvana.inference.engines.convert import CONVERSION_STEPS, Answer, check_convertible, example_images, onnx_bytes
+from carvana.inference.engines.exported import ExportedEngine, needed
+from carvana.inference.engines.onnx import OnnxEngine, onnx_device
+from carvana.inference.engines.openvino import OpenVinoEngine
+from carvana.inference.engines.torch import TorchEngine
+from carvana.inference.tiling import Engine
+from carvana.models.segmenter import Segmenter, padded_size
+from carvana.utils.devices import describe, resolve_device
+from carvana.utils.files import bytes_digest, digest, lock, read_json, write_bytes, write_json
+from carvana.utils.progress import Reporter
+
+EngineName = Literal["auto", "torch", "onnx", "openvino"]
+
+LIMIT = 2_000_000_000
+"""Bytes that all kept networks may take; those that were used longest ago go first."""
+
+WORTH = 0.95
+"""OpenVINO is taken where it needs less than this share of torch's time."""
+
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+_CONVERTERS = ("torch", "onnx", "onnxscript")
+_TASK = "converting the network, once"
+_FORMAT = 1  # of the kept files
+
+
+def checked_engine(name: str | None) -> EngineName | None:
+    """The name of an engine, None for the usual one.
+
+    Raises:
+        ConfigError: there is no such engine.
+    """
+    known = get_args(EngineName)
+    if name is not None and name not in known:
+        raise ConfigError(f"engine {name!r} is unknown; expected {', '.join(known)}{did_you_mean(name, known)}")
+    return cast("EngineName | None", name)
+
+
+def installed(name: str) -> bool:
+    """Whether the packages of an engine are installed.
+
+    >>> installed("torch")
+    True
+    """
+    return all(installed_package(package) for package in _PACKAGES.get(name, ()))
+
+
+def installed_package(name: str) -> bool:
+    """Whether a package is installed, without importing it."""
+    return importlib.util.find_spec(name) is not None
+
+
+def engine_of(
+    model: Segmenter, name: str | None, *, device: str = "auto", precision: str = "auto", reporter: Reporter
+) -> Engine:
+    """The engine that runs a network with its weights.
+
+    Args:
+        model: moved to the device and set to evaluation mode, in place.
+        name: torch, onnx or openvino; ``auto`` is OpenVINO on a CPU where it is installed and quicker, else torch; None
+            is torch.
+        device: auto, cpu, cuda or mps.
+        precision: auto, fp32, bf16 or fp16.
+        reporter: shows that the network is converted, and what ``auto`` takes.
+
+    Raises:
+        ConfigError: there is no such engine, or it does not run on the device, or not in the precision.
+        ModelError: the network cannot be converted for it, or a package is missing.
+    """
+    name = checked_engine(name) or "torch"
+    place = resolve_device(device)
+    usual = TorchEngine(model, device="cpu" if name in ("onnx", "openvino") else device, precision=precision)
+    if name == "auto" and place.type == "cpu" and installed("openvino"):
+        return _quicker(model, usual, reporter)
+    if name in ("torch", "auto"):
+        return usual
+    weights = usual.digest()
+    if name == "onnx":
+        _refuse_precision(precision)
+        needed("onnxruntime")
+        return OnnxEngine.load(KeptNetwork(model, weights).data(reporter), device=onnx_device(device), digest=weights)
+    needed("openvino", "openvino")
+    on = torch.device("cpu") if device == "auto" else place
+    return OpenVinoEngine.load(
+        KeptNetwork(model, weights).data(reporter), device=on, precision=precision, digest=weights
+    )
+
+
+def engine_of_file(
+    path: str | os.PathLike[str], name: str | None, *, device: str = "auto", precision: str = "auto"
+) -> ExportedEngine:
+    """The engine that runs an exported file.
+
+    Args:
+        path: a file ``.onnx``, or a folder of OpenVINO.
+        name: onnx or openvino, which runs both; ``auto`` is OpenVINO on a CPU where it is installed, None what the file
+            is for.
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16.
+
+    Raises:
+        ConfigError: there is no such engine, or it does not run the file, or not on the device.
+        ModelError: the file cannot be read, or gives labels.
+    """
+    name, is_onnx = checked_engine(name), Path(path).suffix.lower() == ".onnx"
+    place = onnx_device(device)
+    if name is None or name == "auto":
+        on_cpu = name == "auto" and place.type == "cpu" and installed("openvino")
+        name = "openvino" if on_cpu or not is_onnx else "onnx"
+    if name == "torch" or (name == "onnx" and not is_onnx):
+        takes = "onnx or openvino" if is_onnx else "openvino"
+        raise ConfigError(f"engine {name} does not run '{os.fspath(path)}', which was exported; take {takes}")
+    made: ExportedEngine
+    if name == "onnx":
+        _refuse_precision(precision)
+        made = OnnxEngine.load(path, device=place)
+    else:
+        made = OpenVinoEngine.load(path, device=torch.device("cpu") if device == "auto" else place, precision=precision)
+    if made.output == "labels":
+        raise ModelError(made.why_no_logits)
+    return made
+
+
+def _refuse_precision(precision: str) -> None:
+    if precision not in ("auto", "fp32"):
+        raise ConfigError(
+            f"precision {precision!r}: the engine onnx computes in fp32; leave it out, or take another engine"
+        )
+
+
+def _quicker(model: Segmenter, usual: TorchEngine, reporter: Reporter) -> Engine:
+    """OpenVINO where it is quicker than torch on this processor, else torch; measured once."""
+    kept = KeptNetwork(model, usual.digest())
+    processor = digest(describe(usual.device), torch.get_num_threads(), usual.precision, version("openvino"))
+    known = kept.choices().get(processor)
+    if known is not None and not known["openvino"]:
+        return usual
+    try:
+        other = OpenVinoEngine.load(kept.data(reporter), precision=usual.precision, digest=kept.weights)
+        if known is not None:
+            return other
+        seconds = _seconds([usual, other], _typical(model))
+    except ModelError as error:
+        reporter.info(f"torch runs {model.spec.arch}, since OpenVINO cannot: {error}")
+        kept.remember(processor, {"openvino": False, "why": str(error)})
+        return usual
+    quicker = seconds[1] < WORTH * seconds[0]
+    taken, times = ("OpenVINO", reversed(seconds)) if quicker else ("torch", iter(seconds))
+    one, two = (f"{1000 * each:.0f} ms" for each in times)
+    reporter.info(f"{taken} runs {model.spec.arch}: {one}, and {two} by {'torch' if quicker else 'OpenVINO'}; kept")
+    kept.remember(processor, {"openvino": quicker, "torch_s": seconds[0], "openvino_s": seconds[1]})
+    return other if quicker else usual
+
+
+def _typical(model: Segmenter) -> Tensor:
+    """Images as the network sees them, some 500 x 500 pixels together."""
+    spec = model.spec
+    height, width = (padded_size(side, spec.stride, spec.min_size) for side in spec.trained_size or (512, 512))
+    return example_images((max(1, 2**18 // (height * width)), 3, height, width))
+
+
+def _seconds(engines: list[Engine], images: Tensor) -> list[float]:
+    """The least time that each engine takes for images, in turns, so that other work on the machine meets all."""
+    best = [float("inf")] * len(engines)
+    with torch.inference_mode():
+        for engine in engines:
+            engine(images)
+        began, rounds = time.perf_counter(), 0
+        while rounds < 3 or (rounds < 10 and time.perf_counter() - began < 1):
+            rounds += 1
+            for place, engine in enumerate(engines):
+                start = time.perf_counter()
+                engine(images)
+                best[place] = min(best[place], time.perf_counter() - start)
+    return best
+
+
+class KeptNetwork:
+    """A network as ONNX, converted once and kept in the user's cache folder.
+
+    Args:
+        model: the network with its weights.
+        weights: their digest.
+    """
+
+    def __init__(self, model: Segmenter, weights: str) -> None:
+        self.weights = weights
+        self._model = model
+        spec = model.spec
+        versions = [(name, version(name)) for name in _CONVERTERS if installed_package(name)]
+        key = digest(_FORMAT, weights, spec.stride, spec.min_size, spec.classes, versions)
+        self._folder = cache_home() / "networks"
+        self._file = self._folder / f"{key}.onnx"
+        self._record, self._lock = self._file.with_suffix(".json"), self._file.with_suffix(".lock")
+
+    def choices(self) -> dict[str, Any]:
+        """For each processor what was measured there; empty where nothing is known, or the record is damaged."""
+        try:
+            found = read_json(self._record)["choices"]
+            return {key: value for key, value in found.items() if isinstance(value["openvino"], bool)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+
+    def remember(self, processor: str, choice: dict[str, Any]) -> None:
+        """Keep a measurement; where nothing can be written it is made again."""
+        with suppress(OSError), lock(self._lock):
+            write_json(self._record, self._recorded() | {"choices": self.choices() | {processor: choice}})
+
+    def data(self, reporter: Reporter) -> bytes:
+        """The network as :func:`carvana.inference.engines.convert.onnx_bytes` makes it.
+
+        Raises:
+            ModelError: it cannot be converted, or a package is missing.
+        """
+        try:
+            if (found := self._read()) is not None:
+                return found
+            with lock(self._lock):  # of several processes one converts
+                if (found := self._read()) is not None:
+                    return found
+                data = self._convert(reporter)
+                write_bytes(self._file, data)
+                write_json(self._record, {"digest": bytes_digest(data), "choices": self.choices()})
+                self._bound()
+        except OSError as error:
+            reporter.warn(
+                f"{error.filename or self._folder}: the converted network cannot be kept there "
+                f"({error.strerror or error}), so each start converts it; set CARVANA_CACHE to another folder"
+            )
+            return self._convert(reporter)
+        return data
+
+    def _read(self) -> bytes | None:
+        """The kept bytes; None where there are none, or others than were written."""
+        try:
+            data = self._file.read_bytes()
+        except FileNotFoundError:
+            return None
+        if bytes_digest(data) != self._recorded().get("digest"):
+            return None
+        with suppress(OSError):
+            os.utime(self._file)  # used now
+        return data
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            found = read_json(self._record)
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _convert(self, reporter: Reporter) -> bytes:
+        check_convertible(self._model)
+        reporter.start(_TASK, CONVERSION_STEPS)
+        try:
+            network = copy.deepcopy(self._model).to("cpu", torch.float32).eval().requires_grad_(False)
+            return onnx_bytes(Answer(network), step=lambda: reporter.advance(_TASK))
+        finally:
+            reporter.finish(_TASK)
+
+    def _bound(self) -> None:
+        """Remove what was used longest ago, beyond the limit."""
+        files = sorted(self._folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
+        total = 0
+        for path in files:
+            total += path.stat().st_size
+            if total > LIMIT and path != self._file:
+                for suffix in (".onnx", ".json", ".lock"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
