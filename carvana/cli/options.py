@@ -115,9 +115,10 @@ OVERLAP = Annotated[
 ]
 REPLACE = Annotated[bool, typer.Option("--replace", help="Overwrite the file to write, if it exists.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-_ENGINE_HELP = "What runs the network: torch, onnx, openvino, or auto, the quicker of torch and openvino."
-ENGINE = Annotated[str | None, typer.Option(help=_ENGINE_HELP)]
-DEFAULT_ENGINE = Annotated[str | None, typer.Option(help=_ENGINE_HELP, envvar="CARVANA_ENGINE")]
+ENGINE = Annotated[
+    str | None,
+    typer.Option(help="What runs the network: torch, onnx, openvino, or auto, the quicker of torch and openvino."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

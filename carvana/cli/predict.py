@@ -49,7 +49,7 @@ def predict(
     covering: options.Covering = options.Covering(),
     max_pixels: MAX_PIXELS = 300_000_000,
     device: options.DEVICE = "auto",
-    engine: options.DEFAULT_ENGINE = "auto",
+    engine: options.ENGINE = "auto",
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Overwrite files that predict did not write, or that have changed since."),

@@ -82,3 +82,24 @@ def test_mistakes_are_one_line_and_exit_1(run: Path, tmp_path: Path) -> None:
 def test_format_and_file_are_asked_for(run: Path) -> None:
     assert call("export", run, "--to", "onnx").exit_code == 2
     assert call("export", run, "--out", "car.onnx").exit_code == 2
+
+
+def test_a_folder_for_openvino_is_predicted_with_and_labels_are_not(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    done = call("export", run, "--to", "openvino", "--out", tmp_path / "car", "--output", "probabilities")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"folder  {tmp_path / 'car'}, ")
+    assert lines[1].startswith("checked probabilities, within ")
+    assert lines[2].startswith("next    carvana predict")
+    done = call("predict", tmp_path / "car", tiny_data / "train", "--out", tmp_path / "masks", "--scale", "32x48")
+    assert done.exit_code == 0, done.stderr
+    assert list((tmp_path / "masks").glob("*_mask.png"))
+
+    done = call("export", run, "--to", "onnx", "--out", tmp_path / "labels.onnx", "--output", "labels")
+    assert "of the pixels of PyTorch" in done.stdout
+    assert "next" not in done.stdout
+    done = call("predict", tmp_path / "labels.onnx", tiny_data / "train", "--out", tmp_path / "others")
+    assert done.exit_code == 1
+    assert "gives labels" in done.stderr
+    assert not (tmp_path / "others").exists()

@@ -37,6 +37,9 @@ from carvana.utils.progress import Reporter
 
 EngineName = Literal["auto", "torch", "onnx", "openvino"]
 
+VARIABLE = "CARVANA_ENGINE"
+"""Of the environment: what ``auto`` is, where it is not to be the quicker one."""
+
 LIMIT = 2_000_000_000
 """Bytes that all kept networks may take; those that were used longest ago go first."""
 
@@ -50,14 +53,16 @@ _FORMAT = 1  # of the kept files
 
 
 def checked_engine(name: str | None) -> EngineName | None:
-    """The name of an engine, None for the usual one.
+    """The name of an engine, None for the usual one; for auto what ``$CARVANA_ENGINE`` says, if it is set.
 
     Raises:
         ConfigError: there is no such engine.
     """
-    known = get_args(EngineName)
+    known, named = get_args(EngineName), "engine"
+    if name == "auto" and os.environ.get(VARIABLE):
+        name, named = os.environ[VARIABLE], VARIABLE
     if name is not None and name not in known:
-        raise ConfigError(f"engine {name!r} is unknown; expected {', '.join(known)}{did_you_mean(name, known)}")
+        raise ConfigError(f"{named} {name!r} is unknown; expected {', '.join(known)}{did_you_mean(name, known)}")
     return cast("EngineName | None", name)
 
 
@@ -127,7 +132,9 @@ def engine_of_file(
         ConfigError: there is no such engine, or it does not run the file, or not on the device.
         ModelError: the file cannot be read, or gives labels.
     """
-    name, is_onnx = checked_engine(name), Path(path).suffix.lower() == ".onnx"
+    asked, name, is_onnx = name, checked_engine(name), Path(path).suffix.lower() == ".onnx"
+    if asked == "auto" and (name == "torch" or not is_onnx):
+        name = None  # what the environment says is not for this file
     place = onnx_device(device)
     if name is None or name == "auto":
         on_cpu = name == "auto" and place.type == "cpu" and installed("openvino")

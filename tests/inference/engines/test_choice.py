@@ -51,6 +51,7 @@ def cache(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """The folder of kept networks in a copy of that cache."""
     shutil.copytree(converted, tmp_path / "cache")
     monkeypatch.setenv("CARVANA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CARVANA_ENGINE")
     return tmp_path / "cache" / "networks"
 
 
@@ -217,10 +218,12 @@ def test_ensembles_and_second_looks_take_it_too(tmp_path: Path) -> None:
         assert "engine" not in json.dumps(found[0].settings())
 
 
-def test_files_run_by_what_they_are_for_or_by_openvino(tmp_path: Path) -> None:
+def test_files_run_by_what_they_are_for_or_by_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = export_onnx(tiny(), tmp_path / "tiny.onnx").path
     folder = export_openvino(tiny(), tmp_path / "tiny").path
     assert engine_of_file(file, None).name == "onnx"
+    assert engine_of_file(file, "auto", device="cpu").name == "onnx"  # by CARVANA_ENGINE, see conftest.py
+    monkeypatch.delenv("CARVANA_ENGINE")
     assert engine_of_file(file, "auto", device="cpu").name == "openvino"
     assert engine_of_file(folder, None).name == engine_of_file(folder, "openvino").name == "openvino"
     for source, name, line in ((file, "torch", "take onnx or openvino"), (folder, "onnx", "take openvino")):
@@ -243,6 +246,14 @@ def test_probabilities_serve_as_logits_do_and_labels_are_refused(tmp_path: Path)
     labels = export_openvino(tiny(3), tmp_path / "labels", output="labels").path
     with pytest.raises(ModelError, match="gives labels, which can be neither resized nor joined"):
         carvana.Predictor.from_pretrained(labels)
+
+
+def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine_of(tiny(), "auto", reporter=Lines()).name == "torch"  # see conftest.py
+    monkeypatch.setenv("CARVANA_ENGINE", "openvno")
+    with pytest.raises(ConfigError, match=r"CARVANA_ENGINE 'openvno' is unknown.*'openvino'"):
+        engine_of(tiny(), "auto", reporter=Lines())
+    assert engine_of(tiny(), None, reporter=Lines()).name == "torch"
 
 
 def test_mistakes_are_one_line() -> None:

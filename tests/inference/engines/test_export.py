@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+import carvana
+from carvana.config import configs, load_config
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.convert import adaptive_average, pool_at_any_size
 from carvana.inference.engines.export import TOLERANCE, check_shapes, difference, export_onnx
 from carvana.inference.engines.onnx import OnnxEngine
+from carvana.inference.engines.openvino import OpenVinoEngine
 from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
 
@@ -39,6 +42,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "segformer": {"encoder_depth": 3, "decoder_segmentation_channels": 16},
     "dpt": {"decoder_intermediate_channels": [16, 16, 16, 16], "decoder_fusion_channels": 16},
 }
+
+
+SHIPPED = ("best-small", "best-gpu", "unet-resnet34-512", "tiny-cpu", "unet-ref-128")
 
 
 def tiny(network: nn.Module | None = None, **spec: Any) -> Segmenter:
@@ -70,6 +76,64 @@ def test_every_decoder_gives_what_pytorch_gives_at_sizes_that_the_export_did_not
         wanted = expected(model, photos(*shape))
         error = (exported(photos(*shape)) - wanted).abs().max()
         assert error <= 1e-4 * wanted.abs().max(), shape
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "tiny-cpu" else pytest.mark.slow) for name in SHIPPED],
+)
+def test_the_network_of_each_shipped_config_is_exported(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    model = create_model(config.arch, options=config.model.options).eval()
+    made = export_onnx(model, tmp_path / "model.onnx")
+    seen = photos(1, 3, 150, 223)
+    for engine in (OnnxEngine.load(made.path), OpenVinoEngine.load(made.path, precision="fp32")):
+        assert difference(expected(model, seen), engine(seen)) <= TOLERANCE
+
+
+def test_those_are_all_networks_of_configs_that_train() -> None:
+    trained = [load_config(name) for name in configs() if not name.startswith("compare")]
+    named = [load_config(name) for name in SHIPPED]
+    known = {(config.arch, str(config.model.options)) for config in named}
+    assert {(config.arch, str(config.model.options)) for config in trained} == known
+
+
+def several(kind: str, **spec: Any) -> Segmenter:
+    task = carvana.Task(kind=kind, classes=["sky", "road", "car"])
+    network = nn.Conv2d(3, 3, 3, padding=1)
+    return tiny(network, classes=3, task=task, **spec)
+
+
+@pytest.mark.parametrize("output", ["probabilities", "labels"])
+def test_a_file_gives_probabilities_or_labels_by_a_plain_session(output: str, tmp_path: Path) -> None:
+    seen = photos(2, 3, 45, 31)
+    for model, form in (
+        (tiny(threshold=0.4), (2, 45, 31)),
+        (several("multiclass"), (2, 45, 31)),
+        (several("multilabel", thresholds=(0.3, 0.5, 0.6)), (2, 3, 45, 31)),
+    ):
+        task, logits = model.spec.task, expected(model, seen)
+        assert task is not None
+        made = export_onnx(model, tmp_path / f"{task.kind}.onnx", output=output)
+        [found] = onnxruntime.InferenceSession(made.path).run([output], {"images": seen.numpy()})
+        if output == "probabilities":
+            np.testing.assert_allclose(found, task.probabilities(logits), atol=1e-5)
+        else:
+            thresholds = torch.tensor(model.spec.thresholds).view(-1, 1, 1) if model.spec.thresholds else None
+            wanted = logits.argmax(1) if thresholds is None else (logits.sigmoid() > thresholds).squeeze(1)
+            assert found.dtype == np.uint8
+            assert found.shape == form
+            assert 0 < (found > 0).mean() < 1
+            assert (found == wanted.numpy()).mean() > 0.999
+            assert made.size < 40_000
+
+
+def test_outputs_that_there_are_not_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"output 'label' is unknown.*did you mean 'labels'"):
+        export_onnx(tiny(), tmp_path / "model.onnx", output="label")
+    with pytest.raises(ModelError, match="has no task, so it gives logits only"):
+        export_onnx(tiny(nn.Conv2d(3, 2, 1), classes=2), tmp_path / "model.onnx", output="labels")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plain_session_of_onnx_runtime_needs_nothing_of_carvana(tmp_path: Path) -> None:
