@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from carvana.data.io.images import read_image, write_image
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError, DataError
+from carvana.task import Task
 
 
 def test_an_item_is_an_image_and_the_coverage_of_its_mask(tiny_data: Path) -> None:
@@ -63,6 +65,44 @@ def test_most_crops_hold_a_boundary_and_come_at_native_size(tmp_path: Path, rng:
         top = image.permute(1, 2, 0).numpy()[0]
         assert any((photo[y, x : x + 64] == top).all() for y, x in np.argwhere((photo == top[0]).all(axis=2)))
     assert sum(held) > 40  # by chance it would be 3
+
+
+def some(classes: int, size: tuple[int, int], folder: Path, rng: np.random.Generator) -> list[Sample]:
+    """An image with blocks of labels."""
+    write_image(folder / "a.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    blocks = rng.integers(0, classes, (size[0] // 7 + 1, size[1] // 7 + 1)).astype(np.uint8)
+    labels = blocks.repeat(7, 0).repeat(7, 1)[: size[0], : size[1]]
+    cv2.imwrite(str(folder / "m.png"), labels)
+    return [Sample(folder / "a.png", folder / "m.png", "a")]
+
+
+@pytest.mark.parametrize("crops", ["boundary", "class", "any"])
+@pytest.mark.parametrize("size", [(90, 130), (40, 130)])  # the second is padded to the size of crops
+def test_labels_that_are_kept_give_the_same_pieces_as_their_files(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, crops: str, size: tuple[int, int]
+) -> None:
+    task = Task(classes={"one": 0, "two": 1, "three": 2}, ignore=[3])
+    samples = some(4, size, tmp_path, rng)
+
+    def items() -> list[tuple[torch.Tensor, ...]]:
+        data = SegmentationDataset(samples, (48, 64), task=task, mode="crop", crops=crops, seed=1)
+        return [data[epoch, 0] for epoch in range(5)]
+
+    kept = items()
+    monkeypatch.setattr("carvana.data.dataset.KEPT_BYTES", 0)
+    for one, other in zip(kept, items(), strict=True):
+        assert all(torch.equal(part, same) for part, same in zip(one, other, strict=True))
+
+
+def test_the_file_of_a_mask_is_read_once_for_all_pieces(tmp_path: Path, rng: np.random.Generator) -> None:
+    samples = some(2, (90, 130), tmp_path, rng)
+    data = SegmentationDataset(samples, (48, 64), mode="crop")
+    first = data[0, 0]
+    (tmp_path / "m.png").unlink()
+    assert all(torch.equal(one, same) for one, same in zip(first, data[0, 0], strict=True))
+    write_image(tmp_path / "a.png", np.zeros((80, 130, 3), np.uint8))
+    with pytest.raises(DataError, match=r"a\.png: has changed its size since the training began"):
+        data[1, 0]
 
 
 def test_crops_see_the_edges_of_a_photo(tmp_path: Path) -> None:
