@@ -151,18 +151,19 @@ def _predictors(
         model: Segmenter | None = None
         if not is_exported(name):
             model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name, task=task)
-        for how in _ways(name, engine, quick, device):
-            settings: dict[str, Any] = {**how, "device": device, "reporter": reporter}
 
-            def make(settings: dict[str, Any], name: str = name, model: Segmenter | None = model) -> Predictor:
-                return Predictor.from_pretrained(name, **settings) if model is None else Predictor(model, **settings)
+        def make(settings: dict[str, Any], name: str = name, model: Segmenter | None = model) -> Predictor:
+            settings = {**settings, "device": device, "reporter": reporter}
+            return Predictor.from_pretrained(name, **settings) if model is None else Predictor(model, **settings)
 
-            trained = make(settings).size if model is None else model.spec.trained_size
-            for scale in ("trained", "native") if trained else ("native",):
-                for mode in ("whole", "tiles"):
-                    cover: dict[str, Any] = {"tile": tile, "overlap": overlap} if mode == "tiles" else {}
+        ways = list(_ways(name, engine, quick, device))
+        trained = make(ways[0]).size if model is None else model.spec.trained_size
+        for scale in ("trained", "native") if trained else ("native",):
+            for mode in ("whole", "tiles"):
+                cover: dict[str, Any] = {"tile": tile, "overlap": overlap} if mode == "tiles" else {}
+                for way in ways:
                     began = time.perf_counter()
-                    made = make({**settings, "scale": scale, "mode": mode, **cover})
+                    made = make({**way, "scale": scale, "mode": mode, **cover})
                     prepared = time.perf_counter() - began
                     if mode == "whole" or len(made.plan(size)) > 1:
                         yield name, made, prepared

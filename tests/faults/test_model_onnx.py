@@ -38,7 +38,7 @@ def network(path: Path, weights: TensorProto, **spec: int) -> Path:
 @pytest.mark.fault(
     done="an exported file whose weights are in another file: absolute, above its folder, a link, beside it",
     promised="refused in one line before it is passed to ONNX Runtime, which would read a file beside it",
-    reaches="inference/engines/onnx.py: _refuse_other_files",
+    reaches="inference/engines/onnx.py: checked_source",
 )
 @pytest.mark.parametrize("location", ["/etc/passwd", "../" * 20 + "etc/passwd", "link", "weights"])
 def test_weights_in_other_files_are_refused(location: str, tmp_path: Path) -> None:

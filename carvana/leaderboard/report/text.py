@@ -81,7 +81,9 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
                 f"Of the pixels were predicted as classes that are not in the true labels: {', '.join(absent)}."
             )
     if any(row.latency_ms is not None for row in ranked):
-        lines.append("Prediction (ms, images/s, MB) was measured for each network alone, after all trainings.")
+        lines.append(
+            "Prediction (ms, images/s, MB) was measured for each network alone, by torch, after all trainings."
+        )
     here = board.header
     elsewhere = [
         f"{row.name} (carvana {refit.version} on {refit.machine})"
