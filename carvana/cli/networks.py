@@ -139,6 +139,8 @@ def _predictors(
     """Each network at each scale it is used at, whole and in tiles, by each engine, in fp32 and in the fast precision;
     with the seconds that the predictor took to be made.
     """
+    import torch
+
     from carvana.inference.engines.exported import is_exported
     from carvana.inference.predictor import Predictor
     from carvana.models.segmenter import Segmenter, create_model
@@ -150,6 +152,7 @@ def _predictors(
     for name in names:
         model: Segmenter | None = None
         if not is_exported(name):
+            torch.manual_seed(0)  # so that a converted network is found again
             model = Segmenter.from_pretrained(name) if Path(name).exists() else create_model(name, task=task)
 
         def make(settings: dict[str, Any], name: str = name, model: Segmenter | None = model) -> Predictor:
@@ -200,10 +203,9 @@ def _cells(name: str, task: Task, parameters: int | None, cost: Cost) -> dict[st
         "GFLOP": "" if cost.gflops is None else f"{cost.gflops:,.1f}",
         "first, ms": f"{cost.first_ms:,.0f}",
         "ms an image": f"{cost.ms:,.1f}",
-        "network alone": f"{cost.network_ms:,.1f}",
         "images/s": f"{cost.images_per_s:,.2f}",
-        "outside the network": f"{cost.outside:.1%}",
-        "images/s, files": f"{cost.files_per_s:,.2f}",
+        "outside": f"{cost.outside:.1%}",
+        "files/s": f"{cost.files_per_s:,.2f}",
         "peak MB": f"{cost.peak_memory_mb:,.0f}",
         "difference": "" if cost.difference is None else f"{cost.difference:.1e}",
         "pixels": "" if cost.differing is None else f"{cost.differing:.4%}",
