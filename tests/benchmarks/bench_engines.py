@@ -141,9 +141,7 @@ def predict(run: str, coarse: str | None = None, rounds: int = 3) -> None:
             subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
 
         print(f"carvana predict of {len(images)} images, the whole command")
-        times = turns(
-            {engine: lambda engine=engine: command(engine) for engine in ("torch", "openvino", "onnx")}, rounds
-        )
+        times = turns({engine: lambda engine=engine: command(engine) for engine in ("torch", "openvino")}, rounds)
         show(times)
         for engine, each in times.items():
             print(f"  {engine}: {len(images) / statistics.median(each):.2f} images/s")

@@ -17,6 +17,7 @@ from carvana.inference.engines import choice
 from carvana.inference.engines.choice import KeptNetwork, engine_of, engine_of_file
 from carvana.inference.engines.export import export_onnx, export_openvino
 from carvana.inference.ensemble import load_predictor
+from carvana.inference.predict_folder import Summary, predict_folder
 from carvana.utils.progress import Reporter
 
 pytest.importorskip("openvino")
@@ -197,6 +198,16 @@ def test_every_engine_covers_images_as_torch_does(
     np.testing.assert_allclose(found.predict(IMAGE).probabilities, expected.predict(IMAGE).probabilities, atol=1e-5)
     assert found.weights_digest == expected.weights_digest
     assert found.settings() == expected.settings() | {"engine": engine}  # so folders of masks are never mixed
+
+
+def test_a_folder_of_masks_is_never_of_two_engines(cache: Path, tiny_data: Path, tmp_path: Path) -> None:
+    photos = sorted((tiny_data / "train").iterdir())[:3]
+
+    def predict(engine: str) -> Summary:
+        made = carvana.Predictor(tiny(), engine=engine, device="cpu", precision="fp32")
+        return predict_folder(made, photos, out=tmp_path / "masks", reporter=Lines())
+
+    assert [predict(engine).written for engine in ("torch", "torch", "openvino", "openvino")] == [3, 0, 3, 0]
 
 
 @pytest.mark.slow
