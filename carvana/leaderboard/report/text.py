@@ -32,7 +32,7 @@ def facts(board: LeaderboardData) -> tuple[tuple[str, str], ...]:
         ("trained on", counted(header.train_images, header.train_groups)),
         ("scored", header.scored),
         ("split", f"{header.split} (content {header.content})"),
-        ("config", header.config_name),
+        ("config", header.config_name or "that of each run"),
         ("budget", f"{header.budget} for each training" if header.budget else "that of each run"),
         ("seeds" if len(header.seeds) > 1 else "seed", ", ".join(map(str, header.seeds)) or "that of each run"),
         ("carvana", f"{header.version} (commit {header.commit or 'unknown'})"),
