@@ -95,6 +95,10 @@ def test_a_folder_for_openvino_is_predicted_with_and_labels_are_not(run: Path, t
     done = call("predict", tmp_path / "car", tiny_data / "train", "--out", tmp_path / "masks", "--scale", "32x48")
     assert done.exit_code == 0, done.stderr
     assert list((tmp_path / "masks").glob("*_mask.png"))
+    done = call("evaluate", tmp_path / "car", "--scale", "32x48")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "car: an exported file has no images of its own: name labelled ones with --data" in done.stderr
+    assert call("evaluate", tmp_path / "car", "--scale", "32x48", "--data", tiny_data).exit_code == 0
 
     done = call("export", run, "--to", "onnx", "--out", tmp_path / "labels.onnx", "--output", "labels")
     assert "of the pixels of PyTorch" in done.stdout
