@@ -170,9 +170,9 @@ def _refuse_other_files(root: Path, drawings: Sequence[Drawing], manifest: dict[
     if path.exists():
         try:
             found = read_json(path)
-            cars, asked = "cars" in found, "cars" in manifest
             same = ("version", "seed", "size", "classes", "channels")
             other = [key for key in same if key in manifest and found.get(key) != manifest[key]]
+            cars, asked = "cars" in found, "cars" in manifest
         except (ValueError, AttributeError):
             raise DataError(f"{path} is not a demo's manifest: choose another folder") from None
         if cars != asked:
