@@ -77,9 +77,9 @@ def evaluate(
         warn_of_known_groups(refining, samples, reporter)
         whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "the model's own"
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
-    threshold = (
-        f"best on these images; `carvana predict` uses {whose}, {thresholds_text(predictor.thresholds)}; "
-        "no row above is measured at that"
-    )
+    used = f"`carvana predict` uses {whose}, {thresholds_text(predictor.thresholds)}"
+    threshold = f"best on these images; {used}; no row above is measured at that"
+    if numbers.get("threshold") is not None and f"{numbers['threshold']:.3f}" == thresholds_text(predictor.thresholds):
+        threshold = f"best on these images, and {whose}, which `carvana predict` uses"
     title = " with ".join(map(str, runs))
     show_result(evaluation_table(numbers, title=title, threshold=threshold), json, numbers)

@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from carvana.data.io.images import write_image
-from carvana.errors import ModelError
+from carvana.errors import ModelError, plural
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.tiling import Engine
-from carvana.utils.devices import PeakMemory, describe
+from carvana.utils.devices import PeakMemory, describe, one_core
 from carvana.utils.progress import SilentReporter
 
 
@@ -166,8 +166,8 @@ def _compared(found: Prediction, reference: Prediction) -> dict[str, float]:
 
 def describe_machine(predictor: Predictor) -> str:
     """The hardware and software of a measurement."""
-    threads = f", {torch.get_num_threads()} threads" if predictor.device.type == "cpu" else ""
-    return f"{describe(predictor.device)}, torch {torch.__version__}{threads}"
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" if predictor.device.type == "cpu" else ""
+    return f"{one_core(describe(predictor.device))}, torch {torch.__version__}{threads}"
 
 
 def _decide(predictor: Predictor, image: NDArray[np.uint8]) -> None:

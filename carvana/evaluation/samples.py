@@ -13,6 +13,7 @@ from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split, samples_to_test
 from carvana.errors import ConfigError, DataError
 from carvana.folds import Folds
+from carvana.inference.engines.exported import is_exported
 from carvana.run import Run
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, default_reporter
@@ -38,7 +39,7 @@ def choose_samples(
         reporter: Receives a warning if the run was trained on groups of ``data``, or of the test part.
 
     Raises:
-        ConfigError: ``root`` with ``data``.
+        ConfigError: ``root`` with ``data``; or an exported file without.
         DataError: images are missing, this part has none, or ``root`` holds other images.
         RunError: ``run`` is not a run, and ``data`` is not given.
     """
@@ -52,6 +53,10 @@ def choose_samples(
         if split not in (None, "all"):
             raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
         return choose_for_all([run], data=data, reporter=reporter)
+    if is_exported(run):
+        raise ConfigError(
+            f"{os.fspath(run)}: an exported file has no images of its own: name labelled ones with --data"
+        )
     runs = Folds(run).finished_runs() if split == "test" and Folds(run).exists else [Run.open(run)]
     found = read_run_split(runs[0], root=root, reporter=reporter)
     if split == "test":

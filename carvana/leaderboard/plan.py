@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -181,8 +182,8 @@ def make_plan(
         train_groups=len({sample.group for sample in split.train}),
         split=split_digest[:12],
         content=content[:12],
-        config={key: value for key, value in given.model_dump(mode="json").items() if key != "arch"},
-        config_name=config_name,
+        config=_shared([given] if fits else [run.read_config() for run in runs]),
+        config_name=config_name if fits else "",
         budget=_budget(config) if fits else "",
         seeds=numbers,
         version=__version__,
@@ -287,6 +288,15 @@ def _fit_digest(config: FitConfig, data: str) -> str:
     origin = registry.archs.entry(config.arch) if config.arch in registry.archs else None
     plugin = [origin.source, origin.version] if origin is not None and origin.source != "carvana" else []
     return digest({**values, "data": shown, "split": data}, plugin)
+
+
+def _shared(configs: Sequence[FitConfig]) -> dict[str, dict[str, Any]]:
+    """The keys, by section, that have the same value in all configs."""
+    first, *others = (each.model_dump(mode="json", exclude={"arch"}) for each in configs)
+    return {
+        section: {key: value for key, value in keys.items() if all(each[section][key] == value for each in others)}
+        for section, keys in first.items()
+    }
 
 
 def _budget(config: FitConfig) -> str:

@@ -212,8 +212,8 @@ class Header(Record):
         train_groups: the number of their groups.
         split: a digest of which images are training and which validation images.
         content: a digest of the images' and masks' bytes.
-        config: the config that the fits share, as nested keys.
-        config_name: the name or file of that config, and what was changed in it.
+        config: the config that the fits share, as nested keys; if nothing was fitted, what those of all runs share.
+        config_name: the name or file of that config, and what was changed in it; empty if nothing was fitted.
         budget: "4 epochs" or "8 minutes"; empty if nothing was fitted.
         seeds: of the fits.
         scored: how images are scored, in words.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -293,6 +294,15 @@ def describe(device: torch.device) -> str:
     if device.type == "mps":
         return f"GPU of {torch.backends.mps.get_name()}"
     return f"{cpu_count()} cores of {_cpu_model() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def one_core(machine: str) -> str:
+    """The words of :func:`describe` for people. Records keep "1 cores": runs are known to be of this machine by it.
+
+    >>> one_core("1 cores of AMD EPYC, AVX2"), one_core("11 cores of AMD EPYC, AVX2")
+    ('1 core of AMD EPYC, AVX2', '11 cores of AMD EPYC, AVX2')
+    """
+    return re.sub(r"^1 cores\b", "1 core", machine)
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

@@ -84,6 +84,18 @@ def test_format_and_file_are_asked_for(run: Path) -> None:
     assert call("export", run, "--out", "car.onnx").exit_code == 2
 
 
+def test_an_exported_file_is_evaluated_on_labelled_images_that_are_named(
+    run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "car.onnx"
+    assert call("export", run, "--to", "onnx", "--out", out).exit_code == 0
+    done = call("evaluate", out, "--scale", "32x48")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert f"{out}: an exported file has no images of its own: name labelled ones with --data" in done.stderr
+    done = call("evaluate", out, "--scale", "32x48", "--data", tiny_data)
+    assert done.exit_code == 0, done.stderr
+
+
 def test_a_folder_for_openvino_is_predicted_with_and_labels_are_not(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     done = call("export", run, "--to", "openvino", "--out", tmp_path / "car", "--output", "probabilities")

@@ -20,7 +20,7 @@ def test_the_commands_of_the_tutorial_run_one_after_the_other(tmp_path: Path) ->
     done = shell.run(shell.script(TUTORIAL), folder)
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("\n$ carvana") >= 8
-    assert len(list((folder / "cut").rglob("*.jpg"))) == len(list((folder / "new" / "train").iterdir()))
+    assert len(list((folder / "cut-car").rglob("*.jpg"))) == len(list((folder / "new-car" / "train").iterdir()))
     assert (folder / "board" / "leaderboard.html").stat().st_size > 10_000
     for name in set(re.findall(r"`(\w+\.png)`", TUTORIAL.read_text(encoding="utf-8"))):  # the pictures it speaks of
         assert list(folder.rglob(name)), name
@@ -35,7 +35,7 @@ def test_own_classes_from_the_drawing_to_python(tmp_path: Path) -> None:
     done = shell.run(shell.script(CLASSES), folder)
     assert done.returncode == 0, done.stdout[-3000:]
     assert len(list((folder / "maps").glob("*_mask.png"))) == 8
-    assert len(list((folder / "cut").glob("*_cutout.png"))) == 8
+    assert len(list((folder / "cut-streets").glob("*_cutout.png"))) == 8
     for name in ("worst", "masks", "confusion", "classes", "curves"):
         assert (folder / "runs" / "thin" / "pictures" / f"{name}.png").is_file()
     (folder / "use.py").write_text(use.text)

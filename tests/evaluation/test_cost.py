@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
@@ -72,7 +73,11 @@ def test_a_peak_is_forgotten_by_the_next_block() -> None:
     assert large.megabytes - small.megabytes > 400
 
 
-def test_the_machine_is_named_with_its_threads() -> None:
+@pytest.mark.parametrize(("count", "of"), [(1, ""), (2, "s")])
+def test_the_machine_is_named_with_its_cores_and_threads(count: int, of: str, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = carvana.Predictor(create_model("unet-ref", width=2), device="cpu")
-    assert f"{torch.get_num_threads()} threads" in describe_machine(predictor)
-    assert torch.__version__ in describe_machine(predictor)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    monkeypatch.setattr("carvana.utils.devices.cpu_count", lambda: count)
+    named = describe_machine(predictor)
+    assert re.search(rf"^{count} core{of} of .*, {count} thread{of}$", named)
+    assert torch.__version__ in named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -339,7 +340,8 @@ def test_without_data_the_photos_of_the_first_run_judge_whatever_the_recipe(
 def test_a_board_of_finished_runs_alone_claims_no_budget(finished: Run, tmp_path: Path) -> None:
     board = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")
     assert (board.header.budget, board.header.seeds) == ("", ())
-    assert "that of each run" in str(board)
+    for label in ("config", "budget", "seed"):
+        assert re.search(rf"(?m)^{label} +that of each run$", str(board))
     evaluation = Path(str(board.rows[0].masks)).parent / "evaluation.json"
     evaluation.write_text("{")
     judged_again = carvana.compare([finished.path], out=tmp_path / "board", device="cpu")

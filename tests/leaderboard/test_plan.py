@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def test_budgets_are_told_in_words(tiny_data: Path) -> None:
     assert plan(recipe(tiny_data, train__epochs=1)).header.budget == "1 epoch"
     assert plan(recipe(tiny_data)).header.budget == "2 epochs"
     assert plan(recipe(tiny_data, train__minutes=1.5)).header.budget == "1.5 minutes"
+
+
+def test_of_finished_runs_alone_the_config_is_what_all_of_them_share(tiny_run: Path, tmp_path: Path) -> None:
+    other = Run(shutil.copytree(tiny_run, tmp_path / "other"))
+    other.write_config(other.read_config().replace({"train.lr": 0.123}))
+    header = plan(FitConfig(), make_entries([str(tiny_run), str(other.path)])).header
+    own = Run(tiny_run).read_config().model_dump(mode="json")
+    assert header.config_name == ""
+    assert header.config["train"] == {key: value for key, value in own["train"].items() if key != "lr"}
+    assert header.config["model"] == own["model"]
+    assert "arch" not in header.config
 
 
 def test_no_seeds_are_refused(tiny_data: Path) -> None:

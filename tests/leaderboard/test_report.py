@@ -20,7 +20,7 @@ from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.records import FAILED, Pair, Row, ScoredImage, SeedRun
 from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS
 from carvana.leaderboard.report.columns import COLUMNS, columns
-from carvana.leaderboard.report.html import to_html, to_html_table, view_errors
+from carvana.leaderboard.report.html import highlights, to_html, to_html_table, view_errors
 from carvana.leaderboard.report.text import escaped, notes, to_csv, to_markdown, to_rich, to_text
 
 NASTY = "a|b<script>alert(1)</script>[bold]`c`\n&amp;\"'\\"
@@ -248,7 +248,7 @@ def test_a_page_names_no_address_outside_itself() -> None:
 
 def test_sections_without_data_are_left_out() -> None:
     other_data = make_board(3, views=("",))
-    assert "Dice by view angle" not in to_html(other_data)
+    assert "Dice by view" not in to_html(other_data)
     no_curves = replace(other_data, rows=tuple(replace(row, refits=()) for row in other_data.rows))
     assert "Learning curves" not in to_html(no_curves)
     assert "Learning curves" in to_html(other_data)
@@ -263,6 +263,31 @@ def test_errors_by_view_are_the_means_of_its_photos() -> None:
             assert error == pytest.approx(
                 1 - np.mean([photo.dice[name] for photo in board.images if photo.view == view])
             )
+
+
+@pytest.mark.parametrize(
+    ("views", "degrees"),
+    [
+        ([f"{view:02d}" for view in range(1, 17)], [22.5 * place for place in range(16)]),
+        (["01", "09"], [0, 180]),
+        (["01", "02"], []),
+        (["01", "x"], []),
+    ],
+)
+def test_views_have_angles_where_they_go_round_a_car(views: list[str], degrees: list[float]) -> None:
+    page = Balanced(to_html(make_board(2, views=views)))
+    assert [float(text[:-1]) for text in page.texts if re.fullmatch(r"[\d.]+°", text)] == degrees
+    assert ("Dice by view angle" in page.texts) == bool(degrees)
+    assert ("Dice by view" in page.texts) != bool(degrees)
+
+
+@pytest.mark.parametrize("groups", [5, 6])
+def test_costs_of_tied_networks_are_compared_where_a_test_was_possible(groups: int) -> None:
+    board = make_board(7, groups=groups)
+    board = replace(board, rows=tuple(replace(row, tied_with_best=True) if row.ok else row for row in board.rows))
+    titles = [title for title, *_ in highlights(board)]
+    assert "Fastest of all" in titles or groups == 6
+    assert any("tied with the best" in title for title in titles) == (groups == 6)
 
 
 @pytest.mark.parametrize("board", [PARTIAL["one done"], PARTIAL["not measured yet"]])

@@ -143,13 +143,13 @@ def test_long_names_of_classes_fit_into_charts() -> None:
     assert max(map(len, re.findall(r'class="axis-title"[^>]*>([^<]*)<', page))) <= 40
 
 
-@pytest.mark.parametrize("kind", ["multiclass", "binary"])
-def test_what_is_ignored_is_no_disagreement(kind: str, tmp_path: Path) -> None:
+def ignoring_board(tmp_path: Path, kind: str, ignore: Sequence[int]) -> Leaderboard:
+    """Two networks that differ in all pixels of the upper half, which may be ignored, and below it in one image."""
     names = {"sky": 0, "road": 1} if kind == "multiclass" else {"road": 1}
-    task = Task(kind=kind, classes=names, ignore=[9])
+    task = Task(kind=kind, classes=names, ignore=ignore)
     board = board_of(["sky", "road"])
     true = np.zeros((64, 64), np.uint8)
-    true[:32] = 9  # there the two networks differ in all pixels, and below it in one column
+    true[:32] = max(ignore, default=0)
     samples = []
     for name, columns in (("void", 0), ("seen", 4)):
         write_image(tmp_path / f"{name}.jpg", np.full((64, 64, 3), 200, np.uint8))
@@ -163,9 +163,21 @@ def test_what_is_ignored_is_no_disagreement(kind: str, tmp_path: Path) -> None:
     images = [ScoredImage(each.name, each.group, "", {row.name: 0.5 for row in board.rows}) for each in samples]
     rows = tuple(replace(row, masks=str(tmp_path / row.name)) for row in board.rows)
     header = replace(HEADER, task=task.model_dump(mode="json"))
-    shown = disagreements(replace(board, header=header, rows=rows, images=tuple(images), samples=tuple(samples)))
+    return replace(board, header=header, rows=rows, images=tuple(images), samples=tuple(samples))
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "binary"])
+def test_what_is_ignored_is_no_disagreement(kind: str, tmp_path: Path) -> None:
+    shown = disagreements(ignoring_board(tmp_path, kind, [9]))
     assert not isinstance(shown, str)
     assert {picture.image.group: picture.distance > 0 for picture in shown} == {"seen": True, "void": False}
+
+
+@pytest.mark.parametrize("ignore", [[9], []])
+def test_the_legend_of_pictures_names_what_is_ignored_where_something_is(ignore: list[int], tmp_path: Path) -> None:
+    page = to_html(ignoring_board(tmp_path, "multiclass", ignore))
+    assert "The images whose labels differ most" in page
+    assert ('<i class="void"></i>ignored' in page) == bool(ignore)
 
 
 def test_names_in_notes_are_no_markup_either() -> None:

@@ -171,11 +171,15 @@ def _refuse_other_files(root: Path, drawings: Sequence[Drawing], manifest: dict[
         try:
             found = read_json(path)
             same = ("version", "seed", "size", "classes", "channels")
-            other = [key for key in same if found.get(key) != manifest.get(key)]
+            other = [key for key in same if key in manifest and found.get(key) != manifest[key]]
+            cars, asked = "cars" in found, "cars" in manifest
         except (ValueError, AttributeError):
             raise DataError(f"{path} is not a demo's manifest: choose another folder") from None
+        if cars != asked:
+            kinds = "of cars, not of streets" if cars else "of streets, not of cars"
+            raise DataError(f"{root} holds another demo: {kinds}; choose another folder")
         if other:
-            differences = ", ".join(f"{key} {found.get(key)} instead of {manifest.get(key)}" for key in other)
+            differences = ", ".join(f"{key} {found.get(key)} instead of {manifest[key]}" for key in other)
             raise DataError(f"{root} holds another demo ({differences}): choose another folder")
     ours = {path for drawing in drawings for path in (drawing.image, drawing.mask)}
     for folder in sorted({path.parent for path in ours}):

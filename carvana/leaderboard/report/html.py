@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from carvana.evaluation.statistics import LEVEL
+from carvana.evaluation.statistics import LEVEL, groups_needed
 from carvana.leaderboard.records import LeaderboardData, Row, ScoredImage
 from carvana.leaderboard.report.charts import (
     COST_AXES,
@@ -58,7 +58,8 @@ def to_html(board: LeaderboardData) -> str:
         qualities=shown,
         costs=[(cost, figures) for cost in COST_AXES if (figures := _figures(series, cost, shown))],
         curves=learning_curves(series, metric),
-        views=view_errors(board.images, [each.name for each in series]),
+        views=(views := view_errors(board.images, [each.name for each in series])),
+        angles=angles(views),
         classes=class_scores(board),
         metric=metric,
         unit=board.unit,
@@ -66,6 +67,7 @@ def to_html(board: LeaderboardData) -> str:
         pairs={(pair.better, pair.worse): pair for pair in board.pairs},
         level=LEVEL,
         pictures=disagreements(board) if series else [],
+        ignores=bool(board.task.ignore),
         style=_asset("page.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
@@ -91,9 +93,10 @@ def highlights(board: LeaderboardData) -> list[tuple[str, str, str]]:
     if unfinished(board):
         return [("Best so far", best.name, details)]
     found = {best.name: ("Best", details)}
+    tested = tied if board.header.groups >= groups_needed(LEVEL) else []  # else all are tied, however bad
     for title, rows, key in (
-        ("Fastest that is tied with the best", tied, "latency_ms"),
-        ("Smallest that is tied with the best", tied, "params"),
+        ("Fastest that is tied with the best", tested, "latency_ms"),
+        ("Smallest that is tied with the best", tested, "params"),
         ("Fastest of all", ranked, "latency_ms"),
     ):
         known = [row for row in rows if getattr(row, key) is not None]
@@ -122,6 +125,21 @@ def view_errors(images: Iterable[ScoredImage], names: Sequence[str]) -> dict[str
     known = [max(mean, 1e-6) for of_view in means.values() for mean in of_view.values()]
     heat = AxisScale(min(known, default=1), max(known, default=1), 0, _HOTTEST, log=True)
     return {view: {name: (mean, heat(mean)) for name, mean in of_view.items()} for view, of_view in means.items()}
+
+
+def angles(views: Iterable[str]) -> dict[str, float]:
+    """The angle of each view in degrees, of Carvana's cars: all of their sixteen views, or so many evenly spread ones.
+
+    Empty for other views.
+
+    Example:
+        >>> angles(["01", "05", "09", "13"]), angles(["01", "02", "03", "04"])
+        ({'01': 0.0, '05': 90.0, '09': 180.0, '13': 270.0}, {})
+    """
+    found = sorted(views)
+    steps = [16 * place // len(found) for place in range(len(found))]
+    spread = {f"{1 + step:02d}": 22.5 * step for step in steps}
+    return spread if list(spread) == found else {}
 
 
 def class_scores(board: LeaderboardData) -> dict[str, dict[str, tuple[float, float, bool]]]:

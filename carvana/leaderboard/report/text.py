@@ -13,6 +13,7 @@ from typing import Any
 from carvana.evaluation.statistics import LEVEL, groups_needed
 from carvana.leaderboard.records import OK, WAITING, LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import columns
+from carvana.utils.devices import one_core
 from carvana.utils.progress import METRICS
 
 _GAP = "  "
@@ -32,11 +33,11 @@ def facts(board: LeaderboardData) -> tuple[tuple[str, str], ...]:
         ("trained on", counted(header.train_images, header.train_groups)),
         ("scored", header.scored),
         ("split", f"{header.split} (content {header.content})"),
-        ("config", header.config_name),
+        ("config", header.config_name or "that of each run"),
         ("budget", f"{header.budget} for each training" if header.budget else "that of each run"),
         ("seeds" if len(header.seeds) > 1 else "seed", ", ".join(map(str, header.seeds)) or "that of each run"),
         ("carvana", f"{header.version} (commit {header.commit or 'unknown'})"),
-        ("machine", header.machine),
+        ("machine", one_core(header.machine)),
     )
 
 
@@ -86,7 +87,7 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
         )
     here = board.header
     elsewhere = [
-        f"{row.name} (carvana {refit.version} on {refit.machine})"
+        f"{row.name} (carvana {refit.version} on {one_core(str(refit.machine))})"
         for row in ranked
         for refit in row.refits
         if refit.version not in (None, here.version) or (refit.machine or "") not in here.machine

@@ -96,8 +96,11 @@ def test_another_demo_is_refused_and_left_alone(tmp_path, change, interrupted):
 
 def test_cars_and_scenes_do_not_mix_nor_are_other_codes_overwritten(tmp_path):
     write_demo(tmp_path / "cars", cars=1, views=1, size=SIZE, workers=1)
-    with pytest.raises(DataError, match="another demo"):
+    with pytest.raises(DataError, match=r"cars holds another demo: of cars, not of streets; choose another folder$"):
         write_scenes(tmp_path / "cars", classes=3, scenes=1, views=1, size=SIZE)
+    write_scenes(tmp_path / "streets", classes=3, scenes=1, views=1, size=SIZE)
+    with pytest.raises(DataError, match=r"streets holds another demo: of streets, not of cars; choose another folder$"):
+        write_demo(tmp_path / "streets", cars=1, views=1, size=SIZE, seed=5, workers=1)
     (tmp_path / "codes.txt").write_text("mine\n")
     with pytest.raises(DataError, match=r"codes\.txt lists other classes"):
         write_scenes(tmp_path, classes=3, scenes=1, views=1, size=SIZE)
