@@ -32,7 +32,7 @@ import carvana
 from carvana.config import configs, load_config
 from carvana.data.demo import draw_photo
 from carvana.inference.engines.export import export_onnx
-from carvana.utils.devices import describe, resolve_device
+from carvana.utils.devices import describe, freed_memory_kept, resolve_device
 
 SMALL = {"decoder_channels": [128, 64, 48, 32, 16]}  # of configs/best-small
 NETWORKS = (
@@ -91,6 +91,9 @@ def image(rounds: int = 7) -> None:
             )
             actions.setdefault(f"{engine} {made.precision}", lambda made=made: masks(made))
         show(turns(actions, rounds))
+        print("  the same in a stream of images, where freed memory is kept")
+        with freed_memory_kept(torch.device("cpu")):
+            show(turns(actions, rounds))
 
 
 def exact(run: str, images: int = 64) -> None:
@@ -171,6 +174,6 @@ if __name__ == "__main__":
     if what == "exact":
         exact(more[0], *map(int, more[1:2]))
     elif what == "predict":
-        predict(*more)
+        predict(more[0], *more[1:2], rounds=int(more[2]) if len(more) > 2 else 3)
     else:
         {"image": image, "export": export}[what]()

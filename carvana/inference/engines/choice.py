@@ -14,7 +14,8 @@ import copy
 import importlib.util
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -31,7 +32,7 @@ from carvana.inference.engines.openvino import OpenVinoEngine
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.tiling import Engine
 from carvana.models.segmenter import Segmenter, padded_size
-from carvana.utils.devices import describe, resolve_device
+from carvana.utils.devices import describe, freed_memory_kept, resolve_device
 from carvana.utils.files import bytes_digest, digest, lock, read_json, write_bytes, write_json
 from carvana.utils.progress import Reporter
 
@@ -123,8 +124,7 @@ def engine_of_file(
 
     Args:
         path: a file ``.onnx``, or a folder of OpenVINO.
-        name: onnx or openvino, which runs both; ``auto`` is OpenVINO on a CPU where it is installed, None what the file
-            is for.
+        name: onnx or openvino, which runs both; ``auto`` and None are what the file is for, since nothing is measured.
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
 
@@ -132,13 +132,8 @@ def engine_of_file(
         ConfigError: there is no such engine, or it does not run the file, or not on the device.
         ModelError: the file cannot be read, or gives labels.
     """
-    asked, name, is_onnx = name, checked_engine(name), Path(path).suffix.lower() == ".onnx"
-    if asked == "auto" and (name == "torch" or not is_onnx):
-        name = None  # what the environment says is not for this file
-    place = onnx_device(device)
-    if name is None or name == "auto":
-        on_cpu = name == "auto" and place.type == "cpu" and installed("openvino")
-        name = "openvino" if on_cpu or not is_onnx else "onnx"
+    is_onnx, place = Path(path).suffix.lower() == ".onnx", onnx_device(device)
+    name = checked_engine(None if name == "auto" else name) or ("onnx" if is_onnx else "openvino")
     if name == "torch" or (name == "onnx" and not is_onnx):
         takes = "onnx or openvino" if is_onnx else "openvino"
         raise ConfigError(f"engine {name} does not run '{os.fspath(path)}', which was exported; take {takes}")
@@ -164,6 +159,11 @@ def _quicker(model: Segmenter, usual: TorchEngine, reporter: Reporter) -> Engine
     """OpenVINO where it is quicker than torch on this processor, else torch; measured once."""
     kept = KeptNetwork(model, usual.digest())
     processor = digest(describe(usual.device), torch.get_num_threads(), usual.precision, version("openvino"))
+    with kept.choosing():  # processes that share a folder of masks take the same
+        return _measured(model, usual, kept, processor, reporter)
+
+
+def _measured(model: Segmenter, usual: TorchEngine, kept: KeptNetwork, processor: str, reporter: Reporter) -> Engine:
     known = kept.choices().get(processor)
     if known is not None and not known["openvino"]:
         return usual
@@ -194,7 +194,7 @@ def _typical(model: Segmenter) -> Tensor:
 def _seconds(engines: list[Engine], images: Tensor) -> list[float]:
     """The least time that each engine takes for images, in turns, so that other work on the machine meets all."""
     best = [float("inf")] * len(engines)
-    with torch.inference_mode():
+    with torch.inference_mode(), freed_memory_kept(images.device):  # as streams of images are predicted
         for engine in engines:
             engine(images)
         began, rounds = time.perf_counter(), 0
@@ -224,6 +224,14 @@ class KeptNetwork:
         self._folder = cache_home() / "networks"
         self._file = self._folder / f"{key}.onnx"
         self._record, self._lock = self._file.with_suffix(".json"), self._file.with_suffix(".lock")
+
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """A block that one process at a time is in, where the folder can be written to."""
+        with ExitStack() as stack:
+            with suppress(OSError):
+                stack.enter_context(lock(self._file.with_suffix(".choice")))
+            yield
 
     def choices(self) -> dict[str, Any]:
         """For each processor what was measured there; empty where nothing is known, or the record is damaged."""
@@ -297,5 +305,5 @@ class KeptNetwork:
         for path in files:
             total += path.stat().st_size
             if total > LIMIT and path != self._file:
-                for suffix in (".onnx", ".json", ".lock"):
+                for suffix in (".onnx", ".json", ".lock", ".choice"):
                     path.with_suffix(suffix).unlink(missing_ok=True)

@@ -229,14 +229,12 @@ def test_ensembles_and_second_looks_take_it_too(tmp_path: Path) -> None:
         assert "engine" not in json.dumps(found[0].settings())
 
 
-def test_files_run_by_what_they_are_for_or_by_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_run_by_what_they_are_for_or_by_openvino(tmp_path: Path) -> None:
     file = export_onnx(tiny(), tmp_path / "tiny.onnx").path
     folder = export_openvino(tiny(), tmp_path / "tiny").path
     assert engine_of_file(file, None).name == "onnx"
-    assert engine_of_file(file, "auto", device="cpu").name == "onnx"  # by CARVANA_ENGINE, see conftest.py
-    monkeypatch.delenv("CARVANA_ENGINE")
-    assert engine_of_file(file, "auto", device="cpu").name == "openvino"
-    assert engine_of_file(folder, None).name == engine_of_file(folder, "openvino").name == "openvino"
+    assert engine_of_file(file, "auto").name == "onnx"
+    assert engine_of_file(folder, "auto").name == engine_of_file(folder, "openvino").name == "openvino"
     for source, name, line in ((file, "torch", "take onnx or openvino"), (folder, "onnx", "take openvino")):
         with pytest.raises(ConfigError, match=f"engine {name} does not run .*{line}"):
             engine_of_file(source, name)
