@@ -97,7 +97,6 @@ def test_an_exported_file_is_evaluated_on_labelled_images_that_are_named(
 
 
 def test_a_folder_for_openvino_is_predicted_with_and_labels_are_not(run: Path, tiny_data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     done = call("export", run, "--to", "openvino", "--out", tmp_path / "car", "--output", "probabilities")
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -28,7 +28,7 @@ from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.inference.engines.convert import CONVERSION_STEPS, Answer, check_convertible, example_images, onnx_bytes
 from carvana.inference.engines.exported import ExportedEngine, needed
 from carvana.inference.engines.onnx import OnnxEngine, onnx_device
-from carvana.inference.engines.openvino import OpenVinoEngine
+from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.tiling import Engine
 from carvana.models.segmenter import Segmenter, padded_size
@@ -110,7 +110,7 @@ def engine_of(
         _refuse_precision(precision)
         needed("onnxruntime")
         return OnnxEngine.load(KeptNetwork(model, weights).data(reporter), device=onnx_device(device), digest=weights)
-    needed("openvino", "openvino")
+    openvino_package()
     on = torch.device("cpu") if device == "auto" else place
     return OpenVinoEngine.load(
         KeptNetwork(model, weights).data(reporter), device=on, precision=precision, digest=weights

@@ -26,7 +26,7 @@ from carvana.inference.engines.convert import (
 )
 from carvana.inference.engines.exported import OPENVINO_FILE, ExportedEngine, Output, needed
 from carvana.inference.engines.onnx import OnnxEngine
-from carvana.inference.engines.openvino import OpenVinoEngine, read_network
+from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package, read_network
 from carvana.models.segmenter import Segmenter
 from carvana.models.weight_files import first_line
 from carvana.utils.files import atomic_path, check_target, scratch_folder
@@ -144,14 +144,12 @@ def export_openvino(
     weights = Path(OPENVINO_FILE).with_suffix(".bin").name
     for name in (OPENVINO_FILE, weights):
         check_target(out / name, replace=replace, instead="name another folder")
-    needed("openvino", "openvino")
+    openvino = openvino_package()
 
     def write(data: bytes, check: Checking) -> tuple[Check, ...]:
         out.mkdir(parents=True, exist_ok=True)
         with scratch_folder(out) as folder:
-            needed("openvino", "openvino").save_model(
-                read_network(data), os.fspath(folder / OPENVINO_FILE), compress_to_fp16=False
-            )
+            openvino.save_model(read_network(data), os.fspath(folder / OPENVINO_FILE), compress_to_fp16=False)
             checks = check(OpenVinoEngine.load(folder, precision="fp32"))
             for name in (weights, OPENVINO_FILE):  # the file that names the network comes last
                 with atomic_path(out / name) as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,7 +77,7 @@ class OpenVinoEngine(ExportedEngine):
             "NUM_STREAMS": 1,
         }
         try:
-            compiled = needed("openvino", "openvino").compile_model(model, "CPU", settings)
+            compiled = openvino_package().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(f"{named} cannot be compiled by OpenVINO: {_reason(error)}") from error
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -96,13 +97,38 @@ class OpenVinoEngine(ExportedEngine):
         return answer
 
 
+def openvino_package() -> Any:
+    """OpenVINO, without its telemetry.
+
+    Its import reports itself to Intel by the package openvino_telemetry, if that is there; so that is hidden meanwhile.
+    Where a program has imported OpenVINO before, that is its own affair.
+
+    Raises:
+        ModelError: OpenVINO is not installed.
+    """
+    if sys.modules.get("openvino") is not None:
+        return sys.modules["openvino"]
+    modules: dict[str, Any] = sys.modules
+    hidden = {name: modules.pop(name) for name in list(modules) if name.split(".")[0] == _TELEMETRY}
+    modules[_TELEMETRY] = None  # an import of it fails, and OpenVINO takes its own stand-in
+    try:
+        return needed("openvino", "openvino")
+    finally:
+        del modules[_TELEMETRY]
+        modules.update(hidden)
+
+
+_TELEMETRY = "openvino_telemetry"
+
+
 def read_network(source: str | bytes) -> Any:
     """OpenVINO's model of the bytes of an ONNX file, or of the path of a file.
 
     Raises:
         RuntimeError: they cannot be read.
     """
-    # OpenVINO's read_model would try every format that there is; its converters would tell Intel of their use.
+    openvino_package()
+    # OpenVINO's read_model would try every format that there is.
     is_onnx = isinstance(source, bytes) or source.lower().endswith(".onnx")
     reader = needed("openvino.frontend", "openvino").FrontEndManager().load_by_framework("onnx" if is_onnx else "ir")
     return reader.convert(reader.load(io.BytesIO(source) if isinstance(source, bytes) else source))

@@ -14,13 +14,14 @@ from torch import nn
 import carvana
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines import choice
-from carvana.inference.engines.choice import KeptNetwork, engine_of, engine_of_file
+from carvana.inference.engines.choice import KeptNetwork, engine_of, engine_of_file, installed
 from carvana.inference.engines.export import export_onnx, export_openvino
 from carvana.inference.ensemble import load_predictor
 from carvana.inference.predict_folder import Summary, predict_folder
 from carvana.utils.progress import Reporter
 
-pytest.importorskip("openvino")
+if not installed("openvino"):
+    pytest.skip("OpenVINO is not installed", allow_module_level=True)
 
 
 class Lines(Reporter):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,14 +12,16 @@ from torch import Tensor, nn
 
 import carvana
 from carvana.errors import ConfigError, ModelError
+from carvana.inference.engines.choice import installed
 from carvana.inference.engines.export import export_onnx, export_openvino
 from carvana.inference.engines.exported import is_exported
 from carvana.inference.engines.onnx import OnnxEngine
-from carvana.inference.engines.openvino import OpenVinoEngine
+from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 
-pytest.importorskip("openvino")
+if not installed("openvino"):
+    pytest.skip("OpenVINO is not installed", allow_module_level=True)
 
 
 def images(*shape: int) -> Tensor:
@@ -89,8 +93,8 @@ def test_other_devices_and_precisions_are_refused(folder: Path, device: str, pre
 def test_damaged_missing_and_foreign_files_are_refused_in_one_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import openvino
-    from openvino import opset13
+    openvino = openvino_package()
+    opset13 = openvino.opset13
 
     def refused(source: Path, line: str) -> None:
         with pytest.raises(ModelError, match=line) as raised:
@@ -139,3 +143,20 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     with pytest.raises(ModelError, match=r"engine openvino needs .*pip install 'carvana\[openvino\]'"):
         export_openvino(model, tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_its_telemetry_stays_off(file: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from carvana.inference.engines.openvino import OpenVinoEngine\n"
+        "OpenVinoEngine.load(sys.argv[1])\n"
+        "print([name for name in sys.modules if name.startswith('openvino_telemetry')])\n"
+        "import openvino_telemetry\n"  # others can import it afterwards
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "CI"}  # where it sends nothing
+    homes = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], env=kept | homes, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[]\n", done.stderr
+    assert not (tmp_path / "intel").exists()  # where its telemetry counts
