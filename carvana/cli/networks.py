@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from carvana.utils.progress import Reporter
 
 FORMATS = ("onnx", "openvino")
+
+MOST_COMPARED = 40_000_000
+"""Probabilities, of all classes together: more are not compared, so that memory does not grow by them."""
 
 
 def bench(
@@ -70,11 +74,12 @@ def bench(
     compared: tuple[Any, ...] = ()
     for name, predictor, prepared in track(found, reporter, "measuring"):
         seen = (name, predictor.scale, predictor.plan(shape).tile)
-        if isinstance(predictor.engine, TorchEngine) and predictor.precision == "fp32":
-            reference, compared = predictor.predict(image), seen
         cost = measure_cost(
             predictor, image, seconds=seconds, prepared=prepared, reference=reference if compared == seen else None
         )
+        is_reference = isinstance(predictor.engine, TorchEngine) and predictor.precision == "fp32"
+        if is_reference and len(predictor.task.classes) * math.prod(shape) <= MOST_COMPARED:
+            reference, compared = predictor.predict(image), seen
         parameters, task = count_parameters(predictor.model), predictor.task
         cells.append(_cells(name, task, parameters, cost))
         about = {"name": name, "kind": task.kind, "classes": len(task.classes), "parameters": parameters}
@@ -160,6 +165,8 @@ def _predictors(
             return Predictor.from_pretrained(name, **settings) if model is None else Predictor(model, **settings)
 
         ways = list(_ways(name, engine, quick, device))
+        for way in ways:
+            make(way)  # converts the network, which is kept and is not a part of the first mask
         trained = make(ways[0]).size if model is None else model.spec.trained_size
         for scale in ("trained", "native") if trained else ("native",):
             for mode in ("whole", "tiles"):
@@ -174,18 +181,21 @@ def _predictors(
 
 def _ways(name: str, engine: str | None, quick: str, device: str) -> Iterator[dict[str, str]]:
     """The engines of a network with their precisions, torch in fp32 first."""
+    from carvana.errors import ModelError
     from carvana.inference.engines.choice import checked_engine, installed
     from carvana.inference.engines.exported import is_exported
     from carvana.utils.devices import resolve_device
 
-    known = ["openvino"] if Path(name).is_dir() else ["onnx", "openvino"]
-    if not is_exported(name):
-        known = ["torch", "onnx", "openvino"]
+    file = is_exported(name)
+    known = ["onnx", "openvino"] if Path(name).suffix.lower() == ".onnx" else ["openvino"]
+    known = known if file else ["torch", "onnx", "openvino"]
     on_cpu = resolve_device(device).type == "cpu"
     if engine is not None:
         taken = [str(checked_engine(engine))]
     else:
-        taken = [each for each in known if installed(each) and (on_cpu or each != "openvino")]
+        taken = [each for each in known if installed(each, file=file) and (on_cpu or each != "openvino")]
+    if not taken:
+        raise ModelError(f"'{name}': nothing that runs it is installed; pip install 'carvana[{known[0]}]'")
     for each in taken:
         for precision in ("fp32",) if each == "onnx" else dict.fromkeys(("fp32", quick)):
             yield {"engine": each, "precision": precision}

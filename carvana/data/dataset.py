@@ -39,7 +39,7 @@ SOUGHT = 0.8
 
 
 KEPT_BYTES = 128_000_000
-"""The memory that a process may take to keep the labels of images of which it cuts pieces."""
+"""The memory that a data set may take in a process to keep the labels of images of which it cuts pieces."""
 
 
 class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
@@ -181,16 +181,12 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
     def _cropped(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample, void = self.samples[index], self.task.void if self._has_void else None
         kept = self._memory.get(index)
-        if kept is None:
+        if kept is not None:
+            image, labels = _padded(read_image(sample.image), self.size), kept.labels()
+        if kept is None or image.shape[:2] != labels.shape[-2:]:  # the image, or the size of pieces, was changed
             image, labels = read_at_full_size(sample, self.task)
-            labels = _padded_labels(labels, self.size, void)
-            kept = _Kept.of(labels, boundaries=self.crops == "boundary")
-            self._memory.put(index, kept)
-        else:
-            image, labels = read_image(sample.image), kept.labels()
-        image = _padded(image, self.size)
-        if image.shape[:2] != labels.shape[-2:]:
-            raise DataError(f"{sample.image}: has changed its size since the training began; start it anew")
+            image, labels = _padded(image, self.size), _padded_labels(labels, self.size, void)
+            kept = self._memory.put(index, labels, boundaries=self.crops == "boundary")
         top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void, kept=kept)
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
         return image[window], pack_labels(labels[..., *window], self.size, task=self.task)
@@ -311,7 +307,10 @@ class _Kept:
 
 
 class _LabelMemory:
-    """The labels of images of which pieces were cut, as long as they take no more than ``KEPT_BYTES`` together."""
+    """The labels of images of which pieces were cut, until they take ``KEPT_BYTES`` together.
+
+    A label file is read once: what is changed in it during a training does not count.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}
@@ -320,14 +319,23 @@ class _LabelMemory:
     def get(self, index: int) -> _Kept | None:
         return self._kept.get(index)
 
-    def put(self, index: int, kept: _Kept) -> None:
-        if self._bytes + kept.nbytes <= KEPT_BYTES:
+    def put(self, index: int, labels: Labels, *, boundaries: bool) -> _Kept | None:
+        """Keep labels, unless there is no more room, or runs would take more than the labels themselves."""
+        if self._bytes >= KEPT_BYTES:
+            return None
+        kept = _Kept.of(labels, boundaries=boundaries)
+        if index not in self._kept and kept.nbytes <= labels.nbytes:
             self._kept[index] = kept
             self._bytes += kept.nbytes
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: a process that reads begins its own."""
+        return {"_kept": {}, "_bytes": 0}
 
 
 def _crop_corner(
-    labels: Labels, size: tuple[int, int], rng: np.random.Generator, *, holds: str, void: int, kept: _Kept
+    labels: Labels, size: tuple[int, int], rng: np.random.Generator, *, holds: str, void: int, kept: _Kept | None
 ) -> tuple[int, int]:
     """The top left corner of a crop around a random pixel, of what it holds or of the image, anywhere in the crop.
 
@@ -336,7 +344,11 @@ def _crop_corner(
     shape = labels.shape[-2:]
     pixel = rng.integers(0, shape)
     if holds != "any" and rng.random() < SOUGHT:
-        places = np.flatnonzero(_drawn_class(labels, rng, void)) if kept.boundary is None else kept.boundary
+        if holds == "class":
+            places: NDArray[Any] = np.flatnonzero(_drawn_class(labels, rng, void))
+        else:
+            known = None if kept is None else kept.boundary
+            places = np.flatnonzero(_boundaries(labels)) if known is None else known
         if places.size:
             pixel = np.array(np.unravel_index(rng.choice(places), shape))
     top, left = np.clip(pixel - rng.integers(0, size), 0, np.array(shape) - np.array(size))

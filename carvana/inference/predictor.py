@@ -17,7 +17,7 @@ from carvana.data.io.images import MAX_PIXELS
 from carvana.errors import ConfigError, ModelError
 from carvana.folds import Folds
 from carvana.inference.base import BasePredictor, Threshold, checked_thresholds
-from carvana.inference.engines.choice import engine_of, engine_of_file
+from carvana.inference.engines.choice import checked_engine, engine_of, engine_of_file
 from carvana.inference.engines.exported import is_exported
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocess import PreprocessedImage, Scale, network_size
@@ -147,8 +147,9 @@ class Predictor(BasePredictor):
             return cls(
                 engine_of_file(path, settings.pop("engine", None), device=device, precision=precision), **settings
             )
-        if engine != "onnx":  # which computes in fp32
-            settings.setdefault("precision", precision_of(path, device))
+        named = checked_engine(engine)
+        if named != "onnx":  # which computes in fp32
+            settings.setdefault("precision", precision_of(path, "cpu" if named == "openvino" else device))
         return cls(Segmenter.from_pretrained(path), **settings)
 
     def plan(self, size: tuple[int, int]) -> TileGrid:

@@ -37,8 +37,11 @@ def test_networks_are_measured_whole_and_in_tiles(tmp_path: Path) -> None:
         assert row["parameters"] == sum(parameter.numel() for parameter in model.parameters())
         assert row["ms"] >= row["network_ms"] > 0
         assert row["first_ms"] > 0
-        assert row["difference"] < (1e-4 if row["precision"] == "fp32" else 0.05)
-        assert row["differing"] < 0.05
+        if (row["engine"], row["precision"]) == ("torch", "fp32"):
+            assert row["difference"] is None
+        else:
+            assert row["difference"] < (1e-4 if row["precision"] == "fp32" else 0.05)
+            assert row["differing"] < 0.05
         assert min(row["images_per_s"], row["files_per_s"], row["peak_memory_mb"], row["gflops"]) > 0
 
     file = Path(__file__).parents[1] / "fixtures" / "format-1" / "model.onnx"

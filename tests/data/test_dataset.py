@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import cv2
@@ -96,12 +97,22 @@ def test_labels_that_are_kept_give_the_same_pieces_as_their_files(
 
 def test_the_file_of_a_mask_is_read_once_for_all_pieces(tmp_path: Path, rng: np.random.Generator) -> None:
     samples = some(2, (90, 130), tmp_path, rng)
+    write_mask(tmp_path / "m.png", np.pad(np.ones((40, 60), np.uint8), ((30, 20), (20, 50))))
     data = SegmentationDataset(samples, (48, 64), mode="crop")
     first = data[0, 0]
+    mask = (tmp_path / "m.png").read_bytes()
     (tmp_path / "m.png").unlink()
     assert all(torch.equal(one, same) for one, same in zip(first, data[0, 0], strict=True))
+    sent = pickle.loads(pickle.dumps(data))  # as to a process that reads, which begins with none kept
+    with pytest.raises(DataError, match=r"m\.png"):
+        sent[0, 0]
+    (tmp_path / "m.png").write_bytes(mask)
+    assert all(torch.equal(one, same) for one, same in zip(first, sent[0, 0], strict=True))
+    data.size = (100, 140)  # larger than the image, which is padded now
+    assert tuple(data[0, 0][0].shape) == (3, 100, 140)
     write_image(tmp_path / "a.png", np.zeros((80, 130, 3), np.uint8))
-    with pytest.raises(DataError, match=r"a\.png: has changed its size since the training began"):
+    data.size = (48, 64)
+    with pytest.raises(DataError, match="they differ in size"):
         data[1, 0]
 
 

@@ -2,21 +2,22 @@
 
 Networks that engines other than torch run are converted once. The user's cache folder keeps, in ``networks``::
 
-    <digest>.onnx   the converted network, as carvana export writes it
+    <digest>.onnx   the converted network, as carvana export writes and checks it
     <digest>.json   its digest, and for each processor which engine was quicker there
 
-The digest in the names is that of the weights, of how the network is fed, and of the versions that convert it.
+The digest in the names is that of the weights, the layers, how the network is fed, and the versions that convert it.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from carvana.data.digest import cache_home
 from carvana.errors import ConfigError, ModelError, did_you_mean
 from carvana.inference.engines.convert import CONVERSION_STEPS, Answer, check_convertible, example_images, onnx_bytes
+from carvana.inference.engines.export import check_shapes, checked
 from carvana.inference.engines.exported import ExportedEngine, needed
 from carvana.inference.engines.onnx import OnnxEngine, onnx_device
 from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package
@@ -44,11 +46,14 @@ VARIABLE = "CARVANA_ENGINE"
 LIMIT = 2_000_000_000
 """Bytes that all kept networks may take; those that were used longest ago go first."""
 
+PATIENCE = 120
+"""Seconds to wait for another process that converts or measures the same network."""
+
 WORTH = 0.95
 """OpenVINO is taken where it needs less than this share of torch's time."""
 
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
-_CONVERTERS = ("torch", "onnx", "onnxscript")
+_MAKERS = ("torch", "onnx", "onnxscript", "timm", "segmentation-models-pytorch", "carvana")
 _TASK = "converting the network, once"
 _FORMAT = 1  # of the kept files
 
@@ -67,18 +72,22 @@ def checked_engine(name: str | None) -> EngineName | None:
     return cast("EngineName | None", name)
 
 
-def installed(name: str) -> bool:
-    """Whether the packages of an engine are installed.
+def installed(name: str, *, file: bool = False) -> bool:
+    """Whether the packages of an engine are installed; for exported files those that run them.
 
     >>> installed("torch")
     True
     """
-    return all(installed_package(package) for package in _PACKAGES.get(name, ()))
+    packages = _PACKAGES.get(name, ())[-1 if file else 0 :]
+    found = [importlib.util.find_spec(package) for package in packages]
+    return all(spec is not None and spec.origin is not None for spec in found)
 
 
-def installed_package(name: str) -> bool:
-    """Whether a package is installed, without importing it."""
-    return importlib.util.find_spec(name) is not None
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def engine_of(
@@ -109,12 +118,17 @@ def engine_of(
     if name == "onnx":
         _refuse_precision(precision)
         needed("onnxruntime")
-        return OnnxEngine.load(KeptNetwork(model, weights).data(reporter), device=onnx_device(device), digest=weights)
+        data = KeptNetwork(model, weights).data(reporter)
+        return _for(model, OnnxEngine.load(data, device=onnx_device(device), digest=weights))
     openvino_package()
-    on = torch.device("cpu") if device == "auto" else place
-    return OpenVinoEngine.load(
-        KeptNetwork(model, weights).data(reporter), device=on, precision=precision, digest=weights
-    )
+    data, on = KeptNetwork(model, weights).data(reporter), torch.device("cpu") if device == "auto" else place
+    return _for(model, OpenVinoEngine.load(data, device=on, precision=precision, digest=weights))
+
+
+def _for(model: Segmenter, engine: ExportedEngine) -> ExportedEngine:
+    """An engine with the model's own spec: a kept network serves all models of its weights."""
+    engine.spec = model.spec
+    return engine
 
 
 def engine_of_file(
@@ -158,7 +172,7 @@ def _refuse_precision(precision: str) -> None:
 def _quicker(model: Segmenter, usual: TorchEngine, reporter: Reporter) -> Engine:
     """OpenVINO where it is quicker than torch on this processor, else torch; measured once."""
     kept = KeptNetwork(model, usual.digest())
-    processor = digest(describe(usual.device), torch.get_num_threads(), usual.precision, version("openvino"))
+    processor = digest(describe(usual.device), torch.get_num_threads(), usual.precision, _version("openvino"))
     with kept.choosing():  # processes that share a folder of masks take the same
         return _measured(model, usual, kept, processor, reporter)
 
@@ -168,7 +182,7 @@ def _measured(model: Segmenter, usual: TorchEngine, kept: KeptNetwork, processor
     if known is not None and not known["openvino"]:
         return usual
     try:
-        other = OpenVinoEngine.load(kept.data(reporter), precision=usual.precision, digest=kept.weights)
+        other = _for(model, OpenVinoEngine.load(kept.data(reporter), precision=usual.precision, digest=kept.weights))
         if known is not None:
             return other
         seconds = _seconds([usual, other], _typical(model))
@@ -179,8 +193,9 @@ def _measured(model: Segmenter, usual: TorchEngine, kept: KeptNetwork, processor
     quicker = seconds[1] < WORTH * seconds[0]
     taken, times = ("OpenVINO", reversed(seconds)) if quicker else ("torch", iter(seconds))
     one, two = (f"{1000 * each:.0f} ms" for each in times)
-    reporter.info(f"{taken} runs {model.spec.arch}: {one}, and {two} by {'torch' if quicker else 'OpenVINO'}; kept")
-    kept.remember(processor, {"openvino": quicker, "torch_s": seconds[0], "openvino_s": seconds[1]})
+    measured = {"openvino": quicker, "torch_s": seconds[0], "openvino_s": seconds[1]}
+    known = "; kept" if kept.remember(processor, measured) else ""
+    reporter.info(f"{taken} runs {model.spec.arch}: {one}, and {two} by {'torch' if quicker else 'OpenVINO'}{known}")
     return other if quicker else usual
 
 
@@ -219,18 +234,18 @@ class KeptNetwork:
         self.weights = weights
         self._model = model
         spec = model.spec
-        versions = [(name, version(name)) for name in _CONVERTERS if installed_package(name)]
-        key = digest(_FORMAT, weights, spec.stride, spec.min_size, spec.classes, versions)
+        made_by = [(name, _version(name)) for name in _MAKERS]
+        key = digest(
+            _FORMAT, weights, spec.stride, spec.min_size, spec.classes, str(model.network), _source(model), made_by
+        )
         self._folder = cache_home() / "networks"
         self._file = self._folder / f"{key}.onnx"
-        self._record, self._lock = self._file.with_suffix(".json"), self._file.with_suffix(".lock")
+        self._record = self._file.with_suffix(".json")
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """A block that one process at a time is in, where the folder can be written to."""
-        with ExitStack() as stack:
-            with suppress(OSError):
-                stack.enter_context(lock(self._file.with_suffix(".choice")))
+        """A block that one process of a machine at a time is in, as far as ``_patiently`` holds."""
+        with _patiently(self._file.with_suffix(".choice")):
             yield
 
     def choices(self) -> dict[str, Any]:
@@ -241,40 +256,42 @@ class KeptNetwork:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
 
-    def remember(self, processor: str, choice: dict[str, Any]) -> None:
-        """Keep a measurement; where nothing can be written it is made again."""
-        with suppress(OSError), lock(self._lock):
+    def remember(self, processor: str, choice: dict[str, Any]) -> bool:
+        """Keep a measurement; False where nothing can be written, so that it is made again."""
+        try:
             write_json(self._record, self._recorded() | {"choices": self.choices() | {processor: choice}})
+        except OSError:
+            return False
+        return True
 
     def data(self, reporter: Reporter) -> bytes:
         """The network as :func:`carvana.inference.engines.convert.onnx_bytes` makes it.
 
         Raises:
-            ModelError: it cannot be converted, or a package is missing.
+            ModelError: it cannot be converted, gives something else than torch, or a package is missing.
         """
-        try:
+        if (found := self._read()) is not None:
+            return found
+        with _patiently(self._file.with_suffix(".lock")):  # of several processes one converts
             if (found := self._read()) is not None:
                 return found
-            with lock(self._lock):  # of several processes one converts
-                if (found := self._read()) is not None:
-                    return found
-                data = self._convert(reporter)
+            data = self._convert(reporter)
+            try:
                 write_bytes(self._file, data)
                 write_json(self._record, {"digest": bytes_digest(data), "choices": self.choices()})
                 self._bound()
-        except OSError as error:
-            reporter.warn(
-                f"{error.filename or self._folder}: the converted network cannot be kept there "
-                f"({error.strerror or error}), so each start converts it; set CARVANA_CACHE to another folder"
-            )
-            return self._convert(reporter)
-        return data
+            except OSError as error:
+                reporter.warn(
+                    f"{error.filename or self._folder}: the converted network cannot be kept there "
+                    f"({error.strerror or error}), so each start converts it; set CARVANA_CACHE to another folder"
+                )
+            return data
 
     def _read(self) -> bytes | None:
         """The kept bytes; None where there are none, or others than were written."""
         try:
             data = self._file.read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         if bytes_digest(data) != self._recorded().get("digest"):
             return None
@@ -291,10 +308,18 @@ class KeptNetwork:
 
     def _convert(self, reporter: Reporter) -> bytes:
         check_convertible(self._model)
-        reporter.start(_TASK, CONVERSION_STEPS)
+        spec = self._model.spec
+        shapes = check_shapes(spec.stride, spec.min_size)
+        reporter.start(_TASK, CONVERSION_STEPS + len(shapes))
         try:
             network = copy.deepcopy(self._model).to("cpu", torch.float32).eval().requires_grad_(False)
-            return onnx_bytes(Answer(network), step=lambda: reporter.advance(_TASK))
+            answer = Answer(network)
+            data = onnx_bytes(answer, step=lambda: reporter.advance(_TASK))
+            engine = OpenVinoEngine.load(data, precision="fp32") if installed("openvino") else OnnxEngine.load(data)
+            for shape in shapes:
+                checked(answer, engine, shape)
+                reporter.advance(_TASK)
+            return data
         finally:
             reporter.finish(_TASK)
 
@@ -307,3 +332,29 @@ class KeptNetwork:
             if total > LIMIT and path != self._file:
                 for suffix in (".onnx", ".json", ".lock", ".choice"):
                     path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _source(model: Segmenter) -> str:
+    """The source of the network's class, which may be edited where it is a user's own."""
+    try:
+        return inspect.getsource(type(model.network))
+    except (OSError, TypeError):
+        return ""
+
+
+@contextmanager
+def _patiently(path: Path) -> Iterator[None]:
+    """Hold a lock, or go on without it: where it cannot be made, or another process holds it for too long."""
+    until = time.monotonic() + PATIENCE
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock(path, wait=False))
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.1)
+                    continue
+            except OSError:
+                pass
+            break
+        yield

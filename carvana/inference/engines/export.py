@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -24,7 +25,7 @@ from carvana.inference.engines.convert import (
     example_images,
     onnx_bytes,
 )
-from carvana.inference.engines.exported import OPENVINO_FILE, ExportedEngine, Output, needed
+from carvana.inference.engines.exported import OPENVINO_FILE, ExportedEngine, Output, holds_model, needed
 from carvana.inference.engines.onnx import OnnxEngine
 from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package, read_network
 from carvana.models.segmenter import Segmenter
@@ -140,23 +141,34 @@ def export_openvino(
     """
     out = Path(out)
     if out.is_file() or out.suffix.lower() in (".onnx", ".xml", ".bin"):
-        raise ConfigError(f"--out {out}: OpenVINO's network is two files; name a folder for them, such as '{out.stem}'")
+        raise ConfigError(f"'{out}': OpenVINO's network is two files; name a folder for them, such as '{out.stem}'")
+    if holds_model(out):
+        raise ConfigError(f"'{out}' is a run or a model folder; name another folder for the exported network")
     weights = Path(OPENVINO_FILE).with_suffix(".bin").name
     for name in (OPENVINO_FILE, weights):
         check_target(out / name, replace=replace, instead="name another folder")
     openvino = openvino_package()
 
     def write(data: bytes, check: Checking) -> tuple[Check, ...]:
-        out.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(out) as folder:
+        new = not out.exists()
+        with ExitStack() as stack:
+            if new:
+                stack.callback(_remove_if_empty, out)  # where nothing was written
+            folder = stack.enter_context(scratch_folder(out))
             openvino.save_model(read_network(data), os.fspath(folder / OPENVINO_FILE), compress_to_fp16=False)
             checks = check(OpenVinoEngine.load(folder, precision="fp32"))
-            for name in (weights, OPENVINO_FILE):  # the file that names the network comes last
+            (out / OPENVINO_FILE).unlink(missing_ok=True)  # an old network never reads new weights
+            for name in (weights, OPENVINO_FILE):
                 with atomic_path(out / name) as temporary:
                     (folder / name).replace(temporary)
         return checks
 
     return _export(model, out, output, write, reporter)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 Checking = Callable[[ExportedEngine], tuple[Check, ...]]
@@ -182,7 +194,11 @@ def _export(
         data = onnx_bytes(answer, step=lambda: reporter.advance(_TASK))
 
         def check(engine: ExportedEngine) -> tuple[Check, ...]:
-            return tuple(_checked(answer, engine, shape, reporter) for shape in sizes)
+            made = []
+            for shape in sizes:
+                made.append(checked(answer, engine, shape))
+                reporter.advance(_TASK)
+            return tuple(made)
 
         checks = write(data, check)
     finally:
@@ -218,7 +234,17 @@ def difference(expected: Tensor, found: Tensor) -> float:
     return float(torch.maximum(share, probability))
 
 
-def _checked(answer: Answer, engine: ExportedEngine, shape: tuple[int, int, int, int], reporter: Reporter) -> Check:
+def checked(answer: Answer, engine: ExportedEngine, shape: tuple[int, int, int, int]) -> Check:
+    """Compare an engine in fp32 with PyTorch.
+
+    Args:
+        answer: what was converted.
+        engine: of what it became.
+        shape: of the images to try.
+
+    Raises:
+        ModelError: they differ by more than ``TOLERANCE``, the engine fails, or the network gives NaN.
+    """
     spec, images = answer.model.spec, example_images(shape)
     where = f"at {shape[0]} x {shape[2]}x{shape[3]} pixels"
     with torch.no_grad():
@@ -237,7 +263,6 @@ def _checked(answer: Answer, engine: ExportedEngine, shape: tuple[int, int, int,
     off = difference(expected, found) if answer.output == "logits" else _share_off(expected, found)
     if not off <= TOLERANCE:
         raise cannot(spec, f"{where} the file differs from PyTorch by {off:.2g}, above {TOLERANCE:g}")
-    reporter.advance(_TASK)
     return Check(shape, off)
 
 

@@ -228,7 +228,12 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
     (True, False)
     """
     path = Path(path)
-    return path.suffix.lower() in (".onnx", ".xml") or (path / OPENVINO_FILE).is_file()
+    return path.suffix.lower() in (".onnx", ".xml") or ((path / OPENVINO_FILE).is_file() and not holds_model(path))
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder is a run or a model folder, which no exported network belongs into."""
+    return any((folder / name).exists() for name in ("config.yaml", "config.json", "model", "folds.json"))
 
 
 def needed(package: str, extra: str = "onnx") -> Any:

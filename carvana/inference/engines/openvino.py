@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ class OpenVinoEngine(ExportedEngine):
     name = "openvino"
     program = "OpenVINO"
     _request: Any
+    _alone: threading.Lock
 
     @classmethod
     def load(
@@ -78,19 +80,20 @@ class OpenVinoEngine(ExportedEngine):
         }
         try:
             compiled = openvino_package().compile_model(model, "CPU", settings)
-        except RuntimeError as error:
+        except Exception as error:  # as in _read
             raise ModelError(f"{named} cannot be compiled by OpenVINO: {_reason(error)}") from error
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         made = cls(
             named, spec, output=output, tiling=tiling, digest=digest or own, device=device,
             precision="bf16" if computes == "bf16" else "fp32",
         )  # fmt: skip
-        made._request = compiled.create_infer_request()
+        made._request, made._alone = compiled.create_infer_request(), threading.Lock()
         return made
 
     def _compute(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         try:
-            (found,) = self._request.infer({0: images}, share_inputs=True).values()  # a copy, which later calls leave
+            with self._alone:  # another thread would overwrite the answer before it is copied
+                (found,) = self._request.infer({0: images}, share_inputs=True).values()
         except RuntimeError as error:
             raise error if is_out_of_memory(error) else RuntimeError(_reason(error)) from error
         answer: NDArray[Any] = found
@@ -125,7 +128,7 @@ def read_network(source: str | bytes) -> Any:
     """OpenVINO's model of the bytes of an ONNX file, or of the path of a file.
 
     Raises:
-        RuntimeError: they cannot be read.
+        Exception: they cannot be read.
     """
     openvino_package()
     # OpenVINO's read_model would try every format that there is.
@@ -157,7 +160,7 @@ def _read(source: str | os.PathLike[str] | bytes) -> tuple[Any, str, str]:
         stored, own = checked if isinstance(checked, bytes) else os.fspath(checked), source_digest(checked)
     try:
         return read_network(stored), named, own
-    except RuntimeError as error:
+    except Exception as error:  # its errors share no base but this one
         raise ModelError(
             f"{named} cannot be read by OpenVINO, it is damaged or of another kind: {_reason(error)}"
         ) from error

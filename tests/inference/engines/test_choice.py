@@ -145,6 +145,29 @@ def test_a_kept_network_is_checked_and_made_again_where_it_was_changed(cache: Pa
     assert said.lines == []
 
 
+def test_other_layers_and_other_tasks_of_the_same_weights_are_told_apart(cache: Path) -> None:
+    said = Lines()
+    model = tiny(3)
+    engine_of(model, "openvino", device="cpu", precision="fp32", reporter=said)
+    assert model.spec.task is not None
+    both = tiny(3).with_spec(task=carvana.Task(kind="multilabel", classes=model.spec.task.names))
+    made = engine_of(both, "openvino", device="cpu", precision="fp32", reporter=said)
+    assert made.spec == both.spec
+    model.network[1] = nn.Tanh()
+    engine = engine_of(model, "openvino", device="cpu", precision="fp32", reporter=said)
+    seen = torch.from_numpy(IMAGE).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(engine(seen), model(seen), rtol=1e-4, atol=1e-5)
+
+
+def test_what_openvino_would_do_otherwise_is_refused(cache: Path) -> None:
+    model = tiny()
+    nn.init.constant_(model.network[0].bias, torch.nan)
+    with pytest.raises(ModelError, match="gives NaN"):  # OpenVINO hides it
+        engine_of(model, "openvino", device="cpu", reporter=Lines())
+    assert engine_of(model, "auto", device="cpu", reporter=Lines()).name == "torch"
+
+
 @pytest.mark.slow
 def test_what_was_used_longest_ago_goes_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = Lines()

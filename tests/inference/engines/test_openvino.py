@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 import carvana
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.engines.choice import installed
+from carvana.inference.engines.convert import Answer, onnx_bytes
 from carvana.inference.engines.export import export_onnx, export_openvino
 from carvana.inference.engines.exported import is_exported
 from carvana.inference.engines.onnx import OnnxEngine
@@ -72,6 +75,20 @@ def test_the_folder_knows_what_tiling_needs_as_the_file_does(folder: Path, file:
     assert one.digest() != OpenVinoEngine.load(file).digest() == other.digest()
 
 
+def test_threads_get_answers_of_their_own() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 64, 7, padding=3), nn.ReLU(), nn.Conv2d(64, 1, 7, padding=3))
+    spec = ModelSpec(arch="slow")
+    data = onnx_bytes(Answer(Segmenter(network, spec).eval().requires_grad_(False)))
+    engine = OpenVinoEngine.load(data, precision="fp32")
+    seen = [torch.full((1, 3, 128, 128), 60 * number, dtype=torch.uint8) for number in range(4)]
+    wanted = [engine(each) for each in seen]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, each in zip(pool.map(engine, seen), wanted, strict=True):
+                assert torch.equal(found, each)
+
+
 def test_it_computes_in_bf16_where_the_processor_does(model: Segmenter, folder: Path) -> None:
     engine = OpenVinoEngine.load(folder, precision="bf16")
     seen = images(1, 3, 64, 96)
@@ -116,6 +133,7 @@ def test_damaged_missing_and_foreign_files_are_refused_in_one_line(
 
 
 def test_a_folder_of_the_user_keeps_its_files(model: Segmenter, tmp_path: Path) -> None:
+    model = copy.deepcopy(model)
     (tmp_path / "mine.txt").write_text("mine")
     made = export_openvino(model, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "model.xml", "model.bin"}
@@ -127,6 +145,16 @@ def test_a_folder_of_the_user_keeps_its_files(model: Segmenter, tmp_path: Path) 
     export_openvino(model, tmp_path, replace=True)
     with pytest.raises(ConfigError, match="is two files; name a folder"):
         export_openvino(model, tmp_path / "model.onnx")
+    model.save_pretrained(tmp_path / "run" / "model")
+    for place in (tmp_path / "run", tmp_path / "run" / "model"):
+        with pytest.raises(ConfigError, match="is a run or a model folder"):
+            export_openvino(model, place)
+    shutil.copy(tmp_path / "model.xml", tmp_path / "run")
+    assert not is_exported(tmp_path / "run")  # a stray file does not take the place of the run
+    nn.init.constant_(model.network[0].bias, torch.nan)
+    with pytest.raises(ModelError, match="gives NaN"):
+        export_openvino(model, tmp_path / "nan")
+    assert not (tmp_path / "nan").exists()
 
 
 def test_the_folder_names_no_place_of_this_machine(folder: Path) -> None:
