@@ -50,7 +50,7 @@ def test_replace_overwrites_it(command: str, tiny_data: Path, tmp_path: Path) ->
         source = tmp_path / "model"
         create_model("unet-ref", width=2).save_pretrained(source)
     words = [source if word.startswith("no-") else word for word in COMMANDS[command]]
-    options = ["--size", "32x48", "--seconds", "0", "--device", "cpu"] if command == "bench" else []
+    options = ["--size", "32x48", "--seconds", "0", "--engine", "torch"] if command == "bench" else []
     done = call(*words, target, *options, "--replace")
     assert done.exit_code == 0, done.stderr
     assert target.stat().st_size > 100

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from carvana.cli.app import app
+from carvana.inference.engines.choice import installed
 from carvana.inference.engines.onnx import OnnxEngine
 from carvana.models.segmenter import Segmenter, create_model
 
@@ -96,6 +97,8 @@ def test_an_exported_file_is_evaluated_on_labelled_images_that_are_named(
     assert done.exit_code == 0, done.stderr
 
 
+@pytest.mark.skipif(not installed("openvino"), reason="OpenVINO is not installed")
+@pytest.mark.slow
 def test_a_folder_for_openvino_is_predicted_with_and_labels_are_not(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     done = call("export", run, "--to", "openvino", "--out", tmp_path / "car", "--output", "probabilities")
     assert done.exit_code == 0, done.stderr

@@ -98,7 +98,8 @@ def test_the_mean_of_several_networks_decides(folder: Path, tmp_path: Path) -> N
 def test_a_network_of_several_classes_is_measured(folder: Path) -> None:
     words = ["--size", "96x128", "--tile", 64, "--seconds", 0, "--device", "cpu", "--json", "-"]
     for name in ("one", "one.onnx"):
-        done = call("bench", folder / name, *words)
+        engine = "onnx" if name.endswith(".onnx") else "torch"
+        done = call("bench", folder / name, *words, "--engine", engine)
         assert done.exit_code == 0, done.stderr
         rows = json.loads(done.stdout)["rows"]
         assert {row["mode"] for row in rows} == {"whole", "tiles"}

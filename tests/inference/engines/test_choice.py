@@ -269,6 +269,7 @@ def test_files_run_by_what_they_are_for_or_by_openvino(tmp_path: Path) -> None:
         assert made.settings().get("engine") == (None if made.engine.name == "onnx" else "openvino")
 
 
+@pytest.mark.slow
 def test_probabilities_serve_as_logits_do_and_labels_are_refused(tmp_path: Path) -> None:
     for classes in (1, 3):
         model = tiny(classes)
