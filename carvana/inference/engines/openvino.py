@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,7 +80,7 @@ class OpenVinoEngine(ExportedEngine):
             "NUM_STREAMS": 1,
         }
         try:
-            compiled = openvino_package().compile_model(model, "CPU", settings)
+            compiled = _core().compile_model(model, "CPU", settings)
         except Exception as error:  # as in _read
             raise ModelError(f"{named} cannot be compiled by OpenVINO: {_reason(error)}") from error
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -122,6 +123,16 @@ def openvino_package() -> Any:
 
 
 _TELEMETRY = "openvino_telemetry"
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's plugins, kept for the life of the process.
+
+    Its CPU plugin gives the thread that loads it another stack for signals, and unmaps that when it is unloaded, with
+    the last compiled network. If another thread drops that network, the next signal kills the process (2026.4).
+    """
+    return openvino_package().Core()
 
 
 def read_network(source: str | bytes) -> Any:

@@ -173,6 +173,20 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     assert not (tmp_path / "made").exists()
 
 
+def test_a_signal_does_no_harm_after_another_thread_dropped_the_network(file: Path) -> None:
+    program = (
+        "import os, signal, sys, threading\n"
+        "from carvana.inference.engines.openvino import OpenVinoEngine\n"
+        "held = [OpenVinoEngine.load(sys.argv[1])]\n"
+        "thread = threading.Thread(target=held.clear)\n"
+        "thread.start(), thread.join()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('received'))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "received\n"), done.stderr
+
+
 def test_its_telemetry_stays_off(file: Path, tmp_path: Path) -> None:
     program = (
         "import sys\n"
