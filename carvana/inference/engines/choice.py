@@ -34,7 +34,14 @@ from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.tiling import Engine
 from carvana.models.segmenter import Segmenter, padded_size
-from carvana.utils.devices import describe, freed_memory_kept, resolve_device
+from carvana.utils.devices import (
+    describe,
+    freed_memory_kept,
+    is_out_of_memory,
+    process_count,
+    processes_here,
+    resolve_device,
+)
 from carvana.utils.files import bytes_digest, digest, lock, read_json, write_bytes, write_json
 from carvana.utils.progress import Reporter
 
@@ -97,8 +104,8 @@ def engine_of(
 
     Args:
         model: moved to the device and set to evaluation mode, in place.
-        name: torch, onnx or openvino; ``auto`` is OpenVINO on a CPU where it is installed and quicker, else torch; None
-            is torch.
+        name: torch, onnx or openvino; ``auto`` is OpenVINO on a CPU where it is installed and quicker, else torch, also
+            where processes of several machines work together; None is torch.
         device: auto, cpu, cuda or mps.
         precision: auto, fp32, bf16 or fp16.
         reporter: shows that the network is converted, and what ``auto`` takes.
@@ -110,7 +117,8 @@ def engine_of(
     name = checked_engine(name) or "torch"
     place = resolve_device(device)
     usual = TorchEngine(model, device="cpu" if name in ("onnx", "openvino") else device, precision=precision)
-    if name == "auto" and place.type == "cpu" and installed("openvino"):
+    one_machine = process_count() <= processes_here()  # several would measure for themselves, and mix their masks
+    if name == "auto" and place.type == "cpu" and one_machine and installed("openvino"):
         return _quicker(model, usual, reporter)
     if name in ("torch", "auto"):
         return usual
@@ -188,7 +196,8 @@ def _measured(model: Segmenter, usual: TorchEngine, kept: KeptNetwork, processor
         seconds = _seconds([usual, other], _typical(model))
     except ModelError as error:
         reporter.info(f"torch runs {model.spec.arch}, since OpenVINO cannot: {error}")
-        kept.remember(processor, {"openvino": False, "why": str(error)})
+        if not is_out_of_memory(error.__cause__ or error):  # which need not be so next time
+            kept.remember(processor, {"openvino": False, "why": str(error)})
         return usual
     quicker = seconds[1] < WORTH * seconds[0]
     taken, times = ("OpenVINO", reversed(seconds)) if quicker else ("torch", iter(seconds))

@@ -127,7 +127,7 @@ def _open(source: Path | bytes, named: str, device: torch.device) -> Any:
     settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
     try:
         stored = source if isinstance(source, bytes) else os.fspath(source)
-        return onnxruntime.InferenceSession(stored, options, providers=[(provider, settings)])
+        return onnxruntime.InferenceSession(stored, options, providers=[(provider, settings)], enable_fallback=0)
     except Exception as error:  # its errors share no base but this one
         raise ModelError(
             f"{named} cannot be read by ONNX Runtime, it is damaged or of another kind: {first_line(error)}"

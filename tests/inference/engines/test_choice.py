@@ -103,6 +103,30 @@ def test_auto_measures_once_and_keeps_to_it(
     assert len(asked) == 2  # another number of threads
 
 
+def test_processes_of_several_machines_take_torch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timed(monkeypatch, 1.0, 0.5)
+    for machines, taken in ((2, "torch"), (1, "openvino")):
+        monkeypatch.setenv("WORLD_SIZE", str(2 * machines))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert engine_of(tiny(), "auto", device="cpu", reporter=Lines()).name == taken
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("reason", "asked_again"), [("std::bad_alloc", True), ("an unknown operation", False)])
+def test_what_openvino_cannot_run_is_kept_unless_memory_was_short(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reason: str, asked_again: bool
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ModelError(f"it cannot be compiled by OpenVINO: {reason}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choice.OpenVinoEngine, "load", fail)
+        assert engine_of(tiny(), "auto", device="cpu", reporter=Lines()).name == "torch"
+    asked = timed(monkeypatch, 1.0, 0.5)
+    assert engine_of(tiny(), "auto", device="cpu", reporter=Lines()).name == ("openvino" if asked_again else "torch")
+    assert bool(asked) == asked_again
+
+
 def test_it_is_measured_for_real(cache: Path) -> None:
     name = engine_of(tiny(), "auto", device="cpu", reporter=Lines()).name
     [record] = cache.glob("*.json")
