@@ -56,6 +56,10 @@ class DataError(CarvanaError):
         self.kind = kind
 
 
+class ImageTooLargeError(DataError):
+    """An image of more pixels, or a file of more bytes, than the caller allows."""
+
+
 class ModelError(CarvanaError):
     """An architecture that cannot be built, or weights that cannot be loaded."""
 

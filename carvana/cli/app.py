@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from carvana.cli import compare, data, evaluate, fit, listings, networks, predict
+from carvana.cli import compare, data, evaluate, fit, listings, networks, predict, serve
 from carvana.cli.options import QUIETLY, VERBOSELY, reset_verbosity, verbosity, with_options
 from carvana.errors import CarvanaError, cause, printable
 from carvana.registry import Entry, registry
@@ -118,6 +118,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "predict": predict.predict,
     "submit": predict.submit,
+    "serve": serve.serve,
     "export": networks.export,
     "bench": networks.bench,
     "archs": listings.archs,

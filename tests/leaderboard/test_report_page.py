@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from boards import drawn_board, make_board
+from browsing import CHROMIUM, CONTRAST, launched
 
 from carvana.leaderboard.records import FAILED, Row
 from carvana.leaderboard.report.html import to_html
@@ -18,45 +18,14 @@ from carvana.leaderboard.report.html import to_html
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-
-# A text's contrast with what it stands on (WCAG 2.2), and the worst of a page; pictures are not text.
-CONTRAST = """
-() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const over = (layers) => {
-    canvas.clearRect(0, 0, 1, 1);
-    for (const layer of layers) { canvas.fillStyle = layer; canvas.fillRect(0, 0, 1, 1); }
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const light = (rgb) => rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
-  const found = [];
-  for (const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT); walker.nextNode();) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script, style")) continue;
-    const backs = [];
-    for (let each = element; each; each = each.parentElement) backs.unshift(getComputedStyle(each).backgroundColor);
-    const style = getComputedStyle(element);
-    const colour = element.closest("svg") ? style.fill : style.color;
-    const [back, text] = [over(backs), over([...backs, colour])].map(light);
-    found.push([(Math.max(back, text) + 0.05) / (Math.min(back, text) + 0.05), walker.currentNode.data]);
-  }
-  return found.sort((a, b) => a[0] - b[0]).slice(0, 3);
-}
-"""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
-        # Its sandbox needs rights that a container's root has not; the page is our own.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

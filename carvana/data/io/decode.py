@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from carvana.data.io.convert import check_pages
 from carvana.data.io.jpeg import check_scans
-from carvana.errors import DataError
+from carvana.errors import DataError, ImageTooLargeError
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the bytes of a file, or an open file."""
@@ -247,14 +247,14 @@ def _bytes_of(source: object) -> bytes:
 def _check_bytes(size: int, source: Source, limit: int) -> None:
     most = _BYTES_A_PIXEL * limit + _BYTES_BESIDE
     if size > most:
-        raise DataError(
+        raise ImageTooLargeError(
             f"{name_of(source)}: {size:,} bytes are more than a picture of {limit:,} pixels takes (max_pixels; "
             "--max-pixels of carvana predict)"
         )
 
 
 def _too_large(what: str, limit: int, source: Source) -> DataError:
-    return DataError(
+    return ImageTooLargeError(
         f"{name_of(source)}: {what} more than the limit of {limit:,} pixels "
         "(max_pixels; --max-pixels of carvana predict)"
     )

@@ -52,6 +52,25 @@ def encode_objects(mask_of: Callable[[str], UInt8], size: tuple[int, int], task:
     return json.dumps({"height": height, "width": width, "annotations": found}, separators=(",", ":")).encode()
 
 
+def encode_document(mask_of: Callable[[str], UInt8], size: tuple[int, int], task: Task, image: str) -> bytes:
+    """The objects of one image as a whole file of COCO's JSON.
+
+    Args:
+        mask_of: As for :func:`encode_objects`.
+        size: As for :func:`encode_objects`.
+        task: As for :func:`encode_objects`.
+        image: The image's file name.
+    """
+    found = json.loads(encode_objects(mask_of, size, task))
+    annotations = found.pop("annotations")
+    numbers = _numbers(task)
+    for count, each in enumerate(annotations, start=1):
+        each |= {"id": count, "image_id": 1, "category_id": numbers[each.pop("category")]}
+    document = {"info": _INFO, "licenses": [], "categories": _categories(task)}
+    document |= {"images": [{"id": 1, "file_name": image, **found}], "annotations": annotations}
+    return json.dumps(document).encode()
+
+
 def write_joined(path: Path, objects: Mapping[Path, Path], task: Task) -> None:
     """Write the one file of all images, of which one is in memory at a time.
 
@@ -62,14 +81,24 @@ def write_joined(path: Path, objects: Mapping[Path, Path], task: Task) -> None:
     """
     images = sorted(objects)
     places = _relative(images)
-    numbers = {name: number for number, name in enumerate(categories_of(task), start=1)}
-    categories = [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()]
+    numbers = _numbers(task)
     with open(path, "w", encoding="utf-8") as file:
-        file.write('{"info": {"description": "predictions of carvana"}, "licenses": [],\n"categories": ')
-        file.write(json.dumps(categories))
+        file.write(f'{{"info": {json.dumps(_INFO)}, "licenses": [],\n"categories": ')
+        file.write(json.dumps(_categories(task)))
         _write_list(file, "images", _images(images, places, objects))
         _write_list(file, "annotations", _annotations(images, objects, numbers))
         file.write("}\n")
+
+
+_INFO = {"description": "predictions of carvana"}
+
+
+def _numbers(task: Task) -> dict[str, int]:
+    return {name: number for number, name in enumerate(categories_of(task), start=1)}
+
+
+def _categories(task: Task) -> list[dict[str, Any]]:
+    return [{"id": number, "name": name, "supercategory": ""} for name, number in _numbers(task).items()]
 
 
 def _images(images: Sequence[Path], places: Sequence[str], objects: Mapping[Path, Path]) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +112,8 @@ class Outputs:
 
     def encode(
         self, names: Mapping[str, str], prediction: Prediction, image: UInt8 | None
-    ) -> Iterator[tuple[str, bytes | Callable[[Path], None]]]:
-        """The name and the bytes of each file of one image; of large files what writes them, given a path.
+    ) -> Iterator[tuple[str, bytes | Callable[[Path | BinaryIO], None]]]:
+        """The name and the bytes of each file of one image; of large files what writes them, to a path or an open file.
 
         Args:
             names: as :meth:`names` gives them, or some of them.
@@ -186,12 +186,12 @@ def _share_of(prediction: Prediction, name: str) -> NDArray[np.float32]:
     return share
 
 
-def write_probabilities(prediction: Prediction, path: Path) -> None:
+def write_probabilities(prediction: Prediction, file: Path | BinaryIO) -> None:
     """Write an .npz file that holds an array for each class, by its name: its probabilities, float16 (H, W).
 
     One class is enlarged, compressed and written at a time, so that memory holds one map at the image's size.
     """
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in prediction.task.names:
             # Opened by its name, a member has no time of its own: the same prediction has the same bytes each time.
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

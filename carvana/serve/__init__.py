@@ -1,0 +1,1 @@
+"""Predictions over HTTP: an API, and a page for people."""
