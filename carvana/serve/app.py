@@ -77,7 +77,7 @@ class Limits:
 
 
 def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | None = None) -> FastAPI:
-    """The application, for any ASGI server; it may also be mounted in another one.
+    """The application, for any ASGI server.
 
     Args:
         predictor: makes the predictions.

@@ -6,18 +6,21 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
-from carvana.errors import ConfigError
+from carvana.errors import CarvanaError, ConfigError, ModelError, error_line
 from carvana.inference.ensemble import load_predictor
 from carvana.serve.app import LOCAL, Limits, create_app
 from carvana.utils.devices import cpu_count
@@ -114,18 +117,33 @@ def run(
         if ready is not None:
             ready()
         Multiprocess(config, [at]).run()
+        if (failure := Path(folder, _FAILURE)).is_file():
+            raise ModelError(f"a process could not begin: {failure.read_text('utf-8')}")
 
 
 def worker_app() -> FastAPI:
-    """The application of a worker process."""
-    return Served(**json.loads(os.environ[_SETTINGS])).app()
+    """The application of a worker process; where there is none, all processes end."""
+    told = json.loads(os.environ[_SETTINGS])
+    told["predictor"] = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in told["predictor"].items()
+    }
+    try:
+        return Served(**told).app()
+    except Exception as error:
+        line = str(error) if isinstance(error, CarvanaError) else error_line(error)
+        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], _FAILURE).write_text(line, "utf-8")
+        sys.exit(STARTUP_FAILURE)  # by which the supervisor knows that another one would fail as well
+
+
+_FAILURE = "failure.txt"
 
 
 def _config(app: Any, **settings: Any) -> uvicorn.Config:
     verbose = logging.getLogger("carvana").isEnabledFor(logging.DEBUG)
     return uvicorn.Config(
-        app, http="h11", ws="none", lifespan="on", log_level="info" if verbose else "error", access_log=verbose,
-        server_header=False, timeout_graceful_shutdown=_LAST, timeout_worker_healthcheck=120, backlog=4096, **settings,
+        app, http="h11", loop="asyncio", ws="none", lifespan="on", log_level="info" if verbose else "error",
+        access_log=verbose, server_header=False, backlog=4096, timeout_graceful_shutdown=_LAST,
+        timeout_worker_healthcheck=20, **settings,  # loading torch may keep a process from answering for seconds
     )  # fmt: skip
 
 
@@ -154,10 +172,11 @@ class _Server(uvicorn.Server):
 
 def _allow_many_connections() -> None:
     """Raise the number of open files to what the system allows."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return
+    import resource
+
     least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if least != most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most > 0 else 65536, most))
+    wanted = 65536 if most == resource.RLIM_INFINITY else min(most, 65536)
+    if least not in (wanted, resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, wanted), most))

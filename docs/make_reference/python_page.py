@@ -50,6 +50,7 @@ BESIDE = (
     "testing.fixtures.tiny_cache",
     "errors.ConfigError",
     "errors.DataError",
+    "errors.ImageTooLargeError",
     "errors.ModelError",
     "errors.RunError",
     "errors.UnknownNameError",

@@ -262,8 +262,8 @@ def command(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
         assert line.startswith("http://127.0.0.1:"), process.communicate()[1]
         yield process, int(line.split(":")[2].split("/")[0])
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()  # which ends its own processes first
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +321,17 @@ def test_several_processes_share_a_port_and_one_that_dies_is_replaced(folder: Pa
         until_it_answers(port)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_begin_end_the_command_with_their_line(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    words = [sys.executable, "-m", "carvana", "serve", str(folder / "empty"), "--port", "0", "--workers", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: a process could not begin: ")
+    assert "config.json is missing" in line
 
 
 def _children(pid: int) -> list[int]:
