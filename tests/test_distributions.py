@@ -31,7 +31,7 @@ LARGEST_FILE = 50_000
 LARGEST_WHEEL = 650_000
 FOLDERS = ("carvana", "configs", "docs", "plugins", "tests")
 FILES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "pyproject.toml", "zensical.toml")
-# What the package holds besides code: the leaderboard's page, the server's, recipes, and the files of a new plugin to be filled in.
+# What the package holds besides code: pages, recipes, and the files of a new plugin to be filled in.
 KINDS = {".py", ".css", ".js", ".jinja", ".html", ".yaml", ".in"}
 
 # Modules that are not called as the distribution that brings them.
