@@ -30,7 +30,10 @@ from carvana.utils.devices import cpu_count, freed_memory_kept
 T = TypeVar("T")
 
 IN_WORK = 64_000_000
-"""Pixels of images that are decoded at a time, unless a single one has more."""
+"""Pixels that are in work at a time, unless a single image has more.
+
+Where the probabilities of several classes are asked for, a pixel counts once more for every four of these.
+"""
 
 IDLE = 2.0
 """Seconds without a request after which freed memory goes back to the system."""
@@ -119,6 +122,8 @@ class Worker:
         times: dict[str, float] = {}
         predictor, stem = self.predictor, stem_of(name)
         height, width = await self._in_thread(lambda: image_size(data, max_pixels=predictor.max_pixels))
+        planes = len(predictor.task.classes) if wanted.want == "probabilities" else 1
+        room = height * width * (1 + planes // 4)
 
         def decode() -> tuple[PreprocessedImage, UInt8 | None]:
             pixels = predictor.read(data)
@@ -126,7 +131,7 @@ class Worker:
             return predictor.prepare(pixels, name=name or "the image"), shown
 
         with _timed(times, "wait"):
-            await self._pixels.take(height * width)
+            await self._pixels.take(room)
         try:
             with _timed(times, "decode"):
                 prepared, shown = await self._in_thread(decode)
@@ -137,7 +142,7 @@ class Worker:
             with _timed(times, "encode"):
                 answer = await self._in_thread(lambda: wanted.answer(prediction, shown, stem))
         finally:
-            self._pixels.give(height * width)
+            self._pixels.give(room)
         return answer, times
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
