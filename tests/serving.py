@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import uvicorn
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,7 +19,7 @@ from torch import nn
 
 import carvana
 from carvana.models.spec import ModelSpec
-from carvana.serve.server import _config, _Server, bind
+from carvana.serve.server import _config, bind
 
 CLASSES = {
     "binary": carvana.Task(classes=["car"]),
@@ -66,7 +67,7 @@ def running(app: FastAPI) -> Iterator[int]:
     """A server in a thread; gives its port."""
     at = bind("127.0.0.1", 0)
     port = at.getsockname()[1]
-    server = _Server(_config(app))
+    server = uvicorn.Server(_config(app))
     thread = threading.Thread(target=server.run, args=([at],))
     thread.start()
     try:

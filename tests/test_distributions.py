@@ -46,7 +46,14 @@ DISTRIBUTIONS = {
 THERE_ALREADY = {
     "carvana/testing/": {"pytest"},
     "carvana/utils/progress.py": {"IPython"},
-    "carvana/serve/": {"fastapi", "starlette", "uvicorn", "prometheus_client"},  # the extra serve, as a whole
+    "carvana/serve/": {
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "h11",
+        "prometheus_client",
+        "psutil",
+    },  # extra serve; accelerate
 }
 
 

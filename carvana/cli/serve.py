@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote, urlsplit
 
 import typer
 
@@ -59,11 +62,7 @@ def serve(
     origins = [checked_origin(each) for each in origin or ()]
     reporter = make_reporter()
     guarded = token is None and is_local(host)
-    names = [
-        *LOCAL,
-        host,
-        *(each.partition("://")[2].rpartition(":")[0] or each.partition("://")[2] for each in origins),
-    ]
+    names = [*LOCAL, host, *(urlsplit(each).hostname or "" for each in origins)]
     served = Served(
         runs=[run, *map(str, others or [])],
         predictor={name: str(value) if isinstance(value, Path) else value for name, value in vars(covering).items()}
@@ -75,17 +74,18 @@ def serve(
     )  # fmt: skip
     at = bind(host, port)
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{at.getsockname()[1]}/" + (f"#token={token}" if token else "")
+    address = f"http://{shown}:{at.getsockname()[1]}/" + (
+        f"#token={quote(token, safe='')}" if token and sys.stdout.isatty() else ""
+    )
     run_server(served, at, workers=workers, ready=lambda: typer.echo(address), reporter=reporter)
 
 
 def checked_origin(text: str) -> str:
     """An origin as browsers send it."""
-    from urllib.parse import urlsplit
-
     from carvana.errors import ConfigError
 
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or parts.query:
+    match = re.fullmatch(r"(https?)://([^/?#@\s]+?)(:\d+)?/?", text.strip().lower())
+    if match is None:
         raise ConfigError(f"--origin {text}: expected a scheme and a host, as https://example.org")
-    return f"{parts.scheme}://{parts.netloc}".lower()
+    scheme, name, port = match.groups()
+    return f"{scheme}://{name}{'' if port in (None, {'http': ':80', 'https': ':443'}[scheme]) else port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,18 +125,19 @@ class Wanted:
     def _one_class(self) -> bool:
         return self.of_class is not None and self.task.kind != "binary"
 
-    def answer(self, prediction: Prediction | None, image: UInt8 | None, stem: str) -> Answer:
+    def answer(self, prediction: Prediction | None, image: UInt8 | None, name: str) -> Answer:
         """The file that answers the request; several in a zip.
 
         Args:
             prediction: of the image, made with :attr:`want`; None will do where the network is not needed.
             image: as :func:`carvana.data.io.display.read_shown` gives it, where :attr:`needs_image` is true.
-            stem: what the names of files begin with.
+            name: of the image.
         """
         if prediction is not None and self.threshold is not None:
             prediction.thresholds = checked_thresholds(self.threshold, self.task, ())
-        answers = list(self._answers(prediction, image, stem))
-        if len(answers) == 1:
+        stem = stem_of(name)
+        answers = list(self._answers(prediction, image, stem, base_name(name) or f"{stem}.jpg"))
+        if len(answers) == 1 and "/" not in answers[0].name:
             return answers[0]
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:  # what is in it is compressed already
@@ -143,7 +145,9 @@ class Wanted:
                 archive.writestr(zipfile.ZipInfo(each.name), each.data)
         return Answer(f"{stem}.zip", file.getvalue())
 
-    def _answers(self, prediction: Prediction | None, image: UInt8 | None, stem: str) -> Iterator[Answer]:
+    def _answers(
+        self, prediction: Prediction | None, image: UInt8 | None, stem: str, file_name: str
+    ) -> Iterator[Answer]:
         if "image" in self.outputs:
             assert image is not None
             yield Answer(f"{stem}.jpg", encode_image(over_white(image), ".jpg", name=stem))
@@ -155,7 +159,7 @@ class Wanted:
                 del names[kind]
             yield from self._of_one_class(prediction, stem)
         if names.pop("coco", None):
-            document = encode_document(prediction.mask_of, prediction.size, self.task, f"{stem}.jpg")
+            document = encode_document(prediction.mask_of, prediction.size, self.task, file_name)
             yield Answer(f"{stem}_coco.json", document)
         for name, data in self._files.encode(names, prediction, image):
             if callable(data):
@@ -184,25 +188,41 @@ class Wanted:
         return json.dumps({"size": prediction.size, "order": self.order, "classes": runs}).encode()
 
 
-_BY_TYPE = {"image/png": "mask", "image/jpeg": "overlay", "application/json": "coco", "*/*": "mask", "image/*": "mask"}
+def stem_of(name: str) -> str:
+    r"""What the names of answers begin with: that of the image, without what might surprise.
+
+    >>> stem_of(r"C:\cars\my car.jpg"), stem_of("../../etc/passwd"), stem_of("")
+    ('my_car', 'passwd', 'image')
+    """
+    last = base_name(name)
+    plain = re.sub(r"[^\w.-]", "_", last.rpartition(".")[0] or last, flags=re.ASCII).strip("._-")
+    return plain[:80] or "image"
+
+
+def base_name(name: str) -> str:
+    """The last part of a path, as any system writes it."""
+    return re.split(r"[/\\]", name)[-1]
 
 
 def accepted(accept: str) -> str | None:
     """The output that an Accept header prefers (RFC 9110, section 12.5.1); None if there is none of these types.
 
-    >>> accepted("application/json, image/png;q=0.5"), accepted(""), accepted("text/html")
-    ('coco', 'mask', None)
+    >>> accepted("application/json, image/png;q=0.5"), accepted("image/png;q=0, */*"), accepted("text/html")
+    ('coco', 'overlay', None)
     """
-    found: list[tuple[float, str]] = []
+    if not accept.strip():
+        return "mask"
+    weights: dict[str, float] = {}
     for each in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in each.split(";"))
         quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
         try:
-            weight = float(quality)
+            weights[kind] = float(quality)
         except ValueError:
-            weight = 0.0
-        if kind in _BY_TYPE and weight > 0:
-            found.append((weight, _BY_TYPE[kind]))
-    if not accept.strip():
-        return "mask"
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+            weights[kind] = 0.0
+    best: tuple[float, str | None] = (0.0, None)
+    for kind, output in (("image/png", "mask"), ("image/jpeg", "overlay"), ("application/json", "coco")):
+        known = (kind, f"{kind.partition('/')[0]}/*", "*/*")  # the most particular one counts
+        weight = next((weights[each] for each in known if each in weights), 0.0)
+        best = max(best, (weight, output), key=lambda pair: pair[0])
+    return best[1]

@@ -24,7 +24,8 @@ from starlette.requests import ClientDisconnect
 from carvana.data.io.images import encode_image
 from carvana.errors import ConfigError, DataError, ImageTooLargeError, ModelError
 from carvana.inference.base import BasePredictor
-from carvana.models.model_card import CARD
+from carvana.models.model_card import CARD, model_card
+from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.serve.answers import OUTPUTS, TYPES, Wanted, accepted
 from carvana.serve.guard import Guard
@@ -105,16 +106,16 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
         title="carvana serve", version=__version__, description="Images become masks.",
         docs_url=None, redoc_url=None, lifespan=lifespan,  # their pages would fetch scripts from another host
     )  # fmt: skip
-    if limits.origins:
+    app.add_middleware(Guard, metrics=metrics, hosts=limits.hosts, origins=limits.origins, token=limits.token)
+    if limits.origins:  # the last one is the outermost: refusals can be read by these pages as well
         app.add_middleware(
             CORSMiddleware, allow_origins=list(limits.origins), allow_methods=["GET", "POST"], allow_headers=["*"],
             expose_headers=["Server-Timing", "Content-Disposition", "Retry-After"],
         )  # fmt: skip
-    app.add_middleware(Guard, metrics=metrics, hosts=limits.hosts, origins=limits.origins, token=limits.token)
     _answer_errors(app)
     record = model_record(predictor, source) | {"max_bytes": limits.max_bytes}
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
         text, policy = _page()
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": policy})
@@ -156,7 +157,10 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
         order: Annotated[str, Query(description="In which rle numbers pixels: row or column.")] = "row",
     ) -> Response:  # fmt: skip
         began = time.perf_counter()
-        if unknown := sorted(set(request.query_params) - _OPTIONS):
+        given = [name for name, _ in request.query_params.multi_items()]
+        if twice := next((name for name in given if given.count(name) > 1), None):
+            raise ConfigError(f"option {twice!r:.80} is there twice")
+        if unknown := sorted(set(given) - _OPTIONS):
             raise ConfigError(f"option {unknown[0]!r:.80} is unknown; expected {', '.join(sorted(_OPTIONS))}")
         if output is None and (output := accepted(request.headers.get("accept", ""))) is None:
             raise HTTPException(406, "no answer is of a type that Accept names; expected image/png, image/jpeg or */*")
@@ -183,6 +187,7 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
     async def model() -> dict[str, Any]:
         return record
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether the server takes requests")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -226,9 +231,11 @@ def model_record(predictor: BasePredictor, source: str) -> dict[str, Any]:
         numbers = run.read_evaluation()
         score = numbers.get("score", numbers.get(task.metric))
         record |= {"score": score, "score_ci95": numbers.get("score_ci95"), "images": numbers.get("images")}
-    for place in (Path(source) / CARD, Path(source) / "model" / CARD) if source else ():
-        if place.is_file():
-            record["card"] = place.read_text("utf-8")
+    files = [place for place in (Path(source) / CARD, Path(source) / "model" / CARD) if source and place.is_file()]
+    if files:
+        record["card"] = files[0].read_text("utf-8")
+    elif isinstance(model := getattr(first, "model", None), Segmenter):  # of the hub, or of a program
+        record["card"] = model_card(model.spec, sum(each.numel() for each in model.parameters()), {})
     return record
 
 
@@ -270,10 +277,6 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=499)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse({"error": "the server failed; its log says why"}, 500)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,12 +16,9 @@ from carvana.serve.metrics import Metrics
 _PUBLIC = ("/", "/healthz")
 """The page without any data, and the sign of life: no token is asked for."""
 
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+_HEADERS = {b"x-content-type-options": b"nosniff", b"referrer-policy": b"no-referrer", b"cache-control": b"no-store"}
+
+_log = logging.getLogger("carvana")
 
 
 class Guard:
@@ -53,25 +51,29 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status = 499  # as nginx counts clients that hang up
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = {name.lower() for name, _ in message.get("headers", ())}
-                more = {name.lower().encode(): value.encode() for name, value in _HEADERS.items()}
-                message["headers"] = [
-                    *message.get("headers", ()), *((name, value) for name, value in more.items() if name not in own)
-                ]  # fmt: skip
+                more = dict(_HEADERS)
+                if status >= 400 and "expect" in headers:  # no body comes, so what comes next would be taken for it
+                    more[b"connection"] = b"close"
+                message["headers"] = [*message.get("headers", ()), *more.items()]
             await send(message)
 
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         try:
             if refusal is None:
                 await self._app(scope, receive, send_guarded)
             else:
                 await _refuse(send_guarded, *refusal)
+        except Exception:
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if status != 499:  # the answer has begun
+                raise
+            await _refuse(send_guarded, 500, "the server failed; its log says why")
         finally:
             route = scope.get("route")
             self._metrics.requests.labels(getattr(route, "path", "other"), status).inc()
@@ -81,10 +83,10 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._hosts is not None and _name_of(host) not in self._hosts:
             return 403, f"host {host!r:.100} is not served here; name it by --origin, or take a --token"
-        if origin is not None and origin not in self._origins and urlsplit(origin).netloc != host:
+        own = origin is None or origin.partition("://")[2].lower() == host.lower()
+        if not own and origin not in self._origins:
             return 403, f"pages of {origin!r:.100} may not ask here; --origin names those that may"
-        preflight = scope["method"] == "OPTIONS" and origin is not None
-        if self._token is None or preflight or scope["path"] in _PUBLIC:
+        if self._token is None or scope["path"] in _PUBLIC:
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token.encode()):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import multiprocessing
 import os
+import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import h11
+import psutil
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
@@ -23,14 +29,18 @@ from uvicorn.supervisors import Multiprocess
 from carvana.errors import CarvanaError, ConfigError, ModelError, error_line
 from carvana.inference.ensemble import load_predictor
 from carvana.serve.app import LOCAL, Limits, create_app
+from carvana.serve.upload import SLOWEST
 from carvana.utils.devices import cpu_count
 from carvana.utils.progress import Reporter
 
 _SETTINGS = "CARVANA_SERVE"
 """The variable by which worker processes know what to serve."""
 
-_SILENCE = 15.0
-"""Seconds that a connection may be open without a whole head of a request, or without reading on in its answer."""
+SILENCE = 15.0
+"""Seconds in which a whole head of a request must come, and in which a client must read on in its answer."""
+
+UNREAD = 2**28
+"""Bytes of answers that may wait for those who read slowly; beyond it the slowest are given up."""
 
 _LAST = 120
 """Seconds in which requests that were taken are answered after the signal to end."""
@@ -101,7 +111,7 @@ def run(
     """
     _allow_many_connections()
     if workers == 1:
-        server = _Server(_config(served.app(reporter)))
+        server = uvicorn.Server(_config(served.app(reporter)))
         if ready is not None:
             ready()
         try:
@@ -138,36 +148,77 @@ def worker_app() -> FastAPI:
 _FAILURE = "failure.txt"
 
 
+def _end_with_parent() -> None:
+    """Where the command itself was killed, its processes would keep the port."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _forget_dead(folder: Path) -> None:
+    """Leave out of the sums what processes had in work that are dead."""
+    for file in folder.glob("gauge_live*_*.db"):
+        if not psutil.pid_exists(pid := int(file.stem.rpartition("_")[2])):
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
 def _config(app: Any, **settings: Any) -> uvicorn.Config:
     verbose = logging.getLogger("carvana").isEnabledFor(logging.DEBUG)
     return uvicorn.Config(
-        app, http="h11", loop="asyncio", ws="none", lifespan="on", log_level="info" if verbose else "error",
+        app, http=Protocol, loop="asyncio", ws="none", lifespan="on", log_level="info" if verbose else "error",
         access_log=verbose, server_header=False, backlog=4096, timeout_graceful_shutdown=_LAST,
         timeout_worker_healthcheck=20, **settings,  # loading torch may keep a process from answering for seconds
     )  # fmt: skip
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, which also closes connections that send no whole request, or do not read their answer."""
+class Protocol(H11Protocol):
+    """HTTP by uvicorn, which also gives up clients that send no request or read too slowly, and refuses in JSON."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._silent: dict[Any, tuple[Any, float]] = {}  # for each connection the state that it is in, and since when
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to look after the connection."""
+        super().connection_made(transport)
+        self._marked, self._unread = self.cycle, 0  # the state at which something last went on
+        self._since = self._begun = self.loop.time()  # then; and when the answer that is not read yet began to wait
+        self._look()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Close what has been silent for too long; called ten times a second."""
-        if counter % 10 == 0:
-            now, known, self._silent = time.monotonic(), self._silent, {}
-            for connection in cast("list[H11Protocol]", list(self.server_state.connections)):
-                cycle, unread = connection.cycle, connection.transport.get_write_buffer_size()
-                if cycle is not None and not cycle.response_complete and not unread:
-                    continue  # in work; uploads have their own limits
-                before, since = known.get(connection, (None, now))
-                since = since if before == (cycle, unread) else now
-                self._silent[connection] = (cycle, unread), since
-                if now - since > _SILENCE:
-                    connection.transport.abort()
-        return await super().on_tick(counter)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cease to."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        unread, now = self.transport.get_write_buffer_size(), self.loop.time()
+        self._begun = self._begun if unread else now
+        working = self.cycle is not None and not self.cycle.response_complete and not unread  # uploads have own limits
+        goes_on = self._marked is not self.cycle or unread < self._unread - SLOWEST * (now - self._since)
+        if working or goes_on:
+            self._marked, self._unread, self._since = self.cycle, unread, now
+        elif now - self._since > SILENCE:
+            self.transport.abort()
+        if now - self._begun > 2 and self._takes_most(unread):
+            self.transport.abort()
+        self._timer = self.loop.call_later(SILENCE / 10, self._look)
+
+    def _takes_most(self, unread: int) -> bool:
+        """Whether too much waits to be read, and nowhere more than here."""
+        sizes = [each.transport.get_write_buffer_size() for each in self.connections]
+        return sum(sizes) > UNREAD and unread == max(sizes)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        body = json.dumps({"error": msg}).encode()
+        head = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=head, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
 
 def _allow_many_connections() -> None:
@@ -177,6 +228,8 @@ def _allow_many_connections() -> None:
     import resource
 
     least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if most == resource.RLIM_INFINITY else min(most, 65536)
-    if least not in (wanted, resource.RLIM_INFINITY):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, wanted), most))
+    for wanted in (65536, 10240, 4096):  # macOS has a limit below the one that it tells
+        if least < wanted and (most == resource.RLIM_INFINITY or wanted <= most):
+            with suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+                return

@@ -21,7 +21,7 @@ STALL = 10.0
 """Seconds without a byte after which a request is given up."""
 
 SLOWEST = 20_000
-"""Bytes a second that a client must send on average, after ``STALL`` seconds."""
+"""Bytes a second that a client must send, in each period of ``STALL`` seconds."""
 
 _FORM = 65_536  # bytes that the form around a file may take
 
@@ -69,7 +69,7 @@ class Uploads:
             raise HTTPException(
                 415, f"content type {kind!r:.80}: expected multipart/form-data, or an image as the body"
             )
-        if coding := request.headers.get("content-encoding"):
+        if (coding := request.headers.get("content-encoding", "identity")) != "identity":
             raise HTTPException(415, f"content encoding {coding!r:.80}: send the image as it is")
         limit = self.largest + (_FORM if form else 0)
         length = request.headers.get("content-length", "")
@@ -84,7 +84,8 @@ class Uploads:
         return data, name
 
     async def _chunks(self, request: Request, limit: int, sizes: list[int]) -> AsyncGenerator[bytes, None]:
-        began, total, more = time.monotonic(), 0, True
+        total, more = 0, True
+        began, before = time.monotonic(), 0  # of the period
         while more:
             try:
                 async with asyncio.timeout(STALL):
@@ -98,8 +99,12 @@ class Uploads:
             if total > limit:
                 raise self._too_large()
             seconds = time.monotonic() - began
-            if more and seconds > STALL and total < SLOWEST * seconds:
-                raise HTTPException(408, f"{total} bytes came in {seconds:.0f} s; expected {SLOWEST} a second")
+            if more and seconds > STALL:
+                if total - before < SLOWEST * seconds:
+                    raise HTTPException(
+                        408, f"{total - before} bytes came in {seconds:.0f} s; expected {SLOWEST} a second"
+                    )
+                began, before = time.monotonic(), total
             if self._bytes + len(chunk) > self._most:
                 raise BusyError(5)
             self._bytes += len(chunk)
@@ -107,7 +112,7 @@ class Uploads:
             yield chunk
 
     async def _of_form(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> tuple[bytes, str]:
-        parser = _InMemory(request.headers, chunks, max_files=1, max_fields=1)
+        parser = _InMemory(request.headers, chunks, max_files=2, max_fields=2)  # one too many is told below
         try:
             form = await parser.parse()
         except MultiPartException as error:
@@ -116,7 +121,7 @@ class Uploads:
         others = [name for name, part in form.multi_items() if not isinstance(part, UploadFile)]
         try:
             if len(files) != 1 or others:
-                what = f"the field {others[0]!r:.80}" if others else "no file"
+                what = f"the field {others[0]!r:.80}" if others else f"{len(files)} files" if files else "no file"
                 raise HTTPException(422, f"the form has {what}; expected one file, and options in the address")
             return await files[0].read(), files[0].filename or ""
         finally:

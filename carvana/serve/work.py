@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
-import re
 import threading
 import time
 from collections import deque
@@ -19,18 +18,18 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from carvana.data.io.display import read_shown
-from carvana.data.io.images import UInt8, image_size
+from carvana.data.io.images import UInt8, pixel_count
 from carvana.inference.base import BasePredictor
 from carvana.inference.prediction import Prediction, Want
 from carvana.inference.preprocess import PreprocessedImage
 from carvana.serve.answers import Answer, Wanted
 from carvana.serve.metrics import Metrics
-from carvana.utils.devices import cpu_count, freed_memory_kept
+from carvana.utils.devices import cpu_count, freed_memory_kept, share_one_heap
 
 T = TypeVar("T")
 
 IN_WORK = 64_000_000
-"""Pixels that are in work at a time, unless a single image has more.
+"""Pixels that are in work at a time; an image of more waits until it is alone.
 
 Where the probabilities of several classes are asked for, a pixel counts once more for every four of these.
 """
@@ -55,7 +54,7 @@ class BusyError(Exception):
 class _Job:
     """An image on its way through the network."""
 
-    image: PreprocessedImage
+    image: PreprocessedImage | None
     want: Want
     result: Future[Prediction] = field(default_factory=Future)
 
@@ -75,8 +74,9 @@ class Worker:
         self._metrics = metrics
         self._taken = 0
         self._seconds = 0.0  # per image, of the latest ones
-        self._pixels = Room(max(IN_WORK, predictor.max_pixels))
+        self._pixels = Room(IN_WORK)
         self._threads = ThreadPoolExecutor(min(max(cpu_count(), 2), 8), "carvana-serve")
+        share_one_heap()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._network = threading.Thread(target=self._run_network, name="carvana-network", daemon=True)
         self._network.start()
@@ -120,15 +120,15 @@ class Worker:
     async def _answer(self, data: bytes, wanted: Wanted, name: str) -> tuple[Answer, dict[str, float]]:
         self._metrics.waiting.set(self._taken)
         times: dict[str, float] = {}
-        predictor, stem = self.predictor, stem_of(name)
-        height, width = await self._in_thread(lambda: image_size(data, max_pixels=predictor.max_pixels))
+        predictor = self.predictor
+        pixels = await self._in_thread(lambda: pixel_count(data, max_pixels=predictor.max_pixels))
         planes = len(predictor.task.classes) if wanted.want == "probabilities" else 1
-        room = height * width * (1 + planes // 4)
+        room = pixels * (1 + planes // 4)
 
         def decode() -> tuple[PreprocessedImage, UInt8 | None]:
-            pixels = predictor.read(data)
-            shown = read_shown(data, pixels=pixels, max_pixels=predictor.max_pixels) if wanted.needs_image else None
-            return predictor.prepare(pixels, name=name or "the image"), shown
+            image = predictor.read(data)
+            shown = read_shown(data, pixels=image, max_pixels=predictor.max_pixels) if wanted.needs_image else None
+            return predictor.prepare(image, name=name or "the image"), shown
 
         with _timed(times, "wait"):
             await self._pixels.take(room)
@@ -140,18 +140,30 @@ class Worker:
                 with _timed(times, "network"):
                     prediction = await self._predict(prepared, wanted.want)
             with _timed(times, "encode"):
-                answer = await self._in_thread(lambda: wanted.answer(prediction, shown, stem))
+                answer = await self._in_thread(lambda: wanted.answer(prediction, shown, name))
         finally:
             self._pixels.give(room)
         return answer, times
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        work = self._threads.submit(function)
+        done = asyncio.wrap_future(work)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            if not work.cancel():  # its pixels are held until it has ended
+                await asyncio.wait([done])
+            raise
 
     async def _predict(self, image: PreprocessedImage, want: Want) -> Prediction:
         job = _Job(image, want)
         self._jobs.put(job)
-        return await asyncio.wrap_future(job.result)  # who hangs up cancels it, if it has not begun
+        try:
+            return await asyncio.wrap_future(job.result)
+        except asyncio.CancelledError:
+            if job.result.cancelled():  # the network leaves it out, and nothing holds the pixels meanwhile
+                job.image = None
+            raise
 
     def _run_network(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -177,24 +189,25 @@ class Worker:
         batch: list[_Job] = []
         job: _Job | None = first
         while job is not None:
-            if batch and not self._fits(job, batch):
-                return batch, job
-            if job.result.set_running_or_notify_cancel():
-                batch.append(job)
+            if not job.result.cancelled():
+                if batch and not self._fits(job, batch):
+                    return batch, job
+                if job.result.set_running_or_notify_cancel():
+                    batch.append(job)
             job = self._next(0)
         return batch, None
 
     def _fits(self, job: _Job, batch: list[_Job]) -> bool:
         try:
-            images = [each.image for each in batch]
-            return job.want == batch[0].want and self.predictor.fits_batch(job.image, images)
+            image, *others = _images([job, *batch])
+            return job.want == batch[0].want and self.predictor.fits_batch(image, others)
         except Exception:  # as where the memory is too small for it: that is told when it runs alone
             return False
 
     def _run(self, batch: list[_Job]) -> None:
         began = time.perf_counter()
         try:
-            predictions = self.predictor.run([job.image for job in batch], want=batch[0].want)
+            predictions = self.predictor.run(_images(batch), want=batch[0].want)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].result.set_exception(error)
@@ -208,6 +221,10 @@ class Worker:
         self._metrics.network_seconds.inc(seconds * len(batch))
         for job, prediction in zip(batch, predictions, strict=True):
             job.result.set_result(prediction)
+
+
+def _images(batch: list[_Job]) -> list[PreprocessedImage]:
+    return [job.image for job in batch if job.image is not None]
 
 
 class Room:
@@ -257,14 +274,3 @@ def _timed(times: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     times[name] = time.perf_counter() - began
-
-
-def stem_of(name: str) -> str:
-    r"""What the names of answers begin with: that of the image, without what might surprise.
-
-    >>> stem_of(r"C:\cars\my car.jpg"), stem_of("../../etc/passwd"), stem_of("")
-    ('my_car', 'passwd', 'image')
-    """
-    last = re.split(r"[/\\]", name)[-1]
-    plain = re.sub(r"[^\w.-]", "_", last.rpartition(".")[0] or last, flags=re.ASCII).strip("._-")
-    return plain[:80] or "image"

@@ -213,8 +213,8 @@ class PeakMemory:
             self.megabytes = _peak_bytes() / 1e6
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-"""Parameters of glibc's mallopt(3) for when memory is returned to the system."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+"""Parameters of glibc's mallopt(3) for when memory is returned to the system, and for the number of heaps."""
 
 _AFTERWARDS = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20, M_MMAP_MAX: 65536}
 """The values that malloc adapts to by itself once large tensors were freed; once set, it adapts no more."""
@@ -253,6 +253,17 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
                 for parameter, value in _AFTERWARDS.items():
                     library.mallopt(parameter, value)
                 library.malloc_trim(0)
+
+
+def share_one_heap() -> None:
+    """Let later threads take memory from the main thread's heap, where :func:`freed_memory_kept` works.
+
+    glibc gives each thread a heap of its own, whose large blocks go back to the system whatever is set; a network in
+    such a thread waits for pages in a third of its time.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_ARENA_MAX, 1)
 
 
 def _ask_for_large_pages(library: ctypes.CDLL) -> None:

@@ -101,7 +101,7 @@ def test_polygons_and_run_lengths_tell_the_same_masks(kind: str, client: TestCli
     prediction = predictor(kind).predict(PNG)
     document = json.loads(ask(client, "/predict?output=coco").content)
     names = {each["id"]: each["name"] for each in document["categories"]}
-    assert document["images"] == [{"id": 1, "file_name": "blots.jpg", "height": 72, "width": 100}]
+    assert document["images"] == [{"id": 1, "file_name": "blots.png", "height": 72, "width": 100}]
     assert [each["id"] for each in document["annotations"]] == list(range(1, len(document["annotations"]) + 1))
     for order in ("row", "column"):
         runs = json.loads(ask(client, f"/predict?output=rle&order={order}").content)
@@ -145,7 +145,8 @@ def test_a_threshold_takes_the_place_of_the_models_own(kind: str, client: TestCl
 @pytest.mark.parametrize(
     ("accept", "kind_of_answer"),
     [("image/png", "image/png"), ("image/jpeg", "image/jpeg"), ("application/json, */*;q=0.1", "application/json"),
-     ("*/*", "image/png"), ("text/html, image/*;q=0.8", "image/png"), ("text/html", None), ("image/png;q=x", None)],
+     ("*/*", "image/png"), ("text/html, image/*;q=0.8", "image/png"), ("text/html", None), ("image/png;q=x", None),
+     ("image/png;q=0, */*", "image/jpeg"), ("application/*", "application/json")],
 )  # fmt: skip
 def test_the_accept_header_chooses(binary: TestClient, accept: str, kind_of_answer: str | None) -> None:
     answer = binary.post("/predict", content=PNG, headers={"accept": accept})
@@ -182,7 +183,7 @@ BAD: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a form without a file": (422, "expected one file", multipart(
         b'content-disposition: form-data; name="a"\r\n\r\nb')),
     "an empty form": (422, "the form has no file", multipart()),
-    "two files": (400, "Too many files", multipart(FILE + PNG, FILE + PNG)),
+    "two files": (422, "the form has 2 files", multipart(FILE + PNG, FILE + PNG)),
     "a field beside the file": (422, "options in the address", multipart(
         b'content-disposition: form-data; name="output"\r\n\r\nprob', FILE + PNG)),
     "JSON": (415, "expected multipart", {"content": b"{}", "headers": {"content-type": "application/json"}}),
@@ -196,6 +197,7 @@ BAD: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a word for a number": (422, "option threshold = 'high'", {"content": PNG, "params": {"threshold": "high"}}),
     "a threshold out of range": (422, "outside 0 to 1", {"content": PNG, "params": {"threshold": 1.5}}),
     "not a number": (422, "outside 0 to 1", {"content": PNG, "params": {"threshold": "nan"}}),
+    "an option that is there twice": (422, "is there twice", {"content": PNG, "params": {"output": ["mask", "prob"]}}),
     "an unknown class": (422, "no class is named", {"content": PNG, "params": {"class": "bus"}}),
     "an order": (422, "order", {"content": PNG, "params": {"output": "rle", "order": "diagonal"}}),
     "a file as background": (422, "is not a colour", {
@@ -226,10 +228,23 @@ def test_chunks_without_a_length_are_counted(binary: TestClient) -> None:
     assert binary.post("/predict", content=chunks()).status_code == 413
 
 
+def test_the_only_one_of_classes_that_may_overlap_has_its_folder_as_several_have(tmp_path: Path) -> None:
+    task = carvana.Task(kind="multilabel", classes=["Ω/x"])
+    app = create_app(carvana.Predictor(segmenter(task=task), device="cpu", precision="fp32"))
+    with TestClient(app, base_url="http://localhost") as client:
+        assert list(members(ask(client).content)) == ["Ω_x/blots_mask.png"]
+
+
 def test_other_addresses_and_methods_are_refused_in_json(binary: TestClient) -> None:
     assert binary.get("/../../etc/passwd").json() == {"error": "Not Found"}
     answer = binary.get("/predict")
     assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+
+
+def test_whether_there_is_a_page_can_be_asked_without_it(binary: TestClient) -> None:
+    for path in ("/", "/healthz"):
+        answer = binary.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_the_names_of_answers_are_plain(binary: TestClient) -> None:
@@ -247,6 +262,21 @@ def test_a_network_that_fails_is_told_in_a_line() -> None:
     with TestClient(app, base_url="http://localhost") as client:
         answer = client.post("/predict", content=PNG)
         assert (answer.status_code, "gives NaN in fp32" in answer.json()["error"]) == (500, True)
+
+
+def test_a_mistake_of_our_own_is_counted_and_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    own = predictor()
+    own.run = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+    with TestClient(create_app(own), base_url="http://localhost") as client:
+        answer = client.post("/predict", content=PNG)
+        assert (answer.status_code, answer.json()) == (500, {"error": "the server failed; its log says why"})
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert 'carvana_requests_total{path="/predict",status="500"} 1.0' in client.get("/metrics").text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_model_without_a_folder_has_a_card(client: TestClient) -> None:
+    assert "# bright" in client.get("/model").json()["card"]
 
 
 def test_what_the_model_is(kind: str, client: TestClient) -> None:

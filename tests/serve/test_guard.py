@@ -41,7 +41,7 @@ def test_with_a_token_any_name_will_do() -> None:
         assert client.get("/model", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "http://localhost:9000"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "http://["])
 def test_pages_of_other_origins_are_refused(origin: str) -> None:
     with served() as client:
         answer = client.post("/predict", content=PNG, headers={"origin": origin})
@@ -71,7 +71,8 @@ def test_an_origin_that_is_named_may_ask_and_read() -> None:
         headers = {"origin": origin, "authorization": "Bearer a long secret"}
         answer = client.post("/predict", content=PNG, headers=headers)
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
-        assert client.post("/predict", content=PNG, headers={"origin": origin}).status_code == 401
+        answer = client.post("/predict", content=PNG, headers={"origin": origin})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, origin)
 
 
 @pytest.mark.parametrize("given", [None, "Bearer wrong", "Basic a long secret", "a long secret", "Bearer ä", "Bearer"])

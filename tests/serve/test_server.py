@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from serving import encoded, pixels, predictor, running
+from starlette.responses import Response
 
 import carvana
 from carvana.errors import ConfigError
@@ -99,7 +101,7 @@ def test_a_sender_of_single_bytes_is_given_up(port: int, monkeypatch: pytest.Mon
 def test_connections_without_a_request_are_closed_and_kept_ones_are_not(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_SILENCE", 1.0)
+    monkeypatch.setattr(server, "SILENCE", 1.0)
     silent, begun = opened(port), opened(port, "GET /healthz HTTP/1.1\r\nhost: loc")
     kept = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     for _ in range(12):
@@ -113,7 +115,7 @@ def test_connections_without_a_request_are_closed_and_kept_ones_are_not(
 
 
 def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_SILENCE", 1.0)
+    monkeypatch.setattr(server, "SILENCE", 1.0)
     app = create_app(predictor())
 
     @app.get("/endless")
@@ -124,6 +126,7 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch
             try:
                 while True:
                     yield bytes(5000)
+                    await asyncio.sleep(0)
             finally:
                 ended.set()
 
@@ -140,6 +143,39 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch
 def open_files() -> int:
     descriptors = Path("/proc/self/fd")
     return sum(1 for _ in descriptors.iterdir()) if descriptors.is_dir() else 0
+
+
+def test_slow_readers_are_given_up_where_their_answers_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "UNREAD", 1_000_000)
+    monkeypatch.setattr(server, "SILENCE", 8.0)
+    app = create_app(predictor())
+    app.add_route("/large", lambda _: Response(bytes(12_000_000)))
+    lost, end = threading.Event(), server.Protocol.connection_lost
+    monkeypatch.setattr(server.Protocol, "connection_lost", lambda *args: (lost.set(), end(*args)))
+    with running(app) as port:
+        reader = opened(port, "GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        deadline = time.monotonic() + 30
+        while not lost.wait(0.4):  # 50 kB a second
+            assert len(reader.recv(20_000)) > 0
+            assert time.monotonic() < deadline
+        reader.close()
+
+
+def test_what_was_refused_before_its_body_leaves_the_connection_in_order(port: int) -> None:
+    expecting = HEAD.format(10**12).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n")
+    connection = opened(port, expecting)
+    assert answered(connection)[0] == 413
+    assert connection.recv(10) == b""  # closed, since no body comes
+    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    kept.request("POST", "/predict", b"{}" * 100_000, {"content-type": "application/json"})
+    assert json.loads(kept.getresponse().read())["error"].startswith("content type")
+    kept.request("GET", "/healthz")
+    assert kept.getresponse().read() == b'{"status":"ok"}'
+    kept.close()
+
+
+def test_what_is_not_http_is_refused_in_json(port: int) -> None:
+    assert answered(opened(port, "HELLO\r\n\r\n"))[0] == 400
 
 
 def test_a_thousand_connections_that_are_dropped_do_no_harm(port: int) -> None:
@@ -263,7 +299,7 @@ def command(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
         yield process, int(line.split(":")[2].split("/")[0])
     finally:
         process.terminate()  # which ends its own processes first
-        process.communicate(timeout=60)
+        process.communicate(timeout=90)
 
 
 @pytest.fixture(scope="module")
@@ -319,8 +355,11 @@ def test_several_processes_share_a_port_and_one_that_dies_is_replaced(folder: Pa
         connection.close()
         os.kill(children[-1], signal.SIGKILL)
         until_it_answers(port)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        process.kill()  # its processes end with it, and the port is free
+        process.wait()
+        with command(folder, "--port", str(port)) as (_, again):
+            until_it_answers(again)
+            assert again == port
 
 
 @pytest.mark.slow

@@ -129,11 +129,41 @@ def test_who_hangs_up_before_the_network_had_his_image_is_left_out() -> None:
         for each in others[:3]:
             each.cancel()
         await asyncio.gather(*others[:3], return_exceptions=True)
+        waiting = [worker._jobs.get_nowait() for _ in range(4)]
+        assert sum(job.image is not None for job in waiting if job is not None) == 1  # nothing holds their pixels
+        for job in waiting:
+            worker._jobs.put(job)
         slow.told.set()
         await asyncio.gather(first, others[3])
 
     within(slow, story)
     assert sum(slow.batches_run) == 2
+
+
+def test_the_pixels_of_who_hangs_up_count_until_the_thread_is_done() -> None:
+    own, reading, told = predictor(), threading.Event(), threading.Event()
+    read = own.read
+
+    def slowly(image: Any) -> Any:
+        reading.set()
+        assert told.wait(20)
+        return read(image)
+
+    own.read = slowly  # type: ignore[method-assign]
+
+    async def story(worker: Worker) -> None:
+        whole = worker._pixels._free
+        asked = asyncio.ensure_future(worker.answer(FILES[0], MASK))
+        while not reading.is_set():
+            await asyncio.sleep(0.005)
+        asked.cancel()
+        await asyncio.sleep(0.05)
+        assert worker._pixels._free == whole - 72 * 100
+        told.set()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert (worker._pixels._free, worker._taken) == (whole, 0)
+
+    within(own, story)
 
 
 def test_what_is_asked_for_decides_the_batch() -> None:

@@ -133,6 +133,24 @@ def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, in
     return image_header(source, max_pixels=max_pixels).size
 
 
+def pixel_count(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
+    """The number of pixels of an image file, from the beginning of its header: never decodes it.
+
+    Raises:
+        DataError: as for :func:`image_header`.
+    """
+    with stream(source, max_pixels) as file:
+        start = file.read(START)
+        if is_jpeg(start) and (found := jpeg_size(start, file)):
+            height, width, _ = found
+        else:
+            file.seek(0)
+            with open_header(file, source, max_pixels) as picture:
+                width, height = picture.size
+    check_pixels(height, width, max_pixels, source)
+    return height * width
+
+
 def write_image(path: str | os.PathLike[str], pixels: UInt8, *, quality: int = 92) -> None:
     """Write uint8 pixels, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, atomically; the suffix decides the format.
 
