@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -133,6 +134,8 @@ def run(
 
 def worker_app() -> FastAPI:
     """The application of a worker process; where there is none, all processes end."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _forget_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     told = json.loads(os.environ[_SETTINGS])
     told["predictor"] = {
         name: tuple(each) if isinstance(each, list) else each for name, each in told["predictor"].items()

@@ -18,6 +18,7 @@ from browsing import CHROMIUM, CONTRAST, launched
 from numpy.typing import NDArray
 from PIL import Image
 from serving import decoded, encoded, pixels, predictor, running, segmenter
+from starlette.responses import JSONResponse
 
 import carvana
 from carvana.serve.app import Limits, create_app
@@ -216,6 +217,51 @@ def test_what_a_browser_cannot_read_is_shown_by_the_server(browser: Browser, por
         page.wait_for_selector(".failed >> text=not an image")
 
 
+def test_what_failed_leaves_no_other_image_on_the_stage_and_is_named_when_all_is_saved(
+    browser: Browser, ports: dict[str, int]
+) -> None:
+    with shown(browser, ports["binary"]) as page:
+        drop(page, ("a.png", PNG), ("bad.png", PNG[:200]))
+        wait_for(page, "a.png")
+        page.wait_for_selector(".failed")
+        page.click(".failed .item")
+        page.wait_for_selector("#waiting >> text=retry")
+        assert page.get_attribute("#view", "aria-label") is None
+        assert page.evaluate("document.getElementById('view').width") == 0
+        with zipfile.ZipFile(io.BytesIO(saved(page, "zip")[1])) as archive:
+            assert len(archive.namelist()) == 4
+        assert page.inner_text("#waiting") == "not in the zip: bad.png"
+
+
+def test_a_full_server_is_waited_for_and_what_is_removed_waits_no_longer(browser: Browser) -> None:
+    app = create_app(predictor(), limits=Limits(places=1))
+    full = True
+
+    class Full:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope.get("path") == "/predict" and full:
+                answer = JSONResponse({"error": "full"}, 503, headers={"retry-after": "1"})
+                await answer(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+
+    app.add_middleware(Full)
+    with running(app) as port:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#facts dd")
+        drop(page, *((f"{number}.png", PNG) for number in range(4)))
+        page.wait_for_selector("text=waits: the server is full")
+        for number in range(3):
+            page.click(f'[aria-label="Remove {number}.png"]')
+        full = False
+        wait_for(page, "3.png")
+        page.close()
+
+
 def test_an_image_is_chosen_pasted_removed_and_a_sample_tried(browser: Browser, ports: dict[str, int]) -> None:
     with shown(browser, ports["binary"]) as page:
         page.click("#sample")
@@ -262,9 +308,11 @@ def test_a_token_is_asked_for_or_taken_from_the_address(browser: Browser) -> Non
         context = browser.new_context()
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#ask:visible")
+        drop(page, ("early.png", PNG))
         page.fill("#token", "a-long-secret")
         page.click("#ask button")
-        page.wait_for_selector("#facts dd")
+        wait_for(page, "early.png")
         context.close()
         page = browser.new_context().new_page()
         page.goto(f"http://127.0.0.1:{port}/#token=a-long-secret")
