@@ -88,8 +88,8 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
     Example:
         >>> import carvana
         >>> predictor = carvana.Predictor(carvana.create_model("unet-ref", width=2), device="cpu")
-        >>> sorted(route.path for route in create_app(predictor).routes if route.path != "/openapi.json")
-        ['/', '/healthz', '/metrics', '/model', '/predict', '/sample.jpg']
+        >>> sorted({route.path for route in create_app(predictor).routes})
+        ['/', '/healthz', '/metrics', '/model', '/openapi.json', '/predict', '/sample.jpg']
     """
     limits = limits or Limits()
     metrics = Metrics()

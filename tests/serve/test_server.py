@@ -269,6 +269,16 @@ def test_uploads_at_once_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) ->
         assert post(port)[0] == 200
 
 
+def test_the_client_of_the_page_writes_the_mask(port: int, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "serve.md"
+    program = page.read_text(encoding="utf-8").partition("```py\n")[2].partition("```")[0]
+    assert program.count("\n") <= 10
+    (tmp_path / "car.png").write_bytes(PNG)
+    words = [sys.executable, "-c", program.replace("8000", str(port)), str(tmp_path / "car.png")]
+    subprocess.run(words, check=True)
+    assert (tmp_path / "car_mask.png").read_bytes() == post(port)[1]
+
+
 def test_an_address_that_is_taken_is_refused_in_a_line() -> None:
     with bind("127.0.0.1", 0) as taken:
         taken.listen()
