@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from carvana.data.dataset import EpochSampler as EpochSampler
     from carvana.data.dataset import SegmentationDataset as SegmentationDataset
     from carvana.data.demo.write import write_demo as write_demo
+    from carvana.data.io.arrays import read_array as read_array
     from carvana.data.io.images import read_image as read_image
     from carvana.data.io.masks import read_mask as read_mask
     from carvana.data.io.masks import write_mask as write_mask
@@ -77,6 +78,7 @@ _HOMES = {
     "carvana.data.check.report": ("check_data",),
     "carvana.data.dataset": ("EpochSampler", "SegmentationDataset"),
     "carvana.data.demo.write": ("write_demo",),
+    "carvana.data.io.arrays": ("read_array",),
     "carvana.data.io.images": ("read_image",),
     "carvana.data.io.masks": ("read_mask", "write_mask"),
     "carvana.data.samples": ("Sample", "find_samples"),

@@ -24,6 +24,9 @@ from carvana.errors import DataError, ImageTooLargeError
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the bytes of a file, or an open file."""
 
+MAX_PIXELS = 300_000_000
+"""Images with more pixels are refused unless the caller allows more: a small file can claim any size."""
+
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """The formats that Pillow may use, whatever the name of the file. It has 40 more, one of which runs Ghostscript."""
 
@@ -110,7 +113,15 @@ def formats() -> tuple[str, ...]:
 def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
     """Raise a DataError for a picture of more pixels than ``limit``."""
     if height * width > limit:
-        raise _too_large(f"{width} x {height} pixels are", limit, source)
+        raise too_large(f"{width} x {height} pixels are", limit, source)
+
+
+def too_large(what: str, limit: int, source: Source) -> DataError:
+    """The error about an image that is too large: ``what`` it has, and the limit."""
+    return ImageTooLargeError(
+        f"{name_of(source)}: {what} more than the limit of {limit:,} pixels "
+        "(max_pixels; --max-pixels of carvana predict)"
+    )
 
 
 def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
@@ -119,7 +130,7 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
         with _pillow_limit(limit):
             picture = Image.open(file, formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large("it holds", limit, source) from error
+        raise too_large("it holds", limit, source) from error
     except UnidentifiedImageError as error:
         file.seek(0)
         what = _TIFF_REFUSED if file.read(4) in _TIFF_STARTS else _REFUSED
@@ -251,10 +262,3 @@ def _check_bytes(size: int, source: Source, limit: int) -> None:
             f"{name_of(source)}: {size:,} bytes are more than a picture of {limit:,} pixels takes (max_pixels; "
             "--max-pixels of carvana predict)"
         )
-
-
-def _too_large(what: str, limit: int, source: Source) -> DataError:
-    return ImageTooLargeError(
-        f"{name_of(source)}: {what} more than the limit of {limit:,} pixels "
-        "(max_pixels; --max-pixels of carvana predict)"
-    )

@@ -6,10 +6,11 @@ turned by EXIF. Only the modules of this folder open image files. All functions 
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -18,7 +19,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
+from carvana.data.io.arrays import read_array, scaled
 from carvana.data.io.convert import check_dropped_bits, orientation_of, pixels_in_memory, to_rgb, turn
+from carvana.data.io.decode import MAX_PIXELS as MAX_PIXELS
 from carvana.data.io.decode import (
     Source,
     check_pixels,
@@ -32,7 +35,7 @@ from carvana.data.io.decode import (
     stream,
 )
 from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg, without_junk
-from carvana.errors import DataError
+from carvana.errors import ConfigError, DataError
 from carvana.utils.files import write_bytes
 
 if TYPE_CHECKING:
@@ -40,9 +43,6 @@ if TYPE_CHECKING:
 
 UInt8 = NDArray[np.uint8]
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
-
-MAX_PIXELS = 300_000_000
-"""Images with more pixels are refused unless the caller allows more: a small file can claim any size."""
 
 _LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
 
@@ -58,7 +58,13 @@ ImageSource: TypeAlias = "Source | Image.Image | NDArray[np.uint8] | torch.Tenso
 """What :func:`read_image` reads."""
 
 
-def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
+def read_image(
+    source: ImageSource,
+    *,
+    at_least: tuple[int, int] | None = None,
+    range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> UInt8:
     """Read an image.
 
     Args:
@@ -67,18 +73,25 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
         at_least: (height, width). Where the file allows it (JPEG), decode at an eighth, a quarter, ... of the size,
             but never below this one. It is faster by up to 8 times and changes the pixels a little, so it is for
             training, where the image is shrunk anyway.
+        range: (low, high): the values that become 0 and 255, for images of more than 8 bits, signed or floating
+            values, also in arrays; what lies outside is cut off, and NaN is 0. None takes whole values for what they
+            are, and refuses images that would be nearly of one brightness then.
         max_pixels: Refuse images that hold more pixels.
 
     Returns:
         uint8 (H, W, 3), RGB, turned upright as EXIF says. Transparent pixels show white.
 
     Raises:
-        DataError: the file is missing, damaged, too large or not an image.
+        DataError: the file is missing, damaged, too large or not an image; its values need a range; or, with one, it
+            has neither one band nor three: :func:`carvana.read_array` gives all of them.
+        ConfigError: the range is not two numbers, the lower one first.
 
     Example:
         >>> read_image("car.jpg").shape  # doctest: +SKIP
         (1280, 1918, 3)
     """
+    if range is not None:
+        return _in_range(source, range, max_pixels)
     pixels = pixels_in_memory(source)
     if pixels is not None:
         check_pixels(pixels.shape[0], pixels.shape[1], max_pixels, "the image")
@@ -94,6 +107,28 @@ def read_image(source: ImageSource, *, at_least: tuple[int, int] | None = None, 
     with open_picture(data, source, max_pixels) as picture:
         check_dropped_bits(picture, data, name)
         return turn(to_rgb(picture, name), orientation_of(picture))
+
+
+def _in_range(source: ImageSource, limits: tuple[float, float], max_pixels: int) -> UInt8:
+    if len(limits) != 2 or not all(map(math.isfinite, limits)) or limits[0] >= limits[1]:
+        raise ConfigError(f"range {limits}: expected two numbers, the lower one first")
+    if isinstance(source, np.ndarray):
+        values: NDArray[Any] = source
+    elif (pixels := pixels_in_memory(source)) is not None:
+        values = pixels
+    else:
+        values = read_array(cast("Source", source), max_pixels=max_pixels)
+    bands = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or bands not in (1, 3):
+        raise DataError(
+            f"{_named(source)}: {bands} bands are no RGB; expected one or three (read_array gives all of them)"
+        )
+    pixels = scaled(values.reshape(*values.shape[:2], bands), *limits)
+    return np.repeat(pixels, 3, axis=2) if bands == 1 else pixels
+
+
+def _named(source: object) -> str:
+    return "the image" if isinstance(source, np.ndarray | Image.Image) else name_of(cast("Source", source))
 
 
 class ImageHeader(NamedTuple):

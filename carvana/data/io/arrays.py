@@ -1,0 +1,347 @@
+"""Images of any bands and depth as arrays, whole or by window: TIFF, NumPy's files, and what Pillow and OpenCV read."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from carvana.data.io.convert import is_wide, orientation_of, turn
+from carvana.data.io.decode import (
+    MAX_PIXELS,
+    Source,
+    check_pixels,
+    is_npy,
+    name_of,
+    open_picture,
+    read_bytes,
+    stream,
+    too_large,
+)
+from carvana.errors import DataError
+
+Window = tuple[int, int, int, int]
+"""(top, left, height, width) in pixels."""
+
+_BYTES_A_PIXEL = 64  # of all bands together; a small file may claim any number of them
+_TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+_OWN_COLOURS = "PALETTE", "CIELAB", "ICCLAB", "ITULAB"  # whose values are no brightness: Pillow makes RGB of them
+_ORIENTATION = 274  # tags of TIFF
+_NODATA = 42113  # GDAL's
+
+
+class ArrayInfo(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        size: (height, width), upright.
+        bands: values of a pixel.
+        dtype: NumPy's name of their type.
+        pages: images in the file.
+        nodata: the value that stands for none, by GDAL's tag of a TIFF.
+    """
+
+    size: tuple[int, int]
+    bands: int
+    dtype: str
+    pages: int = 1
+    nodata: float | None = None
+
+
+def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
+    """Read the header of an image file of any bands and depth.
+
+    Raises:
+        DataError: as for :func:`read_array`.
+    """
+    if not isinstance(source, str | os.PathLike):
+        source = read_bytes(source, max_pixels)
+    with stream(source, 2**40) as file:
+        start = file.read(8)
+        file.seek(0)
+        if start[:4] in _TIFF_STARTS and has_tifffile():
+            with _tiff(file, source) as pages:
+                height, width = _sides(pages[0])
+                return ArrayInfo(
+                    (width, height) if _turned(pages[0]) >= 5 else (height, width), pages[0].samplesperpixel,
+                    str(pages[0].dtype), len(pages), _nodata(pages[0]),
+                )  # fmt: skip
+    array = read_array(source, page=0, max_pixels=max_pixels)
+    return ArrayInfo(array.shape[:2], 1 if array.ndim == 2 else array.shape[2], str(array.dtype))
+
+
+def read_array(
+    source: Source,
+    *,
+    window: Window | None = None,
+    page: int | Literal["channels"] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> NDArray[Any]:
+    """Read an image with the bands, the type and the values of its file.
+
+    Args:
+        source: a path, the bytes of an image file, or one that is open. TIFFs of any bands, depth, layout and
+            compression are read by tifffile and imagecodecs where these are installed (``carvana[tiff]``); .npy and
+            .npz may hold (H, W), (H, W, C) or (C, H, W), an .npz also an array (H, W) for each band.
+        window: (top, left, height, width): of TIFFs and .npy files only the tiles, strips or rows that it needs are
+            read.
+        page: of a file with several images the number of one, from 0, or ``"channels"`` for all of them as bands.
+        max_pixels: images, or windows, of more pixels are refused.
+
+    Returns:
+        (H, W), or (H, W, C) where a pixel has several values; upright.
+
+    Raises:
+        DataError: the file is missing, damaged, too large or not an image; it holds several images and none is named; a
+            package is missing; or the window is not within the image.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "bands.npy")
+        >>> np.save(path, np.zeros((12, 40, 50), np.int16))
+        >>> read_array(path).shape, read_array(path, window=(8, 0, 16, 20)).shape
+        ((40, 50, 12), (16, 20, 12))
+    """
+    if not isinstance(source, str | os.PathLike):
+        source = read_bytes(source, max_pixels)  # an open file can be read once
+    with stream(source, max_pixels if window is None else 2**40) as file:
+        start = file.read(8)
+        file.seek(0)
+        if start[:4] in _TIFF_STARTS and has_tifffile():
+            return _read_tiff(file, source, window, page, max_pixels)
+        if is_npy(start) or start[:4] == b"PK\3\4":
+            array = _read_numpy(file, source, is_npy(start))
+        else:
+            array = _read_picture(source, max_pixels, is_tiff=start[:4] in _TIFF_STARTS)
+    if page not in (None, 0, "channels"):
+        raise DataError(f"{name_of(source)}: there is no page {page}; the file has one image")
+    if window is not None:
+        array = _cut(array, window, source)
+    _check_size(array.shape, array.dtype, max_pixels, source)
+    return np.ascontiguousarray(array)
+
+
+def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Values as 8 bits: ``low`` becomes 0, ``high`` 255, what lies outside is cut off, and NaN is 0.
+
+    >>> scaled(np.array([0, 100, 300, 500]), 100, 300)
+    array([  0,   0, 255, 255], dtype=uint8)
+    """
+    unit = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    return np.asarray(np.nan_to_num(unit, nan=0, posinf=255, neginf=0).clip(0, 255) + np.float32(0.5)).astype(np.uint8)
+
+
+def has_tifffile() -> bool:
+    """Whether the packages of the extra tiff are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("tifffile", "imagecodecs"))
+
+
+def _read_tiff(
+    file: Any, source: Source, window: Window | None, page: int | str | None, max_pixels: int
+) -> NDArray[Any]:
+    with _tiff(file, source) as pages:
+        if page == "channels":
+            chosen = pages
+        elif page is None and len(pages) > 1:
+            raise DataError(
+                f"{name_of(source)}: a stack of {len(pages):,} pages; name one by its number, or take all as channels "
+                "(data.pages)"
+            )
+        elif not 0 <= int(page or 0) < len(pages):
+            raise DataError(f"{name_of(source)}: there is no page {page}; the file has {len(pages):,}, from 0 on")
+        else:
+            chosen = [pages[int(page or 0)]]
+        if len({(_sides(each), each.samplesperpixel, str(each.dtype)) for each in chosen}) > 1:
+            raise DataError(f"{name_of(source)}: its pages differ in size or type; name one by its number")
+        if chosen[0].photometric.name in _OWN_COLOURS or chosen[0].bitspersample < 8:
+            array = _read_picture(source, max_pixels)
+            return np.ascontiguousarray(array if window is None else _cut(array, window, source))
+        orientation = _turned(chosen[0])
+        height, width = _sides(chosen[0])
+        if window is not None and orientation != 1:  # few files have both; these are read whole
+            file.seek(0)
+            return np.ascontiguousarray(_cut(_read_tiff(file, source, None, page, max_pixels), window, source))
+        top, left, rows, columns = window or (0, 0, height, width)
+        _check_window((top, left, rows, columns), (height, width), source)
+        bands = chosen[0].samplesperpixel * len(chosen)
+        _check_size((rows, columns, bands), chosen[0].dtype, max_pixels, source)
+        parts = [_of_page(each, (top, left, rows, columns)) for each in chosen]
+        array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        if chosen[0].photometric.name == "MINISWHITE" and array.dtype.kind == "u":
+            array = np.iinfo(array.dtype).max - array
+        return turn(array[..., 0] if bands == 1 else array, orientation)
+
+
+def _of_page(page: Any, window: Window) -> NDArray[Any]:
+    """The pixels (rows, columns, samples) of a window of a page; decodes the segments that lie in it alone."""
+    top, left, rows, columns = window
+    samples = page.samplesperpixel
+    if (rows, columns) == _sides(page):
+        whole = page.asarray()
+        return np.moveaxis(whole.reshape(samples, rows, columns), 0, 2) if _apart(page) else whole.reshape(
+            rows, columns, samples
+        )  # fmt: skip
+    high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    across, down = math.ceil(page.imagewidth / wide), math.ceil(page.imagelength / high)
+    planes = samples if _apart(page) else 1
+    wanted = [
+        (plane * down + row) * across + column
+        for plane in range(planes)
+        for row in range(top // high, (top + rows - 1) // high + 1)
+        for column in range(left // wide, (left + columns - 1) // wide + 1)
+    ]
+    found = np.zeros((rows, columns, samples), page.dtype)
+    segments = page.parent.filehandle.read_segments(
+        [page.dataoffsets[index] for index in wanted], [page.databytecounts[index] for index in wanted], wanted,
+        buffersize=2**26,
+    )  # fmt: skip
+    for data, index in segments:
+        segment, (plane, _, y, x, _), shape = page.decode(data, index, jpegtables=page.jpegtables)
+        if segment is None:  # of a sparse file
+            if page.nodata:
+                segment = np.full((1, *shape[1:]), page.nodata, page.dtype)
+            else:
+                continue
+        y0, x0 = max(y, top), max(x, left)
+        y1, x1 = min(y + shape[1], top + rows), min(x + shape[2], left + columns)
+        cut = segment[0, y0 - y : y1 - y, x0 - x : x1 - x]
+        place = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+        found[(*place, slice(plane, plane + 1) if planes > 1 else slice(None))] = cut
+    return found
+
+
+@contextmanager
+def _tiff(file: Any, source: Source) -> Iterator[list[Any]]:
+    """The images of a TIFF, without masks and smaller copies."""
+    logging.getLogger("tifffile").addHandler(
+        logging.NullHandler()
+    )  # what it logs comes as an error, or does not matter
+    tifffile = importlib.import_module("tifffile")
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            pages = [each.aspage() for each in tiff.pages]
+            images = [each for each in pages if not each.is_reduced and not each.is_mask] or pages[:1]
+            for each in images:
+                if each.imagedepth != 1:
+                    raise DataError(f"{name_of(source)}: an image of {each.imagedepth} layers; expected flat ones")
+            yield images
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # it raises nearly anything on damaged bytes
+        why = " ".join(str(error).split())
+        raise DataError(
+            f"{name_of(source)}: a TIFF that is damaged or cut ({why}); replace the file or leave it out"
+        ) from error
+
+
+def _sides(page: Any) -> tuple[int, int]:
+    return page.imagelength, page.imagewidth
+
+
+def _apart(page: Any) -> bool:
+    return bool(page.samplesperpixel > 1 and page.planarconfig.name == "SEPARATE")
+
+
+def _turned(page: Any) -> int:
+    tag = page.tags.get(_ORIENTATION)
+    return int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
+
+
+def _nodata(page: Any) -> float | None:
+    tag = page.tags.get(_NODATA)
+    try:
+        return None if tag is None else float(str(tag.value).strip().strip("\0"))
+    except ValueError:
+        return None
+
+
+def _read_numpy(file: Any, source: Source, single: bool) -> NDArray[Any]:
+    """An array of an .npy file, or those of an .npz as bands; of a path without reading it yet."""
+    name = name_of(source)
+    try:
+        if single and isinstance(source, str | os.PathLike):
+            return _bands_last(np.load(source, mmap_mode="r", allow_pickle=False), name)
+        loaded = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        if single:
+            return _bands_last(loaded, name)
+        arrays = [loaded[key] for key in loaded.files]
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # NumPy's and zipfile's readers raise nearly anything on damaged bytes
+        raise DataError(f"{name}: cannot be read as NumPy arrays ({' '.join(str(error).split())})") from error
+    if len(arrays) == 1:
+        return _bands_last(arrays[0], name)
+    if not arrays or any(each.ndim != 2 or each.shape != arrays[0].shape for each in arrays):
+        raise DataError(f"{name}: expected one array, or arrays (height, width) of one size, a band each")
+    return _bands_last(np.stack(arrays, axis=2), name)
+
+
+def _bands_last(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """(H, W), or (H, W, C) also of (C, H, W): the smaller one of the first and the last side are the bands."""
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
+        raise DataError(
+            f"{name}: an array of {array.dtype} {array.shape} is not an image; expected numbers of (H, W, C)"
+        )
+    if array.ndim == 3 and array.shape[0] < array.shape[2]:
+        array = np.moveaxis(array, 0, 2)
+    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+
+
+def _read_picture(source: Source, max_pixels: int, *, is_tiff: bool = False) -> NDArray[Any]:
+    """What Pillow reads, in its own bands and type; 16 bits in several bands by OpenCV."""
+    data = read_bytes(source, max_pixels)
+    try:
+        picture = open_picture(data, source, max_pixels)
+    except DataError as error:
+        if is_tiff and not has_tifffile():
+            raise DataError(f"{error}; with the packages of pip install 'carvana[tiff]' it may be read") from error
+        raise
+    with picture:
+        if is_wide(picture) or picture.mode in ("L", "RGB", "RGBA", "LA", "CMYK"):
+            array: NDArray[Any] = np.asarray(picture)
+        else:
+            array = np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+            array = array if picture.mode != "1" else array[..., 0]
+        deep = None
+        if array.ndim == 3 and array.dtype == np.uint8:  # Pillow keeps 8 of 16 bits where there are several bands
+            deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if _may_be_deep(picture) else None
+        if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3:
+            code = cv2.COLOR_BGR2RGB if deep.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+            array = cast("NDArray[Any]", cv2.cvtColor(deep, code))
+        return turn(array, orientation_of(picture))
+
+
+def _may_be_deep(picture: Image.Image) -> bool:
+    return picture.format in ("PNG", "PPM", "JPEG2000", "TIFF")
+
+
+def _cut(array: NDArray[Any], window: Window, source: Source) -> NDArray[Any]:
+    top, left, rows, columns = window
+    _check_window(window, (array.shape[0], array.shape[1]), source)
+    return array[top : top + rows, left : left + columns]
+
+
+def _check_window(window: Window, size: tuple[int, int], source: Source) -> None:
+    top, left, rows, columns = window
+    inside = top >= 0 and left >= 0 and top + rows <= size[0] and left + columns <= size[1]
+    if not inside or rows < 1 or columns < 1:
+        raise DataError(
+            f"{name_of(source)}: the window (top, left, height, width) = {window} is not within its {size[0]} x "
+            f"{size[1]} pixels (height x width)"
+        )
+
+
+def _check_size(shape: tuple[int, ...], dtype: Any, limit: int, source: Source) -> None:
+    check_pixels(shape[0], shape[1], limit, source)
+    if math.prod(shape) * np.dtype(dtype).itemsize > _BYTES_A_PIXEL * limit:
+        raise too_large(f"{shape[2]} bands of {shape[1]} x {shape[0]} pixels are", limit, source)
