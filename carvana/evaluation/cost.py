@@ -22,6 +22,7 @@ from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
 from carvana.inference.tiling import Engine
+from carvana.models.segmenter import Segmenter
 from carvana.utils.devices import PeakMemory, describe, one_core
 from carvana.utils.progress import SilentReporter
 
@@ -79,7 +80,7 @@ def count_gflops(model: nn.Module | Engine, size: tuple[int, int]) -> float | No
     """The floating-point operations of one forward pass, in billions, without computing it.
 
     Args:
-        model: takes uint8 images (1, 3, H, W).
+        model: takes uint8 images (1, channels, H, W).
         size: (height, width) of the image.
 
     Returns:
@@ -94,10 +95,14 @@ def count_gflops(model: nn.Module | Engine, size: tuple[int, int]) -> float | No
     try:
         twin = copy.deepcopy(model).to("meta").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin(torch.zeros(1, 3, *size, dtype=torch.uint8, device="meta"))
+            twin(torch.zeros(1, _channels_of(model), *size, dtype=torch.uint8, device="meta"))
     except (RuntimeError, NotImplementedError, TypeError, ModelError):
         return None
     return float(counter.get_total_flops()) / 1e9
+
+
+def _channels_of(model: nn.Module) -> int:
+    return len(model.spec.channels) if isinstance(model, Segmenter) else 3
 
 
 def measure_cost(

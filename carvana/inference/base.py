@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana.data.io.images import ImageSource, read_image
+from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
@@ -37,6 +37,8 @@ class BasePredictor(ABC):
             other have none.
         max_pixels: files that hold more pixels are refused before they are decoded.
         sizes: (height, width) at which each network sees images, None for their own size.
+        channels: of an image.
+        ranges: for each channel the values that become 0 and 255; none where images have 8 bits.
     """
 
     device: torch.device
@@ -44,6 +46,8 @@ class BasePredictor(ABC):
     thresholds: tuple[float, ...]
     max_pixels: int
     sizes: tuple[tuple[int, int] | None, ...]
+    channels: int = 3
+    ranges: tuple[tuple[float, float], ...] = ()
 
     @parameters(photo="image")
     def predict(self, image: ImageSource) -> Prediction:
@@ -94,7 +98,7 @@ class BasePredictor(ABC):
     @parameters(photo="image")
     def read(self, image: ImageSource) -> NDArray[np.uint8]:
         """An image's pixels at its full size, within ``max_pixels``."""
-        return read_image(image, max_pixels=self.max_pixels)
+        return self.preprocessor.read(image, max_pixels=self.max_pixels)
 
     @parameters(photo="image")
     def prepare(self, image: ImageSource, *, name: str | os.PathLike[str] = "") -> PreprocessedImage:
@@ -154,7 +158,7 @@ class BasePredictor(ABC):
     @property
     def preprocessor(self) -> Preprocessor:
         """Resizes an image for the networks; small, so that it is quickly sent to other processes."""
-        return Preprocessor(self.sizes)
+        return Preprocessor(self.sizes, self.channels, self.ranges)
 
     @property
     @abstractmethod
@@ -232,6 +236,8 @@ def same_task(predictors: Sequence[BasePredictor]) -> Task:
     """
     first, *others = predictors
     for other in others:
+        if (other.channels, other.ranges) != (first.channels, first.ranges):
+            raise ConfigError("networks of images with other channels, or of another range, cannot work together")
         if (other.task.kind, other.task.names) != (first.task.kind, first.task.names):
             raise ConfigError(
                 f"networks of different tasks cannot work together: {', '.join(first.task.names)} and "

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from carvana.data.io.images import read_image
 from carvana.errors import ConfigError, DataError
 from carvana.inference.inputs import unreadable
 from carvana.inference.preprocess import PreprocessedImage, Preprocessor
@@ -145,7 +144,8 @@ class _Reader(Dataset[Any]):
     def read(self, image: Path) -> PreprocessedImage | str:
         """A prepared image, or a line that says why it cannot be read."""
         try:
-            return self._preprocessor(read_image(image, max_pixels=self._max_pixels), os.fspath(image))
+            pixels = self._preprocessor.read(image, max_pixels=self._max_pixels)
+            return self._preprocessor(pixels, os.fspath(image))
         except (OSError, DataError) as error:
             return unreadable(image, error)
 

@@ -107,6 +107,7 @@ class Predictor(BasePredictor):
         self.size = network_size(scale, model.spec.trained_size)
         self.sizes = (self.size,)
         self.tta = tta
+        self.channels, self.ranges = len(model.spec.channels), model.spec.range
         self.thresholds = checked_thresholds(threshold, self.task, model.spec.thresholds)
         self.max_pixels = max_pixels
         self.model = model
@@ -289,7 +290,7 @@ class Predictor(BasePredictor):
         )
 
     def _on_device(self, image: Tensor) -> Tensor:
-        """An image (3, h, w) whose memory stays in the order of pixels, which is torch's channels_last."""
+        """An image (channels, h, w) whose memory stays in the order of pixels, which is torch's channels_last."""
         if self.device.type == "cuda":
             image = image.pin_memory().to(self.device, non_blocking=True)
         return image.permute(2, 0, 1)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana.data.io.images import resize_image
+from carvana.data.io.images import ImageSource, read_pixels, resize_image
 from carvana.errors import ConfigError, did_you_mean
 
 Scale = str | tuple[int, int]
@@ -59,7 +59,7 @@ class PreprocessedImage:
     """An image at the size of each network that is to see it. A tensor is sent to another process without a copy.
 
     Attributes:
-        images: uint8 (h, w, 3), one for each network.
+        images: uint8 (h, w, channels), one for each network.
         size: (H, W) of the original, which its mask gets.
         name: what error messages call it; empty for pixels without a file.
     """
@@ -85,15 +85,24 @@ class Preprocessor:
 
     Attributes:
         sizes: (height, width) at which each network sees images; None leaves each image as it is.
+        channels: of an image.
+        ranges: for each channel the values that become 0 and 255; none where images have 8 bits.
     """
 
     sizes: tuple[tuple[int, int] | None, ...]
+    channels: int = 3
+    ranges: tuple[tuple[float, float], ...] = ()
+
+    def read(self, image: ImageSource, *, max_pixels: int) -> NDArray[np.uint8]:
+        """The pixels of an image as the networks take them, uint8 (H, W, channels), at its own size."""
+        return read_pixels(image, channels=self.channels, ranges=self.ranges, max_pixels=max_pixels)
 
     def __call__(self, image: NDArray[np.uint8], name: str = "") -> PreprocessedImage:
-        """Resize an image, uint8 (H, W, 3)."""
+        """Resize an image, uint8 (H, W, channels)."""
         height, width = image.shape[:2]
-        resized = {
-            size: torch.from_numpy(np.require(resize_image(image, size or (height, width)), requirements="W"))
-            for size in set(self.sizes)
-        }
+        resized = {size: self._resized(image, size or (height, width)) for size in set(self.sizes)}
         return PreprocessedImage(tuple(resized[size] for size in self.sizes), (height, width), name)
+
+    def _resized(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+        pixels = np.require(resize_image(image, size), requirements="W")  # OpenCV drops the axis of one channel
+        return torch.from_numpy(pixels.reshape(*size, self.channels))

@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from carvana.errors import CarvanaError, ConfigError, ModelError, did_you_mean
 from carvana.models.same_padding import make_padding_constant
-from carvana.models.spec import ModelSpec, Network
+from carvana.models.spec import RGB, ModelSpec, Network
 from carvana.models.weight_files import first_line
 from carvana.registry import Entry, registry
 
-_RESERVED = ("name", "classes", "encoder_weights", "known_sizes")
+_RESERVED = ("name", "classes", "channels", "encoder_weights", "known_sizes")
 _OF_BOTH = ("stride", "min_size", "mean", "std", "init")  # what a Network hands on to its ModelSpec
 
 
@@ -28,6 +28,7 @@ def build_network(
     name: str,
     *,
     classes: int = 1,
+    channels: Sequence[str] = RGB,
     encoder_weights: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     known_sizes: tuple[int, int] | None = None,
@@ -54,6 +55,12 @@ def build_network(
     arguments = {"classes": classes, "known_sizes": known_sizes, "encoder_weights": weights}
     if "encoder_weights" not in takes and weights not in (None, "auto"):
         raise ConfigError(f"'{name}' has no encoder to load '{weights}' into: leave encoder_weights at none")
+    if "channels" in takes:
+        arguments["channels"] = len(channels)
+    elif len(channels) != 3:
+        raise ConfigError(
+            f"'{name}' takes images of 3 channels, not of {len(channels)}: its factory has no argument channels"
+        )
     arguments = {key: value for key, value in arguments.items() if key == "classes" or key in takes}
     built = _call(factory, entry, arguments | options)
     network = Network(built) if isinstance(built, nn.Module) else built
@@ -61,12 +68,15 @@ def build_network(
         raise ModelError(f"the factory of {where} must return a Network or an nn.Module, got {type(built).__name__}")
     if not isinstance(network.module, nn.Module):
         raise ModelError(f"the Network of {where} must hold an nn.Module, got {type(network.module).__name__}")
-    spec = {"arch": name, "options": options, "classes": classes, "package": entry.source}
+    spec = {"arch": name, "options": options, "classes": classes, "channels": channels, "package": entry.source}
+    of_both = {key: getattr(network, key) for key in _OF_BOTH}
+    if len(channels) != len(network.mean):  # those of RGB mean nothing for other channels
+        of_both |= {"mean": [0.5] * len(channels), "std": [0.25] * len(channels)}
     try:
-        made = ModelSpec.from_json(spec | {key: getattr(network, key) for key in _OF_BOTH})
+        made = ModelSpec.from_json(spec | of_both)
     except ModelError as error:
         raise ModelError(f"the factory of {where}: {error}") from None
-    make_padding_constant(network.module, stride=made.stride, min_size=made.min_size)
+    make_padding_constant(network.module, channels=len(channels), stride=made.stride, min_size=made.min_size)
     return network, made
 
 

@@ -55,7 +55,9 @@ def _folded(plain: Segmenter) -> Segmenter | None:
     """A copy with folded norms; None where the folded network gives other logits."""
     made = copy.deepcopy(plain)
     small = (plain.spec.min_size, plain.spec.min_size + plain.spec.stride)
-    noise = torch.rand(1, 3, *small, generator=torch.Generator().manual_seed(0)).to(plain.mean.device)
+    noise = torch.rand(1, len(plain.spec.channels), *small, generator=torch.Generator().manual_seed(0)).to(
+        plain.mean.device
+    )
     try:
         # In fp32 also under autocast: half precision rounds more than the tolerance allows.
         with torch.no_grad(), torch.autocast(noise.device.type, enabled=False):

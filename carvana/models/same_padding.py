@@ -41,13 +41,14 @@ class ConstantPad:
         return nn.functional.pad(inputs[0], self.around, value=self.value)
 
 
-def make_padding_constant(network: nn.Module, *, stride: int, min_size: int) -> None:
+def make_padding_constant(network: nn.Module, *, stride: int, min_size: int, channels: int = 3) -> None:
     """Make the padding of a network's layers constant, in place; results stay the same to the bit.
 
     Args:
-        network: takes float images (N, 3, H, W).
+        network: takes float images (N, channels, H, W).
         stride: H and W are multiples of it.
         min_size: the smallest H and W.
+        channels: of an image.
 
     >>> from timm.layers import Conv2dSame
     >>> layer = Conv2dSame(3, 1, 3, stride=2)
@@ -56,7 +57,7 @@ def make_padding_constant(network: nn.Module, *, stride: int, min_size: int) -> 
     ('Conv2d', torch.Size([1, 1, 2, 3]))
     """
     layers: dict[str, Any] = {name: layer for name, layer in network.named_modules() if _pads(layer)}
-    divided = _always_divided(network, list(layers), stride, min_size) if layers else ()
+    divided = _always_divided(network, list(layers), stride, min_size, channels) if layers else ()
     for name in divided:
         layer = layers[name]
         if hasattr(layer, "same_pad"):
@@ -76,7 +77,7 @@ def _pads(layer: nn.Module) -> bool:
     return kind.__name__ in _PLAIN or (kind.__name__ in _STANDARDISED and bool(layer.same_pad))
 
 
-def _always_divided(network: nn.Module, names: list[str], stride: int, min_size: int) -> set[str]:
+def _always_divided(network: nn.Module, names: list[str], stride: int, min_size: int, channels: int) -> set[str]:
     """The layers whose stride divides the size of their input, whatever multiple of the network's stride an image has.
 
     The size of a layer's input grows evenly with the image, so two sizes of images, one stride apart, show it.
@@ -97,7 +98,7 @@ def _always_divided(network: nn.Module, names: list[str], stride: int, min_size:
     try:
         with torch.no_grad():
             for more in (0, stride):
-                twin(torch.zeros(1, 3, min_size + more, min_size + more + stride, device="meta"))
+                twin(torch.zeros(1, channels, min_size + more, min_size + more + stride, device="meta"))
     except Exception:  # a network that needs its values to compute sizes
         return set()
     return found - failed

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from carvana.errors import CarvanaError, ModelError, error_line
+from carvana.errors import CarvanaError, ConfigError, ModelError, error_line
 from carvana.models import serialization
 from carvana.models.build import AllocationLimit, build_network
-from carvana.models.spec import ModelSpec
+from carvana.models.spec import MOST_CHANNELS, RGB, ModelSpec
 from carvana.task import Task
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.progress import Reporter, default_reporter
@@ -32,6 +32,7 @@ def create_model(
     *,
     classes: int = 1,
     task: Task | None = None,
+    channels: int | Sequence[str] = RGB,
     encoder_weights: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
@@ -44,6 +45,7 @@ def create_model(
         classes: Channels of the logits; 1 for foreground against background. Of more, without a task, nobody knows what
             they mean: the model gives logits only.
         task: The task; its classes are the channels of the logits.
+        channels: Of an image: their names, or their number. Published weights of an encoder are adapted to them.
         encoder_weights: Where the encoder's weights come from: None or ``"none"`` (random), ``"imagenet"`` or another
             name that smp publishes, ``"auto"`` (pretrained if cached or if the hub answers within 3 s, else random with
             a warning), or a file (.safetensors, .pth). What happened is in ``spec.init``.
@@ -61,8 +63,8 @@ def create_model(
     (16, 'random')
     """
     network, spec = build_network(
-        name, classes=classes if task is None else len(task.classes), encoder_weights=encoder_weights,
-        options={**(options or {}), **more_options},
+        name, classes=classes if task is None else len(task.classes), channels=channel_names(channels),
+        encoder_weights=encoder_weights, options={**(options or {}), **more_options},
     )  # fmt: skip
     if spec.init.startswith("auto: random "):
         reason = spec.init.removeprefix("auto: random ")
@@ -71,11 +73,29 @@ def create_model(
     return model if task is None else model.with_spec(task=task)
 
 
+def channel_names(channels: int | Sequence[str]) -> tuple[str, ...]:
+    """The names of an image's channels.
+
+    Raises:
+        ConfigError: none, too many, or a name is there twice.
+
+    >>> channel_names(1), channel_names(3), channel_names(4)
+    (('gray',), ('red', 'green', 'blue'), ('1', '2', '3', '4'))
+    """
+    if isinstance(channels, int) and not isinstance(channels, bool):
+        names: tuple[str, ...] = {1: ("gray",), 3: RGB}.get(channels) or tuple(map(str, range(1, channels + 1)))
+    else:
+        names = () if isinstance(channels, str | bool) else tuple(channels)
+    if not 1 <= len(names) <= MOST_CHANNELS or len(set(names)) < len(names):
+        raise ConfigError(f"channels {channels!r:.80}: expected a number of 1 to {MOST_CHANNELS}, or different names")
+    return names
+
+
 class Segmenter(nn.Module):
     """A network and its ModelSpec: an ``nn.Module`` with padding and normalisation inside.
 
     Args:
-        network: Normalised float images (N, 3, H, W), H and W multiples of ``spec.stride`` and at least
+        network: Normalised float images (N, channels, H, W), H and W multiples of ``spec.stride`` and at least
             ``spec.min_size``, to logits (N, ``spec.classes``, H, W).
         spec: The record that travels with the weights.
         encoder: The part of ``network`` that ``encoder_lr`` and ``freeze_encoder`` apply to.
@@ -93,8 +113,8 @@ class Segmenter(nn.Module):
         self.network = network
         self._encoder = _path_of(encoder, network)
         # Not in the state: they are in the spec, and the weights must load into the bare network.
-        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.zeros(1, len(spec.channels), 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, len(spec.channels), 1, 1), persistent=False)
         self._set_spec(spec)
 
     @property
@@ -122,7 +142,7 @@ class Segmenter(nn.Module):
         """Map images to logits.
 
         Args:
-            images: (N, 3, H, W), RGB, uint8 or float in [0, 1], any H and W.
+            images: (N, channels, H, W), usually RGB, uint8 or float in [0, 1], any H and W.
 
         Returns:
             Logits (N, classes, H, W), of the network's precision.
@@ -131,7 +151,7 @@ class Segmenter(nn.Module):
             ValueError: the tensor is not of that form.
             ModelError: the network fails, or gives something else than logits.
         """
-        _check_images(images)
+        _check_images(images, len(self._spec.channels))
         height, width = images.shape[-2:]
         sides = (padded_size(side, self._spec.stride, self._spec.min_size) for side in (height, width))
         padded = normalised(reflected(images, *sides), self.mean, self.std)
@@ -192,7 +212,9 @@ class Segmenter(nn.Module):
             with AllocationLimit(
                 serialization.most_elements(folder), f"'{folder}' holds too little for its options: '{spec.arch}'"
             ):
-                built, _ = build_network(spec.arch, classes=spec.classes, options=spec.options, known_sizes=sizes)
+                built, _ = build_network(
+                    spec.arch, classes=spec.classes, channels=spec.channels, options=spec.options, known_sizes=sizes
+                )
             network, encoder = built.module, built.encoder
         serialization.load_weights(folder, network)
         return cls(network, spec, encoder=encoder).eval()
@@ -230,8 +252,8 @@ class Segmenter(nn.Module):
 
     def _set_spec(self, spec: ModelSpec) -> None:
         self._spec = spec
-        self.mean.copy_(torch.tensor(spec.mean).view(1, 3, 1, 1))
-        self.std.copy_(torch.tensor(spec.std).view(1, 3, 1, 1))
+        self.mean.copy_(torch.tensor(spec.mean).view(1, -1, 1, 1))
+        self.std.copy_(torch.tensor(spec.std).view(1, -1, 1, 1))
 
     def _logits(self, images: Tensor) -> Any:
         """The network's output; what it raises becomes one line, except for a lack of memory, which callers handle."""
@@ -303,7 +325,7 @@ def reflected(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Subtract ``mean`` and divide by ``std``, (1, 3, 1, 1) each, from pixels in [0, 1], or in 0..255 if of uint8."""
+    """Subtract ``mean`` and divide by ``std``, (1, C, 1, 1) each, from pixels in [0, 1], or in 0..255 if of uint8."""
     count, channels, height, width = images.shape
     pixels = images.to(mean.dtype)
     if torch.compiler.is_exporting() or not _channels_last(pixels):
@@ -315,12 +337,13 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return rows.div_(std).reshape(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _check_images(images: Tensor) -> None:
-    expected = "images must be a tensor (N, 3, H, W) of uint8, or of float in [0, 1]"
+def _check_images(images: Tensor, channels: int) -> None:
+    expected = f"images must be a tensor (N, {channels}, H, W) of uint8, or of float in [0, 1]"
     if not isinstance(images, Tensor):
         raise ModelError(f"{expected}, got {type(images).__name__}")
-    if images.ndim != 4 or images.shape[1] != 3:
-        hint = "; this looks like (N, H, W, 3): permute it" if images.ndim == 4 and images.shape[-1] == 3 else ""
+    if images.ndim != 4 or images.shape[1] != channels:
+        last = images.ndim == 4 and images.shape[-1] == channels
+        hint = f"; this looks like (N, H, W, {channels}): permute it" if last else ""
         hint = "; add the first axis with images[None]" if images.ndim == 3 else hint
         raise ModelError(f"{expected}, got shape {tuple(images.shape)}{hint}")
     if images.dtype != torch.uint8 and not images.is_floating_point():

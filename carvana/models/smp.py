@@ -30,6 +30,7 @@ def build(
     name: str,
     *,
     classes: int = 1,
+    channels: int = 3,
     encoder_weights: str | None = None,
     known_sizes: tuple[int, int] | None = None,
     **options: Any,
@@ -39,6 +40,7 @@ def build(
     Args:
         name: Such as ``"unet/resnet34"`` or ``"deeplabv3plus/tu-convnext_tiny"``.
         classes: Channels of the logits.
+        channels: Of an image; smp and timm adapt the first layer of published weights.
         encoder_weights: None, a name that is published for the encoder, "auto", or a file.
         known_sizes: Stride and smallest size of a saved model; None finds them by trying.
         options: What the decoder's class in smp takes, such as ``decoder_channels``.
@@ -57,7 +59,13 @@ def build(
     def make(published: str | bool | None, for_encoder: dict[str, Any]) -> nn.Module:
         architecture = smp.MODEL_ARCHITECTURES_MAPPING[decoder]
         build = functools.partial(
-            architecture, encoder, encoder_weights=published, classes=classes, **for_encoder, **options
+            architecture,
+            encoder,
+            encoder_weights=published,
+            in_channels=channels,
+            classes=classes,
+            **for_encoder,
+            **options,
         )
         try:
             return build_for_any_size(build, encoder, is_dpt=decoder == "dpt")
@@ -66,8 +74,8 @@ def build(
             raise ModelError(f"'{name}' cannot be built{given}: {_why_not_built(decoder, error)}") from error
 
     module, source = start(encoder, encoder_weights, make, part="encoder")
-    stride, min_size = known_sizes or _find_sizes(name, decoder, module)
-    _drop_unused(module, stride, min_size)
+    stride, min_size = known_sizes or _find_sizes(name, decoder, module, channels)
+    _drop_unused(module, stride, min_size, channels)
     return Network(
         module,
         stride=stride,
@@ -98,7 +106,7 @@ def _why_not_built(decoder: str, error: Exception) -> str:
     return reason
 
 
-def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
+def _find_sizes(name: str, decoder: str, module: nn.Module, channels: int) -> tuple[int, int]:
     """The stride and the smallest size that the network works with, by trying.
 
     smp gives only the encoder's stride. Windows, pooling pyramids and patches need larger multiples or sizes, and some
@@ -116,18 +124,19 @@ def _find_sizes(name: str, decoder: str, module: nn.Module) -> tuple[int, int]:
     for stride in (base, 2 * base, 4 * base, 8 * base):
         # At least 2 * base: one pixel a channel is too little for BatchNorm to train on.
         for min_size in sorted({round_up(max(2 * base, size), stride) for size in (32, 64, 128, 256)}):
-            error = _try(module, (min_size, min_size + stride)) or _try(module, (min_size + 2 * stride, min_size))
+            tall, wide = (min_size + 2 * stride, min_size), (min_size, min_size + stride)
+            error = _try(module, channels, wide) or _try(module, channels, tall)
             if error is None:
                 return stride, min_size
     raise ModelError(f"'{name}' cannot be used: it does not take images of any size ({first_line(error)})") from error
 
 
-def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:
+def _try(module: nn.Module, channels: int, size: tuple[int, int]) -> Exception | None:
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad(), quiet():
-            shape = module(torch.zeros(1, 3, *size)).shape[-2:]
+            shape = module(torch.zeros(1, channels, *size)).shape[-2:]
     except Exception as error:  # see build
         return error
     finally:
@@ -135,7 +144,7 @@ def _try(module: nn.Module, size: tuple[int, int]) -> Exception | None:
     return None if tuple(shape) == size else ModelError(f"{size} becomes {tuple(shape)}")
 
 
-def _drop_unused(module: nn.Module, stride: int, min_size: int) -> None:
+def _drop_unused(module: nn.Module, stride: int, min_size: int, channels: int) -> None:
     """Remove modules that are never called, and freeze parameters that no gradient reaches.
 
     pspnet uses only the first stages of its encoder, dpt neither classifier nor last norm. Left in, they would count as
@@ -147,7 +156,7 @@ def _drop_unused(module: nn.Module, stride: int, min_size: int) -> None:
     module.eval()  # running statistics stay as they are
     try:
         with torch.enable_grad(), quiet():
-            module(torch.zeros(1, 3, min_size, min_size + stride)).sum().backward()
+            module(torch.zeros(1, channels, min_size, min_size + stride)).sum().backward()
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -18,16 +18,19 @@ from pydantic import (
 )
 
 from carvana.errors import ModelError, check_format_version, explain
-from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD, Triple
+from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD
 from carvana.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
 FORMAT_VERSION = 2
-"""2 is open until images of any channels are described, too. Of format 1, one class is a binary task."""
+"""2 is open until images of any kind are described, too. Of format 1, one class is a binary task."""
+
+RGB = ("red", "green", "blue")
 
 _MOST_CLASSES = 2**16
+MOST_CHANNELS = 512
 _LARGEST_SIDE = 16384
 """In pixels, as in a config's data.size."""
 
@@ -83,7 +86,9 @@ class ModelSpec(BaseModel):
         task: What they mean; None for several channels of which nobody has said it: they give logits only.
         stride: Heights and widths are padded to a multiple of it.
         min_size: The smallest height and width that the network works with, in pixels.
-        mean: Subtracted from pixels in [0, 1], red, green, blue.
+        channels: The names of an image's channels.
+        range: For each channel the values that become 0 and 1; none where images have 8 bits.
+        mean: Subtracted from pixels in [0, 1], for each channel.
         std: Divided by after that.
         trained_size: (height, width) to which whole images were shrunk in training; None before training, and after a
             training on crops, which shows images at their own size.
@@ -104,8 +109,10 @@ class ModelSpec(BaseModel):
     task: Task | None = None
     stride: Side = 1
     min_size: Side = 1
-    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
-    std: tuple[Std, Std, Std] = IMAGENET_STD
+    channels: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_CHANNELS)] = RGB
+    range: tuple[tuple[Mean, Mean], ...] = ()
+    mean: tuple[Mean, ...] = IMAGENET_MEAN
+    std: tuple[Std, ...] = IMAGENET_STD
     trained_size: tuple[Side, Side] | None = None
     thresholds: tuple[Share, ...] = ()
     init: str = "random"
@@ -142,14 +149,28 @@ class ModelSpec(BaseModel):
                 raise ValueError(f"{len(self.thresholds)} thresholds where the task has {wanted}")
         return self
 
+    @model_validator(mode="after")
+    def _fits_channels(self) -> Self:
+        count = len(self.channels)
+        if len(self.mean) != count or len(self.std) != count:
+            raise ValueError(f"mean and std have {len(self.mean)} and {len(self.std)} values for {count} channels")
+        if self.range and (len(self.range) != count or any(low >= high for low, high in self.range)):
+            raise ValueError(f"range: expected two values for each of {count} channels, the lower one first")
+        return self
+
     @property
     def threshold(self) -> float:
         """The threshold of a binary task, or of the first class; 0.5 where there is none."""
         return self.thresholds[0] if self.thresholds else 0.5
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain JSON values."""
-        return self.model_dump(mode="json")
+        """The record as plain JSON values; what images are is left out where they are RGB of 8 bits."""
+        values = self.model_dump(mode="json")
+        if self.channels == RGB:
+            del values["channels"]
+        if not self.range:
+            del values["range"]
+        return values
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -187,7 +208,7 @@ class Network:
     """The result of an architecture's factory; a factory may also return a bare ``nn.Module``.
 
     Attributes:
-        module: Normalised float images (N, 3, H, W) to logits (N, classes, H, W).
+        module: Normalised float images (N, channels, H, W) to logits (N, classes, H, W).
         stride: H and W must be multiples of it.
         min_size: The smallest H and W that work.
         mean: See ``ModelSpec``.
@@ -203,7 +224,7 @@ class Network:
     module: nn.Module
     stride: int = 1
     min_size: int = 1
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
     init: str = "random"
     encoder: nn.Module | None = None

@@ -21,6 +21,7 @@ class UNetRef(nn.Module):
 
     Args:
         classes: Channels of the logits.
+        channels: Of an image.
         width: Channels of the first stage; each of the four below doubles them.
         bn_momentum: Share of a new batch in BatchNorm's running statistics, as PyTorch counts it: 0.01 is Keras's 0.99.
             A short training wants more, such as 0.1: with 0.01 the statistics lag hundreds of steps behind.
@@ -30,10 +31,12 @@ class UNetRef(nn.Module):
     34527041
     """
 
-    def __init__(self, classes: int = 1, *, width: int = 64, bn_momentum: float = 0.01, bn_eps: float = 1e-3) -> None:
+    def __init__(
+        self, classes: int = 1, *, channels: int = 3, width: int = 64, bn_momentum: float = 0.01, bn_eps: float = 1e-3
+    ) -> None:
         super().__init__()
         widths = [width * 2**stage for stage in range(5)]
-        inputs = [3, *widths]
+        inputs = [channels, *widths]
         self.down = nn.ModuleList(_stage(inputs[i], widths[i], 2, bn_momentum, bn_eps) for i in range(5))
         self.up = nn.ModuleList(
             _stage(widths[i] + widths[i + 1], widths[i], 3, bn_momentum, bn_eps) for i in reversed(range(4))
@@ -52,7 +55,7 @@ class UNetRef(nn.Module):
                 module.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, H, W), H and W multiples of 16, to logits (N, classes, H, W)."""
+        """Map images (N, channels, H, W), H and W multiples of 16, to logits (N, classes, H, W)."""
         features = images
         skips: list[Tensor] = []
         for index, stage in enumerate(self.down):
@@ -65,7 +68,9 @@ class UNetRef(nn.Module):
         return logits
 
 
-def build(*, classes: int = 1, width: int = 64, bn_momentum: float = 0.01, bn_eps: float = 1e-3) -> Network:
+def build(
+    *, classes: int = 1, channels: int = 3, width: int = 64, bn_momentum: float = 0.01, bn_eps: float = 1e-3
+) -> Network:
     """Make the reference network; see ``UNetRef`` for the options.
 
     The notebook does not say how it scaled its images, and BatchNorm after the first convolution cancels a constant
@@ -83,9 +88,9 @@ def build(*, classes: int = 1, width: int = 64, bn_momentum: float = 0.01, bn_ep
         raise ConfigError(f"unet-ref's bn_momentum must be above 0 and at most 1, got {bn_momentum!r}")
     if bn_eps <= 0:
         raise ConfigError(f"unet-ref's bn_eps must be above 0, got {bn_eps!r}")
-    network = UNetRef(classes, width=width, bn_momentum=bn_momentum, bn_eps=bn_eps)
+    network = UNetRef(classes, channels=channels, width=width, bn_momentum=bn_momentum, bn_eps=bn_eps)
     # 32, not 16: at 16 px the deepest stage is one pixel, and BatchNorm cannot train on one value.
-    return Network(network, stride=16, min_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), encoder=network.down)
+    return Network(network, stride=16, min_size=32, mean=(0.0,) * channels, std=(1.0,) * channels, encoder=network.down)
 
 
 def _stage(inputs: int, outputs: int, convolutions: int, momentum: float, eps: float) -> nn.Sequential:

@@ -114,7 +114,7 @@ def largest_batch(
     trial, ignores = copy.deepcopy(model).train(), model.spec.task is not None and model.spec.task.ignore
 
     def loss_of_noise(count: int) -> Tensor:
-        pixels = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, device=device)
+        pixels = torch.randint(0, 256, (count, len(model.spec.channels), *size), dtype=torch.uint8, device=device)
         with autocast(device, precision):
             logits = trial(pixels.contiguous(memory_format=torch.channels_last))
         targets = torch.rand(count, logits.shape[1], *size, device=device)

@@ -61,7 +61,7 @@ def test_a_saved_model_is_built_alike_without_trying_sizes_again(
     model = create_model(name)
     model.save_pretrained(tmp_path)
     tried = []
-    monkeypatch.setattr("carvana.models.smp._try", lambda module, size: tried.append(size))
+    monkeypatch.setattr("carvana.models.smp._try", lambda module, channels, size: tried.append(size))
     twin = Segmenter.from_pretrained(tmp_path)
     assert not tried
     assert twin.spec == model.spec

@@ -6,8 +6,10 @@ turned by EXIF. Only the modules of this folder open image files. All functions 
 
 from __future__ import annotations
 
+import builtins
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
@@ -127,6 +129,53 @@ def _in_range(source: ImageSource, limits: tuple[float, float], max_pixels: int)
     return np.repeat(pixels, 3, axis=2) if bands == 1 else pixels
 
 
+def read_pixels(
+    source: ImageSource,
+    *,
+    channels: int = 3,
+    ranges: Sequence[tuple[float, float]] = (),
+    max_pixels: int = MAX_PIXELS,
+) -> UInt8:
+    """Read an image as a network takes it.
+
+    Args:
+        source: as for :func:`read_image`, or an array (H, W, channels), or (H, W) of one channel, of any type.
+        channels: values of a pixel. Three without ranges is what :func:`read_image` gives, one its brightness.
+        ranges: for each channel the values that become 0 and 255; none where images have 8 bits.
+        max_pixels: Refuse images that hold more pixels.
+
+    Returns:
+        uint8 (H, W, channels).
+
+    Raises:
+        DataError: the file cannot be read, or has another number of channels, or more bits and no range.
+    """
+    if not ranges and channels in (1, 3):
+        image = read_image(source, max_pixels=max_pixels)
+        return image if channels == 3 else cast("UInt8", cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None]
+    if isinstance(source, np.ndarray):
+        values: NDArray[Any] = source
+    elif (pixels := pixels_in_memory(source)) is not None:
+        values = pixels
+    else:
+        values = read_array(cast("Source", source), max_pixels=max_pixels)
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] != channels:
+        has = values.shape[2] if values.ndim == 3 else values.ndim
+        raise DataError(f"{_named(source)}: has {has} channels, and the network takes {channels}")
+    check_pixels(values.shape[0], values.shape[1], max_pixels, _named(source))
+    if ranges:
+        return np.stack([scaled(values[..., each], *ranges[each]) for each in builtins.range(channels)], axis=2)
+    if values.dtype != np.uint8:
+        lowest, highest = np.nanmin(values).item(), np.nanmax(values).item()
+        raise DataError(
+            f"{_named(source)}: values of {values.dtype}, the lowest {lowest:,.6g}, the highest {highest:,.6g}; the "
+            "network takes 8 bits: name their range in its spec, as model.with_spec(range=[(low, high), ...])",
+            kind="range",
+        )
+    return np.ascontiguousarray(values)
+
+
 def _named(source: object) -> str:
     return "the image" if isinstance(source, np.ndarray | Image.Image) else name_of(cast("Source", source))
 
@@ -234,6 +283,9 @@ def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]
     height, width = size
     if image.shape[:2] == (height, width):
         return image
+    if image.ndim == 3 and image.shape[2] > 4:  # by area OpenCV takes four at most
+        parts = [resize_image(image[..., first : first + 4], size) for first in builtins.range(0, image.shape[2], 4)]
+        return np.concatenate([part.reshape(height, width, -1) for part in parts], axis=2)
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cast("NDArray[Pixel]", cv2.resize(image, (width, height), interpolation=how))

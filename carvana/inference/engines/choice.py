@@ -212,7 +212,7 @@ def _typical(model: Segmenter) -> Tensor:
     """Images as the network sees them, some 500 x 500 pixels together."""
     spec = model.spec
     height, width = (padded_size(side, spec.stride, spec.min_size) for side in spec.trained_size or (512, 512))
-    return example_images((max(1, 2**18 // (height * width)), 3, height, width))
+    return example_images((max(1, 2**18 // (height * width)), len(spec.channels), height, width))
 
 
 def _seconds(engines: list[Engine], images: Tensor) -> list[float]:
@@ -318,7 +318,7 @@ class KeptNetwork:
     def _convert(self, reporter: Reporter) -> bytes:
         check_convertible(self._model)
         spec = self._model.spec
-        shapes = check_shapes(spec.stride, spec.min_size)
+        shapes = check_shapes(spec.stride, spec.min_size, len(spec.channels))
         reporter.start(_TASK, CONVERSION_STEPS + len(shapes))
         try:
             network = copy.deepcopy(self._model).to("cpu", torch.float32).eval().requires_grad_(False)

@@ -22,7 +22,7 @@ from carvana.inference.engines.exported import INPUT, METADATA, NAMES, TILING, O
 from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
 from carvana.models.segmenter import Segmenter, padded_size
-from carvana.models.spec import ModelSpec
+from carvana.models.spec import RGB, ModelSpec
 from carvana.models.weight_files import first_line
 
 OPSET = 18
@@ -112,9 +112,9 @@ def onnx_bytes(answer: Answer, *, step: Callable[[], None] = lambda: None) -> by
             axes[axis].dim_param = name
     proto.producer_name, proto.producer_version = "carvana", __version__
     proto.graph.name = spec.arch
-    proto.doc_string = (
-        f"{INPUT}: images, RGB, uint8 (batch, 3, height, width), of any size. {answer.output}: {_meaning(answer)}"
-    )
+    bands = "RGB" if spec.channels == RGB else ", ".join(spec.channels)
+    form = f"uint8 (batch, {len(spec.channels)}, height, width), of any size"
+    proto.doc_string = f"{INPUT}: images, {bands}, {form}. {answer.output}: {_meaning(answer)}"
     proto.metadata_props.add(key=METADATA, value=json.dumps(spec.to_json()))
     if spec.task is not None:
         proto.metadata_props.add(key=NAMES, value=json.dumps(spec.task.names))
@@ -128,7 +128,9 @@ def _converted(answer: Answer, step: Callable[[], None]) -> Any:
     """The network as ONNX's ModelProto."""
     spec = answer.model.spec
     # Sides that nothing divides, and a batch above 1, which torch takes for a number that never changes.
-    images = example_images((2, 3, spec.min_size + spec.stride + 3, spec.min_size + 2 * spec.stride + 5))
+    images = example_images(
+        (2, len(spec.channels), spec.min_size + spec.stride + 3, spec.min_size + 2 * spec.stride + 5)
+    )
     free = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     ends: dict[str, Any] = {"input_names": [INPUT], "output_names": [answer.output]}
     try:
@@ -169,10 +171,14 @@ def _tiling(network: Segmenter) -> dict[str, Any]:
     """
     spec, folded = network.spec, for_inference(network)
     with torch.inference_mode():
-        taken = bytes_per_pixel(folded, padded_size(256, spec.stride, spec.min_size), torch.device("cpu"))
+        taken = bytes_per_pixel(
+            folded, padded_size(256, spec.stride, spec.min_size), torch.device("cpu"), channels=len(spec.channels)
+        )
     found: dict[str, Any] = {"bytes_per_pixel": taken}
     try:
-        return found | {"halo": exact_halo(folded, stride=spec.stride, min_size=spec.min_size)}
+        return found | {
+            "halo": exact_halo(folded, stride=spec.stride, min_size=spec.min_size, channels=len(spec.channels))
+        }
     except ModelError as error:
         return found | {"no_halo": str(error)}
 

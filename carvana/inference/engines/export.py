@@ -186,7 +186,7 @@ def _export(
         raise ConfigError(f"output {output!r} is unknown; expected {', '.join(outputs)}{did_you_mean(output, outputs)}")
     reporter = reporter or default_reporter()
     check_convertible(model)
-    sizes = check_shapes(model.spec.stride, model.spec.min_size)
+    sizes = check_shapes(model.spec.stride, model.spec.min_size, len(model.spec.channels))
     reporter.start(_TASK, CONVERSION_STEPS + len(sizes))
     try:
         network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
@@ -207,16 +207,16 @@ def _export(
     return Exported(out, sum(file.stat().st_size for file in files), checks)
 
 
-def check_shapes(stride: int, min_size: int) -> list[tuple[int, int, int, int]]:
+def check_shapes(stride: int, min_size: int, channels: int = 3) -> list[tuple[int, int, int, int]]:
     """The shapes of images at which a file is compared: not square, not multiples of the stride, and one small.
 
     >>> check_shapes(32, 64)
     [(1, 3, 31, 99), (2, 3, 129, 95), (1, 3, 95, 229)]
     """
     return [
-        (1, 3, max(1, min_size // 2 - 1), min_size + stride + 3),
-        (2, 3, min_size + 2 * stride + 1, min_size + stride - 1),
-        (1, 3, min_size + stride - 1, 2 * min_size + 3 * stride + 5),
+        (1, channels, max(1, min_size // 2 - 1), min_size + stride + 3),
+        (2, channels, min_size + 2 * stride + 1, min_size + stride - 1),
+        (1, channels, min_size + stride - 1, 2 * min_size + 3 * stride + 5),
     ]
 
 

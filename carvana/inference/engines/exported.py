@@ -87,7 +87,7 @@ class ExportedEngine(ABC):
         """What the file gives for images.
 
         Args:
-            images: uint8 (N, 3, H, W), RGB, any H and W, in any memory format.
+            images: uint8 (N, channels, H, W), any H and W, in any memory format.
 
         Returns:
             Logits or probabilities, float32 (N, classes, H, W), or labels (N, H, W), on the device of ``images``.
@@ -97,16 +97,17 @@ class ExportedEngine(ABC):
             MemoryError: the CPU's memory is too small.
             torch.OutOfMemoryError: the GPU's is.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        channels = len(self.spec.channels)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
             raise ModelError(
-                f"images must be uint8 (N, 3, H, W) and not empty, got {images.dtype} {tuple(images.shape)}"
+                f"images must be uint8 (N, {channels}, H, W) and not empty, got {images.dtype} {tuple(images.shape)}"
             )
         try:
             found = self._compute(images.contiguous().cpu().numpy())
         except Exception as error:  # the errors of these programs share no base but this one
             raise self._explained(error, images) from error
-        channels = () if self.output == "labels" and not self._overlapping else (self.spec.classes,)
-        expected = (len(images), *channels, *images.shape[2:])
+        planes = () if self.output == "labels" and not self._overlapping else (self.spec.classes,)
+        expected = (len(images), *planes, *images.shape[2:])
         if found.shape != expected:
             raise ModelError(
                 f"{self._named} gives {self.output} of {found.shape} where {expected} belongs: export it anew"

@@ -53,11 +53,15 @@ class TorchEngine:
     def receptive_field(self) -> int:
         """Measured in fp32: with fewer digits, results of tiles differ by more than what the network sees."""
         spec = self.spec
-        return exact_halo(for_inference(self._model), stride=spec.stride, min_size=spec.min_size, device=self.device)
+        return exact_halo(
+            for_inference(self._model), stride=spec.stride, min_size=spec.min_size, channels=len(spec.channels),
+            device=self.device,
+        )  # fmt: skip
 
     def bytes_per_pixel(self) -> float:
         """Measured on a small image."""
-        return bytes_per_pixel(self, padded_size(256, self.spec.stride, self.spec.min_size), self.device)
+        side = padded_size(256, self.spec.stride, self.spec.min_size)
+        return bytes_per_pixel(self, side, self.device, channels=len(self.spec.channels))
 
     def digest(self) -> str:
         """A digest of every tensor, its name, and the architecture."""

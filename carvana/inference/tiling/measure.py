@@ -37,14 +37,20 @@ RESERVE = 1.25
 
 
 def exact_halo(
-    network: Callable[[Tensor], Tensor], *, stride: int = 1, min_size: int = 1, device: str | torch.device = "cpu"
+    network: Callable[[Tensor], Tensor],
+    *,
+    stride: int = 1,
+    min_size: int = 1,
+    channels: int = 3,
+    device: str | torch.device = "cpu",
 ) -> int:
     """The halo with which tiles of a network give what the whole image gives: measured, then checked on noise.
 
     Args:
-        network: float32 images (N, 3, H, W) in [0, 1] to logits (N, K, H, W); in evaluation mode.
+        network: float32 images (N, channels, H, W) in [0, 1] to logits (N, K, H, W); in evaluation mode.
         stride: H and W are multiples of it.
         min_size: the smallest H and W that it takes.
+        channels: of an image.
         device: where it is.
 
     Returns:
@@ -63,10 +69,10 @@ def exact_halo(
         return network(images.mT).mT
 
     with torch.inference_mode():
-        seen = [_receptive_field(each, narrow, half, device) for each in (network, turned)]
+        seen = [_receptive_field(each, channels, narrow, half, device) for each in (network, turned)]
         halo = round_up(max(seen), stride)
         tile = padded_size(2 * halo + 2 * stride, stride, min_size)
-        shape = (1, 3, narrow, tile + 3 * stride)
+        shape = (1, channels, narrow, tile + 3 * stride)
         noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
         for each in (network, turned):  # NaN does not show, for one, a resize that depends on the size
             whole = each(noise).float()
@@ -79,17 +85,20 @@ def exact_halo(
     return halo
 
 
-def _receptive_field(network: Callable[[Tensor], Tensor], height: int, half: int, device: str | torch.device) -> int:
+def _receptive_field(
+    network: Callable[[Tensor], Tensor], channels: int, height: int, half: int, device: str | torch.device
+) -> int:
     """The columns, before or behind a border between two, from which outputs depend on what lies beyond it.
 
     Args:
         network: as for :func:`exact_halo`.
+        channels: as for :func:`exact_halo`.
         height: of the images to try.
         half: half of their width, doubled until some outputs do not depend on what lies beyond the border.
         device: where the network is.
     """
     while half <= LARGEST:
-        images = torch.zeros(2, 3, height, 2 * half, device=device)
+        images = torch.zeros(2, channels, height, 2 * half, device=device)
         images[0, ..., half:] = torch.nan
         images[1, ..., :half] = torch.nan
         # One at a time: BatchNorm in evaluation would not mix them, but other layers might.
@@ -141,20 +150,21 @@ def budget_bytes(device: torch.device, wanted_gb: float | None = None) -> float:
     return SHARE * free_memory()
 
 
-def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.device) -> float:
+def bytes_per_pixel(network: Callable[[Tensor], Any], side: int, device: torch.device, *, channels: int = 3) -> float:
     """The memory that a network takes at once for each pixel: the largest set of features that are alive together.
 
     Attention over all pixels grows faster than the image, so for such networks the result is too small.
 
     Args:
-        network: uint8 images (1, 3, h, w) to logits.
+        network: uint8 images (1, channels, h, w) to logits.
         side: of the image to try, in pixels; the network must take it, and some 256 are enough.
         device: where it runs.
+        channels: of an image.
 
     Returns:
         Bytes; infinite where even this image does not fit.
     """
-    images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+    images = torch.zeros(1, channels, side, side, dtype=torch.uint8, device=device)
     peak = _peak_on_gpu if device.type == "cuda" else _peak_of_tensors
     try:
         taken = peak(lambda: network(images), device)
