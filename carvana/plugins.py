@@ -70,7 +70,8 @@ def register_arch(name: str, target: Target, *, summary: str = "", replace: bool
         name: What users write: letters, digits and ``- _ . /``.
         target: A factory ``build(*, classes=1, **options)`` that returns a :class:`carvana.Network`, or a bare
             ``nn.Module``: normalised float images (N, 3, H, W) to logits (N, classes, H, W). If it has an argument
-            ``encoder_weights``, it gets the value of the config's ``model.encoder_weights``.
+            ``encoder_weights``, it gets the value of the config's ``model.encoder_weights``; if it has an argument
+            ``channels``, the number of an image's channels, else images have three.
         summary: One line for ``carvana archs``.
         replace: Take the place of an entry of the same name.
 
