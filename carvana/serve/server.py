@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import multiprocessing
@@ -74,10 +75,8 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: the address cannot be used.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        opened = socket.socket(family, kind, protocol)
+        family, address = _address(host, port)
+        opened = socket.socket(family, socket.SOCK_STREAM)
         if os.name == "posix":  # a server that was killed leaves connections; elsewhere it means another thing
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
@@ -87,6 +86,15 @@ def bind(host: str, port: int) -> socket.socket:
             f"--host {host} --port {port}: {why}; take another port, or --port 0 for a free one"
         ) from error
     return opened
+
+
+def _address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """What a host is; nothing is looked up for a number."""
+    with suppress(ValueError):
+        is_six = ipaddress.ip_address(host).version == 6
+        return (socket.AF_INET6 if is_six else socket.AF_INET), (host, port)
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return family, address
 
 
 def is_local(host: str) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -39,6 +43,7 @@ LINES: dict[str, list[str]] = {
     "evaluate": ["evaluate", "RUN", "--json", "OUT.json"],
     "predict": ["predict", "RUN", "DATA/train", "--out", "OUT", "--save", "mask,prob,cutout,overlay"],
     "submit": ["submit", "RUN", "DATA/train", "--out", "OUT.csv", "--workers", "1"],
+    "serve": ["serve", "RUN", "--port", "0", "--device", "cpu"],
     "export": ["export", "RUN", "--to", "onnx", "--out", "OUT.onnx"],
     "bench": ["bench", "RUN", "--size", "32x48", "--seconds", "0"],
     "compare": ["compare", "unet-ref", "--data", "DATA", "--out", "OUT", "--device", "cpu", *RECIPE],
@@ -73,17 +78,44 @@ def words_of(command: str, places: Mapping[str, Path], out: Path) -> list[str]:
 def heard(command: str, places: Mapping[str, Path], folder: Path, offline: str) -> list[str]:
     """What the command's processes asked for."""
     log = folder / "log"
-    done = carvana(
-        *words_of(command, places, folder / "out"), cwd=folder, fork=False,
-        env={
-            "PYTHONPATH": str(SILENCE), "CARVANA_SILENCE": str(log), "HF_HUB_OFFLINE": offline,
-            "CARVANA_CACHE": str(folder / "cache"),
-        },
-    )  # fmt: skip
-    assert done.code == 0, done
+    words = words_of(command, places, folder / "out")
+    env = {
+        "PYTHONPATH": str(SILENCE), "CARVANA_SILENCE": str(log), "HF_HUB_OFFLINE": offline,
+        "CARVANA_CACHE": str(folder / "cache"),
+    }  # fmt: skip
+    if command == "serve":
+        assert (
+            ask_and_end(words, env | {"CARVANA_SILENCE_LISTENS": "1"}, next((places["DATA"] / "train").glob("*.jpg")))
+            == 0
+        )
+    else:
+        done = carvana(*words, cwd=folder, fork=False, env=env)
+        assert done.code == 0, done
     lines = log.read_text().splitlines()
     assert "begun" in lines
     return [line for line in lines if line != "begun"]
+
+
+def ask_and_end(words: list[str], env: Mapping[str, str], image: Path) -> int:
+    """Serve, ask for a mask and for the page, and end; the exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "carvana", *words], env=os.environ | env, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        headers = {"content-type": "image/jpeg"}
+        for request in (urllib.request.Request(f"{address}predict", image.read_bytes(), headers), address):
+            for _ in range(100):
+                try:
+                    assert urllib.request.urlopen(request).status == 200
+                    break
+                except urllib.error.URLError:
+                    time.sleep(0.1)
+        process.terminate()
+        return process.wait(60)
+    finally:
+        process.kill()
 
 
 @pytest.mark.fault(

@@ -106,10 +106,9 @@ def read_array(
             package is missing; or the window is not within the image.
 
     Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "bands.npy")
-        >>> np.save(path, np.zeros((12, 40, 50), np.int16))
-        >>> read_array(path).shape, read_array(path, window=(8, 0, 16, 20)).shape
+        >>> file = io.BytesIO()
+        >>> np.save(file, np.zeros((12, 40, 50), np.int16))
+        >>> read_array(file.getvalue()).shape, read_array(file.getvalue(), window=(8, 0, 16, 20)).shape
         ((40, 50, 12), (16, 20, 12))
     """
     if not isinstance(source, str | os.PathLike):
