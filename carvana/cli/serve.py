@@ -24,7 +24,7 @@ def serve(
     covering: options.Covering = options.Covering(),
     max_pixels: Annotated[int, typer.Option(min=1, help="Images with more pixels are refused.")] = 50_000_000,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Larger files are refused.")] = 50,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused, with status 503.")] = 64,
+    queue: Annotated[int, typer.Option(min=1, help="Requests in work or waiting; more get status 503.")] = 64,
     token: Annotated[
         str | None,
         typer.Option(envvar="CARVANA_TOKEN", help="What each request must bring: Authorization: Bearer TOKEN."),

@@ -87,6 +87,14 @@ class Wanted:
         for output in self.outputs:
             if output not in OUTPUTS:
                 raise ConfigError(f"output {output!r}: expected some of {known}{did_you_mean(output, OUTPUTS)}")
+        if self.background is not None and "cutout" not in self.outputs:
+            raise ConfigError("background: needs output=cutout")
+        if "cutout" in self.outputs and self.of_class is None and self.task.kind != "binary":
+            raise ConfigError(
+                f"output 'cutout': shows one class of {len(self.task.classes)}; add class={self.task.names[-1]}"
+            )
+        if self.clean and self.task.kind == "multiclass" and "cutout" not in self.outputs:
+            raise ConfigError("clean: of classes that exclude each other only a cut-out is cleaned; add output=cutout")
         if "labels" in self.outputs and self.task.kind == "multilabel":
             raise ConfigError("output 'labels': a pixel may have several classes here; take mask, or rle")
         rle.check_order(self.order)

@@ -38,7 +38,7 @@ from carvana.utils.devices import describe
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """Names of this machine."""
 
-_EXAMPLES: dict[str, Any] = {"multipart/form-data": {"schema": {
+_FORM: dict[str, Any] = {"multipart/form-data": {"schema": {
     "type": "object", "required": ["image"], "properties": {"image": {"type": "string", "format": "binary"}},
 }}}  # fmt: skip
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -54,7 +54,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"description": "Too many bytes or pixels.", **_ERROR},
     415: {"description": "Neither a form nor an image.", **_ERROR},
     422: {"description": "An option that cannot be used.", **_ERROR},
-    503: {"description": "All places are taken; Retry-After says when to come again.", **_ERROR},
+    503: {
+        "description": "All places are taken, or uploads fill the memory; Retry-After says when to come again.",
+        **_ERROR,
+    },
 }
 
 
@@ -83,7 +86,10 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
     Args:
         predictor: makes the predictions.
         source: the run, model folder or file that the predictor was loaded from, whose card and score are shown.
-        limits: who may ask, and for how much.
+        limits: who may ask, and for how much. By default the server is asked by names of this machine alone.
+
+    Raises:
+        ConfigError: the network takes other images than RGB.
 
     Example:
         >>> import carvana
@@ -91,6 +97,10 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
         >>> sorted({route.path for route in create_app(predictor).routes})
         ['/', '/healthz', '/metrics', '/model', '/openapi.json', '/predict', '/sample.jpg']
     """
+    if predictor.channels != 3 or predictor.ranges:
+        raise ConfigError(
+            f"this network takes images of {predictor.channels} channels; carvana serve shows RGB of 8 bits alone"
+        )
     limits = limits or Limits()
     metrics = Metrics()
     uploads = Uploads(limits.max_bytes)
@@ -135,7 +145,7 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": _EXAMPLES | {"image/*": _BINARY, "application/octet-stream": _BINARY},
+                "content": _FORM | {"image/*": _BINARY, "application/octet-stream": _BINARY},
             }
         },
     )

@@ -1,4 +1,4 @@
-"""What stands before every request: by which name, from which page and with which token it may ask."""
+"""Checks of every request: the name of the host, the origin of the page, the token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _log = logging.getLogger("carvana")
 class Guard:
     """ASGI middleware: refuses requests by host, origin and token, and counts answers.
 
-    A browser sends its page's origin with each request that other pages make; those are refused unless they are named.
+    A browser names a page's origin with what its scripts and forms ask of other hosts; others than these are refused
+    unless they are named.
     A page can also give its own host name the address of this machine (DNS rebinding). So without a token the Host
     header must be one of ``hosts``.
 

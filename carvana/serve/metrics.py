@@ -13,7 +13,7 @@ class Metrics:
 
     Attributes:
         requests: answers, by path and status.
-        seconds: from the first byte of a request to the last one of its answer.
+        seconds: from the head of a request until its answer is ready; of predictions that were answered.
         batches: images a batch.
         network_seconds: that the network ran.
         waiting: requests that are in work or wait.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import json
 import logging
@@ -82,9 +83,10 @@ def bind(host: str, port: int) -> socket.socket:
         opened.bind(address)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"--host {host} --port {port}: {why}; take another port, or --port 0 for a free one"
-        ) from error
+        advice = "take another port, or --port 0 for a free one"
+        if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            advice = "take 127.0.0.1, or 0.0.0.0 for all networks of this machine"
+        raise ConfigError(f"--host {host} --port {port}: {why}; {advice}") from error
     return opened
 
 
@@ -103,7 +105,9 @@ def is_local(host: str) -> bool:
     >>> is_local("127.0.0.1"), is_local("0.0.0.0")
     (True, False)
     """
-    return host in LOCAL or host.startswith("127.")
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host in LOCAL
 
 
 def run(
@@ -123,10 +127,8 @@ def run(
         server = uvicorn.Server(_config(served.app(reporter)))
         if ready is not None:
             ready()
-        try:
+        with suppress(KeyboardInterrupt):  # uvicorn raises its signals again at the end
             server.run([at])
-        except KeyboardInterrupt:  # uvicorn raises its signals again at the end
-            return
         return
     os.environ[_SETTINGS] = json.dumps(asdict(served))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // workers)))

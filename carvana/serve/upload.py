@@ -106,7 +106,7 @@ class Uploads:
                     )
                 began, before = time.monotonic(), total
             if self._bytes + len(chunk) > self._most:
-                raise BusyError(5)
+                raise BusyError(5, "other uploads take the memory")
             self._bytes += len(chunk)
             sizes.append(len(chunk))
             yield chunk
@@ -129,7 +129,7 @@ class Uploads:
                 await file.close()
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the image has more than {self.largest:,} bytes (--max-mb)")
+        return HTTPException(413, f"the image has more than {self.largest:,} bytes, the limit here")
 
 
 class _InMemory(MultiPartParser):

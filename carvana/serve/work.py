@@ -39,14 +39,14 @@ IDLE = 2.0
 
 
 class BusyError(Exception):
-    """So many requests wait that one more is refused.
+    """So many requests wait, or uploads take so much memory, that one more is refused.
 
     Attributes:
         seconds: after which there may be room.
     """
 
-    def __init__(self, seconds: int) -> None:
-        super().__init__(f"all places are taken; try again in {seconds} s")
+    def __init__(self, seconds: int, why: str = "all places are taken") -> None:
+        super().__init__(f"{why}; try again in {seconds} s")
         self.seconds = seconds
 
 

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 import carvana
 from carvana.data.io import rle
+from carvana.errors import ConfigError
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import levels
 from carvana.serve.app import Limits, create_app
@@ -202,7 +203,7 @@ BAD: dict[str, tuple[int, str, dict[str, Any]]] = {
     "an order": (422, "order", {"content": PNG, "params": {"output": "rle", "order": "diagonal"}}),
     "a file as background": (422, "is not a colour", {
         "content": PNG, "params": {"output": "cutout", "background": "/etc/passwd"}}),
-    "a background without a cut-out": (422, "is for cut-outs", {"content": PNG, "params": {"background": "white"}}),
+    "a background without a cut-out": (422, "needs output=cutout", {"content": PNG, "params": {"background": "white"}}),
 }  # fmt: skip
 
 
@@ -252,6 +253,19 @@ def test_the_names_of_answers_are_plain(binary: TestClient) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-disposition"].count('"') == 2
     assert "x-header" not in answer.headers
+
+
+def test_of_several_classes_a_cut_out_needs_one(kind: str, client: TestClient) -> None:
+    answer = ask(client, "/predict?output=cutout")
+    assert answer.status_code == (200 if kind == "binary" else 422)
+    if kind != "binary":
+        assert f"add class={predictor(kind).task.names[-1]}" in answer.json()["error"]
+
+
+def test_a_network_of_other_images_is_refused_at_the_start() -> None:
+    model = carvana.create_model("unet-ref", channels=4, width=2)
+    with pytest.raises(ConfigError, match="takes images of 4 channels"):
+        create_app(carvana.Predictor(model, device="cpu"))
 
 
 def test_a_network_that_fails_is_told_in_a_line() -> None:

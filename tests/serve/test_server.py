@@ -284,14 +284,15 @@ def test_an_address_that_is_taken_is_refused_in_a_line() -> None:
         taken.listen()
         with pytest.raises(ConfigError, match=r"--port \d+: .*; take another port, or --port 0"):
             bind("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(ConfigError, match=r"--host no\.such\.host\.invalid"):
-        bind("no.such.host.invalid", 8000)
+    for host in ("no.such.host.invalid", "203.0.113.7"):
+        with pytest.raises(ConfigError, match=rf"--host {host} --port 8000: .*; take 127\.0\.0\.1, or 0\.0\.0\.0"):
+            bind(host, 8000)
 
 
 def test_what_listens_on_this_machine_alone() -> None:
-    assert [is_local(host) for host in ("127.0.0.1", "127.1.2.3", "localhost", "::1", "0.0.0.0", "192.168.0.1")] == [
-        True, True, True, True, False, False,
-    ]  # fmt: skip
+    here = ("127.0.0.1", "127.1.2.3", "localhost", "::1")
+    elsewhere = ("0.0.0.0", "192.168.0.1", "::", "127.example.org", "example.org")
+    assert [is_local(host) for host in (*here, *elsewhere)] == [True] * len(here) + [False] * len(elsewhere)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class ArrayInfo(NamedTuple):
 
 
 def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
-    """Read the header of an image file of any bands and depth.
+    """What an image file of any bands and depth holds; of TIFFs by tifffile only the header is read.
 
     Raises:
         DataError: as for :func:`read_array`.
@@ -92,9 +92,10 @@ def read_array(
     Args:
         source: a path, the bytes of an image file, or one that is open. TIFFs of any bands, depth, layout and
             compression are read by tifffile and imagecodecs where these are installed (``carvana[tiff]``); .npy and
-            .npz may hold (H, W), (H, W, C) or (C, H, W), an .npz also an array (H, W) for each band.
-        window: (top, left, height, width): of TIFFs and .npy files only the tiles, strips or rows that it needs are
-            read.
+            .npz may hold (H, W), (H, W, C) or (C, H, W), an .npz also an array (H, W) for each band; of three axes the
+            shorter one of the first and the last is that of the bands.
+        window: (top, left, height, width). Of TIFFs by tifffile only the tiles or strips that it needs are decoded, but
+            for palettes, Lab, fewer than 8 bits and files that EXIF turns; of .npy files that are paths, its rows.
         page: of a file with several images the number of one, from 0, or ``"channels"`` for all of them as bands.
         max_pixels: images, or windows, of more pixels are refused.
 
@@ -153,15 +154,15 @@ def _read_tiff(
             chosen = pages
         elif page is None and len(pages) > 1:
             raise DataError(
-                f"{name_of(source)}: a stack of {len(pages):,} pages; name one by its number, or take all as channels "
-                "(data.pages)"
+                f"{name_of(source)}: a stack of {len(pages):,} pages; take one by page=0, or all as bands by "
+                'page="channels"'
             )
         elif not 0 <= int(page or 0) < len(pages):
             raise DataError(f"{name_of(source)}: there is no page {page}; the file has {len(pages):,}, from 0 on")
         else:
             chosen = [pages[int(page or 0)]]
         if len({(_sides(each), each.samplesperpixel, str(each.dtype)) for each in chosen}) > 1:
-            raise DataError(f"{name_of(source)}: its pages differ in size or type; name one by its number")
+            raise DataError(f"{name_of(source)}: its pages differ in size or type; take one by page=0")
         if chosen[0].photometric.name in _OWN_COLOURS or chosen[0].bitspersample < 8:
             array = _read_picture(source, max_pixels)
             return np.ascontiguousarray(array if window is None else _cut(array, window, source))

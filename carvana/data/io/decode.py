@@ -119,8 +119,7 @@ def check_pixels(height: int, width: int, limit: int, source: Source) -> None:
 def too_large(what: str, limit: int, source: Source) -> DataError:
     """The error about an image that is too large: ``what`` it has, and the limit."""
     return ImageTooLargeError(
-        f"{name_of(source)}: {what} more than the limit of {limit:,} pixels "
-        "(max_pixels; --max-pixels of carvana predict)"
+        f"{name_of(source)}: {what} more than the limit of {limit:,} pixels (max_pixels, --max-pixels)"
     )
 
 
@@ -259,6 +258,6 @@ def _check_bytes(size: int, source: Source, limit: int) -> None:
     most = _BYTES_A_PIXEL * limit + _BYTES_BESIDE
     if size > most:
         raise ImageTooLargeError(
-            f"{name_of(source)}: {size:,} bytes are more than a picture of {limit:,} pixels takes (max_pixels; "
-            "--max-pixels of carvana predict)"
+            f"{name_of(source)}: {size:,} bytes are more than a picture of {limit:,} pixels takes (max_pixels, "
+            "--max-pixels)"
         )

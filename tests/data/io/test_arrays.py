@@ -121,7 +121,7 @@ def test_pages_are_images_or_channels(tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, pages.transpose(2, 0, 1), photometric="minisblack", metadata=None)
     assert array_info(path).pages == 4
-    with pytest.raises(DataError, match="a stack of 4 pages; name one by its number, or take all as channels"):
+    with pytest.raises(DataError, match="a stack of 4 pages; take one by page=0, or all as bands"):
         read_array(path)
     np.testing.assert_array_equal(read_array(path, page=2), pages[..., 2])
     np.testing.assert_array_equal(read_array(path, page="channels"), pages)
