@@ -151,7 +151,9 @@ def worker_app() -> FastAPI:
         name: tuple(each) if isinstance(each, list) else each for name, each in told["predictor"].items()
     }
     try:
-        return Served(**told).app()
+        app = Served(**told).app()
+        _loaded.set()
+        return app
     except Exception as error:
         line = str(error) if isinstance(error, CarvanaError) else error_line(error)
         Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], _FAILURE).write_text(line, "utf-8")
@@ -159,12 +161,15 @@ def worker_app() -> FastAPI:
 
 
 _FAILURE = "failure.txt"
+_loaded = threading.Event()
 
 
 def _end_with_parent() -> None:
     """Where the command itself was killed, its processes would keep the port."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
+        if not _loaded.is_set():
+            os._exit(1)  # nothing was taken on yet
         os.kill(os.getpid(), signal.SIGTERM)
 
 

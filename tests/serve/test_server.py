@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from serving import encoded, pixels, predictor, running
 from starlette.responses import Response
@@ -366,8 +367,13 @@ def test_several_processes_share_a_port_and_one_that_dies_is_replaced(folder: Pa
         connection.close()
         os.kill(children[-1], signal.SIGKILL)
         until_it_answers(port)
+        left = _children(process.pid)
         process.kill()  # its processes end with it, and the port is free
         process.wait()
+        deadline = time.monotonic() + 60
+        while any(map(psutil.pid_exists, left)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         with command(folder, "--port", str(port)) as (_, again):
             until_it_answers(again)
             assert again == port
