@@ -17,7 +17,8 @@ from yaml.composer import ComposerError
 
 from carvana.class_values import checked_value, read_classes
 from carvana.errors import ConfigError, did_you_mean, explain
-from carvana.task import Kind, Task
+from carvana.image_spec import ImageSpec, Pages, channel_names
+from carvana.task import NODATA, Kind, Task
 from carvana.utils.files import expanded
 
 LARGEST_FILE = 10**6
@@ -30,13 +31,17 @@ MOST_VALUES = 10**5
 """Values of a config, those of aliases counted each time."""
 
 
-_LATER = {
+_LATER: dict[str, Any] = {
     "data.start_size": None,
     "data.start_epochs": 0,
     "data.whole": 0.0,
     "data.mask_suffix": None,
     "data.layout": None,
     "data.crops": "boundary",
+    "data.channels": "rgb",
+    "data.range": "auto",
+    "data.nodata": [],
+    "data.pages": "images",
     "train.class_weights": None,
 }
 """Keys that earlier versions did not have, each with the value that stands for its absence."""
@@ -85,7 +90,15 @@ def _are_classes(classes: Any) -> Any:
 
 def _as_list(values: Any) -> Any:
     """A number that stands alone as a list of one."""
-    return [values] if isinstance(values, int) and not isinstance(values, bool) else values
+    return [values] if isinstance(values, int | float) and not isinstance(values, bool) else values
+
+
+def _are_channels(channels: Any) -> Any:
+    try:
+        channel_names(channels)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return channels
 
 
 def _are_values(values: list[Any]) -> list[Any]:
@@ -108,7 +121,7 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _makes_a_task(self) -> Self:
-        if self.classes is None and (self.ignore or self.kind not in (None, "binary")):
+        if self.classes is None and (set(self.ignore) - {NODATA} or self.kind not in (None, "binary")):
             raise ValueError("classes is missing: name them, as in task.classes=[sky, road]")
         if not isinstance(self.classes, str):
             self.task()
@@ -117,7 +130,7 @@ class TaskConfig(Section):
     def task(self) -> Task:
         """The task; of a FILE after :meth:`with_names`."""
         if self.classes is None:
-            return Task.binary()
+            return Task.binary(ignore=self.ignore)
         return Task(kind=self.kind, classes=self.classes, ignore=self.ignore)
 
     def in_full(self, *folders: Path | None) -> dict[str, Any]:
@@ -170,6 +183,17 @@ class DataConfig(Section):
     group: str | None = Field(
         None, description="Regular expression that finds the group's name in an image's file name."
     )
+    channels: Annotated[int | str | list[str], AfterValidator(_are_channels)] = Field(
+        "rgb", description="rgb | gray | their number | [names]: the values of a pixel, in the files' order."
+    )
+    range: Literal["auto"] | tuple[Real, Real] = Field(
+        "auto",
+        description="[low, high]: what becomes black and white; auto: beyond 8 bits, measured in training images.",
+    )
+    nodata: Annotated[list[Real], BeforeValidator(_as_list)] = Field(
+        [], description="Values of images that stand for none, beside NaN and a TIFF's own tag: void, as task.ignore."
+    )
+    pages: Pages = Field("images", description="images | channels: what the pages of a TIFF are.")
     size: Size = Field((128, 128), description="[height, width] that the network is trained at.")
     start_size: Size | None = Field(
         None, description="[height, width] of whole images in the first start_epochs; none: size from the beginning."
@@ -196,6 +220,19 @@ class DataConfig(Section):
         le=10**6,
         description="Gigabytes of disk for images kept at the training size, of all runs together; 0: none.",
     )
+
+    @model_validator(mode="after")
+    def _low_before_high(self) -> Self:
+        if self.range != "auto" and self.range[0] >= self.range[1]:
+            raise ValueError(f"range {list(self.range)}: expected two numbers, the lower one first")
+        return self
+
+    def image_spec(self) -> ImageSpec:
+        """What the images are, as far as the config says it."""
+        names = channel_names(self.channels)
+        told = () if self.range == "auto" else (self.range,) * len(names)
+        page: Literal["channels"] | None = "channels" if self.pages == "channels" else None
+        return ImageSpec(names, told, tuple(self.nodata) or None, page=page)
 
     @model_validator(mode="after")
     def _start_is_whole(self) -> Self:
@@ -294,7 +331,7 @@ class FitConfig(Section):
             section, _, name = key.partition(".")
             if values[section][name] == usual:
                 del values[section][name]
-        if self.task.classes is None:
+        if self.task == TaskConfig():
             del values["task"]
         return values
 

@@ -43,6 +43,9 @@ if TYPE_CHECKING:  # configs do without them
 Kind = Literal["binary", "multiclass", "multilabel"]
 
 
+NODATA = "nodata"
+"""In ``ignore``: the pixels of an image that have no value."""
+
 _OUTSIDE = ("background", "bg")
 """The categories, and names of classes, of what no polygon and no mask covers."""
 
@@ -54,7 +57,8 @@ class Task(Record):
         kind: "binary" (one class against the rest), "multiclass" (each pixel has one of several classes) or
             "multilabel" (each pixel has any of them).
         classes: The classes in the order of the logits' channels.
-        ignore: Values of any kind that count for nothing: neither in training nor in scores.
+        ignore: Values of any kind that count for nothing: neither in training nor in scores; ``nodata`` stands for the
+            pixels of an image that have no value, whatever their label.
 
     ``classes`` may be given as names, whose values are 0, 1, ... without those to be ignored, or as a table of names
     and values.
@@ -112,9 +116,14 @@ class Task(Record):
         return self
 
     @classmethod
-    def binary(cls, name: str = "object") -> Self:
+    def binary(cls, name: str = "object", *, ignore: Sequence[str] = ()) -> Self:
         """One object against the background, in masks as :func:`carvana.read_mask` reads them."""
-        return cls(kind="binary", classes=[{"name": name}])
+        return cls(kind="binary", classes=[{"name": name}], ignore=ignore)
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether nobody has named a class: it is :meth:`binary`, perhaps with nodata ignored."""
+        return self in (Task.binary(), Task.binary(ignore=[NODATA]))
 
     @property
     def names(self) -> list[str]:
@@ -129,7 +138,7 @@ class Task(Record):
     @property
     def reads_masks(self) -> bool:
         """Whether files are masks, whose values :func:`carvana.read_mask` understands, and not labels."""
-        return self.kind == "binary" and not self.classes[0].value and not self.ignore
+        return self.kind == "binary" and not self.classes[0].value and set(self.ignore) <= {NODATA}
 
     @property
     def reads_colors(self) -> bool:

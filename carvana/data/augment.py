@@ -1,9 +1,9 @@
 """Augmentation of training images.
 
 An augmentation is any callable with albumentations' convention, ``augment(image=..., mask=...)`` giving a mapping
-with the same two keys: image uint8 (H, W, 3), mask float32 (H, W), the share of each pixel that the object covers; of
-several classes (H, W, P), a plane for each. Where classes exclude each other, a pixel that no plane covers counts for
-nothing.
+with the same two keys: image uint8 (H, W, channels), mask float32 (H, W), the share of each pixel that the object
+covers; of several classes (H, W, P), a plane for each. Where classes exclude each other, a pixel that no plane covers
+counts for nothing.
 The augmentations here keep that share: albumentations, by default, moves masks by nearest neighbour.
 """
 
@@ -24,20 +24,31 @@ from carvana.registry import registry
 Augment = Callable[..., Mapping[str, Any]]
 
 
-def make_augment(name: str, *, void: bool = False) -> Augment | None:
+RGB_ALONE = {
+    "studio": "the brightness of each changes instead of hue and saturation, and noise comes in place of JPEG's",
+    "scene": "the brightness of each changes instead of hue and saturation",
+}
+"""What replaces, in augmentations here, that which only RGB can be given."""
+
+
+def make_augment(name: str, *, void: bool = False, rgb: bool = True) -> Augment | None:
     """The augmentation of a registered name; None for "none".
 
     Args:
         name: The name.
         void: Whether a task knows pixels that count for nothing. If so, what comes in at a border is void, with grey in
             the image; else the edge is repeated, in the mask as well.
+        rgb: Whether images are RGB. Of other channels nobody knows hue and saturation, and JPEG does not compress them:
+            the augmentations here change how bright each channel is instead, and add noise.
 
     Raises:
         UnknownNameError: no augmentation has this name.
     """
     factory = registry.augments.load(name)
-    takes_void = void and "void" in inspect.signature(factory).parameters
-    augment: Augment | None = factory(void=True) if takes_void else factory()
+    takes = inspect.signature(factory).parameters
+    augment: Augment | None = factory(
+        **({"void": True} if void and "void" in takes else {}), **({} if rgb or "rgb" not in takes else {"rgb": False})
+    )
     return augment
 
 
@@ -52,10 +63,10 @@ def seed(*, void: bool = False) -> Augment:
     return _compose([a.HorizontalFlip(p=0.5), a.Rotate(limit=(-8, 8), p=1.0, **_border(void))])
 
 
-def studio(*, void: bool = False) -> Augment:
+def studio(*, void: bool = False, rgb: bool = True) -> Augment:
     """Variations of a photo studio: framing, perspective, colour, light, focus, noise."""
     a = _albumentations()
-    edge = _border(void)
+    edge, noise = _border(void), a.GaussNoise(std_range=(0.005, 0.03), p=0.2)
     return _compose(
         [
             a.HorizontalFlip(p=0.5),
@@ -69,17 +80,17 @@ def studio(*, void: bool = False) -> Augment:
                 **edge,
             ),
             a.Perspective(scale=(0.02, 0.05), p=0.2, **edge),
-            a.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=25, val_shift_limit=15, p=0.4),
+            _hue(12, 25, 15) if rgb else _gains(),
             a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
             a.RandomGamma(gamma_limit=(75, 130), p=0.3),
             a.OneOf([a.GaussianBlur(sigma_limit=(0.3, 1.2), p=1.0), a.MotionBlur(blur_limit=(3, 5), p=1.0)], p=0.1),
-            a.ImageCompression(quality_range=(55, 95), p=0.2),
-            a.GaussNoise(std_range=(0.005, 0.03), p=0.2),
+            a.ImageCompression(quality_range=(55, 95), p=0.2) if rgb else noise,
+            noise,
         ]
     )
 
 
-def scene(*, void: bool = False) -> Augment:
+def scene(*, void: bool = False, rgb: bool = True) -> Augment:
     """Variations of a view, such as a street: nearer and farther by much, light, colour; what is above stays above."""
     a = _albumentations()
     return _compose(
@@ -93,11 +104,22 @@ def scene(*, void: bool = False) -> Augment:
                 p=0.9,
                 **_border(void),
             ),
-            a.HueSaturationValue(hue_shift_limit=8, sat_shift_limit=25, val_shift_limit=10, p=0.4),
+            _hue(8, 25, 10) if rgb else _gains(),
             a.RandomBrightnessContrast(brightness_limit=0.25, contrast_limit=0.25, p=0.6),
             a.RandomGamma(gamma_limit=(75, 130), p=0.3),
         ]
     )
+
+
+def _hue(hue: int, saturation: int, value: int) -> Any:
+    return _albumentations().HueSaturationValue(
+        hue_shift_limit=hue, sat_shift_limit=saturation, val_shift_limit=value, p=0.4
+    )
+
+
+def _gains() -> Any:
+    """Each channel brighter or darker by a factor of its own, where there is no hue to change."""
+    return _albumentations().MultiplicativeNoise(multiplier=(0.85, 1.15), per_channel=True, elementwise=False, p=0.4)
 
 
 def none() -> None:

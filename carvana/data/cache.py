@@ -5,7 +5,8 @@ The files in ``$CARVANA_CACHE/samples`` or ``~/.cache/carvana/samples``::
     lock                                            held while packs are written or removed
     files                                           digests of images and masks (digest.py)
     v3-128x128-coverage-<versions>-<images>.pack    the images of one list at one size; of label files the digest of the
-                                                    task's values stands behind coverage
+                                                    task's values stands behind coverage, and of other images than RGB
+                                                    of 8 bits that of what they are
 
 A pack has a checksum for each image (0: not written yet), and behind these the images in equal records, sorted by the
 digests of their contents. A record counts only if its checksum is right, so a pack checks itself: a killed process
@@ -30,6 +31,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -43,6 +45,7 @@ from carvana.data.digest import DigestIndex, cache_home, identify
 from carvana.data.samples import Sample
 from carvana.data.target import packed_shape, read_shrunken
 from carvana.errors import DataError
+from carvana.image_spec import ImageSpec
 from carvana.task import Task
 from carvana.utils.files import atomic_path, bytes_digest, digest, is_leftover, lock
 from carvana.utils.parallel import threaded
@@ -77,9 +80,13 @@ class SampleCache:
         size: (height, width) of the images.
         target: How masks were shrunk.
         task: The task.
+        channels: Values of a pixel.
     """
 
-    def __init__(self, pack: Pack | None, places: NDArray[np.int32], *, size: Size, target: Target, task: Task) -> None:
+    def __init__(
+        self, pack: Pack | None, places: NDArray[np.int32], *, size: Size, target: Target, task: Task, channels: int = 3
+    ) -> None:
+        self.channels = channels
         self.size = size
         self.target = target
         self.task = task
@@ -99,13 +106,13 @@ class SampleCache:
         return int((self._places >= 0).sum())
 
     def read(self, index: int) -> tuple[UInt8, UInt8] | None:
-        """The image, uint8 (h, w, 3), and its target, both read-only; None if not cached."""
+        """The image, uint8 (h, w, channels), and its target, both read-only; None if not cached."""
         place = self._places[index]
         if place < 0 or self._known[index] == _LOST:
             return None
         try:
             if self._pack is None:
-                self._pack = Pack(self._path, self._count, record_bytes(self.size, self.task))
+                self._pack = Pack(self._path, self._count, record_bytes(self.size, self.task, self.channels))
             if self._known[index] != _SOUND and not self._pack.is_sound(place):
                 raise DamagedPackError
             self._known[index] = _SOUND
@@ -113,8 +120,8 @@ class SampleCache:
             self._lose(index, error)
             return None
         record, (height, width) = self._pack.records[place], self.size
-        pixels = 3 * height * width
-        return record[:pixels].reshape(height, width, 3), record[pixels:].reshape(self._shape)
+        pixels = self.channels * height * width
+        return record[:pixels].reshape(height, width, self.channels), record[pixels:].reshape(self._shape)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pack": None}
@@ -178,7 +185,11 @@ def build_caches(
         if pack is not None:
             places = np.where(pack.sums[builder.places] != 0, builder.places, -1)
     ends = np.cumsum([len(part) for part in parts])
-    return [SampleCache(pack, part, size=size, target=target, task=task) for part in np.split(places, ends[:-1])]
+    channels = len(samples[0].spec.channels) if samples else 3
+    return [
+        SampleCache(pack, part, size=size, target=target, task=task, channels=channels)
+        for part in np.split(places, ends[:-1])
+    ]
 
 
 class DamagedPackError(Exception):
@@ -229,18 +240,18 @@ class Pack:
             _write_sum(file, place, 0)
 
 
-def record_bytes(size: Size, task: Task | None = None) -> int:
+def record_bytes(size: Size, task: Task | None = None, channels: int = 3) -> int:
     """Bytes of a record; without a task, of a mask of one object.
 
     >>> record_bytes((128, 128))
     65536
     """
-    return 3 * size[0] * size[1] + math.prod(packed_shape(size, task or Task.binary()))
+    return channels * size[0] * size[1] + math.prod(packed_shape(size, task or Task.binary()))
 
 
-def pack_bytes(count: int, size: Size, task: Task | None = None) -> int:
+def pack_bytes(count: int, size: Size, task: Task | None = None, channels: int = 3) -> int:
     """Bytes of a pack in which ``count`` images are all written."""
-    return count * (_SUM.itemsize + record_bytes(size, task))
+    return count * (_SUM.itemsize + record_bytes(size, task, channels))
 
 
 class _Builder:
@@ -253,7 +264,8 @@ class _Builder:
         self.size = size
         self.target = target
         self.task = task
-        self.each = record_bytes(size, task)
+        self.channels = len(samples[0].spec.channels) if samples else 3
+        self.each = record_bytes(size, task, self.channels)
         self.folder = folder
         self.reporter = reporter
         self.index = DigestIndex(folder / "files")
@@ -266,8 +278,11 @@ class _Builder:
         images = bytes_digest(contents[unreadable:].tobytes())[:16]
         # Colours of classes change no target, names only where they are those of categories.
         named = samples[0].categories is not None
+        spec = replace(samples[0].spec, page=None)  # the page is in the digests
         classes = [(each.value, each.categories) if named else each.value for each in task.classes]
-        values = "" if task.reads_masks and not named else f"-{digest(task.kind, classes, task.ignore)[:8]}"
+        usual = task.reads_masks and not named and not task.ignore
+        values = "" if usual else f"-{digest(task.kind, classes, task.ignore)[:8]}"
+        values += "" if spec == ImageSpec() else f"-{digest(repr(spec))[:8]}"
         self.path = folder / f"v{FORMAT}-{size[0]}x{size[1]}-{target}{values}-{versions}-{images}{SUFFIX}"
 
     def build(self, limit: int, workers: int | None) -> Pack | None:
@@ -291,7 +306,7 @@ class _Builder:
     def _fill(self, limit: int, workers: int | None) -> None:
         if self.index.changed:
             self.index.save()
-        count, full = len(self.first), pack_bytes(len(self.first), self.size, self.task)
+        count, full = len(self.first), pack_bytes(len(self.first), self.size, self.task, self.channels)
         room = _make_space(self.folder, full, limit=limit, own=self.path)
         left_out = min(count, max(0, -(-(full - room) // self.each)))
         if left_out:

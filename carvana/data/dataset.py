@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from carvana.class_values import run_lengths
 from carvana.data import augment as augmentation
 from carvana.data.cache import SampleCache
-from carvana.data.io.images import read_image
+from carvana.data.io.images import holds_values, image_size, read_pixels
 from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
 from carvana.data.target import (
@@ -45,7 +45,7 @@ KEPT_BYTES = 128_000_000
 class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
     """Images and masks, or label files, read, brought to one size and augmented.
 
-    ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (3, h, w), and the target, float32 (K, h, w)
+    ``dataset[index]`` or ``dataset[epoch, index]`` gives the image, uint8 (C, h, w), and the target, float32 (K, h, w)
     in [0, 1]: the share of each pixel that each class covers; and, where the task ignores values, float32 (1, h, w),
     the share of each pixel that counts. An item depends only on the seed, the epoch and the index, however many
     processes read. A bare index is one of epoch 0, whose augmentation is the same each time: a training loop of your
@@ -102,7 +102,9 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         self.crops = crops
         self.whole = whole
         self.target = target
-        self.augment = augmentation.make_augment(augment, void=self._has_void) if isinstance(augment, str) else augment
+        if isinstance(augment, str):
+            augment = augmentation.make_augment(augment, void=self._has_void, rgb=self._is_rgb)
+        self.augment = augment
         if target == "coverage":
             augmentation.check_keeps_coverage(self.augment)
         self.seed = seed
@@ -139,6 +141,10 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def _is_rgb(self) -> bool:
+        return all(sample.spec.is_rgb for sample in self.samples[:1])
 
     @property
     def _has_void(self) -> bool:
@@ -181,8 +187,10 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
     def _cropped(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample, void = self.samples[index], self.task.void if self._has_void else None
         kept = self._memory.get(index)
+        if kept is not None and holds_values(sample.image):  # of which only the piece is decoded
+            return self._window(sample, kept, rng)
         if kept is not None:
-            image, labels = _padded(read_image(sample.image), self.size), kept.labels()
+            image, labels = _padded(read_pixels(sample.image, sample.spec), self.size), kept.labels()
         if kept is None or image.shape[:2] != labels.shape[-2:]:  # the image, or the size of pieces, was changed
             image, labels = read_at_full_size(sample, self.task)
             image, labels = _padded(image, self.size), _padded_labels(labels, self.size, void)
@@ -191,16 +199,28 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
         return image[window], pack_labels(labels[..., *window], self.size, task=self.task)
 
+    def _window(
+        self, sample: Sample, kept: _Kept, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        labels = kept.labels()
+        top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void, kept=kept)
+        window = np.s_[top : top + self.size[0], left : left + self.size[1]]
+        sides = zip(image_size(sample.image), (top, left), self.size, strict=True)
+        height, width = (min(side - first, wanted) for side, first, wanted in sides)
+        image = _padded(read_pixels(sample.image, sample.spec, window=(top, left, height, width)), self.size)
+        return image, pack_labels(labels[..., *window], self.size, task=self.task)
+
     def _to_tensors(
         self, image: NDArray[np.uint8], target: NDArray[Any], index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = packed_shape(self.size, self.task)
-        if image.dtype != np.uint8 or image.shape != (*self.size, 3) or target.shape != shape:
+        shape, channels = packed_shape(self.size, self.task), len(self.samples[index].spec.channels)
+        image = image[..., None] if image.ndim == 2 else image  # OpenCV drops the axis of one channel
+        if image.dtype != np.uint8 or image.shape != (*self.size, channels) or target.shape != shape:
             raise DataError(
                 f"{self.samples[index].image}: augmentation gave an image {image.dtype} {image.shape} and a mask "
-                f"{target.shape[-2:]}; expected uint8 {(*self.size, 3)} and {tuple(self.size)}"
+                f"{target.shape[-2:]}; expected uint8 {(*self.size, channels)} and {tuple(self.size)}"
             )
-        channels_first = torch.empty((3, *self.size), dtype=torch.uint8)
+        channels_first = torch.empty((channels, *self.size), dtype=torch.uint8)
         cv2.split(image, list(channels_first.numpy()))  # into the tensor, four times as fast as torch's permute
         return channels_first, to_tensor(target, self.task)
 

@@ -171,11 +171,13 @@ def _content(sample: Sample) -> bytes:
 
 
 def _categories(sample: Sample) -> list[bytes]:
-    """The content of a sample besides the bytes of its files: its objects, or the names of its masks' folders."""
+    """The content of a sample besides the bytes of files: its page, its objects, or the names of its masks' folders."""
+    page = sample.spec.page
+    pages = [f"page {page}".encode()] if isinstance(page, int) else []
     if sample.annotation is not None:
-        return [sample.annotation.content]
+        return [*pages, sample.annotation.content]
     folders = [path.parent.name for path in sample.masks]
-    return [repr(folders).encode()] if sample.by_class else []
+    return [*pages, *([repr(folders).encode()] if sample.by_class else [])]
 
 
 def _digest(data: bytes) -> bytes:

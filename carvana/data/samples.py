@@ -10,6 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from carvana.data.io.arrays import array_info, has_tifffile
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.io.polygons import Annotation
@@ -25,6 +26,7 @@ from carvana.data.layouts import (
 )
 from carvana.data.names import EXPECTED, MaskNames, group_and_view, group_pattern, stem_of
 from carvana.errors import DataError
+from carvana.image_spec import ImageSpec
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, SilentReporter
 
@@ -64,6 +66,7 @@ class Sample:
         subset: The part of the data folder that it stands in: train, val or test; "" where the folders do not say it.
         annotation: The objects of the image, if ``mask`` is an annotation file.
         by_class: Whether each file of ``mask`` is of the class that its folder is named after; there may be none.
+        spec: How the image is read; its page is also that of the mask, where that has pages.
 
     >>> Sample(Path("train/00087a6bd4dc_01.jpg"), None, group="00087a6bd4dc", view="01").name
     '00087a6bd4dc_01.jpg'
@@ -79,11 +82,17 @@ class Sample:
     subset: str = ""
     annotation: Annotation | None = field(default=None, repr=False)
     by_class: bool = field(default=False, repr=False)
+    spec: ImageSpec = field(default=ImageSpec(), repr=False)
 
     @property
     def name(self) -> str:
-        """The image's file name, with ``depth`` folders before it; it is unique within a data folder."""
-        return "/".join(self.image.parts[-1 - self.depth :]) if self.depth else self.image.name
+        """The image's file name, with ``depth`` folders before it; it is unique within a data folder.
+
+        Of an image that is a page of a file it has the page's number, from 0, behind its stem: ``stack-003.tif``.
+        """
+        name = "/".join(self.image.parts[-1 - self.depth :]) if self.depth else self.image.name
+        page = self.spec.page
+        return name if not isinstance(page, int) else f"{stem_of(name)}-{page:03}{self.image.suffix}"
 
     @property
     def stem(self) -> str:
@@ -175,6 +184,25 @@ def find_samples(
     for folder, what in names.left_out:
         (reporter or SilentReporter()).info(f"{folder}: {what}")
     return [names.sample(stem, *group_and_view(stem, names.pattern)) for stem in names.images]
+
+
+def with_spec(samples: Iterable[Sample], spec: ImageSpec) -> tuple[Sample, ...]:
+    """The samples, whose images are read as a spec says; one that is a page of a file stays that page."""
+    return tuple(replace(sample, spec=replace(spec, page=sample.spec.page)) for sample in samples)
+
+
+def each_page(samples: Iterable[Sample], spec: ImageSpec) -> Iterator[Sample]:
+    """The samples, read as a spec says. Each page of a TIFF becomes a sample of its own, unless pages are channels.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    for sample in samples:
+        pages = 1
+        if spec.page is None and sample.image.suffix.lower() in (".tif", ".tiff") and has_tifffile():
+            pages = array_info(sample.image).pages
+        for page in range(pages) if pages > 1 else (spec.page,):
+            yield replace(sample, spec=replace(spec, page=page))
 
 
 @dataclass

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.masks import share_of
-from carvana.data.samples import Sample
+from carvana.data.samples import Sample, with_spec
 from carvana.data.target import class_pixels, read_labels
 from carvana.errors import DataError, plural
+from carvana.image_spec import ImageSpec
 from carvana.task import Task
 from carvana.utils.files import write_bytes
 from carvana.utils.parallel import threaded
@@ -44,6 +45,10 @@ class Split:
     def labelled(self) -> list[tuple[Sample, str]]:
         """All samples, each with "train" or "val"."""
         return [(sample, "train") for sample in self.train] + [(sample, "val") for sample in self.val]
+
+    def with_spec(self, spec: ImageSpec) -> Split:
+        """The same images, read as a spec says."""
+        return Split(with_spec(self.train, spec), with_spec(self.val, spec))
 
     def shared_groups(self) -> set[str]:
         """The groups on both sides: none, unless the split is by image or the user's own."""

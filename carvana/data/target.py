@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply
+from carvana.data.io.arrays import page_of
 from carvana.data.io.convert import UInt8
-from carvana.data.io.images import MAX_PIXELS, read_image, resize_image
+from carvana.data.io.images import MAX_PIXELS, read_pixels, read_void, read_with_void, resize_image
 from carvana.data.io.labels import Labels, read_values
-from carvana.data.io.masks import read_mask, shrink_mask
+from carvana.data.io.masks import MaskSource, read_mask, shrink_mask
 from carvana.data.objects import paint_labels, paint_masks
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
-from carvana.task import Task
+from carvana.image_spec import ImageSpec
+from carvana.task import NODATA, Task
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
 
@@ -111,7 +114,7 @@ def dense(found: Shares) -> tuple[NDArray[np.uint8], Labels]:
 def read_shrunken(
     sample: Sample, size: tuple[int, int], *, target: str = "coverage", task: Task | None = None
 ) -> tuple[UInt8, UInt8]:
-    """The image, uint8 (h, w, 3), and its target, uint8, at a training size, from their files.
+    """The image, uint8 (h, w, channels), and its target, uint8, at a training size, from their files.
 
     Args:
         sample: A labelled image.
@@ -123,50 +126,86 @@ def read_shrunken(
         DataError: there is no mask, or a file cannot be used.
     """
     task = task or Task.binary()
-    image = resize_image(read_image(sample.image, at_least=size), size)
-    return image, pack_labels(read_labels(sample, task), size, task=task, target=target)
+    image, labels = _read(sample, task, at_least=size)
+    return resize_image(image, size).reshape(*size, -1), pack_labels(labels, size, task=task, target=target)
 
 
 def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> Labels:
     """The labels (H, W) of a sample: indices of classes, and ``task.void``; in a binary task 0, 1 and ``task.void``.
 
-    In a multilabel task (K, H, W) of 0, 1 and ``task.void``.
+    In a multilabel task (K, H, W) of 0, 1 and ``task.void``. Pixels of the image that have no value are void where the
+    task says so.
 
     Raises:
         DataError: there is no mask or label file, or it cannot be used.
     """
+    labels = _labels_of(sample, task, max_pixels)
+    if NODATA not in task.ignore:
+        return labels
+    void = read_void(sample.image, _with_nodata(sample.spec), max_pixels=max_pixels)
+    return _voided(labels, void, sample, task)
+
+
+def _labels_of(sample: Sample, task: Task, max_pixels: int) -> Labels:
+    """The labels of a sample by its label files alone."""
     categories = sample.categories
     if task.kind == "multilabel" and (categories is not None or sample.masks):
         return paint_masks(sample, task, max_pixels=max_pixels)
-    if categories is not None and (task != Task.binary() or categories <= set(task.names)):  # a usual name otherwise
+    if categories is not None and (not task.is_unnamed or categories <= set(task.names)):  # a usual name otherwise
         return paint_labels(sample, task, max_pixels=max_pixels)
-    source = mask_of(sample)
+    source: MaskSource = mask_of(sample)
+    if isinstance(sample.spec.page, int) and not isinstance(source, tuple):
+        source = page_of(source, sample.spec.page)
     if task.reads_masks:
         try:
             return read_mask(source, max_pixels=max_pixels)
         except DataError as error:
-            if error.kind != "not-binary" or task == Task.binary() or isinstance(source, tuple):
+            if error.kind != "not-binary" or task.is_unnamed or isinstance(source, tuple):
                 raise
             # A class that is named without a value is 1 in label files, and the rest background.
     if isinstance(source, tuple):
-        raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]}; expected one")
+        raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]!s}; expected one")
     return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)
 
 
 def read_at_full_size(sample: Sample, task: Task) -> tuple[UInt8, Labels]:
-    """The image, uint8 (H, W, 3), and its labels, as :func:`read_labels` gives them.
+    """The image, uint8 (H, W, channels), and its labels, as :func:`read_labels` gives them.
 
     Raises:
         DataError: a file cannot be used, or the two differ in size.
     """
-    image, labels = read_image(sample.image), read_labels(sample, task)
+    image, labels = _read(sample, task)
     if image.shape[:2] != labels.shape[-2:]:
-        what = "mask is" if sample.annotation is None else "annotation file gives"
-        raise DataError(
-            f"{sample.masks[0]}: the {what} {labels.shape[-1]} x {labels.shape[-2]}, its image {image.shape[1]} x "
-            f"{image.shape[0]}: they differ in size; `carvana data check` names all such pairs"
-        )
+        raise _differ(sample, image.shape, labels)
     return image, labels
+
+
+def _differ(sample: Sample, size: tuple[int, ...], labels: Labels) -> DataError:
+    what = "mask is" if sample.annotation is None else "annotation file gives"
+    return DataError(
+        f"{sample.masks[0]}: the {what} {labels.shape[-1]} x {labels.shape[-2]}, its image {size[1]} x {size[0]}: they "
+        "differ in size; `carvana data check` names all such pairs"
+    )
+
+
+def _read(sample: Sample, task: Task, *, at_least: tuple[int, int] | None = None) -> tuple[UInt8, Labels]:
+    """The image of a sample and its labels, which may differ in size; the image's file is read once."""
+    if NODATA not in task.ignore:
+        return read_pixels(sample.image, sample.spec, at_least=at_least), _labels_of(sample, task, MAX_PIXELS)
+    image, void = read_with_void(sample.image, _with_nodata(sample.spec))
+    return image, _voided(_labels_of(sample, task, MAX_PIXELS), void, sample, task)
+
+
+def _with_nodata(spec: ImageSpec) -> ImageSpec:
+    return spec if spec.nodata is not None else replace(spec, nodata=())
+
+
+def _voided(labels: Labels, void: NDArray[np.bool_] | None, sample: Sample, task: Task) -> Labels:
+    if void is None:
+        return labels
+    if void.shape != labels.shape[-2:]:
+        raise _differ(sample, void.shape, labels)
+    return np.where(void, labels.dtype.type(task.void), labels)
 
 
 def pack_labels(labels: Labels, size: tuple[int, int], *, task: Task, target: str = "coverage") -> UInt8:

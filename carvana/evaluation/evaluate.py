@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from carvana.data.io.labels import Labels, read_values, write_labels
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.data.objects import check_categories
-from carvana.data.samples import Sample
+from carvana.data.samples import Sample, with_spec
 from carvana.data.target import read_labels
 from carvana.errors import DataError, cause
 from carvana.evaluation.labels import LabelCounts, LabelEvaluation, label_evaluation
@@ -294,7 +294,8 @@ def _write_masks(
 def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, PreprocessedImage]:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask to compare with; leave it out or add one")
-    image, task = predictor.read(sample.image), predictor.task
+    (sample,), task = with_spec([sample], predictor.image_specs[0]), predictor.task
+    image = predictor.read(sample.image, page=sample.spec.page)
     try:
         mask = read_labels(sample, task, max_pixels=predictor.max_pixels)
     except DataError as error:

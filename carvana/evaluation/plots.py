@@ -61,7 +61,8 @@ def worst_images(
     ranked = sorted(scores, key=lambda pair: pair[0])[:count]
     images, wrong = [], "red is too much, blue is missed"
     for _, sample in ranked:
-        image, found, true = over_white(read_shown(sample.image)), mask_of(sample), read_labels(sample, task)
+        image = over_white(read_shown(sample.image, sample.spec))
+        found, true = mask_of(sample), read_labels(sample, task)
         if task.kind == "multiclass":
             wrong = "what is wrong, in the colour that was predicted"
             images.append(overlay_labels(image, found, task, errors=(found != true) & (true != task.void)))

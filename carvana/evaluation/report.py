@@ -172,7 +172,7 @@ def draw_pictures(
 
     shown = [samples[place] for place in spread(len(samples), 12)]  # many groups and views
     contact_sheet(
-        [overlay_classes(over_white(read_shown(sample.image)), mask_of(sample), task) for sample in shown],
+        [overlay_classes(over_white(read_shown(sample.image, sample.spec)), mask_of(sample), task) for sample in shown],
         [sample.stem for sample in shown],
         path=run.pictures_path / "masks.png",
         title="Labels of validation images" if task.kind == "multiclass" else "Masks of validation images",
@@ -192,7 +192,7 @@ def _draw_thumbnail(samples: Sequence[Sample], mask_of: Callable[[Sample], Label
     rows: list[NDArray[np.uint8]] = []
     pixels = np.zeros(len(task.classes), np.int64)
     for sample in samples:
-        image, found = over_white(read_shown(sample.image)), mask_of(sample)
+        image, found = over_white(read_shown(sample.image, sample.spec)), mask_of(sample)
         height, width = (max(1, round(_CARD_SIDE * side / max(image.shape[:2]))) for side in image.shape[:2])
         lines, columns = (np.arange(new) * old // new for new, old in zip((height, width), image.shape, strict=False))
         image, found = resize_image(image, (height, width)), found[..., lines[:, None], columns]

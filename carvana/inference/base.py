@@ -14,6 +14,7 @@ from torch import Tensor
 
 from carvana.data.io.images import ImageSource
 from carvana.errors import ConfigError
+from carvana.image_spec import ImageSpec, Page
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocess import PreprocessedImage, Preprocessor
@@ -37,8 +38,7 @@ class BasePredictor(ABC):
             other have none.
         max_pixels: files that hold more pixels are refused before they are decoded.
         sizes: (height, width) at which each network sees images, None for their own size.
-        channels: of an image.
-        ranges: for each channel the values that become 0 and 255; none where images have 8 bits.
+        image_specs: what the images of each network are.
     """
 
     device: torch.device
@@ -46,8 +46,7 @@ class BasePredictor(ABC):
     thresholds: tuple[float, ...]
     max_pixels: int
     sizes: tuple[tuple[int, int] | None, ...]
-    channels: int = 3
-    ranges: tuple[tuple[float, float], ...] = ()
+    image_specs: tuple[ImageSpec, ...]
 
     @parameters(photo="image")
     def predict(self, image: ImageSource) -> Prediction:
@@ -96,9 +95,9 @@ class BasePredictor(ABC):
         return [[image for _, image in group if image is not None] for group in groups]
 
     @parameters(photo="image")
-    def read(self, image: ImageSource) -> NDArray[np.uint8]:
-        """An image's pixels at its full size, within ``max_pixels``."""
-        return self.preprocessor.read(image, max_pixels=self.max_pixels)
+    def read(self, image: ImageSource, *, page: Page = None) -> NDArray[np.uint8]:
+        """An image's pixels at its full size, within ``max_pixels``; of a file of several, those of a page."""
+        return self.preprocessor.read(image, max_pixels=self.max_pixels, page=page)
 
     @parameters(photo="image")
     def prepare(self, image: ImageSource, *, name: str | os.PathLike[str] = "") -> PreprocessedImage:
@@ -157,8 +156,8 @@ class BasePredictor(ABC):
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """Resizes an image for the networks; small, so that it is quickly sent to other processes."""
-        return Preprocessor(self.sizes, self.channels, self.ranges)
+        """Reads an image and resizes it for the networks; small, so that it is quickly sent to other processes."""
+        return Preprocessor(self.sizes, self.image_specs)
 
     @property
     @abstractmethod
@@ -236,8 +235,8 @@ def same_task(predictors: Sequence[BasePredictor]) -> Task:
     """
     first, *others = predictors
     for other in others:
-        if (other.channels, other.ranges) != (first.channels, first.ranges):
-            raise ConfigError("networks of images with other channels, or of another range, cannot work together")
+        if other.image_specs[0].channels != first.image_specs[0].channels:
+            raise ConfigError("networks of images with other channels cannot work together")
         if (other.task.kind, other.task.names) != (first.task.kind, first.task.names):
             raise ConfigError(
                 f"networks of different tasks cannot work together: {', '.join(first.task.names)} and "

@@ -52,7 +52,7 @@ class Ensemble(BasePredictor):
         self.device = self.members[0].device
         self.task = same_task(self.members)
         self.sizes = tuple(member.size for member in self.members)
-        self.channels, self.ranges = self.members[0].channels, self.members[0].ranges
+        self.image_specs = tuple(member.image_specs[0] for member in members)
         means = [float(np.mean(each)) for each in zip(*(member.thresholds for member in members), strict=True)]
         self.thresholds = checked_thresholds(threshold, self.task, means)
         self.max_pixels = min(member.max_pixels for member in members)

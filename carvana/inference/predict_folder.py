@@ -141,7 +141,7 @@ def predict_folder(
                 return item, None
             image = predictor.read(path)
             if outputs.need_image:
-                item.image = read_shown(path, pixels=image, max_pixels=predictor.max_pixels)
+                item.image = read_shown(path, predictor.image_specs[0], pixels=image, max_pixels=predictor.max_pixels)
         except (OSError, DataError) as error:
             item.failure = unreadable(path, error)
             return item, None

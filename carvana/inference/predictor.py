@@ -107,7 +107,7 @@ class Predictor(BasePredictor):
         self.size = network_size(scale, model.spec.trained_size)
         self.sizes = (self.size,)
         self.tta = tta
-        self.channels, self.ranges = len(model.spec.channels), model.spec.range
+        self.image_specs = (model.spec.image_spec,)
         self.thresholds = checked_thresholds(threshold, self.task, model.spec.thresholds)
         self.max_pixels = max_pixels
         self.model = model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from carvana.data.io.images import ImageSource, read_pixels, resize_image
 from carvana.errors import ConfigError, did_you_mean
+from carvana.image_spec import ImageSpec, Page
 
 Scale = str | tuple[int, int]
 """``"trained"``, ``"native"``, ``"HEIGHTxWIDTH"`` or (height, width)."""
@@ -81,28 +82,35 @@ class PreprocessedImage:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Resizes an image for networks, by area, once for each different size.
+    """Reads an image and resizes it for networks, by area, once for each different size.
 
     Attributes:
         sizes: (height, width) at which each network sees images; None leaves each image as it is.
-        channels: of an image.
-        ranges: for each channel the values that become 0 and 255; none where images have 8 bits.
+        specs: what the images of each network are.
     """
 
     sizes: tuple[tuple[int, int] | None, ...]
-    channels: int = 3
-    ranges: tuple[tuple[float, float], ...] = ()
+    specs: tuple[ImageSpec, ...]
 
-    def read(self, image: ImageSource, *, max_pixels: int) -> NDArray[np.uint8]:
-        """The pixels of an image as the networks take them, uint8 (H, W, channels), at its own size."""
-        return read_pixels(image, channels=self.channels, ranges=self.ranges, max_pixels=max_pixels)
+    def read(self, image: ImageSource, *, max_pixels: int, page: Page = None) -> NDArray[np.uint8]:
+        """The pixels of an image as the networks take them, uint8 (H, W, channels), at its own size.
+
+        Where networks take its values by other ranges, as those of folds do, their channels stand one behind another.
+        """
+        specs = [spec if page is None else replace(spec, page=page) for spec in dict.fromkeys(self.specs)]
+        read = [read_pixels(image, spec, max_pixels=max_pixels) for spec in specs]
+        return read[0] if len(read) == 1 else np.concatenate(read, axis=2)
 
     def __call__(self, image: NDArray[np.uint8], name: str = "") -> PreprocessedImage:
-        """Resize an image, uint8 (H, W, channels)."""
+        """Resize an image, as :meth:`read` gives it."""
         height, width = image.shape[:2]
-        resized = {size: self._resized(image, size or (height, width)) for size in set(self.sizes)}
-        return PreprocessedImage(tuple(resized[size] for size in self.sizes), (height, width), name)
+        places = {spec: place for place, spec in enumerate(dict.fromkeys(self.specs))}
+        wanted = list(zip(self.sizes, (places[spec] for spec in self.specs), strict=True))
+        parts = [image] if len(places) == 1 else np.split(image, len(places), axis=2)
+        resized = {(size, place): _resized(parts[place], size or (height, width)) for size, place in set(wanted)}
+        return PreprocessedImage(tuple(resized[each] for each in wanted), (height, width), name)
 
-    def _resized(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-        pixels = np.require(resize_image(image, size), requirements="W")  # OpenCV drops the axis of one channel
-        return torch.from_numpy(pixels.reshape(*size, self.channels))
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    pixels = np.require(resize_image(image, size), requirements="W")  # OpenCV drops the axis of one channel
+    return torch.from_numpy(pixels.reshape(*size, image.shape[2]))

@@ -82,7 +82,7 @@ class Refiner(BasePredictor):
         self.device = coarse.device
         self.task = same_task([coarse, fine])
         self.sizes = (*coarse.sizes, None)
-        self.channels, self.ranges = coarse.channels, coarse.ranges
+        self.image_specs = (*coarse.image_specs, *fine.image_specs)
         low, high = band
         if not 0 <= low < high <= 1:
             raise ConfigError(f"band {low} to {high}: expected two probabilities, the lower one first, such as 0.1 0.9")

@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from carvana.errors import CarvanaError, ConfigError, ModelError, did_you_mean
+from carvana.image_spec import RGB
 from carvana.models.same_padding import make_padding_constant
-from carvana.models.spec import RGB, ModelSpec, Network
+from carvana.models.spec import ModelSpec, Network
 from carvana.models.weight_files import first_line
 from carvana.registry import Entry, registry
 

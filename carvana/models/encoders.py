@@ -226,7 +226,7 @@ def _made(encoder: str, source: EncoderWeights, make: Make, part: str) -> nn.Mod
             module = make(source.published, {})
         if source.file:
             own = module.get_submodule(part)
-            own.load_state_dict(own.state_dict() | _matched(source.file, own.state_dict(), set(), encoder))
+            own.load_state_dict(own.state_dict() | _from_rgb(source.file, own, encoder))
         return module
     overlay = {"state_dict": _file_for_timm(source.file, encoder.removeprefix("tu-"))} if source.file else None
     with quiet():
@@ -238,6 +238,23 @@ def _made(encoder: str, source: EncoderWeights, make: Make, part: str) -> nn.Mod
             if isinstance(config, dict):
                 config.pop("state_dict", None)
     return module
+
+
+def _from_rgb(path: Path, module: nn.Module, name: str) -> dict[str, Tensor]:
+    """The weights of a file for an encoder of smp, those of its first layer spread over the channels that it has.
+
+    As timm does it: one channel has the sum, others have the three in turn, by so much less as there are more.
+    """
+    state = module.state_dict()
+    layers = ((place, layer) for place, layer in module.named_modules() if isinstance(layer, nn.Conv2d))
+    place, first = next(layers)
+    channels, key = first.in_channels, f"{place}.weight"
+    if channels == 3 or first.groups > 1:
+        return _matched(path, state, set(), name)
+    found = _matched(path, state | {key: torch.zeros(first.out_channels, 3, *first.kernel_size)}, set(), name)
+    rgb = found[key]
+    spread = rgb.sum(1, keepdim=True) if channels == 1 else rgb[:, torch.arange(channels) % 3] * (3 / channels)
+    return found | {key: spread}
 
 
 def _file_for_timm(path: Path, model: str) -> dict[str, Tensor]:

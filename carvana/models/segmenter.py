@@ -16,10 +16,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from carvana.errors import CarvanaError, ConfigError, ModelError, error_line
+from carvana.errors import CarvanaError, ModelError, error_line
+from carvana.image_spec import RGB, channel_names
 from carvana.models import serialization
 from carvana.models.build import AllocationLimit, build_network
-from carvana.models.spec import MOST_CHANNELS, RGB, ModelSpec
+from carvana.models.spec import ModelSpec
 from carvana.task import Task
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.progress import Reporter, default_reporter
@@ -32,7 +33,7 @@ def create_model(
     *,
     classes: int = 1,
     task: Task | None = None,
-    channels: int | Sequence[str] = RGB,
+    channels: int | str | Sequence[str] = RGB,
     encoder_weights: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
@@ -45,7 +46,8 @@ def create_model(
         classes: Channels of the logits; 1 for foreground against background. Of more, without a task, nobody knows what
             they mean: the model gives logits only.
         task: The task; its classes are the channels of the logits.
-        channels: Of an image: their names, or their number. Published weights of an encoder are adapted to them.
+        channels: Of an image: their names, their number, ``"rgb"`` or ``"gray"``. Published weights of an encoder are
+            adapted to them.
         encoder_weights: Where the encoder's weights come from: None or ``"none"`` (random), ``"imagenet"`` or another
             name that smp publishes, ``"auto"`` (pretrained if cached or if the hub answers within 3 s, else random with
             a warning), or a file (.safetensors, .pth). What happened is in ``spec.init``.
@@ -71,24 +73,6 @@ def create_model(
         (reporter or default_reporter()).warn(f"{name} starts from random weights {reason}")
     model = Segmenter(network.module, spec, encoder=network.encoder)
     return model if task is None else model.with_spec(task=task)
-
-
-def channel_names(channels: int | Sequence[str]) -> tuple[str, ...]:
-    """The names of an image's channels.
-
-    Raises:
-        ConfigError: none, too many, or a name is there twice.
-
-    >>> channel_names(1), channel_names(3), channel_names(4)
-    (('gray',), ('red', 'green', 'blue'), ('1', '2', '3', '4'))
-    """
-    if isinstance(channels, int) and not isinstance(channels, bool):
-        names: tuple[str, ...] = {1: ("gray",), 3: RGB}.get(channels) or tuple(map(str, range(1, channels + 1)))
-    else:
-        names = () if isinstance(channels, str | bool) else tuple(channels)
-    if not 1 <= len(names) <= MOST_CHANNELS or len(set(names)) < len(names):
-        raise ConfigError(f"channels {channels!r:.80}: expected a number of 1 to {MOST_CHANNELS}, or different names")
-    return names
 
 
 class Segmenter(nn.Module):

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 from carvana.errors import ModelError, check_format_version, explain
+from carvana.image_spec import MOST_CHANNELS, RGB, ImageSpec, Pages
 from carvana.models.smp_encoders import IMAGENET_MEAN, IMAGENET_STD
-from carvana.task import Task
+from carvana.task import NODATA, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 """2 is open until images of any kind are described, too. Of format 1, one class is a binary task."""
 
-RGB = ("red", "green", "blue")
-
 _MOST_CLASSES = 2**16
-MOST_CHANNELS = 512
 _LARGEST_SIDE = 16384
 """In pixels, as in a config's data.size."""
 
@@ -88,6 +86,10 @@ class ModelSpec(BaseModel):
         min_size: The smallest height and width that the network works with, in pixels.
         channels: The names of an image's channels.
         range: For each channel the values that become 0 and 1; none where images have 8 bits.
+        dtype: The type of the images' values, by NumPy's name.
+        nodata: The values that stand for none, beside NaN and what a TIFF's own tag names, where ``task.ignore`` has
+            nodata.
+        pages: Whether the pages of a file are images, or channels of one.
         mean: Subtracted from pixels in [0, 1], for each channel.
         std: Divided by after that.
         trained_size: (height, width) to which whole images were shrunk in training; None before training, and after a
@@ -111,6 +113,9 @@ class ModelSpec(BaseModel):
     min_size: Side = 1
     channels: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_CHANNELS)] = RGB
     range: tuple[tuple[Mean, Mean], ...] = ()
+    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"] = "uint8"
+    nodata: tuple[float, ...] = ()
+    pages: Pages = "images"
     mean: tuple[Mean, ...] = IMAGENET_MEAN
     std: tuple[Std, ...] = IMAGENET_STD
     trained_size: tuple[Side, Side] | None = None
@@ -163,13 +168,24 @@ class ModelSpec(BaseModel):
         """The threshold of a binary task, or of the first class; 0.5 where there is none."""
         return self.thresholds[0] if self.thresholds else 0.5
 
+    @property
+    def image_spec(self) -> ImageSpec:
+        """What the images are that the network takes; what stands for no value becomes the mean, which is neutral."""
+        lacks = self.task is not None and NODATA in self.task.ignore
+        return ImageSpec(
+            channels=self.channels,
+            range=self.range,
+            nodata=self.nodata if lacks else None,
+            fill=tuple(round(255 * min(max(each, 0), 1)) for each in self.mean) if lacks else (),
+            page="channels" if self.pages == "channels" else None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values; what images are is left out where they are RGB of 8 bits."""
         values = self.model_dump(mode="json")
-        if self.channels == RGB:
-            del values["channels"]
-        if not self.range:
-            del values["range"]
+        for name in ("channels", "range", "dtype", "nodata", "pages"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del values[name]
         return values
 
     @classmethod

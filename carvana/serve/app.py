@@ -88,19 +88,12 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
         source: the run, model folder or file that the predictor was loaded from, whose card and score are shown.
         limits: who may ask, and for how much. By default the server is asked by names of this machine alone.
 
-    Raises:
-        ConfigError: the network takes other images than RGB.
-
     Example:
         >>> import carvana
         >>> predictor = carvana.Predictor(carvana.create_model("unet-ref", width=2), device="cpu")
         >>> sorted({route.path for route in create_app(predictor).routes})
         ['/', '/healthz', '/metrics', '/model', '/openapi.json', '/predict', '/sample.jpg']
     """
-    if predictor.channels != 3 or predictor.ranges:
-        raise ConfigError(
-            f"this network takes images of {predictor.channels} channels; carvana serve shows RGB of 8 bits alone"
-        )
     limits = limits or Limits()
     metrics = Metrics()
     uploads = Uploads(limits.max_bytes)

@@ -127,7 +127,10 @@ class Worker:
 
         def decode() -> tuple[PreprocessedImage, UInt8 | None]:
             image = predictor.read(data)
-            shown = read_shown(data, pixels=image, max_pixels=predictor.max_pixels) if wanted.needs_image else None
+            shown = None
+            if wanted.needs_image:
+                spec = predictor.image_specs[0]
+                shown = read_shown(data, spec, pixels=image, max_pixels=predictor.max_pixels)
             return predictor.prepare(image, name=name or "the image"), shown
 
         with _timed(times, "wait"):

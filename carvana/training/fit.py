@@ -18,6 +18,7 @@ from carvana.data.splits import Split, tell_of_copies, write_split
 from carvana.errors import ConfigError, plural
 from carvana.run import Run
 from carvana.training.callbacks import Callback
+from carvana.training.checkpoint import has_state
 from carvana.training.setup import (
     PLUGINS,
     build_model,
@@ -31,6 +32,7 @@ from carvana.training.setup import (
     rebuild_model,
     recall_images,
     with_data,
+    with_images,
 )
 from carvana.training.trainer import Trainer
 from carvana.utils import __version__
@@ -80,6 +82,7 @@ def fit(
     model = build_model(config, init=init, reporter=reporter)  # first: its errors are quick to find
     config = with_data(config, reporter=reporter)
     split = new_split(config, reporter=reporter)
+    config, model, split = with_images(config, model, split, reporter=reporter)
     digests = _look_at_images(config, split, reporter) if first else []  # before processes wait for another
     trainer = make_trainer(config, model, split, run, device=device, callbacks=callbacks, reporter=reporter)
     config = config.replace({"train.batch_size": trainer.batch_size})  # the number that "auto" came to
@@ -140,6 +143,9 @@ def resume(
     config = check(config, device=device)
     split = recall_images(run, root=root, reporter=reporter)
     model = rebuild_model(run, config, reporter=reporter)
+    if not has_state(run.state_path):  # what was measured is in its state
+        config, model, split = with_images(config, model, split, reporter=reporter)
+    split = split.with_spec(model.spec.image_spec)
     with closing(
         make_trainer(config, model, split, run, device=device, callbacks=callbacks, reporter=reporter, resume=True)
     ) as trainer:

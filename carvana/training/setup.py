@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from carvana.config import FitConfig
-from carvana.data.augment import make_augment
+from carvana.data.augment import RGB_ALONE, make_augment
 from carvana.data.cache import SampleCache, build_caches
 from carvana.data.check.masks import check_sizes
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.digest import cache_home
+from carvana.data.measure import measure
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError
 from carvana.evaluation.samples import read_run_split
+from carvana.image_spec import channel_names
 from carvana.losses import loss_for, loss_names, make_loss
 from carvana.models.build import build_network
 from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec, is_distribution
 from carvana.registry import Catalog, registry
 from carvana.run import Run
+from carvana.task import NODATA
 from carvana.training.callbacks import Callback, default_callbacks
 from carvana.training.checkpoint import has_state, read_state
 from carvana.training.trainer import Trainer
@@ -35,6 +40,9 @@ from carvana.utils.parallel import check_fork, check_main_guard
 from carvana.utils.progress import Reporter, default_reporter
 
 DEMO_CARS = 12
+
+_TRAINED = "mean", "std", "init", "channels", "range", "dtype", "nodata", "pages"
+"""What a model has learnt of its images, and where its weights came from."""
 
 PLUGINS = "plugins"
 """The key of a run's record: the package of each name that a plugin adds."""
@@ -126,10 +134,12 @@ def build_model(
     model = create_model(
         config.arch,
         task=config.task.task(),
+        channels=channel_names(config.data.channels),
         encoder_weights="none" if init is not None else config.model.encoder_weights,
         options=config.model.options,
         reporter=reporter,
     )
+    model = model.with_spec(pages=config.data.pages, nodata=tuple(config.data.nodata))
     if init is None:
         return model
     other = Segmenter.from_pretrained(init)
@@ -145,7 +155,10 @@ def build_model(
     path = Path(init)
     name = path.parent.name if path.name == "model" else path.name
     # The weights keep the normalisation that they were trained with.
-    return model.with_spec(init=f"run:{name}", mean=other.spec.mean, std=other.spec.std)
+    spec = other.spec
+    return model.with_spec(
+        init=f"run:{name}", mean=spec.mean, std=spec.std, channels=spec.channels, range=spec.range, dtype=spec.dtype
+    )
 
 
 def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Reporter) -> dict[str, Tensor]:
@@ -189,7 +202,33 @@ def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segment
         return build_model(config, init=run.read_record().get("init_from"), reporter=reporter)
     model = build_model(config.replace({"model.encoder_weights": "none"}))
     spec = ModelSpec.from_json(read_state(run.state_path, tensors=False).origin["spec"])
-    return model.with_spec(init=spec.init, mean=spec.mean, std=spec.std)
+    return model.with_spec(**{name: value for name, value in spec.to_json().items() if name in _TRAINED})
+
+
+def with_images(
+    config: FitConfig, model: Segmenter, split: Split, *, reporter: Reporter
+) -> tuple[FitConfig, Segmenter, Split]:
+    """The config, the model and the images of a training, once it is known what the images are.
+
+    Where pixels have no value, the task ignores them from here on, in the config as well. Weights that were trained
+    before keep the range, mean and spread of their images.
+
+    Raises:
+        DataError: the images are not what the config says, or cannot be read.
+    """
+    taken = config.data.image_spec()
+    if model.spec.range and not taken.range:
+        taken = replace(taken, range=model.spec.range)
+    found = measure(split.train, split.val, taken, reporter=reporter)
+    changes: dict[str, Any] = {"range": found.spec.range, "dtype": found.dtype, "nodata": found.spec.nodata or ()}
+    if found.mean and not model.spec.init.startswith("run:"):
+        changes |= {"mean": found.mean, "std": found.std}
+    if found.spec.nodata is not None and NODATA not in config.task.ignore:
+        config = config.replace({"task.ignore": [*config.task.ignore, NODATA]})
+        reporter.info("pixels of images without a value count for nothing: task.ignore has nodata")
+        changes["task"] = config.task.task()
+    model = model.with_spec(**changes)
+    return config, model, split.with_spec(model.spec.image_spec)
 
 
 def with_data(config: FitConfig, *, reporter: Reporter) -> FitConfig:
@@ -265,6 +304,8 @@ def datasets(
     def cached(parts: Sequence[Sequence[Sample]], size: tuple[int, int]) -> Sequence[SampleCache | None]:
         return build_caches(parts, size, target=data.target, task=task, limit_gb=data.cache_gb, reporter=reporter)
 
+    if data.augment in RGB_ALONE and not split.train[0].spec.is_rgb and reporter is not None:
+        reporter.info(f"augment {data.augment}: of these channels {RGB_ALONE[data.augment]}")
     parts = split.train, split.val
     caches = cached(parts, data.size) if data.mode == "resize" else (None, None)  # crops are cut anew in each epoch
     train = SegmentationDataset(

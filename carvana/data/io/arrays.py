@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, cast
 
@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carvana.data.io.convert import is_wide, orientation_of, turn
+from carvana.data.io.convert import bits_of, is_wide, orientation_of, turn
 from carvana.data.io.decode import (
     MAX_PIXELS,
+    TIFF_STARTS,
+    ZIP,
     Source,
     check_pixels,
     is_npy,
     name_of,
+    open_header,
     open_picture,
     read_bytes,
     stream,
@@ -34,7 +37,9 @@ Window = tuple[int, int, int, int]
 """(top, left, height, width) in pixels."""
 
 _BYTES_A_PIXEL = 64  # of all bands together; a small file may claim any number of them
-_TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+_ANY_SIZE = 2**40  # bytes: of a window, or a header, little is read
+_HEADER = 64
+_ANY_DEPTH = "PPM", "JPEG2000"  # formats of which Pillow does not tell the depth
 _OWN_COLOURS = "PALETTE", "CIELAB", "ICCLAB", "ITULAB"  # whose values are no brightness: Pillow makes RGB of them
 _ORIENTATION = 274  # tags of TIFF
 _NODATA = 42113  # GDAL's
@@ -59,25 +64,38 @@ class ArrayInfo(NamedTuple):
 
 
 def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
-    """What an image file of any bands and depth holds; of TIFFs by tifffile only the header is read.
+    """What an image file of any bands and depth holds; only headers are read, but of .npz and where EXIF comes late.
 
     Raises:
         DataError: as for :func:`read_array`.
     """
     if not isinstance(source, str | os.PathLike):
         source = read_bytes(source, max_pixels)
-    with stream(source, 2**40) as file:
-        start = file.read(8)
+    with stream(source, _ANY_SIZE) as file:
+        start = file.read(_HEADER)
         file.seek(0)
-        if start[:4] in _TIFF_STARTS and has_tifffile():
+        if start[:4] in TIFF_STARTS and has_tifffile():
             with _tiff(file, source) as pages:
                 height, width = _sides(pages[0])
                 return ArrayInfo(
                     (width, height) if _turned(pages[0]) >= 5 else (height, width), pages[0].samplesperpixel,
                     str(pages[0].dtype), len(pages), _nodata(pages[0]),
                 )  # fmt: skip
-    array = read_array(source, page=0, max_pixels=max_pixels)
+        if not is_npy(start) and start[:4] != ZIP:
+            with open_header(file, source, max_pixels) as picture:
+                size = picture.size if orientation_of(picture) >= 5 else picture.size[::-1]
+                if picture.format not in _ANY_DEPTH:
+                    return ArrayInfo(size, *_kind_of(picture, start))
+    array = read_array(source, page=0, max_pixels=_ANY_SIZE if is_npy(start) else max_pixels)
     return ArrayInfo(array.shape[:2], 1 if array.ndim == 2 else array.shape[2], str(array.dtype))
+
+
+def _kind_of(picture: Image.Image, start: bytes) -> tuple[int, str]:
+    """The bands of a picture that Pillow opens, and the type of their values."""
+    if is_wide(picture):
+        return 1, {"F": "float32", "I": "int32"}.get(picture.mode, "uint16")
+    bands = 1 if picture.mode in ("1", "L") else len(picture.getbands()) if picture.mode != "P" else 3
+    return bands, "uint16" if bits_of(picture, start) > 8 else "uint8"
 
 
 def read_array(
@@ -112,23 +130,65 @@ def read_array(
         >>> read_array(file.getvalue()).shape, read_array(file.getvalue(), window=(8, 0, 16, 20)).shape
         ((40, 50, 12), (16, 20, 12))
     """
+    return read_with_nodata(source, window=window, page=page, max_pixels=max_pixels)[0]
+
+
+def page_of(source: Source, page: int, *, max_pixels: int = MAX_PIXELS) -> Source:
+    """A page of a label file, as a file in memory that label files are read from; a file of one page as it is."""
+    if array_info(source, max_pixels=max_pixels).pages == 1:
+        return source
+    values, _ = read_with_nodata(source, page=page, max_pixels=max_pixels)
+    file = io.BytesIO()
+    file.name = f"{name_of(source)}, page {page}"
+    np.save(file, values)
+    file.seek(0)
+    return file
+
+
+def read_with_nodata(
+    source: Source,
+    *,
+    window: Window | None = None,
+    page: int | Literal["channels"] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[NDArray[Any], float | None]:
+    """As :func:`read_array`, and the value that stands for none by the file's own tag."""
     if not isinstance(source, str | os.PathLike):
         source = read_bytes(source, max_pixels)  # an open file can be read once
-    with stream(source, max_pixels if window is None else 2**40) as file:
+    with stream(source, max_pixels if window is None else _ANY_SIZE) as file:
         start = file.read(8)
         file.seek(0)
-        if start[:4] in _TIFF_STARTS and has_tifffile():
+        if start[:4] in TIFF_STARTS and has_tifffile():
             return _read_tiff(file, source, window, page, max_pixels)
-        if is_npy(start) or start[:4] == b"PK\3\4":
+        if is_npy(start) or start[:4] == ZIP:
             array = _read_numpy(file, source, is_npy(start))
         else:
-            array = _read_picture(source, max_pixels, is_tiff=start[:4] in _TIFF_STARTS)
+            array = _read_picture(source, max_pixels, is_tiff=start[:4] in TIFF_STARTS)
     if page not in (None, 0, "channels"):
         raise DataError(f"{name_of(source)}: there is no page {page}; the file has one image")
     if window is not None:
-        array = _cut(array, window, source)
+        array = cut(array, window, source)
     _check_size(array.shape, array.dtype, max_pixels, source)
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array), None
+
+
+def without_value(values: NDArray[Any], nodata: Iterable[float | None]) -> NDArray[np.bool_]:
+    """Where values are NaN, or stand for none; a value that the type cannot hold stands for nothing.
+
+    >>> without_value(np.array([0, -9999, 7], np.int16), [-9999, None])
+    array([False,  True, False])
+    """
+    found: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    for value in nodata:
+        if value is None or math.isnan(value):
+            continue
+        if values.dtype.kind == "f":
+            found |= values == values.dtype.type(value)
+        elif values.dtype.kind in "iu" and float(value).is_integer():
+            least, most = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+            if least <= value <= most:
+                found |= values == values.dtype.type(int(value))
+    return found
 
 
 def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
@@ -148,7 +208,7 @@ def has_tifffile() -> bool:
 
 def _read_tiff(
     file: Any, source: Source, window: Window | None, page: int | str | None, max_pixels: int
-) -> NDArray[Any]:
+) -> tuple[NDArray[Any], float | None]:
     with _tiff(file, source) as pages:
         if page == "channels":
             chosen = pages
@@ -163,23 +223,27 @@ def _read_tiff(
             chosen = [pages[int(page or 0)]]
         if len({(_sides(each), each.samplesperpixel, str(each.dtype)) for each in chosen}) > 1:
             raise DataError(f"{name_of(source)}: its pages differ in size or type; take one by page=0")
-        if chosen[0].photometric.name in _OWN_COLOURS or chosen[0].bitspersample < 8:
+        first, single = chosen[0], len(pages) == 1
+        nodata = _nodata(first)
+        if single and (first.photometric.name in _OWN_COLOURS or first.bitspersample < 8):
             array = _read_picture(source, max_pixels)
-            return np.ascontiguousarray(array if window is None else _cut(array, window, source))
-        orientation = _turned(chosen[0])
-        height, width = _sides(chosen[0])
+            return np.ascontiguousarray(array if window is None else cut(array, window, source)), nodata
+        orientation = _turned(first)
+        height, width = _sides(first)
         if window is not None and orientation != 1:  # few files have both; these are read whole
             file.seek(0)
-            return np.ascontiguousarray(_cut(_read_tiff(file, source, None, page, max_pixels), window, source))
+            whole, _ = _read_tiff(file, source, None, page, max_pixels)
+            return np.ascontiguousarray(cut(whole, window, source)), nodata
         top, left, rows, columns = window or (0, 0, height, width)
         _check_window((top, left, rows, columns), (height, width), source)
-        bands = chosen[0].samplesperpixel * len(chosen)
-        _check_size((rows, columns, bands), chosen[0].dtype, max_pixels, source)
+        bands = first.samplesperpixel * len(chosen)
+        _check_size((rows, columns, bands), first.dtype, max_pixels, source)
         parts = [_of_page(each, (top, left, rows, columns)) for each in chosen]
         array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-        if chosen[0].photometric.name == "MINISWHITE" and array.dtype.kind == "u":
-            array = np.iinfo(array.dtype).max - array
-        return turn(array[..., 0] if bands == 1 else array, orientation)
+        array = array.view(np.uint8) if array.dtype == np.bool_ else array
+        if first.photometric.name == "MINISWHITE" and array.dtype.kind == "u":
+            array = (1 if first.bitspersample == 1 else np.iinfo(array.dtype).max) - array
+        return turn(array[..., 0] if bands == 1 else array, orientation), nodata
 
 
 def _of_page(page: Any, window: Window) -> NDArray[Any]:
@@ -231,10 +295,10 @@ def _tiff(file: Any, source: Source) -> Iterator[list[Any]]:
         with tifffile.TiffFile(file) as tiff:
             pages = [each.aspage() for each in tiff.pages]
             images = [each for each in pages if not each.is_reduced and not each.is_mask] or pages[:1]
-            for each in images:
-                if each.imagedepth != 1:
-                    raise DataError(f"{name_of(source)}: an image of {each.imagedepth} layers; expected flat ones")
-            yield images
+            if images[0].imagedepth != 1:
+                raise DataError(f"{name_of(source)}: an image of {images[0].imagedepth} layers; expected flat ones")
+            pixels = math.prod(_sides(images[0]))  # what is smaller is a thumbnail
+            yield [each for each in images if math.prod(_sides(each)) >= pixels]
     except (DataError, MemoryError):
         raise
     except Exception as error:  # it raises nearly anything on damaged bytes
@@ -325,7 +389,8 @@ def _may_be_deep(picture: Image.Image) -> bool:
     return picture.format in ("PNG", "PPM", "JPEG2000", "TIFF")
 
 
-def _cut(array: NDArray[Any], window: Window, source: Source) -> NDArray[Any]:
+def cut(array: NDArray[Any], window: Window, source: Source) -> NDArray[Any]:
+    """A window of an array (H, W) or (H, W, C); a DataError if it is not within it."""
     top, left, rows, columns = window
     _check_window(window, (array.shape[0], array.shape[1]), source)
     return array[top : top + rows, left : left + columns]

@@ -108,8 +108,8 @@ def check_pages(picture: TiffImageFile, name: str) -> None:
         with suppress(Exception):
             picture.seek(0)
     raise DataError(
-        f"{name}: a stack of {pages:,} pages, of which only the first would be read; save each page as a file of its"
-        " own (this version cannot read stacks; a later one will, by data.pages)"
+        f"{name}: a stack of {pages:,} pages, of which only the first would be read; in a config, data.pages takes "
+        "them as images, or as channels; carvana.read_array(path, page=0) reads one"
     )
 
 
@@ -159,7 +159,7 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
         DataError: its values use a small part of their range.
     """
     # Of one band, which is wide, _eight_bit has checked the values.
-    bits = 8 if is_wide(picture) else _bits_of(picture, data)
+    bits = 8 if is_wide(picture) else bits_of(picture, data)
     if bits <= 8:
         return
     shown = np.asarray(picture.convert("RGB"))
@@ -172,7 +172,7 @@ def check_dropped_bits(picture: Image.Image, data: bytes, name: str) -> None:
         _check_range(shown.astype(np.uint16) * 257, 65535, bits, name)
 
 
-def _bits_of(picture: Image.Image, data: bytes) -> int:
+def bits_of(picture: Image.Image, data: bytes) -> int:
     """The most bits that a value in a picture's file may have; Pillow keeps 8 of them where there are several bands."""
     if isinstance(picture, TiffImageFile):
         return int(max(picture.tag_v2.get(BITSPERSAMPLE, (8,))))
@@ -206,7 +206,7 @@ def _check_range(values: NDArray[Any], full: int, bits: int, name: str) -> None:
     raise DataError(
         f"{name}: {bits} bits a value, the lowest {lowest:,.6g}, the highest {highest:,.6g}; expected 0 to {full:,}"
         + (", but 99.8% of the values lie within a quarter of that" if inside else ", but some lie outside")
-        + "; scale the values to 0 to 255 and save 8 bits"
-        " (this version reads no other range; a later one will, by data.range)",
+        + "; training measures their range, or takes it by data.range=[low, high]; carvana.read_image by "
+        "range=(low, high)",
         kind="range",
     )

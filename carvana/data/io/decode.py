@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 import threading
@@ -37,13 +38,23 @@ _LONGEST_NAME = 4096  # characters of a path, on most systems
 
 _BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**24  # four channels of 16 bits, not compressed; colour profiles and the like
 
-_TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+"""The first four bytes of a TIFF: of either order of bytes, and of either size of file."""
+
+ZIP = b"PK\3\4"
+"""How an .npz begins."""
+
+logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())  # what it cannot read is told as an error
+
 _REFUSED = "not an image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
 _TIFF_REFUSED = (
-    "a TIFF that cannot be read: damaged, or of other bands or bits; expected grey, RGB or RGBA of 8 or 16 bits; save "
-    "the three bands to be used as a file of 8 bits (this version cannot choose bands; a later one will, by "
-    "data.channels)"
+    "a TIFF that Pillow cannot read: damaged, or neither grey, RGB nor RGBA of 8 or 16 bits; the packages of pip "
+    "install 'carvana[tiff]' read other bands and bits"
 )
+
+
+class UnknownTiffError(DataError):
+    """A TIFF that Pillow does not know; tifffile may."""
 
 
 def read_bytes(source: Source, limit: int) -> bytes:
@@ -132,8 +143,10 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
         raise too_large("it holds", limit, source) from error
     except UnidentifiedImageError as error:
         file.seek(0)
-        what = _TIFF_REFUSED if file.read(4) in _TIFF_STARTS else _REFUSED
-        raise DataError(f"{name_of(source)}: {what}") from error
+        is_tiff = file.read(4) in TIFF_STARTS
+        if is_tiff:
+            raise UnknownTiffError(f"{name_of(source)}: {_TIFF_REFUSED}") from error
+        raise DataError(f"{name_of(source)}: {_REFUSED}") from error
     except Exception as error:  # as below
         raise DataError(
             f"{name_of(source)}: cannot be read ({_why(error)}); replace the file or leave it out"

@@ -23,11 +23,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageCms, ImageColor, ImageDraw, ImageFont
 
+from carvana.data.io.arrays import scaled
 from carvana.data.io.convert import UInt8, is_wide, orientation_of, to_rgb, turn
 from carvana.data.io.decode import Source, open_header, open_picture, read_bytes, stream
-from carvana.data.io.images import MAX_PIXELS, read_image
+from carvana.data.io.images import MAX_PIXELS, read_pixels
 from carvana.data.io.labels import Labels
 from carvana.errors import ConfigError, DataError, did_you_mean, shortened
+from carvana.image_spec import RGB, ImageSpec
 from carvana.metrics import as_binary
 from carvana.task import Task
 
@@ -45,17 +47,26 @@ _DIMMED = 0.45  # of the image's light that is left outside the mask
 _IN_LEGEND = 12  # classes; more would be higher than the image
 
 
+_STRETCH = 2, 98  # percentiles that become black and white
+
+
 def read_shown(
-    source: str | os.PathLike[str] | bytes, *, pixels: UInt8 | None = None, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes,
+    spec: ImageSpec = ImageSpec(),  # noqa: B008 - it is frozen
+    *,
+    pixels: UInt8 | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> UInt8:
     """Read an image to show it: in sRGB, with its transparency.
 
-    An ICC profile is applied, unless it is damaged or for pixels of another kind.
+    An ICC profile is applied, unless it is damaged or for pixels of another kind. Of other channels than RGB those that
+    are named red, green and blue are shown, or else the first three, or the first one, stretched.
 
     Args:
         source: A path, or the bytes of an image file.
-        pixels: The result of :func:`carvana.read_image` at full size, if it is known: most files are then not decoded
-            again.
+        spec: How it is read.
+        pixels: The result of :func:`carvana.data.io.images.read_pixels` at full size, if it is known: most files are
+            then not decoded again.
         max_pixels: Refuse images that hold more pixels.
 
     Returns:
@@ -64,6 +75,11 @@ def read_shown(
     Raises:
         DataError: as for :func:`carvana.read_image`.
     """
+    if not spec.is_picture or spec.page is not None:
+        pixels = read_pixels(source, spec, max_pixels=max_pixels) if pixels is None else pixels
+        return pixels if spec.is_rgb else as_picture(pixels, spec.channels)
+    if pixels is not None and pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
     transform, decodes = None, False
     # The JPEG decoder may read what Pillow cannot open: then nothing is known of its colours.
     with suppress(DataError), stream(source, max_pixels) as file, open_header(file, source, max_pixels) as header:
@@ -72,8 +88,29 @@ def read_shown(
     if decodes:
         return _decoded(source, max_pixels)
     if pixels is None:
-        pixels = read_image(source, max_pixels=max_pixels)
+        pixels = read_pixels(source, max_pixels=max_pixels)
     return pixels if transform is None else _converted(Image.fromarray(pixels), transform)
+
+
+def as_picture(values: NDArray[Any], channels: Sequence[str] = ()) -> UInt8:
+    """Values (H, W) or (H, W, C) of any type as a picture (H, W, 3): their bands of red, green and blue, stretched.
+
+    Args:
+        values: Of an image.
+        channels: The names of its channels.
+    """
+    values = values[..., None] if values.ndim == 2 else values
+    names = [name.lower() for name in channels]
+    bands = [names.index(name) for name in RGB if name in names]
+    if len(bands) < 3:
+        bands = [0, 1, 2] if values.shape[2] >= 3 else [0, 0, 0]
+    stretched = {}
+    for band in set(bands):
+        some = values[..., band]
+        finite = some[np.isfinite(some)] if some.dtype.kind == "f" else some
+        low, high = np.percentile(finite, _STRETCH) if finite.size else (0, 1)
+        stretched[band] = scaled(some, float(low), float(high) if high > low else float(low) + 1)
+    return np.stack([stretched[band] for band in bands], axis=2)
 
 
 def over_white(image: UInt8) -> UInt8:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import math
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
@@ -21,23 +20,34 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from carvana.data.io.arrays import read_array, scaled
+from carvana.data.io.arrays import (
+    Window,
+    array_info,
+    cut,
+    has_tifffile,
+    read_with_nodata,
+    scaled,
+    without_value,
+)
 from carvana.data.io.convert import check_dropped_bits, orientation_of, pixels_in_memory, to_rgb, turn
 from carvana.data.io.decode import MAX_PIXELS as MAX_PIXELS
 from carvana.data.io.decode import (
+    TIFF_STARTS,
+    ZIP,
     Source,
+    UnknownTiffError,
     check_pixels,
     heif_is_installed,
     is_npy,
     name_of,
-    npy_size,
     open_header,
     open_picture,
     read_bytes,
     stream,
 )
 from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg, without_junk
-from carvana.errors import ConfigError, DataError
+from carvana.errors import ConfigError, DataError, plural
+from carvana.image_spec import ImageSpec
 from carvana.utils.files import write_bytes
 
 if TYPE_CHECKING:
@@ -51,7 +61,7 @@ _LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
 _SUFFIXES_OF_HEIF = frozenset((".heic", ".heif") if heif_is_installed() else ())
 
 SUFFIXES = _SUFFIXES_OF_HEIF | frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
+    ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .npy .npz .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
 """The suffixes of images, in lower case; HEIC as well where pillow-heif is installed."""
 
@@ -93,7 +103,9 @@ def read_image(
         (1280, 1918, 3)
     """
     if range is not None:
-        return _in_range(source, range, max_pixels)
+        if len(range) != 2 or not all(map(math.isfinite, range)) or range[0] >= range[1]:
+            raise ConfigError(f"range {range}: expected two numbers, the lower one first")
+        return read_pixels(source, ImageSpec(range=(range,) * 3), max_pixels=max_pixels)
     pixels = pixels_in_memory(source)
     if pixels is not None:
         check_pixels(pixels.shape[0], pixels.shape[1], max_pixels, "the image")
@@ -106,74 +118,158 @@ def read_image(
         image = read_jpeg(data, space, name, at_least)
         if image is not None:
             return image
-    with open_picture(data, source, max_pixels) as picture:
-        check_dropped_bits(picture, data, name)
-        return turn(to_rgb(picture, name), orientation_of(picture))
+    try:
+        if is_npy(data) or data.startswith(ZIP):
+            return _of_values(data, name, max_pixels)
+        with open_picture(data, source, max_pixels) as picture:
+            check_dropped_bits(picture, data, name)
+            return turn(to_rgb(picture, name), orientation_of(picture))
+    except UnknownTiffError:
+        if not has_tifffile():
+            raise
+    return _of_values(data, name, max_pixels)
 
 
-def _in_range(source: ImageSource, limits: tuple[float, float], max_pixels: int) -> UInt8:
-    if len(limits) != 2 or not all(map(math.isfinite, limits)) or limits[0] >= limits[1]:
-        raise ConfigError(f"range {limits}: expected two numbers, the lower one first")
-    if isinstance(source, np.ndarray):
-        values: NDArray[Any] = source
-    elif (pixels := pixels_in_memory(source)) is not None:
-        values = pixels
-    else:
-        values = read_array(cast("Source", source), max_pixels=max_pixels)
-    bands = values.shape[2] if values.ndim == 3 else 1
-    if values.ndim not in (2, 3) or bands not in (1, 3):
-        raise DataError(
-            f"{_named(source)}: {bands} bands are no RGB; expected one or three (read_array gives all of them)"
-        )
-    pixels = scaled(values.reshape(*values.shape[:2], bands), *limits)
-    return np.repeat(pixels, 3, axis=2) if bands == 1 else pixels
+def _of_values(data: bytes, name: str, max_pixels: int) -> UInt8:
+    """An image of one band or three, of which Pillow knows nothing."""
+    values, _ = read_bands(data, ImageSpec(), max_pixels=max_pixels)
+    pixels = _eight_bits(values, ImageSpec(), name)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def read_pixels(
     source: ImageSource,
+    spec: ImageSpec = ImageSpec(),  # noqa: B008 - it is frozen
     *,
-    channels: int = 3,
-    ranges: Sequence[tuple[float, float]] = (),
+    window: Window | None = None,
+    at_least: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8:
     """Read an image as a network takes it.
 
     Args:
         source: as for :func:`read_image`, or an array (H, W, channels), or (H, W) of one channel, of any type.
-        channels: values of a pixel. Three without ranges is what :func:`read_image` gives, one its brightness.
-        ranges: for each channel the values that become 0 and 255; none where images have 8 bits.
-        max_pixels: Refuse images that hold more pixels.
+        spec: what it is.
+        window: (top, left, height, width) of the part that is read, within the image.
+        at_least: as for :func:`read_image`.
+        max_pixels: Refuse images, or windows, that hold more pixels.
 
     Returns:
-        uint8 (H, W, channels).
+        uint8 (H, W, channels). RGB is made of one brightness, and brightness of RGB; values that stand for none become
+        the spec's ``fill``.
 
     Raises:
         DataError: the file cannot be read, or has another number of channels, or more bits and no range.
     """
-    if not ranges and channels in (1, 3):
-        image = read_image(source, max_pixels=max_pixels)
-        return image if channels == 3 else cast("UInt8", cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None]
+    if spec.is_plain and window is None:
+        return read_image(source, at_least=at_least, max_pixels=max_pixels)
+    return _read(source, spec, window, at_least, max_pixels)[0]
+
+
+def read_with_void(
+    source: ImageSource, spec: ImageSpec, *, window: Window | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8, NDArray[np.bool_] | None]:
+    """As :func:`read_pixels`, and the pixels (H, W) none of whose values count; None if all may count."""
+    return _read(source, spec, window, None, max_pixels)
+
+
+def read_void(
+    source: ImageSource, spec: ImageSpec, *, window: Window | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_] | None:
+    """The pixels (H, W) of an image none of whose values count; None if all may count."""
+    if spec.nodata is None or not holds_values(source):
+        return None
+    values, tag = read_bands(source, spec, window=window, max_pixels=max_pixels)
+    return _all_lacking(without_value(values, (*spec.nodata, tag)))
+
+
+def _read(
+    source: ImageSource, spec: ImageSpec, window: Window | None, at_least: tuple[int, int] | None, max_pixels: int
+) -> tuple[UInt8, NDArray[np.bool_] | None]:
+    arrays, lacking = holds_values(source), None
+    values, tag = None, None
+    if not spec.is_picture or spec.page is not None or (arrays and (spec.nodata is not None or window is not None)):
+        values, tag = read_bands(source, spec, window=window, max_pixels=max_pixels)
+        if spec.nodata is not None:
+            lacking = without_value(values, (*spec.nodata, tag))
+    plain = values is not None and values.dtype == np.uint8 and values.shape[2] in (1, 3)
+    if values is not None and (plain or not spec.is_picture or spec.page is not None):
+        pixels = _eight_bits(values, spec, source)
+    else:
+        pixels = read_image(source, at_least=at_least, max_pixels=max_pixels)  # palettes, opacity, 16 bits
+        if window is not None:
+            pixels = cut(pixels, window, _named(source))
+    if len(spec.channels) != pixels.shape[2]:
+        pixels = np.repeat(pixels, 3, axis=2) if spec.is_rgb else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+    if lacking is None or not lacking.any():
+        return pixels, None
+    if pixels.shape[2] != lacking.shape[2]:
+        lacking = np.repeat(lacking.all(2, keepdims=True), pixels.shape[2], axis=2)
+    fill = np.array(spec.fill or (0,) * pixels.shape[2], np.uint8)
+    return np.where(lacking, fill, pixels), _all_lacking(lacking)
+
+
+def read_bands(
+    source: ImageSource, spec: ImageSpec, *, window: Window | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[Any], float | None]:
+    """The values (H, W, C) of an image in its own type, and the one that stands for none by its tag."""
+    tag = None
     if isinstance(source, np.ndarray):
         values: NDArray[Any] = source
+        check_pixels(source.shape[0], source.shape[1], max_pixels, "the image")
     elif (pixels := pixels_in_memory(source)) is not None:
         values = pixels
     else:
-        values = read_array(cast("Source", source), max_pixels=max_pixels)
+        values, tag = read_with_nodata(cast("Source", source), window=window, page=spec.page, max_pixels=max_pixels)
+        window = None
+    if window is not None:
+        values = cut(values, window, "the image")
     values = values[..., None] if values.ndim == 2 else values
-    if values.ndim != 3 or values.shape[2] != channels:
-        has = values.shape[2] if values.ndim == 3 else values.ndim
-        raise DataError(f"{_named(source)}: has {has} channels, and the network takes {channels}")
-    check_pixels(values.shape[0], values.shape[1], max_pixels, _named(source))
-    if ranges:
-        return np.stack([scaled(values[..., each], *ranges[each]) for each in builtins.range(channels)], axis=2)
+    if values.ndim != 3:
+        raise DataError(f"{_named(source)}: an array of {values.shape} is not an image; expected (H, W, channels)")
+    return values, tag
+
+
+def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> UInt8:
+    """Values (H, W, C) as 8 bits, by the ranges of a spec; of RGB and brightness also of the other of these."""
+    bands, channels = values.shape[2], len(spec.channels)
+    if spec.in_colours and bands == 4 and not holds_values(source):  # the fourth one says how opaque a pixel is
+        opaque = values[..., 3:] / np.float32(np.iinfo(values.dtype).max)
+        white = np.float32(spec.range[0][1] if spec.range else 255)
+        values, bands = values[..., :3] * opaque + white * (1 - opaque), 3
+    if bands != channels and not (spec.in_colours and bands in (1, 3)):
+        expected = "one or three" if spec.in_colours else str(channels)
+        names = f" ({', '.join(spec.channels[:16])})" if not spec.in_colours and channels <= 16 else ""
+        raise DataError(
+            f"{_named(source)}: has {plural(bands, 'channel')} of {values.dtype}, and {expected}{names} are expected; "
+            f"training takes them by data.channels={bands}, or their names, and read_array gives all of them"
+        )
+    if spec.range:
+        ranges = spec.range if bands == channels else (spec.range[0],) * bands
+        return np.stack([scaled(values[..., band], *ranges[band]) for band in builtins.range(bands)], axis=2)
     if values.dtype != np.uint8:
         lowest, highest = np.nanmin(values).item(), np.nanmax(values).item()
         raise DataError(
-            f"{_named(source)}: values of {values.dtype}, the lowest {lowest:,.6g}, the highest {highest:,.6g}; the "
-            "network takes 8 bits: name their range in its spec, as model.with_spec(range=[(low, high), ...])",
+            f"{_named(source)}: values of {values.dtype}, the lowest {lowest:,.6g}, the highest {highest:,.6g}; 8 bits "
+            "are expected: training measures their range, or takes it by data.range=[low, high]; a model by "
+            "model.with_spec(range=[(low, high), ...])",
             kind="range",
         )
     return np.ascontiguousarray(values)
+
+
+def _all_lacking(lacking: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels (H, W) without any value. One that lacks some still shows what it is, as dark water without blue."""
+    return cast("NDArray[np.bool_]", lacking.all(2))
+
+
+def holds_values(source: ImageSource) -> bool:
+    """Whether a file is of a kind that holds values of any meaning, some of which may stand for none; or an array."""
+    if not isinstance(source, str | os.PathLike):
+        if isinstance(source, bytes | bytearray | memoryview):
+            return bytes(source[:4]) in TIFF_STARTS or is_npy(bytes(source[:6]))
+        return isinstance(source, np.ndarray)
+    return os.path.splitext(source)[1].lower() in {".tif", ".tiff", ".npy", ".npz"}  # noqa: PTH122 - a str will do
 
 
 def _named(source: object) -> str:
@@ -198,12 +294,21 @@ def image_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageHeader
     Raises:
         DataError: the file is missing, not an image, or holds more than ``max_pixels``.
     """
-    with stream(source, max_pixels) as file:
-        start = file.read(START)
-        if is_npy(start):
-            return ImageHeader(npy_size(start, name_of(source)))
-        found = jpeg_size(start, file) if is_jpeg(start) else None
-        height, width, orientation = found or _pillow_header(file, source, max_pixels)
+    if not isinstance(source, str | os.PathLike):
+        source = read_bytes(source, max_pixels)  # an open file can be read once
+    try:
+        with stream(source, max_pixels) as file:
+            start = file.read(START)
+            if is_npy(start) or start.startswith(ZIP):
+                size = array_info(source, max_pixels=max_pixels).size
+                check_pixels(*size, max_pixels, source)
+                return ImageHeader(size)
+            found = jpeg_size(start, file) if is_jpeg(start) else None
+            height, width, orientation = found or _pillow_header(file, source, max_pixels)
+    except UnknownTiffError:
+        if not has_tifffile():
+            raise
+        (height, width), orientation = array_info(source, max_pixels=max_pixels).size, 1
     check_pixels(height, width, max_pixels, source)
     return ImageHeader((width, height) if orientation >= 5 else (height, width), orientation)
 
@@ -223,10 +328,13 @@ def pixel_count(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
     Raises:
         DataError: as for :func:`image_header`.
     """
-    with stream(source, max_pixels) as file:
+    data = read_bytes(source, max_pixels) if not isinstance(source, str | os.PathLike) else source
+    with stream(data, max_pixels) as file:
         start = file.read(START)
         if is_jpeg(start) and (found := jpeg_size(start, file)):
             height, width, _ = found
+        elif start[:4] in TIFF_STARTS or is_npy(start) or start.startswith(ZIP):
+            height, width = image_size(data, max_pixels=max_pixels)
         else:
             file.seek(0)
             with open_header(file, source, max_pixels) as picture:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from carvana.errors import ModelError
-from carvana.inference.engines.exported import INPUT, METADATA, NAMES, TILING, Output, needed
+from carvana.image_spec import RGB, ImageSpec
+from carvana.inference.engines.exported import INPUT, METADATA, NAMES, TILING, Output, file_values, needed
 from carvana.inference.tiling.measure import bytes_per_pixel, exact_halo
 from carvana.models.fuse import for_inference
 from carvana.models.segmenter import Segmenter, padded_size
-from carvana.models.spec import RGB, ModelSpec
+from carvana.models.spec import ModelSpec
 from carvana.models.weight_files import first_line
 
 OPSET = 18
@@ -39,20 +40,29 @@ class Answer(nn.Module):
     Labels are indices of classes (N, H, W), uint8, int32 of more than 256 classes; of one class 1 where its probability
     is above the threshold, else 0; of classes that overlap such a mask for each, (N, K, H, W).
 
+    Args:
+        model: the Segmenter.
+        output: what it gives.
+        of_files: images have the type and the values of files, and not 8 bits: the spec's range and its values that
+            stand for none are part of the network then.
+
     Raises:
         ModelError: the model has no task, which would say what its logits mean.
     """
 
-    def __init__(self, model: Segmenter, output: Output = "logits") -> None:
+    def __init__(self, model: Segmenter, output: Output = "logits", *, of_files: bool = False) -> None:
         super().__init__()
         if output != "logits" and model.spec.task is None:
             raise ModelError(f"'{model.spec.arch}' has no task, so it gives logits only: leave out the output {output}")
         self.model = model
         self.output = output
+        spec = model.spec.image_spec
+        self.read = FileValues(spec) if of_files and (spec.range or spec.nodata is not None) else nn.Identity()
+        self.dtype = getattr(torch, model.spec.dtype) if of_files else torch.uint8
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images, uint8 (N, 3, H, W), to the output."""
-        logits: Tensor = self.model(images)
+        """Map images (N, C, H, W), uint8 or of the type of files, to the output."""
+        logits: Tensor = self.model(self.read(images))
         task, spec = self.model.spec.task, self.model.spec
         if self.output == "logits" or task is None:
             return logits
@@ -64,6 +74,40 @@ class Answer(nn.Module):
         thresholds = torch.tensor(spec.thresholds, device=logits.device).view(-1, 1, 1)
         masks = (found > thresholds).to(torch.uint8)
         return masks if task.kind == "multilabel" else masks[:, 0]
+
+
+class FileValues(nn.Module):
+    """The values of files as :func:`carvana.data.io.images.read_pixels` makes them 8 bits, as float32 in [0, 1]."""
+
+    low: Tensor
+    factor: Tensor
+    fill: Tensor
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.scales, self.nodata = bool(spec.range), spec.nodata
+        limits = spec.range or ((0.0, 255.0),) * len(spec.channels)
+        fill = spec.fill or (0,) * len(spec.channels)
+        for name, values in (
+            ("low", [low for low, _ in limits]),
+            ("factor", [255 / (high - low) for low, high in limits]),
+            ("fill", fill),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) of any type to float32 in [0, 1]."""
+        values = images.to(torch.float32)
+        lacks = values != values if images.is_floating_point() else torch.zeros_like(values, dtype=torch.bool)
+        for value in self.nodata or ():
+            lacks = lacks | (values == value)
+        levels = values
+        if self.scales:
+            levels = torch.where(values != values, 0.0, (values - self.low) * self.factor)
+            levels = (levels.clamp(0, 255) + 0.5).floor()
+        if self.nodata is not None:
+            levels = torch.where(lacks, self.fill, levels)
+        return levels / 255
 
 
 def check_convertible(model: Segmenter) -> None:
@@ -113,7 +157,7 @@ def onnx_bytes(answer: Answer, *, step: Callable[[], None] = lambda: None) -> by
     proto.producer_name, proto.producer_version = "carvana", __version__
     proto.graph.name = spec.arch
     bands = "RGB" if spec.channels == RGB else ", ".join(spec.channels)
-    form = f"uint8 (batch, {len(spec.channels)}, height, width), of any size"
+    form = f"{str(answer.dtype).removeprefix('torch.')} (batch, {len(spec.channels)}, height, width), of any size"
     proto.doc_string = f"{INPUT}: images, {bands}, {form}. {answer.output}: {_meaning(answer)}"
     proto.metadata_props.add(key=METADATA, value=json.dumps(spec.to_json()))
     if spec.task is not None:
@@ -131,6 +175,8 @@ def _converted(answer: Answer, step: Callable[[], None]) -> Any:
     images = example_images(
         (2, len(spec.channels), spec.min_size + spec.stride + 3, spec.min_size + 2 * spec.stride + 5)
     )
+    if answer.dtype != torch.uint8:
+        images = file_values(images, spec)
     free = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     ends: dict[str, Any] = {"input_names": [INPUT], "output_names": [answer.output]}
     try:

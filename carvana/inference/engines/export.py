@@ -25,7 +25,14 @@ from carvana.inference.engines.convert import (
     example_images,
     onnx_bytes,
 )
-from carvana.inference.engines.exported import OPENVINO_FILE, ExportedEngine, Output, holds_model, needed
+from carvana.inference.engines.exported import (
+    OPENVINO_FILE,
+    ExportedEngine,
+    Output,
+    file_values,
+    holds_model,
+    needed,
+)
 from carvana.inference.engines.onnx import OnnxEngine
 from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package, read_network
 from carvana.models.segmenter import Segmenter
@@ -190,7 +197,7 @@ def _export(
     reporter.start(_TASK, CONVERSION_STEPS + len(sizes))
     try:
         network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-        answer = Answer(network, next(each for each in outputs if each == output))
+        answer = Answer(network, next(each for each in outputs if each == output), of_files=True)
         data = onnx_bytes(answer, step=lambda: reporter.advance(_TASK))
 
         def check(engine: ExportedEngine) -> tuple[Check, ...]:
@@ -249,7 +256,8 @@ def checked(answer: Answer, engine: ExportedEngine, shape: tuple[int, int, int, 
     where = f"at {shape[0]} x {shape[2]}x{shape[3]} pixels"
     with torch.no_grad():
         logits = answer.model(images)
-        expected = logits if answer.output == "logits" else answer(images)
+        given = images if answer.dtype == torch.uint8 else file_values(images, spec)
+        expected = answer(given)
     if not bool(logits.isfinite().all()):
         raise ModelError(f"'{spec.arch}' gives NaN {where}: its training may have diverged, so it is not exported")
     try:

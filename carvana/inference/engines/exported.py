@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -46,6 +45,7 @@ class ExportedEngine(ABC):
     Args:
         named: the file, or the network, in messages.
         spec: how to feed the network.
+        takes: the type of the images that it takes: uint8, or that of files.
         output: what the file gives.
         tiling: the JSON under the key :data:`TILING`.
         digest: of the weights.
@@ -65,6 +65,7 @@ class ExportedEngine(ABC):
         named: str,
         spec: ModelSpec,
         *,
+        takes: str,
         output: Output,
         tiling: str,
         digest: str,
@@ -72,6 +73,7 @@ class ExportedEngine(ABC):
         precision: Precision,
     ) -> None:
         self.spec = spec
+        self.takes = takes
         self.output = output
         self.device = device
         self.precision: Precision = precision
@@ -80,7 +82,7 @@ class ExportedEngine(ABC):
         self._digest = digest
 
     @abstractmethod
-    def _compute(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def _compute(self, images: NDArray[Any]) -> NDArray[Any]:
         """What the file gives for images (N, 3, H, W), in memory that later calls leave alone."""
 
     def answer(self, images: Tensor) -> Tensor:
@@ -103,7 +105,8 @@ class ExportedEngine(ABC):
                 f"images must be uint8 (N, {channels}, H, W) and not empty, got {images.dtype} {tuple(images.shape)}"
             )
         try:
-            found = self._compute(images.contiguous().cpu().numpy())
+            given = images if self.takes == "uint8" else file_values(images, self.spec)
+            found = self._compute(given.contiguous().cpu().numpy())
         except Exception as error:  # the errors of these programs share no base but this one
             raise self._explained(error, images) from error
         planes = () if self.output == "labels" and not self._overlapping else (self.spec.classes,)
@@ -190,21 +193,43 @@ class ExportedEngine(ABC):
         )
 
 
+def file_values(images: Tensor, spec: ModelSpec) -> Tensor:
+    """Images of 8 bits, uint8 (N, C, H, W), as values of files that become these 8 bits again.
+
+    Whole values do so where a range has at least as many of them as 8 bits; in smaller ranges some come out one level
+    off. What would stand for no value is one more.
+    """
+    limits = torch.tensor(spec.range or ((0.0, 255.0),) * len(spec.channels), dtype=torch.float32, device=images.device)
+    low, high = limits[:, 0].reshape(1, -1, 1, 1), limits[:, 1].reshape(1, -1, 1, 1)
+    values = low + images.to(torch.float32) * ((high - low) / 255)
+    kind = getattr(torch, spec.dtype)
+    whole = not kind.is_floating_point
+    values = values.round() if whole else values
+    for value in spec.nodata:
+        values = torch.where(values == value, values + (1 if whole else 1e-6 * (high - low)), values)
+    return values.to(kind)
+
+
 def described(
-    named: str, metadata: Mapping[str, str], inputs: list[tuple[str, bool]], outputs: list[str]
+    named: str, metadata: Mapping[str, str], inputs: list[tuple[str, str]], outputs: list[str]
 ) -> tuple[ModelSpec, Output, str]:
     """The ModelSpec, the output and the text for tiling of an exported file.
 
     Args:
         named: the file in messages.
         metadata: its texts by key.
-        inputs: of each input its name, and whether it takes uint8.
+        inputs: of each input its name, and the type that it takes, by NumPy's name.
         outputs: the names of its outputs.
 
     Raises:
         ModelError: the file is damaged, of a newer carvana or of another program.
     """
-    if METADATA not in metadata or inputs != [(INPUT, True)] or len(outputs) != 1 or outputs[0] not in get_args(Output):
+    if (
+        METADATA not in metadata
+        or [name for name, _ in inputs] != [INPUT]
+        or len(outputs) != 1
+        or outputs[0] not in get_args(Output)
+    ):
         raise ModelError(
             f"{named} was not written by carvana export, so it does not say how to prepare images for it; "
             "export the run: carvana export RUN --to onnx --out FILE"
@@ -212,9 +237,12 @@ def described(
     values = _json(named, METADATA, metadata[METADATA])
     output: Any = outputs[0]
     try:
-        return ModelSpec.from_json(values), output, metadata.get(TILING, "{}")
+        spec = ModelSpec.from_json(values)
     except ModelError as error:
         raise ModelError(f"{named}: {error}") from None
+    if inputs[0][1] not in ("uint8", spec.dtype):
+        raise ModelError(f"{named} takes images of {inputs[0][1]}, and its metadata says {spec.dtype}: export it anew")
+    return spec, output, metadata.get(TILING, "{}")
 
 
 def source_digest(source: Path | bytes) -> str:

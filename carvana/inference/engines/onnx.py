@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -56,25 +55,31 @@ class OnnxEngine(ExportedEngine):
         spec, output, tiling = described(
             named,
             session.get_modelmeta().custom_metadata_map,
-            [(end.name, end.type == "tensor(uint8)") for end in session.get_inputs()],
+            inputs := [(end.name, _type_of(end.type)) for end in session.get_inputs()],
             [end.name for end in session.get_outputs() if end.type in _ANSWERS],
         )
         made = cls(
-            named, spec, output=output, tiling=tiling, digest=digest or source_digest(checked), device=device,
-            precision="fp32",
+            named, spec, takes=inputs[0][1], output=output, tiling=tiling, device=device, precision="fp32",
+            digest=digest or source_digest(checked),
         )  # fmt: skip
         made._session = session
         made._quietly = needed("onnxruntime").RunOptions()
         made._quietly.log_severity_level = _FATAL
         return made
 
-    def _compute(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def _compute(self, images: NDArray[Any]) -> NDArray[Any]:
         (found,) = self._session.run([self.output], {INPUT: images}, self._quietly)
         answer: NDArray[Any] = found
         return answer
 
 
 _ANSWERS = ("tensor(float)", "tensor(uint8)", "tensor(int32)")
+
+
+def _type_of(name: str) -> str:
+    """NumPy's name of a type such as tensor(float)."""
+    name = name.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def onnx_device(name: str) -> torch.device:

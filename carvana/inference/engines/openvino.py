@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -70,7 +69,7 @@ class OpenVinoEngine(ExportedEngine):
         spec, output, tiling = described(
             named,
             _metadata(model),
-            [(end.get_any_name(), end.get_element_type().get_type_name() == "u8") for end in model.inputs],
+            inputs := [(end.get_any_name(), str(end.get_element_type().to_dtype())) for end in model.inputs],
             [end.get_any_name() for end in model.outputs],
         )
         settings = {
@@ -85,13 +84,13 @@ class OpenVinoEngine(ExportedEngine):
             raise ModelError(f"{named} cannot be compiled by OpenVINO: {_reason(error)}") from error
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         made = cls(
-            named, spec, output=output, tiling=tiling, digest=digest or own, device=device,
+            named, spec, takes=inputs[0][1], output=output, tiling=tiling, digest=digest or own, device=device,
             precision="bf16" if computes == "bf16" else "fp32",
         )  # fmt: skip
         made._request, made._alone = compiled.create_infer_request(), threading.Lock()
         return made
 
-    def _compute(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def _compute(self, images: NDArray[Any]) -> NDArray[Any]:
         try:
             with self._alone:  # another thread would overwrite the answer before it is copied
                 (found,) = self._request.infer({0: images}, share_inputs=True).values()

@@ -246,7 +246,7 @@ def _picture(scored: ScoredImage, distance: float, sample: Sample, rows: Sequenc
     """One image as a whole, and the part where its masks differ most: the truth, then the errors of each network."""
     masks = _read_masks(sample, rows, task)
     assert masks is not None
-    image, true = over_white(read_shown(sample.image)), read_labels(sample, task)
+    image, true = over_white(read_shown(sample.image, sample.spec)), read_labels(sample, task)
     of_class, counted = "", _counted(masks, true, task)
     if task.kind == "multilabel":
         index = int(np.argmax([mean_distance(each) for each in zip(*counted, strict=True)]))

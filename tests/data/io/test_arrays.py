@@ -130,8 +130,8 @@ def test_pages_are_images_or_channels(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no page 4; the file has 4, from 0 on"):
         read_array(path, page=4)
     with tifffile.TiffWriter(tmp_path / "mixed.tif") as writer:
-        writer.write(pages[..., 0], metadata=None)
         writer.write(pages[:50, :, 0], metadata=None)
+        writer.write(pages[..., 0], metadata=None)
     with pytest.raises(DataError, match="its pages differ in size or type"):
         read_array(tmp_path / "mixed.tif", page="channels")
 
