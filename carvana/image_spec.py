@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from carvana.errors import ConfigError
@@ -52,6 +52,11 @@ class ImageSpec:
     def is_picture(self) -> bool:
         """Whether :func:`carvana.read_image` reads the pixels: of other images, it is the bands that are read."""
         return self.in_colours and not self.range
+
+    @property
+    def with_nodata(self) -> ImageSpec:
+        """The same, where NaN and what a TIFF's tag names stand for no value."""
+        return self if self.nodata is not None else replace(self, nodata=())
 
     @property
     def is_plain(self) -> bool:

@@ -169,7 +169,10 @@ def show_images(
 
     Label files are painted in the colours of the classes that --config or --set task.classes names.
     """
+    from carvana.cli.display import make_reporter
     from carvana.data.check.preview import show_samples
+    from carvana.data.measure import measure
+    from carvana.data.samples import with_spec
     from carvana.data.splits import config_samples, without_test
     from carvana.errors import ConfigError
     from carvana.utils.files import check_target
@@ -180,8 +183,10 @@ def show_images(
     seen = None if size is None else _size(size)
     config = layout.fit_config(folder)
     data = config.data
+    samples = without_test(config_samples(data, data.root))
+    spec = measure(samples, (), data.image_spec(), reporter=make_reporter()).spec
     show_samples(
-        without_test(config_samples(data, data.root)), out, size=seen or data.size,
+        with_spec(samples, spec), out, size=seen or data.size,
         augment=augment or (data.augment if layout.config else "studio"), count=count, seed=seed,
         task=config.task.task(), mode=data.mode, crops=data.crops,
     )  # fmt: skip

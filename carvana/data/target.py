@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +26,6 @@ from carvana.data.io.masks import MaskSource, read_mask, shrink_mask
 from carvana.data.objects import paint_labels, paint_masks
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
-from carvana.image_spec import ImageSpec
 from carvana.task import NODATA, Task
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, track
@@ -142,7 +140,7 @@ def read_labels(sample: Sample, task: Task, *, max_pixels: int = MAX_PIXELS) -> 
     labels = _labels_of(sample, task, max_pixels)
     if NODATA not in task.ignore:
         return labels
-    void = read_void(sample.image, _with_nodata(sample.spec), max_pixels=max_pixels)
+    void = read_void(sample.image, sample.spec.with_nodata, max_pixels=max_pixels)
     return _voided(labels, void, sample, task)
 
 
@@ -192,12 +190,8 @@ def _read(sample: Sample, task: Task, *, at_least: tuple[int, int] | None = None
     """The image of a sample and its labels, which may differ in size; the image's file is read once."""
     if NODATA not in task.ignore:
         return read_pixels(sample.image, sample.spec, at_least=at_least), _labels_of(sample, task, MAX_PIXELS)
-    image, void = read_with_void(sample.image, _with_nodata(sample.spec))
+    image, void = read_with_void(sample.image, sample.spec.with_nodata)
     return image, _voided(_labels_of(sample, task, MAX_PIXELS), void, sample, task)
-
-
-def _with_nodata(spec: ImageSpec) -> ImageSpec:
-    return spec if spec.nodata is not None else replace(spec, nodata=())
 
 
 def _voided(labels: Labels, void: NDArray[np.bool_] | None, sample: Sample, task: Task) -> Labels:

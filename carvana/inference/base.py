@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana.data.io.images import ImageSource
-from carvana.errors import ConfigError
+from carvana.errors import ConfigError, ModelError
 from carvana.image_spec import ImageSpec, Page
 from carvana.inference.pipeline import T, overlapped
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocess import PreprocessedImage, Preprocessor
+from carvana.inference.raster import Raster
 from carvana.inference.strips import decided, strips_of
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute, parameters
@@ -139,6 +140,24 @@ class BasePredictor(ABC):
             ModelError: as :meth:`run` says.
         """
         return strips_of(self.predict_maps([image])[0])
+
+    def raster_strips(self, raster: Raster) -> Iterator[Tensor]:
+        """The probabilities of a raster that does not fit the memory, from top to bottom, float32 (K, h, W) each time.
+
+        Raises:
+            ModelError: as :meth:`run` says; or the network sees images at another size than their own.
+        """
+        raise ModelError(f"{raster.path}: a raster of this size takes one network, or the mean of several: no refining")
+
+    @torch.inference_mode()
+    def raster_labels(self, raster: Raster) -> Iterator[NDArray[Any]]:
+        """The labels (h, W) of such a raster, from top to bottom; of classes that overlap the masks (K, h, W)."""
+        for strip in self.raster_strips(raster):
+            if self.task.kind == "multiclass":
+                yield strip.argmax(0).to(torch.uint8 if self.task.dtype == "uint8" else torch.int32).cpu().numpy()
+                continue
+            masks = (strip > strip.new_tensor(self.thresholds)[:, None, None]).to(torch.uint8).cpu().numpy()
+            yield masks if self.task.kind == "multilabel" else masks[0]
 
     @property
     def scale(self) -> str | tuple[int, int]:

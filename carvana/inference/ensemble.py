@@ -15,6 +15,7 @@ from carvana.inference.base import BasePredictor, Threshold, checked_thresholds,
 from carvana.inference.prediction import ProbabilityMaps
 from carvana.inference.predictor import Predictor
 from carvana.inference.preprocess import PreprocessedImage, Scale
+from carvana.inference.raster import Raster
 from carvana.inference.refiner import BAND, MARGIN, Refiner
 from carvana.inference.strips import mean_strips
 from carvana.inference.tiling.sliding_window import Mode
@@ -96,6 +97,10 @@ class Ensemble(BasePredictor):
     def strips(self, image: PreprocessedImage) -> Iterator[Tensor]:
         """The mean of the members' probabilities of several classes, from top to bottom."""
         return mean_strips([member.strips(image[place]) for place, member in enumerate(self.members)])
+
+    def raster_strips(self, raster: Raster) -> Iterator[Tensor]:
+        """The mean of the members' probabilities of a raster that does not fit the memory, from top to bottom."""
+        return mean_strips([member.raster_strips(raster) for member in self.members])
 
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
         """Run every network on prepared images, and average their probabilities.

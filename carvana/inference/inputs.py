@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from carvana.data.io.arrays import array_info, has_tifffile
+from carvana.data.io.decode import check_regular
+from carvana.data.io.geotiff import MapPlace, map_place
 from carvana.data.layouts import find_images, warn_of_others
 from carvana.errors import DataError
+from carvana.image_spec import ImageSpec
 from carvana.utils.deprecated import renamed
 from carvana.utils.devices import process_count, process_number
+from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter
 
 if TYPE_CHECKING:
@@ -64,6 +71,59 @@ def collect_images(
     if all(map(_is_missing, images)):
         raise DataError(f"{images[0]}: no such file or folder")
     return distinct(images)
+
+
+STREAMED = 2**27
+"""A TIFF of more pixels is not read as a whole: its tiles are, as the network comes to them."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image to predict: a file, or a page of one.
+
+    Attributes:
+        path: the file.
+        page: its page, if each is an image.
+        place: where it lies on the map; None for other images.
+        is_large: it is read and predicted by parts.
+    """
+
+    path: Path
+    page: int | None = None
+    place: MapPlace | None = None
+    is_large: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What the names of its outputs begin with."""
+        return self.path.stem if self.page is None else f"{self.path.stem}-{self.page:03}"
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its labels are written as a TIFF, and not as a PNG."""
+        return self.place is not None or self.is_large
+
+
+def inspected(images: Sequence[Path], spec: ImageSpec) -> list[Input]:
+    """The images that files hold: each page of a TIFF is one, unless pages are channels.
+
+    A file that cannot be read is kept: predicting reports it.
+    """
+    return [each for several in threaded(lambda path: _inspected(path, spec), images) for each in several]
+
+
+def _inspected(path: Path, spec: ImageSpec) -> list[Input]:
+    if path.suffix.lower() not in (".tif", ".tiff") or not has_tifffile():
+        return [Input(path)]
+    try:
+        check_regular(path)
+        info = array_info(path)
+    except (DataError, OSError):
+        return [Input(path)]
+    place, is_large = map_place(path), math.prod(info.size) > STREAMED
+    if info.pages == 1 or spec.page == "channels":
+        return [Input(path, None, place, is_large)]
+    return [Input(path, page, place, is_large) for page in range(info.pages)]
 
 
 def distinct(images: Sequence[Path]) -> list[Path]:

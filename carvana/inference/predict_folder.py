@@ -5,6 +5,7 @@ By the manifest of the folder of outputs an interrupted command continues, and f
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from carvana.data.io.decode import check_regular
 from carvana.data.io.display import read_shown
-from carvana.data.io.images import UInt8
+from carvana.data.io.images import UInt8, read_void
 from carvana.errors import DataError, cause
 from carvana.inference.base import BasePredictor, run_batches
 from carvana.inference.inputs import (
+    Input,
     absolute_paths,
     distinct,
+    inspected,
     rank_slice,
     refuse_equal_stems,
     unreadable,
@@ -34,6 +40,7 @@ from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.pipeline import overlapped
 from carvana.inference.prediction import Prediction
 from carvana.inference.preprocess import PreprocessedImage
+from carvana.inference.raster import Raster, each_plane
 from carvana.task import Task
 from carvana.utils.files import append_json_line, atomic_path, digest, file_digest, lock, read_json_lines
 from carvana.utils.progress import Reporter, default_reporter, track
@@ -108,16 +115,17 @@ def predict_folder(
     """
     reporter = reporter or default_reporter()
     outputs = Outputs(tuple(save), cleaning, background, predictor.task, of_class)
-    images = distinct(list(images))
-    refuse_equal_stems(images)
+    spec = predictor.image_specs[0]
+    inputs: Sequence[Input] = inspected(distinct(list(images)), spec)
+    refuse_equal_stems([each.path for each in inputs], [each.stem for each in inputs])
     folder = Path(out)
     manifest = Manifest(folder)
-    _refuse_overwriting(folder, manifest, {path: list(outputs.names(path.stem).values()) for path in images})
+    _refuse_overwriting(folder, manifest, inputs, outputs)
     made_by = {
         "weights_digest": predictor.weights_digest,
         "settings_digest": digest({**predictor.settings(), **outputs.settings()}),
     }
-    images = rank_slice(images)
+    inputs = rank_slice(inputs)
 
     def made_of(item: _Item) -> dict[str, str]:
         return made_by | {"photo_digest": item.digest}
@@ -131,17 +139,28 @@ def predict_folder(
             item.files = {kind: name for kind, name in item.files.items() if name not in foreign}
         return all(states[name] == "current" for name in item.files.values())
 
-    def read(path: Path) -> tuple[_Item, PreprocessedImage | None]:
-        item = _Item(path, outputs.names(path.stem))
+    def read(given: Input) -> tuple[_Item, PreprocessedImage | None]:
+        item, path = _Item(given, outputs.names(given.stem, is_map=given.is_map)), given.path
+        own = spec if given.page is None else dataclasses.replace(spec, page=given.page)
         try:
             check_regular(path)  # reading a pipe might never end
             item.digest = file_digest(path)
             if leave_foreign(item):
                 item.skipped = True
                 return item, None
-            image = predictor.read(path)
+            if given.is_large:
+                outputs.check_streamed()
+                item.raster = Raster(path, spec, predictor.device, page=given.page)
+                return item, None
+            image = predictor.read(path, page=given.page)
             if outputs.need_image:
-                item.image = read_shown(path, predictor.image_specs[0], pixels=image, max_pixels=predictor.max_pixels)
+                item.image = read_shown(path, own, pixels=image, max_pixels=predictor.max_pixels)
+            if given.is_map:
+                item.void = read_void(
+                    path,
+                    own.with_nodata,
+                    max_pixels=predictor.max_pixels,
+                )
         except (OSError, DataError) as error:
             item.failure = unreadable(path, error)
             return item, None
@@ -154,7 +173,8 @@ def predict_folder(
                 leave_foreign(item)  # somebody may have put a file there meanwhile
                 with ExitStack() as files:  # they get their names at its end
                     digests = {}
-                    for name, data in outputs.encode(item.files, prediction, item.image):
+                    place, void = item.given.place, item.void
+                    for name, data in outputs.encode(item.files, prediction, item.image, place=place, void=void):
                         path = files.enter_context(atomic_path(folder / name))
                         if isinstance(data, bytes):
                             path.write_bytes(data)
@@ -166,11 +186,29 @@ def predict_folder(
                 item.failure = unwritable(item.path, error)
         return item
 
+    def stream(item: _Item) -> None:
+        """Predict a raster that does not fit the memory, and write its labels as they come."""
+        assert item.raster is not None
+        try:
+            with ExitStack() as files:
+                digests = {}
+                labels = each_plane(predictor.raster_labels(item.raster), item.raster, outputs.task, files)
+                for (kind, name), parts in zip(item.files.items(), labels, strict=True):
+                    path = files.enter_context(atomic_path(folder / name))
+                    has_void = item.raster.may_lack_values
+                    outputs.map_writer(kind, parts, item.raster.size, place=item.given.place, has_void=has_void)(path)
+                    digests[name] = file_digest(path)
+                manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
+        except (OSError, DataError) as error:
+            item.failure = unwritable(item.path, error)
+
     summary = Summary()
     try:
-        reading = overlapped(read, images, workers=workers, bytes_of=_bytes_of)
+        reading = overlapped(read, inputs, workers=workers, bytes_of=_bytes_of)
         predicted = run_batches(predictor, reading, want=outputs.want)
-        for item in track(overlapped(write, predicted, workers=workers), reporter, "predicting", len(images)):
+        for item in track(overlapped(write, predicted, workers=workers), reporter, "predicting", len(inputs)):
+            if item.raster is not None and not item.failure:
+                stream(item)  # the network runs in this thread alone
             summary.kept += item.kept
             if item.failure:
                 summary.failed.append((item.path, item.failure))
@@ -274,7 +312,7 @@ def digest_of(path: Path) -> str | None:
         return None
 
 
-def _refuse_overwriting(folder: Path, manifest: Manifest, files: Mapping[Path, Iterable[str]]) -> None:
+def _refuse_overwriting(folder: Path, manifest: Manifest, inputs: Sequence[Input], outputs: Outputs) -> None:
     """Refuse images whose files would replace those of another image.
 
     An image is the same if it has the same path, even when edited, or the same bytes, even when moved.
@@ -282,14 +320,15 @@ def _refuse_overwriting(folder: Path, manifest: Manifest, files: Mapping[Path, I
     Args:
         folder: where the files go.
         manifest: of the folder.
-        files: for each image the names of the files that it will write.
+        inputs: the images.
+        outputs: what is written of them.
 
     Raises:
         DataError: one line that names both images.
     """
-    images = list(files)
-    for image, place in zip(images, absolute_paths(images), strict=True):
-        for name in files[image]:
+    images = [each.path for each in inputs]
+    for given, image, place in zip(inputs, images, absolute_paths(images), strict=True):
+        for name in outputs.names(given.stem, is_map=given.is_map).values():
             known = manifest.made_of.get(name)
             if known is None or known.get("photo") == str(place) or not (folder / name).is_file():
                 continue
@@ -304,13 +343,19 @@ def _refuse_overwriting(folder: Path, manifest: Manifest, files: Mapping[Path, I
 class _Item:
     """One image in the pipeline."""
 
-    path: Path
+    given: Input
     files: dict[str, str]
     digest: str = ""
     skipped: bool = False
     failure: str = ""
     image: UInt8 | None = None
+    void: NDArray[np.bool_] | None = None
+    raster: Raster | None = None
     kept: int = 0
+
+    @property
+    def path(self) -> Path:
+        return self.given.path
 
 
 def _bytes_of(read: tuple[_Item, PreprocessedImage | None]) -> int:

@@ -21,6 +21,7 @@ from carvana.inference.engines.choice import checked_engine, engine_of, engine_o
 from carvana.inference.engines.exported import is_exported
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.preprocess import PreprocessedImage, Scale, network_size
+from carvana.inference.raster import Raster
 from carvana.inference.strips import mean_strips
 from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import TileGrid
@@ -31,6 +32,7 @@ from carvana.inference.tiling.sliding_window import (
     SlidingWindowInferer,
     probabilities_of,
 )
+from carvana.inference.tiling.tiled import WindowedImage
 from carvana.models.segmenter import Segmenter
 from carvana.models.spec import ModelSpec
 from carvana.run import Run
@@ -183,20 +185,36 @@ class Predictor(BasePredictor):
             return super().strips(image)
         network_runs()
         pixels = self._on_device(image.images[0])
+        return self._mean_strips(pixels, pixels.flip(-1) if self.tta else None, image.name)
+
+    def _mean_strips(
+        self, image: Tensor | WindowedImage, turned: Tensor | WindowedImage | None, name: str
+    ) -> Iterator[Tensor]:
+        """The strips of an image, or their mean with those of the mirrored one."""
 
         def finite(strip: Tensor) -> Tensor:
             if not bool(torch.isfinite(strip.sum())):
-                raise self._not_a_number(image)
+                raise self._not_a_number(name)
             return strip
 
-        def turned(strip: Tensor) -> Tensor:
+        def turned_back(strip: Tensor) -> Tensor:
             return finite(strip).flip(-1)
 
         # By map: the variable of a generator expression would keep a strip.
-        strips = map(finite, self._inferer.strips(pixels))
-        if not self.tta:
-            return strips
-        return mean_strips([strips, map(turned, self._inferer.strips(pixels.flip(-1)))])
+        strips = map(finite, self._inferer.strips(image))
+        return strips if turned is None else mean_strips([strips, map(turned_back, self._inferer.strips(turned))])
+
+    def raster_strips(self, raster: Raster) -> Iterator[Tensor]:
+        """The probabilities of a raster that does not fit the memory, from top to bottom."""
+        if self.size is not None:
+            raise ModelError(
+                f"{raster.path}: {raster.size[0]} x {raster.size[1]} pixels do not fit the memory, and the network "
+                f"sees images at {self.size[0]}x{self.size[1]}: take --scale native"
+            )
+        network_runs()
+        (spec,) = self.image_specs
+        turned = raster.taken_for(spec, self.device, is_turned=True) if self.tta else None
+        return self._mean_strips(raster.taken_for(spec, self.device), turned, str(raster.path))
 
     @torch.inference_mode()
     def predict_maps(self, batch: Sequence[PreprocessedImage]) -> list[ProbabilityMaps]:
@@ -271,18 +289,18 @@ class Predictor(BasePredictor):
             maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
         for each, single in zip(batch, maps, strict=True):
             if not bool(torch.isfinite(single.sum())):
-                raise self._not_a_number(each)
+                raise self._not_a_number(each.name)
         return [ProbabilityMaps.single(single, each.size) for single, each in zip(maps, batch, strict=True)]
 
     def _of_labels(self, batch: Sequence[PreprocessedImage], labels: Sequence[Tensor]) -> list[Prediction]:
         predictions = [Prediction.of_labels(single.cpu().numpy(), self.task) for single in labels]
         for prediction, each in zip(predictions, batch, strict=True):
             if (prediction.labels == self.task.void).any():
-                raise self._not_a_number(each)
+                raise self._not_a_number(each.name)
         return predictions
 
-    def _not_a_number(self, image: PreprocessedImage) -> ModelError:
-        where = f"{image.name}: " if image.name else ""
+    def _not_a_number(self, name: str) -> ModelError:
+        where = f"{name}: " if name else ""
         overflow = "" if self.precision == "fp32" else _OVERFLOW
         return ModelError(
             f"{where}{self.model.spec.arch} gives NaN in {self.precision}: its training may have diverged (a "

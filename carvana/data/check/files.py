@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from carvana.class_values import color_of
 from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
+from carvana.data.io.arrays import page_of, read_array
+from carvana.data.io.decode import Source
+from carvana.data.io.display import as_picture
 from carvana.data.io.images import SUFFIXES, image_size, read_image
 from carvana.data.io.labels import FEW_VALUES, count_values, read_values
 from carvana.data.io.masks import MASK_SUFFIXES, inspect_mask, read_mask, share_of
 from carvana.data.layouts import Part, image_names, others
 from carvana.data.names import EXPECTED, group_and_view
 from carvana.data.objects import paint_labels, read_objects
-from carvana.data.samples import PairedNames, Sample
+from carvana.data.samples import PairedNames, Sample, each_page
 from carvana.errors import ConfigError, DataError, printable
 from carvana.task import Task
 
@@ -36,7 +39,6 @@ _MOST_COLORS = 1024  # of a file that are counted
 
 ADVICE = {
     "unreadable": "replace the file, or move image and mask away",
-    "range": "scale the values to 0 to 255 and save 8 bits",
     "no-mask": "add the mask, or move the image away",
     "no-photo": "add the image, or move the mask away",
     "same-stem": "keep one of the files",
@@ -59,6 +61,8 @@ ADVICE = {
 NOTES = {
     "ignored": "files and folders that are not read",
     "mixed-sizes": "images of one group differ in size",
+    "values": "images that are not RGB of 8 bits: fit measures the range of values, and needs the number of channels",
+    "pages": "fit takes each page as an image; data.pages=channels takes all of a file as one image's channels",
     "groups": "images that may show the same things: frames of a sequence must not train and validate both",
     "absent": "classes that cannot be learnt from these files",
     "annotations": "what annotation files have that is not used as it stands",
@@ -112,6 +116,11 @@ class FolderContents:
         sample = self.samples[number]
         return sample.image, sample.masks
 
+    def page(self, number: int) -> int | None:
+        """The page of its file that an image is; None for other images, and for masks that are alone."""
+        page = self.samples[number].spec.page if number < len(self.samples) else None
+        return page if isinstance(page, int) else None
+
     def with_objects(self, number: int) -> Sample | None:
         """The sample of an image whose labels are objects with categories."""
         sample = self.samples[number] if number < len(self.samples) else None
@@ -123,7 +132,7 @@ def list_folders(names: PairedNames) -> FolderContents:
     found, suffix = names.folders, names.rule.suffix
     problems: list[Problem] = []
     masks_alone = [found.masks / mask for mask in names.alone]
-    contents = FolderContents(found.images, found.masks, list(_samples(names, problems)), masks_alone, problems)
+    contents = FolderContents(found.images, found.masks, list(_pages(names, problems)), masks_alone, problems)
     for stem in () if names.by_class else sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
         images, masks = names.places(stem)
@@ -149,6 +158,7 @@ class PairSummary:
     Attributes:
         problems: Those inside of the files.
         size: The image's (height, width).
+        kind: The channels, the type, the lowest and the highest value of an image that is not RGB of 8 bits.
         image: A digest of its pixels.
         picture: What it is compared with others by, as :func:`.duplicates.coarse` gives it.
         mask: A digest of the mask's pixels, or labels; b"" if they cannot be read.
@@ -163,6 +173,7 @@ class PairSummary:
 
     problems: list[Problem] = field(default_factory=list)
     size: Size | None = None
+    kind: tuple[int, str, float, float] | None = None
     image: bytes = b""
     picture: NDArray[np.uint16] | None = None
     mask: bytes = b""
@@ -184,7 +195,7 @@ Kind = Literal["masks", "labels", "colors"]
 """What the files of a folder are: masks; label files whose values count; or whose colours count."""
 
 
-def kind_of_file(path: Path) -> Kind | None:
+def kind_of_file(path: Source) -> Kind | None:
     """Whether a file is a mask, or has labels and cannot be read as one; None if it cannot be read.
 
     Values of labels are few, or number objects from 0 on without gaps; colours are few but for what JPEG and resampling
@@ -224,8 +235,9 @@ def inspect(
     """
     found = PairSummary()
     (image, masks), objects = contents.pair(number), contents.with_objects(number)
+    page = contents.page(number)
     if image is not None:
-        _read(lambda path: _inspect_image(path, found), image, found.problems)
+        _read(lambda path: _inspect_image(path, found, page), image, found.problems)
     if objects is not None:
         _read(lambda _: _inspect_objects(objects, task, found), (*masks, objects.image)[0], found.problems)
         return found
@@ -233,9 +245,11 @@ def inspect(
         if len(masks) > 1:
             found.problems.append(Problem("labels", str(masks[1]), f"is one of {len(masks)} files of one image"))
         elif masks:
-            _read(lambda path: _inspect_labels(path, task, found, colors=kind == "colors"), masks[0], found.problems)
+            _read(
+                lambda path: _inspect_labels(path, page, task, found, colors=kind == "colors"), masks[0], found.problems
+            )
         return found
-    files = [_read(inspect_mask, path, found.problems) for path in masks]
+    files = [_read(lambda path: inspect_mask(part_of(path, page)), path, found.problems) for path in masks]
     read = [file.mask for file in files if file is not None]
     for path, file in zip(masks, files, strict=True):
         if file is not None and file.frames > 1:
@@ -259,6 +273,15 @@ def inspect(
             with suppress(DataError):  # it was removed meanwhile
                 found.turned = fits_better_turned(image, mask, files[0].orientation)
     return found
+
+
+def _pages(names: PairedNames, problems: list[Problem]) -> Iterator[Sample]:
+    """The samples, each page of a TIFF as one of its own."""
+    for sample in _samples(names, problems):
+        try:
+            yield from each_page([sample], sample.spec)
+        except DataError:  # reading it tells why
+            yield sample
 
 
 def _samples(names: PairedNames, problems: list[Problem]) -> Iterator[Sample]:
@@ -294,10 +317,41 @@ def _read(read: Callable[[Path], T], path: Path, problems: list[Problem]) -> T |
         return None
 
 
-def _inspect_image(path: Path, found: PairSummary) -> None:
-    # A JPEG at an eighth of its size takes a third of the time, and all of its bytes are still read.
-    pixels, found.size = read_image(path, at_least=(SIDE, SIDE)), image_size(path)
+def _inspect_image(path: Path, found: PairSummary, page: int | None) -> None:
+    pixels = read_picture(path, page, found)
+    found.size = image_size(path)
     found.image, found.picture = _digest(pixels, found.size), coarse(thumbnail(pixels))
+
+
+def read_picture(path: Path, page: int | None = None, found: PairSummary | None = None) -> NDArray[np.uint8]:
+    """An image as RGB of 8 bits, small where its file allows it; of other channels the first three, stretched.
+
+    Args:
+        path: the file.
+        page: its page, if each is an image.
+        found: gets the kind of an image that is not RGB of 8 bits.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        if page is None:  # a JPEG at an eighth of its size takes a third of the time; all of its bytes are still read
+            return read_image(path, at_least=(SIDE, SIDE))
+        values = read_array(path, page=page)
+    except DataError as error:
+        try:
+            values = read_array(path)
+        except DataError:
+            raise error from None
+    channels, dtype = values.shape[2] if values.ndim == 3 else 1, str(values.dtype)
+    if found is not None and (channels, dtype) not in ((1, "uint8"), (3, "uint8")):
+        found.kind = channels, dtype, np.nanmin(values).item(), np.nanmax(values).item()
+    return as_picture(values)
+
+
+def part_of(path: Path, page: int | None) -> Source:
+    """A label file, or the page of it that belongs to an image."""
+    return path if page is None else page_of(path, page)
 
 
 def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ceilings: bool) -> None:
@@ -310,8 +364,8 @@ def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ce
         found.ceilings = best_dices(mask)
 
 
-def _inspect_labels(path: Path, task: Task | None, found: PairSummary, *, colors: bool) -> None:
-    values = read_values(path, colors=colors)
+def _inspect_labels(path: Path, page: int | None, task: Task | None, found: PairSummary, *, colors: bool) -> None:
+    values = read_values(part_of(path, page), colors=colors)
     shape = values.shape[0], values.shape[1]
     counts = count_values(values, path)
     if len(counts) > _MOST_COLORS:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply, check_keeps_coverage, make_augment
-from carvana.data.io.display import OUTLINE, largest_first, legend_of, overlay_classes
+from carvana.data.io.display import OUTLINE, as_picture, largest_first, legend_of, overlay_classes
 from carvana.data.io.images import resize_image
 from carvana.data.io.masks import shrink_mask
 from carvana.data.objects import check_categories
@@ -94,7 +94,7 @@ def show_samples(
         data = SegmentationDataset(samples, size, task=task, mode=mode, crops=crops, augment=augment, seed=seed)
         _draw_labels(data, chosen, path, "" if augment == "none" else f"{augment}, ")
         return [samples[index] for index in chosen]
-    augmentation = make_augment(augment)
+    augmentation = make_augment(augment, rgb=samples[0].spec.is_rgb)
     check_keeps_coverage(augmentation)
     versions = ["as the network sees it"]
     if augmentation is not None:
@@ -137,11 +137,16 @@ def _row(
         version, share = small, coverage
         if augment is not None:
             version, share = apply(augment, small, coverage, (key[0], epoch, key[1]))
-        pictures.append(_outlined(_enlarged(version), share))
+        pictures.append(_outlined(_enlarged(_shown(version, sample)), share))
     tall = pictures[0].shape[0]
     shown = (tall, max(1, round(tall * width / height)))
-    first = _outlined(resize_image(image, shown), _coverage(mask, shown))
+    first = _outlined(resize_image(_shown(image, sample), shown), _coverage(mask, shown))
     return f"{sample.name}   {height} x {width}   object {mask.mean():.1%}", [first, *pictures]
+
+
+def _shown(image: Image, sample: Sample) -> Image:
+    """An image as networks take it, (h, w, C), as a picture."""
+    return image if sample.spec.is_rgb else as_picture(image, sample.spec.channels)
 
 
 def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | os.PathLike[str], augment: str) -> None:
@@ -164,13 +169,13 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
                 found = (shares > 0.5).astype(task.dtype)
             else:
                 found = np.where(shares.sum(0) < 0.5, task.void, shares.argmax(0)).astype(task.dtype)
-            seen = np.ascontiguousarray(seen.transpose(1, 2, 0))
+            seen = _shown(np.ascontiguousarray(seen.transpose(1, 2, 0)), sample)
             pictures.append(_enlarged(overlay_classes(seen, found, task, legend=False)))
         (height, width), tall = labels.shape[-2:], pictures[0].shape[0]
         shown = tall, max(1, round(tall * width / height))
         lines, columns = (np.arange(new) * old // new for new, old in zip(shown, (height, width), strict=True))
         small = labels[..., lines[:, None], columns]
-        pictures.insert(0, overlay_classes(resize_image(image, shown), small, task, legend=False))
+        pictures.insert(0, overlay_classes(resize_image(_shown(image, sample), shown), small, task, legend=False))
         counts = pixel_counts(labels, task)
         rows.append((f"{sample.name}   {height} x {width}   classes: {np.count_nonzero(counts)}", pictures))
         pixels += counts

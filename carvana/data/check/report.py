@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.check.duplicates import COARSE, SIDE, find_near_duplicates, thumbnail
+from carvana.data.check.duplicates import COARSE, find_near_duplicates, thumbnail
 from carvana.data.check.files import (
     ADVICE,
     FolderContents,
@@ -24,12 +24,13 @@ from carvana.data.check.files import (
     inspect,
     kind_of_file,
     list_folders,
+    part_of,
+    read_picture,
 )
 from carvana.data.check.labels import LabelValue, ValueTally
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
-from carvana.data.io.images import read_image
 from carvana.data.samples import PairedNames, Sample, annotation_notes, find_names
-from carvana.errors import DataError, shortened
+from carvana.errors import DataError, plural, shortened
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute
 from carvana.utils.files import expanded
@@ -220,6 +221,7 @@ def check_data(
         notes=(
             *contents.notes,
             *annotated,
+            *_other_kinds(samples, found),
             *_mixed_sizes(samples, found),
             *_alike(samples),
             *tally.notes(str(contents.masks)),
@@ -239,7 +241,8 @@ def _kind_of(contents: FolderContents, with_masks: Sequence[int], task: Task | N
         return "labels"
     if task is not None:
         return "masks" if task.reads_masks else "colors" if task.reads_colors else "labels"
-    some = (contents.pair(with_masks[place])[1][0] for place in spread(len(with_masks), _LOOKED_AT))
+    chosen = [with_masks[place] for place in spread(len(with_masks), _LOOKED_AT)]
+    some = (part_of(contents.pair(number)[1][0], contents.page(number)) for number in chosen)
     known = [found for found in threaded(kind_of_file, some) if found is not None]
     kinds: tuple[Kind, ...] = ("colors", "labels")
     return next((kind for kind in kinds if known.count(kind) > len(known) / 5), "masks")
@@ -255,6 +258,26 @@ def _foreground(contents: FolderContents, found: Sequence[PairSummary]) -> Foreg
         return None
     lowest, highest = min(shares), min(shares, key=lambda pair: (-pair[0], pair[1]))
     return Foreground(float(np.mean([share for share, _ in shares])), lowest[::-1], highest[::-1])
+
+
+def _other_kinds(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Iterator[Problem]:
+    """What the images are that are not RGB of 8 bits, the first of each kind."""
+    kinds: dict[tuple[int, str], list[int]] = {}
+    for number, summary in enumerate(found[: len(samples)]):
+        if summary.kind is not None:
+            kinds.setdefault(summary.kind[:2], []).append(number)
+    for (channels, dtype), numbers in kinds.items():
+        known = [kind for number in numbers if (kind := found[number].kind) is not None]
+        lowest, highest = min(kind[2] for kind in known), max(kind[3] for kind in known)
+        wanted = "" if channels == 3 else f"data.channels={'gray' if channels == 1 else channels}; "
+        message = (
+            f"{plural(len(numbers), 'image')} of {plural(channels, 'channel')} of {dtype}, from {lowest:,.6g} to "
+            f"{highest:,.6g}; {wanted}the range is measured in training, or told by data.range"
+        )
+        yield Problem("values", str(samples[numbers[0]].image), message)
+    stacks = Counter(str(sample.image) for sample in samples if isinstance(sample.spec.page, int))
+    for path, pages in stacks.items():
+        yield Problem("pages", path, f"a stack of {pages} pages")
 
 
 def _equal_images(
@@ -305,8 +328,9 @@ def _equal_masks(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Ite
 def _near_duplicates(samples: Sequence[Sample], pictures: NDArray[np.uint16]) -> Iterator[Problem]:
     @lru_cache(_THUMBNAILS)
     def look(number: int) -> NDArray[np.uint8] | None:
+        page = samples[number].spec.page
         try:
-            return thumbnail(read_image(samples[number].image, at_least=(SIDE, SIDE)))
+            return thumbnail(read_picture(samples[number].image, page if isinstance(page, int) else None))
         except DataError:  # it was removed meanwhile
             return None
 

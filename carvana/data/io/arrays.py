@@ -42,7 +42,8 @@ _HEADER = 64
 _ANY_DEPTH = "PPM", "JPEG2000"  # formats of which Pillow does not tell the depth
 _OWN_COLOURS = "PALETTE", "CIELAB", "ICCLAB", "ITULAB"  # whose values are no brightness: Pillow makes RGB of them
 _ORIENTATION = 274  # tags of TIFF
-_NODATA = 42113  # GDAL's
+NODATA_TAG = 42113
+"""GDAL's tag of the value that stands for none."""
 
 
 class ArrayInfo(NamedTuple):
@@ -75,7 +76,7 @@ def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
         start = file.read(_HEADER)
         file.seek(0)
         if start[:4] in TIFF_STARTS and has_tifffile():
-            with _tiff(file, source) as pages:
+            with open_tiff(file, source) as pages:
                 height, width = _sides(pages[0])
                 return ArrayInfo(
                     (width, height) if _turned(pages[0]) >= 5 else (height, width), pages[0].samplesperpixel,
@@ -209,7 +210,7 @@ def has_tifffile() -> bool:
 def _read_tiff(
     file: Any, source: Source, window: Window | None, page: int | str | None, max_pixels: int
 ) -> tuple[NDArray[Any], float | None]:
-    with _tiff(file, source) as pages:
+    with open_tiff(file, source) as pages:
         if page == "channels":
             chosen = pages
         elif page is None and len(pages) > 1:
@@ -285,7 +286,7 @@ def _of_page(page: Any, window: Window) -> NDArray[Any]:
 
 
 @contextmanager
-def _tiff(file: Any, source: Source) -> Iterator[list[Any]]:
+def open_tiff(file: Any, source: Source) -> Iterator[list[Any]]:
     """The images of a TIFF, without masks and smaller copies."""
     logging.getLogger("tifffile").addHandler(
         logging.NullHandler()
@@ -322,7 +323,7 @@ def _turned(page: Any) -> int:
 
 
 def _nodata(page: Any) -> float | None:
-    tag = page.tags.get(_NODATA)
+    tag = page.tags.get(NODATA_TAG)
     try:
         return None if tag is None else float(str(tag.value).strip().strip("\0"))
     except ValueError:

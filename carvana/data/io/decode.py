@@ -134,8 +134,12 @@ def too_large(what: str, limit: int, source: Source) -> DataError:
     )
 
 
-def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
-    """A picture of which only the header is read; a DataError if it is not an image, or has too many pixels."""
+def open_header(file: BinaryIO, source: Source, limit: int, *, one_page: bool = True) -> Image.Image:
+    """A picture of which only the header is read.
+
+    Raises:
+        DataError: it is not an image, has too many pixels, or is one of many pages of a TIFF, unless these are known.
+    """
     try:
         with _pillow_limit(limit):
             picture = Image.open(file, formats=formats())
@@ -152,7 +156,7 @@ def open_header(file: BinaryIO, source: Source, limit: int) -> Image.Image:
             f"{name_of(source)}: cannot be read ({_why(error)}); replace the file or leave it out"
         ) from error
     check_pixels(picture.height, picture.width, limit, source)
-    if isinstance(picture, TiffImageFile):
+    if one_page and isinstance(picture, TiffImageFile):
         check_pages(picture, name_of(source))
     return picture
 

@@ -401,7 +401,7 @@ def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]
 
 def _pillow_header(file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int]:
     """The height and the width as they are stored, and the orientation."""
-    with open_header(file, source, limit) as picture:
+    with open_header(file, source, limit, one_page=False) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # some versions of Pillow turn its size already
             width, height = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]

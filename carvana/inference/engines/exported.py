@@ -224,16 +224,13 @@ def described(
     Raises:
         ModelError: the file is damaged, of a newer carvana or of another program.
     """
-    if (
-        METADATA not in metadata
-        or [name for name, _ in inputs] != [INPUT]
-        or len(outputs) != 1
-        or outputs[0] not in get_args(Output)
-    ):
-        raise ModelError(
-            f"{named} was not written by carvana export, so it does not say how to prepare images for it; "
-            "export the run: carvana export RUN --to onnx --out FILE"
-        )
+    foreign = ModelError(
+        f"{named} was not written by carvana export, so it does not say how to prepare images for it; export the run: "
+        "carvana export RUN --to onnx --out FILE"
+    )
+    ends = [name for name, _ in inputs], len(outputs) == 1 and outputs[0] in get_args(Output)
+    if METADATA not in metadata or ends != ([INPUT], True):
+        raise foreign
     values = _json(named, METADATA, metadata[METADATA])
     output: Any = outputs[0]
     try:
@@ -241,7 +238,7 @@ def described(
     except ModelError as error:
         raise ModelError(f"{named}: {error}") from None
     if inputs[0][1] not in ("uint8", spec.dtype):
-        raise ModelError(f"{named} takes images of {inputs[0][1]}, and its metadata says {spec.dtype}: export it anew")
+        raise foreign
     return spec, output, metadata.get(TILING, "{}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.io.display import over_white, overlay_classes
+from carvana.data.io.geotiff import MapPlace, void_value, write_map
 from carvana.data.io.images import UInt8, encode_image
 from carvana.data.io.labels import Labels, encode_labels
 from carvana.data.io.masks import encode_mask
-from carvana.errors import ConfigError, did_you_mean
+from carvana.errors import ConfigError, DataError, did_you_mean
 from carvana.inference.outputs.coco import OBJECTS, encode_objects
 from carvana.inference.outputs.cutout import Background, compose, cutout, edge_softness
 from carvana.inference.outputs.postprocess import Cleaning, clean
@@ -87,15 +88,29 @@ class Outputs:
             return "probabilities"
         return "levels" if "prob" in self.kinds else "mask"
 
-    def names(self, stem: str) -> dict[str, str]:
-        """The file's name for each kind, given the image's stem; of classes that overlap ``mask CLASS`` is a kind."""
+    def names(self, stem: str, *, is_map: bool = False) -> dict[str, str]:
+        """The file's name for each kind, given the image's stem; of classes that overlap ``mask CLASS`` is a kind.
+
+        Masks, and the probabilities of one class, of images that lie on a map are TIFFs.
+        """
         files = _FILES | ({"cutout": "{}_cutout.jpg"} if self.background is not None else {})
         files |= {} if self.task.kind == "binary" else {"prob": "{}_prob.npz"}
+        if is_map:
+            files |= {"mask": "{}_mask.tif"} | ({"prob": "{}_prob.tif"} if self.task.kind == "binary" else {})
         names = {kind: files[kind].format(stem) for kind in self.kinds}
         if self.task.kind == "multilabel" and (name := names.pop("mask", None)):
             folders = zip(self.task.names, self.task.folders, strict=True)
             names |= {f"mask {of_class}": f"{folder}/{name}" for of_class, folder in folders}
         return names
+
+    def check_streamed(self) -> None:
+        """Refuse what is not made of a raster that does not fit the memory.
+
+        Raises:
+            DataError: something else than masks is to be saved, or they are to be cleaned.
+        """
+        if self.kinds != ("mask",) or self.cleaning is not None:
+            raise DataError("of a raster that does not fit the memory only masks are written, as they are: --save mask")
 
     def settings(self) -> dict[str, Any]:
         """All that decides the files besides the predictor and the image, as JSON values; empty for plain outputs."""
@@ -111,7 +126,13 @@ class Outputs:
         return settings
 
     def encode(
-        self, names: Mapping[str, str], prediction: Prediction, image: UInt8 | None
+        self,
+        names: Mapping[str, str],
+        prediction: Prediction,
+        image: UInt8 | None,
+        *,
+        place: MapPlace | None = None,
+        void: NDArray[np.bool_] | None = None,
     ) -> Iterator[tuple[str, bytes | Callable[[Path | BinaryIO], None]]]:
         """The name and the bytes of each file of one image; of large files what writes them, to a path or an open file.
 
@@ -120,6 +141,8 @@ class Outputs:
             prediction: of the image.
             image: the image, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, as :func:`carvana.data.io.display.read_shown` gives
                 it; None will do where :attr:`need_image` is false.
+            place: where TIFFs lie on the map.
+            void: the pixels (H, W) of the image that have no value.
 
         Raises:
             DataError: no file of that kind holds so many pixels.
@@ -128,6 +151,9 @@ class Outputs:
         several = task.kind != "binary"
         cleaned = None if self.cleaning is None else clean(prediction.mask_of(own), **vars(self.cleaning))
         for kind, name in names.items():
+            if name.endswith(".tif"):
+                yield name, self._map(kind, prediction, cleaned, place, void)
+                continue
             if kind == "mask":
                 if several:
                     yield name, encode_labels(prediction.labels, task)
@@ -164,6 +190,59 @@ class Outputs:
                 pixels = cutout(image, _share_of(prediction, own), threshold, softness=softness, cleaned=cleaned)
                 pixels = pixels if self.background is None else compose(pixels, self.background)
             yield name, encode_image(pixels, Path(name).suffix, name=name)
+
+    def _map(
+        self, kind: str, prediction: Prediction, cleaned: UInt8 | None, place: MapPlace | None,
+        void: NDArray[np.bool_] | None,
+    ) -> Callable[[Path | BinaryIO], None]:  # fmt: skip
+        if kind == "prob":
+            return partial(
+                write_map, rows=[prediction.levels], size=prediction.size, dtype="uint8", place=place or MapPlace()
+            )
+        if kind.startswith("mask "):
+            labels: Labels = self._mask(prediction, kind.removeprefix("mask "))
+        elif self.task.kind == "binary":
+            labels = prediction.mask if cleaned is None else cleaned
+        else:
+            labels = prediction.labels
+        return self.map_writer(kind, [(labels, void)], prediction.size, place=place, has_void=void is not None)
+
+    def map_writer(
+        self,
+        kind: str,
+        parts: Iterable[tuple[Labels, NDArray[np.bool_] | None]],
+        size: tuple[int, int],
+        *,
+        place: MapPlace | None,
+        has_void: bool,
+    ) -> Callable[[Path | BinaryIO], None]:
+        """What writes the labels of an image as a TIFF, in the values of the task's files.
+
+        Args:
+            kind: ``mask``, or ``mask CLASS``, which is 0 and 1.
+            parts: from top to bottom the labels (h, W), and which of their pixels have no value.
+            size: (H, W) of all.
+            place: where it lies on the map.
+            has_void: whether some pixels may have no value; they get the highest of the type, or of 16 bits where a
+                class has that.
+        """
+        several = kind == "mask"
+        values = self.task.decode(np.arange(len(self.task.classes) + (self.task.kind == "binary"), dtype=np.uint16))
+        values = values if several else np.arange(2, dtype=np.uint8)
+        dtype = "uint8" if values.max() < 256 - has_void else "uint16"
+        palette = self.task.value_palette if several else np.array([[0] * 3, [255] * 3] + [[0] * 3] * 254, np.uint8)
+
+        def rows() -> Iterator[Labels]:
+            for labels, void in parts:
+                found = (self.task.decode(labels) if several else labels).astype(dtype)
+                if void is not None:
+                    found[void] = void_value(dtype)
+                yield found
+
+        return partial(
+            write_map, rows=rows(), size=size, dtype=dtype, place=place or MapPlace(), palette=palette,
+            nodata=void_value(dtype) if has_void else None,
+        )  # fmt: skip
 
     def _mask(self, prediction: Prediction, of_class: str) -> UInt8:
         mask = prediction.mask_of(of_class)

@@ -19,7 +19,7 @@ from carvana.inference.tiling import Engine
 from carvana.inference.tiling.grid import Join, Size, TileGrid, cheapest_plan, plan_tiles, plan_whole
 from carvana.inference.tiling.measure import budget_bytes
 from carvana.inference.tiling.roi import CELL, RoiTiles, cover_cells
-from carvana.inference.tiling.tiled import Accumulator, Strips, each_batch, run_tiles
+from carvana.inference.tiling.tiled import Accumulator, Strips, WindowedImage, each_batch, run_tiles
 from carvana.models.segmenter import padded_size
 from carvana.task import Task
 from carvana.utils.devices import is_out_of_memory, release_memory, synchronize
@@ -39,6 +39,9 @@ TAKEN = 176
 Smaller windows cost less but show too little: a network that was trained on crops of 256 falls from a Dice of 0.995 to
 0.973 in windows of 96, halo included. All images have the same: on a CPU the first batch of a new shape takes longer.
 """
+
+STRIP_BYTES = 2**27
+"""What the probabilities of a row of tiles may take, of an image that does not fit the memory."""
 
 SMALL = 2**18
 """An image of so many pixels is assumed to fit, unless a memory is given: measuring would take longer."""
@@ -186,13 +189,14 @@ class SlidingWindowInferer:
 
         return [each.output[0] for each in self._run_tiles(make)]
 
-    def strips(self, image: Tensor) -> Iterator[Tensor]:
-        """The probabilities of an image of several classes, from top to bottom, a row of tiles at a time.
+    def strips(self, image: Tensor | WindowedImage) -> Iterator[Tensor]:
+        """The probabilities of an image, from top to bottom, a row of tiles at a time.
 
         Memory holds one strip, beside what tiles have in common with the next row.
 
         Args:
-            image: uint8 (3, H, W) on the device.
+            image: uint8 (C, H, W) on the device; or one that is read as tiles need it, whose tiles are as high as
+                memory for a strip allows.
 
         Yields:
             float32 (K, h, W) on the device; all h together are H.
@@ -201,9 +205,10 @@ class SlidingWindowInferer:
             ModelError: the memory is too small for the smallest tile.
         """
         height, done = image.shape[1], 0
-        finish = partial(probabilities_of, self._task)
+        finish = self._task.probabilities
         while done < height:
-            strips, top = Strips(image, self.plan(_size(image)), finish=finish), 0
+            plan = self.plan(_size(image)) if isinstance(image, Tensor) else self._strip_plan(_size(image))
+            strips, top = Strips(image, plan, finish=finish), 0
             try:
                 for _ in each_batch([strips], self._run, most=self._tiles_at_once):
                     while strips.ready:
@@ -367,9 +372,17 @@ class SlidingWindowInferer:
             )
         return plan
 
-    def _asked_plan(self, size: Size, halo: int | None) -> TileGrid:
+    def _strip_plan(self, size: Size) -> TileGrid:
+        """Tiles for an image that does not fit the memory, no higher than a strip of it may be."""
+        if self.config.mode == "whole":
+            raise self._too_large(size, "")
+        row = 4 * size[1] * len(self._task.classes)  # bytes
+        highest = min(max(STRIP_BYTES // row // 64 * 64, 256), 1024)
+        return self._asked_plan(size, self._exact_halo if self.config.join == "exact" else None, usual=highest)
+
+    def _asked_plan(self, size: Size, halo: int | None, *, usual: int = 512) -> TileGrid:
         """Tiles of the size that was asked for, halved until they fit."""
-        tile = 512 if self.config.tile is None else self.config.tile
+        tile = usual if self.config.tile is None else self.config.tile
         sides = (tile, tile) if isinstance(tile, int) else tile
         try:
             while True:
@@ -456,5 +469,5 @@ def probabilities_of(task: Task, logits: Tensor) -> Tensor:
     return logits[0].float().sigmoid_() if task.kind == "binary" else task.probabilities(logits)
 
 
-def _size(image: Tensor) -> Size:
+def _size(image: Tensor | WindowedImage) -> Size:
     return image.shape[1], image.shape[2]

@@ -6,6 +6,7 @@ The network may be any callable from images to maps of the same height and width
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -72,6 +73,22 @@ def tiled(
     return torch.stack([accumulator.output for accumulator in accumulators])
 
 
+class WindowedImage(ABC):
+    """An image (C, H, W) of which tiles are read as they are needed.
+
+    Attributes:
+        shape: (C, H, W).
+        device: of the tiles.
+    """
+
+    shape: torch.Size
+    device: torch.device
+
+    @abstractmethod
+    def crop(self, rows: TileSpan, columns: TileSpan) -> Tensor:
+        """A tile, (C, h, w), reflected where the image ends."""
+
+
 class Accumulator:
     """An image (C, H, W), its tiles, and its output so far.
 
@@ -87,7 +104,7 @@ class Accumulator:
 
     def __init__(
         self,
-        image: Tensor,
+        image: Tensor | WindowedImage,
         plan: TileGrid | RoiTiles,
         draft: Tensor | None = None,
         *,
@@ -112,6 +129,8 @@ class Accumulator:
     def crop(self, rows: TileSpan, columns: TileSpan) -> Tensor:
         """A tile, (C, h, w), reflected where the image ends."""
         image = self._image
+        if isinstance(image, WindowedImage):
+            return image.crop(rows, columns)
         for axis, span in ((1, rows), (2, columns)):
             side = image.shape[axis]
             if span.stop <= side:
@@ -176,7 +195,7 @@ class Strips(Accumulator):
 
     ready: deque[Tensor]
 
-    def __init__(self, image: Tensor, plan: TileGrid, *, finish: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, image: Tensor | WindowedImage, plan: TileGrid, *, finish: Callable[[Tensor], Tensor]) -> None:
         super().__init__(image, plan, finish=finish)
         self.ready = deque()
 
