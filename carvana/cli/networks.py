@@ -58,13 +58,13 @@ def bench(
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import check_json_target, make_table, show_result
     from carvana.data.demo import draw_photo
-    from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
+    from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost, values_for
     from carvana.inference.engines.torch import TorchEngine
     from carvana.utils.progress import track
 
     check_json_target(json, replace=replace)
     shape = options.parse_size(size)
-    image, _ = draw_photo(0, 1, size=shape)
+    photo, _ = draw_photo(0, 1, size=shape)
     reporter = make_reporter()
     found = _predictors(networks, classes, shape, device, engine, tile, overlap, reporter)
     cells: list[dict[str, str]] = []
@@ -74,6 +74,7 @@ def bench(
     compared: tuple[Any, ...] = ()
     for name, predictor, prepared in track(found, reporter, "measuring"):
         seen = (name, predictor.scale, predictor.plan(shape).tile)
+        image = values_for(photo, predictor.image_specs[0])
         cost = measure_cost(
             predictor, image, seconds=seconds, prepared=prepared, reference=reference if compared == seen else None
         )

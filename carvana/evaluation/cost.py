@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carvana.data.io.images import write_image
 from carvana.errors import ModelError, plural
+from carvana.image_spec import ImageSpec
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import Prediction
 from carvana.inference.predictor import Predictor
@@ -105,9 +106,25 @@ def _channels_of(model: nn.Module) -> int:
     return len(model.spec.channels) if isinstance(model, Segmenter) else 3
 
 
+def values_for(image: NDArray[np.uint8], spec: ImageSpec) -> NDArray[Any]:
+    """An RGB image as one of the channels and the range that a network takes, to measure it by.
+
+    >>> values_for(np.full((2, 2, 3), 255, np.uint8), ImageSpec(("a", "b"), ((0, 1), (0, 4095))))[0, 0].tolist()
+    [1.0, 4095.0]
+    """
+    if spec.is_picture:
+        return image
+    values = image[..., np.arange(len(spec.channels)) % 3]
+    if not spec.range:
+        return np.ascontiguousarray(values)
+    low, high = np.array(spec.range, np.float32).T
+    scaled: NDArray[Any] = low + values * ((high - low) / np.float32(255))
+    return scaled
+
+
 def measure_cost(
     predictor: Predictor,
-    image: NDArray[np.uint8],
+    image: NDArray[Any],
     *,
     seconds: float = 5.0,
     prepared: float = 0.0,
@@ -117,7 +134,7 @@ def measure_cost(
 
     Args:
         predictor: its mode should be ``whole`` or ``tiles``, so that it is known what is measured.
-        image: uint8 (H, W, 3).
+        image: uint8 (H, W, 3), or of the channels and values that its network takes.
         seconds: how long each of the three measurements goes on, at least; each takes two images or more.
         prepared: the seconds that the predictor took to be made, a part of ``first_ms``.
         reference: of the same image, what to compare with, such as torch's prediction in fp32.
@@ -175,7 +192,7 @@ def describe_machine(predictor: Predictor) -> str:
     return f"{one_core(describe(predictor.device))}, torch {torch.__version__}{threads}"
 
 
-def _decide(predictor: Predictor, image: NDArray[np.uint8]) -> None:
+def _decide(predictor: Predictor, image: NDArray[Any]) -> None:
     """Predict what files hold: of several classes, without the probabilities of each at the image's size."""
     [prediction] = predictor.run([predictor.prepare(image)], want="mask")
     _decision(prediction)
@@ -186,12 +203,16 @@ def _decision(prediction: Prediction) -> NDArray[Any]:
     return prediction.masks if prediction.task.kind == "multilabel" else prediction.labels
 
 
-def _files_per_s(predictor: Predictor, image: NDArray[np.uint8], count: int) -> float:
-    """Images a second from JPEG files to PNG masks, all of them in the page cache."""
+def _files_per_s(predictor: Predictor, image: NDArray[Any], count: int) -> float:
+    """Images a second from JPEG files, of other channels from .npy, to PNG masks, all of them in the page cache."""
+    suffix = ".jpg" if predictor.image_specs[0].is_picture else ".npy"
     with tempfile.TemporaryDirectory() as folder:
-        first = Path(folder) / "0000.jpg"
-        write_image(first, image)
-        images = [first, *(first.with_name(f"{number:04}.jpg") for number in range(1, count))]
+        first = Path(folder, f"0000{suffix}")
+        if suffix == ".jpg":
+            write_image(first, image)
+        else:
+            np.save(first, image)
+        images = [first, *(first.with_name(f"{number:04}{suffix}") for number in range(1, count))]
         for path in images[1:]:
             path.write_bytes(first.read_bytes())
         began = time.perf_counter()

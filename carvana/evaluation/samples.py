@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from carvana.config import FitConfig
 from carvana.data.digest import content_digests
-from carvana.data.samples import Sample, find_samples
+from carvana.data.samples import Sample, each_page, find_samples
 from carvana.data.splits import Split, recall_split, samples_to_test
 from carvana.errors import ConfigError, DataError
 from carvana.folds import Folds
+from carvana.image_spec import ImageSpec
 from carvana.inference.engines.exported import is_exported
 from carvana.run import Run
 from carvana.utils.files import expanded
@@ -78,7 +79,8 @@ def choose_for_all(
     Raises:
         DataError: the images are missing.
     """
-    samples = find_samples(data, **_reading(runs[0], expanded(data)))
+    spec = Run(runs[0]).read_config().data.image_spec() if Run(runs[0]).exists else ImageSpec()
+    samples = list(each_page(find_samples(data, **_reading(runs[0], expanded(data))), spec))
     warn_of_known_groups(runs, samples, reporter or default_reporter())
     return samples
 

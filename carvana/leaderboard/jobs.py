@@ -138,13 +138,15 @@ def evaluate_finished(
 
 def measure(*, reporter: WorkerReporter, device: str, run: Run, image: Path, out: Path, key: Mapping[str, Any]) -> None:
     """Measure the cost of prediction at the scale that the network was trained at."""
-    from carvana.data.io.images import read_image
+    from carvana.data.io.images import read_bands, read_image
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
     from carvana.inference.predictor import Predictor
     from carvana.models.segmenter import Segmenter
 
     predictor = Predictor.from_pretrained(run.path, device=device)
-    cost = measure_cost(predictor, read_image(image), seconds=MEASURED)
+    (spec,) = predictor.image_specs
+    pixels = read_image(image) if spec.is_picture else read_bands(image, spec)[0]
+    cost = measure_cost(predictor, pixels, seconds=MEASURED)
     model = predictor.model
     trainable = count_parameters(model) if isinstance(model, Segmenter) else None
     write_json(out, {**key, "params": trainable, "machine": describe_machine(predictor), **cost.to_json()})

@@ -39,7 +39,7 @@ from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
 from carvana.registry import registry
 from carvana.run import Run, numbered
 from carvana.task import Task
-from carvana.training.setup import check, in_full, with_data
+from carvana.training.setup import check, in_full, measured, with_data
 from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
 from carvana.utils.files import digest, file_digest
@@ -155,6 +155,7 @@ def make_plan(
         config = with_data(config or load_config(), reporter=reporter)
         split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
     config = check(config, device=device)
+    config, split, _ = measured(config, split, reporter=reporter)
     task = in_full(config).task.task()
     _check_columns(columns, task)
     for run in runs:

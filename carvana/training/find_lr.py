@@ -19,7 +19,7 @@ from carvana.data.target import unpack
 from carvana.errors import CarvanaError
 from carvana.evaluation.plots import rate_curve
 from carvana.training.optim import set_learning_rate, train_mode
-from carvana.training.setup import build_model, check, check_alone, datasets, new_split, with_data
+from carvana.training.setup import build_model, check, check_alone, datasets, new_split, with_data, with_images
 from carvana.training.trainer import Trainer
 from carvana.utils.progress import Reporter, default_reporter
 
@@ -119,7 +119,8 @@ def find_lr(
     config = check(config, device=device, reporter=reporter)
     model = build_model(config, init=init, reporter=reporter)
     config = with_data(config, reporter=reporter)
-    train, _ = datasets(config, new_split(config, reporter=reporter), reporter=reporter)
+    config, model, split = with_images(config, model, new_split(config, reporter=reporter), reporter=reporter)
+    train, _ = datasets(config, split, reporter=reporter)
     trainer = Trainer(
         model, train=train, settings=config.train, device=device, workers=config.data.workers, reporter=reporter
     )

@@ -17,6 +17,7 @@ from carvana.data.samples import warn_of_passed_over
 from carvana.data.splits import Split, tell_of_copies, write_split
 from carvana.errors import ConfigError, plural
 from carvana.run import Run
+from carvana.task import NODATA
 from carvana.training.callbacks import Callback
 from carvana.training.checkpoint import has_state
 from carvana.training.setup import (
@@ -199,6 +200,8 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
         return False
     kept = run.read_config()
     config = with_data(in_full(config), reporter=reporter)
+    if NODATA in kept.task.ignore and NODATA not in config.task.ignore:  # as its images have shown
+        config = config.replace({"task.ignore": [*config.task.ignore, NODATA]})
     free = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}  # they change no result
     if config.train.batch_size == "auto":  # the run's config holds the number that it came to
         free["train.batch_size"] = kept.train.batch_size

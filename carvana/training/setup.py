@@ -18,12 +18,12 @@ from carvana.data.check.masks import check_sizes
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.write import VERSION, write_demo
 from carvana.data.digest import cache_home
-from carvana.data.measure import measure
+from carvana.data.measure import Measured, measure
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError
 from carvana.evaluation.samples import read_run_split
-from carvana.image_spec import channel_names
+from carvana.image_spec import ImageSpec, channel_names
 from carvana.losses import loss_for, loss_names, make_loss
 from carvana.models.build import build_network
 from carvana.models.segmenter import Segmenter, create_model
@@ -205,27 +205,42 @@ def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segment
     return model.with_spec(**{name: value for name, value in spec.to_json().items() if name in _TRAINED})
 
 
+def measured(
+    config: FitConfig, split: Split, *, known: ImageSpec | None = None, reporter: Reporter
+) -> tuple[FitConfig, Split, Measured]:
+    """What the images of a split are; the config, whose task ignores pixels without a value if there are such.
+
+    Args:
+        config: Says what the images are, as far as is known.
+        split: The images.
+        known: What the images of earlier training were, whose range counts unless the config names one.
+        reporter: Is told what was found.
+
+    Raises:
+        DataError: the images are not what the config says, or cannot be read.
+    """
+    spec = config.data.image_spec()
+    if known is not None and known.range and not spec.range:
+        spec = replace(spec, range=known.range)
+    found = measure(split.train, split.val, spec, reporter=reporter)
+    if found.spec.nodata is not None and NODATA not in config.task.ignore:
+        config = config.replace({"task.ignore": [*config.task.ignore, NODATA]})
+        reporter.info("pixels of images without a value count for nothing: task.ignore has nodata")
+    return config, split.with_spec(found.spec), found
+
+
 def with_images(
     config: FitConfig, model: Segmenter, split: Split, *, reporter: Reporter
 ) -> tuple[FitConfig, Segmenter, Split]:
     """The config, the model and the images of a training, once it is known what the images are.
 
-    Where pixels have no value, the task ignores them from here on, in the config as well. Weights that were trained
-    before keep the range, mean and spread of their images.
-
-    Raises:
-        DataError: the images are not what the config says, or cannot be read.
+    Weights that were trained before keep the range, mean and spread of their images.
     """
-    taken = config.data.image_spec()
-    if model.spec.range and not taken.range:
-        taken = replace(taken, range=model.spec.range)
-    found = measure(split.train, split.val, taken, reporter=reporter)
+    config, split, found = measured(config, split, known=model.spec.image_spec, reporter=reporter)
     changes: dict[str, Any] = {"range": found.spec.range, "dtype": found.dtype, "nodata": found.spec.nodata or ()}
     if found.mean and not model.spec.init.startswith("run:"):
         changes |= {"mean": found.mean, "std": found.std}
-    if found.spec.nodata is not None and NODATA not in config.task.ignore:
-        config = config.replace({"task.ignore": [*config.task.ignore, NODATA]})
-        reporter.info("pixels of images without a value count for nothing: task.ignore has nodata")
+    if model.spec.task != config.task.task():
         changes["task"] = config.task.task()
     model = model.with_spec(**changes)
     return config, model, split.with_spec(model.spec.image_spec)

@@ -26,7 +26,7 @@ from PIL import Image, ImageCms, ImageColor, ImageDraw, ImageFont
 from carvana.data.io.arrays import scaled
 from carvana.data.io.convert import UInt8, is_wide, orientation_of, to_rgb, turn
 from carvana.data.io.decode import Source, open_header, open_picture, read_bytes, stream
-from carvana.data.io.images import MAX_PIXELS, read_pixels
+from carvana.data.io.images import MAX_PIXELS, read_bands, read_pixels
 from carvana.data.io.labels import Labels
 from carvana.errors import ConfigError, DataError, did_you_mean, shortened
 from carvana.image_spec import RGB, ImageSpec
@@ -76,6 +76,8 @@ def read_shown(
         DataError: as for :func:`carvana.read_image`.
     """
     if not spec.is_picture or spec.page is not None:
+        if pixels is None and not spec.range:
+            return as_picture(read_bands(source, spec, max_pixels=max_pixels)[0], spec.channels)
         pixels = read_pixels(source, spec, max_pixels=max_pixels) if pixels is None else pixels
         return pixels if spec.is_rgb else as_picture(pixels, spec.channels)
     if pixels is not None and pixels.shape[2] == 1:
