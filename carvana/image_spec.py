@@ -38,6 +38,10 @@ class ImageSpec:
     fill: tuple[int, ...] = ()
     page: Page = None
 
+    def of_page(self, page: Page) -> ImageSpec:
+        """The same of another page."""
+        return self if page == self.page else replace(self, page=page)
+
     @property
     def is_rgb(self) -> bool:
         """Whether images are colour pictures, or are read as such."""
@@ -77,9 +81,11 @@ def channel_names(channels: int | str | Sequence[str]) -> tuple[str, ...]:
     (('gray',), ('red', 'green', 'blue'), ('1', '2', '3', '4'))
     """
     known = {"rgb": RGB, "gray": GRAY, 3: RGB, 1: GRAY}
+    names: tuple[str, ...] = ()
     if isinstance(channels, int | str):
-        number = channels if isinstance(channels, int) and not isinstance(channels, bool) else 0
-        names = known.get(channels) or tuple(map(str, range(1, number + 1)))
+        number = channels if isinstance(channels, int) else 0
+        if not isinstance(channels, bool):
+            names = known.get(channels) or tuple(map(str, range(1, number + 1)))
     else:
         names = tuple(channels)
     if not 1 <= len(names) <= MOST_CHANNELS or len(set(names)) < len(names) or not all(names):

@@ -10,11 +10,11 @@ NAME = "one-conv"
 
 
 class OneConv(nn.Module):
-    """(N, 3, H, W) to (N, classes, H, W)."""
+    """(N, channels, H, W) to (N, classes, H, W)."""
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, classes: int, width: int, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, width, 3, padding=1)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
         self.norm = nn.BatchNorm2d(width)
         self.head = nn.Conv2d(width, classes, 1)
 
@@ -23,8 +23,8 @@ class OneConv(nn.Module):
         return logits
 
 
-def network(*, classes: int = 1, width: int = 8) -> nn.Module:
-    return OneConv(classes, width)
+def network(*, classes: int = 1, width: int = 8, channels: int = 3) -> nn.Module:
+    return OneConv(classes, width, channels)
 
 
 def register() -> None:

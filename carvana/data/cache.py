@@ -31,7 +31,6 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -278,7 +277,7 @@ class _Builder:
         images = bytes_digest(contents[unreadable:].tobytes())[:16]
         # Colours of classes change no target, names only where they are those of categories.
         named = samples[0].categories is not None
-        spec = replace(samples[0].spec, page=None)  # the page is in the digests
+        spec = samples[0].spec.of_page(None)  # the page is in the digests
         classes = [(each.value, each.categories) if named else each.value for each in task.classes]
         usual = task.reads_masks and not named and not task.ignore
         values = "" if usual else f"-{digest(task.kind, classes, task.ignore)[:8]}"

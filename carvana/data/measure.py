@@ -186,7 +186,7 @@ class _Counts:
 
 def _strips(sample: Sample, spec: ImageSpec) -> Iterator[tuple[NDArray[Any], float | None]]:
     """The values of an image, of a large raster some rows at a time."""
-    spec = replace(spec, page=sample.spec.page)
+    spec = spec.of_page(sample.spec.page)
     height, width = image_size(sample.image) if holds_values(sample.image) else (0, 0)
     if height * width <= _MOST:
         yield read_bands(sample.image, spec)

@@ -10,9 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from carvana.data.io.arrays import array_info, has_tifffile
+from carvana.data.io.arrays import array_info, has_tifffile, page_of
 from carvana.data.io.images import SUFFIXES
-from carvana.data.io.masks import MASK_SUFFIXES
+from carvana.data.io.masks import MASK_SUFFIXES, MaskSource
 from carvana.data.io.polygons import Annotation
 from carvana.data.layouts import (
     Folders,
@@ -117,8 +117,12 @@ for _field in ("image", "mask"):
     setattr(Sample, _field, _PathText(getattr(Sample, _field)))
 
 
-def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
-    """The file of the mask, or several; a DataError if there is none, or if an annotation file has it."""
+def mask_of(sample: Sample) -> MaskSource:
+    """The file of the mask, or several, or the page of it that is the image's.
+
+    Raises:
+        DataError: there is none, or an annotation file has it.
+    """
     if sample.categories is not None:
         names = ", ".join(sorted(sample.categories))
         raise DataError(
@@ -128,7 +132,8 @@ def mask_of(sample: Sample) -> Path | tuple[Path, ...]:
         )
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask; training and evaluation need one")
-    return sample.mask
+    found = tuple(page_of(path, sample.spec.page) for path in sample.masks)
+    return found if isinstance(sample.mask, tuple) else found[0]
 
 
 def find_samples(
@@ -188,7 +193,7 @@ def find_samples(
 
 def with_spec(samples: Iterable[Sample], spec: ImageSpec) -> tuple[Sample, ...]:
     """The samples, whose images are read as a spec says; one that is a page of a file stays that page."""
-    return tuple(replace(sample, spec=replace(spec, page=sample.spec.page)) for sample in samples)
+    return tuple(replace(sample, spec=spec.of_page(sample.spec.page)) for sample in samples)
 
 
 def each_page(samples: Iterable[Sample], spec: ImageSpec) -> Iterator[Sample]:
@@ -202,7 +207,7 @@ def each_page(samples: Iterable[Sample], spec: ImageSpec) -> Iterator[Sample]:
         if spec.page is None and sample.image.suffix.lower() in (".tif", ".tiff") and has_tifffile():
             pages = array_info(sample.image).pages
         for page in range(pages) if pages > 1 else (spec.page,):
-            yield replace(sample, spec=replace(spec, page=page))
+            yield replace(sample, spec=spec.of_page(page))
 
 
 @dataclass

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply
-from carvana.data.io.arrays import page_of
 from carvana.data.io.convert import UInt8
 from carvana.data.io.images import MAX_PIXELS, read_pixels, read_void, read_with_void, resize_image
 from carvana.data.io.labels import Labels, read_values
-from carvana.data.io.masks import MaskSource, read_mask, shrink_mask
+from carvana.data.io.masks import read_mask, shrink_mask
 from carvana.data.objects import paint_labels, paint_masks
 from carvana.data.samples import Sample, mask_of
 from carvana.errors import DataError
@@ -151,9 +150,7 @@ def _labels_of(sample: Sample, task: Task, max_pixels: int) -> Labels:
         return paint_masks(sample, task, max_pixels=max_pixels)
     if categories is not None and (not task.is_unnamed or categories <= set(task.names)):  # a usual name otherwise
         return paint_labels(sample, task, max_pixels=max_pixels)
-    source: MaskSource = mask_of(sample)
-    if isinstance(sample.spec.page, int) and not isinstance(source, tuple):
-        source = page_of(source, sample.spec.page)
+    source = mask_of(sample)
     if task.reads_masks:
         try:
             return read_mask(source, max_pixels=max_pixels)
@@ -162,7 +159,7 @@ def _labels_of(sample: Sample, task: Task, max_pixels: int) -> Labels:
                 raise
             # A class that is named without a value is 1 in label files, and the rest background.
     if isinstance(source, tuple):
-        raise DataError(f"{sample.image}: has {len(source)} label files, such as {source[1]!s}; expected one")
+        raise DataError(f"{sample.image}: has {len(source)} label files, such as {sample.masks[1]}; expected one")
     return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)
 
 

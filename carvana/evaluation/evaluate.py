@@ -310,7 +310,7 @@ def _read(predictor: BasePredictor, sample: Sample) -> tuple[_Labelled, Preproce
             f"{sample.masks[0]}: {gives}{mask.shape[-1]} x {mask.shape[-2]} pixels, but its image {sample.image} has "
             f"{width} x {height}; a mask must have its image's size"
         )
-    return (sample, mask), predictor.prepare(image, name=sample.image)
+    return (sample, mask), predictor.preprocessor(image, str(sample.image))
 
 
 def _known(task: Task, most: int = 16) -> Iterator[str]:

@@ -5,7 +5,6 @@ By the manifest of the folder of outputs an interrupted command continues, and f
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,7 +140,7 @@ def predict_folder(
 
     def read(given: Input) -> tuple[_Item, PreprocessedImage | None]:
         item, path = _Item(given, outputs.names(given.stem, is_map=given.is_map)), given.path
-        own = spec if given.page is None else dataclasses.replace(spec, page=given.page)
+        own = spec if given.page is None else spec.of_page(given.page)
         try:
             check_regular(path)  # reading a pipe might never end
             item.digest = file_digest(path)
@@ -164,7 +163,7 @@ def predict_folder(
         except (OSError, DataError) as error:
             item.failure = unreadable(path, error)
             return item, None
-        return item, predictor.prepare(image, name=path)
+        return item, predictor.preprocessor(image, str(path))
 
     def write(result: tuple[_Item, Prediction | None]) -> _Item:
         item, prediction = result

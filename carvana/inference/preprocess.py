@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class Preprocessor:
 
         Where networks take its values by other ranges, as those of folds do, their channels stand one behind another.
         """
-        specs = [spec if page is None else replace(spec, page=page) for spec in dict.fromkeys(self.specs)]
+        specs = [spec if page is None else spec.of_page(page) for spec in dict.fromkeys(self.specs)]
         read = [read_pixels(image, spec, max_pixels=max_pixels) for spec in specs]
         return read[0] if len(read) == 1 else np.concatenate(read, axis=2)
 

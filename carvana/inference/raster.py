@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -56,7 +55,7 @@ class Raster(WindowedImage):
         self.size = image_size(path, max_pixels=_ANY_SIZE)
         self.device = device
         self.shape = torch.Size((len(spec.channels), *self.size))
-        self._spec = spec if page is None else replace(spec, page=page)
+        self._spec = spec if page is None else spec.of_page(page)
         self._page = page
         self._is_turned = is_turned
 

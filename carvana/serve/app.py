@@ -225,6 +225,7 @@ def model_record(predictor: BasePredictor, source: str) -> dict[str, Any]:
     ]
     record: dict[str, Any] = {
         "name": Path(source).name, "arch": spec.arch if spec else "", "networks": len(networks),
+        "channels": list(predictor.image_specs[0].channels),
         "kind": task.kind, "metric": task.metric, "classes": classes, "thresholds": list(predictor.thresholds),
         "engine": getattr(getattr(first, "engine", None), "name", "torch"), "device": describe(predictor.device),
         "settings": settings, "max_pixels": predictor.max_pixels, "outputs": OUTPUTS, "version": __version__,

@@ -131,7 +131,7 @@ class Worker:
             if wanted.needs_image:
                 spec = predictor.image_specs[0]
                 shown = read_shown(data, spec, pixels=image, max_pixels=predictor.max_pixels)
-            return predictor.prepare(image, name=name or "the image"), shown
+            return predictor.preprocessor(image, name or "the image"), shown
 
         with _timed(times, "wait"):
             await self._pixels.take(room)

@@ -18,6 +18,7 @@ from carvana.data.layouts import find_images
 from carvana.data.samples import PairedNames, Sample, find_names, find_samples, warn_of_passed_over
 from carvana.data.splits import read_split, split_samples, write_split
 from carvana.errors import ConfigError, DataError
+from carvana.image_spec import ImageSpec
 
 
 def make(root: Path, images: str, masks: str, names: list[str], mask_suffix: str) -> Path:
@@ -98,7 +99,7 @@ def test_a_sample_takes_a_third_of_a_kilobyte() -> None:
     )
     assert sample.name == f"{name}.jpg"
     assert sample.image != sample.mask  # paths that were asked for are not kept
-    shared = ("", "01", 0, None)  # one object for all samples, as False is
+    shared = ("", "01", 0, None, ImageSpec())  # one object for all samples, as False is
     parts = [part for part in gc.get_referents(sample) if not isinstance(part, type) and part not in shared]
     assert {type(part) for part in parts} == {str}
     assert sys.getsizeof(sample) + sum(map(sys.getsizeof, parts)) < 400

@@ -51,10 +51,11 @@ def test_channels_have_names_and_rgb_is_not_written() -> None:
     assert model_of("unet-ref", ["red", "infrared"]).spec.channels == ("red", "infrared")
     assert model_of("unet-ref", 2).spec.to_json()["channels"] == ["1", "2"]
     plain = model_of("unet-ref", 3).spec.to_json()
-    assert {"channels", "range"}.isdisjoint(plain)
+    assert {"channels", "range", "dtype", "nodata", "pages"}.isdisjoint(plain)
     assert ModelSpec.from_json(plain).channels == ("red", "green", "blue")
-    for wrong in (0, 513, ["a", "a"], "rgb", True):
-        with pytest.raises(ConfigError, match="expected a number of 1 to 512, or different names"):
+    assert model_of("unet-ref", "gray").spec.channels == ("gray",)
+    for wrong in (0, 513, ["a", "a"], "bgr", True):
+        with pytest.raises(ConfigError, match="expected rgb, gray, a number of 1 to 512, or different names"):
             model_of("unet-ref", wrong)  # type: ignore[arg-type]
 
 
@@ -101,9 +102,9 @@ def test_a_predictor_reads_bands_of_any_type_by_the_range_of_its_network(tmp_pat
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
     small = carvana.Predictor(model, device="cpu", precision="fp32", scale="32x48").predict(source)  # type: ignore[arg-type]
     assert small.mask.shape == (70, 90)
-    with pytest.raises(DataError, match="has 5 channels, and the network takes 12"):
+    with pytest.raises(DataError, match="has 5 channels of int16; expected 12$"):
         predictor.predict(bands(5))
-    with pytest.raises(DataError, match=r"values of int16, the lowest -?\d+, .* name their range"):
+    with pytest.raises(DataError, match=r"values of int16, the lowest -?\d+, .* 8 bits are expected"):
         carvana.Predictor(model_of("unet-ref", 12), device="cpu").predict(array)
 
 

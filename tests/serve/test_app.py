@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 
 import carvana
 from carvana.data.io import rle
-from carvana.errors import ConfigError
+from carvana.data.io.images import read_image
+from carvana.data.io.masks import read_mask
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import levels
 from carvana.serve.app import Limits, create_app
@@ -262,10 +263,18 @@ def test_of_several_classes_a_cut_out_needs_one(kind: str, client: TestClient) -
         assert f"add class={predictor(kind).task.names[-1]}" in answer.json()["error"]
 
 
-def test_a_network_of_other_images_is_refused_at_the_start() -> None:
-    model = carvana.create_model("unet-ref", channels=4, width=2)
-    with pytest.raises(ConfigError, match="takes images of 4 channels"):
-        create_app(carvana.Predictor(model, device="cpu"))
+def test_a_network_of_other_images_takes_them_and_shows_three_of_their_channels() -> None:
+    model = carvana.create_model("unet-ref", channels=4, width=2).with_spec(range=[(0, 4095)] * 4, dtype="uint16")
+    values, file = np.random.default_rng(0).integers(0, 4096, (40, 50, 4), np.uint16), io.BytesIO()
+    np.save(file, values)
+    predictor = carvana.Predictor(model, device="cpu", scale="native")
+    with TestClient(create_app(predictor), base_url="http://localhost") as client:
+        assert client.get("/model").json()["channels"] == ["1", "2", "3", "4"]
+        answer = client.post("/predict", content=file.getvalue())
+        np.testing.assert_array_equal(read_mask(answer.content), predictor.predict(values).mask)
+        assert read_image(client.post("/predict?output=overlay", content=file.getvalue()).content).shape == (40, 50, 3)
+        answer = client.post("/predict", content=PNG)
+        assert (answer.status_code, "expected 4" in answer.json()["error"]) == (400, True)
 
 
 def test_a_network_that_fails_is_told_in_a_line() -> None:

@@ -249,7 +249,7 @@ def inspect(
                 lambda path: _inspect_labels(path, page, task, found, colors=kind == "colors"), masks[0], found.problems
             )
         return found
-    files = [_read(lambda path: inspect_mask(part_of(path, page)), path, found.problems) for path in masks]
+    files = [_read(lambda path: inspect_mask(page_of(path, page)), path, found.problems) for path in masks]
     read = [file.mask for file in files if file is not None]
     for path, file in zip(masks, files, strict=True):
         if file is not None and file.frames > 1:
@@ -349,11 +349,6 @@ def read_picture(path: Path, page: int | None = None, found: PairSummary | None 
     return as_picture(values)
 
 
-def part_of(path: Path, page: int | None) -> Source:
-    """A label file, or the page of it that belongs to an image."""
-    return path if page is None else page_of(path, page)
-
-
 def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ceilings: bool) -> None:
     found.share, found.border = share_of(mask), border_share(mask)
     found.mask = _digest(np.packbits(mask), (mask.shape[0], mask.shape[1]))
@@ -365,7 +360,7 @@ def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ce
 
 
 def _inspect_labels(path: Path, page: int | None, task: Task | None, found: PairSummary, *, colors: bool) -> None:
-    values = read_values(part_of(path, page), colors=colors)
+    values = read_values(page_of(path, page), colors=colors)
     shape = values.shape[0], values.shape[1]
     counts = count_values(values, path)
     if len(counts) > _MOST_COLORS:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carvana.data.io.arrays import page_of
 from carvana.data.io.convert import turn
 from carvana.data.io.images import ImageHeader, image_header, read_image, resize_image
 from carvana.data.io.masks import inspect_mask, read_mask, share_of, shrink_mask
@@ -285,7 +286,7 @@ def _or_error(path: Path) -> ImageHeader | str:
 
 def _look(sample: Sample) -> tuple[float, float, bool | None, bool]:
     """The shares of a mask and of its border that are object, whether it fits better turned, whether it is soft."""
-    files = [inspect_mask(path) for path in sample.masks]
+    files = [inspect_mask(page_of(path, sample.spec.page)) for path in sample.masks]
     mask = np.maximum.reduce([file.mask for file in files])
     turned = fits_better_turned(sample.image, mask, files[0].orientation)
     return share_of(mask), border_share(mask), turned, any(file.between for file in files)

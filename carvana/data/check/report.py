@@ -24,11 +24,11 @@ from carvana.data.check.files import (
     inspect,
     kind_of_file,
     list_folders,
-    part_of,
     read_picture,
 )
 from carvana.data.check.labels import LabelValue, ValueTally
 from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings, spread
+from carvana.data.io.arrays import page_of
 from carvana.data.samples import PairedNames, Sample, annotation_notes, find_names
 from carvana.errors import DataError, plural, shortened
 from carvana.task import Task
@@ -242,7 +242,7 @@ def _kind_of(contents: FolderContents, with_masks: Sequence[int], task: Task | N
     if task is not None:
         return "masks" if task.reads_masks else "colors" if task.reads_colors else "labels"
     chosen = [with_masks[place] for place in spread(len(with_masks), _LOOKED_AT)]
-    some = (part_of(contents.pair(number)[1][0], contents.page(number)) for number in chosen)
+    some = (page_of(contents.pair(number)[1][0], contents.page(number)) for number in chosen)
     known = [found for found in threaded(kind_of_file, some) if found is not None]
     kinds: tuple[Kind, ...] = ("colors", "labels")
     return next((kind for kind in kinds if known.count(kind) > len(known) / 5), "masks")

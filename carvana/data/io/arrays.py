@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ from carvana.data.io.decode import (
     too_large,
 )
 from carvana.errors import DataError
+from carvana.image_spec import Page
 
 Window = tuple[int, int, int, int]
 """(top, left, height, width) in pixels."""
@@ -103,7 +104,7 @@ def read_array(
     source: Source,
     *,
     window: Window | None = None,
-    page: int | Literal["channels"] | None = None,
+    page: Page = None,
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[Any]:
     """Read an image with the bands, the type and the values of its file.
@@ -134,9 +135,12 @@ def read_array(
     return read_with_nodata(source, window=window, page=page, max_pixels=max_pixels)[0]
 
 
-def page_of(source: Source, page: int, *, max_pixels: int = MAX_PIXELS) -> Source:
-    """A page of a label file, as a file in memory that label files are read from; a file of one page as it is."""
-    if array_info(source, max_pixels=max_pixels).pages == 1:
+def page_of(source: Source, page: Page, *, max_pixels: int = MAX_PIXELS) -> Source:
+    """A page of a label file, as a file in memory that label files are read from.
+
+    A file of one page stays as it is, and so does one of which no page is wanted.
+    """
+    if not isinstance(page, int) or array_info(source, max_pixels=max_pixels).pages == 1:
         return source
     values, _ = read_with_nodata(source, page=page, max_pixels=max_pixels)
     file = io.BytesIO()
@@ -150,7 +154,7 @@ def read_with_nodata(
     source: Source,
     *,
     window: Window | None = None,
-    page: int | Literal["channels"] | None = None,
+    page: Page = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[NDArray[Any], float | None]:
     """As :func:`read_array`, and the value that stands for none by the file's own tag."""

@@ -47,7 +47,7 @@ from carvana.data.io.decode import (
 )
 from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg, without_junk
 from carvana.errors import ConfigError, DataError, plural
-from carvana.image_spec import ImageSpec
+from carvana.image_spec import ImageSpec, channel_names
 from carvana.utils.files import write_bytes
 
 if TYPE_CHECKING:
@@ -238,12 +238,9 @@ def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> U
         white = np.float32(spec.range[0][1] if spec.range else 255)
         values, bands = values[..., :3] * opaque + white * (1 - opaque), 3
     if bands != channels and not (spec.in_colours and bands in (1, 3)):
-        expected = "one or three" if spec.in_colours else str(channels)
-        names = f" ({', '.join(spec.channels[:16])})" if not spec.in_colours and channels <= 16 else ""
-        raise DataError(
-            f"{_named(source)}: has {plural(bands, 'channel')} of {values.dtype}, and {expected}{names} are expected; "
-            f"training takes them by data.channels={bands}, or their names, and read_array gives all of them"
-        )
+        names = "" if channels > 16 or spec.channels == channel_names(channels) else f" ({', '.join(spec.channels)})"
+        expected = "one or three: others need data.channels in training" if spec.in_colours else f"{channels}{names}"
+        raise DataError(f"{_named(source)}: has {plural(bands, 'channel')} of {values.dtype}; expected {expected}")
     if spec.range:
         ranges = spec.range if bands == channels else (spec.range[0],) * bands
         return np.stack([scaled(values[..., band], *ranges[band]) for band in builtins.range(bands)], axis=2)

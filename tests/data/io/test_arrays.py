@@ -242,7 +242,7 @@ def test_a_range_makes_8_bits_of_any_values(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tif", values)
     for source in (path, values):
         np.testing.assert_array_equal(carvana.read_image(source, range=(-1, 1)), scaled(values, -1, 1))
-    with pytest.raises(DataError, match="5 bands are no RGB"):
+    with pytest.raises(DataError, match="has 5 channels of uint8; expected one or three"):
         carvana.read_image(written(tmp_path / "b.tif", drawn(5, "uint8")), range=(0, 1))
     for wrong in ((1, 1), (2, 1), (0, np.nan), (0,)):
         with pytest.raises(ConfigError, match="expected two numbers, the lower one first"):

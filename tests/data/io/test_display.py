@@ -139,7 +139,7 @@ def test_pixels_that_are_known_are_not_decoded_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(carvana.data.io.display, "read_image", refuse)
+    monkeypatch.setattr(carvana.data.io.display, "read_pixels", refuse)
     monkeypatch.setattr(carvana.data.io.display, "open_picture", refuse)
     shown = read_shown(data, pixels=seen)
     np.testing.assert_array_equal(shown, expected)

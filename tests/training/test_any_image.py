@@ -1,0 +1,289 @@
+"""Trainings on images that are not RGB of 8 bits, from files to masks: bands, depth, pages, pixels without a value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from bands import draw, write_bands, write_tiff
+from reporters import Lines
+
+import carvana
+from carvana.config import FitConfig
+from carvana.data.augment import make_augment
+from carvana.data.cache import build_caches
+from carvana.data.dataset import SegmentationDataset
+from carvana.data.io.arrays import read_array, scaled
+from carvana.data.io.masks import write_mask
+from carvana.data.measure import measure
+from carvana.data.samples import with_spec
+from carvana.data.splits import config_samples
+from carvana.data.target import read_labels
+from carvana.errors import DataError
+from carvana.models.segmenter import Segmenter
+from carvana.run import Run
+from carvana.task import NODATA, Task
+from carvana.training.cross_validation import fit_folds
+from carvana.training.find_lr import find_lr
+from carvana.training.fit import fit, resume
+from carvana.utils.progress import SilentReporter
+
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
+
+def config(root: Path, **changes: Any) -> FitConfig:
+    made = FitConfig(
+        arch="one-conv", data={"root": root, "size": (24, 32), "workers": 0, "cache_gb": 0, "augment": "flip"},
+        split={"val": 2}, train={"epochs": 30, "batch_size": 2, "precision": "fp32", "lr": 0.03},
+    )  # fmt: skip
+    return made.replace(changes)
+
+
+def of_any(samples: Any, data: Any, task: Task) -> tuple[Any, Task]:
+    """The samples, and the task, once the images are measured."""
+    found = measure(samples, (), data.image_spec(), reporter=SilentReporter())
+    return with_spec(samples, found.spec), task
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "channels"),
+    [(5, "int16", 5), (12, "float32", [f"b{n}" for n in range(12)]), (1, "uint16", "gray"), (2, "int32", 2)],
+)
+def test_images_of_any_bands_and_depth_are_learnt_and_predicted(
+    tmp_path: Path, bands: int, dtype: str, channels: object
+) -> None:
+    root = write_bands(tmp_path / "data", 8, bands=bands, dtype=dtype)
+    run = fit(config(root, **{"data.channels": channels}), out=tmp_path / "run", reporter=SilentReporter())
+    assert run.read_evaluation()["dice"] > 0.9
+    spec = Segmenter.from_pretrained(run.path).spec
+    assert (len(spec.channels), len(spec.range), spec.dtype) == (bands, bands, dtype)
+    assert all(0 < mean < 1 for mean in spec.mean)
+    values, mask = draw(99, bands, dtype)
+    predictor = carvana.Predictor.from_pretrained(run.path, device="cpu")
+    path = write_tiff(tmp_path / "new.tif", values)
+    found = predictor.predict(path).mask
+    assert (found == mask).mean() > 0.95
+    np.testing.assert_array_equal(predictor.predict(values).mask, found)
+
+
+def test_rgb_of_16_bits_is_trained_by_its_measured_range(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 8, bands=3, dtype="uint16", photometric="rgb")
+    told = Lines()
+    run = fit(config(root), out=tmp_path / "run", reporter=told)
+    spec = Segmenter.from_pretrained(run.path).spec
+    assert spec.channels == ("red", "green", "blue")
+    assert len(set(spec.range)) == 1
+    assert spec.mean == (0.485, 0.456, 0.406)
+    assert any(line.startswith("images of uint16 (16 bits a value): 1 range measured") for line in told.lines)
+    assert run.read_evaluation()["dice"] > 0.9
+
+
+def test_pixels_without_a_value_count_for_nothing_and_are_neutral(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 8, nodata=-9999, tag="-9999")
+    told = Lines()
+    run = fit(config(root, **{"data.channels": 5}), out=tmp_path / "run", reporter=told)
+    assert "pixels of images without a value count for nothing: task.ignore has nodata" in told.lines
+    assert run.read_config().task.ignore == [NODATA]
+    spec = Segmenter.from_pretrained(run.path).spec
+    assert (spec.nodata, spec.task and spec.task.ignore) == ((-9999.0,), (NODATA,))
+    assert min(low for low, _ in spec.range) > 0
+    numbers = run.read_evaluation()
+    assert numbers["dice"] > 0.9
+    # The same images without the corner, whose masks lack it: the score is of the pixels that have a value.
+    predictor = carvana.Predictor.from_pretrained(run.path, device="cpu")
+    pixels = predictor.read(root / "images" / "t0.tif")
+    np.testing.assert_array_equal(pixels[:20, :16].reshape(-1, 5), [spec.image_spec.fill] * 320)
+    normalised = pixels[0, 0] / 255 - np.array(spec.mean)
+    assert np.abs(normalised).max() <= 0.5 / 255 + 1e-6
+    assert (root / "images" / "t0.tif").exists()
+
+
+def test_labels_are_void_where_all_bands_lack_a_value(tmp_path: Path) -> None:
+    root = write_bands(tmp_path, 3, bands=2, dtype="float32")
+    values = read_array(root / "images" / "t0.tif")
+    values[:4], values[10, :, 0] = np.nan, np.nan
+    write_tiff(root / "images" / "t0.tif", values)
+    data = config(root, **{"data.channels": 2}).data
+    task = Task.binary(ignore=[NODATA])
+    (first, *_), _ = of_any(config_samples(data, root), data, task)
+    labels = read_labels(first, task)
+    assert (labels[:4] == task.void).all()
+    assert not (labels[4:] == task.void).any()
+    item = SegmentationDataset([first], (48, 64), task=task)[0]
+    assert [tuple(part.shape) for part in item] == [(2, 48, 64), (1, 48, 64), (1, 48, 64)]
+    np.testing.assert_array_equal(item[2][0, :, 0], [0] * 4 + [1] * 44)
+    assert (item[0][:, :4] == torch.tensor(first.spec.fill or (0, 0))[:, None, None]).all()
+    assert (item[0][0, 10] == (first.spec.fill or (0,))[0]).all()
+    assert len(set(item[0][1, 10].tolist())) > 5
+
+
+@pytest.mark.parametrize("mode", ["resize", "crop"])
+def test_several_classes_ignore_pixels_without_a_value_too(tmp_path: Path, mode: str) -> None:
+    root = write_bands(tmp_path / "data", 8, nodata=-9999)
+    changes = {"data.channels": 5, "data.nodata": -9999, "data.mode": mode, "data.augment": "scene"}
+    made = config(root, **changes, **{"task": {"classes": {"land": 0, "water": 1}}})
+    run = fit(made, out=tmp_path / "run", reporter=SilentReporter())
+    numbers = run.read_evaluation()
+    assert numbers["miou"] > 0.8
+    assert sum(map(sum, numbers["confusion"])) == 2 * (48 * 64 - 20 * 16)
+
+
+def test_a_killed_training_goes_on_with_what_was_measured(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 8, nodata=-9999, tag="-9999")
+    made = config(root, **{"data.channels": 5, "train.epochs": 2})
+    whole = fit(made, out=tmp_path / "whole", reporter=SilentReporter())
+    run = fit(made, out=tmp_path / "run", reporter=SilentReporter())
+    longer = resume(run.path, epochs=3, reporter=SilentReporter())
+    assert Segmenter.from_pretrained(longer.path).spec.range == Segmenter.from_pretrained(whole.path).spec.range
+    assert longer.read_config().task.ignore == [NODATA]
+    run.evaluation_path.unlink()
+    told = Lines()
+    assert fit(made.replace({"train.epochs": 3}), out=run.path, reporter=told).is_evaluated
+    assert f"{run.path}: resuming it" in told.lines
+
+
+def test_first_weights_of_another_run_keep_their_range(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 6)
+    first = fit(config(root, **{"data.channels": 5, "train.epochs": 1}), out=tmp_path / "a", reporter=SilentReporter())
+    for path in (root / "images").iterdir():
+        write_tiff(path, read_array(path) * 2)
+    made = config(root, **{"data.channels": 5, "train.epochs": 1})
+    run = fit(made, out=tmp_path / "b", init=first.path, reporter=SilentReporter())
+    before, after = (Segmenter.from_pretrained(each.path).spec for each in (first, run))
+    assert (after.range, after.mean, after.std) == (before.range, before.mean, before.std)
+
+
+def test_folds_and_the_search_for_a_rate_take_any_image(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 6, nodata=-9999, tag="-9999")
+    made = config(root, **{"data.channels": 5, "train.epochs": 2})
+    assert find_lr(made, steps=12, reporter=SilentReporter()).suggestion > 0
+    folds = fit_folds(made, folds=2, out=tmp_path / "folds", reporter=SilentReporter())
+    ranges = [Segmenter.from_pretrained(run.path).spec.range for run in folds.runs]
+    assert ranges[0] != ranges[1]
+    both = carvana.Ensemble.from_pretrained([folds.path], device="cpu")
+    values, _ = draw(7, 5, "int16")
+    alone = [carvana.Predictor.from_pretrained(run.path, device="cpu").predict(values) for run in folds.runs]
+    mean = np.mean([each.probabilities for each in alone], axis=0)
+    np.testing.assert_allclose(both.predict(values).probabilities, mean, atol=1e-6)
+
+
+def test_the_cache_keeps_any_channels_and_what_they_are(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 4)
+    data = config(root, **{"data.channels": 5}).data
+    samples, task = of_any(config_samples(data, root), data, Task.binary())
+    [cache] = build_caches([samples], (24, 32), folder=tmp_path / "cache", reporter=SilentReporter())
+    plain, cached = (SegmentationDataset(samples, (24, 32), cache=each, augment="studio") for each in (None, cache))
+    for index in range(4):
+        for one, other in zip(plain[1, index], cached[1, index], strict=True):
+            assert torch.equal(one, other)
+    told = config(root, **{"data.channels": 5, "data.range": [0, 4095]}).data.image_spec()
+    build_caches([with_spec(samples, told)], (24, 32), folder=tmp_path / "cache", reporter=SilentReporter())
+    assert len(list((tmp_path / "cache").glob("*.pack"))) == 2
+
+
+def test_crops_of_a_tiff_are_those_of_the_whole_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_bands(tmp_path, 3, tile=(16, 16))
+    data = config(root, **{"data.channels": 5}).data
+    samples, _ = of_any(config_samples(data, root), data, Task.binary())
+    crops = SegmentationDataset(samples, (16, 24), mode="crop", seed=3)
+    first = [crops[0, index] for index in range(3)]  # labels are read, and kept
+    again = [crops[0, index] for index in range(3)]
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    sizes = []
+    read = carvana.data.dataset.read_pixels
+
+    def watched(*args: Any, **named: Any) -> Any:
+        sizes.append(read(*args, **named).shape)
+        return read(*args, **named)
+
+    monkeypatch.setattr("carvana.data.dataset.read_pixels", watched)
+    _ = crops[1, 0], crops[1, 1]
+    assert sizes == [(16, 24, 5)] * 2
+
+
+def test_crops_that_are_larger_than_the_image_repeat_its_edge(tmp_path: Path) -> None:
+    root = write_bands(tmp_path, 2)
+    data = config(root, **{"data.channels": 5}).data
+    samples, _ = of_any(config_samples(data, root), data, Task.binary())
+    crops = SegmentationDataset(samples, (64, 80), mode="crop")
+    for _ in range(2):  # the second time labels are known, and only the window is read
+        image = crops[0, 0][0]
+        assert image.shape == (5, 64, 80)
+        assert (image[:, 48:] == image[:, 47:48]).all()
+
+
+@pytest.mark.parametrize("page", ["images", "channels"])
+def test_pages_are_images_of_their_own_or_channels(tmp_path: Path, page: str) -> None:
+    root = tmp_path / "data"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(4):
+        drawn = [draw(10 * number + each, 1, "uint16") for each in range(3)]
+        stack = np.stack([values[..., 0] for values, _ in drawn])
+        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+        tifffile.imwrite(root / "images" / f"s{number}.tif", stack, **options)
+        if page == "images":
+            masks = np.stack([mask * np.uint8(255) for _, mask in drawn])
+            tifffile.imwrite(root / "masks" / f"s{number}.tif", masks, **options)
+        else:
+            write_mask(root / "masks" / f"s{number}.png", drawn[0][1])
+    channels = "gray" if page == "images" else 3
+    changes = {"data.channels": ["a", "b", "c"] if channels == 3 else channels, "data.pages": page, "split.val": 1}
+    run = fit(config(root, **changes), out=tmp_path / "run", reporter=SilentReporter())
+    assert run.read_evaluation()["dice"] > 0.9
+    names = [row.split(",")[0] for row in run.split_path.read_text().splitlines()[1:]]
+    assert len(names) == (12 if page == "images" else 4)
+    if page == "images":
+        assert {"s0-000.tif", "s0-001.tif", "s0-002.tif"} <= set(names)
+        val = {name.split("-")[0] for name in names if name.split(".")[0] in _stems(run)}
+        assert len(val) == 1  # the pages of a file stay together
+    assert Segmenter.from_pretrained(run.path).spec.pages == page
+
+
+def _stems(run: Run) -> set[str]:
+    return {Path(each["image"]).stem for each in run.read_evaluation()["per_image"]}
+
+
+def test_augmentations_that_need_rgb_are_replaced_and_it_is_said(tmp_path: Path) -> None:
+    root, told = write_bands(tmp_path / "data", 6), Lines()
+    made = config(root, **{"data.channels": 5, "data.augment": "studio", "train.epochs": 1})
+    fit(made, out=tmp_path / "run", reporter=told)
+    [line] = [line for line in told.lines if line.startswith("augment studio")]
+    assert "brightness of each changes instead of hue and saturation" in line
+    for name in ("flip", "seed", "studio", "scene"):
+        for channels in (1, 2, 5, 12):
+            augment = make_augment(name, rgb=False)
+            assert augment is not None
+            image = np.random.default_rng(0).integers(0, 256, (40, 50, channels), np.uint8)
+            result = augment(image=image, mask=np.zeros((40, 50), np.float32))
+            assert result["image"].reshape(40, 50, -1).shape == image.shape
+
+
+def test_bands_that_are_not_named_are_refused_before_training(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data")
+    with pytest.raises(DataError, match=r"has 5 channels of int16, and data\.channels names 3 .*data\.channels=5"):
+        fit(config(root), out=tmp_path / "run", reporter=SilentReporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_drawn_scenes_of_five_channels_are_learnt(tmp_path: Path) -> None:
+    carvana_demo = carvana.data.demo.scene_folder.write_scenes
+    carvana_demo(tmp_path / "demo", classes=2, channels=5, scenes=6, seed=0, reporter=SilentReporter())
+    task = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert task["channels"] == 5
+
+
+def test_scaling_is_the_same_in_training_and_prediction(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 4)
+    data = config(root, **{"data.channels": 5}).data
+    samples, _ = of_any(config_samples(data, root), data, Task.binary())
+    image = SegmentationDataset(samples, (48, 64))[0][0].numpy()
+    values = read_array(samples[0].image)
+    wanted = [scaled(values[..., band], *samples[0].spec.range[band]) for band in range(5)]
+    np.testing.assert_array_equal(image, wanted)
