@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from carvana.data.splits import split_samples as split_samples
     from carvana.errors import CarvanaError as CarvanaError
     from carvana.evaluation.evaluate import evaluate as evaluate
+    from carvana.image_spec import ImageSpec as ImageSpec
     from carvana.inference.engines.export import export_onnx as export_onnx
     from carvana.inference.engines.export import export_openvino as export_openvino
     from carvana.inference.ensemble import Ensemble as Ensemble
@@ -85,6 +86,7 @@ _HOMES = {
     "carvana.data.splits": ("split_samples",),
     "carvana.errors": ("CarvanaError",),
     "carvana.evaluation.evaluate": ("evaluate",),
+    "carvana.image_spec": ("ImageSpec",),
     "carvana.inference.engines.export": ("export_onnx", "export_openvino"),
     "carvana.inference.ensemble": ("Ensemble",),
     "carvana.inference.predictor": ("Predictor",),

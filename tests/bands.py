@@ -41,7 +41,9 @@ def write_bands(
     return folder
 
 
-def write_tiff(path: Path, values: NDArray[Any], *, tag: str | None = None, place: bool = False, **options: Any) -> Path:
+def write_tiff(
+    path: Path, values: NDArray[Any], *, tag: str | None = None, place: bool = False, **options: Any
+) -> Path:
     """A TIFF of bands, with GDAL's tag of no data and a place on the map where these are wanted."""
     tags: list[tuple[int, Any, int, Any, bool]] = [] if tag is None else [(42113, "s", 0, tag, True)]
     if place:

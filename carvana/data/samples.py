@@ -144,6 +144,7 @@ def find_samples(
     group: str | None = None,
     mask_suffix: str | None = None,
     layout: str | None = None,
+    spec: ImageSpec = ImageSpec(),  # noqa: B008 - it is frozen
     reporter: Reporter | None = None,
 ) -> list[Sample]:
     r"""Find all labelled images below a data folder, sorted by name.
@@ -163,6 +164,7 @@ def find_samples(
             other image is a group of its own. With ``/`` in the expression, sub-folders are part of the stem.
         mask_suffix: What masks have after their image's stem, such as ``_L``; "" for nothing; None for the usual ones.
         layout: The one layout to read the folder by; None tries all.
+        spec: How images are read, if not as RGB of 8 bits. Each page of a TIFF is an image, unless it says otherwise.
         reporter: Receives what is left out: images that no list names, and a test part without labels.
 
     If a folder has no image but its sub-folders have, those are read, and their names are part of the images' names.
@@ -178,7 +180,7 @@ def find_samples(
     """
     names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix, layout=layout)
     if isinstance(names, list):
-        return names
+        return list(each_page(names, spec))
     if names.same_stem:
         stem, one, other = names.same_stem[0]
         raise DataError(
@@ -188,7 +190,8 @@ def find_samples(
     _check_masks(names)
     for folder, what in names.left_out:
         (reporter or SilentReporter()).info(f"{folder}: {what}")
-    return [names.sample(stem, *group_and_view(stem, names.pattern)) for stem in names.images]
+    found = (names.sample(stem, *group_and_view(stem, names.pattern)) for stem in names.images)
+    return list(each_page(found, spec))
 
 
 def with_spec(samples: Iterable[Sample], spec: ImageSpec) -> tuple[Sample, ...]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from carvana.config import DataConfig, SplitConfig
 from carvana.data.objects import check_categories
-from carvana.data.samples import Sample, each_page, find_samples
+from carvana.data.samples import Sample, find_samples
 from carvana.data.split import (
     Split,
     check_unchanged,
@@ -108,11 +108,12 @@ def config_samples(data: DataConfig, root: Path | None, *, reporter: Reporter | 
     """
     if root is None:
         raise ConfigError("data.root: no data folder is named; give one with --data")
-    found = find_samples(
-        root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix, layout=data.layout,
-        reporter=reporter,
+    return tuple(
+        find_samples(
+            root, images=data.images, masks=data.masks, group=data.group, mask_suffix=data.mask_suffix,
+            layout=data.layout, spec=data.image_spec(), reporter=reporter,
+        )
     )  # fmt: skip
-    return tuple(each_page(found, data.image_spec()))
 
 
 def without_test(samples: Iterable[Sample]) -> tuple[Sample, ...]:

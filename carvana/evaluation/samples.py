@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from carvana.config import FitConfig
 from carvana.data.digest import content_digests
-from carvana.data.samples import Sample, each_page, find_samples
+from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split, samples_to_test
 from carvana.errors import ConfigError, DataError
 from carvana.folds import Folds
@@ -80,7 +80,7 @@ def choose_for_all(
         DataError: the images are missing.
     """
     spec = Run(runs[0]).read_config().data.image_spec() if Run(runs[0]).exists else ImageSpec()
-    samples = list(each_page(find_samples(data, **_reading(runs[0], expanded(data))), spec))
+    samples = find_samples(data, spec=spec, **_reading(runs[0], expanded(data)))
     warn_of_known_groups(runs, samples, reporter or default_reporter())
     return samples
 

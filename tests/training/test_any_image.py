@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from carvana.config import FitConfig
 from carvana.data.augment import make_augment
 from carvana.data.cache import build_caches
 from carvana.data.dataset import SegmentationDataset
+from carvana.data.demo.scene_folder import write_scenes
+from carvana.data.demo.scenes import class_names
 from carvana.data.io.arrays import read_array, scaled
 from carvana.data.io.masks import write_mask
 from carvana.data.measure import measure
@@ -94,13 +95,11 @@ def test_pixels_without_a_value_count_for_nothing_and_are_neutral(tmp_path: Path
     assert min(low for low, _ in spec.range) > 0
     numbers = run.read_evaluation()
     assert numbers["dice"] > 0.9
-    # The same images without the corner, whose masks lack it: the score is of the pixels that have a value.
     predictor = carvana.Predictor.from_pretrained(run.path, device="cpu")
     pixels = predictor.read(root / "images" / "t0.tif")
     np.testing.assert_array_equal(pixels[:20, :16].reshape(-1, 5), [spec.image_spec.fill] * 320)
     normalised = pixels[0, 0] / 255 - np.array(spec.mean)
     assert np.abs(normalised).max() <= 0.5 / 255 + 1e-6
-    assert (root / "images" / "t0.tif").exists()
 
 
 def test_labels_are_void_where_all_bands_lack_a_value(tmp_path: Path) -> None:
@@ -273,10 +272,10 @@ def test_bands_that_are_not_named_are_refused_before_training(tmp_path: Path) ->
 
 
 def test_drawn_scenes_of_five_channels_are_learnt(tmp_path: Path) -> None:
-    carvana_demo = carvana.data.demo.scene_folder.write_scenes
-    carvana_demo(tmp_path / "demo", classes=2, channels=5, scenes=6, seed=0, reporter=SilentReporter())
-    task = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    assert task["channels"] == 5
+    write_scenes(tmp_path / "demo", classes=2, channels=5, scenes=6, views=1, size=(48, 64), reporter=SilentReporter())
+    made = config(tmp_path / "demo", **{"data.channels": 5, "task": {"classes": class_names(2)}})
+    run = fit(made, out=tmp_path / "run", reporter=SilentReporter())
+    assert run.read_evaluation()["miou"] > 0.6
 
 
 def test_scaling_is_the_same_in_training_and_prediction(tmp_path: Path) -> None:

@@ -205,7 +205,9 @@ class Outputs:
             labels = prediction.mask if cleaned is None else cleaned
         else:
             labels = prediction.labels
-        return self.map_writer(kind, [(labels, void)], prediction.size, place=place, has_void=void is not None)
+        return self.map_writer(
+            kind, [(labels, void)], prediction.size, place=place, has_void=void is not None and bool(void.any())
+        )
 
     def map_writer(
         self,
