@@ -13,7 +13,7 @@ from carvana.data.io.masks import write_mask
 
 
 def draw(seed: int, bands: int, dtype: str, size: tuple[int, int] = (48, 64)) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Values (H, W, bands) from some hundreds up, and the mask of what is darker in even bands, brighter in odd ones."""
+    """Values (H, W, bands) from some hundreds up, and the mask of what is darker in even bands, brighter in others."""
     rng = np.random.default_rng(seed)
     mask = np.zeros(size, np.uint8)
     top, left = rng.integers(4, 16), rng.integers(4, 24)

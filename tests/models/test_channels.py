@@ -102,7 +102,7 @@ def test_a_predictor_reads_bands_of_any_type_by_the_range_of_its_network(tmp_pat
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
     small = carvana.Predictor(model, device="cpu", precision="fp32", scale="32x48").predict(source)  # type: ignore[arg-type]
     assert small.mask.shape == (70, 90)
-    with pytest.raises(DataError, match="has 5 channels of int16; expected 12$"):
+    with pytest.raises(DataError, match=r"has 5 channels of int16; expected 12$"):
         predictor.predict(bands(5))
     with pytest.raises(DataError, match=r"values of int16, the lowest -?\d+, .* 8 bits are expected"):
         carvana.Predictor(model_of("unet-ref", 12), device="cpu").predict(array)

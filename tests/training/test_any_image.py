@@ -22,7 +22,7 @@ from carvana.data.demo.scenes import class_names
 from carvana.data.io.arrays import read_array, scaled
 from carvana.data.io.masks import write_mask
 from carvana.data.measure import measure
-from carvana.data.samples import with_spec
+from carvana.data.samples import Sample, with_spec
 from carvana.data.splits import config_samples
 from carvana.data.target import read_labels
 from carvana.errors import DataError
@@ -45,10 +45,11 @@ def config(root: Path, **changes: Any) -> FitConfig:
     return made.replace(changes)
 
 
-def of_any(samples: Any, data: Any, task: Task) -> tuple[Any, Task]:
-    """The samples, and the task, once the images are measured."""
-    found = measure(samples, (), data.image_spec(), reporter=SilentReporter())
-    return with_spec(samples, found.spec), task
+def measured(root: Path, **changes: Any) -> tuple[Sample, ...]:
+    """The samples of a folder, read by what is measured in them."""
+    data = config(root, **changes).data
+    samples = config_samples(data, root)
+    return with_spec(samples, measure(samples, (), data.image_spec(), reporter=SilentReporter()).spec)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,8 @@ def test_labels_are_void_where_all_bands_lack_a_value(tmp_path: Path) -> None:
     values = read_array(root / "images" / "t0.tif")
     values[:4], values[10, :, 0] = np.nan, np.nan
     write_tiff(root / "images" / "t0.tif", values)
-    data = config(root, **{"data.channels": 2}).data
     task = Task.binary(ignore=[NODATA])
-    (first, *_), _ = of_any(config_samples(data, root), data, task)
+    first, *_ = measured(root, **{"data.channels": 2})
     labels = read_labels(first, task)
     assert (labels[:4] == task.void).all()
     assert not (labels[4:] == task.void).any()
@@ -125,7 +125,7 @@ def test_labels_are_void_where_all_bands_lack_a_value(tmp_path: Path) -> None:
 def test_several_classes_ignore_pixels_without_a_value_too(tmp_path: Path, mode: str) -> None:
     root = write_bands(tmp_path / "data", 8, nodata=-9999)
     changes = {"data.channels": 5, "data.nodata": -9999, "data.mode": mode, "data.augment": "scene"}
-    made = config(root, **changes, **{"task": {"classes": {"land": 0, "water": 1}}})
+    made = config(root, **changes, task={"classes": {"land": 0, "water": 1}})
     run = fit(made, out=tmp_path / "run", reporter=SilentReporter())
     numbers = run.read_evaluation()
     assert numbers["miou"] > 0.8
@@ -173,8 +173,7 @@ def test_folds_and_the_search_for_a_rate_take_any_image(tmp_path: Path) -> None:
 
 def test_the_cache_keeps_any_channels_and_what_they_are(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 4)
-    data = config(root, **{"data.channels": 5}).data
-    samples, task = of_any(config_samples(data, root), data, Task.binary())
+    samples = measured(root, **{"data.channels": 5})
     [cache] = build_caches([samples], (24, 32), folder=tmp_path / "cache", reporter=SilentReporter())
     plain, cached = (SegmentationDataset(samples, (24, 32), cache=each, augment="studio") for each in (None, cache))
     for index in range(4):
@@ -187,8 +186,7 @@ def test_the_cache_keeps_any_channels_and_what_they_are(tmp_path: Path) -> None:
 
 def test_crops_of_a_tiff_are_those_of_the_whole_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_bands(tmp_path, 3, tile=(16, 16))
-    data = config(root, **{"data.channels": 5}).data
-    samples, _ = of_any(config_samples(data, root), data, Task.binary())
+    samples = measured(root, **{"data.channels": 5})
     crops = SegmentationDataset(samples, (16, 24), mode="crop", seed=3)
     first = [crops[0, index] for index in range(3)]  # labels are read, and kept
     again = [crops[0, index] for index in range(3)]
@@ -208,8 +206,7 @@ def test_crops_of_a_tiff_are_those_of_the_whole_image(tmp_path: Path, monkeypatc
 
 def test_crops_that_are_larger_than_the_image_repeat_its_edge(tmp_path: Path) -> None:
     root = write_bands(tmp_path, 2)
-    data = config(root, **{"data.channels": 5}).data
-    samples, _ = of_any(config_samples(data, root), data, Task.binary())
+    samples = measured(root, **{"data.channels": 5})
     crops = SegmentationDataset(samples, (64, 80), mode="crop")
     for _ in range(2):  # the second time labels are known, and only the window is read
         image = crops[0, 0][0]
@@ -280,8 +277,7 @@ def test_drawn_scenes_of_five_channels_are_learnt(tmp_path: Path) -> None:
 
 def test_scaling_is_the_same_in_training_and_prediction(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 4)
-    data = config(root, **{"data.channels": 5}).data
-    samples, _ = of_any(config_samples(data, root), data, Task.binary())
+    samples = measured(root, **{"data.channels": 5})
     image = SegmentationDataset(samples, (48, 64))[0][0].numpy()
     values = read_array(samples[0].image)
     wanted = [scaled(values[..., band], *samples[0].spec.range[band]) for band in range(5)]
