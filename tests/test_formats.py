@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bands import write_bands
 from reference import Lines
 
 from carvana.data.io.images import write_image
@@ -24,7 +25,7 @@ from carvana.training.checkpoint import read_state
 from carvana.training.fit import resume
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FORMAT_1 = FIXTURES / "format-1"
+FORMAT_1, FORMAT_2 = FIXTURES / "format-1", FIXTURES / "format-2"
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,58 @@ def test_a_run_of_a_later_format_asks_for_a_later_carvana_in_one_line(run: Run, 
     with pytest.raises(RunError, match=r"format version 2, this carvana reads up to 1; upgrade carvana") as caught:
         resume(run.path, device="cpu")
     assert str(path) in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def second() -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((FORMAT_2 / "expected.json").read_text())
+    return values
+
+
+@pytest.mark.parametrize("name", ["format-1", "format-2"])
+def test_nobody_has_written_the_files_of_a_format_anew(name: str) -> None:
+    lines = (FIXTURES / f"{name}.sha256").read_text().splitlines()
+    for line in lines:
+        digest, path = line.split("  ")
+        assert hashlib.sha256((FIXTURES / path).read_bytes()).hexdigest() == digest, path
+    assert len(lines) == sum(path.is_file() for path in (FIXTURES / name).rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["photo", "classes", "overlap", "bands"])
+def test_a_model_of_format_2_says_and_computes_what_it_did(second: dict[str, Any], name: str, tmp_path: Path) -> None:
+    model = Segmenter.from_pretrained(FORMAT_2 / "models" / name)
+    assert model.spec.to_json() == second[name]["spec"]
+    channels = len(model.spec.channels)
+    image = (np.arange(channels * 40 * 56) * 37 % 256).astype(np.uint8).reshape(1, channels, 40, 56)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(image))[0]
+    for plane, row, column, value in second[name]["logits"]:
+        assert logits[plane, row, column].item() == pytest.approx(value, abs=1e-4)
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written == json.loads((FORMAT_2 / "models" / name / "config.json").read_text())
+
+
+def test_an_exported_file_of_format_2_takes_values_as_files_have_them(second: dict[str, Any]) -> None:
+    values = (np.arange(40 * 56 * 4) * 37 % 3000 - 40).astype(np.int16).reshape(40, 56, 4)
+    values[:3, :5] = -9999
+    session = pytest.importorskip("onnxruntime").InferenceSession(FORMAT_2 / "bands.onnx")
+    assert session.get_inputs()[0].type == "tensor(int16)"
+    [logits] = session.run(None, {"images": np.ascontiguousarray(values.transpose(2, 0, 1))[None]})
+    file = Predictor.from_pretrained(FORMAT_2 / "bands.onnx", scale="native").predict(values).probabilities
+    model = Predictor.from_pretrained(FORMAT_2 / "models" / "bands", device="cpu", precision="fp32", scale="native")
+    found = model.predict(values).probabilities
+    for row, column, value in second["onnx"]:
+        for each in (1 / (1 + np.exp(-logits[0, 0])), file, found):
+            assert each[row, column] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_training_of_format_2_goes_on_to_its_end(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "tiles", 4, nodata=-9999, tag="-9999")
+    run = Run(shutil.copytree(FORMAT_2 / "run", tmp_path / "run"))
+    run.config_path.write_text(run.config_path.read_text().replace("/somewhere/tiles", str(root)))
+    rows = [row.rsplit(",", 1)[0] for row in run.split_path.read_text().splitlines()]
+    run.split_path.write_text("\n".join(rows) + "\n")  # without digests: the images were drawn anew
+    resume(run.path, epochs=3, device="cpu")
+    assert [record["epoch"] for record in run.read_metrics()] == [1, 2, 3]
+    assert Segmenter.from_pretrained(run.path).spec.range == Segmenter.from_pretrained(FORMAT_2 / "run").spec.range

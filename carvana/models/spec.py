@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT_VERSION = 2
-"""2 is open until images of any kind are described, too. Of format 1, one class is a binary task."""
+"""Of format 1, one class is a binary task, and images are RGB of 8 bits."""
 
 _MOST_CLASSES = 2**16
 _LARGEST_SIDE = 16384
