@@ -230,9 +230,9 @@ class DataConfig(Section):
     def image_spec(self) -> ImageSpec:
         """What the images are, as far as the config says it."""
         names = channel_names(self.channels)
-        told = () if self.range == "auto" else (self.range,) * len(names)
+        ranges = () if self.range == "auto" else (self.range,) * len(names)
         page: Literal["channels"] | None = "channels" if self.pages == "channels" else None
-        return ImageSpec(names, told, tuple(self.nodata) or None, page=page)
+        return ImageSpec(names, ranges, tuple(self.nodata) or None, page=page)
 
     @model_validator(mode="after")
     def _start_is_whole(self) -> Self:

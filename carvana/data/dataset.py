@@ -21,9 +21,11 @@ from carvana.data.io.labels import Labels
 from carvana.data.samples import Sample
 from carvana.data.target import (
     augmented,
+    check_same_size,
     pack_labels,
     packed_shape,
     read_at_full_size,
+    read_labels,
     read_shrunken,
     to_tensor,
     unpack,
@@ -186,29 +188,29 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
 
     def _cropped(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample, void = self.samples[index], self.task.void if self._has_void else None
-        kept = self._memory.get(index)
-        if kept is not None and holds_values(sample.image):  # of which only the piece is decoded
-            return self._window(sample, kept, rng)
+        kept, image = self._memory.get(index), None
+        by_window = holds_values(sample.image)  # of a TIFF only the piece is decoded
         if kept is not None:
-            image, labels = _padded(read_pixels(sample.image, sample.spec), self.size), kept.labels()
-        if kept is None or image.shape[:2] != labels.shape[-2:]:  # the image, or the size of pieces, was changed
-            image, labels = read_at_full_size(sample, self.task)
-            image, labels = _padded(image, self.size), _padded_labels(labels, self.size, void)
+            labels = kept.labels()
+            image = None if by_window else _padded(read_pixels(sample.image, sample.spec), self.size)
+        if kept is None or (image is not None and image.shape[:2] != labels.shape[-2:]):  # it, or the size, was changed
+            if by_window:
+                labels = read_labels(sample, self.task)
+                check_same_size(sample, image_size(sample.image), labels)
+            else:
+                image, labels = read_at_full_size(sample, self.task)
+                image = _padded(image, self.size)
+            labels = _padded_labels(labels, self.size, void)
             kept = self._memory.put(index, labels, boundaries=self.crops == "boundary")
         top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void, kept=kept)
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
-        return image[window], pack_labels(labels[..., *window], self.size, task=self.task)
+        piece = self._window(sample, top, left) if image is None else image[window]
+        return piece, pack_labels(labels[..., *window], self.size, task=self.task)
 
-    def _window(
-        self, sample: Sample, kept: _Kept, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        labels = kept.labels()
-        top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void, kept=kept)
-        window = np.s_[top : top + self.size[0], left : left + self.size[1]]
+    def _window(self, sample: Sample, top: int, left: int) -> NDArray[np.uint8]:
         sides = zip(image_size(sample.image), (top, left), self.size, strict=True)
         height, width = (min(side - first, wanted) for side, first, wanted in sides)
-        image = _padded(read_pixels(sample.image, sample.spec, window=(top, left, height, width)), self.size)
-        return image, pack_labels(labels[..., *window], self.size, task=self.task)
+        return _padded(read_pixels(sample.image, sample.spec, window=(top, left, height, width)), self.size)
 
     def _to_tensors(
         self, image: NDArray[np.uint8], target: NDArray[Any], index: int

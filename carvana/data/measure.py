@@ -60,7 +60,7 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
         train: the images of which values are counted.
         val: images whose types must be the same.
         spec: what the config says.
-        reporter: shows progress, and is told what was found.
+        reporter: shows progress, and receives what was found.
 
     Raises:
         DataError: an image cannot be read, has another number of channels, or values of another type than the first.
@@ -80,10 +80,10 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
         )
     dtype = str(np.result_type(*types)) if deep else "uint8"
     tags = {info.nodata for info in found if info.nodata is not None and math.isfinite(info.nodata)}
-    told = tuple(sorted({*(spec.nodata or ()), *tags}))
+    nodata = tuple(sorted({*(spec.nodata or ()), *tags}))
     lacks = spec.nodata is not None or any(info.nodata is not None for info in found)
     if spec.is_rgb and (not deep or spec.range):
-        return Measured(replace(spec, nodata=told if lacks else None), dtype)
+        return Measured(replace(spec, nodata=nodata if lacks else None), dtype)
     counted = replace(spec, nodata=spec.nodata or ())
     counts = _Counts(dtype, 3 if spec.is_rgb else len(spec.channels))
     images = threaded(lambda sample: counts.of(sample, counted), train, ahead=2)
@@ -101,7 +101,7 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
             f"{_shown(limits)}; data.range=[low, high] names another"
         )
     mean, std = ((), ()) if spec.is_rgb else counts.moments(limits)
-    return Measured(replace(spec, range=limits, nodata=told if lacks else None), dtype, mean, std)
+    return Measured(replace(spec, range=limits, nodata=nodata if lacks else None), dtype, mean, std)
 
 
 def _shown(limits: Sequence[tuple[float, float]]) -> str:

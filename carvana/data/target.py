@@ -170,14 +170,20 @@ def read_at_full_size(sample: Sample, task: Task) -> tuple[UInt8, Labels]:
         DataError: a file cannot be used, or the two differ in size.
     """
     image, labels = _read(sample, task)
-    if image.shape[:2] != labels.shape[-2:]:
-        raise _differ(sample, image.shape, labels)
+    check_same_size(sample, image.shape, labels)
     return image, labels
 
 
-def _differ(sample: Sample, size: tuple[int, ...], labels: Labels) -> DataError:
+def check_same_size(sample: Sample, size: tuple[int, ...], labels: Labels) -> None:
+    """Refuse labels of another size than their image, (height, width, ...).
+
+    Raises:
+        DataError: they differ.
+    """
+    if tuple(size[:2]) == labels.shape[-2:]:
+        return
     what = "mask is" if sample.annotation is None else "annotation file gives"
-    return DataError(
+    raise DataError(
         f"{sample.masks[0]}: the {what} {labels.shape[-1]} x {labels.shape[-2]}, its image {size[1]} x {size[0]}: they "
         "differ in size; `carvana data check` names all such pairs"
     )
@@ -194,8 +200,7 @@ def _read(sample: Sample, task: Task, *, at_least: tuple[int, int] | None = None
 def _voided(labels: Labels, void: NDArray[np.bool_] | None, sample: Sample, task: Task) -> Labels:
     if void is None:
         return labels
-    if void.shape != labels.shape[-2:]:
-        raise _differ(sample, void.shape, labels)
+    check_same_size(sample, void.shape, labels)
     return np.where(void, labels.dtype.type(task.void), labels)
 
 

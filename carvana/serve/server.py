@@ -51,7 +51,7 @@ _LAST = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What is served, and how: also what worker processes are told, as JSON.
+    """What is served, and how; worker processes get it as JSON.
 
     Attributes:
         runs: the networks, as :func:`carvana.inference.ensemble.load_predictor` takes them.
@@ -146,12 +146,12 @@ def worker_app() -> FastAPI:
     """The application of a worker process; where there is none, all processes end."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _forget_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
-    told = json.loads(os.environ[_SETTINGS])
-    told["predictor"] = {
-        name: tuple(each) if isinstance(each, list) else each for name, each in told["predictor"].items()
+    settings = json.loads(os.environ[_SETTINGS])
+    settings["predictor"] = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in settings["predictor"].items()
     }
     try:
-        app = Served(**told).app()
+        app = Served(**settings).app()
         _loaded.set()
         return app
     except Exception as error:

@@ -112,7 +112,7 @@ class Uploads:
             yield chunk
 
     async def _of_form(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> tuple[bytes, str]:
-        parser = _InMemory(request.headers, chunks, max_files=2, max_fields=2)  # one too many is told below
+        parser = _InMemory(request.headers, chunks, max_files=2, max_fields=2)  # one too many is refused below
         try:
             form = await parser.parse()
         except MultiPartException as error:

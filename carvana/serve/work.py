@@ -204,7 +204,7 @@ class Worker:
         try:
             image, *others = _images([job, *batch])
             return job.want == batch[0].want and self.predictor.fits_batch(image, others)
-        except Exception:  # as where the memory is too small for it: that is told when it runs alone
+        except Exception:  # as where the memory is too small for it: the request alone raises it again
             return False
 
     def _run(self, batch: list[_Job]) -> None:

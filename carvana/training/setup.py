@@ -214,7 +214,7 @@ def measured(
         config: Says what the images are, as far as is known.
         split: The images.
         known: What the images of earlier training were, whose range counts unless the config names one.
-        reporter: Is told what was found.
+        reporter: Receives what was found.
 
     Raises:
         DataError: the images are not what the config says, or cannot be read.

@@ -272,7 +272,7 @@ def _other_kinds(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Ite
         wanted = "" if channels == 3 else f"data.channels={'gray' if channels == 1 else channels}; "
         message = (
             f"{plural(len(numbers), 'image')} of {plural(channels, 'channel')} of {dtype}, from {lowest:,.6g} to "
-            f"{highest:,.6g}; {wanted}the range is measured in training, or told by data.range"
+            f"{highest:,.6g}; {wanted}training measures the range of values, unless data.range names it"
         )
         yield Problem("values", str(samples[numbers[0]].image), message)
     stacks = Counter(str(sample.image) for sample in samples if isinstance(sample.spec.page, int))

@@ -44,7 +44,7 @@ TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
 ZIP = b"PK\3\4"
 """How an .npz begins."""
 
-logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())  # what it cannot read is told as an error
+logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())  # what it cannot read becomes a DataError
 
 _REFUSED = "not an image; expected JPEG, PNG, GIF, TIFF, WebP or BMP"
 _TIFF_REFUSED = (
