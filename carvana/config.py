@@ -93,6 +93,13 @@ def _as_list(values: Any) -> Any:
     return [values] if isinstance(values, int | float) and not isinstance(values, bool) else values
 
 
+def _is_range(value: Any) -> Any:
+    two = isinstance(value, list | tuple) and len(value) == 2
+    if value != "auto" and not (two and all(type(each) in (int, float) for each in value) and value[0] < value[1]):
+        raise ValueError(f"expected auto, or two numbers, the lower one first, such as [0, 4095]; got {value!r:.60}")
+    return value
+
+
 def _are_channels(channels: Any) -> Any:
     try:
         channel_names(channels)
@@ -186,7 +193,7 @@ class DataConfig(Section):
     channels: Annotated[int | str | list[str], AfterValidator(_are_channels)] = Field(
         "rgb", description="rgb | gray | their number | [names]: the values of a pixel, in the files' order."
     )
-    range: Literal["auto"] | tuple[Real, Real] = Field(
+    range: Annotated[Literal["auto"] | tuple[Real, Real], BeforeValidator(_is_range)] = Field(
         "auto",
         description="[low, high]: what becomes black and white; auto: beyond 8 bits, measured in training images.",
     )
@@ -220,12 +227,6 @@ class DataConfig(Section):
         le=10**6,
         description="Gigabytes of disk for images kept at the training size, of all runs together; 0: none.",
     )
-
-    @model_validator(mode="after")
-    def _low_before_high(self) -> Self:
-        if self.range != "auto" and self.range[0] >= self.range[1]:
-            raise ValueError(f"range {list(self.range)}: expected two numbers, the lower one first")
-        return self
 
     def image_spec(self) -> ImageSpec:
         """What the images are, as far as the config says it."""

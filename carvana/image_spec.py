@@ -88,7 +88,8 @@ def channel_names(channels: int | str | Sequence[str]) -> tuple[str, ...]:
             names = known.get(channels) or tuple(map(str, range(1, number + 1)))
     else:
         names = tuple(channels)
-    if not 1 <= len(names) <= MOST_CHANNELS or len(set(names)) < len(names) or not all(names):
+    named = all(0 < len(name) <= 200 for name in names)
+    if not 1 <= len(names) <= MOST_CHANNELS or len(set(names)) < len(names) or not named:
         raise ConfigError(
             f"channels {channels!r:.80}: expected rgb, gray, a number of 1 to {MOST_CHANNELS}, or different names"
         )

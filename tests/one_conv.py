@@ -27,5 +27,9 @@ def network(*, classes: int = 1, width: int = 8, channels: int = 3) -> nn.Module
     return OneConv(classes, width, channels)
 
 
+def rgb_network(*, classes: int = 1, width: int = 8) -> nn.Module:
+    return OneConv(classes, width, 3)
+
+
 def register() -> None:
     carvana.register_arch(NAME, f"{__name__}:network", replace=True)

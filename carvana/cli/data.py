@@ -81,8 +81,8 @@ def demo(
         int | None,
         typer.Option(
             min=1, max=64, metavar="C",
-            help="Of streets: 1 grey, 3 RGB; other numbers are .npy files (infrared and further bands), which fit does "
-            "not read yet.",
+            help="Of streets: 1 grey, 3 RGB; other numbers are .npy files (infrared and further bands), for "
+            "data.channels=C.",
             show_default="3",
         ),
     ] = None,

@@ -67,13 +67,14 @@ def evaluate(
     from carvana.inference.ensemble import Ensemble, load_predictor, member_paths
 
     predictor = load_predictor(runs, **vars(covering), device=device, engine=engine, reporter=reporter)
+    spec = predictor.image_specs[0]
     refining = [] if covering.refine_with is None else [covering.refine_with]
     if together:
         assert data is not None
-        samples = choose_for_all([*member_paths(runs), *refining], data=data, reporter=reporter)
+        samples = choose_for_all([*member_paths(runs), *refining], data=data, spec=spec, reporter=reporter)
         whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "that of the refining network"
     else:
-        samples = choose_samples(run, data=data, split=split, root=root, reporter=reporter)
+        samples = choose_samples(run, data=data, split=split, root=root, spec=spec, reporter=reporter)
         warn_of_known_groups(refining, samples, reporter)
         whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "the model's own"
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()

@@ -155,6 +155,8 @@ def apply(
     albumentations' own random state is set if there is one; for any other callable the global generators of
     ``random`` and ``numpy.random`` are seeded, and restored afterwards.
     """
+    if image.ndim == 3 and image.shape[2] > _MOST_CHANNELS:
+        return _in_parts(augment, image, mask, key)
     generator = np.random.default_rng(key)
     python = random.Random(int(generator.integers(1 << 62)))  # noqa: S311 - augmentation, no secret
     if hasattr(augment, "set_random_state"):
@@ -163,6 +165,21 @@ def apply(
     else:
         result = _with_global_seed(augment, image, mask, int(generator.integers(1 << 32)))
     return result["image"], np.clip(result["mask"], 0.0, 1.0)
+
+
+_MOST_CHANNELS = 128  # that OpenCV takes
+
+
+def _in_parts(
+    augment: Augment, image: np.ndarray, mask: np.ndarray, key: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`apply`, on some channels after the others: with the same key all are moved alike."""
+    channels = image.shape[2]
+    parts = -(-channels // _MOST_CHANNELS)
+    each = -(-channels // parts)  # in all parts, so that as many random numbers are drawn
+    places = (np.arange(part * each, (part + 1) * each) % channels for part in range(parts))
+    moved = [apply(augment, np.ascontiguousarray(image[..., some]), mask.copy(), key) for some in places]
+    return np.concatenate([part for part, _ in moved], axis=2)[..., :channels], moved[0][1]
 
 
 def _flattened(augment: object) -> Iterator[object]:

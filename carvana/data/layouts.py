@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carvana.data.io.images import SUFFIXES
+from carvana.data.io.images import ARRAY_SUFFIXES, SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES
 from carvana.data.names import MaskNames, subset_of, suffix_of
 from carvana.errors import ConfigError, DataError
@@ -270,7 +270,8 @@ def others(folder: Path, suffixes: Collection[str]) -> dict[str, bool]:
     """What is in a folder besides hidden files and files of these suffixes: sorted names, and which are folders."""
     with os.scandir(folder) as entries:
         found = {each.name: _is_folder(each) for each in entries if not each.name.startswith(".")}
-    return {name: found[name] for name in sorted(found) if found[name] or suffix_of(name) not in suffixes}
+    images = set(image_names(folder, suffixes)) if suffixes else set()
+    return {name: found[name] for name in sorted(found) if found[name] or name not in images}
 
 
 def warn_of_others(folder: Path, reporter: Reporter, suffixes: Collection[str] | None = None) -> None:
@@ -315,8 +316,10 @@ def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, lis
 
     for place, below, names in os.walk(folder, onerror=refuse):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        shown = (name for name in names if not name.startswith("."))
+        shown = [name for name in names if not name.startswith(".")]
         images = [name for name in shown if suffix_of(name) in suffixes]
+        if not images and suffixes is SUFFIXES:
+            images = [name for name in shown if suffix_of(name) in ARRAY_SUFFIXES]
         yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
 
 

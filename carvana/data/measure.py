@@ -71,7 +71,7 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
         _check_bands(sample, info, spec)
     types = sorted({info.dtype for info in found})
     deep = types != ["uint8"]
-    if len(types) > 1 and "uint8" in types and not spec.range:
+    if len(types) > 1 and not spec.range:
         places = {info.dtype: sample.image for info, sample in zip(found, samples, strict=True)}
         some = listed([f"{places[each]} ({each})" for each in types])
         raise DataError(
@@ -82,7 +82,7 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
     tags = {info.nodata for info in found if info.nodata is not None and math.isfinite(info.nodata)}
     nodata = tuple(sorted({*(spec.nodata or ()), *tags}))
     lacks = spec.nodata is not None or any(info.nodata is not None for info in found)
-    if spec.is_rgb and (not deep or spec.range):
+    if spec.is_rgb and (not deep or (spec.range and not dtype.startswith("float"))):
         return Measured(replace(spec, nodata=nodata if lacks else None), dtype)
     counted = replace(spec, nodata=spec.nodata or ())
     counts = _Counts(dtype, 3 if spec.is_rgb else len(spec.channels))
@@ -197,7 +197,8 @@ def _strips(sample: Sample, spec: ImageSpec) -> Iterator[tuple[NDArray[Any], flo
 
 def _check_bands(sample: Sample, info: ArrayInfo, spec: ImageSpec) -> None:
     bands = info.bands * (info.pages if spec.page == "channels" else 1)
-    if bands == len(spec.channels) or (spec.in_colours and bands <= 4):
+    opacity = bands in (2, 4) and (info.dtype == "uint8" or not holds_values(sample.image))
+    if bands == len(spec.channels) or (spec.in_colours and (bands in (1, 3) or opacity)):
         return
     names = "" if len(spec.channels) > 16 else f" ({', '.join(spec.channels)})"
     pages = " in its pages" if spec.page == "channels" else ""

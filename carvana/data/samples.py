@@ -25,7 +25,7 @@ from carvana.data.layouts import (
     warn_of_others,
 )
 from carvana.data.names import EXPECTED, MaskNames, group_and_view, group_pattern, stem_of
-from carvana.errors import DataError
+from carvana.errors import DataError, plural
 from carvana.image_spec import ImageSpec
 from carvana.utils.files import expanded
 from carvana.utils.progress import Reporter, SilentReporter
@@ -209,8 +209,21 @@ def each_page(samples: Iterable[Sample], spec: ImageSpec) -> Iterator[Sample]:
         pages = 1
         if spec.page is None and sample.image.suffix.lower() in (".tif", ".tiff") and has_tifffile():
             pages = array_info(sample.image).pages
+        if pages > 1:
+            _check_pages(sample, pages)
         for page in range(pages) if pages > 1 else (spec.page,):
             yield replace(sample, spec=spec.of_page(page))
+
+
+def _check_pages(sample: Sample, pages: int) -> None:
+    """Refuse masks that have other pages than their image."""
+    for mask in () if sample.annotation is not None else sample.masks:
+        found = array_info(mask).pages
+        if found != pages:
+            raise DataError(
+                f"{mask}: has {plural(found, 'page')}, and its image {sample.image.name} {pages}; expected one for "
+                "each, or data.pages=channels where all pages are one image"
+            )
 
 
 @dataclass

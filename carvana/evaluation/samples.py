@@ -28,6 +28,7 @@ def choose_samples(
     data: str | os.PathLike[str] | None = None,
     split: Subset | None = None,
     root: str | os.PathLike[str] | None = None,
+    spec: ImageSpec = ImageSpec(),  # noqa: B008 - it is frozen
     reporter: Reporter | None = None,
 ) -> list[Sample]:
     """The images to evaluate a run, or a model folder, on.
@@ -37,6 +38,7 @@ def choose_samples(
         data: Another data folder, all of which is taken.
         split: Part of the run's own images: val (the default), train, all (both), or the test part of its data folder.
         root: Where the run's own data folder lies now, if it has moved; not with ``data``.
+        spec: What the network takes the images of ``data`` for.
         reporter: Receives a warning if the run was trained on groups of ``data``, or of the test part.
 
     Raises:
@@ -53,7 +55,7 @@ def choose_samples(
     if data is not None and not _is_own(run, data):
         if split not in (None, "all"):
             raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
-        return choose_for_all([run], data=data, reporter=reporter)
+        return choose_for_all([run], data=data, spec=spec, reporter=reporter)
     if is_exported(run):
         raise ConfigError(
             f"{os.fspath(run)}: an exported file has no images of its own: name labelled ones with --data"
@@ -67,19 +69,23 @@ def choose_samples(
 
 
 def choose_for_all(
-    runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str], reporter: Reporter | None = None
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str],
+    spec: ImageSpec = ImageSpec(),  # noqa: B008 - it is frozen
+    reporter: Reporter | None = None,
 ) -> list[Sample]:
     """All images of a data folder, to evaluate several networks on together.
 
     Args:
         runs: Runs or model folders; the first one says how to read the group in a name.
         data: The data folder.
+        spec: What the networks take the images for.
         reporter: Receives a warning if one of the runs was trained on groups of ``data``.
 
     Raises:
         DataError: the images are missing.
     """
-    spec = Run(runs[0]).read_config().data.image_spec() if Run(runs[0]).exists else ImageSpec()
     samples = find_samples(data, spec=spec, **_reading(runs[0], expanded(data)))
     warn_of_known_groups(runs, samples, reporter or default_reporter())
     return samples

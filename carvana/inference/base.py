@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,13 +142,26 @@ class BasePredictor(ABC):
         """
         return strips_of(self.predict_maps([image])[0])
 
+    def check_streamed(self, path: Path) -> None:
+        """Refuse to predict a raster that does not fit the memory.
+
+        Raises:
+            ModelError: a network sees images at another size than their own, or there is a second look.
+        """
+        size = next((size for size in self.sizes if size is not None), None)
+        if size is not None:
+            raise ModelError(
+                f"{path}: does not fit the memory, and the network sees images at {size[0]}x{size[1]}: take --scale "
+                "native"
+            )
+
     def raster_strips(self, raster: Raster) -> Iterator[Tensor]:
         """The probabilities of a raster that does not fit the memory, from top to bottom, float32 (K, h, W) each time.
 
         Raises:
-            ModelError: as :meth:`run` says; or the network sees images at another size than their own.
+            ModelError: as :meth:`run` says.
         """
-        raise ModelError(f"{raster.path}: a raster of this size takes one network, or the mean of several: no refining")
+        raise ModelError(f"{raster.path}: does not fit the memory; take one network, or the mean of several")
 
     @torch.inference_mode()
     def raster_labels(self, raster: Raster) -> Iterator[NDArray[Any]]:

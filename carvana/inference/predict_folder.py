@@ -38,7 +38,7 @@ from carvana.inference.outputs.files import Outputs
 from carvana.inference.outputs.postprocess import Cleaning
 from carvana.inference.pipeline import overlapped
 from carvana.inference.prediction import Prediction
-from carvana.inference.preprocess import PreprocessedImage
+from carvana.inference.preprocess import PreprocessedImage, first_of
 from carvana.inference.raster import Raster, each_plane
 from carvana.task import Task
 from carvana.utils.files import append_json_line, atomic_path, digest, file_digest, lock, read_json_lines
@@ -117,6 +117,11 @@ def predict_folder(
     spec = predictor.image_specs[0]
     inputs: Sequence[Input] = inspected(distinct(list(images)), spec)
     refuse_equal_stems([each.path for each in inputs], [each.stem for each in inputs])
+    for given in inputs:
+        if given.is_large:
+            outputs.check_streamed()
+            predictor.check_streamed(given.path)
+            break
     folder = Path(out)
     manifest = Manifest(folder)
     _refuse_overwriting(folder, manifest, inputs, outputs)
@@ -148,12 +153,11 @@ def predict_folder(
                 item.skipped = True
                 return item, None
             if given.is_large:
-                outputs.check_streamed()
                 item.raster = Raster(path, spec, predictor.device, page=given.page)
                 return item, None
             image = predictor.read(path, page=given.page)
             if outputs.need_image:
-                item.image = read_shown(path, own, pixels=image, max_pixels=predictor.max_pixels)
+                item.image = read_shown(path, own, pixels=first_of(image, own), max_pixels=predictor.max_pixels)
             if given.is_map:
                 item.void = read_void(
                     path,

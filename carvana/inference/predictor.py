@@ -206,11 +206,6 @@ class Predictor(BasePredictor):
 
     def raster_strips(self, raster: Raster) -> Iterator[Tensor]:
         """The probabilities of a raster that does not fit the memory, from top to bottom."""
-        if self.size is not None:
-            raise ModelError(
-                f"{raster.path}: {raster.size[0]} x {raster.size[1]} pixels do not fit the memory, and the network "
-                f"sees images at {self.size[0]}x{self.size[1]}: take --scale native"
-            )
         network_runs()
         (spec,) = self.image_specs
         turned = raster.taken_for(spec, self.device, is_turned=True) if self.tta else None

@@ -111,6 +111,12 @@ class Preprocessor:
         return PreprocessedImage(tuple(resized[each] for each in wanted), (height, width), name)
 
 
+def first_of(image: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """The pixels that the first of several networks takes, of an image as :meth:`Preprocessor.read` gives it."""
+    channels = len(spec.channels)
+    return image if image.shape[2] == channels else np.ascontiguousarray(image[..., :channels])
+
+
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
     pixels = np.require(resize_image(image, size), requirements="W")  # OpenCV drops the axis of one channel
     return torch.from_numpy(pixels.reshape(*size, image.shape[2]))

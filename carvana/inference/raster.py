@@ -31,8 +31,8 @@ class Raster(WindowedImage):
     """An image of any size whose windows are read from its file, as tensors (C, h, w).
 
     Args:
-        path: a TIFF or an .npy file.
-        specs: what the network takes its pixels for.
+        path: a TIFF.
+        spec: what the network takes its pixels for.
         device: of the windows.
         page: of a file of several.
         is_turned: left and right are exchanged.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from carvana.data.io.images import ImageSource
-from carvana.errors import ConfigError
+from carvana.errors import ConfigError, ModelError
 from carvana.inference.base import BasePredictor, Threshold, checked_thresholds, same_task, scale_text
 from carvana.inference.prediction import Prediction, ProbabilityMaps, Want
 from carvana.inference.predictor import Predictor
@@ -97,6 +98,10 @@ class Refiner(BasePredictor):
         self.margin = margin
         self.thresholds = checked_thresholds(threshold, self.task, fine.thresholds)
         self.max_pixels = min(coarse.max_pixels, fine.max_pixels)
+
+    def check_streamed(self, path: Path) -> None:
+        """Refuse all: uncertain regions are those of a whole image."""
+        raise ModelError(f"{path}: does not fit the memory, so no second network can refine it: leave that out")
 
     @property
     def scale(self) -> str:

@@ -206,7 +206,7 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
             "their folder with --data"
         )
     theirs = run.read_config()
-    where = ("root", "images", "masks", "mask_suffix", "layout", "group")
+    where = ("root", "images", "masks", "mask_suffix", "layout", "group", "channels", "range", "nodata", "pages")
     data = {f"data.{key}": getattr(theirs.data, key) for key in where}
     settings = config or load_config()
     if not settings.task.classes:

@@ -113,7 +113,9 @@ class ModelSpec(BaseModel):
     min_size: Side = 1
     channels: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_CHANNELS)] = RGB
     range: tuple[tuple[Mean, Mean], ...] = ()
-    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"] = "uint8"
+    dtype: Literal[
+        "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64"
+    ] = "uint8"
     nodata: tuple[float, ...] = ()
     pages: Pages = "images"
     mean: tuple[Mean, ...] = IMAGENET_MEAN

@@ -201,6 +201,8 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
 
     @app.get("/sample.jpg", summary="A drawn image to try", response_class=Response)
     def sample() -> Response:
+        if not predictor.image_specs[0].is_picture:
+            raise HTTPException(404, "the drawn images are RGB, and this network takes others")
         return Response(_sample(len(predictor.task.classes)), media_type="image/jpeg")
 
     return app

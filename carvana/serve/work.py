@@ -21,7 +21,7 @@ from carvana.data.io.display import read_shown
 from carvana.data.io.images import UInt8, pixel_count
 from carvana.inference.base import BasePredictor
 from carvana.inference.prediction import Prediction, Want
-from carvana.inference.preprocess import PreprocessedImage
+from carvana.inference.preprocess import PreprocessedImage, first_of
 from carvana.serve.answers import Answer, Wanted
 from carvana.serve.metrics import Metrics
 from carvana.utils.devices import cpu_count, freed_memory_kept, share_one_heap
@@ -130,7 +130,7 @@ class Worker:
             shown = None
             if wanted.needs_image:
                 spec = predictor.image_specs[0]
-                shown = read_shown(data, spec, pixels=image, max_pixels=predictor.max_pixels)
+                shown = read_shown(data, spec, pixels=first_of(image, spec), max_pixels=predictor.max_pixels)
             return predictor.preprocessor(image, name or "the image"), shown
 
         with _timed(times, "wait"):

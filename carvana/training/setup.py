@@ -21,7 +21,7 @@ from carvana.data.digest import cache_home
 from carvana.data.measure import Measured, measure
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
-from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError
+from carvana.errors import ConfigError, DataError, ModelError, RunError, UnknownNameError, listed, plural
 from carvana.evaluation.samples import read_run_split
 from carvana.image_spec import ImageSpec, channel_names
 from carvana.losses import loss_for, loss_names, make_loss
@@ -145,6 +145,12 @@ def build_model(
     other = Segmenter.from_pretrained(init)
     if other.spec.arch != model.spec.arch:
         raise ModelError(f"--init {os.fspath(init)}: holds {other.spec.arch!r}, not {model.spec.arch!r}")
+    if len(other.spec.channels) != len(model.spec.channels):
+        raise ModelError(
+            f"--init {os.fspath(init)}: takes {plural(len(other.spec.channels), 'channel')} "
+            f"({listed(other.spec.channels, 8)}), and data.channels names {len(model.spec.channels)} "
+            f"({listed(model.spec.channels, 8)}): begin with the encoder's weights, or name as many"
+        )
     try:
         model.load_state_dict(_state_for(model, other, init=os.fspath(init), reporter=reporter or default_reporter()))
     except RuntimeError as error:
@@ -156,9 +162,7 @@ def build_model(
     name = path.parent.name if path.name == "model" else path.name
     # The weights keep the normalisation that they were trained with.
     spec = other.spec
-    return model.with_spec(
-        init=f"run:{name}", mean=spec.mean, std=spec.std, channels=spec.channels, range=spec.range, dtype=spec.dtype
-    )
+    return model.with_spec(init=f"run:{name}", mean=spec.mean, std=spec.std, range=spec.range, dtype=spec.dtype)
 
 
 def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Reporter) -> dict[str, Tensor]:
@@ -223,6 +227,12 @@ def measured(
     if known is not None and known.range and not spec.range:
         spec = replace(spec, range=known.range)
     found = measure(split.train, split.val, spec, reporter=reporter)
+    if spec.range != config.data.image_spec().range and found.dtype == "uint8":
+        raise DataError(
+            f"{split.train[0].image}: images of 8 bits, and the network of --init takes values from "
+            f"{spec.range[0][0]:g} to {spec.range[0][1]:g} as black and white: name the range of these images with "
+            "data.range=[low, high]"
+        )
     if found.spec.nodata is not None and NODATA not in config.task.ignore:
         config = config.replace({"task.ignore": [*config.task.ignore, NODATA]})
         reporter.info("pixels of images without a value count for nothing: task.ignore has nodata")

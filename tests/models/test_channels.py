@@ -73,7 +73,7 @@ def test_a_spec_that_does_not_fit_its_channels_is_refused(changes: dict[str, obj
 
 
 def test_an_architecture_without_the_argument_takes_three_channels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    carvana.register_arch("three-alone", "one_conv:network", replace=True)
+    carvana.register_arch("three-alone", "one_conv:rgb_network", replace=True)
     try:
         with pytest.raises(ConfigError, match="takes images of 3 channels, not of 4"):
             carvana.create_model("three-alone", channels=4)

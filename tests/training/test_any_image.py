@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,29 @@ import pytest
 import tifffile
 import torch
 from bands import draw, write_bands, write_tiff
+from PIL import Image
 from reporters import Lines
 
 import carvana
 from carvana.config import FitConfig
-from carvana.data.augment import make_augment
+from carvana.data.augment import apply, make_augment
 from carvana.data.cache import build_caches
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.scene_folder import write_scenes
 from carvana.data.demo.scenes import class_names
 from carvana.data.io.arrays import read_array, scaled
+from carvana.data.io.display import read_shown
+from carvana.data.io.images import read_image, read_pixels
 from carvana.data.io.masks import write_mask
+from carvana.data.layouts import warn_of_others
 from carvana.data.measure import measure
 from carvana.data.samples import Sample, with_spec
 from carvana.data.splits import config_samples
 from carvana.data.target import read_labels
-from carvana.errors import DataError
+from carvana.errors import DataError, ModelError
+from carvana.inference.predict_folder import predict_folder
+from carvana.leaderboard.entries import make_entries
+from carvana.leaderboard.plan import make_plan
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
 from carvana.task import NODATA, Task
@@ -282,3 +290,94 @@ def test_scaling_is_the_same_in_training_and_prediction(tmp_path: Path) -> None:
     values = read_array(samples[0].image)
     wanted = [scaled(values[..., band], *samples[0].spec.range[band]) for band in range(5)]
     np.testing.assert_array_equal(image, wanted)
+
+
+def test_a_value_that_is_told_stands_for_none_in_any_kind_of_file(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(6):
+        values, mask = draw(number, 1, "uint16")
+        values[:20, :16] = 0
+        Image.fromarray(values[..., 0]).save(root / "images" / f"{number}.png")
+        write_mask(root / "masks" / f"{number}.png", mask)
+    made = config(root, **{"data.channels": "gray", "data.nodata": 0, "task": {"classes": {"a": 0, "b": 1}}})
+    run = fit(made, out=tmp_path / "run", reporter=SilentReporter())
+    assert sum(map(sum, run.read_evaluation()["confusion"])) == 2 * (48 * 64 - 20 * 16)
+    spec = Segmenter.from_pretrained(run.path).spec.image_spec
+    pixels = read_pixels(root / "images" / "0.png", spec)
+    assert (pixels[:20, :16] == spec.fill[0]).all()
+    np.testing.assert_array_equal(pixels, read_pixels(io.BytesIO((root / "images" / "0.png").read_bytes()), spec))
+
+
+def test_nan_counts_for_nothing_where_the_range_is_told(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 4, bands=3, dtype="float32", nodata=np.nan, photometric="rgb")
+    made = config(root, **{"data.range": [0.1, 0.5], "train.epochs": 1})
+    assert fit(made, out=tmp_path / "run", reporter=SilentReporter()).read_config().task.ignore == [NODATA]
+
+
+def test_networks_of_other_ranges_draw_their_images(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 6, bands=3, dtype="uint16", photometric="rgb")
+    folds = fit_folds(config(root, **{"train.epochs": 1}), folds=2, out=tmp_path / "folds", reporter=SilentReporter())
+    both = carvana.Ensemble.from_pretrained([folds.path], device="cpu")
+    assert len(set(both.image_specs)) == 2
+    image = root / "images" / "t0.tif"
+    predict_folder(both, [image], out=tmp_path / "out", save=("overlay", "cutout"), reporter=SilentReporter())
+    assert read_image(tmp_path / "out" / "t0_overlay.jpg").shape == (48, 64, 3)
+    assert read_shown(image).shape == (48, 64, 3)  # no range is known
+
+
+def test_runs_of_bands_are_compared_on_their_own_images(tmp_path: Path) -> None:
+    root = write_bands(tmp_path / "data", 6, nodata=-9999, tag="-9999")
+    made = config(root, **{"data.channels": 5, "train.epochs": 1})
+    runs = [fit(made, out=tmp_path / name, reporter=SilentReporter()) for name in ("a", "b")]
+    entries = make_entries([run.path for run in runs])
+    found = make_plan(
+        entries, None, out=tmp_path / "board", seeds=1, config_name="", device="cpu", reporter=SilentReporter()
+    )
+    assert found.split.val[0].spec.nodata == (-9999.0,)
+    assert found.header.task["ignore"] == [NODATA]
+
+
+def test_weights_for_other_images_are_refused_by_name(tmp_path: Path) -> None:
+    deep = write_bands(tmp_path / "deep", 6)
+    made = {"data.channels": 5, "train.epochs": 1}
+    first = fit(config(deep, **made), out=tmp_path / "a", reporter=SilentReporter())
+    with pytest.raises(ModelError, match=r"takes 5 channels \(1, 2, 3, 4, 5\), and data.channels names 2 \(x, y\)"):
+        fit(config(deep, **{"data.channels": ["x", "y"]}), out=tmp_path / "b", init=first.path)
+    plain = write_bands(tmp_path / "plain", 6, dtype="uint8")
+    with pytest.raises(DataError, match=r"images of 8 bits, and the network of --init takes values from \d+ to \d+"):
+        fit(config(plain, **made), out=tmp_path / "b", init=first.path, reporter=SilentReporter())
+
+
+def test_arrays_are_images_in_a_folder_without_pictures_alone(tmp_path: Path) -> None:
+    root = write_bands(tmp_path, 3, dtype="uint8", bands=3, photometric="rgb")
+    for path in (root / "images").iterdir():
+        np.save(path.with_suffix(".npy"), np.zeros((4, 4)))
+    assert [sample.image.suffix for sample in carvana.find_samples(root)] == [".tif"] * 3
+    for path in (root / "images").glob("*.tif"):
+        path.unlink()
+    told = Lines()
+    warn_of_others(root / "images", told)
+    assert [sample.image.suffix for sample in carvana.find_samples(root)] == [".npy"] * 3
+    assert told.lines == []
+
+
+def test_more_channels_than_opencv_takes_are_augmented_alike(tmp_path: Path) -> None:
+    image = np.repeat(np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8), 300, axis=2)
+    augment = make_augment("seed", rgb=False)
+    assert augment is not None
+    moved, mask = apply(augment, image, np.ones((40, 50), np.float32), (0, 0, 1))
+    assert moved.shape == image.shape
+    assert (moved == moved[..., :1]).all()
+    assert mask.shape == (40, 50)
+
+
+def test_pages_of_images_and_masks_must_agree(tmp_path: Path) -> None:
+    for name, pages in (("images", 3), ("masks", 2)):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(
+            tmp_path / name / "s.tif", np.zeros((pages, 8, 9), np.uint8), photometric="minisblack", metadata=None
+        )
+    with pytest.raises(DataError, match=r"masks/s\.tif: has 2 pages, and its image s\.tif 3; expected one for each"):
+        carvana.find_samples(tmp_path)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from carvana.class_values import color_of
 from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
-from carvana.data.io.arrays import page_of, read_array
+from carvana.data.io.arrays import extremes, page_of, read_with_nodata
 from carvana.data.io.decode import Source
 from carvana.data.io.display import as_picture
 from carvana.data.io.images import SUFFIXES, image_size, read_image
@@ -337,16 +337,16 @@ def read_picture(path: Path, page: int | None = None, found: PairSummary | None 
     try:
         if page is None:  # a JPEG at an eighth of its size takes a third of the time; all of its bytes are still read
             return read_image(path, at_least=(SIDE, SIDE))
-        values = read_array(path, page=page)
+        values, nodata = read_with_nodata(path, page=page)
     except DataError as error:
         try:
-            values = read_array(path)
+            values, nodata = read_with_nodata(path)
         except DataError:
             raise error from None
     channels, dtype = values.shape[2] if values.ndim == 3 else 1, str(values.dtype)
     if found is not None and (channels, dtype) not in ((1, "uint8"), (3, "uint8")):
-        found.kind = channels, dtype, np.nanmin(values).item(), np.nanmax(values).item()
-    return as_picture(values)
+        found.kind = channels, dtype, *extremes(values, [nodata])
+    return as_picture(values, nodata=nodata)
 
 
 def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ceilings: bool) -> None:

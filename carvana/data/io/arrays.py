@@ -202,8 +202,15 @@ def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     >>> scaled(np.array([0, 100, 300, 500]), 100, 300)
     array([  0,   0, 255, 255], dtype=uint8)
     """
-    unit = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    with np.errstate(over="ignore", invalid="ignore"):
+        unit = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     return np.asarray(np.nan_to_num(unit, nan=0, posinf=255, neginf=0).clip(0, 255) + np.float32(0.5)).astype(np.uint8)
+
+
+def extremes(values: NDArray[Any], nodata: Iterable[float | None] = ()) -> tuple[float, float]:
+    """The lowest and the highest value, those that stand for none left out; NaN where there is none."""
+    present = values[~without_value(values, nodata)]
+    return (present.min().item(), present.max().item()) if present.size else (math.nan, math.nan)
 
 
 def has_tifffile() -> bool:
@@ -219,8 +226,8 @@ def _read_tiff(
             chosen = pages
         elif page is None and len(pages) > 1:
             raise DataError(
-                f"{name_of(source)}: a stack of {len(pages):,} pages; take one by page=0, or all as bands by "
-                'page="channels"'
+                f"{name_of(source)}: a stack of {len(pages):,} pages, where one image is expected; carvana predict "
+                'takes each page; carvana.read_array(path, page=0) reads one, page="channels" all as bands'
             )
         elif not 0 <= int(page or 0) < len(pages):
             raise DataError(f"{name_of(source)}: there is no page {page}; the file has {len(pages):,}, from 0 on")
@@ -247,7 +254,8 @@ def _read_tiff(
         array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         array = array.view(np.uint8) if array.dtype == np.bool_ else array
         if first.photometric.name == "MINISWHITE" and array.dtype.kind == "u":
-            array = (1 if first.bitspersample == 1 else np.iinfo(array.dtype).max) - array
+            white = 1 if first.bitspersample == 1 else np.iinfo(array.dtype).max
+            array, nodata = white - array, None if nodata is None else white - nodata
         return turn(array[..., 0] if bands == 1 else array, orientation), nodata
 
 
@@ -300,6 +308,15 @@ def open_tiff(file: Any, source: Source) -> Iterator[list[Any]]:
         with tifffile.TiffFile(file) as tiff:
             pages = [each.aspage() for each in tiff.pages]
             images = [each for each in pages if not each.is_reduced and not each.is_mask] or pages[:1]
+            kind = str(images[0].dtype)
+            if images[0].dtype is None or images[0].dtype.kind not in "buif":
+                raise DataError(f"{name_of(source)}: values of {kind}; expected whole or floating numbers")
+            stated = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
+            if stated > len(pages):
+                raise DataError(
+                    f"{name_of(source)}: an ImageJ stack of {stated:,} images behind one header; save it as a TIFF "
+                    "whose pages have a header each"
+                )
             if images[0].imagedepth != 1:
                 raise DataError(f"{name_of(source)}: an image of {images[0].imagedepth} layers; expected flat ones")
             pixels = math.prod(_sides(images[0]))  # what is smaller is a thumbnail
@@ -361,6 +378,7 @@ def _bands_last(array: NDArray[Any], name: str) -> NDArray[Any]:
         raise DataError(
             f"{name}: an array of {array.dtype} {array.shape} is not an image; expected numbers of (H, W, C)"
         )
+    array = array.view(np.uint8) if array.dtype == np.bool_ else array
     if array.ndim == 3 and array.shape[0] < array.shape[2]:
         array = np.moveaxis(array, 0, 2)
     return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array

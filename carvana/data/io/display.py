@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageCms, ImageColor, ImageDraw, ImageFont
 
-from carvana.data.io.arrays import scaled
+from carvana.data.io.arrays import scaled, without_value
 from carvana.data.io.convert import UInt8, is_wide, orientation_of, to_rgb, turn
 from carvana.data.io.decode import Source, open_header, open_picture, read_bytes, stream
 from carvana.data.io.images import MAX_PIXELS, read_bands, read_pixels
@@ -90,16 +90,22 @@ def read_shown(
     if decodes:
         return _decoded(source, max_pixels)
     if pixels is None:
-        pixels = read_pixels(source, max_pixels=max_pixels)
+        try:
+            pixels = read_pixels(source, max_pixels=max_pixels)
+        except DataError as error:
+            if error.kind != "range":  # of which no range is known here
+                raise
+            return as_picture(read_bands(source, spec, max_pixels=max_pixels)[0])
     return pixels if transform is None else _converted(Image.fromarray(pixels), transform)
 
 
-def as_picture(values: NDArray[Any], channels: Sequence[str] = ()) -> UInt8:
+def as_picture(values: NDArray[Any], channels: Sequence[str] = (), *, nodata: float | None = None) -> UInt8:
     """Values (H, W) or (H, W, C) of any type as a picture (H, W, 3): their bands of red, green and blue, stretched.
 
     Args:
         values: Of an image.
         channels: The names of its channels.
+        nodata: What stands for no value beside NaN, which is shown grey.
     """
     values = values[..., None] if values.ndim == 2 else values
     names = [name.lower() for name in channels]
@@ -109,9 +115,11 @@ def as_picture(values: NDArray[Any], channels: Sequence[str] = ()) -> UInt8:
     stretched = {}
     for band in set(bands):
         some = values[..., band]
-        finite = some[np.isfinite(some)] if some.dtype.kind == "f" else some
-        low, high = np.percentile(finite, _STRETCH) if finite.size else (0, 1)
-        stretched[band] = scaled(some, float(low), float(high) if high > low else float(low) + 1)
+        lacking = without_value(some, [nodata])
+        present = some[~lacking]
+        low, high = np.percentile(present, _STRETCH) if present.size else (0, 1)
+        shown = scaled(some, float(low), float(high) if high > low else float(low) + 1)
+        stretched[band] = np.where(lacking, np.uint8(127), shown)
     return np.stack([stretched[band] for band in bands], axis=2)
 
 

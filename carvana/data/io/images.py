@@ -24,6 +24,7 @@ from carvana.data.io.arrays import (
     Window,
     array_info,
     cut,
+    extremes,
     has_tifffile,
     read_with_nodata,
     scaled,
@@ -61,9 +62,12 @@ _LONGEST_JPEG = 65_500  # pixels of a side, by libjpeg's own limit
 _SUFFIXES_OF_HEIF = frozenset((".heic", ".heif") if heif_is_installed() else ())
 
 SUFFIXES = _SUFFIXES_OF_HEIF | frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .npy .npz .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
+    ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
-"""The suffixes of images, in lower case; HEIC as well where pillow-heif is installed."""
+"""The suffixes of pictures, in lower case; HEIC as well where pillow-heif is installed."""
+
+ARRAY_SUFFIXES = frozenset((".npy", ".npz"))
+"""The suffixes of images in a folder that has no pictures: beside them such files may be anything."""
 
 
 ImageSource: TypeAlias = "Source | Image.Image | NDArray[np.uint8] | torch.Tensor"
@@ -133,7 +137,10 @@ def read_image(
 def _of_values(data: bytes, name: str, max_pixels: int) -> UInt8:
     """An image of one band or three, of which Pillow knows nothing."""
     values, _ = read_bands(data, ImageSpec(), max_pixels=max_pixels)
-    pixels = _eight_bits(values, ImageSpec(), name)
+    try:
+        pixels = _eight_bits(values, ImageSpec(), data)
+    except DataError as error:
+        raise DataError(str(error).replace(name_of(data), name, 1), kind=error.kind) from None
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
@@ -177,21 +184,23 @@ def read_void(
     source: ImageSource, spec: ImageSpec, *, window: Window | None = None, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.bool_] | None:
     """The pixels (H, W) of an image none of whose values count; None if all may count."""
-    if spec.nodata is None or not holds_values(source):
+    source = _closed(source, max_pixels)
+    if spec.nodata is None or not (holds_values(source) or spec.nodata):
         return None
     values, tag = read_bands(source, spec, window=window, max_pixels=max_pixels)
-    return _all_lacking(without_value(values, (*spec.nodata, tag)))
+    lacking = _lacking(values, spec, tag, source)
+    return None if lacking is None else _all_lacking(lacking)
 
 
 def _read(
     source: ImageSource, spec: ImageSpec, window: Window | None, at_least: tuple[int, int] | None, max_pixels: int
 ) -> tuple[UInt8, NDArray[np.bool_] | None]:
-    arrays, lacking = holds_values(source), None
+    source = _closed(source, max_pixels)
+    arrays, lacking = holds_values(source) or bool(spec.nodata), None
     values, tag = None, None
     if not spec.is_picture or spec.page is not None or (arrays and (spec.nodata is not None or window is not None)):
         values, tag = read_bands(source, spec, window=window, max_pixels=max_pixels)
-        if spec.nodata is not None:
-            lacking = without_value(values, (*spec.nodata, tag))
+        lacking = _lacking(values, spec, tag, source)
     plain = values is not None and values.dtype == np.uint8 and values.shape[2] in (1, 3)
     if values is not None and (plain or not spec.is_picture or spec.page is not None):
         pixels = _eight_bits(values, spec, source)
@@ -233,7 +242,7 @@ def read_bands(
 def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> UInt8:
     """Values (H, W, C) as 8 bits, by the ranges of a spec; of RGB and brightness also of the other of these."""
     bands, channels = values.shape[2], len(spec.channels)
-    if spec.in_colours and bands == 4 and not holds_values(source):  # the fourth one says how opaque a pixel is
+    if _has_opacity(values, spec, source):
         opaque = values[..., 3:] / np.float32(np.iinfo(values.dtype).max)
         white = np.float32(spec.range[0][1] if spec.range else 255)
         values, bands = values[..., :3] * opaque + white * (1 - opaque), 3
@@ -245,7 +254,7 @@ def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> U
         ranges = spec.range if bands == channels else (spec.range[0],) * bands
         return np.stack([scaled(values[..., band], *ranges[band]) for band in builtins.range(bands)], axis=2)
     if values.dtype != np.uint8:
-        lowest, highest = np.nanmin(values).item(), np.nanmax(values).item()
+        lowest, highest = extremes(values)
         raise DataError(
             f"{_named(source)}: values of {values.dtype}, the lowest {lowest:,.6g}, the highest {highest:,.6g}; 8 bits "
             "are expected: training measures their range, or takes it by data.range=[low, high]; a model by "
@@ -253,6 +262,23 @@ def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> U
             kind="range",
         )
     return np.ascontiguousarray(values)
+
+
+def _lacking(values: NDArray[Any], spec: ImageSpec, tag: float | None, source: ImageSource) -> NDArray[np.bool_] | None:
+    """Which values (H, W, C) stand for none; opacity is no value."""
+    if spec.nodata is None:
+        return None
+    return without_value(values[..., :3] if _has_opacity(values, spec, source) else values, (*spec.nodata, tag))
+
+
+def _has_opacity(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> bool:
+    """Whether the fourth of an image's values says how opaque a pixel is."""
+    return spec.in_colours and values.shape[2] == 4 and not holds_values(source)
+
+
+def _closed(source: ImageSource, max_pixels: int) -> ImageSource:
+    """A source that can be read twice: of an open file its bytes."""
+    return read_bytes(cast("Source", source), max_pixels) if hasattr(source, "read") else source
 
 
 def _all_lacking(lacking: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -264,7 +290,8 @@ def holds_values(source: ImageSource) -> bool:
     """Whether a file is of a kind that holds values of any meaning, some of which may stand for none; or an array."""
     if not isinstance(source, str | os.PathLike):
         if isinstance(source, bytes | bytearray | memoryview):
-            return bytes(source[:4]) in TIFF_STARTS or is_npy(bytes(source[:6]))
+            start = bytes(source[:8])
+            return start[:4] in TIFF_STARTS or is_npy(start) or start.startswith(ZIP)
         return isinstance(source, np.ndarray)
     return os.path.splitext(source)[1].lower() in {".tif", ".tiff", ".npy", ".npz"}  # noqa: PTH122 - a str will do
 

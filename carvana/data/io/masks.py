@@ -23,7 +23,7 @@ from carvana.data.io.labels import FEW_VALUES, suggest_colors, suggest_task, tas
 from carvana.errors import DataError
 from carvana.utils.files import atomic_path, write_bytes
 
-MASK_SUFFIXES = SUFFIXES - {".npz"}
+MASK_SUFFIXES = SUFFIXES | {".npy"}
 """The suffixes of masks, in lower case."""
 
 MaskSource: TypeAlias = "Source | tuple[Source, ...]"

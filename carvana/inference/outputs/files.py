@@ -17,7 +17,7 @@ from carvana.data.io.geotiff import MapPlace, void_value, write_map
 from carvana.data.io.images import UInt8, encode_image
 from carvana.data.io.labels import Labels, encode_labels
 from carvana.data.io.masks import encode_mask
-from carvana.errors import ConfigError, DataError, did_you_mean
+from carvana.errors import ConfigError, did_you_mean
 from carvana.inference.outputs.coco import OBJECTS, encode_objects
 from carvana.inference.outputs.cutout import Background, compose, cutout, edge_softness
 from carvana.inference.outputs.postprocess import Cleaning, clean
@@ -107,10 +107,10 @@ class Outputs:
         """Refuse what is not made of a raster that does not fit the memory.
 
         Raises:
-            DataError: something else than masks is to be saved, or they are to be cleaned.
+            ConfigError: something else than masks is to be saved, or they are to be cleaned.
         """
         if self.kinds != ("mask",) or self.cleaning is not None:
-            raise DataError("of a raster that does not fit the memory only masks are written, as they are: --save mask")
+            raise ConfigError("of a raster beyond memory only masks are written, and not cleaned: --save mask")
 
     def settings(self) -> dict[str, Any]:
         """All that decides the files besides the predictor and the image, as JSON values; empty for plain outputs."""

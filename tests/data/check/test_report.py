@@ -291,9 +291,7 @@ def test_values_over_a_small_part_of_their_range_are_told_and_nothing_is_wrong(f
     assert not report.problems
     [note] = [note for note in report.notes if note.kind == "values"]
     assert note.file == str(dark)
-    assert re.match(
-        r"1 image of 3 channels of uint16, from \d+ to [\d,]+; training measures the range", note.message
-    )
+    assert re.match(r"1 image of 3 channels of uint16, from \d+ to [\d,]+; training measures the range", note.message)
 
 
 def test_joined_masks_count_as_one(folder: Folder) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import carvana
-from carvana.data.io.arrays import array_info, read_array, scaled
+from carvana.data.io.arrays import array_info, read_array, read_with_nodata, scaled
 from carvana.errors import ConfigError, DataError, ImageTooLargeError
 
 tifffile = pytest.importorskip("tifffile")
@@ -48,9 +48,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def written(path: Path, array: NDArray[Any], **how: Any) -> Path:
     apart = how.get("planarconfig") == "separate"
     how = {"photometric": "minisblack", "metadata": None} | how
-    if array.shape[2] == 1:
+    if array.ndim == 2 or array.shape[2] == 1:
         how.pop("planarconfig", None)
-        tifffile.imwrite(path, array[..., 0], **how)
+        tifffile.imwrite(path, array.reshape(array.shape[:2]), **how)
     else:
         how.setdefault("planarconfig", "contig")
         tifffile.imwrite(path, array.transpose(2, 0, 1) if apart else array, **how)
@@ -121,7 +121,7 @@ def test_pages_are_images_or_channels(tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, pages.transpose(2, 0, 1), photometric="minisblack", metadata=None)
     assert array_info(path).pages == 4
-    with pytest.raises(DataError, match="a stack of 4 pages; take one by page=0, or all as bands"):
+    with pytest.raises(DataError, match="a stack of 4 pages, where one image is expected"):
         read_array(path)
     np.testing.assert_array_equal(read_array(path, page=2), pages[..., 2])
     np.testing.assert_array_equal(read_array(path, page="channels"), pages)
@@ -263,3 +263,24 @@ def test_without_the_packages_a_tiff_of_bands_says_what_to_install(
     plain = io.BytesIO()
     Image.fromarray(drawn(3, "uint8")).save(plain, "TIFF")
     np.testing.assert_array_equal(read_array(plain.getvalue()), drawn(3, "uint8"))
+
+
+def test_values_that_are_no_numbers_of_an_image_say_so(tmp_path: Path) -> None:
+    np.save(tmp_path / "bool.npy", np.eye(9, dtype=bool))
+    assert read_array(tmp_path / "bool.npy").dtype == np.uint8
+    with pytest.raises(DataError, match="values of complex64; expected whole or floating numbers"):
+        read_array(written(tmp_path / "c.tif", np.zeros((8, 9), np.complex64)))
+    four = drawn(4, "float32")
+    file = io.BytesIO()
+    np.savez(file, four)
+    for data in (written(tmp_path / "d.tif", four).read_bytes(), file.getvalue()):
+        with pytest.raises(DataError, match="has 4 channels of float32; expected one or three"):
+            carvana.read_image(data)
+
+
+def test_values_that_are_white_at_zero_are_turned_with_their_tag(tmp_path: Path) -> None:
+    values = drawn(1, "uint16")[..., 0]
+    path = written(tmp_path / "a.tif", values, photometric="miniswhite", extratags=[(42113, "s", 0, "7", True)])
+    found, nodata = read_with_nodata(path)
+    np.testing.assert_array_equal(found, 65535 - values)
+    assert nodata == 65535 - 7
