@@ -190,7 +190,7 @@ class DataConfig(Section):
     group: str | None = Field(
         None, description="Regular expression that finds the group's name in an image's file name."
     )
-    channels: Annotated[int | str | list[str], AfterValidator(_are_channels)] = Field(
+    channels: Annotated[int | str | list[str], BeforeValidator(_no_boolean), AfterValidator(_are_channels)] = Field(
         "rgb", description="rgb | gray | their number | [names]: the values of a pixel, in the files' order."
     )
     range: Annotated[Literal["auto"] | tuple[Real, Real], BeforeValidator(_is_range)] = Field(

@@ -83,7 +83,7 @@ def channel_names(channels: int | str | Sequence[str]) -> tuple[str, ...]:
     known = {"rgb": RGB, "gray": GRAY, 3: RGB, 1: GRAY}
     names: tuple[str, ...] = ()
     if isinstance(channels, int | str):
-        number = channels if isinstance(channels, int) else 0
+        number = channels if isinstance(channels, int) and channels <= MOST_CHANNELS else 0
         if not isinstance(channels, bool):
             names = known.get(channels) or tuple(map(str, range(1, number + 1)))
     else:

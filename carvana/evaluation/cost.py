@@ -109,8 +109,8 @@ def _channels_of(model: nn.Module) -> int:
 def values_for(image: NDArray[np.uint8], spec: ImageSpec) -> NDArray[Any]:
     """An RGB image as one of the channels and the range that a network takes, to measure it by.
 
-    >>> values_for(np.full((2, 2, 3), 255, np.uint8), ImageSpec(("a", "b"), ((0, 1), (0, 4095))))[0, 0].tolist()
-    [1.0, 4095.0]
+    >>> values_for(np.full((2, 2, 3), 255, np.uint8), ImageSpec(("a", "b"), ((0, 1), (0, 510))))[0, 0].tolist()
+    [1.0, 510.0]
     """
     if spec.is_picture:
         return image

@@ -171,6 +171,11 @@ class ModelSpec(BaseModel):
         return self.thresholds[0] if self.thresholds else 0.5
 
     @property
+    def file_dtype(self) -> str:
+        """The type of the images that an exported file takes: that of files; float32 where only a range is known."""
+        return "float32" if self.range and self.dtype == "uint8" else self.dtype
+
+    @property
     def image_spec(self) -> ImageSpec:
         """What the images are that the network takes; what stands for no value becomes the mean, which is neutral."""
         lacks = self.task is not None and NODATA in self.task.ignore

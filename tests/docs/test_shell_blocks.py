@@ -10,6 +10,7 @@ import presumed
 import pytest
 import shell
 import yaml
+from bands import write_bands
 from blocks import ROOT
 from PIL import Image
 
@@ -39,6 +40,19 @@ def test_the_commands_about_folders_of_parts_run_one_after_the_other(tmp_path: P
     assert done.returncode == 0, done.stdout[-3000:]
     assert "6 images train, 2 validate" in done.stdout
     assert [f"over all pixels of {count} images" in done.stdout for count in (2, 3)] == [True, True]
+
+
+@pytest.mark.slow
+def test_the_commands_about_images_of_any_kind_run_one_after_the_other(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    for name in ("tiles", "more"):
+        write_bands(folder / name, 6, bands=12, nodata=-9999, tag="-9999", place=True)
+    (folder / "more" / "images").rename(folder / "new-tiles")
+    done = shell.run(shell.script(ROOT / "docs" / "how-to" / "any-image.md"), folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "12 ranges measured in training" in done.stdout
+    assert "task.ignore has nodata" in done.stdout
+    assert len(list((folder / "masks").glob("*_mask.tif"))) == 6
 
 
 @pytest.mark.slow

@@ -177,7 +177,8 @@ def test_predict_does_what_can_be_done(model: Path, tmp_path: Path, came_out: Ca
     for name in ("a", "z"):
         put(folder / f"{name}.png", encode(draw_photo(), "PNG"))
     done = carvana("predict", model, folder, "--out", tmp_path / "masks", timeout=120)
-    warnings = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    passed_over, *warnings = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert passed_over.endswith("not read: 1 folder (folder.jpg/)")
     assert done.code == 1
     assert "Traceback" not in done.err
     assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == ["a_mask.png", "z_mask.png"]

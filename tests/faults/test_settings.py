@@ -109,6 +109,7 @@ OWN = {
         [math.nan],
         [-1],
     ],  # a list of numbers is fine
+    "data.nodata": [{"a": 1}, [[[1]]], "", "many", True, None],  # a list of numbers is fine
 }
 """Values of keys whose types say too little."""
 

@@ -360,14 +360,16 @@ def _read_numpy(file: Any, source: Source, single: bool) -> NDArray[Any]:
         loaded = np.load(io.BytesIO(file.read()), allow_pickle=False)
         if single:
             return _bands_last(loaded, name)
-        arrays = [loaded[key] for key in loaded.files]
+        arrays = [each for key in loaded.files if isinstance(each := loaded[key], np.ndarray)]
     except (DataError, MemoryError):
         raise
     except Exception as error:  # NumPy's and zipfile's readers raise nearly anything on damaged bytes
         raise DataError(f"{name}: cannot be read as NumPy arrays ({' '.join(str(error).split())})") from error
+    if not arrays:
+        raise DataError(f"{name}: not an image; a ZIP file without NumPy's arrays")
     if len(arrays) == 1:
         return _bands_last(arrays[0], name)
-    if not arrays or any(each.ndim != 2 or each.shape != arrays[0].shape for each in arrays):
+    if any(each.ndim != 2 or each.shape != arrays[0].shape for each in arrays):
         raise DataError(f"{name}: expected one array, or arrays (height, width) of one size, a band each")
     return _bands_last(np.stack(arrays, axis=2), name)
 

@@ -124,23 +124,20 @@ def read_image(
             return image
     try:
         if is_npy(data) or data.startswith(ZIP):
-            return _of_values(data, name, max_pixels)
+            return _of_values(source if isinstance(source, str | os.PathLike) else data, max_pixels)
         with open_picture(data, source, max_pixels) as picture:
             check_dropped_bits(picture, data, name)
             return turn(to_rgb(picture, name), orientation_of(picture))
     except UnknownTiffError:
         if not has_tifffile():
             raise
-    return _of_values(data, name, max_pixels)
+    return _of_values(source if isinstance(source, str | os.PathLike) else data, max_pixels)
 
 
-def _of_values(data: bytes, name: str, max_pixels: int) -> UInt8:
+def _of_values(source: Source, max_pixels: int) -> UInt8:
     """An image of one band or three, of which Pillow knows nothing."""
-    values, _ = read_bands(data, ImageSpec(), max_pixels=max_pixels)
-    try:
-        pixels = _eight_bits(values, ImageSpec(), data)
-    except DataError as error:
-        raise DataError(str(error).replace(name_of(data), name, 1), kind=error.kind) from None
+    values, _ = read_bands(source, ImageSpec(), max_pixels=max_pixels)
+    pixels = _eight_bits(values, ImageSpec(), source)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 

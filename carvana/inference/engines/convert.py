@@ -58,7 +58,7 @@ class Answer(nn.Module):
         self.output = output
         spec = model.spec.image_spec
         self.read = FileValues(spec) if of_files and (spec.range or spec.nodata is not None) else nn.Identity()
-        self.dtype = getattr(torch, model.spec.dtype) if of_files else torch.uint8
+        self.dtype = getattr(torch, model.spec.file_dtype) if of_files else torch.uint8
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W), uint8 or of the type of files, to the output."""

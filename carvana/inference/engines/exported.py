@@ -202,7 +202,7 @@ def file_values(images: Tensor, spec: ModelSpec) -> Tensor:
     limits = torch.tensor(spec.range or ((0.0, 255.0),) * len(spec.channels), dtype=torch.float32, device=images.device)
     low, high = limits[:, 0].reshape(1, -1, 1, 1), limits[:, 1].reshape(1, -1, 1, 1)
     values = low + images.to(torch.float32) * ((high - low) / 255)
-    kind = getattr(torch, spec.dtype)
+    kind = getattr(torch, spec.file_dtype)
     whole = not kind.is_floating_point
     values = values.round() if whole else values
     for value in spec.nodata:
@@ -237,7 +237,7 @@ def described(
         spec = ModelSpec.from_json(values)
     except ModelError as error:
         raise ModelError(f"{named}: {error}") from None
-    if inputs[0][1] not in ("uint8", spec.dtype):
+    if inputs[0][1] not in ("uint8", spec.file_dtype):
         raise foreign
     return spec, output, metadata.get(TILING, "{}")
 
