@@ -18,6 +18,7 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_networks_are_measured_whole_and_in_tiles(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model("unet-ref", width=2).with_spec(trained_size=(32, 48))

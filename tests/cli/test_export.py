@@ -28,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_replaces_a_file_and_the_command_says_how_it_was_checked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "car.onnx"
     out.parent.mkdir()
@@ -85,6 +86,7 @@ def test_format_and_file_are_asked_for(run: Path) -> None:
     assert call("export", run, "--out", "car.onnx").exit_code == 2
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_evaluated_on_labelled_images_that_are_named(
     run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

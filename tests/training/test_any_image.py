@@ -62,7 +62,12 @@ def measured(root: Path, **changes: Any) -> tuple[Sample, ...]:
 
 @pytest.mark.parametrize(
     ("bands", "dtype", "channels"),
-    [(5, "int16", 5), (12, "float32", [f"b{n}" for n in range(12)]), (1, "uint16", "gray"), (2, "int32", 2)],
+    [
+        (5, "int16", 5),
+        pytest.param(12, "float32", [f"b{n}" for n in range(12)], marks=pytest.mark.slow),
+        pytest.param(1, "uint16", "gray", marks=pytest.mark.slow),
+        pytest.param(2, "int32", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_images_of_any_bands_and_depth_are_learnt_and_predicted(
     tmp_path: Path, bands: int, dtype: str, channels: object
@@ -81,6 +86,7 @@ def test_images_of_any_bands_and_depth_are_learnt_and_predicted(
     np.testing.assert_array_equal(predictor.predict(values).mask, found)
 
 
+@pytest.mark.slow
 def test_rgb_of_16_bits_is_trained_by_its_measured_range(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 8, bands=3, dtype="uint16", photometric="rgb")
     told = Lines()
@@ -129,6 +135,7 @@ def test_labels_are_void_where_all_bands_lack_a_value(tmp_path: Path) -> None:
     assert len(set(item[0][1, 10].tolist())) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["resize", "crop"])
 def test_several_classes_ignore_pixels_without_a_value_too(tmp_path: Path, mode: str) -> None:
     root = write_bands(tmp_path / "data", 8, nodata=-9999)
@@ -140,6 +147,7 @@ def test_several_classes_ignore_pixels_without_a_value_too(tmp_path: Path, mode:
     assert sum(map(sum, numbers["confusion"])) == 2 * (48 * 64 - 20 * 16)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_what_was_measured(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 8, nodata=-9999, tag="-9999")
     made = config(root, **{"data.channels": 5, "train.epochs": 2})
@@ -154,6 +162,7 @@ def test_a_killed_training_goes_on_with_what_was_measured(tmp_path: Path) -> Non
     assert f"{run.path}: resuming it" in told.lines
 
 
+@pytest.mark.slow
 def test_first_weights_of_another_run_keep_their_range(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 6)
     first = fit(config(root, **{"data.channels": 5, "train.epochs": 1}), out=tmp_path / "a", reporter=SilentReporter())
@@ -165,6 +174,7 @@ def test_first_weights_of_another_run_keep_their_range(tmp_path: Path) -> None:
     assert (after.range, after.mean, after.std) == (before.range, before.mean, before.std)
 
 
+@pytest.mark.slow
 def test_folds_and_the_search_for_a_rate_take_any_image(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 6, nodata=-9999, tag="-9999")
     made = config(root, **{"data.channels": 5, "train.epochs": 2})
@@ -222,6 +232,7 @@ def test_crops_that_are_larger_than_the_image_repeat_its_edge(tmp_path: Path) ->
         assert (image[:, 48:] == image[:, 47:48]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["images", "channels"])
 def test_pages_are_images_of_their_own_or_channels(tmp_path: Path, page: str) -> None:
     root = tmp_path / "data"
@@ -276,6 +287,7 @@ def test_bands_that_are_not_named_are_refused_before_training(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_drawn_scenes_of_five_channels_are_learnt(tmp_path: Path) -> None:
     write_scenes(tmp_path / "demo", classes=2, channels=5, scenes=6, views=1, size=(48, 64), reporter=SilentReporter())
     made = config(tmp_path / "demo", **{"data.channels": 5, "task": {"classes": class_names(2)}})
@@ -310,12 +322,14 @@ def test_a_value_that_is_told_stands_for_none_in_any_kind_of_file(tmp_path: Path
     np.testing.assert_array_equal(pixels, read_pixels(io.BytesIO((root / "images" / "0.png").read_bytes()), spec))
 
 
+@pytest.mark.slow
 def test_nan_counts_for_nothing_where_the_range_is_told(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 4, bands=3, dtype="float32", nodata=np.nan, photometric="rgb")
     made = config(root, **{"data.range": [0.1, 0.5], "train.epochs": 1})
     assert fit(made, out=tmp_path / "run", reporter=SilentReporter()).read_config().task.ignore == [NODATA]
 
 
+@pytest.mark.slow
 def test_networks_of_other_ranges_draw_their_images(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 6, bands=3, dtype="uint16", photometric="rgb")
     folds = fit_folds(config(root, **{"train.epochs": 1}), folds=2, out=tmp_path / "folds", reporter=SilentReporter())
@@ -327,6 +341,7 @@ def test_networks_of_other_ranges_draw_their_images(tmp_path: Path) -> None:
     assert read_shown(image).shape == (48, 64, 3)  # no range is known
 
 
+@pytest.mark.slow
 def test_runs_of_bands_are_compared_on_their_own_images(tmp_path: Path) -> None:
     root = write_bands(tmp_path / "data", 6, nodata=-9999, tag="-9999")
     made = config(root, **{"data.channels": 5, "train.epochs": 1})

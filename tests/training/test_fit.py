@@ -224,6 +224,7 @@ def test_a_broken_photo_ends_the_command_in_a_line_with_its_readers(tiny_data: P
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_masks_of_sub_folders_and_several_masks_of_one_image_go_all_the_way(tiny_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     for sample in carvana.find_samples(tiny_data):

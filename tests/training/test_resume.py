@@ -194,6 +194,7 @@ def test_a_run_that_was_killed_before_its_first_state_begins_anew(
     assert model_files(out) == model_files(undisturbed.path)
 
 
+@pytest.mark.slow
 def test_first_weights_of_another_run_are_remembered(
     undisturbed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_run_whose_state_was_deleted_keeps_its_network(undisturbed: Run, tmp_p
     assert model_files(out) == model_files(undisturbed.path)
 
 
+@pytest.mark.slow
 def test_a_longer_training_that_was_killed_in_its_evaluation_is_evaluated(
     undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +322,7 @@ def test_a_recipe_that_was_edited_is_refused(undisturbed: Run, tmp_path: Path) -
     resume(out.path, device="cpu")
 
 
+@pytest.mark.slow
 def test_an_early_end_by_patience_can_be_extended(tiny_data: Path, tmp_path: Path) -> None:
     config = recipe(tiny_data, epochs=30, patience=1, lr=1e-12, ema=None)
     run = carvana.fit(config, out=tmp_path / "run", device="cpu")

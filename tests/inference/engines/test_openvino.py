@@ -132,6 +132,7 @@ def test_damaged_missing_and_foreign_files_are_refused_in_one_line(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_user_keeps_its_files(model: Segmenter, tmp_path: Path) -> None:
     model = copy.deepcopy(model)
     (tmp_path / "mine.txt").write_text("mine")
