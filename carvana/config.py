@@ -34,6 +34,7 @@ MOST_VALUES = 10**5
 _LATER: dict[str, Any] = {
     "data.start_size": None,
     "data.start_epochs": 0,
+    "data.scale": None,
     "data.whole": 0.0,
     "data.mask_suffix": None,
     "data.layout": None,
@@ -209,6 +210,9 @@ class DataConfig(Section):
     mode: Literal["resize", "crop"] = Field(
         "resize", description="Shrink whole images to the size, or cut pieces of that size that look for the boundary."
     )
+    scale: Size | None = Field(
+        None, description="With mode crop, [height, width] that images are shrunk to before; none: their own size."
+    )
     whole: Real = Field(0.0, ge=0, le=1, description="With mode crop, the share of images shrunk to the size, uncut.")
     target: Literal["coverage", "nearest"] = Field(
         "coverage", description="Masks shrunk by area to a share in [0, 1], or by nearest neighbour as the seed did."
@@ -240,6 +244,20 @@ class DataConfig(Section):
         if (self.start_size is None) != (self.start_epochs == 0):
             raise ValueError("start_size and start_epochs go together: name both, or neither")
         return self
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> Self:
+        if self.scale is None:
+            return self
+        if self.mode != "crop":
+            raise ValueError("scale goes with mode crop: whole images are shrunk to size")
+        if self.scale[0] < self.size[0] or self.scale[1] < self.size[1]:
+            raise ValueError(f"scale {list(self.scale)} is smaller than the size of pieces, {list(self.size)}")
+        return self
+
+    def shown_size(self) -> tuple[int, int] | None:
+        """(height, width) that whole images are shrunk to; None where pieces are cut at native resolution."""
+        return self.size if self.mode == "resize" else self.scale
 
 
 class SplitConfig(Section):

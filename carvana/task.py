@@ -122,7 +122,7 @@ class Task(Record):
 
     @property
     def is_unnamed(self) -> bool:
-        """Whether nobody has named a class: it is :meth:`binary`, perhaps with nodata ignored."""
+        """Whether no class has a name: it is :meth:`binary`, perhaps with nodata ignored."""
         return self in (Task.binary(), Task.binary(ignore=[NODATA]))
 
     @property

@@ -198,6 +198,19 @@ def test_what_lies_in_the_data_folder_moves_with_it() -> None:
     assert moved.replace({"data.root": "/old/data", "data.images": "/old/data/photos"}) == config
 
 
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("{scale: 64}", "scale goes with mode crop"),
+        ("{mode: crop, size: 80, scale: [64, 96]}", r"scale \[64, 96\] is smaller than the size of pieces, \[80, 80\]"),
+    ],
+)
+def test_pieces_fit_into_what_they_are_cut_from(tmp_path: Path, data: str, told: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"data: {data}\n")
+    with pytest.raises(ConfigError, match=told):
+        load_config(tmp_path / "mine.yaml")
+
+
 def test_a_setting_completes_what_the_file_leaves_open(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("data: {start_size: [64, 96]}\n")
     assert load_config(tmp_path / "mine.yaml", {"data.start_epochs": 2}).data.start_epochs == 2

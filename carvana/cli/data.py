@@ -188,7 +188,7 @@ def show_images(
     show_samples(
         with_spec(samples, spec), out, size=seen or data.size,
         augment=augment or (data.augment if layout.config else "studio"), count=count, seed=seed,
-        task=config.task.task(), mode=data.mode, crops=data.crops,
+        task=config.task.task(), mode=data.mode, scale=data.scale, crops=data.crops,
     )  # fmt: skip
     typer.echo(str(out))
 

@@ -38,7 +38,7 @@ def make_augment(name: str, *, void: bool = False, rgb: bool = True) -> Augment 
         name: The name.
         void: Whether a task knows pixels that count for nothing. If so, what comes in at a border is void, with grey in
             the image; else the edge is repeated, in the mask as well.
-        rgb: Whether images are RGB. Of other channels nobody knows hue and saturation, and JPEG does not compress them:
+        rgb: Whether images are RGB. Other channels have no hue and no saturation, and JPEG does not compress them:
             the augmentations here change how bright each channel is instead, and add noise.
 
     Raises:

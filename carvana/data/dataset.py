@@ -22,6 +22,7 @@ from carvana.data.samples import Sample
 from carvana.data.target import (
     augmented,
     check_same_size,
+    likeliest,
     pack_labels,
     packed_shape,
     read_at_full_size,
@@ -57,7 +58,9 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         samples: Labelled images, as :func:`carvana.find_samples` gives them.
         size: (height, width) of the items.
         task: The classes of the label files; None means masks of one object.
-        mode: "resize" shrinks whole images; "crop" cuts out pieces of that size at native resolution.
+        mode: "resize" shrinks whole images; "crop" cuts out pieces of that size.
+        scale: With mode "crop", (height, width) that whole images are shrunk to before pieces are cut from them; None
+            cuts them at native resolution.
         crops: What most pieces hold: "boundary", a pixel at a boundary; "class", a pixel of a class that is drawn first
             among those of the image, so that rare classes are seen; "any", just any pixel.
         whole: With mode "crop", the share of items that are the whole image, shrunk to ``size``, so that one network
@@ -65,8 +68,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         target: "coverage", or "nearest" as in the seed project.
         augment: A registered name, or a callable with albumentations' convention, or None.
         seed: Of all randomness.
-        cache: The result of :func:`carvana.data.cache.build_caches` for the same samples, for mode "resize". The
-            items are the same to the bit.
+        cache: The result of :func:`carvana.data.cache.build_caches` for the same samples at ``size``, for mode
+            "resize", or at ``scale``. The items are the same to the bit.
 
     Raises:
         ConfigError: an option is unknown, or the augmentation would destroy coverage.
@@ -84,6 +87,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         *,
         task: Task | None = None,
         mode: Literal["resize", "crop"] = "resize",
+        scale: tuple[int, int] | None = None,
         crops: Literal["boundary", "class", "any"] = "boundary",
         whole: float = 0.0,
         target: Literal["coverage", "nearest"] = "coverage",
@@ -97,10 +101,15 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
             raise ConfigError(f"target {target!r} is unknown; expected coverage or nearest")
         if crops not in ("boundary", "class", "any"):
             raise ConfigError(f"crops {crops!r} is unknown; expected boundary, class or any")
+        if scale is not None and (mode != "crop" or scale[0] < size[0] or scale[1] < size[1]):
+            raise ConfigError(
+                f"scale {scale[0]}x{scale[1]}: expected mode crop, and no less than pieces of {size[0]}x{size[1]}"
+            )
         self.task = task or Task.binary()
         self.samples = tuple(samples)
         self.size = size
         self.mode = mode
+        self.scale = scale
         self.crops = crops
         self.whole = whole
         self.target = target
@@ -158,6 +167,11 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         """(height, width) of the largest image of any epoch: those of the first epochs may be larger than crops."""
         return self.size if self.start is None else max(self.start.size, self.size, key=math.prod)
 
+    @property
+    def shown_size(self) -> tuple[int, int] | None:
+        """(height, width) that whole images are shrunk to; None where pieces are cut at native resolution."""
+        return self.size if self.mode == "resize" else self.scale
+
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, ...]:
         image, packed = self.packed(key)
         return image, *(part[0] for part in unpack(packed[None], self.task))
@@ -171,7 +185,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
         if self.start is not None and epoch < self.start_epochs:
             return self.start.packed((epoch, index))
         if self.mode == "resize" or self._is_whole(epoch, index):
-            image, target = self._shrunken(index)
+            image, target = self._shrunken(index, self.size)
         else:
             image, target = self._cropped(index, np.random.default_rng((self.seed, epoch, index, 1)))
         moved: NDArray[Any] = target
@@ -182,11 +196,21 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
     def _is_whole(self, epoch: int, index: int) -> bool:
         return self.whole > 0 and np.random.default_rng((self.seed, epoch, index, 2)).random() < self.whole
 
-    def _shrunken(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        cached = self.cache.read(index) if self.cache is not None else None
-        return cached or read_shrunken(self.samples[index], self.size, target=self.target, task=self.task)
+    def _shrunken(self, index: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        cached = self.cache.read(index) if self.cache is not None and self.cache.size == size else None
+        return cached or read_shrunken(self.samples[index], size, target=self.target, task=self.task)
 
     def _cropped(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        if self.scale is not None:
+            image, target = self._shrunken(index, self.scale)
+            labels = likeliest(target, self.task)
+            top, left = _crop_corner(labels, self.size, rng, holds=self.crops, void=self.task.void, kept=None)
+            rows, columns = slice(top, top + self.size[0]), slice(left, left + self.size[1])
+            return image[rows, columns], target[..., rows, columns]
+        return self._cut(index, rng)
+
+    def _cut(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A piece at native resolution."""
         sample, void = self.samples[index], self.task.void if self._has_void else None
         kept, image = self._memory.get(index), None
         by_window = holds_values(sample.image)  # of a TIFF only the piece is decoded
@@ -229,10 +253,10 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
     def _check_cache(self) -> None:
         if self.cache is None:
             return
-        if self.mode != "resize":
+        if self.shown_size is None:
             raise ConfigError(f"mode {self.mode!r} takes no cache, which holds whole images only; leave cache out")
         made = len(self.cache), self.cache.size, self.cache.target
-        expected = len(self.samples), tuple(self.size), self.target
+        expected = len(self.samples), tuple(self.shown_size), self.target
         if self.cache.task.model_copy(update={"kind": self.task.kind}) != self.task:
             raise ConfigError("cache: was built for another task; build it for this one")
         if made != expected:
@@ -303,7 +327,7 @@ class _Kept:
         shape: of the labels.
         values: of each run, row after row.
         lengths: of each run.
-        boundary: the pixels at a boundary, counted row after row; None where nobody needs them.
+        boundary: the pixels at a boundary, counted row after row; None where they are not needed.
     """
 
     shape: tuple[int, ...]

@@ -54,7 +54,7 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
     """What the images of a training are, as far as its config does not say it.
 
     Headers tell the type of the values, and of TIFFs the value that stands for none. The images themselves are read
-    where the range is to be measured, or where they have other channels than RGB, whose mean and spread nobody knows.
+    where the range is to be measured, or where they have other channels than RGB, whose mean and spread are not known.
 
     Args:
         train: the images of which values are counted.

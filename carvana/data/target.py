@@ -229,6 +229,18 @@ def packed_shape(size: tuple[int, int], task: Task) -> tuple[int, ...]:
     return (3 * MOST_SHARES if task.void > 255 else 2 * MOST_SHARES, *size)
 
 
+def likeliest(target: UInt8, task: Task) -> Labels:
+    """The labels of a target: of each pixel what covers most of it, as :func:`read_labels` gives them."""
+    if task.kind == "multiclass":
+        classes, shares = _unpacked(target)
+        return np.where(shares[0] > 0, classes[0], classes.dtype.type(task.void))
+    planes = target.reshape(-1, *target.shape[-2:])
+    labels = (planes[: len(task.classes)] > 127).astype(task.dtype)
+    if task.ignore:
+        labels[:, planes[-1] < 128] = task.void
+    return labels if task.kind == "multilabel" else labels[0]
+
+
 def augmented(
     augment: Augment, image: UInt8, target: UInt8, key: tuple[int, int, int], task: Task
 ) -> tuple[UInt8, NDArray[Any]]:

@@ -165,7 +165,7 @@ def rank(
 
 def seen_at(config: FitConfig) -> tuple[tuple[int, int] | str, str]:
     """The size at which a network of this config sees images, and the kind of target it is trained on."""
-    return (config.data.size if config.data.mode == "resize" else "native"), config.data.target
+    return config.data.shown_size() or "native", config.data.target
 
 
 def _counted(

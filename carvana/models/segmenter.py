@@ -43,8 +43,8 @@ def create_model(
 
     Args:
         name: An architecture, such as ``"unet-ref"`` or ``"unet/resnet34"``; ``carvana archs`` lists them.
-        classes: Channels of the logits; 1 for foreground against background. Of more, without a task, nobody knows what
-            they mean: the model gives logits only.
+        classes: Channels of the logits; 1 for foreground against background. More of them, without a task, have no
+            known meaning: the model gives logits only.
         task: The task; its classes are the channels of the logits.
         channels: Of an image: their names, their number, ``"rgb"`` or ``"gray"``. Published weights of an encoder are
             adapted to them.

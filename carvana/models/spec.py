@@ -81,7 +81,7 @@ class ModelSpec(BaseModel):
         arch: Name of the architecture.
         options: The options of its factory, plain JSON values.
         classes: Channels of the logits.
-        task: What they mean; None for several channels of which nobody has said it: they give logits only.
+        task: What they mean; None for several channels without a known meaning: they give logits only.
         stride: Heights and widths are padded to a multiple of it.
         min_size: The smallest height and width that the network works with, in pixels.
         channels: The names of an image's channels.

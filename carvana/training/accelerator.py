@@ -45,7 +45,7 @@ def as_segmenter(model: torch.nn.Module, train: SegmentationDataset) -> Segmente
             f"{len(task.classes)} class{'es' * (len(task.classes) > 1)}: make it with create_model(..., task=data.task)"
         )
     changes = {} if model.spec.task == task else {"task": task}
-    return model.with_spec(trained_size=train.size if train.mode == "resize" else None, **changes)
+    return model.with_spec(trained_size=train.shown_size, **changes)
 
 
 def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:

@@ -166,7 +166,7 @@ def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list
     warn_of_passed_over(samples, reporter)
     task = config.task.task()
     if task.reads_masks and samples[0].categories is None:
-        warn_about_masks(samples, reporter, every=data.mode == "crop" or not data.cache_gb)
+        warn_about_masks(samples, reporter, every=data.shown_size() is None or not data.cache_gb)
     else:
         warn_about_labels(split, task, reporter)
     digests = content_digests(samples, remember=data.cache_gb > 0, reporter=reporter)

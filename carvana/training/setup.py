@@ -332,14 +332,16 @@ def datasets(
     if data.augment in RGB_ALONE and not split.train[0].spec.is_rgb and reporter is not None:
         reporter.info(f"augment {data.augment}: of these channels {RGB_ALONE[data.augment]}")
     parts = split.train, split.val
-    caches = cached(parts, data.size) if data.mode == "resize" else (None, None)  # crops are cut anew in each epoch
+    shown = data.shown_size()
+    caches = (None, None) if shown is None else cached(parts, shown)
     train = SegmentationDataset(
-        split.train, data.size, task=task, mode=data.mode, crops=data.crops, whole=data.whole, target=data.target,
-        augment=data.augment, seed=seed, cache=caches[0],
+        split.train, data.size, task=task, mode=data.mode, scale=data.scale, crops=data.crops, whole=data.whole,
+        target=data.target, augment=data.augment, seed=seed, cache=caches[0],
     )  # fmt: skip
     val = SegmentationDataset(
-        split.val, data.size, task=task, mode=data.mode, target=data.target, seed=seed, cache=caches[1]
-    )
+        split.val, data.size, task=task, mode=data.mode, scale=data.scale, target=data.target, seed=seed,
+        cache=caches[1],
+    )  # fmt: skip
     if data.start_size is not None:
         (cache,) = cached([split.train], data.start_size)
         start = SegmentationDataset(

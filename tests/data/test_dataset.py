@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from carvana.data.cache import build_caches
 from carvana.data.dataset import EpochSampler, SegmentationDataset
 from carvana.data.io.images import read_image, write_image
 from carvana.data.io.masks import read_mask, write_mask
@@ -139,6 +140,10 @@ def test_mistakes_are_told(tmp_path: Path, tiny_data: Path) -> None:
     samples = find_samples(tiny_data)
     with pytest.raises(ConfigError, match="tiles"):
         SegmentationDataset(samples, mode="tiles")
+    with pytest.raises(ConfigError, match="64x96: expected mode crop"):
+        SegmentationDataset(samples, (32, 48), scale=(64, 96))
+    with pytest.raises(ConfigError, match="no less than pieces of 32x48"):
+        SegmentationDataset(samples, (32, 48), mode="crop", scale=(64, 40))
     with pytest.raises(ConfigError, match="soft"):
         SegmentationDataset(samples, target="soft")
     with pytest.raises(DataError, match="no mask"):
@@ -148,6 +153,43 @@ def test_mistakes_are_told(tmp_path: Path, tiny_data: Path) -> None:
         SegmentationDataset([Sample(samples[0].image, tmp_path / "m.png", "a")], size=(16, 16), mode="crop")[0]
     with pytest.raises(DataError, match="augmentation"):
         SegmentationDataset(samples, augment=lambda *, image, mask: {"image": image[:8], "mask": mask})[0]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_pieces_of_shrunken_images_are_parts_of_them(tiny_data: Path, tmp_path: Path, cached: bool) -> None:
+    samples, scale = find_samples(tiny_data), (64, 96)
+    [cache] = build_caches([samples], scale, folder=tmp_path) if cached else [None]
+    data = SegmentationDataset(samples, (32, 40), mode="crop", scale=scale, cache=cache)
+    whole = SegmentationDataset(samples, scale)
+    assert data.shown_size == scale
+    held = []
+    for epoch in range(8):
+        for index in range(len(samples)):
+            (piece, target), (image, mask) = data[epoch, index], whole[index]
+            places = [
+                (top, left)
+                for top in range(64 - 32 + 1)
+                for left in range(96 - 40 + 1)
+                if torch.equal(image[:, top, left : left + 40], piece[:, 0])
+            ]
+            parts = [np.s_[:, top : top + 32, left : left + 40] for top, left in places]
+            assert any(torch.equal(image[part], piece) and torch.equal(mask[part], target) for part in parts)
+            held.append(0 < target.mean() < 1)
+    assert np.mean(held) > 0.75
+
+
+def test_pieces_of_shrunken_label_maps_hold_what_is_sought(tmp_path: Path) -> None:
+    labels = np.zeros((120, 160), np.uint8)
+    labels[100:104, 140:144], labels[:10] = 3, 255
+    write_image(tmp_path / "a.png", np.zeros((120, 160, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "m.png"), labels)
+    task = Task(kind="multiclass", classes=[{"name": str(value), "value": value} for value in range(4)], ignore=[255])
+    sample = Sample(tmp_path / "a.png", tmp_path / "m.png", "a")
+    data = SegmentationDataset([sample], (16, 16), task=task, mode="crop", scale=(60, 80), crops="class")
+    items = [data[epoch, 0] for epoch in range(100)]
+    assert all(torch.equal(target.sum(0, keepdim=True), valid) for _, target, valid in items)
+    assert np.mean([target[3].max() == 1 for _, target, _ in items]) > 0.3  # it covers 1 in 1,000 pixels
+    assert any(valid.min() == 0 for *_, valid in items)
 
 
 def test_among_crops_a_share_of_photos_is_whole(tiny_data: Path) -> None:

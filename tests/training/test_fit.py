@@ -169,6 +169,13 @@ def test_crops_train_at_native_size(tiny_data: Path, tmp_path: Path) -> None:
     assert json.loads(made.evaluation_path.read_text())["scale"] == "native"
 
 
+def test_pieces_of_shrunken_images_train_at_their_scale(tiny_data: Path, tmp_path: Path) -> None:
+    size = {"data__mode": "crop", "data__size": [64, 64], "data__scale": [96, 128]}
+    made = carvana.fit(recipe(tiny_data, **size, train__epochs=1), out=tmp_path / "pieces")
+    assert carvana.Segmenter.from_pretrained(made.path).spec.trained_size == (96, 128)
+    assert json.loads(made.evaluation_path.read_text())["scale"] == [96, 128]
+
+
 def test_smp_networks_train_with_a_frozen_encoder(tiny_data: Path, tmp_path: Path) -> None:
     config = recipe(
         tiny_data, arch="unet/resnet18", model__options=SMALL,

@@ -57,6 +57,7 @@ def show_samples(
     seed: int = 0,
     task: Task | None = None,
     mode: Literal["resize", "crop"] = "resize",
+    scale: tuple[int, int] | None = None,
     crops: Literal["boundary", "class", "any"] = "boundary",
 ) -> list[Sample]:
     """Draw some images with their masks, or labels, as training at a size uses them.
@@ -77,6 +78,7 @@ def show_samples(
         seed: which images, and how they are augmented.
         task: the classes of the label files; None means masks of one object.
         mode: of label files: whole images, or pieces of the size.
+        scale: (height, width) that images are shrunk to before pieces are cut; None means their own size.
         crops: what most pieces hold.
 
     Returns:
@@ -91,7 +93,9 @@ def show_samples(
     if task is not None and task.kind != "binary":
         from carvana.data.dataset import SegmentationDataset  # torch
 
-        data = SegmentationDataset(samples, size, task=task, mode=mode, crops=crops, augment=augment, seed=seed)
+        data = SegmentationDataset(
+            samples, size, task=task, mode=mode, scale=scale, crops=crops, augment=augment, seed=seed
+        )
         _draw_labels(data, chosen, path, "" if augment == "none" else f"{augment}, ")
         return [samples[index] for index in chosen]
     augmentation = make_augment(augment, rgb=samples[0].spec.is_rgb)

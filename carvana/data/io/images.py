@@ -262,7 +262,7 @@ def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> U
 
 
 def _lacking(values: NDArray[Any], spec: ImageSpec, tag: float | None, source: ImageSource) -> NDArray[np.bool_] | None:
-    """Which values (H, W, C) stand for none; opacity is no value."""
+    """Which values (H, W, C) stand for none; an opacity channel has no say."""
     if spec.nodata is None:
         return None
     return without_value(values[..., :3] if _has_opacity(values, spec, source) else values, (*spec.nodata, tag))
