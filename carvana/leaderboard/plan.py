@@ -46,6 +46,10 @@ from carvana.utils.files import digest, file_digest
 from carvana.utils.progress import Reporter
 
 _DIGITS = 8
+
+_PLACES = ("root", "images", "masks", "mask_suffix", "layout", "group", "workers", "cache_gb")
+"""Keys of data that decide which images there are, of which a digest is made, or only how fast they are read."""
+
 _SCORED = {
     "binary": "mean Dice per image at full size, thresholds chosen on other groups",
     "multilabel": "mean over classes and images of Dice at full size, a threshold a class, chosen on other groups",
@@ -281,8 +285,7 @@ def _folder(path: Path, config: FitConfig, data: str) -> Run:
 def _fit_digest(config: FitConfig, data: str) -> str:
     """A digest of everything that decides the result of a fit, but not of where images and weights lie."""
     values = config.digest_values()
-    kept = ("size", "mode", "target", "augment", "crops")
-    shown = {key: value for key, value in values["data"].items() if key in kept}
+    shown = {key: value for key, value in values["data"].items() if key not in _PLACES}
     weights = Path(config.model.encoder_weights)
     if weights.is_file():
         values["model"]["encoder_weights"] = file_digest(weights)
