@@ -56,9 +56,7 @@ def main() -> None:
         groups = [sample.group for sample in samples]
         total = table.sum(1)
         names = [f"{low} to {high} pixels" for low, high in zip((0, *RINGS), RINGS, strict=False)] + list(FAR)
-        print(
-            f"{path}: 1 - Dice = {1e4 * total.mean():.2f}, median {1e4 * np.median(total):.2f}, of {len(samples)} photos"
-        )
+        print(f"{path}: {len(samples)} photos, 1 - Dice {1e4 * total.mean():.2f}, median {1e4 * np.median(total):.2f}")
         for name, column in [*zip(names, table.T, strict=True), ("all", total)]:
             low, high = bootstrap_interval(1e4 * column, groups) or (np.nan, np.nan)
             print(f"  {name:22} {1e4 * column.mean():7.2f}  ({low:.2f} .. {high:.2f})")
