@@ -33,6 +33,7 @@ _LOSSES = {
 
 _AUGMENTS = {
     "flip": "left and right exchanged in half of the images; no pixel is interpolated",
+    "turns": "mirror images and quarter turns, for satellites and microscopes; no pixel is interpolated",
     "seed": "flip and rotation of up to 8 degrees: as the notebook did",
     "studio": "scale, shift, perspective, colour, light, blur, JPEG and noise as a studio varies them",
     "scene": "flip, scale from 0.75 to 1.6, shift, small rotation, colour, light: streets, landscapes, rooms",

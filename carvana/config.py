@@ -222,7 +222,8 @@ class DataConfig(Section):
     )
     augment: str = Field(
         "seed",
-        description="flip | seed (with rotation) | studio (also colour, light, noise) | scene (also scale) | none.",
+        description="flip | turns (also upside down) | seed (flip, rotation) | studio (colour, light, noise too) | "
+        "scene (scale too) | none.",
     )
     workers: Workers | Literal["auto"] = Field("auto", description="Processes that read; auto: one a core, at most 8.")
     cache_gb: Real = Field(

@@ -57,6 +57,30 @@ def flip() -> Augment:
     return _compose([_albumentations().HorizontalFlip(p=0.5)])
 
 
+def turns() -> Augment:
+    """Mirror images and quarter turns, of what has no upright; of oblong images half turns, which keep their shape."""
+    return _Turns()
+
+
+class _Turns:
+    """An augmentation that depends on the shape of the image."""
+
+    def __init__(self) -> None:
+        a = _albumentations()
+        self.transforms = [
+            _compose([a.HorizontalFlip(p=0.5), a.VerticalFlip(p=0.5)]),
+            _compose([a.HorizontalFlip(p=0.5), a.VerticalFlip(p=0.5), a.Transpose(p=0.5)]),
+        ]
+
+    def set_random_state(self, generator: np.random.Generator, python: random.Random) -> None:
+        for each in self.transforms:
+            each.set_random_state(generator, python)  # type: ignore[attr-defined]
+
+    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> Mapping[str, Any]:
+        oblong, square = self.transforms
+        return (square if image.shape[0] == image.shape[1] else oblong)(image=image, mask=mask)
+
+
 def seed(*, void: bool = False) -> Augment:
     """The seed project's augmentation: flips, and rotations of up to 8 degrees either way."""
     a = _albumentations()

@@ -16,7 +16,7 @@ def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, np.full((48, 64), 0.5, np.float32)
 
 
-@pytest.mark.parametrize("name", ["flip", "seed", "studio", "scene"])
+@pytest.mark.parametrize("name", ["flip", "turns", "seed", "studio", "scene"])
 def test_coverage_survives_as_a_share(name: str, pair: tuple[np.ndarray, np.ndarray]) -> None:
     augment = make_augment(name)
     assert augment is not None
@@ -26,7 +26,7 @@ def test_coverage_survives_as_a_share(name: str, pair: tuple[np.ndarray, np.ndar
         assert np.abs(mask - 0.5).max() < 0.01  # the edge is repeated, so the half stays everywhere
 
 
-@pytest.mark.parametrize("name", ["flip", "seed", "studio", "scene"])
+@pytest.mark.parametrize("name", ["flip", "turns", "seed", "studio", "scene"])
 def test_a_ramp_stays_a_ramp(name: str, pair: tuple[np.ndarray, np.ndarray]) -> None:
     """Nearest-neighbour masks would show steps twice as high where a rotated ramp is sampled."""
     augment = make_augment(name)
@@ -36,7 +36,7 @@ def test_a_ramp_stays_a_ramp(name: str, pair: tuple[np.ndarray, np.ndarray]) -> 
         assert np.abs(np.diff(mask, axis=1)).max() < 1.6 / 63
 
 
-@pytest.mark.parametrize("name", ["flip", "seed", "studio", "scene"])
+@pytest.mark.parametrize("name", ["flip", "turns", "seed", "studio", "scene"])
 def test_image_and_mask_move_together(name: str) -> None:
     augment = make_augment(name)
     mask = np.zeros((48, 64), np.float32)
@@ -61,6 +61,25 @@ def test_a_flip_makes_no_pixel_anew(rng: np.random.Generator) -> None:
         assert (coverage == mask[:, ::way]).all()
         ways[way] += 1
     assert min(ways.values()) > 8
+
+
+def test_turns_are_the_eight_of_a_square_and_four_of_an_oblong(rng: np.random.Generator) -> None:
+    augment = make_augment("turns")
+    for shape, count in (((24, 24), 8), ((24, 32), 4)):
+        image, mask = rng.integers(0, 256, (*shape, 5), dtype=np.uint8), rng.random(shape, dtype=np.float32)
+        found = set()
+        for index in range(80):
+            turned, coverage = apply(augment, image.copy(), mask.copy(), (0, 0, index))
+            ways = [
+                (quarter, mirrored)
+                for quarter in range(4)
+                for mirrored in (False, True)
+                if np.array_equal(np.rot90(image[:, ::-1] if mirrored else image, quarter), turned)
+            ]
+            [(quarter, mirrored)] = ways
+            assert np.array_equal(np.rot90(mask[:, ::-1] if mirrored else mask, quarter), coverage)
+            found.add((quarter, mirrored))
+        assert len(found) == count
 
 
 def test_the_result_depends_on_the_key_alone(pair: tuple[np.ndarray, np.ndarray]) -> None:
