@@ -125,9 +125,13 @@ ENGINE = Annotated[
 class Covering:
     """How networks see and cover images: options of predict, evaluate and submit."""
 
-    scale: Annotated[str, typer.Option(help="Size at which the network sees images: trained, native or HxW.")] = (
-        "trained"
-    )
+    scale: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE,...",
+            help="Size at which the network sees images: trained, native or HxW; several, with commas, are averaged.",
+        ),
+    ] = "trained"
     mode: Annotated[
         str,
         typer.Option(

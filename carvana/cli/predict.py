@@ -223,13 +223,16 @@ def _load_networks(
     run: Path, others: Sequence[Path] | None, covering: options.Covering, *, reporter: Reporter, **settings: Any
 ) -> BasePredictor:
     """The predictor of one run, or of several; the reporter says where several networks work together."""
+    from carvana.errors import plural
     from carvana.inference.ensemble import Ensemble, load_predictor
     from carvana.inference.refiner import Refiner
 
     predictor = load_predictor([run, *(others or [])], reporter=reporter, **vars(covering), **settings)
     if isinstance(predictor, Ensemble):
         note = _threshold_note(predictor, "the mean of their thresholds")
-        reporter.info(f"mean of {len(predictor.members)} networks{note}")
+        scales = covering.scale.split(",")
+        networks = plural(len(predictor.members) // len(scales), "network")
+        reporter.info(f"mean of {networks}{f' at {len(scales)} scales' if len(scales) > 1 else ''}{note}")
     if isinstance(predictor, Refiner):
         by, note = covering.refine_with or run, _threshold_note(predictor, "that network's")
         reporter.info(f"low-confidence regions are refined by {by}{note}")

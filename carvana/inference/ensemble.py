@@ -150,7 +150,8 @@ def load_predictor(
         refine_with: The network that refines, which implies ``refine``; by default that of ``paths``.
         band: See :class:`carvana.Refiner`; only with ``refine``.
         margin: See :class:`carvana.Refiner`; only with ``refine``.
-        scale: See :class:`carvana.Predictor`; with ``refine`` it is for the first network.
+        scale: See :class:`carvana.Predictor`; several, separated by commas, are averaged. With ``refine`` it is for
+            the first network.
         tile: See :class:`carvana.Predictor`; with ``refine`` it is for the second network.
         overlap: See :class:`carvana.Predictor`; not with ``refine``.
         join: See :class:`carvana.Predictor`; with ``refine`` it is for the second network.
@@ -186,7 +187,11 @@ def load_predictor(
     return Refiner(coarse, second, band=band, margin=margin)
 
 
-def _load(paths: list[str | os.PathLike[str]], **settings: Any) -> BasePredictor:
-    if len(paths) == 1:
-        return Predictor.from_pretrained(paths[0], **settings)
-    return Ensemble.from_pretrained(paths, **settings)
+def _load(paths: list[str | os.PathLike[str]], *, scale: Scale, **settings: Any) -> BasePredictor:
+    """Each network at each scale."""
+    scales = [each.strip() for each in scale.split(",")] if isinstance(scale, str) else [scale]
+    if len(paths) == len(scales) == 1:
+        return Predictor.from_pretrained(paths[0], scale=scale, **settings)
+    threshold = settings.pop("threshold", None)
+    members = [Predictor.from_pretrained(path, scale=each, **settings) for path in paths for each in scales]
+    return Ensemble(members, threshold=threshold)

@@ -171,6 +171,21 @@ def test_runs_models_and_folds_may_stand_side_by_side(folds: Folds) -> None:
     assert isinstance(load_predictor([first.path], device="cpu"), Predictor)
 
 
+def test_several_scales_of_a_network_are_averaged(folds: Folds) -> None:
+    path = folds.runs[0].path
+    both = load_predictor(path, device="cpu", scale="trained, 24x32", threshold=0.3)
+    assert isinstance(both, Ensemble)
+    assert (both.scale, both.threshold) == ("16x16 + 24x32", 0.3)
+    alone = [load_predictor(path, device="cpu", scale=scale).predict(photo()) for scale in ("trained", "24x32")]
+    mean = np.mean([each.probabilities for each in alone], axis=0)
+    np.testing.assert_allclose(both.predict(photo()).probabilities, mean, atol=1e-6)
+    four = load_predictor([path, folds.runs[1].path], device="cpu", scale="trained,24x32")
+    assert isinstance(four, Ensemble)
+    assert len(four.members) == 4
+    with pytest.raises(ConfigError, match="scale '' cannot be used"):
+        load_predictor(path, device="cpu", scale="trained,")
+
+
 def test_one_predictor_of_folds_says_what_to_take_instead(folds: Folds) -> None:
     with pytest.raises(ModelError, match=r"holds folds; carvana\.Ensemble"):
         Predictor.from_pretrained(folds.path)
