@@ -51,12 +51,11 @@ if TYPE_CHECKING:
     from carvana.run import Run as Run
     from carvana.task import Task as Task
     from carvana.training.callbacks import Callback as Callback
-    from carvana.training.callbacks import TensorBoard as TensorBoard
-    from carvana.training.callbacks import Trackio as Trackio
     from carvana.training.cross_validation import fit_folds as fit_folds
     from carvana.training.find_lr import find_lr as find_lr
     from carvana.training.fit import fit as fit
     from carvana.training.fit import resume as resume
+    from carvana.training.trackers import Tracker as Tracker
     from carvana.training.trainer import Trainer as Trainer
 
 deprecated.modules(
@@ -101,10 +100,11 @@ _HOMES = {
     "carvana.plugins": ("register_arch", "register_augment", "register_layout", "register_loss"),
     "carvana.run": ("Run",),
     "carvana.task": ("Task",),
-    "carvana.training.callbacks": ("Callback", "TensorBoard", "Trackio"),
+    "carvana.training.callbacks": ("Callback",),
     "carvana.training.cross_validation": ("fit_folds",),
     "carvana.training.find_lr": ("find_lr",),
     "carvana.training.fit": ("fit", "resume"),
+    "carvana.training.trackers": ("Tracker",),
     "carvana.training.trainer": ("Trainer",),
 }
 """The modules that public names are imported from when they are first used."""
@@ -117,6 +117,8 @@ __all__ = sorted([*_MODULES, "testing"])
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
+    if name in ("TensorBoard", "Trackio"):
+        return getattr(importlib.import_module("carvana.training.trackers"), name)
     if name in ("testing", "data"):
         return importlib.import_module(f"carvana.{name}")
     raise AttributeError(f"module 'carvana' has no attribute {name!r}")

@@ -13,22 +13,16 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from yaml.composer import ComposerError
 
 from carvana.class_values import checked_value, read_classes
 from carvana.errors import ConfigError, did_you_mean, explain
 from carvana.image_spec import ImageSpec, Pages, channel_names
 from carvana.task import NODATA, Kind, Task
 from carvana.utils.files import expanded
+from carvana.utils.yaml_files import BAD_YAML, parse_yaml, read_yaml
 
-LARGEST_FILE = 10**6
-"""Bytes of a config; usual ones have a few thousand."""
-
-_BAD_YAML = yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError
-"""What PyYAML raises, also for tags whose values do not fit them (``!!int ''``) and for great depth."""
-
-MOST_VALUES = 10**5
-"""Values of a config, those of aliases counted each time."""
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+"""Where curves go besides the run's own files."""
 
 
 _LATER: dict[str, Any] = {
@@ -44,6 +38,7 @@ _LATER: dict[str, Any] = {
     "data.nodata": [],
     "data.pages": "images",
     "train.class_weights": None,
+    "train.log_to": "auto",
 }
 """Keys that earlier versions did not have, each with the value that stands for its absence."""
 
@@ -90,8 +85,12 @@ def _are_classes(classes: Any) -> Any:
 
 
 def _as_list(values: Any) -> Any:
-    """A number that stands alone as a list of one."""
-    return [values] if isinstance(values, int | float) and not isinstance(values, bool) else values
+    """A number or a name that stands alone as a list of one."""
+    return [values] if isinstance(values, int | float | str) and not isinstance(values, bool) else values
+
+
+def _auto_or_list(values: Any) -> Any:
+    return values if values == "auto" else _as_list(values)
 
 
 def _is_range(value: Any) -> Any:
@@ -301,6 +300,10 @@ class TrainConfig(Section):
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="Arithmetic of the network.")
     compile: bool = Field(False, description="Compile the network with torch.compile.")
+    log_to: Annotated[Literal["auto"] | list[TrackerName], BeforeValidator(_auto_or_list)] = Field(
+        "auto",
+        description="[tensorboard, wandb, mlflow, trackio]: where curves go too; auto: TensorBoard, if installed.",
+    )
     seed: Seed = Field(0, description="Of weights, order and augmentation.")
     patience: Count | None = Field(None, description="Stop after this many epochs without a better validation score.")
 
@@ -347,6 +350,7 @@ class FitConfig(Section):
         """The config as plain values to make a digest of: keys that are new are left out where they change nothing."""
         values = self.model_dump(mode="json")
         values["model"]["classes"] = 1  # a key of earlier versions
+        values["train"]["log_to"] = "auto"  # changes no result
         for key, usual in _LATER.items():
             section, _, name = key.partition(".")
             if values[section][name] == usual:
@@ -421,8 +425,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set {setting!r}: expected key=value, as in --set train.epochs=8")
         try:
-            changes[key.strip()] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of the safe one
-        except _BAD_YAML as error:
+            changes[key.strip()] = parse_yaml(value)
+        except BAD_YAML as error:
             raise ConfigError(f"--set {setting!r}: {value!r} is not a YAML value") from error
     return changes
 
@@ -452,64 +456,6 @@ def describe(path: Path) -> str:
     with open(path, encoding="utf-8") as file:
         first = file.readline()
     return first.removeprefix("#").strip().removeprefix(f"{path.stem}:").strip()
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The values of a file. Only plain values are made; nothing is executed.
-
-    Raises:
-        ConfigError: it cannot be read, is not YAML, is too large, has no keys, or has one twice.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE} bytes, too many for settings")
-        values = yaml.load(data.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a subclass of the safe one
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}not readable as YAML: {error.problem}") from error
-    except RecursionError:
-        raise ConfigError(f"{path}: not readable as YAML: it is nested too deeply") from None
-    except (*_BAD_YAML, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, as `carvana fit --print-config` shows")
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader that refuses a key that is there twice, and aliases whose values grow without bound."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._values = 0  # so far, those of aliases counted each time
-        self._sizes: dict[yaml.Node, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        before, is_alias = self._values, self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        assert node is not None
-        self._values += self._sizes.get(node, MOST_VALUES) if is_alias else 1  # without a size: it contains itself
-        if self._values > MOST_VALUES:
-            problem = f"its aliases expand to more than {MOST_VALUES} values; write them out"
-            raise ComposerError(None, None, problem, node.start_mark)
-        if not is_alias:
-            self._sizes[node] = self._values - before
-        return node
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise ComposerError(None, None, f"the key {key.value!r} is there twice; keep one", key.start_mark)
-                seen.add(key.value)
-        return node
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:

@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from carvana.config import FitConfig, load_config, read_yaml
+from carvana.config import FitConfig, load_config
 from carvana.errors import RunError, check_format_version
 from carvana.utils.files import append_json_line, is_leftover, lock, read_json, read_json_lines, write_json, write_text
+from carvana.utils.yaml_files import read_yaml
 
 FORMAT_VERSION = 1
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from carvana.config import read_yaml
 from carvana.data.io.annotation_files import (
     COCO,
     LABELME,
@@ -28,6 +27,7 @@ from carvana.data.layouts import image_names, nested_names, sub_folders
 from carvana.data.names import group_and_view, stem_of, subset_of
 from carvana.data.samples import Sample
 from carvana.errors import DataError
+from carvana.utils.yaml_files import read_yaml
 
 _YEAR = re.compile(r"20\d\d$")
 _ROBOFLOW = re.compile(r"\.rf\.[0-9a-zA-Z]{20,}$")

@@ -35,6 +35,7 @@ from carvana.training.setup import (
     with_data,
     with_images,
 )
+from carvana.training.trackers import tracker_names
 from carvana.training.trainer import Trainer
 from carvana.utils import __version__
 from carvana.utils.devices import describe, process_count, process_number
@@ -49,6 +50,7 @@ def fit(
     init: str | os.PathLike[str] | None = None,
     device: str = "auto",
     callbacks: tuple[Callback, ...] = (),
+    group: str = "",
     reporter: Reporter | None = None,
 ) -> Run:
     """Train by a config and leave a run folder.
@@ -62,6 +64,7 @@ def fit(
         init: A run or model folder to take all weights from before training.
         device: auto, cpu, cuda, cuda:N or mps.
         callbacks: Called during the training.
+        group: Of runs that trackers show together, as those of a leaderboard.
         reporter: Shows progress.
 
     Raises:
@@ -77,19 +80,25 @@ def fit(
     reporter = (reporter or default_reporter()) if first else SilentReporter()
     if out is not None and process_count() == 1 and _is_interrupted(Run(out), config, init, reporter):
         reporter.info(f"{out}: resuming it")
+        kept = Run(out).read_config()
+        Run(out).write_config(kept.replace({"train.log_to": config.train.log_to}))
         return resume(out, device=device, callbacks=callbacks, reporter=reporter)
     run = Run.choose(out, arch=config.arch) if first else Run(out or "runs")
     config = check(config, device=device, reporter=reporter)
+    tracker_names(config.train.log_to)
     model = build_model(config, init=init, reporter=reporter)  # first: its errors are quick to find
     config = with_data(config, reporter=reporter)
     split = new_split(config, reporter=reporter)
     config, model, split = with_images(config, model, split, reporter=reporter)
     digests = _look_at_images(config, split, reporter) if first else []  # before processes wait for another
-    trainer = make_trainer(config, model, split, run, device=device, callbacks=callbacks, reporter=reporter)
+    trainer = make_trainer(
+        config, model, split, run, device=device, callbacks=callbacks, group=group, reporter=reporter
+    )
     config = config.replace({"train.batch_size": trainer.batch_size})  # the number that "auto" came to
     with closing(trainer):  # also where the first files cannot be written: the program may try again
         if first:
-            own = {"init_from": lasting_path(init), "recipe": _config_digest(config), PLUGINS: packages_of(config)}
+            own: dict[str, Any] = {"group": group} if group else {}
+            own |= {"init_from": lasting_path(init), "recipe": _config_digest(config), PLUGINS: packages_of(config)}
             run.write_record(_record(trainer) | own)
             write_split(run.split_path, split, digests=digests)
             run.write_config(config)  # last: a folder that holds it can be resumed
@@ -147,9 +156,11 @@ def resume(
     if not has_state(run.state_path):  # what was measured is in its state
         config, model, split = with_images(config, model, split, reporter=reporter)
     split = split.with_spec(model.spec.image_spec)
-    with closing(
-        make_trainer(config, model, split, run, device=device, callbacks=callbacks, reporter=reporter, resume=True)
-    ) as trainer:
+    trainer = make_trainer(
+        config, model, split, run,
+        device=device, callbacks=callbacks, group=run.read_record().get("group", ""), reporter=reporter, resume=True,
+    )  # fmt: skip
+    with closing(trainer):
         if first and extended:
             run.write_config(config)
         if first and not trainer.progress.finished:
@@ -202,7 +213,8 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
     config = with_data(in_full(config), reporter=reporter)
     if NODATA in kept.task.ignore and NODATA not in config.task.ignore:  # as its images have shown
         config = config.replace({"task.ignore": [*config.task.ignore, NODATA]})
-    free = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}  # they change no result
+    free: dict[str, Any] = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}
+    free["train.log_to"] = kept.train.log_to  # like these two it changes no result
     if config.train.batch_size == "auto":  # the run's config holds the number that it came to
         free["train.batch_size"] = kept.train.batch_size
     same = config.replace(free).model_dump(mode="json") == kept.model_dump(mode="json")

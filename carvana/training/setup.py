@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carvana.config import FitConfig
+from carvana.config import FitConfig, TrackerName
 from carvana.data.augment import RGB_ALONE, make_augment
 from carvana.data.cache import SampleCache, build_caches
 from carvana.data.check.masks import check_sizes
@@ -31,8 +31,9 @@ from carvana.models.spec import ModelSpec, is_distribution
 from carvana.registry import Catalog, registry
 from carvana.run import Run
 from carvana.task import NODATA
-from carvana.training.callbacks import Callback, default_callbacks
+from carvana.training.callbacks import Callback
 from carvana.training.checkpoint import has_state, read_state
+from carvana.training.trackers import Tracker, is_installed, tracker_names
 from carvana.training.trainer import Trainer
 from carvana.utils.devices import process_count, process_number, resolve_device, resolve_precision
 from carvana.utils.files import lock
@@ -304,6 +305,7 @@ def make_trainer(
     *,
     device: str,
     callbacks: tuple[Callback, ...] = (),
+    group: str = "",
     reporter: Reporter,
     resume: bool = False,
 ) -> Trainer:
@@ -313,11 +315,23 @@ def make_trainer(
     if resume and has_state(run.state_path):
         done = read_state(run.state_path, tensors=False).progress.metrics
         first_step = done[-1]["step"] + 1 if done else 0
-    own = default_callbacks(run, first_step=first_step) if process_number() == 0 else []
+    own = []
+    if process_number() == 0:
+        own = [Tracker(name, run, group=group, first_step=first_step) for name in _trackers(config, resume, reporter)]
     return Trainer(
         model, train=train, val=val, settings=config.train, out=run, resume=resume, device=device,
         workers=config.data.workers, callbacks=[*callbacks, *own], reporter=reporter,
     )  # fmt: skip
+
+
+def _trackers(config: FitConfig, resume: bool, reporter: Reporter) -> list[TrackerName]:
+    """The trackers of a training; one that resumes where a package is missing goes on without it."""
+    log_to = config.train.log_to
+    if resume and log_to != "auto":
+        for name in [name for name in log_to if not is_installed(name)]:
+            reporter.warn(f"{name} is not installed here: its curves end; pip install 'carvana[{name}]' continues them")
+        log_to = [name for name in log_to if is_installed(name)]
+    return tracker_names(log_to)
 
 
 def datasets(

@@ -22,7 +22,7 @@ def renamed(module: str, **names: str) -> Callable[[str], Any]:
     def attribute(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn(f"{module}.{name}", f"{module}.{names[name]}")
+        warn(f"{module}.{name}", f"{module}.{names[name]}")
         return getattr(sys.modules[module], names[name])
 
     return attribute
@@ -38,7 +38,7 @@ class Attribute:
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        _warn(f"{owner.__name__}.{self.name}", f"{owner.__name__}.{self.new}")
+        warn(f"{owner.__name__}.{self.name}", f"{owner.__name__}.{self.new}")
         return getattr(owner if instance is None else instance, self.new)
 
 
@@ -58,7 +58,7 @@ def parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for old in settings.keys() & names:
                 if names[old] in settings:
                     raise TypeError(f"{function.__qualname__}: {old} and {names[old]} are one parameter; give one")
-                _warn(f"{function.__qualname__}({old}=...)", f"{function.__qualname__}({names[old]}=...)")
+                warn(f"{function.__qualname__}({old}=...)", f"{function.__qualname__}({names[old]}=...)")
                 settings[names[old]] = settings.pop(old)
             return function(*args, **settings)
 
@@ -101,9 +101,10 @@ class _Finder:
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
         if old in self.moved:
-            _warn(old, self.moved[old])
+            warn(old, self.moved[old])
             sys.modules[old] = import_module(self.moved[old])
 
 
-def _warn(old: str, new: str) -> None:
+def warn(old: str, new: str) -> None:
+    """Tell the caller's caller what something is called now."""
     warnings.warn(f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=3)

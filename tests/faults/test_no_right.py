@@ -61,7 +61,7 @@ def test_a_run_that_is_partly_read_only(run: Path, tmp_path: Path, place: str) -
 @pytest.mark.fault(
     done="TensorBoard's folder in a run read-only during `fit --resume`",
     promised="a warning that names it; the training goes on to the same end",
-    reaches="training/callbacks.py: a log that cannot be opened",
+    reaches="training/trackers.py: a log that cannot be opened",
 )
 def test_curves_in_a_read_only_folder(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with small_disk(tmp_path / "disk") as disk:
@@ -196,7 +196,7 @@ def test_no_right_to_draw_cars(tmp_path: Path) -> None:
 @pytest.mark.fault(
     done="trackio's folder read-only, with TRACKIO_PROJECT set",
     promised="the training goes on to the same weights; trackio warns; no traceback",
-    reaches="training/callbacks.py: Trackio",
+    reaches="training/trackers.py: trackio",
     quick=0,
 )
 def test_trackio_without_a_right(run: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from faults.disks import Disk, full_at, in_process, places_written, refused_at
 from faults.full import ADVICE, assert_told, assert_whole, break_at_each_place
 from faults.running import assert_done, fit_words, result_of
 
-from carvana.training.callbacks import TensorBoard
+from carvana.training.trackers import Tracker
 
 
 @pytest.mark.fault(
@@ -149,13 +149,13 @@ def test_a_full_disk_under_the_cache_costs_no_training(
 @pytest.mark.fault(
     done="the disk full under TensorBoard's curves, from the first epoch and from the second on",
     promised="one warning that names the folder, no traceback of a thread; the training goes on without curves",
-    reaches="training/callbacks.py: TensorBoard, OSError",
+    reaches="training/trackers.py: TensorBoard, OSError",
 )
 @pytest.mark.parametrize("epochs_before", [0, 1])
 def test_curves_that_meet_a_full_disk(
     disk: Disk, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], epochs_before: int
 ) -> None:
-    board = TensorBoard(disk.folder / "curves")
+    board = Tracker("tensorboard", folder=disk.folder / "curves")
     for epoch in range(1, 4):
         if epoch == epochs_before + 1:
             disk.fill()

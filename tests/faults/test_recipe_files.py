@@ -72,7 +72,7 @@ EVIL: dict[str, str | bytes] = {
         "Python objects, keys twice, mappings as keys, other encodings, binary"
     ),
     promised="one short line that names the file, nothing executed, under 200 MB",
-    reaches="config.py: read_yaml",
+    reaches="utils/yaml_files.py: read_yaml",
 )
 @pytest.mark.parametrize("name", EVIL)
 def test_harmful_yaml_is_one_line(name: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
 @pytest.mark.fault(
     done=("no file, or one of 100 MB or a terabyte, in a config's place: a folder, a FIFO, a device without end"),
     promised="one line that names it, at once, under 200 MB",
-    reaches="config.py: find_config, read_yaml: the bound on a file's size",
+    reaches="config.py: find_config, utils/yaml_files.py: read_yaml: the bound on a file's size",
 )
 @pytest.mark.parametrize("name", PLACES)
 def test_what_is_no_recipe_file_is_one_line_with_bounded_memory(name: str, tmp_path: Path) -> None:

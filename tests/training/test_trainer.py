@@ -16,8 +16,8 @@ from carvana.data.splits import split_samples
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
-from carvana.training.callbacks import TensorBoard
 from carvana.training.optim import Duration
+from carvana.training.trackers import Tracker
 from carvana.training.trainer import Trainer
 from tests.scenes import OVERLAPPING, of_colours, write_overlapping
 
@@ -325,7 +325,14 @@ def test_settings_about_an_encoder_need_one(sides: Any, changes: dict[str, Any])
 def test_tensorboard_gets_every_number(tmp_path: Path, sides: Any) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    Trainer(small(), train=sides[0], val=sides[1], epochs=2, workers=0, callbacks=[TensorBoard(tmp_path / "tb")]).fit()
+    Trainer(
+        small(),
+        train=sides[0],
+        val=sides[1],
+        epochs=2,
+        workers=0,
+        callbacks=[Tracker("tensorboard", folder=tmp_path / "tb")],
+    ).fit()
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
     assert len(events.Scalars("val_dice")) == 2

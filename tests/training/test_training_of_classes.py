@@ -22,10 +22,11 @@ from carvana.folds import Folds
 from carvana.metrics import mean_iou
 from carvana.registry import registry
 from carvana.task import Task
-from carvana.training.callbacks import Callback, TensorBoard
+from carvana.training.callbacks import Callback
 from carvana.training.cross_validation import fit_folds
 from carvana.training.find_lr import find_lr
 from carvana.training.fit import fit
+from carvana.training.trackers import Tracker
 from carvana.training.trainer import Trainer
 from tests.scenes import NAMES, TASK, VALUES, VOID, write_scenes
 
@@ -228,10 +229,15 @@ class Numbers(Callback):
 
 
 def test_callbacks_get_miou_and_at_the_end_the_iou_of_each_class(scenes: Path, tmp_path: Path) -> None:
-    from tests.training.test_callbacks import curves
+    from tests.training.test_trackers import curves
 
     kept = Numbers()
-    fit(config(scenes), out=tmp_path / "run", device="cpu", callbacks=(kept, TensorBoard(tmp_path / "board")))
+    fit(
+        config(scenes),
+        out=tmp_path / "run",
+        device="cpu",
+        callbacks=(kept, Tracker("tensorboard", folder=tmp_path / "board")),
+    )
     assert kept.epochs[0]["val_miou"] == kept.epochs[0]["val_score"]
     drawn = curves(tmp_path / "board")
     assert {"val_miou", "val_score", "evaluation/miou", "evaluation/score"} <= drawn.keys()
