@@ -120,6 +120,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "submit": predict.submit,
     "serve": serve.serve,
     "export": networks.export,
+    "push": networks.push,
     "bench": networks.bench,
     "archs": listings.archs,
     "configs": listings.configs,

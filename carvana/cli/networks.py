@@ -132,6 +132,32 @@ def export(
         typer.echo(f"next    carvana predict {made.path} IMAGES --out masks")
 
 
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")],
+    repository: Annotated[str, typer.Argument(metavar="USER/REPO", help="Of the Hugging Face hub; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
+    thumbnail: Annotated[
+        bool, typer.Option("--thumbnail", help="Upload the run's picture too, which shows validation images.")
+    ] = False,
+) -> None:
+    """Upload a model and its card, with its scores, to the Hugging Face hub.
+
+    `hf auth login` says who you are, or the variable HF_TOKEN.
+    """
+    from carvana.errors import ConfigError
+    from carvana.folds import Folds
+    from carvana.models.segmenter import Segmenter
+    from carvana.models.serialization import could_be_repository
+
+    if not could_be_repository(repository):
+        raise ConfigError(f"{repository!r}: expected a repository of the hub, such as user/cars")
+    if Folds(run).exists:
+        raise ConfigError(f"{run}: holds folds, and a repository holds one network; push one of them: {run}/fold-1")
+    model = Segmenter.from_pretrained(run)
+    typer.echo(model.push_to_hub(repository, private=private, run=run, thumbnail=thumbnail))
+    typer.echo(f"next    carvana predict {repository} IMAGES --out masks", err=True)
+
+
 def _predictors(
     names: list[str],
     classes: int,

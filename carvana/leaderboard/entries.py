@@ -13,8 +13,9 @@ from typing import Any
 from carvana.config import parse_settings
 from carvana.data.names import group_and_view, group_pattern
 from carvana.data.samples import Sample
-from carvana.errors import ConfigError, RunError, UnknownNameError, did_you_mean
+from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError, did_you_mean
 from carvana.folds import Folds
+from carvana.models.serialization import CONFIG, could_be_repository, locate, read_spec
 from carvana.registry import registry
 from carvana.run import Run
 from carvana.utils.deprecated import renamed
@@ -33,8 +34,8 @@ class NetworkEntry:
 
     Args:
         name: Of its row.
-        arch: The architecture to fit; "" for a run.
-        run: A finished run, which is only evaluated.
+        arch: The architecture to fit; "" for a run or a model.
+        run: A finished run, or a model folder, which is only evaluated.
         changes: Keys below ``model`` for this network alone, such as ``{"model.encoder_weights": "lite0.pth"}``. All
             other keys are shared, so that networks are compared and not configs.
 
@@ -72,15 +73,15 @@ def make_entries(names: NetworkName | Sequence[NetworkName], settings: Sequence[
     """Find the networks that names stand for, and apply the settings of single ones.
 
     Args:
-        names: Architectures as ``carvana archs`` lists them, folders of finished runs, or ``LABEL=NAME`` to give either
-            another name. A string that names both an architecture and a folder means the architecture; write
-            ``./unet-ref`` for the folder.
+        names: Architectures as ``carvana archs`` lists them, folders of finished runs and of models, repositories of
+            the Hugging Face hub, or ``LABEL=NAME`` to give any of them another name. A string that names both an
+            architecture and a folder means the architecture; write ``./unet-ref`` for the folder.
         settings: ``NAME:model.key=value``, for the network of that name alone.
 
     Raises:
         UnknownNameError: a name is neither.
         ConfigError: a name or a run occurs twice, or a setting cannot be used.
-        RunError: a folder is not a finished run.
+        RunError: a folder is neither a finished run nor a model.
     """
     listed = [names] if isinstance(names, str | os.PathLike | NetworkEntry) else list(names)
     entries: dict[str, NetworkEntry] = {}
@@ -188,14 +189,26 @@ def _entry(name: NetworkName) -> NetworkEntry:
     try:
         registry.archs.entry(text)
     except UnknownNameError as error:
-        raise UnknownNameError(f"{error} (and there is no run of that name either)") from None
+        if not could_be_repository(text) or _family(text) in {entry.name for entry in registry.archs.registered()}:
+            raise UnknownNameError(f"{error} (and there is no run of that name either)") from None
+        try:
+            return NetworkEntry(text, run=locate(text))
+        except ModelError as missing:
+            raise UnknownNameError(f"{error} (and there is no run of that name, and as a model {missing})") from None
     raise AssertionError(text)
+
+
+def _family(name: str) -> str:
+    return f"{name.partition('/')[0]}/*"
 
 
 def _check_run(path: Path) -> None:
     if Folds(path).exists:
         raise RunError(f"{path}: a folder of folds, which together were trained on every group; name another run")
     run = Run(path)
+    if not run.config_path.is_file() and (locate(path) / CONFIG).is_file():
+        read_spec(locate(path))
+        return
     if not run.config_path.is_file() or not run.split_path.is_file():
         raise RunError(
             f"{path}: not a run folder: config.yaml or split.csv, the list of its training groups, is missing; name "

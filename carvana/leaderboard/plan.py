@@ -30,16 +30,18 @@ import torch
 from carvana.config import FitConfig, SplitConfig, load_config
 from carvana.data.check.masks import check_sizes
 from carvana.data.digest import content_digest
-from carvana.data.splits import Split, make_split, tell_of_leak
+from carvana.data.splits import Split, config_samples, make_split, tell_of_leak, without_test
 from carvana.errors import CarvanaError, ConfigError, did_you_mean, plural, shortened
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
 from carvana.leaderboard.records import Header
 from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
+from carvana.models.serialization import CONFIG, WEIGHTS, locate, read_spec
 from carvana.registry import registry
 from carvana.run import Run, numbered
 from carvana.task import Task
 from carvana.training.setup import check, in_full, measured, with_data
+from carvana.training.trackers import tracker_names
 from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
 from carvana.utils.files import digest, file_digest
@@ -104,6 +106,7 @@ class ComparisonPlan:
         header: What all rows share.
         split: The training and the validation images.
         devices: On each of which a worker process runs at a time.
+        any_device: Whether other GPUs than these may serve as well.
         trials: The trials of each network, in the order in which the networks were named.
         targets: Names that a script registered, which worker processes must register as well.
     """
@@ -112,6 +115,7 @@ class ComparisonPlan:
     header: Header
     split: Split
     devices: list[str]
+    any_device: bool
     trials: dict[str, list[Trial]]
     targets: ScriptTargets
 
@@ -152,13 +156,20 @@ def make_plan(
         raise ConfigError(f"seeds = {seeds}: expected 1 or more fits of each network")
     runs = [Run(entry.run) for entry in entries if entry.run is not None]
     if runs and (config is None or config.data.root is None):
+        if not runs[0].split_path.is_file():
+            raise ConfigError(f"{runs[0].path}: a model does not know its images; name a folder of some with --data")
         config = _on_images_of(runs[0], config)
         split = read_run_split(runs[0])
         reporter.info(f"no --data given: networks are evaluated on the validation images of {runs[0].path}")
     else:
         config = with_data(config or load_config(), reporter=reporter)
-        split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
+        fitted = len(runs) < len(entries)
+        if fitted or config.split != SplitConfig() or any(run.split_path.is_file() for run in runs):
+            split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
+        else:  # models alone are judged on all images
+            split = Split((), without_test(config_samples(config.data, config.data.root, reporter=reporter)))
     config = check(config, device=device)
+    tracker_names(config.train.log_to)
     config, split, _ = measured(config, split, reporter=reporter)
     task = in_full(config).task.task()
     _check_columns(columns, task)
@@ -167,7 +178,15 @@ def make_plan(
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
     shared = split.shared_groups() if split.is_given else set()
+    for entry in entries:
+        if entry.run is not None and not Run(entry.run).split_path.is_file():
+            reporter.warn(
+                f"{entry.name}: on which images it was trained is not known; of images that it has seen its score says "
+                "too much"
+            )
     for run in runs:
+        if not run.split_path.is_file():
+            continue
         refuse_known_groups(run, split.val, group=config.data.group, shared=shared, reporter=reporter)
     folder, given = Path(out), config
     if config.split.file is None or not config.split.file.is_dir():
@@ -177,7 +196,7 @@ def make_plan(
     content = content_digest(split.train + split.val, reporter=reporter)
     fits = any(entry.run is None for entry in entries)
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
-    trials = {entry.name: _trials(entry, config, folder, numbers, split_digest + content) for entry in entries}
+    trials = {entry.name: _trials(entry, config, task, folder, numbers, split_digest + content) for entry in entries}
     devices = devices_named(device)
     header = Header(
         data=str(config.data.root),
@@ -187,19 +206,19 @@ def make_plan(
         train_groups=len({sample.group for sample in split.train}),
         split=split_digest[:12],
         content=content[:12],
-        config=_shared([given] if fits else [run.read_config() for run in runs]),
+        config=_shared([given] if fits else [run.read_config() for run in runs if run.config_path.is_file()]),
         config_name=config_name if fits else "",
         budget=_budget(config) if fits else "",
         seeds=numbers,
         version=__version__,
         commit=_commit(Path(__file__).resolve().parents[2]),
-        machine=_machine(devices),
+        machine=machine_line(devices),
         scored=_SCORED[task.kind],
         task=task.model_dump(mode="json"),
         columns=tuple(dict.fromkeys(columns)),
     )
     targets = script_targets(trial.config.arch for each in trials.values() for trial in each)
-    return ComparisonPlan(folder, header, split, devices, trials, targets)
+    return ComparisonPlan(folder, header, split, devices, device in ("auto", "cuda"), trials, targets)
 
 
 def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
@@ -218,9 +237,25 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
     return settings.replace({**data, "split": theirs.split.model_dump()})
 
 
+def _config_of(run: Run, task: Task) -> FitConfig:
+    """The config of a run; of a model what its record says, with the label files of the comparison."""
+    if run.config_path.is_file():
+        return run.read_config()
+    spec = read_spec(locate(run.path))
+    config = FitConfig(
+        arch=spec.arch, data={"mode": "crop"} if spec.trained_size is None else {"size": spec.trained_size}
+    )
+    named = spec.task or Task.binary()
+    if named.is_unnamed:
+        return config
+    values = dict(zip(task.names, task.classes, strict=True))
+    classes = [values.get(each.name, each).model_dump(mode="json") for each in named.classes]
+    return config.replace({"task": {"kind": named.kind, "classes": classes, "ignore": list(task.ignore)}})
+
+
 def _check_classes(run: Run, task: Task) -> None:
     """Refuse a run of other classes, or of other labels of the same: it would be scored on another truth."""
-    own = run.read_config().task.task()
+    own = _config_of(run, task).task.task()
     binary = own.kind == task.kind == "binary"  # of which the name says nothing
     if not binary and (own.kind, own.names) != (task.kind, task.names):
         theirs, ours = (f"{each.kind}, {shortened(', '.join(each.names), 200)}" for each in (own, task))
@@ -246,12 +281,14 @@ def _check_columns(columns: Sequence[str], task: Task) -> None:
             raise ConfigError(f"columns: {name!r} is not one of the classes{known}")
 
 
-def _trials(entry: NetworkEntry, config: FitConfig, out: Path, seeds: Sequence[int], data: str) -> list[Trial]:
+def _trials(
+    entry: NetworkEntry, config: FitConfig, task: Task, out: Path, seeds: Sequence[int], data: str
+) -> list[Trial]:
     if entry.run is not None:
         run = Run(entry.run)
-        model = [file_digest(run.model_path / name) for name in ("model.safetensors", "config.json")]
+        model = [file_digest(locate(run.path) / name) for name in (WEIGHTS, CONFIG)]
         key = f"{entry.slug}-{digest(model, data)[:_DIGITS]}"
-        return [_trial(entry, run.read_config(), run, Run(out / "judged" / key), out)]
+        return [_trial(entry, _config_of(run, task), run, Run(out / "judged" / key), out)]
     trials = []
     for seed in seeds:
         own = config.replace({"arch": entry.arch, "train.seed": seed, **entry.changes})
@@ -296,6 +333,8 @@ def _fit_digest(config: FitConfig, data: str) -> str:
 
 def _shared(configs: Sequence[FitConfig]) -> dict[str, dict[str, Any]]:
     """The keys, by section, that have the same value in all configs."""
+    if not configs:
+        return {}
     first, *others = (each.model_dump(mode="json", exclude={"arch"}) for each in configs)
     return {
         section: {key: value for key, value in keys.items() if all(each[section][key] == value for each in others)}
@@ -310,7 +349,8 @@ def _budget(config: FitConfig) -> str:
     return f"{count:g} {unit}{'' if count == 1 else 's'}"
 
 
-def _machine(devices: Sequence[str]) -> str:
+def machine_line(devices: Sequence[str]) -> str:
+    """The machine of these devices in one line, with what else decides times."""
     device = resolve_device(devices[0])
     many = f"{len(devices)} x " if len(devices) > 1 else ""
     threads = f", {plural(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""

@@ -62,10 +62,14 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     if folder.exists():
         raise ModelError(f"'{folder}' is a file: give the model folder or the run folder")
     name = os.fspath(source)
-    could_be_repository = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
-    if not could_be_repository or folder.parent.is_dir():
+    if not could_be_repository(name) or folder.parent.is_dir():
         raise ModelError(f"there is no model folder '{name}'")
     return _download(name, revision)
+
+
+def could_be_repository(name: str) -> bool:
+    """Whether a name has the form of the hub's: ``owner/model``."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
 def read_spec(folder: Path) -> ModelSpec:

@@ -10,6 +10,7 @@ from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import split_samples, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError, UnknownNameError
 from carvana.leaderboard.entries import NetworkEntry, make_entries, refuse_known_groups
+from carvana.models.segmenter import create_model
 from carvana.run import Run
 from carvana.utils.progress import SilentReporter
 
@@ -37,6 +38,21 @@ def test_names_are_architectures_labels_or_runs(run: Run) -> None:
         (str(run.path), "", run.path),
         ("third", "fpn/resnet18", None),
     ]
+
+
+def test_a_misspelt_encoder_is_no_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carvana.leaderboard.entries.locate", lambda name: pytest.fail(f"asked the hub for {name}"))
+    with pytest.raises(UnknownNameError, match="unet/resnet34"):
+        make_entries(["unet/resnet3"])
+
+
+def test_a_model_folder_is_a_network_whose_training_is_not_known(tmp_path: Path) -> None:
+    create_model("unet-ref", width=4).save_pretrained(tmp_path / "model")
+    [entry] = make_entries([tmp_path / "model"])
+    assert entry.run == tmp_path / "model"
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(CarvanaError, match=r"model\.safetensors is missing"):
+        make_entries([tmp_path / "model"])
 
 
 def test_an_architecture_wins_over_a_folder_of_its_name(

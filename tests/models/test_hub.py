@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard, metadata_load, scan_cache_dir
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
+from carvana.data.samples import find_samples
 from carvana.models.segmenter import Segmenter, create_model
 
 pytestmark = pytest.mark.slow
@@ -257,6 +258,30 @@ def test_what_is_not_cached_is_one_clear_line_without_a_hub(story: Story, tmp_pa
     missing, revision = refusals(*wanted, env=story.env)
     assert "it is not in the cache, and asking the hub failed" in missing
     assert "revision 'v2' is not in the cache" in revision
+
+
+def test_what_the_command_pushes_is_compared_by_its_name(
+    story: Story, hub: hub_server.Hub, tiny_data: Path, tmp_path: Path
+):
+    env = environment(hub.endpoint, tmp_path / "home", HF_TOKEN="hf_of_user")
+    for number, name in ((1, "user/one"), (2, "user/two")):
+        story.models[number - 1].save_pretrained(tmp_path / f"model{number}")
+        pushed = python("-m", "carvana", "push", str(tmp_path / f"model{number}"), name, env=env)
+        assert pushed.returncode == 0, pushed.stderr
+        assert pushed.stdout.startswith(f"{hub.endpoint}/{name}/commit/")
+    words = ["compare", "user/one", "other=user/two", "--data", tiny_data, "--out", tmp_path / "board"]
+    done = python("-m", "carvana", *map(str, words), "--device", "cpu", "--json", "-", env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert sorted(row["name"] for row in found["rows"]) == ["other", "user/one"]
+    assert all(row["status"] == "ok" and row["size"] == [64, 96] for row in found["rows"])
+    assert len(found["images"]) == len(find_samples(tiny_data))  # all: no training is known
+    assert done.stderr.count("on which images it was trained is not known") == 2
+    gone = python("-m", "carvana", "compare", "user/three", "--data", str(tiny_data), env=env)
+    assert gone.returncode == 1
+    assert gone.stderr.startswith("error: ")
+    assert "user/three" in gone.stderr
+    assert len(gone.stderr.splitlines()) == 1
 
 
 def test_what_a_hub_refuses_is_one_clear_line(story: Story, hub: hub_server.Hub, tmp_path: Path):

@@ -30,7 +30,7 @@ def facts(board: LeaderboardData) -> tuple[tuple[str, str], ...]:
         *((("status", status),) if status else ()),
         ("data", header.data),
         ("evaluated on", counted(header.images, header.groups)),
-        ("trained on", counted(header.train_images, header.train_groups)),
+        ("trained on", counted(header.train_images, header.train_groups) if header.train_images else "not known"),
         ("scored", header.scored),
         ("split", f"{header.split} (content {header.content})"),
         ("config", header.config_name or "that of each run"),
