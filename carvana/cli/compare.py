@@ -52,6 +52,10 @@ def compare(
         float | None,
         typer.Option(min=0.1, metavar="GB", help="Memory limit of a network's process; its row fails above it."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local", help="Run on a Ray cluster; local starts one here. Needs carvana[ray]."),
+    ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
     """Fit networks with one config, evaluate all on the same images at full size, and rank them, with costs.
@@ -84,7 +88,7 @@ def compare(
     board = run_comparison(
         names or (),
         load_config(source, changes) if source or changes else None,
-        quick=quick, classes=classes, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory,
+        quick=quick, classes=classes, seeds=seeds, settings=own, out=out, device=device, memory_gb=memory, ray=ray,
         config_name=" with ".join(filter(None, (source or "default", ", ".join(shared)))),
         columns=[name.strip() for name in next(csv.reader([columns], skipinitialspace=True), []) if name.strip()],
         reporter=make_reporter(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from carvana.leaderboard.entries import NetworkName, make_entries
 from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
 from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
 from carvana.leaderboard.records import FAILED, Row
-from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage, run_jobs
+from carvana.leaderboard.worker_pool import Executor, LocalExecutor, WorkerExit, WorkerJob, WorkerMessage
 from carvana.run import exclusive
 from carvana.task import Task
 from carvana.training.setup import check_alone
@@ -52,6 +53,7 @@ def compare(
     memory_gb: float | None = None,
     config_name: str | None = None,
     columns: Sequence[str] = (),
+    ray: str | None = None,
     reporter: Reporter | None = None,
 ) -> Leaderboard:
     """Fit networks with one config, evaluate all on the same images at full size, and rank them.
@@ -76,6 +78,9 @@ def compare(
         memory_gb: The limit of a network's process, in GB of 10^9 bytes (of its data, on the CPU); None sets none.
         config_name: The name of the config in the leaderboard.
         columns: Names of classes whose scores are columns of the table; the page shows those of all classes.
+        ray: The address of a Ray cluster on whose nodes the processes run, as many at once as there is room for, such
+            as "10.0.0.1:6379"; "local" starts one on this machine. All nodes see the images and ``out`` at the same
+            place. Needs the extra ``carvana[ray]``.
         reporter: Receives the progress.
 
     Returns:
@@ -112,7 +117,20 @@ def compare(
     with exclusive(folder / ".lock", refusal):
         _warn_of_dropped_rows(plan, reporter)
         write_split(plan.out / "split.csv", plan.split)
-        return _Execution(plan, memory_gb=memory_gb, reporter=reporter).run()
+        with _executor(plan, ray, memory_gb, reporter) as executor:
+            return _Execution(plan, executor, memory_gb=memory_gb, reporter=reporter).run()
+
+
+@contextmanager
+def _executor(plan: ComparisonPlan, ray: str | None, memory_gb: float | None, reporter: Reporter) -> Iterator[Executor]:
+    """Where the jobs run."""
+    if ray is None:
+        yield LocalExecutor(plan.devices, plan.header.machine)
+        return
+    from carvana.leaderboard.ray_pool import RayExecutor
+
+    with closing(RayExecutor(ray, plan, memory_gb=memory_gb, reporter=reporter)) as executor:
+        yield executor
 
 
 def _with_scenes(classes: int, config: FitConfig | None, *, quick: bool, reporter: Reporter) -> FitConfig:
@@ -156,12 +174,16 @@ class _Execution:
 
     Args:
         plan: The comparison.
+        executor: Where the processes run.
         memory_gb: The limit of a network's process; None sets none.
         reporter: Receives what happens: the messages and tasks of each process with the network's name.
     """
 
-    def __init__(self, plan: ComparisonPlan, *, memory_gb: float | None, reporter: Reporter) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: ComparisonPlan, executor: Executor, *, memory_gb: float | None, reporter: Reporter
+    ) -> None:
+        self._plan = replace(plan, header=replace(plan.header, machine=executor.machine))
+        self._executor = executor
         self._samples = plan.split.val
         self._reporter = reporter
         self._memory_gb = memory_gb
@@ -185,9 +207,11 @@ class _Execution:
         missing = [trial for trial in plan.all_trials if not trial.done]
         try:
             self._save()
-            self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing], plan.devices)
+            self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing])
+            self._executor.prepare()
+            self._plan = replace(self._plan, header=replace(self._plan.header, machine=self._executor.machine))
             # One at a time, each in a process of its own, so that neither time nor memory is another network's.
-            self._work([(trial, MEASURING) for trial in self._to_measure()], plan.devices[:1])
+            self._work([(trial, MEASURING) for trial in self._to_measure()], alone=True)
             return self._save(pictures=True)
         except KeyboardInterrupt as stopped:
             done, total = sum(trial.done for trial in plan.all_trials), len(plan.all_trials)
@@ -196,10 +220,10 @@ class _Execution:
         finally:
             self._finish_tasks()
 
-    def _work(self, stages: Sequence[tuple[Trial, str]], devices: Sequence[str]) -> None:
+    def _work(self, stages: Sequence[tuple[Trial, str]], *, alone: bool = False) -> None:
         jobs = {self._job(trial, stage): (trial, stage) for trial, stage in stages}
         begun: set[WorkerJob] = set()
-        with closing(run_jobs(list(jobs), devices, stopping=self._announce_stop)) as events:
+        with closing(self._executor.run(list(jobs), alone=alone, stopping=self._announce_stop)) as events:
             for event in events:
                 job, (trial, stage) = event.job, jobs[event.job]
                 if job not in begun:
@@ -255,7 +279,7 @@ class _Execution:
 
     def _job(self, trial: Trial, stage: str) -> WorkerJob:
         arguments = {
-            FITTING: {"config": trial.config, "run": trial.run},
+            FITTING: {"config": trial.config, "run": trial.run, "group": self._plan.out.resolve().name},
             EVALUATING: {"run": trial.run, "result": trial.result, "samples": self._samples},
             MEASURING: {
                 "run": trial.run, "image": self._samples[0].image, "out": trial.cost, "key": self._cost_key(),

@@ -107,18 +107,27 @@ class WorkerReporter(Reporter):
         self.send("epoch", dict(record))
 
 
-def fit_network(*, reporter: WorkerReporter, device: str, config: FitConfig, run: Run) -> None:
+def fit_network(
+    *,
+    reporter: WorkerReporter,
+    device: str,
+    config: FitConfig,
+    run: Run,
+    group: str = "",
+    patience: float = _PATIENCE,
+) -> None:
     """Fit a network into a run folder and evaluate it; resume what an earlier process was stopped in."""
     from carvana.training.fit import fit, resume
 
-    _wait_until_unlocked(run)
+    _wait_until_unlocked(run, patience)
     if run.config_path.is_file() and not _can_resume(run):
         reporter.warn(f"the state of {run.path} cannot be read; the folder is renamed, and the fit starts again")
         run.path.rename(first_free(run.path.with_name(f"{run.path.name}-damaged")))
     if not run.config_path.is_file():
-        fit(config, out=run.path, device=device, reporter=reporter)
+        fit(config, out=run.path, device=device, group=group, reporter=reporter)
         return
-    run.write_config(run.read_config().replace({f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}))
+    now: dict[str, Any] = {f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}
+    run.write_config(run.read_config().replace(now | {"train.log_to": config.train.log_to}))
     if "fit_seconds" not in run.read_record():  # an interrupted fit that was evaluated by hand
         run.evaluation_path.unlink(missing_ok=True)
     resume(run.path, device=device, reporter=reporter)
@@ -152,8 +161,8 @@ def measure(*, reporter: WorkerReporter, device: str, run: Run, image: Path, out
     write_json(out, {**key, "params": trainable, "machine": describe_machine(predictor), **cost.to_json()})
 
 
-def _wait_until_unlocked(run: Run) -> None:
-    until = time.monotonic() + _PATIENCE
+def _wait_until_unlocked(run: Run, patience: float) -> None:
+    until = time.monotonic() + patience
     while run.lock_path.exists() and time.monotonic() < until:  # the fit then reports who holds the lock
         try:
             with lock(run.lock_path, wait=False):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from carvana.errors import CarvanaError, ConfigError
 from carvana.registry import Entry, registry, resolve
@@ -81,6 +81,45 @@ class WorkerExit:
     reason: str | None
 
 
+class Executor(Protocol):
+    """Where the jobs of a comparison run: :class:`LocalExecutor`, or a Ray cluster."""
+
+    @property
+    def machine(self) -> str:
+        """The machine on which costs are measured."""
+
+    def prepare(self) -> None:
+        """Called before costs are measured: the machine may have changed since."""
+
+    def run(
+        self, jobs: Sequence[WorkerJob], *, alone: bool, stopping: Callable[[], None]
+    ) -> Generator[WorkerMessage | WorkerExit, None, None]:
+        """Run jobs, and yield what their processes send and how each one ends, as :func:`run_jobs` does.
+
+        Args:
+            jobs: The jobs.
+            alone: Whether one runs at a time, always on the same machine, so that times can be measured.
+            stopping: Called before workers are asked to end early.
+        """
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs jobs on this machine, as many at a time as there are devices."""
+
+    devices: Sequence[str]
+    machine: str
+
+    def prepare(self) -> None:
+        """Do nothing: this machine is there."""
+
+    def run(
+        self, jobs: Sequence[WorkerJob], *, alone: bool, stopping: Callable[[], None]
+    ) -> Generator[WorkerMessage | WorkerExit, None, None]:
+        """See :class:`Executor`."""
+        return run_jobs(jobs, self.devices[:1] if alone else self.devices, stopping=stopping)
+
+
 def run_jobs(
     jobs: Sequence[WorkerJob], devices: Sequence[str], *, stopping: Callable[[], None] = lambda: None
 ) -> Generator[WorkerMessage | WorkerExit, None, None]:
@@ -95,11 +134,11 @@ def run_jobs(
         stopping: Called before workers are asked to end early.
     """
     waiting, free = list(jobs), list(devices)
-    working: list[_Worker] = []
+    working: list[Worker] = []
     try:
         while waiting or working:
             while waiting and free:
-                working.append(_Worker(waiting.pop(0), free.pop(0), sharing=len(devices)))
+                working.append(Worker(waiting.pop(0), free.pop(0), sharing=len(devices)))
             wait([worker.channel for worker in working], timeout=_TICK)
             for worker in list(working):
                 ended = worker.ended()  # asked before its messages are read, so that none is lost
@@ -110,7 +149,7 @@ def run_jobs(
                     yield WorkerExit(worker.job, worker.reason())
     finally:
         if working:
-            _end(working, stopping)
+            end_workers(working, stopping)
 
 
 def script_targets(archs: Iterable[str]) -> ScriptTargets:
@@ -159,8 +198,8 @@ def _target(entry: Entry) -> str | None:
     return None
 
 
-class _Worker:
-    """A worker process and its job."""
+class Worker:
+    """A worker process and its job; ``sharing`` says among how many the processor's cores are divided."""
 
     def __init__(self, job: WorkerJob, device: str, *, sharing: int) -> None:
         self.job, self.device = job, device
@@ -194,6 +233,7 @@ class _Worker:
             time.sleep(_TICK / 10)
 
     def ended(self) -> bool:
+        """Whether the process has ended."""
         # A closed pipe would not show it: a reader process that lives a moment longer holds it open.
         return self.process.poll() is not None
 
@@ -235,7 +275,7 @@ def _environment(sharing: int) -> dict[str, str]:
     return found
 
 
-def _end(workers: Sequence[_Worker], stopping: Callable[[], None]) -> None:
+def end_workers(workers: Sequence[Worker], stopping: Callable[[], None]) -> None:
     """Ask workers to save and end; kill those that do not.
 
     Windows has no way to ask: workers end at once there, and a later call continues from their last saved state.

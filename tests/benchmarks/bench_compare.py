@@ -6,6 +6,8 @@
    it ``carvana compare`` of the same networks, recipe and split, without the measuring of costs, which fits do not do.
    The lower bound is the fits' training time alone.
 2. The same comparison, killed twice with SIGKILL in the middle of a fit and continued, against the undisturbed one.
+3. Where Ray is installed, the same comparison with ``--ray local``, one fit at a time with as many threads. The start
+   is what the command takes once more, when everything is done, beyond the command without Ray.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from carvana.leaderboard.board import Leaderboard
+from carvana.utils.devices import cpu_count
 
 NETWORKS = ("unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 SETTINGS = ("data.size=[64, 96]", "train.epochs=3", "model.encoder_weights=none")
@@ -34,7 +38,8 @@ def words(data: str) -> list[str]:
 def carvana(*arguments: str) -> float:
     """The seconds that a command takes."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "carvana", *arguments], check=True, capture_output=True)
+    env = {**os.environ, "OMP_NUM_THREADS": str(cpu_count())}
+    subprocess.run([sys.executable, "-m", "carvana", *arguments], check=True, capture_output=True, env=env)
     return time.perf_counter() - began
 
 
@@ -87,6 +92,15 @@ def main() -> None:
         carvana("compare", *NETWORKS, *words(data), "--out", str(killed))
         same = table(whole) == table(killed)
         print(f"killed twice, after steps {steps} of a fit: the table is {'the same' if same else 'ANOTHER'}")
+        if find_spec("ray"):
+            comparison = ["compare", *NETWORKS, *words(data), "--ray", "local", "--out", str(home / "ray")]
+            clustered, again = carvana(*comparison), carvana(*comparison)
+            start = again - carvana("compare", *NETWORKS, *words(data), "--out", str(whole))
+            same = table(whole) == table(home / "ray")
+            print(
+                f"with Ray {clustered:.1f} s, of which its start {start:.1f} s; ratio without: "
+                f"{(clustered - start) / took:.3f}; the table is {'the same' if same else 'ANOTHER'}"
+            )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from carvana.data.check.masks import best_dice
 from carvana.data.io.masks import read_mask, write_mask
 from carvana.errors import ConfigError, RunError
 from carvana.evaluation.statistics import bootstrap_interval
-from carvana.leaderboard import compare as comparison
+from carvana.leaderboard import worker_pool
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.worker_pool import WorkerExit, WorkerJob, WorkerMessage
 from carvana.run import Run
@@ -84,13 +84,13 @@ def board(tiny_data: Path, finished: Run, tmp_path_factory: pytest.TempPathFacto
 def jobs_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the names of the processes that are started, and start them."""
     started: list[str] = []
-    real = comparison.run_jobs
+    real = worker_pool.run_jobs
 
     def watched(jobs: Sequence[WorkerJob], devices: Sequence[str], **settings: Any) -> Any:
         started.extend(f"{job.function.rpartition(':')[2]} {job.name}" for job in jobs)
         return real(jobs, devices, **settings)
 
-    monkeypatch.setattr(comparison, "run_jobs", watched)
+    monkeypatch.setattr(worker_pool, "run_jobs", watched)
     return started
 
 
@@ -311,7 +311,7 @@ def test_the_tasks_of_a_killed_process_end_with_it(
             yield WorkerMessage(job, "start", ("training", 5), {})
             yield WorkerExit(job, "its process was killed")
 
-    monkeypatch.setattr(comparison, "run_jobs", killed)
+    monkeypatch.setattr(worker_pool, "run_jobs", killed)
     heard = Heard()
     carvana.compare(["plain"], recipe(tiny_data, model__options={}), out=tmp_path / "b", device="cpu", reporter=heard)
     assert heard.lines.count("plain: training begins") == heard.lines.count("plain: training ends") == 1

@@ -1,0 +1,207 @@
+"""A comparison on a Ray cluster of two nodes, both processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import broken_networks
+import pytest
+from comparing import recipe, settings, without_times
+
+import carvana
+from carvana.data.demo import write_demo
+from carvana.leaderboard.board import Leaderboard
+
+pytest.importorskip("ray")
+
+NAMES = tuple(f"{name}=unet-ref" for name in ("one", "two", "three"))
+OWN = [
+    word for n, name in enumerate(NAMES, 2) for word in ("--set", f"{name.split('=')[0]}:model.options={{width: {n}}}")
+]
+PATIENCE = 180.0
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster()
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+class Cluster:
+    """Ray's processes of a head without CPUs and of nodes with one each, ended as a machine ends that loses power."""
+
+    def __init__(self) -> None:
+        self.nodes: list[subprocess.Popen[str]] = []
+        self.head = self.start("--head", "--port=0", "--num-cpus=0", "--include-dashboard=false")
+        self.address = said(self.head, r"--address='?([\d.]+:\d+)")
+        self.nodes = [self.add(), self.add()]
+
+    def start(self, *words: str, inside: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", **ENVIRONMENT}
+        command = [*inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words]
+        return subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def add(self, *, inside: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        node = self.start(f"--address={self.address}", "--num-cpus=1", inside=inside)
+        said(node, "(Ray runtime started)")
+        return node
+
+    @staticmethod
+    def kill(node: subprocess.Popen[str]) -> None:
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+    def end(self) -> None:
+        for node in (*self.nodes, self.head):
+            if node.poll() is None:
+                self.kill(node)
+
+
+def said(process: subprocess.Popen[str], pattern: str) -> str:
+    """What a process says, found by a pattern."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if found := re.search(pattern, line):
+            return found[1]
+    raise AssertionError("".join(lines))
+
+
+def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["compare", *NAMES, "--data", str(data), "--out", str(out), "--device", "cpu", *OWN]
+    return subprocess.Popen(
+        [sys.executable, "-m", "carvana", *words, *settings(recipe(data, train__epochs=8)), *more],
+        env={**os.environ, **ENVIRONMENT}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], out: Path) -> tuple[Leaderboard, str]:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return Leaderboard.load(out), errors
+
+
+def same(board: Leaderboard, other: Leaderboard) -> bool:
+    """Whether two leaderboards are equal, but for times and the name of the machine."""
+    values = [without_times(each) for each in (board, other)]
+    for value in values:
+        del value["header"]["machine"]
+    return values[0] == values[1]
+
+
+@pytest.fixture(scope="module")
+def local(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
+    out = tmp_path_factory.mktemp("boards") / "local"
+    return finish(start(tiny_data, out), out)[0]
+
+
+@pytest.mark.slow
+def test_a_board_on_two_nodes_is_that_of_one_machine(
+    local: Leaderboard, cluster: Cluster, tiny_data: Path, tmp_path: Path
+) -> None:
+    board, errors = finish(start(tiny_data, tmp_path / "board", "--ray", cluster.address), tmp_path / "board")
+    assert same(board, local)
+    assert "Ray: 2 nodes, room for 2 at once, each with 1 thread; costs are measured on " in errors
+    assert "1 thread" in board.header.machine
+
+
+@pytest.mark.slow
+def test_an_interrupted_board_goes_on_and_ends_like_the_others(
+    local: Leaderboard, cluster: Cluster, tiny_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "board"
+    process = start(tiny_data, out, "--ray", cluster.address)
+    wait_until(lambda: len(list(out.glob("runs/*/metrics.jsonl"))) >= 2, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "the same command continues" in errors
+    board, _ = finish(start(tiny_data, out), out)  # on this machine
+    assert same(board, local)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_costs_its_fits_the_last_minutes_alone(
+    local: Leaderboard, cluster: Cluster, tiny_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "board"
+    process = start(tiny_data, out, "--ray", cluster.address)
+    wait_until(
+        lambda: len([log for log in out.glob("runs/*/metrics.jsonl") if log.read_text().count("\n") > 1]) >= 2, process
+    )
+    cluster.kill(cluster.nodes.pop())
+    board, _ = finish(process, out)
+    cluster.nodes.append(cluster.add())
+    assert same(board, local)
+    assert len(list((out / "runs").iterdir())) == len(NAMES)  # none began anew beside its old folder
+
+
+@pytest.mark.slow
+def test_a_node_with_other_data_is_refused_by_name(cluster: Cluster, tiny_data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_demo(other, cars=5, views=4, size=(160, 240), seed=99)
+    bound = (
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        f'mount --bind {other} {tiny_data} && exec "$@"',
+        "-",
+    )
+    if subprocess.run([*bound, "true"], capture_output=True).returncode:
+        pytest.skip("a folder cannot be bound over another one here, as without root's rights")
+    cluster.kill(cluster.nodes.pop())
+    cluster.nodes.append(cluster.add(inside=bound))
+    process = start(tiny_data, tmp_path / "board", "--ray", cluster.address)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("error: node ")
+    assert "all nodes must see the same" in errors
+    assert not (tmp_path / "board" / "runs").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(tiny_data: Path, tmp_path: Path) -> None:
+    process = start(tiny_data, tmp_path / "board", "--ray", "127.0.0.1:1")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("error: --ray 127.0.0.1:1: no cluster answers there")
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not true():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_whatever_goes_wrong_on_a_node_is_told_in_its_row(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_networks.register(monkeypatch)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    names = ["plain", "raises", "killed", "greedy"]
+    config = recipe(tiny_data, model__options={})
+    board = carvana.compare(names, config, out=tmp_path / "board", device="cpu", memory_gb=4, ray="local")
+    assert board["plain"].status == "ok"
+    assert board["raises"].status.endswith("IndexError: a mistake of two lines")
+    assert board["killed"].status.startswith("failed: its process was killed (SIGKILL)")
+    assert board["greedy"].status == "failed: out of memory (the limit of its process is 4 GB)"

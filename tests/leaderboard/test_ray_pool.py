@@ -1,0 +1,75 @@
+"""What can be said of nodes without a cluster; test_ray.py has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from carvana.data.samples import find_samples
+from carvana.errors import ConfigError
+from carvana.leaderboard import ray_pool
+from carvana.leaderboard.ray_pool import _Node, _threads, sights
+from carvana.utils import __version__
+
+
+def node(**resources: float) -> _Node:
+    return _Node(
+        {"NodeID": "abc", "NodeManagerHostname": "one", "NodeManagerAddress": "10.0.0.1", "Resources": resources}
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "threads", "memory_gb", "gpu", "expected"),
+    [
+        ({"CPU": 8, "memory": 32e9}, 2, None, False, 4),
+        ({"CPU": 8, "memory": 32e9}, 16, None, False, 0),
+        ({"CPU": 8, "memory": 32e9}, 2, 12, False, 2),
+        ({"CPU": 8, "memory": 32e9}, 2, None, True, 0),
+        ({"CPU": 8, "GPU": 2, "memory": 32e9}, 2, None, True, 2),
+        ({"CPU": 3, "GPU": 2, "memory": 32e9}, 2, None, True, 1),
+    ],
+)
+def test_a_node_has_room_for_what_its_cpus_gpus_and_memory_allow(
+    resources: dict[str, float], threads: int, memory_gb: float | None, gpu: bool, expected: int
+) -> None:
+    assert node(**resources).room(threads, memory_gb, gpu=gpu) == expected
+
+
+def test_threads_are_those_of_the_environment_or_the_cpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert (_threads(8), _threads(0)) == (8, 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _threads(8) == 3
+    for wrong in ("0", "4,2", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", wrong)
+        with pytest.raises(ConfigError, match=f"OMP_NUM_THREADS = '{wrong}'"):
+            _threads(8)
+
+
+def test_nodes_are_asked_for_versions_images_and_files(tiny_data: Path, tmp_path: Path) -> None:
+    samples = find_samples(tiny_data)
+    (tmp_path / "a").write_text("first")
+    seen = sights(samples, [tmp_path / "a", tmp_path / "b"])
+    assert seen["carvana"] == __version__
+    assert seen[str(tmp_path / "b")] == "not there"
+    assert sights(samples[1:], [])["data"] != seen["data"]
+    (tmp_path / "a").write_text("other")
+    again = sights(samples, [tmp_path / "a", tmp_path / "b"])
+    assert {name for name in seen if seen[name] != again[name]} == {str(tmp_path / "a")}
+
+
+def test_variables_of_trackers_and_the_hub_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker")
+    monkeypatch.setenv("SECRET", "mine")
+    sent = ray_pool._Here.now().variables
+    assert sent["MLFLOW_TRACKING_URI"] == "http://tracker"
+    assert "SECRET" not in sent
+    assert "PATH" not in sent
+
+
+def test_of_an_error_its_end_is_told() -> None:
+    assert ray_pool._last_line(ValueError("ray::_work()\n  File ...\nOSError: /folder is not there\n")) == (
+        "OSError: /folder is not there"
+    )
+    assert ray_pool._last_line(ValueError()) == "ValueError"
