@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,5 @@ def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 def __getattr__(name: str) -> Any:
     if name in ("TensorBoard", "Trackio"):  # where they were in earlier versions
-        from carvana.training import trackers
-
-        return getattr(trackers, name)
+        return getattr(importlib.import_module("carvana.training.trackers"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
