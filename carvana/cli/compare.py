@@ -16,7 +16,7 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[NAME|RUN]...",
-            help="Architectures to fit (or LABEL=NAME), and finished runs.",
+            help="Architectures to fit (or LABEL=NAME), finished runs, models, and repositories of the hub.",
             autocompletion=options.complete_archs,
         ),
     ] = None,
@@ -54,7 +54,7 @@ def compare(
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS|local", help="Run on a Ray cluster; local starts one here. Needs carvana[ray]."),
+        typer.Option(metavar="ADDRESS|local", help="Run on a Ray cluster; local starts one here. Needs the extra ray."),
     ] = None,
     device: options.DEVICE = "auto",
 ) -> None:
