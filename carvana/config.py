@@ -302,7 +302,8 @@ class TrainConfig(Section):
     compile: bool = Field(False, description="Compile the network with torch.compile.")
     log_to: Annotated[Literal["auto"] | list[TrackerName], BeforeValidator(_auto_or_list)] = Field(
         "auto",
-        description="[tensorboard, wandb, mlflow, trackio]: where curves go too; auto: TensorBoard, if installed.",
+        description="Trackers that get the curves: any of tensorboard, wandb, mlflow, trackio. auto: TensorBoard if "
+        "installed, and trackio if TRACKIO_PROJECT is set.",
     )
     seed: Seed = Field(0, description="Of weights, order and augmentation.")
     patience: Count | None = Field(None, description="Stop after this many epochs without a better validation score.")

@@ -76,7 +76,7 @@ def evaluate(
     else:
         samples = choose_samples(run, data=data, split=split, root=root, spec=spec, reporter=reporter)
         warn_of_known_groups(refining, samples, reporter)
-        whose = "the mean of the networks' own" if isinstance(predictor, Ensemble) else "the model's own"
+        whose = "the mean of the networks' own" if len(member_paths(runs)) > 1 else "the model's own"
     numbers = run_evaluate(predictor, samples, reporter=reporter).to_json()
     used = f"`carvana predict` uses {whose}, {thresholds_text(predictor.thresholds)}"
     threshold = f"best on these images; {used}; no row above is measured at that"

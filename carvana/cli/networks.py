@@ -134,15 +134,19 @@ def export(
 
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")],
-    repository: Annotated[str, typer.Argument(metavar="USER/REPO", help="Of the Hugging Face hub; made if need be.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
+    repository: Annotated[
+        str, typer.Argument(metavar="USER/REPO", help="Repository on the Hugging Face hub; created if missing.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Create it as private; an existing one is not changed.")
+    ] = False,
     thumbnail: Annotated[
         bool, typer.Option("--thumbnail", help="Upload the run's picture too, which shows validation images.")
     ] = False,
 ) -> None:
     """Upload a model and its card, with its scores, to the Hugging Face hub.
 
-    `hf auth login` says who you are, or the variable HF_TOKEN.
+    Log in with `hf auth login` first, or set HF_TOKEN.
     """
     from carvana.errors import ConfigError
     from carvana.folds import Folds

@@ -178,7 +178,7 @@ def load_predictor(
     if len(fine) != 1:
         raise ConfigError(f"{len(fine)} networks cannot refine together; name one with --refine-with")
     coarse = _load(found, scale=scale, **settings)
-    if refine_with is None and coarse.scale == "native":
+    if refine_with is None and any(each.scale == "native" for each in getattr(coarse, "members", [coarse])):
         raise ConfigError(
             f"mode refine: {found[0]} sees images at their own size at the first look as well; name a smaller scale, "
             "such as --scale 256x384"

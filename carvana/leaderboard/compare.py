@@ -248,6 +248,8 @@ class _Execution:
             self._warned.add(values[0])
         words = f"{message.job.name}: {values[0]}"
         if kind == "start":
+            if words in self._open:  # a job that began anew on another node
+                self._reporter.finish(words)
             self._open[words] = message.job
         elif kind == "finish":
             self._open.pop(words, None)

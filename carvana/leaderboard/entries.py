@@ -194,7 +194,7 @@ def _entry(name: NetworkName) -> NetworkEntry:
         try:
             return NetworkEntry(text, run=locate(text))
         except ModelError as missing:
-            raise UnknownNameError(f"{error} (and there is no run of that name, and as a model {missing})") from None
+            raise UnknownNameError(f"{error}; there is no run of that name; as a model: {missing}") from None
     raise AssertionError(text)
 
 

@@ -106,7 +106,7 @@ class ComparisonPlan:
         header: What all rows share.
         split: The training and the validation images.
         devices: On each of which a worker process runs at a time.
-        any_device: Whether other GPUs than these may serve as well.
+        device: The device as it was named: "auto" and "cuda" are any GPU.
         trials: The trials of each network, in the order in which the networks were named.
         targets: Names that a script registered, which worker processes must register as well.
     """
@@ -115,7 +115,7 @@ class ComparisonPlan:
     header: Header
     split: Split
     devices: list[str]
-    any_device: bool
+    device: str
     trials: dict[str, list[Trial]]
     targets: ScriptTargets
 
@@ -156,20 +156,21 @@ def make_plan(
         raise ConfigError(f"seeds = {seeds}: expected 1 or more fits of each network")
     runs = [Run(entry.run) for entry in entries if entry.run is not None]
     if runs and (config is None or config.data.root is None):
-        if not runs[0].split_path.is_file():
-            raise ConfigError(f"{runs[0].path}: a model does not know its images; name a folder of some with --data")
-        config = _on_images_of(runs[0], config)
-        split = read_run_split(runs[0])
-        reporter.info(f"no --data given: networks are evaluated on the validation images of {runs[0].path}")
+        known = next((run for run in runs if run.split_path.is_file()), None)
+        if known is None:
+            raise ConfigError(f"{runs[0].path}: a model does not list its images; name a data folder with --data")
+        config = _on_images_of(known, config)
+        split = read_run_split(known)
+        reporter.info(f"no --data given: networks are evaluated on the validation images of {known.path}")
     else:
         config = with_data(config or load_config(), reporter=reporter)
-        fitted = len(runs) < len(entries)
-        if fitted or config.split != SplitConfig() or any(run.split_path.is_file() for run in runs):
+        if len(runs) < len(entries) or config.split != SplitConfig() or any(run.split_path.is_file() for run in runs):
             split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
         else:  # models alone are judged on all images
             split = Split((), without_test(config_samples(config.data, config.data.root, reporter=reporter)))
     config = check(config, device=device)
-    tracker_names(config.train.log_to)
+    if len(runs) < len(entries):
+        tracker_names(config.train.log_to)
     config, split, _ = measured(config, split, reporter=reporter)
     task = in_full(config).task.task()
     _check_columns(columns, task)
@@ -181,8 +182,8 @@ def make_plan(
     for entry in entries:
         if entry.run is not None and not Run(entry.run).split_path.is_file():
             reporter.warn(
-                f"{entry.name}: on which images it was trained is not known; of images that it has seen its score says "
-                "too much"
+                f"{entry.name}: its training images are not known; if some of them are evaluated here, its score is "
+                "too high"
             )
     for run in runs:
         if not run.split_path.is_file():
@@ -218,7 +219,7 @@ def make_plan(
         columns=tuple(dict.fromkeys(columns)),
     )
     targets = script_targets(trial.config.arch for each in trials.values() for trial in each)
-    return ComparisonPlan(folder, header, split, devices, device in ("auto", "cuda"), trials, targets)
+    return ComparisonPlan(folder, header, split, devices, device, trials, targets)
 
 
 def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:

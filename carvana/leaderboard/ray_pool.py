@@ -1,4 +1,4 @@
-"""Runs the jobs of a comparison on the nodes of a Ray cluster, with the messages and ends of worker_pool.py.
+"""Runs the jobs of a comparison on a Ray cluster, and yields the same messages and exits as worker_pool.py.
 
 Each job is a Ray task that starts, on its node, the worker process that a comparison without Ray starts here: a crash,
 memory that runs out and an interruption end alike. The folder of the comparison lies where all nodes see it. A task
@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing.connection import wait
@@ -47,6 +50,8 @@ LOOK = 10.0
 _TICK = 0.2
 """Seconds between two looks at what the processes send."""
 
+_GONE = "all nodes of the Ray cluster have died; the same command continues with others"
+_STOPPED = "the comparison was stopped"
 _THREADS = "OMP_NUM_THREADS"
 _SENT = ("CARVANA_", "HF_", "MLFLOW_", "TRACKIO_", "WANDB_")
 
@@ -70,14 +75,15 @@ class RayExecutor:
 
         try:
             found = _nodes()
-            wanted = plan.devices[0].startswith("cuda")
-            self._gpu = wanted or (plan.any_device and any(node.gpus for node in found))
+            self._gpu = any(node.gpus for node in found) if plan.device == "auto" else plan.device.startswith("cuda")
             self._threads = _threads(min((node.cpus // max(1, node.gpus * self._gpu) for node in found), default=1))
             self._nodes = [node for node in found if node.room(self._threads, memory_gb, gpu=self._gpu)]
             if not self._nodes:
                 needs = plural(self._threads, "CPU") + (" and a GPU" if self._gpu else "")
                 needs += f" and {memory_gb:g} GB" if memory_gb is not None else ""
                 raise ConfigError(f"--ray {address}: none of its {plural(len(found), 'node')} has {needs} for a task")
+            if plan.device == "mps":
+                raise ConfigError(f"--ray {address}: Ray knows no GPUs of Apple; name --device cpu")
             self._reporter = reporter
             self._look(plan)
             if not self._nodes:
@@ -110,20 +116,33 @@ class RayExecutor:
         Raises:
             RunError: the cluster is gone.
         """
-        import ray
-
-        try:
+        with _told():
             if jobs:
                 yield from self._run(jobs, alone=alone, stopping=stopping)
-        except ray.exceptions.RayError as error:
-            raise RunError(f"the Ray cluster is gone ({_last_line(error)}); the same command continues") from error
 
     def prepare(self) -> None:
-        """Leave out nodes that have died, so that another one measures costs."""
-        alive = {node.identity for node in _nodes()}
+        """Leave out nodes that have died, so that the one that measures costs is there."""
+        import ray
+
+        ping = ray.remote(_ping)
+        while True:
+            self._leave_out()
+            first = self._nodes[0]
+            try:  # Ray lists a node for a while after its end
+                ray.get(ping.options(num_cpus=0, max_retries=0, scheduling_strategy=_only(first.identity)).remote())
+                return
+            except _died():
+                self._nodes.remove(first)
+                if not self._nodes:
+                    raise RunError(_GONE) from None
+
+    def _leave_out(self) -> None:
+        """Forget nodes of which Ray says that they have died."""
+        with _told():
+            alive = {node.identity for node in _nodes()}
         self._nodes = [node for node in self._nodes if node.identity in alive]
         if not self._nodes:
-            raise RunError("all nodes of the Ray cluster have died; the same command continues with others")
+            raise RunError(_GONE)
 
     def _run(
         self, jobs: Sequence[WorkerJob], *, alone: bool, stopping: Callable[[], None]
@@ -132,7 +151,8 @@ class RayExecutor:
         from ray.util.queue import Queue
 
         here = str(ray.get_runtime_context().get_node_id())
-        channel = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _only(here)})
+        # Not ray.cancel: a task that ends in the same moment would crash this process (2.60).
+        channel, stop = (Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _only(here)}) for _ in range(2))
         waiting, running, starts = list(enumerate(jobs)), dict[Any, int](), Counter[int]()
         looked = time.monotonic()
 
@@ -141,7 +161,7 @@ class RayExecutor:
             if starts[place] > 1 and job.function.endswith(":fit_network"):  # the dead node may still hold the lock
                 job = replace(job, arguments={**job.arguments, "patience": RELEASED})
             task = ray.remote(_work).options(name=job.name, max_retries=0, **self._asked(job, alone=alone))
-            made = task.remote(place, job, self._device, self._threads, _Here.now(), channel)
+            made = task.remote(place, job, self._device, self._threads, _Here.now(), channel, stop)
             running[made] = place
 
         def messages() -> Generator[WorkerMessage, None, None]:
@@ -155,14 +175,16 @@ class RayExecutor:
                     start(*waiting.pop(0))
                 ended, _ = ray.wait(list(running), num_returns=len(running), timeout=_TICK)
                 yield from messages()
-                if not ended and time.monotonic() - looked > LOOK:
-                    self.prepare()
+                if not ended and not alone and time.monotonic() - looked > LOOK:
+                    self._leave_out()
                     looked = time.monotonic()
                 for each in ended:
                     place = running.pop(each)
                     died, reason = _reason(each)
-                    if died and starts[place] <= RESTARTS:
-                        self.prepare()
+                    if died and alone:  # another node is another machine, which the header does not name
+                        yield WorkerExit(jobs[place], "its node died; the same command measures on another one")
+                    elif died and starts[place] <= RESTARTS:
+                        self._leave_out()
                         yield WorkerMessage(jobs[place], "info", ("its node died; it goes on on another one",), {})
                         waiting.append((place, jobs[place]))
                     else:
@@ -171,13 +193,11 @@ class RayExecutor:
             try:
                 if running:
                     stopping()
-                    for each in running:
-                        ray.cancel(each)
+                    stop.put(True)
                     ray.wait(list(running), num_returns=len(running), timeout=GRACE)
             finally:
-                for each in running:
-                    ray.cancel(each, force=True)
                 channel.shutdown(force=True)
+                stop.shutdown(force=True)
 
     def _asked(self, job: WorkerJob, *, alone: bool) -> dict[str, Any]:
         """What a job's task asks of the cluster: room on one of the nodes that were asked what they see."""
@@ -216,8 +236,10 @@ class RayExecutor:
             asked[node] = task.options(max_retries=0, **options).remote(*words)
         for node, found in asked.items():
             try:
+                if not ray.wait([found], timeout=LOOK)[0]:
+                    self._reporter.info(f"waiting for {'a free GPU on ' if self._gpu else ''}node {node.name}")
                 seen, node.machine = ray.get(found)
-            except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+            except _died():
                 self._reporter.warn(f"node {node.name} has died, and is left out")
                 self._nodes.remove(node)
                 continue
@@ -242,15 +264,33 @@ def _connect(address: str) -> None:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     settings |= {"include_dashboard": False} if address == "local" else {}
     host, _, port = address.rpartition(":")
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         if port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
         ray.init(address=address, **settings)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if address == "local":
+            raise ConfigError(f"--ray local: no cluster starts here ({_last_line(error)})") from error
         token = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token"
         raise ConfigError(
-            f"--ray {address}: no cluster answers there, of which this machine is a node ({_last_line(error)}){token}"
+            f"--ray {address}: no Ray cluster answers there, or this machine is not one of its nodes "
+            f"({_last_line(error)}){token}"
         ) from error
+    finally:  # Ray's own would end this process without its words
+        if threading.current_thread() is threading.main_thread() and ours is not None:
+            signal.signal(signal.SIGTERM, ours)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn errors of the cluster into one line."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise RunError(f"the Ray cluster is gone ({_last_line(error)}); the same command continues") from error
 
 
 def _threads(usual: int) -> int:
@@ -350,6 +390,10 @@ def _look(
     return sights(samples, files), machine_line([device])
 
 
+def _ping() -> None:
+    """On a node: nothing."""
+
+
 def _work(
     place: int,
     job: WorkerJob,
@@ -357,9 +401,12 @@ def _work(
     threads: int,
     here: _Here,
     channel: Any,
+    stop: Any,
 ) -> str | None:
     """On a node: do a job in a process of its own, send what it sends, and return why it is not done."""
     here.enter(threads)
+    if not stop.empty():
+        return _STOPPED
     worker = Worker(job, device, sharing=max(1, cpu_count() // threads))
     try:
         while True:
@@ -370,6 +417,8 @@ def _work(
                 channel.put_nowait_batch(sent)
             if ended:
                 return worker.reason()
+            if not stop.empty():
+                return _STOPPED
     finally:
         if not worker.ended():
             end_workers([worker], lambda: None)
@@ -383,10 +432,20 @@ def _reason(task: Any) -> tuple[bool, str | None]:
         return False, ray.get(task)
     except ray.exceptions.OutOfMemoryError:
         return False, "its node ran out of memory"
-    except (ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError, ray.exceptions.LocalRayletDiedError):
-        return True, f"its node died, or ended the process that watches it, {RESTARTS + 1} times"
+    except _died():
+        return True, f"its node died, or its Ray worker was killed, {RESTARTS + 1} times"
     except ray.exceptions.RayError as error:
         return False, _last_line(error)
+
+
+def _died() -> tuple[type[Exception], ...]:
+    """The errors of a task whose node is not there any more."""
+    from ray import exceptions
+
+    return (
+        exceptions.NodeDiedError, exceptions.WorkerCrashedError, exceptions.LocalRayletDiedError,
+        exceptions.TaskUnschedulableError,
+    )  # fmt: skip
 
 
 def _last_line(error: BaseException) -> str:

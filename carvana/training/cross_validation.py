@@ -111,7 +111,8 @@ def resume_folds(
 def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) -> None:
     if made.is_evaluated:
         raise RunError(f"{made.path}: exists already and is never overwritten; name another folder with --out")
-    if (made.read_config(), made.count, made.init) != (config, folds, init):
+    kept = made.read_config().replace({"train.log_to": config.train.log_to})  # which decides no result
+    if (kept, made.count, made.init) != (config, folds, init):
         raise RunError(
             f"{made.path}: holds folds of another config; `carvana fit --resume {made.path}` goes on with that one, "
             "and --out names another folder"
@@ -158,7 +159,10 @@ def _fit_all(
                 if run.config_path.is_file():
                     resume(run.path, root=root, device=device, callbacks=callbacks, reporter=reporter)
                 else:
-                    fit(own, out=run.path, init=made.init, device=device, callbacks=callbacks, reporter=reporter)
+                    fit(
+                        own, out=run.path, init=made.init, device=device, callbacks=callbacks,
+                        group=made.path.resolve().name, reporter=reporter,
+                    )  # fmt: skip
             except TrainingInterrupted as stopped:
                 raise TrainingInterrupted(
                     f"stopped in {name}; continue with carvana fit --resume {made.path}",

@@ -64,7 +64,7 @@ def fit(
         init: A run or model folder to take all weights from before training.
         device: auto, cpu, cuda, cuda:N or mps.
         callbacks: Called during the training.
-        group: Of runs that trackers show together, as those of a leaderboard.
+        group: Name under which trackers group runs; a leaderboard and folds take their folder's.
         reporter: Shows progress.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Sends a training's numbers, pictures, config and card to the trackers of ``train.log_to``, through Accelerate's."""
+"""Sends numbers, pictures, config and model card of a training to the trackers of ``train.log_to``."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Tracker(Callback):
     """A callback that sends every number of every epoch, and of the evaluation at full size, to a tracker.
 
     Of several classes the IoU of each is ``evaluation/iou/NAME``. A run's config is sent at its beginning, its pictures
-    and its model card at its end. A run that is resumed continues its curves: no point is sent twice. Where the tracker
-    fails, as without a network, a warning is given once, and the training goes on without it.
+    and its model card at its end. A run that is resumed continues its curves: no point is shown twice. Where the
+    tracker fails, as without a network, a warning is given once, and the training goes on without it.
 
     Args:
         tracker: tensorboard, wandb, mlflow or trackio; each is a package to be installed.
         run: The run, which gives the name, the config, the pictures and the card.
-        name: The name that the tracker shows; by default the run's.
+        name: The name that the tracker shows; by default the run's, to which trackio adds six characters.
         config: Settings to keep with it; by default the run's.
         folder: Where TensorBoard's files go; by default ``tensorboard`` in the run.
         project: The project; by default that of the tracker's own environment variable, or "carvana".
@@ -82,7 +82,9 @@ class Tracker(Callback):
         self._group = group
         self._first_step = first_step
         self._step = first_step or 0
-        self._known = -1  # the last step that the tracker has
+        self._sent = -1  # the last epoch's step that the tracker has
+        self._known = -1  # the last step that it has: W&B keeps an evaluation as steps of its own
+        self._described = False  # whether it has the config
         self._id: str | None = None  # by which the tracker finds this run again
         self._open: Any = None  # Accelerate's tracker
         self._lost = False
@@ -116,7 +118,7 @@ class Tracker(Callback):
             what = cause(error) if isinstance(error, OSError) else " ".join(str(error).split()) or type(error).__name__
             words = "%s: the curves cannot be written there: %s; the training continues without them"
             logging.getLogger("carvana").warning(words, self._place, what)
-            with contextlib.suppress(Exception), _patience():
+            with contextlib.suppress(Exception), _patience(), contextlib.redirect_stdout(sys.stderr):
                 self._finish()  # MLflow holds one run open in a process: the next training has its own
 
     @property
@@ -127,13 +129,14 @@ class Tracker(Callback):
         """Send numbers, unless the tracker has its step already; ``again`` sends others of the last step."""
         if self._open is None:
             self._start()
-        if self._step > self._known or again:
+        if self._step > self._sent or again:
             if self.tracker == "mlflow":  # takes no other characters
                 numbers = {re.sub(r"[^\w\-. /:]", "_", name): value for name, value in numbers.items()}
             # W&B refuses a step that it has, also for other numbers.
             step = max(self._step, self._known + 1) if self.tracker == "wandb" else self._step
             self._open.log(dict(numbers), step=step)
-            self._remember(step)
+            self._sent, self._known = max(self._sent, self._step), max(self._known, step)
+            self._remember()
 
     def _start(self) -> None:
         """Begin the tracker's run, or go on with the one that the run's record names."""
@@ -142,7 +145,7 @@ class Tracker(Callback):
         PartialState()  # which Accelerate's trackers ask whether this is the main process
         kept = self._record().get(self.tracker, {}) if self._first_step is not None else {}
         self._id = self._id or kept.get("id")
-        self._known = max(self._known, kept.get("step", -1))
+        self._sent, self._known = max(self._sent, kept.get("step", -1)), max(self._known, kept.get("last", -1))
         known = self._id is not None
         shown: dict[str, Any] = {"name": self._name, "group": self._group or None}
         if self.tracker == "tensorboard":
@@ -158,11 +161,11 @@ class Tracker(Callback):
         elif self.tracker == "trackio":
             # Of several runs of a name the newest is resumed, so the name is one of its own.
             self._id = self._id or (f"{self._name}-{uuid.uuid4().hex[:6]}" if self._run else self._name)
-            again = "allow" if known else "never"
+            again = "allow" if known or self._first_step is not None else "never"
             found = tracking.TrackioTracker(self._project, **{**shown, "name": self._id}, resume=again, embed=False)
         else:
-            tags = {"group": self._group} if self._group else None
-            found = tracking.MLflowTracker(self._project, run_name=self._name, run_id=self._id, tags=tags)
+            found = tracking.MLflowTracker(self._project, run_name=self._name, run_id=self._id)
+            found.experiment_name = self._project  # for which Accelerate takes the variable first
         try:
             found.start()
         except Exception:
@@ -173,16 +176,22 @@ class Tracker(Callback):
         if self.tracker != "tensorboard":
             self._id = self._id or str(found.tracker.name if self.tracker == "trackio" else found.tracker.info.run_id)
             self._known = self._last_step() if known else -1
-            self._remember(self._known)
-        if not known and (self._first_step or 0) == 0:
+            self._sent = min(self._sent, self._known) if self.tracker == "wandb" else self._known
+            self._remember()
+        if not (known or self._described or self._first_step):
             self._log_config()
+            if self.tracker == "mlflow" and self._group:
+                import mlflow
+
+                mlflow.set_tag("group", self._group)
+        self._described = True
         self._first_step = None  # a second START would hide this training's own steps
 
     def _last_step(self) -> int:
         """The last step that the tracker has of a run that is resumed: a killed process may not have sent its last."""
         run = self._open.tracker
-        if self.tracker == "wandb":  # offline it does not know
-            return max(int(run.step) - 1, self._known)
+        if self.tracker == "wandb":
+            return self._known if run.offline else int(run.step) - 1  # offline it does not know
         if self.tracker == "trackio":
             return int(getattr(run, "_next_step", 0)) - 1
         from mlflow import MlflowClient
@@ -193,11 +202,10 @@ class Tracker(Callback):
         found = self._run.read_record().get("trackers", {}) if self._run else {}
         return found if isinstance(found, dict) else {}
 
-    def _remember(self, step: int) -> None:
-        """Keep in the run's record by what the tracker finds it again, and the last step that it was sent."""
-        self._known = max(self._known, step)
+    def _remember(self) -> None:
+        """Keep in the run's record by what the tracker finds it again, and the last steps that it was sent."""
         if self._run is not None and self._id is not None:
-            mine = {self.tracker: {"id": self._id, "step": self._known}}
+            mine = {self.tracker: {"id": self._id, "step": self._sent, "last": self._known}}
             self._run.write_record(self._run.read_record() | {"trackers": self._record() | mine})
 
     def _log_config(self) -> None:
@@ -241,7 +249,9 @@ class Tracker(Callback):
         else:
             import wandb
 
-            self._open.log({name: wandb.Image(one[0]) for name, one in pixels.items()}, step=self._known + 1)
+            self._known += 1
+            self._open.log({name: wandb.Image(one[0]) for name, one in pixels.items()}, step=self._known)
+            self._remember()
             self._open.tracker.notes = text
 
     def _finish(self) -> None:

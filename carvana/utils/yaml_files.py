@@ -1,4 +1,4 @@
-"""Reads YAML files of settings: plain values alone, no key twice, and no more of them than settings have."""
+"""Reads YAML files of settings: plain values only, no duplicate keys, limited size."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(tiny_data: Path, tmp_path: P
     process = start(tiny_data, tmp_path / "board", "--ray", "127.0.0.1:1")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.splitlines()[-1].startswith("error: --ray 127.0.0.1:1: no cluster answers there")
+    assert errors.splitlines()[-1].startswith("error: --ray 127.0.0.1:1: no Ray cluster answers there")
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
