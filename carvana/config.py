@@ -85,12 +85,12 @@ def _are_classes(classes: Any) -> Any:
 
 
 def _as_list(values: Any) -> Any:
-    """A number or a name that stands alone as a list of one."""
-    return [values] if isinstance(values, int | float | str) and not isinstance(values, bool) else values
+    """A number that stands alone as a list of one."""
+    return [values] if isinstance(values, int | float) and not isinstance(values, bool) else values
 
 
 def _auto_or_list(values: Any) -> Any:
-    return values if values == "auto" else _as_list(values)
+    return [values] if isinstance(values, str) and values != "auto" else values
 
 
 def _is_range(value: Any) -> Any:

@@ -126,7 +126,7 @@ def ask_and_end(words: list[str], env: Mapping[str, str], image: Path) -> int:
 def test_all_commands_are_covered() -> None:
     assert all(command.callback for command in data_app.registered_commands)
     inner = {command.name or command.callback.__name__ for command in data_app.registered_commands if command.callback}
-    assert set(LINES) == set(COMMANDS) | {f"data {name}" for name in inner}
+    assert set(LINES) == set(COMMANDS) - {"push"} | {f"data {name}" for name in inner}  # push: tests/models/test_hub.py
 
 
 @pytest.mark.fault(

