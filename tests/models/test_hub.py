@@ -275,8 +275,8 @@ def test_what_the_command_pushes_is_compared_by_its_name(
     found = json.loads(done.stdout)
     assert sorted(row["name"] for row in found["rows"]) == ["other", "user/one"]
     assert all(row["status"] == "ok" and row["size"] == [64, 96] for row in found["rows"])
-    assert found["header"]["images"] == len(find_samples(tiny_data))  # all: no training is known
-    assert done.stderr.count("on which images it was trained is not known") == 2
+    assert found["header"]["photos"] == len(find_samples(tiny_data))  # all: no training is known
+    assert done.stderr.count("its training images are not known") == 2
     gone = python("-m", "carvana", "compare", "user/three", "--data", str(tiny_data), env=env)
     assert gone.returncode == 1
     assert gone.stderr.startswith("error: ")
