@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from carvana.config import FitConfig
 from carvana.leaderboard.board import Leaderboard
+
+PATIENCE = 180.0
+"""Seconds after which :func:`wait_until` gives up."""
 
 RECIPE = {
     "model": {"options": {"width": 4}},
@@ -45,3 +51,12 @@ def without_times(board: Leaderboard) -> dict[str, Any]:
             for epoch in refit["curve"]:
                 del epoch["seconds"]
     return values
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something that a process does; fail if it ends before."""
+    until = time.monotonic() + PATIENCE
+    while not true():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)

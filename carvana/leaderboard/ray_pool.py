@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -394,7 +395,13 @@ def _ping() -> None:
     """On a node: nothing."""
 
 
-def _work(
+def _work(*words: Any) -> str | None:
+    """On a node: :func:`_do` in a thread, since Ray lends the CPUs of a task whose main thread waits to another one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_do, *words).result()
+
+
+def _do(
     place: int,
     job: WorkerJob,
     device: str,
@@ -403,7 +410,7 @@ def _work(
     channel: Any,
     stop: Any,
 ) -> str | None:
-    """On a node: do a job in a process of its own, send what it sends, and return why it is not done."""
+    """Do a job in a process of its own, send what it sends, and return why it is not done."""
     here.enter(threads)
     if not stop.empty():
         return _STOPPED

@@ -6,19 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import forkserver
 import pytest
-from comparing import recipe, settings, without_times
+from comparing import recipe, settings, wait_until, without_times
 
 from carvana.leaderboard.board import Leaderboard
 
 NAMES = ("first=unet-ref", "second=unet-ref")
 OWN = ("--set", "second:model.options={width: 6}")
-PATIENCE = 120.0
 
 
 def start(data: Path, out: Path) -> subprocess.Popen[str]:
@@ -39,14 +36,6 @@ def finish(data: Path, out: Path) -> Leaderboard:
 def epochs(out: Path, name: str) -> int:
     logs = list(out.glob(f"runs/{name}-*/metrics.jsonl"))
     return len(logs[0].read_text().splitlines()) if logs else 0
-
-
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not true():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +67,7 @@ def test_ctrl_c_saves_the_fit_that_is_under_way_and_says_how_to_go_on(
     process = start(tiny_data, out)
     wait_until(lambda: epochs(out, "first") >= 3, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == f"interrupted: 0 of 2 fits are done, in {out}; the same command continues"
     assert not workers()

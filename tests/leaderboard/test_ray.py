@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import broken_networks
 import pytest
-from comparing import recipe, settings, without_times
+from comparing import recipe, settings, wait_until, without_times
 
 import carvana
 from carvana.data.demo import write_demo
@@ -26,7 +25,6 @@ NAMES = tuple(f"{name}=unet-ref" for name in ("one", "two"))
 OWN = [
     word for n, name in enumerate(NAMES, 2) for word in ("--set", f"{name.split('=')[0]}:model.options={{width: {n}}}")
 ]
-PATIENCE = 180.0
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
 
 
@@ -82,11 +80,12 @@ def said(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError("".join(lines))
 
 
-def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def start(data: Path, out: Path, *more: str, threads: int = 1) -> subprocess.Popen[str]:
     words = ["compare", *NAMES, "--data", str(data), "--out", str(out), "--device", "cpu", *OWN]
     return subprocess.Popen(
         [sys.executable, "-m", "carvana", *words, *settings(recipe(data, train__epochs=8)), *more],
-        env={**os.environ, **ENVIRONMENT}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -176,12 +175,15 @@ def test_a_cluster_that_does_not_answer_is_one_line(tiny_data: Path, tmp_path: P
     assert errors.splitlines()[-1].startswith("error: --ray 127.0.0.1:1: no Ray cluster answers there")
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not true():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < until
-        time.sleep(0.01)
+@pytest.mark.slow
+def test_fits_that_need_all_cpus_of_a_node_take_turns(tiny_data: Path, tmp_path: Path) -> None:
+    """Ray lends the CPUs of a task that waits for an actor to another task."""
+    threads = os.cpu_count() or 1
+    more = ("--ray", "local", "--set", "train.epochs=1")
+    _, errors = finish(start(tiny_data, tmp_path / "board", *more, threads=threads), tmp_path / "board")
+    assert "Ray: 1 node, room for 1 at once" in errors
+    told = re.findall("^(?:one|two): (training|Dice)", errors, re.MULTILINE)
+    assert told == ["training", "Dice", "training", "Dice"]
 
 
 @pytest.mark.slow
