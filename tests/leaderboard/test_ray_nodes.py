@@ -8,13 +8,12 @@ import pytest
 
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError
-from carvana.leaderboard import ray_pool
-from carvana.leaderboard.ray_pool import _Node, _threads, sights
+from carvana.leaderboard.ray_nodes import Caller, Node, last_line, sights, threads_of_a_job
 from carvana.utils import __version__
 
 
-def node(**resources: float) -> _Node:
-    return _Node(
+def node(**resources: float) -> Node:
+    return Node(
         {"NodeID": "abc", "NodeManagerHostname": "one", "NodeManagerAddress": "10.0.0.1", "Resources": resources}
     )
 
@@ -38,13 +37,13 @@ def test_a_node_has_room_for_what_its_cpus_gpus_and_memory_allow(
 
 def test_threads_are_those_of_the_environment_or_the_cpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert (_threads(8), _threads(0)) == (8, 1)
+    assert (threads_of_a_job(8), threads_of_a_job(0)) == (8, 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert _threads(8) == 3
+    assert threads_of_a_job(8) == 3
     for wrong in ("0", "4,2", "many"):
         monkeypatch.setenv("OMP_NUM_THREADS", wrong)
         with pytest.raises(ConfigError, match=f"OMP_NUM_THREADS = '{wrong}'"):
-            _threads(8)
+            threads_of_a_job(8)
 
 
 def test_nodes_are_asked_for_versions_images_and_files(tiny_data: Path, tmp_path: Path) -> None:
@@ -62,14 +61,14 @@ def test_nodes_are_asked_for_versions_images_and_files(tiny_data: Path, tmp_path
 def test_variables_of_trackers_and_the_hub_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker")
     monkeypatch.setenv("SECRET", "mine")
-    sent = ray_pool._Here.now().variables
+    sent = Caller.now().variables
     assert sent["MLFLOW_TRACKING_URI"] == "http://tracker"
     assert "SECRET" not in sent
     assert "PATH" not in sent
 
 
 def test_of_an_error_its_end_is_told() -> None:
-    assert ray_pool._last_line(ValueError("ray::_work()\n  File ...\nOSError: /folder is not there\n")) == (
+    assert last_line(ValueError("ray::_work()\n  File ...\nOSError: /folder is not there\n")) == (
         "OSError: /folder is not there"
     )
-    assert ray_pool._last_line(ValueError()) == "ValueError"
+    assert last_line(ValueError()) == "ValueError"
