@@ -18,7 +18,7 @@ PROMISED = {
     "unet-resnet34-512": {"arch": "unet/resnet34", "data.size": (512, 768), "data.mode": "resize"},
     "native-crops": {"arch": "unet/resnet34", "data.size": (512, 512), "data.mode": "crop"},
     "tiny-cpu": {"model.encoder_weights": "none", "train.minutes": 1},
-    "best-small": {"data.size": (256, 256), "data.mode": "crop", "data.start_size": (352, 512), "train.minutes": 64},
+    "best-small": {"data.size": (384, 384), "data.scale": (768, 1152), "data.mode": "crop", "train.epochs": 32},
     "best-gpu": {"data.size": (640, 960), "data.mode": "crop", "data.start_size": (640, 960), "train.ema": 0.998},
     "camvid-small": {"data.size": (360, 480), "data.augment": "scene", "train.loss": "ce + dice"},
     "compare-quick": {"model.encoder_weights": "none", "train.minutes": 0.5},
@@ -57,7 +57,7 @@ def test_a_network_is_trained_with_each_recipe(name: str, tiny_data: Path, tmp_p
     if recipe.data.start_size is not None:
         recipe = recipe.replace({"data.start_size": [32, 32], "data.start_epochs": 1, "train.epochs": 2})
     if recipe.data.mode == "crop":
-        recipe = recipe.replace({"data.size": [64, 64]})
+        recipe = recipe.replace({"data.size": [64, 64], "data.scale": recipe.data.scale and [96, 144]})
     # Networks of the same kinds that are quickly trained and saved.
     decoder = recipe.arch.partition("/")[0]
     options = {"unet": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}, "linknet": {"encoder_depth": 3}}
@@ -69,4 +69,4 @@ def test_a_network_is_trained_with_each_recipe(name: str, tiny_data: Path, tmp_p
     assert (run.model_path / "model.safetensors").is_file()
     trained = carvana.Segmenter.from_pretrained(run.path).spec
     assert trained.arch == recipe.arch
-    assert trained.trained_size == (None if recipe.data.mode == "crop" else (32, 48))
+    assert trained.trained_size == (recipe.data.scale if recipe.data.mode == "crop" else (32, 48))
