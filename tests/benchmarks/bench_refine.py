@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("coarse")
     parser.add_argument("fine")
-    parser.add_argument("--photos", type=int, default=12, help="of which times are taken")
+    parser.add_argument("--images", type=int, default=12, help="of which times are taken")
     parser.add_argument("--judge", type=int, help="of which Dice is told; all where it is not given")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--look", nargs="+", default=LOOKS)
