@@ -111,7 +111,7 @@ def compare(
     plan = make_plan(
         entries, config,
         out=folder, seeds=seeds, config_name=config_name or _name_of(config), columns=columns, device=device,
-        reporter=reporter,
+        elsewhere=ray is not None, reporter=reporter,
     )  # fmt: skip
     refusal = f"{folder}: another comparison is running in it; wait for it, or name another folder"
     with exclusive(folder / ".lock", refusal):

@@ -134,6 +134,7 @@ def make_plan(
     config_name: str,
     columns: Sequence[str] = (),
     device: str,
+    elsewhere: bool = False,
     reporter: Reporter,
 ) -> ComparisonPlan:
     """Plan a comparison, and raise every error that can be found before a fit.
@@ -147,6 +148,7 @@ def make_plan(
         config_name: The name of the config.
         columns: Names of classes whose scores are columns of the table.
         device: auto, cpu, cuda or cuda:N.
+        elsewhere: Whether the fits run on other machines, so that this one needs no such device.
         reporter: Receives what is drawn and read.
 
     Raises:
@@ -168,7 +170,8 @@ def make_plan(
             split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
         else:  # models alone are judged on all images
             split = Split((), without_test(config_samples(config.data, config.data.root, reporter=reporter)))
-    config = check(config, device=device)
+    here = "auto" if elsewhere else device
+    config = check(config, device=here)
     if len(runs) < len(entries):
         tracker_names(config.train.log_to)
     config, split, _ = measured(config, split, reporter=reporter)
@@ -198,7 +201,7 @@ def make_plan(
     fits = any(entry.run is None for entry in entries)
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, task, folder, numbers, split_digest + content) for entry in entries}
-    devices = devices_named(device)
+    devices = devices_named(here)
     header = Header(
         data=str(config.data.root),
         images=len(split.val),

@@ -8,19 +8,22 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from carvana.config import TrackerName
 from carvana.data.digest import content_digest
 from carvana.data.samples import Sample
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.plan import ComparisonPlan, machine_line
 from carvana.models.serialization import CONFIG, WEIGHTS, locate
 from carvana.plugins import plugins
+from carvana.training.trackers import is_installed, tracker_names
 from carvana.utils import __version__
 from carvana.utils.files import file_digest
 from carvana.utils.progress import Reporter, SilentReporter
@@ -28,9 +31,13 @@ from carvana.utils.progress import Reporter, SilentReporter
 ANSWER = 10.0
 """Seconds that a cluster has to answer."""
 
+AWAY = 60.0
+"""Seconds for which the connection to another node may be lost."""
+
 LOOK = 10.0
 """Seconds after which it is asked whether the nodes are there, while nothing ends."""
 
+Found = TypeVar("Found")
 _VARIABLE = "OMP_NUM_THREADS"
 _SENT = ("CARVANA_", "HF_", "MLFLOW_", "TRACKIO_", "WANDB_")
 
@@ -78,6 +85,20 @@ def told() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         raise RunError(f"the Ray cluster is gone ({last_line(error)}); the same command continues") from error
+
+
+def patiently(call: Callable[[], Found]) -> Found:
+    """What a call of an actor returns; one that cannot be reached for a moment is asked again."""
+    import ray
+
+    until = time.monotonic() + AWAY
+    while True:
+        try:
+            return call()
+        except ray.exceptions.ActorUnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
 
 
 def threads_of_a_job(usual: int) -> int:
@@ -167,10 +188,14 @@ def those_that_see_the_same(
         weights = Path(trial.config.model.encoder_weights)
         files += [weights] if trial.is_fit else [locate(trial.run.path) / name for name in (WEIGHTS, CONFIG)]
     files = sorted({path.resolve() for path in files if path.is_file()})
-    expected = sights(samples, files)
+    fits = [trial.config.train.log_to for trial in plan.all_trials if trial.is_fit]
+    trackers = sorted(
+        {name for log_to in fits for name in tracker_names(log_to) if log_to != "auto" or name == "trackio"}
+    )
+    expected = sights(samples, files, trackers)
     task, asked = ray.remote(_look), {}
     gpu = device != "cpu"
-    words = samples, files, device, threads, Caller.now()
+    words = samples, files, trackers, device, threads, Caller.now()
     for node in nodes:
         options = {"num_cpus": 0, "num_gpus": int(gpu), "scheduling_strategy": only_on(node.identity)}
         asked[node] = task.options(max_retries=0, **options).remote(*words)
@@ -185,21 +210,21 @@ def those_that_see_the_same(
             continue
         except Exception as error:
             raise ConfigError(f"node {node.name}: cannot run carvana: {last_line(error)}") from error
-        for what, value in expected.items():
-            if seen.get(what) != value:
-                raise ConfigError(
-                    f"node {node.name}: {what}: {seen.get(what, 'missing')}, here {value}; all nodes must see the same"
-                )
+        for what in {**expected, **seen}:
+            there, value = seen.get(what, "missing"), expected.get(what, "missing")
+            if there != value:
+                raise ConfigError(f"node {node.name}: {what}: {there}, here {value}; all nodes must see the same")
         alive.append(node)
     return alive
 
 
-def sights(samples: Sequence[Sample], files: Sequence[Path]) -> dict[str, str]:
-    """What must be the same on all nodes: versions, the bytes of the images and labels, and those of some files."""
+def sights(samples: Sequence[Sample], files: Sequence[Path], trackers: Sequence[TrackerName] = ()) -> dict[str, str]:
+    """What must be the same on all nodes: versions, trackers, the bytes of the images and labels and of some files."""
     found = {"carvana": __version__, "python": ".".join(platform.python_version_tuple()[:2])}
     found |= {
         f"plugin {each.name}": f"{each.package} {each.version}" for each in plugins() if each.package != "carvana"
     }
+    found |= {f"tracker {name}": "installed" if is_installed(name) else "missing" for name in trackers}
     try:
         found["data"] = content_digest(samples, reporter=SilentReporter())[:12]
     except CarvanaError as error:
@@ -225,6 +250,7 @@ def last_line(error: BaseException) -> str:
 def _look(
     samples: Sequence[Sample],
     files: Sequence[Path],
+    trackers: Sequence[TrackerName],
     device: str,
     threads: int,
     here: Caller,
@@ -234,4 +260,4 @@ def _look(
 
     here.enter(threads)
     torch.set_num_threads(threads)
-    return sights(samples, files), machine_line([device])
+    return sights(samples, files, trackers), machine_line([device])

@@ -7,6 +7,7 @@ whose node dies is started again on another one, and a fit goes on from its last
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -25,6 +26,7 @@ from carvana.leaderboard.ray_nodes import (
     last_line,
     node_errors,
     only_on,
+    patiently,
     those_that_see_the_same,
     threads_of_a_job,
     told,
@@ -60,12 +62,17 @@ class RayExecutor:
     """
 
     def __init__(self, address: str, plan: ComparisonPlan, *, memory_gb: float | None, reporter: Reporter) -> None:
+        if plan.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"--device {plan.device}: with --ray expected auto, cpu or cuda; Ray chooses the GPUs, and "
+                "knows none of Apple"
+            )
         connect(address)
         import ray
 
         try:
             found = all_nodes()
-            self._gpu = any(node.gpus for node in found) if plan.device == "auto" else plan.device.startswith("cuda")
+            self._gpu = any(node.gpus for node in found) if plan.device == "auto" else plan.device == "cuda"
             self._threads = threads_of_a_job(
                 min((node.cpus // max(1, node.gpus * self._gpu) for node in found), default=1)
             )
@@ -74,9 +81,6 @@ class RayExecutor:
                 needs = plural(self._threads, "CPU") + (" and a GPU" if self._gpu else "")
                 needs += f" and {memory_gb:g} GB" if memory_gb is not None else ""
                 raise ConfigError(f"--ray {address}: none of its {plural(len(found), 'node')} has {needs} for a task")
-            if plan.device == "mps":
-                raise ConfigError(f"--ray {address}: Ray knows no GPUs of Apple; name --device cpu")
-            self._reporter = reporter
             self._nodes = those_that_see_the_same(self._nodes, plan, self._device, self._threads, reporter=reporter)
             if not self._nodes:
                 raise ConfigError(f"--ray {address}: all of its nodes have died")
@@ -157,7 +161,7 @@ class RayExecutor:
             running[made] = place
 
         def messages() -> Generator[WorkerMessage, None, None]:
-            while count := channel.qsize():
+            while count := patiently(channel.qsize):
                 for place, kind, values, numbers in channel.get_nowait_batch(count):
                     yield WorkerMessage(jobs[place], kind, values, numbers)
 
@@ -213,11 +217,18 @@ def _ping() -> None:
 
 def _work(*words: Any) -> str | None:
     """On a node: :func:`_do` in a thread, since Ray lends the CPUs of a task whose main thread waits to another one."""
+    ending = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_do, *words).result()
+        doing = pool.submit(_do, ending, *words)
+        try:
+            return doing.result()
+        except BaseException:  # Ray ends a worker with SystemExit
+            ending.set()
+            raise
 
 
 def _do(
+    ending: threading.Event,
     place: int,
     job: WorkerJob,
     device: str,
@@ -227,8 +238,12 @@ def _do(
     stop: Any,
 ) -> str | None:
     """Do a job in a process of its own, send what it sends, and return why it is not done."""
+
+    def stopped() -> bool:
+        return ending.is_set() or not patiently(stop.empty)
+
     here.enter(threads)
-    if not stop.empty():
+    if stopped():
         return _STOPPED
     worker = Worker(job, device, sharing=max(1, cpu_count() // threads))
     try:
@@ -237,10 +252,10 @@ def _do(
             ended = worker.ended()
             sent = [(place, each.kind, each.values, each.numbers) for each in worker.messages()]
             if sent:
-                channel.put_nowait_batch(sent)
+                patiently(lambda: channel.put_nowait_batch(sent))  # noqa: B023 - it is called at once
             if ended:
                 return worker.reason()
-            if not stop.empty():
+            if stopped():
                 return _STOPPED
     finally:
         if not worker.ended():

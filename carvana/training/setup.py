@@ -317,7 +317,8 @@ def make_trainer(
         first_step = done[-1]["step"] + 1 if done else 0
     own = []
     if process_number() == 0:
-        own = [Tracker(name, run, group=group, first_step=first_step) for name in _trackers(config, resume, reporter)]
+        settings: dict[str, Any] = {"group": group, "first_step": first_step, "reporter": reporter}
+        own = [Tracker(name, run, **settings) for name in _trackers(config, resume, reporter)]
     return Trainer(
         model, train=train, val=val, settings=config.train, out=run, resume=resume, device=device,
         workers=config.data.workers, callbacks=[*callbacks, *own], reporter=reporter,

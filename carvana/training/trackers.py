@@ -23,6 +23,7 @@ from carvana.models.model_card import CARD
 from carvana.run import Run
 from carvana.training.callbacks import Callback, numbers_of
 from carvana.utils import deprecated
+from carvana.utils.progress import Reporter
 
 PROJECTS = {"wandb": "WANDB_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME", "trackio": "TRACKIO_PROJECT"}
 """The environment variable of each tracker that names the project, as its own documentation has it."""
@@ -53,6 +54,7 @@ class Tracker(Callback):
         project: The project; by default that of the tracker's own environment variable, or "carvana".
         group: Runs of one group are shown together; "" for none.
         first_step: The first step of a resumed training.
+        reporter: Receives the warning if the tracker fails; by default it is logged.
 
     Raises:
         ConfigError: the package is not installed.
@@ -71,8 +73,10 @@ class Tracker(Callback):
         project: str | None = None,
         group: str = "",
         first_step: int | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         _checked([tracker])
+        self._warn = logging.getLogger("carvana").warning if reporter is None else reporter.warn
         self.tracker = tracker
         self._run = run
         self._name = name or (run.path.resolve().name if run else None)
@@ -116,8 +120,9 @@ class Tracker(Callback):
         except Exception as error:
             self._lost = True
             what = cause(error) if isinstance(error, OSError) else " ".join(str(error).split()) or type(error).__name__
-            words = "%s: the curves cannot be written there: %s; the training continues without them"
-            logging.getLogger("carvana").warning(words, self._place, what)
+            self._warn(
+                f"{self._place}: the curves cannot be written there: {what}; the training continues without them"
+            )
             with contextlib.suppress(Exception), _patience(), contextlib.redirect_stdout(sys.stderr):
                 self._finish()  # MLflow holds one run open in a process: the next training has its own
 
@@ -164,6 +169,8 @@ class Tracker(Callback):
             again = "allow" if known or self._first_step is not None else "never"
             found = tracking.TrackioTracker(self._project, **{**shown, "name": self._id}, resume=again, embed=False)
         else:
+            if self._id or self._group:  # for which Accelerate and MLflow would take the variable
+                os.environ.pop("MLFLOW_RUN_ID", None)
             found = tracking.MLflowTracker(self._project, run_name=self._name, run_id=self._id)
             found.experiment_name = self._project  # for which Accelerate takes the variable first
         try:
@@ -178,7 +185,8 @@ class Tracker(Callback):
             self._known = self._last_step() if known else -1
             self._sent = min(self._sent, self._known) if self.tracker == "wandb" else self._known
             self._remember()
-        if not (known or self._described or self._first_step):
+        resumed = self._first_step if self.tracker == "tensorboard" else known
+        if not (resumed or self._described):
             self._log_config()
             if self.tracker == "mlflow" and self._group:
                 import mlflow

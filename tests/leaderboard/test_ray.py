@@ -17,6 +17,7 @@ from comparing import recipe, settings, wait_until, without_times
 
 import carvana
 from carvana.data.demo import write_demo
+from carvana.errors import ConfigError
 from carvana.leaderboard.board import Leaderboard
 
 pytest.importorskip("ray")
@@ -136,6 +137,7 @@ def test_a_board_of_two_nodes_one_of_which_dies_is_that_of_one_machine(
     cluster.kill(cluster.nodes.pop())
     board, errors = finish(process, out)
     cluster.nodes.append(cluster.add())
+    assert "its node died; it goes on on another one" in errors
     assert "Ray: 2 nodes, room for 2 at once, each with 1 thread; costs are measured on " in errors
     assert "1 thread" in board.header.machine
     assert same(board, local)
@@ -163,8 +165,8 @@ def test_a_node_with_other_data_is_refused_by_name(cluster: Cluster, tiny_data: 
     process = start(tiny_data, tmp_path / "board", "--ray", cluster.address)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert errors.splitlines()[-1].startswith("error: node ")
-    assert "all nodes must see the same" in errors
+    said = r"error: node \S+ \(.+\): data: \w{12}, here \w{12}; all nodes must see the same"
+    assert re.fullmatch(said, errors.splitlines()[-1])
     assert not (tmp_path / "board" / "runs").exists()
 
 
@@ -173,6 +175,11 @@ def test_a_cluster_that_does_not_answer_is_one_line(tiny_data: Path, tmp_path: P
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.splitlines()[-1].startswith("error: --ray 127.0.0.1:1: no Ray cluster answers there")
+
+
+def test_a_certain_gpu_is_not_to_be_had(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--device cuda:1: with --ray expected auto, cpu or cuda"):
+        carvana.compare(["unet-ref"], recipe(tiny_data), out=tmp_path / "board", device="cuda:1", ray="local")
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import pytest
 
 from carvana.data.samples import find_samples
 from carvana.errors import ConfigError
-from carvana.leaderboard.ray_nodes import Caller, Node, last_line, sights, threads_of_a_job
+from carvana.leaderboard import ray_nodes
+from carvana.leaderboard.ray_nodes import Caller, Node, last_line, patiently, sights, threads_of_a_job
 from carvana.utils import __version__
 
 
@@ -56,6 +57,29 @@ def test_nodes_are_asked_for_versions_images_and_files(tiny_data: Path, tmp_path
     (tmp_path / "a").write_text("other")
     again = sights(samples, [tmp_path / "a", tmp_path / "b"])
     assert {name for name in seen if seen[name] != again[name]} == {str(tmp_path / "a")}
+
+
+def test_nodes_are_asked_for_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_nodes, "is_installed", lambda name: name == "mlflow")
+    seen = sights((), (), ("mlflow", "wandb"))
+    assert (seen["tracker mlflow"], seen["tracker wandb"]) == ("installed", "missing")
+
+
+def test_an_actor_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    answers = [exceptions.ActorUnavailableError("no route", None), 7]
+
+    def ask() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return int(answer)
+
+    assert patiently(ask) == 7
+    monkeypatch.setattr(ray_nodes, "AWAY", 0.0)
+    answers.append(exceptions.ActorUnavailableError("no route", None))
+    with pytest.raises(exceptions.ActorUnavailableError):
+        patiently(ask)
 
 
 def test_variables_of_trackers_and_the_hub_go_along(monkeypatch: pytest.MonkeyPatch) -> None:

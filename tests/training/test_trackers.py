@@ -181,13 +181,23 @@ def fast(data: Path, *, log_to: Any, epochs: int = 1) -> carvana.FitConfig:
 def test_runs_of_a_group_are_marked_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name, group in (("one", "board"), ("two", "")):
-        board = Tracker("mlflow", name=name, project="cars", group=group)
+    # The third is resumed, and MLflow had nothing of it yet.
+    for name, group, first_step in (("one", "board", None), ("two", "", None), ("three", "board", 5)):
+        if group:
+            monkeypatch.setenv("MLFLOW_RUN_ID", "another")
+        board = Tracker(
+            "mlflow", name=name, project="cars", group=group, config={"train": {"lr": 0.5}}, first_step=first_step
+        )
         board.on_epoch_end(record(1, 10, 0.25))
         board.on_fit_end()
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("cars").experiment_id])
-    assert {run.info.run_name: run.data.tags.get("group") for run in found} == {"one": "board", "two": None}
+    assert {run.info.run_name: run.data.tags.get("group") for run in found} == {
+        "one": "board",
+        "two": None,
+        "three": "board",
+    }
+    assert {run.data.params["train.lr"] for run in found} == {"0.5"}
 
 
 @pytest.mark.slow
