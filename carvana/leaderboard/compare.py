@@ -20,7 +20,14 @@ from carvana.leaderboard.entries import NetworkName, make_entries
 from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
 from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
 from carvana.leaderboard.records import FAILED, Row
-from carvana.leaderboard.worker_pool import Executor, LocalExecutor, WorkerExit, WorkerJob, WorkerMessage
+from carvana.leaderboard.worker_pool import (
+    Executor,
+    LocalExecutor,
+    MachineLostError,
+    WorkerExit,
+    WorkerJob,
+    WorkerMessage,
+)
 from carvana.run import exclusive
 from carvana.task import Task
 from carvana.training.setup import check_alone
@@ -208,10 +215,14 @@ class _Execution:
         try:
             self._save()
             self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing])
-            self._executor.prepare()
-            self._plan = replace(self._plan, header=replace(self._plan.header, machine=self._executor.machine))
-            # One at a time, each in a process of its own, so that neither time nor memory is another network's.
-            self._work([(trial, MEASURING) for trial in self._to_measure()], alone=True)
+            measured = False
+            while not measured:
+                self._executor.prepare()
+                self._plan = replace(self._plan, header=replace(self._plan.header, machine=self._executor.machine))
+                # One at a time, each in a process of its own, so that neither time nor memory is another network's.
+                with suppress(MachineLostError):
+                    self._work([(trial, MEASURING) for trial in self._to_measure()], alone=True)
+                    measured = True
             return self._save(pictures=True)
         except KeyboardInterrupt as stopped:
             done, total = sum(trial.done for trial in plan.all_trials), len(plan.all_trials)

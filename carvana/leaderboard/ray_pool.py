@@ -31,7 +31,15 @@ from carvana.leaderboard.ray_nodes import (
     threads_of_a_job,
     told,
 )
-from carvana.leaderboard.worker_pool import GRACE, Worker, WorkerExit, WorkerJob, WorkerMessage, end_workers
+from carvana.leaderboard.worker_pool import (
+    GRACE,
+    MachineLostError,
+    Worker,
+    WorkerExit,
+    WorkerJob,
+    WorkerMessage,
+    end_workers,
+)
 from carvana.utils.devices import cpu_count
 from carvana.utils.progress import Reporter
 
@@ -177,8 +185,14 @@ class RayExecutor:
                 for each in ended:
                     place = running.pop(each)
                     died, reason = _reason(each)
-                    if died and alone:  # another node is another machine, which the header does not name
-                        yield WorkerExit(jobs[place], "its node died; the same command measures on another one")
+                    if died and alone:
+                        first = self._nodes[0]
+                        self.prepare()
+                        if self._nodes[0] is not first:
+                            message = "its node died; costs are measured on another one"
+                            yield WorkerMessage(jobs[place], "info", (message,), {})
+                            raise MachineLostError
+                        yield WorkerExit(jobs[place], "its Ray worker was killed")
                     elif died and starts[place] <= RESTARTS:
                         self._leave_out()
                         yield WorkerMessage(jobs[place], "info", ("its node died; it goes on on another one",), {})

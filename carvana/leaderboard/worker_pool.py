@@ -81,6 +81,10 @@ class WorkerExit:
     reason: str | None
 
 
+class MachineLostError(Exception):
+    """The machine on which costs are measured has died: all are to be measured on another one."""
+
+
 class Executor(Protocol):
     """Where the jobs of a comparison run: :class:`LocalExecutor`, or a Ray cluster."""
 
@@ -100,6 +104,9 @@ class Executor(Protocol):
             jobs: The jobs.
             alone: Whether one runs at a time, always on the same machine, so that times can be measured.
             stopping: Called before workers are asked to end early.
+
+        Raises:
+            MachineLostError: the machine of jobs that run alone has died; :meth:`prepare` chooses another one.
         """
 
 

@@ -348,6 +348,24 @@ def test_a_board_of_finished_runs_alone_claims_no_budget(finished: Run, tmp_path
     assert judged_again.rows[0].dice == board.rows[0].dice
 
 
+def test_costs_are_measured_again_where_the_machine_for_them_is_lost(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a node of a cluster dies."""
+    real, lost = worker_pool.run_jobs, []
+
+    def dying(jobs: Sequence[WorkerJob], devices: Sequence[str], **settings: Any) -> Any:
+        if not lost and any(job.function.endswith(":measure") for job in jobs):
+            lost.append(jobs)
+            raise worker_pool.MachineLostError
+        yield from real(jobs, devices, **settings)
+
+    monkeypatch.setattr(worker_pool, "run_jobs", dying)
+    [row] = carvana.compare([finished.path], out=tmp_path / "board", device="cpu").rows
+    assert lost
+    assert row.latency_ms
+
+
 def test_rows_that_leave_the_table_are_told(board: Leaderboard, tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(str(board.path), tmp_path / "board")
     heard = Heard()
