@@ -77,7 +77,7 @@ def connect(address: str) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def cluster_errors_in_one_line() -> Iterator[None]:
     """Turn errors of the cluster into one line."""
     import ray
 
@@ -103,12 +103,12 @@ def patiently(call: Callable[[], Found]) -> Found:
 
 def threads_of_a_job(usual: int) -> int:
     """The threads of a job: as the environment says, or else the CPUs that each has on the smallest node."""
-    told = os.environ.get(_VARIABLE)
-    if told is None:
+    named = os.environ.get(_VARIABLE)
+    if named is None:
         return max(1, usual)
-    if not (told.isdecimal() and int(told)):
-        raise ConfigError(f"{_VARIABLE} = {told!r}: expected the threads of a training, 1 or more")
-    return int(told)
+    if not (named.isdecimal() and int(named)):
+        raise ConfigError(f"{_VARIABLE} = {named!r}: expected the threads of a training, 1 or more")
+    return int(named)
 
 
 @dataclass(frozen=True)

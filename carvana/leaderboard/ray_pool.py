@@ -22,6 +22,7 @@ from carvana.leaderboard.ray_nodes import (
     LOOK,
     Caller,
     all_nodes,
+    cluster_errors_in_one_line,
     connect,
     last_line,
     node_errors,
@@ -29,7 +30,6 @@ from carvana.leaderboard.ray_nodes import (
     patiently,
     those_that_see_the_same,
     threads_of_a_job,
-    told,
 )
 from carvana.leaderboard.worker_pool import (
     GRACE,
@@ -120,7 +120,7 @@ class RayExecutor:
         Raises:
             RunError: the cluster is gone.
         """
-        with told():
+        with cluster_errors_in_one_line():
             if jobs:
                 yield from self._run(jobs, alone=alone, stopping=stopping)
 
@@ -142,7 +142,7 @@ class RayExecutor:
 
     def _leave_out(self) -> None:
         """Forget nodes of which Ray says that they have died."""
-        with told():
+        with cluster_errors_in_one_line():
             alive = {node.identity for node in all_nodes()}
         self._nodes = [node for node in self._nodes if node.identity in alive]
         if not self._nodes:
