@@ -155,7 +155,7 @@ def contact_sheet(images: Sequence[Image], titles: Sequence[str], *, path: str |
     """Put images side by side on one sheet, with a line above each.
 
     Args:
-        images: uint8 (H, W, 3), RGB, of any sizes.
+        images: uint8 (H, W, 3), RGB, of any sizes; the longer side is shown with up to 480 pixels.
         titles: one line for each image.
         path: the PNG to write.
         title: a line above all.
@@ -171,7 +171,7 @@ def contact_sheet(images: Sequence[Image], titles: Sequence[str], *, path: str |
     rows = math.ceil(count / columns)
     cell_height, cell_width = (max(thumbnail.shape[axis] for thumbnail in thumbnails) for axis in (0, 1))
     gap, line, head = 12, 26, 40
-    width = columns * (cell_width + gap) + gap
+    width = max(columns * (cell_width + gap), 11 * len(title)) + gap
     height = rows * (cell_height + line + gap) + gap + head
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     figure.text(gap / width, 1 - head / 2 / height, title, size=13, weight="bold", va="center")
@@ -262,8 +262,11 @@ def rate_curve(
 
 
 def _thumbnail(image: Image) -> Image:
+    """A large image shrunk; each pixel of a small one as a square of whole pixels, so that its errors can be seen."""
     height, width = image.shape[:2]
-    factor = min(1.0, _THUMBNAIL / max(height, width))
+    factor = _THUMBNAIL / max(height, width)
+    if factor >= 1:
+        return image.repeat(int(factor), axis=0).repeat(int(factor), axis=1)
     return resize_image(image, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 

@@ -37,14 +37,14 @@ def test_a_sheet_holds_every_image_pixel_by_pixel(tmp_path: Path, count: int) ->
     images = [noise(seed) for seed in range(count)]
     contact_sheet(images, [f"image {seed}" for seed in range(count)], path=tmp_path / "sheet.png", title="Some")
     sheet = pixels(tmp_path / "sheet.png")
-    assert all(holds(sheet, image) for image in images)
+    assert all(holds(sheet, image.repeat(480 // 80, 0).repeat(480 // 80, 1)) for image in images)
 
 
-def test_large_images_are_shrunk_and_shapes_may_differ(tmp_path: Path) -> None:
+def test_large_images_are_shrunk_small_ones_enlarged_by_whole_numbers(tmp_path: Path) -> None:
     images = [noise(0, 1280, 1918), noise(1, 300, 100), noise(2, 50, 50)]
     contact_sheet(images, ["large", "high", "small"], path=tmp_path / "sheet.png", title="")
     height, width = pixels(tmp_path / "sheet.png").shape[:2]
-    assert 320 + 26 + 40 < height < 420 + 26 + 40
+    assert 450 + 26 + 40 < height < 550 + 26 + 40
     assert 3 * 480 < width < 3 * 480 + 100
 
 
@@ -52,6 +52,14 @@ def test_titles_take_a_line_of_their_own(tmp_path: Path) -> None:
     contact_sheet([np.full((60, 80, 3), 200, np.uint8)], ["a name"], path=tmp_path / "sheet.png", title="Some")
     dark = (pixels(tmp_path / "sheet.png") < 100).any(axis=(1, 2))  # the rows with black letters
     assert np.count_nonzero(np.diff(dark.astype(int)) == 1) >= 2
+
+
+def test_a_sheet_is_as_wide_as_its_title(tmp_path: Path) -> None:
+    words = "The worst images: what is wrong, in the colour that was predicted"
+    contact_sheet([noise(0, 480, 60)], ["a name"], path=tmp_path / "sheet.png", title=words)
+    sheet = pixels(tmp_path / "sheet.png")
+    assert sheet[:40].min() < 100  # the letters
+    assert sheet[:40, -12:].min() == 255
 
 
 def test_an_empty_sheet_is_refused(tmp_path: Path) -> None:
@@ -85,7 +93,7 @@ def test_the_worst_photos_are_shown_worst_first(tmp_path: Path) -> None:
     assert asked == [samples[1], samples[3], samples[2]]
     sheet = pixels(tmp_path / "worst.png")
     missed = (sheet == MISSED).all(axis=2).sum()
-    assert missed == 30 * (49 + 47 + 48)  # all three cars, whole
+    assert missed == 6**2 * 30 * (49 + 47 + 48)  # all three cars, whole, each pixel as 6 x 6
 
 
 def test_photos_are_shown_in_the_colours_of_their_profile(tmp_path: Path) -> None:
