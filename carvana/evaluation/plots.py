@@ -304,6 +304,7 @@ def _as_error_scale(axes: Axes) -> None:
     """Distances from 1 on a log scale, labelled as what they belong to: 0.9, 0.99 and 0.999 lie equally far apart."""
     errors = [error for line in axes.get_lines() for error in np.asarray(line.get_ydata())] or [0.1]
     axes.set_ylim(1.3 * max(errors), min(errors) / 1.5)  # with room above for the best value's label
+    axes.set_ylabel("on the log scale of 1 - score", size=8)
     _log_scale(axes, lambda error: f"{1 - error:.6g}")
 
 
