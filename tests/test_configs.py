@@ -8,7 +8,7 @@ import pytest
 
 import carvana
 from carvana.config import FitConfig, configs, describe, load_config
-from tests import scenes
+from tests import bands, scenes
 
 # What a recipe is about, which nobody shall change by accident.
 PROMISED = {
@@ -21,6 +21,8 @@ PROMISED = {
     "best-small": {"data.size": (384, 384), "data.scale": (768, 1152), "data.mode": "crop", "train.epochs": 32},
     "best-gpu": {"data.size": (640, 960), "data.mode": "crop", "data.start_size": (640, 960), "train.ema": 0.998},
     "camvid-small": {"data.size": (360, 480), "data.augment": "scene", "train.loss": "ce + dice"},
+    "few-images": {"model.encoder_weights": "imagenet", "data.augment": "scene", "train.batch_size": 4},
+    "bands": {"data.channels": 12, "model.encoder_weights": "imagenet", "data.augment": "flip"},
     "compare-quick": {"model.encoder_weights": "none", "train.minutes": 0.5},
     "compare-full": {"split.by": "group", "train.minutes": 30},
 }
@@ -54,13 +56,20 @@ def test_a_network_is_trained_with_each_recipe(name: str, tiny_data: Path, tmp_p
         streets = scenes.write_scenes(tmp_path / "scenes", 16, groups=4)
         drawn = {"task.classes": scenes.VALUES, "task.ignore": [scenes.VOID], "data.group": r"(g\d)_"}
         recipe = recipe.replace({"data.root": str(streets), **drawn})
+    if recipe.data.channels == 12:
+        tiles = bands.write_bands(tmp_path / "tiles", 4, bands=12)
+        recipe = recipe.replace({"data.root": str(tiles), "split.by": "image"})
     if recipe.data.start_size is not None:
         recipe = recipe.replace({"data.start_size": [32, 32], "data.start_epochs": 1, "train.epochs": 2})
     if recipe.data.mode == "crop":
         recipe = recipe.replace({"data.size": [64, 64], "data.scale": recipe.data.scale and [96, 144]})
     # Networks of the same kinds that are quickly trained and saved.
     decoder = recipe.arch.partition("/")[0]
-    options = {"unet": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}, "linknet": {"encoder_depth": 3}}
+    options = {
+        "unet": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+        "fpn": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
+        "linknet": {"encoder_depth": 3},
+    }
     recipe = recipe.replace({"model.options": options.get(decoder, {"width": 4})})
     if recipe.arch == "unet/resnet34":
         recipe = recipe.replace({"arch": "unet/resnet18"})

@@ -46,7 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-SHIPPED = ("best-small", "best-gpu", "unet-resnet34-512", "tiny-cpu", "unet-ref-128")
+SHIPPED = ("best-small", "best-gpu", "unet-resnet34-512", "tiny-cpu", "unet-ref-128", "few-images")
 
 
 def tiny(network: nn.Module | None = None, **spec: Any) -> Segmenter:
