@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import broken_networks
+import psutil
 import pytest
 from comparing import recipe, settings, wait_until, without_times
 
 import carvana
-from carvana.data.demo import write_demo
 from carvana.errors import ConfigError
 from carvana.leaderboard.board import Leaderboard
 
@@ -58,6 +59,13 @@ class Cluster:
         node = self.start(f"--address={self.address}", "--num-cpus=1", inside=inside)
         said(node, "(Ray runtime started)")
         return node
+
+    def working(self) -> list[subprocess.Popen[str]]:
+        """The nodes on which a job runs: Ray calls its process by the job's name."""
+        titles = {f"ray::{name.split('=')[0]}" for name in NAMES}
+        found = [each for each in psutil.process_iter(["cmdline"]) if titles & {*(each.info["cmdline"] or ())}]
+        above = {parent.pid for each in found for parent in each.parents()}
+        return [node for node in self.nodes if node.pid in above]
 
     @staticmethod
     def kill(node: subprocess.Popen[str]) -> None:
@@ -145,9 +153,29 @@ def test_a_board_of_two_nodes_one_of_which_dies_is_that_of_one_machine(
 
 
 @pytest.mark.slow
+def test_costs_are_measured_on_the_other_node_where_the_first_dies(
+    local: Leaderboard, cluster: Cluster, tiny_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "board"
+    process = start(tiny_data, out, "--ray", cluster.address)
+    wait_until(lambda: list(out.glob("costs/*.json")), process)  # that of the first network; the second follows
+    wait_until(lambda: cluster.working(), process)
+    [node] = cluster.working()
+    cluster.nodes.remove(node)
+    cluster.kill(node)
+    board, errors = finish(process, out)
+    cluster.nodes.append(cluster.add())
+    assert "its node died; costs are measured on another one" in errors
+    assert all(row.latency_ms for row in board.rows)
+    assert same(board, local)
+
+
+@pytest.mark.slow
 def test_a_node_with_other_data_is_refused_by_name(cluster: Cluster, tiny_data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    write_demo(other, cars=5, views=4, size=(160, 240), seed=99)
+    shutil.copytree(tiny_data, other)
+    first, second, *_ = sorted((other / "train").iterdir())
+    first.write_bytes(second.read_bytes())
     bound = (
         "unshare",
         "--mount",
@@ -165,7 +193,7 @@ def test_a_node_with_other_data_is_refused_by_name(cluster: Cluster, tiny_data: 
     process = start(tiny_data, tmp_path / "board", "--ray", cluster.address)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
-    said = r"error: node \S+ \(.+\): data: .+, here \w{12}; all nodes must see the same"
+    said = r"error: node \S+ \(\d[\d.]+, \w{6}\): data: \w{12}, here \w{12}; all nodes must see the same"
     assert re.fullmatch(said, errors.splitlines()[-1])
     assert not (tmp_path / "board" / "runs").exists()
 
