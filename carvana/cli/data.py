@@ -111,9 +111,9 @@ def demo(
     channels = channels or 3
     write_scenes(folder, classes=classes, channels=channels, scenes=scenes or 12, seed=seed, reporter=make_reporter())
     typer.echo(str(folder))
-    if channels in (1, 3):
-        words = ["carvana", "fit", "--data", str(folder), "--set", "task.classes=codes.txt"]
-        typer.echo(f"to train on it: {shlex.join(words)}")
+    words = ["carvana", "fit", "--data", str(folder), "--set", "task.classes=codes.txt"]
+    words += [] if channels in (1, 3) else ["--set", f"data.channels={channels}"]
+    typer.echo(f"to train on it: {shlex.join(words)}")
 
 
 @app.command()

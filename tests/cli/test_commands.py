@@ -179,8 +179,9 @@ def test_data_demo_draws_a_folder_that_fit_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_data_demo_draws_scenes_and_prints_the_command_that_trains_on_them(tmp_path: Path) -> None:
-    result = call("data", "demo", tmp_path / "streets", "--classes", 4, "--scenes", 2, "--channels", 1)
+@pytest.mark.parametrize("channels", [1, 4])
+def test_data_demo_draws_scenes_and_prints_the_command_that_trains_on_them(tmp_path: Path, channels: int) -> None:
+    result = call("data", "demo", tmp_path / "streets", "--classes", 4, "--scenes", 2, "--channels", channels)
     assert result.exit_code == 0
     folder, line = result.stdout.splitlines()
     assert Path(folder) == tmp_path / "streets"
