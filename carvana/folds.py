@@ -85,7 +85,7 @@ class Folds(Results):
         """
         runs = self.runs
         for run in runs:
-            if not run.evaluation_path.is_file():
+            if not run.is_done:
                 raise RunError(
                     f"{self.path}: {run.path.name} is not finished; `carvana fit --resume {self.path}` goes on"
                 )

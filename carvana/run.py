@@ -221,6 +221,11 @@ class Run(Results):
         check_format_version(record.get("format_version", FORMAT_VERSION), FORMAT_VERSION, where=self.record_path)
         return record
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it is fitted to its end and evaluated: ``carvana evaluate`` takes an interrupted fit, too."""
+        return self.is_evaluated and "fit_seconds" in self.read_record()  # which is written at the end
+
     def add_epoch(self, metrics: dict[str, Any], times: dict[str, Any]) -> None:
         """Add an epoch's numbers to both logs."""
         append_json_line(self.metrics_path, metrics)

@@ -58,6 +58,9 @@ def test_only_finished_folds_give_their_runs(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=f"{run.path.name} is not finished; `carvana fit --resume"):
             folds.finished_runs()
         run.write_evaluation({"dice": 0.5})
+        with pytest.raises(RunError, match=f"{run.path.name} is not finished"):  # evaluated by hand before its end
+            folds.finished_runs()
+        run.write_record({"fit_seconds": 1.0})
     assert [run.path.name for run in folds.finished_runs()] == ["fold-1", "fold-2"]
     with pytest.raises(RunError, match=r"evaluation\.json is missing"):
         folds.read_evaluation()

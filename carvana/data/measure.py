@@ -86,7 +86,7 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
         return Measured(replace(spec, nodata=nodata if lacks else None), dtype)
     counted = replace(spec, nodata=spec.nodata or ())
     counts = _Counts(dtype, 3 if spec.is_rgb else len(spec.channels))
-    images = threaded(lambda sample: counts.of(sample, counted), train, ahead=2)
+    images = threaded(lambda sample: counts.of(sample, counted), train, ahead=2, bytes_of=lambda each: each[0].nbytes)
     for each in track(images, reporter, "measuring values", len(train)):
         counts.add(*each)
     if dtype.startswith("float") and not counts.lacking:  # NaN may be in validation alone
@@ -129,7 +129,8 @@ class _Counts:
         """How often each value is in a sample's image, as this keeps it, and whether some stand for none."""
         found, lacking = np.zeros_like(self._counts), False
         for values, tag in _strips(sample, spec):
-            bands = values if values.shape[2] != 4 or len(found) == 4 else values[..., :3]  # the fourth one is opacity
+            opaque = values.shape[2] in (2, 4) and values.shape[2] != len(found)  # what the last one says
+            bands = values[..., :-1] if opaque else values
             missing = without_value(bands, (*(spec.nodata or ()), tag))
             lacking |= bool(missing.any())
             for channel, counts in enumerate(found):

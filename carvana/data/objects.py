@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.class_values import REST
+from carvana.data.io.arrays import page_of
+from carvana.data.io.convert import UInt8
 from carvana.data.io.images import MAX_PIXELS, image_size
 from carvana.data.io.labels import Labels, task_in_a_line
 from carvana.data.io.masks import read_mask
@@ -47,12 +49,16 @@ def read_objects(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple
             kind="labels",
         )
     paths = sample.masks
-    first = [read_mask(path, max_pixels=max_pixels) for path in paths[:1]]
+
+    def read(path: Path) -> UInt8:
+        return read_mask(page_of(path, sample.spec.page), max_pixels=max_pixels)
+
+    first = [read(path) for path in paths[:1]]
     height, width = first[0].shape if first else image_size(sample.image, max_pixels=max_pixels)
 
     def objects() -> Iterator[Object]:
         for path in paths:
-            mask = first.pop() if first else read_mask(path, max_pixels=max_pixels)
+            mask = first.pop() if first else read(path)
             if mask.shape != (height, width):
                 sizes = f"{paths[0]} {(height, width)}, {path} {mask.shape}"
                 raise DataError(f"masks of one image differ in size (height, width): {sizes}")

@@ -336,8 +336,8 @@ def _pair(found: PairedNames, part: Part) -> None:
         mask_names = list(owners)
     else:
         image_list = sorted(nested_names(images, SUFFIXES))
-        if not folders.parts:  # one of several parts may be empty
-            require_images(images, image_list)
+    if not folders.parts:  # one of several parts may be empty
+        require_images(images, image_list)
     stems: dict[str, str] = {}
     for image in image_list:
         stem = stem_of(image).removesuffix(folders.image_suffix)

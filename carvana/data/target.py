@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana.data.augment import Augment, apply
+from carvana.data.io.arrays import again
 from carvana.data.io.convert import UInt8
 from carvana.data.io.images import MAX_PIXELS, read_pixels, read_void, read_with_void, resize_image
 from carvana.data.io.labels import Labels, read_values
@@ -157,7 +158,7 @@ def _labels_of(sample: Sample, task: Task, max_pixels: int) -> Labels:
         except DataError as error:
             if error.kind != "not-binary" or task.is_unnamed or isinstance(source, tuple):
                 raise
-            # A class that is named without a value is 1 in label files, and the rest background.
+            source = again(source)  # a class that is named without a value is 1 in label files, and the rest background
     if isinstance(source, tuple):
         raise DataError(f"{sample.image}: has {len(source)} label files, such as {sample.masks[1]}; expected one")
     return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)

@@ -196,10 +196,13 @@ def predict_folder(
             with ExitStack() as files:
                 digests = {}
                 labels = each_plane(predictor.raster_labels(item.raster), item.raster, outputs.task, files)
-                for (kind, name), parts in zip(item.files.items(), labels, strict=True):
+                planes = dict(zip(outputs.names(item.given.stem, is_map=True), labels, strict=True))
+                for kind, name in item.files.items():  # without those of the user
                     path = files.enter_context(atomic_path(folder / name))
                     has_void = item.raster.may_lack_values
-                    outputs.map_writer(kind, parts, item.raster.size, place=item.given.place, has_void=has_void)(path)
+                    outputs.map_writer(kind, planes[kind], item.raster.size, place=item.given.place, has_void=has_void)(
+                        path
+                    )
                     digests[name] = file_digest(path)
                 manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
         except (OSError, DataError) as error:
@@ -239,8 +242,8 @@ def _join(folder: Path, made_by: Mapping[str, str], task: Task, *, replace: bool
         manifest = Manifest(folder)
         if manifest.state(JOINED, made_by) == "foreign" and not replace:
             return False
-        objects = {
-            Path(made_of["photo"]): folder / name
+        objects = {  # a page of stack.tif is stack-003.tif
+            (photo := Path(made_of["photo"])).with_name(f"{Path(name).stem}{photo.suffix}"): folder / name
             for name, made_of in manifest.made_of.items()
             if name.startswith(f"{OBJECTS_FOLDER}/")
             and made_by.items() <= made_of.items()

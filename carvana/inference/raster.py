@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana.data.io.arrays import array_info
+from carvana.data.io.arrays import ANY_SIZE, array_info
 from carvana.data.io.images import image_size, read_pixels, read_void
 from carvana.data.io.labels import Labels
 from carvana.image_spec import ImageSpec, Page
@@ -23,8 +23,6 @@ from carvana.inference.tiling.grid import TileSpan
 from carvana.inference.tiling.tiled import WindowedImage
 from carvana.models.segmenter import reflection
 from carvana.task import Task
-
-_ANY_SIZE = 2**62  # pixels: memory holds a window
 
 
 class Raster(WindowedImage):
@@ -52,7 +50,7 @@ class Raster(WindowedImage):
         is_turned: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.size = image_size(path, max_pixels=_ANY_SIZE)
+        self.size = image_size(path, max_pixels=ANY_SIZE)
         self.device = device
         self.shape = torch.Size((len(spec.channels), *self.size))
         self._spec = spec if page is None else spec.of_page(page)
@@ -68,7 +66,7 @@ class Raster(WindowedImage):
         height, width = self.size
         (top, down), (left, across) = _part(rows, height), _part(columns, width)
         first = width - left - across if self._is_turned else left
-        pixels = read_pixels(self.path, self._spec, window=(top, first, down, across), max_pixels=_ANY_SIZE)
+        pixels = read_pixels(self.path, self._spec, window=(top, first, down, across), max_pixels=ANY_SIZE)
         tile = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)
         tile = tile.flip(2) if self._is_turned else tile
         for axis, span, side, begin in ((1, rows, height, top), (2, columns, width, left)):
@@ -85,7 +83,7 @@ class Raster(WindowedImage):
 
     def void(self, top: int, rows: int) -> NDArray[np.bool_] | None:
         """Where the pixels of some rows have no value; None if all have one."""
-        return read_void(self.path, self._spec.with_nodata, window=(top, 0, rows, self.size[1]), max_pixels=_ANY_SIZE)
+        return read_void(self.path, self._spec.with_nodata, window=(top, 0, rows, self.size[1]), max_pixels=ANY_SIZE)
 
 
 Part = tuple[Labels, NDArray[np.bool_] | None]

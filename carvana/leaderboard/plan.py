@@ -87,14 +87,8 @@ class Trial:
 
     @property
     def done(self) -> bool:
-        """Whether it is fitted to its end and evaluated.
-
-        An interrupted fit may have been evaluated by ``carvana evaluate``; its training time is written at the end
-        only.
-        """
-        if not self.result.is_evaluated:
-            return False
-        return not self.is_fit or "fit_seconds" in self.run.read_record()
+        """Whether it is fitted to its end and evaluated."""
+        return self.run.is_done if self.is_fit else self.result.is_evaluated
 
 
 @dataclass(frozen=True)

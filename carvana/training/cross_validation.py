@@ -150,7 +150,7 @@ def _fit_all(
         read_run_split(begun, root=root, reporter=reporter)  # those of the other folds are the same images
     for number, run in enumerate(made.runs, start=1):
         name = f"fold {number} of {made.count}"
-        if run.is_evaluated:
+        if run.is_done:
             reporter.info(f"{name}: fitted already")
         else:
             reporter.info(f"{name}: {run.path}")

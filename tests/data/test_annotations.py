@@ -118,6 +118,18 @@ def test_parts_have_their_folders_in_their_names_and_copies_of_an_image_are_one_
     assert [sample.subset for sample in samples] == ["train"] * 2 + ["val"] * 2
 
 
+def test_run_lengths_of_another_size_than_the_image_are_refused_in_a_line(tmp_path: Path) -> None:
+    values = coco(["a.png", "b.png"], objects())
+    for image in values["images"]:
+        del image["height"], image["width"]
+    write_json(tmp_path / "x.json", values)
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    check_sizes(find_samples(tmp_path))
+    write_images(tmp_path / "images", ["a.png", "b.png"], (20, 30))
+    with pytest.raises(DataError, match="2 of 2 masks differ from their images"):
+        check_sizes(find_samples(tmp_path))
+
+
 def test_what_is_odd_in_a_file_is_noted_once_and_the_rest_is_read(tmp_path: Path) -> None:
     inner = [8, 8, 12, 8, 12, 12, 8, 12]
     odd = [

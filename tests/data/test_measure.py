@@ -96,6 +96,19 @@ def test_what_was_found_is_told_in_a_line(tmp_path: Path) -> None:
     assert line.endswith("; data.range=[low, high] names another")
 
 
+def test_opacity_is_no_brightness(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 100, (6, 20, 30), np.uint8)
+    for mode in ("L", "LA"):
+        for number, each in enumerate(values):
+            (tmp_path / mode / "images").mkdir(parents=True, exist_ok=True)
+            (tmp_path / mode / "masks").mkdir(exist_ok=True)
+            Image.fromarray(each).convert(mode).save(tmp_path / mode / "images" / f"{number}.png")
+            Image.fromarray(each // 60 * 255).save(tmp_path / mode / "masks" / f"{number}.png")
+    plain, opaque = (look(tmp_path / mode, channels="gray") for mode in ("L", "LA"))
+    assert plain == opaque
+    assert plain.mean[0] < 0.25
+
+
 def test_a_range_that_is_told_is_not_measured(tmp_path: Path) -> None:
     found = look(write_bands(tmp_path, bands=1), channels="gray", range=[0, 2000])
     assert found.spec.range == ((0.0, 2000.0),)

@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import torch
 from bands import draw, write_tiff
 from numpy.typing import NDArray
+from pycocotools.coco import COCO
 from torch import nn
 
 import carvana
+from carvana.data.io import images
 from carvana.data.io.geotiff import MapPlace, map_place, write_map
-from carvana.data.io.images import read_image
+from carvana.data.io.images import read_image, read_pixels
 from carvana.data.io.masks import read_mask
 from carvana.image_spec import ImageSpec
 from carvana.inference import inputs
 from carvana.inference.inputs import Input, inspected
+from carvana.inference.outputs.coco import JOINED
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.raster import Raster
 from carvana.inference.tiling.grid import TileSpan
@@ -104,8 +108,6 @@ def test_a_class_of_the_highest_value_makes_maps_of_16_bits(tmp_path: Path) -> N
 
 
 def test_each_page_of_a_stack_has_a_mask(tmp_path: Path) -> None:
-    import tifffile
-
     pages = np.stack([draw(seed, 1, "uint16")[0][..., 0] for seed in range(3)])
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack", metadata=None)
     model = predictor(network(bands=1, range=[(0, 2000)]))
@@ -119,9 +121,20 @@ def test_each_page_of_a_stack_has_a_mask(tmp_path: Path) -> None:
         )
 
 
-def test_pages_that_are_channels_are_one_image(tmp_path: Path) -> None:
-    import tifffile
+def test_each_page_of_a_stack_has_its_objects(tmp_path: Path) -> None:
+    pages = np.stack([draw(seed, 1, "uint16")[0][..., 0] for seed in range(3)])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack", metadata=None)
+    model = predictor(network(bands=1, range=[(0, 2000)]))
+    predict_folder(model, [tmp_path / "stack.tif"], out=tmp_path / "out", save=["coco", "mask"])
+    peer = COCO(str(tmp_path / "out" / JOINED))
+    found = {each["file_name"]: peer.getAnnIds([each["id"]]) for each in peer.imgs.values()}
+    assert list(found) == [f"stack-00{page}.tif" for page in range(3)]
+    for page, numbers in enumerate(found.values()):
+        assert bool(numbers) == read_mask(tmp_path / f"out/stack-00{page}_mask.png").any()
+        assert numbers
 
+
+def test_pages_that_are_channels_are_one_image(tmp_path: Path) -> None:
     pages = draw(0, 4, "uint16")[0].transpose(2, 0, 1)
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack", metadata=None)
     model = predictor(network(bands=4, range=[(0, 2000)] * 4, pages="channels"))
@@ -174,6 +187,24 @@ def test_rasters_of_several_classes_are_streamed(tmp_path: Path, kind: str, on_m
 
 
 @pytest.mark.usefixtures("streamed")
+def test_a_streamed_mask_that_somebody_corrected_is_kept_and_the_others_are_their_own(
+    tmp_path: Path, on_map: Path
+) -> None:
+    task = Task(kind="multilabel", classes=["a", "b", "c"])
+    first, second = (predictor(network(task), threshold=threshold) for threshold in (0.5, 0.45))
+    predict_folder(first, [on_map], out=tmp_path / "out")
+    corrected = tmp_path / "out/b/scene_mask.tif"
+    corrected.write_bytes(b"corrected")
+    summary = predict_folder(second, [on_map], out=tmp_path / "out")
+    assert (summary.written, summary.kept) == (1, 1)
+    assert corrected.read_bytes() == b"corrected"
+    for name, wanted in zip("abc", second.predict(on_map).masks, strict=True):
+        if name != "b":
+            with rasterio.open(tmp_path / f"out/{name}/scene_mask.tif") as mask:
+                assert (mask.read(1) == wanted).mean() > 0.999
+
+
+@pytest.mark.usefixtures("streamed")
 def test_a_raster_of_several_networks_is_their_mean_and_is_not_refined(tmp_path: Path, on_map: Path) -> None:
     one, two = (predictor(network()), predictor(network(), tta=True))
     predict_folder(carvana.Ensemble([one, two]), [on_map], out=tmp_path / "out")
@@ -218,6 +249,26 @@ def test_windows_of_a_raster_are_those_of_its_pixels(tmp_path: Path, is_turned: 
         wanted = image[:, reflection(50, rows.stop, image.device)[start:]]
         wanted = wanted[..., reflection(70, columns.stop, image.device)[first:]]
         assert torch.equal(raster.crop(rows, columns), wanted)
+
+
+@pytest.mark.parametrize("fourth", ["unassalpha", "unspecified", "assocalpha"])
+def test_windows_of_a_raster_of_rgb_and_a_fourth_band_are_decoded_alone(
+    tmp_path: Path, fourth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (90, 130, 4), np.uint8)
+    values[:, :60, 3] = 255
+    path = tmp_path / "scene.tif"
+    tifffile.imwrite(path, values, photometric="rgb", extrasamples=[fourth], tile=(16, 16), metadata=None)
+    whole = read_image(path)
+    window = read_pixels(path, window=(20, 50, 30, 40))
+    np.testing.assert_array_equal(window, whole[20:50, 50:90])
+    if fourth != "assocalpha":  # whose colours only Pillow divides
+        monkeypatch.setattr(images, "read_image", None)
+        np.testing.assert_array_equal(read_pixels(path, window=(20, 50, 30, 40)), window)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)  # what is read whole must not be larger
+    if fourth == "assocalpha":
+        with pytest.raises(carvana.errors.DataError, match="more than"):
+            read_pixels(path, window=(20, 50, 30, 40), max_pixels=2**40)
 
 
 def test_only_tiffs_are_looked_into(tmp_path: Path, on_map: Path) -> None:

@@ -203,3 +203,14 @@ def test_a_page_without_pictures_needs_no_files() -> None:
 def test_images_that_were_moved_are_left_out(board: Leaderboard, tmp_path: Path) -> None:
     samples = tuple(replace(sample, image=tmp_path / sample.image.name) for sample in board.samples)
     assert "images could not be found" in to_html(replace(board, samples=samples))
+
+
+def test_images_that_cannot_be_read_are_told(board: Leaderboard, tmp_path: Path) -> None:
+    """As in a saved leaderboard, which does not know the bands of images that are not RGB."""
+    samples = []
+    for sample in board.samples:
+        path = tmp_path / f"{sample.stem}.npy"
+        np.save(path, np.zeros((*read_mask(sample.masks[0]).shape, 5), np.uint8))
+        samples.append(replace(sample, image=path))
+    images = [replace(image, image=Path(image.image).with_suffix(".npy").name) for image in board.images]
+    assert "images could not be read" in to_html(replace(board, samples=tuple(samples), images=tuple(images)))

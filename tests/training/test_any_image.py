@@ -18,6 +18,7 @@ import carvana
 from carvana.config import FitConfig
 from carvana.data.augment import apply, make_augment
 from carvana.data.cache import build_caches
+from carvana.data.check.report import check_data
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.demo.scene_folder import write_scenes
 from carvana.data.demo.scenes import class_names
@@ -339,6 +340,53 @@ def test_networks_of_other_ranges_draw_their_images(tmp_path: Path) -> None:
     predict_folder(both, [image], out=tmp_path / "out", save=("overlay", "cutout"), reporter=SilentReporter())
     assert read_image(tmp_path / "out" / "t0_overlay.jpg").shape == (48, 64, 3)
     assert read_shown(image).shape == (48, 64, 3)  # no range is known
+
+
+def stacks(root: Path, task: Task, by_class: bool) -> list[Sample]:
+    """Two stacks of three pages, whose labels are values of one file or files of each class."""
+    folders = [f"masks/{name}" for name in task.names] if by_class else ["masks"]
+    for name in ("images", *folders):
+        (root / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for stem in "st":
+        images, labels = rng.integers(0, 256, (3, 20, 30), np.uint8), rng.integers(0, 3, (3, 20, 30), np.uint8)
+        files = {"images": images, "masks": labels}
+        if by_class:
+            files = {"images": images} | {
+                each: 255 * (labels == n).astype(np.uint8) for n, each in enumerate(folders, 1)
+            }
+        for name, pages in files.items():
+            tifffile.imwrite(root / name / f"{stem}.tif", pages, photometric="minisblack", metadata=None)
+    return carvana.find_samples(root)
+
+
+def test_label_files_of_stacks_are_checked_and_read_page_by_page(tmp_path: Path) -> None:
+    task = Task(classes=["cell"])  # 1 in label files
+    samples = stacks(tmp_path, task, by_class=False)
+    report = check_data(tmp_path)
+    assert not report.problems
+    assert report.values
+    for sample in samples:
+        labels = tifffile.imread(sample.mask)[sample.spec.page]
+        np.testing.assert_array_equal(read_labels(sample, task), labels == 1)
+
+
+def test_class_folders_of_stacks_are_read_page_by_page(tmp_path: Path) -> None:
+    task = Task(kind="multilabel", classes=["cell", "nucleus"])
+    for sample in stacks(tmp_path, task, by_class=True):
+        masks = [tifffile.imread(path)[sample.spec.page] for path in sample.masks]
+        np.testing.assert_array_equal(read_labels(sample, task), np.stack(masks) > 0)
+
+
+def test_another_range_makes_other_masks_and_another_digest(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    write_tiff(images / "a.tif", draw(0, 1, "uint16")[0])
+    model = carvana.create_model("unet-ref", channels=1, options={"width": 4}).with_spec(dtype="uint16")
+    for high in (2000, 4095):
+        found = carvana.Predictor(model.with_spec(range=[(0, high)]), device="cpu", scale="native")
+        summary = predict_folder(found, [images / "a.tif"], out=tmp_path / "out")
+        assert summary.written == 1
 
 
 @pytest.mark.slow

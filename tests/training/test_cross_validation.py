@@ -15,6 +15,7 @@ import carvana
 from carvana.config import FitConfig
 from carvana.data.io.masks import read_mask
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
+from carvana.evaluation.report import finish_run
 from carvana.evaluation.samples import read_run_split
 from carvana.folds import Folds
 from carvana.training.callbacks import Callback
@@ -120,6 +121,10 @@ def test_interrupted_folds_go_on_and_end_the_same(folds: Folds, tiny_data: Path,
         carvana.Ensemble.from_pretrained(out)
     before = first.evaluation_path.stat().st_mtime_ns
     if way == "resume":
+        finish_run(second, device="cpu")  # as `carvana evaluate` does
+        assert second.is_evaluated
+        with pytest.raises(RunError, match="fold-2 is not finished"):
+            carvana.Ensemble.from_pretrained(out)
         resume_folds(out, device="cpu")
     else:
         fit_folds(recipe(tiny_data), folds=3, out=out, device="cpu")

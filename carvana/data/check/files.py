@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from carvana.class_values import color_of
 from carvana.data.check.duplicates import SIDE, coarse, thumbnail
 from carvana.data.check.masks import best_dices, border_share, fits_better_turned
-from carvana.data.io.arrays import extremes, page_of, read_with_nodata
+from carvana.data.io.arrays import again, extremes, page_of, read_with_nodata
 from carvana.data.io.decode import Source
 from carvana.data.io.display import as_picture
 from carvana.data.io.images import SUFFIXES, image_size, read_image
@@ -209,9 +209,9 @@ def kind_of_file(path: Source) -> Kind | None:
     else:
         return "masks"
     try:
-        values = read_values(path)
+        values = read_values(again(path))
     except DataError:  # it has colours
-        _, counts = np.unique(read_values(path, colors=True), return_counts=True)
+        _, counts = np.unique(read_values(again(path), colors=True), return_counts=True)
         return "colors" if np.sort(counts)[-_FEW_COLORS:].sum() >= _FLAT * counts.sum() else "masks"
     try:
         found = list(count_values(values, path))

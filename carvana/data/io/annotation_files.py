@@ -71,13 +71,16 @@ def coco_objects(path: Path, *_stamp: int) -> tuple[list[Objects], tuple[str, ..
             elif each["category_id"] not in categories:
                 notes["annotation", "without a category in the file: left out"] += 1
             else:
-                size = sizes[each["image_id"]]
-                shape = _coco_shape(each.get("segmentation"), categories[each["category_id"]], size, notes)
+                number, outline = each["image_id"], each.get("segmentation")
+                if sizes[number] is None and isinstance(outline, Mapping):  # run lengths know the image's size
+                    height, width = outline["size"]
+                    sizes[number] = _size_of(height, width, path)
+                shape = _coco_shape(outline, categories[each["category_id"]], sizes[number], notes)
                 if shape is None:
                     notes["annotation", "without an outline of 3 points or more: left out"] += 1
                 else:
                     notes["annotation", "of a crowd: an object of its category"] += bool(each.get("iscrowd"))
-                    shapes[each["image_id"]].append(shape)
+                    shapes[number].append(shape)
         found = [Objects(str(images[n]["file_name"]), sizes[n], tuple(shapes[n])) for n in images]
     notes["image", "without an object: background"] = sum(not each.shapes for each in found)
     lines = notes.lines(path)

@@ -38,7 +38,8 @@ Window = tuple[int, int, int, int]
 """(top, left, height, width) in pixels."""
 
 _BYTES_A_PIXEL = 64  # of all bands together; a small file may claim any number of them
-_ANY_SIZE = 2**40  # bytes: of a window, or a header, little is read
+ANY_SIZE = 2**40
+"""The limit, in pixels, of a file of which a window or a header is read."""
 _HEADER = 64
 _ANY_DEPTH = "PPM", "JPEG2000"  # formats of which Pillow does not tell the depth
 _OWN_COLOURS = "PALETTE", "CIELAB", "ICCLAB", "ITULAB"  # whose values are no brightness: Pillow makes RGB of them
@@ -73,7 +74,7 @@ def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
     """
     if not isinstance(source, str | os.PathLike):
         source = read_bytes(source, max_pixels)
-    with stream(source, _ANY_SIZE) as file:
+    with stream(source, ANY_SIZE) as file:
         start = file.read(_HEADER)
         file.seek(0)
         if start[:4] in TIFF_STARTS and has_tifffile():
@@ -88,7 +89,7 @@ def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
                 size = picture.size if orientation_of(picture) >= 5 else picture.size[::-1]
                 if picture.format not in _ANY_DEPTH:
                     return ArrayInfo(size, *_kind_of(picture, start))
-    array = read_array(source, page=0, max_pixels=_ANY_SIZE if is_npy(start) else max_pixels)
+    array = read_array(source, page=0, max_pixels=ANY_SIZE if is_npy(start) else max_pixels)
     return ArrayInfo(array.shape[:2], 1 if array.ndim == 2 else array.shape[2], str(array.dtype))
 
 
@@ -150,6 +151,13 @@ def page_of(source: Source, page: Page, *, max_pixels: int = MAX_PIXELS) -> Sour
     return file
 
 
+def again(source: Source) -> Source:
+    """The same source, from its beginning if it is an open file."""
+    if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
+        source.seek(0)
+    return source
+
+
 def read_with_nodata(
     source: Source,
     *,
@@ -160,7 +168,7 @@ def read_with_nodata(
     """As :func:`read_array`, and the value that stands for none by the file's own tag."""
     if not isinstance(source, str | os.PathLike):
         source = read_bytes(source, max_pixels)  # an open file can be read once
-    with stream(source, max_pixels if window is None else _ANY_SIZE) as file:
+    with stream(source, max_pixels if window is None else ANY_SIZE) as file:
         start = file.read(8)
         file.seek(0)
         if start[:4] in TIFF_STARTS and has_tifffile():
@@ -236,15 +244,16 @@ def _read_tiff(
         if len({(_sides(each), each.samplesperpixel, str(each.dtype)) for each in chosen}) > 1:
             raise DataError(f"{name_of(source)}: its pages differ in size or type; take one by page=0")
         first, single = chosen[0], len(pages) == 1
+        most = max_pixels if window is None else MAX_PIXELS  # of a file that is read whole
         nodata = _nodata(first)
         if single and (first.photometric.name in _OWN_COLOURS or first.bitspersample < 8):
-            array = _read_picture(source, max_pixels)
+            array = _read_picture(source, most)
             return np.ascontiguousarray(array if window is None else cut(array, window, source)), nodata
         orientation = _turned(first)
         height, width = _sides(first)
         if window is not None and orientation != 1:  # few files have both; these are read whole
             file.seek(0)
-            whole, _ = _read_tiff(file, source, None, page, max_pixels)
+            whole, _ = _read_tiff(file, source, None, page, most)
             return np.ascontiguousarray(cut(whole, window, source)), nodata
         top, left, rows, columns = window or (0, 0, height, width)
         _check_window((top, left, rows, columns), (height, width), source)

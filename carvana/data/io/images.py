@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import EXTRASAMPLES, IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from carvana.data.io.arrays import (
+    ANY_SIZE,
     Window,
     array_info,
     cut,
@@ -201,10 +202,12 @@ def _read(
     plain = values is not None and values.dtype == np.uint8 and values.shape[2] in (1, 3)
     if values is not None and (plain or not spec.is_picture or spec.page is not None):
         pixels = _eight_bits(values, spec, source)
-    else:
+    elif window is None:
         pixels = read_image(source, at_least=at_least, max_pixels=max_pixels)  # palettes, opacity, 16 bits
-        if window is not None:
-            pixels = cut(pixels, window, _named(source))
+    elif values is None or (part := _part_over_white(values, source)) is None:
+        pixels = cut(read_image(source, max_pixels=MAX_PIXELS), window, _named(source))
+    else:
+        pixels = part
     if len(spec.channels) != pixels.shape[2]:
         pixels = np.repeat(pixels, 3, axis=2) if spec.is_rgb else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     if lacking is None or not lacking.any():
@@ -213,6 +216,23 @@ def _read(
         lacking = np.repeat(lacking.all(2, keepdims=True), pixels.shape[2], axis=2)
     fill = np.array(spec.fill or (0,) * pixels.shape[2], np.uint8)
     return np.where(lacking, fill, pixels), _all_lacking(lacking)
+
+
+def _part_over_white(values: NDArray[Any], source: ImageSource) -> UInt8 | None:
+    """A part of a TIFF of RGB and a fourth band, as :func:`read_image` has it; None of others, which are read whole."""
+    if values.dtype != np.uint8 or values.shape[2] != 4 or isinstance(source, np.ndarray | Image.Image):
+        return None
+    try:
+        name = cast("Source", source)
+        with stream(name, ANY_SIZE) as file, open_header(file, name, ANY_SIZE) as picture:
+            extra = picture.tag_v2.get(EXTRASAMPLES) if isinstance(picture, TiffImageFile) else None
+            mode = picture.mode
+    except DataError:
+        return None
+    if mode in ("RGB", "RGBX"):  # the fourth band is something else than opacity
+        return np.ascontiguousarray(values[..., :3])
+    colours_are_plain = mode == "RGBA" and extra != (1,)  # not multiplied by opacity
+    return to_rgb(Image.fromarray(values)) if colours_are_plain else None
 
 
 def read_bands(
@@ -240,9 +260,9 @@ def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> U
     """Values (H, W, C) as 8 bits, by the ranges of a spec; of RGB and brightness also of the other of these."""
     bands, channels = values.shape[2], len(spec.channels)
     if _has_opacity(values, spec, source):
-        opaque = values[..., 3:] / np.float32(np.iinfo(values.dtype).max)
+        opaque = values[..., -1:] / np.float32(np.iinfo(values.dtype).max)
         white = np.float32(spec.range[0][1] if spec.range else 255)
-        values, bands = values[..., :3] * opaque + white * (1 - opaque), 3
+        values, bands = values[..., :-1] * opaque + white * (1 - opaque), bands - 1
     if bands != channels and not (spec.in_colours and bands in (1, 3)):
         names = "" if channels > 16 or spec.channels == channel_names(channels) else f" ({', '.join(spec.channels)})"
         expected = "one or three: others need data.channels in training" if spec.in_colours else f"{channels}{names}"
@@ -265,12 +285,12 @@ def _lacking(values: NDArray[Any], spec: ImageSpec, tag: float | None, source: I
     """Which values (H, W, C) stand for none; an opacity channel has no say."""
     if spec.nodata is None:
         return None
-    return without_value(values[..., :3] if _has_opacity(values, spec, source) else values, (*spec.nodata, tag))
+    return without_value(values[..., :-1] if _has_opacity(values, spec, source) else values, (*spec.nodata, tag))
 
 
 def _has_opacity(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> bool:
-    """Whether the fourth of an image's values says how opaque a pixel is."""
-    return spec.in_colours and values.shape[2] == 4 and not holds_values(source)
+    """Whether the last of an image's values says how opaque a pixel is."""
+    return spec.in_colours and values.shape[2] in (2, 4) and not holds_values(source)
 
 
 def _closed(source: ImageSource, max_pixels: int) -> ImageSource:

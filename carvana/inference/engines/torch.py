@@ -64,8 +64,11 @@ class TorchEngine:
         return bytes_per_pixel(self, side, self.device, channels=len(self.spec.channels))
 
     def digest(self) -> str:
-        """A digest of every tensor, its name, and the architecture."""
+        """A digest of every tensor, its name, the architecture, and how values become pixels, if not as usual."""
         spec = self.spec.model_dump(mode="json", include={"arch", "options", "mean", "std"})
+        spec |= self.spec.model_dump(
+            mode="json", include={"channels", "range", "nodata", "pages"}, exclude_defaults=True
+        )
         hasher = hashlib.blake2b(digest(spec).encode(), digest_size=16)
         for name, tensor in sorted(self._model.state_dict().items()):
             values = tensor.detach().cpu().contiguous()

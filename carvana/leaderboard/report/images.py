@@ -88,7 +88,10 @@ def disagreements(board: LeaderboardData) -> list[Picture] | str:
     )
     if not chosen:
         return "The masks could not be found when this page was written."
-    return [_picture(image, distance, samples[image.image], rows, task) for image, distance in chosen]
+    try:
+        return [_picture(image, distance, samples[image.image], rows, task) for image, distance in chosen]
+    except DataError:  # a saved leaderboard does not know the bands of images that are not RGB
+        return "The images could not be read when this page was written."
 
 
 def most_different(

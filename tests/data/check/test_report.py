@@ -133,6 +133,12 @@ def replace_mask(path: Path, values: np.ndarray, suffix: str = ".png") -> Path:
     return new
 
 
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match="photos: no image in this folder"):
+        check_data(tmp_path, images=tmp_path / "photos", masks=tmp_path / "photos")
+
+
 def test_masks_of_more_than_two_values_are_told_and_those_of_two_are_not(folder: Folder) -> None:
     mask = read_mask(folder.masks[0])
     soft = replace_mask(folder.masks[0], cv2.GaussianBlur(255 * mask, (0, 0), 2))
