@@ -153,6 +153,15 @@ def test_decoding_gives_the_files_own_values() -> None:
     assert Task(classes={"a": -1, "b": 1}).decode(np.array([[0, 1]], np.uint8)).tolist() == [[0, 1]]  # no PNG has -1
 
 
+def test_an_object_of_value_0_is_told_from_its_background() -> None:
+    for value in (0, "0-50"):
+        task = Task(classes={"cell": value})
+        written = task.decode(np.array([[0, 1]], np.uint8))
+        assert written.tolist() == [[255, 0]]
+        assert task.encode(written).tolist() == [[0, 1]]
+        assert task.value_palette[[0, 255]].tolist() == [[255] * 3, [0] * 3]
+
+
 def test_colours_are_the_given_ones_and_else_all_different() -> None:
     task = Task(classes=[{"name": "background", "value": 0}, {"name": "a", "value": 1, "color": "#f3c300"}, *"bcdefg"])
     assert task.palette[:2].tolist() == [[0, 0, 0], [0xF3, 0xC3, 0x00]]

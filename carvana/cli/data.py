@@ -50,6 +50,12 @@ class Layout:
         values = {"images": self.images, "masks": self.masks, "mask_suffix": self.mask_suffix, "group": self.group}
         return {f"data.{key}": value for key, value in values.items() if value is not None}
 
+    def names(self, key: str) -> bool:
+        """Whether --config or --set says what a key is."""
+        from carvana.config import parse_settings
+
+        return self.config is not None or key in parse_settings(self.settings or [])
+
     def fit_config(self, folder: Path, **split: Any) -> FitConfig:
         """The config of a training on the folder; a part of its split that is None stays as the config has it."""
         from carvana.config import load_config, parse_settings
@@ -158,7 +164,7 @@ def show_images(
         str | None, typer.Option(help="The training size: 128, or HEIGHTxWIDTH.", show_default="the config's, or 128")
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(help="flip, seed, studio, scene or none.", show_default="that of --config, or studio")
+        str | None, typer.Option(help="flip, seed, studio, scene or none.", show_default="the config's, or studio")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many images.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Other images, and other versions, for another number.")] = 0,
@@ -187,8 +193,9 @@ def show_images(
     spec = measure(samples, (), data.image_spec(), reporter=make_reporter()).spec
     show_samples(
         with_spec(samples, spec), out, size=seen or data.size,
-        augment=augment or (data.augment if layout.config else "studio"), count=count, seed=seed,
-        task=config.task.task(), mode=data.mode, scale=data.scale, crops=data.crops,
+        augment=augment or (data.augment if layout.names("data.augment") else "studio"), count=count, seed=seed,
+        task=config.task.task(), mode=data.mode, scale=data.scale, crops=data.crops, whole=data.whole,
+        target=data.target,
     )  # fmt: skip
     typer.echo(str(out))
 

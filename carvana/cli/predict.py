@@ -146,6 +146,8 @@ def submit(
             raise typer.BadParameter("--check needs the competition's sample; name it with --against")
         _check(check, against, size)
         return
+    if "size" in options.given(context):
+        raise typer.BadParameter("--size goes with --check: written tables take the images' own sizes")
     if run is None or images is None or out is None:
         raise typer.BadParameter("expected RUN, DIR and --out, or --check FILE --against SAMPLE")
 

@@ -85,7 +85,11 @@ def checked_origin(text: str) -> str:
     from carvana.errors import ConfigError
 
     match = re.fullmatch(r"(https?)://([^/?#@\s]+?)(:\d+)?/?", text.strip().lower())
-    if match is None:
+    try:
+        known = match is not None and urlsplit(match[0]).hostname
+    except ValueError:  # an address in brackets that is none
+        known = None
+    if match is None or not known:
         raise ConfigError(f"--origin {text}: expected a scheme and a host, as https://example.org")
     scheme, name, port = match.groups()
     return f"{scheme}://{name}{'' if port in (None, {'http': ':80', 'https': ':443'}[scheme]) else port}"

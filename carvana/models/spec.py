@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -138,6 +138,8 @@ class ModelSpec(BaseModel):
         if task is None and values.get("classes", 1) == 1:
             values["task"] = task = Task.binary()
         if task is not None:
+            if not isinstance(task, Task | Mapping):
+                raise ValueError(f"task: expected a table of kind and classes, not {task!r:.80}")
             values["task"] = task = task if isinstance(task, Task) else Task(**task)
             values.setdefault("classes", len(task.classes))
             if task.kind != "multiclass" and not values.get("thresholds"):

@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -167,7 +167,7 @@ class Wanted:
                 del names[kind]
             yield from self._of_one_class(prediction, stem)
         if names.pop("coco", None):
-            document = encode_document(prediction.mask_of, prediction.size, self.task, file_name)
+            document = encode_document(partial(self._mask, prediction), prediction.size, self.task, file_name)
             yield Answer(f"{stem}_coco.json", document)
         for name, data in self._files.encode(names, prediction, image):
             if callable(data):
@@ -175,21 +175,29 @@ class Wanted:
                 data = file.getvalue()
             yield Answer(name, data)
         if "labels" in self.outputs:
-            yield Answer(f"{stem}_labels.png", encode_image(cast("UInt8", prediction.labels), ".png", name=stem))
+            several = self.task.kind != "binary"
+            labels = cast("UInt8", prediction.labels) if several else self._mask(prediction, self.task.names[0])
+            yield Answer(f"{stem}_labels.png", encode_image(labels, ".png", name=stem))
         if "rle" in self.outputs:
             yield Answer(f"{stem}_rle.json", self._runs(prediction))
 
     def _of_one_class(self, prediction: Prediction, stem: str) -> Iterator[Answer]:
         assert self.of_class is not None
         if "mask" in self.outputs:
-            yield Answer(f"{stem}_mask.png", encode_mask(prediction.mask_of(self.of_class), name=stem))
+            yield Answer(f"{stem}_mask.png", encode_mask(self._mask(prediction, self.of_class), name=stem))
         if "prob" in self.outputs:
             probability = levels(prediction.probability_of(self.of_class))
             yield Answer(f"{stem}_prob.png", encode_image(probability, ".png", name=stem))
 
+    def _mask(self, prediction: Prediction, of_class: str) -> UInt8:
+        """The mask of a class; where classes exclude each other, it is not cleaned."""
+        if self.task.kind == "multiclass":
+            return prediction.mask_of(of_class)
+        return self._files.mask(prediction, of_class)
+
     def _runs(self, prediction: Prediction) -> bytes:
         runs = [
-            {"name": name, "runs": rle.encode(prediction.mask_of(name), order=self.order)}  # type: ignore[arg-type]
+            {"name": name, "runs": rle.encode(self._mask(prediction, name), order=self.order)}  # type: ignore[arg-type]
             for name in self.task.names
             if self.of_class in (None, name)
         ]

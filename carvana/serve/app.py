@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from carvana.data.io.images import encode_image
 from carvana.errors import ConfigError, DataError, ImageTooLargeError, ModelError
-from carvana.inference.base import BasePredictor
+from carvana.inference.base import BasePredictor, scale_text
 from carvana.models.model_card import CARD, model_card
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
@@ -230,7 +230,8 @@ def model_record(predictor: BasePredictor, source: str) -> dict[str, Any]:
         "channels": list(predictor.image_specs[0].channels),
         "kind": task.kind, "metric": task.metric, "classes": classes, "thresholds": list(predictor.thresholds),
         "engine": getattr(getattr(first, "engine", None), "name", "torch"), "device": describe(predictor.device),
-        "settings": settings, "max_pixels": predictor.max_pixels, "outputs": OUTPUTS, "version": __version__,
+        "scale": scale_text(predictor.scale), "settings": settings, "max_pixels": predictor.max_pixels,
+        "outputs": OUTPUTS, "version": __version__,
     }  # fmt: skip
     run = Run(source) if source else None
     if run is not None and run.exists and run.is_evaluated:

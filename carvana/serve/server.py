@@ -81,10 +81,10 @@ def bind(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # a server that was killed leaves connections; elsewhere it means another thing
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name as my..host
         why = getattr(error, "strerror", None) or error
         advice = "take another port, or --port 0 for a free one"
-        if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
             advice = "take 127.0.0.1, or 0.0.0.0 for all networks of this machine"
         raise ConfigError(f"--host {host} --port {port}: {why}; {advice}") from error
     return opened

@@ -166,6 +166,8 @@ class Worker:
         except asyncio.CancelledError:
             if job.result.cancelled():  # the network leaves it out, and nothing holds the pixels meanwhile
                 job.image = None
+            else:  # its pixels are held until the network has ended
+                await asyncio.wait([asyncio.wrap_future(job.result)])
             raise
 
     def _run_network(self) -> None:

@@ -176,8 +176,9 @@ def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Repor
         return state
     spec = other.spec  # the last layer is what grows with the number of classes
     larger, _ = build_network(
-        spec.arch, classes=spec.classes + 1, options=spec.options, known_sizes=(spec.stride, spec.min_size)
-    )
+        spec.arch, classes=spec.classes + 1, channels=spec.channels, options=spec.options,
+        known_sizes=(spec.stride, spec.min_size),
+    )  # fmt: skip
     sizes = {f"network.{name}": value.shape for name, value in larger.module.state_dict().items()}
     places = [(index, names.index(name)) for index, name in enumerate(new.names) if name in names]
     for name, own in model.state_dict().items():

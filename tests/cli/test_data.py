@@ -223,6 +223,17 @@ def test_show_takes_size_and_classes_from_a_config(scenes: Path, tmp_path: Path)
     assert "in the config: task: {classes: {class_10: 10, " in refused.stderr
 
 
+def test_show_draws_what_is_set_without_a_config(folder: Path, tmp_path: Path) -> None:
+    words = "--size", "32x48", "--count", 1
+    sheets = []
+    for number, more in enumerate(
+        [("--augment", "none"), ("--set", "data.augment=none"), ("--augment", "none", "--set", "data.target=nearest")]
+    ):
+        assert call("show", folder, "--out", tmp_path / f"{number}.png", *words, *more).exit_code == 0
+        sheets.append((tmp_path / f"{number}.png").read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+
+
 def test_split_shows_the_classes_of_both_sides_and_writes_what_fit_reads(scenes: Path, tmp_path: Path) -> None:
     values = np.array(Image.open(scenes / "masks" / "g0_000.png"))
     values[20:24, 20:30] = 99

@@ -120,6 +120,7 @@ def test_a_photo_that_cannot_be_read_is_one_line_and_a_second_call_finishes(mode
         ["--check", "s.csv", "--against", "t.csv", "--row", "{stem}", "--columns", "a,b"],
         ["--check", "s.csv", "--against", "t.csv", "--size", "native"],
         ["run", "photos", "--out", "s.csv", "--workers", "-1"],
+        ["run", "photos", "--out", "s.csv", "--size", "512x512"],
     ],
 )
 def test_wrong_usage_ends_with_2(words: list[str]) -> None:

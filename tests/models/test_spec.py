@@ -54,6 +54,8 @@ def test_tuples_in_options_become_what_json_gives_back():
         {"arch": ""},
         {"surprise": 1},
         {"options": {"f": object()}},
+        {"task": "car"},
+        {"task": [1]},
     ],
 )
 def test_a_value_out_of_range_is_one_clear_line(wrong: dict):

@@ -20,6 +20,7 @@ import carvana
 from carvana.data.io import rle
 from carvana.data.io.images import read_image
 from carvana.data.io.masks import read_mask
+from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import levels
 from carvana.serve.app import Limits, create_app
@@ -113,6 +114,31 @@ def test_polygons_and_run_lengths_tell_the_same_masks(kind: str, client: TestCli
             np.testing.assert_array_equal(rle.decode(each["runs"], (72, 100), order=order), mask)
             area = sum(a["area"] for a in document["annotations"] if names[a["category_id"]] == each["name"])
             assert area == mask.sum()
+
+
+def test_all_outputs_are_cleaned_alike(kind: str, client: TestClient) -> None:
+    if kind == "multiclass":
+        assert ask(client, "/predict?output=rle&clean=true").status_code == 422
+        return
+    names = predictor(kind).task.names
+    cleaned = [clean(predictor(kind).predict(PNG).mask_of(name), **vars(Cleaning())) for name in names]
+    assert any(
+        (mask != predictor(kind).predict(PNG).mask_of(name)).any() for name, mask in zip(names, cleaned, strict=True)
+    )
+    runs = json.loads(ask(client, "/predict?output=rle&clean=true").content)["classes"]
+    areas = dict.fromkeys(names, 0)
+    document = json.loads(ask(client, "/predict?output=coco&clean=true").content)
+    for each in document["annotations"]:
+        areas[names[each["category_id"] - 1]] += each["area"]
+    for name, mask, found in zip(names, cleaned, runs, strict=True):
+        np.testing.assert_array_equal(rle.decode(found["runs"], (72, 100)), mask)
+        assert areas[name] == mask.sum()
+        if kind == "multilabel":
+            answer = ask(client, f"/predict?output=mask&class={name}&clean=true")
+            np.testing.assert_array_equal(decoded(answer.content) > 0, mask)
+    if kind == "binary":
+        labels = decoded(ask(client, "/predict?output=labels&clean=true").content)
+        np.testing.assert_array_equal(labels, cleaned[0])
 
 
 def test_labels_are_indices_of_classes(kind: str, client: TestClient) -> None:
@@ -304,7 +330,7 @@ def test_a_model_without_a_folder_has_a_card(client: TestClient) -> None:
 
 def test_what_the_model_is(kind: str, client: TestClient) -> None:
     told = client.get("/model").json()
-    assert (told["arch"], told["kind"], told["engine"]) == ("bright", kind, "torch")
+    assert (told["arch"], told["kind"], told["engine"], told["scale"]) == ("bright", kind, "torch", "48x64")
     assert [each["name"] for each in told["classes"]] == predictor(kind).task.names
     if kind == "multiclass":
         assert [each["value"] for each in told["classes"]] == [10, 20, 30]

@@ -140,6 +140,23 @@ def test_who_hangs_up_before_the_network_had_his_image_is_left_out() -> None:
     assert sum(slow.batches_run) == 2
 
 
+def test_the_pixels_of_who_hangs_up_count_until_the_network_is_done() -> None:
+    slow = held()
+
+    async def story(worker: Worker) -> None:
+        whole = worker._pixels._free
+        asked = asyncio.ensure_future(worker.answer(FILES[0], MASK))
+        await begun(slow)
+        asked.cancel()
+        await asyncio.sleep(0.05)
+        assert worker._pixels._free == whole - 72 * 100
+        slow.told.set()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert (worker._pixels._free, worker._taken) == (whole, 0)
+
+    within(slow, story)
+
+
 def test_the_pixels_of_who_hangs_up_count_until_the_thread_is_done() -> None:
     own, reading, told = predictor(), threading.Event(), threading.Event()
     read = own.read

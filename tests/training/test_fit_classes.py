@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,7 @@ from carvana.inference.predict_folder import predict_folder
 from carvana.metrics import mean_iou
 from carvana.run import Run
 from carvana.training.fit import fit, resume
+from carvana.training.setup import build_model
 from carvana.training.signals import TrainingInterrupted
 from carvana.training.trainer import Trainer
 from tests.scenes import NAMES, TASK, VALUES, VOID, write_scenes
@@ -188,6 +190,23 @@ def test_other_classes_take_the_weights_of_equal_names(run: Run, tmp_path: Path)
     assert own[2].sub(head[2]).abs().max() < 1e-4
     assert own[1].sub(head[1]).abs().max() > 1e-3
     assert new.spec.init == f"run:{run.path.name}"
+
+
+@pytest.mark.parametrize("channels", ["gray", 4])
+def test_of_any_channels_the_last_layer_alone_is_of_the_classes(tmp_path: Path, channels: str | int) -> None:
+    old = carvana.create_model("unet-ref", channels=channels, width=4, task=carvana.Task(classes=["a", "b"]))
+    old.save_pretrained(tmp_path / "old")
+    made = FitConfig(
+        arch="unet-ref", model={"options": {"width": 4}}, data={"channels": channels}, task={"classes": ["b", "a", "c"]}
+    )
+    before, now = old.state_dict(), build_model(made, init=tmp_path / "old").state_dict()
+    heads = [name for name, value in now.items() if value.shape != before[name].shape]
+    assert {before[name].shape[0] for name in heads} == {2}
+    for name, value in now.items():
+        if name in heads:
+            torch.testing.assert_close(value[:2], before[name].flip(0))
+        else:
+            torch.testing.assert_close(value, before[name])
 
 
 def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path: Path) -> None:

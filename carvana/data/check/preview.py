@@ -59,6 +59,8 @@ def show_samples(
     mode: Literal["resize", "crop"] = "resize",
     scale: tuple[int, int] | None = None,
     crops: Literal["boundary", "class", "any"] = "boundary",
+    whole: float = 0.0,
+    target: Literal["coverage", "nearest"] = "coverage",
 ) -> list[Sample]:
     """Draw some images with their masks, or labels, as training at a size uses them.
 
@@ -80,6 +82,8 @@ def show_samples(
         mode: of label files: whole images, or pieces of the size.
         scale: (height, width) that images are shrunk to before pieces are cut; None means their own size.
         crops: what most pieces hold.
+        whole: the share of whole images among the pieces.
+        target: coverage or nearest.
 
     Returns:
         what was drawn, in order.
@@ -94,8 +98,9 @@ def show_samples(
         from carvana.data.dataset import SegmentationDataset  # torch
 
         data = SegmentationDataset(
-            samples, size, task=task, mode=mode, scale=scale, crops=crops, augment=augment, seed=seed
-        )
+            samples, size, task=task, mode=mode, scale=scale, crops=crops, whole=whole, target=target, augment=augment,
+            seed=seed,
+        )  # fmt: skip
         _draw_labels(data, chosen, path, "" if augment == "none" else f"{augment}, ")
         return [samples[index] for index in chosen]
     augmentation = make_augment(augment, rgb=samples[0].spec.is_rgb)
@@ -103,9 +108,9 @@ def show_samples(
     versions = ["as the network sees it"]
     if augmentation is not None:
         versions = [f"{augment}, epoch {n + 1}" for n in range(VERSIONS)]
-    heads = ["image", f"coverage at {size[0]} x {size[1]}", *versions]
+    heads = ["image", f"{target if target == 'coverage' else 'target'} at {size[0]} x {size[1]}", *versions]
     task = task or Task.binary()
-    rows = [_row(samples[index], task, size, augmentation, len(versions), (seed, index)) for index in chosen]
+    rows = [_row(samples[index], task, size, augmentation, len(versions), (seed, index), target) for index in chosen]
     _draw(rows, heads, path, note=_LEGEND)
     return [samples[index] for index in chosen]
 
@@ -129,13 +134,14 @@ def choose(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
 
 
 def _row(
-    sample: Sample, task: Task, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int]
-) -> tuple[str, list[Image]]:
+    sample: Sample, task: Task, size: tuple[int, int], augment: Augment | None, versions: int, key: tuple[int, int],
+    target: str,
+) -> tuple[str, list[Image]]:  # fmt: skip
     """The caption and the pictures of an image."""
     image, labels = read_at_full_size(sample, task)
     mask = (labels == 1).view(np.uint8)
     height, width = mask.shape
-    small, coverage = resize_image(image, size), _coverage(mask, size)
+    small, coverage = resize_image(image, size), _coverage(mask, size, target)
     pictures = [_enlarged(_painted(coverage))]
     for epoch in range(versions):
         version, share = small, coverage
@@ -165,7 +171,8 @@ def _draw_labels(data: SegmentationDataset, chosen: Sequence[int], path: str | o
         image, labels = read_at_full_size(sample, task)
         pictures = []
         if whole:
-            target = unpack(to_tensor(pack_labels(labels, data.size, task=task), task)[None], task)[0]
+            packed = pack_labels(labels, data.size, task=task, target=data.target)
+            target = unpack(to_tensor(packed, task)[None], task)[0]
             pictures.append(_enlarged(_mixed(target[0].numpy(), task)))
         for epoch in range(versions):
             seen, shares, *_ = (part.numpy() for part in data[epoch, index])
@@ -196,8 +203,8 @@ def _mixed(shares: FloatMap, task: Task) -> Image:
     return mixed
 
 
-def _coverage(mask: Image, size: tuple[int, int]) -> FloatMap:
-    coverage: FloatMap = shrink_mask(mask, size).astype(np.float32) / np.float32(255)
+def _coverage(mask: Image, size: tuple[int, int], target: str = "coverage") -> FloatMap:
+    coverage: FloatMap = shrink_mask(mask, size, target=target).astype(np.float32) / np.float32(255)
     return coverage
 
 

@@ -7,7 +7,8 @@ import io
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -67,7 +68,7 @@ class ArrayInfo(NamedTuple):
 
 
 def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
-    """What an image file of any bands and depth holds; only headers are read, but of .npz and where EXIF comes late.
+    """What an image file of any bands and depth holds; only headers are read, but where EXIF comes late.
 
     Raises:
         DataError: as for :func:`read_array`.
@@ -89,6 +90,9 @@ def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
                 size = picture.size if orientation_of(picture) >= 5 else picture.size[::-1]
                 if picture.format not in _ANY_DEPTH:
                     return ArrayInfo(size, *_kind_of(picture, start))
+        if start[:4] == ZIP:
+            shape, dtype = _npz_header(file, source, max_pixels)
+            return ArrayInfo((shape[0], shape[1]), 1 if len(shape) == 2 else shape[2], str(dtype))
     array = read_array(source, page=0, max_pixels=ANY_SIZE if is_npy(start) else max_pixels)
     return ArrayInfo(array.shape[:2], 1 if array.ndim == 2 else array.shape[2], str(array.dtype))
 
@@ -164,15 +168,24 @@ def read_with_nodata(
     window: Window | None = None,
     page: Page = None,
     max_pixels: int = MAX_PIXELS,
+    check_bands: Callable[[int, object], None] | None = None,
 ) -> tuple[NDArray[Any], float | None]:
-    """As :func:`read_array`, and the value that stands for none by the file's own tag."""
+    """As :func:`read_array`, and the value that stands for none by the file's own tag.
+
+    ``check_bands`` is called with the number of bands and their type before they are decoded.
+    """
     if not isinstance(source, str | os.PathLike):
         source = read_bytes(source, max_pixels)  # an open file can be read once
     with stream(source, max_pixels if window is None else ANY_SIZE) as file:
         start = file.read(8)
         file.seek(0)
         if start[:4] in TIFF_STARTS and has_tifffile():
-            return _read_tiff(file, source, window, page, max_pixels)
+            return _read_tiff(file, source, window, page, max_pixels, check_bands)
+        if start[:4] == ZIP:
+            shape, dtype = _npz_header(file, source, max_pixels)
+            if check_bands is not None:
+                check_bands(1 if len(shape) == 2 else shape[2], dtype)
+            file.seek(0)
         if is_npy(start) or start[:4] == ZIP:
             array = _read_numpy(file, source, is_npy(start))
         else:
@@ -227,8 +240,9 @@ def has_tifffile() -> bool:
 
 
 def _read_tiff(
-    file: Any, source: Source, window: Window | None, page: int | str | None, max_pixels: int
-) -> tuple[NDArray[Any], float | None]:
+    file: Any, source: Source, window: Window | None, page: int | str | None, max_pixels: int,
+    check_bands: Callable[[int, object], None] | None = None,
+) -> tuple[NDArray[Any], float | None]:  # fmt: skip
     with open_tiff(file, source) as pages:
         if page == "channels":
             chosen = pages
@@ -258,6 +272,8 @@ def _read_tiff(
         top, left, rows, columns = window or (0, 0, height, width)
         _check_window((top, left, rows, columns), (height, width), source)
         bands = first.samplesperpixel * len(chosen)
+        if check_bands is not None:
+            check_bands(bands, first.dtype)
         _check_size((rows, columns, bands), first.dtype, max_pixels, source)
         parts = [_of_page(each, (top, left, rows, columns)) for each in chosen]
         array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
@@ -374,13 +390,40 @@ def _read_numpy(file: Any, source: Source, single: bool) -> NDArray[Any]:
         raise
     except Exception as error:  # NumPy's and zipfile's readers raise nearly anything on damaged bytes
         raise DataError(f"{name}: cannot be read as NumPy arrays ({' '.join(str(error).split())})") from error
+    return _bands_last(arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=2), name)
+
+
+def _npz_header(file: Any, source: Source, limit: int) -> tuple[tuple[int, ...], Any]:
+    """The shape and the type of the image that the arrays of an .npz are, by their headers: a small file may hold much.
+
+    Raises:
+        DataError: they are no image, or too large.
+    """
+    name, arrays = name_of(source), []
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as opened:
+                    if is_npy(opened.read(6)):
+                        opened.seek(0)
+                        version = np.lib.format.read_magic(opened)
+                        old = version == (1, 0)
+                        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                        shape, _, dtype = read(opened)
+                        arrays.append(np.broadcast_to(np.zeros((), dtype), shape))
+    except MemoryError:
+        raise
+    except Exception as error:  # as below
+        raise DataError(f"{name}: cannot be read as NumPy arrays ({' '.join(str(error).split())})") from error
     if not arrays:
         raise DataError(f"{name}: not an image; a ZIP file without NumPy's arrays")
-    if len(arrays) == 1:
-        return _bands_last(arrays[0], name)
-    if any(each.ndim != 2 or each.shape != arrays[0].shape for each in arrays):
+    if len(arrays) > 1 and any(each.ndim != 2 or each.shape != arrays[0].shape for each in arrays):
         raise DataError(f"{name}: expected one array, or arrays (height, width) of one size, a band each")
-    return _bands_last(np.stack(arrays, axis=2), name)
+    many = (*arrays[0].shape, len(arrays))
+    whole = arrays[0] if len(arrays) == 1 else np.broadcast_to(np.zeros((), np.result_type(*arrays)), many)
+    whole = _bands_last(whole, name)
+    _check_size(whole.shape, whole.dtype, limit, source)
+    return whole.shape, whole.dtype
 
 
 def _bands_last(array: NDArray[Any], name: str) -> NDArray[Any]:

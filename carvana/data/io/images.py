@@ -10,6 +10,7 @@ import builtins
 import math
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -246,7 +247,10 @@ def read_bands(
     elif (pixels := pixels_in_memory(source)) is not None:
         values = pixels
     else:
-        values, tag = read_with_nodata(cast("Source", source), window=window, page=spec.page, max_pixels=max_pixels)
+        values, tag = read_with_nodata(
+            cast("Source", source), window=window, page=spec.page, max_pixels=max_pixels,
+            check_bands=partial(_check_bands, spec=spec, source=source, most=max(4, len(spec.channels))),
+        )  # fmt: skip
         window = None
     if window is not None:
         values = cut(values, window, "the image")
@@ -264,9 +268,7 @@ def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> U
         white = np.float32(spec.range[0][1] if spec.range else 255)
         values, bands = values[..., :-1] * opaque + white * (1 - opaque), bands - 1
     if bands != channels and not (spec.in_colours and bands in (1, 3)):
-        names = "" if channels > 16 or spec.channels == channel_names(channels) else f" ({', '.join(spec.channels)})"
-        expected = "one or three: others need data.channels in training" if spec.in_colours else f"{channels}{names}"
-        raise DataError(f"{_named(source)}: has {plural(bands, 'channel')} of {values.dtype}; expected {expected}")
+        _check_bands(bands, values.dtype, spec=spec, source=source)
     if spec.range:
         ranges = spec.range if bands == channels else (spec.range[0],) * bands
         return np.stack([scaled(values[..., band], *ranges[band]) for band in builtins.range(bands)], axis=2)
@@ -279,6 +281,16 @@ def _eight_bits(values: NDArray[Any], spec: ImageSpec, source: ImageSource) -> U
             kind="range",
         )
     return np.ascontiguousarray(values)
+
+
+def _check_bands(bands: int, dtype: object, *, spec: ImageSpec, source: ImageSource, most: int = 0) -> None:
+    """Refuse more bands than some number, of which no pixels of a spec can be made."""
+    if bands <= most:
+        return
+    channels = len(spec.channels)
+    names = "" if channels > 16 or spec.channels == channel_names(channels) else f" ({', '.join(spec.channels)})"
+    expected = "one or three: others need data.channels in training" if spec.in_colours else f"{channels}{names}"
+    raise DataError(f"{_named(source)}: has {plural(bands, 'channel')} of {dtype}; expected {expected}")
 
 
 def _lacking(values: NDArray[Any], spec: ImageSpec, tag: float | None, source: ImageSource) -> NDArray[np.bool_] | None:

@@ -162,10 +162,10 @@ class Outputs:
                 yield name, encode_labels(mask, task) if task.writes_value else encode_mask(mask, name=name)
                 continue
             if kind.startswith("mask "):
-                yield name, encode_mask(self._mask(prediction, kind.removeprefix("mask ")), name=name)
+                yield name, encode_mask(self.mask(prediction, kind.removeprefix("mask ")), name=name)
                 continue
             if kind == "coco":
-                mask_of = prediction.mask_of if task.kind == "multiclass" else partial(self._mask, prediction)
+                mask_of = prediction.mask_of if task.kind == "multiclass" else partial(self.mask, prediction)
                 yield name, encode_objects(mask_of, prediction.size, task)
                 continue
             if kind == "prob" and several:
@@ -177,7 +177,7 @@ class Outputs:
                 assert image is not None
                 shown = over_white(image)
                 if task.kind == "multilabel":
-                    found: Labels = np.stack([self._mask(prediction, each) for each in task.names])
+                    found: Labels = np.stack([self.mask(prediction, each) for each in task.names])
                 elif several:
                     found = prediction.labels
                 else:
@@ -200,7 +200,7 @@ class Outputs:
                 write_map, rows=[prediction.levels], size=prediction.size, dtype="uint8", place=place or MapPlace()
             )
         if kind.startswith("mask "):
-            labels: Labels = self._mask(prediction, kind.removeprefix("mask "))
+            labels: Labels = self.mask(prediction, kind.removeprefix("mask "))
         elif self.task.kind == "binary":
             labels = prediction.mask if cleaned is None else cleaned
         else:
@@ -246,7 +246,8 @@ class Outputs:
             nodata=void_value(dtype) if has_void else None,
         )  # fmt: skip
 
-    def _mask(self, prediction: Prediction, of_class: str) -> UInt8:
+    def mask(self, prediction: Prediction, of_class: str) -> UInt8:
+        """The mask of a class, cleaned if masks are."""
         mask = prediction.mask_of(of_class)
         return mask if self.cleaning is None else clean(mask, **vars(self.cleaning))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import carvana
+from carvana.data.io import arrays
 from carvana.data.io.arrays import array_info, read_array, read_with_nodata, scaled
+from carvana.data.io.images import read_image, read_pixels
 from carvana.errors import ConfigError, DataError, ImageTooLargeError
+from carvana.image_spec import ImageSpec
 
 tifffile = pytest.importorskip("tifffile")
 pytest.importorskip("imagecodecs")
@@ -229,6 +233,29 @@ def test_sizes_are_checked_before_pixels_are_decoded(tmp_path: Path) -> None:
     many = written(tmp_path / "b.tif", np.zeros((8, 8, 2000), np.uint8), compression="zlib")
     with pytest.raises(ImageTooLargeError, match="2000 bands"):
         read_array(many, max_pixels=64)
+
+
+def test_a_small_zip_of_much_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "large.npz", np.zeros((4000, 4000), np.uint8))
+    np.savez_compressed(tmp_path / "many.npz", *np.zeros((200, 300, 400), np.uint8))
+    tracemalloc.start()
+    try:
+        for read in (read_array, array_info):
+            with pytest.raises(ImageTooLargeError, match=r"4000 x 4000 pixels are more than the limit"):
+                read(tmp_path / "large.npz", max_pixels=1_000_000)
+        with pytest.raises(DataError, match=r"many\.npz: has 200 channels of uint8; expected one or three"):
+            read_image(tmp_path / "many.npz")
+        assert array_info(tmp_path / "many.npz")[:3] == ((300, 400), 200, "uint8")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_bands_that_no_network_takes_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "many.tif", np.zeros((300, 400, 200), np.uint8), compression="zlib")
+    monkeypatch.setattr(arrays, "_of_page", None)
+    with pytest.raises(DataError, match=r"has 200 channels of uint8; expected 12"):
+        read_pixels(path, ImageSpec(channels=tuple("abcdefghijkl"), range=((0, 255),) * 12))
 
 
 def test_a_range_makes_8_bits_of_any_values(tmp_path: Path) -> None:
