@@ -6,8 +6,10 @@ since a misspelt setting that silently does nothing costs a training. Every erro
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -430,6 +432,21 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         except BAD_YAML as error:
             raise ConfigError(f"--set {setting!r}: {value!r} is not a YAML value") from error
     return changes
+
+
+def as_yaml(value: object) -> str:
+    """A number, a text or a path as ``--set`` takes it.
+
+    >>> as_yaml(0.2), as_yaml("masks"), as_yaml("[^_]+_(.*)")
+    ('0.2', 'masks', '"[^_]+_(.*)"')
+    """
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, int | float):
+        return text
+    with suppress(*BAD_YAML):
+        if parse_yaml(text) == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def find_config(source: str | os.PathLike[str]) -> Path:

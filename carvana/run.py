@@ -133,7 +133,7 @@ class Run(Results):
         """
         run = cls(path if path is not None else first_free(Path("runs") / arch.replace("/", "-")))
         if run.path.exists() and (not run.path.is_dir() or not run._is_free()):
-            unfinished = run.config_path.is_file() and not run.is_evaluated
+            unfinished = run.config_path.is_file() and not run.is_done
             go_on = f"go on with it by --resume {run.path}, or " if unfinished else ""
             raise RunError(
                 f"{run.path}: exists already and is never overwritten; {go_on}name another folder with --out"

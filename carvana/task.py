@@ -308,7 +308,9 @@ class Task(Record):
             return labels
         values = [bounds(each.value[0])[0] if each.value else 1 for each in self.classes]
         if self.kind == "binary":
-            values = [0 if values[0] else 255, values[0]]
+            used = (*self.classes[0].value, *self.ignore)
+            background = (each for each in (0, *range(255, 0, -1)) if not within(np.array([each]), used).any())
+            values = [next(background, 0), values[0]]
         if min(values) < 0 or max(values) > 65535:
             return labels
         decoded: NDArray[Any] = np.array(values, np.uint8 if max(values) < 256 else np.uint16)[labels]

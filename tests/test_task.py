@@ -160,6 +160,14 @@ def test_an_object_of_value_0_is_told_from_its_background() -> None:
         assert written.tolist() == [[255, 0]]
         assert task.encode(written).tolist() == [[0, 1]]
         assert task.value_palette[[0, 255]].tolist() == [[255] * 3, [0] * 3]
+    for classes, ignore, written in (
+        ({"a": 0}, [255], [254, 0]),
+        ({"a": 2}, [0], [255, 2]),
+        ({"a": 255}, [], [0, 255]),
+    ):
+        task = Task(classes=classes, ignore=ignore)
+        assert task.decode(np.array([0, 1], np.uint8)).tolist() == written
+        assert task.encode(task.decode(np.array([[0, 1]], np.uint8))).tolist() == [[0, 1]]
 
 
 def test_colours_are_the_given_ones_and_else_all_different() -> None:

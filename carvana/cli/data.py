@@ -146,7 +146,7 @@ def check(
     data = config.data
     report = check_data(
         folder, images=data.images, masks=data.masks, mask_suffix=data.mask_suffix, group=data.group,
-        layout=data.layout, task=task, reporter=make_reporter(),
+        layout=data.layout, pages=data.pages, task=task, reporter=make_reporter(),
     )  # fmt: skip
     show_result(report_tables(report, root=folder), json, report.to_json())
     if report.problems:
@@ -231,6 +231,7 @@ def split(
     from carvana.cli.data_tables import split_table
     from carvana.cli.display import make_reporter
     from carvana.cli.tables import show
+    from carvana.config import as_yaml
     from carvana.data.splits import describe_split, make_split, write_split
     from carvana.utils.files import check_target
 
@@ -248,10 +249,10 @@ def split(
     if out is not None:
         write_split(out, made)
         typer.echo(f"written: {out}")
-    drawn = {} if given else {"split.by": wanted.by, "split.val": f"{wanted.val:g}", "split.seed": wanted.seed}
+    drawn = {} if given else {"split.by": wanted.by, "split.val": wanted.val, "split.seed": wanted.seed}
     changes = layout.folders | ({"split.file": out} if out else drawn)
     words = ["--config", str(layout.config)] if layout.config else []
-    for setting in [*(layout.settings or []), *(f"{key}={value}" for key, value in changes.items())]:
+    for setting in [*(layout.settings or []), *(f"{key}={as_yaml(value)}" for key, value in changes.items())]:
         words += ["--set", setting]
     typer.echo(f"to train with it: {shlex.join(['carvana', 'fit', '--data', str(folder), *words])}")
 

@@ -238,6 +238,9 @@ def read_written(folder: str | os.PathLike[str], task: Task, sample: Sample) -> 
     if task.kind == "multilabel":
         return np.stack([read_mask(mask_path(folder, sample, of_class)) for of_class in task.folders])
     path = mask_path(folder, sample)
+    if task.writes_value:
+        mask: Labels = (read_values(path) == task.decode(np.ones(1, np.uint8))).view(np.uint8)
+        return mask
     return task.written.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
 
 

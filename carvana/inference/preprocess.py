@@ -45,8 +45,8 @@ def network_size(scale: Scale, trained_size: tuple[int, int] | None) -> tuple[in
         match = re.fullmatch(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*", scale)
         size: tuple[int, ...] = tuple(int(number) for number in match.groups()) if match else ()
     else:
-        size = tuple(scale)
-    if len(size) != 2 or min(size) < SMALLEST or max(size) > LARGEST:
+        size = tuple(scale) if isinstance(scale, list | tuple) else ()
+    if len(size) != 2 or not all(isinstance(side, int) for side in size) or min(size) < SMALLEST or max(size) > LARGEST:
         hint = did_you_mean(scale, ["trained", "native"]) if isinstance(scale, str) else ""
         raise ConfigError(
             f"scale {scale!r} cannot be used; expected trained, native or HEIGHTxWIDTH such as 640x960, each side "

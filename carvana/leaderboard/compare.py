@@ -295,7 +295,8 @@ class _Execution:
             FITTING: {"config": trial.config, "run": trial.run, "group": self._plan.out.resolve().name},
             EVALUATING: {"run": trial.run, "result": trial.result, "samples": self._samples},
             MEASURING: {
-                "run": trial.run, "image": self._samples[0].image, "out": trial.cost, "key": self._cost_key(),
+                "run": trial.run, "image": self._samples[0].image, "page": self._samples[0].spec.page,
+                "out": trial.cost, "key": self._cost_key(),
             },
         }[stage]  # fmt: skip
         function = f"carvana.leaderboard.jobs:{_FUNCTIONS[stage]}"

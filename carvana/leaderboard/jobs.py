@@ -19,6 +19,7 @@ from typing import Any
 from carvana.config import FitConfig
 from carvana.data.samples import Sample
 from carvana.errors import CarvanaError, RunError, cause
+from carvana.image_spec import Page
 from carvana.leaderboard.worker_pool import PipeEnd, WorkerJob, register_targets
 from carvana.registry import resolve
 from carvana.run import Run, first_free
@@ -145,16 +146,21 @@ def evaluate_finished(
     result.write_evaluation(evaluation.to_json())
 
 
-def measure(*, reporter: WorkerReporter, device: str, run: Run, image: Path, out: Path, key: Mapping[str, Any]) -> None:
+def measure(
+    *, reporter: WorkerReporter, device: str, run: Run, image: Path, page: Page, out: Path, key: Mapping[str, Any]
+) -> None:
     """Measure the cost of prediction at the scale that the network was trained at."""
-    from carvana.data.io.images import read_bands, read_image
+    from carvana.data.io.images import read_bands, read_image, read_pixels
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost
     from carvana.inference.predictor import Predictor
     from carvana.models.segmenter import Segmenter
 
     predictor = Predictor.from_pretrained(run.path, device=device)
     (spec,) = predictor.image_specs
-    pixels = read_image(image) if spec.is_picture else read_bands(image, spec)[0]
+    if not spec.is_picture:
+        pixels = read_bands(image, spec.of_page(page))[0]
+    else:
+        pixels = read_image(image) if page is None else read_pixels(image, spec.of_page(page))
     cost = measure_cost(predictor, pixels, seconds=MEASURED)
     model = predictor.model
     trainable = count_parameters(model) if isinstance(model, Segmenter) else None

@@ -71,6 +71,7 @@ Distribution = Annotated[str, _must(is_distribution, "must be the name of a pack
 Options = Annotated[dict[str, Any], AfterValidator(_jsonable)]
 # Both must be numbers in the network's fp32, too.
 Mean = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False, strict=True)]
+Level = Annotated[float, Field(ge=-3e38, le=3e38, allow_inf_nan=False, strict=True)]
 Std = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False, strict=True)]
 
 
@@ -112,7 +113,7 @@ class ModelSpec(BaseModel):
     stride: Side = 1
     min_size: Side = 1
     channels: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_CHANNELS)] = RGB
-    range: tuple[tuple[Mean, Mean], ...] = ()
+    range: tuple[tuple[Level, Level], ...] = ()
     dtype: Literal[
         "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64"
     ] = "uint8"

@@ -167,7 +167,10 @@ class Worker:
             if job.result.cancelled():  # the network leaves it out, and nothing holds the pixels meanwhile
                 job.image = None
             else:  # its pixels are held until the network has ended
-                await asyncio.wait([asyncio.wrap_future(job.result)])
+                ended = asyncio.wrap_future(job.result)
+                await asyncio.wait([ended])
+                if not ended.cancelled():
+                    ended.exception()  # nobody hears of it any more
             raise
 
     def _run_network(self) -> None:

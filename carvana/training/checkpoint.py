@@ -322,6 +322,8 @@ class Checkpoint:
                 f"{now['processes']} now; start as many as then, or begin another one with --init"
             )
         for key, value in now["settings"].items():
+            if key == "log_to":  # changes no result
+                continue
             old = before["settings"].get(key, value)
             longer = key in LONGER and old is not None and value is not None and value >= old
             if value != old and not longer:

@@ -13,6 +13,7 @@ from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.evaluation.report import evaluate_folds
 from carvana.evaluation.samples import read_run_split, with_data_root
 from carvana.folds import Folds
+from carvana.inference.inputs import refuse_equal_stems
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.setup import check, check_alone, lasting_path, with_data
@@ -125,6 +126,7 @@ def _split(config: FitConfig, folds: int, reporter: Reporter) -> list[Split]:
         reporter.info(f"{config.data.root}: folds divide its train and its val part, {len(samples)} images, anew")
     check_categories(samples, config.task.task())
     splits = split_folds(samples, folds=folds, seed=config.split.seed, by=config.split.by, task=config.task.task())
+    refuse_equal_stems([sample.image for sample in samples], [sample.stem for sample in samples])
     check_sizes(samples)
     return splits
 

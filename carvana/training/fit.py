@@ -207,7 +207,7 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
 
 def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | None, reporter: Reporter) -> bool:
     """Whether a folder holds an unfinished run of the same config."""
-    if not run.config_path.is_file() or run.is_evaluated:
+    if not run.config_path.is_file() or run.is_done:
         return False
     kept = run.read_config()
     config = with_data(in_full(config), reporter=reporter)

@@ -24,6 +24,7 @@ from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, DataError, ModelError, RunError, UnknownNameError, listed, plural
 from carvana.evaluation.samples import read_run_split
 from carvana.image_spec import ImageSpec, channel_names
+from carvana.inference.inputs import refuse_equal_stems
 from carvana.losses import loss_for, loss_names, make_loss
 from carvana.models.build import build_network
 from carvana.models.segmenter import Segmenter, create_model
@@ -228,10 +229,11 @@ def measured(
     spec = config.data.image_spec()
     if known is not None and known.range and not spec.range:
         spec = replace(spec, range=known.range)
-    found = measure(split.train, split.val, spec, reporter=reporter)
+    train, val = (split.train, split.val) if split.train else (split.val, ())
+    found = measure(train, val, spec, reporter=reporter)
     if spec.range != config.data.image_spec().range and found.dtype == "uint8":
         raise DataError(
-            f"{split.train[0].image}: images of 8 bits, and the network of --init takes values from "
+            f"{train[0].image}: images of 8 bits, and the network of --init takes values from "
             f"{spec.range[0][0]:g} to {spec.range[0][1]:g} as black and white: name the range of these images with "
             "data.range=[low, high]"
         )
@@ -282,6 +284,7 @@ def new_split(config: FitConfig, *, reporter: Reporter) -> Split:
     """
     split = make_split(config.data, config.split, config.task.task(), reporter=reporter)
     tell_of_leak(split, reporter)
+    refuse_equal_stems([sample.image for sample in split.val], [sample.stem for sample in split.val])
     check_sizes(split.train + split.val)
     return split
 

@@ -255,6 +255,14 @@ def test_split_shows_the_classes_of_both_sides_and_writes_what_fit_reads(scenes:
     assert config.split.file == tmp_path / "split.csv"
 
 
+def test_split_prints_a_command_that_can_be_typed(tiny_data: Path) -> None:
+    result = call("split", tiny_data, "--group", "[^_]+_(.*)", "--val", 2)
+    command = shlex.split(result.stdout.splitlines()[-1].removeprefix("to train with it: "))
+    changes = [word for before, word in itertools.pairwise(command) if before == "--set"]
+    config = load_config(None, parse_settings(changes))
+    assert (config.data.group, config.split.val) == ("[^_]+_(.*)", 2)
+
+
 def test_split_takes_what_a_config_says_and_options_win(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("split: {by: image, val: 5, seed: 7}")
     result = call("split", tiny_data, "--config", tmp_path / "mine.yaml", "--val", 3)

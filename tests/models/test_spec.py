@@ -69,6 +69,11 @@ def test_a_newer_format_is_refused_before_its_new_keys_are():
         ModelSpec.from_json({"format_version": FORMAT_VERSION + 1, "new": 1})
 
 
+def test_a_range_may_hold_any_numbers_of_float32():
+    spec = SPEC.changed(range=((-2e38, 5_000_000.0),) * len(SPEC.channels))
+    assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
 @pytest.mark.parametrize("foreign", [[], "x", None, 3])
 def test_what_is_not_an_object_is_refused(foreign: object):
     with pytest.raises(ModelError, match="JSON object"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -155,6 +156,22 @@ def test_the_pixels_of_who_hangs_up_count_until_the_network_is_done() -> None:
         assert (worker._pixels._free, worker._taken) == (whole, 0)
 
     within(slow, story)
+
+
+def test_an_error_of_the_network_that_nobody_waits_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    slow = held()
+
+    async def story(worker: Worker) -> None:
+        asked = asyncio.ensure_future(worker.answer(FILES[0], MASK))
+        await begun(slow)
+        asked.cancel()
+        slow.batches_run = None  # type: ignore[assignment]
+        slow.told.set()
+        await asyncio.gather(asked, return_exceptions=True)
+        gc.collect()
+
+    within(slow, story)
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_the_pixels_of_who_hangs_up_count_until_the_thread_is_done() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from carvana.data.io.masks import write_mask
 from carvana.data.layouts import warn_of_others
 from carvana.data.measure import measure
 from carvana.data.samples import Sample, with_spec
-from carvana.data.splits import config_samples
+from carvana.data.splits import Split, config_samples
 from carvana.data.target import read_labels
 from carvana.errors import DataError, ModelError
 from carvana.inference.predict_folder import predict_folder
 from carvana.leaderboard.entries import make_entries
+from carvana.leaderboard.jobs import measure as measure_cost
 from carvana.leaderboard.plan import make_plan
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
@@ -41,6 +43,7 @@ from carvana.task import NODATA, Task
 from carvana.training.cross_validation import fit_folds
 from carvana.training.find_lr import find_lr
 from carvana.training.fit import fit, resume
+from carvana.training.setup import measured as measured_images
 from carvana.utils.progress import SilentReporter
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
@@ -260,6 +263,12 @@ def test_pages_are_images_of_their_own_or_channels(tmp_path: Path, page: str) ->
         val = {name.split("-")[0] for name in names if name.split(".")[0] in _stems(run)}
         assert len(val) == 1  # the pages of a file stay together
     assert Segmenter.from_pretrained(run.path).spec.pages == page
+    first = config_samples(config(root, **changes).data, root)[0]
+    cost = tmp_path / "cost.json"
+    measure_cost(
+        reporter=Lines(), device="cpu", run=run, image=first.image, page=first.spec.page, out=cost, key={}
+    )  # fmt: skip
+    assert json.loads(cost.read_text())["ms"] > 0
 
 
 def _stems(run: Run) -> set[str]:
@@ -376,6 +385,27 @@ def test_class_folders_of_stacks_are_read_page_by_page(tmp_path: Path) -> None:
     for sample in stacks(tmp_path, task, by_class=True):
         masks = [tifffile.imread(path)[sample.spec.page] for path in sample.masks]
         np.testing.assert_array_equal(read_labels(sample, task), np.stack(masks) > 0)
+
+
+def test_pages_that_are_channels_are_checked_as_one_image(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(2):
+        values, mask = draw(number, 5, "uint8")
+        pages = values.transpose(2, 0, 1)
+        tifffile.imwrite(tmp_path / f"images/{number}.tif", pages, photometric="minisblack", metadata=None)
+        write_mask(tmp_path / f"masks/{number}.png", mask)
+    report = check_data(tmp_path, pages="channels")
+    assert (report.problems, report.image_count) == ((), 2)
+    assert {problem.kind for problem in check_data(tmp_path).problems} == {"unreadable"}
+
+
+def test_images_of_models_alone_are_measured(tmp_path: Path) -> None:
+    made = config(write_bands(tmp_path, 2), **{"data.channels": 5})
+    samples = tuple(config_samples(made.data, made.data.root))
+    _, split, found = measured_images(made, Split((), samples), reporter=SilentReporter())
+    assert found.spec.range != ((0.0, 1.0),) * 5
+    assert split.val[0].spec.range == found.spec.range
 
 
 def test_another_range_makes_other_masks_and_another_digest(tmp_path: Path) -> None:

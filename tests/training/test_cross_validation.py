@@ -13,6 +13,7 @@ from reference import dice
 
 import carvana
 from carvana.config import FitConfig
+from carvana.data.io.images import write_image
 from carvana.data.io.masks import read_mask
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
 from carvana.evaluation.report import finish_run
@@ -183,6 +184,25 @@ def test_unfinished_folds_of_another_recipe_are_left_alone(tiny_data: Path, tmp_
             fit_folds(recipe(tiny_data), out=made.path, **{"folds": 3} | other)  # type: ignore[arg-type]
     with pytest.raises(RunError, match="holds folds of another config"):
         fit_folds(recipe(tiny_data, train__lr=0.5), folds=3, out=made.path)
+
+
+def test_images_of_one_stem_are_refused_before_training(tmp_path: Path) -> None:
+    names = ["a.png", "a.jpg", "b.png", "c.png"]
+    images = [{"id": n, "file_name": name, "height": 40, "width": 60} for n, name in enumerate(names)]
+    square = [4, 4, 24, 4, 24, 24, 4, 24]
+    marked = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [square]} for n in range(4)]
+    values = {"images": images, "annotations": marked, "categories": [{"id": 1, "name": "car"}]}
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    for number, name in enumerate(names):
+        write_image(tmp_path / "images" / name, np.full((40, 60, 3), 40 * number, np.uint8))
+    made = recipe(tmp_path, task__classes=["car"])
+    with pytest.raises(DataError, match=r"would both write a_mask\.png"):
+        fit_folds(made, folds=2, out=tmp_path / "folds", device="cpu")
+    rows = ["a.png,g,val", "a.jpg,g,val", "b.png,h,train", "c.png,i,train"]
+    (tmp_path / "split.csv").write_text("\n".join(["image,group,subset", *rows]))
+    with pytest.raises(DataError, match=r"would both write a_mask\.png"):
+        carvana.fit(made.replace({"split.file": str(tmp_path / "split.csv")}), out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_all_folds_start_from_the_same_weights(folds: Folds, tiny_data: Path, tmp_path: Path) -> None:

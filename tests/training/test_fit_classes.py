@@ -209,6 +209,18 @@ def test_of_any_channels_the_last_layer_alone_is_of_the_classes(tmp_path: Path, 
             torch.testing.assert_close(value, before[name])
 
 
+def test_one_class_may_have_any_value_of_16_bits(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    for path in (root / "masks").iterdir():
+        values = read_values(path)
+        Image.fromarray(np.where(values == 20, 26001, 0).astype(np.uint16)).save(path)
+    changes = {"task.classes": {"road": "26000-26999"}, "task.ignore": [], "train.epochs": 1, "train.loss": "bce"}
+    run = fit(config(root, **changes), out=tmp_path / "run", device="cpu")
+    assert run.is_done
+    [path, *_] = run.masks_path.iterdir()
+    assert set(np.unique(read_values(path))) <= {0, 26000}
+
+
 def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path: Path) -> None:
     root = write_scenes(tmp_path / "data")
     changes = {"task.classes": {"sky": 10, "road": 20, "car": 30, "pole": 250}}

@@ -17,6 +17,7 @@ from reference import Lines
 import carvana
 from carvana.config import FitConfig
 from carvana.errors import CarvanaError, ConfigError, DataError, RunError
+from carvana.evaluation.report import finish_run
 from carvana.run import Run
 from carvana.training.checkpoint import read_state
 from carvana.training.fit import resume
@@ -106,6 +107,19 @@ def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(
     resume(out, device="cpu")
     assert model_files(out) == model_files(undisturbed.path)
     assert (out / "metrics.jsonl").read_bytes() == undisturbed.metrics_path.read_bytes()
+
+
+def test_the_same_command_goes_on_with_other_trackers_and_after_an_evaluation_by_hand(
+    undisturbed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    interrupted(recipe(tiny_data), out, 4, monkeypatch)  # in the second epoch
+    finish_run(Run(out), device="cpu")
+    again = recipe(tiny_data).replace({"train.log_to": ["tensorboard"]})
+    carvana.fit(again, out=out, device="cpu")
+    assert model_files(out) == model_files(undisturbed.path)
+    assert Run(out).read_config().train.log_to == ["tensorboard"]
+    assert Run(out).is_done
 
 
 def test_a_training_goes_on_where_its_data_folder_has_moved_to_the_same_end(

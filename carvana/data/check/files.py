@@ -27,6 +27,7 @@ from carvana.data.names import EXPECTED, group_and_view
 from carvana.data.objects import paint_labels, read_objects
 from carvana.data.samples import PairedNames, Sample, each_page
 from carvana.errors import ConfigError, DataError, printable
+from carvana.image_spec import Page, Pages
 from carvana.task import Task
 
 T = TypeVar("T")
@@ -116,10 +117,9 @@ class FolderContents:
         sample = self.samples[number]
         return sample.image, sample.masks
 
-    def page(self, number: int) -> int | None:
-        """The page of its file that an image is; None for other images, and for masks that are alone."""
-        page = self.samples[number].spec.page if number < len(self.samples) else None
-        return page if isinstance(page, int) else None
+    def page(self, number: int) -> Page:
+        """The page of its file that an image is, or all; None for other images, and for masks that are alone."""
+        return self.samples[number].spec.page if number < len(self.samples) else None
 
     def with_objects(self, number: int) -> Sample | None:
         """The sample of an image whose labels are objects with categories."""
@@ -127,12 +127,12 @@ class FolderContents:
         return sample if sample is not None and sample.categories is not None else None
 
 
-def list_folders(names: PairedNames) -> FolderContents:
+def list_folders(names: PairedNames, pages: Pages = "images") -> FolderContents:
     """The images and masks of two folders, and what is wrong with their names."""
     found, suffix = names.folders, names.rule.suffix
     problems: list[Problem] = []
     masks_alone = [found.masks / mask for mask in names.alone]
-    contents = FolderContents(found.images, found.masks, list(_pages(names, problems)), masks_alone, problems)
+    contents = FolderContents(found.images, found.masks, list(_pages(names, problems, pages)), masks_alone, problems)
     for stem in () if names.by_class else sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
         images, masks = names.places(stem)
@@ -275,11 +275,12 @@ def inspect(
     return found
 
 
-def _pages(names: PairedNames, problems: list[Problem]) -> Iterator[Sample]:
-    """The samples, each page of a TIFF as one of its own."""
+def _pages(names: PairedNames, problems: list[Problem], pages: Pages) -> Iterator[Sample]:
+    """The samples; each page of a TIFF is one of its own, unless pages are channels."""
     for sample in _samples(names, problems):
+        one = pages == "channels" and sample.image.suffix.lower() in (".tif", ".tiff")
         try:
-            yield from each_page([sample], sample.spec)
+            yield from each_page([sample], sample.spec.of_page("channels" if one else None))
         except DataError:  # reading it tells why
             yield sample
 
@@ -317,18 +318,18 @@ def _read(read: Callable[[Path], T], path: Path, problems: list[Problem]) -> T |
         return None
 
 
-def _inspect_image(path: Path, found: PairSummary, page: int | None) -> None:
+def _inspect_image(path: Path, found: PairSummary, page: Page) -> None:
     pixels = read_picture(path, page, found)
     found.size = image_size(path)
     found.image, found.picture = _digest(pixels, found.size), coarse(thumbnail(pixels))
 
 
-def read_picture(path: Path, page: int | None = None, found: PairSummary | None = None) -> NDArray[np.uint8]:
+def read_picture(path: Path, page: Page = None, found: PairSummary | None = None) -> NDArray[np.uint8]:
     """An image as RGB of 8 bits, small where its file allows it; of other channels the first three, stretched.
 
     Args:
         path: the file.
-        page: its page, if each is an image.
+        page: its page, if each is an image, or "channels".
         found: gets the kind of an image that is not RGB of 8 bits.
 
     Raises:
@@ -359,7 +360,7 @@ def _inspect_mask(mask: NDArray[np.uint8], path: Path, found: PairSummary, *, ce
         found.ceilings = best_dices(mask)
 
 
-def _inspect_labels(path: Path, page: int | None, task: Task | None, found: PairSummary, *, colors: bool) -> None:
+def _inspect_labels(path: Path, page: Page, task: Task | None, found: PairSummary, *, colors: bool) -> None:
     values = read_values(page_of(path, page), colors=colors)
     shape = values.shape[0], values.shape[1]
     counts = count_values(values, path)

@@ -31,6 +31,7 @@ from carvana.data.check.masks import ResolutionLimit, is_inverted, mean_ceilings
 from carvana.data.io.arrays import page_of
 from carvana.data.samples import PairedNames, Sample, annotation_notes, find_names
 from carvana.errors import DataError, plural, shortened
+from carvana.image_spec import Pages
 from carvana.task import Task
 from carvana.utils.deprecated import Attribute
 from carvana.utils.files import expanded
@@ -138,6 +139,7 @@ def check_data(
     group: str | None = None,
     mask_suffix: str | None = None,
     layout: str | None = None,
+    pages: Pages = "images",
     task: Task | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
@@ -151,6 +153,7 @@ def check_data(
         group: the pattern that names the group.
         mask_suffix: how the names of masks end.
         layout: the one layout to read the folder by.
+        pages: what the pages of a TIFF are: images, or channels of one.
         task: what label files are; None looks at some of the files to see whether they are masks or label files.
         workers: threads that read; None for one per core.
         reporter: where progress goes.
@@ -170,7 +173,7 @@ def check_data(
     reporter = reporter or default_reporter()
     names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix, layout=layout)
     folder = expanded(root)
-    contents = list_folders(names) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
+    contents = list_folders(names, pages) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
     del names  # half a kilobyte an image
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
