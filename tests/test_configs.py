@@ -20,7 +20,7 @@ PROMISED = {
     "tiny-cpu": {"model.encoder_weights": "none", "train.minutes": 1},
     "best-small": {"data.size": (384, 384), "data.scale": (768, 1152), "data.mode": "crop", "train.epochs": 32},
     "best-gpu": {"data.size": (640, 960), "data.mode": "crop", "data.start_size": (640, 960), "train.ema": 0.998},
-    "camvid-small": {"data.size": (360, 480), "data.augment": "scene", "train.loss": "ce + dice"},
+    "camvid-small": {"arch": "fpn/tu-tf_efficientnet_lite0", "data.mode": "crop", "data.size": (240, 320)},
     "few-images": {"model.encoder_weights": "imagenet", "data.augment": "scene", "train.batch_size": 4},
     "bands": {"data.channels": 12, "model.encoder_weights": "imagenet", "data.augment": "flip"},
     "compare-quick": {"model.encoder_weights": "none", "train.minutes": 0.5},
