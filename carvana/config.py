@@ -342,6 +342,11 @@ class FitConfig(Section):
         except ValidationError as error:
             raise ConfigError(explain(FitConfig, error)) from error
 
+    def with_neutral(self, other: FitConfig) -> FitConfig:
+        """The same with another one's readers, cache and trackers, which change no result."""
+        changes = {"data.workers": other.data.workers, "data.cache_gb": other.data.cache_gb}
+        return self.replace(changes | {"train.log_to": other.train.log_to})
+
     def replace(self, changes: Mapping[str, Any]) -> Self:
         """A copy in which dotted keys have new values: ``replace({"train.epochs": 8})``."""
         values = self.model_dump()

@@ -61,6 +61,11 @@ class Folds(Results):
         write_json(made.record_path, record)
         return made
 
+    def keep(self, config: FitConfig) -> None:
+        """Take the readers, the cache and the trackers of a config for all folds that are left."""
+        kept = self.read_config().with_neutral(config)
+        write_json(self.record_path, self._record() | {"recipe": kept.model_dump(mode="json")})
+
     @property
     def count(self) -> int:
         """The number of folds."""

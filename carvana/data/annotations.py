@@ -135,8 +135,16 @@ def read_labelme(images: Path, files: Path, *, base: Path, subset: str = "") -> 
         DataError: a file cannot be read, or is of another kind.
     """
     stems = _by_stem(images, nested_names(images, SUFFIXES))
-    there = {_owner_of(files / name, stem_of(name), stems): name for name in sorted(nested_names(files, {".json"}))}
     notes, found = Notes(), []
+    there: dict[str, str] = {}
+    for name in sorted(nested_names(files, {".json"}), key=lambda name: (stem_of(name) not in stems, name)):
+        owner = _owner_of(files / name, stem_of(name), stems)
+        other = there.setdefault(owner, name)
+        if other == name:
+            continue
+        if stem_of(other) != owner:
+            raise DataError(f"{files}: {other} and {name} both name the image {stems[owner]}; move one of them away")
+        notes["JSON file", "of an image that has a JSON file of its own name: left out"] += 1
     for stem, name in stems.items():
         if stem not in there:
             notes["image", "without a JSON file: left out"] += 1
@@ -160,13 +168,13 @@ def read_yolo(images: Path, labels: Path, names: Sequence[str], *, base: Path, s
     """
     notes, found = Notes(), []
     stems = _by_stem(images, image_names(images, SUFFIXES))
-    there = {path.stem for path in labels.glob("*.txt") if path.name != "classes.txt"}
+    there = {stem_of(name): labels / name for name in image_names(labels, {".txt"}) if name != "classes.txt"}
     for stem, name in stems.items():
         size = image_size(images / name)
-        shapes = tuple(yolo_shapes(labels / f"{stem}.txt", size, names, notes)) if stem in there else ()
+        shapes = tuple(yolo_shapes(there[stem], size, names, notes)) if stem in there else ()
         notes["image", "without an object: background"] += not shapes
-        found.append((images / name, labels / f"{stem}.txt" if stem in there else labels, size, shapes))
-    notes["label file", "without an image: left out"] = len(there - stems.keys())
+        found.append((images / name, there.get(stem, labels), size, shapes))
+    notes["label file", "without an image: left out"] = len(there.keys() - stems.keys())
     lines = notes.lines(labels)
     return [_sample(image, base, subset, Annotation(path, size, shapes, lines)) for image, path, size, shapes in found]
 

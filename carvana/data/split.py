@@ -131,7 +131,7 @@ def named_samples(path: str | os.PathLike[str], samples: Sequence[Sample]) -> li
 def _read_subsets(path: Path) -> dict[str, str]:
     subsets: dict[str, str] = {}
     try:
-        with open(path, newline="", encoding=_CODING[0], errors=_CODING[1]) as file:
+        with open(path, newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:  # Excel writes its mark
             rows = csv.DictReader(file)
             understood = {"image", "subset"} <= set(rows.fieldnames or ())
             for number, row in enumerate(rows if understood else (), start=2):

@@ -91,6 +91,8 @@ def recall_split(
     """
     samples = config_samples(data, data.root) if samples is None else samples
     if split.file is not None and split.file.is_dir():
+        if any(folder is not None and Path(folder).is_absolute() for folder in (data.images, data.masks)):
+            data = data.model_copy(update={"images": None, "masks": None})  # which are not those of another folder
         return Split(without_test(samples), without_test(config_samples(data, split.file)))
     return read_split(written, samples)
 

@@ -239,7 +239,10 @@ def read_written(folder: str | os.PathLike[str], task: Task, sample: Sample) -> 
         return np.stack([read_mask(mask_path(folder, sample, of_class)) for of_class in task.folders])
     path = mask_path(folder, sample)
     if task.writes_value:
-        mask: Labels = (read_values(path) == task.decode(np.ones(1, np.uint8))).view(np.uint8)
+        values, value = read_values(path), int(task.decode(np.ones(1, np.uint8))[0])
+        if value > 1 and values.max() <= 1:  # a run without named classes writes 0 and 1
+            value = 1
+        mask: Labels = (values == value).view(np.uint8)
         return mask
     return task.written.encode(read_values(path), path) if task.kind == "multiclass" else read_mask(path)
 

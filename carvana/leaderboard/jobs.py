@@ -39,8 +39,8 @@ _PATIENCE = 15.0
 MEASURED = 2.0
 """Seconds that each kind of cost is measured for."""
 
-_NEUTRAL = ("root", "images", "masks", "workers", "cache_gb")
-"""Keys of data that may change before a fit is resumed: where images lie and how they are read."""
+_PLACES = ("root", "images", "masks")
+"""Keys of data that may change before a fit is resumed: where images lie."""
 
 
 def main() -> None:
@@ -127,8 +127,8 @@ def fit_network(
     if not run.config_path.is_file():
         fit(config, out=run.path, device=device, group=group, reporter=reporter)
         return
-    now: dict[str, Any] = {f"data.{key}": getattr(config.data, key) for key in _NEUTRAL}
-    run.write_config(run.read_config().replace(now | {"train.log_to": config.train.log_to}))
+    now: dict[str, Any] = {f"data.{key}": getattr(config.data, key) for key in _PLACES}
+    run.write_config(run.read_config().replace(now).with_neutral(config))
     if "fit_seconds" not in run.read_record():  # an interrupted fit that was evaluated by hand
         run.evaluation_path.unlink(missing_ok=True)
     resume(run.path, device=device, reporter=reporter)

@@ -65,6 +65,7 @@ def fit_folds(
     first_weights = lasting_path(init)
     if out is not None and Folds(out).exists:
         _check_same(Folds(out), config, folds, first_weights)
+        Folds(out).keep(config)
         return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
     splits = _split(config, folds, reporter)
     made = Folds.create(out, config, folds=folds, init=first_weights)
@@ -112,7 +113,7 @@ def resume_folds(
 def _check_same(made: Folds, config: FitConfig, folds: int, init: str | None) -> None:
     if made.is_evaluated:
         raise RunError(f"{made.path}: exists already and is never overwritten; name another folder with --out")
-    kept = made.read_config().replace({"train.log_to": config.train.log_to})  # which decides no result
+    kept = made.read_config().with_neutral(config)
     if (kept, made.count, made.init) != (config, folds, init):
         raise RunError(
             f"{made.path}: holds folds of another config; `carvana fit --resume {made.path}` goes on with that one, "
@@ -159,6 +160,7 @@ def _fit_all(
             own = config.replace({"split.file": str(made.split_path(number).resolve())})
             try:
                 if run.config_path.is_file():
+                    run.write_config(run.read_config().with_neutral(config))
                     resume(run.path, root=root, device=device, callbacks=callbacks, reporter=reporter)
                 else:
                     fit(

@@ -80,8 +80,7 @@ def fit(
     reporter = (reporter or default_reporter()) if first else SilentReporter()
     if out is not None and process_count() == 1 and _is_interrupted(Run(out), config, init, reporter):
         reporter.info(f"{out}: resuming it")
-        kept = Run(out).read_config()
-        Run(out).write_config(kept.replace({"train.log_to": config.train.log_to}))
+        Run(out).write_config(Run(out).read_config().with_neutral(config))
         return resume(out, device=device, callbacks=callbacks, reporter=reporter)
     run = Run.choose(out, arch=config.arch) if first else Run(out or "runs")
     config = check(config, device=device, reporter=reporter)
@@ -165,7 +164,7 @@ def resume(
             run.write_config(config)
         if first and not trainer.progress.finished:
             run.evaluation_path.unlink(missing_ok=True)  # the network changes from here on
-        if trainer.progress.finished and run.is_evaluated:
+        if trainer.progress.finished and run.is_done:
             reporter.info(f"{run.path}: its training and its evaluation are complete; more epochs can be asked for")
             return run
         return _train(trainer, config, began=began, reporter=reporter)
@@ -213,11 +212,10 @@ def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | 
     config = with_data(in_full(config), reporter=reporter)
     if NODATA in kept.task.ignore and NODATA not in config.task.ignore:  # as its images have shown
         config = config.replace({"task.ignore": [*config.task.ignore, NODATA]})
-    free: dict[str, Any] = {"data.workers": kept.data.workers, "data.cache_gb": kept.data.cache_gb}
-    free["train.log_to"] = kept.train.log_to  # like these two it changes no result
+    config = config.with_neutral(kept)
     if config.train.batch_size == "auto":  # the run's config holds the number that it came to
-        free["train.batch_size"] = kept.train.batch_size
-    same = config.replace(free).model_dump(mode="json") == kept.model_dump(mode="json")
+        config = config.replace({"train.batch_size": kept.train.batch_size})
+    same = config.model_dump(mode="json") == kept.model_dump(mode="json")
     return same and run.read_record().get("init_from") == lasting_path(init)
 
 

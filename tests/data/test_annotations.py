@@ -382,3 +382,31 @@ def test_a_labelme_file_of_another_name_belongs_to_the_image_that_it_names(tmp_p
     write_images(tmp_path, ["photo.jpg"])
     with pytest.raises(DataError, match=r"photo\.jpg and photo\.png differ in their suffix alone"):
         find_samples(tmp_path)
+
+
+def test_of_several_labelme_files_of_an_image_its_own_name_counts(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"])
+    shape = {"shape_type": "polygon", "points": [[4, 4], [24, 4], [24, 24]]}
+
+    def labelme(name: str, label: str, image: str) -> None:
+        values = {"imagePath": image, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+        write_json(tmp_path / name, values | {"shapes": [shape | {"label": label}]})
+
+    labelme("a.json", "car", "a.png")
+    labelme("a_backup.json", "old", "a.png")
+    labelme("b_first.json", "sign", "b.png")
+    one, other = find_samples(tmp_path)
+    assert [masks_of(each)[0][0] for each in (one, other)] == ["car", "sign"]
+    assert any("1 JSON file of an image that has" in note for note in annotation_notes([one]))
+    labelme("b_second.json", "sign", "b.png")
+    with pytest.raises(DataError, match=r"b_first\.json and b_second\.json both name the image b\.png"):
+        find_samples(tmp_path)
+
+
+def test_text_files_of_yolo_may_have_any_case(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("car\n")
+    (tmp_path / "labels" / "a.TXT").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "labels" / "b.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    assert [len(masks_of(sample)) for sample in find_samples(tmp_path)] == [1, 1]

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from carvana.config import FitConfig
+from carvana.data.demo import write_demo
 from carvana.data.samples import Sample
 from carvana.data.split import Split, read_split, write_split
+from carvana.data.splits import make_split
 from carvana.errors import DataError
 
 
@@ -43,3 +46,20 @@ def test_a_split_file_that_cannot_serve_is_told(tmp_path: Path, samples: list[Sa
 
 def test_shared_groups_names_the_leak(samples: list[Sample]) -> None:
     assert Split(tuple(samples[:3]), tuple(samples[3:])).shared_groups() == {"01"}
+
+
+def test_the_mark_that_excel_writes_is_passed_over(tmp_path: Path, samples: list[Sample]) -> None:
+    split = Split(tuple(samples[:2]), tuple(samples[2:]))
+    write_split(tmp_path / "split.csv", split)
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "split.csv").read_bytes())
+    assert read_split(tmp_path / "excel.csv", samples) == read_split(tmp_path / "split.csv", samples)
+
+
+def test_a_validation_folder_is_read_where_the_training_folders_are_absolute(tiny_data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_demo(other, cars=1, views=2, size=(40, 60), seed=9)
+    data = {"root": tiny_data, "images": tiny_data / "train", "masks": tiny_data / "train_masks"}
+    config = FitConfig(data={key: str(value) for key, value in data.items()}, split={"file": str(other)})
+    made = make_split(config.data, config.split)
+    assert {sample.image.parent for sample in made.val} == {other / "train"}
+    assert {sample.image.parent for sample in made.train} == {tiny_data / "train"}

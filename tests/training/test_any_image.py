@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -395,9 +396,30 @@ def test_pages_that_are_channels_are_checked_as_one_image(tmp_path: Path) -> Non
         pages = values.transpose(2, 0, 1)
         tifffile.imwrite(tmp_path / f"images/{number}.tif", pages, photometric="minisblack", metadata=None)
         write_mask(tmp_path / f"masks/{number}.png", mask)
+    shutil.copy(tmp_path / "images/0.tif", tmp_path / "images/copy.tif")
+    shutil.copy(tmp_path / "masks/1.png", tmp_path / "masks/copy.png")
+    assert {problem.kind for problem in check_data(tmp_path, pages="channels").problems} >= {"duplicate"}
+    (tmp_path / "images/copy.tif").unlink()
+    (tmp_path / "masks/copy.png").unlink()
     report = check_data(tmp_path, pages="channels")
     assert (report.problems, report.image_count) == ((), 2)
     assert {problem.kind for problem in check_data(tmp_path).problems} == {"unreadable"}
+
+
+def test_stacks_with_polygons_are_checked_page_by_page(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    pages = np.zeros((3, 40, 60), np.uint8)
+    tifffile.imwrite(tmp_path / "images" / "s.tif", pages, photometric="minisblack", metadata=None)
+    square = [4, 4, 24, 4, 24, 24, 4, 24]
+    values = {
+        "images": [{"id": 1, "file_name": "s.tif", "height": 40, "width": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [square]}],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    report = check_data(tmp_path)
+    assert report.image_count == len(carvana.find_samples(tmp_path)) == 3
+    assert "unreadable" not in {problem.kind for problem in report.problems}
 
 
 def test_images_of_models_alone_are_measured(tmp_path: Path) -> None:

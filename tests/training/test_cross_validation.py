@@ -128,13 +128,29 @@ def test_interrupted_folds_go_on_and_end_the_same(folds: Folds, tiny_data: Path,
             carvana.Ensemble.from_pretrained(out)
         resume_folds(out, device="cpu")
     else:
-        fit_folds(recipe(tiny_data), folds=3, out=out, device="cpu")
+        now = {"train__log_to": ["tensorboard"], "data__cache_gb": 1}
+        fit_folds(recipe(tiny_data, **now), folds=3, out=out, device="cpu")
+        assert [run.read_config().train.log_to for run in Folds(out).runs] == ["auto", ["tensorboard"], ["tensorboard"]]
+        assert Folds(out).read_config().data.cache_gb == 1
     assert first.evaluation_path.stat().st_mtime_ns == before
     for run, undisturbed in zip(Folds(out).runs, folds.runs, strict=True):
         weights, expected = (r.model_path / "model.safetensors" for r in (run, undisturbed))
         assert weights.read_bytes() == expected.read_bytes()
     numbers, expected_numbers = Folds(out).read_evaluation(), folds.read_evaluation()
     assert numbers | {"seconds": 0} == expected_numbers | {"seconds": 0}
+
+
+@pytest.mark.slow
+def test_a_fold_that_was_stopped_after_its_last_step_is_finished(folds: Folds, tiny_data: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(folds.path, tmp_path / "folds"))
+    Folds(out).evaluation_path.unlink()
+    run = Folds(out).runs[1]
+    record = run.read_record()
+    run.write_record({key: value for key, value in record.items() if key != "fit_seconds"})
+    resume_folds(out, device="cpu")
+    assert run.is_done
+    numbers, expected = Folds(out).read_evaluation(), folds.read_evaluation()
+    assert numbers | {"seconds": 0} == expected | {"seconds": 0}
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +132,8 @@ def list_folders(names: PairedNames, pages: Pages = "images") -> FolderContents:
     found, suffix = names.folders, names.rule.suffix
     problems: list[Problem] = []
     masks_alone = [found.masks / mask for mask in names.alone]
-    contents = FolderContents(found.images, found.masks, list(_pages(names, problems, pages)), masks_alone, problems)
+    samples = list(by_pages(_samples(names, problems), pages))
+    contents = FolderContents(found.images, found.masks, samples, masks_alone, problems)
     for stem in () if names.by_class else sorted(names.images.keys() - names.masks.keys()):
         expected = EXPECTED if suffix is None else f"a name that ends in {suffix}"
         images, masks = names.places(stem)
@@ -275,9 +276,9 @@ def inspect(
     return found
 
 
-def _pages(names: PairedNames, problems: list[Problem], pages: Pages) -> Iterator[Sample]:
+def by_pages(samples: Iterable[Sample], pages: Pages) -> Iterator[Sample]:
     """The samples; each page of a TIFF is one of its own, unless pages are channels."""
-    for sample in _samples(names, problems):
+    for sample in samples:
         one = pages == "channels" and sample.image.suffix.lower() in (".tif", ".tiff")
         try:
             yield from each_page([sample], sample.spec.of_page("channels" if one else None))

@@ -264,7 +264,7 @@ def _draw(
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=_DARK)
 
     def write(text: str, left: float, top: float, **style: object) -> None:
-        figure.text(left / width, 1 - top / height, text, va="center", **style)  # type: ignore[arg-type]
+        figure.text(left / width, 1 - top / height, text, va="center", parse_math=False, **style)  # type: ignore[arg-type]
 
     write("What training sees", _MARGIN, 30, size=15, weight="bold", color=_INK)
     write(note, width - _MARGIN, 30, size=9.5, color=_DIM, ha="right")

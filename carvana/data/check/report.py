@@ -21,6 +21,7 @@ from carvana.data.check.files import (
     PairSummary,
     Problem,
     Size,
+    by_pages,
     inspect,
     kind_of_file,
     list_folders,
@@ -173,7 +174,10 @@ def check_data(
     reporter = reporter or default_reporter()
     names = find_names(root, images=images, masks=masks, group=group, mask_suffix=mask_suffix, layout=layout)
     folder = expanded(root)
-    contents = list_folders(names, pages) if isinstance(names, PairedNames) else FolderContents(folder, folder, names)
+    if isinstance(names, PairedNames):
+        contents = list_folders(names, pages)
+    else:
+        contents = FolderContents(folder, folder, list(by_pages(names, pages)))
     del names  # half a kilobyte an image
     samples = contents.samples
     with_masks = [number for number in range(len(contents)) if contents.pair(number)[1]]
@@ -331,9 +335,8 @@ def _equal_masks(samples: Sequence[Sample], found: Sequence[PairSummary]) -> Ite
 def _near_duplicates(samples: Sequence[Sample], pictures: NDArray[np.uint16]) -> Iterator[Problem]:
     @lru_cache(_THUMBNAILS)
     def look(number: int) -> NDArray[np.uint8] | None:
-        page = samples[number].spec.page
         try:
-            return thumbnail(read_picture(samples[number].image, page if isinstance(page, int) else None))
+            return thumbnail(read_picture(samples[number].image, samples[number].spec.page))
         except DataError:  # it was removed meanwhile
             return None
 
