@@ -170,7 +170,7 @@ class Worker:
                 ended = asyncio.wrap_future(job.result)
                 await asyncio.wait([ended])
                 if not ended.cancelled():
-                    ended.exception()  # nobody hears of it any more
+                    ended.exception()  # read, or asyncio would log it as forgotten
             raise
 
     def _run_network(self) -> None:
