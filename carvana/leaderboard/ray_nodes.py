@@ -14,19 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from carvana.config import TrackerName
 from carvana.data.digest import content_digest
 from carvana.data.samples import Sample
 from carvana.errors import CarvanaError, ConfigError, RunError
-from carvana.leaderboard.plan import ComparisonPlan, machine_line
-from carvana.models.serialization import CONFIG, WEIGHTS, locate
 from carvana.plugins import plugins
 from carvana.training.trackers import is_installed, tracker_names
 from carvana.utils import __version__
 from carvana.utils.files import file_digest
 from carvana.utils.progress import Reporter, SilentReporter
+
+if TYPE_CHECKING:  # a node reads this module before each process that it starts, and does it without torch
+    from carvana.leaderboard.plan import ComparisonPlan
 
 ANSWER = 10.0
 """Seconds that a cluster has to answer."""
@@ -182,6 +183,8 @@ def those_that_see_the_same(
     """
     import ray
 
+    from carvana.models.serialization import CONFIG, WEIGHTS, locate
+
     samples = plan.split.train + plan.split.val
     files = [plan.out.resolve() / "split.csv"]
     for trial in plan.all_trials:
@@ -257,6 +260,8 @@ def _look(
 ) -> tuple[dict[str, str], str]:
     """On a node: what it sees, and what machine it is."""
     import torch
+
+    from carvana.leaderboard.plan import machine_line
 
     here.enter(threads)
     torch.set_num_threads(threads)

@@ -7,17 +7,17 @@ whose node dies is started again on another one, and a fit goes on from its last
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carvana.errors import ConfigError, RunError, plural
-from carvana.leaderboard.plan import ComparisonPlan
 from carvana.leaderboard.ray_nodes import (
     LOOK,
     Caller,
@@ -43,14 +43,17 @@ from carvana.leaderboard.worker_pool import (
 from carvana.utils.devices import cpu_count
 from carvana.utils.progress import Reporter
 
+if TYPE_CHECKING:  # see ray_nodes.py
+    from carvana.leaderboard.plan import ComparisonPlan
+
 RESTARTS = 3
 """How often a job is started again because its node died."""
 
 RELEASED = 120.0
 """Seconds that a restarted fit waits for the lock of its run: file servers keep that of a dead machine for a while."""
 
-_TICK = 0.2
-"""Seconds between two looks at what the processes send."""
+_TICK = 0.5
+"""Seconds between two looks at what the processes send: each look takes a call of another process or two."""
 
 _GONE = "all nodes of the Ray cluster have died; the same command continues with others"
 _STOPPED = "the comparison was stopped"
@@ -262,7 +265,8 @@ def _do(
     worker = Worker(job, device, sharing=max(1, cpu_count() // threads))
     try:
         while True:
-            wait([worker.channel], timeout=_TICK)
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(timeout=_TICK)
             ended = worker.ended()
             sent = [(place, each.kind, each.values, each.numbers) for each in worker.messages()]
             if sent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,12 @@ def test_variables_of_trackers_and_the_hub_go_along(monkeypatch: pytest.MonkeyPa
     assert sent["MLFLOW_TRACKING_URI"] == "http://tracker"
     assert "SECRET" not in sent
     assert "PATH" not in sent
+
+
+def test_a_node_starts_jobs_without_torch() -> None:
+    """Importing it takes seconds and memory, once for each process that Ray lends."""
+    code = "import sys, carvana.leaderboard.ray_pool; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_of_an_error_its_end_is_told() -> None:
