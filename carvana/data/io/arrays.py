@@ -26,6 +26,7 @@ from carvana.data.io.decode import (
     check_pixels,
     is_npy,
     name_of,
+    npy_header,
     open_header,
     open_picture,
     read_bytes,
@@ -406,10 +407,7 @@ def _npz_header(file: Any, source: Source, limit: int) -> tuple[tuple[int, ...],
                 with archive.open(member) as opened:
                     if is_npy(opened.read(6)):
                         opened.seek(0)
-                        version = np.lib.format.read_magic(opened)
-                        old = version == (1, 0)
-                        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-                        shape, _, dtype = read(opened)
+                        shape, dtype = npy_header(opened)
                         arrays.append(np.broadcast_to(np.zeros((), dtype), shape))
     except MemoryError:
         raise

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,18 +181,23 @@ def is_npy(data: bytes) -> bool:
     return data[:6] == np.lib.format.MAGIC_PREFIX
 
 
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and the type of an array in NumPy's format; raises nearly anything on damaged bytes."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
 def npy_size(start: bytes, name: str) -> tuple[int, int]:
     """The (height, width) of a mask in NumPy's format, from the first bytes of its file.
 
     Raises:
         DataError: it is not one value a pixel.
     """
-    file = io.BytesIO(start)
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, kind = read(file)
-    except Exception as error:  # NumPy's parser raises nearly anything on damaged bytes
+        shape, kind = npy_header(io.BytesIO(start))
+    except Exception as error:
         raise DataError(f"{name}: cannot be read as a NumPy array ({error})") from error
     sides = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape[:2] if shape[2:] == (1,) else shape
     if len(sides) != 2 or 0 in sides or kind.kind not in "buif":
