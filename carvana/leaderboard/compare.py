@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -41,6 +42,9 @@ QUICK = ("unet-ref", "unet/resnet18", "linknet/resnet18", "fpn/resnet18")
 QUICK_CONFIG = "compare-quick"
 
 FITTING, EVALUATING, MEASURING = "fitting", "evaluating", "measuring"
+
+_APPEARS = 60.0
+"""Seconds until a file that another machine wrote is seen here: network file systems keep what they saw for a while."""
 
 _FUNCTIONS = {FITTING: "fit_network", EVALUATING: "evaluate_finished", MEASURING: "measure"}
 """The stages of a network, and the function of jobs.py that each of them is."""
@@ -275,6 +279,9 @@ class _Execution:
     def _update(self, trial: Trial, stage: str, reason: str | None) -> None:
         """Read what a worker left of its network, and write the leaderboard."""
         name = trial.entry.name
+        until = time.monotonic() + _APPEARS
+        while reason is None and not self._is_there(trial, stage) and time.monotonic() < until:
+            time.sleep(0.5)
         if reason is not None:
             self._reporter.warn(f"{name}: failed; the output of its process is in {trial.log}")
             if stage == MEASURING:
@@ -289,6 +296,9 @@ class _Execution:
         elif row.score is not None and row.latency_ms is None:
             interval = "" if row.score_ci95 is None else f" ({row.score_ci95[0]:.5f} .. {row.score_ci95[1]:.5f})"
             self._reporter.info(f"{name}: {METRICS[row.metric]} {row.score:.5f}{interval}")
+
+    def _is_there(self, trial: Trial, stage: str) -> bool:
+        return trial.done if stage != MEASURING else self._cost_key().items() <= read_cost(trial.cost).items()
 
     def _job(self, trial: Trial, stage: str) -> WorkerJob:
         arguments = {
@@ -305,7 +315,7 @@ class _Execution:
     def _to_measure(self) -> Iterator[Trial]:
         """The first trial of each network that has scores, and no cost measured by this version on this machine."""
         for name, (trial, *_) in self._plan.trials.items():
-            if self._results[name].row.ok and not self._cost_key().items() <= read_cost(trial.cost).items():
+            if self._results[name].row.ok and not self._is_there(trial, MEASURING):
                 yield trial
 
     def _cost_key(self) -> Mapping[str, Any]:

@@ -164,8 +164,7 @@ def make_plan(
             split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
         else:  # models alone are judged on all images
             split = Split((), without_test(config_samples(config.data, config.data.root, reporter=reporter)))
-    here = "auto" if elsewhere else device
-    config = check(config, device=here)
+    config = check(config, device=None if elsewhere else device)
     if len(runs) < len(entries):
         tracker_names(config.train.log_to)
     config, split, _ = measured(config, split, reporter=reporter)
@@ -195,7 +194,7 @@ def make_plan(
     fits = any(entry.run is None for entry in entries)
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, task, folder, numbers, split_digest + content) for entry in entries}
-    devices = devices_named(here)
+    devices = devices_named("auto" if elsewhere else device)
     header = Header(
         data=str(config.data.root),
         images=len(split.val),

@@ -40,7 +40,7 @@ from carvana.leaderboard.worker_pool import (
     WorkerMessage,
     end_workers,
 )
-from carvana.utils.devices import cpu_count
+from carvana.utils.devices import cpu_count, resolve_device, resolve_precision
 from carvana.utils.progress import Reporter
 
 if TYPE_CHECKING:  # see ray_nodes.py
@@ -50,13 +50,15 @@ RESTARTS = 3
 """How often a job is started again because its node died."""
 
 RELEASED = 120.0
-"""Seconds that a restarted fit waits for the lock of its run: file servers keep that of a dead machine for a while."""
+"""Seconds that a fit waits for the lock of its run: file servers keep that of a dead machine for a while."""
 
 _TICK = 0.5
 """Seconds between two looks at what the processes send: each look takes a call of another process or two."""
 
 _GONE = "all nodes of the Ray cluster have died; the same command continues with others"
 _STOPPED = "the comparison was stopped"
+_DIED, _KILLED = "its node died", "its Ray worker was killed"
+_BEGUN = "begun"  # what a task sends before its process does
 
 
 class RayExecutor:
@@ -78,20 +80,24 @@ class RayExecutor:
                 f"--device {plan.device}: with --ray expected auto, cpu or cuda; Ray chooses the GPUs, and "
                 "knows none of Apple"
             )
+        self._reporter = reporter
         connect(address)
         import ray
 
         try:
             found = all_nodes()
             self._gpu = any(node.gpus for node in found) if plan.device == "auto" else plan.device == "cuda"
-            self._threads = threads_of_a_job(
-                min((node.cpus // max(1, node.gpus * self._gpu) for node in found), default=1)
-            )
+            for trial in plan.all_trials:
+                if trial.is_fit and not self._gpu:
+                    resolve_precision(trial.config.train.precision, resolve_device("cpu"))
+            shares = [node.cpus // node.gpus for node in found if node.gpus] if self._gpu else [n.cpus for n in found]
+            self._threads = threads_of_a_job(min(shares, default=1))
             self._nodes = [node for node in found if node.room(self._threads, memory_gb, gpu=self._gpu)]
+            self._needs = plural(self._threads, "CPU") + (" and a GPU" if self._gpu else "")
+            self._needs += f" and {memory_gb:g} GB" if memory_gb is not None else ""
             if not self._nodes:
-                needs = plural(self._threads, "CPU") + (" and a GPU" if self._gpu else "")
-                needs += f" and {memory_gb:g} GB" if memory_gb is not None else ""
-                raise ConfigError(f"--ray {address}: none of its {plural(len(found), 'node')} has {needs} for a task")
+                count = plural(len(found), "node")
+                raise ConfigError(f"--ray {address}: none of its {count} has {self._needs} for a task")
             self._nodes = those_that_see_the_same(self._nodes, plan, self._device, self._threads, reporter=reporter)
             if not self._nodes:
                 raise ConfigError(f"--ray {address}: all of its nodes have died")
@@ -161,19 +167,24 @@ class RayExecutor:
         # Not ray.cancel: a task that ends in the same moment would crash this process (2.60).
         channel, stop = (Queue(actor_options={"num_cpus": 0, "scheduling_strategy": only_on(here)}) for _ in range(2))
         waiting, running, starts = list(enumerate(jobs)), dict[Any, int](), Counter[int]()
-        looked = time.monotonic()
+        looked = asked = time.monotonic()
+        waits = True
 
         def start(place: int, job: WorkerJob) -> None:
             starts[place] += 1
-            if starts[place] > 1 and job.function.endswith(":fit_network"):  # the dead node may still hold the lock
+            if job.function.endswith(":fit_network"):  # a node that has died may still hold the lock
                 job = replace(job, arguments={**job.arguments, "patience": RELEASED})
             task = ray.remote(_work).options(name=job.name, max_retries=0, **self._asked(job, alone=alone))
             made = task.remote(place, job, self._device, self._threads, Caller.now(), channel, stop)
             running[made] = place
 
         def messages() -> Generator[WorkerMessage, None, None]:
+            nonlocal waits
             while count := patiently(channel.qsize):
                 for place, kind, values, numbers in channel.get_nowait_batch(count):
+                    waits = False
+                    if kind == _BEGUN:
+                        continue
                     yield WorkerMessage(jobs[place], kind, values, numbers)
 
         try:
@@ -182,11 +193,18 @@ class RayExecutor:
                     start(*waiting.pop(0))
                 ended, _ = ray.wait(list(running), num_returns=len(running), timeout=_TICK)
                 yield from messages()
+                if waits and time.monotonic() - asked > LOOK:
+                    free = (
+                        f"node {self._nodes[0].name} without other work" if alone else f"a node with {self._needs} free"
+                    )
+                    self._reporter.info(f"waiting for {free}")
+                    waits = False
                 if not ended and not alone and time.monotonic() - looked > LOOK:
                     self._leave_out()
                     looked = time.monotonic()
                 for each in ended:
                     place = running.pop(each)
+                    waits = False
                     died, reason = _reason(each)
                     if died and alone:
                         first = self._nodes[0]
@@ -195,10 +213,11 @@ class RayExecutor:
                             message = "its node died; costs are measured on another one"
                             yield WorkerMessage(jobs[place], "info", (message,), {})
                             raise MachineLostError
-                        yield WorkerExit(jobs[place], "its Ray worker was killed")
+                        yield WorkerExit(jobs[place], died)
                     elif died and starts[place] <= RESTARTS:
                         self._leave_out()
-                        yield WorkerMessage(jobs[place], "info", ("its node died; it goes on on another one",), {})
+                        on = "as soon as there is room" if died == _KILLED else "on another one"
+                        yield WorkerMessage(jobs[place], "info", (f"{died}; it goes on {on}",), {})
                         waiting.append((place, jobs[place]))
                     else:
                         yield WorkerExit(jobs[place], reason)
@@ -262,6 +281,7 @@ def _do(
     here.enter(threads)
     if stopped():
         return _STOPPED
+    patiently(lambda: channel.put_nowait((place, _BEGUN, (), {})))
     worker = Worker(job, device, sharing=max(1, cpu_count() // threads))
     try:
         while True:
@@ -280,15 +300,17 @@ def _do(
             end_workers([worker], lambda: None)
 
 
-def _reason(task: Any) -> tuple[bool, str | None]:
-    """Whether a task ended because its node died, and why its job is not done."""
+def _reason(task: Any) -> tuple[str, str | None]:
+    """What ended a task from outside, or an empty text, and why its job is not done."""
     import ray
 
     try:
-        return False, ray.get(task)
+        return "", ray.get(task)
     except ray.exceptions.OutOfMemoryError:
-        return False, "its node ran out of memory"
+        return "", "its node ran out of memory"
+    except ray.exceptions.WorkerCrashedError:
+        return _KILLED, f"{_KILLED}, or its node died, {RESTARTS + 1} times"
     except node_errors():
-        return True, f"its node died, or its Ray worker was killed, {RESTARTS + 1} times"
+        return _DIED, f"{_DIED}, or its Ray worker was killed, {RESTARTS + 1} times"
     except ray.exceptions.RayError as error:
-        return False, last_line(error)
+        return "", last_line(error)

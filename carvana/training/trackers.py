@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import logging
 import os
 import re
@@ -79,22 +80,27 @@ class Tracker(Callback):
         self._warn = logging.getLogger("carvana").warning if reporter is None else reporter.warn
         self.tracker = tracker
         self._run = run
-        self._name = name or (run.path.resolve().name if run else None)
+        self._names = _numbered(name or (run.path.resolve().name if run else ""))
+        self._name = next(self._names) or None
         self._config = config
-        self._folder = Path(folder or (run.path if run else Path()) / "tensorboard")
+        self._folders = map(Path, _numbered(str(folder or (run.path if run else Path()) / "tensorboard")))
+        self._folder = next(self._folders)
         self._project = project or os.environ.get(PROJECTS.get(tracker, "")) or PROJECT
         self._group = group
         self._first_step = first_step
-        self._step = first_step or 0
+        self._step = max(0, (first_step or 0) - 1)  # that of the last epoch, if no other follows
         self._sent = -1  # the last epoch's step that the tracker has
         self._known = -1  # the last step that it has: W&B keeps an evaluation as steps of its own
         self._described = False  # whether it has the config
         self._id: str | None = None  # by which the tracker finds this run again
         self._open: Any = None  # Accelerate's tracker
         self._lost = False
+        self._has_ended = False
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
         """Send the epoch's numbers."""
+        if self._has_ended and record.get("epoch") == 1:
+            self._begin_another()
         self._step = record["step"]
         self._try(lambda: self._log(numbers_of(record)))
 
@@ -109,7 +115,15 @@ class Tracker(Callback):
 
     def on_fit_end(self) -> None:
         """End the tracker's run, so that nothing waits to be sent."""
+        self._has_ended = True
         self._try(self._finish)
+
+    def _begin_another(self) -> None:
+        """Follow another training, as the next fold, with a run of its own: the second is "NAME-2"."""
+        self._folder = next(self._folders)
+        self._name = self._name and next(self._names)
+        self._id, self._sent, self._known = None, -1, -1
+        self._has_ended = self._described = self._lost = False
 
     def _try(self, act: Callable[[], None]) -> None:
         if self._lost:
@@ -135,8 +149,8 @@ class Tracker(Callback):
         if self._open is None:
             self._start()
         if self._step > self._sent or again:
-            if self.tracker == "mlflow":  # takes no other characters
-                numbers = {re.sub(r"[^\w\-. /:]", "_", name): value for name, value in numbers.items()}
+            if self.tracker == "mlflow":  # takes no other characters, only names that are paths, and no long ones
+                numbers = {_as_path(re.sub(r"[^\w\-. /:]", "_", name)): value for name, value in numbers.items()}
             # W&B refuses a step that it has, also for other numbers.
             step = max(self._step, self._known + 1) if self.tracker == "wandb" else self._step
             self._open.log(dict(numbers), step=step)
@@ -156,6 +170,7 @@ class Tracker(Callback):
         if self.tracker == "tensorboard":
             _hush_writers()
             where = self._folder.parent
+            known = bool(self._first_step) and any(self._folder.glob("*tfevents*"))
             found: Any = tracking.TensorBoardTracker(self._folder.name, where, purge_step=self._first_step)
         elif self.tracker == "wandb":
             place = {"dir": self._run.path} if self._run else {}
@@ -185,8 +200,7 @@ class Tracker(Callback):
             self._known = self._last_step() if known else -1
             self._sent = min(self._sent, self._known) if self.tracker == "wandb" else self._known
             self._remember()
-        resumed = self._first_step if self.tracker == "tensorboard" else known
-        if not (resumed or self._described):
+        if not (known or self._described):
             self._log_config()
             if self.tracker == "mlflow" and self._group:
                 import mlflow
@@ -269,8 +283,9 @@ class Tracker(Callback):
 
 
 def is_installed(name: TrackerName) -> bool:
-    """Whether the package of a tracker is installed."""
-    return importlib.util.find_spec(name) is not None
+    """Whether the package of a tracker is installed; a folder of this name is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
 
 
 def tracker_names(log_to: Sequence[TrackerName] | Literal["auto"]) -> list[TrackerName]:
@@ -286,6 +301,15 @@ def tracker_names(log_to: Sequence[TrackerName] | Literal["auto"]) -> list[Track
         found: list[TrackerName] = ["tensorboard"] if is_installed("tensorboard") else []
         return [*found, *_checked(["trackio"])] if os.environ.get(PROJECTS["trackio"]) else found
     return _checked(log_to)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def _as_path(name: str) -> str:
+    return re.sub("/+", "/", name).strip("/")[:250]
 
 
 def _checked(names: Sequence[TrackerName]) -> list[TrackerName]:

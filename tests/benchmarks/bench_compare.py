@@ -1,6 +1,6 @@
 """What ``carvana compare`` adds to its fits, and whether kills change its table. By hand, with CARVANA_DATA set::
 
-    CARVANA_DATA=images python tests/benchmarks/bench_compare.py [PART ...]
+    CARVANA_DATA=images [EPOCHS=3] python tests/benchmarks/bench_compare.py [PART ...]
 
 PART is 1, 2 or 3; all without it.
 
@@ -29,7 +29,8 @@ from carvana.leaderboard.board import Leaderboard
 from carvana.utils.devices import cpu_count
 
 NETWORKS = ("unet/resnet18", "linknet/resnet18", "fpn/resnet18")
-SETTINGS = ("data.size=[64, 96]", "train.epochs=3", "model.encoder_weights=none")
+EPOCHS = os.environ.get("EPOCHS", "3")
+SETTINGS = ("data.size=[64, 96]", f"train.epochs={EPOCHS}", "model.encoder_weights=none")
 TIMES = ("latency_ms", "images_per_s", "peak_memory_mb", "fit_seconds", "run", "masks")
 
 

@@ -170,6 +170,33 @@ def test_costs_are_measured_on_the_other_node_where_the_first_dies(
     assert same(board, local)
 
 
+HOLDER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+holders = [ray.remote(num_cpus=1)(type("Holder", (), {"here": lambda self: None})).remote() for _ in range(2)]
+ray.get([holder.here.remote() for holder in holders])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_a_board_says_that_it_waits_for_what_others_use(cluster: Cluster, tiny_data: Path, tmp_path: Path) -> None:
+    others = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, cluster.address], env={**os.environ, **ENVIRONMENT}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    said(others, "(held)")
+    process = start(tiny_data, tmp_path / "board", "--ray", cluster.address, "--set", "train.epochs=1")
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    assert any(line == "waiting for a node with 1 CPU free\n" for line in lines)
+    assert others.stdin is not None
+    others.stdin.close()
+    others.wait()
+    assert len(finish(process, tmp_path / "board")[0].rows) == 2
+
+
 @pytest.mark.slow
 def test_a_node_with_other_data_is_refused_by_name(cluster: Cluster, tiny_data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"

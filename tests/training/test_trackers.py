@@ -79,6 +79,39 @@ def test_a_continued_training_takes_the_place_of_the_steps_it_repeats(tmp_path: 
     assert curves(tmp_path)["evaluation/dice"] == [(50, 0.75)]
 
 
+def test_one_tracker_follows_several_trainings_one_after_the_other(tmp_path: Path) -> None:
+    board = Tracker("tensorboard", folder=tmp_path / "logs")
+    for dice in (0.25, 0.5, 0.75):
+        board.on_epoch_end(record(1, 10, dice))
+        board.on_fit_end()
+        board.on_evaluation(EVALUATION)
+    for name, dice in (("logs", 0.25), ("logs-2", 0.5), ("logs-3", 0.75)):
+        assert curves(tmp_path / name)["val_dice"] == [(10, dice)]
+        assert curves(tmp_path / name)["evaluation/dice"] == [(10, 0.75)]
+
+
+def test_a_tracker_that_joins_a_resumed_training_gets_its_config(tmp_path: Path) -> None:
+    config = {"train": {"lr": 0.5}}
+    for first_step in (11, 21):
+        board = Tracker("tensorboard", folder=tmp_path, config=config, first_step=first_step)
+        board.on_epoch_end(record(2, first_step + 9, 0.5))
+        board.on_fit_end()
+    assert [event.step for event in events(tmp_path).Tensors("config/text_summary")] == [0]
+
+
+def test_an_evaluation_after_the_last_epoch_has_its_step(tmp_path: Path) -> None:
+    board = Tracker("tensorboard", folder=tmp_path, first_step=21)
+    board.on_evaluation(EVALUATION)
+    assert curves(tmp_path)["evaluation/dice"] == [(20, 0.75)]
+
+
+def test_a_folder_of_its_name_is_no_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    assert not trackers.is_installed("wandb")
+
+
 def test_a_tracker_that_hears_nothing_writes_nothing(tmp_path: Path) -> None:
     Tracker("tensorboard", folder=tmp_path / "new").on_fit_end()
     assert not (tmp_path / "new").exists()
@@ -190,6 +223,7 @@ def test_runs_of_a_group_are_marked_in_mlflow(tmp_path: Path, monkeypatch: pytes
         )
         board.on_epoch_end(record(1, 10, 0.25))
         board.on_fit_end()
+        board.on_evaluation({"miou": 0.5, "per_class": [{"name": name, "iou": 0.5} for name in ("sky/", "a//b")]})
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("cars").experiment_id])
     assert {run.info.run_name: run.data.tags.get("group") for run in found} == {
@@ -198,6 +232,20 @@ def test_runs_of_a_group_are_marked_in_mlflow(tmp_path: Path, monkeypatch: pytes
         "three": "board",
     }
     assert {run.data.params["train.lr"] for run in found} == {"0.5"}
+    assert all({"evaluation/iou/sky", "evaluation/iou/a/b"} < set(run.data.metrics) for run in found)
+
+
+@pytest.mark.slow
+def test_the_networks_of_a_leaderboard_are_runs_of_its_group(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    carvana.compare(["one=unet-ref", "two=unet-ref"], fast(tiny_data, log_to=["mlflow"]), out=tmp_path / "streets")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("carvana").experiment_id])
+    assert [run.data.tags["group"] for run in found] == ["streets", "streets"]
+    assert all(run.data.metrics["evaluation/images"] == 4 for run in found)
 
 
 @pytest.mark.slow
