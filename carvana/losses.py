@@ -41,10 +41,16 @@ AUTO: dict[Kind, str] = {"binary": "bce + dice", "multiclass": "ce + dice", "mul
 
 _OF_ONE, _OF_MANY = {"ce": "bce", "boundary_ce": "boundary_bce"}, {"bce": "ce", "boundary_bce": "boundary_ce"}
 
-_TERM = re.compile(r"\s*(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?(?P<name>[A-Za-z][\w-]*)\s*")
+_TERM = re.compile(r"\s*(?:(?P<weight>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE]-?\d+)?)\s*\*\s*)?(?P<name>[A-Za-z][\w-]*)\s*")
 
 
-def make_loss(expression: str, task: Task | None = None, *, class_weights: Sequence[float] | None = None) -> Loss:
+def make_loss(
+    expression: str,
+    task: Task | None = None,
+    *,
+    class_weights: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
+) -> Loss:
     """Build a loss from registered names: ``dice``, ``bce + dice``, ``ce + 0.5*lovasz``.
 
     Args:
@@ -52,6 +58,7 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
         task: The task; None means one object against the background.
         class_weights: The weight of each class, at least 0, for tasks of several classes. They are normalised within
             each image.
+        device: Where it is computed.
 
     Raises:
         ConfigError: the expression is no sum of names, a loss cannot leave out what the task ignores, no loss takes
@@ -70,8 +77,8 @@ def make_loss(expression: str, task: Task | None = None, *, class_weights: Seque
             f"train.class_weights = {list(class_weights)}: expected {count} weights of at least 0, one for each class, "
             "and one of them above 0"
         )
-    weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-    terms = [(weight, _made(name, task, weights)) for weight, name in _parsed(expression)]
+    weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device)
+    terms = [(float(weight or 1), _made(name, task, weights, device)) for weight, name in _parsed(expression)]
     loss = terms[0][1] if len(terms) == 1 and terms[0][0] == 1.0 else _WeightedSum(terms)
     if task.kind == "multilabel":
         return _EachClass(loss, class_weights)
@@ -92,7 +99,7 @@ def loss_for(expression: str, kind: Kind) -> str:
     if not any(name in other for _, name in _parsed(expression)):
         return expression
     terms = [(weight, other.get(name, name)) for weight, name in _parsed(expression)]
-    return " + ".join(name if weight == 1 else f"{weight:g}*{name}" for weight, name in terms)
+    return " + ".join(name if weight is None else f"{weight}*{name}" for weight, name in terms)
 
 
 def loss_names(expression: str) -> list[str]:
@@ -263,7 +270,7 @@ _TINY = 1e-6
 _IGNORED = 65535  # in labels, for smp; no index of a class
 
 
-def _made(name: str, task: Task, class_weights: Tensor | None) -> Loss:
+def _made(name: str, task: Task, class_weights: Tensor | None, device: torch.device | str) -> Loss:
     entry = registry.losses.entry(name)
     exclusive = task.kind == "multiclass"
     given: dict[str, Any] = {"kind": task.kind if exclusive else "binary"}
@@ -281,6 +288,8 @@ def _made(name: str, task: Task, class_weights: Tensor | None) -> Loss:
         raise ConfigError(f"the loss '{name}' (from {entry.source}) cannot be made: {error_line(error)}") from error
     if not callable(loss):
         raise ConfigError(f"the factory of the loss '{name}' (from {entry.source}) returned {loss!r:.60}, no loss")
+    if isinstance(loss, nn.Module):
+        loss = loss.to(device)
     if task.ignore and not _takes_valid(loss):
         raise ConfigError(
             f"the loss '{name}' (from {entry.source}) takes logits and targets alone, and cannot leave out what "
@@ -306,7 +315,8 @@ def _takes_valid(loss: Loss) -> bool:
     return True
 
 
-def _parsed(expression: str) -> list[tuple[float, str]]:
+def _parsed(expression: str) -> list[tuple[str | None, str]]:
+    """The weights, as they are written, and the names of a sum."""
     terms = []
     for part in expression.split("+"):
         match = _TERM.fullmatch(part)
@@ -314,7 +324,7 @@ def _parsed(expression: str) -> list[tuple[float, str]]:
             raise ConfigError(
                 f"loss {expression!r}: {part.strip()!r} is not a loss; expected a sum such as bce + 0.5*dice"
             )
-        terms.append((float(match["weight"] or 1.0), match["name"]))
+        terms.append((match["weight"], match["name"]))
     return terms
 
 

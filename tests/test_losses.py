@@ -5,10 +5,12 @@ import math
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from torch import nn
 
 from carvana.errors import CarvanaError, ConfigError, UnknownNameError
-from carvana.losses import make_loss
+from carvana.losses import loss_for, loss_names, make_loss
 from carvana.registry import registry
+from carvana.task import Task
 
 NAMES = registry.losses.names()
 
@@ -110,6 +112,32 @@ def test_sums_and_weights(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
 def test_an_expression_that_is_no_sum_is_refused(expression: str) -> None:
     with pytest.raises(ConfigError, match="expected a sum"):
         make_loss(expression)
+
+
+def test_weights_stay_as_they_are_written() -> None:
+    assert loss_for("bce + 0.12345678*dice", "multiclass") == "ce + 0.12345678*dice"
+    assert loss_for("bce + 0.00005 * dice", "multiclass") == "ce + 0.00005*dice"
+    assert loss_for("bce+5e-05*dice", "multiclass") == "ce + 5e-05*dice"
+    assert loss_names("5e-05*dice") == ["dice"]
+
+
+@pytest.mark.usefixtures("_own_names")
+def test_a_loss_is_made_on_the_device_that_computes_it() -> None:
+    made = []
+
+    class Own(nn.Module):
+        def __init__(self, class_weights: torch.Tensor) -> None:
+            super().__init__()
+            self.register_buffer("shift", torch.zeros(1))
+            self.class_weights = class_weights
+            made.append(self)
+
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return logits.mean()
+
+    registry.losses.register("own", Own)
+    make_loss("ce + own", Task(classes=["a", "b"]), class_weights=[1, 2], device="meta")
+    assert made[0].class_weights.device.type == made[0].shift.device.type == "meta"
 
 
 def test_a_wrong_name_gets_the_nearest() -> None:

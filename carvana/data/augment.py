@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from carvana.errors import ConfigError
+from carvana.errors import CarvanaError, ConfigError, error_line
 from carvana.registry import registry
 
 Augment = Callable[..., Mapping[str, Any]]
@@ -44,11 +44,21 @@ def make_augment(name: str, *, void: bool = False, rgb: bool = True) -> Augment 
     Raises:
         UnknownNameError: no augmentation has this name.
     """
-    factory = registry.augments.load(name)
-    takes = inspect.signature(factory).parameters
-    augment: Augment | None = factory(
-        **({"void": True} if void and "void" in takes else {}), **({} if rgb or "rgb" not in takes else {"rgb": False})
-    )
+    entry = registry.augments.entry(name)
+    try:
+        factory = entry.load()
+        takes = inspect.signature(factory).parameters
+        augment: Augment | None = factory(
+            **({"void": True} if void and "void" in takes else {}),
+            **({} if rgb or "rgb" not in takes else {"rgb": False}),
+        )
+    except CarvanaError:
+        raise
+    except (Exception, SystemExit) as error:  # a factory of a plugin may raise anything
+        raise ConfigError(
+            f"the augmentation '{name}' (from {entry.source}) cannot be made: {error_line(error)}; expected a factory "
+            "without arguments that returns it"
+        ) from error
     return augment
 
 

@@ -307,6 +307,16 @@ def unpack(packed: Tensor, task: Task) -> tuple[Tensor, ...]:
     return (targets, targets.sum(1, keepdim=True)) if task.ignore else (targets,)
 
 
+def packed_again(targets: Sequence[Tensor], task: Task) -> Tensor:
+    """What :func:`unpack` makes targets of, for one image's: (K, h, w) and, where values are ignored, (1, h, w)."""
+    import torch
+
+    if task.kind != "multiclass":
+        return torch.cat([each.float() for each in targets])
+    planes = (255 * targets[0]).round().to(torch.uint8).numpy()
+    return torch.from_numpy(_pack(top_shares(planes, np.arange(len(planes), dtype=task.dtype))))
+
+
 def _pack(found: Shares) -> UInt8:
     classes = found.classes
     if classes.dtype == np.uint8:

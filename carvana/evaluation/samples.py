@@ -105,9 +105,23 @@ def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, repo
     config = run.read_config()
     config = with_data_root(config, root, name=run.path)
     split = recall_split(config.data, config.split, run.split_path)
+    if config.split.file is not None and config.split.file.is_dir() and run.split_path.is_file():
+        split = Split(_those_of(run, "train", split.train), _those_of(run, "val", split.val))
     if root is not None:
         _check_contents(run, split, reporter or default_reporter())
     return split
+
+
+def _those_of(run: Run, subset: str, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The images of a folder that a run had: others may have come since."""
+    names = run.read_split(subset)
+    found = tuple(sample for sample in samples if sample.name in names)
+    absent = sorted(names.keys() - {sample.name for sample in found})
+    if absent:
+        raise DataError(
+            f"{run.split_path}: {len(absent)} of its images are not in the data folder (the first: {absent[0]})"
+        )
+    return found
 
 
 def _test_part(runs: Sequence[Run], *, root: str | os.PathLike[str] | None, reporter: Reporter) -> list[Sample]:

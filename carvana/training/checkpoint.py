@@ -321,11 +321,12 @@ class Checkpoint:
                 f"--resume: the training was begun with {before['processes']} processes and has "
                 f"{now['processes']} now; start as many as then, or begin another one with --init"
             )
+        counted = "epochs" if before["settings"].get("minutes") is None else "minutes"
         for key, value in now["settings"].items():
             if key == "log_to":  # changes no result
                 continue
             old = before["settings"].get(key, value)
-            longer = key in LONGER and old is not None and value is not None and value >= old
+            longer = key == counted and value is not None and value >= old
             if value != old and not longer:
                 raise ConfigError(
                     f"--resume: train.{key} = {value!r}, but the training was begun with {old!r}; "

@@ -100,6 +100,7 @@ def resume_folds(
         DataError: the images are missing or changed.
     """
     reporter = reporter or default_reporter()
+    check_alone("folds are fitted")
     made = Folds.open(path)
     if made.is_evaluated:
         reporter.info(f"{made.path}: all {made.count} folds are fitted and evaluated; nothing is left to do")

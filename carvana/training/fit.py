@@ -230,12 +230,12 @@ def _config_digest(config: FitConfig) -> str:
 def _longer(config: FitConfig, *, epochs: int | None, minutes: float | None) -> FitConfig:
     asked = {key: value for key, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}
     longer = config.replace({f"train.{key}": value for key, value in asked.items()})
+    counted = "epochs" if config.train.minutes is None else "minutes"
     for key in asked:
-        had, wanted = getattr(config.train, key), getattr(longer.train, key)
-        if had is None or wanted < had:
+        had, wanted = getattr(config.train, counted), getattr(longer.train, key)
+        if key != counted or wanted < had:
             raise ConfigError(
-                f"--resume: train.{key} = {wanted:g} is not more than the run's {had}; "
-                "more epochs (or minutes, where the run's length is in minutes) can be asked for"
+                f"--resume: train.{key} = {wanted:g}: the run has {had:g} {counted}; only more of these can be had"
             )
     return longer
 

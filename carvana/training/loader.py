@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from carvana.data.dataset import SegmentationDataset
-from carvana.data.target import packed_shape
+from carvana.data.target import packed_again, packed_shape
 from carvana.errors import CarvanaError, ConfigError
 from carvana.training.signals import FEWER_READERS
 from carvana.utils.parallel import (
@@ -203,7 +203,10 @@ class _Packed(Dataset[tuple[Tensor, Tensor]]):
         self._data = data
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        return self._data.packed(key)
+        if type(self._data).__getitem__ is SegmentationDataset.__getitem__:
+            return self._data.packed(key)
+        image, *targets = self._data[key]  # a data set of one's own
+        return image, packed_again(targets, self._data.task)
 
 
 def worker_count(workers: int | str) -> int:

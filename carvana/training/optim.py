@@ -37,15 +37,17 @@ def make_optimizer(model: Segmenter, settings: TrainConfig) -> torch.optim.Optim
     return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
 
 
-def freeze_encoder(model: Segmenter) -> None:
-    """Leave the encoder's parameters, and with them its BatchNorm statistics, as they are.
+def freeze_encoder(model: Segmenter) -> list[nn.Parameter]:
+    """Leave the encoder's parameters, and with them its BatchNorm statistics, as they are; returns what is frozen now.
 
     Raises:
         ConfigError: the architecture names no encoder.
     """
     check_encoder(model, "freeze_encoder")
-    for parameter in model.encoder_parameters():
+    frozen = [parameter for parameter in model.encoder_parameters() if parameter.requires_grad]
+    for parameter in frozen:
         parameter.requires_grad_(False)
+    return frozen
 
 
 def check_encoder(model: Segmenter, key: str) -> None:

@@ -50,8 +50,10 @@ PLUGINS = "plugins"
 """The key of a run's record: the package of each name that a plugin adds."""
 
 
-def check(config: FitConfig, *, device: str = "auto", reporter: Reporter | None = None) -> FitConfig:
+def check(config: FitConfig, *, device: str | None = "auto", reporter: Reporter | None = None) -> FitConfig:
     """Check all of a config that needs neither data nor network; returns it as :func:`in_full` does.
+
+    None for ``device`` says that another machine trains.
 
     Raises:
         ConfigError, UnknownNameError: a name or a setting that cannot be used here, or a process that cannot train.
@@ -64,7 +66,16 @@ def check(config: FitConfig, *, device: str = "auto", reporter: Reporter | None 
     make_augment(config.data.augment)
     if config.data.layout is not None:
         registry.layouts.entry(config.data.layout)
-    resolve_precision(config.train.precision, resolve_device(device))
+    start, epochs = config.data.start_epochs, config.train.epochs
+    if start and config.train.minutes is None and start >= epochs:
+        raise ConfigError(
+            f"train.epochs = {epochs} with data.start_epochs = {start}: no epoch would see images of data.size; name "
+            "more epochs, or fewer of these (data.start_epochs=0 and data.start_size=null for none)"
+        )
+    if config.data.mode != "crop" and (config.data.whole or config.data.crops != "boundary") and reporter is not None:
+        reporter.warn("data.whole and data.crops count with data.mode=crop alone")
+    if device is not None:
+        resolve_precision(config.train.precision, resolve_device(device))
     return config
 
 
@@ -153,6 +164,7 @@ def build_model(
             f"({listed(other.spec.channels, 8)}), and data.channels names {len(model.spec.channels)} "
             f"({listed(model.spec.channels, 8)}): begin with the encoder's weights, or name as many"
         )
+    _compare_channels(other.spec.channels, model.spec.channels, init=os.fspath(init), reporter=reporter)
     try:
         model.load_state_dict(_state_for(model, other, init=os.fspath(init), reporter=reporter or default_reporter()))
     except RuntimeError as error:
@@ -165,6 +177,16 @@ def build_model(
     # The weights keep the normalisation that they were trained with.
     spec = other.spec
     return model.with_spec(init=f"run:{name}", mean=spec.mean, std=spec.std, range=spec.range, dtype=spec.dtype)
+
+
+def _compare_channels(theirs: Sequence[str], ours: Sequence[str], *, init: str, reporter: Reporter | None) -> None:
+    """Refuse channels in another order, and tell of other names: weights and ranges are taken by place."""
+    if tuple(theirs) == tuple(ours):
+        return
+    line = f"--init {init}: its channels are {listed(theirs, 8)}, and data.channels names {listed(ours, 8)}"
+    if sorted(theirs) == sorted(ours):
+        raise ModelError(f"{line}: its weights are for its own order; bring the bands of the files into that order")
+    (reporter or default_reporter()).warn(f"{line}; the weights are taken in this order")
 
 
 def _state_for(model: Segmenter, other: Segmenter, *, init: str, reporter: Reporter) -> dict[str, Tensor]:

@@ -121,16 +121,15 @@ class Trainer:
         weights = self.settings.class_weights
         if weights == "balanced":
             weights = balanced_weights(train.samples, self.task, reporter or default_reporter())
-        self.loss: Loss = make_loss(self.settings.loss, self.task, class_weights=weights)
         self.device = resolve_device(device)
+        self.loss: Loss = make_loss(self.settings.loss, self.task, class_weights=weights, device=self.device)
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.main = process_number() == 0
         self.reporter = (reporter or default_reporter()) if self.main else SilentReporter()
         run = training_run(out, arch=self.model.spec.arch, resume=resume) if self.main else None
         self.accelerator = make_accelerator(self.device, self.precision)
         self.run: Run | None = all_of(self.accelerator, run)[0]
-        if self.settings.freeze_encoder:
-            freeze_encoder(self.model)
+        self._frozen = freeze_encoder(self.model) if self.settings.freeze_encoder else []
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.settings.batch_size == "auto":
             images = len(train) // (self.accelerator.num_processes * self.settings.accumulate)
@@ -219,9 +218,15 @@ class Trainer:
         finally:
             self._end_readers()
             unwrap(self.model)
+            for parameter in self._frozen:  # another training of the network may move them
+                parameter.requires_grad_(True)
             self._held.close()
             self.log.end()
-        return self.checkpoint.restore_best(self.kept)
+        best = self.checkpoint.restore_best(self.kept)
+        if best is not self.model:
+            self.model.load_state_dict(best.state_dict())
+            self.model.eval()
+        return best
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on the batches of an epoch that are left; returns the epoch's numbers."""

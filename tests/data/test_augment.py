@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from carvana.data.augment import apply, make_augment
-from carvana.errors import UnknownNameError
+from carvana.errors import ConfigError, UnknownNameError
+from carvana.registry import registry
 
 
 @pytest.fixture
@@ -126,6 +127,15 @@ def test_none_is_no_augmentation_and_a_wrong_name_gets_the_nearest() -> None:
     assert make_augment("none") is None
     with pytest.raises(UnknownNameError, match="studio"):
         make_augment("studoi")
+
+
+@pytest.mark.parametrize("factory", [lambda strength: None, lambda: 1 // 0])
+def test_a_factory_that_cannot_be_called_is_one_line(monkeypatch: pytest.MonkeyPatch, factory: object) -> None:
+    known = {entry.name: entry for entry in registry.augments.registered()}
+    monkeypatch.setattr(registry.augments, "_entries", known)
+    registry.augments.register("mine", factory)
+    with pytest.raises(ConfigError, match=r"the augmentation 'mine' \(from script\) cannot be made: "):
+        make_augment("mine")
 
 
 def test_albumentations_that_would_destroy_coverage_are_refused() -> None:

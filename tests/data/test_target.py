@@ -17,6 +17,7 @@ from carvana.data.target import (
     balanced_weights,
     dense,
     pack_labels,
+    packed_again,
     packed_shape,
     read_labels,
     shrink_labels,
@@ -29,6 +30,7 @@ from carvana.task import Task
 from carvana.utils.progress import SilentReporter
 
 MANY = Task(classes=[f"class {n}" for n in range(11)], ignore=[255])
+CAR = Task(classes=["car"], ignore=[255])
 
 
 def scene(size: tuple[int, int] = (96, 128), classes: int = 11, *, void: int = 255, seed: int = 0) -> NDArray[np.uint8]:
@@ -113,6 +115,23 @@ def test_dense_and_packed_are_two_ways_to_write_the_same() -> None:
     for one, other in ((found, again), (found, found)):
         packed = [torch.from_numpy(np.concatenate(each))[None] for each in (one, other)]
         assert torch.equal(*(unpack(each, MANY)[0] for each in packed))
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (MANY, scene()),
+        (Task(classes=[f"c{n}" for n in range(300)], ignore=[65535]), scene().astype(np.uint16)),
+        (CAR, np.where(scene() == 3, CAR.void, scene() % 2).astype(np.uint8)),
+        (Task(classes=["a", "b"], kind="multilabel"), np.stack([scene() % 2, scene() % 3 // 2])),
+    ],
+)
+def test_targets_can_be_packed_again(task: Task, labels: np.ndarray) -> None:
+    packed = to_tensor(pack_labels(labels, (24, 32), task=task), task)
+    targets = unpack(packed[None], task)
+    again = packed_again([each[0] for each in targets], task)
+    for one, other in zip(targets, unpack(again[None], task), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", ["seed", "studio"])

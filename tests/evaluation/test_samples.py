@@ -47,6 +47,17 @@ def test_a_validation_folder_of_its_own_even_with_the_same_names(tiny_data: Path
     write_split(made.split_path, Split(tuple(find_samples(tiny_data)), tuple(find_samples(val))))
     assert choose_samples(made.path) == find_samples(val)
     assert choose_samples(made.path, split="train") == find_samples(tiny_data)
+    expected = find_samples(val)
+    first = expected[0]
+    [mask] = first.masks
+    shutil.copy(first.image, first.image.with_name(f"new_{first.image.name}"))
+    shutil.copy(mask, mask.with_name(f"new_{mask.name}"))
+    assert len(find_samples(val)) == len(expected) + 1
+    assert choose_samples(made.path) == expected  # the run's own
+    first.image.unlink()
+    mask.unlink()
+    with pytest.raises(DataError, match=f"1 of its images are not in the data folder .*{first.name}"):
+        choose_samples(made.path)
 
 
 def test_without_data_it_must_be_a_run(tmp_path: Path) -> None:

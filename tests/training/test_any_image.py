@@ -460,6 +460,8 @@ def test_weights_for_other_images_are_refused_by_name(tmp_path: Path) -> None:
     first = fit(config(deep, **made), out=tmp_path / "a", reporter=SilentReporter())
     with pytest.raises(ModelError, match=r"takes 5 channels \(1, 2, 3, 4, 5\), and data.channels names 2 \(x, y\)"):
         fit(config(deep, **{"data.channels": ["x", "y"]}), out=tmp_path / "b", init=first.path)
+    with pytest.raises(ModelError, match=r"its weights are for its own order"):
+        fit(config(deep, **{"data.channels": ["2", "1", "3", "4", "5"]}), out=tmp_path / "b", init=first.path)
     plain = write_bands(tmp_path / "plain", 6, dtype="uint8")
     with pytest.raises(DataError, match=r"images of 8 bits, and the network of --init takes values from \d+ to \d+"):
         fit(config(plain, **made), out=tmp_path / "b", init=first.path, reporter=SilentReporter())

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carvana.config import TrainConfig
+from carvana.data.dataset import SegmentationDataset
+from carvana.data.samples import find_samples
 from carvana.errors import ConfigError
 from carvana.models.segmenter import Segmenter, create_model
 from carvana.models.spec import ModelSpec
@@ -23,6 +26,7 @@ from carvana.training.optim import (
     refresh_statistics,
     train_mode,
 )
+from carvana.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -40,6 +44,16 @@ def test_every_trainable_parameter_is_in_one_group_with_its_own_rate(encoder_mod
         for parameter in group["params"]:
             assert group["base_lr"] == (0.01 if id(parameter) in encoder else 0.1)
             assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0)
+
+
+def test_what_a_training_froze_moves_in_the_next_one(tiny_data: Path, encoder_model: Segmenter) -> None:
+    data = SegmentationDataset(find_samples(tiny_data), (32, 32))
+    settings: dict[str, Any] = {"train": data, "epochs": 1, "batch_size": 10, "workers": 0}
+    before = [value.clone() for value in encoder_model.encoder_parameters()]
+    Trainer(encoder_model, freeze_encoder=True, **settings).fit()
+    assert all(torch.equal(*pair) for pair in zip(before, encoder_model.encoder_parameters(), strict=True))
+    Trainer(encoder_model, encoder_lr=1e-3, **settings).fit()
+    assert not any(torch.equal(*pair) for pair in zip(before, encoder_model.encoder_parameters(), strict=True))
 
 
 def test_sgd_is_nesterovs() -> None:

@@ -164,10 +164,13 @@ def test_a_second_ctrl_c_acts_at_once(tiny_data: Path, tmp_path: Path, monkeypat
 def test_more_epochs_can_be_asked_for_and_less_cannot(undisturbed: Run, tiny_data: Path, tmp_path: Path) -> None:
     out = Run(copied(undisturbed, tmp_path))
     before = out.read_metrics()
-    with pytest.raises(ConfigError, match="not more than the run's 4"):
-        resume(out.path, epochs=3)
-    with pytest.raises(ConfigError, match=r"train\.minutes"):
-        resume(out.path, minutes=3)
+    for wrong in ({"epochs": 3}, {"minutes": 3}):
+        with pytest.raises(ConfigError, match=r"= 3: the run has 4 epochs; only more of these can be had"):
+            resume(out.path, **wrong)
+    timed = carvana.fit(recipe(tiny_data, minutes=0.001), out=tmp_path / "timed", device="cpu")
+    with pytest.raises(ConfigError, match=r"train\.epochs = 9: the run has 0.001 minutes; only more of these"):
+        resume(timed.path, epochs=9)
+    assert timed.is_evaluated
     resume(out.path, epochs=6, device="cpu")
     after = out.read_metrics()
     assert after[:4] == before

@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from reference import Lines
 
 import carvana
-from carvana.errors import RunError, UnknownNameError
+from carvana.errors import ConfigError, RunError, UnknownNameError
 from carvana.registry import registry
 from carvana.training.setup import PLUGINS, check, check_packages, packages_of
 
@@ -28,6 +29,27 @@ def test_names_of_other_packages_are_noted_with_them(config: carvana.FitConfig) 
     assert packages_of(config) == {"mine": "carvana-mine", "focal": "carvana-mine"}
     carvana.register_augment("own", "own:build")  # a script's: no package to name
     assert packages_of(config.replace({"data.augment": "own"})) == packages_of(config)
+
+
+def test_first_epochs_that_leave_none_to_the_others_are_refused(config: carvana.FitConfig) -> None:
+    changes = {"data.start_size": (16, 16), "data.start_epochs": 4}
+    with pytest.raises(ConfigError, match=r"^train\.epochs = 4 with data\.start_epochs = 4: no epoch would see"):
+        check(config.replace({**changes, "train.epochs": 4}))
+    check(config.replace({**changes, "train.epochs": 5}))
+    check(config.replace({**changes, "train.epochs": 4, "train.minutes": 5}))
+
+
+def test_what_pieces_alone_use_is_told_of_whole_images(config: carvana.FitConfig) -> None:
+    lines = Lines()
+    check(config.replace({"data.crops": "any"}), reporter=lines)
+    assert lines.warnings == ["data.whole and data.crops count with data.mode=crop alone"]
+
+
+def test_another_machine_may_have_the_gpu_that_this_one_lacks(config: carvana.FitConfig) -> None:
+    config = config.replace({"train.precision": "fp16"})
+    with pytest.raises(ConfigError, match="fp16"):
+        check(config, device="cpu")
+    check(config, device=None)
 
 
 def test_the_layout_that_a_config_names_is_noted_and_looked_up_first(config: carvana.FitConfig) -> None:

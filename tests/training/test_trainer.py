@@ -117,6 +117,31 @@ def test_accumulated_batches_give_the_gradients_of_a_large_one(sides: Any) -> No
         torch.testing.assert_close(value, weights[1][name], atol=1e-6, rtol=1e-4)
 
 
+def test_a_data_set_of_ones_own_is_what_is_read(sides: Any) -> None:
+    seen = []
+
+    class Dark(SegmentationDataset):
+        def __getitem__(self, key: Any) -> tuple[torch.Tensor, ...]:
+            image, *targets = super().__getitem__(key)
+            seen.append(key)
+            return torch.zeros_like(image), *targets
+
+    train = Dark(sides[0].samples, (32, 48))
+    trainer = Trainer(small(), train=train, val=sides[1], epochs=2, batch_size=4, workers=0)
+    (images, packed), _ = next(iter(trainer.train_loader))
+    assert not images.any()
+    assert torch.equal(packed[0], train.packed(seen[0])[1])
+    trainer.fit()
+    assert {key[0] for key in seen} == {0, 1}
+
+
+def test_with_an_average_the_network_itself_is_left_in_its_best_state(sides: Any) -> None:
+    model = small()
+    best = Trainer(model, train=sides[0], val=sides[1], epochs=2, batch_size=4, workers=0, ema=0.9).fit()
+    assert not model.training
+    assert all(torch.equal(value, best.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 def test_the_moving_average_is_what_is_kept(sides: Any) -> None:
     trainer = Trainer(small(), train=sides[0], epochs=4, batch_size=4, workers=0, ema=0.6, precision="fp32")
     expected: dict[str, torch.Tensor] = {}
