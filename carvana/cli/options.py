@@ -211,6 +211,6 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def given(context: typer.Context) -> set[str]:
-    """The names of the parameters that stand on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
+    """The names of the parameters that stand on the command line, but for those that every command takes."""
+    sources = {name: context.get_parameter_source(name) for name in context.params if name not in ("quiet", "verbose")}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}

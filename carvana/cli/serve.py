@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -59,6 +60,8 @@ def serve(
         )
     if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token):
         raise ConfigError("--token: expected 8 or more printable characters of ASCII, without spaces")
+    if not math.isfinite(max_mb):
+        raise ConfigError(f"--max-mb {max_mb}: expected a number of megabytes, such as 50")
     origins = [checked_origin(each) for each in origin or ()]
     reporter = make_reporter()
     guarded = token is None and is_local(host)

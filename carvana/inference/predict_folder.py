@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,42 +170,51 @@ def predict_folder(
             return item, None
         return item, predictor.preprocessor(image, str(path))
 
+    @contextmanager
+    def unless_foreign(item: _Item, name: str) -> Iterator[Path]:
+        """A new file that gets its name at the end, if it is one of the item's still."""
+        with suppress(_ForeignError), atomic_path(folder / name) as path:
+            yield path
+            if name not in item.files.values():
+                raise _ForeignError
+
+    def save_files(item: _Item, files: Iterable[tuple[str, bytes | Callable[[Path], None]]]) -> None:
+        with ExitStack() as named:  # at its end
+            digests = {}
+            for name, data in files:
+                path = named.enter_context(unless_foreign(item, name))
+                if isinstance(data, bytes):
+                    path.write_bytes(data)
+                else:
+                    data(path)
+                digests[name] = file_digest(path)
+            leave_foreign(item)  # somebody may have put a file there meanwhile
+            digests = {name: digests[name] for name in item.files.values()}
+            manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
+
     def write(result: tuple[_Item, Prediction | None]) -> _Item:
         item, prediction = result
         if prediction is not None:
             try:
-                leave_foreign(item)  # somebody may have put a file there meanwhile
-                with ExitStack() as files:  # they get their names at its end
-                    digests = {}
-                    place, void = item.given.place, item.void
-                    for name, data in outputs.encode(item.files, prediction, item.image, place=place, void=void):
-                        path = files.enter_context(atomic_path(folder / name))
-                        if isinstance(data, bytes):
-                            path.write_bytes(data)
-                        else:
-                            data(path)
-                        digests[name] = file_digest(path)
-                    manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
+                place, void = item.given.place, item.void
+                save_files(item, outputs.encode(item.files, prediction, item.image, place=place, void=void))
             except (OSError, DataError) as error:
                 item.failure = unwritable(item.path, error)
+            item.nbytes = sum(map(_array_bytes, (item.image, *vars(prediction).values())))
+            item.image = item.void = None  # it waits for its turn without pixels
         return item
 
     def stream(item: _Item) -> None:
         """Predict a raster that does not fit the memory, and write its labels as they come."""
-        assert item.raster is not None
+        raster, place = item.raster, item.given.place
+        assert raster is not None
         try:
-            with ExitStack() as files:
-                digests = {}
-                labels = each_plane(predictor.raster_labels(item.raster), item.raster, outputs.task, files)
+            with ExitStack() as spools:
+                labels = each_plane(predictor.raster_labels(raster), raster, outputs.task, spools)
                 planes = dict(zip(outputs.names(item.given.stem, is_map=True), labels, strict=True))
-                for kind, name in item.files.items():  # without those of the user
-                    path = files.enter_context(atomic_path(folder / name))
-                    has_void = item.raster.may_lack_values
-                    outputs.map_writer(kind, planes[kind], item.raster.size, place=item.given.place, has_void=has_void)(
-                        path
-                    )
-                    digests[name] = file_digest(path)
-                manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
+                write_map = partial(outputs.map_writer, size=raster.size, place=place, has_void=raster.may_lack_values)
+                # Without files of the user.
+                save_files(item, ((name, write_map(kind, planes[kind])) for kind, name in item.files.items()))
         except (OSError, DataError) as error:
             item.failure = unwritable(item.path, error)
 
@@ -212,7 +222,8 @@ def predict_folder(
     try:
         reading = overlapped(read, inputs, workers=workers, bytes_of=_bytes_of)
         predicted = run_batches(predictor, reading, want=outputs.want)
-        for item in track(overlapped(write, predicted, workers=workers), reporter, "predicting", len(inputs)):
+        done = overlapped(write, predicted, workers=workers, bytes_of=lambda item: item.nbytes)
+        for item in track(done, reporter, "predicting", len(inputs)):
             if item.raster is not None and not item.failure:
                 stream(item)  # the network runs in this thread alone
             summary.kept += item.kept
@@ -357,11 +368,21 @@ class _Item:
     image: UInt8 | None = None
     void: NDArray[np.bool_] | None = None
     raster: Raster | None = None
+    nbytes: int = 0
     kept: int = 0
 
     @property
     def path(self) -> Path:
         return self.given.path
+
+
+class _ForeignError(Exception):
+    """The user has put a file where one was to be written."""
+
+
+def _array_bytes(held: Any) -> int:
+    """The bytes of an array, or of several."""
+    return sum(map(_array_bytes, held)) if isinstance(held, tuple) else getattr(held, "nbytes", 0)
 
 
 def _bytes_of(read: tuple[_Item, PreprocessedImage | None]) -> int:

@@ -305,8 +305,8 @@ class Predictor(BasePredictor):
     def _on_device(self, image: Tensor) -> Tensor:
         """An image (channels, h, w) whose memory stays in the order of pixels, which is torch's channels_last."""
         if self.device.type == "cuda":
-            image = image.pin_memory().to(self.device, non_blocking=True)
-        return image.permute(2, 0, 1)
+            image = image.pin_memory()
+        return image.to(self.device, non_blocking=self.device.type == "cuda").permute(2, 0, 1)
 
     @contextmanager
     def timed(self) -> Iterator[DeviceTimer]:

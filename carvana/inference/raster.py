@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana.data.io.arrays import ANY_SIZE, array_info
-from carvana.data.io.images import image_size, read_pixels, read_void
+from carvana.data.io.arrays import ANY_SIZE, array_info, open_tiff
+from carvana.data.io.images import read_pixels, read_void
 from carvana.data.io.labels import Labels
 from carvana.image_spec import ImageSpec, Page
 from carvana.inference.tiling.grid import TileSpan
@@ -50,7 +50,7 @@ class Raster(WindowedImage):
         is_turned: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.size = image_size(path, max_pixels=ANY_SIZE)
+        self.size = _size(self.path, page)
         self.device = device
         self.shape = torch.Size((len(spec.channels), *self.size))
         self._spec = spec if page is None else spec.of_page(page)
@@ -116,6 +116,14 @@ def each_plane(labels: Iterator[NDArray[Any]], raster: Raster, task: Task, files
             yield np.unpackbits(packed, axis=1, count=width)
 
     return [with_void(kept(spool)) for spool in spools]
+
+
+def _size(path: Path, page: Page) -> tuple[int, int]:
+    """(height, width) of a page of a TIFF, upright."""
+    with open(path, "rb") as file, open_tiff(file, path) as pages:
+        chosen = pages[page if isinstance(page, int) else 0]
+        sides = chosen.imagelength, chosen.imagewidth
+        return sides if int(chosen.tags.valueof("Orientation", default=1)) < 5 else sides[::-1]
 
 
 def _part(span: TileSpan, side: int) -> tuple[int, int]:

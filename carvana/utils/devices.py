@@ -145,13 +145,37 @@ def cpu_count() -> int:
 
 
 def process_number() -> int:
-    """The number of this process among those that torchrun or accelerate launch started together, from 0."""
-    return int(os.environ.get("RANK") or 0) if process_count() > 1 else 0
+    """The number of this process among those that torchrun or accelerate launch started together, from 0.
+
+    Raises:
+        ConfigError: RANK or WORLD_SIZE is not valid.
+    """
+    number, count = os.environ.get("RANK"), process_count()
+    if not os.environ.get("WORLD_SIZE") or (count == 1 and not number):
+        return 0
+    if not number or not number.isdecimal() or int(number) >= count:
+        raise _wrong_processes()
+    return int(number)
 
 
 def process_count() -> int:
-    """The number of processes that were started together, on all machines."""
-    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
+    """The number of processes that were started together, on all machines.
+
+    Raises:
+        ConfigError: WORLD_SIZE is not valid.
+    """
+    count = os.environ.get("WORLD_SIZE") or "1"
+    if not count.isdecimal() or int(count) < 1:
+        raise _wrong_processes()
+    return int(count)
+
+
+def _wrong_processes() -> ConfigError:
+    number, count = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return ConfigError(
+        f"RANK={number!r} and WORLD_SIZE={count!r} in the environment: expected whole numbers with 0 <= RANK < "
+        "WORLD_SIZE; set both, or neither"
+    )
 
 
 def processes_here() -> int:
@@ -168,8 +192,10 @@ def free_memory() -> int:
     except (ImportError, OSError):  # a container without /proc, a Python without resource
         return UNKNOWN_MEMORY
     limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
-    return free if limit is None or used is None else min(free, limit - used)
+    return free if limit is None or used is None else min(free, limit - used + _cached_bytes())
 
+
+_CGROUP = Path("/sys/fs/cgroup")
 
 UNKNOWN_MEMORY = 2 * 2**30
 """Assumed to be free where the system does not report it."""
@@ -349,8 +375,16 @@ def _peak_bytes() -> int:
 
 def _cgroup_bytes(name: str) -> int | None:
     with suppress(OSError, ValueError):  # no container, or one without a limit: "max"
-        return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
+        return int((_CGROUP / name).read_text(encoding="ascii"))
     return None
+
+
+def _cached_bytes() -> int:
+    """The cached files of a container: they count as used, and are dropped where memory is needed."""
+    with suppress(OSError, ValueError):
+        lines = map(str.split, (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+        return sum(int(number) for name, number in lines if name in ("active_file", "inactive_file"))
+    return 0
 
 
 def _cpu_model() -> str:

@@ -84,6 +84,7 @@ def test_a_token_may_come_from_the_environment(model: Path, served: list[server.
         (["--origin", "https://example.org/page"], "expected a scheme and a host"),
         (["--origin", "https://[::1"], "expected a scheme and a host"),
         (["--origin", "https://[1:2]"], "expected a scheme and a host"),
+        (["--max-mb", "inf"], "--max-mb inf: expected a number of megabytes"),
         (["--host", "my..host", "--open"], "take 127.0.0.1"),
         (["--engine", "openvno"], "engine 'openvno' is unknown"),
         (["--scale", "big"], "scale 'big' cannot be used"),

@@ -92,6 +92,14 @@ def test_problems_of_a_checked_table_are_listed_and_it_fails(tmp_path: Path) -> 
     assert error == f"error: {table}: 40 problems in 2 rows: 38 missing, 1 outside, 1 overlapping"
 
 
+@pytest.mark.parametrize("word", ["--quiet", "-q", "--verbose"])
+def test_a_check_may_be_quiet_or_verbose(tmp_path: Path, word: str) -> None:
+    table = tmp_path / "s.csv"
+    table.write_text("img,rle_mask\n0.jpg,1 1\n")
+    checked = call("submit", "--check", table, "--against", table, word)
+    assert (checked.exit_code, checked.stdout) == (0, f"{table}: 1 row, no problem\n")
+
+
 def test_a_photo_that_cannot_be_read_is_one_line_and_a_second_call_finishes(model: Path, tmp_path: Path) -> None:
     photos = draw_photos(tmp_path / "photos", 9)
     kept, out = photos[4].read_bytes(), tmp_path / "s.csv"

@@ -205,6 +205,25 @@ def test_a_streamed_mask_that_somebody_corrected_is_kept_and_the_others_are_thei
 
 
 @pytest.mark.usefixtures("streamed")
+def test_a_mask_put_there_while_a_raster_is_predicted_is_kept(
+    tmp_path: Path, on_map: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = predictor(network(Task(kind="multilabel", classes=["a", "b"])))
+    labels = model.raster_labels
+
+    def slow(raster: Raster) -> Any:
+        yield from labels(raster)
+        (tmp_path / "out/b").mkdir(parents=True)
+        (tmp_path / "out/b/scene_mask.tif").write_bytes(b"somebody's own")
+
+    monkeypatch.setattr(model, "raster_labels", slow)
+    summary = predict_folder(model, [on_map], out=tmp_path / "out")
+    assert (summary.written, summary.kept, summary.failed) == (1, 1, [])
+    assert (tmp_path / "out/b/scene_mask.tif").read_bytes() == b"somebody's own"
+    assert written(tmp_path / "out") == ["a/scene_mask.tif", "b/scene_mask.tif", "manifest.jsonl"]
+
+
+@pytest.mark.usefixtures("streamed")
 def test_a_raster_of_several_networks_is_their_mean_and_is_not_refined(tmp_path: Path, on_map: Path) -> None:
     one, two = (predictor(network()), predictor(network(), tta=True))
     predict_folder(carvana.Ensemble([one, two]), [on_map], out=tmp_path / "out")
@@ -235,6 +254,17 @@ def test_a_streamed_raster_keeps_pixels_without_a_value_apart(tmp_path: Path) ->
     predict_folder(model, [path], out=tmp_path / "out")
     with rasterio.open(tmp_path / "out/r_mask.tif") as mask:
         np.testing.assert_array_equal(mask.read(1) == 255, (values == -9999).all(2))
+
+
+def test_a_raster_has_the_size_of_its_page(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "r.tif") as writer:
+        writer.write(np.zeros((5, 7, 3), np.uint8), photometric="rgb", subfiletype=1, metadata=None)
+        writer.write(np.zeros((50, 70, 3), np.uint8), photometric="rgb", metadata=None)
+        turned = [(274, "H", 1, 6, True)]
+        writer.write(np.zeros((60, 80, 3), np.uint8), photometric="rgb", metadata=None, extratags=turned)
+    sizes = [Raster(tmp_path / "r.tif", ImageSpec(), torch.device("cpu"), page=page).size for page in (0, 1)]
+    assert sizes == [read_pixels(tmp_path / "r.tif", ImageSpec(page=page)).shape[:2] for page in (0, 1)]
+    assert sizes == [(50, 70), (80, 60)]
 
 
 @pytest.mark.parametrize("is_turned", [False, True])

@@ -215,6 +215,27 @@ def test_a_mask_put_there_while_the_network_runs_is_kept(photos: list[Path], tmp
     assert (out / "car_2_mask.png").read_bytes() == b"somebody's own"
 
 
+def test_predictions_that_wait_to_be_written_are_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carvana.utils.parallel.AHEAD_BYTES", 1)
+    photos = [draw(tmp_path / "photos" / f"car_{number}.png", number) for number in range(12)]
+    made: list[int] = []
+
+    class One(Predictor):
+        def fits_batch(self, photo: PreprocessedImage, batch: object) -> bool:
+            return False
+
+        def run(self, batch: object, **settings: object) -> list[Prediction]:
+            made.append(listener.steps)
+            return super().run(batch, **settings)  # type: ignore[arg-type]
+
+    listener = Listener()
+    one = One(predictor().model, precision="fp32")
+    predict_folder(one, photos, out=tmp_path / "out", save=["mask", "overlay"], workers=4, reporter=listener)
+    assert max(number - done for number, done in enumerate(made)) <= 2
+
+
 def test_a_kill_between_the_line_and_the_file_orphans_nothing(photos: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_folder(predictor(gain=0.6), photos, out=out)  # the older files of its own

@@ -136,6 +136,12 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(scale: str) -
         np.testing.assert_allclose(prediction.probabilities, predictor.predict(image).probabilities, atol=1e-6)
 
 
+def test_pixels_go_to_the_device_of_the_network() -> None:
+    model = Predictor(segmenter(), device="cpu")
+    model.device = torch.device("meta")  # stands for a GPU of any maker
+    assert model._on_device(torch.zeros(4, 5, 3, dtype=torch.uint8)).device == model.device
+
+
 def test_batches_hold_one_size_and_bounded_pixels() -> None:
     predictor = Predictor(segmenter(), scale="native")
     prepared = [predictor.prepare(photo(512, 512)) for _ in range(5)] + [predictor.prepare(photo(20, 30))] * 2

@@ -16,7 +16,10 @@ from carvana.utils.devices import (
     describe,
     devices_named,
     float64_device,
+    free_memory,
     is_out_of_memory,
+    process_count,
+    process_number,
     resolve_device,
     resolve_precision,
 )
@@ -97,6 +100,39 @@ def test_each_devices_lack_of_memory_is_known() -> None:
     for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError(full)):
         assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("sizes do not match"))
+
+
+def test_cached_files_of_a_container_count_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carvana.utils.devices._CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    assert free_memory() == 100_000
+    (tmp_path / "memory.stat").write_text("anon 250000\ninactive_file 400000\nactive_file 200000\nslab 50000\n")
+    assert free_memory() == 700_000
+
+
+@pytest.mark.parametrize(
+    ("number", "count"),
+    [("1", "x"), ("x", "2"), ("2", "2"), ("-1", "2"), ("1", "1"), ("0", "0"), ("0", "-2"), ("", "2")],
+)
+def test_numbers_of_processes_that_cannot_be_are_one_line(
+    number: str, count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", number)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(ConfigError, match=f"RANK='{number}' and WORLD_SIZE='{count}' in the environment: expected"):
+        process_number()
+
+
+def test_a_process_is_alone_without_a_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("RANK", "3")
+    assert (process_number(), process_count()) == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    assert (process_number(), process_count()) == (3, 5)
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert (process_number(), process_count()) == (0, 1)
 
 
 def test_the_machine_is_described() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ WORTH = 0.95
 
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 _MAKERS = ("torch", "onnx", "onnxscript", "timm", "segmentation-models-pytorch", "carvana")
+_MEASURED = 2**18  # pixels
 _TASK = "converting the network, once"
 _FORMAT = 1  # of the kept files
 
@@ -154,7 +156,7 @@ def engine_of_file(
         ConfigError: there is no such engine, or it does not run the file, or not on the device.
         ModelError: the file cannot be read, or gives labels.
     """
-    is_onnx, place = Path(path).suffix.lower() == ".onnx", onnx_device(device)
+    is_onnx = Path(path).suffix.lower() == ".onnx"
     name = checked_engine(None if name == "auto" else name) or ("onnx" if is_onnx else "openvino")
     if name == "torch" or (name == "onnx" and not is_onnx):
         takes = "onnx or openvino" if is_onnx else "openvino"
@@ -162,9 +164,10 @@ def engine_of_file(
     made: ExportedEngine
     if name == "onnx":
         _refuse_precision(precision)
-        made = OnnxEngine.load(path, device=place)
+        made = OnnxEngine.load(path, device=onnx_device(device))
     else:
-        made = OpenVinoEngine.load(path, device=torch.device("cpu") if device == "auto" else place, precision=precision)
+        place = torch.device("cpu") if device == "auto" else resolve_device(device)
+        made = OpenVinoEngine.load(path, device=place, precision=precision)
     if made.output == "labels":
         raise ModelError(made.why_no_logits)
     return made
@@ -194,6 +197,11 @@ def _measured(model: Segmenter, usual: TorchEngine, kept: KeptNetwork, processor
         if known is not None:
             return other
         seconds = _seconds([usual, other], _typical(model))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reporter.info(f"torch runs {model.spec.arch}, since memory is too short to measure OpenVINO")
+        return usual
     except ModelError as error:
         reporter.info(f"torch runs {model.spec.arch}, since OpenVINO cannot: {error}")
         if not is_out_of_memory(error.__cause__ or error):  # which need not be so next time
@@ -209,10 +217,12 @@ def _measured(model: Segmenter, usual: TorchEngine, kept: KeptNetwork, processor
 
 
 def _typical(model: Segmenter) -> Tensor:
-    """Images as the network sees them, some 500 x 500 pixels together."""
+    """Images as the network sees them, but no larger than some 500 x 500 pixels, which they are together."""
     spec = model.spec
-    height, width = (padded_size(side, spec.stride, spec.min_size) for side in spec.trained_size or (512, 512))
-    return example_images((max(1, 2**18 // (height * width)), len(spec.channels), height, width))
+    sides = spec.trained_size or (512, 512)
+    shrink = min(1, math.sqrt(_MEASURED / math.prod(sides)))
+    height, width = (padded_size(int(side * shrink), spec.stride, spec.min_size) for side in sides)
+    return example_images((max(1, _MEASURED // (height * width)), len(spec.channels), height, width))
 
 
 def _seconds(engines: list[Engine], images: Tensor) -> list[float]:

@@ -83,13 +83,15 @@ def _type_of(name: str) -> str:
 
 
 def onnx_device(name: str) -> torch.device:
-    """The device of an exported file: "auto" is never an Apple GPU, which ONNX Runtime does not support.
+    """The device of an exported file: "auto" is the CPU where the installed ONNX Runtime does not support the GPU.
 
     Raises:
         ConfigError: there is no such device here.
+        ModelError: ONNX Runtime is not installed.
     """
     device = resolve_device(name)
-    return torch.device("cpu") if name == "auto" and device.type not in _PROVIDERS else device
+    is_supported = _PROVIDERS.get(device.type) in needed("onnxruntime").get_available_providers()
+    return torch.device("cpu") if name == "auto" and not is_supported else device
 
 
 def checked_source(source: str | os.PathLike[str] | bytes) -> tuple[Path | bytes, str]:

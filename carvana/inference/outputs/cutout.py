@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from carvana.data.io.display import over_white, parse_colour, read_shown
 from carvana.data.io.images import UInt8, resize_image
@@ -153,12 +154,18 @@ def parse_background(text: str) -> Background:
 def cover(image: UInt8, size: tuple[int, int]) -> UInt8:
     """Scale an image (H, W, 3) evenly until it covers ``size`` (height, width), and crop it around its middle.
 
+    What is enlarged is cropped first, so that memory does not grow with the part that is cut off.
+
     >>> cover(np.zeros((100, 300, 3), np.uint8), (50, 60)).shape
     (50, 60, 3)
     """
     factor = max(wanted / have for wanted, have in zip(size, image.shape[:2], strict=True))
     height, width = (max(wanted, round(have * factor)) for wanted, have in zip(size, image.shape[:2], strict=True))
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    if factor > 1:
+        down, across = image.shape[0] / height, image.shape[1] / width
+        box = (left * across, top * down, (left + size[1]) * across, (top + size[0]) * down)
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR, box=box))
     return np.ascontiguousarray(resize_image(image, (height, width))[top : top + size[0], left : left + size[1]])
 
 

@@ -216,6 +216,8 @@ class Parts:
             with atomic_path(self._folder / name) as temporary:
                 temporary.write_bytes(data)
                 self._log.add({name: bytes_digest(data)}, self._record)
+            if self._out.exists() and (_is_joined(self._out) or len(self.missing()) == len(self._names) - 1):
+                (self._folder / name).unlink()  # the folder was removed, and is made anew
         except FileNotFoundError:  # the folder is removed once the table is there
             if not self._out.exists():
                 raise
@@ -230,6 +232,7 @@ class Parts:
             if not self._out.exists() and not self.missing():
                 with atomic_path(self._out) as temporary:
                     self._write_joined(temporary)
+                    self._log.add({_joined(self._out): file_digest(temporary)}, self._record)
         except FileNotFoundError:  # another process has joined the parts, and is removing them
             if not self._out.exists():
                 raise
@@ -245,19 +248,32 @@ class Parts:
 
 
 def remove_joined(out: Path) -> bool:
-    """Remove the parts of a finished table, though not what others have put beside them; whether it is finished."""
+    """Remove the parts that a table was joined from, though not what others have put beside them; whether it exists."""
     if not out.exists():
         return False
     with suppress(OSError):
-        for path in _folder(out).iterdir():
-            if path.name in (MANIFEST, _OLD_LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
-                path.unlink()
-        _folder(out).rmdir()
+        # The manifest goes last: it says that the others may go.
+        found = sorted(_folder(out).iterdir(), key=lambda path: path.name == MANIFEST)
+        if _is_joined(out) or not any(_PART.fullmatch(path.name) for path in found):
+            for path in found:
+                if path.name in (MANIFEST, _OLD_LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
+                    path.unlink(missing_ok=True)
+            _folder(out).rmdir()
     return True
 
 
 def _folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
+
+
+def _joined(out: Path) -> str:
+    """The table in the manifest of its parts."""
+    return f"../{out.name}"
+
+
+def _is_joined(out: Path) -> bool:
+    """Whether a table exists and is what the parts beside it were joined to."""
+    return out.exists() and Manifest(_folder(out)).state(_joined(out), {}) in ("own", "current")
 
 
 def _packed(data: bytes) -> bytes:

@@ -52,7 +52,8 @@ class SlidingWindowConfig:
     """How a network covers an image.
 
     Attributes:
-        mode: ``whole``, ``tiles``, or ``auto``: whole if it fits the memory, else the cheapest tiles that do.
+        mode: ``whole``, ``tiles``, or ``auto``: tiles if a tile or an overlap is given, else whole if it fits the
+            memory, else the cheapest tiles that do.
         tile: largest side of tiles in pixels, or (height, width); None chooses those by which the network sees the
             fewest pixels.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9, for the join ``blend``.
@@ -91,7 +92,13 @@ class SlidingWindowConfig:
     def settings(self) -> dict[str, Any]:
         """The settings that are not the defaults, as JSON values: they may change a mask."""
         default = SlidingWindowConfig()
-        return {name: value for name, value in vars(self).items() if value != getattr(default, name)}
+        settings = {name: value for name, value in vars(self).items() if value != getattr(default, name)}
+        return settings | ({"mode": "tiles"} if self.asks_tiles else {})
+
+    @property
+    def asks_tiles(self) -> bool:
+        """Whether a tile or an overlap is given."""
+        return self.tile is not None or self.overlap is not None
 
 
 @dataclass
@@ -337,7 +344,11 @@ class SlidingWindowInferer:
                 )
             side = max(side // 2, least)
         windows = cover_cells(cells, size, side=side, halo=halo, grid=grid, **self._takes)
-        return windows if windows.cost < 1 or windows.cost < self.plan(size).cost else self.plan(size)
+        if windows.cost < 1:
+            return windows
+        is_whole = self.config.mode == "auto" and self._fits(self._pixels(size))  # the tile is that of windows
+        other = plan_whole(size) if is_whole else self.plan(size)
+        return windows if windows.cost < other.cost else other
 
     def _run(self, tiles: Tensor) -> Tensor:
         self._last = tiles.shape
@@ -355,14 +366,14 @@ class SlidingWindowInferer:
         if config.mode == "whole":
             return whole
         pixels = self._pixels(size)
-        if config.mode == "auto" and self._fits(pixels):
+        if config.mode == "auto" and not config.asks_tiles and self._fits(pixels):
             return whole
         halo = self._exact_halo if config.join == "exact" else None
-        if config.tile is not None or config.overlap is not None:
+        if config.asks_tiles:
             plan = self._asked_plan(size, halo)
         else:
             plan = self._cheapest_plan(size, pixels, MARGIN if halo is None else 2 * halo)
-        if config.mode == "auto" and len(plan) > 1:
+        if config.mode == "auto" and not config.asks_tiles and len(plan) > 1:
             (height, width), tile = size, plan.tile
             self._once(
                 "tiles",

@@ -127,6 +127,27 @@ def test_what_openvino_cannot_run_is_kept_unless_memory_was_short(
     assert bool(asked) == asked_again
 
 
+def test_torch_runs_where_memory_is_too_short_to_measure(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    said = Lines()
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "_seconds", fail)
+        assert engine_of(tiny(), "auto", device="cpu", reporter=said).name == "torch"
+    assert said.lines == ["torch runs tiny, since memory is too short to measure OpenVINO"]
+    timed(monkeypatch, 1.0, 0.5)
+    assert engine_of(tiny(), "auto", device="cpu", reporter=said).name == "openvino"
+
+
+def test_few_pixels_are_measured_however_large_the_training_was() -> None:
+    for trained in ((2048, 3072), (640, 960)):
+        *_, height, width = choice._typical(tiny().with_spec(trained_size=trained)).shape
+        assert height * width <= 1.1 * 2**18
+        assert (height % 8, width % 8, min(height, width) >= 16) == (0, 0, True)
+    assert choice._typical(tiny()).shape == (170, 3, 32, 48)
+
+
 def test_it_is_measured_for_real(cache: Path) -> None:
     name = engine_of(tiny(), "auto", device="cpu", reporter=Lines()).name
     [record] = cache.glob("*.json")

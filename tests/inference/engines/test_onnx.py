@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnxruntime import get_available_providers
 from torch import nn
 
 from carvana.errors import ConfigError, ModelError
@@ -164,3 +165,13 @@ def test_auto_leaves_an_apple_gpu_to_torch_and_by_name_it_is_refused(
     assert onnx_device("auto") == torch.device("cpu")
     with pytest.raises(ConfigError, match=r"device 'mps': .* take --device cpu"):
         OnnxEngine.load(path, device=onnx_device("mps"))
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in get_available_providers(), reason="ONNX Runtime runs on GPUs here")
+def test_auto_is_the_cpu_where_onnx_runtime_has_no_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "some.onnx"
+    path.touch()
+    monkeypatch.setattr("carvana.inference.engines.onnx.resolve_device", lambda name: torch.device("cuda", 0))
+    assert onnx_device("auto") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"device 'cuda:0': .* no CUDAExecutionProvider; take --device cpu"):
+        OnnxEngine.load(path, device=onnx_device("cuda"))

@@ -187,6 +187,26 @@ def test_a_picture_covers_the_photo_evenly_around_its_middle(size: tuple[int, in
     assert np.abs(covered[..., 1] - np.clip(right, 0, width - 1)[None]).max() <= off_by_a_pixel
 
 
+@pytest.mark.parametrize("shape", [(10, 300), (300, 10), (63, 95), (1, 50)])
+def test_what_is_enlarged_is_the_middle_of_the_enlarged_picture(shape: tuple[int, int]) -> None:
+    picture, factor = noise(*shape, 3), max(64 / shape[0], 96 / shape[1])
+    height, width = (max(side, round(have * factor)) for side, have in zip((64, 96), shape, strict=True))
+    top, left = (height - 64) // 2, (width - 96) // 2
+    whole = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)[top : top + 64, left : left + 96]
+    assert np.abs(cover(picture, (64, 96)).astype(int) - whole).max() <= 1
+
+
+def test_memory_for_a_background_is_bounded_by_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enlarged whole, a colour behind a panorama would be a square of its longer side."""
+    enlarged: list[int] = []
+    monkeypatch.setattr(cv2, "resize", lambda _, size, **__: enlarged.append(size[0] * size[1]) or np.zeros((*size, 3)))
+    for pixel in (np.full((1, 1, 3), 7, np.uint8), np.full((2, 900, 3), 7, np.uint8)):
+        covered = cover(pixel, (20, 4000))
+        assert covered.shape == (20, 4000, 3)
+        assert (covered == 7).all()
+    assert max(enlarged, default=0) <= 20 * 4000
+
+
 def test_colours_go_by_name_and_pictures_by_path(tmp_path: Path) -> None:
     assert parse_background("White").settings == [255, 255, 255]
     assert parse_background("#0a84ff").settings == [10, 132, 255]

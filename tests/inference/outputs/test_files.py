@@ -96,6 +96,13 @@ def test_settings_name_only_what_is_asked_for() -> None:
     assert Outputs(("cutout",), background=parse_background("#010203")).settings() == {"background": [1, 2, 3]}
 
 
+def test_the_task_is_a_setting_unless_it_is_the_plain_one() -> None:
+    for task in (Task.binary(), Task.binary(ignore=["nodata"])):
+        assert Outputs(("mask",), task=task).settings() == {}
+    for task in (Task.binary("car"), Task(classes={"cell": 7}), Task(classes={"cell": 8})):
+        assert Outputs(("mask",), task=task).settings() == {"task": task.model_dump(mode="json")}
+
+
 def test_only_what_shows_the_photo_needs_it() -> None:
     assert not Outputs(("mask", "prob")).need_image
     assert Outputs(("mask", "overlay")).need_image

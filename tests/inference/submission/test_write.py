@@ -167,6 +167,35 @@ def test_a_table_that_exists_is_refused_before_any_work(photos: list[Path], tmp_
     assert not (tmp_path / "s.csv.parts").exists()
 
 
+def test_a_refusal_keeps_the_parts_of_an_unfinished_table(photos: list[Path], tmp_path: Path) -> None:
+    out, parts = tmp_path / "s.csv.gz", tmp_path / "s.csv.gz.parts"
+    kept = photos[13].read_bytes()
+    photos[13].write_bytes(b"")
+    assert submit(photos, out).written == 12
+    begun = {path.name: path.read_bytes() for path in parts.iterdir()}
+    out.write_bytes(b"mine")
+    with pytest.raises(DataError, match="exists already"):
+        submit(photos, out)
+    assert {path.name: path.read_bytes() for path in parts.iterdir()} == begun
+    out.unlink()
+    photos[13].write_bytes(kept)
+    assert submit(photos, out).written == 2
+
+
+def test_parts_that_a_killed_process_left_beside_its_table_go(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "remove_joined", Path.exists)  # it is killed before
+        submit(photos, out)
+    assert len(list(tmp_path.glob("s.csv.parts/*.gz"))) == 4
+    with pytest.raises(DataError, match="exists already"):
+        submit(photos, out)
+    assert not (tmp_path / "s.csv.parts").exists()
+    assert read_table(out) == expected(photos)
+
+
 def test_what_others_put_where_the_parts_go_is_kept(photos: list[Path], tmp_path: Path) -> None:
     parts = tmp_path / "s.csv.parts"
     parts.mkdir()

@@ -120,6 +120,15 @@ def test_tiles_are_made_where_they_are_asked_for_though_it_fits() -> None:
     assert len(predictor(mode="tiles").plan((60, 60))) == 1  # nothing to divide
 
 
+def test_auto_makes_the_tiles_that_are_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "carvana")
+    for asked in ({"tile": 128}, {"overlap": 0.5}, {"tile": 128, "overlap": 0.5}, {"tile": 128, "join": "exact"}):
+        assert predictor(**asked).plan((600, 700)) == predictor(mode="tiles", **asked).plan((600, 700))
+        assert predictor(**asked).settings() == predictor(mode="tiles", **asked).settings()
+    assert len(predictor(tile=128).plan((600, 700))) > 1
+    assert "do not fit" not in caplog.text
+
+
 def test_an_overlap_alone_means_the_usual_tiles() -> None:
     assert predictor(mode="tiles", overlap=0.5).plan((1280, 1918)).tile == (512, 512)
 
