@@ -86,8 +86,16 @@ def _are_classes(classes: Any) -> Any:
     return classes
 
 
+def _number(value: Any) -> Any:
+    """A number that YAML takes for a text: one with an exponent."""
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
+
+
 def _as_list(values: Any) -> Any:
     """A number that stands alone as a list of one."""
+    values = _number(values)
     return [values] if isinstance(values, int | float) and not isinstance(values, bool) else values
 
 
@@ -96,6 +104,7 @@ def _auto_or_list(values: Any) -> Any:
 
 
 def _is_range(value: Any) -> Any:
+    value = [_number(each) for each in value] if isinstance(value, list | tuple) else value
     two = isinstance(value, list | tuple) and len(value) == 2
     if value != "auto" and not (two and all(type(each) in (int, float) for each in value) and value[0] < value[1]):
         raise ValueError(f"expected auto, or two numbers, the lower one first, such as [0, 4095]; got {value!r:.60}")
@@ -331,7 +340,7 @@ class FitConfig(Section):
         if not isinstance(values, Mapping):
             return values
         # A section with nothing below it is read as None, and keeps its defaults.
-        values = {k: v for k, v in values.items() if v is not None}
+        values = {k: v for k, v in values.items() if v is not None or k == "arch"}
         if isinstance(model := values.get("model"), Mapping) and model.get("classes") == 1:  # of earlier versions
             values["model"] = {k: v for k, v in model.items() if k != "classes"}
         return values

@@ -109,7 +109,8 @@ class Task(Record):
         given = [(value, each.name) for each in self.classes for value in each.value]
         given += [(value, "ignore") for value in self.ignore]
         refuse_doubles(given)
-        if self.reads_colors and (number := next((v for v, _ in given if not (is_name(v) or is_color(v))), None)):
+        number = next((v for v, _ in given if not (is_name(v) or is_color(v))), None)
+        if self.reads_colors and number is not None:
             raise ValueError(f"there are colours and the number {number}; expected one kind of value")
         if self.kind == "multiclass" and (empty := next((each for each in self.classes if not each.value), None)):
             raise ValueError(f"the class {empty.name!r} has no value")
@@ -204,7 +205,7 @@ class Task(Record):
         import numpy as np
 
         if values.dtype.kind == "f":
-            whole = values.astype(np.int64)
+            whole = np.nan_to_num(values).astype(np.int64)
             if (whole != values).any():
                 raise DataError(f"{where}: has values that are not whole numbers; expected labels", kind="labels")
             values = whole

@@ -10,6 +10,17 @@ from carvana.data.samples import find_samples
 from carvana.errors import ConfigError, DataError
 
 
+def test_numbers_may_have_an_exponent() -> None:
+    changes = parse_settings(["data.nodata=-3.4028235e38", "data.range=[0, 1e4]"])
+    data = load_config("default", changes).data
+    assert (data.nodata, data.range) == ([-3.4028235e38], (0, 1e4))
+
+
+def test_no_name_is_no_architecture() -> None:
+    with pytest.raises(ConfigError, match="arch"):
+        load_config("best-small", parse_settings(["arch="]))
+
+
 def test_the_recipe_default_is_what_fitconfig_is_without_arguments() -> None:
     assert load_config() == load_config("default") == FitConfig()
 

@@ -73,6 +73,7 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": [{"name": "a", "value": 0, "colour": "red"}, "b"]}, "colour"),
         ({"classes": [{"name": "a", "value": 0, "color": "red"}, "b"]}, "'red': expected a colour such as #ff8800"),
         ({"classes": {"a": "#ff0000", "b": 1}}, "there are colours and the number 1; expected one kind of value"),
+        ({"classes": {"a": "#ff0000"}, "ignore": [0]}, "there are colours and the number 0"),
         ({"classes": {"a": 2**40, "b": 1}}, "expected values of 32 bits"),
         ({"classes": 7}, "expected names, such as"),
     ],
@@ -111,6 +112,8 @@ def test_a_value_that_nobody_named_is_an_error_with_file_value_and_pixels() -> N
 def test_labels_that_are_not_whole_numbers_are_refused() -> None:
     with pytest.raises(DataError, match=r"x.npy: has values that are not whole numbers"):
         Task(classes=["a", "b"]).encode(np.array([[0, 0.5]]), "x.npy")
+    with pytest.raises(DataError, match=r"x.npy: has values that are not whole numbers"):
+        Task(classes=["a", "b"]).encode(np.array([[0, np.nan]]), "x.npy")
 
 
 def test_of_one_class_all_else_is_background_unless_ignored() -> None:

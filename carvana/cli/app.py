@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -19,6 +20,9 @@ from carvana.cli import compare, data, evaluate, fit, listings, networks, predic
 from carvana.cli.options import QUIETLY, VERBOSELY, reset_verbosity, verbosity, with_options
 from carvana.errors import CarvanaError, cause, printable
 from carvana.registry import Entry, registry
+
+_OF_WRITING = errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG
+"""What goes wrong where the output is written; other errors without a file name are of something else."""
 
 _IN_PLUGINS = {"import-keras": "carvana-keras"}
 """Commands of plugins that belong to this project; without the plugin, an error says how to install it."""
@@ -91,9 +95,10 @@ class Commands(TyperGroup):
             _leave_stdout()  # the reader of the output has closed it, as head does; that is no error
             ctx.exit(0)
         except OSError as error:
-            if error.filename is None:
+            if is_written := error.filename is None and error.errno in _OF_WRITING:
                 _leave_stdout()
-            self._fail(ctx, f"{error.filename or 'standard output'}: {cause(error)}")
+            where = "standard output" if is_written else error.filename
+            self._fail(ctx, f"{where}: {cause(error)}" if where else cause(error))
         except KeyboardInterrupt as stopped:
             typer.echo(f"interrupted: {stopped}" if str(stopped) else "interrupted; what was done is kept", err=True)
             ctx.exit(getattr(stopped, "exit_code", 130))

@@ -233,16 +233,22 @@ def split(
     from carvana.cli.tables import show
     from carvana.config import as_yaml
     from carvana.data.splits import describe_split, make_split, write_split
+    from carvana.errors import ConfigError
     from carvana.utils.files import check_target
 
     if out is not None:
         check_target(out, replace=replace)
     config = layout.fit_config(folder, by=by, val=val, seed=seed)
     wanted, task, reporter = config.split, config.task.task(), make_reporter()
+    if wanted.file is not None and (by, val, seed) != (None, None, None):
+        raise ConfigError(f"split.file = {str(wanted.file)!r} divides the images: leave out --by, --val and --seed")
+    if out is not None and wanted.file is not None and wanted.file.is_dir():
+        raise ConfigError(f"split.file = {str(wanted.file)!r}: a split.csv names images of one folder; leave out --out")
     made = make_split(config.data, wanted, task, reporter=reporter)
     report = describe_split(made, task, reporter=reporter)
-    given = wanted.file is None and made.is_given
+    given = wanted.file is not None or made.is_given
     how = "as its parts" if given else f"by {wanted.by}, seed {wanted.seed}"
+    how = how if wanted.file is None else f"as {wanted.file} has it"
     show(split_table(report, title=f"{folder}, {how}"))
     if not given:
         show(Text(_explain(wanted.by, report.val.groups, len(report.shared), classes=bool(report.classes))))

@@ -56,7 +56,7 @@ def bench(
     from rich.table import Column
 
     from carvana.cli.display import make_reporter
-    from carvana.cli.tables import check_json_target, make_table, show_result
+    from carvana.cli.tables import check_json_target, make_table, plain_text, show_result
     from carvana.data.demo import draw_photo
     from carvana.evaluation.cost import count_parameters, describe_machine, measure_cost, values_for
     from carvana.inference.engines.torch import TorchEngine
@@ -92,7 +92,7 @@ def bench(
     columns = [Column(heading, justify="left" if heading in words else "right") for heading in cells[0]]
     table = make_table(*columns, title=title)
     for row in cells:
-        table.add_row(*row.values())
+        table.add_row(*map(plain_text, row.values()))
     show_result(table, json, {"machine": machine, "size": list(shape), "rows": rows})
 
 

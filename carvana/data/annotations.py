@@ -30,7 +30,6 @@ from carvana.errors import DataError
 from carvana.utils.yaml_files import read_yaml
 
 _YEAR = re.compile(r"20\d\d$")
-_ROBOFLOW = re.compile(r"\.rf\.[0-9a-zA-Z]{20,}$")
 _LABELME_FOLDERS = "annotations", "labels", "json"
 
 
@@ -215,9 +214,9 @@ def _refuse_bare_parts(parts: Sequence[Path], annotated: Sequence[Path]) -> None
 
 
 def _sample(image: Path, base: Path, subset: str, annotation: Annotation) -> Sample:
-    """A sample; images that Roboflow made of one image (NAME.rf.DIGEST.jpg) are one group."""
+    """A sample."""
     below = image.relative_to(base)
-    group, view = group_and_view(_ROBOFLOW.sub("", stem_of(below.as_posix())), None)
+    group, view = group_and_view(stem_of(below.as_posix()), None)
     return Sample(image, annotation.path, group, view, len(below.parts) - 1, subset, annotation)
 
 

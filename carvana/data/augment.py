@@ -189,7 +189,7 @@ def apply(
     albumentations' own random state is set if there is one; for any other callable the global generators of
     ``random`` and ``numpy.random`` are seeded, and restored afterwards.
     """
-    if image.ndim == 3 and image.shape[2] > _MOST_CHANNELS:
+    if image.ndim == 3 and image.shape[2] > MOST_AT_ONCE:
         return _in_parts(augment, image, mask, key)
     generator = np.random.default_rng(key)
     python = random.Random(int(generator.integers(1 << 62)))  # noqa: S311 - augmentation, no secret
@@ -201,7 +201,8 @@ def apply(
     return result["image"], np.clip(result["mask"], 0.0, 1.0)
 
 
-_MOST_CHANNELS = 128  # that OpenCV takes
+MOST_AT_ONCE = 128
+"""Channels that OpenCV takes."""
 
 
 def _in_parts(
@@ -209,7 +210,7 @@ def _in_parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`apply`, on some channels after the others: with the same key all are moved alike."""
     channels = image.shape[2]
-    parts = -(-channels // _MOST_CHANNELS)
+    parts = -(-channels // MOST_AT_ONCE)
     each = -(-channels // parts)  # in all parts, so that as many random numbers are drawn
     places = (np.arange(part * each, (part + 1) * each) % channels for part in range(parts))
     moved = [apply(augment, np.ascontiguousarray(image[..., some]), mask.copy(), key) for some in places]

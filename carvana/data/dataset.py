@@ -246,6 +246,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, ...]]):
                 f"{self.samples[index].image}: augmentation gave an image {image.dtype} {image.shape} and a mask "
                 f"{target.shape[-2:]}; expected uint8 {(*self.size, channels)} and {tuple(self.size)}"
             )
+        if channels > augmentation.MOST_AT_ONCE:
+            return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), to_tensor(target, self.task)
         channels_first = torch.empty((channels, *self.size), dtype=torch.uint8)
         cv2.split(image, list(channels_first.numpy()))  # into the tensor, four times as fast as torch's permute
         return channels_first, to_tensor(target, self.task)
@@ -305,6 +307,8 @@ def _padded(array: NDArray[Any], size: tuple[int, int], *, value: int | None = N
     down, right = (max(0, wanted - have) for wanted, have in zip(size, array.shape[:2], strict=True))
     if not down and not right:
         return array
+    if array.ndim == 3 and array.shape[2] > augmentation.MOST_AT_ONCE:
+        return np.pad(array, ((0, down), (0, right), (0, 0)), mode="edge")
     border = cv2.BORDER_REPLICATE if value is None else cv2.BORDER_CONSTANT
     padded: NDArray[Any] = cv2.copyMakeBorder(array, 0, down, 0, right, border, value=value)
     return padded

@@ -13,6 +13,9 @@ from carvana.errors import ConfigError
 CARVANA_NAME = re.compile(r"(?P<group>[0-9a-f]{12})_(?P<view>\d\d)")
 """Carvana's file names: the group's id, then the number of the view, 01 to 16."""
 
+ROBOFLOW = re.compile(r"\.rf\.[0-9a-zA-Z]{20,}$")
+"""What Roboflow adds to the name of each image that it makes of one: they are one group."""
+
 _USUAL = r"_masks?|_segmentation"
 
 _NUMBER = r"(?:[_-]?(\d+))?"
@@ -147,7 +150,7 @@ def group_and_view(stem: str, pattern: re.Pattern[str] | None) -> tuple[str, str
     match = pattern.match(text) if pattern else CARVANA_NAME.fullmatch(text)
     if match is None:
         if pattern is None:
-            return stem, ""
+            return ROBOFLOW.sub("", stem), ""
         raise ConfigError(f"data.group: {pattern.pattern!r} does not match the image {stem!r}")
     names = match.groupdict()
     group = names["group"] if "group" in names else match.group(1)

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def check_unchanged(path: str | os.PathLike[str], split: Split) -> None:
     Raises:
         DataError: images were added or removed since, or the file cannot be used.
     """
-    rows = list(_read_subsets(Path(path)).items())
+    rows = list(_rows(Path(path)))  # a validation folder may have a name that the training folder has
     found = [(sample.name, subset) for sample, subset in split.labelled()]
     if rows != found:
         differing = sorted(set(rows) ^ set(found)) or [rows[0]]
@@ -130,6 +130,17 @@ def named_samples(path: str | os.PathLike[str], samples: Sequence[Sample]) -> li
 
 def _read_subsets(path: Path) -> dict[str, str]:
     subsets: dict[str, str] = {}
+    for name, subset in _rows(path):
+        if name in subsets:
+            raise DataError(f"{path}: {name} is there twice; remove one of the lines")
+        subsets[name] = subset
+    if not subsets:
+        raise DataError(f"{path}: expected a CSV file with the columns image, group, subset")
+    return subsets
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    """The name and the subset in each row."""
     try:
         with open(path, newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:  # Excel writes its mark
             rows = csv.DictReader(file)
@@ -140,14 +151,9 @@ def _read_subsets(path: Path) -> dict[str, str]:
                     raise DataError(
                         f"{path}, line {number}: {name!r}, {subset!r}: expected a file name, and train, val or test"
                     )
-                if name in subsets:
-                    raise DataError(f"{path}, line {number}: {name} is there twice; remove one of the lines")
-                subsets[name] = sys.intern(subset)
+                yield name, sys.intern(subset)
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a split: {error}") from error
-    if not subsets:
-        raise DataError(f"{path}: expected a CSV file with the columns image, group, subset")
-    return subsets
 
 
 @dataclass(frozen=True)
@@ -276,6 +282,13 @@ def tell_of_parts(
             f"split.file takes {plural(len(taken), 'image')} of the test part of {root} (the first: {taken[0]}), which "
             "are no test of this training any more"
         )
+    if file is not None and file.is_file():
+        named = {sample.name for sample, _ in named_samples(file, samples)}
+        unnamed = sum(sample.subset != "test" and sample.name not in named for sample in samples)
+    else:
+        unnamed = 0
+    if unnamed:
+        reporter.info(f"{file}: does not name {plural(unnamed, 'image')} of {root}, which count for nothing")
     said = []
     if file is None and made.is_given:
         counts = f"{plural(len(made.train), 'image')} train, {len(made.val)} validate"

@@ -264,7 +264,7 @@ def _units(samples: Sequence[Sample], by: By) -> list[list[Sample]]:
     """What is not divided, groups or images, in the order of their names."""
     units: dict[str, list[Sample]] = {}
     for sample in sorted(samples, key=lambda sample: (sample.group, sample.name)):
-        units.setdefault(sample.group if by == "group" else str(sample.image), []).append(sample)
+        units.setdefault(sample.group if by == "group" else sample.name, []).append(sample)
     return list(units.values())
 
 

@@ -161,7 +161,7 @@ def _labels_of(sample: Sample, task: Task, max_pixels: int) -> Labels:
             source = again(source)  # a class that is named without a value is 1 in label files, and the rest background
     if isinstance(source, tuple):
         raise DataError(f"{sample.image}: has {len(source)} label files, such as {sample.masks[1]}; expected one")
-    return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), source)
+    return task.encode(read_values(source, colors=task.reads_colors, max_pixels=max_pixels), sample.masks[0])
 
 
 def read_at_full_size(sample: Sample, task: Task) -> tuple[UInt8, Labels]:

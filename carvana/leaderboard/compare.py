@@ -18,7 +18,7 @@ from carvana.data.splits import write_split
 from carvana.errors import CarvanaError, ConfigError, RunError
 from carvana.leaderboard.board import LEADERBOARD, Leaderboard
 from carvana.leaderboard.entries import NetworkName, make_entries
-from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan
+from carvana.leaderboard.plan import ComparisonPlan, Trial, make_plan, other_task
 from carvana.leaderboard.ranking import NetworkResult, rank, read_cost, read_result, seen_at
 from carvana.leaderboard.records import FAILED, Row
 from carvana.leaderboard.worker_pool import (
@@ -215,7 +215,7 @@ class _Execution:
     def run(self) -> Leaderboard:
         """Do what is missing; returns the whole leaderboard."""
         plan = self._plan
-        missing = [trial for trial in plan.all_trials if not trial.done]
+        missing = [trial for trial in plan.all_trials if not self._is_done(trial)]
         try:
             self._save()
             self._work([(trial, FITTING if trial.is_fit else EVALUATING) for trial in missing])
@@ -229,7 +229,7 @@ class _Execution:
                     measured = True
             return self._save(pictures=True)
         except KeyboardInterrupt as stopped:
-            done, total = sum(trial.done for trial in plan.all_trials), len(plan.all_trials)
+            done, total = sum(map(self._is_done, plan.all_trials)), len(plan.all_trials)
             stopped.args = (f"{done} of {total} fits are done, in {plan.out}; the same command continues",)
             raise
         finally:
@@ -297,13 +297,24 @@ class _Execution:
             interval = "" if row.score_ci95 is None else f" ({row.score_ci95[0]:.5f} .. {row.score_ci95[1]:.5f})"
             self._reporter.info(f"{name}: {METRICS[row.metric]} {row.score:.5f}{interval}")
 
+    @staticmethod
+    def _is_done(trial: Trial) -> bool:
+        """Whether nothing is left to do; a damaged record is told in the row of its network."""
+        try:
+            return trial.done
+        except RunError:
+            return True
+
     def _is_there(self, trial: Trial, stage: str) -> bool:
         return trial.done if stage != MEASURING else self._cost_key().items() <= read_cost(trial.cost).items()
 
     def _job(self, trial: Trial, stage: str) -> WorkerJob:
+        task = None if trial.is_fit else other_task(trial.run, trial.config.task.task())
         arguments = {
             FITTING: {"config": trial.config, "run": trial.run, "group": self._plan.out.resolve().name},
-            EVALUATING: {"run": trial.run, "result": trial.result, "samples": self._samples},
+            EVALUATING: {
+                "run": trial.run, "result": trial.result, "samples": self._samples, "task": task,
+            },
             MEASURING: {
                 "run": trial.run, "image": self._samples[0].image, "page": self._samples[0].spec.page,
                 "out": trial.cost, "key": self._cost_key(),
@@ -328,7 +339,12 @@ class _Execution:
     def _read(self, trials: Sequence[Trial]) -> NetworkResult:
         try:
             return read_result(
-                trials, self._samples, failures=self._failures, unmeasured=self._unmeasured, limits=self._limits
+                trials,
+                self._samples,
+                failures=self._failures,
+                unmeasured=self._unmeasured,
+                limits=self._limits,
+                cost_key=self._cost_key(),
             )
         except CarvanaError as error:  # a damaged file of one network must not cost the others their rows
             entry = trials[0].entry

@@ -23,6 +23,7 @@ from carvana.image_spec import Page
 from carvana.leaderboard.worker_pool import PipeEnd, WorkerJob, register_targets
 from carvana.registry import resolve
 from carvana.run import Run, first_free
+from carvana.task import Task
 from carvana.utils.devices import is_out_of_memory
 from carvana.utils.files import lock, write_json
 from carvana.utils.progress import Reporter
@@ -135,13 +136,14 @@ def fit_network(
 
 
 def evaluate_finished(
-    *, reporter: WorkerReporter, device: str, run: Run, result: Run, samples: Sequence[Sample]
+    *, reporter: WorkerReporter, device: str, run: Run, result: Run, samples: Sequence[Sample], task: Task | None = None
 ) -> None:
-    """Evaluate a finished run on the validation images of the comparison."""
+    """Evaluate a finished run on the validation images of the comparison; a model reads labels as its ``task`` says."""
     from carvana.evaluation.evaluate import evaluate
     from carvana.inference.predictor import Predictor
 
     predictor = Predictor.from_pretrained(run.path, device=device)
+    predictor.task = task or predictor.task
     evaluation = evaluate(predictor, samples, masks_dir=result.masks_path, reporter=reporter)
     result.write_evaluation(evaluation.to_json())
 

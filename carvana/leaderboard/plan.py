@@ -40,7 +40,7 @@ from carvana.models.serialization import CONFIG, WEIGHTS, locate, read_spec
 from carvana.registry import registry
 from carvana.run import Run, numbered
 from carvana.task import Task
-from carvana.training.setup import check, in_full, measured, with_data
+from carvana.training.setup import check, in_full, measured, packages_with_versions, with_data
 from carvana.training.trackers import tracker_names
 from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
@@ -250,6 +250,14 @@ def _config_of(run: Run, task: Task) -> FitConfig:
     return config.replace({"task": {"kind": named.kind, "classes": classes, "ignore": list(task.ignore)}})
 
 
+def other_task(run: Run, task: Task) -> Task | None:
+    """The task by which a model's truth is read, if its own names other values of label files."""
+    if run.config_path.is_file():
+        return None
+    own = read_spec(locate(run.path)).task
+    return task if own is not None and not own.is_unnamed and own != task else None
+
+
 def _check_classes(run: Run, task: Task) -> None:
     """Refuse a run of other classes, or of other labels of the same: it would be scored on another truth."""
     own = _config_of(run, task).task.task()
@@ -284,8 +292,11 @@ def _trials(
     if entry.run is not None:
         run = Run(entry.run)
         model = [file_digest(locate(run.path) / name) for name in (WEIGHTS, CONFIG)]
-        key = f"{entry.slug}-{digest(model, data)[:_DIGITS]}"
-        return [_trial(entry, _config_of(run, task), run, Run(out / "judged" / key), out)]
+        config = _config_of(run, task)
+        other = other_task(run, config.task.task())
+        read = [] if other is None else [other.model_dump(mode="json")]
+        key = f"{entry.slug}-{digest(model, data, *read)[:_DIGITS]}"
+        return [_trial(entry, config, run, Run(out / "judged" / key), out)]
     trials = []
     for seed in seeds:
         own = config.replace({"arch": entry.arch, "train.seed": seed, **entry.changes})
@@ -309,6 +320,9 @@ def _folder(path: Path, config: FitConfig, data: str) -> Run:
             return run
         with suppress(CarvanaError):
             found = run.read_config()
+            weights = config.model.encoder_weights  # the file of a folder with this digest; it may have moved
+            if Path(weights).is_file() and not Path(found.model.encoder_weights).is_file():
+                found = found.replace({"model.encoder_weights": weights})
             if config.train.batch_size == "auto":  # has become a number in the run
                 found = found.replace({"train.batch_size": "auto"})
             if _fit_digest(found, data) == _fit_digest(config, data):
@@ -325,6 +339,7 @@ def _fit_digest(config: FitConfig, data: str) -> str:
         values["model"]["encoder_weights"] = file_digest(weights)
     origin = registry.archs.entry(config.arch) if config.arch in registry.archs else None
     plugin = [origin.source, origin.version] if origin is not None and origin.source != "carvana" else []
+    plugin += [word for each in sorted(packages_with_versions(config).items()) for word in each]
     return digest({**values, "data": shown, "split": data}, plugin)
 
 

@@ -49,6 +49,7 @@ def read_result(
     failures: Mapping[Trial, str],
     unmeasured: Mapping[Trial, str],
     limits: Mapping[Any, float],
+    cost_key: Mapping[str, Any],
 ) -> NetworkResult:
     """Read what the trials of a network have left on disk: its scores once all of them are done.
 
@@ -58,6 +59,7 @@ def read_result(
         failures: Why trials failed; a network with one failed trial has no scores.
         unmeasured: Why measurements failed.
         limits: The best Dice possible, by :func:`seen_at`.
+        cost_key: The entries that a file of costs has if it is of this version and machine; others do not count.
     """
     first, config = trials[0], trials[0].config
     task = config.task.task()
@@ -90,6 +92,7 @@ def read_result(
     boundaries = [each["boundary_dice"] for each in evaluations if "boundary_dice" in each]
     size, _ = seen = seen_at(config)
     cost = read_cost(first.cost)
+    cost = cost if cost_key.items() <= cost.items() else {}
     row = replace(
         row,
         status=f"{FAILED}measuring: {unmeasured[first]}" if first in unmeasured else OK,

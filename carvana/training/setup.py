@@ -43,6 +43,7 @@ from carvana.utils.progress import Reporter, default_reporter
 
 DEMO_CARS = 12
 
+_OURS = "carvana", "script"
 _TRAINED = "mean", "std", "init", "channels", "range", "dtype", "nodata", "pages"
 """What a model has learnt of its images, and where its weights came from."""
 
@@ -109,7 +110,13 @@ def check_alone(what: str) -> None:
 def packages_of(config: FitConfig) -> dict[str, str]:
     """The package of each name that a plugin adds: ``{"segnet": "carvana-segnet"}``."""
     sources = {name: catalog.entry(name).source for catalog, name in _names(config)}
-    return {name: source for name, source in sources.items() if source not in ("carvana", "script")}
+    return {name: source for name, source in sources.items() if source not in _OURS}
+
+
+def packages_with_versions(config: FitConfig) -> dict[str, str]:
+    """The version of the package of each loss and augmentation that a plugin adds."""
+    found = {name: catalog.entry(name) for catalog, name in _names(config) if catalog is not registry.archs}
+    return {name: f"{each.source} {each.version}" for name, each in found.items() if each.source not in _OURS}
 
 
 def check_packages(run: Run, config: FitConfig) -> None:

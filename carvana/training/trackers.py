@@ -44,7 +44,8 @@ class Tracker(Callback):
 
     Of several classes the IoU of each is ``evaluation/iou/NAME``. A run's config is sent at its beginning, its pictures
     and its model card at its end. A run that is resumed continues its curves: no point is shown twice. Where the
-    tracker fails, as without a network, a warning is given once, and the training goes on without it.
+    tracker fails, as without a network, a warning is given once, and the training goes on without it. One tracker may
+    follow several trainings, one after the other: the second one's name and folder end in "-2".
 
     Args:
         tracker: tensorboard, wandb, mlflow or trackio; each is a package to be installed.

@@ -223,7 +223,7 @@ class Trainer:
             self._held.close()
             self.log.end()
         best = self.checkpoint.restore_best(self.kept)
-        if best is not self.model:
+        if self.run is None and best is not self.model:
             self.model.load_state_dict(best.state_dict())
             self.model.eval()
         return best

@@ -272,6 +272,22 @@ def test_split_takes_what_a_config_says_and_options_win(tiny_data: Path, tmp_pat
     )
 
 
+def test_a_split_that_is_given_is_shown_as_it_is(tiny_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.csv"
+    call("split", tiny_data, "--val", 2, "--out", out)
+    result = call("split", tiny_data, "--set", f"split.file={out}")
+    assert f"as {out} has it" in " ".join(result.stdout.split())
+    assert "were sorted" not in result.stdout
+    assert "split.val" not in result.stdout
+    for words, error in (
+        (["--set", f"split.file={out}", "--val", 3], "leave out --by, --val and --seed"),
+        (["--set", f"split.file={tiny_data}", "--out", tmp_path / "b.csv"], "leave out --out"),
+    ):
+        result = call("split", tiny_data, *words)
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert error in result.stderr
+
+
 @pytest.mark.parametrize("words", [["check"], ["show"], ["split"], ["split", "x", "--by", "car"]])
 def test_wrong_usage_is_2(words: list[str]) -> None:
     assert call(*words).exit_code == 2

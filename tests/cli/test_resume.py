@@ -53,7 +53,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny_data: Path, tmp_path: Path, n
     for words, said in [
         (["--arch", "unet/resnet18"], "--arch"),
         (["--set", "train.lr=1"], "--set train.lr"),
-        (["--set", "train.epochs=1"], "not more than the run's 500"),
+        (["--set", "train.epochs=1"], "the run has 500 epochs"),
         (["--data", tiny_data, "--config", "default"], "--data, --config"),
         (["--data", tiny_data], "where its data folder has moved, name it with --root"),
         (["--root", tmp_path / "nowhere"], f"{tmp_path / 'nowhere'}: no such folder"),

@@ -270,6 +270,10 @@ def test_what_is_no_labelme_file_is_named_in_a_line(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", labelme([{"points": [[0, 0], [5, 0], [5, 5]]}]))
     with pytest.raises(DataError, match=r"a\.json: expected labelme's shapes, .* got KeyError: 'label'"):
         find_samples(tmp_path)
+    damaged = {"label": "car", "points": [[0, 0], [5, 5]], "shape_type": "mask", "mask": "AAAA"}
+    write_json(tmp_path / "a.json", labelme([damaged]))
+    with pytest.raises(DataError, match=r"a\.json: expected labelme's shapes, .* the mask of 'car' \("):
+        find_samples(tmp_path)
 
 
 @pytest.mark.parametrize("arranged", ["{0}/{1}", "{1}/{0}", "{1}"])

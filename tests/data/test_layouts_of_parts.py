@@ -332,8 +332,9 @@ def test_a_split_file_comes_before_the_parts(tmp_path: Path) -> None:
     split = make_split(config, SplitConfig(file=table), reporter=said)
     assert [s.name for s in split.train] == ["val/g.jpg", "test/i.jpg"]
     assert [s.name for s in split.val] == ["train/a.jpg"]
-    assert len(said.lines) == 1
-    assert "split.file takes 1 image of the test part" in said.lines[0]
+    taken, unnamed = said.lines
+    assert "split.file takes 1 image of the test part" in taken
+    assert f"does not name 3 images of {tmp_path / 'data'}" in unnamed
     other = divided(tmp_path / "other", "masks", train="x", test="y")
     split = make_split(config, SplitConfig(file=other), reporter=Lines())
     assert [s.name for s in split.train] == ["train/a.jpg", "train/b.jpg", "train/c.jpg", "train/d.jpg", "val/g.jpg"]

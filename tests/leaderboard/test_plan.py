@@ -5,16 +5,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from comparing import recipe
+from PIL import Image
 
 from carvana.config import FitConfig
 from carvana.data.demo import write_demo
 from carvana.data.io.images import read_image, write_image
-from carvana.data.samples import find_samples
+from carvana.data.samples import Sample, find_samples
 from carvana.errors import ConfigError
+from carvana.leaderboard.compare import _Execution
 from carvana.leaderboard.entries import NetworkEntry, make_entries
-from carvana.leaderboard.plan import ComparisonPlan, Trial, _check_classes, _commit, make_plan
+from carvana.leaderboard.jobs import evaluate_finished
+from carvana.leaderboard.plan import ComparisonPlan, Trial, _check_classes, _commit, make_plan, other_task
+from carvana.models.segmenter import create_model
 from carvana.run import Run
 from carvana.task import Task
 from carvana.utils.progress import SilentReporter
@@ -187,6 +192,45 @@ def test_weights_may_lie_elsewhere(tiny_data: Path, tmp_path: Path, monkeypatch:
         found += plan(recipe(tiny_data, **{"model.options": {}}), [entry]).all_trials
     assert found[0].run.path.name == found[1].run.path.name
     assert found[0].config.model.encoder_weights == str(tmp_path / "weights.pth")  # type: ignore[union-attr]
+
+
+def test_a_finished_fit_is_found_again_where_its_weights_have_moved(tiny_data: Path, tmp_path: Path) -> None:
+    def trial(weights: Path) -> Trial:
+        entry = NetworkEntry("unet/resnet18", "unet/resnet18", changes={"model.encoder_weights": str(weights)})
+        [found] = plan(recipe(tiny_data, **{"model.options": {}}), [entry], out=str(tmp_path)).all_trials
+        return found
+
+    (tmp_path / "weights.pth").write_bytes(b"w")
+    as_fitted(trial(tmp_path / "weights.pth"))
+    moved = (tmp_path / "weights.pth").rename(tmp_path / "moved.pth")
+    assert trial(moved).done
+
+
+def test_a_model_is_judged_by_the_label_values_of_the_comparison(tmp_path: Path) -> None:
+    own = Task(classes={"road": 0, "car": 3}, ignore=[7])
+    create_model("unet-ref", width=4, task=own).save_pretrained(tmp_path / "model")
+    asked = Task(classes={"road": 0, "car": [3, 7]})
+    run = Run(tmp_path / "model")
+    assert other_task(run, own) is None
+    assert other_task(run, asked) == asked
+    for name, values in (
+        ("images", np.zeros((32, 48, 3), np.uint8)),
+        ("masks", np.repeat([0, 3, 7], 512).reshape(32, 48)),
+    ):
+        (tmp_path / name).mkdir()
+        Image.fromarray(values.astype(np.uint8)).save(tmp_path / name / "a.png")
+    samples = [Sample(tmp_path / "images" / "a.png", tmp_path / "masks" / "a.png", "a", "")]
+    result = Run(tmp_path / "judged")
+    result.make()
+    evaluate_finished(reporter=SilentReporter(), device="cpu", run=run, result=result, samples=samples, task=asked)  # type: ignore[arg-type]
+    assert [each["pixels"] for each in result.read_evaluation()["per_class"]] == [512, 1024]
+
+
+def test_a_damaged_record_is_the_matter_of_its_row(tiny_data: Path, tmp_path: Path) -> None:
+    trial = trial_of(tiny_data, tmp_path)
+    as_fitted(trial)
+    trial.run.record_path.write_text("{")
+    assert _Execution._is_done(trial)
 
 
 def git(folder: Path, *words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,15 @@ def result_of(folder: Path, evaluations: Sequence[dict[str, Any]]) -> NetworkRes
         run.write_evaluation({**numbers, "dice": 0.5})
         cost, log = folder / "cost.json", folder / "log"
         trials.append(Trial(NetworkEntry("x", run=run.path), FitConfig(), run, run, cost, log))
-    return read_result(trials, SAMPLES, failures={}, unmeasured={}, limits={})
+    return read_result(
+        trials, SAMPLES, failures={}, unmeasured={}, limits={}, cost_key={"carvana": "3", "measured_on": "x"}
+    )
+
+
+def test_costs_of_another_machine_or_version_are_none(tmp_path: Path) -> None:
+    for machine, expected in (("y", None), ("x", 5.0)):
+        (tmp_path / "cost.json").write_text(json.dumps({"carvana": "3", "measured_on": machine, "ms": 5.0}))
+        assert result_of(tmp_path, [evaluation(0.9, 0.8, 0.7)]).row.latency_ms == expected
 
 
 def test_a_seed_that_an_earlier_version_evaluated_counts_as_the_others_do(tmp_path: Path) -> None:
@@ -62,5 +71,5 @@ def test_a_score_that_is_not_a_number_fails_its_network(tmp_path: Path) -> None:
     run.evaluation_path.write_text(text)
     trial = Trial(NetworkEntry("x", run=run.path), FitConfig(), run, run, tmp_path / "cost.json", tmp_path / "log")
     with pytest.raises(DataError, match=r"b_01\.jpg: its score in .*evaluation\.json .* is not a finite number"):
-        read_result([trial], SAMPLES, failures={}, unmeasured={}, limits={})
+        read_result([trial], SAMPLES, failures={}, unmeasured={}, limits={}, cost_key={})
     assert math.isnan(run.read_evaluation()["per_image"][1]["dice"])

@@ -153,7 +153,7 @@ def refuse(image: np.ndarray, mask: np.ndarray) -> None:
 
 def test_what_is_no_factory_is_told_by_name() -> None:
     registry.augments.register("odd", flip)
-    with pytest.raises(AssertionError, match="'odd': it must be a factory"):
+    with pytest.raises(AssertionError, match=r"'odd' \(from script\) cannot be made: TypeError"):
         check_augment("odd")
 
 
@@ -166,7 +166,7 @@ def test_a_factory_that_fails_is_told_by_name_in_one_line() -> None:
     composed = albumentations.Compose([albumentations.HorizontalFlip()], mask_interpolation=cv2.INTER_LINEAR)
     for factory in (failing, composed):
         registry.augments.register("odd", factory, replace=True)
-        with pytest.raises(AssertionError, match=r"^the augmentation 'odd': (OSError: no such file|\w+Error: ')"):
+        with pytest.raises(AssertionError, match=r"cannot be made: (OSError: no such file;|\w+Error: ')"):
             check_augment("odd")
 
 

@@ -480,6 +480,20 @@ def test_arrays_are_images_in_a_folder_without_pictures_alone(tmp_path: Path) ->
     assert told.lines == []
 
 
+def test_more_channels_than_opencv_takes_reach_the_network(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (204, 208, 200), np.uint8)
+    for name, array in (("images", values), ("masks", np.uint8(255 * (values[..., 0] > 99)))):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "a.npy", array)
+    spec = carvana.ImageSpec(tuple(map(str, range(200))))
+    [sample] = carvana.find_samples(tmp_path, spec=spec)
+    whole, _ = SegmentationDataset([sample], (204, 208))[0]
+    assert torch.equal(whole, torch.from_numpy(values).permute(2, 0, 1))
+    piece, _ = SegmentationDataset([sample], (212, 216), mode="crop")[0]
+    assert torch.equal(piece[:, :204, :208], whole)
+    assert torch.equal(piece[:, 204:, :208], whole[:, -1:].expand(-1, 8, -1))
+
+
 def test_more_channels_than_opencv_takes_are_augmented_alike(tmp_path: Path) -> None:
     image = np.repeat(np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8), 300, axis=2)
     augment = make_augment("seed", rgb=False)

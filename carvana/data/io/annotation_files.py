@@ -144,7 +144,10 @@ def _labelme_shape(kind: str, values: Mapping[str, Any], size: tuple[int, int] |
         if kind == "mask":
             if size is None or min(left, top) < 0:
                 return None
-            part, whole = read_mask(base64.b64decode(values["mask"])), np.zeros(size, np.uint8)
+            try:
+                part, whole = read_mask(base64.b64decode(values["mask"])), np.zeros(size, np.uint8)
+            except DataError as error:
+                raise ValueError(f"the mask of {label!r} ({error})") from error
             target = whole[round(top) :, round(left) :][: part.shape[0], : part.shape[1]]
             target[:] = part[: target.shape[0], : target.shape[1]]
             return Shape(label, runs=runs_of(whole))

@@ -217,7 +217,7 @@ def read_npy(data: bytes, name: str, limit: int) -> NDArray[Any]:
         values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except ValueError as error:
         raise DataError(f"{name}: damaged or cut ({error}); replace the file or leave it out") from error
-    values = np.nan_to_num(values.reshape(size))
+    values = values.reshape(size)
     return values.view(np.uint8) if values.dtype == np.bool_ else values
 
 

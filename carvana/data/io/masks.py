@@ -192,7 +192,7 @@ def _read(source: Source, max_pixels: int) -> tuple[NDArray[Any], MaskFile]:
     """The values (H, W) of a file, and the mask that they are; its values are not counted."""
     data, name = read_bytes(source, max_pixels), name_of(source)
     if is_npy(data):
-        values = read_npy(data, name, max_pixels)
+        values = np.nan_to_num(read_npy(data, name, max_pixels))
         return values, MaskFile(_object_of(values, name))
     with open_picture(data, source, max_pixels) as picture:
         orientation = orientation_of(picture)

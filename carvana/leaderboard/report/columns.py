@@ -149,7 +149,7 @@ def _size(row: Row) -> str:
 def _pixels(row: Row) -> float | None:
     if row.size is None:
         return None
-    return float("inf") if isinstance(row.size, str) else row.size[0] * row.size[1]
+    return 1e18 if isinstance(row.size, str) else row.size[0] * row.size[1]
 
 
 _five_digits = "{:.5f}".format

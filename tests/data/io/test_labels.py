@@ -54,6 +54,11 @@ def test_numpy_files_of_any_numbers(tmp_path: Path, dtype: type) -> None:
     assert read_values(tmp_path / "x.npy").astype(int).tolist() == VALUES.astype(dtype).astype(int).tolist()
 
 
+def test_what_is_no_number_is_not_taken_for_0(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.float32([[1, np.nan]]))
+    assert np.isnan(read_values(tmp_path / "x.npy")[0, 1])
+
+
 def test_a_bilevel_file_has_0_and_1(tmp_path: Path) -> None:
     Image.fromarray(VALUES > 4).save(tmp_path / "x.png")
     assert read_values(tmp_path / "x.png").tolist() == (VALUES > 4).astype(int).tolist()
