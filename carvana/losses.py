@@ -98,8 +98,14 @@ def loss_for(expression: str, kind: Kind) -> str:
     other = _OF_MANY if kind == "multiclass" else _OF_ONE
     if not any(name in other for _, name in _parsed(expression)):
         return expression
-    terms = [(weight, other.get(name, name)) for weight, name in _parsed(expression)]
-    return " + ".join(name if weight is None else f"{weight}*{name}" for weight, name in terms)
+    terms = [(_shortest(weight or "1"), other.get(name, name)) for weight, name in _parsed(expression)]
+    return " + ".join(name if weight == "1" else f"{weight}*{name}" for weight, name in terms)
+
+
+def _shortest(number: str) -> str:
+    """A number as six digits, if these are all of it, else as it is written."""
+    short = f"{float(number):g}"
+    return short if float(short) == float(number) and "+" not in short else number
 
 
 def loss_names(expression: str) -> list[str]:

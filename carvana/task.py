@@ -109,8 +109,8 @@ class Task(Record):
         given = [(value, each.name) for each in self.classes for value in each.value]
         given += [(value, "ignore") for value in self.ignore]
         refuse_doubles(given)
-        number = next((v for v, _ in given if not (is_name(v) or is_color(v))), None)
-        if self.reads_colors and number is not None:
+        # 0 was taken, by models that are there; a new training refuses it.
+        if self.reads_colors and (number := next((v for v, _ in given if not (is_name(v) or is_color(v))), None)):
             raise ValueError(f"there are colours and the number {number}; expected one kind of value")
         if self.kind == "multiclass" and (empty := next((each for each in self.classes if not each.value), None)):
             raise ValueError(f"the class {empty.name!r} has no value")

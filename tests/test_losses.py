@@ -116,7 +116,8 @@ def test_an_expression_that_is_no_sum_is_refused(expression: str) -> None:
 
 def test_weights_stay_as_they_are_written() -> None:
     assert loss_for("bce + 0.12345678*dice", "multiclass") == "ce + 0.12345678*dice"
-    assert loss_for("bce + 0.00005 * dice", "multiclass") == "ce + 0.00005*dice"
+    assert loss_for("bce + 0.00005 * dice", "multiclass") == "ce + 5e-05*dice"
+    assert loss_for("bce + 1.0*dice + .5*lovasz", "multiclass") == "ce + dice + 0.5*lovasz"
     assert loss_for("bce+5e-05*dice", "multiclass") == "ce + 5e-05*dice"
     assert loss_names("5e-05*dice") == ["dice"]
 

@@ -21,7 +21,7 @@ from carvana.cli.options import QUIETLY, VERBOSELY, reset_verbosity, verbosity, 
 from carvana.errors import CarvanaError, cause, printable
 from carvana.registry import Entry, registry
 
-_OF_WRITING = errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG
+_OF_WRITING = errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)
 """What goes wrong where the output is written; other errors without a file name are of something else."""
 
 _IN_PLUGINS = {"import-keras": "carvana-keras"}

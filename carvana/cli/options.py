@@ -135,8 +135,8 @@ class Covering:
     mode: Annotated[
         str,
         typer.Option(
-            help="How images are covered: whole, tiles, auto (whole if that fits into memory, else tiles), or refine "
-            "(at the scale first, then low-confidence regions at native size)."
+            help="How images are covered: whole, tiles, auto (whole if that fits into memory and no tile is given), or "
+            "refine (at the scale first, then low-confidence regions at native size)."
         ),
     ] = "auto"
     refine_with: Annotated[

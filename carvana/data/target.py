@@ -313,7 +313,11 @@ def packed_again(targets: Sequence[Tensor], task: Task) -> Tensor:
 
     if task.kind != "multiclass":
         return torch.cat([each.float() for each in targets])
-    planes = (255 * targets[0]).round().to(torch.uint8).numpy()
+    shares = targets[0]
+    if len(targets) > 1:  # what counts may have been made less
+        counted = shares.sum(0, keepdim=True)
+        shares = shares * torch.where(counted > 0, (targets[1] / counted).clamp(max=1), 1.0)
+    planes = (255 * shares).round().to(torch.uint8).numpy()
     return torch.from_numpy(_pack(top_shares(planes, np.arange(len(planes), dtype=task.dtype))))
 
 

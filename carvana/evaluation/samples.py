@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from carvana.config import FitConfig
 from carvana.data.digest import content_digests
+from carvana.data.names import ROBOFLOW
 from carvana.data.samples import Sample, find_samples
 from carvana.data.splits import Split, recall_split, samples_to_test
 from carvana.errors import ConfigError, DataError
@@ -207,7 +208,8 @@ def warn_of_known_groups(runs: Sequence[str | os.PathLike[str]], samples: Sequen
     """Warn if one of the runs was trained on groups of the samples; a model folder does not hold its groups."""
     trained_on: set[str] = set()
     for run in map(Run, runs):
-        trained_on |= run.read_groups("train") if run.split_path.is_file() else set()
+        groups = run.read_groups("train") if run.split_path.is_file() else set()
+        trained_on |= {ROBOFLOW.sub("", group) for group in groups}  # earlier versions had it in the name of a group
     known = sorted({sample.group for sample in samples} & trained_on)
     if known:
         reporter.warn(

@@ -51,7 +51,8 @@ class Predictor(BasePredictor):
         model: a Segmenter, moved to the device and set to evaluation mode, in place; or another engine.
         scale: how large the network sees images: ``"trained"`` as in its training, ``"native"`` the image's own size,
             ``"HEIGHTxWIDTH"`` or (height, width).
-        mode: how that image is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory.
+        mode: how that image is covered: ``"whole"``, ``"tiles"``, or ``"auto"``, whole if it fits the memory and
+            neither tile nor overlap is given.
         tile: largest side of tiles in pixels, or (height, width); None chooses the cheapest ones that fit the memory.
         overlap: share of a tile's side that neighbours have in common, from 0 to 0.9; not for the exact join.
         join: ``"blend"`` weighs tiles by a gaussian; ``"exact"`` gives what the whole image gives, up to rounding.

@@ -244,7 +244,7 @@ def _config_of(run: Run, task: Task) -> FitConfig:
     )
     named = spec.task or Task.binary()
     if named.is_unnamed:
-        return config
+        return config.replace({"task": task.model_dump(mode="json")}) if task.kind == "binary" else config
     values = dict(zip(task.names, task.classes, strict=True))
     classes = [values.get(each.name, each).model_dump(mode="json") for each in named.classes]
     return config.replace({"task": {"kind": named.kind, "classes": classes, "ignore": list(task.ignore)}})
@@ -255,7 +255,7 @@ def other_task(run: Run, task: Task) -> Task | None:
     if run.config_path.is_file():
         return None
     own = read_spec(locate(run.path)).task
-    return task if own is not None and not own.is_unnamed and own != task else None
+    return task if own is not None and own != task else None
 
 
 def _check_classes(run: Run, task: Task) -> None:

@@ -67,12 +67,6 @@ def check(config: FitConfig, *, device: str | None = "auto", reporter: Reporter 
     make_augment(config.data.augment)
     if config.data.layout is not None:
         registry.layouts.entry(config.data.layout)
-    start, epochs = config.data.start_epochs, config.train.epochs
-    if start and config.train.minutes is None and start >= epochs:
-        raise ConfigError(
-            f"train.epochs = {epochs} with data.start_epochs = {start}: no epoch would see images of data.size; name "
-            "more epochs, or fewer of these (data.start_epochs=0 and data.start_size=null for none)"
-        )
     if config.data.mode != "crop" and (config.data.whole or config.data.crops != "boundary") and reporter is not None:
         reporter.warn("data.whole and data.crops count with data.mode=crop alone")
     if device is not None:
@@ -311,7 +305,16 @@ def new_split(config: FitConfig, *, reporter: Reporter) -> Split:
     Raises:
         ConfigError, DataError: one line about the first thing that is wrong.
     """
-    split = make_split(config.data, config.split, config.task.task(), reporter=reporter)
+    start, epochs = config.data.start_epochs, config.train.epochs
+    if start and config.train.minutes is None and start >= epochs:
+        raise ConfigError(
+            f"train.epochs = {epochs} with data.start_epochs = {start}: no epoch would see images of data.size; name "
+            "more epochs, or fewer of these (data.start_epochs=0 and data.start_size=null for none)"
+        )
+    task = config.task.task()
+    if task.reads_colors and 0 in (*task.ignore, *(value for each in task.classes for value in each.value)):
+        raise ConfigError("task: there are colours and the number 0, which none of them is; black is '#000000'")
+    split = make_split(config.data, config.split, task, reporter=reporter)
     tell_of_leak(split, reporter)
     refuse_equal_stems([sample.image for sample in split.val], [sample.stem for sample in split.val])
     check_sizes(split.train + split.val)

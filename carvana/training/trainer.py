@@ -180,10 +180,18 @@ class Trainer:
 
     def close(self) -> None:
         """End the reading processes and the connection to other processes, and release the run folder."""
+        self._thaw()
         self._held.close()
         self._end_readers()
         self.accelerator.free_memory()
         self.accelerator.end_training()
+
+    def _thaw(self) -> None:
+        """Let another training of the network, or of its average, move what this one froze."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        for own, averaged in zip(self.model.parameters(), self.kept.parameters(), strict=True):
+            averaged.requires_grad_(own.requires_grad)
 
     @property
     def kept(self) -> Segmenter:
@@ -218,8 +226,7 @@ class Trainer:
         finally:
             self._end_readers()
             unwrap(self.model)
-            for parameter in self._frozen:  # another training of the network may move them
-                parameter.requires_grad_(True)
+            self._thaw()
             self._held.close()
             self.log.end()
         best = self.checkpoint.restore_best(self.kept)

@@ -226,6 +226,14 @@ def test_a_model_is_judged_by_the_label_values_of_the_comparison(tmp_path: Path)
     assert [each["pixels"] for each in result.read_evaluation()["per_class"]] == [512, 1024]
 
 
+def test_a_model_without_a_named_class_is_judged_so_too(tmp_path: Path) -> None:
+    create_model("unet-ref", width=4).save_pretrained(tmp_path / "model")
+    run, asked = Run(tmp_path / "model"), Task(classes={"car": 1})
+    assert other_task(run, asked) == asked
+    assert other_task(run, Task.binary()) is None
+    _check_classes(run, asked)
+
+
 def test_a_damaged_record_is_the_matter_of_its_row(tiny_data: Path, tmp_path: Path) -> None:
     trial = trial_of(tiny_data, tmp_path)
     as_fitted(trial)

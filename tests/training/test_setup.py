@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reference import Lines
@@ -8,7 +9,8 @@ from reference import Lines
 import carvana
 from carvana.errors import ConfigError, RunError, UnknownNameError
 from carvana.registry import registry
-from carvana.training.setup import PLUGINS, check, check_packages, packages_of
+from carvana.training.setup import PLUGINS, check, check_packages, new_split, packages_of
+from carvana.utils.progress import SilentReporter
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +33,19 @@ def test_names_of_other_packages_are_noted_with_them(config: carvana.FitConfig) 
     assert packages_of(config.replace({"data.augment": "own"})) == packages_of(config)
 
 
-def test_first_epochs_that_leave_none_to_the_others_are_refused(config: carvana.FitConfig) -> None:
-    changes = {"data.start_size": (16, 16), "data.start_epochs": 4}
+def test_first_epochs_that_leave_none_to_the_others_are_refused(config: carvana.FitConfig, tiny_data: Path) -> None:
+    changes: dict[str, Any] = {"data.start_size": (16, 16), "data.start_epochs": 4}
+    changes["data.root"] = str(tiny_data)
     with pytest.raises(ConfigError, match=r"^train\.epochs = 4 with data\.start_epochs = 4: no epoch would see"):
-        check(config.replace({**changes, "train.epochs": 4}))
-    check(config.replace({**changes, "train.epochs": 5}))
-    check(config.replace({**changes, "train.epochs": 4, "train.minutes": 5}))
+        new_split(config.replace({**changes, "train.epochs": 4}), reporter=SilentReporter())
+    new_split(config.replace({**changes, "train.epochs": 5}), reporter=SilentReporter())
+    new_split(config.replace({**changes, "train.epochs": 4, "train.minutes": 5}), reporter=SilentReporter())
+
+
+def test_the_number_0_beside_colours_is_refused(config: carvana.FitConfig) -> None:
+    colours = config.replace({"task.classes": {"road": "#804080"}, "task.ignore": [0]})
+    with pytest.raises(ConfigError, match=r"^task: there are colours and the number 0, which none of them is"):
+        new_split(colours, reporter=SilentReporter())
 
 
 def test_what_pieces_alone_use_is_told_of_whole_images(config: carvana.FitConfig) -> None:

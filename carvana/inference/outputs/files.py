@@ -119,7 +119,7 @@ class Outputs:
             settings["clean"] = asdict(self.cleaning)
         if self.background is not None:
             settings["background"] = self.background.settings
-        if not self.task.is_unnamed:  # names, values and colours in the files
+        if self.task.kind != "binary" or self.task.writes_value or "coco" in self.kinds:  # names and values in files
             settings["task"] = self.task.model_dump(mode="json")
         if self.of_class is not None:
             settings["class"] = self.of_class

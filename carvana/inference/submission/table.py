@@ -212,12 +212,12 @@ class Parts:
             OSError: the folder cannot be written to.
         """
         name, data = self._names[number], _packed(b"".join(rows))
+        if self._out.exists() and not self._folder.exists():  # they have, and removed the parts
+            return
         try:
             with atomic_path(self._folder / name) as temporary:
                 temporary.write_bytes(data)
                 self._log.add({name: bytes_digest(data)}, self._record)
-            if self._out.exists() and (_is_joined(self._out) or len(self.missing()) == len(self._names) - 1):
-                (self._folder / name).unlink()  # the folder was removed, and is made anew
         except FileNotFoundError:  # the folder is removed once the table is there
             if not self._out.exists():
                 raise
@@ -226,6 +226,7 @@ class Parts:
         """Join the parts to the table and remove them, unless some are missing; whether the table is complete.
 
         Raises:
+            DataError: there is another file in its place.
             OSError: the folder cannot be written to.
         """
         try:
@@ -236,7 +237,13 @@ class Parts:
         except FileNotFoundError:  # another process has joined the parts, and is removing them
             if not self._out.exists():
                 raise
-        return remove_joined(self._out)
+        is_complete = remove_joined(self._out)
+        if self._out.exists() and not is_complete:
+            raise DataError(
+                f"{self._out}: is not the table of the parts in {self._folder}, which are kept; move it away, and the "
+                "same command goes on"
+            )
+        return is_complete
 
     def _write_joined(self, path: Path) -> None:
         packed = self._out.suffix == ".gz"
@@ -248,17 +255,18 @@ class Parts:
 
 
 def remove_joined(out: Path) -> bool:
-    """Remove the parts that a table was joined from, though not what others have put beside them; whether it exists."""
+    """Remove the parts that a table was joined from, though not what others put beside them; whether it is finished."""
     if not out.exists():
         return False
     with suppress(OSError):
         # The manifest goes last: it says that the others may go.
         found = sorted(_folder(out).iterdir(), key=lambda path: path.name == MANIFEST)
-        if _is_joined(out) or not any(_PART.fullmatch(path.name) for path in found):
-            for path in found:
-                if path.name in (MANIFEST, _OLD_LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
-                    path.unlink(missing_ok=True)
-            _folder(out).rmdir()
+        if any(_PART.fullmatch(path.name) for path in found) and not _is_joined(out):
+            return False
+        for path in found:
+            if path.name in (MANIFEST, _OLD_LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
+                path.unlink(missing_ok=True)
+        _folder(out).rmdir()
     return True
 
 

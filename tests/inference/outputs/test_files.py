@@ -97,10 +97,10 @@ def test_settings_name_only_what_is_asked_for() -> None:
 
 
 def test_the_task_is_a_setting_unless_it_is_the_plain_one() -> None:
-    for task in (Task.binary(), Task.binary(ignore=["nodata"])):
+    for task in (Task.binary(), Task.binary(ignore=["nodata"]), Task.binary("car")):
         assert Outputs(("mask",), task=task).settings() == {}
-    for task in (Task.binary("car"), Task(classes={"cell": 7}), Task(classes={"cell": 8})):
-        assert Outputs(("mask",), task=task).settings() == {"task": task.model_dump(mode="json")}
+    for kind, task in (("coco", Task.binary("car")), *(("mask", Task(classes={"cell": n})) for n in (7, 8))):
+        assert Outputs((kind,), task=task).settings() == {"task": task.model_dump(mode="json")}
 
 
 def test_only_what_shows_the_photo_needs_it() -> None:

@@ -325,6 +325,21 @@ def test_a_photo_of_another_size_than_all_others_is_a_row_as_well(photos: list[P
     assert read_table(tmp_path / "s.csv") == expected(photos)
 
 
+def test_a_file_that_comes_while_parts_are_made_costs_none_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    parts = Parts(out, RECORD, count=2, header=HEADER)
+    parts.begin()
+    out.write_text("mine")
+    for number, row in enumerate((b"a.jpg,\n", b"b.jpg,\n")):
+        parts.add(number, [row])
+    with pytest.raises(DataError, match=r"s\.csv: is not the table of the parts in .*, which are kept; move it away"):
+        parts.join()
+    assert out.read_text() == "mine"
+    out.unlink()
+    assert parts.join()
+    assert out.read_bytes() == b"img,rle_mask\na.jpg,\nb.jpg,\n"
+
+
 def test_a_part_that_comes_after_the_table_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "s.csv"
     slow, quick = (Parts(out, RECORD, count=1, header=HEADER) for _ in range(2))
