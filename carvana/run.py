@@ -156,8 +156,18 @@ class Run(Results):
         others = [path for path in self.path.iterdir() if not is_leftover(path)]
         if self.split_path in others and self.record_path not in others:  # not of a fit, which writes the record first
             return False
+        if self.record_path in others and not self._is_ours(self.record_path):
+            return False
         state = list(self.state_path.iterdir()) if self.state_path.is_dir() else []
         return {path.name for path in others} <= first and all(path.name.startswith(_LOCK) for path in state)
+
+    @staticmethod
+    def _is_ours(record: Path) -> bool:
+        """Whether a file of this name is a run's, and not the user's own."""
+        try:
+            return "format_version" in read_record(record)
+        except RunError:
+            return False
 
     def held(self) -> AbstractContextManager[None]:
         """Keep other processes from training in this run meanwhile.

@@ -34,7 +34,10 @@ def test_a_split_that_no_fit_wrote_is_not_taken_for_what_a_killed_one_left(tmp_p
     (tmp_path / "split.csv").write_text("mine")
     with pytest.raises(RunError, match="never overwritten"):
         Run.create(tmp_path, arch="unet-ref")
-    (tmp_path / "run.json").write_text("{}")  # a fit writes it first
+    (tmp_path / "run.json").write_text("{}")  # nor is this a run's
+    with pytest.raises(RunError, match="never overwritten"):
+        Run.create(tmp_path, arch="unet-ref")
+    (tmp_path / "run.json").write_text('{"format_version": 1}')  # a fit writes it first
     Run.create(tmp_path, arch="unet-ref")
 
 

@@ -308,14 +308,24 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _leads_up(path: str, folder: str) -> bool:
+    """Whether a path is a link to a folder or to one above it: in it lie masks, too."""
+    return Path(path).is_symlink() and Path(folder).is_relative_to(os.path.realpath(path))
+
+
 def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, list[str]]]:
     """The relative path of each folder, from ``folder`` itself ("") on, and the names of its image files."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}; expected a folder of images") from error
 
-    for place, below, names in os.walk(folder, onerror=refuse):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+    top, seen = os.path.realpath(folder), set[str]()
+    for place, below, names in os.walk(folder, onerror=refuse, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith(".") and not _leads_up(f"{place}/{name}", top))
+        if (here := os.path.realpath(place)) in seen:  # another link leads there
+            below.clear()
+            continue
+        seen.add(here)
         shown = [name for name in names if not name.startswith(".")]
         images = [name for name in shown if suffix_of(name) in suffixes]
         if not images and suffixes is SUFFIXES:

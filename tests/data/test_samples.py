@@ -340,3 +340,15 @@ def test_what_a_training_passes_over_is_counted_by_kind(tmp_path: Path) -> None:
     shown = Lines()
     warn_of_passed_over([replace(samples[0], mask=folder / "a.npy")], shown)
     assert shown.lines == [f"{folder}: not read: 2 videos, 1 folder, 1 other file (the first: clip.mov)"]
+
+
+def test_sub_folders_that_are_links_are_followed_but_not_upwards(tmp_path: Path) -> None:
+    data, disk = tmp_path / "data", tmp_path / "disk"
+    for name in ("images", "masks"):
+        for folder in (data / name / "a", disk / name):
+            folder.mkdir(parents=True)
+            cv2.imwrite(str(folder / "1.png"), np.zeros((4, 6), np.uint8))
+        (data / name / "b").symlink_to(disk / name)
+        (data / name / "again").symlink_to(disk / name)  # the first of two by name
+        (data / name / "up").symlink_to(data)
+    assert [sample.name for sample in find_samples(data)] == ["a/1.png", "again/1.png"]
