@@ -452,6 +452,11 @@ def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]
     return cast("NDArray[Pixel]", cv2.resize(image, (width, height), interpolation=how))
 
 
+def enlarge_part(image: UInt8, box: tuple[float, float, float, float], size: tuple[int, int]) -> UInt8:
+    """Bring a part of an image (H, W, 3), (left, top, right, bottom), to a larger (height, width), bilinearly."""
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+
+
 def _pillow_header(file: BinaryIO, source: Source, limit: int) -> tuple[int, int, int]:
     """The height and the width as they are stored, and the orientation."""
     with open_header(file, source, limit, one_page=False) as picture:

@@ -9,10 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from carvana.data.io.display import over_white, parse_colour, read_shown
-from carvana.data.io.images import UInt8, resize_image
+from carvana.data.io.images import UInt8, enlarge_part, resize_image
 from carvana.errors import ConfigError, DataError
 from carvana.inference.outputs.postprocess import follow
 from carvana.utils.files import expanded, file_digest
@@ -165,7 +164,7 @@ def cover(image: UInt8, size: tuple[int, int]) -> UInt8:
     if factor > 1:
         down, across = image.shape[0] / height, image.shape[1] / width
         box = (left * across, top * down, (left + size[1]) * across, (top + size[0]) * down)
-        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+        return enlarge_part(image, box, size)
     return np.ascontiguousarray(resize_image(image, (height, width))[top : top + size[0], left : left + size[1]])
 
 
