@@ -103,7 +103,7 @@ def loss_for(expression: str, kind: Kind) -> str:
 
 
 def _shortest(number: str) -> str:
-    """A number as six digits, if these are all of it, else as it is written."""
+    """A number in six digits, as configs have it so far; as it is written if it has more."""
     short = f"{float(number):g}"
     return short if float(short) == float(number) and "+" not in short else number
 

@@ -110,7 +110,8 @@ class Task(Record):
         given += [(value, "ignore") for value in self.ignore]
         refuse_doubles(given)
         # 0 was taken, by models that are there; a new training refuses it.
-        if self.reads_colors and (number := next((v for v, _ in given if not (is_name(v) or is_color(v))), None)):
+        number = next((v for v, _ in given if v != 0 and not (is_name(v) or is_color(v))), None)
+        if self.reads_colors and number is not None:
             raise ValueError(f"there are colours and the number {number}; expected one kind of value")
         if self.kind == "multiclass" and (empty := next((each for each in self.classes if not each.value), None)):
             raise ValueError(f"the class {empty.name!r} has no value")

@@ -114,7 +114,7 @@ def test_an_expression_that_is_no_sum_is_refused(expression: str) -> None:
         make_loss(expression)
 
 
-def test_weights_stay_as_they_are_written() -> None:
+def test_weights_keep_all_their_digits_and_have_one_spelling() -> None:
     assert loss_for("bce + 0.12345678*dice", "multiclass") == "ce + 0.12345678*dice"
     assert loss_for("bce + 0.00005 * dice", "multiclass") == "ce + 5e-05*dice"
     assert loss_for("bce + 1.0*dice + .5*lovasz", "multiclass") == "ce + dice + 0.5*lovasz"

@@ -73,6 +73,7 @@ def test_values_may_be_numbers_ranges_and_lists_of_both(classes: Any, expected: 
         ({"classes": [{"name": "a", "value": 0, "colour": "red"}, "b"]}, "colour"),
         ({"classes": [{"name": "a", "value": 0, "color": "red"}, "b"]}, "'red': expected a colour such as #ff8800"),
         ({"classes": {"a": "#ff0000", "b": 1}}, "there are colours and the number 1; expected one kind of value"),
+        ({"classes": {"a": "#ff0000"}, "ignore": [0, 255]}, "there are colours and the number 255"),
         ({"classes": {"a": 2**40, "b": 1}}, "expected values of 32 bits"),
         ({"classes": 7}, "expected names, such as"),
     ],

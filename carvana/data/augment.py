@@ -59,6 +59,10 @@ def make_augment(name: str, *, void: bool = False, rgb: bool = True) -> Augment 
             f"the augmentation '{name}' (from {entry.source}) cannot be made: {error_line(error)}; expected a factory "
             "without arguments that returns it"
         ) from error
+    if augment is not None and not callable(augment):
+        raise ConfigError(
+            f"the augmentation '{name}' (from {entry.source}) cannot be made: its factory returned {augment!r:.60}"
+        )
     return augment
 
 

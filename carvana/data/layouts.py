@@ -253,7 +253,7 @@ def image_names(folder: Path, suffixes: Collection[str]) -> list[str]:
 def nested_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     """As :func:`image_names`, of all folders below a folder that holds no image itself, each with ``/`` before it.
 
-    Hidden folders, and links to folders, are left out.
+    Hidden folders are left out, and links to folders that are read anyway, or to those above.
     """
     for place, names in _folders(folder, suffixes):
         yield from (f"{place}/{name}" if place else name for name in names)
@@ -308,9 +308,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _leads_up(path: str, folder: str) -> bool:
-    """Whether a path is a link to a folder or to one above it: in it lie masks, too."""
-    return Path(path).is_symlink() and Path(folder).is_relative_to(os.path.realpath(path))
+def _leads_elsewhere(path: str, folder: str) -> bool:
+    """Whether a path is a link, but none to ``folder`` or to a folder above it, which has masks below it, too."""
+    return Path(path).is_symlink() and not Path(folder).is_relative_to(os.path.realpath(path))
 
 
 def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, list[str]]]:
@@ -319,18 +319,20 @@ def _folders(folder: Path, suffixes: Collection[str]) -> Iterator[tuple[str, lis
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}; expected a folder of images") from error
 
-    top, seen = os.path.realpath(folder), set[str]()
-    for place, below, names in os.walk(folder, onerror=refuse, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith(".") and not _leads_up(f"{place}/{name}", top))
-        if (here := os.path.realpath(place)) in seen:  # another link leads there
-            below.clear()
-            continue
-        seen.add(here)
-        shown = [name for name in names if not name.startswith(".")]
-        images = [name for name in shown if suffix_of(name) in suffixes]
-        if not images and suffixes is SUFFIXES:
-            images = [name for name in shown if suffix_of(name) in ARRAY_SUFFIXES]
-        yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
+    top, seen, walks = os.path.realpath(folder), set[str](), [str(folder)]
+    for start in walks:  # links after real folders, and only to what was not seen
+        for place, below, names in os.walk(start, onerror=refuse):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            if (here := os.path.realpath(place)) in seen:
+                below.clear()
+                continue
+            seen.add(here)
+            walks += [path for name in below if _leads_elsewhere(path := f"{place}/{name}", top)]
+            shown = [name for name in names if not name.startswith(".")]
+            images = [name for name in shown if suffix_of(name) in suffixes]
+            if not images and suffixes is SUFFIXES:
+                images = [name for name in shown if suffix_of(name) in ARRAY_SUFFIXES]
+            yield "" if place == str(folder) else Path(place).relative_to(folder).as_posix(), images
 
 
 def _has_json_alone(folder: Path) -> bool:

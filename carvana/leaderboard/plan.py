@@ -40,7 +40,7 @@ from carvana.models.serialization import CONFIG, WEIGHTS, locate, read_spec
 from carvana.registry import registry
 from carvana.run import Run, numbered
 from carvana.task import Task
-from carvana.training.setup import check, in_full, measured, packages_with_versions, with_data
+from carvana.training.setup import check, check_new, in_full, measured, packages_with_versions, with_data
 from carvana.training.trackers import tracker_names
 from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
@@ -194,6 +194,8 @@ def make_plan(
     fits = any(entry.run is None for entry in entries)
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, task, folder, numbers, split_digest + content) for entry in entries}
+    if any(not trial.run.config_path.is_file() for found in trials.values() for trial in found if trial.is_fit):
+        check_new(config)
     devices = devices_named("auto" if elsewhere else device)
     header = Header(
         data=str(config.data.root),

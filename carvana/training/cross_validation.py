@@ -16,7 +16,7 @@ from carvana.folds import Folds
 from carvana.inference.inputs import refuse_equal_stems
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
-from carvana.training.setup import check, check_alone, lasting_path, with_data
+from carvana.training.setup import check, check_alone, check_new, lasting_path, with_data
 from carvana.training.signals import TrainingInterrupted
 from carvana.utils.progress import METRICS, Reporter, default_reporter
 
@@ -67,6 +67,7 @@ def fit_folds(
         _check_same(Folds(out), config, folds, first_weights)
         Folds(out).keep(config)
         return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
+    check_new(config)
     splits = _split(config, folds, reporter)
     made = Folds.create(out, config, folds=folds, init=first_weights)
     try:

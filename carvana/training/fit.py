@@ -24,6 +24,7 @@ from carvana.training.setup import (
     PLUGINS,
     build_model,
     check,
+    check_new,
     check_packages,
     in_full,
     lasting_path,
@@ -84,6 +85,7 @@ def fit(
         return resume(out, device=device, callbacks=callbacks, reporter=reporter)
     run = Run.choose(out, arch=config.arch) if first else Run(out or "runs")
     config = check(config, device=device, reporter=reporter)
+    check_new(config)
     tracker_names(config.train.log_to)
     model = build_model(config, init=init, reporter=reporter)  # first: its errors are quick to find
     config = with_data(config, reporter=reporter)

@@ -74,6 +74,23 @@ def check(config: FitConfig, *, device: str | None = "auto", reporter: Reporter 
     return config
 
 
+def check_new(config: FitConfig) -> None:
+    """Refuse what only earlier trainings may have, which still resume.
+
+    Raises:
+        ConfigError: no epoch would see images of ``data.size``, or the number 0 stands beside colours.
+    """
+    start, epochs = config.data.start_epochs, config.train.epochs
+    if start and config.train.minutes is None and start >= epochs:
+        raise ConfigError(
+            f"train.epochs = {epochs} with data.start_epochs = {start}: no epoch would see images of data.size; name "
+            "more epochs, or fewer of these (data.start_epochs=0 and data.start_size=null for none)"
+        )
+    task = config.task.task()
+    if task.reads_colors and 0 in (*task.ignore, *(value for each in task.classes for value in each.value)):
+        raise ConfigError("task: 0 stands beside colours, and is none; write black as '#000000'")
+
+
 def in_full(config: FitConfig, *, reporter: Reporter | None = None) -> FitConfig:
     """The config with the task's classes, of which a file may have the names, and with the loss of its kind of task.
 
@@ -305,16 +322,7 @@ def new_split(config: FitConfig, *, reporter: Reporter) -> Split:
     Raises:
         ConfigError, DataError: one line about the first thing that is wrong.
     """
-    start, epochs = config.data.start_epochs, config.train.epochs
-    if start and config.train.minutes is None and start >= epochs:
-        raise ConfigError(
-            f"train.epochs = {epochs} with data.start_epochs = {start}: no epoch would see images of data.size; name "
-            "more epochs, or fewer of these (data.start_epochs=0 and data.start_size=null for none)"
-        )
-    task = config.task.task()
-    if task.reads_colors and 0 in (*task.ignore, *(value for each in task.classes for value in each.value)):
-        raise ConfigError("task: there are colours and the number 0, which none of them is; black is '#000000'")
-    split = make_split(config.data, config.split, task, reporter=reporter)
+    split = make_split(config.data, config.split, config.task.task(), reporter=reporter)
     tell_of_leak(split, reporter)
     refuse_equal_stems([sample.image for sample in split.val], [sample.stem for sample in split.val])
     check_sizes(split.train + split.val)

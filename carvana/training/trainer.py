@@ -188,9 +188,10 @@ class Trainer:
 
     def _thaw(self) -> None:
         """Let another training of the network, or of its average, move what this one froze."""
-        for parameter in self._frozen:
+        frozen, self._frozen = self._frozen, []  # once: another training may freeze it again
+        for parameter in frozen:
             parameter.requires_grad_(True)
-        for own, averaged in zip(self.model.parameters(), self.kept.parameters(), strict=True):
+        for own, averaged in zip(self.model.parameters(), self.kept.parameters(), strict=True) if frozen else ():
             averaged.requires_grad_(own.requires_grad)
 
     @property

@@ -129,7 +129,7 @@ def test_none_is_no_augmentation_and_a_wrong_name_gets_the_nearest() -> None:
         make_augment("studoi")
 
 
-@pytest.mark.parametrize("factory", [lambda strength: None, lambda: 1 // 0])
+@pytest.mark.parametrize("factory", [lambda strength: None, lambda: 1 // 0, lambda: 7])
 def test_a_factory_that_cannot_be_called_is_one_line(monkeypatch: pytest.MonkeyPatch, factory: object) -> None:
     known = {entry.name: entry for entry in registry.augments.registered()}
     monkeypatch.setattr(registry.augments, "_entries", known)

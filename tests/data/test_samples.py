@@ -349,6 +349,7 @@ def test_sub_folders_that_are_links_are_followed_but_not_upwards(tmp_path: Path)
             folder.mkdir(parents=True)
             cv2.imwrite(str(folder / "1.png"), np.zeros((4, 6), np.uint8))
         (data / name / "b").symlink_to(disk / name)
+        (data / name / "0").symlink_to(data / name / "a")  # a real folder keeps its name
         (data / name / "again").symlink_to(disk / name)  # the first of two by name
         (data / name / "up").symlink_to(data)
     assert [sample.name for sample in find_samples(data)] == ["a/1.png", "again/1.png"]

@@ -179,7 +179,7 @@ def test_folds_go_on_where_their_data_folder_has_moved(folds: Folds, tiny_data: 
 def test_a_fold_that_was_killed_before_it_began_is_begun_anew(folds: Folds, tiny_data: Path, tmp_path: Path) -> None:
     made = Folds.create(tmp_path / "folds", recipe(tiny_data, train__epochs=1), folds=2)
     made.runs[0].path.mkdir()
-    (made.runs[0].path / "run.json").write_text("{}")  # the first file of a fit
+    (made.runs[0].path / "run.json").write_text('{"format_version": 1}')  # the first file of a fit
     (made.runs[0].path / "split.csv").write_text("half a")
     resume_folds(made.path, device="cpu")
     assert made.read_evaluation()["images"] == 20

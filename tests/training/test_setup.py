@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from reference import Lines
@@ -9,8 +8,7 @@ from reference import Lines
 import carvana
 from carvana.errors import ConfigError, RunError, UnknownNameError
 from carvana.registry import registry
-from carvana.training.setup import PLUGINS, check, check_packages, new_split, packages_of
-from carvana.utils.progress import SilentReporter
+from carvana.training.setup import PLUGINS, check, check_new, check_packages, packages_of
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +31,18 @@ def test_names_of_other_packages_are_noted_with_them(config: carvana.FitConfig) 
     assert packages_of(config.replace({"data.augment": "own"})) == packages_of(config)
 
 
-def test_first_epochs_that_leave_none_to_the_others_are_refused(config: carvana.FitConfig, tiny_data: Path) -> None:
-    changes: dict[str, Any] = {"data.start_size": (16, 16), "data.start_epochs": 4}
-    changes["data.root"] = str(tiny_data)
+def test_first_epochs_that_leave_none_to_the_others_are_refused(config: carvana.FitConfig) -> None:
+    changes = {"data.start_size": (16, 16), "data.start_epochs": 4}
     with pytest.raises(ConfigError, match=r"^train\.epochs = 4 with data\.start_epochs = 4: no epoch would see"):
-        new_split(config.replace({**changes, "train.epochs": 4}), reporter=SilentReporter())
-    new_split(config.replace({**changes, "train.epochs": 5}), reporter=SilentReporter())
-    new_split(config.replace({**changes, "train.epochs": 4, "train.minutes": 5}), reporter=SilentReporter())
+        check_new(config.replace({**changes, "train.epochs": 4}))
+    check_new(config.replace({**changes, "train.epochs": 5}))
+    check_new(config.replace({**changes, "train.epochs": 4, "train.minutes": 5}))
 
 
 def test_the_number_0_beside_colours_is_refused(config: carvana.FitConfig) -> None:
     colours = config.replace({"task.classes": {"road": "#804080"}, "task.ignore": [0]})
-    with pytest.raises(ConfigError, match=r"^task: there are colours and the number 0, which none of them is"):
-        new_split(colours, reporter=SilentReporter())
+    with pytest.raises(ConfigError, match=r"^task: 0 stands beside colours, and is none; write black as '#000000'$"):
+        check_new(colours)
 
 
 def test_what_pieces_alone_use_is_told_of_whole_images(config: carvana.FitConfig) -> None:

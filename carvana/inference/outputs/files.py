@@ -119,7 +119,8 @@ class Outputs:
             settings["clean"] = asdict(self.cleaning)
         if self.background is not None:
             settings["background"] = self.background.settings
-        if self.task.kind != "binary" or self.task.writes_value or "coco" in self.kinds:  # names and values in files
+        in_files = self.task.writes_value or ("coco" in self.kinds and not self.task.is_unnamed)
+        if self.task.kind != "binary" or in_files:  # names, values and colours
             settings["task"] = self.task.model_dump(mode="json")
         if self.of_class is not None:
             settings["class"] = self.of_class

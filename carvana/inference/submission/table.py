@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from carvana.data.io.rle import RleError, runs_of
 from carvana.errors import DataError
 from carvana.inference.predict_folder import MANIFEST, Manifest
-from carvana.utils.files import atomic_path, bytes_digest, digest, file_digest, is_leftover, read_json
+from carvana.utils.files import atomic_path, bytes_digest, digest, file_digest, is_leftover, read_json, read_json_lines
 from carvana.utils.progress import Reporter, default_reporter, track
 
 SIZE = 1280, 1918
@@ -218,6 +218,10 @@ class Parts:
             with atomic_path(self._folder / name) as temporary:
                 temporary.write_bytes(data)
                 self._log.add({name: bytes_digest(data)}, self._record)
+            if self._out.exists() and not _is_begun(self._folder):  # it was removed, and is made anew
+                for path in (self._folder / name, self._folder / MANIFEST):
+                    path.unlink()
+                self._folder.rmdir()
         except FileNotFoundError:  # the folder is removed once the table is there
             if not self._out.exists():
                 raise
@@ -237,13 +241,13 @@ class Parts:
         except FileNotFoundError:  # another process has joined the parts, and is removing them
             if not self._out.exists():
                 raise
-        is_complete = remove_joined(self._out)
-        if self._out.exists() and not is_complete:
+        # In this order: another process that removes the parts removes the manifest last.
+        if self._out.exists() and not _is_joined(self._out) and _is_begun(self._folder):
             raise DataError(
                 f"{self._out}: is not the table of the parts in {self._folder}, which are kept; move it away, and the "
                 "same command goes on"
             )
-        return is_complete
+        return remove_joined(self._out)
 
     def _write_joined(self, path: Path) -> None:
         packed = self._out.suffix == ".gz"
@@ -255,17 +259,15 @@ class Parts:
 
 
 def remove_joined(out: Path) -> bool:
-    """Remove the parts that a table was joined from, though not what others put beside them; whether it is finished."""
+    """Remove the parts that a table was joined from, though not what others put beside them; whether it exists."""
     if not out.exists():
         return False
     with suppress(OSError):
-        # The manifest goes last: it says that the others may go.
-        found = sorted(_folder(out).iterdir(), key=lambda path: path.name == MANIFEST)
-        if any(_PART.fullmatch(path.name) for path in found) and not _is_joined(out):
-            return False
-        for path in found:
-            if path.name in (MANIFEST, _OLD_LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
-                path.unlink(missing_ok=True)
+        if _is_joined(out):
+            # The manifest goes last: it says that the others may go.
+            for path in sorted(_folder(out).iterdir(), key=lambda path: path.name == MANIFEST):
+                if path.name in (MANIFEST, _OLD_LOCK) or _PART.fullmatch(path.name) or is_leftover(path):
+                    path.unlink(missing_ok=True)
         _folder(out).rmdir()
     return True
 
@@ -282,6 +284,13 @@ def _joined(out: Path) -> str:
 def _is_joined(out: Path) -> bool:
     """Whether a table exists and is what the parts beside it were joined to."""
     return out.exists() and Manifest(_folder(out)).state(_joined(out), {}) in ("own", "current")
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a folder of parts has the line with which each process begins."""
+    with suppress(OSError):
+        return any(isinstance(line, dict) and line.get("files") == {} for line in read_json_lines(folder / MANIFEST))
+    return False
 
 
 def _packed(data: bytes) -> bytes:

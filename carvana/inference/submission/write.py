@@ -153,7 +153,11 @@ def write_submission(
             rows_of = partial(_rows, form=form, classes=classes, cleaning=cleaning)
             made = _write_parts(predictor, chunks, parts, done, rows_of=rows_of, workers=workers, reporter=reporter)
             done.written = made * len(classes)
-        done.complete = parts.join()
+        try:
+            done.complete = parts.join()
+        except DataError:
+            wait_for_all_ranks(failed=True)
+            raise
     wait_for_all_ranks(failed=bool(done.failed))
     return done
 

@@ -96,9 +96,10 @@ def test_settings_name_only_what_is_asked_for() -> None:
     assert Outputs(("cutout",), background=parse_background("#010203")).settings() == {"background": [1, 2, 3]}
 
 
-def test_the_task_is_a_setting_unless_it_is_the_plain_one() -> None:
+def test_the_task_is_a_setting_where_files_have_its_names_or_values() -> None:
     for task in (Task.binary(), Task.binary(ignore=["nodata"]), Task.binary("car")):
         assert Outputs(("mask",), task=task).settings() == {}
+    assert Outputs(("coco",), task=Task.binary()).settings() == {}
     for kind, task in (("coco", Task.binary("car")), *(("mask", Task(classes={"cell": n})) for n in (7, 8))):
         assert Outputs((kind,), task=task).settings() == {"task": task.model_dump(mode="json")}
 

@@ -356,6 +356,7 @@ def test_a_part_that_comes_after_the_table_is_no_error(tmp_path: Path, monkeypat
         raise FileNotFoundError(path)  # the folder, removed between two steps of the writer
 
     monkeypatch.setattr(table, "atomic_path", gone)
+    out.with_name("s.csv.parts").mkdir()
     slow.add(0, [b"a.jpg,\n"])
     out.unlink()
     with pytest.raises(FileNotFoundError):  # without the table it is one
