@@ -299,7 +299,7 @@ class _Execution:
 
     @staticmethod
     def _is_done(trial: Trial) -> bool:
-        """Whether nothing is left to do; a damaged record is told in the row of its network."""
+        """Whether a trial needs no work: it is done, or its record is damaged, as the row of its network will say."""
         try:
             return trial.done
         except RunError:
