@@ -164,7 +164,8 @@ def show_images(
         str | None, typer.Option(help="The training size: 128, or HEIGHTxWIDTH.", show_default="the config's, or 128")
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(help="flip, seed, studio, scene or none.", show_default="the config's, or studio")
+        str | None,
+        typer.Option(help="flip, turns, seed, studio, scene or none.", show_default="the config's, or studio"),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many images.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Other images, and other versions, for another number.")] = 0,
