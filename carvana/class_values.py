@@ -147,6 +147,7 @@ def numbered(classes: Sequence[Any], ignore: Any) -> list[Any]:
     if len(classes) == 1 and not isinstance(classes[0], Mapping | TaskClass):
         return [{"name": classes[0]}]
     given = [each.get("value", ()) for each in classes if isinstance(each, Mapping)]
+    given += [each.value for each in classes if isinstance(each, TaskClass)]
     named = [checked_value(value) for values in (ignore, *given) for value in as_values(values)]
     free = _without(sorted(bounds(value) for value in named if not is_name(value)))
     return [each if isinstance(each, Mapping | TaskClass) else {"name": each, "value": next(free)} for each in classes]

@@ -313,12 +313,13 @@ def _takes(name: str, argument: str) -> bool:
 
 
 def _takes_valid(loss: Loss) -> bool:
-    """Whether a loss takes three arguments."""
+    """Whether the third argument of a loss is what counts, and not a setting of its own that may be left out."""
     try:
-        inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None, None, None)
+        signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
+        third = signature.parameters[list(signature.bind(None, None, None).arguments)[-1]]
     except (TypeError, ValueError):
         return False
-    return True
+    return third.name == "valid" or third.default is third.empty
 
 
 def _parsed(expression: str) -> list[tuple[str | None, str]]:

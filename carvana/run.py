@@ -133,7 +133,7 @@ class Run(Results):
         """
         run = cls(path if path is not None else first_free(Path("runs") / arch.replace("/", "-")))
         if run.path.exists() and (not run.path.is_dir() or not run._is_free()):
-            unfinished = run.config_path.is_file() and not run.is_done
+            unfinished = run.is_begun and not run.is_done
             go_on = f"go on with it by --resume {run.path}, or " if unfinished else ""
             raise RunError(
                 f"{run.path}: exists already and is never overwritten; {go_on}name another folder with --out"
@@ -230,6 +230,11 @@ class Run(Results):
         record = read_record(self.record_path) if self.record_path.is_file() else {}
         check_format_version(record.get("format_version", FORMAT_VERSION), FORMAT_VERSION, where=self.record_path)
         return record
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a fit began here, which writes its record before its config; config.yaml alone may be another's."""
+        return self.config_path.is_file() and self.record_path.is_file()
 
     @property
     def is_done(self) -> bool:

@@ -185,6 +185,9 @@ def test_a_loss_of_two_arguments_is_refused_where_values_are_ignored(monkeypatch
     carvana.register_loss("mine", lambda: lambda logits, targets: (logits - targets).abs().mean())
     with pytest.raises(ConfigError, match=r"'mine' .* takes logits and targets alone, and cannot leave out"):
         make_loss("ce + mine", MANY)
+    carvana.register_loss("theirs", lambda: lambda logits, targets, alpha=0.25: alpha * (logits - targets).abs().mean())
+    with pytest.raises(ConfigError, match=r"'theirs' .* takes logits and targets alone, and cannot leave out"):
+        make_loss("theirs", ONE)
     assert make_loss("mine")(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)).item() == 1
     carvana.register_loss("ours", lambda: lambda logits, targets, valid: (logits - targets).abs().mul(valid).mean())
     assert make_loss("ours", ONE)(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)).item() == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from carvana.class_values import color_values
+from carvana.class_values import TaskClass, color_values
 from carvana.errors import ConfigError, DataError
 from carvana.task import Task
 
@@ -21,6 +21,10 @@ def test_names_alone_have_the_values_from_0_on_without_those_to_be_ignored() -> 
     task = Task(classes=CAMVID, ignore=[11])
     assert (task.kind, task.names, values_of(task)) == ("multiclass", CAMVID, [(value,) for value in range(11)])
     assert values_of(Task(classes=["a", "b", "c"], ignore=[0, "2-3"])) == [(1,), (4,), (5,)]
+
+
+def test_names_alone_leave_out_the_values_of_classes_in_full() -> None:
+    assert values_of(Task(classes=[TaskClass(name="sky", value=0), "road"])) == [(0,), (1,)]
 
 
 def test_one_name_is_an_object_in_masks() -> None:

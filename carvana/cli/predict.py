@@ -63,9 +63,11 @@ def predict(
     from carvana.cli.display import make_reporter
     from carvana.inference.inputs import collect_images
     from carvana.inference.outputs.cutout import parse_background
+    from carvana.inference.outputs.files import check_kinds
     from carvana.inference.outputs.postprocess import Cleaning
     from carvana.inference.predict_folder import predict_folder
 
+    check_kinds(kinds)  # before the networks are loaded
     reporter = make_reporter()
     behind = None if background is None else parse_background(background)
     found = collect_images(images, out=out, reporter=reporter)

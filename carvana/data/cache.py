@@ -46,6 +46,7 @@ from carvana.data.target import packed_shape, read_shrunken
 from carvana.errors import DataError
 from carvana.image_spec import ImageSpec
 from carvana.task import Task
+from carvana.utils import version_of
 from carvana.utils.files import atomic_path, bytes_digest, digest, is_leftover, lock
 from carvana.utils.parallel import threaded
 from carvana.utils.progress import Reporter, default_reporter, track
@@ -54,7 +55,7 @@ UInt8 = NDArray[np.uint8]
 Size = tuple[int, int]
 Target = Literal["coverage", "nearest"]
 
-FORMAT = 3
+FORMAT = 4
 """To be raised when the same files give other pixels, or when the layout of packs changes."""
 
 SUFFIX = ".pack"
@@ -253,6 +254,14 @@ def pack_bytes(count: int, size: Size, task: Task | None = None, channels: int =
     return count * (_SUM.itemsize + record_bytes(size, task, channels))
 
 
+def _readers(samples: Sequence[Sample]) -> list[str]:
+    """The versions of the packages that read only some kinds of images, if there are such images."""
+    suffixes = {Path(name).suffix.lower() for sample in samples for name in (sample.image, *sample.masks)}
+    names = [] if suffixes.isdisjoint({".tif", ".tiff"}) else ["tifffile", "imagecodecs"]
+    names += [] if suffixes.isdisjoint({".heic", ".heif"}) else ["pillow-heif"]
+    return [f"{name} {version_of(name)}" for name in names]
+
+
 class _Builder:
     """Fills the pack of one list of images at one size."""
 
@@ -273,7 +282,7 @@ class _Builder:
         unreadable = int((contents == b"").sum())  # 1 or 0; the empty key comes first
         self.first = first[unreadable:]  # of each place in the pack, the first sample with its content
         self.places = (places - unreadable).astype(np.int32)  # of each sample; -1 where it cannot be read
-        versions = digest(cv2.__version__, simplejpeg.__version__, PIL.__version__)[:8]
+        versions = digest(cv2.__version__, simplejpeg.__version__, PIL.__version__, *_readers(samples))[:8]
         images = bytes_digest(contents[unreadable:].tobytes())[:16]
         # Colours of classes change no target, names only where they are those of categories.
         named = samples[0].categories is not None

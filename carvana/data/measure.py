@@ -79,8 +79,9 @@ def measure(train: Sequence[Sample], val: Sequence[Sample], spec: ImageSpec, *, 
             "of all, as data.range=[0, 4095]"
         )
     dtype = str(np.result_type(*types)) if deep else "uint8"
-    tags = {info.nodata for info in found if info.nodata is not None and math.isfinite(info.nodata)}
-    nodata = tuple(sorted({*(spec.nodata or ()), *tags}))
+    tags = {info.nodata for info in found}  # one of all images is that of others too; else each file has its own
+    shared = {each for each in tags if each is not None and math.isfinite(each)} if len(tags) == 1 else set()
+    nodata = tuple(sorted({*(spec.nodata or ()), *shared}))
     lacks = spec.nodata is not None or any(info.nodata is not None for info in found)
     if spec.is_rgb and (not deep or (spec.range and not dtype.startswith("float"))):
         return Measured(replace(spec, nodata=nodata if lacks else None), dtype)
@@ -198,7 +199,8 @@ def _strips(sample: Sample, spec: ImageSpec) -> Iterator[tuple[NDArray[Any], flo
 
 def _check_bands(sample: Sample, info: ArrayInfo, spec: ImageSpec) -> None:
     bands = info.bands * (info.pages if spec.page == "channels" else 1)
-    opacity = bands in (2, 4) and (info.dtype == "uint8" or not holds_values(sample.image))
+    alone = info.dtype == "uint8" and info.pages == 1  # of stacks the bands are read as they are
+    opacity = bands in (2, 4) and (alone or not holds_values(sample.image))
     if bands == len(spec.channels) or (spec.in_colours and (bands in (1, 3) or opacity)):
         return
     names = "" if len(spec.channels) > 16 else f" ({', '.join(spec.channels)})"

@@ -203,16 +203,22 @@ def each_page(samples: Iterable[Sample], spec: ImageSpec) -> Iterator[Sample]:
     """The samples, read as a spec says. Each page of a TIFF becomes a sample of its own, unless pages are channels.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or a page has the name of another image.
     """
-    for sample in samples:
+    seen: dict[str, Path] | None = None  # by name, where there are pages
+    files = list(samples)
+    for sample in files:
         pages = 1
         if spec.page is None and sample.image.suffix.lower() in (".tif", ".tiff") and has_tifffile():
             pages = array_info(sample.image).pages
         if pages > 1:
             _check_pages(sample, pages)
+            seen = {each.name: each.image for each in files} if seen is None else seen
         for page in range(pages) if pages > 1 else (spec.page,):
-            yield replace(sample, spec=spec.of_page(page))
+            found = replace(sample, spec=spec.of_page(page))
+            if pages > 1 and seen is not None and (other := seen.setdefault(found.name, found.image)) != found.image:
+                raise DataError(f"{found.image}: page {page} is named {found.name}, as {other} is; rename one of them")
+            yield found
 
 
 def _check_pages(sample: Sample, pages: int) -> None:

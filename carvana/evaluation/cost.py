@@ -73,7 +73,7 @@ class Cost:
 
 
 def count_parameters(model: nn.Module | Engine) -> int | None:
-    """The number of trainable parameters; None for an exported file, which does not mark them."""
+    """The number of parameters, frozen ones too; None for an exported file, which does not mark them."""
     return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else None
 
 

@@ -36,7 +36,7 @@ def choose_samples(
 
     Args:
         run: A run; a model folder serves if ``data`` is given, folds if ``split`` is test.
-        data: Another data folder, all of which is taken.
+        data: Another data folder, all of which is taken; of the run's own, what ``split`` names.
         split: Part of the run's own images: val (the default), train, all (both), or the test part of its data folder.
         root: Where the run's own data folder lies now, if it has moved; not with ``data``.
         spec: What the network takes the images of ``data`` for.
@@ -57,6 +57,10 @@ def choose_samples(
         if split not in (None, "all"):
             raise DataError(f"--split {split}: {data} is not the run's data folder and has no such part; leave it out")
         return choose_for_all([run], data=data, spec=spec, reporter=reporter)
+    if data is not None and split is None:
+        reporter.info(
+            f"{os.fspath(data)} is the run's own data folder: its validation part is taken; --split all for all of it"
+        )
     if is_exported(run):
         raise ConfigError(
             f"{os.fspath(run)}: an exported file has no images of its own: name labelled ones with --data"
@@ -109,8 +113,35 @@ def read_run_split(run: Run, *, root: str | os.PathLike[str] | None = None, repo
     if config.split.file is not None and config.split.file.is_dir() and run.split_path.is_file():
         split = Split(_those_of(run, "train", split.train), _those_of(run, "val", split.val))
     if root is not None:
-        _check_contents(run, split, reporter or default_reporter())
+        check_contents(run, split, reporter or default_reporter())
     return split
+
+
+def check_contents(run: Run, split: Split, reporter: Reporter) -> None:
+    """Refuse images or masks whose bytes have changed since the run began.
+
+    Raises:
+        DataError: some have; the first of them is named.
+    """
+    kept = run.read_digests()
+    if not kept:
+        reporter.warn(
+            f"{run.path}: an earlier carvana, which kept no digests, began this run: the names of the images were "
+            "compared, their content was not"
+        )
+        return
+    samples = split.train + split.val
+    before = [kept.get(("train", sample.name), "") for sample in split.train]
+    before += [kept.get(("val", sample.name), "") for sample in split.val]
+    now = content_digests(samples, reporter=reporter)
+    differing = [sample for sample, old, new in zip(samples, before, now, strict=True) if old != new]
+    if differing:
+        first = min(differing, key=lambda sample: sample.name)
+        raise DataError(
+            f"{first.image}: this image or its mask {next(iter(first.masks), '')} has changed since {run.path} was "
+            f"begun ({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root;"
+            f" take other images with evaluate --data, or with a new fit and --init {run.path}"
+        )
 
 
 def _those_of(run: Run, subset: str, samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -164,29 +195,6 @@ def with_data_root(config: FitConfig, root: str | os.PathLike[str] | None, *, na
             "--root DIR (fit --resume, evaluate)"
         )
     return config
-
-
-def _check_contents(run: Run, split: Split, reporter: Reporter) -> None:
-    """Refuse images or masks whose bytes have changed since the run began."""
-    kept = run.read_digests()
-    if not kept:
-        reporter.warn(
-            f"{run.path}: an earlier carvana, which kept no digests, began this run: the names of the images were "
-            "compared, their content was not"
-        )
-        return
-    samples = split.train + split.val
-    before = [kept.get(("train", sample.name)) for sample in split.train]
-    before += [kept.get(("val", sample.name)) for sample in split.val]
-    now = content_digests(samples, reporter=reporter)
-    differing = [sample for sample, old, new in zip(samples, before, now, strict=True) if old != new]
-    if differing:
-        first = min(differing, key=lambda sample: sample.name)
-        raise DataError(
-            f"{first.image}: this image or its mask {next(iter(first.masks), '')} has changed since {run.path} was "
-            f"begun ({len(differing)} of {len(samples)} images have): name its own data folder, unchanged, with --root;"
-            f" take other images with evaluate --data, or with a new fit and --init {run.path}"
-        )
 
 
 def _is_own(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:

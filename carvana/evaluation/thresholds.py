@@ -50,7 +50,7 @@ class ImageCounts:
 
     @property
     def band(self) -> Confusion:
-        """The counts near the true boundary, or over the whole image where the true mask has no boundary."""
+        """The counts near the true boundary, or over the whole image where none of its pixels counts."""
         return _at_every_threshold(*self.histograms[2:])
 
 
@@ -94,7 +94,7 @@ def threshold_counts(
         found += np.bincount(bins.ravel() if valid is None else bins[valid[rows]], minlength=4 * 256)
     counts = found.reshape(2, 2, 256)
     whole = counts.sum(axis=0)
-    band = counts[1] if near.any() else whole
+    band = counts[1] if counts[1].any() else whole  # a boundary may lie in void alone
     return ImageCounts(np.stack([whole[1], whole[0], band[1], band[0]]).astype(np.int32))
 
 

@@ -10,6 +10,7 @@ import errno
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -154,9 +155,10 @@ def refuse_equal_stems(images: Sequence[Path], stems: Iterable[str] | None = Non
     for image, place, stem in zip(
         images, absolute_paths(images), stems or (image.stem for image in images), strict=True
     ):
-        if seen.setdefault(stem, place) != place:
+        key = stem if sys.platform == "linux" else stem.casefold()  # elsewhere files are told apart by more than case
+        if seen.setdefault(key, place) != place:
             raise DataError(
-                f"{image} and {seen[stem]} would both write {stem}_mask.png, or its like; rename one of them, "
+                f"{image} and {seen[key]} would both write {stem}_mask.png, or its like; rename one of them, "
                 "or let them write into two folders"
             )
 

@@ -79,7 +79,8 @@ def model_card(
     """
     task = spec.task
     mean, std = (" / ".join(f"{value:.3g}" for value in values) for values in (spec.mean, spec.std))
-    size = "images at their own size" if metrics else "not trained yet"
+    # A run that is not evaluated yet has no numbers, too.
+    size = "images at their own size" if metrics else "images at their own size, or not trained yet"
     facts = {
         "Architecture": _code(spec.arch),
         "Options": _code(json.dumps(spec.options)) if spec.options else "the defaults",

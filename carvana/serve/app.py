@@ -24,6 +24,8 @@ from starlette.requests import ClientDisconnect
 from carvana.data.io.images import encode_image
 from carvana.errors import ConfigError, DataError, ImageTooLargeError, ModelError
 from carvana.inference.base import BasePredictor, scale_text
+from carvana.inference.predictor import Predictor
+from carvana.inference.preprocess import network_size
 from carvana.models.model_card import CARD, model_card
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
@@ -216,7 +218,7 @@ def model_record(predictor: BasePredictor, source: str) -> dict[str, Any]:
     """What a network is, as JSON values: name, task, classes, scores where it is a run, engine, and its card."""
     task = predictor.task
     settings = predictor.settings()
-    networks = getattr(predictor, "members", None) or [predictor]
+    networks = getattr(predictor, "members", None) or [getattr(predictor, "fine", predictor)]
     first: Any = networks[0]
     spec = getattr(getattr(first, "model", None), "spec", None)
     classes = [
@@ -234,7 +236,7 @@ def model_record(predictor: BasePredictor, source: str) -> dict[str, Any]:
         "outputs": OUTPUTS, "version": __version__,
     }  # fmt: skip
     run = Run(source) if source else None
-    if run is not None and run.exists and run.is_evaluated:
+    if run is not None and run.exists and run.is_evaluated and _is_as_evaluated(predictor):
         numbers = run.read_evaluation()
         score = numbers.get("score", numbers.get(task.metric))
         record |= {"score": score, "score_ci95": numbers.get("score_ci95"), "images": numbers.get("images")}
@@ -244,6 +246,13 @@ def model_record(predictor: BasePredictor, source: str) -> dict[str, Any]:
     elif isinstance(model := getattr(first, "model", None), Segmenter):  # of the hub, or of a program
         record["card"] = model_card(model.spec, sum(each.numel() for each in model.parameters()), {})
     return record
+
+
+def _is_as_evaluated(predictor: BasePredictor) -> bool:
+    """Whether a run's own score is that of this predictor: one network at its trained size, without mirror images."""
+    if not isinstance(predictor, Predictor) or predictor.tta:
+        return False
+    return predictor.size == network_size("trained", predictor.model.spec.trained_size)
 
 
 def _values(predictor: BasePredictor) -> list[int]:

@@ -14,10 +14,12 @@ from carvana.evaluation.report import evaluate_folds
 from carvana.evaluation.samples import read_run_split, with_data_root
 from carvana.folds import Folds
 from carvana.inference.inputs import refuse_equal_stems
+from carvana.run import Run
 from carvana.training.callbacks import Callback
 from carvana.training.fit import fit, resume
 from carvana.training.setup import check, check_alone, check_new, lasting_path, with_data
 from carvana.training.signals import TrainingInterrupted
+from carvana.utils.files import check_folder
 from carvana.utils.progress import METRICS, Reporter, default_reporter
 
 
@@ -68,6 +70,7 @@ def fit_folds(
         Folds(out).keep(config)
         return resume_folds(out, device=device, callbacks=callbacks, reporter=reporter)
     check_new(config)
+    check_folder(Run.choose(out, arch=f"{config.arch}-folds").path)
     splits = _split(config, folds, reporter)
     made = Folds.create(out, config, folds=folds, init=first_weights)
     try:

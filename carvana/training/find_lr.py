@@ -29,6 +29,7 @@ DIVERGED = 4.0
 """The test ends when the smoothed loss is this many times its best."""
 
 _RISE = 0.1  # of the whole descent: what is more than noise
+_FALLEN = 1 / 3  # of the whole descent: before that, where rates are too small to learn, a rise is noise
 _WIDTH = 3.0  # steps: the standard deviation of the smoothing
 
 
@@ -75,7 +76,8 @@ class RateTest:
     def _lowest(self) -> int:
         """The place of the lowest loss before its first real rise: with BatchNorm the loss can fall again later."""
         best = np.minimum.accumulate(self.smoothed)
-        risen = self.smoothed > best + _RISE * (self.smoothed[0] - best[-1])
+        descent = self.smoothed[0] - best[-1]
+        risen = (self.smoothed > best + _RISE * descent) & (best < self.smoothed[0] - _FALLEN * descent)
         end = int(np.argmax(risen)) if risen.any() else len(self.smoothed)
         return int(np.argmin(self.smoothed[:end]))
 

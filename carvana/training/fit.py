@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from contextlib import closing
 from typing import Any
 
@@ -15,7 +14,7 @@ from carvana.data.check.masks import warn_about_labels, warn_about_masks
 from carvana.data.digest import content_digests
 from carvana.data.samples import warn_of_passed_over
 from carvana.data.splits import Split, tell_of_copies, write_split
-from carvana.errors import ConfigError, plural
+from carvana.errors import ConfigError, DataError, plural
 from carvana.run import Run
 from carvana.task import NODATA
 from carvana.training.callbacks import Callback
@@ -40,7 +39,7 @@ from carvana.training.trackers import tracker_names
 from carvana.training.trainer import Trainer
 from carvana.utils import __version__
 from carvana.utils.devices import describe, process_count, process_number
-from carvana.utils.files import digest
+from carvana.utils.files import check_folder, digest
 from carvana.utils.progress import Reporter, SilentReporter, default_reporter
 
 
@@ -76,7 +75,6 @@ def fit(
         >>> run.read_evaluation()["dice"]  # doctest: +SKIP
         0.985
     """
-    began = time.time()
     first = process_number() == 0
     reporter = (reporter or default_reporter()) if first else SilentReporter()
     if out is not None and process_count() == 1 and _is_interrupted(Run(out), config, init, reporter):
@@ -84,6 +82,8 @@ def fit(
         Run(out).write_config(Run(out).read_config().with_neutral(config))
         return resume(out, device=device, callbacks=callbacks, reporter=reporter)
     run = Run.choose(out, arch=config.arch) if first else Run(out or "runs")
+    if first:  # others may have no right to write there
+        check_folder(run.path)
     config = check(config, device=device, reporter=reporter)
     check_new(config)
     tracker_names(config.train.log_to)
@@ -103,7 +103,7 @@ def fit(
             run.write_record(_record(trainer) | own)
             write_split(run.split_path, split, digests=digests)
             run.write_config(config)  # last: a folder that holds it can be resumed
-        return _train(trainer, config, began=began, reporter=reporter)
+        return _train(trainer, config, reporter=reporter)
 
 
 def resume(
@@ -133,12 +133,11 @@ def resume(
     Raises:
         RunError: not a run, or its state cannot be read.
         ConfigError: fewer epochs than the run has had, or another number of processes.
-        DataError: the run's images are missing or changed.
+        DataError: the run's images are missing; or changed, which is found where they are cached, or with ``root``.
 
     Example:
         >>> resume("runs/unet-ref", epochs=20)  # doctest: +SKIP
     """
-    began = time.time()
     first = process_number() == 0
     reporter = (reporter or default_reporter()) if first else SilentReporter()
     run = Run.open(path)
@@ -164,12 +163,15 @@ def resume(
     with closing(trainer):
         if first and extended:
             run.write_config(config)
-        if first and not trainer.progress.finished:
-            run.evaluation_path.unlink(missing_ok=True)  # the network changes from here on
+        if first and not trainer.progress.finished:  # the network changes from here on
+            record = run.read_record()
+            if record.pop("fit_seconds", None) is not None:
+                run.write_record(record)
+            run.evaluation_path.unlink(missing_ok=True)
         if trainer.progress.finished and run.is_done:
             reporter.info(f"{run.path}: its training and its evaluation are complete; more epochs can be asked for")
             return run
-        return _train(trainer, config, began=began, reporter=reporter)
+        return _train(trainer, config, reporter=reporter)
 
 
 def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list[str]:
@@ -177,17 +179,23 @@ def _look_at_images(config: FitConfig, split: Split, reporter: Reporter) -> list
     samples, data = split.train + split.val, config.data
     warn_of_passed_over(samples, reporter)
     task = config.task.task()
-    if task.reads_masks and samples[0].categories is None:
-        warn_about_masks(samples, reporter, every=data.shown_size() is None or not data.cache_gb)
-    else:
+    masks = task.reads_masks and samples[0].categories is None
+    try:
+        if masks:
+            warn_about_masks(samples, reporter, every=data.shown_size() is None or not data.cache_gb)
+    except DataError as error:
+        if error.kind != "not-binary" or task.is_unnamed:
+            raise
+        masks = False  # a class that is named without a value may be 1 in label files
+    if not masks:
         warn_about_labels(split, task, reporter)
     digests = content_digests(samples, remember=data.cache_gb > 0, reporter=reporter)
     tell_of_copies(split, digests, reporter)
     return digests
 
 
-def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Reporter) -> Run:
-    """Train to the end, evaluate, and record the times; only the first process evaluates."""
+def _train(trainer: Trainer, config: FitConfig, *, reporter: Reporter) -> Run:
+    """Train to the end, evaluate, and record the time; only the first process evaluates."""
     run, init = trainer.run, trainer.model.spec.init
     weights = "random" if init.startswith("auto: random") else init  # why was said when it was built
     assert run is not None
@@ -199,16 +207,14 @@ def _train(trainer: Trainer, config: FitConfig, *, began: float, reporter: Repor
     trainer.fit()
     trainer.close()  # the other processes have nothing left to do
     if trainer.main:
-        record = run.read_record()
-        seconds = {"fit_seconds": trainer.duration.seconds, "seconds": record.get("seconds", 0.0) + time.time() - began}
-        run.write_record(record | _record(trainer) | seconds)
+        run.write_record(run.read_record() | _record(trainer) | {"fit_seconds": trainer.duration.seconds})
         trainer.evaluate()  # last: a run that holds its evaluation is complete
     return run
 
 
 def _is_interrupted(run: Run, config: FitConfig, init: str | os.PathLike[str] | None, reporter: Reporter) -> bool:
     """Whether a folder holds an unfinished run of the same config."""
-    if not run.config_path.is_file() or run.is_done:
+    if not run.is_begun or run.is_done:
         return False
     kept = run.read_config()
     config = with_data(in_full(config), reporter=reporter)

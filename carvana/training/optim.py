@@ -26,11 +26,7 @@ def make_optimizer(model: Segmenter, settings: TrainConfig) -> torch.optim.Optim
     """
     if settings.encoder_lr is not None:
         check_encoder(model, "encoder_lr")
-        if settings.freeze_encoder:
-            raise ConfigError(
-                f"train.encoder_lr = {settings.encoder_lr:g} with train.freeze_encoder: a frozen encoder has no rate; "
-                "leave one of them out"
-            )
+        check_encoder_rate(settings)
     groups = _groups(model, settings)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
@@ -54,6 +50,15 @@ def check_encoder(model: Segmenter, key: str) -> None:
     """Refuse a setting about the encoder for a network without one."""
     if not model.encoder_parameters():
         raise ConfigError(f"train.{key}: {model.spec.arch!r} has no encoder of its own; leave the key out")
+
+
+def check_encoder_rate(settings: TrainConfig) -> None:
+    """Refuse a learning rate for an encoder that is frozen."""
+    if settings.encoder_lr is not None and settings.freeze_encoder:
+        raise ConfigError(
+            f"train.encoder_lr = {settings.encoder_lr:g} with train.freeze_encoder: a frozen encoder has no rate; "
+            "leave one of them out"
+        )
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
@@ -145,7 +150,8 @@ class Duration:
     def rate_factor(self) -> float:
         """The learning rate of the next step, as a share of the highest."""
         if self._settings.minutes is not None:
-            progress = self.seen / (60 * self._settings.minutes)
+            # Nor 0 here, where no second has passed: the first step is taken at a hundredth of the highest rate.
+            progress = max(self.seen / (60 * self._settings.minutes), self._settings.warmup / 100)
         else:
             steps = math.ceil(self._batches / self._settings.accumulate) * self._settings.epochs
             # Neither 0 nor 1: a step at learning rate zero would have no effect.

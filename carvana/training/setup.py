@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from carvana.config import FitConfig, TrackerName
-from carvana.data.augment import RGB_ALONE, make_augment
+from carvana.data.augment import RGB_ALONE, check_keeps_coverage, make_augment
 from carvana.data.cache import SampleCache, build_caches
 from carvana.data.check.masks import check_sizes
 from carvana.data.dataset import SegmentationDataset
@@ -22,8 +22,8 @@ from carvana.data.measure import Measured, measure
 from carvana.data.samples import Sample
 from carvana.data.splits import Split, check_unchanged, make_split, tell_of_leak
 from carvana.errors import ConfigError, DataError, ModelError, RunError, UnknownNameError, listed, plural
-from carvana.evaluation.samples import read_run_split
-from carvana.image_spec import ImageSpec, channel_names
+from carvana.evaluation.samples import check_contents, read_run_split
+from carvana.image_spec import channel_names
 from carvana.inference.inputs import refuse_equal_stems
 from carvana.losses import loss_for, loss_names, make_loss
 from carvana.models.build import build_network
@@ -34,6 +34,7 @@ from carvana.run import Run
 from carvana.task import NODATA
 from carvana.training.callbacks import Callback
 from carvana.training.checkpoint import has_state, read_state
+from carvana.training.optim import check_encoder, check_encoder_rate
 from carvana.training.trackers import Tracker, is_installed, tracker_names
 from carvana.training.trainer import Trainer
 from carvana.utils.devices import process_count, process_number, resolve_device, resolve_precision
@@ -64,7 +65,10 @@ def check(config: FitConfig, *, device: str | None = "auto", reporter: Reporter 
         check_main_guard()
     config = in_full(config, reporter=reporter)
     _check_loss(config)
-    make_augment(config.data.augment)
+    check_encoder_rate(config.train)
+    augment = make_augment(config.data.augment)
+    if config.data.target == "coverage":
+        check_keeps_coverage(augment)
     if config.data.layout is not None:
         registry.layouts.entry(config.data.layout)
     if config.data.mode != "crop" and (config.data.whole or config.data.crops != "boundary") and reporter is not None:
@@ -170,6 +174,9 @@ def build_model(
         options=config.model.options,
         reporter=reporter,
     )
+    for key in ("encoder_lr", "freeze_encoder"):
+        if getattr(config.train, key):
+            check_encoder(model, key)
     model = model.with_spec(pages=config.data.pages, nodata=tuple(config.data.nodata))
     if init is None:
         return model
@@ -253,14 +260,14 @@ def rebuild_model(run: Run, config: FitConfig, *, reporter: Reporter) -> Segment
 
 
 def measured(
-    config: FitConfig, split: Split, *, known: ImageSpec | None = None, reporter: Reporter
+    config: FitConfig, split: Split, *, known: ModelSpec | None = None, reporter: Reporter
 ) -> tuple[FitConfig, Split, Measured]:
     """What the images of a split are; the config, whose task ignores pixels without a value if there are such.
 
     Args:
         config: Says what the images are, as far as is known.
         split: The images.
-        known: What the images of earlier training were, whose range counts unless the config names one.
+        known: The record of earlier training, whose range of values counts unless the config names one.
         reporter: Receives what was found.
 
     Raises:
@@ -271,9 +278,11 @@ def measured(
         spec = replace(spec, range=known.range)
     train, val = (split.train, split.val) if split.train else (split.val, ())
     found = measure(train, val, spec, reporter=reporter)
-    if spec.range != config.data.image_spec().range and found.dtype == "uint8":
+    kept = known if spec.range != config.data.image_spec().range else None
+    if kept is not None and (found.dtype == "uint8" or found.dtype != kept.dtype):
+        what = "8 bits" if found.dtype == "uint8" else found.dtype
         raise DataError(
-            f"{train[0].image}: images of 8 bits, and the network of --init takes values from "
+            f"{train[0].image}: images of {what}, and the network of --init takes values from "
             f"{spec.range[0][0]:g} to {spec.range[0][1]:g} as black and white: name the range of these images with "
             "data.range=[low, high]"
         )
@@ -290,7 +299,8 @@ def with_images(
 
     Weights that were trained before keep the range, mean and spread of their images.
     """
-    config, split, found = measured(config, split, known=model.spec.image_spec, reporter=reporter)
+    config, split, found = measured(config, split, known=model.spec, reporter=reporter)
+    _check_loss(config)  # images have shown whether pixels count for nothing
     changes: dict[str, Any] = {"range": found.spec.range, "dtype": found.dtype, "nodata": found.spec.nodata or ()}
     if found.mean and not model.spec.init.startswith("run:"):
         changes |= {"mean": found.mean, "std": found.std}
@@ -337,6 +347,11 @@ def recall_images(run: Run, *, root: str | os.PathLike[str] | None = None, repor
     """
     split = read_run_split(run, root=root, reporter=reporter)
     check_unchanged(run.split_path, split)
+    data = run.read_config().data
+    # Of cached images the digests are remembered: those that have not changed are not read again.
+    cached = data.cache_gb > 0 and data.shown_size() is not None
+    if root is None and cached and process_number() == 0 and run.read_digests():
+        check_contents(run, split, reporter)
     check_sizes(split.train + split.val)
     return split
 

@@ -170,8 +170,21 @@ def check_target(
             raise ConfigError(f"{named}: is a pipe or a device; {instead}")
         if not replace and (target.is_symlink() or target.stat().st_size):
             raise ConfigError(f"{named}: exists already; {instead}, or overwrite it with --replace")
+    _check_writable(target.absolute().parent, named, instead)
+
+
+def check_folder(path: str | os.PathLike[str], *, option: str = "--out") -> None:
+    """Refuse a folder that cannot be made, or written into.
+
+    Raises:
+        ConfigError: One line that says why.
+    """
+    _check_writable(Path(path).absolute(), f"{option} {path}", "name another folder")
+
+
+def _check_writable(path: Path, named: str, instead: str) -> None:
     # Folders that are missing will be made.
-    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    folder = next(each for each in (path, *path.parents) if each.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{named}: cannot be written into {folder}; {instead}")
 

@@ -77,3 +77,11 @@ def test_a_class_without_a_cut_out_is_wrong_usage_before_anything_is_read() -> N
     assert "--class road is for cut-outs, and none is saved: add cutout to --save" in " ".join(
         result.stderr.replace("│", " ").split()
     )
+
+
+def test_what_cannot_be_saved_is_told_before_a_network_is_loaded() -> None:
+    result = call("predict", "absent", "absent", "--out", "out", "--save", "maks")
+    assert result.exit_code == 1
+    assert (
+        "cannot save 'maks'; expected some of mask, prob, cutout, overlay, coco; did you mean 'mask'?" in result.stderr
+    )

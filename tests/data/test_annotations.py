@@ -414,3 +414,11 @@ def test_text_files_of_yolo_may_have_any_case(tmp_path: Path) -> None:
     (tmp_path / "labels" / "a.TXT").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     (tmp_path / "labels" / "b.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     assert [len(masks_of(sample)) for sample in find_samples(tmp_path)] == [1, 1]
+
+
+def test_run_lengths_of_another_size_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    resized = {"image_id": 0, "category_id": 1, "segmentation": {"counts": [2], "size": [1, 2]}}
+    write_json(tmp_path / "x.json", coco(["a.png"], [resized], ["car"]))
+    with pytest.raises(DataError, match=r"'a\.png' has \(height, width\) .*, and run lengths of an object \(1, 2\);"):
+        find_samples(tmp_path)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import forkserver
 import pytest
 from caching import SIZE, Listener, make_photos, packs, records, same_as_files, total_bytes
+from PIL import Image
 
 from carvana.data.cache import build_caches, pack_bytes, record_bytes
 from carvana.data.samples import Sample
@@ -283,3 +285,18 @@ def test_a_photo_that_changes_under_our_hands_is_never_kept(tmp_path: Path) -> N
         build_caches([samples], SIZE, folder=tmp_path / "cache", reporter=Editing(samples[3].image, other))
     [cache] = build_caches([samples], SIZE, folder=tmp_path / "cache")
     assert same_as_files(cache, samples)
+
+
+def test_another_reader_of_some_kind_of_images_makes_a_pack_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, folder = make_photos(tmp_path / "photos", 2), tmp_path / "cache"
+    Image.open(samples[0].image).save(tmp_path / "photo.tif")
+    tiff = replace(samples[0], image=tmp_path / "photo.tif")
+    packs_of = []
+    for found in ("", "2026.1"):
+        monkeypatch.setattr("carvana.data.cache.version_of", lambda name, found=found: found)
+        for each in ([samples[0]], [tiff]):
+            build_caches([each], SIZE, folder=folder)
+        packs_of.append(len(packs(folder)))
+    assert packs_of == [2, 3]

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from bands import write_bands, write_tiff
 from PIL import Image
 from reporters import Lines
@@ -63,6 +64,22 @@ def test_a_tag_or_nan_in_any_image_says_that_values_are_missing(tmp_path: Path) 
     values[3, 4] = np.nan
     write_tiff(folder / "images" / "t5.tif", values)
     assert look(folder, channels=5).spec.nodata == ()
+
+
+def test_a_tag_that_only_some_have_counts_for_these_alone(tmp_path: Path) -> None:
+    folder = write_bands(tmp_path, dtype="uint8", bands=3, tag="0")
+    values = read_array(folder / "images" / "t5.tif")
+    write_tiff(folder / "images" / "t5.tif", values, tag="255")
+    assert look(folder).spec.nodata == ()
+    assert look(folder, nodata=7).spec.nodata == (7.0,)
+
+
+def test_pages_of_four_bands_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    for name, shape in (("images", (2, 20, 30, 4)), ("masks", (2, 20, 30))):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", np.ones(shape, np.uint8), metadata=None)
+    with pytest.raises(DataError, match=r"has 4 channels of uint8, and data.channels names 3"):
+        look(tmp_path)
 
 
 def test_photos_of_8_bits_are_not_read_and_keep_imagenets_numbers(tiny_data: Path, monkeypatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from reporters import Lines
 
 from carvana.data.check.files import FolderContents, list_folders
@@ -353,3 +354,14 @@ def test_sub_folders_that_are_links_are_followed_but_not_upwards(tmp_path: Path)
         (data / name / "again").symlink_to(disk / name)  # the first of two by name
         (data / name / "up").symlink_to(data)
     assert [sample.name for sample in find_samples(data)] == ["a/1.png", "again/1.png"]
+
+
+def test_a_page_may_not_be_named_as_another_file_is(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(
+            tmp_path / name / "stack.tif", np.ones((4, 9, 9), np.uint8), photometric="minisblack", metadata=None
+        )
+        tifffile.imwrite(tmp_path / name / "stack-003.tif", np.ones((9, 9), np.uint8), metadata=None)
+    with pytest.raises(DataError, match=r"stack\.tif: page 3 is named stack-003\.tif, as .*stack-003\.tif is; rename"):
+        find_samples(tmp_path)

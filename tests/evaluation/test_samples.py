@@ -29,7 +29,11 @@ def test_the_runs_own_validation_photos_are_the_default(run: Run, tiny_data: Pat
     assert choose_samples(run.path) == list(split.val)
     assert choose_samples(run.path, split="train") == list(split.train)
     assert len(choose_samples(run.path, split="all")) == 20
-    assert choose_samples(run.path, data=tiny_data) == list(split.val)
+    told = Lines()
+    assert choose_samples(run.path, data=tiny_data, reporter=told) == list(split.val)
+    assert told.infos == [
+        f"{tiny_data} is the run's own data folder: its validation part is taken; --split all for all of it"
+    ]
 
 
 def test_other_data_counts_whole(run: Run, tiny_data: Path, tmp_path: Path) -> None:

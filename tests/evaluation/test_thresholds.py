@@ -108,6 +108,16 @@ def test_the_boundary_is_where_the_object_meets_the_background_and_not_where_it_
     assert band == 60 * 8
 
 
+@pytest.mark.parametrize("rim", [4, 6, 10])
+def test_a_boundary_that_lies_in_void_alone_counts_as_none(rim: int) -> None:
+    square = np.zeros((60, 60), np.uint8)
+    square[20:40, 20:40] = 1
+    around = np.zeros((60, 60), bool)
+    around[20 - rim : 40 + rim, 20 - rim : 40 + rim] = True
+    counts = threshold_counts(np.full((60, 60), 0.9), square, width=4, valid=~around | (square == 1))
+    assert (counts.histograms[2:] == counts.histograms[:2]).all()
+
+
 def test_the_best_threshold_is_the_best_of_all_tried() -> None:
     rng = np.random.default_rng(2)
     targets = [blob(rng) for _ in range(4)]

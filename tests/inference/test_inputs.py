@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,13 @@ def test_what_is_passed_over_in_a_folder_is_counted_by_kind(tmp_path: Path, monk
     assert lines.warnings == [f"{tmp_path}: not read: {found}"]
     collect_images([tmp_path / "a.jpg"], reporter=lines)
     assert len(lines.warnings) == 1
+
+
+@pytest.mark.parametrize(("system", "is_refused"), [("linux", False), ("darwin", True), ("win32", True)])
+def test_names_that_differ_in_case_are_one_file_elsewhere(
+    system: str, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carvana.inference.inputs.sys.platform", system)
+    expected = pytest.raises(DataError, match="would both write") if is_refused else nullcontext()
+    with expected:
+        refuse_equal_stems([Path("a/IMG_1.jpg"), Path("b/img_1.png")])

@@ -158,3 +158,8 @@ def test_underscores_in_names_of_classes_stay(name: str) -> None:
     card = model_card(ModelSpec(arch="unet-ref", task=task, classes=2, thresholds=[]), 5, {})
     page = MarkdownIt("commonmark").enable("table").render(card)
     assert f"<td>{name}</td>" in page
+
+
+def test_a_model_without_numbers_may_be_trained_on_images_at_their_own_size() -> None:
+    assert "| Trained at | images at their own size, or not trained yet |" in card_of(STREET)
+    assert "| Trained at | images at their own size |" in card_of(STREET, {"miou": 0.5})

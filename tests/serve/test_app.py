@@ -23,7 +23,7 @@ from carvana.data.io.masks import read_mask
 from carvana.inference.outputs.postprocess import Cleaning, clean
 from carvana.inference.predict_folder import predict_folder
 from carvana.inference.prediction import levels
-from carvana.serve.app import Limits, create_app
+from carvana.serve.app import Limits, create_app, model_record
 
 IMAGE = pixels()
 PNG = encoded(IMAGE)
@@ -343,6 +343,8 @@ def test_a_runs_score_and_card_are_told(tiny_run: Path) -> None:
     numbers = carvana.Run.open(tiny_run).read_evaluation()
     assert (told["name"], told["score"], told["images"]) == (tiny_run.name, numbers["dice"], numbers["images"])
     assert told["card"].startswith("---\nlibrary_name: carvana")
+    mirrored = carvana.Predictor.from_pretrained(tiny_run, device="cpu", tta=True)
+    assert "score" not in model_record(mirrored, str(tiny_run))  # which is of other masks
 
 
 def test_counters_and_the_sign_of_life(client: TestClient) -> None:

@@ -33,12 +33,13 @@ from carvana.data.measure import measure
 from carvana.data.samples import Sample, with_spec
 from carvana.data.splits import Split, config_samples
 from carvana.data.target import read_labels
-from carvana.errors import DataError, ModelError
+from carvana.errors import ConfigError, DataError, ModelError
 from carvana.inference.predict_folder import predict_folder
 from carvana.leaderboard.entries import make_entries
 from carvana.leaderboard.jobs import measure as measure_cost
 from carvana.leaderboard.plan import make_plan
 from carvana.models.segmenter import Segmenter
+from carvana.registry import registry
 from carvana.run import Run
 from carvana.task import NODATA, Task
 from carvana.training.cross_validation import fit_folds
@@ -465,6 +466,23 @@ def test_weights_for_other_images_are_refused_by_name(tmp_path: Path) -> None:
     plain = write_bands(tmp_path / "plain", 6, dtype="uint8")
     with pytest.raises(DataError, match=r"images of 8 bits, and the network of --init takes values from \d+ to \d+"):
         fit(config(plain, **made), out=tmp_path / "b", init=first.path, reporter=SilentReporter())
+    shares = write_bands(tmp_path / "shares", 6, dtype="float32")
+    with pytest.raises(DataError, match=r"images of float32, and the network of --init takes values from \d+ to \d+"):
+        fit(config(shares, **made), out=tmp_path / "b", init=first.path, reporter=SilentReporter())
+    fit(
+        config(shares, **made, **{"data.range": [0, 1]}), out=tmp_path / "b", init=first.path, reporter=SilentReporter()
+    )
+
+
+def test_a_loss_that_leaves_out_no_pixel_is_refused_before_images_are_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.losses, "_entries", {entry.name: entry for entry in registry.losses.registered()})
+    monkeypatch.setattr("carvana.training.setup.build_caches", None)
+    carvana.register_loss("mine", lambda: lambda logits, targets: (logits - targets).abs().mean())
+    root = write_bands(tmp_path / "data", 4, nodata=-9999, tag="-9999")
+    with pytest.raises(ConfigError, match=r"'mine' .* takes logits and targets alone"):
+        fit(config(root, **{"data.channels": 5, "train.loss": "mine"}), out=tmp_path / "run", reporter=SilentReporter())
 
 
 def test_arrays_are_images_in_a_folder_without_pictures_alone(tmp_path: Path) -> None:

@@ -123,6 +123,12 @@ def test_what_comes_after_a_rise_is_not_looked_at() -> None:
     assert test.tenth_of_lowest < 1e-3
 
 
+def test_noise_before_the_loss_falls_is_no_rise() -> None:
+    rates, losses = curve(1e-3)
+    losses[3:9] -= 0.3
+    assert 5e-4 < RateTest.of(rates, losses).suggestion < 2e-3
+
+
 def test_a_loss_that_never_falls_is_told() -> None:
     with pytest.raises(CarvanaError, match="fell at no learning rate"):
         RateTest.of(np.geomspace(1e-6, 1, 50), np.linspace(1, 2, 50))

@@ -16,9 +16,10 @@ import carvana
 from carvana.config import FitConfig
 from carvana.data.demo import write_demo
 from carvana.data.io.masks import write_mask
-from carvana.errors import CarvanaError, DataError, ModelError, RunError
+from carvana.errors import CarvanaError, ConfigError, DataError, ModelError, RunError
 from carvana.evaluation.samples import choose_samples
 from carvana.run import Run
+from carvana.training.cross_validation import fit_folds
 
 pytestmark = pytest.mark.usefixtures("no_pictures_in_tests")
 
@@ -108,6 +109,19 @@ def test_an_existing_run_stays_as_it_is(run: Run, tiny_data: Path) -> None:
     with pytest.raises(RunError, match="--out"):
         carvana.fit(recipe(tiny_data), out=run.path)
     assert run.metrics_path.read_bytes() == before
+
+
+def test_a_config_that_no_fit_wrote_is_left_alone(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine: 1\n")
+    with pytest.raises(RunError, match=r"exists already and is never overwritten; name another folder with --out$"):
+        carvana.fit(recipe(tiny_data), out=tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_image_is_read(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for fit in (carvana.fit, fit_folds):
+        with pytest.raises(ConfigError, match=r"cannot be written into .*file; name another folder$"):
+            fit(recipe(tiny_data / "nowhere"), out=tmp_path / "file" / "run")
 
 
 def test_a_split_by_photo_is_told_to_leak(tiny_data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import carvana
 from carvana.config import FitConfig
+from carvana.data.check.report import check_data
 from carvana.data.io.labels import read_values
 from carvana.errors import ConfigError, DataError
 from carvana.evaluation.labels import LabelEvaluation
@@ -219,6 +220,21 @@ def test_one_class_may_have_any_value_of_16_bits(tmp_path: Path) -> None:
     assert run.is_done
     [path, *_] = run.masks_path.iterdir()
     assert set(np.unique(read_values(path))) <= {0, 26000}
+
+
+def test_one_class_named_without_a_value_is_1_in_label_files(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data")
+    for path in (root / "masks").iterdir():
+        values = read_values(path)
+        Image.fromarray(np.select([values == 20, values == 10], [1, 0], 2).astype(np.uint8)).save(path)
+    changes = {"task.classes": ["road"], "task.ignore": [], "train.epochs": 1, "train.loss": "bce"}
+    run = fit(config(root, **changes), out=tmp_path / "run", device="cpu")
+    assert run.is_done
+    report = check_data(root, group=r"(g\d)", task=config(root, **changes).task.task())
+    assert report.problems == ()
+    assert [(each.value, each.name) for each in report.values] == [
+        (0, "(background)"), (1, "road"), (2, "(background)"),
+    ]  # fmt: skip
 
 
 def test_a_value_that_no_class_has_stops_the_training_before_it_begins(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_epochs_are_counted_in_steps() -> None:
     assert not duration.spent
 
 
+def test_the_first_step_of_some_minutes_has_an_effect() -> None:
+    duration = Duration(TrainConfig(minutes=1.0, warmup=0.1), 5)
+    assert duration.rate_factor == pytest.approx(0.01)
+    duration.seen = 3
+    assert duration.rate_factor == pytest.approx(0.5)
+
+
 def test_minutes_count_training_time_alone() -> None:
     clock = Clock()
     duration = Duration(TrainConfig(minutes=1.0, schedule="cosine", warmup=0.0), 5, clock=clock)

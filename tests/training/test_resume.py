@@ -149,6 +149,36 @@ def test_a_training_goes_on_where_its_data_folder_has_moved_to_the_same_end(
     assert Run(out).read_config() == recipe(data, epochs=5).replace({"train.loss": "bce + dice"})
 
 
+def test_images_that_have_changed_are_refused_where_they_lay(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "run"
+    interrupted(recipe(data), out, 2, monkeypatch)
+    masks = sorted((data / "train_masks").iterdir())
+    shutil.copy(masks[1], masks[0])
+    with pytest.raises(DataError, match=f"{masks[0]} has changed since .* was begun .1 of 20 images have"):
+        resume(out, device="cpu")
+
+
+def test_a_longer_training_that_stopped_is_not_done_when_it_is_evaluated_by_hand(
+    undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Run(copied(undisturbed, tmp_path))
+    assert out.is_done
+
+    def train_step(*_: Any, **__: Any) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", train_step)
+        with pytest.raises(KeyboardInterrupt):
+            resume(out.path, epochs=5, device="cpu")
+    finish_run(out, device="cpu")
+    assert not out.is_done
+    assert resume(out.path, device="cpu").is_done
+    assert out.read_metrics()[-1]["epoch"] == 5
+
+
 def test_a_second_ctrl_c_acts_at_once(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train_step(*_: Any, **__: Any) -> torch.Tensor:
         signal.raise_signal(signal.SIGINT)

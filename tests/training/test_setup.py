@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import albumentations as A
+import one_conv
 import pytest
 from reference import Lines
 
 import carvana
 from carvana.errors import ConfigError, RunError, UnknownNameError
 from carvana.registry import registry
-from carvana.training.setup import PLUGINS, check, check_new, check_packages, packages_of
+from carvana.training.setup import PLUGINS, build_model, check, check_new, check_packages, packages_of
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,22 @@ def test_first_epochs_that_leave_none_to_the_others_are_refused(config: carvana.
         check_new(config.replace({**changes, "train.epochs": 4}))
     check_new(config.replace({**changes, "train.epochs": 5}))
     check_new(config.replace({**changes, "train.epochs": 4, "train.minutes": 5}))
+
+
+def test_settings_about_an_encoder_are_checked_before_any_image_is_read(config: carvana.FitConfig) -> None:
+    with pytest.raises(ConfigError, match=r"^train\.encoder_lr = 0\.001 with train\.freeze_encoder: "):
+        check(config.replace({"train.encoder_lr": 1e-3, "train.freeze_encoder": True}))
+    one_conv.register()
+    for changes in ({"train.encoder_lr": 1e-3}, {"train.freeze_encoder": True}):
+        with pytest.raises(ConfigError, match="'one-conv' has no encoder of its own"):
+            build_model(config.replace({"arch": "one-conv", **changes}))
+
+
+def test_an_augmentation_that_destroys_coverage_is_refused_before_any_image_is_read(config: carvana.FitConfig) -> None:
+    carvana.register_augment("own", lambda: A.Compose([A.Rotate()]))
+    with pytest.raises(ConfigError, match="Rotate moves masks by nearest neighbour"):
+        check(config.replace({"data.augment": "own"}))
+    check(config.replace({"data.augment": "own", "data.target": "nearest"}))
 
 
 def test_the_number_0_beside_colours_is_refused(config: carvana.FitConfig) -> None:

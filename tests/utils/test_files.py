@@ -17,6 +17,7 @@ from carvana.utils import files
 from carvana.utils.files import (
     append_json_line,
     atomic_path,
+    check_folder,
     check_target,
     digest,
     file_digest,
@@ -207,6 +208,15 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path, replace: bool) -> Non
         check_target("/dev/null", replace=replace)
     with pytest.raises(ConfigError, match=r"cannot be written into .*pipe; name another file"):
         check_target(tmp_path / "pipe" / "n.png", replace=replace)
+
+
+def test_a_folder_may_be_new_and_not_lie_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "new" / "deep"):
+        check_folder(folder)
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match=rf"^--out {folder}: cannot be written into .*file; name another folder$"):
+            check_folder(folder)
 
 
 def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def show_samples(
         )  # fmt: skip
         _draw_labels(data, chosen, path, "" if augment == "none" else f"{augment}, ")
         return [samples[index] for index in chosen]
-    augmentation = make_augment(augment, rgb=samples[0].spec.is_rgb)
+    void = task is not None and bool(task.ignore)
+    augmentation = make_augment(augment, void=void, rgb=samples[0].spec.is_rgb)
     check_keeps_coverage(augmentation)
     versions = ["as the network sees it"]
     if augmentation is not None:

@@ -246,11 +246,13 @@ def _kind_of(contents: FolderContents, with_masks: Sequence[int], task: Task | N
     """
     if with_masks and contents.with_objects(with_masks[0]):
         return "labels"
-    if task is not None:
+    if task is not None and (not task.reads_masks or task.is_unnamed):
         return "masks" if task.reads_masks else "colors" if task.reads_colors else "labels"
     chosen = [with_masks[place] for place in spread(len(with_masks), _LOOKED_AT)]
     some = (page_of(contents.pair(number)[1][0], contents.page(number)) for number in chosen)
     known = [found for found in threaded(kind_of_file, some) if found is not None]
+    if task is not None:  # one class, named without a value, whose files may be masks or labels
+        return "labels" if "labels" in known else "masks"
     kinds: tuple[Kind, ...] = ("colors", "labels")
     return next((kind for kind in kinds if known.count(kind) > len(known) / 5), "masks")
 

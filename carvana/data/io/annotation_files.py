@@ -75,7 +75,12 @@ def coco_objects(path: Path, *_stamp: int) -> tuple[list[Objects], tuple[str, ..
                 if sizes[number] is None and isinstance(outline, Mapping):  # run lengths know the image's size
                     height, width = outline["size"]
                     sizes[number] = _size_of(height, width, path)
-                shape = _coco_shape(outline, categories[each["category_id"]], sizes[number], notes)
+                if isinstance(outline, Mapping) and sizes[number] not in (None, tuple(outline["size"])):
+                    raise DataError(
+                        f"{path}: {images[number]['file_name']!r:.80} has (height, width) {sizes[number]}, and run "
+                        f"lengths of an object {tuple(outline['size'])}; export the labels of these images again"
+                    )
+                shape = _coco_shape(outline, categories[each["category_id"]], notes)
                 if shape is None:
                     notes["annotation", "without an outline of 3 points or more: left out"] += 1
                 else:
@@ -90,15 +95,14 @@ def coco_objects(path: Path, *_stamp: int) -> tuple[list[Objects], tuple[str, ..
     return found, lines
 
 
-def _coco_shape(found: Any, category: str, size: tuple[int, int] | None, notes: Notes) -> Shape | None:
+def _coco_shape(found: Any, category: str, notes: Notes) -> Shape | None:
     """The shape of a segmentation: bytes of rings, as :func:`_with_rings` makes them, or run lengths."""
     if isinstance(found, Mapping):
         counts = found.get("counts")
         runs = decode_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
         height, width = found["size"]
         sound = runs.ndim == 1 and runs.min(initial=0) >= 0 and runs.sum() == height * width
-        fits = size in (None, (height, width))
-        return Shape(category, runs=runs.astype(np.int32).tobytes()) if sound and fits else None
+        return Shape(category, runs=runs.astype(np.int32).tobytes()) if sound else None
     rings = tuple(ring for ring in found or () if ring) if isinstance(found, list) else ()
     notes["annotation", "with a ring inside another: joined (COCO has holes as RLE alone)"] += _nested(rings)
     return Shape(category, rings) if rings else None

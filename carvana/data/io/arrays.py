@@ -84,17 +84,17 @@ def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
                 height, width = _sides(pages[0])
                 return ArrayInfo(
                     (width, height) if _turned(pages[0]) >= 5 else (height, width), pages[0].samplesperpixel,
-                    str(pages[0].dtype), len(pages), _nodata(pages[0]),
+                    "uint8" if pages[0].dtype == np.bool_ else str(pages[0].dtype), len(pages), _nodata(pages[0]),
                 )  # fmt: skip
         if not is_npy(start) and start[:4] != ZIP:
             with open_header(file, source, max_pixels) as picture:
                 size = picture.size if orientation_of(picture) >= 5 else picture.size[::-1]
                 if picture.format not in _ANY_DEPTH:
                     return ArrayInfo(size, *_kind_of(picture, start))
-        if start[:4] == ZIP:
-            shape, dtype = _npz_header(file, source, max_pixels)
+        if is_npy(start) or start[:4] == ZIP:
+            shape, dtype = _numpy_header(file, source, ANY_SIZE if is_npy(start) else max_pixels)
             return ArrayInfo((shape[0], shape[1]), 1 if len(shape) == 2 else shape[2], str(dtype))
-    array = read_array(source, page=0, max_pixels=ANY_SIZE if is_npy(start) else max_pixels)
+    array = read_array(source, page=0, max_pixels=max_pixels)
     return ArrayInfo(array.shape[:2], 1 if array.ndim == 2 else array.shape[2], str(array.dtype))
 
 
@@ -148,7 +148,7 @@ def page_of(source: Source, page: Page, *, max_pixels: int = MAX_PIXELS) -> Sour
     """
     if not isinstance(page, int) or array_info(source, max_pixels=max_pixels).pages == 1:
         return source
-    values, _ = read_with_nodata(source, page=page, max_pixels=max_pixels)
+    values, _ = read_with_nodata(source, page=page, max_pixels=max_pixels, as_stored=True)
     file = io.BytesIO()
     file.name = f"{name_of(source)}, page {page}"
     np.save(file, values)
@@ -170,10 +170,12 @@ def read_with_nodata(
     page: Page = None,
     max_pixels: int = MAX_PIXELS,
     check_bands: Callable[[int, object], None] | None = None,
+    as_stored: bool = False,
 ) -> tuple[NDArray[Any], float | None]:
     """As :func:`read_array`, and the value that stands for none by the file's own tag.
 
-    ``check_bands`` is called with the number of bands and their type before they are decoded.
+    ``check_bands`` is called with the number of bands and their type before they are decoded. With ``as_stored`` pages
+    of a palette, or of fewer than 8 bits, are the numbers in the file, as labels need them, and not what they show.
     """
     if not isinstance(source, str | os.PathLike):
         source = read_bytes(source, max_pixels)  # an open file can be read once
@@ -181,9 +183,9 @@ def read_with_nodata(
         start = file.read(8)
         file.seek(0)
         if start[:4] in TIFF_STARTS and has_tifffile():
-            return _read_tiff(file, source, window, page, max_pixels, check_bands)
+            return _read_tiff(file, source, window, page, max_pixels, check_bands, as_stored=as_stored)
         if start[:4] == ZIP:
-            shape, dtype = _npz_header(file, source, max_pixels)
+            shape, dtype = _numpy_header(file, source, max_pixels)
             if check_bands is not None:
                 check_bands(1 if len(shape) == 2 else shape[2], dtype)
             file.seek(0)
@@ -242,7 +244,7 @@ def has_tifffile() -> bool:
 
 def _read_tiff(
     file: Any, source: Source, window: Window | None, page: int | str | None, max_pixels: int,
-    check_bands: Callable[[int, object], None] | None = None,
+    check_bands: Callable[[int, object], None] | None = None, *, as_stored: bool = False,
 ) -> tuple[NDArray[Any], float | None]:  # fmt: skip
     with open_tiff(file, source) as pages:
         if page == "channels":
@@ -268,7 +270,7 @@ def _read_tiff(
         height, width = _sides(first)
         if window is not None and orientation != 1:  # few files have both; these are read whole
             file.seek(0)
-            whole, _ = _read_tiff(file, source, None, page, most)
+            whole, _ = _read_tiff(file, source, None, page, most, as_stored=as_stored)
             return np.ascontiguousarray(cut(whole, window, source)), nodata
         top, left, rows, columns = window or (0, 0, height, width)
         _check_window((top, left, rows, columns), (height, width), source)
@@ -279,10 +281,21 @@ def _read_tiff(
         parts = [_of_page(each, (top, left, rows, columns)) for each in chosen]
         array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         array = array.view(np.uint8) if array.dtype == np.bool_ else array
+        shown = not as_stored and page != "channels"
+        if shown:
+            array = _shown(first, array)
+            bands = array.shape[2]
         if first.photometric.name == "MINISWHITE" and array.dtype.kind == "u":
-            white = 1 if first.bitspersample == 1 else np.iinfo(array.dtype).max
+            white = 255 if shown and first.bitspersample < 8 else 2**first.bitspersample - 1
             array, nodata = white - array, None if nodata is None else white - nodata
         return turn(array[..., 0] if bands == 1 else array, orientation), nodata
+
+
+def _shown(page: Any, values: NDArray[Any]) -> NDArray[Any]:
+    """The values of a page as 8 bits of grey or colours, where a palette, or fewer bits, store others."""
+    if page.photometric.name == "PALETTE" and page.colormap is not None:
+        return np.asarray((page.colormap.T >> 8).astype(np.uint8)[values[..., 0]])
+    return values * np.uint8(255 // (2**page.bitspersample - 1)) if page.bitspersample < 8 else values
 
 
 def _of_page(page: Any, window: Window) -> NDArray[Any]:
@@ -371,8 +384,10 @@ def _turned(page: Any) -> int:
 
 def _nodata(page: Any) -> float | None:
     tag = page.tags.get(NODATA_TAG)
+    if tag is None or page.photometric.name in _OWN_COLOURS:  # of a palette it is a place in the table
+        return None
     try:
-        return None if tag is None else float(str(tag.value).strip().strip("\0"))
+        return float(str(tag.value).strip().strip("\0"))
     except ValueError:
         return None
 
@@ -394,21 +409,24 @@ def _read_numpy(file: Any, source: Source, single: bool) -> NDArray[Any]:
     return _bands_last(arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=2), name)
 
 
-def _npz_header(file: Any, source: Source, limit: int) -> tuple[tuple[int, ...], Any]:
-    """The shape and the type of the image that the arrays of an .npz are, by their headers: a small file may hold much.
+def _numpy_header(file: Any, source: Source, limit: int) -> tuple[tuple[int, ...], Any]:
+    """The shape and the type of the image in an .npy or .npz, by headers alone: a small file may hold much.
 
     Raises:
         DataError: they are no image, or too large.
     """
     name, arrays = name_of(source), []
     try:
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as opened:
-                    if is_npy(opened.read(6)):
-                        opened.seek(0)
-                        shape, dtype = npy_header(opened)
-                        arrays.append(np.broadcast_to(np.zeros((), dtype), shape))
+        if is_npy(file.read(6)):
+            file.seek(0)
+            arrays.append(_stand_in(file))
+        else:
+            with zipfile.ZipFile(file) as archive:
+                for member in archive.namelist():
+                    with archive.open(member) as opened:
+                        if is_npy(opened.read(6)):
+                            opened.seek(0)
+                            arrays.append(_stand_in(opened))
     except MemoryError:
         raise
     except Exception as error:  # as below
@@ -422,6 +440,12 @@ def _npz_header(file: Any, source: Source, limit: int) -> tuple[tuple[int, ...],
     whole = _bands_last(whole, name)
     _check_size(whole.shape, whole.dtype, limit, source)
     return whole.shape, whole.dtype
+
+
+def _stand_in(file: Any) -> NDArray[Any]:
+    """An array of the shape and type that a header says, which takes no memory."""
+    shape, dtype = npy_header(file)
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _bands_last(array: NDArray[Any], name: str) -> NDArray[Any]:

@@ -81,7 +81,7 @@ def read_shown(
         pixels = read_pixels(source, spec, max_pixels=max_pixels) if pixels is None else pixels
         return pixels if spec.is_rgb else as_picture(pixels, spec.channels)
     if pixels is not None and pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
+        pixels = None  # the file may have colours
     transform, decodes = None, False
     # The JPEG decoder may read what Pillow cannot open: then nothing is known of its colours.
     with suppress(DataError), stream(source, max_pixels) as file, open_header(file, source, max_pixels) as header:

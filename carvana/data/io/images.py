@@ -32,7 +32,7 @@ from carvana.data.io.arrays import (
     scaled,
     without_value,
 )
-from carvana.data.io.convert import check_dropped_bits, orientation_of, pixels_in_memory, to_rgb, turn
+from carvana.data.io.convert import check_dropped_bits, is_wide, orientation_of, pixels_in_memory, to_rgb, turn
 from carvana.data.io.decode import MAX_PIXELS as MAX_PIXELS
 from carvana.data.io.decode import (
     TIFF_STARTS,
@@ -244,6 +244,8 @@ def read_bands(
     if isinstance(source, np.ndarray):
         values: NDArray[Any] = source
         check_pixels(source.shape[0], source.shape[1], max_pixels, "the image")
+    elif isinstance(source, Image.Image) and is_wide(source):
+        values = turn(np.asarray(source), orientation_of(source))
     elif (pixels := pixels_in_memory(source)) is not None:
         values = pixels
     else:
@@ -447,6 +449,9 @@ def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]
     if image.ndim == 3 and image.shape[2] > 4:  # by area OpenCV takes four at most
         parts = [resize_image(image[..., first : first + 4], size) for first in builtins.range(0, image.shape[2], 4)]
         return np.concatenate([part.reshape(height, width, -1) for part in parts], axis=2)
+    least = min(image.shape[0], height), min(image.shape[1], width)
+    if least not in (size, image.shape[:2]):  # one side shrinks, and the other grows
+        image = resize_image(image, least)
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cast("NDArray[Pixel]", cv2.resize(image, (width, height), interpolation=how))

@@ -153,9 +153,9 @@ def shrink_mask(mask: UInt8, size: tuple[int, int], *, target: str = "coverage")
     if target == "nearest":
         nearest: UInt8 = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
         return nearest * np.uint8(255)
-    if mask.shape[0] >= height and mask.shape[1] >= width:
-        return _coverage(mask, size)
-    return resize_image(mask * np.uint8(255), size)
+    least = min(mask.shape[0], height), min(mask.shape[1], width)
+    shrunk = mask * np.uint8(255) if least == mask.shape else _coverage(mask, least)
+    return resize_image(shrunk, size)
 
 
 def _coverage(mask: UInt8, size: tuple[int, int]) -> UInt8:

@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -35,6 +34,7 @@ from carvana.inference.engines.openvino import OpenVinoEngine, openvino_package
 from carvana.inference.engines.torch import TorchEngine
 from carvana.inference.tiling import Engine
 from carvana.models.segmenter import Segmenter, padded_size
+from carvana.utils import version_of
 from carvana.utils.devices import (
     describe,
     freed_memory_kept,
@@ -90,13 +90,6 @@ def installed(name: str, *, file: bool = False) -> bool:
     packages = _PACKAGES.get(name, ())[-1 if file else 0 :]
     found = [importlib.util.find_spec(package) for package in packages]
     return all(spec is not None and spec.origin is not None for spec in found)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def engine_of(
@@ -183,7 +176,7 @@ def _refuse_precision(precision: str) -> None:
 def _quicker(model: Segmenter, usual: TorchEngine, reporter: Reporter) -> Engine:
     """OpenVINO where it is quicker than torch on this processor, else torch; measured once."""
     kept = KeptNetwork(model, usual.digest())
-    processor = digest(describe(usual.device), torch.get_num_threads(), usual.precision, _version("openvino"))
+    processor = digest(describe(usual.device), torch.get_num_threads(), usual.precision, version_of("openvino"))
     with kept.choosing():  # processes that share a folder of masks take the same
         return _measured(model, usual, kept, processor, reporter)
 
@@ -253,7 +246,7 @@ class KeptNetwork:
         self.weights = weights
         self._model = model
         spec = model.spec
-        made_by = [(name, _version(name)) for name in _MAKERS]
+        made_by = [(name, version_of(name)) for name in _MAKERS]
         key = digest(
             _FORMAT, weights, spec.stride, spec.min_size, spec.classes, str(model.network), _source(model), made_by
         )

@@ -128,5 +128,8 @@ def _write_list(file: TextIO, key: str, values: Iterator[dict[str, Any]]) -> Non
 def _relative(images: Sequence[Path]) -> list[str]:
     """The images' paths below the folder that they have in common."""
     parents = {image.parent for image in images}
-    base = Path(os.path.commonpath(parents)) if len(parents) > 1 else next(iter(parents), Path())
+    try:
+        base = Path(os.path.commonpath(parents)) if len(parents) > 1 else next(iter(parents), Path())
+    except ValueError:  # of Windows, on several drives
+        return [image.as_posix() for image in images]
     return [image.relative_to(base).as_posix() for image in images]

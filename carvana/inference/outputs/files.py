@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,16 @@ _FILES = {
 }
 
 
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise a ConfigError where nothing is to be saved, or something that is not made."""
+    known = ", ".join(_FILES)
+    if not kinds:
+        raise ConfigError(f"nothing to save; expected some of {known}")
+    for kind in kinds:
+        if kind not in _FILES:
+            raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _FILES)}")
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The files to make of predictions.
@@ -58,12 +68,7 @@ class Outputs:
     of_class: str | None = None
 
     def __post_init__(self) -> None:
-        known = ", ".join(_FILES)
-        if not self.kinds:
-            raise ConfigError(f"nothing to save; expected some of {known}")
-        for kind in self.kinds:
-            if kind not in _FILES:
-                raise ConfigError(f"cannot save {kind!r}; expected some of {known}{did_you_mean(kind, _FILES)}")
+        check_kinds(self.kinds)
         if self.background is not None and "cutout" not in self.kinds:
             raise ConfigError("a background is for cut-outs, and none is saved; add cutout to --save")
         if self.task.kind == "multiclass" and self.cleaning is not None and "cutout" not in self.kinds:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from carvana.data.augment import apply, make_augment
+from carvana.data.check import preview
 from carvana.data.check.preview import OUTLINE, choose, show_samples
 from carvana.data.dataset import SegmentationDataset
 from carvana.data.io.images import read_image, resize_image, write_image
@@ -173,10 +174,11 @@ def test_labels_lie_on_the_images_and_pieces_that_training_sees(
 
 
 def test_one_class_of_label_files_is_drawn_as_its_mask_is(labelled: list[Sample], tmp_path: Path) -> None:
-    show_samples(labelled, tmp_path / "labels.png", size=(24, 32), task=Task(classes={"car": [30, 31]}, ignore=[77]))
+    task = Task(classes={"car": [30, 31]}, ignore=[77])
+    show_samples(labelled, tmp_path / "labels.png", size=(24, 32), task=task, augment="none")
     for sample in labelled:
         write_mask(sample.masks[0], np.isin(np.asarray(Image.open(sample.masks[0])), (30, 31)))
-    show_samples(labelled, tmp_path / "masks.png", size=(24, 32))
+    show_samples(labelled, tmp_path / "masks.png", size=(24, 32), augment="none")
     assert (tmp_path / "labels.png").read_bytes() == (tmp_path / "masks.png").read_bytes()
 
 
@@ -184,3 +186,14 @@ def test_labels_of_another_size_than_their_image_are_told(labelled: list[Sample]
     Image.fromarray(np.full((9, 9), 10, np.uint8)).save(labelled[0].masks[0])
     with pytest.raises(DataError, match="differ in size"):
         show_samples(labelled, tmp_path / "sheet.png", task=TASK)
+
+
+def test_what_comes_in_at_a_border_counts_for_nothing_where_a_task_ignores_values(
+    labelled: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(preview, "make_augment", lambda name, **how: asked.append(how["void"]) or make_augment(name))
+    for ignored in ([], [1]):
+        task = Task(classes=[{"name": "road", "value": 2}], ignore=ignored)
+        show_samples(labelled, tmp_path / "sheet.png", size=(32, 48), augment="scene", count=1, task=task)
+    assert asked == [False, True]

@@ -311,3 +311,40 @@ def test_values_that_are_white_at_zero_are_turned_with_their_tag(tmp_path: Path)
     found, nodata = read_with_nodata(path)
     np.testing.assert_array_equal(found, 65535 - values)
     assert nodata == 65535 - 7
+
+
+@pytest.mark.parametrize("kind", ["1", "P", "L"])
+def test_a_page_shows_what_the_same_picture_alone_shows(tmp_path: Path, kind: str) -> None:
+    picture = Image.fromarray(drawn(3, "uint8")).convert(kind)
+    picture.save(tmp_path / "one.tif")
+    picture.save(tmp_path / "two.tif", save_all=True, append_images=[picture])
+    alone = read_array(tmp_path / "one.tif")
+    np.testing.assert_array_equal(read_array(tmp_path / "two.tif", page=1), alone)
+    np.testing.assert_array_equal(read_array(tmp_path / "two.tif", page=1, window=(3, 4, 9, 9)), alone[3:12, 4:13])
+    assert array_info(tmp_path / "two.tif").dtype == "uint8"
+    stored, _ = read_with_nodata(tmp_path / "two.tif", page=1, as_stored=True)  # as labels are
+    np.testing.assert_array_equal(stored, np.asarray(picture))
+
+
+def test_the_tag_of_a_palette_is_no_brightness(tmp_path: Path) -> None:
+    table = np.repeat(np.arange(256, dtype=np.uint16)[None] << 8, 3, axis=0)
+    path = written(
+        tmp_path / "p.tif", drawn(1, "uint8")[..., 0], photometric="palette", colormap=table,
+        extratags=[(42113, "s", 0, "7", True)],
+    )  # fmt: skip
+    assert array_info(path).nodata is None
+    assert read_with_nodata(path)[1] is None
+
+
+def test_the_header_of_an_array_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 20, 30), np.int16))
+    monkeypatch.setattr(arrays, "read_array", lambda *_, **__: pytest.fail("all of it was read"))
+    assert array_info(tmp_path / "a.npy") == arrays.ArrayInfo((20, 30), 3, "int16")
+    assert array_info((tmp_path / "a.npy").read_bytes()).size == (20, 30)
+
+
+def test_a_picture_of_16_bits_in_memory_is_its_file(tmp_path: Path) -> None:
+    Image.fromarray(drawn(1, "uint16")[..., 0]).save(tmp_path / "a.png")
+    spec = ImageSpec(range=((100, 60_000),) * 3)
+    with Image.open(tmp_path / "a.png") as picture:
+        np.testing.assert_array_equal(read_pixels(picture, spec), read_pixels(tmp_path / "a.png", spec))

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from carvana.data.io.images import resize_image
 from carvana.data.io.masks import share_of, shrink_mask
 
 
@@ -77,3 +78,10 @@ def test_the_share_of_a_mask_is_that_of_its_pixels(mask: np.ndarray) -> None:
 def test_nearest_targets_are_hard(mask: np.ndarray) -> None:
     assert set(np.unique(shrink_mask(mask, (37, 41), target="nearest"))) == {0, 255}
     assert len(np.unique(shrink_mask(mask, (37, 41)))) > 2
+
+
+def test_one_side_is_averaged_where_only_it_shrinks(rng: np.random.Generator) -> None:
+    mask = rng.integers(0, 2, (6, 80), np.uint8)
+    for found in (shrink_mask(mask, (12, 20)), resize_image(mask * np.uint8(255), (12, 20))):
+        wide = cv2.resize(shrink_mask(mask, (6, 20)), (20, 12), interpolation=cv2.INTER_LINEAR)
+        assert np.abs(found.astype(int) - wide).max() <= 1

@@ -11,8 +11,9 @@ from profiles import ADOBE, cmyk_profile, grey_profile, in_srgb, rgb_profile
 
 import carvana.data.io.display
 from carvana.data.io.display import over_white, read_shown
-from carvana.data.io.images import read_image
+from carvana.data.io.images import read_image, read_pixels
 from carvana.errors import DataError
+from carvana.image_spec import ImageSpec
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -163,3 +164,8 @@ def test_what_cannot_be_read_is_refused_as_by_read_image(tmp_path: Path, pixels:
         read_shown(tmp_path / "text.png")
     with pytest.raises(DataError, match="more than the limit"):
         read_shown(encoded(Image.fromarray(pixels)), max_pixels=10)
+
+
+def test_what_a_network_of_brightness_saw_is_shown_in_its_colours(pixels: np.ndarray) -> None:
+    data, spec = encoded(Image.fromarray(pixels)), ImageSpec(channels=("gray",))
+    np.testing.assert_array_equal(read_shown(data, spec, pixels=read_pixels(data, spec)), pixels)

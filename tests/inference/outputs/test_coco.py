@@ -19,6 +19,7 @@ from carvana.data.io.labels import read_values
 from carvana.data.io.masks import read_mask
 from carvana.data.target import read_labels
 from carvana.inference.outputs.coco import JOINED
+from carvana.inference.outputs.coco import _relative as names_of
 from carvana.inference.predict_folder import MANIFEST, predict_folder
 from carvana.inference.predictor import Predictor
 from carvana.models.segmenter import Segmenter
@@ -154,3 +155,11 @@ def test_what_other_weights_made_is_not_joined(photos: list[Path], tmp_path: Pat
     values = json.loads((out / JOINED).read_text())
     assert [each["file_name"] for each in values["images"]] == ["a.png"]
     assert [each["name"] for each in values["categories"]] == ["grey", "white"]
+
+
+def test_images_of_several_drives_keep_their_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("carvana.inference.outputs.coco.os.path.commonpath", refuse)
+    assert names_of([Path("c/a.png"), Path("d/b.png")]) == ["c/a.png", "d/b.png"]
