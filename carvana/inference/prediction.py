@@ -337,11 +337,12 @@ class ProbabilityMaps:
 
 def _resized(single: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring a map to (height, width): by area where it shrinks, else bilinearly, as :func:`resize_image` does."""
+    least = min(single.shape[0], size[0]), min(single.shape[1], size[1])
+    if single.shape != least:
+        rows, columns = (_area_weights(*sides, single.device) for sides in zip(single.shape, least, strict=True))
+        single = rows @ single @ columns.T
     if single.shape == size:
         return single
-    if single.shape[0] >= size[0] and single.shape[1] >= size[1]:
-        rows, columns = (_area_weights(*sides, single.device) for sides in zip(single.shape, size, strict=True))
-        return rows @ single @ columns.T
     return functional.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
