@@ -155,7 +155,7 @@ def refuse_equal_stems(images: Sequence[Path], stems: Iterable[str] | None = Non
     for image, place, stem in zip(
         images, absolute_paths(images), stems or (image.stem for image in images), strict=True
     ):
-        key = stem if sys.platform == "linux" else stem.casefold()  # elsewhere files are told apart by more than case
+        key = stem if sys.platform == "linux" else stem.casefold()  # elsewhere a.png and A.png are one file
         if seen.setdefault(key, place) != place:
             raise DataError(
                 f"{image} and {seen[key]} would both write {stem}_mask.png, or its like; rename one of them, "
